@@ -1,0 +1,109 @@
+"""Everything that can go wrong, as one tree.
+
+A class's docstring is what a person reads when no better message is given: one sentence, the cause and what to do.
+Exceptions never carry a server path or another library's text; they are turned into words once, at the edge (`bot.render`).
+"""
+
+
+class EngramError(Exception):
+    """Something went wrong; the operator's log has the details."""
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or (type(self).__doc__ or "").split("\n")[0])
+
+
+# What a person handed in cannot be used. Shown as it is; nothing was stored.
+class Refused(EngramError):
+    """That can't be used."""
+
+
+class NotAPdf(Refused):
+    """This is not a PDF file."""
+
+
+class PdfDamaged(Refused):
+    """This PDF is damaged and can't be read."""
+
+
+class PdfLocked(Refused):
+    """This PDF needs a password; send a copy without one."""
+
+
+class PdfHasNoText(Refused):
+    """No text was found in this PDF; it looks like a scan."""
+
+
+class PdfTooBig(Refused):
+    """This PDF is larger than the limit."""
+
+
+class PdfTooLong(Refused):
+    """This PDF is longer than the limit."""
+
+
+class PdfTooShort(Refused):
+    """This PDF has too little text to learn from."""
+
+
+class PdfTooSlow(Refused):
+    """Reading this PDF took more time or memory than a document may."""
+
+
+class AlreadyKnown(Refused):
+    """This document is already learned in this channel."""
+
+    def __init__(self, message: str | None = None, *, document_id: str = "") -> None:
+        super().__init__(message)
+        self.document_id = document_id
+
+
+class QuotaReached(Refused):
+    """The limit is reached; try again later."""
+
+    def __init__(self, message: str | None = None, *, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after  # seconds until it is worth trying again; None: not by waiting
+
+
+# What was asked for is not there, or not yours.
+class NotFound(Refused):
+    """There is no such document in this channel."""
+
+
+class NotAllowed(Refused):
+    """Only people who may manage this channel can do that."""
+
+
+class Cancelled(EngramError):
+    """Cancelled; nothing was kept."""
+
+
+# Learning went wrong. The base model is untouched and nothing was stored.
+class LearningFailed(EngramError):
+    """Learning failed and was rolled back; the model is as it was."""
+
+
+# What is stored cannot be trusted. The document has to be learned again.
+class WeightsDamaged(EngramError):
+    """The stored weights of this document are damaged and were not used; learn it again."""
+
+
+class WrongBaseModel(EngramError):
+    """This document was learned for another base model; learn it again."""
+
+
+# The set-up is wrong. For the operator.
+class SetupError(EngramError):
+    """Engram is not set up correctly; run `python -m bot doctor`."""
+
+
+class ModelNotFound(SetupError):
+    """The base model could not be loaded."""
+
+
+class DataFolderBusy(SetupError):
+    """Another Engram process uses this data folder; stop it first or give another --data-dir."""
+
+
+class DataTooNew(SetupError):
+    """This data folder was written by a newer Engram; upgrade, or use another --data-dir."""

@@ -1,0 +1,131 @@
+"""What core needs from outside, as protocols. `storage` implements Index and Weights; `core.engine` implements Engine."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+from core.types import Answer, Chunk, Completion, Document, Job, Metrics, Page, Stage, Step, WeightsRecord
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What a learner returns. `tensors` are named `SECTION/MODULE`, for example `0/model.layers.9.mlp.down_proj`."""
+
+    tensors: Mapping[str, Tensor]
+    sections: tuple[int, ...]  # for each chunk, the section whose tensors learned it
+    metrics: Metrics
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One question for the engine. `weights` None asks the base model."""
+
+    question: str
+    weights: Mapping[str, Tensor] | None = None  # of one section, named by module
+    context: str = ""  # only the evaluation's in-context and retrieval conditions use it
+    learner: str = ""  # which learner made the weights
+
+
+class Engine(Protocol):
+    """The base model and everything that touches the device. Called from the runner's one thread only."""
+
+    name: str
+    fingerprint: str  # sha256 over the base model's weights and tokenizer
+    device: str
+    dtype: str
+    learner: str  # name of the default learner
+    chunk_size: int
+
+    def chunk(self, pages: Sequence[Page]) -> list[Chunk]:
+        """Cut pages into chunks by the model's own tokenizer."""
+        ...
+
+    def learn(self, chunks: Sequence[Chunk], *, title: str) -> Generator[Step, None, Learned]:
+        """Learn a document. Between two steps the model is exactly the base model, so that questions may be answered
+        there; closing the generator cancels.
+
+        Raises: LearningFailed.
+        """
+        ...
+
+    def answer(self, asks: Sequence[Ask]) -> list[Completion]:
+        """Answer a batch, each row with its own weights."""
+        ...
+
+    def prompt_tokens(self, question: str) -> int: ...
+
+
+class Weights(Protocol):
+    """Weights on disk. A file is complete or absent. Blocking: call through a thread."""
+
+    def save(self, document_id: str, channel: str, learned: Learned, *, base: str, learner: str) -> WeightsRecord: ...
+
+    def load(self, record: WeightsRecord, channel: str, *, base: str, section: int) -> Mapping[str, Tensor]:
+        """Raises: WeightsDamaged (missing, changed, another channel's), WrongBaseModel."""
+        ...
+
+    def delete(self, record: WeightsRecord) -> None: ...
+
+    def sweep(self, known: Sequence[WeightsRecord]) -> list[str]:
+        """Remove every file that no record names; return their names."""
+        ...
+
+
+class Index(Protocol):
+    """The SQLite index."""
+
+    async def add_job(self, job: Job, data: bytes) -> Job:
+        """Make a job durable together with its file; the caller may then acknowledge it.
+
+        Raises: AlreadyKnown when the channel has or is learning a document of the same sha256.
+        """
+        ...
+
+    async def job(self, job_id: str) -> Job: ...
+    async def jobs(self, *, channel: str | None = None, unfinished: bool = True) -> list[Job]: ...
+    async def next_job(self) -> Job | None:
+        """Claim the next queued job, channels taking turns; marks it READING and counts the attempt."""
+        ...
+
+    async def job_data(self, job_id: str) -> bytes: ...
+    async def job_stage(self, job_id: str, stage: Stage, *, error: str = "") -> None: ...
+    async def requeue_interrupted(self) -> list[Job]:
+        """At start: jobs that were running when the process died are queued again, or failed after three attempts."""
+        ...
+
+    async def finish_job(self, job_id: str, document: Document, pages: Sequence[Page], chunks: Sequence[Chunk]) -> None:
+        """Store the document, its text and its weights record and mark the job DONE, in one transaction."""
+        ...
+
+    async def mark_delivered(self, job_id: str) -> None: ...
+    async def undelivered(self) -> list[Job]: ...
+
+    async def documents(self, channel: str) -> list[Document]: ...
+    async def find_document(self, channel: str, key: str) -> Document:
+        """By id, name or unambiguous beginning of either. Raises: NotFound."""
+        ...
+
+    async def all_weights(self) -> list[WeightsRecord]: ...
+    async def forget(self, channel: str, document_id: str) -> WeightsRecord:
+        """Remove a document, its text, chunks, jobs and answers; nothing remains readable in the file."""
+        ...
+
+    async def reset(self, channel: str) -> list[WeightsRecord]: ...
+
+    async def route(self, channel: str, question: str, *, document_id: str | None = None, limit: int = 5) -> list[tuple[Document, int]]:
+        """(document, chunk index) that the question's words point at, best first (FTS5, BM25). Falls back to the
+        newest document's first chunk when no word matches; empty when the channel knows nothing."""
+        ...
+
+    async def support(self, document_id: str, text: str) -> tuple[int, ...]:
+        """Pages on which the words of an answer stand together; () when nowhere."""
+        ...
+
+    async def chunk_texts(self, document_id: str) -> list[str]: ...
+    async def add_answer(self, channel: str, answer: Answer, *, asked_by: str) -> str: ...
+    async def feedback(self, channel: str, answer_id: str, *, by: str, helpful: bool) -> None: ...

@@ -1,0 +1,186 @@
+"""The values that travel through Engram: plain, frozen, without torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Stage(StrEnum):
+    """Where a learning job is."""
+
+    QUEUED = "queued"  # durable: survives a restart
+    READING = "reading"  # PDF -> pages, in the child process
+    LEARNING = "learning"  # inner-loop steps on the device
+    CHECKING = "checking"  # guard and self-check
+    SAVING = "saving"  # weights on disk, then the row
+    DONE = "done"
+    FAILED = "failed"  # refused or broken; `error` says why
+    CANCELLED = "cancelled"
+
+    @property
+    def final(self) -> bool:
+        return self in (Stage.DONE, Stage.FAILED, Stage.CANCELLED)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a document may be (TTT Playground spec, section 3.1)."""
+
+    max_pages: int = 100
+    max_bytes: int = 50 * 1024 * 1024
+    max_tokens: int = 100_000
+    min_tokens: int = 500
+
+
+@dataclass(frozen=True)
+class Page:
+    """The cleaned text of one page."""
+
+    number: int  # as a person counts: the first is 1
+    text: str
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A run of tokens of one document; the chunks of a document joined are the document."""
+
+    index: int  # 0-based
+    text: str
+    token_ids: tuple[int, ...]
+    start_page: int
+    end_page: int
+
+    @property
+    def token_count(self) -> int:
+        return len(self.token_ids)
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """What learning one document took and did."""
+
+    initial_loss: float  # nats a token, before the first step
+    final_loss: float  # nats a token, after the last step
+    loss_history: tuple[float, ...]  # one a step, over all chunks
+    chunks: int
+    tokens: int
+    seconds: float
+    delta_norm: float  # L2 norm of the weight change
+    peak_memory_mb: float = 0.0
+    notes: tuple[str, ...] = ()  # what a person should know: "rolled back", "rate halved", ...
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of learning, as it happens."""
+
+    done: int
+    total: int
+    loss: float  # nats a token
+
+
+@dataclass(frozen=True)
+class WeightsRecord:
+    """A file of weights, as the index knows it."""
+
+    document_id: str
+    path: str  # relative to the data folder
+    bytes: int
+    sha256: str
+    base: str  # fingerprint of the base model that it belongs to
+    learner: str
+    sections: tuple[int, ...]  # for each chunk, the number of the delta that learned it
+
+
+@dataclass(frozen=True)
+class Document:
+    """A document that a channel knows."""
+
+    id: str  # short, unique, safe to show
+    channel: str
+    name: str  # as given, made harmless
+    sha256: str
+    pages: int
+    tokens: int
+    learned_at: float  # Unix time
+    learned_by: str  # platform user id or "local"
+    metrics: Metrics
+    weights: WeightsRecord
+
+
+@dataclass(frozen=True)
+class Job:
+    """One document on its way into the weights: a row, so a restart goes on."""
+
+    id: str
+    channel: str
+    name: str
+    sha256: str
+    requested_by: str
+    reply_to: str  # platform's own address of the progress message; opaque to core
+    created_at: float
+    stage: Stage = Stage.QUEUED
+    attempts: int = 0
+    error: str = ""  # one sentence for a person, when stage is FAILED
+    document_id: str = ""  # when stage is DONE
+    delivered: bool = False  # the channel has been told how it ended
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a watcher of a job sees."""
+
+    job: Job
+    place: int = 0  # jobs ahead of this one while queued
+    step: Step | None = None
+    losses: tuple[float, ...] = ()
+    pages: int = 0
+    tokens: int = 0
+    seconds: float = 0.0  # since work on it began
+    document: Document | None = None  # when done
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What the model wrote."""
+
+    text: str
+    tokens: int
+    seconds: float
+    confidence: float = 0.0  # mean probability of the answer's tokens, 0..1
+
+
+@dataclass(frozen=True)
+class DocumentRef:
+    id: str
+    name: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The same question put to the learned model and to the base model."""
+
+    question: str
+    base: Completion
+    learned: Completion | None  # None when the channel knows no document
+    document: DocumentRef | None  # whose weights answered
+    prompt_tokens: int  # of the question's prompt; none of them is the document's
+    pages: tuple[int, ...] = ()  # where the stored text supports the learned answer; () = not found
+    id: str = ""  # for feedback
+
+
+@dataclass(frozen=True)
+class Status:
+    """What /status shows."""
+
+    model: str
+    fingerprint: str
+    device: str
+    dtype: str
+    learner: str
+    documents: int  # in the channel
+    queued: int  # over all channels
+    running: Job | None
+    data_bytes: int = 0
+    notes: tuple[str, ...] = field(default=())
