@@ -107,6 +107,7 @@ class Document:
     learned_by: str  # platform user id or "local"
     metrics: Metrics
     weights: WeightsRecord
+    questions: tuple[str, ...] = ()  # examples that it can answer
 
 
 @dataclass(frozen=True)
