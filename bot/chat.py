@@ -18,6 +18,10 @@ class Undelivered(Exception):
     """The platform did not take a message (network, 5xx, rate limit); worth trying again."""
 
 
+class Unreachable(Undelivered):
+    """The channel is gone or closed to the bot; trying again is no use."""
+
+
 # In ------------------------------------------------------------------------------------------------------------------
 
 

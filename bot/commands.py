@@ -16,9 +16,10 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from bot import render
-from bot.chat import Attachment, Live, Message, Reply, Request, Undelivered
+from bot.chat import Attachment, Live, Message, Reply, Request, Undelivered, Unreachable
 from bot.quotas import QuotaConfig, Quotas
-from core.errors import NotAllowed, NotAPdf, NotFound, PdfTooBig, Refused
+from core.errors import EngramError, NotAllowed, NotAPdf, NotFound, PdfTooBig, Refused
+from core.service import harmless_name
 from core.types import Document, Job, Limits, Progress
 
 if TYPE_CHECKING:
@@ -77,6 +78,7 @@ class Command:
 class Action:
     run: Press
     permission: Permission = Permission.EVERYONE
+    public: bool = False  # the answer is a message of its own, for all
 
 
 class Bot:
@@ -148,10 +150,10 @@ class Bot:
             require(permission, request)
             await handler()
         except Undelivered:
-            log.warning("a reply could not be delivered", extra={"channel": request.channel})
+            log.warning("a reply in %s could not be delivered", request.channel)
         except Exception as problem:
             if not isinstance(problem, Refused):
-                log.exception("a command failed", extra={"channel": request.channel})
+                log.exception("a command in %s failed", request.channel)
             with contextlib.suppress(Undelivered):
                 await insist(reply.say, render.error(problem), private=True)
 
@@ -195,9 +197,12 @@ def _with(request: Request, arguments: dict[str, object]) -> Request:
 async def insist(send: Callable[..., Awaitable[Any]], *args: object, **kwargs: object) -> Any:
     """Try until the platform takes it, for some minutes. Raises: Undelivered."""
     for wait in RETRY_AFTER:
-        with contextlib.suppress(Undelivered):
+        try:
             return await send(*args, **kwargs)
-        await asyncio.sleep(wait)
+        except Unreachable:
+            raise
+        except Undelivered:
+            await asyncio.sleep(wait)
     return await send(*args, **kwargs)
 
 
@@ -213,7 +218,7 @@ async def learn(bot: Bot, request: Request, reply: Reply) -> None:
 
 
 async def _learn_one(bot: Bot, attachment: Attachment, request: Request, reply: Reply) -> None:
-    name = render.safe_name(attachment.name)
+    name = harmless_name(attachment.name)
     try:
         await _admit(bot, attachment, request)
     except Refused as problem:
@@ -225,7 +230,7 @@ async def _learn_one(bot: Bot, attachment: Attachment, request: Request, reply: 
         job = await bot.service.submit(request.channel, name, data, by=request.user, reply_to=live.address)
     except Exception as problem:
         if not isinstance(problem, Refused):
-            log.exception("a document could not be taken in", extra={"channel": request.channel})
+            log.exception("a document for %s could not be taken in", request.channel)
         await insist(live.finish, render.refused(problem, name))
         return
     bot.spawn(follow(bot, job, live))
@@ -266,13 +271,17 @@ async def follow(bot: Bot, job: Job, live: Live) -> None:
     """Show a job's progress until its end, and mark the end as told. Told twice is possible, never is not."""
     try:
         last = await _watch(bot, job, live)
-        picture = await asyncio.to_thread(render.loss_curve, last.losses)
-        await insist(live.finish, render.finished(last, picture))
+        losses = last.document.metrics.loss_history if last.document else ()
+        picture = await asyncio.to_thread(render.loss_curve, losses)
+        with contextlib.suppress(Unreachable):  # nobody is left to be told
+            await insist(live.finish, render.finished(last, picture))
         await bot.service.delivered(job.id)
     except NotFound:  # erased together with its channel
         await insist(live.finish, render.vanished(job.name))
+    except EngramError as problem:  # this process stops, or has no model: the job waits for the next start
+        await live.edit(render.waits(job.name, problem))
     except Exception:
-        log.exception("a job's end was not told; the next start tries again", extra={"job": job.id})
+        log.exception("the end of job %s was not told; the next start tries again", job.id)
 
 
 async def _watch(bot: Bot, job: Job, live: Live) -> Progress:
@@ -402,7 +411,7 @@ async def _find(bot: Bot, channel: str, key: str) -> Document:
     exact = [document for document in known if key == document.id or key.lower() == document.name.lower()]
     found = exact or [document for document in known if document.name.lower().startswith(key.lower())]
     if not found:
-        raise NotFound(f"I know no document called {render.safe_name(key)} here; /docs lists what I know.")
+        raise NotFound(f"I know no document called {harmless_name(key)} here; /docs lists what I know.")
     if len(found) > 1:
         raise NotFound(f"{len(found)} documents are called that; give the id that /docs shows.")
     return found[0]
@@ -482,7 +491,7 @@ COMMANDS: dict[str, Command] = {
 
 ACTIONS: dict[str, Action] = {
     "cancel": Action(press_cancel),
-    "ask": Action(press_ask),
+    "ask": Action(press_ask, public=True),
     "share": Action(press_share),
     "helpful": Action(press_helpful),
     "wrong": Action(press_wrong),

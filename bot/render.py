@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import re
 import time
-import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     from bot.commands import Command
 
 LABEL = 75  # characters of a button's label or value: Slack's limit, the narrowest
-NAME = 80  # characters of a file name as shown
 
 # Learning ------------------------------------------------------------------------------------------------------------
 
@@ -75,6 +73,15 @@ def _learned(document: Document, picture: bytes) -> Message:
 
 def cancelling(names: Sequence[str]) -> Message:
     return Message(text=f"Stopping {', '.join(names)} …")
+
+
+def waits(name: str, problem: BaseException) -> Message:
+    """The job is safe, but this process will not go on with it."""
+    return Message(title=f"{name} has to wait", text=error(problem).text, tone=Tone.WORKING)
+
+
+def ended_below() -> Message:
+    return Message(text="This has ended; see my reply to this message.")
 
 
 def vanished(name: str) -> Message:
@@ -161,6 +168,11 @@ def answer(value: Answer, *, private: bool = False) -> Message:
         buttons=buttons,
         tone=Tone.GOOD,
     )
+
+
+def asked(question: str, by: str) -> Message:
+    """Stands in the channel; the answer is in its thread."""
+    return Message(text=f"{by} asks: {question}")
 
 
 def shared(message: Message, by: str) -> Message:
@@ -259,7 +271,11 @@ def status(value: Status, channel: str) -> Message:
     return Message(
         title="Status",
         fields=(
-            Field("Model", value.model, f"{value.device} · {value.dtype} · learner {value.learner}"),
+            Field(
+                "Model",
+                value.model or "not loaded",
+                " · ".join(filter(None, (value.device, value.dtype, value.learner))),
+            ),
             Field("This channel", f"{count(value.documents, 'document')} learned"),
             Field("Now", _now(value, channel), f"{value.queued} waiting over all channels"),
             *(Field("Note", note) for note in value.notes),
@@ -290,7 +306,7 @@ def about(model: str, source: str) -> Message:
         text="I learn only documents that somebody hands me on purpose. What I learn is a small set of weights that "
         "belongs to one channel; it is never merged into a shared model and never leaves this machine.",
         fields=(
-            Field("Model", model),
+            Field("Model", model or "being loaded"),
             Field("Source and licence", source or "Ask whoever runs me.", "MIT; it reads PDFs with PyMuPDF (AGPL-3.0)"),
             Field(
                 "What I keep",
@@ -363,22 +379,6 @@ def ago(value: float) -> str:
 
 
 # Safety --------------------------------------------------------------------------------------------------------------
-
-
-def safe_name(name: str) -> str:
-    """A file name fit to be shown and stored: no folders, no control or direction characters, one line, `NAME` long."""
-    last = re.split(r"[/\\]", unicodedata.normalize("NFC", name))[-1]
-    kept = "".join(" " if letter.isspace() else letter for letter in last if letter.isspace() or _visible(letter))
-    tidy = re.sub(r" +", " ", kept).strip(" .")
-    if len(tidy) > NAME:
-        stem, dot, ending = tidy.rpartition(".")
-        tail = f"{dot}{ending}" if dot and len(ending) <= 5 else ""
-        tidy = f"{(stem if tail else tidy)[: NAME - 1 - len(tail)]}…{tail}"
-    return tidy or "document.pdf"
-
-
-def _visible(letter: str) -> bool:
-    return unicodedata.category(letter) not in {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 
 
 FENCE = "```"
