@@ -11,6 +11,7 @@ from bot.render import in_words
 from core.errors import QuotaReached
 
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
+MANY_KEYS = 10_000  # users or channels in one window
 
 
 @dataclass(frozen=True)
@@ -44,13 +45,16 @@ class Window:
     def take(self, key: str, amount: int = 1) -> None:
         if self.limit and amount:
             self._taken[key].append((self._clock(), amount))
+        if len(self._taken) > MANY_KEYS:
+            for other in list(self._taken):
+                self._recent(other)  # no memory is kept for the quiet
 
     def _recent(self, key: str) -> deque[tuple[float, int]]:
         taken = self._taken[key]
         while taken and taken[0][0] <= self._clock() - self.period:
             taken.popleft()
         if not taken:
-            return self._taken.pop(key)  # no memory is kept for the quiet
+            return self._taken.pop(key)
         return taken
 
     def _room_at(self, taken: deque[tuple[float, int]]) -> float:

@@ -364,7 +364,7 @@ def seconds(value: float) -> str:
 def in_words(value: float) -> str:
     """24 seconds, 3 minutes, 2 hours: rounded up, so that trying again then works."""
     for size, noun in ((3600, "hour"), (60, "minute")):
-        if value > size:
+        if value >= size:
             return count(int(-(-value // size)), noun)
     return count(max(1, int(-(-value // 1))), "second")
 
