@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from core.errors import EngramError
 
 
 class Stage(StrEnum):
@@ -140,6 +144,7 @@ class Progress:
     tokens: int = 0
     seconds: float = 0.0  # since work on it began
     document: Document | None = None  # when done
+    failure: EngramError | None = None  # when failed under the eyes of the watcher; the row keeps its sentence only
 
 
 @dataclass(frozen=True)

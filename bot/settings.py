@@ -1,0 +1,76 @@
+"""Everything that can be set from outside: variables ENGRAM_... or lines of a file `.env`. Only this reads them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from core.errors import SetupError
+from core.types import Limits
+
+if TYPE_CHECKING:
+    from core.engine import EngineConfig
+
+PREFIX = "ENGRAM_"
+
+
+class Settings(BaseSettings):
+    """One line a setting: ENGRAM_DATA_DIR sets `data_dir`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True
+    )
+
+    data_dir: Path = Path("data")  # the index and the weights; one process at a time
+
+    # The engine
+    model: str = "embedded"  # or a Hugging Face id or a local folder of a causal LM
+    learner: str = "fast-weights"  # or "lora"
+    effort: str = "standard"  # how long to study a document
+    device: str = "auto"  # "cpu", "cuda", "cuda:1", "mps"
+    chunk_size: int | None = Field(None, gt=0)  # tokens; the engine knows its best
+
+    # What a document may be
+    max_pages: int = Field(Limits.max_pages, gt=0)
+    max_bytes: int = Field(Limits.max_bytes, gt=0)
+    max_tokens: int = Field(Limits.max_tokens, gt=0)
+    min_tokens: int = Field(Limits.min_tokens, ge=1)
+
+    # Platforms
+    discord_token: SecretStr | None = None
+    slack_bot_token: SecretStr | None = None  # xoxb-
+    slack_app_token: SecretStr | None = None  # xapp-, for Socket Mode
+    slack_signing_secret: SecretStr | None = None  # for HTTP mode
+
+    # Running
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["console", "json"] = "console"
+
+    @property
+    def limits(self) -> Limits:
+        return Limits(self.max_pages, self.max_bytes, self.max_tokens, self.min_tokens)
+
+    @property
+    def engine(self) -> EngineConfig:
+        from core.engine import EngineConfig
+
+        return EngineConfig(
+            model=self.model,
+            learner=self.learner,
+            device=self.device,
+            effort=self.effort,
+            chunk_size=self.chunk_size,
+        )
+
+
+def load_settings(**given: Any) -> Settings:
+    """Settings from the environment; what is given here, and not None, comes first. Raises: SetupError."""
+    try:
+        return Settings(**{name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        wrong = error.errors(include_input=False, include_url=False)[0]
+        name = "_".join(str(part) for part in wrong["loc"])
+        raise SetupError(f"The setting {PREFIX}{name.upper()} is wrong: {wrong['msg']}.") from None

@@ -1,0 +1,144 @@
+"""One thread that owns the engine, and with it the model and the device.
+
+Everything handed in is done first come, first served. Questions that wait at the same moment are answered in one batch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from core.errors import EngramError, ModelNotFound
+from core.ports import Ask, Engine
+from core.types import Completion
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+BATCH_ROWS = 16  # rows of one engine.answer call; a question has two, learned and base
+
+
+class Device:
+    """The engine behind one thread; made inside a running event loop.
+
+    Args:
+        engine_factory: loads the engine; blocking; called at most once, in the device's thread.
+    """
+
+    def __init__(self, engine_factory: Callable[[], Engine], *, batch_rows: int = BATCH_ROWS) -> None:
+        self._engine_factory = engine_factory
+        self._batch_rows = batch_rows
+        self._loop = asyncio.get_running_loop()
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="device")
+        self._loading: asyncio.Future[Engine] | None = None
+        self._waiting: deque[_Question] = deque()
+
+    def load(self) -> asyncio.Future[Engine]:
+        """Start to load the engine, unless that was done."""
+        if self._loading is None:
+            self._loading = self.run(self._load)
+        return self._loading
+
+    async def ready(self) -> Engine:
+        """The engine, once it is loaded. Raises: SetupError."""
+        return await asyncio.shield(self.load())
+
+    @property
+    def engine(self) -> Engine | None:
+        """The engine, if it is loaded by now."""
+        return self._loading.result() if self._loading and self._loaded and not self.load_error else None
+
+    @property
+    def load_error(self) -> BaseException | None:
+        """Why there is no engine, if loading it failed."""
+        return self._loading.exception() if self._loading and self._loaded else None
+
+    @property
+    def _loaded(self) -> bool:
+        return bool(self._loading and self._loading.done() and not self._loading.cancelled())
+
+    def run(self, function: Callable[..., T], *args: Any) -> asyncio.Future[T]:
+        """Call in the device's thread."""
+        return self._loop.run_in_executor(self._thread, function, *args)
+
+    async def answer(self, asks: Sequence[Ask]) -> tuple[list[Completion], int]:
+        """Answer these rows in one batch, together with whoever else is waiting.
+
+        Returns: a completion a row, and the number of tokens in the first row's prompt.
+        """
+        await self.ready()
+        question = _Question(tuple(asks), self._loop.create_future())
+        self._waiting.append(question)
+        self._thread.submit(self._answer_waiting)  # one for each question, so none is left behind
+        return await question.reply
+
+    def close(self) -> None:
+        """Turn away who still waits; what runs in the thread runs to its end."""
+        while self._waiting:
+            _settle(self._waiting.popleft(), EngramError("Engram is stopping; ask again in a moment."))
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    # In the device's thread
+
+    def _load(self) -> Engine:
+        try:
+            return self._engine_factory()
+        except EngramError:
+            raise
+        except Exception as error:
+            log.exception("the engine could not be loaded")
+            raise ModelNotFound from error
+
+    def _answer_waiting(self) -> None:
+        batch: list[_Question] = []
+        rows = 0
+        while self._waiting and (not batch or rows + len(self._waiting[0].asks) <= self._batch_rows):
+            question = self._waiting.popleft()
+            if not question.reply.done():  # done already: the asker has gone
+                batch.append(question)
+                rows += len(question.asks)
+        if batch:
+            self._answer_batch(batch)
+
+    def _answer_batch(self, batch: list[_Question]) -> None:
+        engine = self.engine
+        assert engine is not None  # `answer` waited for it
+        replies: list[tuple[list[Completion], int]] | list[EngramError]
+        try:
+            completions = iter(engine.answer([ask for question in batch for ask in question.asks]))
+            replies = [
+                ([next(completions) for _ in question.asks], engine.prompt_tokens(question.asks[0].question))
+                for question in batch
+            ]
+        except Exception as error:
+            if len(batch) > 1:  # one bad row must not cost the others their answers
+                for question in batch:
+                    self._answer_batch([question])
+                return
+            if not isinstance(error, EngramError):
+                log.exception("answering failed")
+            replies = [error if isinstance(error, EngramError) else EngramError()]
+        for question, reply in zip(batch, replies, strict=True):
+            self._loop.call_soon_threadsafe(_settle, question, reply)
+
+
+@dataclass
+class _Question:
+    """Rows that wait for one reply."""
+
+    asks: tuple[Ask, ...]
+    reply: asyncio.Future[tuple[list[Completion], int]]
+
+
+def _settle(question: _Question, reply: tuple[list[Completion], int] | EngramError) -> None:
+    if question.reply.done():
+        return
+    if isinstance(reply, EngramError):
+        question.reply.set_exception(reply)
+    else:
+        question.reply.set_result(reply)

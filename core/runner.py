@@ -1,0 +1,374 @@
+"""Works off the queue: one document at a time, PDF -> pages -> chunks -> weights -> document.
+
+Learning hands the device one step at a time, so a question waits for at most one step, and a step for at most one batch
+of questions. Jobs are rows of the index: what a stopped or killed process leaves behind is taken up at the next start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import logging
+import math
+import secrets
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Sequence
+from dataclasses import replace
+from types import TracebackType
+from typing import Any, TypeVar
+
+from core.device import BATCH_ROWS, Device
+from core.errors import Cancelled, EngramError, LearningFailed, NotFound, PdfTooLong, PdfTooShort
+from core.feed import Feed, Feeds
+from core.pdf import PdfText, read_pdf
+from core.ports import Engine, Index, Learned, Weights
+from core.types import Chunk, Document, Job, Limits, Progress, Stage, Step
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+PAUSE_SECONDS = 1.0  # after an index that can't be read or written, before trying again
+
+
+class Runner:
+    """The one owner of the device, from `async with` on.
+
+    Args:
+        engine_factory: loads the engine; blocking; called once, in the device's thread.
+        learning: load the engine at once and take up queued jobs. Without it, the first question loads the engine.
+    """
+
+    device: Device
+
+    def __init__(
+        self,
+        engine_factory: Callable[[], Engine],
+        index: Index,
+        weights: Weights,
+        limits: Limits | None = None,
+        *,
+        read: Callable[[bytes, Limits], Awaitable[PdfText]] = read_pdf,
+        learning: bool = True,
+        batch_rows: int = BATCH_ROWS,
+    ) -> None:
+        self._engine_factory = engine_factory
+        self._index = index
+        self._weights = weights
+        self._limits = limits or Limits()
+        self._read = read
+        self._learning = learning
+        self._batch_rows = batch_rows
+        self._feeds = Feeds()
+        self._work: _Work | None = None
+        self._claiming = asyncio.Lock()  # a job is claimed or cancelled, never both at once
+        self._wake = asyncio.Event()  # there may be a job
+        self._closing = asyncio.Event()
+        self._worker: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Runner:
+        self.device = Device(self._engine_factory, batch_rows=self._batch_rows)
+        await self._recover()
+        if self._learning:
+            self.device.load()
+            self._worker = asyncio.create_task(self._work_off_the_queue(), name="runner")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop after the current step; the job goes back to the queue."""
+        self._closing.set()
+        self._wake.set()
+        if self._work:
+            self._work.stop.set()
+        if self._worker:
+            await self._worker
+        self._feeds.fail(EngramError("Engram is stopping; this document is learned after the next start."))
+        self.device.close()
+
+    # Seen from outside
+
+    async def wake(self) -> None:
+        """A job was added."""
+        self._wake.set()
+        await self._tell_places()
+
+    async def watch(self, job_id: str) -> AsyncIterator[Progress]:
+        """The job's progress from now to its end. A slow watcher misses steps, never the end.
+
+        Raises: NotFound; SetupError when the engine can't be loaded: the job then waits for the next start.
+        """
+        feed = self._feeds.open(job_id)
+        if feed.latest is None:
+            await self._tell_stored(job_id, feed)
+        if self.device.load_error and feed.queued:
+            raise self.device.load_error
+        async for progress in feed:
+            yield progress
+
+    async def cancel(self, job_id: str) -> Job:
+        """End a job and wait for its end, at most one step. Returns it as it ended: done, if that came first.
+
+        Raises: NotFound.
+        """
+        async with self._claiming:
+            job, work = await self._index.job(job_id), self._work
+            if work and work.job.id == job_id:
+                work.cancel()
+            elif not job.stage.final:
+                await self._index.job_stage(job_id, Stage.CANCELLED)
+                self._feeds.put(Progress(replace(job, stage=Stage.CANCELLED)))
+        if work and work.job.id == job_id:
+            await work.ended.wait()
+        await self._tell_places()
+        return await self._index.job(job_id)
+
+    async def _tell_stored(self, job_id: str, feed: Feed) -> None:
+        """Start a feed with what the index says, unless the worker was faster."""
+        try:
+            job = await self._index.job(job_id)
+            document, places = await self._document_of(job), await self._places()
+        except EngramError:
+            self._feeds.close(job_id)
+            raise
+        if feed.latest is None:
+            self._feeds.put(Progress(job, place=places.get(job_id, 0), document=document))
+
+    async def _document_of(self, job: Job) -> Document | None:
+        try:
+            return await self._index.find_document(job.channel, job.document_id) if job.document_id else None
+        except NotFound:  # forgotten since
+            return None
+
+    async def _places(self) -> dict[str, int]:
+        """Job id -> number of jobs ahead, of all that wait."""
+        waiting = [job for job in await self._index.jobs() if job.stage is Stage.QUEUED]
+        return {job.id: place for place, job in enumerate(waiting, start=1 if self._work else 0)}
+
+    async def _tell_places(self) -> None:
+        if not self._feeds.queued():
+            return
+        places = await self._places()
+        for job_id, progress in self._feeds.queued().items():
+            if places.get(job_id, progress.place) != progress.place:
+                self._feeds.put(replace(progress, place=places[job_id]))
+
+    # The queue
+
+    async def _recover(self) -> None:
+        """After a crash: queue again what was being learned, and remove files that no row names."""
+        for job in await self._index.requeue_interrupted():
+            log.warning("job %s was interrupted in attempt %d and is now %s", job.id, job.attempts, job.stage)
+        orphans = await asyncio.to_thread(self._weights.sweep, await self._index.all_weights())
+        if orphans:
+            log.warning("%d weights files without a document were removed", len(orphans))
+
+    async def _work_off_the_queue(self) -> None:
+        await _unless(self._closing, asyncio.wait({self.device.load()}))
+        if self.device.load_error:
+            self._feeds.fail(self.device.load_error)
+            return
+        while not self._closing.is_set():
+            try:
+                await self._next()
+            except Exception:  # the index can't be read or written, for example because the disk is full
+                log.exception("the queue could not be worked off")
+                await _unless(self._closing, asyncio.sleep(PAUSE_SECONDS))
+
+    async def _next(self) -> None:
+        self._wake.clear()
+        async with self._claiming:
+            job = await self._index.next_job()
+            self._work = work = _Work(job, self._closing) if job else None
+        if not work:
+            await self._wake.wait()
+            return
+        try:
+            await self._tell_places()
+            await self._run(work)
+        finally:
+            self._work = None
+            work.ended.set()
+
+    async def _run(self, work: _Work) -> None:
+        self._feeds.open(work.job.id)
+        try:
+            document = await self._learn(work)
+        except _Interrupted:
+            await self._end(work, Stage.QUEUED)
+        except Cancelled:
+            await self._end(work, Stage.CANCELLED)
+        except EngramError as error:
+            await self._end(work, Stage.FAILED, error)
+        except Exception:
+            log.exception("job %s failed", work.job.id)
+            await self._end(work, Stage.FAILED, LearningFailed())
+        else:
+            work.job = replace(work.job, document_id=document.id)
+            self._show(work, stage=Stage.DONE, document=document)
+
+    async def _end(self, work: _Work, stage: Stage, failure: EngramError | None = None) -> None:
+        error = str(failure or "")
+        try:
+            await self._index.job_stage(work.job.id, stage, error=error)
+        except Exception:  # a full disk: the watchers are told all the same; the next start takes the job up again
+            log.exception("the end of job %s could not be stored", work.job.id)
+        work.job = replace(work.job, error=error)
+        self._show(work, stage=stage, failure=failure)
+
+    def _show(self, work: _Work, *, stage: Stage | None = None, **changes: Any) -> None:
+        work.job = replace(work.job, stage=stage or work.job.stage)
+        work.progress = replace(work.progress, job=work.job, seconds=work.seconds, **changes)
+        self._feeds.put(work.progress)
+
+    # One job
+
+    async def _learn(self, work: _Work) -> Document:
+        engine = await self.device.ready()
+        text = await self._read_pages(work)
+        chunks = await self.device.run(engine.chunk, text.pages)
+        tokens = count_tokens(chunks)
+        check_length(tokens, self._limits)
+        await self._enter(work, Stage.LEARNING, pages=len(text.pages), tokens=tokens)
+        learned = await self._study(work, engine.learn(chunks, title=work.job.name))
+        await self._enter(work, Stage.CHECKING)
+        check_learned(learned, chunks)
+        await self._enter(work, Stage.SAVING)
+        return await self._keep(work, text, chunks, learned, engine)
+
+    async def _enter(self, work: _Work, stage: Stage, **counts: int) -> None:
+        if work.cancelled:
+            raise Cancelled
+        await self._index.job_stage(work.job.id, stage)
+        self._show(work, stage=stage, **counts)
+
+    async def _read_pages(self, work: _Work) -> PdfText:
+        self._show(work, stage=Stage.READING)
+        data = await self._index.job_data(work.job.id)
+        text = await _unless(work.stop, self._read(data, self._limits))
+        work.go_on()
+        if text is None:
+            raise _Interrupted
+        return text
+
+    async def _study(self, work: _Work, steps: Generator[Step, None, Learned]) -> Learned:
+        """Drive the learner. Questions that came in during a step are ahead of the next one in the device's line."""
+        losses: list[float] = []
+        try:
+            while True:
+                work.go_on()
+                step = await self.device.run(_advance, steps)
+                if isinstance(step, Learned):
+                    return step
+                losses.append(step.loss)
+                self._show(work, step=step, losses=tuple(losses))
+        finally:
+            await self.device.run(steps.close)
+
+    async def _keep(
+        self, work: _Work, text: PdfText, chunks: Sequence[Chunk], learned: Learned, engine: Engine
+    ) -> Document:
+        """The file first, then the row: a crash in between leaves an orphan, which the next start removes."""
+        job, document_id = work.job, new_id()
+        record = await asyncio.to_thread(
+            self._weights.save, document_id, job.channel, learned, base=engine.fingerprint, learner=engine.learner
+        )
+        document = Document(
+            id=document_id,
+            channel=job.channel,
+            name=job.name,
+            sha256=job.sha256,
+            pages=len(text.pages),
+            tokens=count_tokens(chunks),
+            learned_at=time.time(),
+            learned_by=job.requested_by,
+            metrics=replace(learned.metrics, notes=(*text.notes, *learned.metrics.notes)),
+            weights=record,
+        )
+        try:
+            if work.cancelled:
+                raise Cancelled
+            await self._index.finish_job(job.id, document, text.pages, chunks)
+        except BaseException:
+            await asyncio.to_thread(self._weights.delete, record)
+            raise
+        return document
+
+
+class _Work:
+    """The job at hand."""
+
+    def __init__(self, job: Job, closing: asyncio.Event) -> None:
+        self.job = job
+        self.progress = Progress(job)
+        self.cancelled = False
+        self.stop = asyncio.Event()  # give up reading; learning looks between two steps
+        self.ended = asyncio.Event()
+        self._closing = closing
+        self._started = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._started
+
+    def cancel(self) -> None:
+        self.cancelled = True
+        self.stop.set()
+
+    def go_on(self) -> None:
+        """Raises: Cancelled, or _Interrupted when the runner is closing."""
+        if self.cancelled:
+            raise Cancelled
+        if self._closing.is_set():
+            raise _Interrupted
+
+
+class _Interrupted(Exception):
+    """The runner is closing: the job goes back to the queue."""
+
+
+def check_length(tokens: int, limits: Limits) -> None:
+    """Raises: PdfTooShort, PdfTooLong."""
+    if tokens < limits.min_tokens:
+        raise PdfTooShort(
+            f"This PDF has only {tokens:,} tokens of text; the least to learn from is {limits.min_tokens:,}."
+        )
+    if tokens > limits.max_tokens:
+        raise PdfTooLong(f"This PDF has {tokens:,} tokens of text; the limit is {limits.max_tokens:,}.")
+
+
+def check_learned(learned: Learned, chunks: Sequence[Chunk]) -> None:
+    """Weights that are not finite, or don't cover the document, are never kept. Raises: LearningFailed."""
+    if not (math.isfinite(learned.metrics.final_loss) and math.isfinite(learned.metrics.delta_norm)):
+        raise LearningFailed("Learning this document did not converge; the model is as it was.")
+    if not learned.tensors or len(learned.sections) != len(chunks):
+        raise LearningFailed
+
+
+def count_tokens(chunks: Sequence[Chunk]) -> int:
+    return sum(chunk.token_count for chunk in chunks)
+
+
+def new_id() -> str:
+    """Eight letters and digits, 40 random bits: short enough to type."""
+    return base64.b32encode(secrets.token_bytes(5)).decode().lower()
+
+
+def _advance(steps: Generator[Step, None, Learned]) -> Step | Learned:
+    """The next step, or what was learned. A StopIteration can't travel through a future."""
+    try:
+        return next(steps)
+    except StopIteration as end:
+        return end.value
+
+
+async def _unless(stop: asyncio.Event, work: Awaitable[T]) -> T | None:
+    """Await something that is given up, and None returned, as soon as `stop` is set."""
+    task, stopped = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait({task, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        return task.result() if task.done() else None
+    finally:
+        task.cancel()
+        stopped.cancel()
+        await asyncio.gather(task, stopped, return_exceptions=True)

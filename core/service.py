@@ -1,0 +1,215 @@
+"""What Engram does: learn a document, ask about it, list, forget, reset. One method is one use case."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import time
+import unicodedata
+from collections import defaultdict
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+from core.errors import NotAPdf, NotFound, PdfTooBig, Refused, WeightsDamaged
+from core.ports import Ask, Index, Weights
+from core.runner import Runner, new_id
+from core.types import Answer, Document, DocumentRef, Job, Limits, Progress, Stage, Status, WeightsRecord
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+log = logging.getLogger(__name__)
+
+MAX_NAME = 120  # characters of a document's name
+MAX_QUESTION = 1_000  # characters
+PDF_MAGIC = b"%PDF-"  # somewhere in the first 1,024 bytes
+
+
+class Service:
+    """The use cases, for any platform and the terminal. A channel never sees another channel's documents."""
+
+    def __init__(self, index: Index, weights: Weights, runner: Runner, limits: Limits | None = None) -> None:
+        self._index = index
+        self._weights = weights
+        self._runner = runner
+        self._limits = limits or Limits()
+        self._changing: defaultdict[str, asyncio.Lock] = defaultdict(
+            asyncio.Lock
+        )  # by channel: no upload during a reset
+
+    # Learn
+
+    async def submit(self, channel: str, name: str, data: bytes, *, by: str, reply_to: str = "") -> Job:
+        """Queue a document to be learned. It is durable on return; what can be refused at once is refused here.
+
+        Raises: NotAPdf, PdfTooBig, AlreadyKnown; SetupError when there is no engine to learn it.
+        """
+        if self._runner.device.load_error:
+            raise self._runner.device.load_error
+        check_upload(data, self._limits)
+        job = Job(
+            id=new_id(),
+            channel=channel,
+            name=harmless_name(name),
+            sha256=await asyncio.to_thread(sha256, data),
+            requested_by=by,
+            reply_to=reply_to,
+            created_at=time.time(),
+        )
+        async with self._changing[channel]:
+            job = await self._index.add_job(job, data)
+        await self._runner.wake()
+        return job
+
+    def watch(self, job_id: str) -> AsyncIterator[Progress]:
+        """Follow a job from now until after its final stage. Raises: NotFound, SetupError."""
+        return self._runner.watch(job_id)
+
+    async def cancel(self, channel: str, job_id: str | None = None) -> list[Job]:
+        """End one of the channel's jobs, or all; returns them as they ended. Raises: NotFound."""
+        jobs = await self._index.jobs(channel=channel)
+        if job_id is not None:
+            jobs = [job for job in jobs if job.id == job_id]
+            if not jobs:
+                raise NotFound("Nothing of that kind is being learned in this channel.")
+        return [await self._runner.cancel(job.id) for job in jobs]
+
+    async def jobs(self, channel: str) -> list[Job]:
+        """The channel's unfinished jobs, the next one first."""
+        return await self._index.jobs(channel=channel)
+
+    async def pending_deliveries(self) -> list[Job]:
+        """Jobs whose channel has not been told how they ended; unfinished ones too. For the start of a platform."""
+        jobs = {job.id: job for job in [*await self._index.undelivered(), *await self._index.jobs()]}
+        return sorted(jobs.values(), key=lambda job: job.created_at)
+
+    async def delivered(self, job_id: str) -> None:
+        """The channel has been told how this job ended."""
+        await self._index.mark_delivered(job_id)
+
+    # Ask
+
+    async def ask(self, channel: str, question: str, *, document: str | None = None, by: str = "") -> Answer:
+        """Answer from the weights of the document that the question points at, beside the base model.
+
+        Args:
+            document: id, name or beginning of one, to ask this document and no other.
+
+        Raises: Refused (question empty or too long), NotFound, WeightsDamaged, WrongBaseModel, SetupError.
+        """
+        question = check_question(question)
+        chosen = await self._index.find_document(channel, document) if document else None
+        hits = await self._index.route(channel, question, document_id=chosen.id if chosen else None)
+        answer = await (self._ask_document(question, *hits[0]) if hits else self._ask_base(question))
+        return replace(answer, id=await self._index.add_answer(channel, answer, asked_by=by))
+
+    async def feedback(self, channel: str, answer_id: str, *, by: str, helpful: bool) -> None:
+        """What somebody thinks of an answer. Raises: NotFound."""
+        await self._index.feedback(channel, answer_id, by=by, helpful=helpful)
+
+    async def _ask_document(self, question: str, document: Document, chunk: int) -> Answer:
+        """The learned and the base model's answer from one batch; then the pages that bear the learned one out."""
+        tensors = await self._load(document, document.weights.sections[chunk])
+        rows = [Ask(question, weights=tensors, learner=document.weights.learner), Ask(question)]
+        (learned, base), prompt_tokens = await self._runner.device.answer(rows)
+        return Answer(
+            question=question,
+            base=base,
+            learned=learned,
+            document=DocumentRef(document.id, document.name),
+            prompt_tokens=prompt_tokens,
+            pages=await self._index.support(document.id, learned.text),
+        )
+
+    async def _ask_base(self, question: str) -> Answer:
+        """The channel knows no document."""
+        (base,), prompt_tokens = await self._runner.device.answer([Ask(question)])
+        return Answer(question=question, base=base, learned=None, document=None, prompt_tokens=prompt_tokens)
+
+    async def _load(self, document: Document, section: int) -> Mapping[str, Tensor]:
+        engine = await self._runner.device.ready()
+        load = partial(self._weights.load, base=engine.fingerprint, section=section)
+        try:
+            return await asyncio.to_thread(load, document.weights, document.channel)
+        except WeightsDamaged:
+            await self._index.find_document(document.channel, document.id)  # NotFound: forgotten a moment ago
+            raise
+
+    # Manage
+
+    async def documents(self, channel: str) -> list[Document]:
+        return await self._index.documents(channel)
+
+    async def forget(self, channel: str, key: str) -> Document:
+        """Erase one document: its rows, then its weights. The other documents answer as before. Raises: NotFound."""
+        document = await self._index.find_document(channel, key)
+        await self._delete([await self._index.forget(channel, document.id)])
+        return document
+
+    async def reset(self, channel: str) -> int:
+        """Erase all that a channel handed in and asked, and end its jobs. Returns the number of documents erased."""
+        async with self._changing[channel]:
+            await self.cancel(channel)
+            erased = await self._index.reset(channel)
+            await self._delete(erased)
+        return len(erased)
+
+    async def status(self, channel: str) -> Status:
+        """Never waits for the engine: while it loads, or when it can't be loaded, a note says so."""
+        device, jobs = self._runner.device, await self._index.jobs()
+        documents = await self._index.documents(channel)
+        note = str(device.load_error or "The model is being loaded.")
+        engine = device.engine
+        return Status(
+            model=engine.name if engine else "",
+            fingerprint=engine.fingerprint if engine else "",
+            device=engine.device if engine else "",
+            dtype=engine.dtype if engine else "",
+            learner=engine.learner if engine else "",
+            documents=len(documents),
+            queued=sum(job.stage is Stage.QUEUED for job in jobs),
+            running=next((job for job in jobs if job.stage is not Stage.QUEUED), None),
+            data_bytes=sum(document.weights.bytes for document in documents),
+            notes=() if engine else (note,),
+        )
+
+    async def _delete(self, records: Sequence[WeightsRecord]) -> None:
+        """A file that can't be deleted now is an orphan; the next start removes it."""
+        for record in records:
+            try:
+                await asyncio.to_thread(self._weights.delete, record)
+            except OSError:
+                log.exception("the weights of document %s could not be deleted", record.document_id)
+
+
+def check_upload(data: bytes, limits: Limits) -> None:
+    """The checks that cost nothing. Raises: PdfTooBig, NotAPdf."""
+    if len(data) > limits.max_bytes:
+        megabytes = len(data) / 2**20, limits.max_bytes / 2**20
+        raise PdfTooBig("This file has {:,.1f} MB; the limit is {:,.0f} MB.".format(*megabytes))
+    if PDF_MAGIC not in data[:1024]:
+        raise NotAPdf
+
+
+def check_question(question: str) -> str:
+    """The question, trimmed. Raises: Refused."""
+    question = question.strip()
+    if not question:
+        raise Refused("There is no question; ask something.")
+    if len(question) > MAX_QUESTION:
+        raise Refused(f"This question has {len(question):,} characters; the limit is {MAX_QUESTION:,}.")
+    return question
+
+
+def harmless_name(name: str) -> str:
+    """A file name that is safe to show on one line: no folders, no control or direction characters, not too long."""
+    last = unicodedata.normalize("NFC", name).replace("\\", "/").rsplit("/", 1)[-1]
+    visible = "".join(" " if c.isspace() else c for c in last if c.isspace() or unicodedata.category(c)[0] != "C")
+    return " ".join(visible.split())[-MAX_NAME:].strip(" .") or "document.pdf"
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

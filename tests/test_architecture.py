@@ -1,0 +1,70 @@
+"""The house rules, read from the source: which way imports go, and where each SDK lives."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+ALLOWED = {"core": {"core"}, "storage": {"storage", "core"}, "bot": {"bot", "core"}}  # bot/app.py: storage too
+HOMES = {
+    "pymupdf": {"core/pdf.py"},
+    "transformers": {"core/model.py"},
+    "peft": {"core/learning/lora.py"},
+    "aiosqlite": {"storage/index.py"},
+    "discord": {"bot/platforms/discord.py"},
+    "slack_bolt": {"bot/platforms/slack.py"},
+    "slack_sdk": {"bot/platforms/slack.py"},
+    "pydantic_settings": {"bot/settings.py"},
+    "typer": {"bot/cli.py"},
+}
+LIGHT = ("bot", "storage/index", "core/service", "core/runner", "core/device", "core/types", "core/pdf", "core/chunks")
+HEAVY = {"torch", "transformers", "peft"}
+EVERY = sorted(path.relative_to(ROOT).as_posix() for folder in ALLOWED for path in (ROOT / folder).rglob("*.py"))
+FILES = [
+    file for file in EVERY if not file.startswith("core/embedded/")
+]  # how the embedded model was made: not the bot
+
+
+@cache
+def tree(file: str) -> ast.Module:
+    return ast.parse((ROOT / file).read_text())
+
+
+def imports(node: ast.AST, *, now: bool = False) -> Iterator[str]:
+    """The top names of imported modules; `now`: without what waits in functions or is for the type checker only."""
+    if isinstance(node, ast.Import):
+        yield from (alias.name.split(".")[0] for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+        yield (node.module or "").split(".")[0]
+    waits = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or "TYPE_CHECKING" in ast.unparse(
+        getattr(node, "test", ast.Pass())
+    )
+    if not (now and waits):
+        for child in ast.iter_child_nodes(node):
+            yield from imports(child, now=now)
+
+
+@pytest.mark.parametrize("folder", ALLOWED)
+def test_imports_go_from_bot_to_storage_to_core(folder: str) -> None:
+    for file in EVERY:
+        if file.startswith(folder + "/") and file != "bot/app.py":
+            assert set(imports(tree(file))) & set(ALLOWED) <= ALLOWED[folder], file
+
+
+@pytest.mark.parametrize("sdk", HOMES)
+def test_every_sdk_has_one_home(sdk: str) -> None:
+    assert {file for file in FILES if sdk in imports(tree(file))} <= HOMES[sdk]
+
+
+def test_torch_waits_until_it_is_needed() -> None:
+    assert [file for file in FILES if file.startswith(LIGHT) and HEAVY & set(imports(tree(file), now=True))] == []
+
+
+def test_only_settings_reads_the_environment() -> None:
+    nodes = ((file, node) for file in FILES for node in ast.walk(tree(file)) if isinstance(node, ast.Attribute))
+    assert {file for file, node in nodes if node.attr in ("environ", "getenv")} <= {"bot/settings.py"}
