@@ -56,7 +56,7 @@ def finished(news: Progress, picture: bytes = b"") -> Message:
 def _learned(document: Document, picture: bytes) -> Message:
     metrics = document.metrics
     read = f"{count(document.pages, 'page')}, {document.tokens:,} tokens, learned in {seconds(metrics.seconds)}."
-    loss = f"Surprise at its text (loss) went from {metrics.initial_loss:.2f} to {metrics.final_loss:.2f}."
+    loss = f"How much its text surprises me (loss): {metrics.initial_loss:.2f} before, {metrics.final_loss:.2f} now."
     notes = [note if note.endswith(".") else f"{note}." for note in metrics.notes]
     questions = [question for question in document.questions if len(question) <= LABEL][:3]
     hint = "Try one of these, or ask your own:" if questions else "Ask me anything about it."
@@ -382,7 +382,7 @@ def ago(value: float) -> str:
 
 
 FENCE = "```"
-_DISCORD_SPECIAL = re.compile(r"([\\*_~|`<>\[\]()#:])")
+_DISCORD_SPECIAL = re.compile(r"([\\*_~|`<>\[\]]|^#|(?<=^-)#|:(?=//))", re.MULTILINE)
 _SLACK_SPECIAL = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 
 
@@ -393,7 +393,7 @@ def escape_discord(text: str) -> str:
 
 
 def _harmless(text: str) -> str:
-    """Mentions lose their meaning by a zero-width space after the @; links lose their preview by the escaped colon."""
+    """@everyone and its like lose their meaning by a zero-width space after the @."""
     return text.replace("@", "@\u200b")
 
 

@@ -210,7 +210,8 @@ def test_discord_sees_no_mention(text):
 
 
 def test_discord_shows_markdown_as_it_was_written():
-    assert render.escape_discord("**a** [b](http://c) # d") == r"\*\*a\*\* \[b\]\(http\://c\) \# d"
+    shown = render.escape_discord("# **a** [b](http://c)\n-# d: #e")
+    assert shown == "\\# \\*\\*a\\*\\* \\[b\\](http\\://c)\n-\\# d: #e"
 
 
 def test_fenced_code_stays_code_but_cannot_mention():

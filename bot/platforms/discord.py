@@ -1,0 +1,653 @@
+"""Discord: events into requests, messages into embeds. The one home of discord.py.
+
+Everything that lasts longer than an interaction token (15 minutes) goes through the bot's own token: a progress message
+is known by channel and message id, so the next process can go on with it. Buttons carry all they need in their
+custom_id, so they outlive a restart without any state.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import io
+import logging
+import re
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+import discord
+from aiolimiter import AsyncLimiter
+from discord import app_commands
+
+from bot import render
+from bot.chat import Attachment, Button, Field, Live, Message, Reply, Request, Style, Tone, Undelivered, Unreachable
+from bot.commands import ACTIONS, COMMANDS, Bot, Command, Kind, Permission
+from core.errors import Refused, SetupError
+
+if TYPE_CHECKING:
+    from bot.app import App
+    from bot.settings import Settings
+
+log = logging.getLogger(__name__)
+
+# Discord's limits, in characters
+CONTENT, TITLE, DESCRIPTION, FIELD, FOOTER = 2000, 256, 4096, 1024, 2048
+FIELDS_TOGETHER = 3200  # an embed may hold 6,000 in all
+LABEL, CUSTOM_ID, THREAD_NAME, CHOICE, CHOICES = 80, 100, 100, 100, 25
+
+PICTURE = "loss.png"
+BUTTON = "engram"  # custom_id: engram:ACTION:VALUE
+EDITS_PER_SECOND = 4  # progress edits of all channels together; more are dropped, not queued
+STALE_AFTER = 15 * 60  # seconds; an older progress message is no longer looked at, so the end is posted anew
+
+TROUBLE = (discord.DiscordException, aiohttp.ClientError, OSError, asyncio.TimeoutError)
+# Error codes
+THREAD_EXISTS = 160004
+DEAD_TOKEN = (10015, 10062, 50027)  # unknown webhook, unknown interaction, invalid webhook token
+TOO_MANY_EDITS = 30046  # a message older than an hour takes no more
+FINAL = (10003, 10008, 50001, 50013, TOO_MANY_EDITS)  # channel or message gone, no access, no permission
+RESTART_AFTER = (1, 5, 15, 60)  # seconds before a client that broke is replaced
+
+COLOURS = {Tone.PLAIN: 0x99AAB5, Tone.WORKING: 0x5865F2, Tone.GOOD: 0x57F287, Tone.BAD: 0xED4245}
+STYLES = {
+    Style.PLAIN: discord.ButtonStyle.secondary,
+    Style.PRIMARY: discord.ButtonStyle.primary,
+    Style.DANGER: discord.ButtonStyle.danger,
+}
+KINDS = {Kind.TEXT: str, Kind.FILE: discord.Attachment, Kind.YES_NO: bool}
+
+
+# Starting ------------------------------------------------------------------------------------------------------------
+
+
+async def serve(app: App, settings: Settings) -> None:
+    """Be on Discord until cancelled. Raises: SetupError."""
+    async with Bot(app.service, limits=settings.limits, quotas=settings.quotas, source=settings.source_url) as bot:
+        await supervise(lambda: Client(bot, message_content=settings.discord_message_content), _token(settings))
+
+
+async def sync(settings: Settings) -> int:
+    """Tell Discord which commands there are; needed once for each version. Returns their number. Raises: SetupError."""
+    client = Client(None)
+    async with client:
+        with _login_errors():
+            await client.login(_token(settings))
+            return len(await client.tree.sync())
+
+
+async def supervise(make: Callable[[], Client], token: str) -> None:
+    """Keep a client running; one that broke is replaced by a new one. Raises: SetupError when no client can log in."""
+    failures = 0
+    while True:
+        client = make()
+        try:
+            async with client:
+                with _login_errors():
+                    await client.start(token)
+            return
+        except SetupError:
+            raise
+        except Exception:
+            failures = 0 if client.was_ready else failures + 1
+            wait = RESTART_AFTER[min(failures, len(RESTART_AFTER) - 1)]
+            log.exception("the Discord client broke; a new one starts in %d s", wait)
+            await asyncio.sleep(wait)
+
+
+def _token(settings: Settings) -> str:
+    if settings.discord_token is None:
+        raise SetupError("ENGRAM_DISCORD_TOKEN is not set; the Discord developer portal shows the token under Bot.")
+    return settings.discord_token.get_secret_value()
+
+
+@contextlib.contextmanager
+def _login_errors() -> Iterator[None]:
+    """What trying again cannot heal, as one clear line."""
+    try:
+        yield
+    except discord.LoginFailure:
+        raise SetupError(
+            "Discord does not accept ENGRAM_DISCORD_TOKEN; copy it again from the developer portal."
+        ) from None
+    except discord.PrivilegedIntentsRequired:
+        raise SetupError(
+            "Discord refuses the message content intent: switch it on in the developer portal under Bot, "
+            "or unset ENGRAM_DISCORD_MESSAGE_CONTENT."
+        ) from None
+    except discord.ConnectionClosed as closed:
+        if closed.code not in (4004, 4010, 4011, 4012, 4013, 4014):
+            raise
+        text = "the token is no longer valid" if closed.code == 4004 else f"close code {closed.code}"
+        raise SetupError(f"Discord ended the connection for good: {text}.") from None
+
+
+class Client(discord.AutoShardedClient):
+    """Turns events into requests. Without the message content intent it sees mentions, direct messages and commands."""
+
+    def __init__(self, bot: Bot | None, *, message_content: bool = False, **options: Any) -> None:
+        intents = discord.Intents(guilds=True, guild_messages=True, dm_messages=True, message_content=message_content)
+        super().__init__(
+            intents=intents,
+            allowed_mentions=discord.AllowedMentions.none(),
+            max_messages=None,
+            max_ratelimit_timeout=30.0,  # seconds; longer waits raise RateLimited
+            **options,
+        )
+        self.bot: Bot = bot  # type: ignore[assignment]  # None only to sync commands
+        self.tree = _tree(self)
+        self.edits = AsyncLimiter(EDITS_PER_SECOND, 1)
+        self.last_speakers: OrderedDict[int, int] = OrderedDict()  # thread -> who wrote last
+        self.was_ready = False
+        _guard_parsers(self)
+
+    async def on_ready(self) -> None:
+        if not self.was_ready:
+            self.was_ready = True
+            log.info("on Discord as %s in %d servers", self.user, len(self.guilds))
+            await self.bot.resume(self.reopen)
+
+    async def reopen(self, address: str) -> Live | None:
+        platform, _, rest = address.partition(":")
+        if platform != "discord":
+            return None
+        channel, _, message = rest.partition(":")
+        return Posted(self, int(channel), int(message))
+
+    async def on_message(self, message: discord.Message) -> None:
+        if message.author.bot or message.webhook_id or message.is_system():
+            self._spoke(message)
+            return
+        meant = self._is_meant(message)
+        self._spoke(message)
+        if meant:
+            await self.bot.hear(await _heard(message, self), MessageReply(self, message))
+
+    def _is_meant(self, message: discord.Message) -> bool:
+        """Is this said to the bot? In the bot's own threads people need no mention, unless they talk to each other."""
+        if message.guild is None or self._is_mentioned(message):
+            return True
+        thread = message.channel
+        if not isinstance(thread, discord.Thread) or thread.owner_id != self.user.id:
+            return False
+        if not (message.content or message.attachments):  # without the intent, all other texts come empty
+            return False
+        return not self._is_to_others(message)
+
+    def _is_mentioned(self, message: discord.Message) -> bool:
+        """By name, by the bot's own role (easy to pick by mistake), or by a reply that pings."""
+        return self.user in message.mentions or message.guild.self_role in message.role_mentions
+
+    def _is_to_others(self, message: discord.Message) -> bool:
+        answered = message.reference.resolved if message.reference else None
+        if message.mentions or message.role_mentions or message.mention_everyone:
+            return True
+        if isinstance(answered, discord.Message) and answered.author.id != self.user.id:
+            return True
+        last = self.last_speakers.get(message.channel.id, self.user.id)
+        return last not in (self.user.id, message.author.id)
+
+    def _spoke(self, message: discord.Message, keep: int = 1000) -> None:
+        if isinstance(message.channel, discord.Thread):
+            self.last_speakers[message.channel.id] = message.author.id
+            self.last_speakers.move_to_end(message.channel.id)
+            while len(self.last_speakers) > keep:
+                self.last_speakers.popitem(last=False)
+
+    async def on_interaction(self, interaction: discord.Interaction) -> None:
+        """Buttons; commands go through the tree."""
+        custom_id = str((interaction.data or {}).get("custom_id", ""))
+        brand, _, rest = custom_id.partition(":")
+        if interaction.type is discord.InteractionType.component and brand == BUTTON:
+            action, _, value = rest.partition(":")
+            public = action in ACTIONS and ACTIONS[action].public
+            reply = InteractionReply(self, interaction)
+            await reply.defer(thinking=public)
+            await self.bot.press(action, value, _asked(interaction), reply)
+
+    async def command(self, command: Command, interaction: discord.Interaction, arguments: dict[str, Any]) -> None:
+        files = [value for value in arguments.values() if isinstance(value, discord.Attachment)]
+        request = _asked(interaction, arguments, files)
+        reply = InteractionReply(self, interaction)
+        await reply.defer(thinking=True, private=command.is_private(request))
+        await self.bot.run(command.name, request, reply)
+
+    async def learn_message(self, interaction: discord.Interaction, message: discord.Message) -> None:
+        """The message menu."""
+        reply = InteractionReply(self, interaction)
+        await reply.defer(thinking=True)
+        await self.bot.run("learn", _asked(interaction, files=_files(message)), reply)
+
+    async def on_guild_channel_delete(self, channel: discord.abc.GuildChannel) -> None:
+        """Nobody can ask or erase there any more."""
+        await self.bot.service.reset(channel_key(channel.guild.id, channel))
+
+    async def on_guild_remove(self, guild: discord.Guild) -> None:
+        """Thrown out of a server: what it taught is erased."""
+        for channel in guild.channels:
+            await self.bot.service.reset(channel_key(guild.id, channel))
+
+    async def on_error(self, event_method: str, /, *_args: Any, **_kwargs: Any) -> None:
+        log.exception("an event could not be handled: %s", event_method)
+
+
+def _guard_parsers(client: Client) -> None:
+    """discord.py lets the connection die of one malformed event; here it is logged and skipped."""
+
+    def guarded(name: str, parse: Callable[[Any], None]) -> Callable[[Any], None]:
+        def parse_or_skip(data: Any) -> None:
+            try:
+                parse(data)
+            except Exception:
+                log.exception("a malformed %s event was skipped", name)
+
+        return parse_or_skip
+
+    parsers = client._connection.parsers
+    parsers.update({name: guarded(name, parse) for name, parse in parsers.items()})
+
+
+# The commands --------------------------------------------------------------------------------------------------------
+
+
+def _tree(client: Client) -> app_commands.CommandTree[Client]:
+    tree = app_commands.CommandTree(
+        client,
+        allowed_contexts=app_commands.AppCommandContext(guild=True, dm_channel=True, private_channel=False),
+        allowed_installs=app_commands.AppInstallationType(guild=True, user=False),
+    )
+    for command in COMMANDS.values():
+        tree.add_command(_slash(client, command))
+    tree.add_command(app_commands.ContextMenu(name="Learn this document", callback=_menu(client)))
+    return tree
+
+
+def _slash(client: Client, command: Command) -> app_commands.Command[Any, Any, None]:
+    """A row of the table as a slash command."""
+
+    async def callback(interaction: discord.Interaction, **arguments: Any) -> None:
+        given = {name: value for name, value in arguments.items() if value is not None}
+        await client.command(command, interaction, given)
+
+    callback.__signature__ = _signature(command)  # type: ignore[attr-defined]
+    app_commands.describe(**{option.name: option.description for option in command.options})(callback)
+    slash = app_commands.Command(name=command.name, description=command.description, callback=callback)
+    if command.permission is Permission.MANAGER:
+        slash.default_permissions = discord.Permissions(manage_channels=True)  # a default; `require` is what counts
+    for option in command.options:
+        if option.suggest:
+            slash.autocomplete(option.name)(_autocomplete(client, option))
+    return slash
+
+
+def _signature(command: Command) -> inspect.Signature:
+    """discord.py reads the options off the callback's signature."""
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    options = [
+        inspect.Parameter(option.name, keyword, annotation=KINDS[option.kind])
+        if option.required
+        else inspect.Parameter(option.name, keyword, annotation=KINDS[option.kind] | None, default=None)
+        for option in command.options
+    ]
+    return inspect.Signature([inspect.Parameter("interaction", inspect.Parameter.POSITIONAL_OR_KEYWORD), *options])
+
+
+def _autocomplete(client: Client, option: Any) -> Any:
+    async def choices(interaction: discord.Interaction, typed: str) -> list[app_commands.Choice[str]]:
+        found = await client.bot.suggest(option, _asked(interaction), typed)
+        return [app_commands.Choice(name=name[:CHOICE], value=value) for name, value in found[:CHOICES]]
+
+    return choices
+
+
+def _menu(client: Client) -> Any:
+    async def learn_this(interaction: discord.Interaction, message: discord.Message) -> None:
+        await client.learn_message(interaction, message)
+
+    return learn_this
+
+
+# Requests ------------------------------------------------------------------------------------------------------------
+
+
+def channel_key(guild_id: int | None, channel: Any, user_id: int = 0) -> str:
+    """Whose knowledge it is: a thread's is its parent's, that of direct messages the person's own."""
+    if guild_id is None:
+        return f"discord:dm:{user_id}"
+    return f"discord:{guild_id}:{getattr(channel, 'parent_id', None) or channel.id}"
+
+
+def _asked(
+    interaction: discord.Interaction,
+    arguments: dict[str, Any] | None = None,
+    files: Sequence[discord.Attachment] = (),
+) -> Request:
+    """A command or button as a request."""
+    rights = interaction.permissions
+    return Request(
+        channel=channel_key(interaction.guild_id, interaction.channel, interaction.user.id),
+        user=f"discord:{interaction.user.id}",
+        user_name=interaction.user.display_name,
+        arguments=arguments or {},
+        attachments=_attachments(files),
+        is_manager=interaction.guild_id is None or rights.administrator or rights.manage_channels,
+        is_dm=interaction.guild_id is None,
+        locale=str(interaction.locale),
+    )
+
+
+async def _heard(message: discord.Message, client: Client) -> Request:
+    """A message as a request."""
+    text = _text(message, client)
+    files = _files(message)
+    if not files and text.lower().rstrip("!. ") in ("", "learn", "learn this"):
+        files = _files(message.reference.resolved if message.reference else None)
+    in_guild = message.guild is not None
+    return Request(
+        channel=channel_key(message.guild.id if in_guild else None, message.channel, message.author.id),
+        user=f"discord:{message.author.id}",
+        user_name=message.author.display_name,
+        text=text,
+        attachments=_attachments(files),
+        is_manager=not in_guild or message.channel.permissions_for(message.author).manage_channels,
+        is_dm=not in_guild,
+    )
+
+
+def _text(message: discord.Message, client: Client) -> str:
+    """What was written, without the mention of the bot, other people by name."""
+    role = message.guild.self_role if message.guild else None
+    text = re.sub(rf"<@!?{client.user.id}>", " ", message.content)
+    text = re.sub(rf"<@&{role.id}>", " ", text) if role else text
+    for person in message.mentions:
+        text = re.sub(rf"<@!?{person.id}>", f"@{person.display_name}", text)
+    return " ".join(text.split())
+
+
+def _files(message: object) -> list[discord.Attachment]:
+    """The attachments of a message, also of one that it forwards."""
+    if not isinstance(message, discord.Message):
+        return []
+    return [*message.attachments, *(file for copy in message.message_snapshots for file in copy.attachments)]
+
+
+def _attachments(files: Sequence[discord.Attachment]) -> tuple[Attachment, ...]:
+    """Addresses are signed and run out, so they are read at once, by discord.py, and never stored."""
+    return tuple(Attachment(file.filename, file.size, file.content_type or "", file.read) for file in files)
+
+
+# Replies -------------------------------------------------------------------------------------------------------------
+
+
+class MessageReply(Reply):
+    """Answers a message: in a thread of its own where that is possible."""
+
+    def __init__(self, client: Client, message: discord.Message) -> None:
+        self._client = client
+        self._message = message
+        self._thread: discord.Thread | None = None  # kept, so that trying again does not open another
+
+    async def say(self, message: Message, *, private: bool = False, thread: str = "", replace: bool = False) -> None:
+        with _sending():
+            if thread and isinstance(self._message.channel, discord.TextChannel):
+                self._thread = self._thread or await _open_thread(self._message, thread)
+            if self._thread:
+                await self._thread.send(**_dress(message, self._thread))
+            else:
+                await self._reply(message)
+
+    async def post(self, message: Message) -> Live:
+        with _sending():
+            sent = await self._reply(message)
+        return Posted(self._client, sent.channel.id, sent.id)
+
+    async def _reply(self, message: Message) -> discord.Message:
+        channel = self._message.channel
+        reference = self._message.to_reference(fail_if_not_exists=False)
+        return await channel.send(reference=reference, **_dress(message, channel))
+
+    @contextlib.asynccontextmanager
+    async def thinking(self) -> AsyncIterator[None]:
+        async with contextlib.AsyncExitStack() as stack:
+            with contextlib.suppress(*TROUBLE):
+                await stack.enter_async_context(self._message.channel.typing())
+            yield
+
+    async def name_of(self, user: str) -> str:
+        return await _name_of(self._client, self._message.guild, user)
+
+
+class InteractionReply(Reply):
+    """Answers a command or a button. The interaction's token dies after 15 minutes; then the channel itself is used."""
+
+    def __init__(self, client: Client, interaction: discord.Interaction) -> None:
+        self._client = client
+        self._interaction = interaction
+        self._alive = True
+        self._thread: discord.Thread | None = None
+
+    async def defer(self, *, thinking: bool, private: bool = False) -> None:
+        """Within 3 seconds; the answer may then take 15 minutes."""
+        try:
+            await self._interaction.response.defer(thinking=thinking, ephemeral=private)
+        except TROUBLE as problem:
+            log.warning("an interaction could not be acknowledged in time: %s", type(problem).__name__)
+            self._alive = False
+
+    async def say(self, message: Message, *, private: bool = False, thread: str = "", replace: bool = False) -> None:
+        with _sending():
+            if replace and self._alive:
+                await self._interaction.edit_original_response(**_dress(message, self._channel, edit=True))
+                return
+            if thread and self._thread is None and self._may_open_threads():
+                self._thread = await self._ask_in_thread(thread)
+            if self._thread:
+                await self._thread.send(**_dress(message, self._thread))
+            else:
+                await self._send(message, private)
+
+    async def post(self, message: Message) -> Live:
+        rights = self._interaction.app_permissions
+        if self._interaction.guild_id and not (rights.view_channel and rights.send_messages):
+            raise Refused("I may not write here; somebody who manages this channel can give me that right.")
+        with _sending():
+            sent = await self._send(message, private=False)
+        return Posted(self._client, sent.channel.id, sent.id)
+
+    @property
+    def _channel(self) -> Any:
+        return self._interaction.channel
+
+    def _may_open_threads(self) -> bool:
+        rights = self._interaction.app_permissions
+        return isinstance(self._channel, discord.TextChannel) and rights.create_public_threads and rights.view_channel
+
+    async def _ask_in_thread(self, question: str) -> discord.Thread | None:
+        """The question stands in the channel, the answer in its thread."""
+        asked = await self._send(render.asked(question, self._interaction.user.display_name), private=False)
+        return await _open_thread(self._channel.get_partial_message(asked.id), question)
+
+    async def _send(self, message: Message, private: bool) -> Any:
+        dressed = _dress(message, self._channel)
+        if self._alive:
+            try:
+                return await self._interaction.followup.send(wait=True, ephemeral=private, **dressed)
+            except discord.HTTPException as problem:
+                if problem.code not in DEAD_TOKEN:
+                    raise
+                self._alive = False
+        if private:
+            log.warning("a private answer came too late to be shown")
+            return None
+        return await self._channel.send(**dressed)
+
+    @contextlib.asynccontextmanager
+    async def thinking(self) -> AsyncIterator[None]:
+        yield  # Discord shows it from the deferral on
+
+    async def name_of(self, user: str) -> str:
+        return await _name_of(self._client, self._interaction.guild, user)
+
+
+class Posted(Live):
+    """A message of the bot, known by channel and id, edited with the bot's own token."""
+
+    def __init__(self, client: Client, channel: int, message: int) -> None:
+        self.address = f"discord:{channel}:{message}"
+        self._client = client
+        self._channel = client.get_channel(channel) or client.get_partial_messageable(channel)
+        self._message = self._channel.get_partial_message(message)
+        self._editable = True
+
+    async def edit(self, message: Message) -> None:
+        if not self._editable or not self._client.edits.has_capacity():
+            return
+        await self._client.edits.acquire()
+        try:
+            await self._message.edit(**_dress(message, self._channel, edit=True))
+        except TROUBLE as problem:
+            self._editable = not _is_final(problem)
+            log.debug("a progress message could not be edited: %s", type(problem).__name__)
+
+    async def finish(self, message: Message) -> None:
+        with _sending():
+            if self._editable and self._age() < STALE_AFTER:
+                try:
+                    await self._message.edit(**_dress(message, self._channel, edit=True))
+                    return
+                except discord.HTTPException as problem:
+                    if not _is_final(problem):
+                        raise
+            await self._finish_anew(message)
+
+    async def _finish_anew(self, message: Message) -> None:
+        reference = discord.MessageReference(
+            message_id=self._message.id, channel_id=self._channel.id, fail_if_not_exists=False
+        )
+        await self._channel.send(reference=reference, **_dress(message, self._channel))
+        with contextlib.suppress(*TROUBLE):
+            await self._message.edit(**_dress(render.ended_below(), self._channel, edit=True))
+
+    def _age(self) -> float:
+        return (discord.utils.utcnow() - self._message.created_at).total_seconds()
+
+
+def _is_final(problem: BaseException) -> bool:
+    """Will editing this message never work again?"""
+    return isinstance(problem, discord.HTTPException) and problem.code in FINAL
+
+
+@contextlib.contextmanager
+def _sending() -> Iterator[None]:
+    """Trouble becomes Undelivered, or Unreachable where it will not pass."""
+    try:
+        yield
+    except (discord.Forbidden, discord.NotFound) as problem:
+        log.warning("a message could not be sent: error %d", problem.code)
+        raise Unreachable from problem
+    except (discord.DiscordServerError, discord.RateLimited, aiohttp.ClientError, OSError, TimeoutError) as problem:
+        raise Undelivered from problem
+    except discord.HTTPException as problem:
+        if problem.status != 429:
+            raise
+        raise Undelivered from problem
+
+
+async def _open_thread(message: discord.Message | discord.PartialMessage, name: str) -> discord.Thread | None:
+    """A thread at a message, or the one that is there already; None where the bot may not."""
+    try:
+        return await message.create_thread(name=render.clip(" ".join(name.split()), THREAD_NAME))
+    except discord.Forbidden:
+        return None
+    except discord.HTTPException as problem:
+        if problem.code != THREAD_EXISTS:
+            raise
+        return await message.fetch_thread()
+
+
+async def _name_of(client: Client, guild: discord.Guild | None, user: str) -> str:
+    platform, _, number = user.rpartition(":")
+    if platform != "discord":
+        return ""
+    known = (guild and guild.get_member(int(number))) or client.get_user(int(number))
+    with contextlib.suppress(*TROUBLE):
+        return (known or await client.fetch_user(int(number))).display_name
+    return ""
+
+
+# Looks ---------------------------------------------------------------------------------------------------------------
+
+
+def _dress(message: Message, channel: Any, *, edit: bool = False) -> dict[str, Any]:
+    """A message as arguments of `send` or `edit`, within Discord's limits and the bot's rights in the channel."""
+    allowed = _allowed(channel)
+    dressed: dict[str, Any] = {}
+    if message.buttons or edit:
+        dressed["view"] = _view(message.buttons) if message.buttons else None
+    with_picture = bool(message.picture) and allowed.attach_files
+    if with_picture:
+        picture = discord.File(io.BytesIO(message.picture), PICTURE, description=message.picture_text)
+        dressed["attachments" if edit else "files"] = [picture]
+    if allowed.embed_links:
+        dressed["embed"] = _embed(message, with_picture)
+    else:
+        dressed["content"] = render.clip(_plain(message), CONTENT)
+    return dressed
+
+
+def _allowed(channel: Any) -> discord.Permissions:
+    """The bot's rights; where they are not known, the best is hoped."""
+    guild = getattr(channel, "guild", None)
+    if guild is None or isinstance(channel, discord.PartialMessageable):
+        return discord.Permissions.all()
+    try:
+        return channel.permissions_for(guild.me)
+    except discord.ClientException:  # a thread whose parent is not cached
+        return discord.Permissions.all()
+
+
+def _embed(message: Message, with_picture: bool) -> discord.Embed:
+    escape = render.escape_discord
+    embed = discord.Embed(
+        title=render.clip(escape(message.title), TITLE) or None,
+        description=render.clip(escape(message.text), DESCRIPTION) or None,
+        colour=COLOURS[message.tone],
+    )
+    side_by_side = 2 <= len(message.fields) <= 3 and all(len(_field(field)) <= FIELD for field in message.fields)
+    for field in message.fields:
+        for part in render.split(render.clip(_field(field), FIELDS_TOGETHER // len(message.fields)), FIELD):
+            embed.add_field(name=escape(field.name), value=part, inline=side_by_side)
+    if message.footer:
+        embed.set_footer(text=render.clip(message.footer, FOOTER))
+    if with_picture:
+        embed.set_image(url=f"attachment://{PICTURE}")
+    return embed
+
+
+def _field(field: Field) -> str:
+    text = render.escape_discord(field.text)
+    return f"{text}\n*{render.escape_discord(field.note)}*" if field.note else text
+
+
+def _plain(message: Message) -> str:
+    """For channels where the bot may not embed."""
+    escape = render.escape_discord
+    fields = (f"**{escape(field.name)}**: {_field(field)}" for field in message.fields)
+    title = f"**{escape(message.title)}**" if message.title else ""
+    return "\n".join(part for part in (title, escape(message.text), *fields, escape(message.footer)) if part)
+
+
+def _view(buttons: Sequence[Button]) -> discord.ui.View:
+    view = discord.ui.View(timeout=None)
+    for button in buttons:
+        view.add_item(
+            discord.ui.Button(
+                style=STYLES[button.style],
+                label=button.label[:LABEL],
+                custom_id=f"{BUTTON}:{button.action}:{button.value}"[:CUSTOM_ID],
+            )
+        )
+    view.stop()  # presses come by `on_interaction`; discord.py need not remember the view
+    return view
