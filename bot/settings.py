@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from bot.quotas import QuotaConfig
 from core.errors import SetupError
 from core.types import Limits
 
@@ -21,7 +22,12 @@ class Settings(BaseSettings):
     """One line a setting: ENGRAM_DATA_DIR sets `data_dir`."""
 
     model_config = SettingsConfigDict(
-        env_prefix=PREFIX, env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True
+        env_prefix=PREFIX,
+        env_file=".env",
+        env_ignore_empty=True,
+        env_nested_delimiter="__",
+        extra="ignore",
+        frozen=True,
     )
 
     data_dir: Path = Path("data")  # the index and the weights; one process at a time
@@ -41,9 +47,15 @@ class Settings(BaseSettings):
 
     # Platforms
     discord_token: SecretStr | None = None
+    discord_message_content: bool = False  # the intent; with it, questions in the bot's threads need no mention
     slack_bot_token: SecretStr | None = None  # xoxb-
     slack_app_token: SecretStr | None = None  # xapp-, for Socket Mode
     slack_signing_secret: SecretStr | None = None  # for HTTP mode
+
+    source_url: str = (
+        ""  # where the source of this bot is, for /about; modified bots must offer theirs (AGPL of PyMuPDF)
+    )
+    quotas: QuotaConfig = QuotaConfig()  # ENGRAM_QUOTAS__USER_UPLOADS_PER_HOUR and so on
 
     # Running
     log_level: Literal["debug", "info", "warning", "error"] = "info"
