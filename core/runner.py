@@ -27,6 +27,7 @@ from core.types import Chunk, Document, Job, Limits, Progress, Stage, Step
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
+FAILURES = 1_000  # newest failed jobs whose error is remembered in memory; the row keeps its sentence only
 PAUSE_SECONDS = 1.0  # after an index that can't be read or written, before trying again
 
 
@@ -59,6 +60,7 @@ class Runner:
         self._learning = learning
         self._batch_rows = batch_rows
         self._feeds = Feeds()
+        self._failures: dict[str, EngramError] = {}  # by job id, oldest first
         self._work: _Work | None = None
         self._claiming = asyncio.Lock()  # a job is claimed or cancelled, never both at once
         self._wake = asyncio.Event()  # there may be a job
@@ -132,7 +134,8 @@ class Runner:
             self._feeds.close(job_id)
             raise
         if feed.latest is None:
-            self._feeds.put(Progress(job, place=places.get(job_id, 0), document=document))
+            failure = self._failures.get(job_id)
+            self._feeds.put(Progress(job, place=places.get(job_id, 0), document=document, failure=failure))
 
     async def _document_of(self, job: Job) -> Document | None:
         try:
@@ -199,13 +202,19 @@ class Runner:
         except Cancelled:
             await self._end(work, Stage.CANCELLED)
         except EngramError as error:
-            await self._end(work, Stage.FAILED, error)
+            await self._fail(work, error)
         except Exception:
             log.exception("job %s failed", work.job.id)
-            await self._end(work, Stage.FAILED, LearningFailed())
+            await self._fail(work, LearningFailed())
         else:
             work.job = replace(work.job, document_id=document.id)
             self._show(work, stage=Stage.DONE, document=document)
+
+    async def _fail(self, work: _Work, failure: EngramError) -> None:
+        self._failures[work.job.id] = failure
+        if len(self._failures) > FAILURES:
+            del self._failures[next(iter(self._failures))]
+        await self._end(work, Stage.FAILED, failure)
 
     async def _end(self, work: _Work, stage: Stage, failure: EngramError | None = None) -> None:
         error = str(failure or "")

@@ -144,7 +144,7 @@ class Progress:
     tokens: int = 0
     seconds: float = 0.0  # since work on it began
     document: Document | None = None  # when done
-    failure: EngramError | None = None  # when failed under the eyes of the watcher; the row keeps its sentence only
+    failure: EngramError | None = None  # when failed in this process; the row keeps its sentence only
 
 
 @dataclass(frozen=True)
