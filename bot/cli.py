@@ -1,0 +1,410 @@
+"""The terminal: every use case as a command. Heavy imports wait until a command runs, so that --help is instant.
+
+Exit status: 0 done, 1 refused or failed, 2 wrong usage or not configured, 130 Ctrl-C, 143 SIGTERM.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from bot.app import App
+    from bot.settings import Settings
+    from bot.terminal import Screen
+    from core.types import Answer, Document, Job
+
+cli = typer.Typer(
+    name="engram",
+    help="Learn documents into a model's weights, and ask about them with nothing of them in the prompt.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Channel = Annotated[
+    str, typer.Option("--channel", metavar="NAME", help="Whose documents: each channel knows only its own.")
+]
+DataDir = Annotated[Path | None, typer.Option("--data-dir", metavar="DIR", help="Where Engram keeps what it learns.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+Pdf = Annotated[Path, typer.Argument(metavar="FILE.pdf")]
+
+Command = Callable[["Screen", "Settings"], Coroutine[Any, Any, None]]
+
+
+def main() -> None:
+    """Entry point of the process."""
+    try:
+        cli()
+    except SystemExit as end:
+        if end.code in (130, 143):  # all is closed; the device's thread may be in the middle of a long call: don't wait
+            sys.stdout.flush()
+            os._exit(end.code)
+        raise
+
+
+@cli.command()
+def read(file: Pdf, json: Json = False) -> None:
+    """Show what a PDF becomes, or why it is refused. No model is loaded."""
+
+    async def command(screen: Screen, settings: Settings) -> None:
+        from bot.terminal import page_rule, plain
+        from core.model import load_tokenizer
+        from core.pdf import read_pdf
+        from core.runner import check_length
+        from core.service import check_upload, harmless_name, sha256
+
+        data = load_file(file)
+        check_upload(data, settings.limits)
+        tokenizer = load_tokenizer(settings.model)
+        text = await read_pdf(data, settings.limits)
+        tokens = [len(tokenizer.encode(page.text, add_special_tokens=False).ids) for page in text.pages]
+        check_length(sum(tokens), settings.limits)
+        for page, count in zip(text.pages, tokens, strict=True):
+            screen.say(page_rule(page, count))
+            screen.say(plain(page.text))
+        screen.say(f"\n[bold]{len(text.pages)} pages, {sum(tokens):,} tokens[/]")
+        for note in text.notes:
+            screen.say(plain(note))
+        screen.result(
+            {
+                "name": harmless_name(file.name),
+                "bytes": len(data),
+                "sha256": sha256(data),
+                "pages": len(text.pages),
+                "tokens": sum(tokens),
+                "text": "\f".join(page.text for page in text.pages),
+                "notes": list(text.notes),
+            }
+        )
+
+    run(command, json)
+
+
+@cli.command()
+def learn(file: Pdf, channel: Channel = "local", data_dir: DataDir = None, json: Json = False) -> None:
+    """Learn a PDF into the channel's weights."""
+
+    async def command(screen: Screen, settings: Settings) -> None:
+        from bot.app import open_app
+        from bot.terminal import learned_json
+
+        data = load_file(file)
+        async with open_app(settings) as app:
+            document = await learn_file(screen, app, channel, file.name, data)
+        screen.say(f'\nAsk about it:  [bold]{me()} ask "YOUR QUESTION"{options(channel, data_dir)}[/]')
+        screen.result(learned_json(document, settings.data_dir))
+
+    run(command, json, data_dir)
+
+
+@cli.command()
+def ask(
+    question: Annotated[str, typer.Argument()],
+    document: Annotated[
+        str | None, typer.Option(metavar="DOC", help="Ask this document: id, name or beginning.")
+    ] = None,
+    channel: Channel = "local",
+    data_dir: DataDir = None,
+    json: Json = False,
+) -> None:
+    """Ask; the answer from the learned weights stands beside the base model's."""
+
+    async def command(screen: Screen, settings: Settings) -> None:
+        from bot.app import open_app
+        from bot.terminal import answer_json
+
+        async with open_app(settings, learning=False) as app:
+            with screen.waiting("Thinking"):
+                answer = await app.service.ask(channel, question, document=document, by="local")
+        show_answer(screen, answer)
+        screen.result(answer_json(answer))
+
+    run(command, json, data_dir)
+
+
+@cli.command()
+def docs(channel: Channel = "local", data_dir: DataDir = None, json: Json = False) -> None:
+    """List the documents that the channel knows."""
+
+    async def command(screen: Screen, settings: Settings) -> None:
+        from bot.app import open_app
+        from bot.terminal import documents_table, listed_json
+
+        async with open_app(settings, learning=False) as app:
+            documents = await app.service.documents(channel)
+        screen.say(documents_table(documents) if documents else "No documents are learned in this channel yet.")
+        screen.result({"channel": channel, "documents": [listed_json(document) for document in documents]})
+
+    run(command, json, data_dir)
+
+
+@cli.command()
+def forget(
+    document: Annotated[str, typer.Argument(metavar="DOC", help="Id, name or beginning of one.")],
+    channel: Channel = "local",
+    data_dir: DataDir = None,
+    json: Json = False,
+) -> None:
+    """Erase one document: its weights, its text and its answers."""
+
+    async def command(screen: Screen, settings: Settings) -> None:
+        from bot.app import open_app
+        from bot.terminal import document_json, plain
+
+        async with open_app(settings, learning=False) as app:
+            forgotten = await app.service.forget(channel, document)
+        screen.say(f"Forgot {plain(forgotten.name)} ({forgotten.id}).")
+        screen.result({"channel": channel, "document": document_json(forgotten)})
+
+    run(command, json, data_dir)
+
+
+@cli.command()
+def reset(
+    channel: Channel = "local",
+    data_dir: DataDir = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Don't ask.")] = False,
+    json: Json = False,
+) -> None:
+    """Erase everything that the channel handed in, learned and asked."""
+
+    async def command(screen: Screen, settings: Settings) -> None:
+        from bot.app import open_app
+
+        async with open_app(settings, learning=False) as app:
+            count = await app.service.reset(channel)
+        screen.say(f"Erased {count} documents of the channel {channel}, and all that was asked there.")
+        screen.result({"channel": channel, "documents": count})
+
+    if not yes and not json and sys.stdin.isatty():
+        typer.confirm(f"Erase all documents and questions of the channel {channel}?", abort=True)
+    run(command, json, data_dir)
+
+
+@cli.command()
+def status(channel: Channel = "local", data_dir: DataDir = None, json: Json = False) -> None:
+    """Show the model, the device and the queue."""
+
+    async def command(screen: Screen, settings: Settings) -> None:
+        from contextlib import suppress
+        from dataclasses import asdict
+
+        from bot.app import open_app
+        from bot.terminal import status_table
+        from core.errors import SetupError
+
+        async with open_app(settings, learning=False) as app:
+            with screen.waiting("Loading the model"), suppress(SetupError):  # the status says it
+                await app.runner.device.ready()
+            now = await app.service.status(channel)
+        screen.say(status_table(now, channel))
+        screen.result({"channel": channel, **asdict(now)})
+
+    run(command, json, data_dir)
+
+
+@cli.command()
+def demo(data_dir: DataDir = None, json: Json = False) -> None:
+    """Learn the sample document and ask it six questions."""
+    from tempfile import TemporaryDirectory
+
+    from bot.demo import play
+
+    if data_dir is not None:
+        run(play, json, data_dir)
+        return
+    with TemporaryDirectory(prefix="engram-demo-") as folder:
+        run(play, json, Path(folder))
+
+
+@cli.command()
+def bench(
+    squad: Annotated[Path, typer.Option(metavar="FILE", help="Questions in SQuAD's JSON; each article is a document.")],
+    documents: Annotated[int | None, typer.Option(min=1, help="Only so many articles.")] = None,
+    output: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the figures there, as JSON.")] = None,
+    json: Json = False,
+) -> None:
+    """Measure base, learned, wrong-document and in-context answers."""
+
+    async def command(screen: Screen, settings: Settings) -> None:
+        import asyncio
+        import json as js
+
+        from core.engine import Engine
+
+        from bot.terminal import bench_table
+        from core.errors import Refused
+        from core.evaluation import bench
+
+        if not squad.is_file():
+            raise Refused(f"There is no file {squad}.")
+        with screen.counting() as progress:
+            engine = await asyncio.to_thread(Engine.load, settings.engine)
+            result = await asyncio.to_thread(bench.run, engine, squad, documents, progress)
+        if output:
+            output.write_text(js.dumps(result, indent=2) + "\n")
+        screen.say(bench_table(result))
+        screen.result(result)
+
+    run(command, json)
+
+
+@cli.command()
+def doctor(data_dir: DataDir = None, json: Json = False) -> None:
+    """Check the installation, and say what to do."""
+
+    async def command(screen: Screen, settings: Settings) -> None:
+        from bot.doctor import examine
+        from bot.terminal import checks_table
+
+        checks = examine(settings)
+        healthy = all(check["state"] != "error" for check in checks)
+        screen.say(checks_table(checks))
+        screen.result({"ok": healthy, "checks": checks})
+        if not healthy:
+            raise typer.Exit(1)
+
+    run(command, json, data_dir)
+
+
+@cli.command()
+def serve(data_dir: DataDir = None, json: Json = False) -> None:
+    """Run the bot on every platform that is configured, until it is told to stop."""
+
+    async def command(screen: Screen, settings: Settings) -> None:
+        from bot.platforms import configured, how_to_configure, serve_all
+
+        if not configured(settings):
+            screen.error("SetupError", how_to_configure(settings))
+            raise typer.Exit(2)
+        from bot.app import open_app
+        from bot.logs import configure_logging
+
+        configure_logging(settings.log_level, settings.log_format)
+        async with open_app(settings) as app:
+            await serve_all(app, settings)
+
+    run(command, json, data_dir)
+
+
+def run(command: Command, json: bool, data_dir: Path | None = None) -> None:
+    """Run a command to its end; turn every end into words and an exit status."""
+    import asyncio
+    import traceback
+
+    from bot.settings import load_settings
+    from bot.terminal import Screen
+    from core.errors import EngramError
+
+    screen = Screen(json=json)
+    try:
+        asyncio.run(_until_sigterm(command, screen, load_settings(data_dir=data_dir)))
+    except typer.Exit:
+        raise
+    except EngramError as error:
+        screen.error(type(error).__name__, str(error))
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        screen.note("Stopped.")
+        raise typer.Exit(130) from None
+    except asyncio.CancelledError:
+        screen.note("Stopped; what was being learned goes on at the next start.")
+        raise typer.Exit(143) from None
+    except Exception:
+        traceback.print_exc()
+        screen.error("EngramError", "Something went wrong; the lines above say where.")
+        raise typer.Exit(1) from None
+
+
+async def _until_sigterm(command: Command, screen: Screen, settings: Settings) -> None:
+    import asyncio
+    import signal
+
+    task = asyncio.current_task()
+
+    def terminate() -> None:
+        screen.terminated = True
+        task.cancel()
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, terminate)
+    await command(screen, settings)
+
+
+def load_file(file: Path) -> bytes:
+    """Raises: Refused."""
+    from core.errors import Refused
+
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise Refused(f"{file} can't be opened: {(error.strerror or 'unknown reason').lower()}.") from None
+
+
+async def learn_file(screen: Screen, app: App, channel: str, name: str, data: bytes) -> Document:
+    """Hand in and follow to the end. Ctrl-C cancels; SIGTERM leaves the job in the queue for the next start.
+
+    Raises: whatever the job failed of.
+    """
+    import asyncio
+
+    from bot.terminal import JobView
+    from core.errors import Cancelled, LearningFailed
+
+    with screen.waiting("Loading the model"):
+        await app.runner.device.ready()
+    job = await _hand_in(screen, app, channel, name, data)
+    try:
+        with JobView(screen.live) as view:
+            async for progress in app.service.watch(job.id):
+                view.show(progress)
+    except asyncio.CancelledError:
+        if not screen.terminated:
+            await app.service.cancel(channel, job.id)
+        raise
+    await app.service.delivered(job.id)
+    if progress.document is None:
+        raise progress.failure or (LearningFailed(progress.job.error) if progress.job.error else Cancelled())
+    return progress.document
+
+
+async def _hand_in(screen: Screen, app: App, channel: str, name: str, data: bytes) -> Job:
+    """A new job, or the one that an earlier process did not finish."""
+    from core.errors import AlreadyKnown
+    from core.service import sha256
+
+    try:
+        return await app.service.submit(channel, name, data, by="local")
+    except AlreadyKnown:
+        unfinished = [job for job in await app.service.jobs(channel) if job.sha256 == sha256(data)]
+        if not unfinished:
+            raise
+        screen.note("Learning this document was interrupted; it is learned again.")
+        return unfinished[0]
+
+
+def show_answer(screen: Screen, answer: Answer) -> None:
+    from bot.terminal import side_by_side, source_line
+
+    screen.say(side_by_side(answer))
+    screen.say(source_line(answer))
+
+
+def me() -> str:
+    """How this program was called, to be typed again."""
+    python = Path(sys.executable)
+    if python.is_relative_to(Path.cwd()):
+        return f"{python.relative_to(Path.cwd())} -m bot"
+    return "python -m bot"
+
+
+def options(channel: str, data_dir: Path | None) -> str:
+    """The options that the next command needs to find what this one learned."""
+    chosen = f" --channel {channel}" if channel != "local" else ""
+    return chosen + (f" --data-dir {data_dir}" if data_dir else "")

@@ -1,0 +1,70 @@
+"""The demonstration: learn the sample document, then ask six questions that no model can know the answers of."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bot.app import App
+    from bot.settings import Settings
+    from bot.terminal import Screen
+
+SAMPLE = Path(__file__).parents[1] / "core" / "evaluation" / "sample"
+CHANNEL = "demo"
+
+
+async def play(screen: Screen, settings: Settings) -> None:
+    from bot.app import open_app
+    from bot.cli import learn_file, me
+    from bot.terminal import learned_json, plain
+
+    data = (SAMPLE / "sample.pdf").read_bytes()
+    screen.say("[bold]1. Learn a document[/] that no model has read: invented facts, ten pages.\n")
+    async with open_app(settings) as app:
+        await _forget_earlier(app, data)
+        document = await learn_file(screen, app, CHANNEL, "sample.pdf", data)
+        screen.say(
+            f"\n{plain(document.name)} is now {document.weights.bytes / 2**20:.1f} MB of weights, "
+            f"learned in {document.metrics.seconds:.0f} s.\n"
+        )
+        screen.say("[bold]2. Ask about it.[/] The prompt holds the question and nothing of the document.\n")
+        answers = [await _ask(screen, app, question) for question in questions()]
+    screen.say("[bold]3. Go on[/] with a document of your own:\n")
+    for command in ("learn YOUR.pdf", 'ask "YOUR QUESTION"', "serve", "--help"):
+        screen.say(f"    {me()} {command}")
+    screen.result({**learned_json(document, settings.data_dir), "answers": answers})
+
+
+def questions() -> list[dict[str, Any]]:
+    """The six of the sample's question file, in SQuAD's format."""
+    articles = json.loads((SAMPLE / "sample.squad.json").read_text())["data"]
+    every = [question for article in articles for part in article["paragraphs"] for question in part["qas"]]
+    return sorted((q for q in every if q["id"].startswith("demo-")), key=lambda q: q["id"])
+
+
+async def _forget_earlier(app: App, data: bytes) -> None:
+    """What an earlier demonstration left in the same data folder."""
+    from core.service import sha256
+
+    same = sha256(data)
+    for job in await app.service.jobs(CHANNEL):
+        if job.sha256 == same:
+            await app.service.cancel(CHANNEL, job.id)
+    for document in await app.service.documents(CHANNEL):
+        if document.sha256 == same:
+            await app.service.forget(CHANNEL, document.id)
+
+
+async def _ask(screen: Screen, app: App, question: dict[str, Any]) -> dict[str, Any]:
+    from bot.cli import show_answer
+    from bot.terminal import answer_json, plain
+
+    expected = question["answers"][0]["text"]
+    with screen.waiting("Thinking"):
+        answer = await app.service.ask(CHANNEL, question["question"], by="local")
+    screen.say(f"[bold]{plain(answer.question)}[/]  [dim]The document says: {plain(expected)}[/]")
+    show_answer(screen, answer)
+    screen.say()
+    return {**answer_json(answer), "expected": expected}

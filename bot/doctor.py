@@ -1,0 +1,112 @@
+"""Looks at everything that Engram needs, and says what to do where something is missing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tomllib
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from bot.platforms import PLATFORMS, missing
+from bot.settings import Settings
+
+ROOM = 2 * 2**30  # bytes of free disk below which there is a warning
+Check = dict[str, Any]  # name, state ("ok", "warning", "error"), detail, fix
+
+
+def examine(settings: Settings) -> list[Check]:
+    """All checks; none of them loads the model or talks to the network."""
+    checks = [python(), dependencies(), model(settings.model), device(settings.device), data_folder(settings.data_dir)]
+    return [*checks, disk(settings.data_dir), *(platform(name, settings) for name in PLATFORMS)]
+
+
+def python() -> Check:
+    found = ".".join(map(str, sys.version_info[:3]))
+    return check("Python", sys.version_info >= (3, 11), found, "Install Python 3.11 or newer.")
+
+
+def dependencies() -> Check:
+    """The pins of pyproject.toml against what is installed."""
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    pins = [pin.split("==") for pin in project["dependencies"]]
+    found = {name: installed(name) for name, _ in pins}
+    absent = [name for name, wanted in pins if found[name] is None]
+    other = [f"{name} {found[name]}" for name, wanted in pins if found[name] and found[name].split("+")[0] != wanted]
+    if absent:
+        return check("Dependencies", False, f"missing: {', '.join(absent)}", "Run `make install`.")
+    if other:
+        return warning("Dependencies", f"not the tested versions: {', '.join(other)}", "Run `make install`.")
+    return check("Dependencies", True, f"{len(pins)} packages, all as tested")
+
+
+def installed(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def model(name: str) -> Check:
+    from core.model import EMBEDDED
+
+    folder = EMBEDDED if name == "embedded" else Path(name)
+    if folder.is_dir():
+        complete = any(folder.glob("*.safetensors")) and (folder / "tokenizer.json").is_file()
+        fix = "Its folder needs *.safetensors and tokenizer.json; set ENGRAM_MODEL=embedded for the one that ships."
+        return check("Model", complete, name if complete else f"{name}: files are missing", fix)
+    if name == "embedded" or name.startswith((".", "/")):
+        return check("Model", False, f"{name}: there is no such folder", "Set ENGRAM_MODEL, or reinstall Engram.")
+    return warning("Model", f"{name}: a hub id", "It is downloaded at the first start; that needs the network once.")
+
+
+def device(wanted: str) -> Check:
+    try:
+        import torch
+
+        from core.model import pick_device
+
+        place = pick_device(wanted)
+        torch.empty(1, device=place)
+    except ImportError:
+        return check("Device", False, "PyTorch is missing", "Run `make install`.")
+    except RuntimeError:
+        return check("Device", False, f"{wanted} can't be used", "Set ENGRAM_DEVICE=auto.")
+    name = torch.cuda.get_device_name(place) if place.type == "cuda" else f"{torch.get_num_threads()} threads"
+    return check("Device", True, f"{place}, {name}")
+
+
+def data_folder(folder: Path) -> Check:
+    there = nearest(folder)
+    good = there.is_dir() and os.access(there, os.W_OK | os.X_OK)
+    detail = str(folder) if good else f"{folder} can't be written to"
+    return check("Data folder", good, detail, "Set ENGRAM_DATA_DIR or give --data-dir.")
+
+
+def disk(folder: Path) -> Check:
+    free = shutil.disk_usage(nearest(folder)).free
+    detail = f"{free / 2**30:.1f} GB free"
+    return check("Disk", True, detail) if free > ROOM else warning("Disk", detail, "Make room for weights.")
+
+
+def nearest(folder: Path) -> Path:
+    """The folder itself, or what is there of its way."""
+    return next(place for place in (folder, *folder.resolve().parents) if place.exists())
+
+
+def platform(name: str, settings: Settings) -> Check:
+    needs = missing(name, settings)
+    title = name.capitalize()
+    return (
+        warning(title, "not configured", f"Set {' and '.join(needs)}.") if needs else check(title, True, "configured")
+    )
+
+
+def check(name: str, good: bool, detail: str, fix: str = "") -> Check:
+    return {"name": name, "state": "ok" if good else "error", "detail": detail, "fix": "" if good else fix}
+
+
+def warning(name: str, detail: str, fix: str) -> Check:
+    return {"name": name, "state": "warning", "detail": detail, "fix": fix}

@@ -1,0 +1,265 @@
+"""How the terminal shows things: rich text for people, or one JSON object, on stdout. Diagnostics go to stderr."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TaskID, TextColumn
+from rich.progress import Progress as Bars
+from rich.rule import Rule
+from rich.table import Table
+
+from core.types import Answer, Document, Page, Progress, Stage, Status
+
+STAGE_WORDS = {
+    Stage.QUEUED: "Waiting",
+    Stage.READING: "Reading",
+    Stage.LEARNING: "Learning",
+    Stage.CHECKING: "Checking",
+    Stage.SAVING: "Saving",
+}
+
+
+CONTROLS = dict.fromkeys(i for i in [*range(32), *range(127, 160)] if chr(i) not in "\n\t")
+
+
+def plain(text: str) -> str:
+    """Text that others wrote, so that neither rich nor the terminal reads orders in it."""
+    return escape(text.translate(CONTROLS))
+
+
+class Screen:
+    """One command's way of telling what happens."""
+
+    def __init__(self, *, json: bool) -> None:
+        self.json = json
+        self.terminated = False  # by SIGTERM, not by Ctrl-C
+        self.out = Console(quiet=json, highlight=False)
+        self.err = Console(stderr=True, highlight=False)
+
+    @property
+    def live(self) -> Console:
+        """For what moves while people wait."""
+        return self.err if self.json else self.out
+
+    def say(self, *things: Any) -> None:
+        """For people; text is rich markup: `plain` what others wrote."""
+        self.out.print(*things)
+
+    def note(self, text: str) -> None:
+        """A plain line on stderr."""
+        self.err.print(text, markup=False, soft_wrap=True)
+
+    def result(self, value: Mapping[str, Any]) -> None:
+        """The JSON object, when it was asked for."""
+        if self.json:
+            print(json.dumps(value, ensure_ascii=False), flush=True)
+
+    def error(self, kind: str, message: str) -> None:
+        self.result({"error": {"kind": kind, "message": message}})
+        self.note(message)
+
+    @contextmanager
+    def waiting(self, text: str) -> Iterator[None]:
+        if not self.live.is_terminal:
+            yield
+            return
+        with self.live.status(text):
+            yield
+
+    @contextmanager
+    def counting(self) -> Iterator[Callable[[str, int, int], None]]:
+        """A bar for (what, done, total)."""
+        with Bars(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), console=self.live) as bars:
+            line = bars.add_task("Loading the model", total=None)
+            yield lambda what, done, total: bars.update(line, description=what, completed=done, total=total)
+
+
+class JobView:
+    """A learning job: a line a stage, with a bar for the steps."""
+
+    def __init__(self, console: Console) -> None:
+        self._bars = Bars(
+            SpinnerColumn(finished_text="[green]✓[/]"),
+            TextColumn("{task.description:<8}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[text]}"),
+            console=console,
+        )
+        self._stage: Stage | None = None
+        self._line: TaskID | None = None
+
+    def __enter__(self) -> JobView:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def show(self, progress: Progress) -> None:
+        stage = progress.job.stage
+        if stage is not self._stage:
+            self._tick_off(progress)
+            self._stage = stage
+            self._line = self._bars.add_task(STAGE_WORDS[stage], total=None, text="") if stage in STAGE_WORDS else None
+        if self._line is not None:
+            total, done = (progress.step.total, progress.step.done) if progress.step else (None, 0)
+            bar = {"total": total, "completed": done} if stage is Stage.LEARNING else {}
+            self._bars.update(self._line, text=job_text(progress, stage), **bar)
+
+    def _tick_off(self, progress: Progress) -> None:
+        """The line of the stage before; not when the job has failed in it."""
+        if self._line is not None and progress.job.stage not in (Stage.FAILED, Stage.CANCELLED):
+            self._bars.update(self._line, total=1, completed=1, text=job_text(progress, self._stage))
+
+
+def job_text(progress: Progress, stage: Stage | None) -> str:
+    """What is known about a stage, on one line."""
+    job, step = progress.job, progress.step
+    if stage is Stage.QUEUED and progress.place:
+        return f"{progress.place} ahead"
+    if stage is Stage.READING:
+        counts = f": {progress.pages} pages, {progress.tokens:,} tokens" if progress.tokens else ""
+        again = f", attempt {job.attempts}" if job.attempts > 1 else ""
+        return plain(job.name) + again + counts
+    if stage is Stage.LEARNING and step:
+        return f"{step.done}/{step.total}, loss {progress.losses[0]:.2f} → {step.loss:.2f}, {progress.seconds:.0f} s"
+    return ""
+
+
+def page_rule(page: Page, tokens: int) -> Rule:
+    return Rule(f"page {page.number} · {tokens:,} tokens", align="left")
+
+
+def side_by_side(answer: Answer) -> Table:
+    """Base and learned answer in two columns, and below them where the learned one comes from."""
+    table = Table(box=box.ROUNDED, expand=True)
+    table.add_column("Base model", ratio=1, header_style="dim")
+    table.add_column("Learned", ratio=1, header_style="bold green")
+    learned = plain(answer.learned.text) if answer.learned else "[dim]nothing is learned in this channel yet[/]"
+    table.add_row(f"[dim]{plain(answer.base.text)}[/]", learned)
+    return table
+
+
+def source_line(answer: Answer) -> str:
+    """document · page · confidence · seconds · the promise about the prompt"""
+    seconds = max(c.seconds for c in (answer.base, answer.learned) if c)
+    parts = [f"{seconds:.1f} s", f"0 document tokens in the prompt ({answer.prompt_tokens} of the question)"]
+    if answer.learned and answer.document:
+        pages = ", ".join(map(str, answer.pages))
+        where = f"page {pages}" if pages else "not found in the document's text"
+        parts = [plain(answer.document.name), where, f"{answer.learned.confidence:.0%} sure", *parts]
+    return f"[dim]{' · '.join(parts)}[/]"
+
+
+def documents_table(documents: Sequence[Document]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("Id", no_wrap=True)
+    table.add_column("Name", overflow="fold")
+    for name in ("Pages", "Tokens", "Loss", "Weights"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("Learned", no_wrap=True)
+    for d in documents:
+        loss = f"{d.metrics.initial_loss:.2f} → {d.metrics.final_loss:.2f}"
+        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(d.learned_at))
+        table.add_row(
+            d.id,
+            plain(d.name),
+            str(d.pages),
+            f"{d.tokens:,}",
+            loss,
+            megabytes(d.weights.bytes),
+            f"{when}, {plain(d.learned_by)}",
+        )
+    return table
+
+
+def status_table(status: Status, channel: str) -> Table:
+    running = f"{status.running.name}, {status.running.stage}" if status.running else "nothing"
+    return facts_table(
+        {
+            "Model": f"{status.model} ({status.fingerprint[:12]})" if status.model else "not loaded",
+            "Device": f"{status.device}, {status.dtype}" if status.device else "",
+            "Learner": status.learner,
+            "Channel": f"{channel}: {status.documents} documents, {megabytes(status.data_bytes)} of weights",
+            "Queue": f"{status.queued} waiting, learning {running}",
+            "Note": " ".join(status.notes),
+        }
+    )
+
+
+def facts_table(facts: Mapping[str, str]) -> Table:
+    """Name and value, without the empty ones."""
+    table = Table.grid(padding=(0, 2))
+    for name, value in facts.items():
+        if value:
+            table.add_row(f"[dim]{name}[/]", plain(value))
+    return table
+
+
+def bench_table(result: Mapping[str, Any]) -> Table:
+    title = f"{result['documents']} documents, {result['questions']} questions, {result['seconds']:.0f} s"
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
+    table.add_column("Condition")
+    table.add_column("Exact match, %", justify="right")
+    table.add_column("F1, %", justify="right")
+    for name, score in result["conditions"].items():
+        table.add_row(name.replace("_", " "), f"{score['em']:.1f}", f"{score['f1']:.1f}")
+    return table
+
+
+def checks_table(checks: Sequence[Mapping[str, Any]]) -> Table:
+    """The doctor's: what was looked at, how it is, what to do."""
+    marks = {"ok": "[green]✓[/]", "warning": "[yellow]![/]", "error": "[red]✗[/]"}
+    table = Table.grid(padding=(0, 2))
+    for check in checks:
+        table.add_row(marks[check["state"]], check["name"], plain(check["detail"]))
+        if check["fix"]:
+            table.add_row("", "", f"[yellow]→ {plain(check['fix'])}[/]")
+    return table
+
+
+def megabytes(count: float) -> str:
+    return f"{count / 2**20:,.1f} MB"
+
+
+# JSON
+
+
+def document_json(document: Document) -> dict[str, Any]:
+    return {key: getattr(document, key) for key in ("id", "name", "pages", "tokens", "sha256")}
+
+
+def learned_json(document: Document, data_dir: Path) -> dict[str, Any]:
+    weights, path = document.weights, str(data_dir / document.weights.path)
+    return {
+        "channel": document.channel,
+        "document": document_json(document),
+        "metrics": asdict(document.metrics),
+        "delta": {"path": path, "bytes": weights.bytes, "sha256": weights.sha256, "learner": weights.learner},
+    }
+
+
+def listed_json(document: Document) -> dict[str, Any]:
+    return {**document_json(document), "learned_at": document.learned_at, "learned_by": document.learned_by}
+
+
+def answer_json(answer: Answer) -> dict[str, Any]:
+    return {
+        "id": answer.id,
+        "question": answer.question,
+        "learned": asdict(answer.learned) if answer.learned else None,
+        "base": asdict(answer.base),
+        "document": asdict(answer.document) if answer.document else None,
+        "pages": list(answer.pages),
+        "prompt_tokens": answer.prompt_tokens,
+    }

@@ -1,0 +1,32 @@
+"""Fixtures that more than one test file needs."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+
+import pytest
+
+from core.ports import Engine, Index, Weights
+from core.runner import Runner
+from core.service import Service
+from core.types import Limits
+from tests.fakes import FakeEngine, read_plain
+
+SMALL = Limits(min_tokens=5, max_tokens=1_000, max_bytes=10_000)
+Open = Callable[..., AbstractAsyncContextManager[Service]]
+
+
+@pytest.fixture
+def open_service(index: Index, weights: Weights) -> Open:
+    """A service with its runner, on real storage and a fake engine: `async with open_service(engine) as service`."""
+
+    @asynccontextmanager
+    async def opened(engine: Engine | None = None, **options: Any) -> AsyncIterator[Service]:
+        options = {"read": read_plain, "limits": SMALL, **options}
+        factory = options.pop("factory", lambda: engine or FakeEngine())
+        async with Runner(factory, index, weights, **options) as runner:
+            yield Service(index, weights, runner, options["limits"])
+
+    return opened

@@ -1,0 +1,313 @@
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import pytest
+
+from core.errors import EngramError, LearningFailed, ModelNotFound, PdfLocked
+from core.pdf import PdfText
+from core.ports import Index, Weights
+from core.service import Service
+from core.types import Job, Limits, Progress, Stage
+from tests.conftest import Open
+from tests.fakes import FakeEngine, plain_pdf
+
+TEXT = "The keeper of the lighthouse is Ada Quill. The lamp burns whale oil. The boat comes on Tuesdays. " * 3
+PDF = plain_pdf(TEXT)
+
+
+async def submit(service: Service, data: bytes = PDF, channel: str = "here") -> Job:
+    return await service.submit(channel, "lighthouse.pdf", data, by="ada")
+
+
+async def learn(service: Service, data: bytes = PDF, channel: str = "here") -> Progress:
+    return await end_of(service, await submit(service, data, channel))
+
+
+async def end_of(service: Service, job: Job) -> Progress:
+    return [progress async for progress in service.watch(job.id)][-1]
+
+
+async def reach(service: Service, job: Job, stage: Stage) -> None:
+    async for progress in service.watch(job.id):
+        if progress.job.stage is stage:
+            return
+
+
+async def test_a_document_is_learned_stage_by_stage(open_service: Open) -> None:
+    async with open_service(FakeEngine(step_seconds=0.01)) as service:
+        seen = [progress async for progress in service.watch((await submit(service)).id)]
+    stages = list(dict.fromkeys(progress.job.stage for progress in seen))
+    assert stages == sorted(stages, key=list(Stage).index)
+    assert {Stage.READING, Stage.LEARNING, Stage.DONE} <= set(stages)
+    last = seen[-1]
+    assert (last.pages, last.tokens) == (1, len(TEXT.split()))
+    assert last.step and last.step.done == last.step.total == len(last.losses)
+    assert last.document and last.document.id == last.job.document_id
+
+
+async def test_the_event_loop_never_stands_still_while_a_job_runs(open_service: Open) -> None:
+    longest, stop = 0.0, False
+
+    async def tick() -> None:
+        nonlocal longest
+        while not stop:
+            before = time.perf_counter()
+            await asyncio.sleep(0.01)
+            longest = max(longest, time.perf_counter() - before - 0.01)
+
+    async with open_service(FakeEngine(step_seconds=0.4, answer_seconds=0.3)) as service:
+        ticker = asyncio.create_task(tick())
+        job = await submit(service)
+        await service.ask("elsewhere", "Who keeps the lighthouse?")
+        await end_of(service, job)
+        stop = True
+        await ticker
+    assert longest < 0.25
+
+
+async def test_a_question_waits_for_one_step_and_not_for_the_job(open_service: Open) -> None:
+    engine = FakeEngine(step_seconds=0.05)
+    async with open_service(engine) as service:
+        job = await submit(service, plain_pdf(TEXT * 5))
+        await reach(service, job, Stage.LEARNING)
+        before = engine.steps
+        await service.ask("here", "Who keeps the lighthouse?")
+        assert engine.steps - before <= 2
+        assert (await end_of(service, job)).job.stage is Stage.DONE
+
+
+async def test_questions_that_wait_together_are_answered_in_one_batch(open_service: Open) -> None:
+    engine = FakeEngine(answer_seconds=0.2)
+    async with open_service(engine) as service:
+        await learn(service)
+        first = asyncio.create_task(service.ask("here", "What burns?"))
+        while not engine.batches:
+            await asyncio.sleep(0.01)
+        await asyncio.gather(first, *(service.ask("here", f"When comes boat {n}?") for n in range(5)))
+    assert [len(batch) for batch in engine.batches] == [2, 10]
+
+
+async def test_a_batch_is_capped_and_nobody_is_left_out(open_service: Open) -> None:
+    engine = FakeEngine(answer_seconds=0.01)
+    async with open_service(engine, batch_rows=4) as service:
+        await learn(service)
+        answers = await asyncio.gather(*(service.ask("here", f"When comes the boat {n}?") for n in range(9)))
+    assert max(len(batch) for batch in engine.batches) <= 4
+    assert [answer.question for answer in answers] == [f"When comes the boat {n}?" for n in range(9)]
+
+
+async def test_one_bad_question_does_not_cost_the_others_their_answers(open_service: Open) -> None:
+    async with open_service(FakeEngine(answer_seconds=0.05)) as service:
+        await learn(service)
+        questions = ["Who?", "What burns?", "explode", "When comes the boat?"]
+        answers = await asyncio.gather(*(service.ask("here", q) for q in questions), return_exceptions=True)
+    assert [isinstance(answer, Exception) for answer in answers] == [False, False, True, False]
+    assert "secret" not in str(answers[2])
+
+
+async def test_the_engine_is_called_from_one_thread_only(open_service: Open) -> None:
+    engine = FakeEngine()
+    async with open_service(engine) as service:
+        await asyncio.gather(learn(service), *(service.ask("here", f"Who is {n}?") for n in range(3)))
+    assert len(engine.threads) == 1
+
+
+async def test_a_running_job_is_cancelled_between_steps_and_nothing_is_kept(
+    open_service: Open, weights: Weights
+) -> None:
+    engine = FakeEngine(step_seconds=0.02)
+    async with open_service(engine) as service:
+        job = await submit(service)
+        await reach(service, job, Stage.LEARNING)
+        (ended,) = await service.cancel("here", job.id)
+        assert ended.stage is Stage.CANCELLED
+        assert engine.closed == 1
+        assert await service.documents("here") == []
+        assert weights.sweep([]) == []
+        assert (await learn(service)).job.stage is Stage.DONE  # the same file may come again
+
+
+async def test_a_queued_job_is_cancelled_at_once(open_service: Open) -> None:
+    async with open_service(FakeEngine(step_seconds=0.05)) as service:
+        running, waiting = await submit(service), await submit(service, plain_pdf(TEXT, "More."))
+        ending = asyncio.create_task(end_of(service, waiting))
+        await reach(service, running, Stage.LEARNING)
+        await service.cancel("here", waiting.id)
+        assert (await ending).job.stage is Stage.CANCELLED
+        assert (await end_of(service, running)).job.stage is Stage.DONE
+
+
+async def test_cancelling_does_not_wait_for_a_slow_reader(open_service: Open) -> None:
+    given_up = asyncio.Event()
+
+    async def read_forever(data: bytes, limits: Limits) -> PdfText:
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            given_up.set()
+        raise AssertionError
+
+    async with open_service(read=read_forever) as service:
+        job = await submit(service)
+        await reach(service, job, Stage.READING)
+        async with asyncio.timeout(2):
+            await service.cancel("here")
+    assert given_up.is_set()
+
+
+async def test_closing_puts_the_job_back_and_the_next_start_learns_it(open_service: Open, index: Index) -> None:
+    engine = FakeEngine(step_seconds=0.02)
+    async with open_service(engine) as service:
+        job = await submit(service)
+        await reach(service, job, Stage.LEARNING)
+        watcher = asyncio.create_task(end_of(service, job))
+        await asyncio.sleep(0.05)
+    with pytest.raises(EngramError, match="next start"):
+        await watcher
+    assert engine.closed == 1
+    assert (await index.job(job.id)).stage is Stage.QUEUED
+    async with open_service() as service:
+        assert (await end_of(service, job)).job.stage is Stage.DONE
+
+
+async def test_a_job_of_a_killed_process_is_taken_up_again_and_says_so(open_service: Open, index: Index) -> None:
+    async with open_service(learning=False) as service:
+        await submit(service)
+    killed = await index.next_job()
+    assert killed
+    async with open_service() as service:
+        assert killed.id in {job.id for job in await service.pending_deliveries()}
+        last = await end_of(service, killed)
+    assert last.job.stage is Stage.DONE
+    assert last.job.attempts == 2
+
+
+async def test_weights_that_no_document_names_are_removed_at_the_start(open_service: Open, weights: Weights) -> None:
+    engine = FakeEngine()
+    steps = engine.learn(engine.chunk((await read(PDF)).pages), title="")
+    learned = await asyncio.to_thread(drive, steps)
+    weights.save("orphan", "here", learned, base=engine.fingerprint, learner=engine.learner)
+    async with open_service():
+        assert weights.sweep([]) == []
+
+
+async def read(data: bytes) -> PdfText:
+    from tests.fakes import read_plain
+
+    return await read_plain(data, Limits())
+
+
+def drive(steps):
+    try:
+        while True:
+            next(steps)
+    except StopIteration as end:
+        return end.value
+
+
+async def test_an_engine_that_cannot_be_loaded_is_reported_to_everyone(open_service: Open, index: Index) -> None:
+    gate = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def factory() -> FakeEngine:
+        asyncio.run_coroutine_threadsafe(gate.wait(), loop).result()
+        raise OSError("/secret/model is gone")
+
+    async with open_service(factory=factory) as service:
+        job = await submit(service)
+        watcher = asyncio.create_task(end_of(service, job))
+        asking = asyncio.create_task(service.ask("here", "Who?"))
+        await asyncio.sleep(0.01)
+        gate.set()
+        for waiting in (watcher, asking):
+            with pytest.raises(ModelNotFound):
+                await waiting
+        with pytest.raises(ModelNotFound):
+            await submit(service, plain_pdf(TEXT, "More."))
+        with pytest.raises(ModelNotFound):
+            await end_of(service, job)
+        assert (await service.status("here")).notes == (str(ModelNotFound()),)
+    assert (await index.job(job.id)).stage is Stage.QUEUED
+
+
+async def test_a_refusal_ends_the_job_with_its_sentence_and_the_next_one_runs(open_service: Open) -> None:
+    async def read_locked(data: bytes, limits: Limits) -> PdfText:
+        if b"locked" in data:
+            raise PdfLocked
+        return await read(data)
+
+    async with open_service(read=read_locked) as service:
+        first, second = await submit(service, plain_pdf("locked")), await submit(service)
+        last = await end_of(service, first)
+        assert (last.job.stage, last.job.error) == (Stage.FAILED, str(PdfLocked()))
+        assert isinstance(last.failure, PdfLocked)
+        assert (await end_of(service, second)).job.stage is Stage.DONE
+
+
+async def test_an_unexpected_error_is_logged_and_its_text_shown_to_nobody(
+    open_service: Open, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with open_service(FakeEngine(fail_at_step=2, learn_error=RuntimeError("/secret/path"))) as service:
+        last = await learn(service)
+    assert last.job.error == str(LearningFailed())
+    assert "/secret/path" in caplog.text
+
+
+async def test_weights_that_are_not_finite_are_never_kept(open_service: Open) -> None:
+    class Diverging(FakeEngine):
+        def learn(self, chunks, *, title):
+            learned = yield from super().learn(chunks, title=title)
+            return replace(learned, metrics=replace(learned.metrics, delta_norm=float("nan")))
+
+    async with open_service(Diverging()) as service:
+        last = await learn(service)
+        assert isinstance(last.failure, LearningFailed)
+        assert await service.documents("here") == []
+
+
+@pytest.mark.parametrize(("text", "words"), [("Too short.", "only 2 tokens"), (TEXT * 40, "the limit is 1,000")])
+async def test_a_document_of_the_wrong_length_is_refused_with_the_limit(
+    open_service: Open, text: str, words: str
+) -> None:
+    async with open_service(limits=Limits(min_tokens=5, max_tokens=1_000)) as service:
+        assert words in (await learn(service, plain_pdf(text))).job.error
+
+
+async def test_a_row_that_cannot_be_written_leaves_no_weights(
+    open_service: Open, index: Index, weights: Weights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def full(*_: object) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(index, "finish_job", full)
+    async with open_service() as service:
+        assert (await learn(service)).job.stage is Stage.FAILED
+    assert weights.sweep([]) == []
+
+
+async def test_a_waiting_job_knows_its_place_and_a_slow_watcher_sees_the_end(open_service: Open) -> None:
+    async with open_service(FakeEngine(step_seconds=0.02)) as service:
+        jobs = [await submit(service, plain_pdf(TEXT, str(n))) for n in range(3)]
+        seen = [progress async for progress in slowly(service.watch(jobs[2].id))]
+    places = [progress.place for progress in seen if progress.job.stage is Stage.QUEUED]
+    assert places == sorted(places, reverse=True)
+    assert places[0] == 2
+    assert seen[-1].job.stage is Stage.DONE
+
+
+async def slowly(feed: AsyncIterator[Progress]) -> AsyncIterator[Progress]:
+    async for progress in feed:
+        yield progress
+        await asyncio.sleep(0.05)
+
+
+async def test_a_late_watcher_sees_how_it_ended(open_service: Open) -> None:
+    async with open_service() as service:
+        job = await submit(service)
+        first, again = await end_of(service, job), await end_of(service, job)
+    assert again.document == first.document
+    assert again.job.stage is Stage.DONE

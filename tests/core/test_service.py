@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from core.errors import AlreadyKnown, NotAPdf, NotFound, PdfTooBig, Refused
+from core.ports import Index, Weights
+from core.service import MAX_QUESTION, Service, harmless_name
+from core.types import Document, Stage
+from tests.conftest import Open
+from tests.fakes import FakeEngine, plain_pdf
+
+LIGHTHOUSE = plain_pdf(
+    "The keeper of the lighthouse is Ada Quill. The lamp burns whale oil. Its tower is painted green every spring.",
+    "The supply boat comes on Tuesdays. In winter nobody comes at all, and the keeper reads by the lamp.",
+)
+BAKERY = plain_pdf("The bakery opens at five. The baker is Tomas Reed. Rye bread is sold out by noon on most days.")
+
+
+async def learn(
+    service: Service, data: bytes = LIGHTHOUSE, name: str = "lighthouse.pdf", channel: str = "here"
+) -> Document:
+    job = await service.submit(channel, name, data, by="ada")
+    last = [progress async for progress in service.watch(job.id)][-1]
+    assert last.document, last.job.error
+    return last.document
+
+
+async def test_what_is_no_pdf_is_refused_before_anything_is_stored(open_service: Open) -> None:
+    async with open_service(learning=False) as service:
+        with pytest.raises(NotAPdf):
+            await service.submit("here", "page.pdf", b"<!DOCTYPE html><p>Please sign in</p>", by="ada")
+        assert await service.jobs("here") == []
+
+
+async def test_a_file_over_the_limit_is_refused(open_service: Open) -> None:
+    async with open_service(learning=False) as service:
+        with pytest.raises(PdfTooBig, match="limit"):
+            await service.submit("here", "big.pdf", b"%PDF-" + bytes(10_000), by="ada")
+
+
+async def test_a_job_is_durable_when_submit_returns(open_service: Open) -> None:
+    async with open_service(learning=False) as service:
+        job = await service.submit("here", "lighthouse.pdf", LIGHTHOUSE, by="ada", reply_to="message 7")
+    async with open_service(learning=False) as service:
+        (stored,) = await service.pending_deliveries()
+    assert (stored.id, stored.reply_to, stored.stage) == (job.id, "message 7", Stage.QUEUED)
+
+
+async def test_the_same_file_sent_twenty_times_at_once_is_one_job(open_service: Open) -> None:
+    async with open_service() as service:
+        sent = (service.submit("here", f"{n}.pdf", LIGHTHOUSE, by="ada") for n in range(20))
+        results = await asyncio.gather(*sent, return_exceptions=True)
+        assert sum(isinstance(result, AlreadyKnown) for result in results) == 19
+        assert len(await service.jobs("here")) == 1
+
+
+async def test_without_a_document_only_the_base_model_answers(open_service: Open) -> None:
+    async with open_service() as service:
+        answer = await service.ask("here", "Who keeps the lighthouse?")
+    assert answer.learned is None
+    assert answer.document is None
+    assert answer.base.text
+    assert answer.id
+
+
+async def test_a_question_is_answered_by_the_document_that_it_is_about(open_service: Open) -> None:
+    engine = FakeEngine()
+    async with open_service(engine) as service:
+        await learn(service, BAKERY, "bakery.pdf")
+        lighthouse = await learn(service)
+        answer = await service.ask("here", "Who is the keeper of the lighthouse?")
+    assert answer.document and answer.document.id == lighthouse.id
+    assert answer.learned and answer.learned.text == "The keeper of the lighthouse is Ada Quill"
+    assert answer.base.text != answer.learned.text
+    assert answer.pages == (1,)
+    assert answer.prompt_tokens == 7
+    assert [ask.weights is None for ask in engine.batches[-1]] == [False, True]
+
+
+async def test_a_document_named_by_the_asker_answers_whatever_the_question(open_service: Open) -> None:
+    async with open_service() as service:
+        bakery = await learn(service, BAKERY, "bakery.pdf")
+        await learn(service)
+        answer = await service.ask("here", "Who is the keeper of the lighthouse?", document="bakery")
+        assert answer.document and answer.document.id == bakery.id
+        with pytest.raises(NotFound):
+            await service.ask("here", "Who?", document="harbour")
+
+
+async def test_a_channel_knows_nothing_of_another_channels_documents(open_service: Open) -> None:
+    async with open_service() as service:
+        document = await learn(service, channel="here")
+        assert (await service.ask("there", "Who is the keeper of the lighthouse?")).learned is None
+        assert await service.documents("there") == []
+        with pytest.raises(NotFound):
+            await service.forget("there", document.id)
+        with pytest.raises(NotFound):
+            await service.ask("there", "Who?", document=document.id)
+
+
+@pytest.mark.parametrize("question", ["", "   \n", "w" * (MAX_QUESTION + 1)])
+async def test_an_empty_or_endless_question_is_refused(open_service: Open, question: str) -> None:
+    async with open_service(learning=False) as service:
+        with pytest.raises(Refused):
+            await service.ask("here", question)
+
+
+async def test_forgetting_one_document_leaves_the_other(open_service: Open, weights: Weights) -> None:
+    async with open_service() as service:
+        lighthouse, bakery = await learn(service), await learn(service, BAKERY, "bakery.pdf")
+        forgotten = await service.forget("here", "lighthouse.pdf")
+        assert forgotten.id == lighthouse.id
+        assert [document.id for document in await service.documents("here")] == [bakery.id]
+        answer = await service.ask("here", "Who is the baker?")
+        assert answer.learned and "Tomas Reed" in answer.learned.text
+        assert weights.sweep([bakery.weights]) == []
+
+
+async def test_a_reset_erases_one_channel_and_ends_its_jobs(open_service: Open, weights: Weights) -> None:
+    async with open_service(FakeEngine(step_seconds=0.02)) as service:
+        await learn(service)
+        kept = await learn(service, channel="there")
+        running = await service.submit("here", "bakery.pdf", BAKERY * 10, by="ada")
+        watching = asyncio.create_task(end(service, running.id))
+        await asyncio.sleep(0.05)
+        assert await service.reset("here") == 1
+        assert await watching is Stage.CANCELLED
+        assert (await service.documents("here"), await service.jobs("here")) == ([], [])
+        assert [document.id for document in await service.documents("there")] == [kept.id]
+        assert weights.sweep([kept.weights]) == []
+        assert (await service.ask("here", "Who is the keeper?")).learned is None
+
+
+async def end(service: Service, job_id: str) -> Stage:
+    return [progress.job.stage async for progress in service.watch(job_id)][-1]
+
+
+async def test_cancelling_what_is_not_there_says_so(open_service: Open) -> None:
+    async with open_service() as service:
+        with pytest.raises(NotFound):
+            await service.cancel("here", "nothing")
+        assert await service.cancel("here") == []
+
+
+async def test_the_status_tells_the_model_the_queue_and_the_documents(open_service: Open) -> None:
+    async with open_service(FakeEngine(step_seconds=0.05)) as service:
+        await learn(service)
+        jobs = [await service.submit("there", name, plain_pdf(name * 9 + BAKERY.decode()), by="ada") for name in "ab"]
+        async for progress in service.watch(jobs[0].id):
+            if progress.job.stage is Stage.LEARNING:
+                break
+        status = await service.status("here")
+    assert (status.model, status.documents, status.queued) == ("fake", 1, 1)
+    assert status.running and status.running.id == jobs[0].id
+    assert status.data_bytes > 0
+
+
+async def test_an_end_is_to_be_delivered_until_it_was(open_service: Open) -> None:
+    async with open_service() as service:
+        await learn(service)
+        (job,) = await service.pending_deliveries()
+        assert job.stage is Stage.DONE
+        await service.delivered(job.id)
+        assert await service.pending_deliveries() == []
+
+
+async def test_feedback_is_taken_for_answers_of_the_channel_only(open_service: Open, index: Index) -> None:
+    async with open_service() as service:
+        answer = await service.ask("here", "Who?")
+        await service.feedback("here", answer.id, by="ada", helpful=True)
+        with pytest.raises(NotFound):
+            await service.feedback("there", answer.id, by="eve", helpful=False)
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ("../../x.pdf", "x.pdf"),
+        ("/etc/passwd", "passwd"),
+        ("C:\\x.pdf", "x.pdf"),
+        ("a\x00b\nc.pdf", "ab c.pdf"),
+        ("fdp\u202egpj.pdf", "fdpgpj.pdf"),
+        ("", "document.pdf"),
+        ("...", "document.pdf"),
+        ("' OR 1=1--.pdf", "' OR 1=1--.pdf"),
+        ("n" * 300 + ".pdf", "n" * 116 + ".pdf"),
+        ("Übersicht 🗼.pdf", "Übersicht 🗼.pdf"),
+    ],
+)
+def test_a_file_name_is_made_harmless(given: str, shown: str) -> None:
+    assert harmless_name(given) == shown
