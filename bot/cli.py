@@ -35,6 +35,11 @@ DataDir = Annotated[Path | None, typer.Option("--data-dir", metavar="DIR", help=
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Pdf = Annotated[Path, typer.Argument(metavar="FILE.pdf")]
 
+
+# Every command takes these, so that a script may add them to any; here they mean nothing.
+NoChannel = Annotated[str, typer.Option("--channel", hidden=True)]
+NoDataDir = Annotated[Path | None, typer.Option("--data-dir", hidden=True)]
+
 Command = Callable[["Screen", "Settings"], Coroutine[Any, Any, None]]
 
 
@@ -50,7 +55,7 @@ def main() -> None:
 
 
 @cli.command()
-def read(file: Pdf, json: Json = False) -> None:
+def read(file: Pdf, channel: NoChannel = "", data_dir: NoDataDir = None, json: Json = False) -> None:
     """Show what a PDF becomes, or why it is refused. No model is loaded."""
 
     async def command(screen: Screen, settings: Settings) -> None:
@@ -68,7 +73,7 @@ def read(file: Pdf, json: Json = False) -> None:
         check_length(sum(tokens), settings.limits)
         for page, count in zip(text.pages, tokens, strict=True):
             screen.say(page_rule(page, count))
-            screen.say(plain(page.text))
+            screen.say(plain(page.text), soft_wrap=True)
         screen.say(f"\n[bold]{len(text.pages)} pages, {sum(tokens):,} tokens[/]")
         for note in text.notes:
             screen.say(plain(note))
@@ -211,17 +216,15 @@ def status(channel: Channel = "local", data_dir: DataDir = None, json: Json = Fa
 
 
 @cli.command()
-def demo(data_dir: DataDir = None, json: Json = False) -> None:
+def demo(channel: Channel = "demo", data_dir: DataDir = None, json: Json = False) -> None:
     """Learn the sample document and ask it six questions."""
+    from functools import partial
     from tempfile import TemporaryDirectory
 
     from bot.demo import play
 
-    if data_dir is not None:
-        run(play, json, data_dir)
-        return
     with TemporaryDirectory(prefix="engram-demo-") as folder:
-        run(play, json, Path(folder))
+        run(partial(play, channel), json, data_dir or Path(folder))
 
 
 @cli.command()
@@ -229,6 +232,8 @@ def bench(
     squad: Annotated[Path, typer.Option(metavar="FILE", help="Questions in SQuAD's JSON; each article is a document.")],
     documents: Annotated[int | None, typer.Option(min=1, help="Only so many articles.")] = None,
     output: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the figures there, as JSON.")] = None,
+    channel: NoChannel = "",
+    data_dir: NoDataDir = None,
     json: Json = False,
 ) -> None:
     """Measure base, learned, wrong-document and in-context answers."""
@@ -257,7 +262,7 @@ def bench(
 
 
 @cli.command()
-def doctor(data_dir: DataDir = None, json: Json = False) -> None:
+def doctor(channel: NoChannel = "", data_dir: DataDir = None, json: Json = False) -> None:
     """Check the installation, and say what to do."""
 
     async def command(screen: Screen, settings: Settings) -> None:
@@ -275,7 +280,7 @@ def doctor(data_dir: DataDir = None, json: Json = False) -> None:
 
 
 @cli.command()
-def serve(data_dir: DataDir = None, json: Json = False) -> None:
+def serve(channel: NoChannel = "", data_dir: DataDir = None, json: Json = False) -> None:
     """Run the bot on every platform that is configured, until it is told to stop."""
 
     async def command(screen: Screen, settings: Settings) -> None:

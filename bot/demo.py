@@ -12,10 +12,9 @@ if TYPE_CHECKING:
     from bot.terminal import Screen
 
 SAMPLE = Path(__file__).parents[1] / "core" / "evaluation" / "sample"
-CHANNEL = "demo"
 
 
-async def play(screen: Screen, settings: Settings) -> None:
+async def play(channel: str, screen: Screen, settings: Settings) -> None:
     from bot.app import open_app
     from bot.cli import learn_file, me
     from bot.terminal import learned_json, plain
@@ -23,14 +22,14 @@ async def play(screen: Screen, settings: Settings) -> None:
     data = (SAMPLE / "sample.pdf").read_bytes()
     screen.say("[bold]1. Learn a document[/] that no model has read: invented facts, ten pages.\n")
     async with open_app(settings) as app:
-        await _forget_earlier(app, data)
-        document = await learn_file(screen, app, CHANNEL, "sample.pdf", data)
+        await _forget_earlier(app, channel, data)
+        document = await learn_file(screen, app, channel, "sample.pdf", data)
         screen.say(
             f"\n{plain(document.name)} is now {document.weights.bytes / 2**20:.1f} MB of weights, "
             f"learned in {document.metrics.seconds:.0f} s.\n"
         )
         screen.say("[bold]2. Ask about it.[/] The prompt holds the question and nothing of the document.\n")
-        answers = [await _ask(screen, app, question) for question in questions()]
+        answers = [await _ask(screen, app, channel, question) for question in questions()]
     screen.say("[bold]3. Go on[/] with a document of your own:\n")
     for command in ("learn YOUR.pdf", 'ask "YOUR QUESTION"', "serve", "--help"):
         screen.say(f"    {me()} {command}")
@@ -44,26 +43,26 @@ def questions() -> list[dict[str, Any]]:
     return sorted((q for q in every if q["id"].startswith("demo-")), key=lambda q: q["id"])
 
 
-async def _forget_earlier(app: App, data: bytes) -> None:
+async def _forget_earlier(app: App, channel: str, data: bytes) -> None:
     """What an earlier demonstration left in the same data folder."""
     from core.service import sha256
 
     same = sha256(data)
-    for job in await app.service.jobs(CHANNEL):
+    for job in await app.service.jobs(channel):
         if job.sha256 == same:
-            await app.service.cancel(CHANNEL, job.id)
-    for document in await app.service.documents(CHANNEL):
+            await app.service.cancel(channel, job.id)
+    for document in await app.service.documents(channel):
         if document.sha256 == same:
-            await app.service.forget(CHANNEL, document.id)
+            await app.service.forget(channel, document.id)
 
 
-async def _ask(screen: Screen, app: App, question: dict[str, Any]) -> dict[str, Any]:
+async def _ask(screen: Screen, app: App, channel: str, question: dict[str, Any]) -> dict[str, Any]:
     from bot.cli import show_answer
     from bot.terminal import answer_json, plain
 
     expected = question["answers"][0]["text"]
     with screen.waiting("Thinking"):
-        answer = await app.service.ask(CHANNEL, question["question"], by="local")
+        answer = await app.service.ask(channel, question["question"], by="local")
     screen.say(f"[bold]{plain(answer.question)}[/]  [dim]The document says: {plain(expected)}[/]")
     show_answer(screen, answer)
     screen.say()

@@ -51,9 +51,9 @@ class Screen:
         """For what moves while people wait."""
         return self.err if self.json else self.out
 
-    def say(self, *things: Any) -> None:
+    def say(self, *things: Any, soft_wrap: bool = False) -> None:
         """For people; text is rich markup: `plain` what others wrote."""
-        self.out.print(*things)
+        self.out.print(*things, soft_wrap=soft_wrap)
 
     def note(self, text: str) -> None:
         """A plain line on stderr."""

@@ -19,6 +19,7 @@ class Learned:
     tensors: Mapping[str, Tensor]
     sections: tuple[int, ...]  # for each chunk, the section whose tensors learned it
     metrics: Metrics
+    questions: tuple[str, ...] = ()  # examples that it can answer
 
 
 @dataclass(frozen=True)

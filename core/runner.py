@@ -293,6 +293,7 @@ class Runner:
             learned_by=job.requested_by,
             metrics=replace(learned.metrics, notes=(*text.notes, *learned.metrics.notes)),
             weights=record,
+            questions=learned.questions,
         )
         try:
             if work.cancelled:
