@@ -60,21 +60,21 @@ def read(file: Pdf, channel: NoChannel = "", data_dir: NoDataDir = None, json: J
 
     async def command(screen: Screen, settings: Settings) -> None:
         from bot.terminal import page_rule, plain
+        from core.chunks import check_length, encoder, join_pages
         from core.model import load_tokenizer
         from core.pdf import read_pdf
-        from core.runner import check_length
         from core.service import check_upload, harmless_name, sha256
 
         data = load_file(file)
         check_upload(data, settings.limits)
-        tokenizer = load_tokenizer(settings.model)
+        encode = encoder(load_tokenizer(settings.model))
         text = await read_pdf(data, settings.limits)
-        tokens = [len(tokenizer.encode(page.text, add_special_tokens=False).ids) for page in text.pages]
-        check_length(sum(tokens), settings.limits)
-        for page, count in zip(text.pages, tokens, strict=True):
-            screen.say(page_rule(page, count))
+        tokens = len(encode(join_pages(text.pages))[0])
+        check_length(tokens, settings.limits)
+        for page in text.pages:
+            screen.say(page_rule(page))
             screen.say(plain(page.text), soft_wrap=True)
-        screen.say(f"\n[bold]{len(text.pages)} pages, {sum(tokens):,} tokens[/]")
+        screen.say(f"\n[bold]{len(text.pages)} pages, {tokens:,} tokens[/]")
         for note in text.notes:
             screen.say(plain(note))
         screen.result(
@@ -83,7 +83,7 @@ def read(file: Pdf, channel: NoChannel = "", data_dir: NoDataDir = None, json: J
                 "bytes": len(data),
                 "sha256": sha256(data),
                 "pages": len(text.pages),
-                "tokens": sum(tokens),
+                "tokens": tokens,
                 "text": "\f".join(page.text for page in text.pages),
                 "notes": list(text.notes),
             }

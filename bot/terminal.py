@@ -136,8 +136,8 @@ def job_text(progress: Progress, stage: Stage | None) -> str:
     return ""
 
 
-def page_rule(page: Page, tokens: int) -> Rule:
-    return Rule(f"page {page.number} · {tokens:,} tokens", align="left")
+def page_rule(page: Page) -> Rule:
+    return Rule(f"page {page.number}", align="left", style="dim")
 
 
 def side_by_side(answer: Answer) -> Table:

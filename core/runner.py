@@ -17,8 +17,9 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any, TypeVar
 
+from core.chunks import check_length
 from core.device import BATCH_ROWS, Device
-from core.errors import Cancelled, EngramError, LearningFailed, NotFound, PdfTooLong, PdfTooShort
+from core.errors import Cancelled, EngramError, LearningFailed, NotFound
 from core.feed import Feed, Feeds
 from core.pdf import PdfText, read_pdf
 from core.ports import Engine, Index, Learned, Weights
@@ -335,16 +336,6 @@ class _Work:
 
 class _Interrupted(Exception):
     """The runner is closing: the job goes back to the queue."""
-
-
-def check_length(tokens: int, limits: Limits) -> None:
-    """Raises: PdfTooShort, PdfTooLong."""
-    if tokens < limits.min_tokens:
-        raise PdfTooShort(
-            f"This PDF has only {tokens:,} tokens of text; the least to learn from is {limits.min_tokens:,}."
-        )
-    if tokens > limits.max_tokens:
-        raise PdfTooLong(f"This PDF has {tokens:,} tokens of text; the limit is {limits.max_tokens:,}.")
 
 
 def check_learned(learned: Learned, chunks: Sequence[Chunk]) -> None:

@@ -2,20 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from core.ports import Engine, Index, Weights
+from core.ports import Engine
 from core.runner import Runner
 from core.service import Service
 from core.types import Limits
+from storage.folder import DataFolder
+from storage.index import Index
+from storage.weights import Weights
 from tests.fakes import FakeEngine, read_plain
 
 SMALL = Limits(min_tokens=5, max_tokens=1_000, max_bytes=10_000)
 Open = Callable[..., AbstractAsyncContextManager[Service]]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[DataFolder]:
+    with DataFolder(tmp_path / "data") as opened:
+        yield opened
+
+
+@pytest.fixture
+async def index(folder: DataFolder) -> AsyncIterator[Index]:
+    async with Index(folder.index) as opened:
+        yield opened
+
+
+@pytest.fixture
+def weights(folder: DataFolder) -> Weights:
+    return Weights(folder.weights)
 
 
 @pytest.fixture

@@ -269,7 +269,9 @@ async def test_weights_that_are_not_finite_are_never_kept(open_service: Open) ->
         assert await service.documents("here") == []
 
 
-@pytest.mark.parametrize(("text", "words"), [("Too short.", "only 2 tokens"), (TEXT * 40, "the limit is 1,000")])
+@pytest.mark.parametrize(
+    ("text", "words"), [("Too short.", "at least 5 are needed"), (TEXT * 40, "the limit is 1,000")]
+)
 async def test_a_document_of_the_wrong_length_is_refused_with_the_limit(
     open_service: Open, text: str, words: str
 ) -> None:

@@ -1,0 +1,50 @@
+"""The composition root: the one place that knows every part, and puts them together."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+
+from bot.settings import Settings
+from core.ports import Engine
+from core.runner import Runner
+from core.service import Service
+from storage.folder import DataFolder
+from storage.index import Index
+from storage.weights import Weights
+
+
+@dataclass(frozen=True)
+class App:
+    """What the platforms and the terminal work with."""
+
+    settings: Settings
+    service: Service
+    runner: Runner
+
+
+@asynccontextmanager
+async def open_app(settings: Settings, *, learning: bool = True) -> AsyncIterator[App]:
+    """Everything wired and running; closed in reverse order on leaving.
+
+    Args:
+        learning: load the model at once and work off the queue; otherwise only answer, list and erase.
+
+    Raises: DataFolderBusy, DataTooNew, SetupError.
+    """
+    with DataFolder(settings.data_dir) as folder:
+        weights = Weights(folder.weights)
+        async with (
+            Index(folder.index) as index,
+            Runner(partial(load_engine, settings), index, weights, settings.limits, learning=learning) as runner,
+        ):
+            yield App(settings, Service(index, weights, runner, settings.limits), runner)
+
+
+def load_engine(settings: Settings) -> Engine:
+    """Blocking, and slow: torch is imported here. Raises: ModelNotFound."""
+    from core.engine import Engine
+
+    return Engine.load(settings.engine)

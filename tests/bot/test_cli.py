@@ -1,0 +1,261 @@
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from bot.cli import cli
+from tests.fakes import FakeEngine, make_pdf
+
+ROOT = Path(__file__).parents[2]
+FACTS = "The keeper of the lighthouse is Ada Quill.\nThe lamp burns whale oil.\nThe boat comes on Tuesdays.\n" * 20
+COMMANDS = ["read", "learn", "ask", "docs", "forget", "reset", "status", "demo", "bench", "doctor", "serve"]
+
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
+    fake = FakeEngine(chunk_size=400)
+    monkeypatch.setattr("bot.app.load_engine", lambda settings: fake)
+    return fake
+
+
+@pytest.fixture
+def pdf(tmp_path: Path) -> Path:
+    file = tmp_path / "lighthouse.pdf"
+    file.write_bytes(make_pdf(FACTS, FACTS))
+    return file
+
+
+@pytest.fixture
+def engram(tmp_path: Path):
+    """Run a command with --json in a data folder of its own -> (exit status, JSON object, stderr)."""
+
+    def run(*arguments: object) -> tuple[int, Any, str]:
+        where = [] if arguments[0] in ("read", "bench") else ["--data-dir", str(tmp_path / "data")]
+        result = CliRunner().invoke(cli, [*map(str, arguments), *where, "--json"])
+        return result.exit_code, json.loads(result.stdout), result.stderr
+
+    return run
+
+
+def test_help_imports_nothing_heavy() -> None:
+    heavy = "{'torch', 'asyncio', 'rich', 'pydantic', 'transformers'}"
+    code = f"import sys, bot.cli; print(sorted({heavy} & set(sys.modules)))"
+    loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert loaded.stdout.strip() == "[]"
+
+
+def test_help_names_every_command() -> None:
+    listed = CliRunner().invoke(cli, ["--help"]).stdout
+    assert [command for command in COMMANDS if f"  {command} " not in listed] == []
+
+
+def test_a_wrong_command_is_a_usage_error() -> None:
+    assert CliRunner().invoke(cli, ["teach"]).exit_code == 2
+    assert CliRunner().invoke(cli, ["learn"]).exit_code == 2
+
+
+def test_read_shows_pages_tokens_and_text(engram, pdf: Path) -> None:
+    status, read, _ = engram("read", pdf)
+    assert (status, read["pages"], read["name"]) == (0, 2, "lighthouse.pdf")
+    assert read["tokens"] > 500
+    assert "Ada Quill" in read["text"]
+
+
+def test_what_is_no_pdf_is_refused_by_read_and_by_learn(engram, engine: FakeEngine, tmp_path: Path) -> None:
+    page = tmp_path / "page.pdf"
+    page.write_text("<!DOCTYPE html><p>Please sign in")
+    for command in ("read", "learn"):
+        status, answer, stderr = engram(command, page)
+        assert (status, answer["error"]["kind"]) == (1, "NotAPdf")
+        assert answer["error"]["message"] in stderr
+
+
+def test_a_document_without_enough_text_keeps_its_kind_of_error(engram, engine: FakeEngine, tmp_path: Path) -> None:
+    short = tmp_path / "short.pdf"
+    short.write_bytes(make_pdf("Two words"))
+    for command in ("read", "learn"):
+        assert engram(command, short)[1]["error"]["kind"] == "PdfTooShort"
+
+
+def test_a_missing_file_is_one_sentence(engram, engine: FakeEngine) -> None:
+    status, answer, stderr = engram("learn", "nowhere.pdf")
+    assert status == 1
+    assert "nowhere.pdf" in answer["error"]["message"]
+    assert "Traceback" not in stderr
+
+
+def test_learn_ask_list_forget(engram, engine: FakeEngine, pdf: Path, tmp_path: Path) -> None:
+    status, learned, _ = engram("learn", pdf)
+    assert status == 0
+    assert set(learned["document"]) == {"id", "name", "pages", "tokens", "sha256"}
+    assert {"initial_loss", "final_loss", "loss_history", "chunks", "tokens", "seconds", "delta_norm"} <= set(
+        learned["metrics"]
+    )
+    assert Path(learned["delta"]["path"]).stat().st_size == learned["delta"]["bytes"]
+
+    _, answer, _ = engram("ask", "Who is the keeper?")
+    assert "Ada Quill" in answer["learned"]["text"]
+    assert answer["base"]["text"] != answer["learned"]["text"]
+    assert {"text", "tokens", "seconds"} <= set(answer["base"])
+    assert answer["document"] == {"id": learned["document"]["id"], "name": "lighthouse.pdf"}
+    assert answer["prompt_tokens"] == 4
+
+    assert [document["id"] for document in engram("docs")[1]["documents"]] == [learned["document"]["id"]]
+    assert engram("learn", pdf)[1]["error"]["kind"] == "AlreadyKnown"
+    assert engram("forget", "lighthouse")[0] == 0
+    assert engram("docs")[1]["documents"] == []
+    assert engram("ask", "Who is the keeper?")[1]["document"] is None
+    assert not Path(learned["delta"]["path"]).exists()
+
+
+def test_channels_are_apart_and_reset_erases_one(engram, engine: FakeEngine, pdf: Path) -> None:
+    for channel in ("a", "b"):
+        assert engram("learn", pdf, "--channel", channel)[0] == 0
+    assert engram("reset", "--channel", "a")[1] == {"channel": "a", "documents": 1}
+    assert len(engram("docs", "--channel", "b")[1]["documents"]) == 1
+    assert engram("docs", "--channel", "a")[1]["documents"] == []
+
+
+def test_status_tells_the_model_and_the_queue(engram, engine: FakeEngine) -> None:
+    _, status, _ = engram("status")
+    assert (status["model"], status["documents"], status["queued"], status["running"]) == ("fake", 0, 0, None)
+
+
+def test_people_see_both_answers_and_the_promise(engine: FakeEngine, pdf: Path, tmp_path: Path) -> None:
+    where = ["--data-dir", str(tmp_path / "data")]
+    assert "--data-dir" in CliRunner().invoke(cli, ["learn", str(pdf), *where]).stdout
+    shown = CliRunner().invoke(cli, ["ask", "Who is the keeper?", *where]).stdout
+    assert "I do not know." in shown
+    assert "Quill" in shown
+    assert "0 document tokens in the prompt" in shown
+
+
+def test_what_a_document_says_gives_the_terminal_no_orders(engine: FakeEngine, tmp_path: Path) -> None:
+    from bot.terminal import plain
+
+    assert plain("\x1b[2J[red]alarm\x07") == "[2J\\[red]alarm"
+
+
+def test_serve_without_a_token_says_what_to_set(engram) -> None:
+    status, answer, _ = engram("serve")
+    assert status == 2
+    assert "ENGRAM_DISCORD_TOKEN" in answer["error"]["message"]
+    assert "ENGRAM_SLACK_BOT_TOKEN" in answer["error"]["message"]
+
+
+def test_the_doctor_finds_a_folder_that_cannot_be_written_to(tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    result = CliRunner().invoke(cli, ["doctor", "--json", "--data-dir", str(blocked / "data")])
+    checks = {check["name"]: check for check in json.loads(result.stdout)["checks"]}
+    assert result.exit_code == 1
+    assert checks["Data folder"]["state"] == "error"
+    assert checks["Python"]["state"] == "ok"
+
+
+@pytest.fixture
+def sample(tmp_path: Path, pdf: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A stand-in for the sample document, with questions in SQuAD's format."""
+    folder = tmp_path / "sample"
+    folder.mkdir()
+    pdf.rename(folder / "sample.pdf")
+    ask = [
+        ("demo-2", "What burns the lamp?", "whale oil"),
+        ("other", "Why?", "?"),
+        ("demo-1", "Who keeps it?", "Ada Quill"),
+    ]
+    qas = [{"id": key, "question": question, "answers": [{"text": text}]} for key, question, text in ask]
+    squad = {"data": [{"title": "Lighthouse", "paragraphs": [{"context": FACTS, "qas": qas}]}]}
+    (folder / "sample.squad.json").write_text(json.dumps(squad))
+    monkeypatch.setattr("bot.demo.SAMPLE", folder)
+    return folder
+
+
+def test_the_demo_learns_the_sample_and_asks_its_questions_in_order(engram, engine: FakeEngine, sample: Path) -> None:
+    for _ in range(2):  # in the same data folder: it starts anew
+        status, shown, _ = engram("demo")
+        assert status == 0
+        assert [answer["question"] for answer in shown["answers"]] == ["Who keeps it?", "What burns the lamp?"]
+        assert "whale oil" in shown["answers"][1]["learned"]["text"]
+        assert shown["document"]["name"] == "sample.pdf"
+    assert len(engram("docs", "--channel", "demo")[1]["documents"]) == 1
+
+
+def test_the_demo_tells_people_how_to_go_on(engine: FakeEngine, sample: Path) -> None:
+    shown = CliRunner().invoke(cli, ["demo"]).stdout
+    assert "1. Learn" in shown
+    assert "2. Ask" in shown
+    assert "-m bot learn YOUR.pdf" in shown
+
+
+def test_two_processes_do_not_share_a_data_folder(engram, engine: FakeEngine, pdf: Path, tmp_path: Path) -> None:
+    with slow_learner(pdf, tmp_path) as process:
+        status, answer, _ = engram("docs")
+        process.kill()
+    assert (status, answer["error"]["kind"]) == (1, "DataFolderBusy")
+
+
+def test_a_killed_job_is_learned_by_the_next_learn(engram, engine: FakeEngine, pdf: Path, tmp_path: Path) -> None:
+    with slow_learner(pdf, tmp_path) as process:
+        process.kill()
+    status, learned, stderr = engram("learn", pdf)
+    assert status == 0
+    assert learned["document"]["name"] == "lighthouse.pdf"
+    assert "interrupted" in stderr
+
+
+def test_ctrl_c_while_learning_ends_cleanly_and_keeps_nothing(pdf: Path, tmp_path: Path) -> None:
+    with slow_learner(pdf, tmp_path) as process:
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert stderr == "Stopped.\n"
+    assert left_over(tmp_path) == {"queued": 0, "documents": 0}
+
+
+def test_sigterm_while_learning_leaves_the_job_to_the_next_start(pdf: Path, tmp_path: Path) -> None:
+    with slow_learner(pdf, tmp_path) as process:
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=20)
+    assert process.returncode == 143
+    assert left_over(tmp_path) == {"queued": 1, "documents": 0}
+
+
+def slow_learner(pdf: Path, tmp_path: Path) -> subprocess.Popen[str]:
+    """`learn` in a process of its own, in the middle of learning."""
+    started = tmp_path / "started"
+    code = f"""
+import sys
+from pathlib import Path
+import bot.app, bot.cli
+from tests.fakes import FakeEngine
+class Slow(FakeEngine):
+    def learn(self, chunks, *, title):
+        for step in super().learn(chunks, title=title):
+            Path({str(started)!r}).touch()
+            yield step
+bot.app.load_engine = lambda settings: Slow(step_seconds=0.3)
+sys.argv = ["engram", "learn", {str(pdf)!r}, "--data-dir", {str(tmp_path / "data")!r}]
+bot.cli.main()
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+    )
+    deadline = time.monotonic() + 30
+    while not started.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert started.exists()
+    return process
+
+
+def left_over(tmp_path: Path) -> dict[str, int]:
+    found = json.loads(CliRunner().invoke(cli, ["status", "--json", "--data-dir", str(tmp_path / "data")]).stdout)
+    return {key: found[key] for key in ("queued", "documents")}

@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bot.settings import load_settings
+from core.errors import SetupError
+from core.types import Limits
+
+
+def test_without_a_variable_everything_has_its_default() -> None:
+    settings = load_settings()
+    assert (settings.model, settings.learner, settings.data_dir) == ("embedded", "fast-weights", Path("data"))
+    assert settings.limits == Limits()
+
+
+def test_the_environment_sets_the_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENGRAM_MAX_PAGES", "7")
+    assert load_settings().limits.max_pages == 7
+
+
+def test_what_the_command_line_gives_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENGRAM_DATA_DIR", "/from/environment")
+    assert load_settings(data_dir=Path("/given")).data_dir == Path("/given")
+    assert load_settings(data_dir=None).data_dir == Path("/from/environment")
+
+
+def test_a_wrong_value_is_named_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENGRAM_MAX_PAGES", "many")
+    with pytest.raises(SetupError, match="ENGRAM_MAX_PAGES"):
+        load_settings()
+
+
+def test_a_token_is_never_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENGRAM_DISCORD_TOKEN", "very-secret")
+    assert "very-secret" not in repr(load_settings())
+
+
+def test_an_empty_token_counts_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENGRAM_DISCORD_TOKEN", "")
+    assert load_settings().discord_token is None
