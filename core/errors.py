@@ -83,6 +83,11 @@ class LearningFailed(EngramError):
     """Learning failed and was rolled back; the model is as it was."""
 
 
+# The disk is full, or fails. Nothing was changed.
+class StorageFailed(EngramError):
+    """The bot's data could not be read or written; the operator's log has the cause."""
+
+
 # What is stored cannot be trusted. The document has to be learned again.
 class WeightsDamaged(EngramError):
     """The stored weights of this document are damaged and were not used; learn it again."""

@@ -1,0 +1,171 @@
+"""What was learned, on disk: one safetensors file for each document. The one home of that format for deltas."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import re
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from core.errors import LearningFailed, StorageFailed, WeightsDamaged, WrongBaseModel
+from core.ports import Learned
+from core.types import WeightsRecord
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FORMAT = "1"  # of the files; another number is not read
+SAFE_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+class Weights:
+    """Implements core.ports.Weights. A file has the document's id for a name; it is complete or absent.
+
+    It holds float16 tensors named `SECTION/MODULE`. Every use checks all of its bytes (about 1.4 GB/s): safetensors has
+    no checksum, and a file's time and size can be put back after it was changed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _sync(folder.parent)
+
+    def save(self, document_id: str, channel: str, learned: Learned, *, base: str, learner: str) -> WeightsRecord:
+        """Durable on return. Raises: LearningFailed (no number, or out of float16's range), StorageFailed."""
+        path, temporary = self._path(document_id), self._folder / f"{secrets.token_hex(8)}.tmp"
+        metadata = {"format": FORMAT, "document": document_id, "channel": channel, "base": base, "learner": learner}
+        tensors = _to_float16(learned)
+        try:
+            with _translated():
+                digest, size = _write(temporary, tensors, metadata)
+                os.replace(temporary, path)
+                self._sync_folder()
+        finally:
+            temporary.unlink(missing_ok=True)
+        return WeightsRecord(
+            document_id=document_id,
+            path=self._name(document_id),
+            bytes=size,
+            sha256=digest,
+            base=base,
+            learner=learner,
+            sections=learned.sections,
+        )
+
+    def load(self, record: WeightsRecord, channel: str, *, base: str, section: int) -> Mapping[str, Tensor]:
+        """One section's tensors by module, float16, on the CPU.
+
+        Raises: WeightsDamaged, WrongBaseModel, StorageFailed (the file is there and can't be read).
+        """
+        if record.base != base:
+            raise WrongBaseModel
+        if record.path != self._name(record.document_id):
+            raise WeightsDamaged
+        try:
+            with self._path(record.document_id).open("rb") as file:
+                _check_bytes(file, record)
+                return _read(file, record, channel, section)
+        except FileNotFoundError as error:
+            raise WeightsDamaged from error
+        except OSError as error:
+            raise StorageFailed from error
+
+    def delete(self, record: WeightsRecord) -> None:
+        """Gone for good on return; no error when it was gone before."""
+        self._path(record.document_id).unlink(missing_ok=True)
+        self._sync_folder()
+
+    def sweep(self, known: Sequence[WeightsRecord]) -> list[str]:
+        names = {self._path(record.document_id).name for record in known}
+        orphans = sorted(path for path in self._folder.iterdir() if path.name not in names)
+        for path in orphans:
+            path.unlink()
+        self._sync_folder()
+        return [path.name for path in orphans]
+
+    def _path(self, document_id: str) -> Path:
+        if not SAFE_ID.fullmatch(document_id):
+            raise ValueError("this is no document's id")
+        return self._folder / f"{document_id}.safetensors"
+
+    def _name(self, document_id: str) -> str:
+        """Relative to the data folder."""
+        return f"{self._folder.name}/{self._path(document_id).name}"
+
+    def _sync_folder(self) -> None:
+        """Makes a rename or a removal durable."""
+        _sync(self._folder)
+
+
+def _to_float16(learned: Learned) -> dict[str, Tensor]:
+    """Copies, since safetensors refuses tensors that share memory. Raises: LearningFailed."""
+    import torch
+
+    if not set(learned.sections) <= {int(name.partition("/")[0]) for name in learned.tensors}:
+        raise LearningFailed
+    half = {
+        name: tensor.detach().to("cpu", torch.float16, copy=True, memory_format=torch.contiguous_format)
+        for name, tensor in learned.tensors.items()
+    }
+    if not all(tensor.isfinite().all() for tensor in half.values()):
+        raise LearningFailed("Learning this document did not converge; the model is as it was.")
+    return half
+
+
+def _write(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> tuple[str, int]:
+    """Write and sync a file; returns its sha256 and length."""
+    from safetensors.torch import save_file
+
+    save_file(dict(tensors), path, metadata)
+    _sync(path)
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest(), os.fstat(file.fileno()).st_size
+
+
+def _check_bytes(file: BinaryIO, record: WeightsRecord) -> None:
+    """Raises: WeightsDamaged."""
+    if os.fstat(file.fileno()).st_size != record.bytes:
+        raise WeightsDamaged
+    if hashlib.file_digest(file, "sha256").hexdigest() != record.sha256:
+        raise WeightsDamaged
+
+
+def _read(file: BinaryIO, record: WeightsRecord, channel: str, section: int) -> dict[str, Tensor]:
+    """From the open file whose bytes were checked, even if another one has taken its name since.
+
+    Raises: WeightsDamaged. The tensors are copied: safetensors maps them to the file, which may change or shrink later.
+    """
+    from safetensors import safe_open
+
+    expected = {"format": FORMAT, "document": record.document_id, "channel": channel, "base": record.base}
+    with safe_open(f"/dev/fd/{file.fileno()}", "pt") as tensors:
+        if not expected.items() <= (tensors.metadata() or {}).items():
+            raise WeightsDamaged
+        names = {name.partition("/")[2]: name for name in tensors.keys() if name.startswith(f"{section}/")}  # noqa: SIM118
+        if not names:
+            raise WeightsDamaged
+        return {module: tensors.get_tensor(name).clone() for module, name in names.items()}
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        full = getattr(error, "errno", None) == errno.ENOSPC or "os error 28" in str(error)
+        raise StorageFailed("The disk is full; nothing was stored." if full else None) from error
