@@ -96,6 +96,7 @@ class Bot:
         self.source = source  # where this bot's source is; shown by /about
         self.private_answers: OrderedDict[str, tuple[str, Message]] = OrderedDict()  # answer id -> (asker, message)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._followed: set[str] = set()  # job ids
 
     async def __aenter__(self) -> Bot:
         return self
@@ -135,7 +136,13 @@ class Bot:
         `Job.reply_to` into its message, or None when it is another platform's."""
         for job in await self.service.pending_deliveries():
             if job.reply_to and (live := await reopen(job.reply_to)):
-                self.spawn(follow(self, job, live))
+                self.follow(job, live)
+
+    def follow(self, job: Job, live: Live) -> None:
+        """Keep a message up to date with a job, once: a job may be new and found by `resume` at the same time."""
+        if job.id not in self._followed:
+            self._followed.add(job.id)
+            self.spawn(follow(self, job, live))
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -201,7 +208,8 @@ async def insist(send: Callable[..., Awaitable[Any]], *args: object, **kwargs: o
             return await send(*args, **kwargs)
         except Unreachable:
             raise
-        except Undelivered:
+        except Undelivered as problem:
+            log.warning("a message was not taken (%r); trying again in %d s", problem.__cause__, wait)
             await asyncio.sleep(wait)
     return await send(*args, **kwargs)
 
@@ -233,7 +241,7 @@ async def _learn_one(bot: Bot, attachment: Attachment, request: Request, reply: 
             log.exception("a document for %s could not be taken in", request.channel)
         await insist(live.finish, render.refused(problem, name))
         return
-    bot.spawn(follow(bot, job, live))
+    bot.follow(job, live)
 
 
 async def _fetch(bot: Bot, attachment: Attachment) -> bytes:
@@ -282,6 +290,8 @@ async def follow(bot: Bot, job: Job, live: Live) -> None:
         await live.edit(render.waits(job.name, problem))
     except Exception:
         log.exception("the end of job %s was not told; the next start tries again", job.id)
+    finally:
+        bot._followed.discard(job.id)
 
 
 async def _watch(bot: Bot, job: Job, live: Live) -> Progress:

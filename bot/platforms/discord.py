@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import inspect
 import io
 import logging
@@ -65,8 +66,12 @@ KINDS = {Kind.TEXT: str, Kind.FILE: discord.Attachment, Kind.YES_NO: bool}
 
 async def serve(app: App, settings: Settings) -> None:
     """Be on Discord until cancelled. Raises: SetupError."""
-    async with Bot(app.service, limits=settings.limits, quotas=settings.quotas, source=settings.source_url) as bot:
-        await supervise(lambda: Client(bot, message_content=settings.discord_message_content), _token(settings))
+
+    def make() -> Client:
+        bot = Bot(app.service, limits=settings.limits, quotas=settings.quotas, source=settings.source_url)
+        return Client(bot, message_content=settings.discord_message_content)
+
+    await supervise(make, _token(settings))
 
 
 async def sync(settings: Settings) -> int:
@@ -84,7 +89,7 @@ async def supervise(make: Callable[[], Client], token: str) -> None:
     while True:
         client = make()
         try:
-            async with client:
+            async with client, client.bot:
                 with _login_errors():
                     await client.start(token)
             return
@@ -394,7 +399,7 @@ class MessageReply(Reply):
             if thread and isinstance(self._message.channel, discord.TextChannel):
                 self._thread = self._thread or await _open_thread(self._message, thread)
             if self._thread:
-                await self._thread.send(**_dress(message, self._thread))
+                await _send(self._thread, message, to=self._message.id)
             else:
                 await self._reply(message)
 
@@ -404,9 +409,8 @@ class MessageReply(Reply):
         return Posted(self._client, sent.channel.id, sent.id)
 
     async def _reply(self, message: Message) -> discord.Message:
-        channel = self._message.channel
         reference = self._message.to_reference(fail_if_not_exists=False)
-        return await channel.send(reference=reference, **_dress(message, channel))
+        return await _send(self._message.channel, message, to=self._message.id, reference=reference)
 
     @contextlib.asynccontextmanager
     async def thinking(self) -> AsyncIterator[None]:
@@ -444,7 +448,7 @@ class InteractionReply(Reply):
             if thread and self._thread is None and self._may_open_threads():
                 self._thread = await self._ask_in_thread(thread)
             if self._thread:
-                await self._thread.send(**_dress(message, self._thread))
+                await _send(self._thread, message, to=self._interaction.id)
             else:
                 await self._send(message, private)
 
@@ -470,9 +474,9 @@ class InteractionReply(Reply):
         return await _open_thread(self._channel.get_partial_message(asked.id), question)
 
     async def _send(self, message: Message, private: bool) -> Any:
-        dressed = _dress(message, self._channel)
         if self._alive:
             try:
+                dressed = _dress(message, self._channel)
                 return await self._interaction.followup.send(wait=True, ephemeral=private, **dressed)
             except discord.HTTPException as problem:
                 if problem.code not in DEAD_TOKEN:
@@ -481,7 +485,7 @@ class InteractionReply(Reply):
         if private:
             log.warning("a private answer came too late to be shown")
             return None
-        return await self._channel.send(**dressed)
+        return await _send(self._channel, message, to=self._interaction.id)
 
     @contextlib.asynccontextmanager
     async def thinking(self) -> AsyncIterator[None]:
@@ -526,7 +530,7 @@ class Posted(Live):
         reference = discord.MessageReference(
             message_id=self._message.id, channel_id=self._channel.id, fail_if_not_exists=False
         )
-        await self._channel.send(reference=reference, **_dress(message, self._channel))
+        await _send(self._channel, message, to=self._message.id, reference=reference)
         with contextlib.suppress(*TROUBLE):
             await self._message.edit(**_dress(render.ended_below(), self._channel, edit=True))
 
@@ -553,6 +557,13 @@ def _sending() -> Iterator[None]:
         if problem.status != 429:
             raise
         raise Undelivered from problem
+
+
+async def _send(channel: Any, message: Message, *, to: int, **options: Any) -> discord.Message:
+    """Post something in answer to a message or interaction. Trying again is safe when nobody knows whether it arrived:
+    of several messages with the same nonce within some minutes Discord keeps one."""
+    nonce = hashlib.sha256(f"{to} {message}".encode()).hexdigest()[:25]
+    return await channel.send(nonce=nonce, **_dress(message, channel), **options)
 
 
 async def _open_thread(message: discord.Message | discord.PartialMessage, name: str) -> discord.Thread | None:

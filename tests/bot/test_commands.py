@@ -1,0 +1,399 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bot.chat import Attachment, Unreachable
+from bot.commands import ACTIONS, COMMANDS, Bot, Permission, edit_interval, insist, understand
+from bot.quotas import QuotaConfig
+from core.errors import EngramError
+from core.service import Service
+from tests.bot.fake_chat import FakeLive, FakeReply, attachment, request, undelivered
+from tests.conftest import SMALL, Open
+from tests.fakes import FakeEngine, plain_pdf
+
+TEXT = "The ferry to Marrow Island leaves at seven. The warden is Ada Quill. The lamp burns whale oil. " * 3
+PDF = plain_pdf(TEXT)
+OTHER_PDF = plain_pdf("The bakery opens at six. The baker is Tom Reed. Bread costs two crowns. " * 3)
+BOB = {"user": "fake:bob", "user_name": "Bob"}
+MANAGER = {"is_manager": True}
+
+
+@pytest.fixture
+async def bot(open_service: Open) -> AsyncIterator[Bot]:
+    async with open_service() as service, Bot(service, limits=SMALL) as bot:
+        yield bot
+
+
+@pytest.fixture
+async def taught(bot: Bot) -> Bot:
+    """Ada has taught the channel handbook.pdf."""
+    await teach(bot)
+    return bot
+
+
+async def teach(bot: Bot, *files: Attachment, **changes: object) -> FakeReply:
+    """Hand in and wait for all ends."""
+    reply = FakeReply()
+    await bot.hear(request("learn", *(files or (attachment(PDF),)), **changes), reply)
+    await settled(bot)
+    return reply
+
+
+async def settled(bot: Bot) -> None:
+    async with asyncio.timeout(20):
+        await asyncio.gather(*bot._tasks)
+
+
+async def run(bot: Bot, name: str, **changes: object) -> FakeReply:
+    reply = FakeReply()
+    await bot.run(name, request(**changes), reply)
+    return reply
+
+
+async def ask(bot: Bot, question: str = "Who is the warden?", **changes: object) -> FakeReply:
+    reply = FakeReply()
+    await bot.hear(request(question, **changes), reply)
+    return reply
+
+
+async def press(bot: Bot, action: str, value: str = "", **changes: object) -> FakeReply:
+    reply = FakeReply()
+    await bot.press(action, value, request(**changes), reply)
+    return reply
+
+
+# Learning
+
+
+async def test_a_pdf_is_learned_and_its_end_is_told(bot):
+    (live,) = (await teach(bot)).lives
+    assert live.shown[0].title == "Got handbook.pdf"
+    assert live.ended[0].title == "I know handbook.pdf now"
+    assert live.ended[0].picture.startswith(b"\x89PNG")
+    assert await bot.service.pending_deliveries() == []
+
+
+async def test_several_pdfs_are_several_jobs(bot):
+    reply = await teach(bot, attachment(PDF), attachment(OTHER_PDF, "bakery.pdf"))
+    assert [live.ended[0].title for live in reply.lives] == ["I know handbook.pdf now", "I know bakery.pdf now"]
+
+
+async def test_the_same_pdf_twenty_times_is_one_job_and_twenty_answers(bot):
+    replies = [FakeReply() for _ in range(20)]
+    await asyncio.gather(*(bot.hear(request("", attachment(PDF), user=f"fake:{n}"), r) for n, r in enumerate(replies)))
+    await settled(bot)
+    titles = [reply.lives[0].ended[0].title for reply in replies]
+    assert sorted(titles) == ["I know handbook.pdf now", *["handbook.pdf: I know this one"] * 19]
+
+
+@pytest.mark.parametrize(
+    ("file", "words"),
+    [
+        (attachment(b"PK", "letter.docx", "application/msword"), "only learn PDF"),
+        (attachment(b"<html>", "page.pdf"), "not a PDF"),
+        (attachment(b"%PDF-" + b"x" * 20_000), "MB"),
+        (attachment(plain_pdf("Too short.")), "tokens"),
+    ],
+)
+async def test_a_document_that_cannot_be_learned_is_refused_with_the_reason(bot, file, words):
+    reply = await teach(bot, file)
+    assert words in f"{reply.text} {[live.ended for live in reply.lives]}"
+    assert file.name in f"{reply.text} {[live.ended for live in reply.lives]}"
+
+
+async def test_a_size_that_the_platform_understates_is_noticed(bot):
+    reply = await teach(bot, replace(attachment(b"%PDF-" + b"x" * 20_000), size=10))
+    assert "the limit is" in reply.lives[0].ended[0].text
+
+
+async def test_a_file_that_cannot_be_fetched_is_refused(bot):
+    async def read() -> bytes:
+        raise OSError("/secret/path")
+
+    reply = await teach(bot, Attachment("handbook.pdf", 10, "application/pdf", read))
+    assert reply.lives[0].ended[0].text == "I could not download it; please send it again."
+
+
+async def test_learning_without_a_file_says_what_to_do(bot):
+    assert "Attach a PDF" in (await run(bot, "learn")).text
+
+
+async def test_a_flood_is_answered_one_by_one(open_service):
+    async with open_service() as service, Bot(service, quotas=QuotaConfig(user_uploads_per_hour=3)) as bot:
+        files = [attachment(plain_pdf(f"Document {n}. {TEXT}"), f"{n}.pdf") for n in range(10)]
+        reply = await teach(bot, *files)
+        assert len(reply.lives) == 3
+        assert sum("has to wait" in message.title and "try again in" in message.text for message in reply.said) == 7
+        assert len((await teach(bot, *files[5:6], **BOB)).lives) == 1
+
+
+async def test_pages_count_against_the_quota(open_service):
+    async with open_service() as service, Bot(service, quotas=QuotaConfig(user_pages_per_day=2)) as bot:
+        await teach(bot, attachment(plain_pdf(TEXT, TEXT, TEXT)))
+        assert "2 pages a day" in (await teach(bot, attachment(OTHER_PDF, "bakery.pdf"))).text
+
+
+async def test_edits_become_rarer_with_age():
+    assert [edit_interval(age) for age in (0, 60, 600, 7200)] == [3.0, 3.0, 30.0, 60.0]
+
+
+# Ends that must be told
+
+
+async def test_an_end_that_is_not_taken_is_tried_again(bot, monkeypatch):
+    monkeypatch.setattr("bot.commands.RETRY_AFTER", (0, 0, 0))
+    reply = FakeReply()
+    await bot.hear(request("", attachment(PDF)), reply)
+    reply.lives[0].troubles = undelivered(3)
+    await settled(bot)
+    assert reply.lives[0].ended and not await bot.service.pending_deliveries()
+
+
+async def test_an_end_that_was_never_told_is_told_after_the_restart(bot, monkeypatch):
+    monkeypatch.setattr("bot.commands.RETRY_AFTER", ())
+    reply, again = FakeReply(), FakeLive("fake:0")
+    await bot.hear(request("", attachment(PDF)), reply)
+    reply.lives[0].troubles = undelivered(1)
+    await settled(bot)
+
+    async def reopen(address: str) -> FakeLive:
+        assert address == "fake:0"
+        return again
+
+    await bot.resume(reopen)
+    await settled(bot)
+    assert [message.title for message in again.ended] == ["I know handbook.pdf now"]
+    await bot.resume(reopen)
+    await settled(bot)
+    assert len(again.ended) == 1
+
+
+async def test_a_job_that_was_interrupted_is_followed_after_the_restart(open_service):
+    live = FakeLive("fake:0")
+
+    async def reopen(address: str) -> FakeLive:
+        return live
+
+    async with open_service(FakeEngine(step_seconds=0.2)) as service, Bot(service) as bot:
+        await bot.hear(request("", attachment(PDF)), FakeReply())
+    async with open_service() as service, Bot(service) as bot:
+        await bot.resume(reopen)
+        await settled(bot)
+    assert [message.title for message in live.ended] == ["I know handbook.pdf now"]
+
+
+async def test_a_channel_that_is_gone_is_not_tried_for_ever(bot):
+    reply = FakeReply()
+    await bot.hear(request("", attachment(PDF)), reply)
+    reply.lives[0].troubles = [Unreachable()]
+    await settled(bot)
+    assert await bot.service.pending_deliveries() == []
+
+
+async def test_other_platforms_jobs_are_left_alone(bot):
+    async def reopen(address: str) -> None:
+        return None
+
+    await bot.service.submit("slack:T:C", "a.pdf", PDF, by="slack:T:U", reply_to="slack:C:1")
+    await bot.resume(reopen)
+    assert not bot._tasks
+
+
+async def test_insisting_ends_with_the_last_trouble():
+    reply = FakeReply(troubles=[*undelivered(1), Unreachable()])
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Unreachable):
+        patch.setattr("bot.commands.RETRY_AFTER", (0, 0, 0))
+        await insist(reply.say, "anything")
+
+
+# Asking
+
+
+async def test_the_learned_answer_stands_beside_the_base_answer_in_a_thread(taught):
+    reply = await ask(taught)
+    learned, base = reply.said[0].fields
+    assert "Ada Quill" in learned.text and base.text == "I do not know."
+    assert reply.threads == ["Who is the warden?"]
+
+
+async def test_another_channel_knows_nothing_of_it(taught):
+    reply = await ask(taught, channel="fake:2")
+    assert "Ada Quill" not in reply.text and "not taught me anything yet" in reply.text
+
+
+async def test_one_document_can_be_asked(taught):
+    await teach(taught, attachment(OTHER_PDF, "bakery.pdf"))
+    arguments = {"question": "Who is the warden?", "document": "bakery.pdf"}
+    assert "From bakery.pdf" in (await run(taught, "ask", arguments=arguments)).said[0].footer
+
+
+async def test_a_private_answer_is_shared_only_by_the_one_who_asked(taught):
+    private = await run(taught, "ask", arguments={"question": "Who is the warden?", "private": True})
+    (message,) = private.private
+    share = message.buttons[-1]
+    assert "ask again" in (await press(taught, "share", share.value, **BOB)).text
+    shared = await press(taught, "share", share.value)
+    assert "Ada Quill" in shared.text and "shared by Ada" in shared.said[0].footer
+    assert "share" not in [button.action for button in shared.said[0].buttons]
+
+
+async def test_too_many_questions_have_to_wait(open_service):
+    async with open_service() as service, Bot(service, quotas=QuotaConfig(user_questions_per_minute=1)) as bot:
+        await ask(bot)
+        assert "try again in" in (await ask(bot)).text
+        assert "try again in" not in (await ask(bot, **BOB)).text
+
+
+async def test_feedback_is_stored(taught, monkeypatch):
+    helpful, wrong = (await ask(taught)).said[0].buttons
+    assert "noted" in (await press(taught, helpful.action, helpful.value, **BOB)).text
+    assert "wrong" in (await press(taught, wrong.action, wrong.value)).text
+
+
+async def test_an_example_question_is_asked_by_its_button(taught):
+    assert "Ada Quill" in (await press(taught, "ask", "Who is the warden?")).text
+
+
+# Managing
+
+
+async def test_documents_are_listed_with_who_brought_them(taught):
+    reply = await run(taught, "docs")
+    assert "handbook.pdf" in reply.text and "by Ada" in reply.text and reply.private
+
+
+async def test_ones_own_document_can_be_forgotten(taught):
+    assert "forgotten" in (await run(taught, "forget", arguments={"document": "hand"})).text
+    assert await taught.service.documents("fake:1") == []
+
+
+async def test_anothers_document_only_by_a_manager(taught):
+    forget = {"arguments": {"document": "handbook.pdf"}}
+    assert "manage this channel" in (await run(taught, "forget", **forget, **BOB)).text
+    assert len(await taught.service.documents("fake:1")) == 1
+    assert "forgotten" in (await run(taught, "forget", **forget, **BOB, **MANAGER)).text
+
+
+async def test_an_unknown_document_is_named(taught):
+    assert "called nothing.pdf" in (await run(taught, "forget", arguments={"document": "nothing.pdf"})).text
+
+
+async def test_two_documents_of_one_name_need_the_id(taught):
+    await teach(taught, attachment(OTHER_PDF))
+    assert "2 documents" in (await run(taught, "forget", arguments={"document": "handbook.pdf"})).text
+
+
+async def test_reset_asks_first_and_only_managers(taught):
+    assert "manage this channel" in (await run(taught, "reset")).text
+    question = (await run(taught, "reset", **MANAGER)).said[0]
+    assert [button.action for button in question.buttons] == ["reset", "keep"]
+    assert len(await taught.service.documents("fake:1")) == 1
+
+
+async def test_the_reset_button_checks_the_right_again(taught):
+    assert "manage this channel" in (await press(taught, "reset")).text
+    assert "Forgot 1 document" in (await press(taught, "reset", **MANAGER)).replaced[0].title
+    assert await taught.service.documents("fake:1") == []
+
+
+async def test_in_a_direct_message_everyone_manages_their_own(taught):
+    assert "Forgot" in (await press(taught, "reset", is_dm=True)).text
+
+
+async def test_names_are_suggested(taught):
+    option = COMMANDS["forget"].options[0]
+    ((name, value),) = await taught.suggest(option, request(), "BOOK")
+    assert name == "handbook.pdf" and value == (await taught.service.documents("fake:1"))[0].id
+    assert await taught.suggest(option, request(channel="fake:2"), "") == []
+
+
+async def test_a_job_is_cancelled_by_its_owner_or_a_manager(open_service):
+    async with open_service(FakeEngine(step_seconds=0.05)) as service, Bot(service) as bot:
+        reply = FakeReply()
+        await bot.hear(request("", attachment(PDF)), reply)
+        (job,) = await service.jobs("fake:1")
+        assert "manage this channel" in (await press(bot, "cancel", job.id, **BOB)).text
+        assert "Stopping" in (await press(bot, "cancel", job.id)).text
+        await settled(bot)
+        assert reply.lives[0].ended[0].title == "Cancelled: handbook.pdf"
+        assert "already over" in (await press(bot, "cancel", job.id)).text
+
+
+async def test_a_reset_ends_what_is_being_learned(open_service):
+    async with open_service(FakeEngine(step_seconds=0.05)) as service, Bot(service) as bot:
+        reply = FakeReply()
+        await bot.hear(request("", attachment(PDF)), reply)
+        await press(bot, "reset", **MANAGER)
+        await settled(bot)
+        assert len(reply.lives[0].ended) == 1
+
+
+@pytest.mark.parametrize("name", ["status", "help", "about"])
+async def test_everyone_can_look(bot, name):
+    assert (await run(bot, name, is_guest=True)).private
+
+
+# The table
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+async def test_guests_change_nothing(taught, name):
+    reply = await run(taught, name, is_guest=True, arguments={"document": "handbook.pdf", "question": "Who?"})
+    refused = "Guests can ask" in reply.text or "manage this channel" in reply.text
+    assert refused == (COMMANDS[name].permission is not Permission.EVERYONE)
+    assert len(await taught.service.documents("fake:1")) == 1
+
+
+async def test_nothing_can_be_pressed_that_is_not_in_the_table(bot):
+    assert "no longer works" in (await press(bot, "launch")).text
+    assert all(row.permission is Permission.MANAGER for name, row in ACTIONS.items() if name == "reset")
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "arguments"),
+    [
+        ("", "help", {}),
+        ("docs", "docs", {}),
+        ("/Docs", "docs", {}),
+        ("forget a b.pdf", "forget", {"document": "a b.pdf"}),
+        ("ask who?", "ask", {"question": "who?"}),
+        ("reset the clock how?", "ask", {"question": "reset the clock how?"}),
+        ("help me with page 3", "ask", {"question": "help me with page 3"}),
+    ],
+)
+def test_text_is_understood(text, name, arguments):
+    assert understand(request(text)) == (name, arguments)
+
+
+@given(st.text())
+def test_any_text_is_understood_as_some_command(text):
+    name, arguments = understand(request(text))
+    assert name in COMMANDS and set(arguments) <= {option.name for option in COMMANDS[name].options}
+
+
+async def test_foreign_errors_are_not_shown(bot):
+    reply = await ask(bot, "explode")
+    assert "Something went wrong" in reply.text and "/secret" not in reply.text
+
+
+async def test_a_reply_that_cannot_be_delivered_breaks_nothing(bot, monkeypatch):
+    monkeypatch.setattr("bot.commands.RETRY_AFTER", ())
+    await bot.run("help", request(), FakeReply(troubles=undelivered(5)))
+
+
+async def test_a_failing_suggestion_is_an_empty_one(bot, monkeypatch):
+    async def broken(channel: str) -> None:
+        raise EngramError
+
+    monkeypatch.setattr(bot.service, "documents", broken)
+    assert await bot.suggest(COMMANDS["forget"].options[0], request(), "") == []
+
+
+def test_the_service_is_all_that_a_command_needs(bot):
+    assert isinstance(bot.service, Service)

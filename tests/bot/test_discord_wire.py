@@ -1,0 +1,190 @@
+"""discord.py and our client over real sockets, against `FakeDiscord`: what simcord replaces is what is tested here."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+
+import pytest
+
+from bot.commands import Bot
+from bot.platforms import discord as platform
+from core.errors import SetupError
+from tests.bot.fake_discord import CHANNEL, FakeDiscord
+from tests.conftest import SMALL, Open
+from tests.fakes import plain_pdf
+
+PDF = plain_pdf("The ferry to Marrow Island leaves at seven. The warden is Ada Quill. " * 3)
+POST, EDIT = f"channels/{CHANNEL}/messages", f"channels/{CHANNEL}/messages/\\d+"
+THREAD_POST = "channels/\\d+/messages"
+
+
+@pytest.fixture
+async def discord() -> AsyncIterator[FakeDiscord]:
+    async with FakeDiscord() as server:
+        yield server
+
+
+@pytest.fixture
+async def online(discord: FakeDiscord, open_service: Open, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
+    """Our bot, connected to the fake."""
+    async with running(discord, open_service, monkeypatch):
+        yield
+
+
+@asynccontextmanager
+async def running(
+    discord: FakeDiscord, open_service: Open, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[asyncio.Task]:
+    monkeypatch.setattr(platform, "RESTART_AFTER", (0,))
+    async with open_service() as service:
+        task = asyncio.create_task(platform.supervise(lambda: make_client(service), "token"))
+        await asyncio.wait({task, asyncio.create_task(discord.connected.wait())}, return_when="FIRST_COMPLETED")
+        yield task
+        task.cancel()
+        with suppress(asyncio.CancelledError, SetupError):
+            await task
+
+
+def make_client(service: object) -> platform.Client:
+    return platform.Client(Bot(service, limits=SMALL), guild_ready_timeout=0.05)
+
+
+async def until(found: Callable[[], object], seconds: float = 20.0) -> object:
+    async with asyncio.timeout(seconds):
+        while not (value := found()):
+            await asyncio.sleep(0.01)
+    return value
+
+
+def said(discord: FakeDiscord, words: str) -> list[str]:
+    return [number for number, message in discord.messages.items() if words in json.dumps(message)]
+
+
+async def test_a_pdf_is_fetched_learned_and_reported_with_a_picture(discord, online):
+    await discord.say("learn this", PDF)
+    await until(lambda: said(discord, "I know handbook.pdf now"))
+    first, *_, last = [*discord.sent("POST", POST), *discord.sent("PATCH", EDIT)]
+    assert first.body["allowed_mentions"]["parse"] == [] and first.body["nonce"]
+    assert last.files["files[0]"].startswith(b"\x89PNG")
+    assert last.body["attachments"][0]["filename"] == "loss.png"
+    assert last.body["embeds"][0]["image"]["url"] == "attachment://loss.png"
+
+
+async def test_a_question_is_answered_in_a_thread(discord, online):
+    await discord.say("Who is the warden?")
+    await until(lambda: said(discord, "Base model"))
+    assert [call.body["name"] for call in discord.sent("POST", f"{EDIT}/threads")] == ["Who is the warden?"]
+
+
+async def test_a_command_is_deferred_at_once_and_answered_later(discord, online):
+    token = await discord.slash("docs")
+    await until(lambda: discord.sent("POST", f"webhooks/100/{token}"))
+    (deferral,) = discord.sent("POST", f"interactions/\\d+/{token}/callback")
+    assert deferral.body == {"type": 5, "data": {"flags": 64}}
+    (reply,) = discord.sent("POST", f"webhooks/100/{token}")
+    assert "I know no document here yet" in reply.body["embeds"][0]["title"]
+
+
+async def test_an_answer_after_fifteen_minutes_goes_to_the_channel(discord, online):
+    discord.fault("POST", "webhooks/100/.*", 404, code=10015, times=99)
+    await discord.slash("ask", question="Who is the warden?")
+    await until(lambda: said(discord, "Base model"))
+    assert discord.sent("POST", THREAD_POST)
+
+
+@pytest.mark.parametrize("drop", ["close 4000", "op 7", "op 9 resumable"])
+async def test_what_was_said_during_a_drop_is_answered_once_after_resume(discord, online, drop):
+    await {
+        "close 4000": lambda: discord.close(4000),
+        "op 7": lambda: discord.op(7),
+        "op 9 resumable": lambda: discord.op(9, True),
+    }[drop]()
+    await discord.say("Who is the warden?")
+    await until(lambda: said(discord, "Base model"))
+    await asyncio.sleep(0.2)
+    assert len(said(discord, "Base model")) == 1
+    assert (discord.identified, discord.resumed) == (1, 1)
+
+
+async def test_an_invalid_session_begins_a_new_one(discord, online):
+    await discord.op(9, False)
+    await until(discord.connected.is_set)
+    await discord.say("Who is the warden?")
+    await until(lambda: said(discord, "Base model"))
+    assert (discord.identified, discord.resumed) == (2, 0)
+
+
+async def test_rate_limits_delay_an_answer_but_do_not_lose_it(discord, online):
+    discord.fault("POST", THREAD_POST, 429, times=3)
+    await discord.say("Who is the warden?")
+    await until(lambda: said(discord, "Base model"))
+    assert len(said(discord, "Base model")) == 1
+
+
+async def test_a_server_error_after_the_fact_makes_no_second_answer(discord, online):
+    discord.fault("POST", THREAD_POST, 500, after_the_fact=True)
+    await discord.say("Who is the warden?")
+    await until(lambda: len(discord.sent("POST", THREAD_POST)) == 2)
+    await asyncio.sleep(0.2)
+    assert len(said(discord, "Base model")) == 1
+
+
+async def test_a_failed_answer_is_tried_again(discord, online, monkeypatch):
+    monkeypatch.setattr("bot.commands.RETRY_AFTER", (0.01,))
+    discord.fault("POST", THREAD_POST, 503)  # discord.py itself gives up on this one
+    await discord.say("Who is the warden?")
+    await until(lambda: said(discord, "Base model"))
+
+
+async def test_when_a_message_takes_no_more_edits_the_end_is_a_new_one(discord, online):
+    discord.fault("PATCH", EDIT, 429, code=30046, times=99, retry_after=0.01)
+    await discord.say("learn this", PDF)
+    (end,) = await until(lambda: said(discord, "I know handbook.pdf now"))
+    (call,) = [call for call in discord.sent("POST", POST) if "I know handbook.pdf now" in json.dumps(call.body)]
+    assert call.body["message_reference"]["message_id"] != end
+
+
+async def test_a_malformed_event_is_skipped(discord, online):
+    await discord.dispatch("MESSAGE_CREATE", {"id": "nonsense"})
+    await discord.dispatch("INTERACTION_CREATE", {"type": 3})
+    await discord.dispatch("GUILD_CREATE", None)
+    await discord.say("Who is the warden?")
+    await until(lambda: said(discord, "Base model"))
+    assert discord.identified == 1
+
+
+async def test_a_client_that_breaks_is_replaced(discord, online):
+    discord.connected.clear()
+    await discord.send_raw("{this is no JSON")
+    await until(discord.connected.is_set)
+    await discord.say("Who is the warden?")
+    await until(lambda: said(discord, "Base model"))
+    assert discord.identified == 2
+
+
+@pytest.mark.parametrize(("code", "words"), [(4004, "token"), (4014, "message content intent"), (4013, "4013")])
+async def test_a_refused_login_ends_with_one_clear_line(discord, open_service, monkeypatch, code, words):
+    discord.close_on_identify = code
+    async with running(discord, open_service, monkeypatch) as task:
+        with pytest.raises(SetupError, match=words):
+            await asyncio.wait_for(asyncio.shield(task), 20)
+    assert discord.identified == 1
+
+
+async def test_a_wrong_token_ends_with_one_clear_line(discord, open_service, monkeypatch):
+    discord.fault("GET", "users/@me", 401, times=99)
+    async with running(discord, open_service, monkeypatch) as task:
+        with pytest.raises(SetupError, match="ENGRAM_DISCORD_TOKEN"):
+            await asyncio.wait_for(asyncio.shield(task), 20)
+
+
+async def test_the_commands_are_told_to_discord_when_asked(discord, online):
+    assert not discord.sent("PUT", ".*/commands")  # never by itself
+    from bot.settings import Settings
+
+    number = await platform.sync(Settings(discord_token="token"))
+    (call,) = discord.sent("PUT", "applications/100/commands")
+    assert number == len(call.body) == 10
