@@ -98,12 +98,13 @@ def learn(file: Pdf, channel: Channel = "local", data_dir: DataDir = None, json:
 
     async def command(screen: Screen, settings: Settings) -> None:
         from bot.app import open_app
-        from bot.terminal import learned_json
+        from bot.terminal import learned_json, learned_text
 
         data = load_file(file)
         async with open_app(settings) as app:
             document = await learn_file(screen, app, channel, file.name, data)
-        screen.say(f'\nAsk about it:  [bold]{me()} ask "YOUR QUESTION"{options(channel, data_dir)}[/]')
+        screen.say("\n" + learned_text(document))
+        screen.say(f'Ask about it:  [bold]{me()} ask "YOUR QUESTION"{options(channel, data_dir)}[/]')
         screen.result(learned_json(document, settings.data_dir))
 
     run(command, json, data_dir)
@@ -182,11 +183,12 @@ def reset(
 
     async def command(screen: Screen, settings: Settings) -> None:
         from bot.app import open_app
+        from bot.terminal import count, plain
 
         async with open_app(settings, learning=False) as app:
-            count = await app.service.reset(channel)
-        screen.say(f"Erased {count} documents of the channel {channel}, and all that was asked there.")
-        screen.result({"channel": channel, "documents": count})
+            erased = await app.service.reset(channel)
+        screen.say(f"Erased {count(erased, 'document')} of the channel {plain(channel)}, and all that was asked there.")
+        screen.result({"channel": channel, "documents": erased})
 
     if not yes and not json and sys.stdin.isatty():
         typer.confirm(f"Erase all documents and questions of the channel {channel}?", abort=True)

@@ -17,17 +17,14 @@ SAMPLE = Path(__file__).parents[1] / "core" / "evaluation" / "sample"
 async def play(channel: str, screen: Screen, settings: Settings) -> None:
     from bot.app import open_app
     from bot.cli import learn_file, me
-    from bot.terminal import learned_json, plain
+    from bot.terminal import learned_json, learned_text
 
     data = (SAMPLE / "sample.pdf").read_bytes()
     screen.say("[bold]1. Learn a document[/] that no model has read: invented facts, ten pages.\n")
     async with open_app(settings) as app:
         await _forget_earlier(app, channel, data)
         document = await learn_file(screen, app, channel, "sample.pdf", data)
-        screen.say(
-            f"\n{plain(document.name)} is now {document.weights.bytes / 2**20:.1f} MB of weights, "
-            f"learned in {document.metrics.seconds:.0f} s.\n"
-        )
+        screen.say(f"\n{learned_text(document)}\n")
         screen.say("[bold]2. Ask about it.[/] The prompt holds the question and nothing of the document.\n")
         answers = [await _ask(screen, app, channel, question) for question in questions()]
     screen.say("[bold]3. Go on[/] with a document of your own:\n")

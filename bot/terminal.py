@@ -13,10 +13,12 @@ from typing import Any
 from rich import box
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TaskID, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, Task, TaskID, TextColumn
 from rich.progress import Progress as Bars
+from rich.progress_bar import ProgressBar
 from rich.rule import Rule
 from rich.table import Table
+from rich.text import Text
 
 from core.types import Answer, Document, Page, Progress, Stage, Status
 
@@ -84,6 +86,13 @@ class Screen:
             yield lambda what, done, total: bars.update(line, description=what, completed=done, total=total)
 
 
+class StepsColumn(BarColumn):
+    """A bar for stages that have steps."""
+
+    def render(self, task: Task) -> ProgressBar | Text:  # type: ignore[override]
+        return super().render(task) if task.fields.get("steps") else Text()
+
+
 class JobView:
     """A learning job: a line a stage, with a bar for the steps."""
 
@@ -91,8 +100,8 @@ class JobView:
         self._bars = Bars(
             SpinnerColumn(finished_text="[green]✓[/]"),
             TextColumn("{task.description:<8}"),
-            BarColumn(bar_width=24),
             TextColumn("{task.fields[text]}"),
+            StepsColumn(bar_width=24),
             console=console,
         )
         self._stage: Stage | None = None
@@ -107,19 +116,28 @@ class JobView:
 
     def show(self, progress: Progress) -> None:
         stage = progress.job.stage
+        if stage is Stage.QUEUED and not progress.place:
+            return  # its turn comes at once
         if stage is not self._stage:
             self._tick_off(progress)
             self._stage = stage
             self._line = self._bars.add_task(STAGE_WORDS[stage], total=None, text="") if stage in STAGE_WORDS else None
         if self._line is not None:
-            total, done = (progress.step.total, progress.step.done) if progress.step else (None, 0)
-            bar = {"total": total, "completed": done} if stage is Stage.LEARNING else {}
+            steps = progress.step if stage is Stage.LEARNING else None
+            bar = {"total": steps.total, "completed": steps.done, "steps": True} if steps else {}
             self._bars.update(self._line, text=job_text(progress, stage), **bar)
 
     def _tick_off(self, progress: Progress) -> None:
         """The line of the stage before; not when the job has failed in it."""
         if self._line is not None and progress.job.stage not in (Stage.FAILED, Stage.CANCELLED):
             self._bars.update(self._line, total=1, completed=1, text=job_text(progress, self._stage))
+
+
+def learned_text(document: Document) -> str:
+    """What came of it, and what a person should know."""
+    size, seconds = megabytes(document.weights.bytes), document.metrics.seconds
+    text = f"Learned {plain(document.name)} ({document.id}): {size} of weights in {seconds:.1f} s."
+    return "\n".join([text, *(f"[yellow]{plain(note)}[/]" for note in document.metrics.notes)])
 
 
 def job_text(progress: Progress, stage: Stage | None) -> str:
@@ -156,7 +174,7 @@ def source_line(answer: Answer) -> str:
     parts = [f"{seconds:.1f} s", f"0 document tokens in the prompt ({answer.prompt_tokens} of the question)"]
     if answer.learned and answer.document:
         pages = ", ".join(map(str, answer.pages))
-        where = f"page {pages}" if pages else "not found in the document's text"
+        where = f"page{'s' * (len(answer.pages) > 1)} {pages}" if pages else "not found in the document's text"
         parts = [plain(answer.document.name), where, f"{answer.learned.confidence:.0%} sure", *parts]
     return f"[dim]{' · '.join(parts)}[/]"
 
@@ -164,22 +182,15 @@ def source_line(answer: Answer) -> str:
 def documents_table(documents: Sequence[Document]) -> Table:
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("Id", no_wrap=True)
-    table.add_column("Name", overflow="fold")
-    for name in ("Pages", "Tokens", "Loss", "Weights"):
+    table.add_column("Name", overflow="fold", min_width=16)
+    for name in ("Pages", "Tokens", "Weights"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("Learned", no_wrap=True)
+    table.add_column("By", overflow="fold")
     for d in documents:
-        loss = f"{d.metrics.initial_loss:.2f} → {d.metrics.final_loss:.2f}"
-        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(d.learned_at))
-        table.add_row(
-            d.id,
-            plain(d.name),
-            str(d.pages),
-            f"{d.tokens:,}",
-            loss,
-            megabytes(d.weights.bytes),
-            f"{when}, {plain(d.learned_by)}",
-        )
+        when = time.strftime("%Y-%m-%d", time.localtime(d.learned_at))
+        size = megabytes(d.weights.bytes)
+        table.add_row(d.id, plain(d.name), str(d.pages), f"{d.tokens:,}", size, when, plain(d.learned_by))
     return table
 
 
@@ -190,7 +201,7 @@ def status_table(status: Status, channel: str) -> Table:
             "Model": f"{status.model} ({status.fingerprint[:12]})" if status.model else "not loaded",
             "Device": f"{status.device}, {status.dtype}" if status.device else "",
             "Learner": status.learner,
-            "Channel": f"{channel}: {status.documents} documents, {megabytes(status.data_bytes)} of weights",
+            "Channel": f"{channel}: {count(status.documents, 'document')}, {megabytes(status.data_bytes)} of weights",
             "Queue": f"{status.queued} waiting, learning {running}",
             "Note": " ".join(status.notes),
         }
@@ -228,8 +239,12 @@ def checks_table(checks: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
-def megabytes(count: float) -> str:
-    return f"{count / 2**20:,.1f} MB"
+def count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
+def megabytes(number: float) -> str:
+    return f"{number / 2**20:,.1f} MB"
 
 
 # JSON
