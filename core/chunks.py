@@ -1,0 +1,112 @@
+"""Pages -> chunks of tokens, by the model's own tokenizer. Nothing is lost, nothing is there twice."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate, pairwise
+from typing import Any
+
+from core.errors import PdfTooLong, PdfTooShort
+from core.layout import runs_on
+from core.types import Chunk, Limits, Page
+
+SLACK = 0.15  # of a chunk may stay empty, so that it ends where a paragraph, a sentence or a word does
+STOPS = (".", "!", "?", "…", "。", "！", "？")
+CLOSING = "\"'”’»)]"  # may stand between a sentence's stop and the blank after it
+
+# Text -> the ids of its tokens, and for each token where it begins and ends in the text, in characters.
+Encode = Callable[[str], tuple[Sequence[int], Sequence[tuple[int, int]]]]
+
+
+def encoder(tokenizer: Any) -> Encode:
+    """Of a fast tokenizer of `transformers`, or of a `tokenizers.Tokenizer`; without special tokens."""
+
+    def encode(text: str) -> tuple[Sequence[int], Sequence[tuple[int, int]]]:
+        if callable(tokenizer):
+            encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+            return encoding["input_ids"], encoding["offset_mapping"]
+        encoding = tokenizer.encode(text, add_special_tokens=False)
+        return encoding.ids, encoding.offsets
+
+    return encode
+
+
+def join_pages(pages: Sequence[Page]) -> str:
+    """The document as one text: an empty line between pages, or a space where a sentence goes on; no blank pages."""
+    return "".join(text for _, text in _joinable(pages))
+
+
+def make_chunks(pages: Sequence[Page], encode: Encode, chunk_size: int) -> list[Chunk]:
+    """Cut a document into chunks of at most `chunk_size` tokens.
+
+    The chunks' token ids one after the other are those of `encode(join_pages(pages))`, their texts one after the other
+    are `join_pages(pages)`. A chunk ends where a paragraph does, else a sentence, else a word, if one of them ends
+    within the last 15 % of the room, and if possible not within a character. A document without text has no chunks.
+    """
+    if chunk_size < 1:
+        raise ValueError("A chunk holds at least one token.")
+    parts = _joinable(pages)
+    text = "".join(text for _, text in parts)
+    page_starts = list(accumulate((len(text) for _, text in parts[:-1]), initial=0))
+    ids, offsets = encode(text)
+    ends = list(accumulate((end for _, end in offsets), max))  # where tokens end in the text; never goes back
+
+    def page_at(position: int) -> int:
+        return parts[bisect_right(page_starts, position) - 1][0]
+
+    chunks = []
+    for start, end in pairwise(_cuts(text, offsets, ends, chunk_size)):
+        first = ends[start - 1] if start else 0
+        piece = text[first : ends[end - 1] if end < len(ids) else len(text)]
+        inner = first + len(piece) - len(piece.lstrip())  # the blank between two pages belongs to neither
+        last = max(inner, first + len(piece.rstrip()) - 1)
+        chunks.append(Chunk(len(chunks), piece, tuple(ids[start:end]), page_at(inner), page_at(last)))
+    return chunks
+
+
+def check_length(tokens: int, limits: Limits) -> None:
+    """Raises: PdfTooShort, PdfTooLong."""
+    if tokens < limits.min_tokens:
+        least = f"at least {limits.min_tokens:,} are needed"
+        raise PdfTooShort(f"This PDF has too little text to learn from: {tokens:,} tokens, and {least}.")
+    if tokens > limits.max_tokens:
+        raise PdfTooLong(f"This PDF has {tokens:,} tokens of text; the limit is {limits.max_tokens:,}.")
+
+
+def _joinable(pages: Sequence[Page]) -> list[tuple[int, str]]:
+    """(page number, its text and what parts it from the next), of the pages that have text."""
+    full = [page for page in pages if page.text.strip()]
+    gaps = [" " if runs_on(left.text, right.text) else "\n\n" for left, right in pairwise(full)]
+    return [(page.number, page.text + gap) for page, gap in zip(full, [*gaps, ""], strict=False)]
+
+
+def _cuts(text: str, offsets: Sequence[tuple[int, int]], ends: Sequence[int], size: int) -> Iterator[int]:
+    """Where chunks begin and end, counted in tokens from the document's start."""
+    at, last = 0, len(ends)
+    yield at
+    while last - at > size:
+        at = _best_cut(text, offsets, ends, at, at + size)
+        yield at
+    if last:
+        yield last
+
+
+def _best_cut(text: str, offsets: Sequence[tuple[int, int]], ends: Sequence[int], at: int, most: int) -> int:
+    whole = [cut for cut in range(most, at, -1) if offsets[cut][0] >= ends[cut - 1]]  # not within a character
+    near = [cut for cut in whole if most - cut <= SLACK * (most - at)]
+    kinds = (_ends_paragraph, _ends_sentence, _ends_word)
+    good = (cut for ends_here in kinds for cut in near if ends_here(text, ends[cut - 1]))
+    return next(good, whole[0] if whole else most)
+
+
+def _ends_paragraph(text: str, at: int) -> bool:
+    return "\n" in text[at - 1 : at + 1]
+
+
+def _ends_sentence(text: str, at: int) -> bool:
+    return _ends_word(text, at) and text[max(at - 4, 0) : at].rstrip().rstrip(CLOSING).endswith(STOPS)
+
+
+def _ends_word(text: str, at: int) -> bool:
+    return any(character.isspace() for character in text[at - 1 : at + 1])

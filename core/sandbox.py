@@ -1,0 +1,215 @@
+"""Run one function over untrusted bytes in a child process that can compute and answer, and nothing else.
+
+Before the child touches the bytes it gives up, through kernel limits that need no privilege:
+
+- files, sockets, programs: `RLIMIT_NOFILE` 0. Whatever needs a new file descriptor fails with EMFILE: `open()`,
+  `socket()`, the loader of another program. Only the pipe for the answer stays. `RLIMIT_FSIZE` and `RLIMIT_CORE` 0.
+- processes: `RLIMIT_NPROC` 0. Memory: `RLIMIT_AS`, over what the interpreter itself takes. Time: `RLIMIT_CPU`.
+- secrets: its environment is empty; its folder is an empty one that is already deleted.
+
+Where the kernel permits, it also moves into an empty network namespace, and becomes nobody when root started it; else
+root's child could lift its own limits again. The parent kills the child's process group when the time is up, and the
+child dies with its parent. Elsewhere than on Linux the clock holds, and the limits that the system knows (macOS ignores
+`RLIMIT_AS`).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import math
+import os
+import resource
+import signal
+import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+if TYPE_CHECKING:
+    import asyncio
+
+ROOT = str(Path(__file__).resolve().parents[1])
+OUT_OF_MEMORY = 3  # the child's exit status
+NOBODY = 65534
+CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000  # <sched.h>
+PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38  # <sys/prctl.h>
+
+
+class Overrun(Exception):
+    """The child took more time, memory or output than it may, and is gone."""
+
+
+class Crashed(Exception):
+    """The child died of something else, or answered nonsense."""
+
+
+@dataclass(frozen=True)
+class Sandbox:
+    """What one call may take, and how many calls run at once."""
+
+    seconds: float = 60.0  # of the wall clock, and of the processor
+    memory: int = 1 << 30  # bytes of address space over the interpreter's own
+    output: int = 20 << 20  # bytes of the answer
+    parallel: int = 2  # children at once; the others wait for their turn
+
+    async def call(self, function: str, data: bytes, *arguments: Any, imports: Sequence[str] = ()) -> Any:
+        """`function` ("module:name") of `data` and `arguments`, as JSON carries them there and its result back.
+
+        imports: modules that the function needs; once it runs, it can open no file to import from.
+        Raises: Overrun, Crashed.
+        """
+        import asyncio  # only the parent needs it, and it is a third of the child's start-up
+
+        async with _turns(self.parallel):
+            process = await self._start(function, arguments, imports)
+            try:
+                async with asyncio.timeout(self.seconds):
+                    reply = await _converse(process, data, self.output)
+                    status = await process.wait()
+            except TimeoutError:
+                raise Overrun from None
+            finally:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                await process.communicate()  # reaps the child and closes the pipes
+        return _understood(reply, status)
+
+    async def _start(
+        self, function: str, arguments: Sequence[Any], imports: Sequence[str]
+    ) -> asyncio.subprocess.Process:
+        import asyncio
+
+        order = {
+            "function": function,
+            "arguments": arguments,
+            "imports": imports,
+            "memory": self.memory,
+            "seconds": math.ceil(self.seconds),
+            "parent": os.getpid(),
+        }
+        entry = "import sys; sys.path[:] = sys.argv[2:]; from core.sandbox import child; child(sys.argv[1])"
+        command = [sys.executable, "-I", "-S", "-B", "-X", "utf8", "-c", entry, json.dumps(order)]
+        path = [ROOT, *(folder for folder in sys.path if folder)]
+        with tempfile.TemporaryDirectory(prefix="engram-") as empty:
+            return await asyncio.create_subprocess_exec(
+                *command,
+                *path,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.DEVNULL,
+                env={},
+                cwd=empty,
+                start_new_session=True,
+            )
+
+
+_semaphores: WeakKeyDictionary[Any, dict[int, Any]] = WeakKeyDictionary()
+
+
+def _turns(parallel: int) -> asyncio.Semaphore:
+    """The event loop's own semaphore: one that is shared between loops raises."""
+    import asyncio
+
+    mine = _semaphores.setdefault(asyncio.get_running_loop(), {})
+    return mine.setdefault(parallel, asyncio.Semaphore(parallel))
+
+
+async def _converse(process: asyncio.subprocess.Process, data: bytes, most: int) -> bytes:
+    """Write everything, read everything, but not more than `most` bytes."""
+    import asyncio
+
+    async def feed() -> None:
+        with suppress(BrokenPipeError, ConnectionResetError):  # it died; its status tells of what
+            process.stdin.write(data)
+            await process.stdin.drain()
+        process.stdin.close()
+
+    feeding, reply = asyncio.create_task(feed()), bytearray()
+    try:
+        while part := await process.stdout.read(1 << 16):
+            reply += part
+            if len(reply) > most:
+                raise Overrun
+    finally:
+        feeding.cancel()
+    return bytes(reply)
+
+
+def _understood(reply: bytes, status: int) -> Any:
+    if status in (OUT_OF_MEMORY, -signal.SIGKILL, -signal.SIGXCPU):  # SIGKILL: by the kernel, short of memory
+        raise Overrun
+    try:
+        if status == 0:
+            return json.loads(reply)
+    except (ValueError, RecursionError):
+        pass
+    raise Crashed
+
+
+# Below, the child.
+
+
+def child(order: str) -> None:
+    """Read stdin, give up everything, run the function, write its result to stdout as JSON."""
+    job = json.loads(order)
+    _leave_network()
+    answer = _private_stdout()
+    for name in job["imports"]:
+        import_module(name)
+    module, _, name = job["function"].partition(":")
+    function = getattr(import_module(module), name)
+    data = sys.stdin.buffer.read()
+    _confine(job["memory"], job["seconds"], job["parent"])
+    try:
+        reply = json.dumps(function(data, *job["arguments"])).encode()
+    except MemoryError:
+        os._exit(OUT_OF_MEMORY)
+    while reply:
+        reply = reply[os.write(answer, reply) :]
+    os._exit(0)  # no finalisers: nothing here is worth the time
+
+
+def _private_stdout() -> int:
+    """A descriptor for the answer; whatever a library prints goes nowhere."""
+    answer, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    return answer
+
+
+def _leave_network() -> None:
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None)
+        _ = libc.unshare(CLONE_NEWNET) == 0 or libc.unshare(CLONE_NEWUSER | CLONE_NEWNET)  # refused in many containers
+
+
+def _confine(memory: int, seconds: int, parent: int) -> None:
+    with suppress(OSError):
+        if os.geteuid() == 0:
+            os.setgroups([])
+            os.setgid(NOBODY)
+            os.setuid(NOBODY)
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None)
+        libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+        libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # after setuid and unshare, which clear it
+        own = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        _limit(resource.RLIMIT_AS, own + memory)
+    if os.getppid() != parent:
+        os._exit(1)  # it died before the line above
+    _limit(resource.RLIMIT_CPU, seconds)
+    _limit(resource.RLIMIT_CORE, 0)
+    _limit(resource.RLIMIT_FSIZE, 0)
+    _limit(resource.RLIMIT_NPROC, 0)
+    _limit(resource.RLIMIT_NOFILE, 0)
+
+
+def _limit(what: int, most: int) -> None:
+    hard = resource.getrlimit(what)[1]
+    most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+    resource.setrlimit(what, (most, most))
