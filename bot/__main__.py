@@ -1,3 +1,6 @@
-from bot.cli import main
+try:
+    from bot.cli import main
 
-main()
+    main()
+except KeyboardInterrupt:  # before a command began
+    raise SystemExit(130) from None

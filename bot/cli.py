@@ -44,14 +44,17 @@ Command = Callable[["Screen", "Settings"], Coroutine[Any, Any, None]]
 
 
 def main() -> None:
-    """Entry point of the process."""
+    """The process, from its arguments to its end.
+
+    All files are closed when a command has ended, so nothing is waited for: torch takes half a second to leave, and the
+    device's thread may be in the middle of a long call.
+    """
     try:
         cli()
     except SystemExit as end:
-        if end.code in (130, 143):  # all is closed; the device's thread may be in the middle of a long call: don't wait
-            sys.stdout.flush()
-            os._exit(end.code)
-        raise
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(end.code if isinstance(end.code, int) else 0)
 
 
 @cli.command()
@@ -286,6 +289,9 @@ def serve(channel: NoChannel = "", data_dir: DataDir = None, json: Json = False)
     """Run the bot on every platform that is configured, until it is told to stop."""
 
     async def command(screen: Screen, settings: Settings) -> None:
+        import asyncio
+        from contextlib import suppress
+
         from bot.platforms import configured, how_to_configure, serve_all
 
         if not configured(settings):
@@ -295,8 +301,9 @@ def serve(channel: NoChannel = "", data_dir: DataDir = None, json: Json = False)
         from bot.logs import configure_logging
 
         configure_logging(settings.log_level, settings.log_format)
-        async with open_app(settings) as app:
-            await serve_all(app, settings)
+        with suppress(asyncio.CancelledError):  # to be told to stop is a service's good end
+            async with open_app(settings) as app:
+                await serve_all(app, settings)
 
     run(command, json, data_dir)
 
@@ -360,9 +367,10 @@ async def learn_file(screen: Screen, app: App, channel: str, name: str, data: by
     Raises: whatever the job failed of.
     """
     import asyncio
+    from contextlib import suppress
 
     from bot.terminal import JobView
-    from core.errors import Cancelled, LearningFailed
+    from core.errors import Cancelled, LearningFailed, NotFound
 
     with screen.waiting("Loading the model"):
         await app.runner.device.ready()
@@ -373,7 +381,8 @@ async def learn_file(screen: Screen, app: App, channel: str, name: str, data: by
                 view.show(progress)
     except asyncio.CancelledError:
         if not screen.terminated:
-            await app.service.cancel(channel, job.id)
+            with suppress(NotFound):  # it has just ended
+                await app.service.cancel(channel, job.id)
         raise
     await app.service.delivered(job.id)
     if progress.document is None:

@@ -20,7 +20,7 @@ async def play(channel: str, screen: Screen, settings: Settings) -> None:
     from bot.terminal import learned_json, learned_text
 
     data = (SAMPLE / "sample.pdf").read_bytes()
-    screen.say("[bold]1. Learn a document[/] that no model has read: invented facts, ten pages.\n")
+    screen.say("[bold]1. Learn a document[/] of invented facts, which no model can have read.\n")
     async with open_app(settings) as app:
         await _forget_earlier(app, channel, data)
         document = await learn_file(screen, app, channel, "sample.pdf", data)
