@@ -291,6 +291,7 @@ def serve(channel: NoChannel = "", data_dir: DataDir = None, json: Json = False)
     async def command(screen: Screen, settings: Settings) -> None:
         import asyncio
         from contextlib import suppress
+        from importlib import import_module
 
         from bot.platforms import configured, how_to_configure, serve_all
 
@@ -300,6 +301,7 @@ def serve(channel: NoChannel = "", data_dir: DataDir = None, json: Json = False)
         from bot.app import open_app
         from bot.logs import configure_logging
 
+        import_module("torch")  # holds the interpreter for 0.3 s: now, and not while the platforms wait for answers
         configure_logging(settings.log_level, settings.log_format)
         with suppress(asyncio.CancelledError):  # to be told to stop is a service's good end
             async with open_app(settings) as app:

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 FAILURES = 1_000  # newest failed jobs whose error is remembered in memory; the row keeps its sentence only
-PAUSE_SECONDS = 1.0  # after an index that can't be read or written, before trying again
+PAUSE_SECONDS = 5.0  # after an index that can't be read or written, before trying again
 
 
 class Runner:

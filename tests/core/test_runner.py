@@ -9,11 +9,11 @@ import pytest
 
 from core.errors import EngramError, LearningFailed, ModelNotFound, PdfLocked
 from core.pdf import PdfText
-from core.ports import Index, Weights
+from core.ports import Index, Learned, Weights
 from core.service import Service
-from core.types import Job, Limits, Progress, Stage
+from core.types import Job, Limits, Metrics, Progress, Stage
 from tests.conftest import Open
-from tests.fakes import FakeEngine, plain_pdf
+from tests.fakes import FakeEngine, plain_pdf, read_plain, to_tensor
 
 TEXT = "The keeper of the lighthouse is Ada Quill. The lamp burns whale oil. The boat comes on Tuesdays. " * 3
 PDF = plain_pdf(TEXT)
@@ -187,26 +187,10 @@ async def test_a_job_of_a_killed_process_is_taken_up_again_and_says_so(open_serv
 
 
 async def test_weights_that_no_document_names_are_removed_at_the_start(open_service: Open, weights: Weights) -> None:
-    engine = FakeEngine()
-    steps = engine.learn(engine.chunk((await read(PDF)).pages), title="")
-    learned = await asyncio.to_thread(drive, steps)
-    weights.save("orphan", "here", learned, base=engine.fingerprint, learner=engine.learner)
+    learned = Learned({"0/memory": to_tensor(TEXT)}, (0,), Metrics(4.0, 1.0, (4.0, 1.0), 1, 60, 0.1, 1.0))
+    weights.save("orphan", "here", learned, base="f" * 64, learner="by-heart")
     async with open_service():
         assert weights.sweep([]) == []
-
-
-async def read(data: bytes) -> PdfText:
-    from tests.fakes import read_plain
-
-    return await read_plain(data, Limits())
-
-
-def drive(steps):
-    try:
-        while True:
-            next(steps)
-    except StopIteration as end:
-        return end.value
 
 
 async def test_an_engine_that_cannot_be_loaded_is_reported_to_everyone(open_service: Open, index: Index) -> None:
@@ -238,7 +222,7 @@ async def test_a_refusal_ends_the_job_with_its_sentence_and_the_next_one_runs(op
     async def read_locked(data: bytes, limits: Limits) -> PdfText:
         if b"locked" in data:
             raise PdfLocked
-        return await read(data)
+        return await read_plain(data, limits)
 
     async with open_service(read=read_locked) as service:
         first, second = await submit(service, plain_pdf("locked")), await submit(service)
