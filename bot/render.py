@@ -389,11 +389,11 @@ _SLACK_SPECIAL = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 def escape_discord(text: str) -> str:
     """Plain text -> Discord Markdown that shows exactly it: no formatting, links, time stamps, emoji codes or mentions.
     Fenced code stays code."""
-    return _outside_fences(text, lambda part: _harmless(_DISCORD_SPECIAL.sub(r"\\\1", part)))
+    return _outside_fences(text, lambda part: without_mentions(_DISCORD_SPECIAL.sub(r"\\\1", part)))
 
 
-def _harmless(text: str) -> str:
-    """@everyone and its like lose their meaning by a zero-width space after the @."""
+def without_mentions(text: str) -> str:
+    """A zero-width space after each @: for places that show plain text."""
     return text.replace("@", "@\u200b")
 
 
@@ -405,7 +405,9 @@ def escape_slack(text: str) -> str:
 def _outside_fences(text: str, escape: Callable[[str], str]) -> str:
     """Escape all but complete ``` blocks, in which only mentions are broken."""
     parts = re.split(r"(```.*?```)", text, flags=re.DOTALL)
-    return "".join(_harmless(part) if part.startswith(FENCE) and len(part) >= 6 else escape(part) for part in parts)
+    return "".join(
+        without_mentions(part) if part.startswith(FENCE) and len(part) >= 6 else escape(part) for part in parts
+    )
 
 
 def clip(text: str, limit: int) -> str:

@@ -569,7 +569,9 @@ async def _send(channel: Any, message: Message, *, to: int, **options: Any) -> d
 async def _open_thread(message: discord.Message | discord.PartialMessage, name: str) -> discord.Thread | None:
     """A thread at a message, or the one that is there already; None where the bot may not."""
     try:
-        return await message.create_thread(name=render.clip(" ".join(name.split()), THREAD_NAME))
+        return await message.create_thread(
+            name=render.clip(render.without_mentions(" ".join(name.split())), THREAD_NAME)
+        )
     except discord.Forbidden:
         return None
     except discord.HTTPException as problem:
@@ -594,7 +596,7 @@ async def _name_of(client: Client, guild: discord.Guild | None, user: str) -> st
 def _dress(message: Message, channel: Any, *, edit: bool = False) -> dict[str, Any]:
     """A message as arguments of `send` or `edit`, within Discord's limits and the bot's rights in the channel."""
     allowed = _allowed(channel)
-    dressed: dict[str, Any] = {}
+    dressed: dict[str, Any] = {"allowed_mentions": discord.AllowedMentions.none()}  # the client's default misses edits
     if message.buttons or edit:
         dressed["view"] = _view(message.buttons) if message.buttons else None
     with_picture = bool(message.picture) and allowed.attach_files
@@ -631,7 +633,7 @@ def _embed(message: Message, with_picture: bool) -> discord.Embed:
         for part in render.split(render.clip(_field(field), FIELDS_TOGETHER // len(message.fields)), FIELD):
             embed.add_field(name=escape(field.name), value=part, inline=side_by_side)
     if message.footer:
-        embed.set_footer(text=render.clip(message.footer, FOOTER))
+        embed.set_footer(text=render.clip(render.without_mentions(message.footer), FOOTER))
     if with_picture:
         embed.set_image(url=f"attachment://{PICTURE}")
     return embed

@@ -1,0 +1,529 @@
+"""Every flow on Discord, on simcord: discord.py is real, Discord is another project's model of it."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import threading
+import time
+from collections.abc import AsyncIterator, Coroutine, Generator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import discord
+import pytest
+import simcord
+
+from bot.commands import Bot
+from bot.platforms.discord import STALE_AFTER, Client
+from core.ports import Learned
+from core.service import Service
+from core.types import Chunk, Completion, Step
+from tests.conftest import SMALL, Open
+from tests.fakes import FakeEngine, plain_pdf
+
+TEXT = "The ferry to Marrow Island leaves at seven. The warden is Ada Quill. The lamp burns whale oil. " * 3
+HANDBOOK = ("handbook.pdf", plain_pdf(TEXT))
+BAKERY = ("bakery.pdf", plain_pdf("The bakery opens at six. The baker is Tom Reed. Bread costs two crowns. " * 3))
+WARDEN = "Who is the warden?"
+MODERATES = discord.Permissions(manage_channels=True, manage_messages=True)
+
+
+class HeldEngine(FakeEngine):
+    """Goes on learning until it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go = threading.Event()
+        self.go.set()
+
+    def learn(self, chunks: Sequence[Chunk], *, title: str) -> Generator[Step, None, Learned]:
+        while not self.go.is_set():
+            time.sleep(0.01)
+            yield Step(1, 4, 4.0)
+        return (yield from super().learn(chunks, title=title))
+
+
+class DeclaredBot(Bot):
+    """simcord wants to know what waits for something outside of Discord: following a job waits for the runner."""
+
+    env: simcord.Env
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        super().spawn(self.env.external_wait(work, reason="the runner"))
+
+
+class World:
+    """A server with a channel, two members, a moderator, and our bot."""
+
+    def __init__(self, env: simcord.Env, service: Service, engine: HeldEngine) -> None:
+        self.env, self.service, self.engine = env, service, engine
+        self.guild = env.create_guild("harbour")
+        self.channel = self.guild.create_text_channel("general")
+        self.ada = self.guild.add_member(env.create_user("ada"))
+        self.bob = self.guild.add_member(env.create_user("bob"))
+        moderator = self.guild.create_role("moderator", permissions=MODERATES)
+        self.mod = self.guild.add_member(env.create_user("mod"), roles=[moderator])
+
+    @property
+    def key(self) -> str:
+        return f"discord:{self.guild.id}:{self.channel.id}"
+
+    @property
+    def me(self) -> str:
+        return f"<@{self.env.bot.user.id}>"
+
+    async def restart(self) -> None:
+        """A new process: new client, new bot, same Discord, same storage."""
+        await self.env.bot.bot.__aexit__()
+        client = make_client(self.service)
+        client.bot.env = self.env
+        await self.env.restart_bot(client)
+
+    async def told(self) -> None:
+        """Until all jobs have ended and their channels know it."""
+        async with asyncio.timeout(20):
+            while await self.service.pending_deliveries():
+                await asyncio.sleep(0.01)
+        await self.env.settle()
+
+    async def learning(self, channel: Any = None) -> discord.Message:
+        """Until a job is being learned and the channel sees it; its progress message."""
+        async with asyncio.timeout(20):
+            while True:
+                for message in (channel or self.channel).history():
+                    if "Learning" in shown(message):
+                        return message
+                await asyncio.sleep(0.01)
+                await self.env.advance_time(1)  # the clock by which messages are edited
+
+    async def teach(self, *files: tuple[str, bytes], channel: Any = None) -> None:
+        await self.ada.send(channel or self.channel, f"{self.me} learn this", attachments=list(files or [HANDBOOK]))
+        await self.told()
+
+    async def ask(self, text: str = WARDEN, channel: Any = None) -> str:
+        """Bob mentions the bot; what it says."""
+        asked = await self.bob.send(channel or self.channel, f"{self.me} {text}")
+        return self.said(channel or self.thread(asked.id) or self.channel)
+
+    def thread(self, number: int) -> Any:
+        return next((thread for thread in self.channel.threads if thread.id == number), None)
+
+    def said(self, channel: Any = None) -> str:
+        """The last message, if it is the bot's."""
+        message = (channel or self.channel).last_message
+        return shown(message) if message and message.author.id == self.env.bot.user.id else ""
+
+
+def make_client(service: Service, *, message_content: bool = True) -> Client:
+    return Client(DeclaredBot(service, limits=SMALL), message_content=message_content)
+
+
+def shown(message: discord.Message) -> str:
+    """All that a person reads in a message."""
+    texts = [message.content]
+    for embed in message.embeds:
+        texts += [embed.title or "", embed.description or ""]
+        texts += [f"{field.name}: {field.value}" for field in embed.fields]
+        texts += [embed.footer.text or ""]
+    texts += [f"[{label}]" for label in labels(message)]
+    return "\n".join(text for text in texts if text)
+
+
+def labels(message: discord.Message) -> list[str]:
+    return [button.label for row in message.components for button in row.children]
+
+
+@pytest.fixture
+def message_content() -> bool:
+    """Whether the bot has the intent; a test may say no."""
+    return True
+
+
+@pytest.fixture
+def engine() -> HeldEngine:
+    return HeldEngine()
+
+
+@pytest.fixture
+async def service(open_service: Open, engine: HeldEngine) -> AsyncIterator[Service]:
+    async with open_service(engine) as service:
+        yield service
+        engine.go.set()
+
+
+@pytest.fixture
+async def env(service: Service, message_content: bool) -> AsyncIterator[simcord.Env]:
+    client = make_client(service, message_content=message_content)
+    env = client.bot.env = simcord.Env(client, shard_count=1)
+    await env.start()
+    await client.tree.sync()
+    yield env
+    await env.bot.bot.__aexit__()
+    await env.shutdown()
+    env.raise_errors()
+
+
+@pytest.fixture
+def world(env: simcord.Env, service: Service, engine: HeldEngine) -> World:
+    return World(env, service, engine)
+
+
+# Learning
+
+
+async def test_a_pdf_with_a_mention_is_learned_and_its_end_told(world):
+    await world.teach()
+    end = world.channel.last_message
+    assert "I know handbook.pdf now" in shown(end)
+    assert [file.filename for file in end.attachments] == ["loss.png"]
+    assert (await world.service.documents(world.key))[0].name == "handbook.pdf"
+
+
+async def test_progress_is_shown_in_one_message_with_a_cancel_button(world):
+    world.engine.go.clear()
+    await world.ada.send(world.channel, world.me, attachments=[HANDBOOK])
+    progress = await world.learning()
+    assert "loss 4.00" in shown(progress) and "█" in shown(progress) and labels(progress) == ["Cancel"]
+    world.engine.go.set()
+    await world.told()
+    assert world.channel.last_message.id == progress.id
+
+
+async def test_the_command_learns(world):
+    result = await world.ada.slash(world.channel, "learn", file=HANDBOOK)
+    await world.told()
+    assert "I know handbook.pdf now" in shown(result.response.message) and not result.ephemeral
+
+
+async def test_the_message_menu_learns_what_somebody_else_posted(world):
+    posted = await world.bob.send(world.channel, "our handbook", attachments=[HANDBOOK, BAKERY])
+    result = await world.ada.context_menu(world.channel, "Learn this document", posted)
+    await world.told()
+    assert "I know handbook.pdf now" in shown(result.response.message)
+    assert "I know bakery.pdf now" in shown(result.followups[0].message)
+
+
+async def test_a_reply_to_a_posted_pdf_learns_it(world):
+    posted = await world.bob.send(world.channel, "our handbook", attachments=[HANDBOOK])
+    await world.ada.send(world.channel, f"{world.me} learn this", reply_to=posted)
+    await world.told()
+    assert "I know handbook.pdf now" in world.said()
+
+
+async def test_a_forwarded_pdf_is_learned(world):
+    posted = await world.ada.send(world.channel, "our handbook", attachments=[HANDBOOK])
+    dm = world.ada.user.dm_channel
+    await world.ada.user.send_dm("hello")
+    await world.ada.forward(posted, dm)
+    await world.told()
+    assert "I know handbook.pdf now" in world.said(dm)
+
+
+async def test_every_attachment_gets_an_answer(world):
+    await world.teach(HANDBOOK, ("letter.docx", b"PK"), BAKERY, ("scan.pdf", b"<html>"))
+    texts = "\n".join(shown(message) for message in world.channel.history())
+    assert "I know handbook.pdf now" in texts and "I know bakery.pdf now" in texts
+    assert "I can't learn letter.docx" in texts and "I can't learn scan.pdf" in texts
+
+
+async def test_a_known_document_is_not_learned_again(world):
+    await world.teach()
+    await world.teach()
+    assert "handbook.pdf: I know this one" in world.said()
+
+
+async def test_a_thread_teaches_its_channel(world):
+    thread = await open_thread(world)
+    await world.teach(channel=thread)
+    assert "I know handbook.pdf now" in world.said(thread)
+    assert len(await world.service.documents(world.key)) == 1
+
+
+async def test_direct_messages_are_a_channel_of_their_own(world, env):
+    dm = world.ada.user.dm_channel
+    await world.ada.send_dm("learn this", attachments=env.backend.store_attachments(dm.id, [HANDBOOK]))
+    await world.told()
+    await world.ada.send_dm(WARDEN)
+    assert "Ada Quill" in world.said(dm)
+    assert "not taught me anything" in await world.ask()
+    assert len(await world.service.documents(f"discord:dm:{world.ada.id}")) == 1
+
+
+async def test_the_owner_cancels_and_others_cannot(world):
+    world.engine.go.clear()
+    await world.ada.send(world.channel, world.me, attachments=[HANDBOOK])
+    progress = await world.learning()
+    refusal = await world.bob.click(progress, label="Cancel")
+    assert "manage this channel" in shown(refusal.followups[0].message) and refusal.followups[0].ephemeral
+    await world.ada.click(progress, label="Cancel")
+    await world.told()
+    assert "Cancelled: handbook.pdf" in world.said() and not await world.service.documents(world.key)
+
+
+async def test_a_learning_job_that_outlives_its_message_ends_in_a_new_one(world, env):
+    world.engine.go.clear()
+    result = await world.ada.slash(world.channel, "learn", file=HANDBOOK)
+    progress = await world.learning()
+    await env.advance_time(STALE_AFTER + 60)
+    world.engine.go.set()
+    await world.told()
+    end = world.channel.last_message
+    assert "I know handbook.pdf now" in shown(end) and end.reference.message_id == progress.id
+    assert "see my reply" in shown(result.response.message)
+
+
+async def test_a_message_that_takes_no_more_edits_is_left_alone(world, env):
+    world.engine.go.clear()
+    await world.ada.send(world.channel, world.me, attachments=[HANDBOOK])
+    progress = await world.learning()
+    env.inject_error("PATCH", "/channels/*/messages/*", status=400, code=30046, times=None)
+    world.engine.go.set()
+    await world.told()
+    assert "I know handbook.pdf now" in world.said() and world.channel.last_message.id != progress.id
+
+
+async def test_a_restart_in_the_middle_is_survived_in_the_same_message(world):
+    world.engine.go.clear()
+    await world.ada.send(world.channel, world.me, attachments=[HANDBOOK])
+    progress = await world.learning()
+    await world.restart()
+    world.engine.go.set()
+    await world.told()
+    assert "I know handbook.pdf now" in world.said() and world.channel.last_message.id == progress.id
+
+
+async def test_an_end_that_came_while_the_bot_was_away_is_told(world, env):
+    world.engine.go.clear()
+    await world.ada.send(world.channel, world.me, attachments=[HANDBOOK])
+    await world.learning()
+    await env.bot.bot.__aexit__()
+    world.engine.go.set()
+    while not await world.service.documents(world.key):
+        await asyncio.sleep(0.01)
+    assert "I know" not in world.said()
+    await world.restart()
+    await world.told()
+    assert "I know handbook.pdf now" in world.said()
+
+
+async def test_a_deleted_progress_message_is_replaced_at_the_end(world):
+    world.engine.go.clear()
+    await world.ada.send(world.channel, world.me, attachments=[HANDBOOK])
+    await world.mod.delete(await world.learning())
+    world.engine.go.set()
+    await world.told()
+    assert "I know handbook.pdf now" in world.said()
+
+
+# Asking
+
+
+async def test_a_mention_is_answered_in_a_thread_beside_the_base_model(world):
+    await world.teach()
+    answer = await world.ask()
+    assert "Learned: Ada Quill" in answer or "Learned: The warden is Ada Quill" in answer
+    assert "Base model: I do not know." in answer and "0 document tokens in the prompt" in answer
+    assert "p. 1" in answer and "confidence 90%" in answer
+    assert [thread.name for thread in world.channel.threads] == [WARDEN]
+
+
+async def test_the_command_puts_the_question_in_the_channel_and_the_answer_in_its_thread(world):
+    await world.teach()
+    result = await world.bob.slash(world.channel, "ask", question=WARDEN)
+    assert shown(result.response.message) == f"bob asks: {WARDEN}"
+    assert "Ada Quill" in world.said(world.thread(result.response.id))
+
+
+async def test_in_a_thread_the_command_answers_right_there(world):
+    await world.teach()
+    thread = await open_thread(world)
+    await world.bob.slash(thread, "ask", question=WARDEN)
+    assert "Ada Quill" in world.said(thread)
+
+
+async def test_a_private_answer_can_be_shared(world):
+    await world.teach()
+    result = await world.bob.slash(world.channel, "ask", question=WARDEN, private=True)
+    assert result.ephemeral and "Ada Quill" in shown(result.response.message) and not world.channel.threads
+    await world.bob.click(result.response.message, label="Share in channel")
+    assert "Ada Quill" in world.said() and "shared by bob" in world.said()
+
+
+async def test_an_example_question_is_asked_by_its_button(world, monkeypatch):
+    learn = FakeEngine.learn
+
+    def with_questions(self, chunks, *, title):
+        return replace((yield from learn(self, chunks, title=title)), questions=(WARDEN,))
+
+    monkeypatch.setattr(FakeEngine, "learn", with_questions)
+    await world.teach()
+    result = await world.bob.click(world.channel.last_message, label=WARDEN)
+    assert "Ada Quill" in world.said(world.thread(result.response.id))
+
+
+async def test_follow_ups_in_the_bots_thread_need_no_mention(world):
+    await world.teach()
+    await world.ask()
+    (thread,) = world.channel.threads
+    await world.ada.send(thread, "And when does the ferry leave?")
+    assert "seven" in world.said(thread)
+
+
+async def test_the_bot_is_silent_when_people_talk_to_each_other(world):
+    await world.ask()
+    (thread,) = world.channel.threads
+    answered = thread.last_message
+    await world.ada.send(thread, f"{world.bob.mention} is that right?")
+    reply_to = await world.bob.send(thread, "No idea.")
+    await world.ada.send(thread, "Me neither.", reply_to=reply_to)
+    assert [message.author.name for message in thread.history()[-3:]] == ["ada", "bob", "ada"]
+    assert answered.id < reply_to.id
+    assert await world.ask("So who is it?", thread)
+
+
+async def test_other_peoples_threads_and_messages_are_none_of_its_business(world):
+    thread = await open_thread(world)
+    await world.ada.send(thread, "Who is the warden?")
+    await world.ada.send(world.channel, "Who is the warden?", attachments=[HANDBOOK])
+    assert not world.said(thread) and not world.said()
+
+
+async def test_bots_and_webhooks_are_not_answered(world, env):
+    webhook = world.guild.create_webhook(world.channel)
+    await webhook.send(f"{world.me} {WARDEN}")
+    robot = world.guild.add_member(env.create_user("robot", bot=True))
+    await robot.send(world.channel, f"{world.me} {WARDEN}")
+    assert not world.said() and not world.channel.threads
+
+
+@pytest.mark.parametrize("message_content", [False])
+async def test_mentions_messages_and_commands_work_without_the_content_intent(world):
+    await world.teach()
+    assert "Ada Quill" in await world.ask()
+    await world.ada.send_dm(WARDEN)
+    assert "not taught me anything" in world.said(world.ada.user.dm_channel)
+    (thread,) = world.channel.threads
+    before = thread.last_message.id
+    await world.ada.send(thread, "And the ferry?")  # comes without its text
+    assert thread.history()[-2].id == before
+
+
+async def test_feedback_buttons_outlive_a_restart(world):
+    await world.teach()
+    await world.ask()
+    (thread,) = world.channel.threads
+    await world.restart()
+    thanks = await world.ada.click(thread.last_message, label="Helpful")
+    assert thanks.followups[0].ephemeral and "Thank you" in shown(thanks.followups[0].message)
+
+
+# Managing
+
+
+async def test_documents_are_listed_privately(world):
+    await world.teach()
+    result = await world.bob.slash(world.channel, "docs")
+    assert result.ephemeral and "handbook.pdf" in shown(result.response.message)
+    assert "by ada" in shown(result.response.message)
+
+
+async def test_forget_suggests_and_erases_ones_own(world):
+    await world.teach()
+    ((choice),) = await world.ada.autocomplete(world.channel, "forget", "document", "hand")
+    assert choice["name"] == "handbook.pdf"
+    refusal = await world.bob.slash(world.channel, "forget", document=choice["value"])
+    assert "manage this channel" in shown(refusal.response.message)
+    done = await world.ada.slash(world.channel, "forget", document=choice["value"])
+    assert "handbook.pdf is forgotten" in shown(done.response.message)
+    assert "not taught me anything" in await world.ask()
+
+
+async def test_reset_is_for_moderators_and_asks_first(world):
+    await world.teach()
+    assert "reset" not in world.ada.available_commands(world.channel)
+    assert "manage this channel" in await world.ask("reset")
+    question = await world.mod.slash(world.channel, "reset")
+    assert question.ephemeral and "1 document" in shown(question.response.message)
+    await world.mod.click(question.response.message, label="Forget everything")
+    assert "Forgot 1 document" in shown(question.response.message) and not labels(question.response.message)
+    assert await world.service.documents(world.key) == []
+
+
+async def test_keeping_changes_nothing(world):
+    await world.teach()
+    question = await world.mod.slash(world.channel, "reset")
+    await world.mod.click(question.response.message, label="Keep")
+    assert "Kept" in shown(question.response.message) and len(await world.service.documents(world.key)) == 1
+
+
+@pytest.mark.parametrize(("name", "words"), [("status", "fake"), ("help", "/learn"), ("about", "What I keep")])
+async def test_everyone_can_look(world, name, words):
+    result = await world.bob.slash(world.channel, name)
+    assert result.ephemeral and words in shown(result.response.message)
+
+
+async def test_a_deleted_channel_and_a_left_server_are_erased(world, env):
+    await world.teach()
+    await env.bot.get_channel(world.channel.id).delete()
+    await env.settle()
+    assert await world.service.documents(world.key) == []
+    world.channel = world.guild.create_text_channel("another")
+    await world.teach()
+    await env.bot.guilds[0].leave()
+    await env.settle()
+    assert await world.service.documents(world.key) == []
+
+
+# Rights and safety
+
+
+async def test_without_the_right_to_open_threads_the_answer_is_in_the_channel(world):
+    deny(world, create_public_threads=False)
+    await world.ask()
+    result = await world.bob.slash(world.channel, "ask", question=WARDEN)
+    assert not world.channel.threads and "Base model" in shown(result.response.message)
+
+
+async def test_without_the_right_to_embed_the_answer_is_plain_text(world):
+    deny(world, embed_links=False, attach_files=False, create_public_threads=False)
+    await world.teach()
+    message = world.channel.last_message
+    assert not message.embeds and "**I know handbook.pdf now**" in message.content
+
+
+async def test_without_the_right_to_write_the_command_says_so(world):
+    deny(world, send_messages=False)
+    result = await world.ada.slash(world.channel, "learn", file=HANDBOOK)
+    assert "I may not write here" in shown(result.response.message)
+    assert await world.service.jobs(world.key) == []
+
+
+async def test_nothing_that_the_bot_sends_can_mention(world, env):
+    evil = plain_pdf("The warden is @everyone and <@123> and <@&9> and [a link](http://evil). " * 4)
+    await world.teach(("@everyone <@123>.pdf", evil))
+    answer = await world.ask(f"{WARDEN} @everyone")
+    places = (world.channel, *world.channel.threads)
+    said = [shown(message) for place in places for message in place.history() if message.author == env.bot.user]
+    assert "everyone" in answer and not any(re.search(r"@everyone|<@(?!\u200b)", text) for text in said)
+    bodies = [call.json for call in env.http_requests if call.json and "embeds" in call.json]
+    assert bodies and [body["allowed_mentions"]["parse"] for body in bodies] == [[]] * len(bodies)
+
+
+async def test_long_answers_keep_discords_limits(world, monkeypatch):
+    monkeypatch.setattr(FakeEngine, "_complete", lambda self, ask: Completion("*long* " * 2000, 9, 1.0, 0.5))
+    await world.teach()
+    assert "long" in await world.ask("What? " * 50)
+
+
+def deny(world: World, **rights: bool) -> None:
+    """Move to a channel where the bot lacks some rights."""
+    overwrites = {world.env.bot.user: discord.PermissionOverwrite(**rights)}
+    world.channel = world.guild.create_text_channel("restricted", overwrites=overwrites)
+
+
+async def open_thread(world: World) -> Any:
+    """A thread that Ada opened."""
+    thread = world.env.backend.create_thread(world.channel.id, "harbour talk", world.ada.id)
+    await world.env.settle()
+    return world.thread(thread.id)
