@@ -244,20 +244,22 @@ def bench(
     """Measure base, learned, wrong-document and in-context answers."""
 
     async def command(screen: Screen, settings: Settings) -> None:
-        import asyncio
         import json as js
+        from functools import partial
 
-        from core.engine import Engine
-
+        from bot.app import load_engine
         from bot.terminal import bench_table
+        from core.device import Device
         from core.errors import Refused
         from core.evaluation import bench
 
         if not squad.is_file():
             raise Refused(f"There is no file {squad}.")
+        if output and not output.parent.is_dir():
+            raise Refused(f"There is no folder {output.parent}.")
+        device = Device(partial(load_engine, settings))
         with screen.counting() as progress:
-            engine = await asyncio.to_thread(Engine.load, settings.engine)
-            result = await asyncio.to_thread(bench.run, engine, squad, documents, progress)
+            result = await device.run(bench.run, await device.ready(), squad, documents, progress)
         if output:
             output.write_text(js.dumps(result, indent=2) + "\n")
         screen.say(bench_table(result))
