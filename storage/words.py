@@ -28,7 +28,7 @@ def search_words(question: str) -> list[str]:
 
 
 def match_expression(question: str) -> str:
-    """An FTS5 expression of quoted words only, so that no question is a syntax error. Without words it matches nothing."""
+    """An FTS5 expression of quoted words only, so that no question is a syntax error. No words match nothing."""
     return " OR ".join('"' + word + '"' for word in search_words(question) or [""])
 
 

@@ -1,0 +1,55 @@
+"""Small jobs, documents and weights, and the way from one to the next."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+from core.ports import Learned
+from core.types import Answer, Chunk, Completion, Document, DocumentRef, Job, Metrics, Page, WeightsRecord
+from storage.index import Index
+
+METRICS = Metrics(4.0, 1.5, (4.0, 2.5, 1.5), chunks=1, tokens=9, seconds=0.5, delta_norm=0.1, notes=("rolled back",))
+
+
+def make_job(id: str, channel: str = "here", *, data: bytes = b"", **changes) -> Job:
+    """A job with a file of its own, unless `data` says which."""
+    sha256 = hashlib.sha256(data or id.encode(errors="replace")).hexdigest()
+    values = {"name": f"{id}.pdf", "requested_by": "ada", "reply_to": "7", "created_at": 1.0, "sha256": sha256}
+    return Job(id=id, channel=channel, **values | changes)
+
+
+def make_document(id: str, job: Job, weights: WeightsRecord | None = None, **changes) -> Document:
+    values = {"name": job.name, "pages": 1, "tokens": 9, "learned_at": 2.0, "learned_by": "ada", "metrics": METRICS}
+    record = weights or WeightsRecord(id, f"weights/{id}.safetensors", 10, "0" * 64, "base", "lora", (0, 0, 1))
+    return Document(id=id, channel=job.channel, sha256=job.sha256, weights=record, **values | changes)
+
+
+def make_chunks(*texts: str) -> list[Chunk]:
+    return [Chunk(at, text, (1, 2, 3), at + 1, at + 1) for at, text in enumerate(texts)]
+
+
+def make_answer(document: Document | None, question: str = "Who?", learned: str = "Ada.") -> Answer:
+    said = Completion(learned, 2, 0.1) if document else None
+    ref = DocumentRef(document.id, document.name) if document else None
+    return Answer(question, base=Completion("Nobody.", 2, 0.1), learned=said, document=ref, prompt_tokens=3)
+
+
+def make_learned(*values: float, sections: tuple[int, ...] = (0, 1)) -> Learned:
+    import torch
+
+    tensors = {
+        f"{section}/up.{at}": torch.tensor([value]) for section in {*sections} for at, value in enumerate(values)
+    }
+    return Learned(tensors=tensors, sections=sections, metrics=METRICS)
+
+
+async def learn(index: Index, id: str, texts: Sequence[str], channel: str = "here", **changes) -> Document:
+    """Through the queue, as the runner does it; a page and a chunk for each text."""
+    job = await index.add_job(
+        make_job(f"job-{channel}-{id}", channel, **changes), b"%PDF- " + " ".join(texts).encode(errors="replace")
+    )
+    document = make_document(id, job, learned_at=2.0 + len(await index.all_weights()))
+    pages = [Page(number, text) for number, text in enumerate(texts, start=1)]
+    await index.finish_job(job.id, document, pages, make_chunks(*texts))
+    return document

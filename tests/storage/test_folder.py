@@ -1,0 +1,52 @@
+"""One process at a time."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from core.errors import DataFolderBusy, SetupError
+from storage.folder import DataFolder
+
+HOLD = "import sys, pathlib, time\nfrom storage.folder import DataFolder\n"
+HOLD += "with DataFolder(pathlib.Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(60)\n"
+
+
+def test_a_second_process_is_refused_until_the_first_is_killed(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(DataFolderBusy), DataFolder(tmp_path):
+            pass
+        holder.send_signal(signal.SIGKILL)
+    with DataFolder(tmp_path):
+        pass
+
+
+def test_a_refusal_leaves_the_lock_where_it_is(tmp_path: Path) -> None:
+    with DataFolder(tmp_path):
+        for _ in range(2):
+            with pytest.raises(DataFolderBusy), DataFolder(tmp_path):
+                pass
+
+
+def test_a_new_folder_is_for_its_owner_only(tmp_path: Path) -> None:
+    with DataFolder(tmp_path / "a" / "data") as folder:
+        assert folder.path.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_folder_that_is_a_file_is_refused_without_its_path(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(SetupError) as refusal, DataFolder(tmp_path / "file"):
+        pass
+    assert str(tmp_path) not in str(refusal.value)
+
+
+def test_the_size_counts_every_file(tmp_path: Path) -> None:
+    with DataFolder(tmp_path) as folder:
+        (tmp_path / "weights").mkdir()
+        (tmp_path / "weights" / "x").write_bytes(b"123")
+        assert folder.size() == 3

@@ -1,0 +1,48 @@
+"""What to search for, and when a page bears an answer out."""
+
+from __future__ import annotations
+
+import pytest
+
+from storage.words import match_expression, search_words, supports
+
+PAGE = "Mara Oduya's harbour opened in 1887. It cost 1,200 crowns, 3.5 per stone, and 42 ships came."
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "Mara Oduya",
+        "the MARA ODUYA.",
+        "1887",
+        "In 1887.",
+        "1,200 crowns",
+        "1200",
+        "3.5",
+        "42",
+        "harbour",
+        "The harbour cost crowns",
+        "Oduya, Mara",
+    ],
+)
+def test_what_stands_on_the_page_is_borne_out(answer: str) -> None:
+    assert supports(PAGE, answer)
+
+
+NOT_ON_PAGE = ["", "?!", "the", "It", "yes", "no", "I do not know.", "I don't know", "Not found in the document."]
+NOT_ON_PAGE += ["188", "1888", "18", "4", "200", "3", "35", "5", "harbours", "arbour", "It was the harbour", "42 men"]
+
+
+@pytest.mark.parametrize("answer", NOT_ON_PAGE)
+def test_what_does_not_stand_on_the_page_is_not(answer: str) -> None:
+    assert not supports(PAGE, answer)
+
+
+def test_stop_words_are_searched_only_when_there_is_nothing_else() -> None:
+    assert search_words("Who was the captain of the Velarium?") == ["captain", "Velarium"]
+    assert search_words("Who are you?") == ["Who", "are", "you"]
+
+
+def test_an_expression_holds_quoted_words_only() -> None:
+    assert match_expression('NEAR("a b", 2) -x* OR col:y') == '"NEAR" OR "b" OR "2" OR "x" OR "col" OR "y"'
+    assert match_expression("?!") == '""'
