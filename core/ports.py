@@ -94,13 +94,22 @@ class Index(Protocol):
         ...
 
     async def job_data(self, job_id: str) -> bytes: ...
-    async def job_stage(self, job_id: str, stage: Stage, *, error: str = "") -> None: ...
+    async def job_stage(self, job_id: str, stage: Stage, *, error: str = "") -> None:
+        """Move a job on. One that has ended stays as it ended. Back to QUEUED, the attempt does not count.
+
+        Raises: Cancelled, when the job has ended or was erased and `stage` is not final.
+        """
+        ...
+
     async def requeue_interrupted(self) -> list[Job]:
         """At start: jobs that were running when the process died are queued again, or failed after three attempts."""
         ...
 
     async def finish_job(self, job_id: str, document: Document, pages: Sequence[Page], chunks: Sequence[Chunk]) -> None:
-        """Store the document, its text and its weights record and mark the job DONE, in one transaction."""
+        """Store the document, its text and its weights record and mark the job DONE, in one transaction.
+
+        Raises: Cancelled, when the job has ended otherwise or was erased meanwhile; then nothing was stored.
+        """
         ...
 
     async def mark_delivered(self, job_id: str) -> None: ...
