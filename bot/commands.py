@@ -175,8 +175,8 @@ def require(permission: Permission, request: Request) -> None:
 
 def require_own(owner: str, request: Request) -> None:
     """For what somebody brought: that person and managers. Raises: NotAllowed."""
-    if owner != request.user:
-        require(Permission.MANAGER, request)
+    if owner != request.user and not (request.is_manager or request.is_dm):
+        raise NotAllowed("Only the person who brought it, or somebody who manages this channel, can do that.")
 
 
 def understand(request: Request) -> tuple[str, dict[str, object]]:
@@ -361,7 +361,8 @@ async def _answer(bot: Bot, question: str, document: str | None, private: bool, 
     bot.quotas.question(request.user, request.channel)
     async with reply.thinking():
         answer = await bot.service.ask(request.channel, question, document=document, by=request.user)
-    message = render.answer(answer, private=private)
+    coming = [] if answer.learned else await bot.service.jobs(request.channel)
+    message = render.answer(answer, private=private, coming=coming)
     if private:
         _remember(bot, answer.id, request.user, message)
     await insist(reply.say, message, private=private, thread="" if private else question)

@@ -22,18 +22,20 @@ if TYPE_CHECKING:
 
 LABEL = 75  # characters of a button's label or value: Slack's limit, the narrowest
 
+NOTHING_YET = "I know no document here yet"
+
 # Learning ------------------------------------------------------------------------------------------------------------
 
 
 def received(name: str) -> Message:
-    return Message(title=f"Got {name}", text="Taking it in …", tone=Tone.WORKING)
+    return Message(title=f"Got {name}", text="Fetching it …", tone=Tone.WORKING)
 
 
 def progress(news: Progress) -> Message:
     """What a learning job is doing now."""
     title = f"Waiting to learn {news.job.name}" if news.job.stage is Stage.QUEUED else f"Learning {news.job.name}"
     facts = " · ".join(_facts(news))
-    lines = [_doing(news), _bar(news), facts]
+    lines = [_stages(news), _bar(news), facts]
     return Message(
         title=title,
         text="\n".join(line for line in lines if line),
@@ -88,15 +90,17 @@ def vanished(name: str) -> Message:
     return Message(title=f"{name} is gone", text="This channel was reset before I had learned it.")
 
 
-def _doing(news: Progress) -> str:
+STAGES = {Stage.READING: "read", Stage.LEARNING: "learn", Stage.CHECKING: "check", Stage.SAVING: "save"}
+
+
+def _stages(news: Progress) -> str:
+    """✓ read   ▶ learn   ○ check   ○ save"""
     if news.job.stage is Stage.QUEUED:
-        return f"{count(news.place, 'document')} ahead of it." if news.place else "It is next."
-    return {
-        Stage.READING: "Reading the pages …",
-        Stage.LEARNING: "Writing it into the weights …",
-        Stage.CHECKING: "Checking what was learned …",
-        Stage.SAVING: "Saving …",
-    }.get(news.job.stage, "")
+        ahead = f": {count(news.place, 'document')} ahead of it" if news.place else ": it is next"
+        return f"Place {news.place + 1} in the queue{ahead}."
+    now = list(STAGES).index(news.job.stage)
+    marks = ["✓"] * now + ["▶"] + ["○"] * len(STAGES)
+    return "   ".join(f"{mark} {name}" for mark, name in zip(marks, STAGES.values(), strict=False))
 
 
 def _bar(news: Progress, width: int = 20) -> str:
@@ -117,7 +121,7 @@ def _facts(news: Progress) -> Iterable[str]:
     if news.job.attempts > 1:
         yield f"try {news.job.attempts}"
     if left := time_left(news):
-        yield f"about {seconds(left)} left"
+        yield f"about {in_words(left)} left"
 
 
 def time_left(news: Progress) -> float:
@@ -150,10 +154,10 @@ def loss_curve(losses: Sequence[float]) -> bytes:
 # Answers -------------------------------------------------------------------------------------------------------------
 
 
-def answer(value: Answer, *, private: bool = False) -> Message:
-    """The learned answer beside the base model's."""
+def answer(value: Answer, *, private: bool = False, coming: Sequence[Job] = ()) -> Message:
+    """The learned answer beside the base model's. `coming`: what the channel is learning."""
     if value.learned is None or value.document is None:
-        return _untaught(value)
+        return _untaught(value, coming)
     name = value.document.name
     buttons = (Button("Helpful", "helpful", value.id), Button("Wrong", "wrong", value.id)) if value.id else ()
     if private and value.id:
@@ -162,7 +166,7 @@ def answer(value: Answer, *, private: bool = False) -> Message:
         title=value.question,
         fields=(
             Field("Learned", _said(value.learned), _note(value.learned, where(value.pages))),
-            Field("Base model", _said(value.base), _note(value.base)),
+            Field("Base model (untaught)", _said(value.base), _note(value.base)),
         ),
         footer=f"From {name}, by weights alone: 0 document tokens in the prompt",
         buttons=buttons,
@@ -182,14 +186,17 @@ def shared(message: Message, by: str) -> Message:
 
 
 def thanks(helpful: bool) -> Message:
-    return Message(text="Thank you, noted." if helpful else "Thank you, noted as wrong.")
+    return Message(text="Thank you, noted as helpful." if helpful else "Thank you, noted as wrong.")
 
 
-def _untaught(value: Answer) -> Message:
+def _untaught(value: Answer, coming: Sequence[Job]) -> Message:
+    hint = "I have learned nothing here yet. Attach a PDF and mention me."
+    if coming:
+        hint = f"I am still learning {coming[0].name}; ask again when I am done."
     return Message(
         title=value.question,
-        fields=(Field("Base model", _said(value.base), _note(value.base)),),
-        footer="This channel has not taught me anything yet. Attach a PDF and mention me.",
+        fields=(Field("Base model (untaught)", _said(value.base), _note(value.base)),),
+        footer=hint,
     )
 
 
@@ -220,14 +227,14 @@ def documents(
 ) -> Message:
     """What the channel knows and what is on its way. `names`: what to call the users who brought the documents."""
     if not known and not coming:
-        return Message(
-            title="I know no document here yet", text="Attach a PDF and mention me, or use /learn, and I will learn it."
-        )
+        return Message(title=NOTHING_YET, text="Attach a PDF and mention me, or use /learn, and I will learn it.")
     at = time.time() if now is None else now
     by = names or {}
     lines = [f"• {document.name}\n   {_about(document, by.get(document.learned_by, ''), at)}" for document in known]
     lines += [f"• {job.name}: {'in the queue' if job.stage is Stage.QUEUED else 'being learned now'}" for job in coming]
-    return Message(title=f"I know {count(len(known), 'document')} here", text="\n".join(lines))
+    return Message(
+        title=f"I know {count(len(known), 'document')} here" if known else NOTHING_YET, text="\n".join(lines)
+    )
 
 
 def _about(document: Document, name: str, now: float) -> str:
@@ -277,7 +284,7 @@ def status(value: Status, channel: str) -> Message:
                 " · ".join(filter(None, (value.device, value.dtype, value.learner))),
             ),
             Field("This channel", f"{count(value.documents, 'document')} learned"),
-            Field("Now", _now(value, channel), f"{value.queued} waiting over all channels"),
+            Field("Now", _now(value, channel), f"{value.queued} waiting, all channels together"),
             *(Field("Note", note) for note in value.notes),
         ),
     )
@@ -296,7 +303,7 @@ def help(commands: Iterable[Command]) -> Message:
         "channel alone. Then mention me with a question. You see my answer beside the untaught model's, "
         "and nothing of the document is in the prompt.",
         fields=(Field("Commands", "\n".join(f"/{command.name}: {command.description}" for command in commands)),),
-        footer="In threads, and wherever / does not work, mention me and write the command: @me docs",
+        footer="No slash commands where you are? Mention me and write the command's name instead.",
     )
 
 
@@ -311,7 +318,7 @@ def about(model: str, source: str) -> Message:
             Field(
                 "What I keep",
                 "Per channel: the learned weights, the document's text, questions with their answers, feedback, "
-                "and the user id of whoever asked. The PDF itself goes once it is learned.",
+                "and the user ids of those who taught and asked. The PDF itself goes once it is learned.",
             ),
             Field("How to erase it", "/forget erases one document, /reset everything of a channel, from the disk too."),
         ),

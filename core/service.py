@@ -83,7 +83,8 @@ class Service:
 
     async def pending_deliveries(self) -> list[Job]:
         """Jobs whose channel has not been told how they ended; unfinished ones too. For the start of a platform."""
-        jobs = {job.id: job for job in [*await self._index.undelivered(), *await self._index.jobs()]}
+        unfinished = await self._index.jobs()  # first: what ends meanwhile is then found undelivered
+        jobs = {job.id: job for job in [*unfinished, *await self._index.undelivered()]}
         return sorted(jobs.values(), key=lambda job: job.created_at)
 
     async def delivered(self, job_id: str) -> None:

@@ -246,7 +246,7 @@ async def test_direct_messages_are_a_channel_of_their_own(world, env):
     await world.told()
     await world.ada.send_dm(WARDEN)
     assert "Ada Quill" in world.said(dm)
-    assert "not taught me anything" in await world.ask()
+    assert "learned nothing here" in await world.ask()
     assert len(await world.service.documents(f"discord:dm:{world.ada.id}")) == 1
 
 
@@ -255,7 +255,7 @@ async def test_the_owner_cancels_and_others_cannot(world):
     await world.ada.send(world.channel, world.me, attachments=[HANDBOOK])
     progress = await world.learning()
     refusal = await world.bob.click(progress, label="Cancel")
-    assert "manage this channel" in shown(refusal.followups[0].message) and refusal.followups[0].ephemeral
+    assert "manages this channel" in shown(refusal.followups[0].message) and refusal.followups[0].ephemeral
     await world.ada.click(progress, label="Cancel")
     await world.told()
     assert "Cancelled: handbook.pdf" in world.said() and not await world.service.documents(world.key)
@@ -323,7 +323,7 @@ async def test_a_mention_is_answered_in_a_thread_beside_the_base_model(world):
     await world.teach()
     answer = await world.ask()
     assert "Learned: Ada Quill" in answer or "Learned: The warden is Ada Quill" in answer
-    assert "Base model: I do not know." in answer and "0 document tokens in the prompt" in answer
+    assert "Base model (untaught): I do not know." in answer and "0 document tokens in the prompt" in answer
     assert "p. 1" in answer and "confidence 90%" in answer
     assert [thread.name for thread in world.channel.threads] == [WARDEN]
 
@@ -402,7 +402,7 @@ async def test_mentions_messages_and_commands_work_without_the_content_intent(wo
     await world.teach()
     assert "Ada Quill" in await world.ask()
     await world.ada.send_dm(WARDEN)
-    assert "not taught me anything" in world.said(world.ada.user.dm_channel)
+    assert "learned nothing here" in world.said(world.ada.user.dm_channel)
     (thread,) = world.channel.threads
     before = thread.last_message.id
     await world.ada.send(thread, "And the ferry?")  # comes without its text
@@ -433,10 +433,10 @@ async def test_forget_suggests_and_erases_ones_own(world):
     ((choice),) = await world.ada.autocomplete(world.channel, "forget", "document", "hand")
     assert choice["name"] == "handbook.pdf"
     refusal = await world.bob.slash(world.channel, "forget", document=choice["value"])
-    assert "manage this channel" in shown(refusal.response.message)
+    assert "manages this channel" in shown(refusal.response.message)
     done = await world.ada.slash(world.channel, "forget", document=choice["value"])
     assert "handbook.pdf is forgotten" in shown(done.response.message)
-    assert "not taught me anything" in await world.ask()
+    assert "learned nothing here" in await world.ask()
 
 
 async def test_reset_is_for_moderators_and_asks_first(world):

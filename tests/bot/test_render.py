@@ -69,8 +69,8 @@ def answer(**changes: object) -> Answer:
 
 
 def test_a_waiting_job_says_how_many_are_ahead():
-    assert "2 documents ahead" in render.progress(Progress(JOB, place=2)).text
-    assert "next" in render.progress(Progress(JOB)).text
+    assert render.progress(Progress(JOB, place=2)).text == "Place 3 in the queue: 2 documents ahead of it."
+    assert render.progress(Progress(JOB)).text == "Place 1 in the queue: it is next."
 
 
 def test_progress_shows_bar_pages_tokens_loss_and_time_left():
@@ -83,8 +83,8 @@ def test_progress_shows_bar_pages_tokens_loss_and_time_left():
         seconds=20.0,
     )
     text = render.progress(news).text
-    assert "█████░░░░░░░░░░░░░░░ 25%" in text
-    assert "12 pages · 4,310 tokens · loss 2.81 → 1.94 · about 1 min 0 s left" in text
+    assert "✓ read   ▶ learn   ○ check   ○ save" in text and "█████░░░░░░░░░░░░░░░ 25%" in text
+    assert "12 pages · 4,310 tokens · loss 2.81 → 1.94 · about 1 minute left" in text
 
 
 def test_progress_can_be_cancelled_until_the_end():
@@ -133,7 +133,7 @@ def test_an_answer_without_support_says_so():
 
 def test_an_empty_channel_is_told_how_to_begin():
     message = render.answer(answer(learned=None, document=None))
-    assert [field.name for field in message.fields] == ["Base model"]
+    assert [field.name for field in message.fields] == ["Base model (untaught)"]
     assert "Attach a PDF" in message.footer
 
 
