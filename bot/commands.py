@@ -15,6 +15,8 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+from structlog.contextvars import bound_contextvars
+
 from bot import render
 from bot.chat import Attachment, Live, Message, Reply, Request, Undelivered, Unreachable
 from bot.quotas import QuotaConfig, Quotas
@@ -142,7 +144,8 @@ class Bot:
         """Keep a message up to date with a job, once: a job may be new and found by `resume` at the same time."""
         if job.id not in self._followed:
             self._followed.add(job.id)
-            self.spawn(follow(self, job, live))
+            with bound_contextvars(channel=job.channel, job=job.id):  # the task takes them along
+                self.spawn(follow(self, job, live))
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -153,16 +156,17 @@ class Bot:
         self, permission: Permission, request: Request, reply: Reply, handler: Callable[[], Awaitable[None]]
     ) -> None:
         """Permission before, words for every failure after: the one place for both."""
-        try:
-            require(permission, request)
-            await handler()
-        except Undelivered:
-            log.warning("a reply in %s could not be delivered", request.channel)
-        except Exception as problem:
-            if not isinstance(problem, Refused):
-                log.exception("a command in %s failed", request.channel)
-            with contextlib.suppress(Undelivered):
-                await insist(reply.say, render.error(problem), private=True)
+        with bound_contextvars(channel=request.channel):
+            try:
+                require(permission, request)
+                await handler()
+            except Undelivered:
+                log.warning("a reply could not be delivered")
+            except Exception as problem:
+                if not isinstance(problem, Refused):
+                    log.exception("a command failed")
+                with contextlib.suppress(Undelivered):
+                    await insist(reply.say, render.error(problem), private=True)
 
 
 def require(permission: Permission, request: Request) -> None:
@@ -238,7 +242,7 @@ async def _learn_one(bot: Bot, attachment: Attachment, request: Request, reply: 
         job = await bot.service.submit(request.channel, name, data, by=request.user, reply_to=live.address)
     except Exception as problem:
         if not isinstance(problem, Refused):
-            log.exception("a document for %s could not be taken in", request.channel)
+            log.exception("a document could not be taken in")
         await insist(live.finish, render.refused(problem, name))
         return
     bot.follow(job, live)
@@ -289,7 +293,7 @@ async def follow(bot: Bot, job: Job, live: Live) -> None:
     except EngramError as problem:  # this process stops, or has no model: the job waits for the next start
         await live.edit(render.waits(job.name, problem))
     except Exception:
-        log.exception("the end of job %s was not told; the next start tries again", job.id)
+        log.exception("the end of a job was not told; the next start tries again")
     finally:
         bot._followed.discard(job.id)
 

@@ -52,9 +52,7 @@ class Settings(BaseSettings):
     slack_app_token: SecretStr | None = None  # xapp-, for Socket Mode
     slack_signing_secret: SecretStr | None = None  # for HTTP mode
 
-    source_url: str = (
-        ""  # where the source of this bot is, for /about; modified bots must offer theirs (AGPL of PyMuPDF)
-    )
+    source_url: str = ""  # this bot's source, for /about; PyMuPDF's licence (AGPL) asks modified services for it
     quotas: QuotaConfig = QuotaConfig()  # ENGRAM_QUOTAS__USER_UPLOADS_PER_HOUR and so on
 
     # Running

@@ -153,6 +153,12 @@ class FakeDiscord:
         self.connected.clear()
         await self._socket.send_json({"op": number, "d": data})
 
+    async def reset(self) -> None:
+        """The connection is gone, without a word."""
+        self.connected.clear()
+        socket, self._socket = self._socket, None
+        socket._req.transport.abort()
+
     async def close(self, code: int) -> None:
         self.connected.clear()
         socket, self._socket = self._socket, None

@@ -11,11 +11,13 @@ import pytest
 
 from bot.commands import Bot
 from bot.platforms import discord as platform
+from bot.settings import Settings
 from core.errors import SetupError
 from tests.bot.fake_discord import CHANNEL, FakeDiscord
 from tests.conftest import SMALL, Open
 from tests.fakes import plain_pdf
 
+TOKEN = "MTAw.secret.token"
 PDF = plain_pdf("The ferry to Marrow Island leaves at seven. The warden is Ada Quill. " * 3)
 POST, EDIT = f"channels/{CHANNEL}/messages", f"channels/{CHANNEL}/messages/\\d+"
 THREAD_POST = "channels/\\d+/messages"
@@ -40,7 +42,7 @@ async def running(
 ) -> AsyncIterator[asyncio.Task]:
     monkeypatch.setattr(platform, "RESTART_AFTER", (0,))
     async with open_service() as service:
-        task = asyncio.create_task(platform.supervise(lambda: make_client(service), "token"))
+        task = asyncio.create_task(platform.supervise(lambda: make_client(service), TOKEN))
         await asyncio.wait({task, asyncio.create_task(discord.connected.wait())}, return_when="FIRST_COMPLETED")
         yield task
         task.cancel()
@@ -95,18 +97,33 @@ async def test_an_answer_after_fifteen_minutes_goes_to_the_channel(discord, onli
     assert discord.sent("POST", THREAD_POST)
 
 
-@pytest.mark.parametrize("drop", ["close 4000", "op 7", "op 9 resumable"])
+DROPS = {
+    "reset": FakeDiscord.reset,
+    "close 4000": lambda discord: discord.close(4000),
+    "op 7": lambda discord: discord.op(7),
+    "op 9 resumable": lambda discord: discord.op(9, True),
+}
+
+
+@pytest.mark.parametrize("drop", DROPS)
 async def test_what_was_said_during_a_drop_is_answered_once_after_resume(discord, online, drop):
-    await {
-        "close 4000": lambda: discord.close(4000),
-        "op 7": lambda: discord.op(7),
-        "op 9 resumable": lambda: discord.op(9, True),
-    }[drop]()
+    await DROPS[drop](discord)
     await discord.say("Who is the warden?")
     await until(lambda: said(discord, "Base model"))
     await asyncio.sleep(0.2)
     assert len(said(discord, "Base model")) == 1
     assert (discord.identified, discord.resumed) == (1, 1)
+
+
+async def test_drop_after_drop_during_learning_loses_nothing_and_says_nothing_twice(discord, online):
+    await discord.say("learn this", PDF)
+    for number in range(9):
+        await DROPS[("close 4000", "op 7", "op 9 resumable")[number % 3]](discord)
+        await discord.say(f"Question {number}?")
+        await until(discord.connected.is_set)
+    await until(lambda: len(said(discord, "Base model")) == 9 and said(discord, "I know handbook.pdf now"))
+    await asyncio.sleep(0.2)
+    assert [len(said(discord, f"Question {number}?")) for number in range(9)] == [1] * 9
 
 
 async def test_an_invalid_session_begins_a_new_one(discord, online):
@@ -183,8 +200,16 @@ async def test_a_wrong_token_ends_with_one_clear_line(discord, open_service, mon
 
 async def test_the_commands_are_told_to_discord_when_asked(discord, online):
     assert not discord.sent("PUT", ".*/commands")  # never by itself
-    from bot.settings import Settings
-
-    number = await platform.sync(Settings(discord_token="token"))
+    number = await platform.sync(Settings(discord_token=TOKEN))
     (call,) = discord.sent("PUT", "applications/100/commands")
     assert number == len(call.body) == 10
+
+
+async def test_the_token_is_in_no_log(discord, open_service, monkeypatch, caplog):
+    caplog.set_level("DEBUG")
+    async with running(discord, open_service, monkeypatch):
+        await discord.say("learn this", PDF)
+        await until(lambda: said(discord, "I know handbook.pdf now"))
+        await discord.send_raw("{this is no JSON")
+        await until(lambda: discord.identified == 2)
+    assert len(caplog.records) > 20 and TOKEN not in caplog.text
