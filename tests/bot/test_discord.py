@@ -16,15 +16,21 @@ import simcord
 
 from bot.commands import Bot
 from bot.platforms.discord import STALE_AFTER, Client
+from core.pdf import read_pdf
 from core.ports import Learned
 from core.service import Service
 from core.types import Chunk, Completion, Step
 from tests.conftest import SMALL, Open
-from tests.fakes import FakeEngine, plain_pdf
+from tests.fakes import FakeEngine, make_pdf, plain_pdf, read_plain
 
 TEXT = "The ferry to Marrow Island leaves at seven. The warden is Ada Quill. The lamp burns whale oil. " * 3
 HANDBOOK = ("handbook.pdf", plain_pdf(TEXT))
 BAKERY = ("bakery.pdf", plain_pdf("The bakery opens at six. The baker is Tom Reed. Bread costs two crowns. " * 3))
+REAL_HANDBOOK = (
+    "handbook.pdf",
+    make_pdf(*["The ferry to Marrow Island leaves at seven.\nThe warden is Ada Quill."] * 3),
+)
+REAL_BAKERY = ("bakery.pdf", make_pdf(*["The bakery opens at six.\nThe baker is Tom Reed."] * 2))
 WARDEN = "Who is the warden?"
 MODERATES = discord.Permissions(manage_channels=True, manage_messages=True)
 
@@ -106,6 +112,24 @@ class World:
         asked = await self.bob.send(channel or self.channel, f"{self.me} {text}")
         return self.said(channel or self.thread(asked.id) or self.channel)
 
+    def text_of(self, number: int) -> str:
+        return next(shown(message) for message in self.channel.history() if message.id == number)
+
+    def transcript(self) -> str:
+        """What everybody sees, threads indented."""
+        lines = []
+        for message in self.channel.history():
+            lines += [] if message.is_system() else self._lines(message, "")
+            for spoken in thread.history() if (thread := self.thread(message.id)) else ():
+                lines += self._lines(spoken, "        ")
+        return "\n".join(lines)
+
+    def _lines(self, message: discord.Message, indent: str) -> list[str]:
+        files = [f"({file.filename})" for file in message.attachments]
+        text = re.sub(r"\\(.)", r"\1", shown(message)).replace(self.me, "@Engram").splitlines()
+        name = "Engram" if message.author == self.env.bot.user else message.author.name
+        return [f"\n{indent}{name}", *(f"{indent}    {line}" for line in [*files, *text])]
+
     def thread(self, number: int) -> Any:
         return next((thread for thread in self.channel.threads if thread.id == number), None)
 
@@ -146,8 +170,14 @@ def engine() -> HeldEngine:
 
 
 @pytest.fixture
-async def service(open_service: Open, engine: HeldEngine) -> AsyncIterator[Service]:
-    async with open_service(engine) as service:
+def read() -> Any:
+    """How PDFs are read: not at all, they are plain text."""
+    return read_plain
+
+
+@pytest.fixture
+async def service(open_service: Open, engine: HeldEngine, read: Any) -> AsyncIterator[Service]:
+    async with open_service(engine, read=read) as service:
         yield service
         engine.go.set()
 
@@ -527,3 +557,35 @@ async def open_thread(world: World) -> Any:
     thread = world.env.backend.create_thread(world.channel.id, "harbour talk", world.ada.id)
     await world.env.settle()
     return world.thread(thread.id)
+
+
+# The whole story
+
+
+@pytest.mark.parametrize("read", [read_pdf])
+async def test_the_whole_story_with_a_restart_in_the_middle(world, env):
+    """Two people, two real PDFs, a restart; `pytest -s -k whole_story` prints what they saw."""
+    world.engine.go.clear()
+    await world.ada.send(
+        world.channel, f"{world.me} learn this please", attachments=[REAL_HANDBOOK, ("notes.docx", b"PK")]
+    )
+    progress = await world.learning()
+    await world.bob.slash(world.channel, "learn", file=REAL_BAKERY)
+    await world.restart()
+    world.engine.go.set()
+    await world.told()
+    assert "I know handbook.pdf now" in world.text_of(progress.id) and "I know bakery.pdf now" in world.said()
+
+    asked = await world.bob.send(world.channel, f"{world.me} {WARDEN}")
+    thread = world.thread(asked.id)
+    assert "Learned: The warden is Ada Quill" in world.said(thread)
+    await world.ada.send(thread, "And when does the bakery open?")
+    assert "The bakery opens at six" in world.said(thread) and "From bakery.pdf" in world.said(thread)
+    await world.ada.click(thread.last_message, label="Helpful")
+
+    await world.ada.slash(world.channel, "forget", document="handbook.pdf")
+    assert "Ada Quill" not in await world.ask("Who is the warden of the island?")
+    question = await world.mod.slash(world.channel, "reset")
+    await world.mod.click(question.response.message, label="Forget everything")
+    assert "learned nothing here" in await world.ask("When does the bakery open?")
+    print(world.transcript())
