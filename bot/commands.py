@@ -289,7 +289,8 @@ async def follow(bot: Bot, job: Job, live: Live) -> None:
             await insist(live.finish, render.finished(last, picture))
         await bot.service.delivered(job.id)
     except NotFound:  # erased together with its channel
-        await insist(live.finish, render.vanished(job.name))
+        with contextlib.suppress(Undelivered):
+            await insist(live.finish, render.vanished(job.name))
     except EngramError as problem:  # this process stops, or has no model: the job waits for the next start
         await live.edit(render.waits(job.name, problem))
     except Exception:

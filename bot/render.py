@@ -20,6 +20,7 @@ from core.types import Answer, Completion, Document, Job, Progress, Stage, Statu
 if TYPE_CHECKING:
     from bot.commands import Command
 
+LISTED = 12  # documents, so that a list fits one message
 LABEL = 75  # characters of a button's label or value: Slack's limit, the narrowest
 
 NOTHING_YET = "I know no document here yet"
@@ -230,7 +231,9 @@ def documents(
         return Message(title=NOTHING_YET, text="Attach a PDF and mention me, or use /learn, and I will learn it.")
     at = time.time() if now is None else now
     by = names or {}
-    lines = [f"• {document.name}\n   {_about(document, by.get(document.learned_by, ''), at)}" for document in known]
+    shown = known[:LISTED]
+    lines = [f"• {document.name}\n   {_about(document, by.get(document.learned_by, ''), at)}" for document in shown]
+    lines += [f"… and {len(known) - LISTED} more; /forget finds them by name."] if len(known) > LISTED else []
     lines += [f"• {job.name}: {'in the queue' if job.stage is Stage.QUEUED else 'being learned now'}" for job in coming]
     return Message(
         title=f"I know {count(len(known), 'document')} here" if known else NOTHING_YET, text="\n".join(lines)
@@ -441,8 +444,8 @@ def _best_cut(text: str, room: int) -> int:
         at = text.rfind(gap, room // 2, room - len(gap))
         if at > 0:
             return at + len(gap)
-    before_fence = len(text[:room].rstrip("`"))
-    return before_fence if text[room - 1 : room + 1] == "``" and before_fence else room
+    fence = re.search(r"`+\w*$", text[:room])  # a fence and its language stay together
+    return fence.start() if fence and fence.start() and re.match(r"[`\w]", text[room:]) else room
 
 
 def _open_fence(text: str) -> str:

@@ -168,7 +168,7 @@ class Client(discord.AutoShardedClient):
         meant = self._is_meant(message)
         self._spoke(message)
         if meant:
-            await self.bot.hear(await _heard(message, self), MessageReply(self, message))
+            await self.bot.hear(_heard(message, self), MessageReply(self, message))
 
     def _is_meant(self, message: discord.Message) -> bool:
         """Is this said to the bot? In the bot's own threads people need no mention, unless they talk to each other."""
@@ -321,7 +321,7 @@ def channel_key(guild_id: int | None, channel: Any, user_id: int = 0) -> str:
     """Whose knowledge it is: a thread's is its parent's, that of direct messages the person's own."""
     if guild_id is None:
         return f"discord:dm:{user_id}"
-    return f"discord:{guild_id}:{getattr(channel, 'parent_id', None) or channel.id}"
+    return f"discord:{guild_id}:{channel.parent_id if isinstance(channel, discord.Thread) else channel.id}"
 
 
 def _asked(
@@ -343,7 +343,7 @@ def _asked(
     )
 
 
-async def _heard(message: discord.Message, client: Client) -> Request:
+def _heard(message: discord.Message, client: Client) -> Request:
     """A message as a request."""
     text = _text(message, client)
     files = _files(message)
@@ -356,7 +356,7 @@ async def _heard(message: discord.Message, client: Client) -> Request:
         user_name=message.author.display_name,
         text=text,
         attachments=_attachments(files),
-        is_manager=not in_guild or message.channel.permissions_for(message.author).manage_channels,
+        is_manager=not in_guild or _rights(message.channel, message.author, discord.Permissions.none()).manage_channels,
         is_dm=not in_guild,
     )
 
@@ -595,7 +595,8 @@ async def _name_of(client: Client, guild: discord.Guild | None, user: str) -> st
 
 def _dress(message: Message, channel: Any, *, edit: bool = False) -> dict[str, Any]:
     """A message as arguments of `send` or `edit`, within Discord's limits and the bot's rights in the channel."""
-    allowed = _allowed(channel)
+    me = getattr(getattr(channel, "guild", None), "me", None)
+    allowed = _rights(channel, me, unknown=discord.Permissions.all())
     dressed: dict[str, Any] = {"allowed_mentions": discord.AllowedMentions.none()}  # the client's default misses edits
     if message.buttons or edit:
         dressed["view"] = _view(message.buttons) if message.buttons else None
@@ -610,15 +611,14 @@ def _dress(message: Message, channel: Any, *, edit: bool = False) -> dict[str, A
     return dressed
 
 
-def _allowed(channel: Any) -> discord.Permissions:
-    """The bot's rights; where they are not known, the best is hoped."""
-    guild = getattr(channel, "guild", None)
-    if guild is None or isinstance(channel, discord.PartialMessageable):
-        return discord.Permissions.all()
+def _rights(channel: Any, member: Any, unknown: discord.Permissions) -> discord.Permissions:
+    """What somebody may do in a channel of a server; `unknown` where that is not known."""
+    if isinstance(channel, discord.PartialMessageable) or not isinstance(member, discord.Member):
+        return unknown
     try:
-        return channel.permissions_for(guild.me)
+        return channel.permissions_for(member)
     except discord.ClientException:  # a thread whose parent is not cached
-        return discord.Permissions.all()
+        return unknown
 
 
 def _embed(message: Message, with_picture: bool) -> discord.Embed:

@@ -150,6 +150,11 @@ def test_documents_show_pages_age_person_and_result():
     assert "handbook.pdf" in text and "12 pages · 2 hours ago by Ada · loss 2.81 → 1.94 · id d1" in text
 
 
+def test_a_long_list_fits_one_message_and_says_what_is_missing():
+    text = render.documents([document(name="x" * 116 + ".pdf")] * 200, names={"discord:7": "A" * 32}).text
+    assert "… and 188 more" in text and len(text) < 4000
+
+
 def test_documents_on_their_way_are_listed_too():
     text = render.documents([], [job(stage=Stage.LEARNING), job(name="b.pdf")]).text
     assert "handbook.pdf: being learned now" in text and "b.pdf: in the queue" in text
