@@ -14,6 +14,7 @@ import inspect
 import io
 import logging
 import re
+import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -50,7 +51,8 @@ THREAD_EXISTS = 160004
 DEAD_TOKEN = (10015, 10062, 50027)  # unknown webhook, unknown interaction, invalid webhook token
 TOO_MANY_EDITS = 30046  # a message older than an hour takes no more
 FINAL = (10003, 10008, 50001, 50013, TOO_MANY_EDITS)  # channel or message gone, no access, no permission
-RESTART_AFTER = (1, 5, 15, 60)  # seconds before a client that broke is replaced
+RESTART_AFTER = (1, 5, 15, 60, 300)  # seconds before a client that broke is replaced
+SOUND_AFTER = 600  # seconds after which a client has proved itself
 
 COLOURS = {Tone.PLAIN: 0x99AAB5, Tone.WORKING: 0x5865F2, Tone.GOOD: 0x57F287, Tone.BAD: 0xED4245}
 STYLES = {
@@ -85,9 +87,9 @@ async def sync(settings: Settings) -> int:
 
 async def supervise(make: Callable[[], Client], token: str) -> None:
     """Keep a client running; one that broke is replaced by a new one. Raises: SetupError when no client can log in."""
-    failures = 0
+    failures = 0  # in a row; Discord allows 1,000 logins a day
     while True:
-        client = make()
+        client, began = make(), time.monotonic()
         try:
             async with client, client.bot:
                 with _login_errors():
@@ -96,8 +98,9 @@ async def supervise(make: Callable[[], Client], token: str) -> None:
         except SetupError:
             raise
         except Exception:
-            failures = 0 if client.was_ready else failures + 1
+            failures = 0 if time.monotonic() - began > SOUND_AFTER else failures
             wait = RESTART_AFTER[min(failures, len(RESTART_AFTER) - 1)]
+            failures += 1
             log.exception("the Discord client broke; a new one starts in %d s", wait)
             await asyncio.sleep(wait)
 
