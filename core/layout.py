@@ -19,7 +19,7 @@ COMPOUND = ("half", "self", "well", "twenty", "thirty", "forty", "fifty", "sixty
 _LIGATURES = re.compile("[\ufb00-\ufdff\ufe70-\ufefc\uff01-\uff5e]+")
 _BULLETS = str.maketrans("\uf0b7\uf0a7\uf0d8", "•▪•")  # Symbol and Wingdings
 _LEADERS = re.compile(r"\s?(?:\.\s?){5,}")  # dots that lead the eye to a page number
-_DIGITS = re.compile(r"\d+")
+_NUMBER = re.compile(r"(?<!\d)\d{1,4}(?!\d)")
 _LETTERS = r"[^\W\d_⁰¹²³⁴-⁹]+"
 _WORD = re.compile(rf"{_LETTERS}(?:[-‐’']{_LETTERS})*")
 _BROKEN = re.compile(rf"({_LETTERS}(?:[-‐]{_LETTERS})*)[-‐]$")  # the last word of a line that ends in a hyphen
@@ -78,62 +78,64 @@ def tidy(text: str) -> str:
 
 
 def without_running_heads(sheets: Sequence[Sheet]) -> list[Sheet]:
-    """Peel from the top and from the bottom of every page, as far as they stand apart from the text: lines that repeat
-    from page to page, and lines that begin or end with the number of the page; and lone page numbers anyway."""
-    heads = _repeated(sheets) | _numbered(sheets)
+    """Peel from the top and from the bottom of every page, as far as they stand apart from the text, the lines that
+    return from page to page; and lone page numbers. A page of nothing else keeps them."""
+    heads = _heads(sheets)
     return [replace(sheet, lines=tuple(_peeled(sheet, at, heads))) for at, sheet in enumerate(sheets)]
 
 
-def _repeated(sheets: Sequence[Sheet]) -> set[tuple[str, str]]:
-    """(edge, text) of lines in the same margin of most pages, or of three pages close together (a chapter's title);
-    digits may differ. A line that is there twice on a page is a list's or a table's.
-    """
+def _heads(sheets: Sequence[Sheet]) -> set[tuple[str, str]]:
+    """The marks that lines in the same margin of most pages share, or of three pages close together: a chapter's title.
+    What is there twice on a page is a list's or a table's."""
     pages: dict[tuple[str, str], list[int]] = defaultdict(list)
     for at, sheet in enumerate(sheets):
-        for key, count in Counter(_key(line, sheet) for line in sheet.lines).items():
-            if count == 1 and key[0] and any(character.isalpha() for character in key[1]):
-                pages[key].append(at)
+        marks = Counter(mark for line in sheet.lines for mark in _marks(line, sheet, at))
+        for mark in (mark for mark, count in marks.items() if count == 1):
+            pages[mark].append(at)
     most = max(2, 0.4 * len(sheets))  # a left and a right head share the pages between them
-    return {key for key, at in pages.items() if len(at) >= most or _huddle(at)}
+    return {mark for mark, at in pages.items() if len(at) >= most or _huddle(at)}
 
 
 def _huddle(at: Sequence[int]) -> bool:
     return any(third - first <= 4 for first, third in zip(at, at[2:], strict=False))
 
 
-def _key(line: Line, sheet: Sheet) -> tuple[str, str]:
-    edge = "top" if line.y1 < MARGIN * sheet.height else "bottom" if line.y0 > (1 - MARGIN) * sheet.height else ""
-    return edge, _DIGITS.sub("#", line.text.casefold())
+def _edge(line: Line, sheet: Sheet) -> str:
+    return "top" if line.y1 < MARGIN * sheet.height else "bottom" if line.y0 > (1 - MARGIN) * sheet.height else ""
 
 
-def _numbered(sheets: Sequence[Sheet]) -> set[tuple[str, str]]:
-    """(edge, which end of the line, by how much ahead of the page's place) of numbers that count as the pages do."""
-    found = Counter(
-        key for at, sheet in enumerate(sheets) for line in sheet.lines for key in _numbers(line, sheet, at) if key[0]
-    )
-    return {key for key, count in found.items() if count >= max(3, 0.25 * len(sheets))}
+def _marks(line: Line, sheet: Sheet, at: int) -> set[tuple[str, str]]:
+    """(edge, mark) of what a line in the margin may share with those of other pages: its text, its text but for one
+    number that counts as the pages do, or such a number alone, at an end of the line."""
+    edge, text = _edge(line, sheet), line.text.casefold()
+    if not edge or not any(character.isalpha() for character in text):
+        return set()
+    marks = {text}
+    for number in _NUMBER.finditer(text):
+        counts = f"#{int(number[0]) - at:+}"
+        marks.add(text[: number.start()] + counts + text[number.end() :])
+        marks.update(["first " + counts] * (number.start() == 0) + ["last " + counts] * (number.end() == len(text)))
+    return {(edge, mark) for mark in marks}
 
 
-def _numbers(line: Line, sheet: Sheet, at: int) -> set[tuple[str, str]]:
-    words, edge = line.text.split(), _key(line, sheet)[0]
-    ends = (("first", words[0]), ("last", words[-1])) if len(words) > 1 else ()  # a lone number is one anyway
-    return {(edge, f"{end} {int(word) - at:+}") for end, word in ends if word.isdecimal() and len(word) < 5}
-
-
-def _peeled(sheet: Sheet, at: int, heads: set[tuple[str, str]]) -> Iterator[Line]:
+def _peeled(sheet: Sheet, at: int, heads: set[tuple[str, str]]) -> list[Line]:
     gone: set[Line] = set()
     apart, rows = 1.25 * _pitch(sheet.lines), _baselines(sheet.lines)
     for edge, order in (("top", rows), ("bottom", rows[::-1])):
         run: list[Line] = []
         for row, beyond in zip_longest(order, order[1:]):
-            known = any(heads & {_key(line, sheet), *_numbers(line, sheet, at)} for line in row)
-            lone = all(_LONE.fullmatch(line.text) for line in row)
-            if _key(row[0], sheet)[0] != edge or not (known or lone):
+            lone = all(_is_lone(line) for line in row)
+            if _edge(row[0], sheet) != edge or not (lone or any(heads & _marks(line, sheet, at) for line in row)):
                 break
             run += row
-            if lone or not beyond or abs(beyond[0].y0 - row[0].y0) > apart:
+            if lone or (beyond and abs(beyond[0].y0 - row[0].y0) > apart):
                 gone.update(run)
-    return (line for line in sheet.lines if line not in gone)
+    kept = [line for line in sheet.lines if line not in gone]
+    return kept or [line for line in sheet.lines if not _is_lone(line)]
+
+
+def _is_lone(line: Line) -> bool:
+    return bool(_LONE.fullmatch(line.text))
 
 
 def _baselines(lines: Sequence[Line]) -> list[list[Line]]:
@@ -148,8 +150,10 @@ def _baselines(lines: Sequence[Line]) -> list[list[Line]]:
 
 
 def _pitch(lines: Sequence[Line]) -> float:
-    """The usual distance from one line to the next below it."""
-    return median([below.y0 - above.y0 for above, below in pairwise(lines) if below.y0 > above.y0] or [0.0])
+    """The usual distance from one line to the next below it: double spacing at most, also on a page of few lines."""
+    steps = [below.y0 - above.y0 for above, below in pairwise(lines) if below.y0 > above.y0]
+    sizes = [line.size for line in lines]
+    return min(median(steps), 2.5 * median(sizes)) if steps else 0.0
 
 
 # Lines and paragraphs

@@ -71,8 +71,9 @@ def _check_bytes(data: bytes, limits: Limits) -> None:
         raise NotAPdf("This file is empty.")
     if len(data) > limits.max_bytes:
         raise PdfTooBig(f"This PDF has {_size(len(data))}; the limit is {_size(limits.max_bytes)}.")
-    if MAGIC not in data[:SEARCHED]:
-        looks = next((f"; it looks like {name}" for mark, name in LOOKS if mark in data[:SEARCHED].lower()), "")
+    head = data[:SEARCHED].lower()
+    looks = next((f"; it looks like {name}" for mark, name in LOOKS if mark in head), "")
+    if MAGIC not in data[:SEARCHED] or (looks and head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith((b"<", b"pk"))):
         raise NotAPdf(f"This is not a PDF file{looks}.")
 
 
@@ -154,10 +155,10 @@ def extract(data: bytes, max_pages: int) -> dict[str, Any]:
 
 @contextmanager
 def _out_of_memory() -> Iterator[None]:
-    """PyMuPDF's way to say it: RuntimeError("code=2: malloc ... failed"), 2 being FZ_ERROR_SYSTEM."""
+    """PyMuPDF's way to say it: some exception "code=2: malloc ... failed", 2 being FZ_ERROR_SYSTEM."""
     try:
         yield
-    except RuntimeError as error:
+    except Exception as error:
         if "code=2:" in str(error):
             raise MemoryError from None
         raise

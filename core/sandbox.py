@@ -8,9 +8,9 @@ Before the child touches the bytes it gives up, through kernel limits that need 
 - secrets: its environment is empty; its folder is an empty one that is already deleted.
 
 Where the kernel permits, it also moves into an empty network namespace, and becomes nobody when root started it; else
-root's child could lift its own limits again. The parent kills the child's process group when the time is up, and the
-child dies with its parent. Elsewhere than on Linux the clock holds, and the limits that the system knows (macOS ignores
-`RLIMIT_AS`).
+root's child could start processes, and with CAP_SYS_RESOURCE lift its own limits. The parent kills the child's process
+group when the time is up, and the child dies with its parent. Elsewhere than on Linux the clock holds, and the limits
+that the system knows (macOS ignores `RLIMIT_AS`).
 """
 
 from __future__ import annotations
@@ -158,13 +158,13 @@ def _understood(reply: bytes, status: int) -> Any:
 def child(order: str) -> None:
     """Read stdin, give up everything, run the function, write its result to stdout as JSON."""
     job = json.loads(order)
-    _leave_network()
     answer = _private_stdout()
     for name in job["imports"]:
         import_module(name)
     module, _, name = job["function"].partition(":")
     function = getattr(import_module(module), name)
     data = sys.stdin.buffer.read()
+    _leave_network()
     _confine(job["memory"], job["seconds"], job["parent"])
     try:
         reply = json.dumps(function(data, *job["arguments"])).encode()

@@ -1,0 +1,252 @@
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import pymupdf
+import pytest
+
+from core import errors
+from core.pdf import PdfText, read_pdf
+from core.sandbox import ROOT, Sandbox
+from core.types import Limits, Page
+from tests.core import documents
+from tests.core.documents import both, pdf, picture, write
+
+VISIBLE = write((200, "Everyone can see this."))
+LOCK = {"encryption": pymupdf.PDF_ENCRYPT_AES_256, "user_pw": "secret", "owner_pw": "owner"}
+HTML = b"<!DOCTYPE html><html><body>Please sign in to the chat.</body></html>"
+SVG = b'<svg xmlns="http://www.w3.org/2000/svg"><text>%b</text></svg>'
+
+
+async def texts(data: bytes) -> list[str]:
+    return [page.text for page in (await read_pdf(data, Limits())).pages]
+
+
+async def refusal(data: bytes, limits: Limits | None = None, **how: Sandbox) -> errors.Refused:
+    with pytest.raises(errors.Refused) as caught:
+        await read_pdf(data, limits or Limits(), **how)
+    return caught.value
+
+
+async def test_a_pdf_becomes_its_pages() -> None:
+    read = await read_pdf(pdf("The first page.", "The second page."), Limits())
+    assert read == PdfText((Page(1, "The first page."), Page(2, "The second page.")))
+
+
+NOT_A_PDF = "This is not a PDF file{}."
+NO_TEXT = "No text was found on the {} of this PDF; {}."
+REFUSED = [
+    (b"", errors.NotAPdf, "This file is empty."),
+    (HTML, errors.NotAPdf, NOT_A_PDF.format("; it looks like a web page")),
+    (HTML.replace(b"Please", b"%PDF-1.7"), errors.NotAPdf, NOT_A_PDF.format("; it looks like a web page")),
+    (SVG % b"text", errors.NotAPdf, NOT_A_PDF.format("; it looks like an SVG picture")),
+    (SVG % b"%PDF-1.7", errors.NotAPdf, NOT_A_PDF.format("; it looks like an SVG picture")),
+    (b"PK\x03\x04" + bytes(9), errors.NotAPdf, NOT_A_PDF.format("; it looks like a zip archive or an Office document")),
+    (b"Dear all,", errors.NotAPdf, NOT_A_PDF.format("")),
+    (b"x" * 1024 + pdf("Too late."), errors.NotAPdf, NOT_A_PDF.format("")),
+    (b"%PDF-1.7\n" + bytes(range(256)) * 9, errors.PdfDamaged, "This PDF is damaged and can't be read."),
+    (pdf("a")[:200], errors.PdfDamaged, "This PDF is damaged and can't be read."),
+    (pdf("a", **LOCK), errors.PdfLocked, "This PDF needs a password; send a copy without one."),
+    (pdf("", " \n "), errors.PdfHasNoText, NO_TEXT.format("2 pages", "it looks like a scan or a drawing")),
+    (pdf(picture), errors.PdfHasNoText, NO_TEXT.format("1 page", "it looks like a scan or a drawing")),
+    (pdf(write((9, "Unseen."), color=(1, 1, 1))), errors.PdfHasNoText, NO_TEXT.format("1 page", "all of it is hidden")),
+    (pdf(*["a"] * 101), errors.PdfTooLong, "This PDF has 101 pages; the limit is 100."),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("data", "error", "sentence"), REFUSED, ids=[f"{n}-{row[1].__name__}" for n, row in enumerate(REFUSED)]
+)
+async def test_a_refusal_is_one_sentence_that_names_the_cause(
+    data: bytes, error: type[Exception], sentence: str
+) -> None:
+    refused = await refusal(data)
+    assert (type(refused), str(refused)) == (error, sentence)
+    assert not re.search(r"[/\\]\w|\w\.py|code=|Error", sentence)  # no path, no other library's words
+
+
+async def test_the_magic_may_come_after_a_little_rubbish() -> None:
+    assert await texts(b"\xef\xbb\xbf\r\n" + pdf("Text.")) == ["Text."]
+
+
+async def test_an_owners_password_alone_locks_nothing() -> None:
+    data = pdf("Text.", encryption=pymupdf.PDF_ENCRYPT_AES_256, owner_pw="owner", user_pw="")
+    assert await texts(data) == ["Text."]
+
+
+@pytest.mark.parametrize(
+    ("limits", "error", "sentence"),
+    [
+        (Limits(max_pages=1), errors.PdfTooLong, "This PDF has 2 pages; the limit is 1."),
+        (Limits(max_bytes=200), errors.PdfTooBig, "This PDF has {size} bytes; the limit is 200 bytes."),
+    ],
+)
+async def test_limits_are_the_callers(limits: Limits, error: type[Exception], sentence: str) -> None:
+    data = pdf("a", "b")
+    refused = await refusal(data, limits)
+    assert (type(refused), str(refused)) == (error, sentence.format(size=f"{len(data):,}"))
+
+
+async def test_one_byte_too_many_also_reads_as_too_many() -> None:
+    refused = await refusal(bytes(50 * 2**20 + 1))
+    assert str(refused) == "This PDF has 50.1 MB; the limit is 50 MB."
+
+
+async def test_a_hundred_thousand_tiny_pages_are_refused_before_they_are_read() -> None:
+    began = time.monotonic()
+    refused = await refusal(documents.many_pages(100_000))
+    assert str(refused) == "This PDF has 100,000 pages; the limit is 100."
+    assert time.monotonic() - began < 20
+
+
+async def test_a_memory_bomb_is_refused() -> None:
+    refused = await refusal(documents.memory_bomb(), sandbox=Sandbox(memory=96 * 2**20))
+    assert isinstance(refused, errors.PdfTooSlow)
+    assert "96 MB of memory" in str(refused)
+
+
+async def test_an_endless_page_is_refused_in_time() -> None:
+    began = time.monotonic()
+    refused = await refusal(documents.endless_loop(), sandbox=Sandbox(seconds=2))
+    assert isinstance(refused, errors.PdfTooSlow)
+    assert "2 seconds" in str(refused)
+    assert time.monotonic() - began < 6
+
+
+async def test_more_text_than_the_sandbox_hands_out_is_refused() -> None:
+    assert isinstance(await refusal(pdf("Text. " * 50), sandbox=Sandbox(output=200)), errors.PdfTooSlow)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for the child in /proc")
+async def test_the_childs_death_is_a_refusal_and_the_next_file_is_read() -> None:
+    reading = asyncio.create_task(refusal(documents.endless_loop()))
+    listing = Path(f"/proc/self/task/{os.getpid()}/children")
+    async with asyncio.timeout(10):
+        while not (pids := listing.read_text().split()):
+            await asyncio.sleep(0.01)
+    os.kill(int(pids[0]), signal.SIGSEGV)
+    assert isinstance(await reading, errors.PdfDamaged)
+    assert await texts(pdf("Text.")) == ["Text."]
+
+
+def test_random_damage_ends_in_text_or_in_a_refusal() -> None:
+    sample, chance = (Path(ROOT) / "core/evaluation/sample/sample.pdf").read_bytes(), random.Random(7)
+
+    async def read(data: bytes) -> None:
+        try:
+            assert (await read_pdf(data, Limits(), sandbox=Sandbox(seconds=20))).pages
+        except errors.Refused as refused:
+            assert "/" not in str(refused)
+
+    async def every() -> None:
+        await asyncio.gather(*(read(_damaged(sample, chance)) for _ in range(12)))
+
+    asyncio.run(every())
+
+
+def _damaged(data: bytes, chance: random.Random) -> bytes:
+    broken = bytearray(data[: chance.randrange(len(data) // 2, len(data))])
+    for _ in range(chance.randrange(1, 200)):
+        broken[chance.randrange(1024, len(broken))] = chance.randrange(256)
+    return bytes(broken)
+
+
+@pytest.mark.parametrize("turn", [0, 90])
+@pytest.mark.parametrize(
+    "hidden",
+    [
+        write((300, "HIDDEN"), color=(1, 1, 1)),
+        write((300, "HIDDEN"), color=(0.96, 0.96, 0.96)),
+        write((300, "HIDDEN"), render_mode=3),
+        write((300, "HIDDEN"), fill_opacity=0),
+        write((300, "HIDDEN"), fontsize=0.5),
+        write((300, "HIDDEN"), x=-200),
+        write((-60, "HIDDEN"), (2000, "")),
+    ],
+    ids=["white", "nearly white", "no ink", "transparent", "tiny", "left of the page", "above the page"],
+)
+async def test_hidden_text_is_left_out_and_noted(hidden: documents.Draw, turn: int) -> None:
+    read = await read_pdf(pdf(both(VISIBLE, hidden, lambda page: page.set_rotation(turn))), Limits())
+    assert [page.text for page in read.pages] == ["Everyone can see this."]
+    assert read.notes == ("Hidden text on page 1 was left out (6 letters).",)
+
+
+async def test_white_text_on_a_dark_ground_is_read() -> None:
+    def dark(page: pymupdf.Page) -> None:
+        page.draw_rect((60, 280, 300, 310), fill=(0, 0, 0.4))
+        page.insert_text((72, 300), "White on blue.", color=(1, 1, 1))
+
+    read = await read_pdf(pdf(dark), Limits())
+    assert (read.pages[0].text, read.notes) == ("White on blue.", ())
+
+
+async def test_the_recognised_text_of_a_scan_is_read_and_noted() -> None:
+    scan = both(picture, write((200, "Recognised by a scanner."), render_mode=3))
+    read = await read_pdf(pdf(scan, picture, picture), Limits())
+    assert [page.text for page in read.pages] == ["Recognised by a scanner.", "", ""]
+    assert read.notes == ("Page 1: a scan; its recognised text was read.", "Pages 2-3: a picture without text.")
+
+
+async def test_a_repaired_file_is_noted() -> None:
+    read = await read_pdf(pdf("Text.").replace(b"startxref", b"startwhat"), Limits())
+    assert (read.pages[0].text, read.notes) == ("Text.", ("The file is damaged; what could be recovered was read.",))
+
+
+async def test_a_broken_page_is_noted_and_the_others_are_read() -> None:
+    data = documents.one_page(documents.stream(b"BT /F 12 Tf 72 600 Td (Text.) Tj ET"))
+    read = await read_pdf(data.replace(b"/Kids[3 0 R]/Count 1", b"/Kids[3 0 R 2 0 R]/Count 2"), Limits())  # a circle
+    assert read.pages == (Page(1, "Text."), Page(2, ""))
+    assert "Page 2 could not be read." in read.notes
+
+
+async def test_running_heads_page_numbers_and_broken_words_are_mended() -> None:
+    def page(number: int) -> documents.Draw:
+        text = write((140, "The tower is called an obser-"), (154, f"vatory, and it is number {number * 7}."))
+        return both(write((40, "The Handbook")), text, write((800, f"- {number} -"), x=280))
+
+    expected = [f"The tower is called an observatory, and it is number {number * 7}." for number in (1, 2, 3)]
+    assert await texts(pdf(page(1), page(2), page(3))) == expected
+
+
+async def test_columns_are_read_one_after_the_other() -> None:
+    left = write((100, "The left column has"), (114, "two lines of text."))
+    right = write((100, "The right column has"), (114, "two lines as well."), x=320)
+    expected = "The left column has two lines of text.\n\nThe right column has two lines as well."
+    assert await texts(pdf(both(left, right))) == [expected]
+
+
+async def test_a_footnotes_number_does_not_run_into_a_year() -> None:
+    raised = both(write((200, "Built in 1874")), write((196, "3"), x=132.6, fontsize=6))
+    assert await texts(pdf(raised)) == ["Built in 1874³"]
+
+
+async def test_a_document_of_four_megabytes_is_read_quickly() -> None:
+    def page(number: int) -> documents.Draw:
+        noise = pymupdf.Pixmap(pymupdf.csRGB, 150, 150, random.Random(number).randbytes(3 * 150 * 150), 0)
+        lines = [(300 + 12 * at, f"Sentence {at} of page {number} says something of its own.") for at in range(40)]
+        return both(write(*lines), lambda page: page.insert_image((72, 40, 222, 190), pixmap=noise))
+
+    data = pdf(*map(page, range(60)))
+    began = time.monotonic()
+    assert len(await texts(data)) == 60
+    assert len(data) > 4e6
+    assert time.monotonic() - began < 10
+
+
+def test_the_pinned_pymupdf_has_the_fixed_mupdf() -> None:
+    assert (1, 28, 2) <= tuple(map(int, version("pymupdf").split("."))) < (2,)
+
+
+def test_pymupdf_stays_out_of_the_parent() -> None:
+    code = "import sys, core.pdf, core.chunks; print(*sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert not {"pymupdf", "torch", "transformers", "tokenizers", "asyncio"} & set(run.stdout.split())
