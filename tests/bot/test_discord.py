@@ -98,7 +98,7 @@ class World:
         async with asyncio.timeout(20):
             while True:
                 for message in (channel or self.channel).history():
-                    if "Learning" in shown(message):
+                    if "█" in shown(message):
                         return message
                 await asyncio.sleep(0.01)
                 await self.env.advance_time(1)  # the clock by which messages are edited
