@@ -92,21 +92,20 @@ class Sandbox:
             "memory": self.memory,
             "seconds": math.ceil(self.seconds),
             "parent": os.getpid(),
+            "folder": tempfile.gettempdir(),
         }
         entry = "import sys; sys.path[:] = sys.argv[2:]; from core.sandbox import child; child(sys.argv[1])"
         command = [sys.executable, "-I", "-S", "-B", "-X", "utf8", "-c", entry, json.dumps(order)]
         path = [ROOT, *(folder for folder in sys.path if folder)]
-        with tempfile.TemporaryDirectory(prefix="engram-") as empty:
-            return await asyncio.create_subprocess_exec(
-                *command,
-                *path,
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.DEVNULL,
-                env={},
-                cwd=empty,
-                start_new_session=True,
-            )
+        return await asyncio.create_subprocess_exec(
+            *command,
+            *path,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+            env={},
+            start_new_session=True,
+        )
 
 
 _semaphores: WeakKeyDictionary[Any, dict[int, Any]] = WeakKeyDictionary()
@@ -158,6 +157,7 @@ def _understood(reply: bytes, status: int) -> Any:
 def child(order: str) -> None:
     """Read stdin, give up everything, run the function, write its result to stdout as JSON."""
     job = json.loads(order)
+    _enter_nowhere(job["folder"])
     answer = _private_stdout()
     for name in job["imports"]:
         import_module(name)
@@ -173,6 +173,13 @@ def child(order: str) -> None:
     while reply:
         reply = reply[os.write(answer, reply) :]
     os._exit(0)  # no finalisers: nothing here is worth the time
+
+
+def _enter_nowhere(folder: str) -> None:
+    """Into an empty folder that is gone at once, so that a crash of either process leaves nothing behind."""
+    empty = tempfile.mkdtemp(prefix="engram-", dir=folder)
+    os.chdir(empty)
+    os.rmdir(empty)
 
 
 def _private_stdout() -> int:
