@@ -41,7 +41,7 @@ def make_chunks(pages: Sequence[Page], encode: Encode, chunk_size: int) -> list[
     """Cut a document into chunks of at most `chunk_size` tokens.
 
     The chunks' token ids one after the other are those of `encode(join_pages(pages))`, their texts one after the other
-    are `join_pages(pages)`. A chunk ends where a paragraph does, else a sentence, else a word, if one of them ends
+    are `join_pages(pages)`. A chunk ends where a paragraph does, else a sentence, a line, a word, if one of them ends
     within the last 15 % of the room, and if possible not within a character. A document without text has no chunks.
     """
     if chunk_size < 1:
@@ -95,17 +95,21 @@ def _cuts(text: str, offsets: Sequence[tuple[int, int]], ends: Sequence[int], si
 def _best_cut(text: str, offsets: Sequence[tuple[int, int]], ends: Sequence[int], at: int, most: int) -> int:
     whole = [cut for cut in range(most, at, -1) if offsets[cut][0] >= ends[cut - 1]]  # not within a character
     near = [cut for cut in whole if most - cut <= SLACK * (most - at)]
-    kinds = (_ends_paragraph, _ends_sentence, _ends_word)
+    kinds = (_ends_paragraph, _ends_sentence, _ends_line, _ends_word)
     good = (cut for ends_here in kinds for cut in near if ends_here(text, ends[cut - 1]))
     return next(good, whole[0] if whole else most)
 
 
 def _ends_paragraph(text: str, at: int) -> bool:
-    return "\n" in text[at - 1 : at + 1]
+    return _ends_sentence(text, at) and _ends_line(text, at)  # not a heading: it belongs to what follows
 
 
 def _ends_sentence(text: str, at: int) -> bool:
-    return _ends_word(text, at) and text[max(at - 4, 0) : at].rstrip().rstrip(CLOSING).endswith(STOPS)
+    return _ends_word(text, at) and text[max(at - 6, 0) : at].rstrip().rstrip(CLOSING).endswith(STOPS)
+
+
+def _ends_line(text: str, at: int) -> bool:
+    return "\n" in text[at - 1 : at + 1]
 
 
 def _ends_word(text: str, at: int) -> bool:

@@ -85,6 +85,13 @@ def test_chunks_rather_end_with_paragraphs() -> None:
     assert all("white." in chunk.text.rstrip()[-7:] for chunk in chunks)
 
 
+def test_a_heading_stays_with_what_follows() -> None:
+    section = "The harbour\n\n" + SENTENCE * 2 + "\n\n"
+    size = len(tokenizer().encode(section * 3 + "The harbour\n\n").ids)  # room for a heading at the end
+    chunks = make_chunks(pages(section * 12), encoder(tokenizer()), size)
+    assert [chunk.text.startswith("The harbour") for chunk in chunks] == [True] * 4
+
+
 def test_a_word_without_end_is_cut_where_the_room_ends() -> None:
     chunks = make_chunks(pages("x" * 95), encoder(tokenizer()), 10)
     assert [chunk.token_count for chunk in chunks] == [10] * 9 + [5]
