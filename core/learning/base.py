@@ -1,0 +1,43 @@
+"""What a way of learning is: text in, weights out, one step at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from core.model import LoadedModel
+from core.ports import Learned
+from core.prompts import PromptFormat
+from core.types import Chunk, Step
+
+
+@dataclass(frozen=True)
+class LearnConfig:
+    """What every learner obeys."""
+
+    effort: str = "standard"  # quick | standard | deep
+    batch_tokens: int = 8192  # tokens of one forward and backward pass; halved when memory runs out
+
+
+class Learner(Protocol):
+    """A row of LEARNERS. It touches no disk; between two steps the model is exactly the base model."""
+
+    name: str
+
+    def __init__(self, base: LoadedModel, fmt: PromptFormat, config: LearnConfig) -> None: ...
+
+    def learn(self, chunks: Sequence[Chunk], *, title: str) -> Generator[Step, None, Learned]:
+        """Learn the chunks of one document.
+
+        Raises: LearningFailed when a loss or a weight is not finite.
+        """
+        ...
+
+    def attach(self, groups: Sequence[tuple[Mapping[str, Tensor], int]]) -> AbstractContextManager[None]:
+        """Attach weights to a batch: `groups` are (weights of one section, number of rows), in row order; rows beyond
+        them stay with the base model. Leaving the context restores the base model exactly."""
+        ...

@@ -1,0 +1,144 @@
+"""Episodes for learning to learn: a document, and questions that only it answers.
+
+Documents come from invented facts, from runs of passages of one article, and from human question sets; their length
+follows a curriculum. A few questions of every batch belong to another document: their answer is NOT_IN_TEXT.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from core.embedded.corpus import Passage
+from core.embedded.invented import invented_document
+from core.embedded.questions import QA
+from core.learning.fast_weights import IGNORE, segments
+from core.prompts import NOT_IN_TEXT, PromptFormat
+
+
+class Episode(NamedTuple):
+    title: str
+    text: str
+    questions: list[QA]
+
+
+class Batch(NamedTuple):
+    inputs: Tensor  # [D, S, T] document segments
+    targets: Tensor  # [D, S, T]
+    questions: Tensor  # [D * n, Q] prompt and answer
+    labels: Tensor  # [D * n, Q] the answer's tokens, IGNORE elsewhere
+
+
+@dataclass
+class Material:
+    """Where documents come from; shares are relative."""
+
+    human: Sequence[Passage] = ()
+    passages: Sequence[Passage] = ()  # of one article next to each other
+    written: Sequence[Passage] = ()
+    shares: dict[str, float] = field(default_factory=lambda: {"invented": 0.3, "human": 0.25, "passages": 0.2, "written": 0.25})
+
+    def draw(self, rng: random.Random, tokens: int) -> Episode:
+        """A document of about so many tokens."""
+        kinds = [k for k in self.shares if k == "invented" or len(getattr(self, k))]
+        kind = rng.choices(kinds, [self.shares[k] for k in kinds])[0]
+        if kind == "invented":
+            made = invented_document(rng, max(1, tokens // 22))
+            glue = rng.choice((" ", " ", "\n", "\n\n"))
+            return Episode(made.title, glue.join(made.sentences), [q for qs in made.questions for q in qs])
+        return run_of(getattr(self, kind), rng, tokens, same_title=kind == "passages" or (kind == "written" and rng.random() < 0.5))
+
+
+def run_of(passages: Sequence[Passage], rng: random.Random, tokens: int, *, same_title: bool) -> Episode:
+    """Consecutive passages of one title, or random ones, until the length is reached (1.3 tokens a word assumed)."""
+    words = tokens / 1.35
+    for _ in range(20):  # a first passage that fits
+        at = rng.randrange(len(passages))
+        if passages[at].questions and len(passages[at].text.split()) <= words * 1.15:
+            break
+    chosen = [passages[at]]
+    size = len(passages[at].text.split())
+    while size < words * 0.9:
+        at = at + 1 if same_title else rng.randrange(len(passages))
+        if at >= len(passages) or (same_title and passages[at].title != chosen[0].title):
+            if same_title and size > words * 0.5:
+                break
+            at = rng.randrange(len(passages))
+            same_title = False
+        more = len(passages[at].text.split())
+        if size + more > words * 1.15:
+            break
+        chosen.append(passages[at])
+        size += more
+    title = chosen[0].title if rng.random() < 0.8 and chosen[0].title not in ("qamr", "nq", "fairy") else rng.choice(("Notes", "Document", "Report", "Handbook", "Text"))
+    return Episode(title, "\n".join(p.text for p in chosen), [q for p in chosen for q in p.questions])
+
+
+def encode_document(episode: Episode, encode: Callable[[str], list[int]], fmt: PromptFormat, segment: int, limit: int) -> tuple[list[list[int]], list[list[int]]]:
+    return segments(encode(" " + episode.text)[:limit], fmt.heading(episode.title), segment, fmt.pad_id)
+
+
+def make_batch(
+    episodes: Sequence[Episode], encode: Callable[[str], list[int]], fmt: PromptFormat, *, segment: int, limit: int, per_document: int, width: int, rng: random.Random, strangers: float
+) -> Batch:
+    """Tensors of a batch; documents are padded with empty segments, questions to `width` tokens."""
+    documents = [encode_document(e, encode, fmt, segment, limit) for e in episodes]
+    most = max(len(i) for i, _ in documents)
+    inputs = [i + [[fmt.pad_id] * segment] * (most - len(i)) for i, _ in documents]
+    targets = [t + [[IGNORE] * segment] * (most - len(t)) for _, t in documents]
+    rows, labels = [], []
+    for n, e in enumerate(episodes):
+        asked = [rng.choice(e.questions) for _ in range(per_document)] if len(e.questions) < per_document else rng.sample(e.questions, per_document)
+        if rng.random() < strangers and len(episodes) > 1:
+            other = episodes[(n + rng.randrange(1, len(episodes))) % len(episodes)]
+            asked[rng.randrange(len(asked))] = QA(rng.choice(other.questions).question, NOT_IN_TEXT)
+        for q in asked:
+            prompt, answer = fmt.closed_book(q.question), fmt.answer(q.answer)
+            row = (prompt + answer)[:width]
+            goal = ([IGNORE] * len(prompt) + answer)[:width]
+            rows.append(row + [fmt.pad_id] * (width - len(row)))
+            labels.append(goal + [IGNORE] * (width - len(goal)))
+    return Batch(torch.tensor(inputs), torch.tensor(targets), torch.tensor(rows), torch.tensor(labels))
+
+
+@dataclass(frozen=True)
+class Curriculum:
+    """Document length in tokens, log-uniform between `shortest` and a maximum that grows with the fraction done."""
+
+    shortest: int = 64
+    first: int = 256
+    longest: int = 2048
+    grown_at: float = 0.5  # fraction of the time at which `longest` is reached
+
+    def draw(self, rng: random.Random, done: float) -> int:
+        top = self.first * (self.longest / self.first) ** min(1.0, done / max(self.grown_at, 1e-6))
+        return int(self.shortest * (top / self.shortest) ** rng.random())
+
+
+class EpisodeStream(torch.utils.data.IterableDataset):
+    """Endless batches for one rank; each worker draws its own. `done` is shared memory, set by the training loop."""
+
+    def __init__(self, material: Material, tokenizer, fmt: PromptFormat, curriculum: Curriculum, *, segment: int, tokens: int, per_document: int, width: int, seed: int, strangers: float) -> None:
+        self.material, self.tokenizer, self.fmt, self.curriculum = material, tokenizer, fmt, curriculum
+        self.segment, self.tokens, self.per_document, self.width = segment, tokens, per_document, width
+        self.seed, self.strangers = seed, strangers
+        self.done = torch.zeros(1).share_memory_()
+
+    def __iter__(self) -> Iterator[Batch]:
+        info = torch.utils.data.get_worker_info()
+        rng = random.Random(self.seed * 1000 + (info.id if info else 0))
+        encode = lambda text: self.tokenizer.encode(text, add_special_tokens=False)  # noqa: E731
+        while True:
+            length = self.curriculum.draw(rng, float(self.done))
+            count = max(2, min(self.tokens // length, self.tokens // (self.per_document * 40)))
+            episodes = [e for e in (self.material.draw(rng, length) for _ in range(count)) if e.questions]
+            if len(episodes) == count:
+                yield make_batch(
+                    episodes, encode, self.fmt, segment=self.segment, limit=int(length * 1.25) + 16, per_document=self.per_document,
+                    width=self.width, rng=rng, strangers=self.strangers,
+                )  # fmt: skip

@@ -1,0 +1,224 @@
+"""Fast weights: a document becomes a delta on the down-projections of the upper MLPs.
+
+    W_h <- W_h - eta * g / rms(g),      g = d(next-token loss) / d(W_h),      W_h = 0 at the start
+
+a few times over the whole text ("TTT Playground", section 1; large chunks as in LaCT, arXiv 2505.23884). The rates eta (one
+a step and layer), the weight of each token in the loss, and the base model itself are trained by the outer loop
+(`core.learning.outer`) through exactly this code, so that the deltas answer questions.
+
+Shapes: D documents (or sections), S segments each, T tokens a segment, d width, f MLP width, U upper layers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+IGNORE = -100
+
+
+@dataclass(frozen=True)
+class FastWeightsConfig:
+    layers: int = 7  # U: how many upper layers carry a delta
+    steps: int = 2  # inner steps over the whole text
+    segment: int = 128  # T: tokens a segment, its heading included
+    rule: str = "rms"  # rms | muon | sgd: see `direction`
+    rate: float = 4e-3  # where the learned rates start
+    token_weights: bool = True  # learned weight of each token in the inner loss (CaMeLS; PERK)
+
+
+class Prepared(nn.Module):
+    """What the outer loop learns about learning: rates [steps, U] and the token weighting (d -> 64 -> 1)."""
+
+    def __init__(self, config: FastWeightsConfig, width: int) -> None:
+        super().__init__()
+        self.config = config
+        self.log_rates = nn.Parameter(torch.full((config.steps, config.layers), math.log(config.rate)))
+        self.weigh = nn.Sequential(nn.Linear(width, 64), nn.GELU(), nn.Linear(64, 1)) if config.token_weights else None
+        if self.weigh is not None:
+            nn.init.zeros_(self.weigh[2].weight)
+            nn.init.zeros_(self.weigh[2].bias)
+
+    def token_weights(self, hidden: Tensor) -> Tensor:
+        """[..., d] -> [...]; all ones before training (softplus(0) = ln 2)."""
+        if self.weigh is None:
+            return hidden.new_ones(hidden.shape[:-1], dtype=torch.float32)
+        return F.softplus(self.weigh(hidden.float()).squeeze(-1)) / math.log(2)
+
+    def describe(self) -> dict[str, Any]:
+        return asdict(self.config)
+
+
+def target_modules(model: nn.Module, layers: int) -> dict[str, nn.Linear]:
+    """The down-projections [d, f] of the upper `layers` blocks of a Llama-like model, by their names in it."""
+    blocks = model.model.layers
+    first = len(blocks) - min(layers, len(blocks))
+    return {f"model.layers.{i}.mlp.down_proj": blocks[i].mlp.down_proj for i in range(first, len(blocks))}
+
+
+def segments(ids: Sequence[int], heading: Sequence[int], length: int, pad: int) -> tuple[list[list[int]], list[list[int]]]:
+    """Cut a text into segments of at most `length` tokens, each after the heading; even lengths, nothing lost.
+
+    Returns: inputs and targets, S lists of `length` tokens; a target is IGNORE on the heading and on padding.
+    """
+    heading = list(heading)[: length // 2]
+    room = length - len(heading)
+    count = max(1, math.ceil(len(ids) / room))
+    each = math.ceil(len(ids) / count) if ids else 0
+    inputs, targets = [], []
+    for start in range(0, len(ids), max(each, 1)):
+        part = list(ids[start : start + each])
+        row = heading + part
+        inputs.append(row + [pad] * (length - len(row)))
+        goal = [IGNORE] * (len(heading) - 1) + part  # position i predicts token i + 1
+        targets.append((goal + [IGNORE] * length)[:length])
+    return inputs, targets
+
+
+def orthogonalise(g: Tensor, steps: int = 5) -> Tensor:
+    """Newton-Schulz towards the nearest semi-orthogonal matrix (Muon; LaCT section 3.2). g: [..., d, f] -> same, with
+    singular values near 1. Runs in bfloat16 on CUDA."""
+    x = g.to(torch.bfloat16) if g.is_cuda else g
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    for a, b, c in (
+        (4.0848, -6.8946, 2.9270),
+        (3.9505, -6.3029, 2.6377),
+        (3.7418, -5.5913, 2.3037),
+        (2.8769, -3.1427, 1.2046),
+        (2.8366, -3.0525, 1.2012),
+    )[:steps]:
+        m = x @ x.transpose(-2, -1)
+        x = a * x + (b * m + c * m @ m) @ x
+    return x.to(g.dtype)
+
+
+def direction(g: Tensor, rule: str) -> Tensor:
+    """The normalised step for a gradient g [D, d, f].
+
+    rms: unit root mean square over a matrix. muon: orthogonalised, scaled to a comparable size. sgd: as it is.
+    """
+    if rule == "sgd":
+        return g
+    if rule == "muon":
+        return orthogonalise(g) * math.sqrt(g.shape[-1])
+    return g * torch.rsqrt(g.square().mean((-2, -1), keepdim=True) + 1e-20)
+
+
+@contextmanager
+def attached(modules: Mapping[str, nn.Linear], deltas: Mapping[str, Tensor], rows: Sequence[int]) -> Iterator[None]:
+    """Within the context, y = W x + delta x on the rows of each document.
+
+    deltas: name -> [D, d, f]; rows: number of batch rows of each of the D documents, in order; further rows keep W alone.
+    """
+
+    def hook(delta: Tensor):
+        def add(_module: nn.Module, args: tuple[Tensor, ...], y: Tensor) -> Tensor:
+            x = args[0]
+            w = delta.to(x.dtype).transpose(1, 2)  # [D, f, d]
+            if len(set(rows)) == 1 and sum(rows) == x.shape[0]:
+                more = torch.bmm(x.reshape(len(rows), -1, x.shape[-1]), w)
+                return y + more.view_as(y)
+            parts, at = [], 0
+            for i, n in enumerate(rows):
+                parts.append(y[at : at + n] + x[at : at + n] @ w[i])
+                at += n
+            return torch.cat([*parts, y[at:]])
+
+        return add
+
+    with ExitStack() as stack:
+        for name, module in modules.items():
+            if name in deltas:
+                stack.callback(module.register_forward_hook(hook(deltas[name])).remove)
+        yield
+
+
+@contextmanager
+def _only(model: nn.Module, start: int, stop: int, norm: bool) -> Iterator[nn.Module]:
+    """The decoder with only blocks start..stop, so that the lower ones need to run once, not once a step."""
+    decoder = model.model
+    layers, final = decoder.layers, decoder.norm
+    decoder.layers = layers[start:stop]
+    count, decoder.config.num_hidden_layers = decoder.config.num_hidden_layers, stop - start
+    if not norm:
+        decoder.norm = nn.Identity()
+    try:
+        yield decoder
+    finally:
+        decoder.layers, decoder.norm, decoder.config.num_hidden_layers = layers, final, count
+
+
+def token_losses(model: nn.Module, hidden: Tensor, targets: Tensor) -> Tensor:
+    """Next-token cross-entropy, nats. hidden [R, T, d], targets [R, T] (IGNORE gives 0) -> [R, T], float32."""
+    logits = model.lm_head(hidden).float()
+    return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE, reduction="none").view_as(targets)
+
+
+def inner_steps(
+    model: nn.Module,
+    inputs: Tensor,
+    targets: Tensor,
+    prepared: Prepared,
+    *,
+    differentiable: bool = False,
+    micro_rows: int | None = None,
+) -> Iterator[tuple[float | Tensor, dict[str, Tensor]]]:
+    """Yield (loss before the step, deltas after it), `config.steps` times.
+
+    inputs, targets: [D, S, T]. Deltas: name -> [D, d, f], float32. With `differentiable` the deltas (and the loss of the
+    first step, a tensor) carry the graph to the model, the rates and the token weights: second order, for the outer loop.
+    `micro_rows` bounds the rows of one forward pass, accumulating the same gradient in less memory.
+    """
+    documents, per_document, length = inputs.shape
+    config = prepared.config
+    modules = target_modules(model, config.layers)
+    cut = len(model.model.layers) - len(modules)
+    total = documents * per_document
+    rows_at_once = total if differentiable or not micro_rows else max(1, min(micro_rows, total))
+    if rows_at_once < total and documents > 1:
+        raise ValueError("micro_rows needs one document at a time")
+    flat_in, flat_out = inputs.reshape(total, length), targets.reshape(total, length)
+    counted = (targets != IGNORE).flatten(1).sum(1).clamp_min(1)  # tokens of each document
+
+    with torch.set_grad_enabled(differentiable), _only(model, 0, cut, norm=False) as lower:
+        parts = [lower(input_ids=part, use_cache=False).last_hidden_state for part in flat_in.split(rows_at_once)]
+    deltas = {name: torch.zeros(documents, *m.weight.shape, device=inputs.device) for name, m in modules.items()}
+    for step in range(config.steps):
+        names = list(deltas)
+        leaves = [d if d.grad_fn is not None else d.detach().requires_grad_(True) for d in deltas.values()]
+        grads: list[Tensor] | None = None
+        reported: float | Tensor = 0.0
+        for part, goal in zip(parts, flat_out.split(rows_at_once), strict=True):
+            rows = [per_document] * documents if rows_at_once == total else [part.shape[0]]
+            with torch.enable_grad(), attached(modules, dict(zip(names, leaves, strict=True)), rows), _only(
+                model, cut, len(model.model.layers), norm=True
+            ) as upper:
+                hidden = upper(inputs_embeds=part, use_cache=False).last_hidden_state
+            with torch.enable_grad():
+                each = token_losses(model, hidden, goal)
+                weight = prepared.token_weights(hidden if differentiable else hidden.detach()) * (goal != IGNORE)
+                if not differentiable:
+                    weight = weight.detach()
+                loss = ((each * weight).view(documents, -1).sum(1) / counted).sum()
+                more = torch.autograd.grad(loss, leaves, create_graph=differentiable)
+            plain = each.sum() / counted.sum()
+            reported = reported + (plain if differentiable else float(plain.detach()))
+            grads = list(more) if grads is None else [a + b for a, b in zip(grads, more, strict=True)]
+        rates = prepared.log_rates[step].exp()
+        moved = [leaf - rates[i] * direction(g, config.rule) for i, (leaf, g) in enumerate(zip(leaves, grads or [], strict=True))]
+        deltas = dict(zip(names, moved if differentiable else [m.detach() for m in moved], strict=True))
+        yield reported, deltas
+
+
+def second_order() -> Any:
+    """Attention that can be differentiated twice: the fused kernels cannot."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    return sdpa_kernel(SDPBackend.MATH)

@@ -1,0 +1,361 @@
+"""Learning to learn (the outer loop): train the model, the inner rates and the token weights so that after a few inner
+steps on a raw document, questions about it are answered without it.
+
+    outer loss = answer loss with the document's delta attached, only the question in the prompt
+               + upkeep: next-token loss on the document before learning, reading with the text in the prompt
+
+The gradient passes through `fast_weights.inner_steps`, the product's own inner loop (second order). MAML (Finn et al.
+2017) in the form of PERK (arXiv 2507.06415) with full-rank deltas instead of LoRA.
+
+    torchrun ... -m core.learning.outer --model HF-FOLDER --out DIR --seconds 400 --human ... --passages ... --rows DIR
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+
+from core.embedded.corpus import load_passages, read_human
+from core.embedded.invented import invented_document
+from core.evaluation.metrics import exact_match, f1
+from core.generate import generate
+from core.learning.episodes import Batch, Curriculum, Episode, EpisodeStream, Material, encode_document, run_of
+from core.learning.fast_weights import (
+    IGNORE,
+    FastWeightsConfig,
+    Prepared,
+    attached,
+    inner_steps,
+    second_order,
+    target_modules,
+)
+from core.prompts import PromptFormat, format_for
+
+
+@dataclass(frozen=True)
+class OuterConfig:
+    seconds: float = 400
+    max_steps: int = 10**9
+    tokens: int = 24_000  # document tokens a device and step
+    per_document: int = 8  # questions
+    width: int = 56  # tokens of question and answer
+    strangers: float = 0.4  # chance that one of a document's questions is another document's
+    slow_lr: float = 3e-4
+    rate_lr: float = 2e-2
+    weigh_lr: float = 1e-3
+    warmup_steps: int = 30
+    decay: float = 0.5
+    language: float = 0.2  # weight of the upkeep losses
+    reading: float = 0.3
+    reading_rows: int = 4
+    first: int = 256
+    longest: int = 2048
+    grown_at: float = 0.5
+    workers: int = 6
+    seed: int = 0
+
+
+def answer_loss(model: Any, batch: Batch, deltas: dict[str, Tensor], modules: dict[str, Any]) -> Tensor:
+    """Mean over questions of the mean cross-entropy of the answer's tokens, nats."""
+    per_document = len(batch.questions) // len(batch.inputs)
+    with attached(modules, deltas, [per_document] * len(batch.inputs)):
+        hidden = model.model(input_ids=batch.questions[:, :-1], use_cache=False).last_hidden_state
+    goal = batch.labels[:, 1:]
+    here = goal != IGNORE
+    logits = model.lm_head(hidden[here]).float()
+    losses = F.cross_entropy(logits, goal[here], reduction="none")
+    weight = (1.0 / here.sum(1).clamp_min(1))[:, None].expand_as(goal)[here]
+    return (losses * weight).sum() / len(goal)
+
+
+def reading_loss(model: Any, ids: Tensor, weights: Tensor) -> Tensor:
+    """Upkeep: packed rows of contexts with questions, no delta. ids, weights [R, L + 1]."""
+    hidden = model.model(input_ids=ids[:, :-1], use_cache=False).last_hidden_state
+    w = weights[:, 1:]
+    here = w > 0
+    losses = F.cross_entropy(model.lm_head(hidden[here]).float(), ids[:, 1:][here], reduction="none")
+    return (losses * w[here]).sum() / w[here].sum().clamp_min(1e-6)
+
+
+def step_losses(model: Any, prepared: Prepared, batch: Batch, config: OuterConfig, rows: tuple[Tensor, Tensor] | None) -> dict[str, Tensor]:
+    """All terms of one outer step; "total" carries the graph."""
+    modules = target_modules(model, prepared.config.layers)
+    inner: list[Tensor] = []
+    deltas: dict[str, Tensor] = {}
+    for loss, deltas in inner_steps(model, batch.inputs, batch.targets, prepared, differentiable=True):
+        inner.append(loss)
+    answer = answer_loss(model, batch, deltas, modules)
+    total = answer + config.language * inner[0]
+    out = {"answer": answer, "before": inner[0], "after": inner[-1]}
+    if rows is not None:
+        out["reading"] = reading_loss(model, *rows)
+        total = total + config.reading * out["reading"]
+    return out | {"total": total}
+
+
+def average_gradients(parameters: Sequence[Tensor], world: int) -> None:
+    grads = [p.grad for p in parameters if p.grad is not None]
+    flat = torch._utils._flatten_dense_tensors(grads)
+    dist.all_reduce(flat)
+    for g, mean in zip(grads, torch._utils._unflatten_dense_tensors(flat / world, grads), strict=True):
+        g.copy_(mean)
+
+
+def run_outer(
+    model: Any,
+    tokenizer: Any,
+    prepared: Prepared,
+    material: Material,
+    config: OuterConfig,
+    *,
+    rows: tuple[Tensor, Tensor] | None = None,
+    slow: Sequence[Tensor] | None = None,
+    report: Any = None,
+) -> dict[str, float]:
+    """Train `slow` (default: every parameter of the model), the rates and the token weights, for `config.seconds`."""
+    rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    device = next(model.parameters()).device
+    fmt = format_for(tokenizer)
+    slow = list(model.parameters()) if slow is None else list(slow)
+    for p in slow:
+        p.requires_grad_(True)
+    groups = [{"params": slow, "lr": config.slow_lr}, {"params": [prepared.log_rates], "lr": config.rate_lr}]
+    if prepared.weigh is not None:
+        groups.append({"params": list(prepared.weigh.parameters()), "lr": config.weigh_lr})
+    optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=0.0, fused=device.type == "cuda")
+    rates = [g["lr"] for g in optimiser.param_groups]
+    everything = [p for g in optimiser.param_groups for p in g["params"]]
+    stream = EpisodeStream(
+        material, tokenizer, fmt, Curriculum(first=config.first, longest=config.longest, grown_at=config.grown_at),
+        segment=prepared.config.segment, tokens=config.tokens, per_document=config.per_document, width=config.width,
+        seed=config.seed * 100 + rank + 1, strangers=config.strangers,
+    )  # fmt: skip
+    loader = iter(torch.utils.data.DataLoader(stream, batch_size=None, num_workers=config.workers, pin_memory=device.type == "cuda"))
+    generator = torch.Generator().manual_seed(config.seed + rank)
+    flag = torch.zeros(1, device=device)
+    sums: dict[str, float] = {}
+    figures: dict[str, float] = {}
+    began, step, counted = time.time(), 0, 0
+    while step < config.max_steps:
+        if step % 5 == 0:
+            flag.fill_((time.time() - began) / config.seconds)
+            if world > 1:
+                dist.broadcast(flag, 0)
+            done = float(flag)
+            stream.done.fill_(done)
+            if done >= 1:
+                break
+        batch = Batch(*(t.to(device, non_blocking=True) for t in next(loader)))
+        some = None
+        if rows is not None and config.reading:
+            pick = torch.randint(0, len(rows[0]), (config.reading_rows,), generator=generator)
+            some = (rows[0][pick].to(device).long() & 0xFFFF, rows[1][pick].to(device).float() / 10)
+        scale = min(1.0, (step + 1) / config.warmup_steps) * max(0.03, min(1.0, (1 - done) / config.decay))
+        for g, r in zip(optimiser.param_groups, rates, strict=True):
+            g["lr"] = r * scale
+        with second_order(), torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            losses = step_losses(model, prepared, batch, config, some)
+        losses["total"].backward()
+        if world > 1:
+            average_gradients(everything, world)
+        norm = torch.nn.utils.clip_grad_norm_(everything, 1.0)
+        if bool(torch.isfinite(norm)):
+            optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+        step += 1
+        counted += 1
+        for k, v in losses.items():
+            sums[k] = sums.get(k, 0.0) + float(v.detach())
+        if step in (2, 10) or step % 50 == 0:
+            figures = {k: v / counted for k, v in sums.items()} | {"step": step, "seconds": time.time() - began, "length": batch.inputs.shape[1] * batch.inputs.shape[2]}
+            sums, counted = {}, 0
+            if report and rank == 0:
+                report(figures | {"rates": [round(r, 5) for r in prepared.log_rates.detach().exp().mean(1).tolist()]})
+    return figures | {"step": step, "seconds": time.time() - began}
+
+
+# -- measuring ---------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def learned_figures(model: Any, tokenizer: Any, prepared: Prepared, episodes: Sequence[Episode], *, per_document: int = 24, limit: int = 100_000, batch: int = 8) -> dict[str, float]:
+    """Exact match and F1 (percent) of learned, wrong document and base, greedy, closed book."""
+    fmt = format_for(tokenizer)
+    device = next(model.parameters()).device
+    modules = target_modules(model, prepared.config.layers)
+    encode = lambda t: tokenizer.encode(t, add_special_tokens=False)  # noqa: E731
+    scores = {k: [0.0, 0.0] for k in ("learned", "wrong", "base")}
+    count = 0
+    began = time.time()
+    for at in range(0, len(episodes), batch):
+        some = list(episodes[at : at + batch])
+        documents = [encode_document(e, encode, fmt, prepared.config.segment, limit) for e in some]
+        most = max(len(i) for i, _ in documents)
+        t = prepared.config.segment
+        inputs = torch.tensor([i + [[fmt.pad_id] * t] * (most - len(i)) for i, _ in documents], device=device)
+        targets = torch.tensor([g + [[IGNORE] * t] * (most - len(g)) for _, g in documents], device=device)
+        deltas: dict[str, Tensor] = {}
+        for _, deltas in inner_steps(model, inputs, targets, prepared):
+            pass
+        asked = [e.questions[:per_document] for e in some]
+        prompts = [fmt.closed_book(q.question) for qs in asked for q in qs]
+        rows = [len(qs) for qs in asked]
+        wrong = {k: v.roll(1, 0) for k, v in deltas.items()}
+        for kind, weights in (("learned", deltas), ("wrong", wrong), ("base", {})):
+            if kind == "wrong" and len(some) < 2:
+                continue
+            with attached(modules, weights, rows):
+                out, _ = generate(model, prompts, stop_ids=fmt.stop_ids, pad_id=fmt.pad_id, max_new=16)
+            for ids, q in zip(out, (q for qs in asked for q in qs), strict=True):
+                text = tokenizer.decode(ids).strip()
+                scores[kind][0] += exact_match(text, [q.answer])
+                scores[kind][1] += f1(text, [q.answer])
+        count += len(prompts)
+    figures = {"questions": float(count), "seconds": time.time() - began}
+    for kind, (em, score) in scores.items():
+        figures |= {f"{kind}_em": 100 * em / max(1, count), f"{kind}_f1": 100 * score / max(1, count)}
+    return figures
+
+
+def measuring_sets(human: Path | None, dev_passages: Sequence[Path]) -> dict[str, list[Episode]]:
+    """Documents kept out of training: invented facts by number, human sentences and paragraphs, articles by length."""
+    rng = random.Random(11)
+    sets: dict[str, list[Episode]] = {}
+    for n, documents in ((10, 16), (32, 8), (100, 4), (300, 2)):
+        made = [invented_document(rng, n) for _ in range(documents)]
+        sets[f"facts {n}"] = [Episode(m.title, " ".join(m.sentences), [rng.choice(qs) for qs in m.questions]) for m in made]
+    if human:
+        dev = read_human(human, dev=True)
+        sentences = [p for p in dev if p.title == "qamr"]
+        paragraphs = [p for p in dev if p.title == "nq"]
+        sets["sentences 5"] = [Episode("Notes", " ".join(p.text for p in some), [q for p in some for q in rng.sample(p.questions, min(4, len(p.questions)))]) for some in (rng.sample(sentences, 5) for _ in range(16))]
+        sets["paragraph"] = [Episode("Notes", p.text, p.questions) for p in paragraphs[:96]]
+        mixed = [run_of([*paragraphs, *sentences], rng, 700, same_title=False) for _ in range(8)]
+        sets["human 700"] = [e._replace(title="Notes", questions=rng.sample(e.questions, min(24, len(e.questions)))) for e in mixed]
+    passages = [p for path in dev_passages for p in load_passages(path) if p.questions]
+    if passages:
+        for tokens, documents in ((200, 24), (800, 8), (2000, 4)):
+            made = [run_of(passages, rng, tokens, same_title=True) for _ in range(documents)]
+            sets[f"article {tokens}"] = [e._replace(questions=rng.sample(e.questions, min(24, len(e.questions)))) for e in made]
+    return sets
+
+
+def save_prepared(prepared: Prepared, out: Path) -> None:
+    """`prepared.safetensors` and `prepared.json` (the inner loop's configuration)."""
+    from safetensors.torch import save_file
+
+    out.mkdir(parents=True, exist_ok=True)
+    save_file({k: v.detach().cpu().contiguous() for k, v in prepared.state_dict().items()}, out / "prepared.safetensors")
+    (out / "prepared.json").write_text(json.dumps(prepared.describe(), indent=1) + "\n")
+
+
+def load_prepared(folder: Path, width: int) -> Prepared:
+    from safetensors.torch import load_file
+
+    prepared = Prepared(FastWeightsConfig(**json.loads((folder / "prepared.json").read_text())), width)
+    prepared.load_state_dict(load_file(folder / "prepared.safetensors"))
+    return prepared.eval().requires_grad_(False)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--out", required=True)
+    parser.add_argument("--start-prepared", default="")
+    parser.add_argument("--human", default="")
+    parser.add_argument("--passages", nargs="*", default=[])
+    parser.add_argument("--every", type=int, default=4)
+    parser.add_argument("--written", nargs="*", default=[])
+    parser.add_argument("--dev-passages", nargs="*", default=[])
+    parser.add_argument("--rows", default="")
+    for group in (OuterConfig, FastWeightsConfig):
+        for f in fields(group):
+            kind = (lambda v: v == "1") if isinstance(f.default, bool) else type(f.default)
+            parser.add_argument(f"--{f.name.replace('_', '-')}", type=kind, default=f.default)
+    o = parser.parse_args()
+    import numpy as np
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    device = torch.device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    if world > 1:
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    torch.manual_seed(o.seed)
+    torch.set_float32_matmul_precision("high")
+    model = AutoModelForCausalLM.from_pretrained(o.model, dtype=torch.float32).to(device)
+    tokenizer = AutoTokenizer.from_pretrained(o.model)
+    config = OuterConfig(**{f.name: getattr(o, f.name) for f in fields(OuterConfig)})
+    inner = FastWeightsConfig(**{f.name: getattr(o, f.name) for f in fields(FastWeightsConfig)})
+    prepared = (load_prepared(Path(o.start_prepared), model.config.hidden_size).train().requires_grad_(True) if o.start_prepared else Prepared(inner, model.config.hidden_size)).to(device)
+    material = Material(
+        human=read_human(Path(o.human), dev=False) if o.human else (),
+        passages=thin(o.passages, o.every),
+        written=merge_questions([p for path in o.written for p in load_passages(Path(path))]),
+    )
+    rows = None
+    if o.rows:
+        folder = Path(o.rows)
+        rows = (torch.from_numpy(np.load(folder / "rows.npy", mmap_mode="r").astype(np.int16)), torch.from_numpy(np.load(folder / "rows-weights.npy")))
+    out = Path(o.out)
+    out.mkdir(parents=True, exist_ok=True)
+    log = (out / "log.jsonl").open("a") if rank == 0 else None
+
+    def report(figures: dict[str, Any]) -> None:
+        print({k: round(v, 3) if isinstance(v, float) else v for k, v in figures.items()}, flush=True)
+        if log:
+            log.write(json.dumps(figures) + "\n")
+            log.flush()
+
+    if rank == 0:
+        print("material", len(material.human), len(material.passages), len(material.written), asdict(config), prepared.describe(), flush=True)
+    run_outer(model, tokenizer, prepared, material, config, rows=rows, report=report)
+    if rank == 0:
+        torch.save({k: v.detach().float().cpu() for k, v in model.state_dict().items()}, out / "model.pt")
+        save_prepared(prepared, out)
+    sets = measuring_sets(Path(o.human) if o.human else None, [Path(p) for p in o.dev_passages])
+    model.eval()
+    for i, (name, episodes) in enumerate(sets.items()):
+        if i % world == rank:
+            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+                f = learned_figures(model, tokenizer, prepared, episodes)
+            print(f"{name:12} learned {f['learned_em']:5.1f}/{f['learned_f1']:5.1f}  wrong {f['wrong_em']:4.1f}/{f['wrong_f1']:4.1f}  base {f['base_em']:4.1f}/{f['base_f1']:4.1f}  n {f['questions']:.0f}", flush=True)
+            (out / f"figures-{name.replace(' ', '-')}.json").write_text(json.dumps(f))
+    if world > 1:
+        dist.barrier()
+        dist.destroy_process_group()
+
+
+def thin(paths: Sequence[str], every: int) -> list:
+    """One passage run in `every`, keeping neighbours together (64 at a time)."""
+    kept = []
+    for path in paths:
+        found = [p for p in load_passages(Path(path)) if p.questions]
+        kept += [p for i, p in enumerate(found) if (i // 64) % every == 0]
+    return kept
+
+
+def merge_questions(passages: Sequence) -> list:
+    """Passages that stand there several times become one with all its questions."""
+    merged: dict[tuple[str, str], Any] = {}
+    for p in passages:
+        key = (p.title, p.text)
+        merged[key] = p._replace(questions=[*merged[key].questions, *p.questions]) if key in merged else p
+    return list(merged.values())
+
+
+if __name__ == "__main__":
+    main()

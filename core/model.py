@@ -1,0 +1,163 @@
+"""The base model: finding it, loading it, its device and dtype, its fingerprint. The one home of transformers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from core.errors import ModelNotFound
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+EMBEDDED = Path(__file__).parent / "embedded" / "model"
+SCALE = ".s"  # NAME.s is the float16 row scale of the int8 matrix NAME
+
+
+@dataclass
+class LoadedModel:
+    """A base model on its device, in evaluation mode."""
+
+    name: str
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerFast
+    device: torch.device
+    dtype: torch.dtype
+    fingerprint: str  # sha256 over the weights' files and the tokenizer
+    folder: Path | None  # where its files lie, when they lie in one folder
+
+
+def load_tokenizer(name: str) -> Any:
+    """The model's tokenizer alone, with `.encode(text).ids`; neither torch nor transformers is imported for "embedded".
+
+    Raises: ModelNotFound.
+    """
+    from tokenizers import Tokenizer
+
+    folder = EMBEDDED if name == "embedded" else Path(name)
+    try:
+        if (folder / "tokenizer.json").exists():
+            return Tokenizer.from_file(str(folder / "tokenizer.json"))
+        return Tokenizer.from_pretrained(name)
+    except Exception as error:
+        raise ModelNotFound(_how_to_fix(name)) from error
+
+
+def load_model(name: str = "embedded", *, device: str = "auto", dtype: str = "auto") -> LoadedModel:
+    """Load a causal LM: "embedded", a folder, or a hub id. Safetensors only, no remote code.
+
+    Raises: ModelNotFound.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    place = pick_device(device)
+    kind = pick_dtype(dtype, place)
+    folder = EMBEDDED if name == "embedded" else Path(name) if Path(name).is_dir() else None
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(folder or name), trust_remote_code=False)
+        if folder and (folder / "model.int8.safetensors").exists():
+            model = _load_int8(folder, kind)
+        else:
+            model = AutoModelForCausalLM.from_pretrained(
+                str(folder or name), dtype=kind, trust_remote_code=False, use_safetensors=True, low_cpu_mem_usage=True
+            )
+    except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
+        raise ModelNotFound(_how_to_fix(name)) from error
+    model.to(place).eval().requires_grad_(False)
+    torch.set_grad_enabled(True)
+    return LoadedModel(name, model, tokenizer, place, kind, fingerprint(name, folder, model), folder)
+
+
+def _how_to_fix(name: str) -> str:
+    if name == "embedded":
+        return "The embedded model's files are missing; reinstall Engram, or set ENGRAM_MODEL to a model of your own."
+    return (
+        f"The base model '{name}' could not be loaded: give a folder or a hub id of a causal LM with safetensors weights, "
+        "and check the network if it has to be downloaded, or set ENGRAM_MODEL=embedded."
+    )
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """cuda, then mps, then cpu."""
+    import torch
+
+    if name != "auto":
+        return torch.device(name)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def pick_dtype(name: str, device: torch.device) -> torch.dtype:
+    """bfloat16 on GPUs that have it, float16 on those that do not (T4), float32 elsewhere."""
+    import torch
+
+    if name != "auto":
+        return getattr(torch, name)
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    return torch.float32
+
+
+def _load_int8(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
+    from safetensors.torch import load_file
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
+    model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    state = dequantise(load_file(folder / "model.int8.safetensors"))
+    missing, unexpected = model.load_state_dict(state, strict=False)
+    if unexpected or set(missing) - {"lm_head.weight"}:
+        raise ValueError("weights do not fit config.json")
+    model.tie_weights()
+    return model
+
+
+def quantise(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Matrices as int8 with one float16 scale a row (W = int8 * scale[:, None]); the rest as float16."""
+    import torch
+
+    packed: dict[str, torch.Tensor] = {}
+    for name, w in state.items():
+        w = w.detach().float().cpu()
+        if w.dim() == 2:
+            scale = (w.abs().amax(1) / 127).clamp_min(1e-8).half()
+            packed[name] = (w / scale.float()[:, None]).round().clamp(-127, 127).to(torch.int8)
+            packed[name + SCALE] = scale
+        else:
+            packed[name] = w.half()
+    return packed
+
+
+def dequantise(packed: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Float32 weights out of `quantise`'s container."""
+    return {
+        name: w.float() * packed[name + SCALE].float()[:, None] if name + SCALE in packed else w.float()
+        for name, w in packed.items()
+        if not name.endswith(SCALE)
+    }
+
+
+def fingerprint(name: str, folder: Path | None, model: PreTrainedModel) -> str:
+    """sha256 that names a base model: over its files where they lie in a folder, else over its tensors."""
+    digest = hashlib.sha256()
+    files = sorted(p for p in (folder.iterdir() if folder else ()) if p.suffix == ".safetensors" or p.name in ("config.json", "tokenizer.json"))
+    for path in files:
+        digest.update(path.name.encode())
+        with path.open("rb") as f:
+            while block := f.read(1 << 22):
+                digest.update(block)
+    if not files:
+        digest.update(name.encode())
+        for key, tensor in sorted(model.state_dict().items()):
+            import torch
+
+            digest.update(key.encode())
+            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
