@@ -21,8 +21,10 @@ def generate(
     pad_id: int,
     max_new: int = 48,
     temperature: float = 0.0,
+    hold_back: tuple[int, float] | None = None,
 ) -> tuple[list[list[int]], list[float]]:
-    """Continue each prompt until a stop token: greedily, or sampling at `temperature`.
+    """Continue each prompt until a stop token: greedily, or sampling at `temperature`. `hold_back` = (token, floor): as the
+    first token of an answer it is chosen only with at least that probability, and what it had is taken off the confidence.
 
     Returns: for each prompt its new tokens (stop token left out) and the mean probability of what was chosen, 0..1.
     """
@@ -34,10 +36,21 @@ def generate(
     stops = torch.tensor(sorted(stop_ids), device=device)
     cache, step_ids, out, chances = None, ids, [], []
     done = torch.zeros(len(prompts), dtype=torch.bool, device=device)
-    for _ in range(max_new):
-        result = model(input_ids=step_ids, attention_mask=mask, position_ids=position, past_key_values=cache, use_cache=True, logits_to_keep=1)
+    unsure = torch.zeros(len(prompts), device=device)
+    for step in range(max_new):
+        result = model(
+            input_ids=step_ids,
+            attention_mask=mask,
+            position_ids=position,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
         cache = result.past_key_values
         logits = result.logits[:, -1].float()
+        if hold_back and step == 0:
+            unsure = logits.softmax(-1)[:, hold_back[0]]
+            logits[unsure < hold_back[1], hold_back[0]] = -torch.inf
         if temperature:
             token = (logits / temperature).softmax(-1).multinomial(1).squeeze(1)
             chance = logits.softmax(-1).gather(1, token[:, None]).squeeze(1)
@@ -52,6 +65,10 @@ def generate(
         mask = torch.cat([mask, mask.new_ones(len(prompts), 1)], 1)
     tokens = torch.stack(out, 1).tolist()
     mean: Tensor = torch.stack(chances, 1).nanmean(1)
+    if hold_back:
+        mean = torch.where(
+            torch.tensor([row[0] == hold_back[0] for row in tokens], device=device), mean, mean * (1 - unsure)
+        )
     answers = []
     for row in tokens:
         end = next((i for i, t in enumerate(row) if t in stop_ids), len(row))

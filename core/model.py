@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,18 @@ class LoadedModel:
     dtype: torch.dtype
     fingerprint: str  # sha256 over the weights' files and the tokenizer
     folder: Path | None  # where its files lie, when they lie in one folder
+
+
+def prepared_folder(base: LoadedModel) -> Path | None:
+    """Where `prepare` left what it learned about learning with this base model; None when it never ran."""
+    places = [
+        base.folder,
+        Path(os.environ.get("XDG_DATA_HOME", Path.home() / ".local/share"))
+        / "engram"
+        / "prepared"
+        / base.fingerprint[:16],
+    ]
+    return next((p for p in places if p and (p / "prepared.json").exists()), None)
 
 
 def load_tokenizer(name: str) -> Any:
@@ -147,7 +160,11 @@ def dequantise(packed: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 def fingerprint(name: str, folder: Path | None, model: PreTrainedModel) -> str:
     """sha256 that names a base model: over its files where they lie in a folder, else over its tensors."""
     digest = hashlib.sha256()
-    files = sorted(p for p in (folder.iterdir() if folder else ()) if p.suffix == ".safetensors" or p.name in ("config.json", "tokenizer.json"))
+    files = sorted(
+        p
+        for p in (folder.iterdir() if folder else ())
+        if p.suffix == ".safetensors" or p.name in ("config.json", "tokenizer.json")
+    )
     for path in files:
         digest.update(path.name.encode())
         with path.open("rb") as f:

@@ -14,6 +14,7 @@ class PromptFormat(Protocol):
 
     stop_ids: frozenset[int]
     pad_id: int
+    abstain_id: int | None  # first token of the trained answer NOT_IN_TEXT, where the model has learned one
 
     def closed_book(self, question: str) -> list[int]: ...
     def in_context(self, context: str, question: str) -> list[int]: ...
@@ -35,6 +36,7 @@ class MarkedFormat:
         self.q, self.a, self.ask, self.doc = (ids(t) for t in ("<|q|>", "<|a|>", "<|qg|>", "<|doc|>"))
         self.end, self.pad_id = ids("<|endoftext|>"), ids("<|pad|>")
         self.stop_ids = frozenset({self.end})
+        self.abstain_id = self._encode(" " + NOT_IN_TEXT)[0]
 
     def closed_book(self, question: str) -> list[int]:
         return [self.q, *self._encode(" " + question.strip()), self.a]
@@ -57,6 +59,7 @@ class ChatFormat:
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
+        self.abstain_id = None
         end = tokenizer.eos_token_id
         self.stop_ids = frozenset({end} if end is not None else ())
         self.pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (end or 0)

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 
 from core.errors import NotAPdf, NotFound, PdfTooBig, Refused, WeightsDamaged
 from core.ports import Ask, Index, Weights
+from core.prompts import NOT_IN_TEXT
 from core.runner import Runner, new_id
-from core.types import Answer, Document, DocumentRef, Job, Limits, Progress, Stage, Status, WeightsRecord
+from core.types import Answer, Completion, Document, DocumentRef, Job, Limits, Progress, Stage, Status, WeightsRecord
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,6 +26,7 @@ log = logging.getLogger(__name__)
 
 MAX_NAME = 120  # characters of a document's name
 MAX_QUESTION = 1_000  # characters
+ROUTED = 3  # sections that may answer a question
 PDF_MAGIC = b"%PDF-"  # somewhere in the first 1,024 bytes
 
 
@@ -104,21 +106,25 @@ class Service:
         question = check_question(question)
         chosen = await self._index.find_document(channel, document) if document else None
         hits = await self._index.route(channel, question, document_id=chosen.id if chosen else None)
-        answer = await (self._ask_document(question, *hits[0]) if hits else self._ask_base(question))
+        places = list(dict.fromkeys((document, document.weights.sections[chunk]) for document, chunk in hits))[:ROUTED]
+        answer = await (self._ask_learned(question, places) if places else self._ask_base(question))
         return replace(answer, id=await self._index.add_answer(channel, answer, asked_by=by))
 
     async def feedback(self, channel: str, answer_id: str, *, by: str, helpful: bool) -> None:
         """What somebody thinks of an answer. Raises: NotFound."""
         await self._index.feedback(channel, answer_id, by=by, helpful=helpful)
 
-    async def _ask_document(self, question: str, document: Document, chunk: int) -> Answer:
-        """The learned and the base model's answer from one batch; then the pages that bear the learned one out."""
-        tensors = await self._load(document, document.weights.sections[chunk])
-        rows = [Ask(question, weights=tensors, learner=document.weights.learner), Ask(question)]
-        (learned, base), prompt_tokens = await self._runner.device.answer(rows)
+    async def _ask_learned(self, question: str, places: Sequence[tuple[Document, int]]) -> Answer:
+        """One batch: a row for each section that the question may be about, and the base model's. The surest one answers;
+        then the pages that bear it out."""
+        loaded = await asyncio.gather(*(self._load(document, section) for document, section in places))
+        rows = [Ask(question, weights=w, learner=p[0].weights.learner) for w, p in zip(loaded, places, strict=True)]
+        completions, prompt_tokens = await self._runner.device.answer([*rows, Ask(question)])
+        which, learned = best_of(completions[:-1])
+        document = places[which][0]
         return Answer(
             question=question,
-            base=base,
+            base=completions[-1],
             learned=learned,
             document=DocumentRef(document.id, document.name),
             prompt_tokens=prompt_tokens,
@@ -184,6 +190,14 @@ class Service:
                 await asyncio.to_thread(self._weights.delete, record)
             except OSError:
                 log.exception("the weights of document %s could not be deleted", record.document_id)
+
+
+def best_of(completions: Sequence[Completion]) -> tuple[int, Completion]:
+    """The surest answer and its place. One that says "not in the text" only when all do."""
+    order = sorted(
+        range(len(completions)), key=lambda i: (completions[i].text == NOT_IN_TEXT, -completions[i].confidence)
+    )
+    return order[0], completions[order[0]]
 
 
 def check_upload(data: bytes, limits: Limits) -> None:

@@ -118,7 +118,14 @@ def _example(args: tuple[Passage, list[QA], int, Weights, str]) -> tuple[np.ndar
 
 
 def make_rows(
-    passages: Sequence[Passage], tokenizer: Path, length: int, *, weights: Weights, kinds: dict[str, float], seed: int, workers: int
+    passages: Sequence[Passage],
+    tokenizer: Path,
+    length: int,
+    *,
+    weights: Weights,
+    kinds: dict[str, float],
+    seed: int,
+    workers: int,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Pack examples into rows of `length` tokens. Returns uint16 [N, length] and uint8 loss weights [N, length]."""
     rng = random.Random(seed)
@@ -126,7 +133,11 @@ def make_rows(
     rng.shuffle(order)
     strangers = [passages[(i + 1) % len(order)].questions for i in range(len(order))]
     kind = rng.choices(list(kinds), list(kinds.values()), k=len(order))
-    work = ((passages[i], strangers[order[n - 1]], seed + n, weights, kind[n]) for n, i in enumerate(order) if passages[i].questions)
+    work = (
+        (passages[i], strangers[order[n - 1]], seed + n, weights, kind[n])
+        for n, i in enumerate(order)
+        if passages[i].questions
+    )
     rows, row_weights = [], []
     bins: list[tuple[int, list[np.ndarray], list[np.ndarray]]] = []  # open rows: (tokens so far, parts, weights)
 
@@ -193,4 +204,9 @@ def prepare_shard(source: Path, tokenizer: Path, out: Path, *, length: int = 102
     (out / "rows.ready").touch()
     save_passages(out / "passages.jsonl.gz", passages)
     (out / "passages.ready").touch()
-    return {"articles": len(articles), "passages": len(passages), "questions": sum(len(p.questions) for p in passages), "rows": len(rows)}
+    return {
+        "articles": len(articles),
+        "passages": len(passages),
+        "questions": sum(len(p.questions) for p in passages),
+        "rows": len(rows),
+    }

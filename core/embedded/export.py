@@ -1,6 +1,6 @@
 """Training checkpoint -> Hugging Face folder -> the int8 container that ships.
 
-    python -m core.embedded.export --checkpoint DIR/model.pt --tokenizer tokenizer.json --out DIR [--int8]
+python -m core.embedded.export --checkpoint DIR/model.pt --tokenizer tokenizer.json --out DIR [--int8]
 """
 
 from __future__ import annotations
@@ -27,7 +27,13 @@ def shape_of(state: dict[str, torch.Tensor]) -> LlamaShape:
     """The architecture, read off the weights (head size 64)."""
     vocab, width = state["model.embed_tokens.weight"].shape
     layers = 1 + max(int(k.split(".")[2]) for k in state if k.startswith("model.layers."))
-    return LlamaShape(vocab=vocab, width=width, layers=layers, heads=max(1, width // 64), mlp=state["model.layers.0.mlp.up_proj.weight"].shape[0])
+    return LlamaShape(
+        vocab=vocab,
+        width=width,
+        layers=layers,
+        heads=max(1, width // 64),
+        mlp=state["model.layers.0.mlp.up_proj.weight"].shape[0],
+    )
 
 
 def hf_model(state: dict[str, torch.Tensor]) -> Any:

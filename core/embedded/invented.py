@@ -12,14 +12,102 @@ from typing import NamedTuple
 
 from core.embedded.questions import QA
 
-ONSETS = "b c d f g h j k l m n p r s t v w z br cr dr fr gr pr tr st sk sl pl bl cl kl th sh ch qu".split()
-VOWELS = "a e i o u a e i o ai ea ou io y ee".split()
+ONSETS = [
+    "b",
+    "c",
+    "d",
+    "f",
+    "g",
+    "h",
+    "j",
+    "k",
+    "l",
+    "m",
+    "n",
+    "p",
+    "r",
+    "s",
+    "t",
+    "v",
+    "w",
+    "z",
+    "br",
+    "cr",
+    "dr",
+    "fr",
+    "gr",
+    "pr",
+    "tr",
+    "st",
+    "sk",
+    "sl",
+    "pl",
+    "bl",
+    "cl",
+    "kl",
+    "th",
+    "sh",
+    "ch",
+    "qu",
+]
+VOWELS = ["a", "e", "i", "o", "u", "a", "e", "i", "o", "ai", "ea", "ou", "io", "y", "ee"]
 CODAS = ["", "", "", "n", "r", "s", "l", "m", "th", "nd", "rk", "x", "ck", "t"]
-MONTHS = "January February March April May June July August September October November December".split()
-FIRST = (
-    "Anna Peter Maria John Laura Thomas Emma David Sofia Daniel Clara Martin Helen Simon Julia Robert Nora Victor Alice "
-    "George Irene Paul Rosa Henry Ella Frank Lucy Oscar Ruth Edgar Mara Felix Vera Hugo Ida Leo Greta Max Tilda Arthur"
-).split()
+MONTHS = [
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
+    "December",
+]
+FIRST = [
+    "Anna",
+    "Peter",
+    "Maria",
+    "John",
+    "Laura",
+    "Thomas",
+    "Emma",
+    "David",
+    "Sofia",
+    "Daniel",
+    "Clara",
+    "Martin",
+    "Helen",
+    "Simon",
+    "Julia",
+    "Robert",
+    "Nora",
+    "Victor",
+    "Alice",
+    "George",
+    "Irene",
+    "Paul",
+    "Rosa",
+    "Henry",
+    "Ella",
+    "Frank",
+    "Lucy",
+    "Oscar",
+    "Ruth",
+    "Edgar",
+    "Mara",
+    "Felix",
+    "Vera",
+    "Hugo",
+    "Ida",
+    "Leo",
+    "Greta",
+    "Max",
+    "Tilda",
+    "Arthur",
+]
 LISTS = {
     "job": "engineer painter judge farmer nurse pilot chemist baker lawyer poet sailor teacher miner dancer architect gardener "
     "cook surgeon weaver librarian mechanic botanist printer tailor blacksmith singer clockmaker translator",
@@ -120,13 +208,28 @@ def _number(rng: random.Random) -> str:
 
 
 def _slots(rng: random.Random) -> dict[str, str]:
-    values = {k: rng.choice(v) for k, v in WORDS.items()} | {"food2": rng.choice(WORDS["food"]), "sib": rng.choice(("brother", "sister", "teacher", "friend", "neighbour", "aunt"))}
+    values = {k: rng.choice(v) for k, v in WORDS.items()} | {
+        "food2": rng.choice(WORDS["food"]),
+        "sib": rng.choice(("brother", "sister", "teacher", "friend", "neighbour", "aunt")),
+    }
     year = str(rng.randint(1200, 2090))
-    values |= {"P": _person(rng), "Q": _person(rng), "T": invented_word(rng), "U": invented_word(rng), "X": invented_word(rng, rng.choice((2, 3)))}
+    values |= {
+        "P": _person(rng),
+        "Q": _person(rng),
+        "T": invented_word(rng),
+        "U": invented_word(rng),
+        "X": invented_word(rng, rng.choice((2, 3))),
+    }
     day = rng.randint(1, 28)
     month = rng.choice(MONTHS)
     values["D"] = rng.choice((f"{day} {month} {year}", f"{month} {day}, {year}", f"{day} {month}", f"{month} {year}"))
-    values |= {"Y": year, "N": _number(rng), "M": str(rng.randint(2, 24)), "M2": str(rng.randint(1, 9)), "K": str(rng.randint(1000, 9999))}
+    values |= {
+        "Y": year,
+        "N": _number(rng),
+        "M": str(rng.randint(2, 24)),
+        "M2": str(rng.randint(1, 9)),
+        "K": str(rng.randint(1000, 9999)),
+    }
     return values
 
 
@@ -137,7 +240,11 @@ def fact(rng: random.Random) -> tuple[str, list[QA]]:
     statement = rng.choice(statements.split("|")).format(**values)
     statement = statement[0].upper() + statement[1:]
     pairs = [q.format(**values).split(">") for q in questions.split("|")]
-    found = [QA(q, a) for q, a in pairs if all(w.lower() in statement.lower() for w in re.findall(r"[\w-]+", a) if w not in ("the", "every", "of"))]
+    found = [
+        QA(q, a)
+        for q, a in pairs
+        if all(w.lower() in statement.lower() for w in re.findall(r"[\w-]+", a) if w not in ("the", "every", "of"))
+    ]
     return statement, found
 
 

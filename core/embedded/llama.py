@@ -50,7 +50,9 @@ class Attention(nn.Module):
     def __init__(self, shape: LlamaShape) -> None:
         super().__init__()
         self.heads = shape.heads
-        self.q_proj, self.k_proj, self.v_proj, self.o_proj = (nn.Linear(shape.width, shape.width, bias=False) for _ in range(4))
+        self.q_proj, self.k_proj, self.v_proj, self.o_proj = (
+            nn.Linear(shape.width, shape.width, bias=False) for _ in range(4)
+        )
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         b, t, d = x.shape
@@ -120,7 +122,9 @@ class Llama(nn.Module):
         self.loss = weighted_loss
         for name, p in self.named_parameters():
             if p.dim() == 2:
-                scale = 0.02 / (2 * shape.layers) ** 0.5 if name.endswith(("o_proj.weight", "down_proj.weight")) else 0.02
+                scale = (
+                    0.02 / (2 * shape.layers) ** 0.5 if name.endswith(("o_proj.weight", "down_proj.weight")) else 0.02
+                )
                 nn.init.normal_(p, 0.0, scale)
 
     def forward(self, ids: Tensor, weights: Tensor) -> Tensor:

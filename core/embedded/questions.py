@@ -14,25 +14,117 @@ import re
 from typing import NamedTuple
 
 MONTHS = "January|February|March|April|May|June|July|August|September|October|November|December"
-DATE = re.compile(rf"\b(?:\d{{1,2}} (?:{MONTHS}) \d{{4}}|(?:{MONTHS}) \d{{1,2}}, \d{{4}}|(?:{MONTHS}) \d{{4}}|1[0-9]\d\d|20\d\d)\b")
-COUNT = re.compile(r"\b((?:\d[\d,]*|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|twenty|thirty)) ((?:[a-z]+ )?[a-z]{3,}s)\b")
+DATE = re.compile(
+    rf"\b(?:\d{{1,2}} (?:{MONTHS}) \d{{4}}|(?:{MONTHS}) \d{{1,2}}, \d{{4}}|(?:{MONTHS}) \d{{4}}|1[0-9]\d\d|20\d\d)\b"
+)
+COUNT = re.compile(
+    r"\b((?:\d[\d,]*|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|twenty|thirty)) ((?:[a-z]+ )?[a-z]{3,}s)\b"
+)
 PERCENT = re.compile(r"\b(\d[\d.]*(?: percent|%))")
 NAME = re.compile(r"\b[A-Z][\w'’.-]*(?:(?: (?:of|the|de|van|von|and|la|al))? [A-Z][\w'’.-]*)*")
 SENTENCE = re.compile(r"(?<=[a-z0-9)\"”][.!?]) +(?=[A-Z\"“])")
 PRONOUN = re.compile(r"^(?:He|She|It|They|His|Her|Its|Their)\b")
 AUX = "was|were|is|are|has|had|have|can|could|will|would|may|must"
-FUNCTION = set("the a an of in on at by for to and or but with from as it he she they his her its their this that these those".split())
+FUNCTION = set(
+    [
+        "the",
+        "a",
+        "an",
+        "of",
+        "in",
+        "on",
+        "at",
+        "by",
+        "for",
+        "to",
+        "and",
+        "or",
+        "but",
+        "with",
+        "from",
+        "as",
+        "it",
+        "he",
+        "she",
+        "they",
+        "his",
+        "her",
+        "its",
+        "their",
+        "this",
+        "that",
+        "these",
+        "those",
+    ]
+)
 PLACE_PREPOSITIONS = ("in", "at", "near", "from", "to", "on")
 IRREGULAR = dict(
     pair.split(":")
-    for pair in (
-        "became:become began:begin broke:break brought:bring built:build bought:buy caught:catch chose:choose came:come "
-        "cost:cost dealt:deal drew:draw drove:drive ate:eat fell:fall felt:feel fought:fight found:find flew:fly gave:give "
-        "went:go grew:grow held:hold hit:hit kept:keep knew:know led:lead left:leave lent:lend lost:lose made:make meant:mean "
-        "met:meet paid:pay put:put ran:run rose:rise said:say saw:see sold:sell sent:send set:set shot:shoot showed:show "
-        "sang:sing sat:sit slept:sleep spoke:speak spent:spend stood:stand stole:steal swam:swim took:take taught:teach "
-        "told:tell thought:think threw:throw understood:understand wore:wear won:win wrote:write died:die lay:lie"
-    ).split()
+    for pair in [
+        "became:become",
+        "began:begin",
+        "broke:break",
+        "brought:bring",
+        "built:build",
+        "bought:buy",
+        "caught:catch",
+        "chose:choose",
+        "came:come",
+        "cost:cost",
+        "dealt:deal",
+        "drew:draw",
+        "drove:drive",
+        "ate:eat",
+        "fell:fall",
+        "felt:feel",
+        "fought:fight",
+        "found:find",
+        "flew:fly",
+        "gave:give",
+        "went:go",
+        "grew:grow",
+        "held:hold",
+        "hit:hit",
+        "kept:keep",
+        "knew:know",
+        "led:lead",
+        "left:leave",
+        "lent:lend",
+        "lost:lose",
+        "made:make",
+        "meant:mean",
+        "met:meet",
+        "paid:pay",
+        "put:put",
+        "ran:run",
+        "rose:rise",
+        "said:say",
+        "saw:see",
+        "sold:sell",
+        "sent:send",
+        "set:set",
+        "shot:shoot",
+        "showed:show",
+        "sang:sing",
+        "sat:sit",
+        "slept:sleep",
+        "spoke:speak",
+        "spent:spend",
+        "stood:stand",
+        "stole:steal",
+        "swam:swim",
+        "took:take",
+        "taught:teach",
+        "told:tell",
+        "thought:think",
+        "threw:throw",
+        "understood:understand",
+        "wore:wear",
+        "won:win",
+        "wrote:write",
+        "died:die",
+        "lay:lie",
+    ]
 )
 
 
@@ -57,9 +149,10 @@ def base_form(verb: str) -> str | None:
         return stem[:-1] + "y"
     if len(stem) > 3 and stem[-1] == stem[-2] and stem[-1] not in "sl":
         return stem[:-1]
-    if re.search(r"(?:at|iz|is|uc|ok|ag|eng|ang|erv|eiv|olv|iev|ov|us|as|os|ur|ir|ar|ib|ud|id|ad|ic|ac|bl|pl|tl|dl|cl|in|ut)$", stem) and not re.search(
-        r"(?:ain|oin|ear|air|eat|oat|ais|ead|ook|oin|eet|out|art|ard|our)$", stem
-    ):
+    if re.search(
+        r"(?:at|iz|is|uc|ok|ag|eng|ang|erv|eiv|olv|iev|ov|us|as|os|ur|ir|ar|ib|ud|id|ad|ic|ac|bl|pl|tl|dl|cl|in|ut)$",
+        stem,
+    ) and not re.search(r"(?:ain|oin|ear|air|eat|oat|ais|ead|ook|oin|eet|out|art|ard|our)$", stem):
         return stem + "e"
     return stem
 
@@ -67,11 +160,15 @@ def base_form(verb: str) -> str | None:
 def kind_of(name: str, before: str) -> str:
     """'who', 'where' or 'what' for a capitalised span, from the word before it and its own shape."""
     last = before.split()[-1].lower() if before.split() else ""
-    if last == "by" or re.match(r"(?:Sir|Lord|King|Queen|President|Dr|Mr|Mrs|Saint|Pope|Prince|Captain|General)\b", name):
+    if last == "by" or re.match(
+        r"(?:Sir|Lord|King|Queen|President|Dr|Mr|Mrs|Saint|Pope|Prince|Captain|General)\b", name
+    ):
         return "who"
     if last in ("in", "at", "near", "from"):
         return "where"
-    if re.match(r"(?:The|New|United|University|North|South|East|West)\b", name) or re.search(r"(?:ia|land|ion|War|Act|City|School|College)$", name):
+    if re.match(r"(?:The|New|United|University|North|South|East|West)\b", name) or re.search(
+        r"(?:ia|land|ion|War|Act|City|School|College)$", name
+    ):
         return "what"
     return "who" if len(name.split()) in (2, 3) and all(w[0].isupper() for w in name.split()) else "what"
 
@@ -87,7 +184,11 @@ def _trim(rest: str, rng: random.Random) -> str:
         rest = re.split(r", (?:and|but|which|who|where|when|while|as|with)\b|[;:]", rest)[0]
     words = rest.split()
     if len(words) > 14:
-        cut = [i for i, w in enumerate(words) if w in ("in", "on", "at", "for", "with", "and", "that", "which", "from") and 4 < i < 15]
+        cut = [
+            i
+            for i, w in enumerate(words)
+            if w in ("in", "on", "at", "for", "with", "and", "that", "which", "from") and 4 < i < 15
+        ]
         words = words[: rng.choice(cut)] if cut else words[:14]
     return " ".join(words).rstrip(" ,.;:")
 
@@ -105,20 +206,41 @@ def ask_sentence(sentence: str, title: str, rng: random.Random) -> list[QA]:
     if subject_is_title:
         owner = s.split()[0] in ("His", "Its", "Their", "Her")
         s = re.sub(PRONOUN, title + ("'s" if owner else ""), s, count=1)
-    elif PRONOUN.match(s) or s.split()[0] in ("This", "These", "There", "However", "But", "And", "Although", "When", "In", "As", "After"):
+    elif PRONOUN.match(s) or s.split()[0] in (
+        "This",
+        "These",
+        "There",
+        "However",
+        "But",
+        "And",
+        "Although",
+        "When",
+        "In",
+        "As",
+        "After",
+    ):
         if not (m := re.match(r"(?:In|On|After|During|By) ([^,]{3,30}), ([A-Z].*)", s)):
             return []
         s = m.group(2)[0].upper() + m.group(2)[1:] + f" in {m.group(1)}" if DATE.fullmatch(m.group(1)) else m.group(2)
     out: list[QA] = []
     m = re.match(rf"(.{{2,60}}?) ({AUX}) (.+)", s)
-    aux_ok = bool(m) and "," not in m.group(1) and len(m.group(1).split()) <= 8 and not re.search(r"\b(?:that|which|who|if)\b", m.group(1))
+    aux_ok = (
+        bool(m)
+        and "," not in m.group(1)
+        and len(m.group(1).split()) <= 8
+        and not re.search(r"\b(?:that|which|who|if)\b", m.group(1))
+    )
     # Subject questions: the sentence itself with its subject replaced.
     if aux_ok:
         subject, aux, rest = m.group(1), m.group(2), m.group(3)
         if not subject_is_title or rng.random() < 0.3:
             word = "Who" if NAME.fullmatch(subject) and kind_of(subject, "") == "who" else "What"
             out.append(QA(f"{word} {aux} {_trim(rest, rng)}?", subject))
-        if aux in ("was", "is", "were", "are") and (n := re.match(r"((?:a|an|the|one of the) [^,;]{3,70}?)(?:,| that| which| who| in | from | by | of the |$)", rest)):
+        if aux in ("was", "is", "were", "are") and (
+            n := re.match(
+                r"((?:a|an|the|one of the) [^,;]{3,70}?)(?:,| that| which| who| in | from | by | of the |$)", rest
+            )
+        ):
             who = "Who" if NAME.fullmatch(subject) and kind_of(subject, "") == "who" and rng.random() < 0.7 else "What"
             out.append(QA(f"{who} {aux} {subject}?", n.group(1)))
     # Verb questions: wh + did + subject + base verb.
@@ -128,9 +250,21 @@ def ask_sentence(sentence: str, title: str, rng: random.Random) -> list[QA]:
         word = "Who" if NAME.fullmatch(verb.group(1)) and kind_of(verb.group(1), "") == "who" else "What"
         if not subject_is_title or rng.random() < 0.3:
             out.append(QA(f"{word} {verb.group(2)} {_trim(verb.group(3), rng)}?", verb.group(1)))
-        if (n := re.match(r"((?:the|a|an|his|her|its) [^,;]{3,50}?|[A-Z][\w ]{2,40}?)(?:,| in | on | at | to | by | and | for | with |$)", verb.group(3))) and rng.random() < 0.7:
-            rest = verb.group(3)[n.end(1):]
-            out.append(QA(f"What did {verb.group(1)} {lemma}{' ' + _trim(rest, rng) if rest.strip(' ,') and rng.random() < 0.7 else ''}?".replace(" ,", ","), n.group(1)))
+        if (
+            n := re.match(
+                r"((?:the|a|an|his|her|its) [^,;]{3,50}?|[A-Z][\w ]{2,40}?)(?:,| in | on | at | to | by | and | for | with |$)",
+                verb.group(3),
+            )
+        ) and rng.random() < 0.7:
+            rest = verb.group(3)[n.end(1) :]
+            out.append(
+                QA(
+                    f"What did {verb.group(1)} {lemma}{' ' + _trim(rest, rng) if rest.strip(' ,') and rng.random() < 0.7 else ''}?".replace(
+                        " ,", ","
+                    ),
+                    n.group(1),
+                )
+            )
     # Spans: dates, places, people, counts.
     for span, wh, prep in _spans(s, rng):
         out.extend(_span_question(s, span, wh, prep, m if aux_ok else None, verb if lemma else None, lemma, rng))
@@ -140,11 +274,20 @@ def ask_sentence(sentence: str, title: str, rng: random.Random) -> list[QA]:
 
 def _spans(s: str, rng: random.Random) -> list[tuple[str, str, str]]:
     found = [(d.group(), "when", _before(s, d.start())) for d in DATE.finditer(s)]
-    found += [(c.group(1), f"how many {c.group(2)}", _before(s, c.start())) for c in COUNT.finditer(s) if not DATE.fullmatch(c.group(1))]
+    found += [
+        (c.group(1), f"how many {c.group(2)}", _before(s, c.start()))
+        for c in COUNT.finditer(s)
+        if not DATE.fullmatch(c.group(1))
+    ]
     found += [(p.group(1), "what percentage", _before(s, p.start())) for p in PERCENT.finditer(s)]
     dates = [d.span() for d in DATE.finditer(s)]
     for n in NAME.finditer(s):
-        if n.start() > 0 and n.group().lower() not in FUNCTION and len(n.group()) > 2 and not any(a <= n.start() < b for a, b in dates):
+        if (
+            n.start() > 0
+            and n.group().lower() not in FUNCTION
+            and len(n.group()) > 2
+            and not any(a <= n.start() < b for a, b in dates)
+        ):
             found.append((n.group().rstrip(".'"), kind_of(n.group(), s[: n.start()]), _before(s, n.start())))
     return found
 
@@ -167,7 +310,14 @@ def _span_question(s, span, wh, prep, aux, verb, lemma, rng) -> list[QA]:
             return [QA(f"{head} did {verb.group(1)} {lemma} {rest}?".replace(" ?", "?"), span)]
     if wh == "who" and prep == "by" and aux and phrase in aux.group(3):
         rest = _trim(aux.group(3).replace(phrase, "", 1), rng)
-        return [QA(rng.choice([f"Who {aux.group(1)} {aux.group(2)} {rest} by?", f"By whom {aux.group(2)} {aux.group(1)} {rest}?"]), span)]
+        return [
+            QA(
+                rng.choice(
+                    [f"Who {aux.group(1)} {aux.group(2)} {rest} by?", f"By whom {aux.group(2)} {aux.group(1)} {rest}?"]
+                ),
+                span,
+            )
+        ]
     if wh.startswith("how many") and aux and span in aux.group(3) and rng.random() < 0.8:
         rest = _trim(aux.group(3).replace(f"{span} {wh[9:]}", "", 1).replace("  ", " "), rng)
         return [QA(f"How many {wh[9:]} {aux.group(2)} {aux.group(1)} {rest}?".replace(" ?", "?"), span)]
@@ -175,7 +325,9 @@ def _span_question(s, span, wh, prep, aux, verb, lemma, rng) -> list[QA]:
         rest = _trim(verb.group(3).replace(f"{span} {wh[9:]}", "", 1).replace("  ", " "), rng)
         return [QA(f"How many {wh[9:]} did {verb.group(1)} {lemma} {rest}?".replace(" ?", "?"), span)]
     if rng.random() < 0.25:  # in-place cloze
-        word = {"when": "what year" if len(span) == 4 else "what date", "where": "what place"}.get(wh, wh.split(" ")[0] + (" many" if wh.startswith("how") else ""))
+        word = {"when": "what year" if len(span) == 4 else "what date", "where": "what place"}.get(
+            wh, wh.split(" ")[0] + (" many" if wh.startswith("how") else "")
+        )
         left, right = s[max(0, at - 90) : at], s[at + len(span) : at + len(span) + 60]
         left = left[left.find(" ") + 1 :] if at > 90 else left
         right = right[: right.rfind(" ")] if at + len(span) + 60 < len(s) else right
@@ -190,7 +342,12 @@ def _trim_cloze(text: str) -> str:
 
 def _good(q: QA) -> bool:
     words = q.question.split()
-    return 3 <= len(words) <= 26 and 1 <= len(q.answer.split()) <= 8 and q.answer.lower() not in q.question.lower() and q.answer.lower() not in FUNCTION
+    return (
+        3 <= len(words) <= 26
+        and 1 <= len(q.answer.split()) <= 8
+        and q.answer.lower() not in q.question.lower()
+        and q.answer.lower() not in FUNCTION
+    )
 
 
 def ask_paragraph(paragraph: str, title: str, rng: random.Random, limit: int = 8) -> list[QA]:

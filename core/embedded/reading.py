@@ -32,11 +32,27 @@ def widened(human: Sequence[Passage], seed: int = 0) -> list[Passage]:
     joined = []
     for _ in range(4 * len(short)):
         some = rng.sample(short, rng.randint(2, 7))
-        joined.append(Passage("Notes", " ".join(p.text for p in some), [q for p in some for q in rng.sample(p.questions, min(4, len(p.questions)))]))
+        joined.append(
+            Passage(
+                "Notes",
+                " ".join(p.text for p in some),
+                [q for p in some for q in rng.sample(p.questions, min(4, len(p.questions)))],
+            )
+        )
     return [p for p in human if len(p.text.split()) >= 25 or rng.random() < 0.5] + joined
 
 
-def reading_rows(human: list[Passage], written: list[Passage], ruled: list[Passage], tokenizer: Path, out: Path, *, length: int, workers: int, repeats: int) -> int:
+def reading_rows(
+    human: list[Passage],
+    written: list[Passage],
+    ruled: list[Passage],
+    tokenizer: Path,
+    out: Path,
+    *,
+    length: int,
+    workers: int,
+    repeats: int,
+) -> int:
     """Write rows.npy and rows-weights.npy; answers carry most of the weight. Returns the number of rows."""
     out.mkdir(parents=True, exist_ok=True)
     material = [p for n in range(repeats) for p in widened(human, n)] + written + ruled
@@ -54,18 +70,34 @@ def read_squad(path: Path) -> list[tuple[str, str, list[tuple[str, str, list[str
     """SQuAD v1.1 JSON -> (title, text, [(context, question, answers)]) an article."""
     articles = []
     for a in json.loads(path.read_text())["data"]:
-        asked = [(p["context"], q["question"], [x["text"] for x in q["answers"]] or [""]) for p in a["paragraphs"] for q in p["qas"]]
+        asked = [
+            (p["context"], q["question"], [x["text"] for x in q["answers"]] or [""])
+            for p in a["paragraphs"]
+            for q in p["qas"]
+        ]
         articles.append((a.get("title", ""), "\n\n".join(dict.fromkeys(p["context"] for p in a["paragraphs"])), asked))
     return articles
 
 
-def in_context(model: Any, tokenizer: Any, fmt: PromptFormat, asked: Sequence[tuple[str, str, Sequence[str]]], batch: int = 128, room: int = 3000) -> dict[str, float]:
+def in_context(
+    model: Any,
+    tokenizer: Any,
+    fmt: PromptFormat,
+    asked: Sequence[tuple[str, str, Sequence[str]]],
+    batch: int = 128,
+    room: int = 3000,
+) -> dict[str, float]:
     """Exact match and F1 (percent) with the context in the prompt; '' as context asks closed book."""
     em = score = 0.0
     order = sorted(range(len(asked)), key=lambda i: len(asked[i][0]))
     for at in range(0, len(order), batch):
         some = [asked[i] for i in order[at : at + batch]]
-        prompts = [fmt.in_context(tokenizer.decode(tokenizer.encode(c, add_special_tokens=False)[:room]), q) if c else fmt.closed_book(q) for c, q, _ in some]
+        prompts = [
+            fmt.in_context(tokenizer.decode(tokenizer.encode(c, add_special_tokens=False)[:room]), q)
+            if c
+            else fmt.closed_book(q)
+            for c, q, _ in some
+        ]
         rows, _ = generate(model, prompts, stop_ids=fmt.stop_ids, pad_id=fmt.pad_id, max_new=24)
         for ids, (_, _, gold) in zip(rows, some, strict=True):
             text = tokenizer.decode(ids).strip()
@@ -85,7 +117,11 @@ def evaluate(model: Any, tokenizer: Any, human: Path, squad: Path | None) -> dic
     sentences = [p for p in dev if p.title == "qamr"]
     for _ in range(40):
         some = rng.sample(sentences, 5)
-        sets["qamr-5"] += [(" ".join(p.text for p in some), q.question, [q.answer]) for p in some for q in rng.sample(p.questions, min(2, len(p.questions)))]
+        sets["qamr-5"] += [
+            (" ".join(p.text for p in some), q.question, [q.answer])
+            for p in some
+            for q in rng.sample(p.questions, min(2, len(p.questions)))
+        ]
     sets["closed book"] = [("", q, a) for _, q, a in sets["nq"] + sets["qamr"]]
     if squad:
         sets["stories"] = [(c, q, a) for _, _, asked in read_squad(squad)[:8] for c, q, a in asked]
@@ -121,7 +157,11 @@ def main() -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = AutoModelForCausalLM.from_pretrained(o.model, dtype=torch.bfloat16 if device == "cuda" else torch.float32).to(device).eval()
+    model = (
+        AutoModelForCausalLM.from_pretrained(o.model, dtype=torch.bfloat16 if device == "cuda" else torch.float32)
+        .to(device)
+        .eval()
+    )
     figures = evaluate(model, AutoTokenizer.from_pretrained(o.model), Path(o.human), Path(o.squad) if o.squad else None)
     for name, f in figures.items():
         print(f"{name:12} EM {f['em']:5.1f}  F1 {f['f1']:5.1f}  n {f['questions']}", flush=True)

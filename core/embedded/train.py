@@ -1,6 +1,6 @@
 """Pretraining and reading: one trainer, different rows. Runs on one CPU, one GPU, or several (torchrun).
 
-    python -m core.embedded.train --out DIR --seconds 400 --tokens shard0/tokens.npy --rows shard0 --rows-share 0.4 ...
+python -m core.embedded.train --out DIR --seconds 400 --tokens shard0/tokens.npy --rows shard0 --rows-share 0.4 ...
 """
 
 from __future__ import annotations
@@ -49,10 +49,14 @@ class TrainConfig:
     shape: LlamaShape = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "shape", LlamaShape(width=self.width, layers=self.layers, heads=self.heads, mlp=self.mlp))
+        object.__setattr__(
+            self, "shape", LlamaShape(width=self.width, layers=self.layers, heads=self.heads, mlp=self.mlp)
+        )
 
 
-def windows(paths: tuple[str, ...], length: int, rank: int, world: int, seed: int, device: torch.device) -> Iterator[Tensor]:
+def windows(
+    paths: tuple[str, ...], length: int, rank: int, world: int, seed: int, device: torch.device
+) -> Iterator[Tensor]:
     """Endless rows of length + 1 tokens, each token once an epoch, at a fresh offset each epoch. Streams that appear
     later (still being tokenised) join at the next epoch."""
     loaded: dict[str, Tensor] = {}
@@ -76,7 +80,9 @@ def windows(paths: tuple[str, ...], length: int, rank: int, world: int, seed: in
         epoch += 1
 
 
-def row_batches(folders: tuple[str, ...], rank: int, world: int, seed: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+def row_batches(
+    folders: tuple[str, ...], rank: int, world: int, seed: int, device: torch.device
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Endless (ids, weights) rows of the prepared folders, shuffled every epoch."""
     data = [(np.load(Path(f) / "rows.npy"), np.load(Path(f) / "rows-weights.npy")) for f in folders]
     ids = torch.from_numpy(np.concatenate([d[0] for d in data]).astype(np.int16)).to(device)
@@ -121,7 +127,9 @@ def train(config: TrainConfig) -> dict[str, float]:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if world > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", device_id=device if device.type == "cuda" else None)
+        dist.init_process_group(
+            "nccl" if device.type == "cuda" else "gloo", device_id=device if device.type == "cuda" else None
+        )
     torch.manual_seed(config.seed)
     torch.set_float32_matmul_precision("high")
     model = Llama(config.shape).to(device)
@@ -164,7 +172,9 @@ def train(config: TrainConfig) -> dict[str, float]:
         batch = [next(rows) for _ in range(take)] if take and rows is not None else []
         plain = [next(raw) for _ in range(config.batch - take)] if raw is not None else []
         ids = torch.stack([i[: config.length + 1] for i, _ in batch] + plain)
-        weights = torch.stack([w[: config.length + 1] for _, w in batch] + [torch.ones_like(p, dtype=torch.float32) for p in plain])
+        weights = torch.stack(
+            [w[: config.length + 1] for _, w in batch] + [torch.ones_like(p, dtype=torch.float32) for p in plain]
+        )
         scale = schedule(step, done, config)
         for o, rs in zip(opts, rates, strict=True):
             for g, r in zip(o.param_groups, rs, strict=True):
@@ -182,7 +192,14 @@ def train(config: TrainConfig) -> dict[str, float]:
         if step % 100 == 0 or step == 5:
             elapsed = time.time() - window_began
             n = 100 if step % 100 == 0 and step > 100 else step
-            figures = {"step": step, "loss": float(total) / n, "tokens": seen, "seconds": time.time() - began, "rows": float(take > 0), "steps_per_s": n / elapsed}
+            figures = {
+                "step": step,
+                "loss": float(total) / n,
+                "tokens": seen,
+                "seconds": time.time() - began,
+                "rows": float(take > 0),
+                "steps_per_s": n / elapsed,
+            }
             total.zero_()
             window_began = time.time()
             if log:
@@ -217,7 +234,9 @@ def main() -> None:
                 parser.add_argument(f"--{f.name.replace('_', '-')}", type=lambda v: v == "1", default=default)
             else:
                 kind = float if f.name == "seconds" else str if default is None else type(default)
-                parser.add_argument(f"--{f.name.replace('_', '-')}", type=kind, default=default, required=default is None)
+                parser.add_argument(
+                    f"--{f.name.replace('_', '-')}", type=kind, default=default, required=default is None
+                )
     options = vars(parser.parse_args())
     train(TrainConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}))
     if dist.is_initialized():

@@ -22,19 +22,27 @@ from core.generate import generate
 from core.prompts import MarkedFormat
 
 
-def write(model: Any, tokenizer: Any, passages: Sequence[Passage], *, temperature: float, agree: float = 0.6) -> list[Passage]:
+def write(
+    model: Any, tokenizer: Any, passages: Sequence[Passage], *, temperature: float, agree: float = 0.6
+) -> list[Passage]:
     """One new question for each passage where the round trip succeeds (answer in the text, F1 of the model's own answer
     at least `agree`)."""
     fmt = MarkedFormat(tokenizer)
     options = {"stop_ids": fmt.stop_ids, "pad_id": fmt.pad_id}
     contexts = [tokenizer.decode(tokenizer.encode(p.text, add_special_tokens=False)[:600]) for p in passages]
-    written, _ = generate(model, [fmt.write_question(c) for c in contexts], max_new=44, temperature=temperature, **options)
+    written, _ = generate(
+        model, [fmt.write_question(c) for c in contexts], max_new=44, temperature=temperature, **options
+    )
     found: list[tuple[int, QA]] = []
     for i, ids in enumerate(written):
         if ids.count(A) == 1 and ids[-1] != A:
             at = ids.index(A)
             qa = QA(tokenizer.decode(ids[:at]).strip(), tokenizer.decode(ids[at + 1 :]).strip())
-            ok = qa.question.endswith("?") and 1 <= len(qa.answer.split()) <= 10 and normalise(qa.answer) in normalise(contexts[i])
+            ok = (
+                qa.question.endswith("?")
+                and 1 <= len(qa.answer.split()) <= 10
+                and normalise(qa.answer) in normalise(contexts[i])
+            )
             if ok and normalise(qa.answer) and normalise(qa.answer) not in normalise(qa.question):
                 found.append((i, qa))
     if not found:
@@ -60,7 +68,13 @@ def main() -> None:
 
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     device = torch.device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu")
-    model = AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.bfloat16 if device.type == "cuda" else torch.float32).to(device).eval()
+    model = (
+        AutoModelForCausalLM.from_pretrained(
+            options.model, dtype=torch.bfloat16 if device.type == "cuda" else torch.float32
+        )
+        .to(device)
+        .eval()
+    )
     tokenizer = AutoTokenizer.from_pretrained(options.model)
     torch.manual_seed(rank)
     passages = [p for path in options.passages for p in load_passages(Path(path)) if len(p.text.split()) < 260]
@@ -70,7 +84,9 @@ def main() -> None:
     kept: list[Passage] = []
     tried, began = 0, time.time()
     for at in range(0, len(passages), 8 * options.batch):
-        window = sorted(passages[at : at + 8 * options.batch], key=lambda p: len(p.text))  # similar lengths: little padding
+        window = sorted(
+            passages[at : at + 8 * options.batch], key=lambda p: len(p.text)
+        )  # similar lengths: little padding
         for i in range(0, len(window), options.batch):
             if time.time() - began > options.seconds:
                 break

@@ -41,7 +41,9 @@ class Material:
     human: Sequence[Passage] = ()
     passages: Sequence[Passage] = ()  # of one article next to each other
     written: Sequence[Passage] = ()
-    shares: dict[str, float] = field(default_factory=lambda: {"invented": 0.3, "human": 0.25, "passages": 0.2, "written": 0.25})
+    shares: dict[str, float] = field(
+        default_factory=lambda: {"invented": 0.3, "human": 0.25, "passages": 0.2, "written": 0.25}
+    )
 
     def draw(self, rng: random.Random, tokens: int) -> Episode:
         """A document of about so many tokens."""
@@ -51,7 +53,12 @@ class Material:
             made = invented_document(rng, max(1, tokens // 22))
             glue = rng.choice((" ", " ", "\n", "\n\n"))
             return Episode(made.title, glue.join(made.sentences), [q for qs in made.questions for q in qs])
-        return run_of(getattr(self, kind), rng, tokens, same_title=kind == "passages" or (kind == "written" and rng.random() < 0.5))
+        return run_of(
+            getattr(self, kind),
+            rng,
+            tokens,
+            same_title=kind == "passages" or (kind == "written" and rng.random() < 0.5),
+        )
 
 
 def run_of(passages: Sequence[Passage], rng: random.Random, tokens: int, *, same_title: bool) -> Episode:
@@ -75,16 +82,31 @@ def run_of(passages: Sequence[Passage], rng: random.Random, tokens: int, *, same
             break
         chosen.append(passages[at])
         size += more
-    title = chosen[0].title if rng.random() < 0.8 and chosen[0].title not in ("qamr", "nq", "fairy") else rng.choice(("Notes", "Document", "Report", "Handbook", "Text"))
+    title = (
+        chosen[0].title
+        if rng.random() < 0.8 and chosen[0].title not in ("qamr", "nq", "fairy")
+        else rng.choice(("Notes", "Document", "Report", "Handbook", "Text"))
+    )
     return Episode(title, "\n".join(p.text for p in chosen), [q for p in chosen for q in p.questions])
 
 
-def encode_document(episode: Episode, encode: Callable[[str], list[int]], fmt: PromptFormat, segment: int, limit: int) -> tuple[list[list[int]], list[list[int]]]:
+def encode_document(
+    episode: Episode, encode: Callable[[str], list[int]], fmt: PromptFormat, segment: int, limit: int
+) -> tuple[list[list[int]], list[list[int]]]:
     return segments(encode(" " + episode.text)[:limit], fmt.heading(episode.title), segment, fmt.pad_id)
 
 
 def make_batch(
-    episodes: Sequence[Episode], encode: Callable[[str], list[int]], fmt: PromptFormat, *, segment: int, limit: int, per_document: int, width: int, rng: random.Random, strangers: float
+    episodes: Sequence[Episode],
+    encode: Callable[[str], list[int]],
+    fmt: PromptFormat,
+    *,
+    segment: int,
+    limit: int,
+    per_document: int,
+    width: int,
+    rng: random.Random,
+    strangers: float,
 ) -> Batch:
     """Tensors of a batch; documents are padded with empty segments, questions to `width` tokens."""
     documents = [encode_document(e, encode, fmt, segment, limit) for e in episodes]
@@ -93,7 +115,11 @@ def make_batch(
     targets = [t + [[IGNORE] * segment] * (most - len(t)) for _, t in documents]
     rows, labels = [], []
     for n, e in enumerate(episodes):
-        asked = [rng.choice(e.questions) for _ in range(per_document)] if len(e.questions) < per_document else rng.sample(e.questions, per_document)
+        asked = (
+            [rng.choice(e.questions) for _ in range(per_document)]
+            if len(e.questions) < per_document
+            else rng.sample(e.questions, per_document)
+        )
         if rng.random() < strangers and len(episodes) > 1:
             other = episodes[(n + rng.randrange(1, len(episodes))) % len(episodes)]
             asked[rng.randrange(len(asked))] = QA(rng.choice(other.questions).question, NOT_IN_TEXT)
@@ -123,7 +149,20 @@ class Curriculum:
 class EpisodeStream(torch.utils.data.IterableDataset):
     """Endless batches for one rank; each worker draws its own. `done` is shared memory, set by the training loop."""
 
-    def __init__(self, material: Material, tokenizer, fmt: PromptFormat, curriculum: Curriculum, *, segment: int, tokens: int, per_document: int, width: int, seed: int, strangers: float) -> None:
+    def __init__(
+        self,
+        material: Material,
+        tokenizer,
+        fmt: PromptFormat,
+        curriculum: Curriculum,
+        *,
+        segment: int,
+        tokens: int,
+        per_document: int,
+        width: int,
+        seed: int,
+        strangers: float,
+    ) -> None:
         self.material, self.tokenizer, self.fmt, self.curriculum = material, tokenizer, fmt, curriculum
         self.segment, self.tokens, self.per_document, self.width = segment, tokens, per_document, width
         self.seed, self.strangers = seed, strangers

@@ -11,14 +11,17 @@ Shapes: D documents (or sections), S segments each, T tokens a segment, d width,
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 IGNORE = -100
@@ -63,7 +66,9 @@ def target_modules(model: nn.Module, layers: int) -> dict[str, nn.Linear]:
     return {f"model.layers.{i}.mlp.down_proj": blocks[i].mlp.down_proj for i in range(first, len(blocks))}
 
 
-def segments(ids: Sequence[int], heading: Sequence[int], length: int, pad: int) -> tuple[list[list[int]], list[list[int]]]:
+def segments(
+    ids: Sequence[int], heading: Sequence[int], length: int, pad: int
+) -> tuple[list[list[int]], list[list[int]]]:
     """Cut a text into segments of at most `length` tokens, each after the heading; even lengths, nothing lost.
 
     Returns: inputs and targets, S lists of `length` tokens; a target is IGNORE on the heading and on padding.
@@ -158,7 +163,9 @@ def _only(model: nn.Module, start: int, stop: int, norm: bool) -> Iterator[nn.Mo
 def token_losses(model: nn.Module, hidden: Tensor, targets: Tensor) -> Tensor:
     """Next-token cross-entropy, nats. hidden [R, T, d], targets [R, T] (IGNORE gives 0) -> [R, T], float32."""
     logits = model.lm_head(hidden).float()
-    return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE, reduction="none").view_as(targets)
+    return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE, reduction="none").view_as(
+        targets
+    )
 
 
 def inner_steps(
@@ -169,12 +176,14 @@ def inner_steps(
     *,
     differentiable: bool = False,
     micro_rows: int | None = None,
+    measure: bool = False,
 ) -> Iterator[tuple[float | Tensor, dict[str, Tensor]]]:
     """Yield (loss before the step, deltas after it), `config.steps` times.
 
     inputs, targets: [D, S, T]. Deltas: name -> [D, d, f], float32. With `differentiable` the deltas (and the loss of the
     first step, a tensor) carry the graph to the model, the rates and the token weights: second order, for the outer loop.
-    `micro_rows` bounds the rows of one forward pass, accumulating the same gradient in less memory.
+    `micro_rows` bounds the rows of one forward pass, accumulating the same gradient in less memory. `measure` yields once
+    more at the end: the loss after the last step, nothing changed.
     """
     documents, per_document, length = inputs.shape
     config = prepared.config
@@ -190,30 +199,38 @@ def inner_steps(
     with torch.set_grad_enabled(differentiable), _only(model, 0, cut, norm=False) as lower:
         parts = [lower(input_ids=part, use_cache=False).last_hidden_state for part in flat_in.split(rows_at_once)]
     deltas = {name: torch.zeros(documents, *m.weight.shape, device=inputs.device) for name, m in modules.items()}
-    for step in range(config.steps):
+    for step in range(config.steps + measure):
+        last = step == config.steps
         names = list(deltas)
-        leaves = [d if d.grad_fn is not None else d.detach().requires_grad_(True) for d in deltas.values()]
+        leaves = [d if d.grad_fn is not None else d.detach().requires_grad_(not last) for d in deltas.values()]
         grads: list[Tensor] | None = None
         reported: float | Tensor = 0.0
         for part, goal in zip(parts, flat_out.split(rows_at_once), strict=True):
             rows = [per_document] * documents if rows_at_once == total else [part.shape[0]]
-            with torch.enable_grad(), attached(modules, dict(zip(names, leaves, strict=True)), rows), _only(
-                model, cut, len(model.model.layers), norm=True
-            ) as upper:
+            with (
+                torch.set_grad_enabled(not last),
+                attached(modules, dict(zip(names, leaves, strict=True)), rows),
+                _only(model, cut, len(model.model.layers), norm=True) as upper,
+            ):
                 hidden = upper(inputs_embeds=part, use_cache=False).last_hidden_state
-            with torch.enable_grad():
                 each = token_losses(model, hidden, goal)
-                weight = prepared.token_weights(hidden if differentiable else hidden.detach()) * (goal != IGNORE)
-                if not differentiable:
-                    weight = weight.detach()
-                loss = ((each * weight).view(documents, -1).sum(1) / counted).sum()
-                more = torch.autograd.grad(loss, leaves, create_graph=differentiable)
             plain = each.sum() / counted.sum()
             reported = reported + (plain if differentiable else float(plain.detach()))
+            if last:
+                continue
+            weight = prepared.token_weights(hidden if differentiable else hidden.detach()) * (goal != IGNORE)
+            if not differentiable:
+                weight = weight.detach()
+            loss = ((each * weight).view(documents, -1).sum(1) / counted).sum()
+            more = torch.autograd.grad(loss, leaves, create_graph=differentiable)
             grads = list(more) if grads is None else [a + b for a, b in zip(grads, more, strict=True)]
-        rates = prepared.log_rates[step].exp()
-        moved = [leaf - rates[i] * direction(g, config.rule) for i, (leaf, g) in enumerate(zip(leaves, grads or [], strict=True))]
-        deltas = dict(zip(names, moved if differentiable else [m.detach() for m in moved], strict=True))
+        if not last:
+            rates = prepared.log_rates[step].exp()
+            moved = [
+                leaf - rates[i] * direction(g, config.rule)
+                for i, (leaf, g) in enumerate(zip(leaves, grads or [], strict=True))
+            ]
+            deltas = dict(zip(names, moved if differentiable else [m.detach() for m in moved], strict=True))
         yield reported, deltas
 
 
@@ -222,3 +239,18 @@ def second_order() -> Any:
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
     return sdpa_kernel(SDPBackend.MATH)
+
+
+def save_prepared(prepared: Prepared, out: Path) -> None:
+    """`prepared.safetensors` and `prepared.json` (the inner loop's configuration)."""
+    out.mkdir(parents=True, exist_ok=True)
+    save_file(
+        {k: v.detach().cpu().contiguous() for k, v in prepared.state_dict().items()}, out / "prepared.safetensors"
+    )
+    (out / "prepared.json").write_text(json.dumps(prepared.describe(), indent=1) + "\n")
+
+
+def load_prepared(folder: Path, width: int) -> Prepared:
+    prepared = Prepared(FastWeightsConfig(**json.loads((folder / "prepared.json").read_text())), width)
+    prepared.load_state_dict(load_file(folder / "prepared.safetensors"))
+    return prepared.eval().requires_grad_(False)

@@ -38,10 +38,12 @@ from core.learning.fast_weights import (
     Prepared,
     attached,
     inner_steps,
+    load_prepared,
+    save_prepared,
     second_order,
     target_modules,
 )
-from core.prompts import PromptFormat, format_for
+from core.prompts import format_for
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,9 @@ def reading_loss(model: Any, ids: Tensor, weights: Tensor) -> Tensor:
     return (losses * w[here]).sum() / w[here].sum().clamp_min(1e-6)
 
 
-def step_losses(model: Any, prepared: Prepared, batch: Batch, config: OuterConfig, rows: tuple[Tensor, Tensor] | None) -> dict[str, Tensor]:
+def step_losses(
+    model: Any, prepared: Prepared, batch: Batch, config: OuterConfig, rows: tuple[Tensor, Tensor] | None
+) -> dict[str, Tensor]:
     """All terms of one outer step; "total" carries the graph."""
     modules = target_modules(model, prepared.config.layers)
     inner: list[Tensor] = []
@@ -142,7 +146,11 @@ def run_outer(
         segment=prepared.config.segment, tokens=config.tokens, per_document=config.per_document, width=config.width,
         seed=config.seed * 100 + rank + 1, strangers=config.strangers,
     )  # fmt: skip
-    loader = iter(torch.utils.data.DataLoader(stream, batch_size=None, num_workers=config.workers, pin_memory=device.type == "cuda"))
+    loader = iter(
+        torch.utils.data.DataLoader(
+            stream, batch_size=None, num_workers=config.workers, pin_memory=device.type == "cuda"
+        )
+    )
     generator = torch.Generator().manual_seed(config.seed + rank)
     flag = torch.zeros(1, device=device)
     sums: dict[str, float] = {}
@@ -179,7 +187,11 @@ def run_outer(
         for k, v in losses.items():
             sums[k] = sums.get(k, 0.0) + float(v.detach())
         if step in (2, 10) or step % 50 == 0:
-            figures = {k: v / counted for k, v in sums.items()} | {"step": step, "seconds": time.time() - began, "length": batch.inputs.shape[1] * batch.inputs.shape[2]}
+            figures = {k: v / counted for k, v in sums.items()} | {
+                "step": step,
+                "seconds": time.time() - began,
+                "length": batch.inputs.shape[1] * batch.inputs.shape[2],
+            }
             sums, counted = {}, 0
             if report and rank == 0:
                 report(figures | {"rates": [round(r, 5) for r in prepared.log_rates.detach().exp().mean(1).tolist()]})
@@ -190,7 +202,16 @@ def run_outer(
 
 
 @torch.no_grad()
-def learned_figures(model: Any, tokenizer: Any, prepared: Prepared, episodes: Sequence[Episode], *, per_document: int = 24, limit: int = 100_000, batch: int = 8) -> dict[str, float]:
+def learned_figures(
+    model: Any,
+    tokenizer: Any,
+    prepared: Prepared,
+    episodes: Sequence[Episode],
+    *,
+    per_document: int = 24,
+    limit: int = 100_000,
+    batch: int = 8,
+) -> dict[str, float]:
     """Exact match and F1 (percent) of learned, wrong document and base, greedy, closed book."""
     fmt = format_for(tokenizer)
     device = next(model.parameters()).device
@@ -235,38 +256,34 @@ def measuring_sets(human: Path | None, dev_passages: Sequence[Path]) -> dict[str
     sets: dict[str, list[Episode]] = {}
     for n, documents in ((10, 16), (32, 8), (100, 4), (300, 2)):
         made = [invented_document(rng, n) for _ in range(documents)]
-        sets[f"facts {n}"] = [Episode(m.title, " ".join(m.sentences), [rng.choice(qs) for qs in m.questions]) for m in made]
+        sets[f"facts {n}"] = [
+            Episode(m.title, " ".join(m.sentences), [rng.choice(qs) for qs in m.questions]) for m in made
+        ]
     if human:
         dev = read_human(human, dev=True)
         sentences = [p for p in dev if p.title == "qamr"]
         paragraphs = [p for p in dev if p.title == "nq"]
-        sets["sentences 5"] = [Episode("Notes", " ".join(p.text for p in some), [q for p in some for q in rng.sample(p.questions, min(4, len(p.questions)))]) for some in (rng.sample(sentences, 5) for _ in range(16))]
+        sets["sentences 5"] = [
+            Episode(
+                "Notes",
+                " ".join(p.text for p in some),
+                [q for p in some for q in rng.sample(p.questions, min(4, len(p.questions)))],
+            )
+            for some in (rng.sample(sentences, 5) for _ in range(16))
+        ]
         sets["paragraph"] = [Episode("Notes", p.text, p.questions) for p in paragraphs[:96]]
         mixed = [run_of([*paragraphs, *sentences], rng, 700, same_title=False) for _ in range(8)]
-        sets["human 700"] = [e._replace(title="Notes", questions=rng.sample(e.questions, min(24, len(e.questions)))) for e in mixed]
+        sets["human 700"] = [
+            e._replace(title="Notes", questions=rng.sample(e.questions, min(24, len(e.questions)))) for e in mixed
+        ]
     passages = [p for path in dev_passages for p in load_passages(path) if p.questions]
     if passages:
         for tokens, documents in ((200, 24), (800, 8), (2000, 4)):
             made = [run_of(passages, rng, tokens, same_title=True) for _ in range(documents)]
-            sets[f"article {tokens}"] = [e._replace(questions=rng.sample(e.questions, min(24, len(e.questions)))) for e in made]
+            sets[f"article {tokens}"] = [
+                e._replace(questions=rng.sample(e.questions, min(24, len(e.questions)))) for e in made
+            ]
     return sets
-
-
-def save_prepared(prepared: Prepared, out: Path) -> None:
-    """`prepared.safetensors` and `prepared.json` (the inner loop's configuration)."""
-    from safetensors.torch import save_file
-
-    out.mkdir(parents=True, exist_ok=True)
-    save_file({k: v.detach().cpu().contiguous() for k, v in prepared.state_dict().items()}, out / "prepared.safetensors")
-    (out / "prepared.json").write_text(json.dumps(prepared.describe(), indent=1) + "\n")
-
-
-def load_prepared(folder: Path, width: int) -> Prepared:
-    from safetensors.torch import load_file
-
-    prepared = Prepared(FastWeightsConfig(**json.loads((folder / "prepared.json").read_text())), width)
-    prepared.load_state_dict(load_file(folder / "prepared.safetensors"))
-    return prepared.eval().requires_grad_(False)
 
 
 def main() -> None:
@@ -300,7 +317,11 @@ def main() -> None:
     tokenizer = AutoTokenizer.from_pretrained(o.model)
     config = OuterConfig(**{f.name: getattr(o, f.name) for f in fields(OuterConfig)})
     inner = FastWeightsConfig(**{f.name: getattr(o, f.name) for f in fields(FastWeightsConfig)})
-    prepared = (load_prepared(Path(o.start_prepared), model.config.hidden_size).train().requires_grad_(True) if o.start_prepared else Prepared(inner, model.config.hidden_size)).to(device)
+    prepared = (
+        load_prepared(Path(o.start_prepared), model.config.hidden_size).train().requires_grad_(True)
+        if o.start_prepared
+        else Prepared(inner, model.config.hidden_size)
+    ).to(device)
     material = Material(
         human=read_human(Path(o.human), dev=False) if o.human else (),
         passages=thin(o.passages, o.every),
@@ -309,7 +330,10 @@ def main() -> None:
     rows = None
     if o.rows:
         folder = Path(o.rows)
-        rows = (torch.from_numpy(np.load(folder / "rows.npy", mmap_mode="r").astype(np.int16)), torch.from_numpy(np.load(folder / "rows-weights.npy")))
+        rows = (
+            torch.from_numpy(np.load(folder / "rows.npy", mmap_mode="r").astype(np.int16)),
+            torch.from_numpy(np.load(folder / "rows-weights.npy")),
+        )
     out = Path(o.out)
     out.mkdir(parents=True, exist_ok=True)
     log = (out / "log.jsonl").open("a") if rank == 0 else None
@@ -321,7 +345,15 @@ def main() -> None:
             log.flush()
 
     if rank == 0:
-        print("material", len(material.human), len(material.passages), len(material.written), asdict(config), prepared.describe(), flush=True)
+        print(
+            "material",
+            len(material.human),
+            len(material.passages),
+            len(material.written),
+            asdict(config),
+            prepared.describe(),
+            flush=True,
+        )
     run_outer(model, tokenizer, prepared, material, config, rows=rows, report=report)
     if rank == 0:
         torch.save({k: v.detach().float().cpu() for k, v in model.state_dict().items()}, out / "model.pt")
@@ -332,7 +364,10 @@ def main() -> None:
         if i % world == rank:
             with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
                 f = learned_figures(model, tokenizer, prepared, episodes)
-            print(f"{name:12} learned {f['learned_em']:5.1f}/{f['learned_f1']:5.1f}  wrong {f['wrong_em']:4.1f}/{f['wrong_f1']:4.1f}  base {f['base_em']:4.1f}/{f['base_f1']:4.1f}  n {f['questions']:.0f}", flush=True)
+            print(
+                f"{name:12} learned {f['learned_em']:5.1f}/{f['learned_f1']:5.1f}  wrong {f['wrong_em']:4.1f}/{f['wrong_f1']:4.1f}  base {f['base_em']:4.1f}/{f['base_f1']:4.1f}  n {f['questions']:.0f}",
+                flush=True,
+            )
             (out / f"figures-{name.replace(' ', '-')}.json").write_text(json.dumps(f))
     if world > 1:
         dist.barrier()
