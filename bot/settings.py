@@ -50,7 +50,10 @@ class Settings(BaseSettings):
     discord_message_content: bool = False  # the intent; with it, questions in the bot's threads need no mention
     slack_bot_token: SecretStr | None = None  # xoxb-
     slack_app_token: SecretStr | None = None  # xapp-, for Socket Mode
+    slack_http_port: int | None = Field(None, gt=0, le=65535)  # listen for Slack's requests instead of Socket Mode
+    slack_http_host: str = "127.0.0.1"
     slack_signing_secret: SecretStr | None = None  # for HTTP mode
+    slack_base_url: str = "https://slack.com/api/"
 
     source_url: str = ""  # this bot's source, for /about; PyMuPDF's licence (AGPL) asks modified services for it
     quotas: QuotaConfig = QuotaConfig()  # ENGRAM_QUOTAS__USER_UPLOADS_PER_HOUR and so on

@@ -86,6 +86,21 @@ class FakeEngine:
         self.threads.add(threading.current_thread().name)
 
 
+class HeldEngine(FakeEngine):
+    """Goes on learning until it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go = threading.Event()
+        self.go.set()
+
+    def learn(self, chunks: Sequence[Chunk], *, title: str) -> Generator[Step, None, Learned]:
+        while not self.go.is_set():
+            time.sleep(0.01)
+            yield Step(1, 4, 4.0)
+        return (yield from super().learn(chunks, title=title))
+
+
 def burn(seconds: float) -> None:
     """Real work in C, outside the interpreter's lock, as the model's is."""
     end = time.perf_counter() + seconds

@@ -1,0 +1,803 @@
+"""Slack: events into requests, messages into blocks. The one home of slack_bolt and slack_sdk.
+
+Every event is acknowledged at once and worked on afterwards. A progress message is known by channel, thread and time
+stamp, so the next process can go on with it. Buttons carry all they need, so they outlive a restart without any state.
+The app serves one workspace, the one that its bot token belongs to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+import re
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Coroutine, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+import yarl
+from aiohttp import web
+from aiolimiter import AsyncLimiter
+from slack_bolt.adapter.socket_mode.aiohttp import AsyncSocketModeHandler
+from slack_bolt.async_app import AsyncAck, AsyncApp
+from slack_sdk.errors import SlackApiError, SlackClientError
+from slack_sdk.http_retry.builtin_async_handlers import AsyncRateLimitErrorRetryHandler, async_default_handlers
+from slack_sdk.signature import SignatureVerifier
+from slack_sdk.web.async_client import AsyncWebClient
+from slack_sdk.webhook.async_client import AsyncWebhookClient
+
+from bot import render
+from bot.chat import Attachment, Live, Message, Reply, Request, Undelivered, Unreachable
+from bot.commands import COMMANDS, Bot, Command, Kind
+from bot.platforms.slack_format import BUTTON, SHORTCUT, dress, slash_name
+from core.errors import PdfTooBig, Refused, SetupError
+from core.service import PDF_MAGIC
+
+if TYPE_CHECKING:
+    from bot.app import App
+    from bot.settings import Settings
+
+log = logging.getLogger(__name__)
+
+PICTURE = "loss.png"
+PATH = "/slack/events"
+FILE_HOST = yarl.URL("https://files.slack.com")
+FILE_TIMEOUT = aiohttp.ClientTimeout(total=60, sock_read=15)  # seconds
+CHUNK = 64 * 1024  # bytes of a file taken at once
+
+EDITS = (4, 6.0)  # progress edits of all channels, in so many seconds: chat.update allows about 50 a minute; more are
+# dropped, not queued
+STALE_AFTER = 15 * 60  # seconds; nobody is told of an edit, so the end of a long job is posted anew
+PEOPLE_FOR, EVENTS_FOR, FILES_FOR, THREADS_FOR = 300, 600, 60, 86_400  # seconds that something is remembered
+LOOK_UP = 5  # seconds for a question to Slack that we can do without
+RESTART_AFTER = (1, 5, 15, 60, 300)  # seconds before a client that broke is replaced
+SOUND_AFTER = 600  # seconds after which a client has proved itself
+LOST_AFTER = 300  # seconds without a connection; slack_sdk reconnects in a few
+
+SPOKEN = (None, "file_share", "thread_broadcast", "me_message")  # subtypes of messages that people write
+# Error codes
+FOREIGN = {"channel_not_found", "not_in_channel"}  # channels that the bot is no member of
+CLOSED = FOREIGN | {
+    "is_archived",
+    "user_not_in_channel",
+    "restricted_action",
+    "thread_not_found",
+    "cannot_reply_to_message",
+}
+FIXED = CLOSED | {"message_not_found", "cant_update_message", "edit_window_closed"}  # messages that can't be edited
+PASSING = {
+    "ratelimited",
+    "internal_error",
+    "fatal_error",
+    "service_unavailable",
+    "request_timeout",
+    "team_added_to_org",
+}
+DEAD_TOKEN = {
+    "invalid_auth",
+    "not_authed",
+    "account_inactive",
+    "token_revoked",
+    "token_expired",
+    "not_allowed_token_type",
+}
+TROUBLE = (SlackClientError, aiohttp.ClientError, OSError, asyncio.TimeoutError)
+
+NO_FILES_READ = (
+    "Slack shows me a login page instead of the file. Whoever runs me has to give the app the scope files:read and "
+    "install it again."
+)
+HOW_TO_LEARN = (
+    "Slack gives slash commands no files. Attach the PDF to a message that mentions me, in this channel or in a direct "
+    "message to me, and I will learn it."
+)
+INVITE_ME = "I am not in this channel. Invite me with /invite, then try again."
+
+
+# Starting ------------------------------------------------------------------------------------------------------------
+
+
+async def serve(app: App, settings: Settings) -> None:
+    """Be on Slack until cancelled; a client that broke is replaced by a new one. Raises: SetupError."""
+    failures = 0  # in a row
+    while True:
+        began = time.monotonic()
+        bot = Bot(app.service, limits=settings.limits, quotas=settings.quotas, source=settings.source_url)
+        try:
+            async with Client(bot, settings) as client, bot:
+                await client.run()
+        except SetupError:
+            raise
+        except Exception:
+            failures = 0 if time.monotonic() - began > SOUND_AFTER else failures
+            wait = RESTART_AFTER[min(failures, len(RESTART_AFTER) - 1)]
+            failures += 1
+            log.exception("the Slack client broke; a new one starts in %d s", wait)
+            await asyncio.sleep(wait)
+
+
+class Recent:
+    """Remembers for a while, and not too much. A restart begins anew: a document learned twice is still caught, by its
+    sha256 in the index."""
+
+    def __init__(self, seconds: float, keep: int = 10_000) -> None:
+        self._seconds, self._keep = seconds, keep
+        self._marks: OrderedDict[Hashable, tuple[float, Any]] = OrderedDict()
+
+    def get(self, key: Hashable) -> Any:
+        """What was put, or None."""
+        until, value = self._marks.get(key, (0.0, None))
+        return value if time.monotonic() < until else None
+
+    def put(self, key: Hashable, value: Any = True) -> None:
+        self._marks[key] = (time.monotonic() + self._seconds, value)
+        self._marks.move_to_end(key)
+        while len(self._marks) > self._keep:
+            self._marks.popitem(last=False)
+
+    def drop(self, key: Hashable) -> None:
+        self._marks.pop(key, None)
+
+    def first(self, key: Hashable) -> bool:
+        """Is it the first time in that while?"""
+        if self.get(key) is not None:
+            return False
+        self.put(key)
+        return True
+
+
+@dataclass(frozen=True)
+class Me:
+    """Who the bot is."""
+
+    user: str
+    team: str
+    enterprise: str = ""
+
+
+@dataclass(frozen=True)
+class Person:
+    name: str = ""
+    is_admin: bool = False  # of the workspace
+    is_guest: bool = True  # restricted, or of another workspace
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where somebody said or pressed something."""
+
+    channel: str
+    user: str
+    ts: str = ""  # of the message; "": of none, or of one that nobody else sees
+    thread: str = ""  # that it is in
+
+    @property
+    def is_dm(self) -> bool:
+        return self.channel.startswith("D")
+
+    @property
+    def root(self) -> str:
+        """The thread to answer in; "": the channel itself."""
+        return self.thread or ("" if self.is_dm else self.ts)
+
+
+class Client:
+    """Turns events into requests. Use as `async with`."""
+
+    def __init__(self, bot: Bot, settings: Settings) -> None:
+        self.bot = bot
+        self._settings = settings
+        self._token = _secret(settings.slack_bot_token, "ENGRAM_SLACK_BOT_TOKEN", "OAuth & Permissions")
+        self._file_hosts = {FILE_HOST, _base(settings).origin()}
+        self._signing_secret = settings.slack_signing_secret.get_secret_value() if settings.slack_signing_secret else ""
+        self.edits = AsyncLimiter(*EDITS)
+        self._events = Recent(EVENTS_FOR)  # event, message and trigger ids
+        self._files = Recent(FILES_FOR)
+        self._people = Recent(PEOPLE_FOR)
+        self._creators = Recent(PEOPLE_FOR)
+        self._threads = Recent(THREADS_FOR)  # (channel, thread) -> "ours" or "theirs"
+        self._speakers = Recent(THREADS_FOR)  # (channel, thread) -> who wrote last
+        self._unsure = Recent(EVENTS_FOR)  # tags of messages that may have arrived
+
+    async def __aenter__(self) -> Client:
+        self._session = aiohttp.ClientSession(
+            timeout=aiohttp.ClientTimeout(total=30), cookie_jar=aiohttp.DummyCookieJar()
+        )
+        self._file_session = aiohttp.ClientSession(auto_decompress=False, cookie_jar=aiohttp.DummyCookieJar())
+        retries = [*async_default_handlers(), AsyncRateLimitErrorRetryHandler(max_retry_count=2)]
+        self.web = AsyncWebClient(
+            self._token, base_url=str(_base(self._settings)), session=self._session, retry_handlers=retries
+        )
+        self.bolt = AsyncApp(client=self.web, signing_secret=self._signing_secret)
+        self.bolt.event(re.compile(""))(self._on_event)
+        self.bolt.action(re.compile(f"^{BUTTON}:"))(self._on_action)
+        self.bolt.message_shortcut(SHORTCUT)(self._on_shortcut)
+        for name in COMMANDS:
+            self.bolt.command(f"/{slash_name(name)}")(self._on_command)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._session.close()
+        await self._file_session.close()
+
+    async def run(self) -> None:
+        """Raises: SetupError; others when the connection is lost for good."""
+        with _login_errors("ENGRAM_SLACK_BOT_TOKEN"):
+            found = await self.web.auth_test()
+        self.me = Me(found["user_id"], found["team_id"], found.get("enterprise_id") or "")
+        async with self._listening() if self._settings.slack_http_port else self._connected() as until_lost:
+            log.info("on Slack as %s in the workspace %s", found.get("user"), found.get("team"))
+            await self.bot.resume(self.reopen)
+            await until_lost
+
+    @contextlib.asynccontextmanager
+    async def _connected(self) -> AsyncIterator[Coroutine[Any, Any, None]]:
+        """Socket Mode."""
+        token = _secret(self._settings.slack_app_token, "ENGRAM_SLACK_APP_TOKEN", "Basic Information, App-Level Tokens")
+        with _login_errors("ENGRAM_SLACK_APP_TOKEN"):
+            opened = await self.web.apps_connections_open(app_token=token)
+        handler = AsyncSocketModeHandler(self.bolt, token)
+        handler.client.wss_uri = opened["url"]
+        try:
+            await handler.connect_async()
+            yield _lost(handler)
+        finally:
+            await handler.close_async()
+
+    @contextlib.asynccontextmanager
+    async def _listening(self) -> AsyncIterator[asyncio.Future[None]]:
+        """HTTP mode."""
+        secret = _secret(self._settings.slack_signing_secret, "ENGRAM_SLACK_SIGNING_SECRET", "Basic Information")
+        host, port = self._settings.slack_http_host, self._settings.slack_http_port
+        server = self.bolt.server(port=port, path=PATH, host=host)
+        server.web_app.middlewares.append(only_from_slack(secret))
+        runner = web.AppRunner(server.web_app, access_log=None)
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, host, port).start()
+            yield asyncio.get_running_loop().create_future()
+        except OSError as problem:
+            if problem.errno is None:
+                raise
+            raise SetupError(f"ENGRAM_SLACK_HTTP_PORT: {host}, port {port}, can't be listened on.") from None
+        finally:
+            await runner.cleanup()
+
+    async def reopen(self, address: str) -> Live | None:
+        platform, *rest = address.split(":")
+        return Posted(self, *rest) if platform == "slack" else None
+
+    # Events: acknowledged by Bolt, marked on receipt, worked on afterwards
+
+    async def _on_event(self, body: dict[str, Any], event: dict[str, Any]) -> None:
+        if self._events.first(body.get("event_id")):
+            self._later(self._happened(event))
+
+    async def _on_command(self, ack: AsyncAck, body: dict[str, Any]) -> None:
+        await ack()
+        if self._events.first(body["trigger_id"]):
+            self._later(self._commanded(body))
+
+    async def _on_action(self, ack: AsyncAck, body: dict[str, Any]) -> None:
+        await ack()
+        if self._events.first(body["trigger_id"]):
+            self._later(self._pressed(body, body["actions"][0]))
+
+    async def _on_shortcut(self, ack: AsyncAck, body: dict[str, Any]) -> None:
+        await ack()
+        if self._events.first(body["trigger_id"]):
+            self._later(self._chosen(body))
+
+    def _later(self, work: Coroutine[Any, Any, None]) -> None:
+        async def logged() -> None:
+            try:
+                await work
+            except Exception:
+                log.exception("an event could not be handled")
+
+        self.bot.spawn(logged())
+
+    async def _happened(self, event: dict[str, Any]) -> None:
+        if event["type"] in ("message", "app_mention"):
+            await self._said(event)
+        elif event["type"] in ("channel_deleted", "group_deleted"):  # nobody can ask or erase there any more
+            await self.bot.service.reset(self.key(Place(event["channel"], "")))
+
+    async def _said(self, event: dict[str, Any]) -> None:
+        """A message. One that mentions the bot comes twice, as `message` and as `app_mention`; either may be late."""
+        if event.get("subtype") not in SPOKEN or event.get("bot_id") or not event.get("user"):
+            return
+        thread = event.get("thread_ts", "")
+        place = Place(event["channel"], event["user"], event["ts"], "" if thread == event["ts"] else thread)
+        last = self._speakers.get((place.channel, place.thread))
+        self._speakers.put((place.channel, place.thread), place.user)
+        if await self._is_meant(event, place, last) and self._events.first((place.channel, place.ts)):
+            await self._hear(event, place)
+
+    async def _is_meant(self, event: dict[str, Any], place: Place, last: str | None) -> bool:
+        """Is this said to the bot? In the bot's own threads people need no mention, unless they talk to each other."""
+        text = event.get("text") or ""
+        if place.is_dm or event["type"] == "app_mention" or f"<@{self.me.user}" in text:
+            return True
+        if not place.thread or "<@" in text or "<!" in text or last not in (None, self.me.user, place.user):
+            return False
+        return await self._is_own(place, event.get("parent_user_id"))
+
+    async def _is_own(self, place: Place, parent_user: str | None) -> bool:
+        """Did the thread begin with the bot, or with its mention?"""
+        key = (place.channel, place.thread)
+        if parent_user == self.me.user:
+            return True
+        if self._threads.get(key) is None and (parent := await self._message(place.channel, place.thread)):
+            ours = parent.get("user") == self.me.user or f"<@{self.me.user}" in (parent.get("text") or "")
+            self._threads.put(key, "ours" if ours else "theirs")
+        return self._threads.get(key) == "ours"
+
+    async def _hear(self, event: dict[str, Any], place: Place) -> None:
+        if not place.thread:
+            self._threads.put((place.channel, place.ts), "ours")
+        text = await self._plain(event.get("text") or "")
+        files = event.get("files") or await self._files_of(event, place, text)
+        new = [file for file in files if self._files.first((place.channel, file["id"]))]
+        if files and not new:
+            return  # the same upload, told again
+        request = await self.request(place, text=text, attachments=[await self._attachment(file) for file in new])
+        await self.bot.hear(request, SlackReply(self, place, request.user_name))
+
+    async def _files_of(self, event: dict[str, Any], place: Place, text: str) -> Sequence[dict[str, Any]]:
+        """Files that the event does not carry: a mention's own, or those of the message that began the thread."""
+        if event["type"] == "app_mention" and (
+            own := (await self._message(place.channel, place.ts, place.thread)).get("files")
+        ):
+            return own
+        if place.thread and text.lower().rstrip("!. ") in ("", "learn", "learn this"):
+            return (await self._message(place.channel, place.thread)).get("files") or ()
+        return ()
+
+    async def _commanded(self, body: dict[str, Any]) -> None:
+        place = Place(body["channel_id"], body["user_id"])
+        name = next(name for name in COMMANDS if f"/{slash_name(name)}" == body["command"])
+        arguments = parse(COMMANDS[name], await self._plain(body.get("text") or ""))
+        request = await self.request(place, arguments=arguments)
+        reply = SlackReply(self, place, request.user_name, body["response_url"], body["trigger_id"])
+        if name == "learn":
+            await reply.say(render.note(HOW_TO_LEARN), private=True)
+            return
+        await self.bot.run(name, request, reply)
+
+    async def _pressed(self, body: dict[str, Any], action: dict[str, Any]) -> None:
+        container = body.get("container") or {}
+        seen = "" if container.get("is_ephemeral") else container.get("message_ts", "")
+        thread = container.get("thread_ts") or (body.get("message") or {}).get("thread_ts") or ""
+        place = Place(body["channel"]["id"], body["user"]["id"], seen, thread)
+        request = await self.request(place)
+        reply = SlackReply(self, place, request.user_name, body["response_url"], body["trigger_id"])
+        await self.bot.press(action["action_id"].split(":")[1], _unescape(action.get("value") or ""), request, reply)
+
+    async def _chosen(self, body: dict[str, Any]) -> None:
+        """The message menu."""
+        message = body["message"]
+        place = Place(body["channel"]["id"], body["user"]["id"], message["ts"], message.get("thread_ts", ""))
+        files = [await self._attachment(file) for file in message.get("files") or ()]
+        request = await self.request(place, attachments=files)
+        reply = SlackReply(self, place, request.user_name, body["response_url"], body["trigger_id"])
+        await self.bot.run("learn", request, reply)
+
+    # Requests
+
+    def key(self, place: Place) -> str:
+        """Whose knowledge it is: a thread's is its channel's, that of direct messages the person's own."""
+        return f"slack:{self.me.team}:" + (f"dm:{place.user}" if place.is_dm else place.channel)
+
+    async def request(self, place: Place, *, attachments: Sequence[Attachment] = (), **given: Any) -> Request:
+        person = await self.person(place.user)
+        return Request(
+            channel=self.key(place),
+            user=f"slack:{self.me.team}:{place.user}",
+            user_name=person.name,
+            attachments=tuple(attachments),
+            is_manager=place.is_dm or person.is_admin or await self._creator(place.channel) == place.user,
+            is_dm=place.is_dm,
+            is_guest=person.is_guest and not place.is_dm,
+            **given,
+        )
+
+    async def person(self, user: str) -> Person:
+        """Somebody whom Slack does not tell us about counts as a guest. Never fails."""
+        if (known := self._people.get(user)) is None:
+            try:
+                known = _person((await self.web.users_info(user=user))["user"], self.me)
+            except TROUBLE as problem:
+                log.warning("Slack does not say who %s is: %s", user, _code(problem))
+                return Person()
+            self._people.put(user, known)
+        return known
+
+    async def _creator(self, channel: str) -> str:
+        """Who made a channel, and so may manage it. Never fails."""
+        if (known := self._creators.get(channel)) is None:
+            try:
+                known = (await self.web.conversations_info(channel=channel))["channel"].get("creator") or ""
+            except TROUBLE as problem:
+                log.debug("Slack does not say who made %s: %s", channel, _code(problem))
+                return ""
+            self._creators.put(channel, known)
+        return known
+
+    async def _message(self, channel: str, ts: str, thread: str = "") -> dict[str, Any]:
+        """One message as it stands in its channel or thread; {} when Slack does not show it soon."""
+        try:
+            async with asyncio.timeout(LOOK_UP):
+                found = await self.web.conversations_replies(
+                    channel=channel, ts=thread or ts, oldest=ts, latest=ts, inclusive=True, limit=1
+                )
+        except TROUBLE as problem:
+            log.warning("a message could not be looked up: %s", _code(problem))
+            return {}
+        return next((message for message in found["messages"] if message["ts"] == ts), {})
+
+    async def _plain(self, text: str) -> str:
+        """Slack's markup as plain text: without the mention of the bot, other people by name."""
+        text = re.sub(rf"<@{self.me.user}(\|[^>]*)?>", " ", text)
+        names = {user: (await self.person(user)).name for user in set(re.findall(r"<@(\w+)", text))}
+
+        def shown(match: re.Match[str]) -> str:
+            sign, what, label = match.groups(default="")
+            if sign == "@":
+                return f"@{names.get(what) or label or what}"
+            if sign == "!":
+                return f"@{(label or what.split('^')[0]).removeprefix('@')}"
+            return f"{sign}{label or what}"
+
+        return " ".join(_unescape(re.sub(r"<([@#!]?)([^<>|]*)(?:\|([^<>]*))?>", shown, text)).split())
+
+    # Files
+
+    async def _attachment(self, file: dict[str, Any]) -> Attachment:
+        """In shared channels the event carries an id only. Never fails: what is wrong is said when it is read."""
+        if file.get("file_access") == "check_file_info" or not file.get("url_private"):
+            try:
+                file = (await self.web.files_info(file=file["id"]))["file"]
+            except TROUBLE as problem:
+                log.warning("a file could not be looked up: %s", _code(problem))
+                file = {"name": file.get("name") or "document.pdf", "mode": "unknown"}
+        name = file.get("name") or file.get("title") or "document.pdf"
+        return Attachment(name, int(file.get("size") or 0), file.get("mimetype") or "", partial(self._download, file))
+
+    async def _download(self, file: dict[str, Any]) -> bytes:
+        """The token goes to Slack's own file host alone, and never along with a redirect. Raises: Refused."""
+        if file.get("mode") in ("external", "unknown", "tombstone", "hidden_by_limit"):
+            raise Refused("Slack does not give me this file; attach the PDF itself.")
+        url = file.get("url_private_download") or file.get("url_private") or ""
+        if not self._is_slacks(url):
+            log.warning("a file is kept at a foreign address and was not fetched")
+            raise Refused("Slack keeps this file somewhere else; attach the PDF itself.")
+        headers = {"Authorization": f"Bearer {self._token}", "Accept-Encoding": "identity"}
+        options = {"allow_redirects": False, "timeout": FILE_TIMEOUT, "proxy": self.web.proxy}
+        async with self._file_session.get(yarl.URL(url), headers=headers, **options) as response:
+            if response.status in (301, 302, 303, 307, 308):  # to a login page, too
+                raise Refused(NO_FILES_READ)
+            if response.status != 200:
+                raise Refused("Slack did not give me this file; please send it again.")
+            data = await self._capped(response)
+        if response.content_type == "text/html" and PDF_MAGIC not in data[:1024]:
+            raise Refused(NO_FILES_READ)
+        return data
+
+    def _is_slacks(self, url: str) -> bool:
+        try:
+            return yarl.URL(url).origin() in self._file_hosts
+        except (ValueError, TypeError):
+            return False
+
+    async def _capped(self, response: aiohttp.ClientResponse) -> bytes:
+        """What is said about the size may be wrong, so it is counted."""
+        data, limit = bytearray(), self.bot.limits.max_bytes
+        async for chunk in response.content.iter_chunked(CHUNK):
+            data += chunk
+            if len(data) > limit:
+                raise PdfTooBig(f"It has more than {limit / 2**20:.4g} MB, the limit.")
+        return bytes(data)
+
+    # Messages
+
+    async def post(self, channel: str, thread: str, message: Message, tag: str) -> str:
+        """Post once, and return the time stamp. When nobody knows whether an earlier try arrived, look first: the tag
+        stands on the message as the id of its first block. Raises: SlackApiError and others of TROUBLE."""
+        if self._unsure.get(tag) and (ts := await self._find(channel, thread, tag)):
+            return ts
+        self._unsure.put(tag)
+        dressed = dress(message)
+        dressed["blocks"][0]["block_id"] = tag
+        sent = await self.web.chat_postMessage(
+            channel=channel, thread_ts=thread or None, unfurl_links=False, unfurl_media=False, **dressed
+        )
+        self._unsure.drop(tag)
+        self._speakers.put((channel, thread), self.me.user)
+        return sent["ts"]
+
+    async def _find(self, channel: str, thread: str, tag: str) -> str:
+        if thread:
+            found = await self.web.conversations_replies(channel=channel, ts=thread, limit=200)
+        else:
+            found = await self.web.conversations_history(channel=channel, limit=20)
+        blocks = ((message["ts"], block) for message in found["messages"] for block in message.get("blocks") or ())
+        return next((ts for ts, block in blocks if block.get("block_id") == tag), "")
+
+    def may_have_posted(self, tag: str) -> None:
+        self._unsure.put(tag)
+
+
+def _secret(value: Any, name: str, where: str) -> str:
+    """Raises: SetupError."""
+    if value is None:
+        raise SetupError(f"{name} is not set; the app's settings on api.slack.com show it under {where}.")
+    return value.get_secret_value()
+
+
+def _base(settings: Settings) -> yarl.URL:
+    """Raises: SetupError."""
+    base = yarl.URL(settings.slack_base_url)
+    if base.scheme != "https" and not (base.scheme == "http" and base.host in ("127.0.0.1", "::1", "localhost")):
+        raise SetupError("ENGRAM_SLACK_BASE_URL has to begin with https://.")
+    return base
+
+
+@contextlib.contextmanager
+def _login_errors(name: str) -> Iterator[None]:
+    """What trying again cannot heal, as one clear line."""
+    try:
+        yield
+    except SlackApiError as problem:
+        if _code(problem) in DEAD_TOKEN:
+            raise SetupError(f"Slack does not accept {name} ({_code(problem)}); copy it again.") from None
+        if _code(problem) == "missing_scope":
+            raise SetupError(f"{name} lacks a scope; install the app again from `bot slack-manifest`.") from None
+        raise
+
+
+async def _lost(handler: AsyncSocketModeHandler) -> None:
+    """Returns never; raises once the connection has been away for minutes."""
+    away = 0.0
+    while away < LOST_AFTER:
+        await asyncio.sleep(10)
+        away = 0.0 if await handler.client.is_connected() else away + 10
+    raise ConnectionError("no connection to Slack")
+
+
+def only_from_slack(secret: str) -> Any:
+    """Middleware of the HTTP server: 401 for what is not signed, too old, or a copy of what was there already."""
+    verifier, seen = SignatureVerifier(secret), Recent(EVENTS_FOR)
+
+    @web.middleware
+    async def check(request: web.Request, handler: Any) -> web.StreamResponse:
+        timestamp = request.headers.get("X-Slack-Request-Timestamp", "")
+        signature = request.headers.get("X-Slack-Signature", "")
+        try:
+            genuine = verifier.is_valid(await request.read(), timestamp, signature)
+        except (ValueError, TypeError):  # no number, no UTF-8, no ASCII
+            genuine = False
+        if not genuine or not seen.first(signature):
+            return web.Response(status=401, text="invalid request")
+        return await handler(request)
+
+    return check
+
+
+def _person(user: Mapping[str, Any], me: Me) -> Person:
+    profile = user.get("profile") or {}
+    team, enterprise = user.get("team_id") or me.team, (user.get("enterprise_user") or {}).get("enterprise_id")
+    at_home = team == me.team or bool(me.enterprise and enterprise == me.enterprise)
+    return Person(
+        name=profile.get("display_name") or user.get("real_name") or user.get("name") or "",
+        is_admin=bool(user.get("is_admin") or user.get("is_owner") or user.get("is_primary_owner")),
+        is_guest=not at_home or any(user.get(f"is_{kind}") for kind in ("restricted", "ultra_restricted", "stranger")),
+    )
+
+
+def parse(command: Command, text: str) -> dict[str, object]:
+    """What follows a slash command: `--private`, `--document NAME` or `--document "A NAME"` first, then the rest.
+
+    Some keyboards turn two hyphens into a dash and quotes into curly ones."""
+    first, others = command.options[:1], {option.name: option for option in command.options[1:]}
+    arguments: dict[str, object] = {}
+    while (match := re.match(r"(?:--|—)(\w+)\s*", text)) and match[1] in others:
+        text = text[match.end() :]
+        if others[match[1]].kind is Kind.YES_NO:
+            arguments[match[1]] = True
+        elif value := re.match(r'(?:["“”]([^"“”]*)["“”]|(\S+))\s*', text):
+            arguments[match[1]], text = value[1] or value[2], text[value.end() :]
+    return arguments | {option.name: text for option in first if text}
+
+
+def _unescape(text: str) -> str:
+    return text.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
+
+
+# Replies -------------------------------------------------------------------------------------------------------------
+
+
+class SlackReply(Reply):
+    """Answers in the thread of what was said. What only the asker may see goes through the response URL, which lives
+    for 30 minutes, or as an ephemeral message."""
+
+    def __init__(self, client: Client, place: Place, name: str = "", url: str = "", trigger: str = "") -> None:
+        self._client = client
+        self._place = place
+        self._name = name
+        self._url = url
+        self._origin = trigger or place.ts
+        self._root = place.root
+
+    async def say(self, message: Message, *, private: bool = False, thread: str = "", replace: bool = False) -> None:
+        with _sending():
+            if replace and self._url and await self._respond(message, replace_original=True):
+                return
+            if (private or replace) and not self._place.is_dm:
+                await self._whisper(message)
+                return
+            try:
+                if thread and not self._root and not self._place.is_dm:
+                    self._root = await self._post(render.asked(thread, self._name))
+                await self._post(message)
+            except SlackApiError as problem:
+                if _code(problem) not in FOREIGN or not self._url:
+                    raise
+                await self._respond(message)
+
+    async def post(self, message: Message) -> Live:
+        with _sending():
+            try:
+                ts = await self._post(message)
+            except SlackApiError as problem:
+                if _code(problem) in FOREIGN and self._url:
+                    raise Refused(INVITE_ME) from None
+                raise
+        return Posted(self._client, self._place.channel, self._root, ts)
+
+    async def _post(self, message: Message) -> str:
+        tag = tag_of(self._place.channel, self._origin, message)
+        return await self._client.post(self._place.channel, self._root, message, tag)
+
+    async def _whisper(self, message: Message) -> None:
+        """An ephemeral message shows in a thread only where there is one already."""
+        if self._url and await self._respond(message):
+            return
+        thread = self._place.thread or None
+        await self._client.web.chat_postEphemeral(
+            channel=self._place.channel, user=self._place.user, thread_ts=thread, **dress(message)
+        )
+
+    async def _respond(self, message: Message, *, replace_original: bool = False) -> bool:
+        """To the asker alone; False when the URL is used up. Raises: Undelivered."""
+        body = {"response_type": "ephemeral", "replace_original": replace_original, **dress(message)}
+        if self._place.thread:
+            body["thread_ts"] = self._place.thread
+        answer = await AsyncWebhookClient(self._url).send_dict(body)
+        if answer.status_code == 429 or answer.status_code >= 500:
+            raise Undelivered from OSError(f"status {answer.status_code}")
+        return answer.status_code == 200
+
+    @contextlib.asynccontextmanager
+    async def thinking(self) -> AsyncIterator[None]:
+        """Slack takes the status away with the next message; after a failure there may be none."""
+        status = asyncio.create_task(self._status("is thinking …"))
+        try:
+            yield
+        except BaseException:
+            status.cancel()
+            await self._status("")
+            raise
+        finally:
+            status.cancel()
+
+    async def _status(self, status: str) -> None:
+        """Works where Slack knows the app as an agent; elsewhere it fails, and nothing is lost."""
+        if thread := self._root or self._place.ts:
+            with contextlib.suppress(*TROUBLE):
+                async with asyncio.timeout(LOOK_UP):
+                    await self._client.web.assistant_threads_setStatus(
+                        channel_id=self._place.channel, thread_ts=thread, status=status
+                    )
+
+    async def name_of(self, user: str) -> str:
+        platform, _, rest = user.partition(":")
+        return (await self._client.person(rest.rpartition(":")[2])).name if platform == "slack" else ""
+
+
+class Posted(Live):
+    """A message of the bot, known by channel, thread and time stamp."""
+
+    def __init__(self, client: Client, channel: str, thread: str, ts: str) -> None:
+        self.address = f"slack:{channel}:{thread}:{ts}"
+        self._client = client
+        self._channel, self._thread, self._ts = channel, thread, ts
+        self._editable = True
+
+    async def edit(self, message: Message) -> None:
+        if not self._editable or not self._client.edits.has_capacity():
+            return
+        try:
+            await self._update(message)
+        except TROUBLE as problem:
+            self._editable = _code(problem) not in FIXED
+            log.debug("a progress message could not be edited: %s", _code(problem))
+
+    async def finish(self, message: Message) -> None:
+        with _sending():
+            if not (self._editable and self._age() < STALE_AFTER and await self._finish_here(message)):
+                await self._finish_anew(message)
+        if message.picture:
+            await self._show(message)
+
+    async def _finish_here(self, message: Message) -> bool:
+        """Twice is as good as once."""
+        try:
+            await self._update(message)
+        except SlackApiError as problem:
+            if _code(problem) not in FIXED - CLOSED:
+                raise
+            return False
+        return True
+
+    async def _finish_anew(self, message: Message) -> None:
+        """An earlier try, or an earlier process, may have done it already."""
+        tag = tag_of(self._channel, self._ts, replace(message, picture=b""))
+        self._client.may_have_posted(tag)
+        await self._client.post(self._channel, self._thread or self._below(), message, tag)
+        with contextlib.suppress(*TROUBLE):
+            await self._update(render.ended_below())
+
+    def _below(self) -> str:
+        return "" if self._channel.startswith("D") else self._ts
+
+    async def _update(self, message: Message) -> None:
+        await self._client.edits.acquire()
+        await self._client.web.chat_update(channel=self._channel, ts=self._ts, **dress(message))
+
+    async def _show(self, message: Message) -> None:
+        """The picture is a message of its own; nothing is lost without it."""
+        with contextlib.suppress(*TROUBLE):
+            await self._client.web.files_upload_v2(
+                channel=self._channel,
+                thread_ts=self._thread or self._below() or None,
+                content=message.picture,
+                filename=PICTURE,
+                title=message.picture_text,
+                alt_txt=message.picture_text,
+            )
+
+    def _age(self) -> float:
+        return time.time() - float(self._ts)
+
+
+def tag_of(channel: str, origin: str, message: Message) -> str:
+    return f"{BUTTON}:" + hashlib.sha256(f"{channel} {origin} {message}".encode()).hexdigest()[:24]
+
+
+def _code(problem: BaseException) -> str:
+    """Slack's word for what went wrong, or the kind of trouble."""
+    data = getattr(getattr(problem, "response", None), "data", None)
+    return str(data.get("error")) if isinstance(data, Mapping) else type(problem).__name__
+
+
+@contextlib.contextmanager
+def _sending() -> Iterator[None]:
+    """Trouble becomes Undelivered, or Unreachable where it will not pass."""
+    try:
+        yield
+    except SlackApiError as problem:
+        status = getattr(problem.response, "status_code", 0)
+        if _code(problem) in CLOSED:
+            log.warning("a message could not be sent: %s", _code(problem))
+            raise Unreachable from problem
+        if _code(problem) in PASSING or status == 429 or status >= 500:
+            raise Undelivered from problem
+        raise
+    except (SlackClientError, aiohttp.ClientError, OSError, TimeoutError) as problem:
+        raise Undelivered from problem

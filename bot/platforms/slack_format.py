@@ -1,0 +1,195 @@
+"""What Slack wants to see, without its SDK: the app's manifest, and messages as blocks."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from bot import render
+from bot.chat import Button, Field, Message, Style
+from bot.commands import COMMANDS, Command
+
+# Slack's limits, in characters after escaping
+SECTION, COLUMN, LABEL, VALUE, FALLBACK = 3000, 2000, 75, 2000, 3000
+TITLE, TEXT, FIELDS_TOGETHER, FOOTER = 300, 4000, 4000, 500  # ours: all blocks together may hold about 9,500
+
+BUTTON = "engram"  # action_id: engram:ACTION:NUMBER; block_id of a message's first block: engram:TAG
+SHORTCUT = "learn_document"  # callback_id of the message menu
+NAMES = {"status": "engram-status"}  # Slack keeps /status for itself, and refuses a manifest that has it
+STYLES = {Style.PRIMARY: "primary", Style.DANGER: "danger"}
+
+SCOPES = (
+    "app_mentions:read",
+    "channels:history",
+    "channels:read",
+    "chat:write",
+    "commands",
+    "files:read",
+    "files:write",
+    "groups:history",
+    "groups:read",
+    "im:history",
+    "users:read",
+)
+EVENTS = ("app_mention", "channel_deleted", "group_deleted", "message.channels", "message.groups", "message.im")
+
+
+# The manifest --------------------------------------------------------------------------------------------------------
+
+
+def manifest(url: str = "") -> dict[str, Any]:
+    """What to paste when the app is created on api.slack.com.
+
+    Args:
+        url: where Slack reaches the bot, for HTTP mode; Socket Mode needs none.
+    """
+    request = {"request_url": url} if url else {}
+    return {
+        "_metadata": {"major_version": 2},
+        "display_information": {
+            "name": "Engram",
+            "description": "Learns your PDFs, and answers from what it learned.",
+            "background_color": "#2f3e9e",
+        },
+        "features": {
+            "app_home": {
+                "home_tab_enabled": False,
+                "messages_tab_enabled": True,
+                "messages_tab_read_only_enabled": False,
+            },
+            "bot_user": {"display_name": "Engram", "always_online": True},
+            "agent_view": {
+                "agent_description": "Send me a PDF and I learn it into my weights; then ask me about it.",
+                "suggested_prompts": [
+                    {"title": "What can you do?", "message": "help"},
+                    {"title": "What do you know here?", "message": "docs"},
+                ],
+            },
+            "slash_commands": [_slash(command, url) for command in COMMANDS.values()],
+            "shortcuts": [
+                {
+                    "name": "Learn this document",
+                    "type": "message",
+                    "callback_id": SHORTCUT,
+                    "description": "Learn the PDFs of this message",
+                }
+            ],
+        },
+        "oauth_config": {"scopes": {"bot": list(SCOPES)}},
+        "settings": {
+            "event_subscriptions": {**request, "bot_events": list(EVENTS)},
+            "interactivity": {"is_enabled": True, **request},
+            "socket_mode_enabled": not url,
+            "org_deploy_enabled": False,
+            "token_rotation_enabled": False,
+        },
+    }
+
+
+def _slash(command: Command, url: str) -> dict[str, Any]:
+    hint = " ".join(
+        [f"[--{option.name}]" for option in command.options[1:]] + [f"[{o.name}]" for o in command.options[:1]]
+    )
+    usage = {"usage_hint": hint} if command.options and command.name != "learn" else {}
+    request = {"url": url} if url else {}
+    return {"command": f"/{slash_name(command.name)}", "description": command.description, **usage, **request}
+
+
+def slash_name(name: str) -> str:
+    return NAMES.get(name, name)
+
+
+# Messages ------------------------------------------------------------------------------------------------------------
+
+
+def dress(message: Message) -> dict[str, Any]:
+    """A message as `text` (for notifications and screen readers) and `blocks`, within Slack's limits."""
+    message = replace(message, fields=tuple(_renamed(field) for field in message.fields))
+    blocks: list[dict[str, Any]] = []
+    if message.title:
+        blocks.append(_section(f"*{clip(' '.join(message.title.split()), TITLE)}*"))
+    if message.text:
+        blocks += [_section(part) for part in split(message.text, TEXT)]
+    blocks += _fields(message.fields)
+    if message.footer:
+        blocks.append({"type": "context", "elements": [_mrkdwn(clip(message.footer, FOOTER))]})
+    if message.buttons:
+        blocks.append({"type": "actions", "elements": [_button(*pair) for pair in enumerate(message.buttons)]})
+    return {"text": clip(_summary(message), FALLBACK), "blocks": blocks}
+
+
+def _renamed(field: Field) -> Field:
+    """A list of commands, as they are called here."""
+    names = re.sub(r"^/([a-z]+)(?=:)", lambda match: f"/{slash_name(match[1])}", field.text, flags=re.MULTILINE)
+    return replace(field, text=names)
+
+
+def _fields(fields: Sequence[Field]) -> list[dict[str, Any]]:
+    """Side by side where they fit."""
+    columns = [f"{_head(field)}{render.escape_slack(field.text)}{_foot(field)}" for field in fields]
+    if 2 <= len(fields) <= 3 and all(len(column) <= COLUMN for column in columns):
+        return [{"type": "section", "fields": [_mrkdwn(column) for column in columns]}]
+    blocks = []
+    for field in fields:
+        *parts, last = split(field.text, FIELDS_TOGETHER // len(fields), less=200)
+        texts = [*parts, last + _foot(field)]
+        blocks += [_section(text) for text in [_head(field) + texts[0], *texts[1:]]]
+    return blocks
+
+
+def _head(field: Field) -> str:
+    return f"*{clip(field.name, LABEL)}*\n"
+
+
+def _foot(field: Field) -> str:
+    return f"\n_{clip(field.note, 100)}_" if field.note else ""
+
+
+def _summary(message: Message) -> str:
+    fields = (f"{field.name}: {field.text}" for field in message.fields)
+    return "\n".join(part for part in (message.title, message.text, *fields) if part) or "…"
+
+
+def _section(text: str) -> dict[str, Any]:
+    return {"type": "section", "text": _mrkdwn(text), "expand": True}
+
+
+def _mrkdwn(text: str) -> dict[str, Any]:
+    """Verbatim: no links, mentions or channels are made of what looks like one."""
+    return {"type": "mrkdwn", "text": text, "verbatim": True}
+
+
+def _button(number: int, button: Button) -> dict[str, Any]:
+    label = button.label.translate(str.maketrans("<>&", "‹›＆"))  # plain text, for which Slack names no escapes
+    dressed = {
+        "type": "button",
+        "action_id": f"{BUTTON}:{button.action}:{number}",
+        "text": {"type": "plain_text", "text": label[:LABEL], "emoji": False},
+    }
+    dressed |= {"value": button.value[:VALUE]} if button.value else {}
+    return dressed | ({"style": STYLES[button.style]} if button.style in STYLES else {})
+
+
+def clip(text: str, limit: int) -> str:
+    """Escaped, at most `limit` characters."""
+    room = limit
+    while len(escaped := render.escape_slack(render.clip(text, room))) > limit:
+        room = room * 9 // 10
+    return escaped
+
+
+def split(text: str, limit: int, less: int = 0) -> list[str]:
+    """Escaped parts that fit a section, `less` for what is put around them, together about `limit` characters."""
+    room = limit
+    while len(render.escape_slack(kept := render.clip(text, room))) > limit:
+        room = room * 9 // 10
+    room = SECTION - less
+    while max(map(len, parts := _parts(kept, room))) > SECTION - less:
+        room = room * 9 // 10
+    return parts
+
+
+def _parts(text: str, room: int) -> list[str]:
+    return [render.escape_slack(part) for part in render.split(text, room)]

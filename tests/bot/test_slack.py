@@ -1,0 +1,639 @@
+"""Every flow on Slack: slack_bolt and slack_sdk are real, Slack is `FakeSlack` on loopback, in Socket Mode."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from bot.chat import Button, Field, Message
+from bot.commands import COMMANDS, Bot
+from bot.platforms import slack as platform
+from bot.platforms.slack_format import dress, manifest
+from bot.settings import Settings
+from core.pdf import read_pdf
+from core.service import Service
+from core.types import Completion
+from tests.bot.slack_fake import (
+    APP_TOKEN,
+    BOT,
+    BOT_TOKEN,
+    CHANNEL,
+    MENTION,
+    TEAM,
+    FakeSlack,
+    File,
+    buttons,
+    check_blocks,
+    shown,
+    texts,
+    user,
+)
+from tests.conftest import SMALL, Open
+from tests.fakes import FakeEngine, HeldEngine, make_pdf, plain_pdf, read_plain
+
+TEXT = "The ferry to Marrow Island leaves at seven. The warden is Ada Quill. The lamp burns whale oil. " * 3
+HANDBOOK = ("handbook.pdf", plain_pdf(TEXT))
+BAKERY = ("bakery.pdf", plain_pdf("The bakery opens at six. The baker is Tom Reed. Bread costs two crowns. " * 3))
+REAL_HANDBOOK = (
+    "handbook.pdf",
+    make_pdf(*["The ferry to Marrow Island leaves at seven.\nThe warden is Ada Quill."] * 3),
+)
+REAL_BAKERY = ("bakery.pdf", make_pdf(*["The bakery opens at six.\nThe baker is Tom Reed."] * 2))
+WARDEN = "Who is the warden?"
+LEARN = f"{MENTION} learn this"
+KEY = f"slack:{TEAM}:{CHANNEL}"
+
+
+class World:
+    """A workspace with a channel, two members, an admin, and our bot."""
+
+    def __init__(self, slack: FakeSlack, service: Service, engine: HeldEngine) -> None:
+        self.slack, self.service, self.engine = slack, service, engine
+
+    async def start(self) -> None:
+        self.bot = Bot(self.service, limits=SMALL)
+        self.client = platform.Client(self.bot, settings(self.slack))
+        self._task = asyncio.create_task(self._serve())
+        connected = asyncio.create_task(self.slack.connected.wait())
+        await asyncio.wait({self._task, connected}, return_when="FIRST_COMPLETED")
+
+    async def _serve(self) -> None:
+        async with self.client, self.bot:
+            await self.client.run()
+
+    async def stop(self) -> None:
+        self._task.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._task
+        self.slack.connected.clear()
+
+    async def restart(self) -> None:
+        """A new process: new client, new bot, same Slack, same storage."""
+        await self.stop()
+        await self.start()
+
+    async def until(self, found: Callable[[], Any], seconds: float = 15.0) -> Any:
+        async with asyncio.timeout(seconds):
+            while not (value := found()):
+                await asyncio.sleep(0.01)
+        return value
+
+    async def told(self) -> None:
+        """Until all jobs have ended and their channels know it."""
+        async with asyncio.timeout(15):
+            while await self.service.pending_deliveries():
+                await asyncio.sleep(0.01)
+
+    async def quiet(self, seconds: float = 0.3) -> None:
+        """Long enough for whatever might still be said."""
+        await asyncio.sleep(seconds)
+
+    async def teach(self, *files: tuple[str, bytes | File], **where: Any) -> dict[str, Any]:
+        """Ada hands in files; the message that she wrote."""
+        given = list(files or [HANDBOOK])
+        message = await self.slack.say(LEARN, *given, **where)
+        await self.until(lambda: sum(is_end(said) for said in self.handled(message)) >= len(given))
+        await self.told()
+        return message
+
+    def handled(self, message: dict[str, Any]) -> list[dict[str, Any]]:
+        """What the bot said about a message."""
+        channel = self.slack.messages[message["channel"]]
+        thread = message.get("thread_ts", message["ts"])
+        mine = [m for m in channel if m["user"] == BOT and m["ts"] > message["ts"]]
+        return [m for m in mine if m.get("thread_ts") in (thread, None)]
+
+    async def ask(self, text: str = WARDEN, by: str = "UBOB", **where: Any) -> dict[str, Any]:
+        """Bob mentions the bot; the answer."""
+        asked = await self.slack.say(f"{MENTION} {text}", by=by, **where)
+        await self.until(lambda: self.handled(asked))
+        return self.handled(asked)[-1]
+
+    async def learning(self) -> dict[str, Any]:
+        """Until a job is being learned and the channel sees it; its progress message."""
+        return (await self.until(lambda: self.slack.said("█")))[0]
+
+    async def said(self, words: str, channel: str = CHANNEL) -> dict[str, Any]:
+        return (await self.until(lambda: self.slack.said(words, channel)))[-1]
+
+    async def whispered(self, words: str) -> dict[str, Any]:
+        return (await self.until(lambda: self.slack.whispered(words)))[-1]
+
+
+def is_end(message: dict[str, Any]) -> bool:
+    return not re.search("Fetching it|Waiting to learn|Learning ", shown(message))
+
+
+def settings(slack: FakeSlack, **given: Any) -> Settings:
+    tokens = {"slack_bot_token": BOT_TOKEN, "slack_app_token": APP_TOKEN}
+    return Settings(_env_file=None, slack_base_url=f"{slack.url}/api/", **{**tokens, **given})
+
+
+@pytest.fixture
+def engine() -> HeldEngine:
+    return HeldEngine()
+
+
+@pytest.fixture
+def read() -> Any:
+    """How PDFs are read: not at all, they are plain text."""
+    return read_plain
+
+
+@pytest.fixture
+async def slack() -> AsyncIterator[FakeSlack]:
+    async with FakeSlack() as server:
+        yield server
+
+
+@pytest.fixture
+async def world(
+    slack: FakeSlack, open_service: Open, engine: HeldEngine, read: Any, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[World]:
+    monkeypatch.setattr("bot.commands.edit_interval", lambda age: 0.1)
+    monkeypatch.setattr(platform, "EDITS", (100, 1.0))
+    async with open_service(engine, read=read) as service:
+        world = World(slack, service, engine)
+        await world.start()
+        yield world
+        engine.go.set()
+        await world.stop()
+
+
+# Learning
+
+
+async def test_a_pdf_with_a_mention_is_learned_and_its_end_told_with_a_picture(world, slack):
+    message = await world.teach()
+    (end,) = slack.said("I know handbook.pdf now")
+    assert end["thread_ts"] == message["ts"] and len(world.handled(message)) == 1
+    (picture,) = slack.uploads
+    assert picture["thread_ts"] == message["ts"] and picture["channel_id"] == CHANNEL
+    assert slack.files[picture["files"][0]["id"]].data.startswith(b"\x89PNG")
+    assert [document.name for document in await world.service.documents(KEY)] == ["handbook.pdf"]
+
+
+async def test_progress_is_shown_in_one_message_with_a_cancel_button(world, slack):
+    world.engine.go.clear()
+    await slack.say(LEARN, HANDBOOK)
+    progress = await world.learning()
+    assert "loss 4.00" in shown(progress) and [b["text"]["text"] for b in buttons(progress)] == ["Cancel"]
+    world.engine.go.set()
+    await world.told()
+    assert "I know handbook.pdf now" in shown(progress) and not [b for b in buttons(progress) if "Cancel" in str(b)]
+
+
+@pytest.mark.parametrize(
+    ("sends", "carry"), [(("message", "app_mention"), False), (("app_mention",), False), (("app_mention",), True)]
+)
+async def test_a_mention_is_handled_once_whichever_of_its_events_come_and_whatever_they_carry(
+    world, slack, sends, carry
+):
+    slack.sends, slack.mentions_carry_files = sends, carry
+    message = await world.teach()
+    await world.quiet()
+    assert len(world.handled(message)) == 1 and len(await world.service.documents(KEY)) == 1
+
+
+async def test_a_mention_in_a_thread_learns_the_file_that_began_it(world, slack):
+    posted = await slack.say("our handbook", HANDBOOK, by="UBOB")
+    await slack.say(LEARN, thread_ts=posted["ts"])
+    await world.said("I know handbook.pdf now")
+
+
+async def test_the_message_menu_learns_what_somebody_else_posted(world, slack):
+    posted = await slack.say("two files", HANDBOOK, BAKERY, by="UBOB")
+    await slack.choose(posted)
+    await world.said("I know handbook.pdf now")
+    await world.said("I know bakery.pdf now")
+
+
+async def test_every_attachment_gets_an_answer(world, slack):
+    await world.teach(HANDBOOK, ("letter.docx", File(b"PK", "application/msword")), BAKERY, ("scan.pdf", b"not one"))
+    for words in ("I know handbook.pdf now", "I know bakery.pdf now", "I can't learn scan.pdf"):
+        assert slack.said(words)
+    assert slack.said("I can't learn letter.docx") or slack.said("letter.docx")
+
+
+async def test_a_known_document_is_not_learned_again(world, slack):
+    await world.teach()
+    await world.teach()
+    await world.said("handbook.pdf: I know this one")
+
+
+async def test_a_thread_teaches_its_channel(world, slack):
+    talk = await slack.say("about the harbour", by="UBOB")
+    await world.teach(thread_ts=talk["ts"])
+    (end,) = slack.said("I know handbook.pdf now")
+    assert end["thread_ts"] == talk["ts"] and len(await world.service.documents(KEY)) == 1
+
+
+async def test_direct_messages_are_a_channel_of_their_own(world, slack):
+    await slack.say("learn this", HANDBOOK, channel="D1")
+    await world.said("I know handbook.pdf now", "D1")
+    await slack.say(WARDEN, channel="D1")
+    answer = await world.said("0 document tokens", "D1")
+    assert "Ada Quill" in shown(answer) and not answer.get("thread_ts")
+    assert "learned nothing here" in shown(await world.ask())
+    assert len(await world.service.documents(f"slack:{TEAM}:dm:UADA")) == 1
+
+
+async def test_the_learn_command_says_where_to_put_the_file(world, slack):
+    await slack.slash("learn")
+    assert "mentions me" in shown(await world.whispered("Slack gives slash commands no files"))
+
+
+async def test_the_owner_cancels_and_others_cannot(world, slack):
+    world.engine.go.clear()
+    await slack.say(LEARN, HANDBOOK)
+    progress = await world.learning()
+    await slack.click(progress, "Cancel", by="UBOB")
+    await world.whispered("manages this channel")
+    await slack.click(progress, "Cancel")
+    await world.said("Cancelled: handbook.pdf")
+    assert not await world.service.documents(KEY)
+
+
+async def test_the_end_of_a_long_job_is_posted_anew(world, slack, monkeypatch):
+    world.engine.go.clear()
+    message = await slack.say(LEARN, HANDBOOK)
+    progress = await world.learning()
+    monkeypatch.setattr(platform, "STALE_AFTER", 0)
+    world.engine.go.set()
+    end = await world.said("I know handbook.pdf now")
+    assert end is not progress and end["thread_ts"] == message["ts"]
+    await world.until(lambda: "see my reply" in shown(progress))
+
+
+async def test_a_deleted_progress_message_is_replaced_at_the_end(world, slack):
+    world.engine.go.clear()
+    await slack.say(LEARN, HANDBOOK)
+    slack.delete(await world.learning())
+    world.engine.go.set()
+    await world.said("I know handbook.pdf now")
+
+
+async def test_a_restart_in_the_middle_is_survived_in_the_same_message(world, slack):
+    world.engine.go.clear()
+    message = await slack.say(LEARN, HANDBOOK)
+    progress = await world.learning()
+    await world.restart()
+    world.engine.go.set()
+    await world.told()
+    assert "I know handbook.pdf now" in shown(progress) and len(world.handled(message)) == 1
+
+
+async def test_an_end_that_came_while_the_bot_was_away_is_told_once(world, slack, monkeypatch):
+    """Even when the process dies between telling it and noting that it was told."""
+    world.engine.go.clear()
+    await slack.say(LEARN, HANDBOOK)
+    await world.learning()
+    await world.stop()
+    world.engine.go.set()
+    await world.until(lambda: world.engine.steps)
+    monkeypatch.setattr(platform, "STALE_AFTER", 0)
+    noted = monkeypatch.context()
+    with noted as patch:
+
+        async def dies(job_id: str) -> None:
+            raise OSError
+
+        patch.setattr(world.service, "delivered", dies)
+        await world.start()
+        await world.said("I know handbook.pdf now")
+        await world.quiet()
+    await world.restart()
+    await world.told()
+    assert len(slack.said("I know handbook.pdf now")) == 1
+
+
+# Asking
+
+
+async def test_a_mention_is_answered_in_a_thread_beside_the_base_model(world, slack):
+    await world.teach()
+    answer = await world.ask()
+    (row,) = [block["fields"] for block in answer["blocks"] if "fields" in block]
+    assert [column["text"].splitlines()[0] for column in row] == ["*Learned*", "*Base model (untaught)*"]
+    assert "Ada Quill" in row[0]["text"] and "I do not know." in row[1]["text"]
+    assert "p. 1" in row[0]["text"] and "confidence 90%" in row[0]["text"]
+    assert "0 document tokens in the prompt" in shown(answer) and "Ada Quill" in answer["text"]
+    assert slack.message(answer["thread_ts"])["user"] == "UBOB"
+    assert slack.sent("assistant.threads.setStatus")[0]["thread_ts"] == answer["thread_ts"]
+
+
+async def test_an_answer_needs_no_status(world, slack):
+    slack.fault("assistant.threads.setStatus", "not_allowed", times=9)
+    assert "Base model" in shown(await world.ask())
+
+
+async def test_the_command_puts_the_question_in_the_channel_and_the_answer_in_its_thread(world, slack):
+    await world.teach()
+    await slack.slash("ask", WARDEN, by="UBOB")
+    answer = await world.said("0 document tokens")
+    assert shown(slack.message(answer["thread_ts"])) == f"Bob asks: {WARDEN}"
+
+
+async def test_a_private_answer_can_be_shared(world, slack):
+    await world.teach()
+    await slack.slash("ask", f"--private {WARDEN}", by="UBOB")
+    answer = await world.whispered("Ada Quill")
+    assert answer["response_type"] == "ephemeral" and not slack.said("Ada Quill")
+    slack.whispers.append(answer)
+    await slack.click(answer, "Share in channel", by="UBOB")
+    assert "shared by Bob" in shown(await world.said("Ada Quill"))
+    await world.whispered("Shared.")
+
+
+async def test_a_document_can_be_chosen(world, slack):
+    await world.teach(HANDBOOK)
+    await world.teach(BAKERY)
+    await slack.slash("ask", f"—document “bakery.pdf” {WARDEN}", by="UBOB")
+    assert "From bakery.pdf" in shown(await world.said("0 document tokens"))
+
+
+async def test_where_the_bot_is_no_member_commands_are_answered_privately(world, slack):
+    await slack.slash("ask", WARDEN, channel="C9")
+    await world.whispered("learned nothing here")
+    posted = await slack.say("look", HANDBOOK, channel="C9")
+    await slack.choose(posted)
+    await world.whispered("Invite me")
+    assert not await world.service.jobs(f"slack:{TEAM}:C9")
+
+
+async def test_an_example_question_is_asked_by_its_button(world, slack, monkeypatch):
+    learn = FakeEngine.learn
+
+    def with_questions(self, chunks, *, title):
+        return replace((yield from learn(self, chunks, title=title)), questions=(WARDEN, "When does the ferry leave?"))
+
+    monkeypatch.setattr(FakeEngine, "learn", with_questions)
+    message = await world.teach()
+    (end,) = slack.said("I know handbook.pdf now")
+    await slack.click(end, WARDEN, by="UBOB")
+    assert (await world.said("0 document tokens"))["thread_ts"] == message["ts"]
+
+
+@pytest.mark.parametrize("remembered", [True, False])
+async def test_follow_ups_in_the_bots_threads_need_no_mention(world, slack, remembered):
+    await world.teach()
+    answer = await world.ask()
+    if not remembered:
+        await world.restart()
+    await slack.say("And when does the ferry leave?", thread_ts=answer["thread_ts"])
+    await world.said("leaves at seven")
+
+
+async def test_follow_ups_under_a_command_need_no_mention(world, slack):
+    await world.teach()
+    await slack.slash("ask", WARDEN, by="UBOB")
+    answer = await world.said("0 document tokens")
+    await slack.say("And when does the ferry leave?", thread_ts=answer["thread_ts"])
+    await world.said("leaves at seven")
+
+
+async def test_the_bot_is_silent_when_people_talk_to_each_other(world, slack):
+    answer = await world.ask()
+    thread = {"thread_ts": answer["thread_ts"]}
+    await slack.say("<@UBOB> is that right?", **thread)
+    await slack.say("No idea.", by="UBOB", **thread)
+    await slack.say("Me neither.", **thread)
+    await slack.say("<!here> anyone?", **thread)
+    await world.quiet()
+    assert len(slack.said("Base model")) == 1
+    await world.ask("So who is it?", **thread)
+
+
+async def test_other_peoples_threads_and_messages_are_none_of_its_business(world, slack):
+    talk = await slack.say("harbour talk", by="UBOB")
+    await world.ask("What is that?", thread_ts=talk["ts"])
+    await slack.say("Who is the warden?", thread_ts=talk["ts"], by="UBOB")
+    await slack.say("Who is the warden?", HANDBOOK)
+    await world.quiet()
+    assert len([m for m in slack.messages[CHANNEL] if m["user"] == BOT]) == 1
+
+
+async def test_bots_edits_and_joins_are_not_answered(world, slack):
+    for more in ({"bot_id": "B9"}, {"subtype": "message_changed"}, {"subtype": "channel_join"}):
+        await slack.say(f"{MENTION} {WARDEN}", channel="D1", **more)
+    await world.quiet()
+    assert not [m for m in slack.messages["D1"] if m["user"] == BOT]
+
+
+async def test_what_was_written_reaches_the_model_as_plain_text(world, slack):
+    answer = await world.ask("is <@UADA> or <https://a.example|this> &lt;here&gt; in <#C2|harbour>?")
+    assert "is @Ada or this <here> in #harbour?" in shown(answer)
+
+
+async def test_feedback_buttons_outlive_a_restart(world, slack):
+    await world.teach()
+    answer = await world.ask()
+    await world.restart()
+    await slack.click(answer, "Helpful")
+    await world.whispered("Thank you")
+
+
+# Managing
+
+
+async def test_documents_are_listed_privately(world, slack):
+    await world.teach()
+    await slack.slash("docs", by="UBOB")
+    listed = await world.whispered("handbook.pdf")
+    assert "by Ada" in shown(listed) and listed["response_type"] == "ephemeral"
+
+
+async def test_in_threads_the_mention_does_what_commands_cannot(world, slack):
+    await world.teach()
+    talk = await slack.say("harbour talk", by="UBOB")
+    await slack.say(f"{MENTION} docs", by="UBOB", thread_ts=talk["ts"])
+    listed = await world.whispered("handbook.pdf")
+    assert (listed["user"], listed["thread_ts"]) == ("UBOB", talk["ts"])
+    await slack.say(f"{MENTION} forget handbook.pdf", thread_ts=talk["ts"])
+    await world.said("handbook.pdf is forgotten")
+
+
+async def test_forget_is_for_ones_own(world, slack):
+    await world.teach()
+    await slack.slash("forget", "handbook.pdf", by="UBOB")
+    await world.whispered("manages this channel")
+    await slack.slash("forget", "handbook.pdf")
+    await world.said("handbook.pdf is forgotten")
+    assert "learned nothing here" in shown(await world.ask())
+
+
+@pytest.mark.parametrize("manager", ["UMOD", "UBOB"])
+async def test_reset_is_for_admins_and_the_channels_creator_and_asks_first(world, slack, manager):
+    slack.creators[CHANNEL] = "UBOB"
+    await world.teach()
+    await slack.slash("reset")
+    await world.whispered("manage this channel")
+    await slack.slash("reset", by=manager)
+    question = await world.whispered("1 document")
+    slack.whispers.append(question)
+    await slack.click(question, "Forget everything", by=manager)
+    done = await world.whispered("Forgot 1 document")
+    assert done["replace_original"] and not buttons(done)
+    assert await world.service.documents(KEY) == []
+
+
+async def test_keeping_changes_nothing(world, slack):
+    await world.teach()
+    await slack.say(f"{MENTION} reset", by="UMOD")
+    question = await world.whispered("1 document")
+    await slack.click(question, "Keep", by="UMOD")
+    assert (await world.whispered("Kept"))["replace_original"]
+    assert len(await world.service.documents(KEY)) == 1
+
+
+GUESTS = {
+    "restricted": {"is_restricted": True},
+    "single channel": {"is_ultra_restricted": True, "is_restricted": True},
+    "another workspace": {"team_id": "T2", "is_admin": True},
+    "stranger": {"is_stranger": True},
+}
+
+
+@pytest.mark.parametrize("kind", GUESTS)
+async def test_guests_may_ask_but_not_teach_or_erase(world, slack, kind):
+    slack.users["UGUEST"] = user("UGUEST", **GUESTS[kind])
+    slack.creators[CHANNEL] = "UGUEST"
+    await slack.say(LEARN, HANDBOOK, by="UGUEST")
+    await world.whispered("Guests can ask")
+    await slack.slash("reset", by="UGUEST")
+    await world.until(lambda: len(slack.whispered("Guests can ask")) == 2)
+    assert not await world.service.jobs(KEY)
+    assert "Base model" in shown(await world.ask(by="UGUEST"))
+
+
+async def test_somebody_unknown_counts_as_a_guest(world, slack):
+    slack.fault("users.info", "missing_scope", times=9)
+    await slack.say(LEARN, HANDBOOK, by="UMOD")
+    await world.whispered("Guests can ask")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("engram-status", "fake"), ("help", "/engram-status:"), ("about", "What I keep"), ("cancel", "nothing")],
+)
+async def test_everyone_can_look(world, slack, name, words):
+    await slack.slash(name, by="UBOB")
+    await world.whispered(words)
+
+
+async def test_a_deleted_channel_is_erased(world, slack):
+    await world.teach()
+    await slack.event({"type": "channel_deleted", "channel": CHANNEL})
+    async with asyncio.timeout(5):
+        while await world.service.documents(KEY):
+            await asyncio.sleep(0.01)
+
+
+# Safety
+
+
+async def test_nothing_that_the_bot_sends_can_mention_link_or_unfurl(world, slack):
+    evil = plain_pdf("The warden is <!channel> and <@U123> & <#C1> <http://evil|safe> @everyone. " * 4)
+    await world.teach(("<!channel> <@U1>&.pdf", evil))
+    await world.ask(f"{WARDEN} &lt;!here&gt; &lt;@U1&gt;")
+    await slack.slash("forget", "<!channel>", by="UBOB")
+    await world.whispered("I know no document called") if not slack.whispered("manages this") else None
+    everything = [*slack.messages[CHANNEL], *slack.whispers, *slack.responses]
+    said = [
+        text
+        for message in everything
+        if message.get("user") != "UADA" and message.get("user") != "UBOB"
+        for text in texts(message)
+    ]
+    assert any("channel" in text for text in said)
+    assert not [text for text in said if re.search(r"<|>|&(?!amp;|lt;|gt;)", text)]
+    calls = slack.sent("chat.postMessage")
+    assert {(json.dumps(call["unfurl_links"]), json.dumps(call["unfurl_media"])) for call in calls} == {
+        ("false", "false")
+    }
+    assert not [call for call in slack.calls if "link_names" in call.body or "parse" in call.body]
+    assert all(text["verbatim"] for text in mrkdwn([*calls, *slack.sent("chat.update"), *slack.responses]))
+
+
+def mrkdwn(value: Any) -> list[dict[str, Any]]:
+    if isinstance(value, dict):
+        found = [value] if value.get("type") == "mrkdwn" else []
+        return found + mrkdwn(list(value.values()))
+    return [text for part in value for text in mrkdwn(part)] if isinstance(value, list) else []
+
+
+async def test_long_answers_keep_slacks_limits(world, slack, monkeypatch):
+    monkeypatch.setattr(FakeEngine, "_complete", lambda self, ask: Completion("<&> long " * 4000, 9, 1.0, 0.5))
+    await world.teach()
+    assert "long" in shown(await world.ask("What? " * 100))
+
+
+@pytest.mark.parametrize("text", ["x" * 50_000, "& " * 20_000, "```py\n" + "<a>\n" * 9_000 + "```", "a\n\nb" * 9000])
+def test_any_message_keeps_slacks_limits(text):
+    many = tuple(Button(text[:75], "ask", text[:75]) for _ in range(5))
+    for fields in ((), (Field("A", text, text),), (Field("A", text), Field("B", text)), (Field("A", "short"),) * 4):
+        dressed = dress(Message(text, text, fields, text, many))
+        check_blocks(dressed["blocks"])
+        assert len(dressed["text"]) <= 4000
+        for part in texts(dressed):
+            assert part.count("```") % 2 == 0 or part.startswith("```py\n‹")  # a button's label
+
+
+def test_the_manifest_has_every_command_scope_and_event():
+    made = manifest()
+    names = [command["command"] for command in made["features"]["slash_commands"]]
+    assert names == [f"/{'engram-status' if name == 'status' else name}" for name in COMMANDS]
+    assert made["settings"]["socket_mode_enabled"] and made["features"]["agent_view"]["agent_description"]
+    assert "request_url" not in json.dumps(made)
+    over_http = manifest("https://bot.example/slack/events")
+    assert not over_http["settings"]["socket_mode_enabled"]
+    assert {command["url"] for command in over_http["features"]["slash_commands"]} == {
+        "https://bot.example/slack/events"
+    }
+
+
+# The whole story
+
+
+@pytest.mark.parametrize("read", [read_pdf])
+async def test_the_whole_story_with_a_restart_in_the_middle(world, slack):
+    """Two people, two real PDFs, a restart; `pytest -s -k whole_story` prints what they saw."""
+    world.engine.go.clear()
+    begun = await slack.say(
+        f"{MENTION} learn this please", REAL_HANDBOOK, ("notes.docx", File(b"PK", "application/msword"))
+    )
+    progress = await world.learning()
+    await slack.say(f"{MENTION} and this", REAL_BAKERY, by="UBOB")
+    await world.said("Waiting to learn bakery.pdf")
+    await slack.slash("docs", by="UBOB")
+    await world.whispered("in the queue")
+    print(slack.transcript(), "\n\n======== the bot is started anew ========")
+    await world.restart()
+    world.engine.go.set()
+    await world.told()
+    assert "I know handbook.pdf now" in shown(progress) and slack.said("I know bakery.pdf now")
+
+    asked = await world.ask()
+    assert "The warden is Ada Quill" in shown(asked)
+    await slack.say("And when does the bakery open?", thread_ts=asked["thread_ts"])
+    follow_up = await world.said("The bakery opens at six")
+    assert "From bakery.pdf" in shown(follow_up) and follow_up["thread_ts"] == asked["thread_ts"]
+    await slack.click(follow_up, "Helpful")
+    await world.whispered("Thank you")
+
+    await slack.say(f"{MENTION} forget handbook.pdf", thread_ts=begun["ts"])
+    await world.said("handbook.pdf is forgotten")
+    assert "Ada Quill" not in shown(await world.ask("Who is the warden of the island?"))
+    await slack.say(f"{MENTION} reset", by="UMOD")
+    await slack.click(await world.whispered("1 document"), "Forget everything", by="UMOD")
+    await world.whispered("Forgot 1 document")
+    assert "learned nothing here" in shown(await world.ask("When does the bakery open?"))
+    print(slack.transcript())
+    print("\nOnly one person sees:\n", *(shown(message) for message in slack.responses), sep="\n--\n")
