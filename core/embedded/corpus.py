@@ -112,8 +112,12 @@ def _example(args: tuple[Passage, list[QA], int, Weights, str]) -> tuple[np.ndar
         asked.insert(rng.randint(0, len(asked)), (rng.choice(strangers).question, NOT_IN_TEXT))
     for question, answer in asked[:1] if kind == "write" else asked:
         q, a = encode(" " + question), encode(" " + answer)
-        ids += [ASK if kind == "write" else Q, *q, A, *a, END]
-        weights += [0, *[10 if kind == "write" else w.question] * len(q), 0, *[w.answer] * (len(a) + 1)]
+        if kind == "write":  # the mark between question and answer is the model's to write: it counts too
+            ids += [ASK, *q, A, *a, END]
+            weights += [0, *[10] * (len(q) + 1), *[w.answer] * (len(a) + 1)]
+        else:
+            ids += [Q, *q, A, *a, END]
+            weights += [0, *[w.question] * len(q), 0, *[w.answer] * (len(a) + 1)]
     return np.array(ids, np.uint16), np.array(weights, np.uint8)
 
 

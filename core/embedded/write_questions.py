@@ -30,21 +30,18 @@ def write(
     fmt = MarkedFormat(tokenizer)
     options = {"stop_ids": fmt.stop_ids, "pad_id": fmt.pad_id}
     contexts = [tokenizer.decode(tokenizer.encode(p.text, add_special_tokens=False)[:600]) for p in passages]
+    prompts = [fmt.write_question(c) for c in contexts]
     written, _ = generate(
-        model, [fmt.write_question(c) for c in contexts], max_new=44, temperature=temperature, **options
+        model, prompts, max_new=32, temperature=temperature, **options | {"stop_ids": fmt.stop_ids | {A}}
     )
-    found: list[tuple[int, QA]] = []
-    for i, ids in enumerate(written):
-        if ids.count(A) == 1 and ids[-1] != A:
-            at = ids.index(A)
-            qa = QA(tokenizer.decode(ids[:at]).strip(), tokenizer.decode(ids[at + 1 :]).strip())
-            ok = (
-                qa.question.endswith("?")
-                and 1 <= len(qa.answer.split()) <= 10
-                and normalise(qa.answer) in normalise(contexts[i])
-            )
-            if ok and normalise(qa.answer) and normalise(qa.answer) not in normalise(qa.question):
-                found.append((i, qa))
+    questions = [tokenizer.decode(ids).partition("?") for ids in written]
+    asked = [(i, text.strip() + mark) for i, (text, mark, _) in enumerate(questions) if text.strip() and mark]
+    if not asked:
+        return []
+    rows = [[*prompts[i], *tokenizer.encode(f" {q}", add_special_tokens=False), A] for i, q in asked]
+    answers, _ = generate(model, rows, max_new=16, **options)
+    found = [(i, QA(q, tokenizer.decode(ids).strip())) for (i, q), ids in zip(asked, answers, strict=True)]
+    found = [(i, qa) for i, qa in found if _answerable(qa, contexts[i])]
     if not found:
         return []
     answers, _ = generate(model, [fmt.in_context(contexts[i], q.question) for i, q in found], max_new=16, **options)
@@ -53,6 +50,17 @@ def write(
         for (i, qa), ids in zip(found, answers, strict=True)
         if f1(tokenizer.decode(ids).strip(), [qa.answer]) >= agree
     ]
+
+
+def _answerable(qa: QA, context: str) -> bool:
+    """A short answer that stands in the text and not in the question."""
+    answer = normalise(qa.answer)
+    return (
+        1 <= len(qa.answer.split()) <= 10
+        and bool(answer)
+        and answer in normalise(context)
+        and answer not in normalise(qa.question)
+    )
 
 
 def main() -> None:
