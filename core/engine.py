@@ -37,7 +37,7 @@ class EngineConfig:
     effort: str = "standard"  # quick | standard | deep
     chunk_size: int | None = None  # tokens; None: what the model was prepared for
     batch_tokens: int | None = None  # tokens of one pass; None: 2,048 on a CPU, 16,384 on a GPU
-    abstain: float = 0.9  # "not in the text" is answered only when the model is at least so sure of it
+    abstain: float = 1.1  # "not in the text" is answered only from this probability; above 1: never, its share is doubt
     max_answer_tokens: int = 48
 
 

@@ -26,7 +26,7 @@ SAFE_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 class Weights:
     """Implements core.ports.Weights. A file has the document's id for a name; it is complete or absent.
 
-    It holds float16 tensors named `SECTION/MODULE`. Every use checks all of its bytes (about 1.4 GB/s): safetensors has
+    It holds tensors named `SECTION/MODULE`: float16, or as the learner packed them (int8). Every use checks all of its bytes (about 1.4 GB/s): safetensors has
     no checksum, and a file's time and size can be put back after it was changed.
     """
 
@@ -58,7 +58,7 @@ class Weights:
         )
 
     def load(self, record: WeightsRecord, channel: str, *, base: str, section: int) -> Mapping[str, Tensor]:
-        """One section's tensors by module, float16, on the CPU.
+        """One section's tensors by module, as stored, on the CPU.
 
         Raises: WeightsDamaged, WrongBaseModel, StorageFailed (the file is there and can't be read).
         """
@@ -103,16 +103,21 @@ class Weights:
 
 
 def _to_float16(learned: Learned) -> dict[str, Tensor]:
-    """Copies, since safetensors refuses tensors that share memory. Raises: LearningFailed."""
+    """Floats as float16, integers as they are. Copies, since safetensors refuses tensors that share memory. Raises: LearningFailed."""
     import torch
 
     if not set(learned.sections) <= {int(name.partition("/")[0]) for name in learned.tensors}:
         raise LearningFailed
     half = {
-        name: tensor.detach().to("cpu", torch.float16, copy=True, memory_format=torch.contiguous_format)
+        name: tensor.detach().to(
+            "cpu",
+            torch.float16 if tensor.is_floating_point() else tensor.dtype,
+            copy=True,
+            memory_format=torch.contiguous_format,
+        )
         for name, tensor in learned.tensors.items()
     }
-    if not all(tensor.isfinite().all() for tensor in half.values()):
+    if not all(tensor.isfinite().all() for tensor in half.values() if tensor.is_floating_point()):
         raise LearningFailed("Learning this document did not converge; the model is as it was.")
     return half
 

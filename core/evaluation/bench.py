@@ -207,7 +207,7 @@ def run(
         "seconds": time.time() - began,
         "learning_seconds": sum(s.seconds for s in studied),
         "loss": [[s.learned.metrics.initial_loss, s.learned.metrics.final_loss] for s in studied],
-        "megabytes": sum(v.numel() * 2 for s in studied for v in s.learned.tensors.values()) / 2**20 / len(studied),
+        "megabytes": sum(v.numel() * v.element_size() for s in studied for v in s.learned.tensors.values()) / 2**20 / len(studied),
         "peak_memory_mb": peak_memory_mb(engine),
         "answers": samples,
     }

@@ -1,0 +1,23 @@
+# docker build -t engram .          CPU
+# docker build -t engram --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu130 .          CUDA
+# docker run --env-file .env -v engram:/data engram
+FROM python:3.11-slim
+
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+
+RUN useradd --create-home --uid 10001 engram && mkdir /data && chown engram /data
+WORKDIR /app
+COPY requirements.lock .
+RUN pip install --no-cache-dir --index-url "$TORCH_INDEX" --extra-index-url https://pypi.org/simple torch==2.13.0 \
+    && pip install --no-cache-dir -r requirements.lock
+COPY bot bot
+COPY core core
+COPY storage storage
+COPY LICENSE README.md ./
+
+USER engram
+ENV ENGRAM_DATA_DIR=/data PYTHONUNBUFFERED=1
+VOLUME /data
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["python", "-m", "bot"]
+CMD ["serve"]
