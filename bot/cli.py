@@ -38,6 +38,7 @@ Pdf = Annotated[Path, typer.Argument(metavar="FILE.pdf")]
 
 # Every command takes these, so that a script may add them to any; here they mean nothing.
 NoChannel = Annotated[str, typer.Option("--channel", hidden=True)]
+NoJson = Annotated[bool, typer.Option("--json", hidden=True)]
 NoDataDir = Annotated[Path | None, typer.Option("--data-dir", hidden=True)]
 
 Command = Callable[["Screen", "Settings"], Coroutine[Any, Any, None]]
@@ -310,6 +311,37 @@ def serve(channel: NoChannel = "", data_dir: DataDir = None, json: Json = False)
                 await serve_all(app, settings)
 
     run(command, json, data_dir)
+
+
+@cli.command()
+def sync(channel: NoChannel = "", data_dir: NoDataDir = None, json: Json = False) -> None:
+    """Tell Discord which commands there are; once for each new version."""
+
+    async def command(screen: Screen, settings: Settings) -> None:
+        from bot.platforms import discord
+
+        number = await discord.sync(settings)
+        screen.say(f"Discord knows {number} commands now; they may take some minutes to appear.")
+        screen.result({"commands": number})
+
+    run(command, json)
+
+
+@cli.command()
+def slack_manifest(
+    url: Annotated[
+        str, typer.Option(metavar="URL", help="Where Slack reaches the bot, for HTTP mode: https://HOST/slack/events")
+    ] = "",
+    channel: NoChannel = "",
+    data_dir: NoDataDir = None,
+    json: NoJson = False,
+) -> None:
+    """Print the manifest to create the Slack app from, at api.slack.com/apps."""
+    from json import dumps
+
+    from bot.platforms.slack_format import manifest
+
+    typer.echo(dumps(manifest(url), indent=2))
 
 
 def run(command: Command, json: bool, data_dir: Path | None = None) -> None:

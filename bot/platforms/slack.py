@@ -14,7 +14,7 @@ import logging
 import re
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Coroutine, Hashable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -125,17 +125,17 @@ class Recent:
     """Remembers for a while, and not too much. A restart begins anew: a document learned twice is still caught, by its
     sha256 in the index."""
 
-    def __init__(self, seconds: float, keep: int = 10_000) -> None:
-        self._seconds, self._keep = seconds, keep
+    def __init__(self, seconds: float, keep: int = 10_000, clock: Callable[[], float] = time.monotonic) -> None:
+        self._seconds, self._keep, self._clock = seconds, keep, clock
         self._marks: OrderedDict[Hashable, tuple[float, Any]] = OrderedDict()
 
     def get(self, key: Hashable) -> Any:
         """What was put, or None."""
-        until, value = self._marks.get(key, (0.0, None))
-        return value if time.monotonic() < until else None
+        until, value = self._marks.get(key, (float("-inf"), None))
+        return value if self._clock() < until else None
 
     def put(self, key: Hashable, value: Any = True) -> None:
-        self._marks[key] = (time.monotonic() + self._seconds, value)
+        self._marks[key] = (self._clock() + self._seconds, value)
         self._marks.move_to_end(key)
         while len(self._marks) > self._keep:
             self._marks.popitem(last=False)
@@ -233,10 +233,10 @@ class Client:
         async with self._listening() if self._settings.slack_http_port else self._connected() as until_lost:
             log.info("on Slack as %s in the workspace %s", found.get("user"), found.get("team"))
             await self.bot.resume(self.reopen)
-            await until_lost
+            await until_lost()
 
     @contextlib.asynccontextmanager
-    async def _connected(self) -> AsyncIterator[Coroutine[Any, Any, None]]:
+    async def _connected(self) -> AsyncIterator[Callable[[], Awaitable[None]]]:
         """Socket Mode."""
         token = _secret(self._settings.slack_app_token, "ENGRAM_SLACK_APP_TOKEN", "Basic Information, App-Level Tokens")
         with _login_errors("ENGRAM_SLACK_APP_TOKEN"):
@@ -245,12 +245,12 @@ class Client:
         handler.client.wss_uri = opened["url"]
         try:
             await handler.connect_async()
-            yield _lost(handler)
+            yield partial(_lost, handler)
         finally:
             await handler.close_async()
 
     @contextlib.asynccontextmanager
-    async def _listening(self) -> AsyncIterator[asyncio.Future[None]]:
+    async def _listening(self) -> AsyncIterator[Callable[[], Awaitable[Any]]]:
         """HTTP mode."""
         secret = _secret(self._settings.slack_signing_secret, "ENGRAM_SLACK_SIGNING_SECRET", "Basic Information")
         host, port = self._settings.slack_http_host, self._settings.slack_http_port
@@ -259,12 +259,11 @@ class Client:
         runner = web.AppRunner(server.web_app, access_log=None)
         await runner.setup()
         try:
-            await web.TCPSite(runner, host, port).start()
-            yield asyncio.get_running_loop().create_future()
-        except OSError as problem:
-            if problem.errno is None:
-                raise
-            raise SetupError(f"ENGRAM_SLACK_HTTP_PORT: {host}, port {port}, can't be listened on.") from None
+            try:
+                await web.TCPSite(runner, host, port).start()
+            except OSError:
+                raise SetupError(f"ENGRAM_SLACK_HTTP_PORT: {host}, port {port}, can't be listened on.") from None
+            yield asyncio.Event().wait
         finally:
             await runner.cleanup()
 

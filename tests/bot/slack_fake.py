@@ -55,6 +55,10 @@ class File:
     content_type: str = "application/pdf"
     redirect: tuple[int, str] | None = None
     endless: bool = False
+    mimetype: str = ""  # that the event says, when it is another one
+    encoding: str = ""
+    slow: bool = False  # a byte, then nothing
+    url: str = ""  # instead of the file host's
     info_only: bool = False  # the event carries no more than the id, as in shared channels
 
 
@@ -332,6 +336,18 @@ class FakeSlack:
 
     async def _files_completeUploadExternal(self, body: dict[str, Any]) -> dict[str, Any]:
         self.uploads.append(body)
+        files = [{"id": file["id"], "name": file["title"]} for file in body["files"]]
+        thread = {"thread_ts": body["thread_ts"]} if body.get("thread_ts") else {}
+        message = {
+            "type": "message",
+            "user": BOT,
+            "bot_id": "B1",
+            "ts": self.ts(),
+            "text": "",
+            "files": files,
+            **thread,
+        }
+        self._store(body["channel_id"], message | {"channel": body["channel_id"]})
         return {"files": [{"id": file["id"]} for file in body["files"]]}
 
     def _check(self, body: dict[str, Any]) -> None:
@@ -392,8 +408,13 @@ class FakeSlack:
         file = self.files[number]
         if file.info_only and not full:
             return {"id": number, "mode": "file_access", "file_access": "check_file_info"}
-        url = f"{self.url}/files/{number}/{number}.pdf"
-        facts = {"name": file.name, "mimetype": "application/pdf", "size": len(file.data), "mode": "hosted"}
+        url = file.url or f"{self.url}/files/{number}/{number}.pdf"
+        facts = {
+            "name": file.name,
+            "mimetype": file.mimetype or file.content_type,
+            "size": len(file.data),
+            "mode": "hosted",
+        }
         return {"id": number, **facts, "url_private": url, "url_private_download": url}
 
     async def _file(self, request: web.Request) -> web.StreamResponse:
@@ -403,19 +424,21 @@ class FakeSlack:
             return web.Response(status=401)
         if file.redirect:
             return web.Response(status=file.redirect[0], headers={"Location": file.redirect[1]})
-        if file.endless:
-            return await self._endless(request)
-        return web.Response(body=file.data, content_type=file.content_type)
+        if file.endless or file.slow:
+            return await self._endless(request, file.slow)
+        headers = {"Content-Encoding": file.encoding} if file.encoding else {}
+        return web.Response(body=file.data, content_type=file.content_type, headers=headers)
 
-    async def _endless(self, request: web.Request) -> web.StreamResponse:
+    async def _endless(self, request: web.Request, slow: bool) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "application/pdf"})
         response.enable_chunked_encoding()
         await response.prepare(request)
-        chunk = b"%PDF-" + b"x" * 65_531
+        chunk = b"%PDF-" + b"x" * (0 if slow else 65_531)
         try:
             while True:
                 await response.write(chunk)
                 self.sent_bytes += len(chunk)
+                await asyncio.sleep(60 if slow else 0)
         except ConnectionError:
             return response
 

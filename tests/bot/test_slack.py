@@ -104,10 +104,10 @@ class World:
         return message
 
     def handled(self, message: dict[str, Any]) -> list[dict[str, Any]]:
-        """What the bot said about a message."""
+        """What the bot said about a message, without pictures."""
         channel = self.slack.messages[message["channel"]]
         thread = message.get("thread_ts", message["ts"])
-        mine = [m for m in channel if m["user"] == BOT and m["ts"] > message["ts"]]
+        mine = [m for m in channel if m["user"] == BOT and m["ts"] > message["ts"] and not m.get("files")]
         return [m for m in mine if m.get("thread_ts") in (thread, None)]
 
     async def ask(self, text: str = WARDEN, by: str = "UBOB", **where: Any) -> dict[str, Any]:
@@ -173,6 +173,7 @@ async def world(
 async def test_a_pdf_with_a_mention_is_learned_and_its_end_told_with_a_picture(world, slack):
     message = await world.teach()
     (end,) = slack.said("I know handbook.pdf now")
+    await world.until(lambda: slack.uploads)
     assert end["thread_ts"] == message["ts"] and len(world.handled(message)) == 1
     (picture,) = slack.uploads
     assert picture["thread_ts"] == message["ts"] and picture["channel_id"] == CHANNEL
@@ -217,9 +218,8 @@ async def test_the_message_menu_learns_what_somebody_else_posted(world, slack):
 
 async def test_every_attachment_gets_an_answer(world, slack):
     await world.teach(HANDBOOK, ("letter.docx", File(b"PK", "application/msword")), BAKERY, ("scan.pdf", b"not one"))
-    for words in ("I know handbook.pdf now", "I know bakery.pdf now", "I can't learn scan.pdf"):
+    for words in ("I know handbook.pdf now", "I know bakery.pdf now", "I can't learn scan.pdf", "only learn PDF files"):
         assert slack.said(words)
-    assert slack.said("I can't learn letter.docx") or slack.said("letter.docx")
 
 
 async def test_a_known_document_is_not_learned_again(world, slack):
@@ -543,21 +543,14 @@ async def test_nothing_that_the_bot_sends_can_mention_link_or_unfurl(world, slac
     evil = plain_pdf("The warden is <!channel> and <@U123> & <#C1> <http://evil|safe> @everyone. " * 4)
     await world.teach(("<!channel> <@U1>&.pdf", evil))
     await world.ask(f"{WARDEN} &lt;!here&gt; &lt;@U1&gt;")
-    await slack.slash("forget", "<!channel>", by="UBOB")
-    await world.whispered("I know no document called") if not slack.whispered("manages this") else None
-    everything = [*slack.messages[CHANNEL], *slack.whispers, *slack.responses]
-    said = [
-        text
-        for message in everything
-        if message.get("user") != "UADA" and message.get("user") != "UBOB"
-        for text in texts(message)
-    ]
+    await slack.slash("forget", "&lt;!channel&gt;")
+    await world.said("is forgotten")
+    mine = [message for message in slack.messages[CHANNEL] if message["user"] == BOT]
+    said = [text for message in [*mine, *slack.whispers, *slack.responses] for text in texts(message)]
     assert any("channel" in text for text in said)
     assert not [text for text in said if re.search(r"<|>|&(?!amp;|lt;|gt;)", text)]
     calls = slack.sent("chat.postMessage")
-    assert {(json.dumps(call["unfurl_links"]), json.dumps(call["unfurl_media"])) for call in calls} == {
-        ("false", "false")
-    }
+    assert all(call["unfurl_links"] is call["unfurl_media"] is False for call in calls)
     assert not [call for call in slack.calls if "link_names" in call.body or "parse" in call.body]
     assert all(text["verbatim"] for text in mrkdwn([*calls, *slack.sent("chat.update"), *slack.responses]))
 

@@ -1,0 +1,381 @@
+"""What goes over the wire to and from Slack: forged and repeated requests, hostile file hosts, rate limits, lost
+connections. slack_bolt and slack_sdk are real, Slack is `FakeSlack` on loopback."""
+
+# ruff: noqa: F401, F811  # fixtures are imported by name
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+import logging
+import random
+import statistics
+import time
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from bot.chat import Message
+from bot.commands import Bot
+from bot.platforms import slack as platform
+from bot.settings import Settings
+from core.errors import SetupError
+from tests.bot.slack_fake import (
+    APP_TOKEN,
+    BOT_TOKEN,
+    CHANNEL,
+    MENTION,
+    SECRET,
+    TEAM,
+    FakeSlack,
+    File,
+    shown,
+    signed,
+)
+from tests.bot.test_slack import HANDBOOK, KEY, LEARN, WARDEN, World, engine, read, settings, slack, world
+from tests.conftest import SMALL, Open
+from tests.fakes import FakeEngine, HeldEngine, plain_pdf
+
+EDITS = platform.EDITS  # before a fixture lifts the limit
+
+
+@pytest.fixture
+async def http(slack: FakeSlack, open_service: Open, unused_tcp_port: int) -> AsyncIterator[World]:
+    """Our bot in HTTP mode."""
+    async with open_service() as service:
+        world = World(slack, service, HeldEngine())
+        chosen = settings(slack, slack_app_token=None, slack_http_port=unused_tcp_port, slack_signing_secret=SECRET)
+        bot = Bot(service, limits=SMALL)
+        world.client = client = platform.Client(bot, chosen)
+
+        async def serve() -> None:
+            async with client, bot:
+                await client.run()
+
+        task = asyncio.create_task(serve())
+        slack.http_url = f"http://127.0.0.1:{unused_tcp_port}{platform.PATH}"
+        await world.until(lambda: listens(unused_tcp_port))
+        yield world
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+def listens(port: int) -> bool:
+    import socket
+
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+# Requests
+
+
+def mention(text: str = f"{MENTION} {WARDEN}", **more: Any) -> dict[str, Any]:
+    event = {"type": "app_mention", "user": "UADA", "text": text, "ts": "1.000001", "channel": CHANNEL, **more}
+    return {"type": "event_callback", "team_id": TEAM, "event_id": "Ev0", "event": event, "authorizations": []}
+
+
+def forged(kind: str, number: int) -> tuple[bytes, dict[str, str]]:
+    """A request that Slack did not make."""
+    body, headers = signed("events_api", mention(ts=f"1.{number:06}") | {"event_id": f"Ev{number}"})
+    stamp, sign = "X-Slack-Request-Timestamp", "X-Slack-Signature"
+    if kind in ("old", "future"):
+        return signed("events_api", mention(), at=-301 if kind == "old" else 302)
+    if kind == "other secret":
+        return signed("events_api", mention(), secret="another")
+    changed = {
+        "bad": (body, {sign: "v0=" + "0" * 64}),
+        "empty": (body, {sign: ""}),
+        "cut": (body[:-1], {}),
+        "cut signature": (body, {sign: headers[sign][:-1]}),
+        "re-encoded": (json.dumps(json.loads(body), separators=(",", ":")).encode(), {}),
+        "timestamp abc": (body, {stamp: "abc"}),
+        "no timestamp": (body, {stamp: ""}),
+        "timestamp moved": (body, {stamp: str(int(headers[stamp]) + 1)}),
+        "not utf-8": (body + b"\xff", {}),
+        "not ascii": (body, {sign: "v0=\u00e9"}),
+    }
+    data, more = changed[kind]
+    return data, headers | more
+
+
+KINDS = (
+    "bad", "empty", "cut", "cut signature", "re-encoded", "timestamp abc", "no timestamp", "timestamp moved",
+    "not utf-8", "not ascii", "old", "future", "other secret",
+)  # fmt: skip
+
+
+async def test_a_thousand_forged_requests_are_refused_and_none_is_handled(http, slack, caplog):
+    genuine = signed("events_api", mention())
+    assert await slack.post(*genuine) == 200
+    await http.said("Base model")
+    before = len(slack.calls)
+    requests = [forged(random.choice(KINDS), number) for number in range(950)] + [genuine] * 50  # replayed
+    random.shuffle(requests)
+    statuses = []
+    for at in range(0, len(requests), 50):
+        statuses += await asyncio.gather(*(slack.post(*request) for request in requests[at : at + 50]))
+    await http.quiet(0.2)
+    assert len(statuses) == 1000 and set(statuses) == {401}
+    assert len(slack.calls) == before and not [record for record in caplog.records if record.exc_info]
+
+
+async def test_over_http_events_commands_and_buttons_work(http, slack):
+    await slack.say(LEARN, HANDBOOK)
+    await http.said("I know handbook.pdf now")
+    await slack.slash("ask", WARDEN, by="UBOB")
+    answer = await http.said("0 document tokens")
+    await slack.click(answer, "Helpful")
+    await http.whispered("Thank you")
+
+
+async def test_an_event_that_is_told_four_times_is_handled_once(http, slack):
+    for retry in range(4):
+        body, headers = signed("events_api", mention(), at=-retry)
+        assert await slack.post(body, headers, retry=retry) == 200
+    await http.said("Base model")
+    await http.quiet()
+    assert len(slack.said("Base model")) == 1
+
+
+async def test_a_retry_whose_first_delivery_never_came_is_handled(http, slack):
+    assert await slack.post(*signed("events_api", mention()), retry=1) == 200
+    await http.said("Base model")
+
+
+async def test_a_command_whose_request_is_copied_is_handled_once(http, slack):
+    payload = {"command": "/docs", "text": "", "channel_id": CHANNEL, "user_id": "UADA", "team_id": TEAM}
+    payload |= {"trigger_id": "Tr", "response_url": slack.response_url()}
+    for age in range(3):
+        await slack.post(*signed("slash_commands", payload, at=-age))
+    await http.whispered("I know no document here yet")
+    await http.quiet()
+    assert len(slack.responses) == 1
+
+
+def test_marks_last_as_long_as_slack_retries_and_are_bounded():
+    now = [0.0]
+    marks = platform.Recent(platform.EVENTS_FOR, keep=100, clock=lambda: now[0])
+    seen = []
+    for now[0] in (0, 1, 61, 361):
+        seen.append(marks.first("Ev1"))
+    assert seen == [True, False, False, False]
+    for number in range(1000):
+        marks.put(number)
+    assert len(marks._marks) == 100
+
+
+async def test_over_the_socket_retries_are_handled_once_and_a_new_connection_is_taken(world, slack):
+    event = mention()["event"]
+    for retry in range(3):
+        await slack.event(event, event_id="Ev1", retry=retry)
+    await world.said("Base model")
+    await slack.disconnect()
+    await slack.event(event, event_id="Ev1", retry=3)
+    await world.ask("And after that?")
+    await world.quiet()
+    assert slack.connections == 2 and len(slack.said("Base model")) == 2
+
+
+async def test_eleven_events_for_one_upload_are_one_job(world, slack):
+    message = await slack.say(LEARN, HANDBOOK)
+    for number in range(10):
+        await slack.event({**message, "channel_type": "channel", "ts": f"9.{number:06}"})
+    await world.said("I know handbook.pdf now")
+    await world.quiet()
+    assert len(world.handled(message)) == 1 and len(await world.service.documents(KEY)) == 1
+
+
+async def test_acknowledgements_are_quick_while_learning(slack, open_service, monkeypatch):
+    engine = FakeEngine(step_seconds=0.02, steps_per_chunk=400)
+    async with open_service(engine) as service:
+        world = World(slack, service, engine)
+        await world.start()
+        await slack.say(LEARN, HANDBOOK)
+        await world.learning()
+        for number in range(100):
+            await slack.event({"type": "reaction_added", "user": "UADA", "number": number})
+            await slack.slash("docs", by=f"U{number}")
+        assert not slack.said("I know")  # it was still learning
+        await world.stop()
+    slowest = statistics.quantiles(slack.acks.values(), n=100)[98]
+    print(f"acknowledged within {slowest * 1000:.0f} ms (p99 of {len(slack.acks)})")
+    assert slowest < 1
+
+
+# Files
+
+
+@pytest.fixture
+async def trap(unused_tcp_port: int) -> AsyncIterator[Any]:
+    """A server that must never be asked; counts requests, and those that carry a token."""
+    asked: list[str] = []
+
+    async def count(request: web.Request) -> web.Response:
+        asked.append(request.headers.get("Authorization", ""))
+        return web.Response(body=plain_pdf("trap " * 50), content_type="application/pdf")
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", count)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", unused_tcp_port).start()
+    yield SimpleNamespace(port=unused_tcp_port, asked=asked)
+    await runner.cleanup()
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+@pytest.mark.parametrize("target", ["same host", "other host", "http"])
+async def test_the_token_never_follows_a_redirect(world, slack, trap, status, target):
+    home = slack._attach("there.pdf", HANDBOOK[1])["url_private"]
+    to = {"same host": home, "other host": f"http://localhost:{trap.port}/x", "http": f"http://127.0.0.1:{trap.port}/"}
+    await slack.say(LEARN, ("handbook.pdf", File(b"", redirect=(status, to[target]))))
+    refusal = await world.said("I can't learn handbook.pdf")
+    assert "files:read" in shown(refusal) and len(slack.file_headers) == 1 and trap.asked == []
+
+
+FOREIGN = (
+    "http://127.0.0.1:{port}/x", "http://localhost:{port}/x", "https://files.slack.com.evil.example/x",
+    "http://files.slack.com/x", "https://files.slack.com@127.0.0.1:{port}/x", "//127.0.0.1:{port}/x", "file:///etc/hosts",
+    "https://files.slack.com:8443/x", "https://169.254.169.254/latest", "http://[::1]:{port}/", "x", "http://",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("url", FOREIGN)
+async def test_foreign_addresses_are_never_asked(world, slack, trap, url):
+    await slack.say(LEARN, ("handbook.pdf", File(b"x", url=url.format(port=trap.port))))
+    assert "somewhere else" in shown(await world.said("I can't learn handbook.pdf"))
+    assert trap.asked == [] and slack.file_headers == []
+
+
+def test_slacks_own_file_host_is_asked(slack):
+    client = platform.Client(Bot(None), settings(slack))
+    assert client._is_slacks("https://files.slack.com/files-pri/T1-F1/download/a.pdf")
+
+
+async def test_a_login_page_instead_of_the_file_is_explained(world, slack):
+    await slack.say(LEARN, ("handbook.pdf", File(b"<!DOCTYPE html><html>", "text/html")))
+    assert "files:read" in shown(await world.said("I can't learn handbook.pdf"))
+
+
+async def test_files_of_shared_channels_are_looked_up(world, slack):
+    await slack.say(LEARN, ("handbook.pdf", File(HANDBOOK[1], info_only=True)))
+    await world.said("I know handbook.pdf now")
+
+
+async def test_a_file_that_slack_does_not_show_is_refused(world, slack):
+    slack.fault("files.info", "file_not_found")
+    await slack.say(LEARN, ("handbook.pdf", File(b"x", info_only=True)))
+    await world.said("Slack does not give me this file")
+
+
+async def test_an_endless_file_is_cut_off_at_the_limit(world, slack):
+    began = time.monotonic()
+    await slack.say(LEARN, ("handbook.pdf", File(b"x", endless=True)))
+    await world.said("the limit")
+    assert time.monotonic() - began < 10 and slack.sent_bytes < 16 * 2**20  # what the sockets' buffers hold
+
+
+async def test_a_packed_file_is_not_unpacked(world, slack):
+    bomb = gzip.compress(b"%PDF-" + bytes(5_000_000))
+    assert len(bomb) < SMALL.max_bytes
+    await slack.say(LEARN, ("handbook.pdf", File(bomb, encoding="gzip")))
+    assert "not a PDF" in shown(await world.said("I can't learn handbook.pdf"))
+
+
+async def test_a_file_that_trickles_is_given_up(world, slack, monkeypatch):
+    monkeypatch.setattr(platform, "FILE_TIMEOUT", platform.aiohttp.ClientTimeout(total=0.3))
+    await slack.say(LEARN, ("handbook.pdf", File(b"x", slow=True)))
+    await world.said("could not download it")
+
+
+# Troubles
+
+
+async def test_a_rate_limit_is_waited_for(world, slack):
+    slack.fault("chat.postMessage", "ratelimited", status=429, retry_after=1)
+    began = time.monotonic()
+    await world.ask()
+    assert time.monotonic() - began >= 1 and len(slack.said("Base model")) == 1
+
+
+@pytest.mark.parametrize("channel", [CHANNEL, "D1"])
+async def test_a_message_that_arrived_all_the_same_is_not_sent_twice(world, slack, monkeypatch, channel):
+    monkeypatch.setattr("bot.commands.RETRY_AFTER", (0, 0))
+    slack.fault("chat.postMessage", "internal_error", status=503, after_the_fact=True)
+    slack.fault("chat.postMessage", "internal_error", status=503)
+    monkeypatch.setattr(platform, "async_default_handlers", lambda: [])
+    await slack.say(f"{MENTION} {WARDEN}", channel=channel)
+    await world.said("Base model", channel)
+    await world.quiet()
+    assert len(slack.said("Base model", channel)) == 1
+
+
+async def test_edits_of_all_channels_together_keep_to_slacks_limit(world, slack):
+    messages = [await world.ask(f"Question {number}?") for number in range(5)]
+    world.client.edits = platform.AsyncLimiter(*EDITS)
+    posted = [platform.Posted(world.client, CHANNEL, "", message["ts"]) for message in messages]
+    for live in posted * 10:
+        await live.edit(Message("news"))
+    assert len(slack.sent("chat.update")) == EDITS[0]
+
+
+async def test_a_used_up_response_url_is_replaced_by_an_ephemeral_message(world, slack, monkeypatch):
+    monkeypatch.setattr(slack, "response_url", lambda: FakeSlack.response_url(slack, uses=0))
+    await slack.slash("docs")
+    await world.whispered("I know no document here yet")
+    assert slack.whispers[0]["user"] == "UADA"
+
+
+async def test_a_broken_client_is_replaced(slack, open_service, monkeypatch):
+    monkeypatch.setattr(platform, "RESTART_AFTER", (0,))
+    slack.fault("auth.test", "internal_error", times=2)
+    async with open_service() as service:
+        task = asyncio.create_task(platform.serve(SimpleNamespace(service=service), settings(slack)))
+        await asyncio.wait_for(slack.connected.wait(), 5)
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+    assert len(slack.sent("auth.test")) == 3
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"slack_bot_token": "xoxb-wrong"}, "does not accept ENGRAM_SLACK_BOT_TOKEN"),
+        ({"slack_app_token": "xapp-wrong"}, "does not accept ENGRAM_SLACK_APP_TOKEN"),
+        ({"slack_app_token": None}, "ENGRAM_SLACK_APP_TOKEN is not set"),
+        ({"slack_http_port": 9}, "ENGRAM_SLACK_SIGNING_SECRET is not set"),
+        ({"slack_http_port": 9, "slack_http_host": "192.0.2.1", "slack_signing_secret": "s"}, "can't be listened on"),
+        ({"slack_base_url": "http://slack.com/api/"}, "has to begin with https://"),
+    ],
+)
+async def test_a_wrong_setting_is_one_clear_sentence(slack, given, words):
+    with pytest.raises(SetupError, match=words):
+        await platform.serve(SimpleNamespace(service=None), settings(slack).model_copy(update=chosen(given)))
+
+
+def chosen(given: dict[str, Any]) -> dict[str, Any]:
+    return {name: getattr(Settings(_env_file=None, **given), name) for name in given}
+
+
+async def test_no_secret_is_ever_logged_or_said(slack, open_service, caplog, monkeypatch):
+    caplog.set_level(logging.DEBUG)
+    async with open_service() as service:
+        world = World(slack, service, HeldEngine())
+        await world.start()
+        slack.fault("chat.postMessage", "invalid_blocks")
+        slack.fault("users.info", "fatal_error")
+        await slack.say(LEARN, ("a.pdf", File(b"", redirect=(302, "http://x/"))), by="UMOD")
+        await slack.say(LEARN, ("b.pdf", File(b"<html>", "text/html")))
+        await world.whispered("Something went wrong on my side")
+        await slack.say(LEARN, ("c.pdf", File(b"<html>", "text/html")))
+        await world.said("files:read")
+        await world.stop()
+    said = caplog.text + json.dumps([slack.messages, slack.whispers, slack.responses])
+    assert caplog.text and not [secret for secret in (BOT_TOKEN, APP_TOKEN, SECRET) if secret in said]
