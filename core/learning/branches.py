@@ -3,9 +3,9 @@
     y = MLP(x) + f_W(x),    f_W = 0 at the start
 
 A model that was never trained with TTT layers has no projections that say what a token's key and value are. Its own
-next-token loss does: with v = -d loss / d y, LaCT's loss -<f_W(x), v> has the gradient of the next-token loss, so a chunk's
-delta is that gradient, and the step is LaCT's (`core.learning.lact.step`): a large chunk's loss is measured with what came
-before, then the chunk is written, with momentum and made orthogonal.
+next-token loss does: with v = -d loss / d y, LaCT's loss -<f_W(x), v> has the gradient of the next-token loss. So the
+delta of a chunk is that gradient, and the step is LaCT's (`core.learning.lact.step`): the loss of a large chunk is
+measured with what came before, then the chunk is written.
 
 Shapes: R rows, T tokens, d width, n heads of f = d / n, h hidden width of a head (4 f).
 """
@@ -39,7 +39,7 @@ class BranchSettings:
 
 
 class BranchAdapter:
-    """Implements core.learning.inner.Adapter. Names: `model.layers.I.mlp.w1` [n, f, f] or [n, f, h], `.w2` [n, h, f]."""
+    """Implements core.learning.inner.Adapter. Its tensors: `model.layers.I.mlp.w1` [n, f, f or h], `.w2` [n, h, f]."""
 
     def __init__(self, base: LoadedModel, settings: BranchSettings) -> None:
         self.model, self.settings = base.model, settings
@@ -96,7 +96,7 @@ class TTTMLPLearner(TTTLinearLearner):
 
 
 def zero_branch(width: int, settings: BranchSettings) -> dict[str, Tensor]:
-    """Weights of one branch that adds nothing yet. Where two layers need a first one, it is the same for every document."""
+    """Weights of a branch that adds nothing yet. The first of two layers begins as a fixed draw."""
     n, f = settings.heads, width // settings.heads
     if settings.depth == 1:
         return {"w1": torch.zeros(n, f, f)}

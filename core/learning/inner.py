@@ -208,7 +208,7 @@ class AdapterLearner:
         packed = pack(samples, self.segment, self.fmt.pad_id)
         count = int((packed[1] != IGNORE).sum())
         while True:
-            rows = max(1, self._rows_tokens // packed[0].shape[1])
+            rows = min(len(packed[0]), max(1, self._rows_tokens // packed[0].shape[1]))
             try:
                 total = 0.0
                 with adapter.on():

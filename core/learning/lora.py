@@ -2,8 +2,8 @@
 
     y = W x + s B (A x),    s = alpha / sqrt(rank)  (rsLoRA, arXiv 2312.03732),    B = 0 at the start
 
-peft makes the adapted layers; they stand in the model while a loss is computed and at no other time. What is stored is A
-and s B, in plain tensors, which hooks add to any batch.
+peft makes the adapted layers; they stand in the model while a loss is computed and at no other time. What is stored is
+A and s B, in plain tensors, which hooks add to any batch.
 """
 
 from __future__ import annotations
