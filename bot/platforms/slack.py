@@ -14,7 +14,7 @@ import logging
 import re
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Hashable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -70,14 +70,7 @@ CLOSED = FOREIGN | {
     "cannot_reply_to_message",
 }
 FIXED = CLOSED | {"message_not_found", "cant_update_message", "edit_window_closed"}  # messages that can't be edited
-PASSING = {
-    "ratelimited",
-    "internal_error",
-    "fatal_error",
-    "service_unavailable",
-    "request_timeout",
-    "team_added_to_org",
-}
+PASSING = {"ratelimited", "internal_error", "fatal_error", "service_unavailable", "request_timeout"}
 DEAD_TOKEN = {
     "invalid_auth",
     "not_authed",
@@ -274,28 +267,28 @@ class Client:
     # Events: acknowledged by Bolt, marked on receipt, worked on afterwards
 
     async def _on_event(self, body: dict[str, Any], event: dict[str, Any]) -> None:
-        if self._events.first(body.get("event_id")):
-            self._later(self._happened(event))
+        if self._events.first(body["event_id"]):
+            self._later(self._happened, event)
 
     async def _on_command(self, ack: AsyncAck, body: dict[str, Any]) -> None:
         await ack()
         if self._events.first(body["trigger_id"]):
-            self._later(self._commanded(body))
+            self._later(self._commanded, body)
 
     async def _on_action(self, ack: AsyncAck, body: dict[str, Any]) -> None:
         await ack()
         if self._events.first(body["trigger_id"]):
-            self._later(self._pressed(body, body["actions"][0]))
+            self._later(self._pressed, body)
 
     async def _on_shortcut(self, ack: AsyncAck, body: dict[str, Any]) -> None:
         await ack()
         if self._events.first(body["trigger_id"]):
-            self._later(self._chosen(body))
+            self._later(self._chosen, body)
 
-    def _later(self, work: Coroutine[Any, Any, None]) -> None:
+    def _later(self, handle: Callable[[dict[str, Any]], Awaitable[None]], body: dict[str, Any]) -> None:
         async def logged() -> None:
             try:
-                await work
+                await handle(body)
             except Exception:
                 log.exception("an event could not be handled")
 
@@ -308,24 +301,36 @@ class Client:
             await self.bot.service.reset(self.key(Place(event["channel"], "")))
 
     async def _said(self, event: dict[str, Any]) -> None:
-        """A message. One that mentions the bot comes twice, as `message` and as `app_mention`; either may be late."""
+        """A message. One that mentions the bot comes twice, as `message` and as `app_mention`, in any order."""
         if event.get("subtype") not in SPOKEN or event.get("bot_id") or not event.get("user"):
             return
         thread = event.get("thread_ts", "")
         place = Place(event["channel"], event["user"], event["ts"], "" if thread == event["ts"] else thread)
         last = self._speakers.get((place.channel, place.thread))
         self._speakers.put((place.channel, place.thread), place.user)
-        if await self._is_meant(event, place, last) and self._events.first((place.channel, place.ts)):
+        if await self._is_meant(event, place, last) and self._is_news(event, place):
             await self._hear(event, place)
+
+    def _is_news(self, event: dict[str, Any], place: Place) -> bool:
+        """The first event of a message is; so is a later one that alone carries its files."""
+        key, files = (place.channel, place.ts), bool(event.get("files"))
+        known = self._events.get(key)
+        if known == "files" or (known and not files):
+            return False
+        self._events.put(key, "files" if files else "text")
+        return True
 
     async def _is_meant(self, event: dict[str, Any], place: Place, last: str | None) -> bool:
         """Is this said to the bot? In the bot's own threads people need no mention, unless they talk to each other."""
         text = event.get("text") or ""
-        if place.is_dm or event["type"] == "app_mention" or f"<@{self.me.user}" in text:
+        if place.is_dm or event["type"] == "app_mention" or self._mentioned(text):
             return True
         if not place.thread or "<@" in text or "<!" in text or last not in (None, self.me.user, place.user):
             return False
         return await self._is_own(place, event.get("parent_user_id"))
+
+    def _mentioned(self, text: str) -> bool:
+        return f"<@{self.me.user}>" in text or f"<@{self.me.user}|" in text
 
     async def _is_own(self, place: Place, parent_user: str | None) -> bool:
         """Did the thread begin with the bot, or with its mention?"""
@@ -333,7 +338,7 @@ class Client:
         if parent_user == self.me.user:
             return True
         if self._threads.get(key) is None and (parent := await self._message(place.channel, place.thread)):
-            ours = parent.get("user") == self.me.user or f"<@{self.me.user}" in (parent.get("text") or "")
+            ours = parent.get("user") == self.me.user or self._mentioned(parent.get("text") or "")
             self._threads.put(key, "ours" if ours else "theirs")
         return self._threads.get(key) == "ours"
 
@@ -369,8 +374,8 @@ class Client:
             return
         await self.bot.run(name, request, reply)
 
-    async def _pressed(self, body: dict[str, Any], action: dict[str, Any]) -> None:
-        container = body.get("container") or {}
+    async def _pressed(self, body: dict[str, Any]) -> None:
+        action, container = body["actions"][0], body.get("container") or {}
         seen = "" if container.get("is_ephemeral") else container.get("message_ts", "")
         thread = container.get("thread_ts") or (body.get("message") or {}).get("thread_ts") or ""
         place = Place(body["channel"]["id"], body["user"]["id"], seen, thread)

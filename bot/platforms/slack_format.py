@@ -31,9 +31,19 @@ SCOPES = (
     "groups:history",
     "groups:read",
     "im:history",
+    "mpim:history",
+    "mpim:read",
     "users:read",
 )
-EVENTS = ("app_mention", "channel_deleted", "group_deleted", "message.channels", "message.groups", "message.im")
+EVENTS = (
+    "app_mention",
+    "channel_deleted",
+    "group_deleted",
+    "message.channels",
+    "message.groups",
+    "message.im",
+    "message.mpim",
+)
 
 
 # The manifest --------------------------------------------------------------------------------------------------------

@@ -245,6 +245,24 @@ async def test_direct_messages_are_a_channel_of_their_own(world, slack):
     assert len(await world.service.documents(f"slack:{TEAM}:dm:UADA")) == 1
 
 
+async def test_in_direct_messages_everyone_manages_their_own(world, slack):
+    await slack.say("learn this", HANDBOOK, channel="D1")
+    await world.said("I know handbook.pdf now", "D1")
+    await slack.say("reset", channel="D1")
+    await slack.click(await world.said("1 document", "D1"), "Forget everything")
+    assert (await world.whispered("Forgot 1 document"))["replace_original"] and not slack.whispers
+
+
+async def test_a_file_that_only_the_later_event_carries_is_learned(world, slack):
+    slack.sends = ("app_mention",)
+    slack.mentions_carry_files = False
+    slack.fault("conversations.replies", "missing_scope", times=9)
+    message = await slack.say(LEARN, HANDBOOK)
+    await world.until(lambda: world.handled(message))
+    await slack.event({**message, "channel_type": "channel"})
+    await world.said("I know handbook.pdf now")
+
+
 async def test_the_learn_command_says_where_to_put_the_file(world, slack):
     await slack.slash("learn")
     assert "mentions me" in shown(await world.whispered("Slack gives slash commands no files"))
