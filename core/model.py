@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -67,6 +66,7 @@ def load_model(name: str = "embedded", *, device: str = "auto", dtype: str = "au
     Raises: ModelNotFound.
     """
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     place = pick_device(device)
@@ -80,7 +80,7 @@ def load_model(name: str = "embedded", *, device: str = "auto", dtype: str = "au
             model = AutoModelForCausalLM.from_pretrained(
                 str(folder or name), dtype=kind, trust_remote_code=False, use_safetensors=True, low_cpu_mem_usage=True
             )
-    except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:  # wrong shapes
         raise ModelNotFound(_how_to_fix(name)) from error
     model.to(place).eval().requires_grad_(False)
     torch.set_grad_enabled(True)
@@ -91,8 +91,8 @@ def _how_to_fix(name: str) -> str:
     if name == "embedded":
         return "The embedded model's files are missing; reinstall Engram, or set ENGRAM_MODEL to a model of your own."
     return (
-        f"The base model '{name}' could not be loaded: give a folder or a hub id of a causal LM with safetensors weights, "
-        "and check the network if it has to be downloaded, or set ENGRAM_MODEL=embedded."
+        f"The base model '{name}' could not be loaded: give a folder or a hub id of a causal LM with safetensors "
+        "weights, and check the network if it has to be downloaded, or set ENGRAM_MODEL=embedded."
     )
 
 
