@@ -149,7 +149,7 @@ def train(config: TrainConfig) -> dict[str, float]:
     out.mkdir(parents=True, exist_ok=True)
     raw = windows(config.tokens, config.length, rank, world, config.seed, device) if config.tokens else None
     rows: Iterator[tuple[Tensor, Tensor]] | None = None
-    began, step, seen, window_began = time.time(), 0, 0, time.time()
+    began, step, seen, reported, window_began = time.time(), 0, 0, 0, time.time()
     total = torch.zeros((), device=device)
     log = (out / "log.jsonl").open("a") if rank == 0 else None
     figures: dict[str, float] = {}
@@ -191,7 +191,7 @@ def train(config: TrainConfig) -> dict[str, float]:
         total += loss.detach()
         if step % 100 == 0 or step == 5:
             elapsed = time.time() - window_began
-            n = 100 if step % 100 == 0 and step > 100 else step
+            n, reported = step - reported, step
             figures = {
                 "step": step,
                 "loss": float(total) / n,

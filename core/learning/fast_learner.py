@@ -52,7 +52,6 @@ class FastWeightsLearner:
         steps = self.prepared.config.steps
         batch_tokens = self.config.batch_tokens
         tensors: dict[str, Tensor] = {}
-        history = [[0.0] * (steps + 1)]
         square, done = 0.0, 0
         total = len(chunks) * steps
         losses: list[list[float]] = []
@@ -79,7 +78,7 @@ class FastWeightsLearner:
                         "There is not enough memory to learn this document, even in small parts."
                     ) from None
                 torch.cuda.empty_cache()
-                done -= done % max(1, len(group))
+                done = at * steps
                 batch_tokens //= 2
                 continue
             losses += [mine] * len(group)
