@@ -47,7 +47,8 @@ def held_out(title: str) -> bool:
 
 def read_articles(path: Path) -> list[tuple[str, str]]:
     """(title, text) of every article of one `wikipedia-N.txt.xz`."""
-    text = lzma.open(path, "rt", encoding="utf-8").read()
+    with lzma.open(path, "rt", encoding="utf-8") as f:
+        text = f.read()
     pairs = (article.strip().partition("\n") for article in text.split("\n\x1e\n"))
     return [(head.lstrip("# ").strip(), body.strip()) for head, _, body in pairs if body.strip()]
 
@@ -55,8 +56,9 @@ def read_articles(path: Path) -> list[tuple[str, str]]:
 def read_human(path: Path, *, dev: bool) -> list[Passage]:
     """Human questions, grouped by their context; `dev` gives the held-out twentieth."""
     grouped: dict[tuple[str, str], list[QA]] = {}
-    for line in gzip.open(path, "rt"):
-        x = json.loads(line)
+    with gzip.open(path, "rt") as f:
+        rows = [json.loads(line) for line in f]
+    for x in rows:
         if x["source"] in HUMAN_SOURCES and "\n" not in x["answer"]:
             question = x["question"].split("?")[0].strip() + "?"
             grouped.setdefault((x["source"], x["context"]), []).append(QA(question, x["answer"].strip()))
@@ -135,10 +137,9 @@ def make_rows(
     rng = random.Random(seed)
     order = list(range(len(passages)))
     rng.shuffle(order)
-    strangers = [passages[(i + 1) % len(order)].questions for i in range(len(order))]
     kind = rng.choices(list(kinds), list(kinds.values()), k=len(order))
     work = (
-        (passages[i], strangers[order[n - 1]], seed + n, weights, kind[n])
+        (passages[i], passages[order[n - 1]].questions if n else [], seed + n, weights, kind[n])
         for n, i in enumerate(order)
         if passages[i].questions
     )
