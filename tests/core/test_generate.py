@@ -1,0 +1,87 @@
+"""Greedy and sampled answers: padding, stopping, holding back, confidence."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from core.generate import complete, generate
+
+PROMPTS = [[7, 8, 9], list(range(20, 40)), [11], list(range(50, 62))]
+PLAIN = {"stop_ids": frozenset({0}), "pad_id": 1}
+
+
+def first(model, prompt: list[int]) -> torch.Tensor:
+    with torch.no_grad():
+        return model(input_ids=torch.tensor([prompt])).logits[0, -1].softmax(-1)
+
+
+def test_with_left_padding_each_prompt_goes_on_as_it_does_alone(tiny) -> None:
+    together, sure = generate(tiny.model, PROMPTS, max_new=8, **PLAIN)
+    for prompt, tokens, chance in zip(PROMPTS, together, sure, strict=True):
+        alone, alone_sure = generate(tiny.model, [prompt], max_new=8, **PLAIN)
+        assert tokens == alone[0] and len(tokens) == 8
+        assert chance == pytest.approx(alone_sure[0], rel=1e-3)
+
+
+def test_the_cache_changes_nothing(tiny) -> None:
+    [tokens], [sure] = generate(tiny.model, PROMPTS[:1], max_new=5, **PLAIN)
+    ids, chances = list(PROMPTS[0]), []
+    for token in tokens:
+        p = first(tiny.model, ids)
+        assert int(p.argmax()) == token
+        chances.append(float(p.max()))
+        ids.append(token)
+    assert sure == pytest.approx(sum(chances) / 5, rel=1e-3)
+
+
+def test_an_answer_ends_before_its_stop_token_while_others_go_on(tiny) -> None:
+    whole, _ = generate(tiny.model, PROMPTS, max_new=8, **PLAIN)
+    stop = whole[0][3]
+    cut, _ = generate(tiny.model, PROMPTS, max_new=8, stop_ids=frozenset({stop}), pad_id=1)
+    for before, after in zip(whole, cut, strict=True):
+        assert after == before[: before.index(stop) if stop in before else 8]
+    assert len(cut[0]) <= 3 and max(map(len, cut)) == 8
+
+
+def test_a_model_without_a_stop_token_writes_to_the_limit(tiny) -> None:
+    tokens, _ = generate(tiny.model, PROMPTS[:2], max_new=3, stop_ids=frozenset(), pad_id=1)
+    assert [len(t) for t in tokens] == [3, 3]
+
+
+def test_the_held_back_token_is_chosen_only_with_the_probability_asked_for(tiny) -> None:
+    p = first(tiny.model, PROMPTS[0])
+    best, second = p.topk(2).indices.tolist()
+    chance = float(p[best])
+    [low], [sure] = generate(tiny.model, PROMPTS[:1], max_new=1, hold_back=(best, chance * 0.9), **PLAIN)
+    assert low == [best] and sure == pytest.approx(chance, rel=1e-3)
+    [high], [doubtful] = generate(tiny.model, PROMPTS[:1], max_new=1, hold_back=(best, chance * 1.1), **PLAIN)
+    assert high == [second]
+    rest = float(p[second]) / (1 - chance)  # of what remains; and what was held back comes off
+    assert doubtful == pytest.approx(rest * (1 - chance), rel=1e-3)
+
+
+def test_only_the_first_token_is_held_back(tiny) -> None:
+    [tokens], _ = generate(tiny.model, PROMPTS[:1], max_new=4, **PLAIN)
+    later = next(t for t in tokens[1:] if t != tokens[0])
+    [same], _ = generate(tiny.model, PROMPTS[:1], max_new=4, hold_back=(later, 1.1), **PLAIN)
+    assert same == tokens
+
+
+def test_sampling_follows_the_seed_and_varies(tiny) -> None:
+    def sample(seed: int) -> list[list[int]]:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            return generate(tiny.model, PROMPTS, max_new=6, temperature=1.0, **PLAIN)[0]
+
+    assert sample(1) == sample(1) != sample(2)
+
+
+def test_text_comes_without_marks_and_nothing_for_nothing(tiny) -> None:
+    assert complete(tiny.model, tiny.tokenizer, [], **PLAIN) == []
+    answers = complete(tiny.model, tiny.tokenizer, PROMPTS, max_new=4, **PLAIN)
+    tokens, sure = generate(tiny.model, PROMPTS, max_new=4, **PLAIN)
+    assert [a.text for a in answers] == [tiny.tokenizer.decode(t, skip_special_tokens=True).strip() for t in tokens]
+    assert [a.tokens for a in answers] == [len(t) for t in tokens]
+    assert all(0 < a.confidence <= 1 and a.seconds > 0 for a in answers)
+    assert [a.confidence for a in answers] == pytest.approx(sure)
