@@ -76,6 +76,7 @@ class Settings(BaseSettings):
             device=self.device,
             effort=self.effort,
             chunk_size=self.chunk_size,
+            prepared=self.data_dir / "prepared",
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.chunks import encoder, make_chunks
@@ -39,6 +40,7 @@ class EngineConfig:
     batch_tokens: int | None = None  # tokens of one pass; None: 2,048 on a CPU, 16,384 on a GPU
     abstain: float = 1.1  # "not in the text" is answered only from this probability; above 1: never, its share is doubt
     max_answer_tokens: int = 48
+    prepared: Path | None = None  # folder of what `prepare` left for other models, by fingerprint
 
 
 class Engine:
@@ -57,7 +59,7 @@ class Engine:
     @classmethod
     def load(cls, config: EngineConfig) -> Engine:
         """Raises: ModelNotFound, SetupError."""
-        return cls(load_model(config.model, device=config.device, dtype=config.dtype), config)
+        return cls(load_model(config.model, device=config.device, dtype=config.dtype, prepared=config.prepared), config)
 
     def _learner(self, name: str) -> Learner:
         if name not in LEARNERS:

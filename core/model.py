@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,17 +29,12 @@ class LoadedModel:
     dtype: torch.dtype
     fingerprint: str  # sha256 over the weights' files and the tokenizer
     folder: Path | None  # where its files lie, when they lie in one folder
+    prepared: Path | None = None  # where preparations of models lie that do not bring their own
 
 
 def prepared_folder(base: LoadedModel) -> Path | None:
     """Where `prepare` left what it learned about learning with this base model; None when it never ran."""
-    places = [
-        base.folder,
-        Path(os.environ.get("XDG_DATA_HOME", Path.home() / ".local/share"))
-        / "engram"
-        / "prepared"
-        / base.fingerprint[:16],
-    ]
+    places = [base.folder, base.prepared / base.fingerprint[:16] if base.prepared else None]
     return next((p for p in places if p and (p / "prepared.json").exists()), None)
 
 
@@ -60,7 +54,9 @@ def load_tokenizer(name: str) -> Any:
         raise ModelNotFound(_how_to_fix(name)) from error
 
 
-def load_model(name: str = "embedded", *, device: str = "auto", dtype: str = "auto") -> LoadedModel:
+def load_model(
+    name: str = "embedded", *, device: str = "auto", dtype: str = "auto", prepared: Path | None = None
+) -> LoadedModel:
     """Load a causal LM: "embedded", a folder, or a hub id. Safetensors only, no remote code.
 
     Raises: ModelNotFound.
@@ -77,14 +73,13 @@ def load_model(name: str = "embedded", *, device: str = "auto", dtype: str = "au
         if folder and (folder / "model.int8.safetensors").exists():
             model = _load_int8(folder, kind)
         else:
-            model = AutoModelForCausalLM.from_pretrained(
-                str(folder or name), dtype=kind, trust_remote_code=False, use_safetensors=True, low_cpu_mem_usage=True
+            model = AutoModelForCausalLM.from_pretrained(  # accelerate places the weights straight on the device
+                str(folder or name), dtype=kind, device_map={"": place}, trust_remote_code=False, use_safetensors=True
             )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:  # wrong shapes
         raise ModelNotFound(_how_to_fix(name)) from error
     model.to(place).eval().requires_grad_(False)
-    torch.set_grad_enabled(True)
-    return LoadedModel(name, model, tokenizer, place, kind, fingerprint(name, folder, model), folder)
+    return LoadedModel(name, model, tokenizer, place, kind, fingerprint(name, folder, model), folder, prepared)
 
 
 def _how_to_fix(name: str) -> str:

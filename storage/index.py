@@ -23,7 +23,7 @@ import aiosqlite
 
 from core.errors import AlreadyKnown, Cancelled, DataTooNew, NotFound, StorageFailed
 from core.types import Answer, Chunk, Document, Job, Metrics, Page, Stage, WeightsRecord
-from storage.words import match_expression, supports
+from core.words import match_expression, supports
 
 log = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from storage.words import match_expression, search_words, supports
+from core.words import match_expression, search_words, supports
 
 PAGE = "Mara Oduya's harbour opened in 1887. It cost 1,200 crowns, 3.5 per stone, and 42 ships came."
 
