@@ -71,6 +71,7 @@ IRREGULAR = dict(
         "chose:choose",
         "came:come",
         "cost:cost",
+        "created:create",
         "dealt:deal",
         "drew:draw",
         "drove:drive",

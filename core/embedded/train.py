@@ -216,6 +216,7 @@ def train(config: TrainConfig) -> dict[str, float]:
         print("done", {k: round(v, 4) for k, v in figures.items()}, flush=True)
         if log:
             log.write(json.dumps(figures) + "\n")
+            log.close()
     if world > 1:
         dist.barrier()
     if not math.isfinite(figures.get("loss", 0.0)):
