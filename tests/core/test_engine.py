@@ -1,0 +1,64 @@
+"""The engine: chunks, batches with weights of their own, errors at the start."""
+
+from __future__ import annotations
+
+import pytest
+
+from core.engine import Engine, EngineConfig
+from core.errors import SetupError
+from core.ports import Ask, Learned
+from core.types import Page
+from tests.core.conftest import STORY
+
+
+def learn(engine: Engine, text: str) -> Learned:
+    steps = engine.learn(engine.chunk([Page(1, text)]), title="Vessin")
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
+
+
+def section(learned: Learned, n: int) -> dict:
+    return {k.partition("/")[2]: v for k, v in learned.tensors.items() if k.startswith(f"{n}/")}
+
+
+def test_chunks_joined_are_the_document(engine) -> None:
+    chunks = engine.chunk([Page(1, STORY * 2), Page(2, STORY)])
+    assert all(c.token_count <= 64 for c in chunks) and len(chunks) > 2
+    text = engine.base.tokenizer.decode([t for c in chunks for t in c.token_ids])
+    assert "".join(text.split()) == "".join((STORY * 3).split())
+
+
+def test_a_mixed_batch_answers_in_order_and_each_row_as_alone(engine) -> None:
+    learned = learn(engine, STORY * 2)
+    weights = [section(learned, n) for n in (0, 1)]
+    asks = [Ask("Where?"), Ask("When?", weights[0]), Ask("Who?", weights[1]), Ask("Who?"), Ask("Where?", weights[0])]
+    together = engine.answer(asks)
+    alone = [engine.answer([ask])[0] for ask in asks]
+    assert [a.text for a in together] == [a.text for a in alone]
+    assert [a.confidence for a in together] == pytest.approx([a.confidence for a in alone], rel=1e-3)
+
+
+def test_the_base_model_answers_the_same_before_and_after_learning(engine) -> None:
+    before = engine.answer([Ask("Who is the master?")])[0]
+    learn(engine, STORY)
+    after = engine.answer([Ask("Who is the master?")])[0]
+    assert (before.text, before.confidence) == (after.text, after.confidence)
+
+
+def test_prompt_tokens_count_the_context_only_where_there_is_one(engine) -> None:
+    short = engine.prompt_tokens("Who?")
+    assert short < 8
+    assert engine.prompt_tokens("Who?", STORY) == short + len(engine.base.tokenizer.encode(STORY.strip()))
+
+
+def test_an_unknown_learner_is_an_error_at_the_start(tiny) -> None:
+    with pytest.raises(SetupError, match="no learner 'magic'; choose one of fast-weights"):
+        Engine(tiny, EngineConfig(learner="magic"))
+
+
+def test_the_engine_says_what_it_runs_on(engine) -> None:
+    assert (engine.name, engine.device, engine.dtype, engine.learner) == ("tiny", "cpu", "float32", "fast-weights")
+    assert engine.fingerprint == engine.base.fingerprint and engine.chunk_size == 64

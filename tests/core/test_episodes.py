@@ -1,0 +1,84 @@
+"""Episodes: documents with their questions, in tensors."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from core.embedded.corpus import Passage
+from core.embedded.questions import QA
+from core.learning.episodes import Curriculum, Episode, EpisodeStream, Material, make_batch, run_of
+from core.learning.fast_weights import IGNORE
+from core.prompts import NOT_IN_TEXT
+
+
+def passages(count: int = 12) -> list[Passage]:
+    return [
+        Passage(f"Port {n // 4}", f"Berth {n} costs {n} crowns. " * 8, [QA(f"Which {n}?", f"{n}")])
+        for n in range(count)
+    ]
+
+
+@pytest.fixture
+def batch(tokenizer, fmt):
+    def made(strangers: float):
+        episodes = [
+            Episode("A", "The port is old. " * 10, [QA("How old?", "old")]),
+            Episode("B", "A town.", [QA("What?", "town")]),
+        ]
+        encode = lambda text: tokenizer.encode(text, add_special_tokens=False)  # noqa: E731
+        options = dict(segment=16, limit=100, per_document=3, width=20, rng=random.Random(0), strangers=strangers)
+        return make_batch(episodes, encode, fmt, **options)
+
+    return made
+
+
+def test_a_batch_holds_the_documents_and_only_answers_are_labelled(batch, tokenizer) -> None:
+    made = batch(0.0)
+    assert made.inputs.shape == made.targets.shape == (2, made.inputs.shape[1], 16)
+    assert made.questions.shape == made.labels.shape == (6, 20)
+    said = [tokenizer.decode(row[row != IGNORE]) for row in made.labels]
+    assert said == [" old<|endoftext|>"] * 3 + [" town<|endoftext|>"] * 3
+    assert (made.targets[1, 1:] == IGNORE).all(), "the shorter document is padded with empty segments"
+    assert (made.questions[made.labels != IGNORE] == made.labels[made.labels != IGNORE]).all()
+
+
+def test_a_strangers_question_is_answered_not_in_the_text(batch, tokenizer) -> None:
+    made = batch(1.0)
+    rows = [
+        (tokenizer.decode(q), tokenizer.decode(a[a != IGNORE]))
+        for q, a in zip(made.questions, made.labels, strict=True)
+    ]
+    for own, other in ((rows[:3], "What?"), (rows[3:], "How old?")):
+        [stranger] = [q for q, a in own if a == f" {NOT_IN_TEXT}<|endoftext|>"]
+        assert other in stranger
+
+
+def test_a_run_keeps_to_one_title_and_about_its_length() -> None:
+    rng = random.Random(1)
+    for _ in range(20):
+        found = run_of(passages(), rng, 160, same_title=True)
+        assert 40 <= len(found.text.split()) <= 160 / 1.35 * 1.15 and found.questions
+    assert all(q.answer in found.text for q in found.questions)
+
+
+def test_documents_grow_with_the_time_that_has_passed() -> None:
+    rng, plan = random.Random(0), Curriculum(shortest=64, first=256, longest=2048, grown_at=0.5)
+    early, late = ([plan.draw(rng, done) for _ in range(400)] for done in (0.0, 0.9))
+    assert min(early) >= 64 and max(early) <= 256 < 1500 < max(late) <= 2048
+
+
+def test_material_draws_only_from_what_there_is() -> None:
+    assert Material().draw(random.Random(0), 200).questions  # invented facts need no files
+    only = Material(written=passages(), shares={"human": 1.0, "written": 1.0})
+    assert all("Berth" in only.draw(random.Random(n), 100).text for n in range(5))
+
+
+def test_the_stream_is_endless_and_follows_its_seed(tokenizer, fmt) -> None:
+    def first(seed: int):
+        options = dict(segment=32, tokens=400, per_document=2, width=40, seed=seed, strangers=0.4)
+        return next(iter(EpisodeStream(Material(), tokenizer, fmt, Curriculum(first=96, longest=96), **options)))
+
+    assert first(1).questions.equal(first(1).questions) and len(first(1).inputs) >= 2
+    assert not first(1).questions.equal(first(2).questions)

@@ -1,0 +1,97 @@
+"""Learning to learn, at toy size."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+
+from core.embedded.corpus import Passage
+from core.embedded.export import hf_model, save_folder
+from core.embedded.questions import QA
+from core.learning.episodes import Episode, Material, make_batch
+from core.learning.fast_weights import FastWeightsConfig, Prepared, load_prepared, save_prepared, second_order
+from core.learning.outer import OuterConfig, learned_figures, merge_questions, run_outer, step_losses
+from core.model import EMBEDDED
+
+NAMES = ("Orla", "Tam", "Vess", "Quint", "Edda", "Brun")
+DOCUMENTS = [
+    Passage("Port", f"{n} is the master of harbour {i}. " * 3, [QA(f"Who is master {i}?", n)])
+    for i, n in enumerate(NAMES)
+]
+CONFIG = OuterConfig(
+    seconds=1e6, max_steps=12, tokens=160, per_document=2, width=24, strangers=0.0, slow_lr=3e-3, warmup_steps=1,
+    first=64, longest=64, workers=0, reading_rows=1,
+)  # fmt: skip
+MATERIAL = Material(human=DOCUMENTS, shares={"human": 1.0})
+
+
+@pytest.fixture
+def prepared() -> Prepared:
+    torch.manual_seed(0)
+    return Prepared(FastWeightsConfig(layers=2, steps=2, segment=32), 64)
+
+
+def losses(model, tokenizer, fmt, prepared) -> dict[str, float]:
+    """On a fixed batch."""
+    encode = lambda text: tokenizer.encode(text, add_special_tokens=False)  # noqa: E731
+    options = dict(segment=32, limit=96, per_document=2, width=24, rng=random.Random(0), strangers=0.0)
+    batch = make_batch([Episode(p.title, p.text, p.questions) for p in DOCUMENTS], encode, fmt, **options)
+    with second_order():
+        found = step_losses(model, prepared, batch, CONFIG, None)
+    return {k: float(v.detach()) for k, v in found.items()}
+
+
+def test_the_outer_loop_lowers_the_answer_loss_and_goes_on_from_what_it_saved(tiny, fmt, prepared, tmp_path) -> None:
+    start = losses(tiny.model, tiny.tokenizer, fmt, prepared)
+    rates = prepared.log_rates.detach().clone()
+    reports: list[dict] = []
+    figures = run_outer(tiny.model, tiny.tokenizer, prepared, MATERIAL, CONFIG, report=reports.append)
+    end = losses(tiny.model, tiny.tokenizer, fmt, prepared)
+    assert figures["step"] == 12 and [r["step"] for r in reports] == [2, 10]
+    assert end["answer"] < start["answer"] - 1 and not torch.equal(prepared.log_rates, rates)
+
+    save_prepared(prepared, tmp_path)
+    save_folder({k: v.detach() for k, v in tiny.model.state_dict().items()}, EMBEDDED / "tokenizer.json", tmp_path)
+    model, again = type(tiny.model).from_pretrained(tmp_path), load_prepared(tmp_path, 64).train().requires_grad_(True)
+    assert losses(model, tiny.tokenizer, fmt, again)["answer"] == pytest.approx(end["answer"], rel=1e-4)
+    run_outer(model, tiny.tokenizer, again, MATERIAL, CONFIG)
+    assert losses(model, tiny.tokenizer, fmt, again)["answer"] < end["answer"]
+
+
+def test_upkeep_reading_counts_towards_the_total(tiny, prepared) -> None:
+    rows = (torch.randint(6, 9000, (4, 33), dtype=torch.int16), torch.full((4, 33), 10, dtype=torch.uint8))
+    reports: list[dict] = []
+    config = OuterConfig(**{**vars(CONFIG), "max_steps": 2})
+    run_outer(tiny.model, tiny.tokenizer, prepared, MATERIAL, config, rows=rows, report=reports.append)
+    r = reports[0]
+    assert r["total"] == pytest.approx(r["answer"] + 0.2 * r["before"] + 0.3 * r["reading"], rel=1e-4)
+
+
+def test_only_what_is_slow_is_trained(tiny, prepared) -> None:
+    before = {k: v.clone() for k, v in tiny.model.state_dict().items()}
+    config = OuterConfig(**{**vars(CONFIG), "max_steps": 2})
+    run_outer(tiny.model, tiny.tokenizer, prepared, MATERIAL, config, slow=[tiny.model.model.norm.weight])
+    changed = {k for k, v in tiny.model.state_dict().items() if not torch.equal(v, before[k])}
+    assert changed == {"model.norm.weight"}
+
+
+def test_figures_are_percent_and_a_single_document_has_no_stranger(tiny, prepared) -> None:
+    episodes = [Episode(p.title, p.text, p.questions) for p in DOCUMENTS[:3]]
+    f = learned_figures(tiny.model, tiny.tokenizer, prepared, episodes, batch=2)
+    assert f["questions"] == 3 and all(
+        0 <= f[f"{k}_{m}"] <= 100 for k in ("learned", "wrong", "base") for m in ("em", "f1")
+    )
+
+
+def test_questions_about_the_same_passage_are_merged() -> None:
+    one, two = DOCUMENTS[0], DOCUMENTS[0]._replace(questions=[QA("Which harbour?", "0")])
+    assert merge_questions([one, two, DOCUMENTS[1]]) == [
+        one._replace(questions=[*one.questions, *two.questions]),
+        DOCUMENTS[1],
+    ]
+
+
+def test_the_exported_model_is_the_trained_one(tiny_state, tiny) -> None:
+    assert all(torch.equal(v, tiny_state[k]) for k, v in hf_model(tiny_state).state_dict().items() if k in tiny_state)
