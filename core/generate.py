@@ -23,8 +23,9 @@ def generate(
     temperature: float = 0.0,
     hold_back: tuple[int, float] | None = None,
 ) -> tuple[list[list[int]], list[float]]:
-    """Continue each prompt until a stop token: greedily, or sampling at `temperature`. `hold_back` = (token, floor): as the
-    first token of an answer it is chosen only with at least that probability, and what it had is taken off the confidence.
+    """Continue each prompt until a stop token: greedily, or sampling at `temperature`. `hold_back` = (token, floor): as
+    the first token of an answer it is chosen only with at least that probability; what it had is taken off the
+    confidence.
 
     Returns: for each prompt its new tokens (stop token left out) and the mean probability of what was chosen, 0..1.
     """

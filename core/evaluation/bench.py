@@ -174,7 +174,7 @@ def run(
                 engine,
                 questions,
                 makers[c],
-                lambda done, n=n, c=c, of=len(questions): progress(c, n * 100 + 100 * done // of, 100 * len(articles)),
+                lambda done, n=n, c=c, q=questions: progress(c, n * 100 + 100 * done // len(q), 100 * len(articles)),
             )
             seconds[c] = seconds.get(c, 0.0) + each * len(questions)
             prompts[c] = prompts.get(c, 0.0) + sum(

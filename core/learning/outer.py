@@ -98,8 +98,9 @@ def step_losses(
     modules = target_modules(model, prepared.config.layers)
     inner: list[Tensor] = []
     deltas: dict[str, Tensor] = {}
-    for loss, deltas in inner_steps(model, batch.inputs, batch.targets, prepared, differentiable=True):
+    for loss, found in inner_steps(model, batch.inputs, batch.targets, prepared, differentiable=True):
         inner.append(loss)
+        deltas = found
     answer = answer_loss(model, batch, deltas, modules)
     total = answer + config.language * inner[0]
     out = {"answer": answer, "before": inner[0], "after": inner[-1]}
@@ -227,9 +228,7 @@ def learned_figures(
         t = prepared.config.segment
         inputs = torch.tensor([i + [[fmt.pad_id] * t] * (most - len(i)) for i, _ in documents], device=device)
         targets = torch.tensor([g + [[IGNORE] * t] * (most - len(g)) for _, g in documents], device=device)
-        deltas: dict[str, Tensor] = {}
-        for _, deltas in inner_steps(model, inputs, targets, prepared):
-            pass
+        *_, (_, deltas) = inner_steps(model, inputs, targets, prepared)
         asked = [e.questions[:per_document] for e in some]
         prompts = [fmt.closed_book(q.question) for qs in asked for q in qs]
         rows = [len(qs) for qs in asked]
