@@ -134,11 +134,11 @@ def test_without_a_folder_the_tensors_give_the_fingerprint(tiny) -> None:
     assert fingerprint("hub/id", None, tiny.model) != before
 
 
-def test_what_was_prepared_is_found_beside_the_model_or_by_its_fingerprint(folder: Path, tiny, monkeypatch) -> None:
-    monkeypatch.setenv("XDG_DATA_HOME", str(folder.parent))
-    base = LoadedModel("tiny", tiny.model, tiny.tokenizer, tiny.device, tiny.dtype, "f" * 64, folder)
+def test_what_was_prepared_is_found_beside_the_model_or_by_its_fingerprint(folder: Path, tiny) -> None:
+    root = folder.parent / "prepared"
+    base = LoadedModel("tiny", tiny.model, tiny.tokenizer, tiny.device, tiny.dtype, "f" * 64, folder, root)
     assert prepared_folder(base) is None
-    place = folder.parent / "engram" / "prepared" / ("f" * 16)
+    place = root / ("f" * 16)
     place.mkdir(parents=True)
     (place / "prepared.json").touch()
     assert prepared_folder(base) == place

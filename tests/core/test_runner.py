@@ -81,7 +81,7 @@ async def test_a_question_waits_for_one_step_and_not_for_the_job(open_service: O
 
 
 async def test_questions_that_wait_together_are_answered_in_one_batch(open_service: Open) -> None:
-    engine = FakeEngine(answer_seconds=0.2)
+    engine = FakeEngine(answer_seconds=1.0)
     async with open_service(engine) as service:
         await learn(service)
         first = asyncio.create_task(service.ask("here", "What burns?"))
