@@ -82,8 +82,8 @@ def segments(
         part = list(ids[start : start + each])
         row = heading + part
         inputs.append(row + [pad] * (length - len(row)))
-        goal = [IGNORE] * (len(heading) - 1) + part  # position i predicts token i + 1
-        targets.append((goal + [IGNORE] * length)[:length])
+        goal = [IGNORE] * len(heading) + part
+        targets.append((goal[1:] + [IGNORE] * length)[:length])  # position i predicts token i + 1
     return inputs, targets
 
 
@@ -218,10 +218,9 @@ def inner_steps(
             reported = reported + (plain if differentiable else float(plain.detach()))
             if last:
                 continue
-            weight = prepared.token_weights(hidden if differentiable else hidden.detach()) * (goal != IGNORE)
-            if not differentiable:
-                weight = weight.detach()
-            loss = ((each * weight).view(documents, -1).sum(1) / counted).sum()
+            with torch.enable_grad():  # also where the caller only measures
+                weight = prepared.token_weights(hidden) * (goal != IGNORE)  # part of the gradient, as in training
+                loss = ((each * weight).view(documents, -1).sum(1) / counted).sum()
             more = torch.autograd.grad(loss, leaves, create_graph=differentiable)
             grads = list(more) if grads is None else [a + b for a, b in zip(grads, more, strict=True)]
         if not last:
