@@ -8,6 +8,7 @@ A and s B, in plain tensors, which hooks add to any batch.
 
 from __future__ import annotations
 
+import json
 import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,8 +21,9 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from core.learning.base import LearnConfig
+from core.learning.fast_weights import target_modules
 from core.learning.inner import AdapterLearner, Branch
-from core.model import LoadedModel
+from core.model import LoadedModel, prepared_folder
 from core.prompts import PromptFormat
 
 A, B = ".lora_A", ".lora_B"
@@ -87,13 +89,13 @@ class LoraLearner(AdapterLearner):
 
     name = "lora"
     step_tokens = 512
-    passes = {"quick": 4, "standard": 12, "deep": 40}  # noqa: RUF012
+    passes = {"quick": 3, "standard": 6, "deep": 20}  # noqa: RUF012
 
     def __init__(
         self, base: LoadedModel, fmt: PromptFormat, config: LearnConfig, settings: LoraSettings | None = None
     ) -> None:
         super().__init__(base, fmt, config)
-        self.settings = settings or LoraSettings()
+        self.settings = settings or default_settings(base)
 
     def start(self) -> LoraAdapter:
         return LoraAdapter(self.base.model, self.settings)
@@ -101,6 +103,16 @@ class LoraLearner(AdapterLearner):
     def branches(self, weights: Mapping[str, Tensor]) -> dict[str, Branch]:
         names = [name.removesuffix(A) for name in weights if name.endswith(A)]
         return {name: _branch(weights[name + A].T, weights[name + B].T) for name in names}
+
+
+def default_settings(base: LoadedModel) -> LoraSettings:
+    """A prepared model answers from what lies where it was prepared: upper down-projections, in few large steps. Such
+    steps would ruin any other model."""
+    folder = prepared_folder(base)
+    if folder is None:
+        return LoraSettings()
+    layers = json.loads((folder / "prepared.json").read_text())["layers"]
+    return LoraSettings(targets=tuple(target_modules(base.model, layers)), rate=1e-2)
 
 
 def make_layers(model: nn.Module, settings: LoraSettings) -> dict[str, LoraLayer]:
