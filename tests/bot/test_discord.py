@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-import threading
-import time
-from collections.abc import AsyncIterator, Coroutine, Generator, Sequence
+from collections.abc import AsyncIterator, Coroutine
 from dataclasses import replace
 from typing import Any
 
@@ -17,11 +15,10 @@ import simcord
 from bot.commands import Bot
 from bot.platforms.discord import STALE_AFTER, Client
 from core.pdf import read_pdf
-from core.ports import Learned
 from core.service import Service
-from core.types import Chunk, Completion, Step
+from core.types import Completion
 from tests.conftest import SMALL, Open
-from tests.fakes import FakeEngine, make_pdf, plain_pdf, read_plain
+from tests.fakes import FakeEngine, HeldEngine, make_pdf, plain_pdf, read_plain
 
 TEXT = "The ferry to Marrow Island leaves at seven. The warden is Ada Quill. The lamp burns whale oil. " * 3
 HANDBOOK = ("handbook.pdf", plain_pdf(TEXT))
@@ -33,21 +30,6 @@ REAL_HANDBOOK = (
 REAL_BAKERY = ("bakery.pdf", make_pdf(*["The bakery opens at six.\nThe baker is Tom Reed."] * 2))
 WARDEN = "Who is the warden?"
 MODERATES = discord.Permissions(manage_channels=True, manage_messages=True)
-
-
-class HeldEngine(FakeEngine):
-    """Goes on learning until it is let go."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.go = threading.Event()
-        self.go.set()
-
-    def learn(self, chunks: Sequence[Chunk], *, title: str) -> Generator[Step, None, Learned]:
-        while not self.go.is_set():
-            time.sleep(0.01)
-            yield Step(1, 4, 4.0)
-        return (yield from super().learn(chunks, title=title))
 
 
 class DeclaredBot(Bot):
