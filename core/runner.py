@@ -300,9 +300,10 @@ class Runner:
             if work.cancelled:
                 raise Cancelled
             await self._index.finish_job(job.id, document, text.pages, chunks)
-        except BaseException:
-            await asyncio.to_thread(self._weights.delete, record)
-            raise
+        except Exception:  # not a cancelled task's: whether its row was committed, the sweep at the next start sees
+            if record not in await self._index.all_weights():
+                await asyncio.to_thread(self._weights.delete, record)
+                raise
         return document
 
 

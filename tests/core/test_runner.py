@@ -10,9 +10,10 @@ import pytest
 from core.errors import EngramError, LearningFailed, ModelNotFound, PdfLocked
 from core.pdf import PdfText
 from core.ports import Index, Learned, Weights
+from core.runner import Runner
 from core.service import Service
 from core.types import Job, Limits, Metrics, Progress, Stage
-from tests.conftest import Open
+from tests.conftest import SMALL, Open
 from tests.fakes import FakeEngine, plain_pdf, read_plain, to_tensor
 
 TEXT = "The keeper of the lighthouse is Ada Quill. The lamp burns whale oil. The boat comes on Tuesdays. " * 3
@@ -273,6 +274,39 @@ async def test_a_row_that_cannot_be_written_leaves_no_weights(
     async with open_service() as service:
         assert (await learn(service)).job.stage is Stage.FAILED
     assert weights.sweep([]) == []
+
+
+async def test_what_fails_after_the_row_was_committed_costs_no_weights(
+    open_service: Open, index: Index, weights: Weights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = index.finish_job
+
+    async def store_and_fail(*what: object) -> None:
+        await store(*what)
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(index, "finish_job", store_and_fail)
+    async with open_service() as service:
+        assert (await learn(service)).job.stage is Stage.DONE
+        assert (await service.ask("here", "What burns?")).learned
+    assert weights.sweep(await index.all_weights()) == []
+
+
+async def test_a_worker_cancelled_at_any_point_costs_no_committed_document_its_weights(
+    index: Index, weights: Weights
+) -> None:
+    """As a second SIGTERM does, or the end of the event loop."""
+    for at in range(30):
+        async with Runner(FakeEngine, index, weights, limits=SMALL, read=read_plain) as runner:
+            service = Service(index, weights, runner, SMALL)
+            await submit(service, plain_pdf(f"{TEXT} {at}."))
+            await asyncio.sleep(at / 1000)
+            runner._worker.cancel()
+            await asyncio.wait({runner._worker})
+            runner._worker = None
+        for record in await index.all_weights():
+            assert weights.load(record, "here", base="f" * 64, section=0)
+        await service.reset("here")
 
 
 async def test_a_waiting_job_knows_its_place_and_a_slow_watcher_sees_the_end(open_service: Open) -> None:
