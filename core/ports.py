@@ -77,7 +77,28 @@ class Weights(Protocol):
         ...
 
 
-class Index(Protocol):
+class Inbox(Protocol):
+    """What a platform hands over: kept until it is worked off, and done only once, also across a restart. Keys begin
+    with the platform's name; what was worked off is remembered for a day. Every method raises StorageFailed."""
+
+    async def receive(self, key: str, body: str) -> bool:
+        """Make an event durable; the caller may then acknowledge it. False when it was received before."""
+        ...
+
+    async def unhandled(self, prefix: str) -> list[tuple[str, str]]:
+        """(key, body) of what was received and not worked off, the oldest first."""
+        ...
+
+    async def handled(self, key: str) -> None:
+        """An event is worked off; its body goes."""
+        ...
+
+    async def claim(self, key: str, owner: str) -> bool:
+        """Whether `owner` is the first to ask for this key; asking again it still is."""
+        ...
+
+
+class Index(Inbox, Protocol):
     """The SQLite index."""
 
     async def add_job(self, job: Job, data: bytes) -> Job:

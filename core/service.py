@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from core.errors import NotAPdf, NotFound, PdfTooBig, Refused, WeightsDamaged
-from core.ports import Ask, Index, Weights
+from core.ports import Ask, Inbox, Index, Weights
 from core.prompts import NOT_IN_TEXT
 from core.runner import Runner, new_id
 from core.types import Answer, Completion, Document, DocumentRef, Job, Limits, Progress, Stage, Status, WeightsRecord
@@ -34,6 +34,7 @@ class Service:
     """The use cases, for any platform and the terminal. A channel never sees another channel's documents."""
 
     def __init__(self, index: Index, weights: Weights, runner: Runner, limits: Limits | None = None) -> None:
+        self.inbox: Inbox = index
         self._index = index
         self._weights = weights
         self._runner = runner

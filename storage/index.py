@@ -28,7 +28,8 @@ from core.words import match_expression, supports
 log = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 3  # at one job; a job that always takes the process down is not tried for ever
-MIGRATIONS = (Path(__file__).with_name("schema.sql"),)  # the n-th script makes version n of version n-1
+REMEMBERED = 86_400.0  # seconds for which the inbox knows what was worked off
+MIGRATIONS = tuple(Path(__file__).with_name(name) for name in ("schema.sql", "inbox.sql"))  # the n-th makes version n
 SETTINGS = """
 PRAGMA busy_timeout = 5000;
 PRAGMA journal_mode = WAL;
@@ -408,6 +409,44 @@ class Index:
             )
             if not stored:
                 raise NotFound("This answer is not stored any more.")
+
+    # Inbox
+
+    async def receive(self, key: str, body: str) -> bool:
+        values = {"key": key, "body": body, "now": time.time(), "oldest": time.time() - REMEMBERED}
+        async with self._transaction() as execute:
+            await execute("DELETE FROM inbox WHERE body = '' AND received_at < :oldest", values)
+            new = await execute(
+                """
+                INSERT INTO inbox (key, body, owner, received_at) VALUES (:key, :body, '', :now)
+                ON CONFLICT DO NOTHING RETURNING key
+                """,
+                values,
+            )
+        return bool(new)
+
+    async def unhandled(self, prefix: str) -> list[tuple[str, str]]:
+        rows = await self._read(
+            "SELECT key, body FROM inbox WHERE body != '' AND substr(key, 1, length(:prefix)) = :prefix "
+            "ORDER BY received_at",
+            {"prefix": prefix},
+        )
+        return [(row["key"], row["body"]) for row in rows]
+
+    async def handled(self, key: str) -> None:
+        async with self._transaction() as execute:
+            await execute("UPDATE inbox SET body = '' WHERE key = :key", {"key": key})
+
+    async def claim(self, key: str, owner: str) -> bool:
+        async with self._transaction() as execute:
+            mine = await execute(
+                """
+                INSERT INTO inbox (key, body, owner, received_at) VALUES (:key, '', :owner, :now)
+                ON CONFLICT DO UPDATE SET owner = owner WHERE owner = excluded.owner RETURNING key
+                """,
+                {"key": key, "owner": owner, "now": time.time()},
+            )
+        return bool(mine)
 
     # The connections
 

@@ -114,7 +114,7 @@ async def test_the_next_migration_runs_once_and_keeps_what_is_there(folder: Data
     async with Index(folder.index) as index:
         await learn(index, "d1", ["The harbour opened."])
     script = folder.path / "next.sql"
-    script.write_text("CREATE TABLE extra (x); PRAGMA user_version = 2;")
+    script.write_text(f"CREATE TABLE extra (x); PRAGMA user_version = {len(storage.index.MIGRATIONS) + 1};")
     monkeypatch.setattr(storage.index, "MIGRATIONS", (*storage.index.MIGRATIONS, script))
     for _ in range(2):
         async with Index(folder.index) as index:
@@ -126,13 +126,50 @@ async def test_a_migration_that_fails_leaves_the_old_version(folder: DataFolder,
     async with Index(folder.index):
         pass
     script = folder.path / "next.sql"
-    script.write_text("CREATE TABLE extra (x); SELECT nonsense; PRAGMA user_version = 2;")
+    version = len(storage.index.MIGRATIONS)
+    script.write_text(f"CREATE TABLE extra (x); SELECT nonsense; PRAGMA user_version = {version + 1};")
     monkeypatch.setattr(storage.index, "MIGRATIONS", (*storage.index.MIGRATIONS, script))
     with pytest.raises(StorageFailed):
         async with Index(folder.index):
             pass
-    assert query(folder.index, "PRAGMA user_version") == [(1,)]
+    assert query(folder.index, "PRAGMA user_version") == [(version,)]
     assert query(folder.index, "SELECT name FROM sqlite_schema WHERE name = 'extra'") == []
+
+
+async def test_a_file_of_the_first_version_gets_an_inbox(folder: DataFolder, monkeypatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(storage.index, "MIGRATIONS", storage.index.MIGRATIONS[:1])
+        async with Index(folder.index) as index:
+            await learn(index, "d1", ["The harbour opened."])
+    async with Index(folder.index) as index:
+        assert await index.receive("slack:event:1", "{}")
+        assert [document.id for document in await index.documents("here")] == ["d1"]
+
+
+# Inbox
+
+
+async def test_what_was_received_waits_for_its_end_also_in_the_next_process(folder: DataFolder) -> None:
+    async with Index(folder.index) as index:
+        assert await index.receive("slack:event:1", "one") and await index.receive("slack:event:2", "two")
+        assert not await index.receive("slack:event:1", "again")
+        await index.handled("slack:event:1")
+    async with Index(folder.index) as index:
+        assert not await index.receive("slack:event:1", "again")
+        assert await index.unhandled("slack:") == [("slack:event:2", "two")] and await index.unhandled("discord:") == []
+    assert query(folder.index, "SELECT body FROM inbox WHERE key = 'slack:event:1'") == [("",)]
+
+
+async def test_a_claim_belongs_to_the_first_who_makes_it(index: Index) -> None:
+    assert [await index.claim("slack:file:F1", owner) for owner in "aba"] == [True, False, True]
+
+
+async def test_what_was_worked_off_is_forgotten_after_a_day_and_what_was_not_is_kept(index: Index, monkeypatch) -> None:
+    monkeypatch.setattr(storage.index, "REMEMBERED", -1.0)
+    await index.receive("slack:event:1", "one")
+    await index.receive("slack:event:2", "two")
+    await index.handled("slack:event:1")
+    assert await index.receive("slack:event:1", "one") and not await index.receive("slack:event:2", "two")
 
 
 async def test_a_file_of_a_newer_version_is_refused_and_not_touched(folder: DataFolder) -> None:
