@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from core.generate import complete, generate
+from core.generate import complete, generate, read
 
 PROMPTS = [[7, 8, 9], list(range(20, 40)), [11], list(range(50, 62))]
 PLAIN = {"stop_ids": frozenset({0}), "pad_id": 1}
@@ -85,3 +85,22 @@ def test_text_comes_without_marks_and_nothing_for_nothing(tiny) -> None:
     assert [a.tokens for a in answers] == [len(t) for t in tokens]
     assert all(0 < a.confidence <= 1 and a.seconds > 0 for a in answers)
     assert [a.confidence for a in answers] == pytest.approx(sure)
+
+
+def test_a_text_read_once_serves_many_prompts(tiny) -> None:
+    texts = [list(range(100, 130)), list(range(200, 215))]
+    prompts = [[*texts[1], 7, 8], [*texts[0], 9], [*texts[0][:20], 5, 6, 7], texts[1], [*texts[0], 3, 4, 5, 6]]
+    prefix = read(tiny.model, texts, pad_id=1)
+    before = prefix.cache.layers[0].keys.clone()
+    cached = generate(tiny.model, prompts, max_new=6, prefix=prefix, of=[1, 0, 0, 1, 0], **PLAIN)
+    plain = generate(tiny.model, prompts, max_new=6, **PLAIN)
+    assert cached[0] == plain[0] and cached[1] == pytest.approx(plain[1], rel=1e-3)
+    assert torch.equal(prefix.cache.layers[0].keys, before)
+
+
+def test_each_prompt_has_its_own_temperature(tiny) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        tokens, _ = generate(tiny.model, [PROMPTS[0]] * 3, max_new=6, temperature=[0.0, 2.0, 2.0], **PLAIN)
+    [greedy], _ = generate(tiny.model, PROMPTS[:1], max_new=6, **PLAIN)
+    assert tokens[0] == greedy and len({tuple(t) for t in tokens}) == 3
