@@ -437,14 +437,16 @@ class Index:
         async with self._transaction() as execute:
             await execute("UPDATE inbox SET body = '' WHERE key = :key", {"key": key})
 
-    async def claim(self, key: str, owner: str) -> bool:
+    async def claim(self, key: str, owner: str, seconds: float = REMEMBERED) -> bool:
+        now = time.time()
         async with self._transaction() as execute:
             mine = await execute(
                 """
                 INSERT INTO inbox (key, body, owner, received_at) VALUES (:key, '', :owner, :now)
-                ON CONFLICT DO UPDATE SET owner = owner WHERE owner = excluded.owner RETURNING key
+                ON CONFLICT DO UPDATE SET owner = excluded.owner, received_at = excluded.received_at
+                WHERE owner = excluded.owner OR received_at < :oldest RETURNING key
                 """,
-                {"key": key, "owner": owner, "now": time.time()},
+                {"key": key, "owner": owner, "now": now, "oldest": now - seconds},
             )
         return bool(mine)
 
@@ -535,6 +537,11 @@ def _job(row: sqlite3.Row) -> Job:
 
 def _weights(row: sqlite3.Row, **other: Any) -> WeightsRecord:
     return WeightsRecord(**_values(WeightsRecord, row) | {"sections": tuple(json.loads(row["sections"]))} | other)
+
+
+def read_weights(connection: sqlite3.Connection) -> list[WeightsRecord]:
+    """For a snapshot of the file; the connection's rows are sqlite3.Row."""
+    return [_weights(row) for row in connection.execute("SELECT * FROM weights ORDER BY document_id")]
 
 
 def _document(row: sqlite3.Row) -> Document:

@@ -26,8 +26,8 @@ SAFE_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 class Weights:
     """Implements core.ports.Weights. A file has the document's id for a name; it is complete or absent.
 
-    It holds tensors named `SECTION/MODULE`: float16, or as the learner packed them (int8). Every use checks all of its bytes (about 1.4 GB/s): safetensors has
-    no checksum, and a file's time and size can be put back after it was changed.
+    It holds tensors named `SECTION/MODULE`: float16, or as the learner packed them (int8). Every use checks all of its
+    bytes (about 1.4 GB/s): safetensors has no checksum, and a file's time and size can be put back after a change.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -103,7 +103,10 @@ class Weights:
 
 
 def _to_float16(learned: Learned) -> dict[str, Tensor]:
-    """Floats as float16, integers as they are. Copies, since safetensors refuses tensors that share memory. Raises: LearningFailed."""
+    """Floats as float16, integers as they are. Copies, since safetensors refuses tensors that share memory.
+
+    Raises: LearningFailed.
+    """
     import torch
 
     if not set(learned.sections) <= {int(name.partition("/")[0]) for name in learned.tensors}:
