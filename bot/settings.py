@@ -36,6 +36,7 @@ class Settings(BaseSettings):
     model: str = "embedded"  # or a Hugging Face id or a local folder of a causal LM
     learner: str = "fast-weights"  # or "lora"
     effort: str = "standard"  # how long to study a document
+    budget: str = ""  # compute on each section: "fixed:1", "threshold:4"; empty: as the model was prepared
     device: str = "auto"  # "cpu", "cuda", "cuda:1", "mps"
     chunk_size: int | None = Field(None, gt=0)  # tokens; the engine knows its best
 
@@ -76,6 +77,7 @@ class Settings(BaseSettings):
             device=self.device,
             effort=self.effort,
             chunk_size=self.chunk_size,
+            budget=self.budget,
             prepared=self.data_dir / "prepared",
         )
 

@@ -40,6 +40,7 @@ class EngineConfig:
     batch_tokens: int | None = None  # tokens of one pass; None: 2,048 on a CPU, 16,384 on a GPU
     abstain: float = 1.1  # "not in the text" is answered only from this probability; above 1: never, its share is doubt
     max_answer_tokens: int = 48
+    budget: str = ""  # how much to compute on each chunk, for example "threshold:4": see core.learning.budget
     prepared: Path | None = None  # folder of what `prepare` left for other models, by fingerprint
 
 
@@ -67,7 +68,9 @@ class Engine:
         if name not in self._learners:
             module, _, attribute = LEARNERS[name].partition(":")
             on_gpu = self.base.device.type == "cuda"
-            settings = LearnConfig(self.config.effort, self.config.batch_tokens or (16_384 if on_gpu else 2_048))
+            settings = LearnConfig(
+                self.config.effort, self.config.batch_tokens or (16_384 if on_gpu else 2_048), self.config.budget
+            )
             self._learners[name] = getattr(importlib.import_module(module), attribute)(self.base, self.format, settings)
         return self._learners[name]
 

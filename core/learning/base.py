@@ -21,6 +21,7 @@ class LearnConfig:
 
     effort: str = "standard"  # quick | standard | deep
     batch_tokens: int = 8192  # tokens of one forward and backward pass; halved when memory runs out
+    budget: str = ""  # how much to compute on each chunk: see core.learning.budget; empty: as prepared
 
 
 class Learner(Protocol):

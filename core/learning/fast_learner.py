@@ -12,6 +12,7 @@ from torch import Tensor
 
 from core.errors import LearningFailed
 from core.learning.base import LearnConfig
+from core.learning.budget import budget_for, with_steps
 from core.learning.fast_weights import (
     IGNORE,
     FastWeightsConfig,
@@ -21,6 +22,7 @@ from core.learning.fast_weights import (
     load_prepared,
     segments,
     target_modules,
+    token_losses,
 )
 from core.model import LoadedModel, dequantise, prepared_folder, quantise
 from core.ports import Learned
@@ -49,59 +51,88 @@ class FastWeightsLearner:
     def learn(self, chunks: Sequence[Chunk], *, title: str) -> Generator[Step, None, Learned]:
         began = time.perf_counter()
         heading = self.fmt.heading(title)
-        steps = self.prepared.config.steps
+        trained = self.prepared.config.steps
         batch_tokens = self.config.batch_tokens
+        spec = self.config.budget
+        budget = budget_for(spec, len(chunks), prepared_folder(self.base)) if spec else None
+        plan: dict[int, int] = {} if budget else dict.fromkeys(range(len(chunks)), trained)  # chunk -> inner steps
         tensors: dict[str, Tensor] = {}
-        square, done = 0.0, 0
-        total = len(chunks) * steps
-        losses: list[list[float]] = []
+        squares: dict[int, float] = {}
+        losses: dict[int, list[float]] = {}
+        done, total = 0, len(chunks) * trained
         at = 0
         while at < len(chunks):
-            group = self._group(chunks, at, batch_tokens)
+            group = range(at, at + len(self._group(chunks, at, batch_tokens)))
+            rows = max(1, batch_tokens // self.prepared.config.segment)
             try:
-                inputs, targets = self._tensors(group, heading)
-                rows = max(1, batch_tokens // self.prepared.config.segment) if len(group) == 1 else None
-                found: dict[str, Tensor] = {}
-                mine: list[float] = []
-                for loss, found in inner_steps(
-                    self.base.model, inputs, targets, self.prepared, micro_rows=rows, measure=True
-                ):
-                    if not math.isfinite(float(loss)):
-                        raise LearningFailed
-                    mine.append(float(loss))
-                    if len(mine) <= steps:
-                        done += len(group)
-                        yield Step(done, total, float(loss))
+                if budget and (new := [n for n in group if n not in plan]):
+                    looked = self._losses(*self._tensors([chunks[n] for n in new], heading), rows)
+                    plan |= {n: budget.decide(loss) for n, loss in zip(new, looked, strict=True)}
+                for steps in sorted({plan[n] for n in group}):
+                    members = [n for n in group if plan[n] == steps]
+                    inputs, targets = self._tensors([chunks[n] for n in members], heading)
+                    prepared = self.prepared if steps == trained else with_steps(self.prepared, steps)
+                    micro_rows = rows if len(members) == 1 else None
+                    found: dict[str, Tensor] = {}
+                    mine: list[float] = []
+                    before = done
+                    for loss, found in inner_steps(  # noqa: B007
+                        self.base.model, inputs, targets, prepared, micro_rows=micro_rows, measure=True
+                    ):
+                        if not math.isfinite(float(loss)):
+                            raise LearningFailed
+                        mine.append(float(loss))
+                        if len(mine) <= max(steps, 1):
+                            done = before + len(members) * trained * len(mine) // max(steps, 1)
+                            yield Step(done, total, float(loss))
+                    losses |= dict.fromkeys(members, mine)
+                    moved = sum(d.double().square().sum((1, 2)) for d in found.values())
+                    squares |= dict(zip(members, moved.tolist(), strict=True))
+                    for i, n in enumerate(members):  # int8 answers exactly as float16 does, in half the bytes (LOG.md)
+                        kept = {f"{n}/{m}": d[i] for m, d in found.items()}
+                        tensors |= quantise(kept if steps else {f"{n}/skipped": torch.zeros(1)})
             except torch.OutOfMemoryError:
                 if batch_tokens <= self.prepared.config.segment:
                     raise LearningFailed(
                         "There is not enough memory to learn this document, even in small parts."
                     ) from None
                 torch.cuda.empty_cache()
-                done = at * steps
+                done = at * trained
                 batch_tokens //= 2
                 continue
-            losses += [mine] * len(group)
-            for module, delta in found.items():
-                square += float(delta.double().square().sum())
-                for i in range(len(group)):  # int8 answers exactly as float16 does, in half the bytes (LOG.md)
-                    tensors |= quantise({f"{at + i}/{module}": delta[i]})
-            at += len(group)
+            at = group.stop
+        square = sum(squares.values())
         if not math.isfinite(square):
             raise LearningFailed
         weights = [c.token_count for c in chunks]
         history = [
-            sum(w * row[s] for w, row in zip(weights, losses, strict=True)) / sum(weights) for s in range(steps + 1)
+            sum(w * losses[n][min(s, len(losses[n]) - 1)] for n, w in enumerate(weights)) / sum(weights)
+            for s in range(max(map(len, losses.values())))
         ]
+        notes = (f"{budget.skipped} of {len(chunks)} sections were skipped to keep the budget",) if budget else ()
         metrics = Metrics(
             initial_loss=history[0], final_loss=history[-1], loss_history=tuple(history), chunks=len(chunks), tokens=sum(weights),
-            seconds=time.perf_counter() - began, delta_norm=math.sqrt(square),
+            seconds=time.perf_counter() - began, delta_norm=math.sqrt(square), notes=notes,
         )  # fmt: skip
         return Learned(tensors, tuple(range(len(chunks))), metrics)
 
+    @torch.no_grad()
+    def _losses(self, inputs: Tensor, targets: Tensor, rows: int) -> list[float]:
+        """Nats a token of each chunk before any step: the budget's signal. inputs, targets: [D, S, T]."""
+        model = self.base.model
+        parts = zip(inputs.flatten(0, 1).split(rows), targets.flatten(0, 1).split(rows), strict=True)
+        sums = [token_losses(model, model.model(input_ids=i, use_cache=False)[0], t).sum(1) for i, t in parts]
+        counted = (targets != IGNORE).flatten(1).sum(1).clamp_min(1)
+        return (torch.cat(sums).view(len(inputs), -1).sum(1) / counted).tolist()
+
     def attach(self, groups: Sequence[tuple[Mapping[str, Tensor], int]]) -> AbstractContextManager[None]:
         opened = [dequantise({n: w.to(self.base.device) for n, w in weights.items()}) for weights, _ in groups]
-        deltas = {n: torch.stack([weights[n] for weights in opened]) for n in (opened[0] if opened else ())}
+        zero = next(iter(self.modules.values())).weight.new_zeros(()).float()  # what a skipped chunk adds
+        deltas = {
+            n: torch.stack([w.get(n, zero.expand_as(m.weight)) for w in opened])
+            for n, m in self.modules.items()
+            if opened
+        }
         return attached(self.modules, deltas, [rows for _, rows in groups])
 
     def _group(self, chunks: Sequence[Chunk], at: int, batch_tokens: int) -> Sequence[Chunk]:
