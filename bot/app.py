@@ -6,11 +6,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 from bot.settings import Settings
 from core.ports import Engine
 from core.runner import Runner
 from core.service import Service
+from storage.check import Contents, examine
 from storage.folder import DataFolder
 from storage.index import Index
 from storage.weights import Weights
@@ -48,3 +50,8 @@ def load_engine(settings: Settings) -> Engine:
     from core.engine import Engine
 
     return Engine.load(settings.engine)
+
+
+def check_data(folder: Path) -> Contents:
+    """What lies in a data folder, and what is wrong with it; blocking. Works beside a running bot."""
+    return examine(folder)

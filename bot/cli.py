@@ -270,6 +270,40 @@ def bench(
 
 
 @cli.command()
+def torture(
+    mode: Annotated[str, typer.Argument(help="One of those that `torture list` lists.")] = "list",
+    times: Annotated[int | None, typer.Option(min=1, help="How often; by default as often as was promised.")] = None,
+    seconds: Annotated[float, typer.Option(min=1, help="For how long, where time is what counts.")] = 60.0,
+    seed: Annotated[int, typer.Option(help="Of the chance in it.")] = 0,
+    fast: Annotated[bool, typer.Option("--fast", help="An engine that learns by heart instead of the model.")] = False,
+    channel: NoChannel = "",
+    data_dir: NoDataDir = None,
+    json: Json = False,
+) -> None:
+    """Kill, flood, damage and erase a bot of its own, in a folder of its own, and count what is lost."""
+    from tempfile import TemporaryDirectory
+
+    from bot.torture import MODES, Plan
+
+    async def command(screen: Screen, settings: Settings) -> None:
+        from bot.terminal import facts_table, figures_table
+        from bot.torture import torture as run_mode
+
+        if mode not in MODES:
+            screen.say(facts_table(MODES))
+            screen.result({"modes": MODES})
+            raise typer.Exit(0 if mode == "list" else 2)
+        with TemporaryDirectory(prefix="engram-torture-") as folder:
+            figures = await run_mode(mode, Plan(Path(folder), times, seconds, seed, fast), screen.note)
+        screen.say(figures_table(mode, figures))
+        screen.result({"mode": mode, "figures": [vars(figure) for figure in figures]})
+        if not all(figure.good for figure in figures):
+            raise typer.Exit(1)
+
+    run(command, json)
+
+
+@cli.command()
 def doctor(channel: NoChannel = "", data_dir: DataDir = None, json: Json = False) -> None:
     """Check the installation, and say what to do."""
 
@@ -277,7 +311,7 @@ def doctor(channel: NoChannel = "", data_dir: DataDir = None, json: Json = False
         from bot.doctor import examine
         from bot.terminal import checks_table
 
-        checks = examine(settings)
+        checks = await examine(settings)
         healthy = all(check["state"] != "error" for check in checks)
         screen.say(checks_table(checks))
         screen.result({"ok": healthy, "checks": checks})
@@ -296,18 +330,19 @@ def serve(channel: NoChannel = "", data_dir: DataDir = None, json: Json = False)
         from contextlib import suppress
         from importlib import import_module
 
-        from bot.platforms import configured, how_to_configure, serve_all
+        from bot.platforms import how_to_configure, serve_all, wanted
 
-        if not configured(settings):
+        if not wanted(settings):
             screen.error("SetupError", how_to_configure(settings))
             raise typer.Exit(2)
         from bot.app import open_app
         from bot.logs import configure_logging
+        from bot.metrics import serving
 
         import_module("torch")  # holds the interpreter for 0.3 s: now, and not while the platforms wait for answers
         configure_logging(settings.log_level, settings.log_format)
         with suppress(asyncio.CancelledError):  # to be told to stop is a service's good end
-            async with open_app(settings) as app:
+            async with open_app(settings) as app, serving(app.service, settings):
                 await serve_all(app, settings)
 
     run(command, json, data_dir)

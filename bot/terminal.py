@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
@@ -21,6 +21,9 @@ from rich.table import Table
 from rich.text import Text
 
 from core.types import Answer, Document, Page, Progress, Stage, Status
+
+if TYPE_CHECKING:
+    from bot.torture import Figure
 
 STAGE_WORDS = {
     Stage.QUEUED: "Waiting",
@@ -225,6 +228,17 @@ def bench_table(result: Mapping[str, Any]) -> Table:
     table.add_column("F1, %", justify="right")
     for name, score in result["conditions"].items():
         table.add_row(name.replace("_", " "), f"{score['em']:.1f}", f"{score['f1']:.1f}")
+    return table
+
+
+def figures_table(title: str, figures: Sequence[Figure]) -> Table:
+    """The torture's: what was counted, what was promised, whether it holds."""
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
+    for name in ("", "found", "promised", ""):
+        table.add_column(name)
+    for figure in figures:
+        mark = ("[green]✓[/]" if figure.good else "[red]✗[/]") if figure.wanted else ""
+        table.add_row(plain(figure.what), plain(str(figure.found)), plain(figure.wanted), mark)
     return table
 
 

@@ -1,0 +1,264 @@
+"""A bot in a process of its own, that the harness talks to through pipes, and kills.
+
+    python -m bot.torture.world DATA_FOLDER ENGINE      ENGINE: "fast" or "real"
+
+The child serves a platform of one pipe: an order a line comes in on stdin, what the bot says goes out on stdout. All
+between them is the bot itself: commands, service, runner, storage.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from bot.chat import Attachment, Live, Message, Reply, Request
+
+MANY = 4 << 20  # bytes of one line
+NO_QUOTAS = dict.fromkeys(
+    (
+        "user_uploads_per_hour", "channel_uploads_per_hour", "user_pages_per_day", "channel_pages_per_day",
+        "user_questions_per_minute", "channel_questions_per_minute", "channel_documents",
+    ),
+    0,
+)  # fmt: skip
+
+
+# The harness' side
+
+
+@dataclass
+class World:
+    """One process. `async with World(folder) as world`: leaving kills it."""
+
+    folder: Path
+    fast: bool = True
+    quotas: bool = False
+    events: list[dict[str, Any]] = field(default_factory=list)  # all that it said
+    log: Path | None = None  # its stderr is appended to this file
+
+    async def __aenter__(self) -> World:
+        self.began = time.monotonic()
+        engine = "fast" if self.fast else "real"
+        errors = self.log.open("ab") if self.log else asyncio.subprocess.DEVNULL
+        self.process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "bot.torture.world", str(self.folder), engine, str(int(self.quotas)),
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=errors, limit=MANY,
+        )  # fmt: skip
+        if self.log:
+            errors.close()
+        self._changed = asyncio.Event()
+        self._reading = asyncio.create_task(self._read())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.kill()
+        await self.process.wait()
+        await self._reading
+
+    def kill(self, how: signal.Signals = signal.SIGKILL) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            self.process.send_signal(how)
+
+    def send(self, number: int, do: str, **order: Any) -> None:
+        """Give an order; what comes of it carries its number."""
+        self.process.stdin.write(json.dumps({"number": number, "do": do, **order}).encode() + b"\n")
+
+    async def until(self, happened: Callable[[dict[str, Any]], bool], seconds: float = 60.0) -> dict[str, Any]:
+        """The first event like this, also an earlier one. Raises: TimeoutError; EOFError, when the process ended."""
+        at = 0
+        async with asyncio.timeout(seconds):
+            while True:
+                changed = self._changed
+                for event in self.events[at:]:
+                    if happened(event):
+                        return event
+                at = len(self.events)
+                if self._reading.done():
+                    raise EOFError
+                await changed.wait()
+
+    async def ready(self, seconds: float = 120.0) -> float:
+        """Seconds from its start until it serves."""
+        await self.until(lambda event: event["event"] == "ready", seconds)
+        return time.monotonic() - self.began
+
+    async def answer(self, number: int, seconds: float = 60.0) -> dict[str, Any]:
+        """What was said last about an order: a job's end, or the answer."""
+        return await self.until(lambda e: e.get("number") == number and e["event"] in ("finish", "say"), seconds)
+
+    async def stats(self, number: int) -> dict[str, Any]:
+        self.send(number, "stats")
+        return await self.until(lambda event: event["event"] == "stats" and event["number"] == number)
+
+    async def _read(self) -> None:
+        with contextlib.suppress(ValueError):  # half a line, when it was killed
+            while line := await self.process.stdout.readline():
+                self.events.append(json.loads(line) | {"at": time.monotonic()})
+                self._tell()
+        await self.process.stdout.read()
+        self._tell()
+
+    def _tell(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+
+# The child's side
+
+
+def emit(event: str, **what: Any) -> None:
+    os.write(1, json.dumps({"event": event, **what}).encode() + b"\n")
+
+
+def shown(message: Message) -> dict[str, Any]:
+    texts = [message.title, message.text, message.footer, *(part for f in message.fields for part in (f.name, f.text))]
+    return {
+        "tone": message.tone,
+        "text": "\n".join(text for text in texts if text),
+        "buttons": [[button.action, button.value] for button in message.buttons],
+    }
+
+
+class PipeReply(Reply):
+    """What is said goes out with the number of the order."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+
+    async def say(self, message: Message, *, private: bool = False, thread: str = "", replace: bool = False) -> None:
+        emit("say", number=self._number, **shown(message))
+
+    async def post(self, message: Message) -> Live:
+        emit("post", number=self._number, **shown(message))
+        return PipeLive(f"pipe:{self._number}")
+
+    def thinking(self) -> contextlib.AbstractAsyncContextManager[None]:
+        return contextlib.nullcontext()
+
+    async def name_of(self, user: str) -> str:
+        return ""
+
+
+class PipeLive(Live):
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self._number = int(address.partition(":")[2])
+
+    async def edit(self, message: Message) -> None:
+        emit("edit", number=self._number, **shown(message))
+
+    async def finish(self, message: Message) -> None:
+        emit("finish", number=self._number, **shown(message))
+
+
+async def reopen(address: str) -> Live | None:
+    return PipeLive(address) if address.startswith("pipe:") else None
+
+
+def attachment(file: dict[str, Any]) -> Attachment:
+    """A file that takes its time."""
+
+    async def read() -> bytes:
+        await asyncio.sleep(file.get("seconds", 0.0))
+        return await asyncio.to_thread(Path(file["path"]).read_bytes)
+
+    return Attachment(file["name"], file.get("size", 1), "application/pdf", read)
+
+
+class Stall:
+    """How long the event loop stood still at most, by a ticker of 10 ms."""
+
+    def __init__(self) -> None:
+        self.longest = 0.0
+
+    async def watch(self) -> None:
+        while True:
+            before = time.perf_counter()
+            await asyncio.sleep(0.01)
+            self.longest = max(self.longest, time.perf_counter() - before - 0.01)
+
+
+def measures(stall: Stall) -> dict[str, Any]:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return {
+        "rss": pages * os.sysconf("SC_PAGE_SIZE"),
+        "fds": len(os.listdir("/proc/self/fd")),
+        "tasks": len(asyncio.all_tasks()),
+        "stall": stall.longest,
+    }
+
+
+async def serve(folder: Path, quotas: bool) -> None:
+    from bot.app import open_app
+    from bot.commands import Bot
+    from bot.settings import load_settings
+
+    settings = load_settings(data_dir=folder, **({} if quotas else {"quotas": NO_QUOTAS}))
+    stall = Stall()
+    async with open_app(settings) as app:
+        await app.runner.device.ready()
+        async with Bot(app.service, limits=settings.limits, quotas=settings.quotas) as bot:
+            emit("ready")
+            bot.spawn(stall.watch())
+            await bot.resume(reopen)
+            async for order in orders():
+                if order["do"] == "stats":
+                    emit("stats", number=order["number"], **measures(stall))
+                else:
+                    bot.spawn(obey(bot, order))
+
+
+async def obey(bot: Any, order: dict[str, Any]) -> None:
+    request = Request(
+        channel=order["channel"],
+        user=order.get("user", "ada"),
+        text=order.get("text", ""),
+        arguments=order.get("arguments", {}),
+        attachments=tuple(map(attachment, order.get("files", []))),
+        is_manager=True,
+    )
+    reply = PipeReply(order["number"])
+    if order["do"] == "hear":
+        await bot.hear(request, reply)
+    elif order["do"] == "press":
+        await bot.press(order["action"], order.get("value", ""), request, reply)
+    else:
+        await bot.run(order["do"], request, reply)
+
+
+async def orders() -> AsyncIterator[dict[str, Any]]:
+    reader = asyncio.StreamReader(limit=MANY)
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    while line := await reader.readline():
+        yield json.loads(line)
+
+
+async def main(folder: Path, quotas: bool) -> None:
+    task = asyncio.current_task()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    with contextlib.suppress(asyncio.CancelledError):
+        await serve(folder, quotas)
+
+
+if __name__ == "__main__":
+    import logging
+
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(message)s")
+    if sys.argv[2] == "fast":
+        from bot.torture.by_heart import install
+
+        install()
+    asyncio.run(main(Path(sys.argv[1]), sys.argv[3] == "1"))
+    os._exit(0)  # as bot.cli.main does
