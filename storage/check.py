@@ -18,7 +18,7 @@ class Contents:
 
     version: int  # of the schema
     documents: dict[str, str]  # id -> name
-    jobs: dict[str, str]  # id -> stage
+    stages: dict[str, tuple[str, bool]]  # name of a job, the newest of that name -> its stage, and whether it was told
     weights: tuple[WeightsRecord, ...]
     strays: tuple[str, ...]  # files under weights/ that no row names; the next start removes them
     problems: tuple[str, ...] = field(default=())  # one sentence each; none: the folder is whole
@@ -38,12 +38,13 @@ def examine(folder: Path) -> Contents:
         problems += [f"index: a row of {row[0]} refers to nothing" for row in index.execute("PRAGMA foreign_key_check")]
         records = read_weights(index)
         documents = {row["id"]: row["name"] for row in index.execute("SELECT id, name FROM documents")}
-        jobs = {row["id"]: row["stage"] for row in index.execute("SELECT id, stage FROM jobs ORDER BY number")}
+        jobs = index.execute("SELECT name, stage, delivered FROM jobs ORDER BY number").fetchall()
     problems += [f"document {id}: it has no weights" for id in documents.keys() - {r.document_id for r in records}]
     problems += [sentence for record in records if (sentence := _fault(folder, record))]
     names = {Path(record.path).name for record in records}
     strays = sorted(path.name for path in (folder / "weights").glob("*") if path.name not in names)
-    return Contents(version, documents, jobs, tuple(records), tuple(strays), tuple(problems))
+    stages = {row["name"]: (row["stage"], bool(row["delivered"])) for row in jobs}
+    return Contents(version, documents, stages, tuple(records), tuple(strays), tuple(problems))
 
 
 def _fault(folder: Path, record: WeightsRecord) -> str:
