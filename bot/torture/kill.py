@@ -29,7 +29,7 @@ class Upload:
     number: int
     channel: str
     paper: Paper
-    posted: bool = False  # the channel saw that it came
+    received: bool = False  # acknowledged
     ends: list[str] = field(default_factory=list)  # each time that its end was told: the tone
 
     @property
@@ -41,6 +41,7 @@ class Upload:
 class Tally:
     points: Counter[str] = field(default_factory=Counter)
     whole: int = 0
+    starts: int = 0
     tidy: int = 0
     told: int = 0  # starts after which every acknowledged document's end was told in time
     slowest: float = 0.0  # seconds from a start to the last of these
@@ -67,8 +68,8 @@ async def run(plan: Plan, say: Say) -> list[Figure]:
     return [
         Figure("points, by where the job was", ", ".join(f"{n} {what}" for what, n in sorted(tally.points.items()))),
         every("index whole, weights of every document whole", tally.whole, times),
-        every("after the start files and rows are the same", tally.tidy, times),
-        every("every acknowledged end told after the start", tally.told, times + 1),
+        every("after the start files and rows are the same", tally.tidy, tally.starts),
+        every("every acknowledged end told after the start", tally.told, tally.starts),
         at_most("the slowest of these", tally.slowest, PATIENCE),
         none("documents told as learned that are gone", sum(upload.paper.name not in names for upload in learned)),
         none("documents with two versions", len(found.documents) - len(names)),
@@ -100,7 +101,6 @@ async def point(
             upload = hand_in(plan, world, uploads, chance)
             await asyncio.sleep(chance.uniform(0, 1.2 * span))
     note(world, uploads)
-    tally.told += upload is None
     found = await asyncio.to_thread(check_data, folder)
     tally.points[where(upload, found.stages)] += 1
     tally.whole += not found.problems
@@ -115,8 +115,9 @@ async def catch_up(world: World, uploads: dict[int, Upload], tally: Tally) -> No
     """After a start, everything that was acknowledged comes to its told end."""
     await world.ready()
     found = await asyncio.to_thread(check_data, world.folder)
+    tally.starts += 1
     tally.tidy += not found.strays and not found.problems
-    open_ones = [upload for upload in uploads.values() if upload.posted and not upload.ends]
+    open_ones = [upload for upload in uploads.values() if upload.received and not upload.ends]
     try:
         ends = [await world.answer(upload.number, PATIENCE) for upload in open_ones]
     except TimeoutError:
@@ -155,7 +156,7 @@ def note(world: World, uploads: dict[int, Upload]) -> None:
         upload = uploads.get(event.get("number", 0))
         if upload and not event.get("noted"):
             event["noted"] = True
-            upload.posted |= event["event"] == "post"
+            upload.received |= event["event"] == "received"
             if event["event"] == "finish":
                 upload.ends.append(event["tone"])
 

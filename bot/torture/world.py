@@ -213,10 +213,13 @@ async def serve(folder: Path, quotas: bool) -> None:
             emit("ready")
             bot.spawn(stall.watch())
             await bot.resume(reopen)
+            for _, body in await app.service.inbox.unhandled("pipe:"):
+                bot.spawn(obey(bot, json.loads(body)))
             async for order in orders():
                 if order["do"] == "stats":
                     emit("stats", number=order["number"], **measures(stall))
-                else:
+                elif await app.service.inbox.receive(key_of(order), json.dumps(order)):
+                    emit("received", number=order["number"])  # from here on it may not be lost
                     bot.spawn(obey(bot, order))
 
 
@@ -236,6 +239,11 @@ async def obey(bot: Any, order: dict[str, Any]) -> None:
         await bot.press(order["action"], order.get("value", ""), request, reply)
     else:
         await bot.run(order["do"], request, reply)
+    await bot.service.inbox.handled(key_of(order))
+
+
+def key_of(order: dict[str, Any]) -> str:
+    return f"pipe:{order['number']}"
 
 
 async def orders() -> AsyncIterator[dict[str, Any]]:
