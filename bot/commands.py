@@ -10,14 +10,14 @@ import asyncio
 import contextlib
 import logging
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from structlog.contextvars import bound_contextvars
 
-from bot import render
+from bot import metrics, render
 from bot.chat import Attachment, Live, Message, Reply, Request, Undelivered, Unreachable
 from bot.quotas import QuotaConfig, Quotas
 from core.errors import EngramError, NotAllowed, NotAPdf, NotFound, PdfTooBig, Refused
@@ -90,9 +90,16 @@ class Bot:
     """
 
     def __init__(
-        self, service: Service, *, limits: Limits | None = None, quotas: QuotaConfig | None = None, source: str = ""
+        self,
+        service: Service,
+        *,
+        limits: Limits | None = None,
+        quotas: QuotaConfig | None = None,
+        source: str = "",
+        commands: Sequence[Command] = (),
     ) -> None:
         self.service = service
+        self.commands = commands or tuple(COMMANDS.values())  # as /help shows them
         self.limits = limits or Limits()
         self.quotas = Quotas(quotas or QuotaConfig())
         self.source = source  # where this bot's source is; shown by /about
@@ -144,19 +151,20 @@ class Bot:
         """Keep a message up to date with a job, once: a job may be new and found by `resume` at the same time."""
         if job.id not in self._followed:
             self._followed.add(job.id)
-            with bound_contextvars(channel=job.channel, job=job.id):  # the task takes them along
+            with bound_contextvars(**place_of(job.channel), job=job.id):  # the task takes them along
                 self.spawn(follow(self, job, live))
 
-    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     async def _guarded(
         self, permission: Permission, request: Request, reply: Reply, handler: Callable[[], Awaitable[None]]
     ) -> None:
         """Permission before, words for every failure after: the one place for both."""
-        with bound_contextvars(channel=request.channel):
+        with bound_contextvars(**place_of(request.channel)):
             try:
                 require(permission, request)
                 await handler()
@@ -169,6 +177,11 @@ class Bot:
                     await insist(reply.say, render.error(problem), private=True)
 
 
+def place_of(channel: str) -> dict[str, str]:
+    """For the log: "discord:GUILD" or "slack:TEAM", and the channel."""
+    return {"guild": channel.rpartition(":")[0], "channel": channel}
+
+
 def require(permission: Permission, request: Request) -> None:
     """Raises: NotAllowed."""
     if permission is Permission.MANAGER and not (request.is_manager or request.is_dm):
@@ -177,9 +190,14 @@ def require(permission: Permission, request: Request) -> None:
         raise NotAllowed("Guests can ask me questions here, but not change what I know.")
 
 
+def owns(owner: str, request: Request) -> bool:
+    """What somebody brought is that person's and the managers'."""
+    return owner == request.user or request.is_manager or request.is_dm
+
+
 def require_own(owner: str, request: Request) -> None:
-    """For what somebody brought: that person and managers. Raises: NotAllowed."""
-    if owner != request.user and not (request.is_manager or request.is_dm):
+    """Raises: NotAllowed."""
+    if not owns(owner, request):
         raise NotAllowed("Only the person who brought it, or somebody who manages this channel, can do that.")
 
 
@@ -288,6 +306,7 @@ async def follow(bot: Bot, job: Job, live: Live) -> None:
         with contextlib.suppress(Unreachable):  # nobody is left to be told
             await insist(live.finish, render.finished(last, picture))
         await bot.service.delivered(job.id)
+        metrics.job_ended(last)
     except NotFound:  # erased together with its channel
         with contextlib.suppress(Undelivered):
             await insist(live.finish, render.vanished(job.name))
@@ -328,7 +347,7 @@ def edit_interval(age: float) -> float:
 async def cancel(bot: Bot, request: Request, reply: Reply) -> None:
     """Managers stop whatever the channel learns; others their own."""
     jobs = await bot.service.jobs(request.channel)
-    own = [job for job in jobs if request.is_manager or request.is_dm or job.requested_by == request.user]
+    own = [job for job in jobs if owns(job.requested_by, request)]
     if not own:
         raise NotFound(
             "Somebody else's document is being learned." if jobs else "I am learning nothing here right now."
@@ -356,8 +375,13 @@ async def ask(bot: Bot, request: Request, reply: Reply) -> None:
     await _answer(bot, question, document, COMMANDS["ask"].is_private(request), request, reply)
 
 
-async def press_ask(bot: Bot, question: str, request: Request, reply: Reply) -> None:
-    await _answer(bot, question, None, False, request, reply)
+async def press_example(bot: Bot, value: str, request: Request, reply: Reply) -> None:
+    """One of a document's example questions: "DOCUMENT/NUMBER"."""
+    key, _, number = value.partition("/")
+    known = {document.id: document for document in await bot.service.documents(request.channel)}
+    if key not in known or not number.isdecimal() or int(number) >= len(known[key].questions):
+        raise NotFound("I no longer know the document that this question is about.")
+    await _answer(bot, known[key].questions[int(number)], key, False, request, reply)
 
 
 async def _answer(bot: Bot, question: str, document: str | None, private: bool, request: Request, reply: Reply) -> None:
@@ -365,7 +389,8 @@ async def _answer(bot: Bot, question: str, document: str | None, private: bool, 
         raise Refused("What would you like to know?")
     bot.quotas.question(request.user, request.channel)
     async with reply.thinking():
-        answer = await bot.service.ask(request.channel, question, document=document, by=request.user)
+        with metrics.answering():
+            answer = await bot.service.ask(request.channel, question, document=document, by=request.user)
     coming = [] if answer.learned else await bot.service.jobs(request.channel)
     message = render.answer(answer, private=private, coming=coming)
     if private:
@@ -412,11 +437,20 @@ async def docs(bot: Bot, request: Request, reply: Reply) -> None:
 
 
 async def forget(bot: Bot, request: Request, reply: Reply) -> None:
-    """One's own documents; managers any."""
+    """One's own documents; managers any. Without a name, buttons show what there is."""
     key = str(request.arguments.get("document") or "").strip()
-    if not key:
-        raise Refused("Which document? /docs lists them.")
-    document = await _find(bot, request.channel, key)
+    if key:
+        await _forget(bot, await _find(bot, request.channel, key), request, reply)
+        return
+    own = [document for document in await bot.service.documents(request.channel) if owns(document.learned_by, request)]
+    await insist(reply.say, render.forget_question(own), private=True)
+
+
+async def press_forget(bot: Bot, document_id: str, request: Request, reply: Reply) -> None:
+    await _forget(bot, await _find(bot, request.channel, document_id), request, reply)
+
+
+async def _forget(bot: Bot, document: Document, request: Request, reply: Reply) -> None:
     require_own(document.learned_by, request)
     await insist(reply.say, render.forgotten(await bot.service.forget(request.channel, document.id)))
 
@@ -457,7 +491,7 @@ async def status(bot: Bot, request: Request, reply: Reply) -> None:
 
 
 async def help(bot: Bot, request: Request, reply: Reply) -> None:
-    await insist(reply.say, render.help(COMMANDS.values()), private=True)
+    await insist(reply.say, render.help(bot.commands), private=True)
 
 
 async def about(bot: Bot, request: Request, reply: Reply) -> None:
@@ -507,7 +541,8 @@ COMMANDS: dict[str, Command] = {
 
 ACTIONS: dict[str, Action] = {
     "cancel": Action(press_cancel),
-    "ask": Action(press_ask, public=True),
+    "example": Action(press_example, public=True),
+    "forget": Action(press_forget, Permission.MEMBER, public=True),
     "share": Action(press_share),
     "helpful": Action(press_helpful),
     "wrong": Action(press_wrong),

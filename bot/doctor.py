@@ -6,21 +6,27 @@ import os
 import shutil
 import sys
 import tomllib
+from collections.abc import AsyncIterator
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from bot.platforms import PLATFORMS, missing
+from bot.platforms import PLATFORMS, missing, wanted
 from bot.settings import Settings
+from core.errors import SetupError
 
 ROOM = 2 * 2**30  # bytes of free disk below which there is a warning
 Check = dict[str, Any]  # name, state ("ok", "warning", "error"), detail, fix
 
 
-def examine(settings: Settings) -> list[Check]:
-    """All checks; none of them loads the model or talks to the network."""
+async def examine(settings: Settings) -> list[Check]:
+    """All checks. None of them loads the model; platforms that are configured are asked about their tokens."""
     checks = [python(), dependencies(), model(settings.model), device(settings.device), data_folder(settings.data_dir)]
-    return [*checks, disk(settings.data_dir), *(platform(name, settings) for name in PLATFORMS)]
+    checks.append(disk(settings.data_dir))
+    for name in PLATFORMS:
+        checks += await platform(name, settings)
+    return checks
 
 
 def python() -> Check:
@@ -96,12 +102,27 @@ def nearest(folder: Path) -> Path:
     return next(place for place in (folder, *folder.resolve().parents) if place.exists())
 
 
-def platform(name: str, settings: Settings) -> Check:
-    needs = missing(name, settings)
-    title = name.capitalize()
-    return (
-        warning(title, "not configured", f"Set {' and '.join(needs)}.") if needs else check(title, True, "configured")
-    )
+async def platform(name: str, settings: Settings) -> list[Check]:
+    """Not wanted, half configured, or what the platform itself says."""
+    title, needs = name.capitalize(), missing(name, settings)
+    if name not in wanted(settings):
+        return [warning(title, "not configured", f"Set {' and '.join(needs)}.")]
+    if needs:
+        return [check(title, False, f"missing: {', '.join(needs)}", "Set it in the environment or in a file .env.")]
+    return await _ask(title, import_module(PLATFORMS[name][0]).examine(settings))
+
+
+async def _ask(title: str, answers: AsyncIterator[tuple[str, str, str, str]]) -> list[Check]:
+    checks: list[Check] = []
+    try:
+        async for name, state, detail, fix in answers:
+            checks.append({"name": name, "state": state, "detail": detail, "fix": fix})
+    except SetupError as problem:
+        checks.append(check(title, False, str(problem), "Then run this again."))
+    except Exception as problem:
+        detail = f"{title} could not be asked ({type(problem).__name__})"
+        checks.append(warning(title, detail, "Look at the network, and run this again."))
+    return checks
 
 
 def check(name: str, good: bool, detail: str, fix: str = "") -> Check:

@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING
 
 from bot.chat import Button, Field, Message, Style, Tone
 from core.errors import AlreadyKnown, EngramError, QuotaReached, SetupError
-from core.types import Answer, Completion, Document, Job, Progress, Stage, Status
+from core.types import Answer, Completion, Document, Job, Metrics, Progress, Stage, Status
 
 if TYPE_CHECKING:
     from bot.commands import Command
 
 LISTED = 12  # documents, so that a list fits one message
+EXAMPLES = 3  # questions shown as buttons when a document is learned
+OFFERED = 5  # documents shown as buttons: a row on Discord
 LABEL = 75  # characters of a button's label or value: Slack's limit, the narrowest
 
 NOTHING_YET = "I know no document here yet"
@@ -60,18 +62,28 @@ def _learned(document: Document, picture: bytes) -> Message:
     metrics = document.metrics
     read = f"{count(document.pages, 'page')}, {document.tokens:,} tokens, learned in {seconds(metrics.seconds)}."
     loss = f"How much its text surprises me (loss): {metrics.initial_loss:.2f} before, {metrics.final_loss:.2f} now."
+    check = [f"Self-check: {checked(metrics)}."] if metrics.check_total else []
     notes = [note if note.endswith(".") else f"{note}." for note in metrics.notes]
-    questions = [question for question in document.questions if len(question) <= LABEL][:3]
+    questions = document.questions[:EXAMPLES]
     hint = "Try one of these, or ask your own:" if questions else "Ask me anything about it."
     return Message(
         title=f"I know {document.name} now",
-        text="\n".join([read, loss, *notes, "", hint]),
-        buttons=tuple(Button(question, "ask", question) for question in questions),
+        text="\n".join([read, loss, *check, *notes, "", hint]),
+        buttons=tuple(
+            Button(clip(question, LABEL), "example", f"{document.id}/{number}")
+            for number, question in enumerate(questions)
+        ),
         footer="Learned into this channel's own weights. /docs lists, /forget erases.",
         tone=Tone.GOOD,
         picture=picture,
         picture_text=f"Loss per step while learning, from {metrics.initial_loss:.2f} to {metrics.final_loss:.2f}",
     )
+
+
+def checked(metrics: Metrics) -> str:
+    """9 of 12 questions about it answered, 1 before"""
+    total, before, after = metrics.check_total, metrics.check_before, metrics.check_after
+    return f"{after} of {count(total, 'question')} about it answered, {before} before I learned it"
 
 
 def cancelling(names: Sequence[str]) -> Message:
@@ -228,7 +240,7 @@ def documents(
 ) -> Message:
     """What the channel knows and what is on its way. `names`: what to call the users who brought the documents."""
     if not known and not coming:
-        return Message(title=NOTHING_YET, text="Attach a PDF and mention me, or use /learn, and I will learn it.")
+        return Message(title=NOTHING_YET, text="Attach a PDF to a message that mentions me, and I will learn it.")
     at = time.time() if now is None else now
     by = names or {}
     shown = known[:LISTED]
@@ -246,6 +258,7 @@ def _about(document: Document, name: str, now: float) -> str:
         count(document.pages, "page"),
         f"{ago(now - document.learned_at)}{f' by {name}' if name else ''}",
         f"loss {metrics.initial_loss:.2f} → {metrics.final_loss:.2f}",
+        *([f"self-check {metrics.check_after}/{metrics.check_total}"] if metrics.check_total else ()),
         *metrics.notes,
         f"id {document.id}",
     )
@@ -256,6 +269,21 @@ def forgotten(document: Document) -> Message:
     return Message(
         title=f"{document.name} is forgotten",
         text="Its weights, its text and the questions about it are gone, from the disk too.",
+    )
+
+
+def forget_question(documents: Sequence[Document]) -> Message:
+    """Which one? The newest as buttons, since not every platform completes names."""
+    if not documents:
+        return Message(text="There is nothing here that you may make me forget; /docs lists what I know.")
+    more = "" if len(documents) <= OFFERED else " For another one, write its name or id after the command."
+    return Message(
+        title="Which document shall I forget?",
+        text=f"Its weights, its text and the questions about it are erased for good.{more}",
+        buttons=tuple(
+            Button(clip(document.name, LABEL), "forget", document.id, Style.DANGER) for document in documents[:OFFERED]
+        ),
+        tone=Tone.BAD,
     )
 
 

@@ -54,6 +54,8 @@ class Settings(BaseSettings):
     slack_http_port: int | None = Field(None, gt=0, le=65535)  # listen for Slack's requests instead of Socket Mode
     slack_http_host: str = "127.0.0.1"
     slack_signing_secret: SecretStr | None = None  # for HTTP mode
+    slack_client_id: str | None = None  # for OAuth: workspaces install the app themselves; HTTP mode, no bot token
+    slack_client_secret: SecretStr | None = None
     slack_base_url: str = "https://slack.com/api/"
 
     source_url: str = ""  # this bot's source, for /about; PyMuPDF's licence (AGPL) asks modified services for it
@@ -62,6 +64,8 @@ class Settings(BaseSettings):
     # Running
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["console", "json"] = "console"
+    metrics_port: int | None = Field(None, gt=0, le=65535)  # figures for Prometheus; unset: none
+    metrics_host: str = "127.0.0.1"
 
     @property
     def limits(self) -> Limits:

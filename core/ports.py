@@ -93,8 +93,8 @@ class Inbox(Protocol):
         """An event is worked off; its body goes."""
         ...
 
-    async def claim(self, key: str, owner: str) -> bool:
-        """Whether `owner` is the first to ask for this key; asking again it still is."""
+    async def claim(self, key: str, owner: str, seconds: float = 86_400.0) -> bool:
+        """Whether `owner` is the first to ask for this key in so many seconds; asking again it still is."""
         ...
 
 

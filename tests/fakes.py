@@ -6,7 +6,7 @@ import hashlib
 import threading
 import time
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from bot.torture.by_heart import ByHeart, to_tensor
 from bot.torture.papers import make_pdf
@@ -25,6 +25,7 @@ class FakeEngine(ByHeart):
     name: str = "fake"
     fail_at_step: int | None = None
     learn_error: Exception | None = None
+    questions: tuple[str, ...] = ()  # examples for the document
     batches: list[list[Ask]] = field(default_factory=list)  # what `answer` was asked
     threads: set[str] = field(default_factory=set)  # names of the threads that called
     steps: int = 0
@@ -42,7 +43,7 @@ class FakeEngine(ByHeart):
                 try:
                     step = next(steps)
                 except StopIteration as end:
-                    return end.value
+                    return replace(end.value, questions=self.questions)
                 self.steps += 1
                 if step.done == self.fail_at_step:
                     raise self.learn_error or EngramError

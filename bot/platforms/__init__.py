@@ -1,29 +1,55 @@
-"""The platforms. Adding one is a module with `serve(app, settings)` and a row in PLATFORMS."""
+"""The platforms. Adding one is a module with `serve(app, settings)` and `examine(settings)`, and a row in PLATFORMS."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from core.errors import SetupError
 
 if TYPE_CHECKING:
     from bot.app import App
     from bot.settings import Settings
 
-PLATFORMS: dict[str, tuple[str, tuple[str, ...]]] = {  # name -> module, settings that it can't do without
-    "discord": ("bot.platforms.discord", ("discord_token",)),
-    "slack": ("bot.platforms.slack", ("slack_bot_token",)),
+log = logging.getLogger(__name__)
+
+RESTART_AFTER = (1, 5, 15, 60, 300)  # seconds before a client that broke is replaced; Discord allows 1,000 logins a day
+SOUND_AFTER = 600  # seconds after which a client has proved itself
+
+
+def _discord_needs(settings: Settings) -> tuple[str, ...]:
+    return ("discord_token",)
+
+
+def _slack_needs(settings: Settings) -> tuple[str, ...]:
+    """By OAuth, by HTTP, or by Socket Mode."""
+    if settings.slack_client_id:
+        return ("slack_client_id", "slack_client_secret", "slack_http_port", "slack_signing_secret")
+    if settings.slack_http_port:
+        return ("slack_bot_token", "slack_http_port", "slack_signing_secret")
+    return ("slack_bot_token", "slack_app_token")
+
+
+PLATFORMS: dict[str, tuple[str, Callable[[Settings], tuple[str, ...]]]] = {  # name -> module, settings that it needs
+    "discord": ("bot.platforms.discord", _discord_needs),
+    "slack": ("bot.platforms.slack", _slack_needs),
 }
 
 
-def configured(settings: Settings) -> list[str]:
-    """The platforms that have all they need."""
-    return [name for name in PLATFORMS if not missing(name, settings)]
+def wanted(settings: Settings) -> list[str]:
+    """The platforms of which at least one setting is there; one that lacks another says so when it is served."""
+    return [
+        name for name, (_, needs) in PLATFORMS.items() if any(getattr(settings, n) is not None for n in needs(settings))
+    ]
 
 
 def missing(name: str, settings: Settings) -> list[str]:
     """The variables that a platform still needs."""
-    return [f"ENGRAM_{need.upper()}" for need in PLATFORMS[name][1] if getattr(settings, need) is None]
+    return [f"ENGRAM_{need.upper()}" for need in PLATFORMS[name][1](settings) if getattr(settings, need) is None]
 
 
 def how_to_configure(settings: Settings) -> str:
@@ -32,14 +58,35 @@ def how_to_configure(settings: Settings) -> str:
 
 
 async def serve_all(app: App, settings: Settings) -> None:
-    """Serve the configured platforms until cancelled, or until one of them, or the engine, fails for good.
+    """Serve the platforms until cancelled, or until one of them, or the engine, fails for good.
 
     Raises: SetupError.
     """
     try:
         async with asyncio.TaskGroup() as group:
             group.create_task(app.runner.device.ready())
-            for name in configured(settings):
+            for name in wanted(settings):
                 group.create_task(import_module(PLATFORMS[name][0]).serve(app, settings), name=name)
     except BaseExceptionGroup as failed:
         raise failed.exceptions[0] from None
+
+
+async def supervise(name: str, run: Callable[[], Awaitable[Any]]) -> None:
+    """Keep a client running: `run` makes one and runs it to its end; one that broke is replaced by a new one.
+
+    Raises: SetupError, which trying again cannot heal.
+    """
+    failures = 0  # in a row
+    while True:
+        began = time.monotonic()
+        try:
+            await run()
+            return
+        except SetupError:
+            raise
+        except Exception:
+            failures = 0 if time.monotonic() - began > SOUND_AFTER else failures
+            wait = RESTART_AFTER[min(failures, len(RESTART_AFTER) - 1)]
+            failures += 1
+            log.exception("the %s client broke; a new one starts in %d s", name, wait)
+            await asyncio.sleep(wait)

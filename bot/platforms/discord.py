@@ -14,9 +14,9 @@ import inspect
 import io
 import logging
 import re
-import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -27,6 +27,7 @@ from discord import app_commands
 from bot import render
 from bot.chat import Attachment, Button, Field, Live, Message, Reply, Request, Style, Tone, Undelivered, Unreachable
 from bot.commands import ACTIONS, COMMANDS, Bot, Command, Kind, Permission
+from bot.platforms import supervise
 from core.errors import Refused, SetupError
 
 if TYPE_CHECKING:
@@ -51,8 +52,16 @@ THREAD_EXISTS = 160004
 DEAD_TOKEN = (10015, 10062, 50027)  # unknown webhook, unknown interaction, invalid webhook token
 TOO_MANY_EDITS = 30046  # a message older than an hour takes no more
 FINAL = (10003, 10008, 50001, 50013, TOO_MANY_EDITS)  # channel or message gone, no access, no permission
-RESTART_AFTER = (1, 5, 15, 60, 300)  # seconds before a client that broke is replaced
-SOUND_AFTER = 600  # seconds after which a client has proved itself
+LOOK_UP = 15  # seconds for what `examine` asks
+RIGHTS = discord.Permissions(
+    view_channel=True,
+    send_messages=True,
+    send_messages_in_threads=True,
+    create_public_threads=True,
+    embed_links=True,
+    attach_files=True,
+    read_message_history=True,
+)
 
 COLOURS = {Tone.PLAIN: 0x99AAB5, Tone.WORKING: 0x5865F2, Tone.GOOD: 0x57F287, Tone.BAD: 0xED4245}
 STYLES = {
@@ -73,7 +82,15 @@ async def serve(app: App, settings: Settings) -> None:
         bot = Bot(app.service, limits=settings.limits, quotas=settings.quotas, source=settings.source_url)
         return Client(bot, message_content=settings.discord_message_content)
 
-    await supervise(make, _token(settings))
+    await supervise("Discord", partial(connect, make, _token(settings)))
+
+
+async def connect(make: Callable[[], Client], token: str) -> None:
+    """Run a new client to its end. Raises: SetupError when it can't log in."""
+    client = make()
+    async with client, client.bot:
+        with _login_errors():
+            await client.start(token)
 
 
 async def sync(settings: Settings) -> int:
@@ -85,24 +102,33 @@ async def sync(settings: Settings) -> int:
             return len(await client.tree.sync())
 
 
-async def supervise(make: Callable[[], Client], token: str) -> None:
-    """Keep a client running; one that broke is replaced by a new one. Raises: SetupError when no client can log in."""
-    failures = 0  # in a row; Discord allows 1,000 logins a day
-    while True:
-        client, began = make(), time.monotonic()
-        try:
-            async with client, client.bot:
-                with _login_errors():
-                    await client.start(token)
-            return
-        except SetupError:
-            raise
-        except Exception:
-            failures = 0 if time.monotonic() - began > SOUND_AFTER else failures
-            wait = RESTART_AFTER[min(failures, len(RESTART_AFTER) - 1)]
-            failures += 1
-            log.exception("the Discord client broke; a new one starts in %d s", wait)
-            await asyncio.sleep(wait)
+async def examine(settings: Settings) -> AsyncIterator[tuple[str, str, str, str]]:
+    """What Discord says about the token, as (name, state, detail, fix). Raises: SetupError, OSError, TimeoutError."""
+    client = Client(None)
+    async with client, asyncio.timeout(LOOK_UP):
+        with _login_errors():
+            await client.login(_token(settings))
+        app = await client.application_info()
+        link = discord.utils.oauth_url(app.id, permissions=RIGHTS, scopes=("bot", "applications.commands"))
+        yield "Discord token", "ok", f"{client.user}, in {app.approximate_guild_count or 0} servers", ""
+        if not app.approximate_guild_count:
+            yield "Discord servers", "warning", "the bot is in no server", f"Invite it: {link}"
+        yield _intent(settings, app.flags)
+        known = {command.name for command in await client.tree.fetch_commands()}
+        absent = sorted({command.name for command in client.tree.get_commands()} - known)
+        detail = f"unknown to Discord: {', '.join(absent)}" if absent else f"{len(known)} registered"
+        yield "Discord commands", "warning" if absent else "ok", detail, "Run `python -m bot sync`." if absent else ""
+
+
+def _intent(settings: Settings, flags: discord.ApplicationFlags) -> tuple[str, str, str, str]:
+    """The privileged one; a client that asks for it without having it is turned away."""
+    title, granted = "Discord intent", flags.gateway_message_content or flags.gateway_message_content_limited
+    if settings.discord_message_content and not granted:
+        fix = "Switch on Message Content Intent in the developer portal under Bot, or unset it."
+        return title, "error", "ENGRAM_DISCORD_MESSAGE_CONTENT is set, but the app does not have the intent", fix
+    if settings.discord_message_content:
+        return title, "ok", "message content: follow-ups in the bot's threads need no mention", ""
+    return title, "ok", "no message content: mentions, direct messages and commands work", ""
 
 
 def _token(settings: Settings) -> str:

@@ -1,8 +1,13 @@
 """Slack: events into requests, messages into blocks. The one home of slack_bolt and slack_sdk.
 
-Every event is acknowledged at once and worked on afterwards. A progress message is known by channel, thread and time
-stamp, so the next process can go on with it. Buttons carry all they need, so they outlive a restart without any state.
-The app serves one workspace, the one that its bot token belongs to.
+Every event is kept on disk, acknowledged and worked off, in that order: a crash loses none, and none is handled twice.
+A progress message is known by channel, thread and time stamp, so the next process can go on with it. Buttons carry all
+they need, so they outlive a restart without any state. The app serves the workspace that its bot token belongs to; with
+OAuth switched on, every workspace that installs it.
+
+Answers are not streamed: up to three candidates are written side by side, and the surest one is known at the end, a
+second or two later; chat.startStream allows about 20 calls a minute for a whole workspace. The status line tells that
+an answer is coming.
 """
 
 from __future__ import annotations
@@ -10,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import json
 import logging
 import re
 import time
@@ -25,8 +31,11 @@ from aiohttp import web
 from aiolimiter import AsyncLimiter
 from slack_bolt.adapter.socket_mode.aiohttp import AsyncSocketModeHandler
 from slack_bolt.async_app import AsyncAck, AsyncApp
+from slack_bolt.oauth.async_oauth_settings import AsyncOAuthSettings
 from slack_sdk.errors import SlackApiError, SlackClientError
 from slack_sdk.http_retry.builtin_async_handlers import AsyncRateLimitErrorRetryHandler, async_default_handlers
+from slack_sdk.oauth.installation_store.sqlite3 import SQLite3InstallationStore
+from slack_sdk.oauth.state_store.sqlite3 import SQLite3OAuthStateStore
 from slack_sdk.signature import SignatureVerifier
 from slack_sdk.web.async_client import AsyncWebClient
 from slack_sdk.webhook.async_client import AsyncWebhookClient
@@ -34,11 +43,14 @@ from slack_sdk.webhook.async_client import AsyncWebhookClient
 from bot import render
 from bot.chat import Attachment, Live, Message, Reply, Request, Undelivered, Unreachable
 from bot.commands import COMMANDS, Bot, Command, Kind
-from bot.platforms.slack_format import BUTTON, SHORTCUT, dress, slash_name
-from core.errors import PdfTooBig, Refused, SetupError
+from bot.platforms import supervise
+from bot.platforms.slack_format import BUTTON, SCOPES, SHORTCUT, command_of, commands, dress
+from core.errors import PdfTooBig, Refused, SetupError, StorageFailed
 from core.service import PDF_MAGIC
 
 if TYPE_CHECKING:
+    from pydantic import SecretStr
+
     from bot.app import App
     from bot.settings import Settings
 
@@ -46,6 +58,8 @@ log = logging.getLogger(__name__)
 
 PICTURE = "loss.png"
 PATH = "/slack/events"
+INSTALL = ("/slack/install", "/slack/oauth_redirect")
+DISK = 2.0  # seconds that Slack can wait for the disk
 FILE_HOST = yarl.URL("https://files.slack.com")
 FILE_TIMEOUT = aiohttp.ClientTimeout(total=60, sock_read=15)  # seconds
 CHUNK = 64 * 1024  # bytes of a file taken at once
@@ -54,9 +68,8 @@ EDITS = (4, 6.0)  # progress edits of all channels, in so many seconds: chat.upd
 # dropped, not queued
 STALE_AFTER = 15 * 60  # seconds; nobody is told of an edit, so the end of a long job is posted anew
 PEOPLE_FOR, EVENTS_FOR, FILES_FOR, THREADS_FOR = 300, 600, 60, 86_400  # seconds that something is remembered
+STATUS_FOR = 90  # seconds
 LOOK_UP = 5  # seconds for a question to Slack that we can do without
-RESTART_AFTER = (1, 5, 15, 60, 300)  # seconds before a client that broke is replaced
-SOUND_AFTER = 600  # seconds after which a client has proved itself
 LOST_AFTER = 300  # seconds without a connection; slack_sdk reconnects in a few
 
 SPOKEN = (None, "file_share", "thread_broadcast", "me_message")  # subtypes of messages that people write
@@ -96,22 +109,38 @@ INVITE_ME = "I am not in this channel. Invite me with /invite, then try again."
 
 
 async def serve(app: App, settings: Settings) -> None:
-    """Be on Slack until cancelled; a client that broke is replaced by a new one. Raises: SetupError."""
-    failures = 0  # in a row
-    while True:
-        began = time.monotonic()
-        bot = Bot(app.service, limits=settings.limits, quotas=settings.quotas, source=settings.source_url)
-        try:
-            async with Client(bot, settings) as client, bot:
-                await client.run()
-        except SetupError:
-            raise
-        except Exception:
-            failures = 0 if time.monotonic() - began > SOUND_AFTER else failures
-            wait = RESTART_AFTER[min(failures, len(RESTART_AFTER) - 1)]
-            failures += 1
-            log.exception("the Slack client broke; a new one starts in %d s", wait)
-            await asyncio.sleep(wait)
+    """Be on Slack until cancelled. Raises: SetupError."""
+    given = {"limits": settings.limits, "quotas": settings.quotas, "source": settings.source_url}
+
+    async def connect() -> None:
+        bot = Bot(app.service, commands=commands(), **given)
+        async with Client(bot, settings) as client, bot:
+            await client.run()
+
+    await supervise("Slack", connect)
+
+
+async def examine(settings: Settings) -> AsyncIterator[tuple[str, str, str, str]]:
+    """What Slack says about the tokens, as (name, state, detail, fix). Raises: SetupError, OSError, TimeoutError."""
+    async with Client(Bot(None), settings) as client, asyncio.timeout(LOOK_UP * 3):
+        if settings.slack_client_id:
+            yield "Slack OAuth", "ok", f"workspaces install the app at {INSTALL[0]}", ""
+            return
+        web = client.bolt.client
+        with _login_errors("ENGRAM_SLACK_BOT_TOKEN"):
+            found = await web.auth_test()
+        yield "Slack bot token", "ok", f"{found.get('user')}, in the workspace {found.get('team')}", ""
+        granted = {scope.strip() for scope in found.headers.get("x-oauth-scopes", "").split(",")}
+        absent = [scope for scope in SCOPES if scope not in granted]
+        fix = "Update the app from `python -m bot slack-manifest`, and install it again."
+        detail = f"missing: {', '.join(absent)}" if absent else f"all {len(SCOPES)}"
+        yield "Slack scopes", "error" if absent else "ok", detail, fix if absent else ""
+        if settings.slack_http_port:
+            yield "Slack requests", "ok", f"by HTTP, port {settings.slack_http_port}, path {PATH}", ""
+            return
+        with _login_errors("ENGRAM_SLACK_APP_TOKEN"):
+            await web.apps_connections_open(app_token=_optional(settings.slack_app_token) or "")
+        yield "Slack app token", "ok", "Socket Mode can be opened", ""
 
 
 class Recent:
@@ -146,11 +175,12 @@ class Recent:
 
 @dataclass(frozen=True)
 class Me:
-    """Who the bot is."""
+    """Who the bot is in a workspace."""
 
     user: str
     team: str
     enterprise: str = ""
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -180,38 +210,32 @@ class Place:
 
 
 class Client:
-    """Turns events into requests. Use as `async with`."""
+    """The app: one connection to Slack, and the workspaces that it serves. Use as `async with`."""
 
     def __init__(self, bot: Bot, settings: Settings) -> None:
         self.bot = bot
         self._settings = settings
-        self._token = _secret(settings.slack_bot_token, "ENGRAM_SLACK_BOT_TOKEN", "OAuth & Permissions")
-        self._file_hosts = {FILE_HOST, _base(settings).origin()}
-        self._signing_secret = settings.slack_signing_secret.get_secret_value() if settings.slack_signing_secret else ""
-        self.edits = AsyncLimiter(*EDITS)
-        self._events = Recent(EVENTS_FOR)  # event, message and trigger ids
-        self._files = Recent(FILES_FOR)
-        self._people = Recent(PEOPLE_FOR)
-        self._creators = Recent(PEOPLE_FOR)
-        self._threads = Recent(THREADS_FOR)  # (channel, thread) -> "ours" or "theirs"
-        self._speakers = Recent(THREADS_FOR)  # (channel, thread) -> who wrote last
-        self._unsure = Recent(EVENTS_FOR)  # tags of messages that may have arrived
+        self._base = _base(settings)
+        self._installations = installations(settings)
+        self._workspaces: dict[str, Workspace] = {}
+        self._seen = Recent(EVENTS_FOR)  # for when the disk is full
 
     async def __aenter__(self) -> Client:
         self._session = aiohttp.ClientSession(
             timeout=aiohttp.ClientTimeout(total=30), cookie_jar=aiohttp.DummyCookieJar()
         )
         self._file_session = aiohttp.ClientSession(auto_decompress=False, cookie_jar=aiohttp.DummyCookieJar())
-        retries = [*async_default_handlers(), AsyncRateLimitErrorRetryHandler(max_retry_count=2)]
-        self.web = AsyncWebClient(
-            self._token, base_url=str(_base(self._settings)), session=self._session, retry_handlers=retries
+        self.bolt = AsyncApp(
+            client=self._web(_optional(self._settings.slack_bot_token) if not self._installations else None),
+            signing_secret=_optional(self._settings.slack_signing_secret) or "",
+            oauth_settings=_oauth(self._settings, self._installations) if self._installations else None,
+            process_before_response=True,  # our handlers are quick: an event is not acknowledged before it is kept
         )
-        self.bolt = AsyncApp(client=self.web, signing_secret=self._signing_secret)
         self.bolt.event(re.compile(""))(self._on_event)
         self.bolt.action(re.compile(f"^{BUTTON}:"))(self._on_action)
         self.bolt.message_shortcut(SHORTCUT)(self._on_shortcut)
-        for name in COMMANDS:
-            self.bolt.command(f"/{slash_name(name)}")(self._on_command)
+        for command in commands():
+            self.bolt.command(f"/{command.name}")(self._on_command)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -220,20 +244,47 @@ class Client:
 
     async def run(self) -> None:
         """Raises: SetupError; others when the connection is lost for good."""
-        with _login_errors("ENGRAM_SLACK_BOT_TOKEN"):
-            found = await self.web.auth_test()
-        self.me = Me(found["user_id"], found["team_id"], found.get("enterprise_id") or "")
+        if not self._installations:
+            token = _secret(self._settings.slack_bot_token, "ENGRAM_SLACK_BOT_TOKEN", "OAuth & Permissions")
+            home = await self._enter(token)
+            log.info("on Slack as %s in the workspace %s", home.me.name, home.me.team)
+        left = await self.bot.service.inbox.unhandled("slack:")  # by an earlier process: before anything new comes in
         async with self._listening() if self._settings.slack_http_port else self._connected() as until_lost:
-            log.info("on Slack as %s in the workspace %s", found.get("user"), found.get("team"))
             await self.bot.resume(self.reopen)
+            for key, body in left:
+                self._work_off(key, json.loads(body))
             await until_lost()
+
+    def _web(self, token: str | None) -> AsyncWebClient:
+        retries = [*async_default_handlers(), AsyncRateLimitErrorRetryHandler(max_retry_count=2)]
+        return AsyncWebClient(token, base_url=str(self._base), session=self._session, retry_handlers=retries)
+
+    async def _enter(self, token: str) -> Workspace:
+        """Raises: SetupError."""
+        web = self._web(token)
+        with _login_errors("ENGRAM_SLACK_BOT_TOKEN"):
+            found = await web.auth_test()
+        me = Me(found["user_id"], found["team_id"], found.get("enterprise_id") or "", found.get("user") or "")
+        workspace = Workspace(self.bot, me, web, self._file_session, {FILE_HOST, self._base.origin()})
+        self._workspaces[me.team] = workspace
+        return workspace
+
+    async def workspace(self, team: str) -> Workspace | None:
+        """The one that the bot token belongs to; with OAuth, that of an installation."""
+        if not self._installations:
+            return next(iter(self._workspaces.values()))
+        installed = await self._installations.async_find_bot(enterprise_id=None, team_id=team)
+        if installed is None or not installed.bot_token:
+            return None
+        known = self._workspaces.get(team)
+        return known if known and known.web.token == installed.bot_token else await self._enter(installed.bot_token)
 
     @contextlib.asynccontextmanager
     async def _connected(self) -> AsyncIterator[Callable[[], Awaitable[None]]]:
         """Socket Mode."""
         token = _secret(self._settings.slack_app_token, "ENGRAM_SLACK_APP_TOKEN", "Basic Information, App-Level Tokens")
         with _login_errors("ENGRAM_SLACK_APP_TOKEN"):
-            opened = await self.web.apps_connections_open(app_token=token)
+            opened = await self.bolt.client.apps_connections_open(app_token=token)
         handler = AsyncSocketModeHandler(self.bolt, token)
         handler.client.wss_uri = opened["url"]
         try:
@@ -261,64 +312,117 @@ class Client:
             await runner.cleanup()
 
     async def reopen(self, address: str) -> Live | None:
-        platform, *rest = address.split(":")
-        return Posted(self, *rest) if platform == "slack" else None
+        platform, team, *rest = address.split(":")
+        workspace = await self.workspace(team) if platform == "slack" else None
+        return Posted(workspace, *rest) if workspace else None
 
-    # Events: acknowledged by Bolt, marked on receipt, worked on afterwards
+    # What Slack hands over: kept, then acknowledged, then worked off, once
 
     async def _on_event(self, body: dict[str, Any], event: dict[str, Any]) -> None:
-        if self._events.first(body["event_id"]):
-            self._later(self._happened, event)
+        """Slack tells again what was not acknowledged. Talk that is none of our business is not kept."""
+        kept = {"team_id": body.get("team_id"), "event_id": body["event_id"], "event": event}
+        workspace = await self.workspace(_team(body))
+        if workspace and (weight := workspace.weight(event)):
+            await self._take(f"slack:event:{body['event_id']}", {**kept, "team_id": workspace.me.team}, weight > 1)
 
     async def _on_command(self, ack: AsyncAck, body: dict[str, Any]) -> None:
-        await ack()
-        if self._events.first(body["trigger_id"]):
-            self._later(self._commanded, body)
+        await self._on_interaction("command", ack, body)
 
     async def _on_action(self, ack: AsyncAck, body: dict[str, Any]) -> None:
-        await ack()
-        if self._events.first(body["trigger_id"]):
-            self._later(self._pressed, body)
+        await self._on_interaction("action", ack, body)
 
     async def _on_shortcut(self, ack: AsyncAck, body: dict[str, Any]) -> None:
-        await ack()
-        if self._events.first(body["trigger_id"]):
-            self._later(self._chosen, body)
+        await self._on_interaction("shortcut", ack, body)
 
-    def _later(self, handle: Callable[[dict[str, Any]], Awaitable[None]], body: dict[str, Any]) -> None:
-        async def logged() -> None:
+    async def _on_interaction(self, kind: str, ack: AsyncAck, body: dict[str, Any]) -> None:
+        """Slack does not tell these again, and shows a failure after 3 seconds: a slow disk is not waited for."""
+        taking = self.bot.spawn(self._take(f"slack:{kind}:{body['trigger_id']}", body))
+        await asyncio.wait({taking}, timeout=DISK)
+        await ack()
+
+    async def _take(self, key: str, body: dict[str, Any], keep: bool = True) -> None:
+        try:
+            new = await self.bot.service.inbox.receive(key, json.dumps(body) if keep else "")
+        except StorageFailed:  # the handler will say so
+            log.exception("an event could not be kept")
+            new = self._seen.first(key)
+        if new:
+            self._work_off(key, body)
+
+    def _work_off(self, key: str, body: dict[str, Any]) -> None:
+        async def work() -> None:
             try:
-                await handle(body)
+                if workspace := await self.workspace(_team(body)):
+                    await workspace.handle(key.split(":")[1], body)
             except Exception:
                 log.exception("an event could not be handled")
+            with contextlib.suppress(StorageFailed):
+                await self.bot.service.inbox.handled(key)  # not when this task is cancelled: the next start goes on
 
-        self.bot.spawn(logged())
+        self.bot.spawn(work())
 
-    async def _happened(self, event: dict[str, Any]) -> None:
+
+class Workspace:
+    """One workspace: events into requests, and all that goes back."""
+
+    def __init__(
+        self, bot: Bot, me: Me, web: AsyncWebClient, file_session: aiohttp.ClientSession, file_hosts: set[yarl.URL]
+    ) -> None:
+        self.bot, self.me, self.web = bot, me, web
+        self._file_session, self._file_hosts = file_session, file_hosts
+        self.edits = AsyncLimiter(*EDITS)
+        self._seen = Recent(EVENTS_FOR)  # for when the disk is full
+        self._people = Recent(PEOPLE_FOR)
+        self._creators = Recent(PEOPLE_FOR)
+        self._threads = Recent(THREADS_FOR)  # (channel, thread) -> "ours" or "theirs"
+        self._speakers = Recent(THREADS_FOR)  # (channel, thread) -> who wrote last
+        self._unsure = Recent(EVENTS_FOR)  # tags of messages that may have arrived
+
+    def weight(self, event: dict[str, Any]) -> int:
+        """0: none of our business. 1: may be; its text is not kept. 2: must not be lost."""
+        if event["type"] in ("app_mention", "channel_deleted", "group_deleted"):
+            return 2
+        if event["type"] != "message" or not _is_spoken(event):
+            return 0
+        if event["channel"].startswith("D") or self._mentioned(event.get("text") or ""):
+            return 2
+        return (2 if event.get("files") else 1) if event.get("thread_ts") else 0
+
+    async def handle(self, kind: str, body: dict[str, Any]) -> None:
+        handlers = {"event": self._happened, "command": self._commanded, "action": self._pressed}
+        await handlers.get(kind, self._chosen)(body)
+
+    async def _first(self, key: str, owner: str, seconds: float = 86_400.0) -> bool:
+        """Is it the first time in that while, or the same event once more, after a restart?"""
+        try:
+            return await self.bot.service.inbox.claim(f"slack:{key}", owner, seconds)
+        except StorageFailed:
+            return self._seen.first(key)
+
+    async def _happened(self, body: dict[str, Any]) -> None:
+        event = body["event"]
         if event["type"] in ("message", "app_mention"):
-            await self._said(event)
+            await self._said(event, body["event_id"])
         elif event["type"] in ("channel_deleted", "group_deleted"):  # nobody can ask or erase there any more
             await self.bot.service.reset(self.key(Place(event["channel"], "")))
 
-    async def _said(self, event: dict[str, Any]) -> None:
+    async def _said(self, event: dict[str, Any], event_id: str) -> None:
         """A message. One that mentions the bot comes twice, as `message` and as `app_mention`, in any order."""
-        if event.get("subtype") not in SPOKEN or event.get("bot_id") or not event.get("user"):
+        if not _is_spoken(event):
             return
         thread = event.get("thread_ts", "")
         place = Place(event["channel"], event["user"], event["ts"], "" if thread == event["ts"] else thread)
         last = self._speakers.get((place.channel, place.thread))
         self._speakers.put((place.channel, place.thread), place.user)
-        if await self._is_meant(event, place, last) and self._is_news(event, place):
-            await self._hear(event, place)
+        if await self._is_meant(event, place, last) and await self._is_news(event, place, event_id):
+            await self._hear(event, place, event_id)
 
-    def _is_news(self, event: dict[str, Any], place: Place) -> bool:
+    async def _is_news(self, event: dict[str, Any], place: Place, event_id: str) -> bool:
         """The first event of a message is; so is a later one that alone carries its files."""
-        key, files = (place.channel, place.ts), bool(event.get("files"))
-        known = self._events.get(key)
-        if known == "files" or (known and not files):
-            return False
-        self._events.put(key, "files" if files else "text")
-        return True
+        said = f"said:{place.channel}:{place.ts}"
+        with_files = not event.get("files") or await self._first(f"{said}:files", event_id)
+        first = await self._first(said, event_id)
+        return with_files if event.get("files") else first
 
     async def _is_meant(self, event: dict[str, Any], place: Place, last: str | None) -> bool:
         """Is this said to the bot? In the bot's own threads people need no mention, unless they talk to each other."""
@@ -342,14 +446,16 @@ class Client:
             self._threads.put(key, "ours" if ours else "theirs")
         return self._threads.get(key) == "ours"
 
-    async def _hear(self, event: dict[str, Any], place: Place) -> None:
+    async def _hear(self, event: dict[str, Any], place: Place, event_id: str) -> None:
         if not place.thread:
             self._threads.put((place.channel, place.ts), "ours")
         text = await self._plain(event.get("text") or "")
-        files = event.get("files") or await self._files_of(event, place, text)
-        new = [file for file in files if self._files.first((place.channel, file["id"]))]
-        if files and not new:
-            return  # the same upload, told again
+        new = files = event.get("files") or ()
+        if files:
+            new = [f for f in files if await self._first(f"file:{place.channel}:{f['id']}", event_id, FILES_FOR)]
+            if not new:
+                return  # the same upload, told again
+        new = new or await self._files_of(event, place, text)
         request = await self.request(place, text=text, attachments=[await self._attachment(file) for file in new])
         await self.bot.hear(request, SlackReply(self, place, request.user_name))
 
@@ -365,7 +471,7 @@ class Client:
 
     async def _commanded(self, body: dict[str, Any]) -> None:
         place = Place(body["channel_id"], body["user_id"])
-        name = next(name for name in COMMANDS if f"/{slash_name(name)}" == body["command"])
+        name = command_of(body["command"].removeprefix("/"))
         arguments = parse(COMMANDS[name], await self._plain(body.get("text") or ""))
         request = await self.request(place, arguments=arguments)
         reply = SlackReply(self, place, request.user_name, body["response_url"], body["trigger_id"])
@@ -481,7 +587,7 @@ class Client:
         if not self._is_slacks(url):
             log.warning("a file is kept at a foreign address and was not fetched")
             raise Refused("Slack keeps this file somewhere else; attach the PDF itself.")
-        headers = {"Authorization": f"Bearer {self._token}", "Accept-Encoding": "identity"}
+        headers = {"Authorization": f"Bearer {self.web.token}", "Accept-Encoding": "identity"}
         options = {"allow_redirects": False, "timeout": FILE_TIMEOUT, "proxy": self.web.proxy}
         async with self._file_session.get(yarl.URL(url), headers=headers, **options) as response:
             if response.status in (301, 302, 303, 307, 308):  # to a login page, too
@@ -544,6 +650,34 @@ def _secret(value: Any, name: str, where: str) -> str:
     return value.get_secret_value()
 
 
+def _optional(value: SecretStr | None) -> str | None:
+    return value.get_secret_value() if value else None
+
+
+def installations(settings: Settings) -> SQLite3InstallationStore | None:
+    """Where OAuth keeps the tokens of the workspaces that installed the app; None: one workspace, one token.
+
+    Blocking, a millisecond each time; slack_sdk's asynchronous one needs SQLAlchemy."""
+    if settings.slack_client_id is None:
+        return None
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    file = settings.data_dir / "slack.db"
+    file.touch(mode=0o600)
+    return SQLite3InstallationStore(database=str(file), client_id=settings.slack_client_id)
+
+
+def _oauth(settings: Settings, store: SQLite3InstallationStore) -> AsyncOAuthSettings:
+    """Pages /slack/install and /slack/oauth_redirect beside the events' address. Raises: SetupError."""
+    return AsyncOAuthSettings(
+        client_id=settings.slack_client_id,
+        client_secret=_secret(settings.slack_client_secret, "ENGRAM_SLACK_CLIENT_SECRET", "Basic Information"),
+        scopes=SCOPES,
+        installation_store=store,
+        installation_store_bot_only=True,
+        state_store=SQLite3OAuthStateStore(expiration_seconds=600, database=store.database),
+    )
+
+
 def _base(settings: Settings) -> yarl.URL:
     """Raises: SetupError."""
     base = yarl.URL(settings.slack_base_url)
@@ -580,6 +714,8 @@ def only_from_slack(secret: str) -> Any:
 
     @web.middleware
     async def check(request: web.Request, handler: Any) -> web.StreamResponse:
+        if request.method == "GET" and request.path in INSTALL:  # people's browsers; OAuth has a check of its own
+            return await handler(request)
         timestamp = request.headers.get("X-Slack-Request-Timestamp", "")
         signature = request.headers.get("X-Slack-Signature", "")
         try:
@@ -619,6 +755,17 @@ def parse(command: Command, text: str) -> dict[str, object]:
     return arguments | {option.name: text for option in first if text}
 
 
+def _is_spoken(event: dict[str, Any]) -> bool:
+    """Written by a person."""
+    return event.get("subtype") in SPOKEN and not event.get("bot_id") and bool(event.get("user"))
+
+
+def _team(body: Mapping[str, Any]) -> str:
+    """Whose installation is meant; in channels shared between workspaces, the authorization says it."""
+    (authorized, *_) = body.get("authorizations") or ({},)
+    return str(authorized.get("team_id") or body.get("team_id") or (body.get("team") or {}).get("id") or "")
+
+
 def _unescape(text: str) -> str:
     return text.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
 
@@ -630,8 +777,8 @@ class SlackReply(Reply):
     """Answers in the thread of what was said. What only the asker may see goes through the response URL, which lives
     for 30 minutes, or as an ephemeral message."""
 
-    def __init__(self, client: Client, place: Place, name: str = "", url: str = "", trigger: str = "") -> None:
-        self._client = client
+    def __init__(self, workspace: Workspace, place: Place, name: str = "", url: str = "", trigger: str = "") -> None:
+        self._workspace = workspace
         self._place = place
         self._name = name
         self._url = url
@@ -662,18 +809,18 @@ class SlackReply(Reply):
                 if _code(problem) in FOREIGN and self._url:
                     raise Refused(INVITE_ME) from None
                 raise
-        return Posted(self._client, self._place.channel, self._root, ts)
+        return Posted(self._workspace, self._place.channel, self._root, ts)
 
     async def _post(self, message: Message) -> str:
         tag = tag_of(self._place.channel, self._origin, message)
-        return await self._client.post(self._place.channel, self._root, message, tag)
+        return await self._workspace.post(self._place.channel, self._root, message, tag)
 
     async def _whisper(self, message: Message) -> None:
         """An ephemeral message shows in a thread only where there is one already."""
         if self._url and await self._respond(message):
             return
         thread = self._place.thread or None
-        await self._client.web.chat_postEphemeral(
+        await self._workspace.web.chat_postEphemeral(
             channel=self._place.channel, user=self._place.user, thread_ts=thread, **dress(message)
         )
 
@@ -690,7 +837,7 @@ class SlackReply(Reply):
     @contextlib.asynccontextmanager
     async def thinking(self) -> AsyncIterator[None]:
         """Slack takes the status away with the next message; after a failure there may be none."""
-        status = asyncio.create_task(self._status("is thinking …"))
+        status = asyncio.create_task(self._keep_status("is thinking …"))
         try:
             yield
         except BaseException:
@@ -700,31 +847,37 @@ class SlackReply(Reply):
         finally:
             status.cancel()
 
+    async def _keep_status(self, status: str) -> None:
+        """Slack takes it away after two minutes."""
+        while True:
+            await self._status(status)
+            await asyncio.sleep(STATUS_FOR)
+
     async def _status(self, status: str) -> None:
         """Works where Slack knows the app as an agent; elsewhere it fails, and nothing is lost."""
         if thread := self._root or self._place.ts:
             with contextlib.suppress(*TROUBLE):
                 async with asyncio.timeout(LOOK_UP):
-                    await self._client.web.assistant_threads_setStatus(
+                    await self._workspace.web.assistant_threads_setStatus(
                         channel_id=self._place.channel, thread_ts=thread, status=status
                     )
 
     async def name_of(self, user: str) -> str:
         platform, _, rest = user.partition(":")
-        return (await self._client.person(rest.rpartition(":")[2])).name if platform == "slack" else ""
+        return (await self._workspace.person(rest.rpartition(":")[2])).name if platform == "slack" else ""
 
 
 class Posted(Live):
     """A message of the bot, known by channel, thread and time stamp."""
 
-    def __init__(self, client: Client, channel: str, thread: str, ts: str) -> None:
-        self.address = f"slack:{channel}:{thread}:{ts}"
-        self._client = client
+    def __init__(self, workspace: Workspace, channel: str, thread: str, ts: str) -> None:
+        self.address = f"slack:{workspace.me.team}:{channel}:{thread}:{ts}"
+        self._workspace = workspace
         self._channel, self._thread, self._ts = channel, thread, ts
         self._editable = True
 
     async def edit(self, message: Message) -> None:
-        if not self._editable or not self._client.edits.has_capacity():
+        if not self._editable or not self._workspace.edits.has_capacity():
             return
         try:
             await self._update(message)
@@ -752,8 +905,8 @@ class Posted(Live):
     async def _finish_anew(self, message: Message) -> None:
         """An earlier try, or an earlier process, may have done it already."""
         tag = tag_of(self._channel, self._ts, replace(message, picture=b""))
-        self._client.may_have_posted(tag)
-        await self._client.post(self._channel, self._thread or self._below(), message, tag)
+        self._workspace.may_have_posted(tag)
+        await self._workspace.post(self._channel, self._thread or self._below(), message, tag)
         with contextlib.suppress(*TROUBLE):
             await self._update(render.ended_below())
 
@@ -761,13 +914,13 @@ class Posted(Live):
         return "" if self._channel.startswith("D") else self._ts
 
     async def _update(self, message: Message) -> None:
-        await self._client.edits.acquire()
-        await self._client.web.chat_update(channel=self._channel, ts=self._ts, **dress(message))
+        await self._workspace.edits.acquire()
+        await self._workspace.web.chat_update(channel=self._channel, ts=self._ts, **dress(message))
 
     async def _show(self, message: Message) -> None:
         """The picture is a message of its own; nothing is lost without it."""
         with contextlib.suppress(*TROUBLE):
-            await self._client.web.files_upload_v2(
+            await self._workspace.web.files_upload_v2(
                 channel=self._channel,
                 thread_ts=self._thread or self._below() or None,
                 content=message.picture,

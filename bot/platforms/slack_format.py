@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -18,6 +17,7 @@ TITLE, TEXT, FIELDS_TOGETHER, FOOTER = 300, 4000, 4000, 500  # ours: all blocks 
 BUTTON = "engram"  # action_id: engram:ACTION:NUMBER; block_id of a message's first block: engram:TAG
 SHORTCUT = "learn_document"  # callback_id of the message menu
 NAMES = {"status": "engram-status"}  # Slack keeps /status for itself, and refuses a manifest that has it
+DESCRIPTIONS = {"learn": "Show how to hand me a PDF"}  # Slack gives commands no files
 STYLES = {Style.PRIMARY: "primary", Style.DANGER: "danger"}
 
 SCOPES = (
@@ -77,7 +77,7 @@ def manifest(url: str = "") -> dict[str, Any]:
                     {"title": "What do you know here?", "message": "docs"},
                 ],
             },
-            "slash_commands": [_slash(command, url) for command in COMMANDS.values()],
+            "slash_commands": [_slash(command, url) for command in commands()],
             "shortcuts": [
                 {
                     "name": "Learn this document",
@@ -104,11 +104,20 @@ def _slash(command: Command, url: str) -> dict[str, Any]:
     )
     usage = {"usage_hint": hint} if command.options and command.name != "learn" else {}
     request = {"url": url} if url else {}
-    return {"command": f"/{slash_name(command.name)}", "description": command.description, **usage, **request}
+    return {"command": f"/{command.name}", "description": command.description, **usage, **request}
 
 
-def slash_name(name: str) -> str:
-    return NAMES.get(name, name)
+def commands() -> list[Command]:
+    """As they are called here."""
+    return [
+        replace(row, name=NAMES.get(name, name), description=DESCRIPTIONS.get(name, row.description))
+        for name, row in COMMANDS.items()
+    ]
+
+
+def command_of(name: str) -> str:
+    """What a command of Slack's is called in the table."""
+    return next((ours for ours, theirs in NAMES.items() if theirs == name), name)
 
 
 # Messages ------------------------------------------------------------------------------------------------------------
@@ -116,7 +125,6 @@ def slash_name(name: str) -> str:
 
 def dress(message: Message) -> dict[str, Any]:
     """A message as `text` (for notifications and screen readers) and `blocks`, within Slack's limits."""
-    message = replace(message, fields=tuple(_renamed(field) for field in message.fields))
     blocks: list[dict[str, Any]] = []
     if message.title:
         blocks.append(_section(f"*{clip(' '.join(message.title.split()), TITLE)}*"))
@@ -128,12 +136,6 @@ def dress(message: Message) -> dict[str, Any]:
     if message.buttons:
         blocks.append({"type": "actions", "elements": [_button(*pair) for pair in enumerate(message.buttons)]})
     return {"text": clip(_summary(message), FALLBACK), "blocks": blocks}
-
-
-def _renamed(field: Field) -> Field:
-    """A list of commands, as they are called here."""
-    names = re.sub(r"^/([a-z]+)(?=:)", lambda match: f"/{slash_name(match[1])}", field.text, flags=re.MULTILINE)
-    return replace(field, text=names)
 
 
 def _fields(fields: Sequence[Field]) -> list[dict[str, Any]]:

@@ -256,8 +256,15 @@ async def test_feedback_is_stored(taught, monkeypatch):
     assert "wrong" in (await press(taught, wrong.action, wrong.value)).text
 
 
-async def test_an_example_question_is_asked_by_its_button(taught):
-    assert "Ada Quill" in (await press(taught, "ask", "Who is the warden?")).text
+async def test_an_example_question_is_asked_by_its_button(open_service):
+    async with open_service(FakeEngine(questions=("Who is the warden?", "x" * 200))) as service, Bot(service) as bot:
+        (live,) = (await teach(bot)).lives
+        first, second = live.ended[0].buttons
+        assert first.label == "Who is the warden?" and second.label.endswith("x…")
+        assert "Ada Quill" in (await press(bot, first.action, first.value)).text
+        assert "x" * 200 in (await press(bot, second.action, second.value)).text
+        await run(bot, "forget", arguments={"document": "handbook.pdf"})
+        assert "no longer know" in (await press(bot, first.action, first.value)).text
 
 
 # Managing
@@ -271,6 +278,14 @@ async def test_documents_are_listed_with_who_brought_them(taught):
 async def test_ones_own_document_can_be_forgotten(taught):
     assert "forgotten" in (await run(taught, "forget", arguments={"document": "hand"})).text
     assert await taught.service.documents("fake:1") == []
+
+
+async def test_without_a_name_buttons_show_what_can_be_forgotten(taught):
+    assert "nothing here that you may" in (await run(taught, "forget", **BOB)).text
+    (message,) = (await run(taught, "forget")).private
+    (button,) = message.buttons
+    assert "manages this channel" in (await press(taught, button.action, button.value, **BOB)).text
+    assert "handbook.pdf is forgotten" in (await press(taught, button.action, button.value)).text
 
 
 async def test_anothers_document_only_by_a_manager(taught):

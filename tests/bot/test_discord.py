@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator, Coroutine
-from dataclasses import replace
 from typing import Any
 
 import discord
@@ -37,8 +36,8 @@ class DeclaredBot(Bot):
 
     env: simcord.Env
 
-    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        super().spawn(self.env.external_wait(work, reason="the runner"))
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        return super().spawn(self.env.external_wait(work, reason="the runner"))
 
 
 class World:
@@ -362,13 +361,8 @@ async def test_a_private_answer_can_be_shared(world):
     assert "Ada Quill" in world.said() and "shared by bob" in world.said()
 
 
-async def test_an_example_question_is_asked_by_its_button(world, monkeypatch):
-    learn = FakeEngine.learn
-
-    def with_questions(self, chunks, *, title):
-        return replace((yield from learn(self, chunks, title=title)), questions=(WARDEN,))
-
-    monkeypatch.setattr(FakeEngine, "learn", with_questions)
+async def test_an_example_question_is_asked_by_its_button(world):
+    world.engine.questions = (WARDEN, "When does the ferry leave?")
     await world.teach()
     result = await world.bob.click(world.channel.last_message, label=WARDEN)
     assert "Ada Quill" in world.said(world.thread(result.response.id))

@@ -6,11 +6,13 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 
 import pytest
 
 from bot.commands import Bot
 from bot.platforms import discord as platform
+from bot.platforms import supervise
 from bot.settings import Settings
 from core.errors import SetupError
 from tests.bot.fake_discord import CHANNEL, FakeDiscord
@@ -40,9 +42,9 @@ async def online(discord: FakeDiscord, open_service: Open, monkeypatch: pytest.M
 async def running(
     discord: FakeDiscord, open_service: Open, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[asyncio.Task]:
-    monkeypatch.setattr(platform, "RESTART_AFTER", (0,))
+    monkeypatch.setattr("bot.platforms.RESTART_AFTER", (0,))
     async with open_service() as service:
-        task = asyncio.create_task(platform.supervise(lambda: make_client(service), TOKEN))
+        task = asyncio.create_task(supervise("Discord", partial(platform.connect, lambda: make_client(service), TOKEN)))
         await asyncio.wait({task, asyncio.create_task(discord.connected.wait())}, return_when="FIRST_COMPLETED")
         yield task
         task.cancel()

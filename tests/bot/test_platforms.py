@@ -32,7 +32,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     module = ModuleType("fake_platform")
     module.serve = serve
     monkeypatch.setitem(sys.modules, "fake_platform", module)
-    rows = {"one": ("fake_platform", ("discord_token",)), "two": ("nowhere", ("slack_bot_token",))}
+    rows = {"one": ("fake_platform", lambda _: ("discord_token",)), "two": ("nowhere", lambda _: ("slack_bot_token",))}
     monkeypatch.setattr(platforms, "PLATFORMS", rows)
     monkeypatch.setattr("bot.app.load_engine", lambda settings: FakeEngine())
     return seen
@@ -76,5 +76,19 @@ async def test_without_an_engine_nothing_is_served(
 
 
 def test_what_is_missing_is_named(served: list[str], tmp_path: Path) -> None:
-    assert platforms.configured(settings(tmp_path, "right")) == ["one"]
+    assert platforms.wanted(settings(tmp_path, "right")) == ["one"]
     assert "ENGRAM_SLACK_BOT_TOKEN" in platforms.how_to_configure(settings(tmp_path, "right"))
+
+
+@pytest.mark.parametrize(
+    ("given", "lacks"),
+    [
+        ({"slack_bot_token": "xoxb"}, ["ENGRAM_SLACK_APP_TOKEN"]),
+        ({"slack_bot_token": "xoxb", "slack_app_token": "xapp"}, []),
+        ({"slack_bot_token": "xoxb", "slack_app_token": "xapp", "slack_http_port": 9}, ["ENGRAM_SLACK_SIGNING_SECRET"]),
+        ({"slack_client_id": "1", "slack_http_port": 9, "slack_signing_secret": "s"}, ["ENGRAM_SLACK_CLIENT_SECRET"]),
+    ],
+)
+def test_slack_needs_what_its_way_to_connect_needs(given: dict[str, object], lacks: list[str]) -> None:
+    chosen = load_settings(**given)
+    assert platforms.missing("slack", chosen) == lacks and "slack" in platforms.wanted(chosen)

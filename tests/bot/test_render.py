@@ -95,7 +95,8 @@ def test_progress_can_be_cancelled_until_the_end():
 def test_the_end_offers_three_questions_that_fit_a_button():
     learned = document(questions=("Who?", "x" * 76, "When?", "Where?", "Why?"))
     message = render.finished(Progress(job(stage=Stage.DONE), document=learned), b"PNG")
-    assert [b.value for b in message.buttons] == ["Who?", "When?", "Where?"]
+    assert [b.value for b in message.buttons] == ["d1/0", "d1/1", "d1/2"]
+    assert [b.label for b in message.buttons][::2] == ["Who?", "When?"] and len(message.buttons[1].label) <= 75
     assert "12 pages" in message.text and "38 s" in message.text and message.picture == b"PNG"
 
 

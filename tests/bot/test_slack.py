@@ -7,7 +7,6 @@ import json
 import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,7 +14,7 @@ import pytest
 from bot.chat import Button, Field, Message
 from bot.commands import COMMANDS, Bot
 from bot.platforms import slack as platform
-from bot.platforms.slack_format import dress, manifest
+from bot.platforms.slack_format import commands, dress, manifest
 from bot.settings import Settings
 from core.pdf import read_pdf
 from core.service import Service
@@ -58,7 +57,7 @@ class World:
         self.slack, self.service, self.engine = slack, service, engine
 
     async def start(self) -> None:
-        self.bot = Bot(self.service, limits=SMALL)
+        self.bot = Bot(self.service, limits=SMALL, commands=commands())
         self.client = platform.Client(self.bot, settings(self.slack))
         self._task = asyncio.create_task(self._serve())
         connected = asyncio.create_task(self.slack.connected.wait())
@@ -386,13 +385,8 @@ async def test_where_the_bot_is_no_member_commands_are_answered_privately(world,
     assert not await world.service.jobs(f"slack:{TEAM}:C9")
 
 
-async def test_an_example_question_is_asked_by_its_button(world, slack, monkeypatch):
-    learn = FakeEngine.learn
-
-    def with_questions(self, chunks, *, title):
-        return replace((yield from learn(self, chunks, title=title)), questions=(WARDEN, "When does the ferry leave?"))
-
-    monkeypatch.setattr(FakeEngine, "learn", with_questions)
+async def test_an_example_question_is_asked_by_its_button(world, slack):
+    world.engine.questions = (WARDEN, "When does the ferry leave?")
     message = await world.teach()
     (end,) = slack.said("I know handbook.pdf now")
     await slack.click(end, WARDEN, by="UBOB")

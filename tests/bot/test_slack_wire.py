@@ -264,9 +264,9 @@ async def test_foreign_addresses_are_never_asked(world, slack, trap):
     assert trap.asked == [] and slack.file_headers == []
 
 
-def test_slacks_own_file_host_is_asked(slack):
-    client = platform.Client(Bot(None), settings(slack))
-    assert client._is_slacks("https://files.slack.com/files-pri/T1-F1/download/a.pdf")
+async def test_slacks_own_file_host_is_asked():
+    workspace = platform.Workspace(Bot(None), platform.Me("U", "T"), None, None, {platform.FILE_HOST})
+    assert workspace._is_slacks("https://files.slack.com/files-pri/T1-F1/download/a.pdf")
 
 
 async def test_a_login_page_instead_of_the_file_is_explained(world, slack):
@@ -329,8 +329,9 @@ async def test_a_message_that_arrived_all_the_same_is_not_sent_twice(world, slac
 
 async def test_edits_of_all_channels_together_keep_to_slacks_limit(world, slack):
     messages = [await world.ask(f"Question {number}?") for number in range(5)]
-    world.client.edits = platform.AsyncLimiter(*EDITS)
-    posted = [platform.Posted(world.client, CHANNEL, "", message["ts"]) for message in messages]
+    workspace = await world.client.workspace(TEAM)
+    workspace.edits = platform.AsyncLimiter(*EDITS)
+    posted = [platform.Posted(workspace, CHANNEL, "", message["ts"]) for message in messages]
     for live in posted * 10:
         await live.edit(Message("news"))
     assert len(slack.sent("chat.update")) == EDITS[0]
@@ -344,7 +345,7 @@ async def test_a_used_up_response_url_is_replaced_by_an_ephemeral_message(world,
 
 
 async def test_a_broken_client_is_replaced(slack, open_service, monkeypatch):
-    monkeypatch.setattr(platform, "RESTART_AFTER", (0,))
+    monkeypatch.setattr("bot.platforms.RESTART_AFTER", (0,))
     slack.fault("auth.test", "internal_error", times=2)
     async with open_service() as service:
         task = asyncio.create_task(platform.serve(SimpleNamespace(service=service), settings(slack)))

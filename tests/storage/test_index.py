@@ -162,6 +162,7 @@ async def test_what_was_received_waits_for_its_end_also_in_the_next_process(fold
 
 async def test_a_claim_belongs_to_the_first_who_makes_it(index: Index) -> None:
     assert [await index.claim("slack:file:F1", owner) for owner in "aba"] == [True, False, True]
+    assert await index.claim("slack:file:F1", "b", seconds=-1.0) and not await index.claim("slack:file:F1", "a")
 
 
 async def test_what_was_worked_off_is_forgotten_after_a_day_and_what_was_not_is_kept(index: Index, monkeypatch) -> None:
