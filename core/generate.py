@@ -23,10 +23,14 @@ class Prefix:
     texts: Sequence[Sequence[int]]
     cache: Any  # keys and values of [texts, tokens of the longest]; filled up on the right
 
+    def shared(self, prompts: Sequence[Sequence[int]], of: Sequence[int]) -> list[int]:
+        """How many tokens of each prompt need not be read again; one is left at least."""
+        return [min(_shared(p, self.texts[n]), len(p) - 1) for p, n in zip(prompts, of, strict=True)]
+
     def rows(self, prompts: Sequence[Sequence[int]], of: Sequence[int]) -> tuple[Any, Tensor, list[Sequence[int]]]:
         """For prompt i, which begins (nearly) as text `of[i]`: the cache [R, P], what of it counts, and what is left to
         read of the prompt, at least one token."""
-        shared = [min(_shared(p, self.texts[n]), len(p) - 1) for p, n in zip(prompts, of, strict=True)]
+        shared = self.shared(prompts, of)
         cache = copy.copy(self.cache)
         cache.layers = [copy.copy(layer) for layer in cache.layers]
         device = cache.layers[0].keys.device
@@ -111,7 +115,7 @@ def generate(
 def start(
     prompts: Sequence[Sequence[int]], pad_id: int, device: Any, prefix: Prefix | None = None, of: Sequence[int] = ()
 ) -> tuple[Any, Tensor, Tensor, Tensor]:
-    """What a model is first called with: cache (None without a prefix), ids [R, T], mask [R, P + T], positions [R, T]."""
+    """What a model is first called with: cache (or None), ids [R, T], mask [R, P + T], positions [R, T]."""
     cache, before = None, torch.zeros(len(prompts), 0, dtype=torch.long, device=device)
     if prefix:
         cache, before, prompts = prefix.rows(prompts, of)

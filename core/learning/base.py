@@ -4,15 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Protocol
 
 from torch import Tensor
 
+from core.errors import SetupError
 from core.model import LoadedModel
 from core.ports import Learned
 from core.prompts import PromptFormat
 from core.types import Chunk, Step
+
+
+@dataclass(frozen=True)
+class Objectives:
+    """What adapters are trained on: the weight of each loss, a token; 0 leaves it out (`core.learning.objectives`)."""
+
+    text: float = 1.0
+    masked: float = 0.0
+    answers: float = 1.0
+    distil: float = 0.0
+    layers: float = 0.0
+    keep: float = 0.0
+
+    @classmethod
+    def of(cls, weights: Mapping[str, float]) -> Objectives:
+        """Raises: SetupError."""
+        if unknown := set(weights) - {f.name for f in fields(cls)}:
+            raise SetupError(f"There is no objective '{min(unknown)}'.")
+        return cls(**weights)
 
 
 @dataclass(frozen=True)
@@ -21,6 +41,8 @@ class LearnConfig:
 
     effort: str = "standard"  # quick | standard | deep
     batch_tokens: int = 8192  # tokens of one forward and backward pass; halved when memory runs out
+    recompute: bool = False  # gradient checkpointing: less memory, a third more time
+    objectives: Objectives = Objectives()
     budget: str = ""  # how much to compute on each chunk: see core.learning.budget; empty: as prepared
 
 

@@ -5,35 +5,28 @@ What is attached to the model is the adapter's own affair (`core.learning.lora`,
 
 from __future__ import annotations
 
+import copy
 import math
 import random
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
-from typing import Protocol
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import replace
+from typing import Any, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.errors import LearningFailed
 from core.learning.base import LearnConfig
-from core.learning.fast_weights import IGNORE, segments
+from core.learning.objectives import Sample, masked, pack, sum_loss, text_samples
 from core.model import LoadedModel
 from core.ports import Learned
 from core.prompts import PromptFormat
 from core.types import Chunk, Metrics, Step
 
 Branch = Callable[[Tensor], Tensor]  # a module's input [R, T, in] -> what is added to its output [R, T, out]
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One training sequence."""
-
-    ids: Sequence[int]
-    targets: Sequence[int]  # the token that should follow each; IGNORE: not learned
+Score = Callable[[Mapping[str, Tensor]], float]  # weights of one section -> how many questions they answer
 
 
 class Adapter(Protocol):
@@ -80,41 +73,20 @@ def added(model: nn.Module, groups: Sequence[tuple[Mapping[str, Branch], int]]) 
         yield
 
 
-def text_samples(chunks: Sequence[Chunk], heading: Sequence[int], length: int) -> list[Sample]:
-    """The document, cut into even segments of at most `length` tokens, each after the heading."""
-    ids = [i for chunk in chunks for i in chunk.token_ids]
-    cut = zip(*segments(ids, heading, length, pad=0), strict=True)
-    ends = [(row, goal, max(i for i, t in enumerate(goal) if t != IGNORE) + 1) for row, goal in cut]
-    return [Sample(row[:end], goal[:end]) for row, goal, end in ends]
-
-
-def pack(samples: Sequence[Sample], length: int, pad: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Several sequences a row, first fit, so that next to nothing is computed on padding.
-
-    Returns: ids, targets, positions, each [R, L], L <= max(length, longest). Positions begin at 0 with each sequence:
-    transformers then keeps the sequences of a row apart.
-    """
-    rows: list[list[Sample]] = []
-    length = max(length, *(len(s.ids) for s in samples))
-    for s in sorted(samples, key=lambda s: -len(s.ids)):
-        row = next((r for r in rows if sum(len(x.ids) for x in r) + len(s.ids) <= length), None)
-        if row is None:
-            rows.append([s])
-        else:
-            row.append(s)
-    widest = max(sum(len(s.ids) for s in row) for row in rows)
-    fill = lambda parts, empty: (parts + [empty] * widest)[:widest]  # noqa: E731
-    ids = [fill([i for s in row for i in s.ids], pad) for row in rows]
-    targets = [fill([t for s in row for t in s.targets], IGNORE) for row in rows]
-    positions = [fill([p for s in row for p in range(len(s.ids))], 0) for row in rows]
-    return torch.tensor(ids), torch.tensor(targets), torch.tensor(positions)
-
-
-def sum_loss(model: nn.Module, ids: Tensor, targets: Tensor, positions: Tensor) -> Tensor:
-    """Sum of the next-token cross-entropies, nats, float32. All [R, L]; logits only where something is learned."""
-    hidden = model.model(input_ids=ids, position_ids=positions, use_cache=False).last_hidden_state
-    wanted = targets != IGNORE
-    return F.cross_entropy(model.lm_head(hidden[wanted]).float(), targets[wanted], reduction="sum")
+@contextmanager
+def recomputed(model: nn.Module) -> Iterator[None]:
+    """Within the context the blocks keep only their inputs and compute the rest again on the way back: a third more time,
+    and memory for one block instead of all. Only the blocks themselves are told that they train: dropout stays off."""
+    blocks = list(model.model.layers)
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    for block in blocks:
+        block.training = True
+    try:
+        yield
+    finally:
+        for block in blocks:
+            block.training = False
+        model.gradient_checkpointing_disable()
 
 
 class AdapterLearner:
@@ -124,6 +96,7 @@ class AdapterLearner:
     segment = 128  # tokens of a sequence, its heading included
     step_tokens = 2048  # tokens of one step: what LaCT calls a large chunk
     passes: Mapping[str, int]  # over the document, by effort
+    settings: Any  # a dataclass with a `rate`
 
     def __init__(self, base: LoadedModel, fmt: PromptFormat, config: LearnConfig) -> None:
         self.base, self.fmt, self.config = base, fmt, config
@@ -138,33 +111,50 @@ class AdapterLearner:
         raise NotImplementedError
 
     def learn(
-        self, chunks: Sequence[Chunk], *, title: str, extra: Sequence[Sample] = ()
+        self, chunks: Sequence[Chunk], *, title: str, extra: Sequence[Sample] = (), score: Score | None = None
     ) -> Generator[Step, None, Learned]:
-        """Learn one document; `extra` sequences (study material) are mixed into every pass.
+        """Learn one document; `extra` sequences (study material) are mixed into every pass. With `score`, weights are
+        asked questions after each pass: the best are kept, and learning ends when two passes were no better.
 
         Raises: LearningFailed when a loss or a weight is not finite, or memory does not suffice for one sequence.
         """
         began = time.perf_counter()
         self._rows_tokens = self.config.batch_tokens
         text = text_samples(chunks, self.fmt.heading(title), self.segment)
-        batches = self._batches([*text, *extra], self.passes[self.config.effort])
-        adapter = self.start()
+        passes = self.passes[self.config.effort]
+        batches = self._batches([*self._weighed(text), *extra], passes)
+        adapter, best = self.start(), _Best(score)
         history, initial = [], self._loss(adapter, text)
-        for done, batch in enumerate(batches):
-            history.append(self._step(adapter, batch, done / len(batches)))
-            yield Step(done + 1, len(batches), history[-1])
+        for done, batch in enumerate(batches, 1):
+            history.append(self._step(adapter, batch, (done - 1) / len(batches)))
+            yield Step(done, len(batches), history[-1])
+            if score and done % (len(batches) // passes) == 0 and best.is_done(adapter):
+                break
         final = self._loss(adapter, text)
-        tensors = {f"0/{name}": t.detach().float().cpu() for name, t in adapter.tensors().items()}
+        tensors = best.kept or _plain(adapter)
         if not all(t.isfinite().all() for t in tensors.values()):
             raise LearningFailed
         tokens, seconds = sum(c.token_count for c in chunks), time.perf_counter() - began
         metrics = Metrics(initial, final, tuple(history), len(chunks), tokens, seconds, adapter.norm())
-        return Learned(tensors, (0,) * len(chunks), metrics)
+        named = {f"0/{name}": t for name, t in tensors.items()}
+        return Learned(named, (0,) * len(chunks), metrics)
+
+    def at(self, factor: float) -> AdapterLearner:
+        """The same learner with its rate multiplied."""
+        other = copy.copy(self)
+        other.settings = replace(self.settings, rate=self.settings.rate * factor)
+        return other
 
     def attach(self, groups: Sequence[tuple[Mapping[str, Tensor], int]]) -> AbstractContextManager[None]:
         place = {"device": self.base.device, "dtype": self.base.dtype}
         ready = [({n: t.to(**place) for n, t in weights.items()}, rows) for weights, rows in groups]
         return added(self.base.model, [(self.branches(weights), rows) for weights, rows in ready])
+
+    def _weighed(self, text: Sequence[Sample]) -> list[Sample]:
+        """The document's text, as the objectives ask for it."""
+        o = self.config.objectives
+        plain = [replace(s, weight=o.text) for s in text] if o.text else []
+        return plain + (masked(text, self.fmt.pad_id, o.masked) if o.masked else [])
 
     def _batches(self, samples: Sequence[Sample], passes: int) -> list[list[Sample]]:
         """Every sample once a pass, in a new order each time, in equal batches of at most `step_tokens` tokens."""
@@ -206,14 +196,14 @@ class AdapterLearner:
         """Mean loss and number of learned tokens, `each` called with the sum of every part of the batch. Memory that
         runs out halves the parts and starts over (after `again`)."""
         packed = pack(samples, self.segment, self.fmt.pad_id)
-        count = int((packed[1] != IGNORE).sum())
+        count, (all_rows, width) = packed.count, packed.ids.shape
         while True:
-            rows = min(len(packed[0]), max(1, self._rows_tokens // packed[0].shape[1]))
+            rows = min(all_rows, max(1, self._rows_tokens // width))
             try:
                 total = 0.0
-                with adapter.on():
-                    for part in zip(*(t.to(self.base.device).split(rows) for t in packed), strict=True):
-                        loss = sum_loss(self.base.model, *part)
+                with adapter.on(), recomputed(self.base.model) if self.config.recompute else nullcontext():
+                    for part in packed.split(rows, self.base.device):
+                        loss = sum_loss(self.base.model, part)
                         total += float(loss.detach())
                         each(loss)
                 if not math.isfinite(total):
@@ -222,6 +212,29 @@ class AdapterLearner:
             except torch.OutOfMemoryError:
                 if rows == 1:
                     raise LearningFailed("There is not enough memory to learn this document.") from None
-                self._rows_tokens = rows * packed[0].shape[1] // 2
+                self._rows_tokens = rows * width // 2
                 torch.cuda.empty_cache()
                 again()
+
+
+class _Best:
+    """The weights that answered most questions so far."""
+
+    patience = 2  # passes without a better score
+
+    def __init__(self, score: Score | None) -> None:
+        self.score, self.high, self.since = score, -1.0, 0
+        self.kept: dict[str, Tensor] = {}
+
+    def is_done(self, adapter: Adapter) -> bool:
+        assert self.score is not None
+        now = _plain(adapter)
+        reached = self.score(now)
+        self.since = 0 if reached > self.high else self.since + 1
+        if reached >= self.high:  # as good, and longer learned: the surer answers
+            self.high, self.kept = reached, now
+        return self.since >= self.patience and self.high > 0
+
+
+def _plain(adapter: Adapter) -> dict[str, Tensor]:
+    return {name: t.detach().float().cpu().clone() for name, t in adapter.tensors().items()}

@@ -13,8 +13,9 @@ from core.errors import LearningFailed
 from core.learning.base import LearnConfig
 from core.learning.branches import TTTLinearLearner, TTTMLPLearner
 from core.learning.fast_weights import IGNORE
-from core.learning.inner import AdapterLearner, Sample, pack, sum_loss, text_samples
+from core.learning.inner import AdapterLearner
 from core.learning.lora import LoraLearner, make_layers
+from core.learning.objectives import Sample, pack, sum_loss, text_samples
 from core.model import LoadedModel
 from core.ports import Ask, Learned
 from core.prompts import MarkedFormat
@@ -123,9 +124,9 @@ def test_a_loss_that_is_no_number_fails(learner: AdapterLearner) -> None:
 def test_what_was_learned_is_what_is_attached(learner: AdapterLearner) -> None:
     learned = learned_by(learner)
     samples = text_samples(document(learner), learner.fmt.heading("Vessin"), learner.segment)
-    ids, targets, positions = pack(samples, learner.segment, learner.fmt.pad_id)
-    with learner.attach([(section(learned), len(ids))]), torch.no_grad():
-        attached = sum_loss(learner.base.model, ids, targets, positions) / (targets != IGNORE).sum()
+    packed = pack(samples, learner.segment, learner.fmt.pad_id)
+    with learner.attach([(section(learned), len(packed.ids))]), torch.no_grad():
+        attached = sum_loss(learner.base.model, packed) / packed.count
     assert float(attached) == pytest.approx(learned.metrics.final_loss, rel=1e-4)
 
 
@@ -171,7 +172,7 @@ def test_extra_sequences_are_learned_too(learner: AdapterLearner) -> None:
 
     def loss(learned: Learned) -> float:
         with learner.attach([(section(learned), 1)]), torch.no_grad():
-            return float(sum_loss(learner.base.model, *pack(extra, 8, learner.fmt.pad_id)))
+            return float(sum_loss(learner.base.model, pack(extra, 8, learner.fmt.pad_id)))
 
     assert loss(run(learner, extra=extra * 8)) < loss(learned_by(learner))
 
@@ -201,9 +202,9 @@ def test_packed_sequences_do_not_see_each_other(tiny: LoadedModel, fmt: MarkedFo
     ids = tiny.tokenizer.encode(STORY, add_special_tokens=False)
     samples = [Sample(ids[a:b], ids[a + 1 : b + 1]) for a, b in ((0, 20), (5, 12), (20, 36), (3, 30))]
     packed = pack(samples, 48, fmt.pad_id)
-    alone = sum(sum_loss(tiny.model, *pack([s], 1, fmt.pad_id)) for s in samples)
-    assert packed[0].shape == (2, 47)  # 27 + 20, 16 + 7
-    torch.testing.assert_close(sum_loss(tiny.model, *packed), alone, rtol=1e-5, atol=1e-4)
+    alone = sum(sum_loss(tiny.model, pack([s], 1, fmt.pad_id)) for s in samples)
+    assert packed.ids.shape == (2, 47)  # 27 + 20, 16 + 7
+    torch.testing.assert_close(sum_loss(tiny.model, packed), alone, rtol=1e-5, atol=1e-4)
 
 
 def test_every_token_of_the_document_is_learned_once(tiny: LoadedModel, fmt: MarkedFormat) -> None:

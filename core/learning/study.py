@@ -1,0 +1,266 @@
+"""Study material: questions with answers, rewrites and summaries that the model writes with a passage in context.
+
+Text alone lowers the loss and answers nothing; what a model is asked about a text is what it learns to answer (SEAL,
+arXiv 2506.10943; Active Reading, 2508.09494). A question is kept only when the model, asked with the passage in
+context, gives the same answer again (round trip, Alberti et al. 2019), when its names and numbers stand in the
+passage, and when nothing like it is there yet. What is dropped is counted. Nothing is stored: material lives while a
+document is learned.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+import torch
+
+from core.evaluation.metrics import f1
+from core.generate import Prefix, generate, read
+from core.model import LoadedModel
+from core.prompts import REWRITE, SUMMARISE, PromptFormat
+from core.types import Chunk
+from core.words import normalise, supports
+
+SENTENCE = re.compile(r"(?<=[.!?][\"'”’)])\s+|(?<=[.!?])\s+|\n{2,}")
+NAME_OR_NUMBER = re.compile(r"\d[\d.,:/]*\d|\d|\b[A-Z]\w+")
+QUESTION_TOKENS = 40  # with its answer, where the model writes both
+Passage = tuple[int, str]  # number of its chunk, text
+Asked = tuple[int, str, str]  # number of the passage, question, answer ("": not written yet)
+
+
+@dataclass(frozen=True)
+class StudyConfig:
+    passage: int = 128  # tokens in context while writing; a small model reads long passages badly
+    questions: int = 4  # asked for, a passage
+    reverse: bool = True  # also questions that have another question's answer in them: the other direction
+    rewrites: int = 1  # a passage, where the model can follow the instruction
+    summaries: int = 1
+    temperature: float = 0.9  # the first question about a passage is written greedily
+    agree: float = 0.6  # F1 of the round trip, at least
+    similar: float = 0.75  # two questions about one chunk share this much of their words: one is dropped
+    most_words: int = 12  # of an answer
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """Something to learn about a chunk: a question and its answer; or, without a question, a text in other words."""
+
+    chunk: int
+    passage: str  # what was in context
+    question: str
+    answer: str
+    sure: float = 0.0  # confidence of the round trip's answer, 0..1
+
+
+class Writer(Protocol):
+    """A larger model that writes the questions, outside of this process (`core.learning.remote`)."""
+
+    def write(self, passage: str, count: int) -> list[tuple[str, str]]:
+        """Questions and answers. Raises: LearningFailed when it can't be reached."""
+        ...
+
+
+@dataclass
+class Tutor:
+    """Writes about one document. `dropped` counts what was not kept, and why."""
+
+    base: LoadedModel
+    fmt: PromptFormat
+    batch_tokens: int  # in context at once
+    config: StudyConfig = field(default_factory=StudyConfig)
+    writer: Writer | None = None
+    dropped: Counter[str] = field(default_factory=Counter)
+    seen: defaultdict[int, list[set[str]]] = field(default_factory=lambda: defaultdict(list))  # words of questions
+
+    def exercises(self, chunks: Sequence[Chunk]) -> Iterator[list[Exercise]]:
+        """All study material of a document, a batch of passages at a time."""
+        c = self.config
+        for some in self._batches(self._passages(chunks)):
+            found = self._questions(some, c.questions)
+            if c.reverse:
+                found += self._reverse(found)
+            yield found + self._texts(some, [REWRITE] * c.rewrites + [SUMMARISE] * c.summaries)
+
+    def checks(self, chunks: Sequence[Chunk], each: int, most: int) -> Iterator[list[Exercise]]:
+        """About `each` questions a chunk, the surest; of a long document `most` in all, from evenly chosen chunks."""
+        chosen = spread(chunks, max(1, most // each))
+        passages = [p for chunk in chosen for p in spread(self._passages([chunk]), each + 1)]
+        for some in self._batches(passages):
+            by_chunk: defaultdict[int, list[Exercise]] = defaultdict(list)
+            for exercise in sorted(self._questions(some, 1), key=lambda e: -e.sure):
+                by_chunk[exercise.chunk].append(exercise)
+            yield [e for group in by_chunk.values() for e in group[:each]]
+
+    def _passages(self, chunks: Sequence[Chunk]) -> list[Passage]:
+        """(chunk, text): whole sentences, of at most `config.passage` tokens together."""
+        count = lambda text: len(self.base.tokenizer.encode(text, add_special_tokens=False))  # noqa: E731
+        found = []
+        for chunk in chunks:
+            sentences = [s.strip() for s in SENTENCE.split(chunk.text) if s and s.strip()]
+            texts = gather(sentences, [count(s) for s in sentences], self.config.passage)
+            found += [(chunk.index, text) for text in texts]
+        return [(n, text) for n, text in found if len(text.split()) >= 12]
+
+    def _batches(self, passages: Sequence[Passage]) -> Iterator[list[Passage]]:
+        size = max(1, self.batch_tokens // self.config.passage)
+        for at in range(0, len(passages), size):
+            yield list(passages[at : at + size])
+
+    def _questions(self, passages: Sequence[Passage], count: int) -> list[Exercise]:
+        if self.writer:
+            asked = [(n, *pair) for n, (_, text) in enumerate(passages) for pair in self.writer.write(text, count)]
+            return self._kept(passages, asked, None)
+        return self._written(passages, [(n, count, "") for n in range(len(passages))])
+
+    def _reverse(self, exercises: Sequence[Exercise]) -> list[Exercise]:
+        """Questions that have the answer of one of these in them, where it is a name or a number."""
+        named = [e for e in exercises if NAME_OR_NUMBER.search(e.answer)]
+        passages = list(dict.fromkeys((e.chunk, e.passage) for e in named))
+        wanted = dict.fromkeys((passages.index((e.chunk, e.passage)), 1, e.answer) for e in named)
+        return self._written(passages, list(wanted)) if named else []
+
+    def _written(self, passages: Sequence[Passage], wanted: Sequence[tuple[int, int, str]]) -> list[Exercise]:
+        """wanted: (number of a passage, how many questions, what they should have in them), some for each passage."""
+        rows: list[tuple[int, str, list[int], float]] = []  # passage, what is begun, prompt, temperature
+        for n, count, about in wanted:
+            prompts, begun = self.fmt.write_questions(passages[n][1], count, about)
+            rows += [(n, begun, prompt, self.config.temperature * (i > 0)) for i, prompt in enumerate(prompts)]
+        first = {n: prompt for n, _, prompt, _ in reversed(rows)}
+        prefix = read(self.base.model, [first[n] for n in range(len(passages))], self.fmt.pad_id)
+        of, begun, prompts, heat = zip(*rows, strict=True)
+        longest = QUESTION_TOKENS * max(count for _, count, _ in wanted) * len(wanted) // len(rows)
+        written, _ = self._generate(prompts, prefix, of, longest, heat, stops=self.fmt.write_stops)
+        asked = []
+        for n, begin, ids in zip(of, begun, written, strict=True):
+            found = self.fmt.read_questions(begin + self.base.tokenizer.decode(ids, skip_special_tokens=True))
+            self.dropped["malformed"] += not found
+            asked += [(n, question, answer) for question, answer in found]
+        return self._kept(passages, asked, prefix)
+
+    def _kept(self, passages: Sequence[Passage], asked: Sequence[Asked], prefix: Prefix | None) -> list[Exercise]:
+        """What is sound, new, and answered in the same way once more."""
+        asked = [(n, q, a) for n, q, a in asked if self._sound(flaw(q, passages[n][1]))]
+        asked = [(n, q, a) for n, q, a in asked if self._is_new(passages[n][0], q)]
+        without = [(n, q) for n, q, a in asked if not a]
+        found = iter(self._answers(passages, without, prefix, self.fmt.write_answer))
+        asked = [(n, q, a or next(found)[0]) for n, q, a in asked]
+        most = self.config.most_words
+        asked = [(n, q, a) for n, q, a in asked if self._sound(answer_flaw(q, a, passages[n][1], most))]
+        again = self._answers(passages, [(n, q) for n, q, _ in asked], prefix, self.fmt.in_context)
+        return [
+            Exercise(*passages[n], question, answer, sure)
+            for (n, question, answer), (back, sure) in zip(asked, again, strict=True)
+            if self._sound("" if f1(back, [answer]) >= self.config.agree else "round trip")
+        ]
+
+    def _answers(
+        self, passages: Sequence[Passage], asked: Sequence[tuple[int, str]], prefix: Prefix | None,
+        prompt: Callable[[str, str], list[int]],
+    ) -> list[tuple[str, float]]:  # fmt: skip
+        """Answers in context, and how sure they are."""
+        if not asked:
+            return []
+        prompts, of = [prompt(passages[n][1], question) for n, question in asked], [n for n, _ in asked]
+        if prefix is None or 2 * sum(prefix.shared(prompts, of)) < sum(map(len, prompts)):
+            order = sorted(set(of))
+            prefix = read(self.base.model, [prompts[of.index(n)] for n in order], self.fmt.pad_id)
+            of = [order.index(n) for n in of]
+        rows, sure = self._generate(prompts, prefix, of, 16, 0.0)
+        texts = [self.base.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in rows]
+        return list(zip(texts, sure, strict=True))
+
+    def _sound(self, fault: str) -> bool:
+        self.dropped[fault] += bool(fault)
+        return not fault
+
+    def _texts(self, passages: Sequence[Passage], tasks: Sequence[str]) -> list[Exercise]:
+        """Each passage in other words, where the model can be told to."""
+        found = []
+        for number, task in enumerate(tasks):
+            prompts = [p for _, text in passages if (p := self.fmt.write_text(text, task)) is not None]
+            if not prompts:
+                return []
+            heat = self.config.temperature if number else 0.0
+            rows, _ = self._generate(prompts, None, (), 2 * self.config.passage, heat)
+            for (n, passage), ids in zip(passages, rows, strict=True):
+                text = self.base.tokenizer.decode(ids, skip_special_tokens=True).strip()
+                fault = "" if grounded(text, passage) else "not in the passage"
+                if self._sound("malformed" if len(text.split()) < 8 else fault):
+                    found.append(Exercise(n, passage, "", text))
+        return found
+
+    def _is_new(self, chunk: int, question: str) -> bool:
+        words = set(normalise(question))
+        new = all(len(words & other) < self.config.similar * len(words | other) for other in self.seen[chunk])
+        self.dropped["seen before"] += not new
+        if new:
+            self.seen[chunk].append(words)
+        return new
+
+    def _generate(
+        self, prompts: Sequence[Sequence[int]], prefix: Prefix | None, of: Sequence[int], most: int,
+        heat: float | Sequence[float], stops: frozenset[int] | None = None,
+    ) -> tuple[list[list[int]], list[float]]:  # fmt: skip
+        """The same for the same document: the seed is fixed, and the caller's random numbers stay as they are."""
+        devices = [self.base.device] if self.base.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(0)
+            return generate(
+                self.base.model, prompts, stop_ids=stops or self.fmt.stop_ids, pad_id=self.fmt.pad_id, max_new=most,
+                temperature=heat, prefix=prefix, of=of,
+            )  # fmt: skip
+
+
+def flaw(question: str, passage: str) -> str:
+    """Why a question is not kept; "" when nothing speaks against it."""
+    if not question.endswith("?") or not 3 <= len(question.split()) <= 30:
+        return "malformed"
+    return "" if grounded(question, passage) else "not in the passage"
+
+
+def answer_flaw(question: str, answer: str, passage: str, most_words: int = 12) -> str:
+    """Why an answer is not kept; "" when nothing speaks against it."""
+    if not 1 <= len(answer.split()) <= most_words or not normalise(answer):
+        return "malformed"
+    if f" {' '.join(normalise(answer))} " in f" {' '.join(normalise(question))} ":
+        return "answer in the question"
+    return "" if supports(passage, answer) else "not in the passage"
+
+
+def grounded(text: str, passage: str) -> bool:
+    """Whether its numbers and names stand in the passage. A sentence's first word is not taken for a name."""
+    inner = " ".join(s[:1].lower() + s[1:] for s in SENTENCE.split(text) if s)
+    return {w for found in NAME_OR_NUMBER.findall(inner) for w in normalise(found)} <= set(normalise(passage))
+
+
+def gather(sentences: Sequence[str], sizes: Sequence[int], most: int) -> list[str]:
+    """Neighbours joined, as many as fit into `most` tokens; a longer sentence stands alone."""
+    groups: list[list[str]] = []
+    room = 0
+    for sentence, size in zip(sentences, sizes, strict=True):
+        if not groups or size > room:
+            groups.append([])
+            room = most
+        groups[-1].append(sentence)
+        room -= size
+    return [" ".join(group) for group in groups]
+
+
+def spread(items: Sequence, most: int) -> list:
+    """At most so many, evenly chosen."""
+    count = min(most, len(items))
+    return [items[(2 * i + 1) * len(items) // (2 * count)] for i in range(count)]
+
+
+def for_chat(config: StudyConfig, fmt: PromptFormat) -> StudyConfig:
+    """Models that follow instructions read longer passages, and write several questions at once."""
+    follows = fmt.write_text("", REWRITE) is not None
+    return replace(config, passage=max(config.passage, 384), questions=max(config.questions, 8)) if follows else config
+
+
+def told(dropped: Mapping[str, int]) -> str:
+    """For the log: what was dropped, and why."""
+    return ", ".join(f"{count} {why}" for why, count in sorted(dropped.items()) if why and count)
