@@ -97,6 +97,10 @@ class WrongBaseModel(EngramError):
     """This document was learned for another base model; learn it again."""
 
 
+class BackupDamaged(EngramError):
+    """This is no backup, or it is damaged; nothing was changed."""
+
+
 # The set-up is wrong. For the operator.
 class SetupError(EngramError):
     """Engram is not set up correctly; run `python -m bot doctor`."""

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import fcntl
+import os
+import shutil
 from pathlib import Path
 from types import TracebackType
 
 from core.errors import DataFolderBusy, SetupError
+
+RESTORED = "restored"  # a whole data folder within the data folder, that is to take its place
 
 
 class DataFolder:
@@ -33,6 +37,11 @@ class DataFolder:
         except BlockingIOError:
             self._lock.close()
             raise DataFolderBusy from None
+        try:
+            put_restored(self.path)
+        except OSError as error:
+            self._lock.close()
+            raise SetupError("A restore could not be finished; the data folder can't be written.") from error
         return self
 
     def __exit__(
@@ -43,3 +52,29 @@ class DataFolder:
     def size(self) -> int:
         """Bytes of all files in it."""
         return sum(path.stat().st_size for path in self.path.rglob("*") if path.is_file())
+
+
+def put_restored(folder: Path) -> None:
+    """Move what was restored into its place: all of it, however often a crash interrupts this."""
+    fresh = folder / RESTORED
+    if not fresh.exists():
+        return
+    for name in ("weights", "prepared"):
+        if (fresh / name).exists():
+            shutil.rmtree(folder / name, ignore_errors=True)
+            os.replace(fresh / name, folder / name)
+    if (fresh / "engram.db").exists():
+        for log in ("engram.db-wal", "engram.db-shm"):  # the old index's: they must never meet the new one
+            (folder / log).unlink(missing_ok=True)
+        os.replace(fresh / "engram.db", folder / "engram.db")
+    sync(folder)
+    shutil.rmtree(fresh)
+
+
+def sync(path: Path) -> None:
+    """Make a file's bytes, or a folder's names, durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -54,8 +54,9 @@ class Index:
         async with AsyncExitStack() as stack:
             with _translated():
                 self._writer = await stack.enter_async_context(_connect(self._path))
+                version = await _version(self._writer)
                 await self._writer.executescript(SETTINGS)
-                await _migrate(self._writer)
+                await _migrate(self._writer, version)
                 self._reader = await stack.enter_async_context(_connect(self._path))
                 await self._reader.executescript(SETTINGS + "PRAGMA query_only = ON;")
             await self._try_to_finish_erase()
@@ -492,11 +493,16 @@ async def _connect(path: Path) -> AsyncIterator[aiosqlite.Connection]:
         yield connection
 
 
-async def _migrate(connection: aiosqlite.Connection) -> None:
-    """Bring the file to this version, each step in one transaction. Raises: DataTooNew."""
+async def _version(connection: aiosqlite.Connection) -> int:
+    """Of the file's schema, before anything in it is touched. Raises: DataTooNew."""
     [[version]] = await connection.execute_fetchall("PRAGMA user_version")
     if version > len(MIGRATIONS):
         raise DataTooNew
+    return version
+
+
+async def _migrate(connection: aiosqlite.Connection, version: int) -> None:
+    """Bring the file from that version to this one, each step in one transaction."""
     for script in MIGRATIONS[version:]:
         await connection.executescript("BEGIN IMMEDIATE;" + script.read_text() + "COMMIT;")
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from core.errors import LearningFailed, StorageFailed, WeightsDamaged, WrongBaseModel
 from core.ports import Learned
 from core.types import WeightsRecord
+from storage.folder import sync
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,7 +34,7 @@ class Weights:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _sync(folder.parent)
+        sync(folder.parent)
 
     def save(self, document_id: str, channel: str, learned: Learned, *, base: str, learner: str) -> WeightsRecord:
         """Durable on return. Raises: LearningFailed (no number, or out of float16's range), StorageFailed."""
@@ -99,7 +100,7 @@ class Weights:
 
     def _sync_folder(self) -> None:
         """Makes a rename or a removal durable."""
-        _sync(self._folder)
+        sync(self._folder)
 
 
 def _to_float16(learned: Learned) -> dict[str, Tensor]:
@@ -130,7 +131,7 @@ def _write(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) 
     from safetensors.torch import save_file
 
     save_file(dict(tensors), path, metadata)
-    _sync(path)
+    sync(path)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest(), os.fstat(file.fileno()).st_size
 
@@ -158,14 +159,6 @@ def _read(file: BinaryIO, record: WeightsRecord, channel: str, section: int) -> 
         if not names:
             raise WeightsDamaged
         return {module: tensors.get_tensor(name).clone() for module, name in names.items()}
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager

@@ -1,0 +1,239 @@
+"""One archive file with all that a data folder holds, made while the bot runs; and back again.
+
+The archive is a zip: `manifest.json` names every other file with its length and sha256, `engram.db` is a snapshot of
+the index, `weights/` holds the files that this snapshot names, `prepared/` what was prepared for other models. Nothing
+is replaced by a restore before all of it was verified; a crash in the middle of replacing is finished at the next start
+(`DataFolder`).
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import re
+import secrets
+import shutil
+import sqlite3
+import time
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from core.errors import BackupDamaged, DataTooNew, NotFound, StorageFailed
+from storage.check import examine
+from storage.folder import RESTORED, DataFolder, put_restored, sync
+from storage.index import MIGRATIONS, read_weights
+
+FORMAT = 1  # of the archive
+TRIES = 5  # a document may be forgotten between the snapshot and the copy of its weights
+NAME = re.compile(
+    r"engram\.db|weights/[A-Za-z0-9_-]{1,64}\.safetensors|prepared/[0-9a-f]{1,64}/[a-z_]{1,32}\.[a-z]{1,16}"
+)
+BLOCK = 1 << 20  # bytes copied at once
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What an archive holds."""
+
+    format: int
+    version: int  # of the index's schema
+    created_at: float  # Unix time
+    documents: int
+    files: dict[str, tuple[int, str]]  # name -> bytes, sha256
+
+
+class _Gone(Exception):
+    """A file that the snapshot names is not there any more: something was forgotten meanwhile."""
+
+
+def back_up(folder: Path, file: Path) -> Manifest:
+    """Write an archive; what was there under that name is replaced at the end, at once. Blocking; needs no lock.
+
+    Raises: NotFound, when there is no data; StorageFailed, also when weights are damaged.
+    """
+    if not (folder / "engram.db").is_file():
+        raise NotFound("There is no data in this data folder; nothing was backed up.")
+    part, snapshot = (file.with_name(f".{file.name}-{secrets.token_hex(4)}.{end}") for end in ("part", "db"))
+    try:
+        with _translated():
+            manifest = _try_again(folder, snapshot, part)
+            os.replace(part, file)
+            sync(file.parent)
+        return manifest
+    finally:
+        part.unlink(missing_ok=True)
+        snapshot.unlink(missing_ok=True)
+
+
+def restore(folder: Path, file: Path) -> Manifest:
+    """Replace all that the data folder holds by what an archive holds. Blocking; holds the folder's lock.
+
+    Raises: BackupDamaged, DataTooNew, StorageFailed, DataFolderBusy; then nothing was changed.
+    """
+    with DataFolder(folder), _translated():
+        fresh = folder / f"{secrets.token_hex(4)}.tmp"
+        try:
+            manifest = _unpack(file, fresh)
+            _verify(fresh, manifest)
+            os.replace(fresh, folder / RESTORED)  # from here on it is done, if not now then at the next start
+            sync(folder)
+            put_restored(folder)
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
+    return manifest
+
+
+# Back up
+
+
+def _try_again(folder: Path, snapshot: Path, part: Path) -> Manifest:
+    for _ in range(TRIES):
+        try:
+            return _pack(folder, snapshot, part)
+        except _Gone:
+            continue
+    raise StorageFailed("The weights of a document are missing; `bot docs` and `bot ask` tell which, forget it first.")
+
+
+def _pack(folder: Path, snapshot: Path, part: Path) -> Manifest:
+    records, version = _snapshot(folder / "engram.db", snapshot)
+    files: dict[str, tuple[int, str]] = {}
+    with _private(part) as out, zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
+        with snapshot.open("rb") as source:
+            files["engram.db"] = _add(archive, "engram.db", source)
+        for record in records:
+            try:
+                source = (folder / record.path).open("rb")
+            except FileNotFoundError:
+                raise _Gone from None
+            with source:
+                files[record.path] = _add(archive, record.path, source)
+            if files[record.path] != (record.bytes, record.sha256):
+                raise StorageFailed("The weights of a document are damaged; learn it again, then back up.")
+        for path in sorted((folder / "prepared").glob("*/*.*")):
+            with path.open("rb") as source:
+                name = path.relative_to(folder).as_posix()
+                files[name] = _add(archive, name, source)
+        manifest = Manifest(FORMAT, version, time.time(), len(records), files)
+        archive.writestr("manifest.json", json.dumps(asdict(manifest), indent=1))
+    sync(part)
+    return manifest
+
+
+def _snapshot(index: Path, copy: Path) -> tuple[list[Any], int]:
+    """The whole index at one moment, through SQLite's online backup; returns its weights' records and version."""
+    with _private(copy):
+        pass
+    with closing(sqlite3.connect(index, timeout=60)) as source, closing(sqlite3.connect(copy)) as target:
+        source.backup(target)  # in one step: writers go on, in the write-ahead log
+        target.execute("PRAGMA journal_mode = DELETE")  # one file, without a log beside it
+        target.row_factory = sqlite3.Row
+        [version] = target.execute("PRAGMA user_version").fetchone()
+        return read_weights(target), version
+
+
+def _add(archive: zipfile.ZipFile, name: str, source: BinaryIO) -> tuple[int, str]:
+    size, digest = 0, hashlib.sha256()
+    with archive.open(name, "w", force_zip64=True) as out:
+        while block := source.read(BLOCK):
+            out.write(block)
+            digest.update(block)
+            size += len(block)
+    return size, digest.hexdigest()
+
+
+@contextmanager
+def _private(path: Path) -> Iterator[BinaryIO]:
+    """A new file for its owner's eyes only."""
+    with open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600), "w+b") as file:
+        yield file
+
+
+# Restore
+
+
+def _unpack(file: Path, fresh: Path) -> Manifest:
+    """Into a new folder, each file as long as the manifest says and of its sha256."""
+    with _understood(file) as archive:
+        manifest = _read_manifest(archive)
+        if manifest.version > len(MIGRATIONS):
+            raise DataTooNew("This backup was written by a newer Engram; upgrade first. Nothing was changed.")
+        (fresh / "weights").mkdir(mode=0o700, parents=True)
+        for name, (size, digest) in manifest.files.items():
+            (fresh / name).parent.mkdir(mode=0o700, exist_ok=True, parents=True)
+            with archive.open(name) as source, _private(fresh / name) as target:
+                if _copy(source, target, size) != digest:
+                    raise BackupDamaged
+                target.flush()
+                os.fsync(target.fileno())
+    for place in (*filter(Path.is_dir, fresh.rglob("*")), fresh):
+        sync(place)
+    return manifest
+
+
+def _read_manifest(archive: zipfile.ZipFile) -> Manifest:
+    """Raises: BackupDamaged, DataTooNew."""
+    info = archive.getinfo("manifest.json")
+    if info.file_size > 1 << 28:
+        raise BackupDamaged
+    values: Mapping[str, Any] = json.loads(archive.read(info))
+    if int(values["format"]) > FORMAT:
+        raise DataTooNew("This backup was written by a newer Engram; upgrade first. Nothing was changed.")
+    files = {str(name): (int(size), str(digest)) for name, (size, digest) in values["files"].items()}
+    if "engram.db" not in files or not all(NAME.fullmatch(name) for name in files):
+        raise BackupDamaged
+    return Manifest(FORMAT, int(values["version"]), float(values["created_at"]), int(values["documents"]), files)
+
+
+def _copy(source: Any, target: BinaryIO, size: int) -> str:
+    """Exactly so many bytes; returns their sha256. Raises: BackupDamaged."""
+    digest = hashlib.sha256()
+    while block := source.read(BLOCK):
+        size -= len(block)
+        if size < 0:
+            break
+        digest.update(block)
+        target.write(block)
+    if size:
+        raise BackupDamaged
+    return digest.hexdigest()
+
+
+def _verify(fresh: Path, manifest: Manifest) -> None:
+    """The index is sound, and names exactly the files that came. Raises: BackupDamaged."""
+    try:
+        found = examine(fresh)
+    except sqlite3.Error:
+        raise BackupDamaged from None
+    named = {"engram.db", *(record.path for record in found.weights)}
+    came = {name for name in manifest.files if not name.startswith("prepared/")}
+    if found.problems or found.version != manifest.version or named != came:
+        raise BackupDamaged
+
+
+@contextmanager
+def _understood(file: Path) -> Iterator[zipfile.ZipFile]:
+    """Raises: BackupDamaged, NotFound."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            yield archive
+    except FileNotFoundError:
+        raise NotFound("There is no such backup.") from None
+    except (zipfile.BadZipFile, KeyError, ValueError, TypeError, AttributeError, EOFError, NotImplementedError):
+        raise BackupDamaged from None
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except (OSError, sqlite3.Error) as error:
+        full = getattr(error, "errno", None) == errno.ENOSPC
+        full |= getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
+        raise StorageFailed("The disk is full; nothing was changed." if full else None) from error

@@ -1,0 +1,288 @@
+"""One file with everything in it, and back again."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import sqlite3
+import zipfile
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import storage.backup
+from core.errors import BackupDamaged, DataFolderBusy, DataTooNew, NotFound, StorageFailed
+from core.types import Document
+from storage.backup import back_up, restore
+from storage.check import examine
+from storage.folder import RESTORED, DataFolder
+from storage.index import MIGRATIONS, Index
+from storage.weights import Weights
+from tests.storage.samples import learn, make_chunks, make_document, make_job, make_learned
+
+Change = Callable[[dict], object]
+
+
+async def learn_with_weights(index: Index, folder: DataFolder, id: str, channel: str = "here") -> Document:
+    job = await index.add_job(make_job(f"job-{id}", channel), b"%PDF-")
+    record = Weights(folder.weights).save(id, channel, make_learned(1.0, 2.0), base="base", learner="lora")
+    document = make_document(id, job, replace(record, sections=(0, 1)))
+    await index.finish_job(job.id, document, [], make_chunks(f"The secret of {id}.", "More."))
+    return document
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "engram.backup"
+
+
+@pytest.fixture
+async def source(tmp_path: Path) -> Path:
+    """A data folder with two documents, and something prepared."""
+    with DataFolder(tmp_path / "source") as folder:
+        async with Index(folder.index) as index:
+            for id in ("d1", "d2"):
+                await learn_with_weights(index, folder, id)
+        (folder.path / "prepared" / "abc").mkdir(parents=True)
+        (folder.path / "prepared" / "abc" / "prepared.json").write_text("{}")
+    return tmp_path / "source"
+
+
+def bytes_of(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def rewrite(file: Path, change: Callable[[dict[str, bytes]], object]) -> None:
+    """The archive with its files changed."""
+    with zipfile.ZipFile(file) as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    change(files)
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+
+
+async def test_what_was_backed_up_comes_back(source: Path, file: Path, tmp_path: Path) -> None:
+    assert back_up(source, file).documents == 2
+    assert restore(tmp_path / "new", file).documents == 2
+    assert examine(tmp_path / "new") == examine(source)
+    assert (tmp_path / "new" / "prepared" / "abc" / "prepared.json").read_text() == "{}"
+    async with Index(tmp_path / "new" / "engram.db") as index:
+        [document, _] = await index.documents("here")
+        assert Weights(tmp_path / "new" / "weights").load(document.weights, "here", base="base", section=1)
+        assert await index.route("here", f"secret of {document.id}")
+
+
+async def test_a_restore_takes_the_place_of_everything(source: Path, file: Path) -> None:
+    back_up(source, file)
+    with DataFolder(source) as folder:
+        async with Index(folder.index) as index:
+            await index.forget("here", "d1")
+            await learn_with_weights(index, folder, "later")
+    (source / "weights" / "stray.tmp").touch()
+    restore(source, file)
+    assert set(examine(source).documents) == {"d1", "d2"}
+    assert sorted(path.name for path in source.rglob("*")) == sorted(
+        ["abc", "d1.safetensors", "d2.safetensors", "engram.db", "lock", "prepared", "prepared.json", "weights"]
+    )
+
+
+async def test_a_backup_is_made_beside_a_running_bot_and_is_one_moment(file: Path, folder: DataFolder) -> None:
+    async with Index(folder.index) as index:
+        await learn_with_weights(index, folder, "first")
+        busy = asyncio.create_task(come_and_go(index, folder))
+        for _ in range(5):
+            manifest = await asyncio.to_thread(back_up, folder.path, file)
+            assert manifest.documents >= 1
+            restored = folder.path.parent / "restored"
+            await asyncio.to_thread(restore, restored, file)
+            assert examine(restored).problems == () and "first" in examine(restored).documents
+        busy.cancel()
+
+
+async def come_and_go(index: Index, folder: DataFolder) -> None:
+    number = 0
+    while True:
+        number += 1
+        document = await learn_with_weights(index, folder, f"n{number}")
+        if number % 2:
+            Weights(folder.weights).delete(await index.forget("here", document.id))
+
+
+async def test_nothing_half_made_is_left_and_an_older_backup_stays(source: Path, file: Path, monkeypatch) -> None:
+    back_up(source, file)
+    before = file.read_bytes()
+    (source / "weights" / "d1.safetensors").write_bytes(b"changed")
+    with pytest.raises(StorageFailed, match="damaged"):
+        back_up(source, file)
+    (source / "weights" / "d1.safetensors").unlink()
+    with pytest.raises(StorageFailed, match="missing"):
+        back_up(source, file)
+    assert file.read_bytes() == before and [path.name for path in file.parent.glob(".*")] == []
+
+
+async def test_a_backup_is_for_its_owner_only(source: Path, file: Path) -> None:
+    back_up(source, file)
+    assert file.stat().st_mode & 0o777 == 0o600
+
+
+async def test_without_data_there_is_no_backup(tmp_path: Path, file: Path) -> None:
+    with pytest.raises(NotFound):
+        back_up(tmp_path / "nowhere", file)
+    assert not (tmp_path / "nowhere").exists() and not file.exists()
+
+
+async def test_while_the_bot_runs_nothing_is_restored(source: Path, file: Path) -> None:
+    back_up(source, file)
+    with DataFolder(source), pytest.raises(DataFolderBusy):
+        restore(source, file)
+
+
+async def test_every_damage_is_noticed_and_nothing_is_changed(source: Path, file: Path) -> None:
+    back_up(source, file)
+    whole, before, chance = file.read_bytes(), bytes_of(source), random.Random(5)
+    for at in range(30):
+        damaged = bytearray(whole)
+        if at % 3:
+            damaged[chance.randrange(len(whole))] ^= 1 << chance.randrange(8)
+        else:
+            del damaged[chance.randrange(len(whole)) :]
+        file.write_bytes(damaged)
+        try:
+            restore(source, file)
+        except BackupDamaged:
+            assert bytes_of(source) == before
+    file.write_bytes(whole)
+    restore(source, file)
+    assert set(examine(source).documents) == {"d1", "d2"}
+
+
+def drop_a_document(files: dict[str, bytes]) -> None:
+    del files["weights/d1.safetensors"]
+
+
+def swap_two(files: dict[str, bytes]) -> None:
+    one, two = "weights/d1.safetensors", "weights/d2.safetensors"
+    files[one], files[two] = files[two], files[one]
+
+
+def change_the_manifest(change: Change) -> Callable[[dict[str, bytes]], None]:
+    def changed(files: dict[str, bytes]) -> None:
+        manifest = json.loads(files["manifest.json"])
+        change(manifest)
+        files["manifest.json"] = json.dumps(manifest).encode()
+
+    return changed
+
+
+HOSTILE = [
+    drop_a_document,
+    swap_two,
+    lambda files: files.pop("manifest.json"),
+    lambda files: files.update({"manifest.json": b"[]"}),
+    lambda files: files.update({"engram.db": b"no database"}),
+    change_the_manifest(lambda manifest: manifest["files"].update({"../outside": [0, ""]})),
+    change_the_manifest(lambda manifest: manifest["files"].update({"weights/../../x": [0, ""]})),
+    change_the_manifest(lambda manifest: manifest["files"].update({"weights/d3.safetensors": [0, ""]})),
+    change_the_manifest(lambda manifest: manifest["files"].pop("weights/d1.safetensors")),
+    change_the_manifest(lambda manifest: manifest["files"]["engram.db"].__setitem__(0, 1)),
+    change_the_manifest(lambda manifest: manifest.pop("version")),
+    change_the_manifest(lambda manifest: manifest.update(version=1)),
+]
+
+
+@pytest.mark.parametrize("change", HOSTILE, ids=range(len(HOSTILE)))
+async def test_an_archive_that_was_tampered_with_is_refused(source: Path, file: Path, change) -> None:
+    back_up(source, file)
+    rewrite(file, change)
+    before = bytes_of(source)
+    with pytest.raises(BackupDamaged):
+        restore(source, file)
+    assert bytes_of(source) == before and sorted(os.listdir(source.parent)) == ["engram.backup", "source"]
+
+
+@pytest.mark.parametrize("key", ["version", "format"])
+async def test_a_backup_of_a_newer_version_is_refused(source: Path, file: Path, key: str) -> None:
+    back_up(source, file)
+    rewrite(file, change_the_manifest(lambda manifest: manifest.update({key: 99})))
+    before = bytes_of(source)
+    with pytest.raises(DataTooNew, match="upgrade"):
+        restore(source, file)
+    assert bytes_of(source) == before
+
+
+async def test_what_is_no_backup_is_refused(tmp_path: Path, file: Path) -> None:
+    with pytest.raises(NotFound):
+        restore(tmp_path / "new", file)
+    file.write_bytes(b"%PDF-1.7")
+    with pytest.raises(BackupDamaged):
+        restore(tmp_path / "new", file)
+
+
+async def test_an_older_versions_backup_is_brought_forward(source: Path, file: Path, tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "source" / "engram.db")) as index:
+        index.executescript("DROP TABLE inbox; PRAGMA user_version = 1;")
+    assert back_up(source, file).version == 1
+    restore(tmp_path / "new", file)
+    async with Index(tmp_path / "new" / "engram.db") as index:
+        assert len(await index.documents("here")) == 2
+    assert examine(tmp_path / "new").version == len(MIGRATIONS)
+
+
+@pytest.mark.parametrize("at", range(6))
+async def test_a_restore_that_a_crash_cut_short_is_finished_at_the_next_start(
+    source: Path, file: Path, monkeypatch, at: int
+) -> None:
+    """Killed before the `at`-th rename or removal of the replacement."""
+    back_up(source, file)
+    with DataFolder(source) as folder:
+        async with Index(folder.index) as index:
+            await learn_with_weights(index, folder, "later")
+    calls = iter(range(100))
+
+    def dies(function: Callable) -> Callable:
+        def called(*arguments: object, **options: object) -> object:
+            if next(calls) == at:
+                raise SystemExit
+            return function(*arguments, **options)
+
+        return called
+
+    replace_file = os.replace
+    monkeypatch.setattr(storage.backup.os, "replace", lambda old, new: put(old, new))
+    monkeypatch.setattr(storage.folder.shutil, "rmtree", dies(storage.folder.shutil.rmtree))
+
+    def put(old: Path, new: Path) -> None:
+        replace_file(old, new)
+        if Path(new).name != RESTORED and next(calls) == at:
+            raise SystemExit
+
+    with pytest.raises(SystemExit):
+        restore(source, file)
+        raise SystemExit
+    monkeypatch.undo()
+    with DataFolder(source):
+        pass
+    assert set(examine(source).documents) == {"d1", "d2"} and examine(source).problems == ()
+    assert not (source / RESTORED).exists()
+
+
+async def test_text_and_jobs_come_along(tmp_path: Path, file: Path) -> None:
+    with DataFolder(tmp_path / "source") as folder:
+        async with Index(folder.index) as index:
+            await index.add_job(make_job("waiting"), b"%PDF- waiting")
+    back_up(tmp_path / "source", file)
+    restore(tmp_path / "new", file)
+    async with Index(tmp_path / "new" / "engram.db") as index:
+        assert await index.job_data("waiting") == b"%PDF- waiting"
+
+
+async def test_weights_of_a_document_without_a_file_are_a_problem(folder: DataFolder) -> None:
+    async with Index(folder.index) as index:
+        await learn(index, "d1", ["x"])
+    assert examine(folder.path).problems == ("document d1: its weights can't be read",)

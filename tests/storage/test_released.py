@@ -1,0 +1,76 @@
+"""Files that every released version wrote are read by this one; a newer one's are refused."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from core.errors import DataTooNew
+from core.types import Stage
+from storage.folder import DataFolder
+from storage.index import MIGRATIONS, Index
+
+RELEASED = Path(__file__).with_name("released")
+VERSIONS = range(1, len(MIGRATIONS) + 1)
+
+
+@pytest.fixture(params=VERSIONS)
+def old(request: pytest.FixtureRequest, folder: DataFolder) -> DataFolder:
+    """A data folder of an earlier version: a learned document, an answer, and a failed, a running and a waiting job."""
+    with closing(sqlite3.connect(folder.index)) as connection:
+        connection.executescript((RELEASED / f"v{request.param}.sql").read_text())
+    return folder
+
+
+def test_there_is_a_file_of_every_version() -> None:
+    """A new migration comes with a file that the version before it wrote, and one of its own."""
+    assert sorted(path.name for path in RELEASED.iterdir()) == [f"v{version}.sql" for version in VERSIONS]
+
+
+async def test_a_file_of_every_version_is_brought_forward_with_all_that_is_in_it(old: DataFolder) -> None:
+    async with Index(old.index) as index:
+        [document] = await index.documents("discord:1:2")
+        assert (document.name, document.pages, document.metrics.final_loss) == ("Lighthouse.pdf", 2, 1.5)
+        assert document.weights.sections == (0, 1) and document.questions == ("Who keeps the lighthouse?",)
+        assert [chunk for _, chunk in await index.route("discord:1:2", "What burns in the lamp?")] == [1]
+        assert await index.support("learned", "Ada Quill") == (1,)
+        assert [(job.id, job.stage) for job in await index.requeue_interrupted()] == [("running", Stage.QUEUED)]
+        assert [job.id for job in await index.jobs()] == ["waiting", "running"]
+        assert await index.job_data("running") == b"%PDF- running"
+        assert [job.error for job in await index.undelivered()] == ["It failed."]
+        assert await index.receive("slack:Ev9", "{}")
+    with closing(sqlite3.connect(old.index)) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (len(MIGRATIONS),)
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
+
+
+async def test_what_an_older_version_wrote_is_erased_without_a_trace(old: DataFolder) -> None:
+    async with Index(old.index) as index:
+        await index.forget("discord:1:2", "learned")
+    assert b"Ada Quill" not in b"".join(path.read_bytes() for path in old.path.rglob("*") if path.is_file())
+
+
+async def test_the_schema_is_the_same_whichever_version_it_began_with(old: DataFolder, tmp_path: Path) -> None:
+    async with Index(old.index), Index(tmp_path / "new.db"):
+        pass
+    assert schema(old.index) == schema(tmp_path / "new.db")
+
+
+def schema(path: Path) -> set[tuple[str, str]]:
+    with closing(sqlite3.connect(path)) as connection:
+        rows = connection.execute("SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL")
+        return {(name, " ".join(sql.split())) for name, sql in rows}
+
+
+async def test_a_newer_versions_file_is_refused_and_stays_as_it_is(old: DataFolder) -> None:
+    with closing(sqlite3.connect(old.index)) as connection:
+        connection.execute(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
+    before = old.index.read_bytes()
+    with pytest.raises(DataTooNew, match="newer Engram; upgrade"):
+        async with Index(old.index):
+            pass
+    assert old.index.read_bytes() == before
