@@ -12,6 +12,7 @@ from bot.settings import Settings
 from core.ports import Engine
 from core.runner import Runner
 from core.service import Service
+from storage.backup import Manifest, back_up, restore
 from storage.check import Contents, examine
 from storage.folder import DataFolder
 from storage.index import Index
@@ -50,6 +51,16 @@ def load_engine(settings: Settings) -> Engine:
     from core.engine import Engine
 
     return Engine.load(settings.engine)
+
+
+def back_up_data(folder: Path, file: Path) -> Manifest:
+    """Blocking; beside a running bot or without one. Raises: NotFound, StorageFailed."""
+    return back_up(folder, file)
+
+
+def restore_data(folder: Path, file: Path) -> Manifest:
+    """Blocking; the bot must not run. Raises: NotFound, BackupDamaged, DataTooNew, DataFolderBusy, StorageFailed."""
+    return restore(folder, file)
 
 
 def check_data(folder: Path) -> Contents:

@@ -270,6 +270,54 @@ def bench(
 
 
 @cli.command()
+def backup(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Written at the end, at once; replaces an older one.")],
+    channel: NoChannel = "",
+    data_dir: DataDir = None,
+    json: Json = False,
+) -> None:
+    """Save everything that was learned into one file; the bot may go on running."""
+
+    async def command(screen: Screen, settings: Settings) -> None:
+        import asyncio
+
+        from bot.app import back_up_data
+        from bot.terminal import count, megabytes, plain
+
+        manifest = await asyncio.to_thread(back_up_data, settings.data_dir, file)
+        size = file.stat().st_size
+        screen.say(f"Saved {count(manifest.documents, 'document')} to {plain(str(file))}, {megabytes(size)}.")
+        screen.result({"file": str(file), "bytes": size, "documents": manifest.documents})
+
+    run(command, json, data_dir)
+
+
+@cli.command()
+def restore(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="What `backup` wrote.")],
+    channel: NoChannel = "",
+    data_dir: DataDir = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Don't ask.")] = False,
+    json: Json = False,
+) -> None:
+    """Put back what `backup` saved, in place of everything in the data folder; stop the bot first."""
+
+    async def command(screen: Screen, settings: Settings) -> None:
+        import asyncio
+
+        from bot.app import restore_data
+        from bot.terminal import count
+
+        manifest = await asyncio.to_thread(restore_data, settings.data_dir, file)
+        screen.say(f"Restored {count(manifest.documents, 'document')}; what was there before is gone.")
+        screen.result({"file": str(file), "documents": manifest.documents})
+
+    if not yes and not json and sys.stdin.isatty():
+        typer.confirm("Replace everything in the data folder?", abort=True)
+    run(command, json, data_dir)
+
+
+@cli.command()
 def torture(
     mode: Annotated[str, typer.Argument(help="One of those that `torture list` lists.")] = "list",
     times: Annotated[int | None, typer.Option(min=1, help="How often; by default as often as was promised.")] = None,

@@ -16,7 +16,22 @@ from tests.fakes import FakeEngine, make_pdf
 
 ROOT = Path(__file__).parents[2]
 FACTS = "The keeper of the lighthouse is Ada Quill.\nThe lamp burns whale oil.\nThe boat comes on Tuesdays.\n" * 20
-COMMANDS = ["read", "learn", "ask", "docs", "forget", "reset", "status", "demo", "bench", "doctor", "serve"]
+COMMANDS = [
+    "read",
+    "learn",
+    "ask",
+    "docs",
+    "forget",
+    "reset",
+    "status",
+    "demo",
+    "bench",
+    "doctor",
+    "serve",
+    "backup",
+    "restore",
+    "torture",
+]
 
 
 @pytest.fixture
@@ -194,6 +209,31 @@ def test_the_demo_tells_people_how_to_go_on(engine: FakeEngine, sample: Path) ->
     assert "1. Learn" in shown
     assert "2. Ask" in shown
     assert "-m bot learn YOUR.pdf" in shown
+
+
+def test_a_backup_brings_back_what_was_reset(engram, engine: FakeEngine, pdf: Path, tmp_path: Path) -> None:
+    engram("learn", pdf)
+    assert engram("backup", tmp_path / "saved")[1]["documents"] == 1
+    engram("reset")
+    assert engram("docs")[1]["documents"] == []
+    assert engram("restore", tmp_path / "saved")[:2] == (0, {"file": str(tmp_path / "saved"), "documents": 1})
+    assert "Ada Quill" in engram("ask", "Who is the keeper?")[1]["learned"]["text"]
+
+
+def test_a_backup_is_made_while_another_process_runs_and_a_restore_is_not(
+    engram, engine: FakeEngine, pdf: Path, tmp_path: Path
+) -> None:
+    with slow_learner(pdf, tmp_path) as process:
+        saved, refused = engram("backup", tmp_path / "saved"), engram("restore", tmp_path / "saved")
+        process.kill()
+    assert saved[0] == 0
+    assert (refused[0], refused[1]["error"]["kind"]) == (1, "DataFolderBusy")
+
+
+def test_what_is_no_backup_is_one_sentence(engram, engine: FakeEngine, pdf: Path) -> None:
+    status, answer, _ = engram("restore", pdf)
+    assert (status, answer["error"]["kind"]) == (1, "BackupDamaged")
+    assert engram("backup", pdf)[1]["error"]["kind"] == "NotFound"
 
 
 def test_two_processes_do_not_share_a_data_folder(engram, engine: FakeEngine, pdf: Path, tmp_path: Path) -> None:
