@@ -41,9 +41,9 @@ class LearnConfig:
 
     effort: str = "standard"  # quick | standard | deep
     batch_tokens: int = 8192  # tokens of one forward and backward pass; halved when memory runs out
+    budget: str = ""  # how much to compute on each chunk: see core.learning.budget; empty: as prepared
     recompute: bool = False  # gradient checkpointing: less memory, a third more time
     objectives: Objectives = Objectives()
-    budget: str = ""  # how much to compute on each chunk: see core.learning.budget; empty: as prepared
 
 
 class Learner(Protocol):
@@ -58,6 +58,10 @@ class Learner(Protocol):
 
         Raises: LearningFailed when a loss or a weight is not finite.
         """
+        ...
+
+    def at(self, factor: float) -> Learner:
+        """The same learner with its rate multiplied."""
         ...
 
     def attach(self, groups: Sequence[tuple[Mapping[str, Tensor], int]]) -> AbstractContextManager[None]:
