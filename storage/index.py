@@ -13,7 +13,7 @@ import secrets
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import asdict, fields
 from pathlib import Path
 from types import TracebackType
@@ -28,6 +28,8 @@ from core.words import match_expression, supports
 log = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 3  # at one job; a job that always takes the process down is not tried for ever
+ERASE_AGAIN = 5.0  # seconds until an erase that another reader held up is tried again
+AFTER_ERASE = 60.0  # seconds in which the log is emptied after each event: it may be the one that ordered the erase
 REMEMBERED = 86_400.0  # seconds for which the inbox knows what was worked off
 MIGRATIONS = tuple(Path(__file__).with_name(name) for name in ("schema.sql", "inbox.sql"))  # the n-th makes version n
 SETTINGS = """
@@ -48,6 +50,8 @@ class Index:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._writing = asyncio.Lock()
+        self._erased_at = time.monotonic()  # or started: an event may be left from before
+        self._finishing: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Index:
         """Raises: DataTooNew, StorageFailed."""
@@ -67,6 +71,9 @@ class Index:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._finishing:
+            self._finishing.cancel()
+            await asyncio.gather(self._finishing, return_exceptions=True)
         await self._open.aclose()
 
     # Jobs
@@ -323,11 +330,21 @@ class Index:
                 await self._execute("DELETE FROM erasing")
 
     async def _try_to_finish_erase(self) -> None:
-        """The rows are gone, and the caller has files to delete: what can't be done now is done at the next start."""
+        """The rows are gone, and the caller has files to delete: what can't be done now is tried again and again, and
+        at the next start."""
+        self._erased_at = time.monotonic()
         try:
             await self.finish_erase()
         except StorageFailed:
-            log.exception("an erase is not finished; the next erase or start will finish it")
+            log.exception("an erase is not finished; it is tried again")
+            if self._finishing is None or self._finishing.done():
+                self._finishing = asyncio.create_task(self._finish_erase_later())
+
+    async def _finish_erase_later(self) -> None:
+        while True:
+            await asyncio.sleep(ERASE_AGAIN)
+            with suppress(StorageFailed):
+                return await self.finish_erase()
 
     # Questions
 
@@ -437,6 +454,8 @@ class Index:
     async def handled(self, key: str) -> None:
         async with self._transaction() as execute:
             await execute("UPDATE inbox SET body = '' WHERE key = :key", {"key": key})
+        if time.monotonic() < self._erased_at + AFTER_ERASE:
+            await self._truncate_log()
 
     async def claim(self, key: str, owner: str, seconds: float = REMEMBERED) -> bool:
         now = time.time()

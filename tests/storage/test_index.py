@@ -661,3 +661,29 @@ async def test_an_erase_waits_for_its_end_when_another_program_reads(folder: Dat
             assert (await index.forget("here", "gone")).document_id == "gone"
         await index.finish_erase()
         assert remains(folder.path, gone) == []
+
+
+async def test_an_erase_that_a_reader_held_up_is_finished_without_being_asked(folder: DataFolder, monkeypatch) -> None:
+    """A backup, for example."""
+    monkeypatch.setattr(storage.index, "SETTINGS", storage.index.SETTINGS.replace("5000", "50"))
+    monkeypatch.setattr(storage.index, "ERASE_AGAIN", 0.05)
+    async with Index(folder.index) as index:
+        gone = await plant(index, "gone")
+        with closing(sqlite3.connect(folder.index, isolation_level=None)) as reader:
+            reader.execute("BEGIN")
+            reader.execute("SELECT count(*) FROM jobs").fetchall()
+            await index.forget("here", "gone")
+            await asyncio.sleep(0.3)
+            assert remains(folder.path, gone)
+        async with asyncio.timeout(5):
+            while remains(folder.path, gone):
+                await asyncio.sleep(0.05)
+
+
+async def test_the_event_that_ordered_an_erase_leaves_no_trace_either(index: Index, folder: DataFolder) -> None:
+    """It names the document, and is worked off when the erase is done."""
+    gone = await plant(index, "gone")
+    await index.receive("slack:Ev1", f"forget {' '.join(gone)}")
+    await index.forget("here", "gone")
+    await index.handled("slack:Ev1")
+    assert remains(folder.path, gone) == []
