@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from enum import IntEnum
 from itertools import accumulate
 from pathlib import Path
+from statistics import NormalDist
 from typing import NamedTuple
 
 import torch
@@ -78,10 +79,17 @@ class Budget:
         return self.actions.count(Action.SKIP)
 
     def decide(self, loss: float) -> Action:
+        return self.take(self.policy(self.look(loss)))
+
+    def look(self, loss: float) -> Look:
         left = self.chunks - len(self.actions)
-        spare = self.each * self.chunks - self.spent
-        wanted = self.policy(Look(loss, self._score(loss), 1 - left / self.chunks, spare / left / self.each))
-        most = spare - (left - 1) * COST[Action.SKIP] if self.capped else math.inf
+        spare = (self.each * self.chunks - self.spent) / left / self.each
+        return Look(loss, self._score(loss), 1 - left / self.chunks, spare)
+
+    def take(self, wanted: Action) -> Action:
+        """The most steps that are wanted and paid for, when every later chunk is still looked at."""
+        later = self.chunks - len(self.actions) - 1
+        most = self.each * self.chunks - self.spent - later * COST[Action.SKIP] if self.capped else math.inf
         self.actions.append(max(a for a in ACTIONS if a == Action.SKIP or (a <= wanted and COST[a] <= most)))
         return self.actions[-1]
 
@@ -143,12 +151,13 @@ def quantile_action(u: float, each: float, actions: Sequence[Action] = ACTIONS) 
 
 def by_chance(each: float, seed: int = 0, actions: Sequence[Action] = ACTIONS) -> Policy:
     rng = random.Random(seed)
-    return lambda look: quantile_action(rng.random(), each, actions)
+    return lambda look: quantile_action(rng.random(), each * look.spare, actions)
 
 
 def by_threshold(each: float, actions: Sequence[Action] = ACTIONS) -> Policy:
     """More for a chunk whose loss stands higher than those before it, taken as normal."""
-    return lambda look: quantile_action(0.5 * (1 + math.erf(look.score / math.sqrt(2))), each, actions)
+    normal = NormalDist()
+    return lambda look: quantile_action(normal.cdf(look.score), each * look.spare, actions)
 
 
 def oracle(gains: Sequence[Sequence[float]], each: float) -> list[Action]:
@@ -183,10 +192,6 @@ class PolicyNet(nn.Module):
     @torch.no_grad()
     def decide(self, look: Look) -> Action:
         return ACTIONS[int(self(torch.tensor([look]))[0].argmax())]
-
-    @torch.no_grad()
-    def draw(self, look: Look, generator: torch.Generator) -> Action:
-        return ACTIONS[int(self(torch.tensor([look]))[0].softmax(-1).multinomial(1, generator=generator))]
 
 
 @dataclass
@@ -235,40 +240,43 @@ def train(lessons: Sequence[Lesson], each: float, config: PPOConfig = DEFAULTS, 
     generator = torch.Generator().manual_seed(seed)
     net, pid = PolicyNet(), PID(*config.pid)
     optimiser = torch.optim.Adam(net.parameters(), config.rate)
-    spread = torch.tensor([g for lesson in lessons for row in lesson.gains for g in row]).std().clamp_min(1e-6)
+    spread = torch.tensor([g for lesson in lessons for row in lesson.gains for g in row]).std()
+    spread = max(1e-6, float(spread))
     multiplier = 0.0
     for _ in range(config.iterations):
-        rollouts = [rollout(net, lesson, each, generator) for lesson in lessons]
-        costs = [COST[a] for _, actions, _ in rollouts for a in actions]
-        multiplier = pid.update(sum(costs) / len(costs) / each - 1)
-        looks, chosen, returns, advantages = [], [], [], []
-        for seen, actions, gains in rollouts:
-            looks += seen
-            chosen += [ACTIONS.index(a) for a in actions]
-            excess = [COST[a] / each - 1 for a in actions]
-            rewards = [g / float(spread) - multiplier * e for g, e in zip(gains, excess, strict=True)]
+        looks, chosen, returns, advantages, costs = [], [], [], [], []
+        for seen, actions, gains in rollouts(net, lessons, each, generator):
+            spent = [COST[a] / each - 1 for a in actions]
+            rewards = [gain / spread - multiplier * more for gain, more in zip(gains, spent, strict=True)]
             with torch.no_grad():
                 values = net(torch.tensor(seen))[1].tolist()
             found = advantage(rewards, values, config.discount, config.smoothing)
-            advantages += found
             returns += [a + v for a, v in zip(found, values, strict=True)]
-        _improve(net, optimiser, config, *map(torch.tensor, (looks, chosen, returns, advantages)))
+            looks, chosen, advantages, costs = looks + seen, chosen + actions, advantages + found, costs + spent
+        places = [ACTIONS.index(a) for a in chosen]
+        _improve(net, optimiser, config, *map(torch.tensor, (looks, places, returns, advantages)))
+        multiplier = pid.update(sum(costs) / len(costs))
     return net
 
 
-def rollout(
-    net: PolicyNet, lesson: Lesson, each: float, generator: torch.Generator
-) -> tuple[list[Look], list[Action], list[float]]:
-    """One document by draws from the policy; what is spent beyond the budget is the multiplier's matter."""
-    seen: list[Look] = []
-
-    def policy(look: Look) -> Action:
-        seen.append(look)
-        return net.draw(look, generator)
-
-    free = Budget(policy, each, len(lesson.losses), capped=False)
-    actions = [free.decide(loss) for loss in lesson.losses]
-    return seen, actions, [row[ACTIONS.index(a)] for row, a in zip(lesson.gains, actions, strict=True)]
+@torch.no_grad()
+def rollouts(
+    net: PolicyNet, lessons: Sequence[Lesson], each: float, generator: torch.Generator
+) -> list[tuple[list[Look], list[Action], list[float]]]:
+    """Looks, drawn actions and their gains of each document; too much spent is the multiplier's matter, not capped."""
+    free = [Budget(net.decide, each, len(lesson.losses), capped=False) for lesson in lessons]
+    seen: list[list[Look]] = [[] for _ in lessons]
+    for at in range(max(b.chunks for b in free)):
+        active = [n for n, b in enumerate(free) if at < b.chunks]
+        for n in active:
+            seen[n].append(free[n].look(lessons[n].losses[at]))
+        drawn = net(torch.tensor([seen[n][-1] for n in active]))[0].softmax(-1).multinomial(1, generator=generator)
+        for n, place in zip(active, drawn.flatten().tolist(), strict=True):
+            free[n].take(ACTIONS[place])
+    return [
+        (looks, b.actions, [row[ACTIONS.index(a)] for row, a in zip(lesson.gains, b.actions, strict=True)])
+        for looks, b, lesson in zip(seen, free, lessons, strict=True)
+    ]
 
 
 def advantage(rewards: Sequence[float], values: Sequence[float], discount: float, smoothing: float) -> list[float]:

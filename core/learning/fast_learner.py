@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 
 import torch
 from torch import Tensor
@@ -23,11 +23,16 @@ from core.learning.fast_weights import (
     segments,
     target_modules,
     token_losses,
+    with_readout,
 )
-from core.model import LoadedModel, dequantise, prepared_folder, quantise
+from core.learning.packing import pack, unpack
+from core.model import LoadedModel, prepared_folder
 from core.ports import Learned
 from core.prompts import PromptFormat
 from core.types import Chunk, Metrics, Step
+
+
+SKIPPED = "skipped"  # stands for the weights of a chunk that the budget left out
 
 
 class FastWeightsLearner:
@@ -46,7 +51,10 @@ class FastWeightsLearner:
             else Prepared(FastWeightsConfig(steps=4, rule="rms", rate=5e-4), width)
         )
         self.prepared.to(base.device).requires_grad_(False)
+        if config.budget:
+            budget_for(config.budget, 1, folder)  # what can't be is an error now, not at the first document
         self.modules = target_modules(base.model, self.prepared.config.layers)
+        self.f = next(iter(self.modules.values())).weight.shape[1]
 
     def learn(self, chunks: Sequence[Chunk], *, title: str) -> Generator[Step, None, Learned]:
         began = time.perf_counter()
@@ -86,11 +94,13 @@ class FastWeightsLearner:
                             done = before + len(members) * trained * len(mine) // max(steps, 1)
                             yield Step(done, total, float(loss))
                     losses |= dict.fromkeys(members, mine)
+                    for m, first in zip(self.modules, self.prepared.start, strict=False):
+                        found[m] = found[m] - first
                     moved = sum(d.double().square().sum((1, 2)) for d in found.values())
                     squares |= dict(zip(members, moved.tolist(), strict=True))
-                    for i, n in enumerate(members):  # int8 answers exactly as float16 does, in half the bytes (LOG.md)
-                        kept = {f"{n}/{m}": d[i] for m, d in found.items()}
-                        tensors |= quantise(kept if steps else {f"{n}/skipped": torch.zeros(1)})
+                    for i, n in enumerate(members):
+                        kept = {f"{n}/{m}": d for m, d in pack({m: d[i] for m, d in found.items()}).items()}
+                        tensors |= kept if steps else {f"{n}/{SKIPPED}": torch.zeros(1)}
             except torch.OutOfMemoryError:
                 if batch_tokens <= self.prepared.config.segment:
                     raise LearningFailed(
@@ -126,14 +136,22 @@ class FastWeightsLearner:
         return (torch.cat(sums).view(len(inputs), -1).sum(1) / counted).tolist()
 
     def attach(self, groups: Sequence[tuple[Mapping[str, Tensor], int]]) -> AbstractContextManager[None]:
-        opened = [dequantise({n: w.to(self.base.device) for n, w in weights.items()}) for weights, _ in groups]
-        zero = next(iter(self.modules.values())).weight.new_zeros(()).float()  # what a skipped chunk adds
+        first = dict(zip(self.modules, self.prepared.start, strict=False))
+        zero = next(iter(self.modules.values())).weight.new_zeros(()).float()
+        opened = [
+            unpack({n: w.to(self.base.device) for n, w in weights.items() if n != SKIPPED}, self.f)
+            for weights, _ in groups
+        ]
         deltas = {
-            n: torch.stack([w.get(n, zero.expand_as(m.weight)) for w in opened])
+            n: torch.stack([w.get(n, zero.expand_as(m.weight)) + first.get(n, zero) for w in opened])
             for n, m in self.modules.items()
             if opened
         }
-        return attached(self.modules, deltas, [rows for _, rows in groups])
+        rows = [rows for _, rows in groups]
+        stack = ExitStack()
+        stack.enter_context(with_readout(self.base.model, self.prepared, sum(rows)))
+        stack.enter_context(attached(self.modules, deltas, rows))
+        return stack
 
     def _group(self, chunks: Sequence[Chunk], at: int, batch_tokens: int) -> Sequence[Chunk]:
         """As many chunks as fit into one batch, at least one."""
