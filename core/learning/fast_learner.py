@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Generator, Mapping, Sequence
@@ -134,6 +135,13 @@ class FastWeightsLearner:
         sums = [token_losses(model, model.model(input_ids=i, use_cache=False)[0], t).sum(1) for i, t in parts]
         counted = (targets != IGNORE).flatten(1).sum(1).clamp_min(1)
         return (torch.cat(sums).view(len(inputs), -1).sum(1) / counted).tolist()
+
+    def at(self, factor: float) -> FastWeightsLearner:
+        """The same learner with its rates multiplied."""
+        other = copy.copy(self)
+        other.prepared = copy.deepcopy(self.prepared)
+        other.prepared.log_rates.data += math.log(factor)
+        return other
 
     def attach(self, groups: Sequence[tuple[Mapping[str, Tensor], int]]) -> AbstractContextManager[None]:
         first = dict(zip(self.modules, self.prepared.start, strict=False))
