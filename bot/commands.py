@@ -20,7 +20,7 @@ from structlog.contextvars import bound_contextvars
 from bot import metrics, render
 from bot.chat import Attachment, Live, Message, Reply, Request, Undelivered, Unreachable
 from bot.quotas import QuotaConfig, Quotas
-from core.errors import EngramError, NotAllowed, NotAPdf, NotFound, PdfTooBig, Refused
+from core.errors import EngramError, NotAllowed, NotAPdf, NotFound, PdfTooBig, Refused, StorageFailed
 from core.service import harmless_name
 from core.types import Document, Job, Limits, Progress
 
@@ -305,8 +305,8 @@ async def follow(bot: Bot, job: Job, live: Live) -> None:
         picture = await asyncio.to_thread(render.loss_curve, losses)
         with contextlib.suppress(Unreachable):  # nobody is left to be told
             await insist(live.finish, render.finished(last, picture))
-        await bot.service.delivered(job.id)
         metrics.job_ended(last)
+        await _note_told(bot, job)
     except NotFound:  # erased together with its channel
         with contextlib.suppress(Undelivered):
             await insist(live.finish, render.vanished(job.name))
@@ -316,6 +316,13 @@ async def follow(bot: Bot, job: Job, live: Live) -> None:
         log.exception("the end of a job was not told; the next start tries again")
     finally:
         bot._followed.discard(job.id)
+
+
+async def _note_told(bot: Bot, job: Job) -> None:
+    try:
+        await bot.service.delivered(job.id)
+    except StorageFailed:
+        log.exception("that an end was told could not be stored; the next start tells it again")
 
 
 async def _watch(bot: Bot, job: Job, live: Live) -> Progress:

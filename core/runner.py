@@ -12,7 +12,9 @@ import logging
 import math
 import secrets
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, TypeVar
@@ -62,6 +64,7 @@ class Runner:
         self._batch_rows = batch_rows
         self._feeds = Feeds()
         self._failures: dict[str, EngramError] = {}  # by job id, oldest first
+        self._unstored: deque[tuple[str, Stage, str]] = deque()  # ends of jobs: id, stage, error
         self._work: _Work | None = None
         self._claiming = asyncio.Lock()  # a job is claimed or cancelled, never both at once
         self._wake = asyncio.Event()  # there may be a job
@@ -174,10 +177,19 @@ class Runner:
             return
         while not self._closing.is_set():
             try:
+                await self._store_ends()
                 await self._next()
             except Exception:  # the index can't be read or written, for example because the disk is full
                 log.exception("the queue could not be worked off")
                 await _unless(self._closing, asyncio.sleep(PAUSE_SECONDS))
+
+    async def _store_ends(self) -> None:
+        """What could not be stored when it came: until then the document counts as being learned."""
+        while self._unstored:
+            job_id, stage, error = self._unstored[0]
+            with suppress(Cancelled):  # erased meanwhile
+                await self._index.job_stage(job_id, stage, error=error)
+            self._unstored.popleft()
 
     async def _next(self) -> None:
         self._wake.clear()
@@ -221,8 +233,9 @@ class Runner:
         error = str(failure or "")
         try:
             await self._index.job_stage(work.job.id, stage, error=error)
-        except Exception:  # a full disk: the watchers are told all the same; the next start takes the job up again
-            log.exception("the end of job %s could not be stored", work.job.id)
+        except Exception:  # a full disk: the watchers are told all the same
+            log.exception("the end of job %s could not be stored; it is tried again", work.job.id)
+            self._unstored.append((work.job.id, stage, error))
         work.job = replace(work.job, error=error)
         self._show(work, stage=stage, failure=failure)
 
@@ -270,7 +283,10 @@ class Runner:
                 step = await self.device.run(_advance, steps)
                 if isinstance(step, Learned):
                     return step
-                losses.append(step.loss)
+                if step.stage is not work.job.stage:
+                    await self._enter(work, step.stage)
+                if step.done and step.stage is Stage.LEARNING:
+                    losses.append(step.loss)
                 self._show(work, step=step, losses=tuple(losses))
         finally:
             await self.device.run(steps.close)

@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bot import render
 from bot.chat import Attachment, Unreachable
 from bot.commands import ACTIONS, COMMANDS, Bot, Permission, edit_interval, insist, understand
 from bot.quotas import QuotaConfig
-from core.errors import EngramError
+from core.errors import EngramError, StorageFailed
 from core.service import Service
 from tests.bot.fake_chat import FakeLive, FakeReply, attachment, request, undelivered
 from tests.conftest import SMALL, Open
@@ -172,6 +173,16 @@ async def test_an_end_that_was_never_told_is_told_after_the_restart(bot, monkeyp
     await bot.resume(reopen)
     await settled(bot)
     assert len(again.ended) == 1
+
+
+async def test_an_end_that_was_told_stays_as_it_was_told_when_this_cannot_be_stored(bot, monkeypatch):
+    async def full(job_id: str) -> None:
+        raise StorageFailed
+
+    monkeypatch.setattr(bot.service, "delivered", full)
+    (live,) = (await teach(bot)).lives
+    assert [message.title for message in live.ended] == ["I know handbook.pdf now"]
+    assert render.waits("handbook.pdf", StorageFailed()) not in live.shown
 
 
 async def test_a_job_that_was_interrupted_is_followed_after_the_restart(open_service):

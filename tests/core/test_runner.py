@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from core.errors import EngramError, LearningFailed, ModelNotFound, PdfLocked
+from core.errors import EngramError, LearningFailed, ModelNotFound, PdfLocked, StorageFailed
 from core.pdf import PdfText
 from core.ports import Index, Learned, Weights
 from core.runner import Runner
@@ -307,6 +307,29 @@ async def test_a_worker_cancelled_at_any_point_costs_no_committed_document_its_w
         for record in await index.all_weights():
             assert weights.load(record, "here", base="f" * 64, section=0)
         await service.reset("here")
+
+
+async def test_an_end_that_could_not_be_stored_is_stored_as_soon_as_that_works(
+    open_service: Open, index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a full disk; otherwise the document would be "being learned" until the next start."""
+    store, full = index.job_stage, True
+
+    async def when_there_is_room(job_id: str, stage: Stage, *, error: str = "") -> None:
+        if full and stage.final:
+            raise StorageFailed("The disk is full; nothing was changed.")
+        await store(job_id, stage, error=error)
+
+    monkeypatch.setattr(index, "job_stage", when_there_is_room)
+    monkeypatch.setattr("core.runner.PAUSE_SECONDS", 0.05)
+    async with open_service(FakeEngine(fail_at_step=1, learn_error=LearningFailed())) as service:
+        last = await learn(service)
+        assert last.job.stage is Stage.FAILED and (await index.job(last.job.id)).stage is Stage.LEARNING
+        full = False
+        async with asyncio.timeout(5):
+            while (await index.job(last.job.id)).stage is not Stage.FAILED:
+                await asyncio.sleep(0.02)
+        assert await service.jobs("here") == [] and (await index.job(last.job.id)).error == str(LearningFailed())
 
 
 async def test_a_waiting_job_knows_its_place_and_a_slow_watcher_sees_the_end(open_service: Open) -> None:
