@@ -22,7 +22,7 @@ from bot.torture.papers import make_pdf
 
 TIMES = 10  # kills in learning, and as many in saving
 QUESTION = "Who is the keeper of the lighthouse?"
-COLUMNS, ROWS = 80, 45
+COLUMNS, ROWS = 80, 12  # of a page: about 700 tokens in all
 
 
 @dataclass
@@ -45,7 +45,8 @@ async def run(plan: Plan, say: Say) -> list[Figure]:
         for number in range(times):
             file = write_sample(plan.folder, f"{where}-{number}.pdf", chance)
             await kill(plan, folder, file, where, chance.uniform(0, seconds), tally)
-            await recover(plan, folder, file, tally)
+            for problem in await recover(plan, folder, file, tally):
+                say(f"{file.name}: {problem}")
             say(f"{where} {number + 1}/{times}: {dict(tally.stages)}, answered {tally.answered}")
     points = 2 * times
     return [
@@ -85,21 +86,27 @@ async def kill(plan: Plan, folder: Path, file: Path, where: str, delay: float, t
     tally.stages[stage_of(folder, file.name) or "no job"] += 1
 
 
-async def recover(plan: Plan, folder: Path, file: Path, tally: Tally) -> None:
-    """Look, start again, learn again, ask."""
+async def recover(plan: Plan, folder: Path, file: Path, tally: Tally) -> list[str]:
+    """Look, start again, learn again, ask; returns what was wrong."""
     found = await asyncio.to_thread(check_data, folder)
     tally.whole += not found.problems
     tally.lost += len(tally.known - set(found.documents.values()))
+    problems = list(found.problems)
     status, said = await end_of(await start(plan, "learn", file, folder))
-    tally.again += status == 0 or said.get("error", {}).get("kind") == "AlreadyKnown"
+    if status == 0 or said.get("error", {}).get("kind") == "AlreadyKnown":
+        tally.again += 1
+    else:
+        problems.append(f"not learned again: {said}")
     tally.known.add(file.name)
     found = await asyncio.to_thread(check_data, folder)
     tally.tidy += not found.problems and not found.strays
     tally.lost += len(tally.known - set(found.documents.values()))
     status, said = await end_of(await start(plan, "ask", QUESTION, folder, "--document", file.name))
-    tally.answered += (
-        status == 0 and bool((said["learned"] or {}).get("text")) and said["document"]["name"] == file.name
-    )
+    if status == 0 and said["learned"]["text"] and said["document"]["name"] == file.name:
+        tally.answered += 1
+    else:
+        problems.append(f"no answer: {said}")
+    return problems + [f"a file that no document names: {name}" for name in found.strays]
 
 
 async def start(plan: Plan, command: str, what: object, folder: Path, *more: str) -> asyncio.subprocess.Process:
