@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.chunks import encoder, make_chunks
 from core.errors import SetupError
 from core.generate import complete
-from core.learning.base import LearnConfig, Learner
+from core.learning.base import LearnConfig, Learner, Objectives
+from core.learning.course import Course, CourseConfig
+from core.learning.remote import RemoteWriter
+from core.memory import fit, limit_memory
 from core.model import LoadedModel, load_model
 from core.ports import Ask, Learned
 from core.prompts import format_for
 from core.types import Chunk, Completion, Page, Step
+from core.voting import ballots, vote
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,6 +32,9 @@ LEARNERS = {
     "ttt-linear": "core.learning.branches:TTTLinearLearner",
     "ttt-mlp": "core.learning.branches:TTTMLPLearner",
 }
+
+PRESETS = Path(__file__).parent / "presets"
+CHECK_TOKENS = 16  # of an answer in the self-check
 
 
 @dataclass(frozen=True)
@@ -41,7 +49,33 @@ class EngineConfig:
     abstain: float = 1.1  # "not in the text" is answered only from this probability; above 1: never, its share is doubt
     max_answer_tokens: int = 48
     budget: str = ""  # how much to compute on each chunk, for example "threshold:4": see core.learning.budget
+    memory_mb: int | None = None  # learning stays below it, where it can: smaller batches, gradient checkpointing
+    recompute: bool = False  # gradient checkpointing in any case
+    study: bool = False  # adapters also learn questions that the model writes: pays for models that were never prepared
+    objectives: Mapping[str, float] = field(default_factory=dict)  # their weights, where they differ from Objectives
+    check: bool = True  # self-check: the model asks itself about the document, before and after
+    guard: bool = True  # weights that do harm are rolled back
+    votes: int = 1  # answers to each question, of which the one with most agreement counts
+    question_writer: RemoteWriter | None = None  # a larger model writes the questions: documents leave the machine
     prepared: Path | None = None  # folder of what `prepare` left for other models, by fingerprint
+
+    @classmethod
+    def of(cls, preset: str = "", **given: Any) -> EngineConfig:
+        """A preset's settings, and what is given over it. Raises: SetupError."""
+        return cls(**(read_preset(preset) if preset else {}) | given)
+
+
+def read_preset(name: str) -> dict[str, Any]:
+    """Raises: SetupError."""
+    import yaml
+
+    known = {path.stem: path for path in PRESETS.glob("*.yaml")}
+    if name not in known:
+        raise SetupError(f"There is no preset '{name}'; choose one of {', '.join(sorted(known))}.")
+    values = yaml.safe_load(known[name].read_text())
+    if unknown := set(values) - {f.name for f in fields(EngineConfig)}:
+        raise SetupError(f"The preset '{name}' sets '{min(unknown)}', which there is not.")
+    return values
 
 
 class Engine:
@@ -54,45 +88,71 @@ class Engine:
         self.device, self.dtype = str(base.device), str(base.dtype).removeprefix("torch.")
         self.learner = config.learner
         self.chunk_size = config.chunk_size or 512
-        self._learners: dict[str, Learner] = {}
-        self._learner(config.learner)  # an unknown or broken one is an error now, not at the first document
+        limit_memory(base.device, config.memory_mb)
+        self._courses: dict[str, Course] = {}
+        self._course(config.learner)  # an unknown or broken learner is an error now, not at the first document
 
     @classmethod
     def load(cls, config: EngineConfig) -> Engine:
         """Raises: ModelNotFound, SetupError."""
         return cls(load_model(config.model, device=config.device, dtype=config.dtype, prepared=config.prepared), config)
 
-    def _learner(self, name: str) -> Learner:
+    def _course(self, name: str) -> Course:
         if name not in LEARNERS:
             raise SetupError(f"There is no learner '{name}'; choose one of {', '.join(LEARNERS)}.")
-        if name not in self._learners:
+        if name not in self._courses:
             module, _, attribute = LEARNERS[name].partition(":")
-            on_gpu = self.base.device.type == "cuda"
-            settings = LearnConfig(
-                self.config.effort, self.config.batch_tokens or (16_384 if on_gpu else 2_048), self.config.budget
+            learning, config = self._learning(), self.config
+            learner = getattr(importlib.import_module(module), attribute)(self.base, self.format, learning)
+            course = CourseConfig(config.study, config.check, config.guard)
+            answer = partial(self.answer, most_tokens=CHECK_TOKENS, votes=1)
+            self._courses[name] = Course(
+                self.base, self.format, learner, learning, course, answer, config.question_writer
             )
-            self._learners[name] = getattr(importlib.import_module(module), attribute)(self.base, self.format, settings)
-        return self._learners[name]
+        return self._courses[name]
+
+    def _learner(self, name: str) -> Learner:
+        return self._course(name).learner
+
+    def _learning(self) -> LearnConfig:
+        """The dial and the presets, in a learner's terms."""
+        c, on_gpu = self.config, self.base.device.type == "cuda"
+        wanted = c.batch_tokens or (16_384 if on_gpu else 2_048)
+        batch_tokens, recompute = fit(self.base.model, wanted, c.memory_mb, c.recompute)
+        return LearnConfig(c.effort, batch_tokens, c.budget, recompute, Objectives.of(c.objectives))
 
     def chunk(self, pages: Sequence[Page]) -> list[Chunk]:
         return make_chunks(pages, encoder(self.base.tokenizer), self.chunk_size)
 
     def learn(self, chunks: Sequence[Chunk], *, title: str) -> Generator[Step, None, Learned]:
-        return (yield from self._learner(self.learner).learn(chunks, title=title))
+        return (yield from self._course(self.learner).run(chunks, title=title))
 
-    def answer(self, asks: Sequence[Ask]) -> list[Completion]:
-        """One batch for each learner; rows that share weights share their attachment."""
+    def answer(
+        self, asks: Sequence[Ask], *, most_tokens: int | None = None, votes: int | None = None
+    ) -> list[Completion]:
+        """One batch for each learner; rows that share weights share their attachment. With `votes` each question is
+        asked so often, in other words, and the answers are voted on."""
+        cast = [ballots(a.question, votes or self.config.votes) for a in asks]
+        rows = [replace(a, question=b.question) for a, mine in zip(asks, cast, strict=True) for b in mine]
+        heat = [b.temperature for mine in cast for b in mine]
+        given = iter(self._answers(rows, heat, most_tokens or self.config.max_answer_tokens))
+        return [vote([next(given) for _ in mine]) if len(mine) > 1 else next(given) for mine in cast]
+
+    def _answers(self, asks: Sequence[Ask], heat: Sequence[float], most_tokens: int) -> list[Completion]:
         out: list[Completion | None] = [None] * len(asks)
         names = sorted({a.learner or self.learner for a in asks if a.weights is not None}) or [self.learner]
         for name in names:
             mine = [i for i, a in enumerate(asks) if (a.learner or self.learner) == name and a.weights is not None]
             if name == names[0]:
                 mine += [i for i, a in enumerate(asks) if a.weights is None]  # base rows ride along, unattached
-            for i, completion in zip(*self._batch(name, asks, mine), strict=True):
+            order, completions = self._batch(name, asks, mine, heat, most_tokens)
+            for i, completion in zip(order, completions, strict=True):
                 out[i] = completion
         return [c for c in out if c is not None]
 
-    def _batch(self, name: str, asks: Sequence[Ask], rows: Sequence[int]) -> tuple[list[int], list[Completion]]:
+    def _batch(
+        self, name: str, asks: Sequence[Ask], rows: Sequence[int], heat: Sequence[float], most_tokens: int
+    ) -> tuple[list[int], list[Completion]]:
         by_weights: dict[int, list[int]] = {}
         for i in rows:
             by_weights.setdefault(0 if asks[i].weights is None else id(asks[i].weights), []).append(i)
@@ -105,7 +165,8 @@ class Engine:
         options: dict[str, Any] = {
             "stop_ids": self.format.stop_ids,
             "pad_id": self.format.pad_id,
-            "max_new": self.config.max_answer_tokens,
+            "max_new": most_tokens,
+            "temperature": [heat[i] for i in order],
         }
         if self.format.abstain_id is not None:
             options["hold_back"] = (self.format.abstain_id, self.config.abstain)

@@ -84,7 +84,8 @@ class Step:
 
     done: int
     total: int
-    loss: float  # nats a token
+    loss: float  # nats a token; no number while nothing is learned yet, only prepared
+    stage: Stage = Stage.LEARNING  # CHECKING, once that has begun
 
 
 @dataclass(frozen=True)

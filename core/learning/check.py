@@ -1,0 +1,70 @@
+"""Self-check: questions that the model wrote about the document, held out from learning, asked before and after."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from core.evaluation.metrics import f1
+from core.learning.study import Exercise
+from core.ports import Ask, Learned
+from core.types import Completion
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+RIGHT = 0.5  # F1 from which an answer counts
+ROWS = 16  # questions at once
+SHOWN = 3  # examples kept with the document
+SHOWN_LENGTH = 75  # characters; longer ones fit no button
+
+Answerer = Callable[[Sequence[Ask]], list[Completion]]
+
+
+@dataclass
+class SelfCheck:
+    """The questions, and what the base model makes of them."""
+
+    exercises: Sequence[Exercise]
+    answer: Answerer
+    learner: str
+
+    def __post_init__(self) -> None:
+        self.before = sum(right for right, _ in self._marks([None] * len(self.exercises)))
+
+    def after(self, learned: Learned) -> Learned:
+        """The same weights, with the result; each question is put to the section that holds its chunk."""
+        marks = self._marks([section_of(learned, learned.sections[e.chunk]) for e in self.exercises])
+        metrics = replace(
+            learned.metrics,
+            check_total=len(self.exercises),
+            check_before=self.before,
+            check_after=sum(right for right, _ in marks),
+        )
+        return replace(learned, metrics=metrics, questions=self._examples(marks))
+
+    def score(self, weights: Mapping[str, Tensor]) -> float:
+        """Questions that one section's weights answer, while it is being learned."""
+        return sum(right for right, _ in self._marks([weights] * len(self.exercises)))
+
+    def _marks(self, weights: Sequence[Mapping[str, Tensor] | None]) -> list[tuple[bool, float]]:
+        """Whether each answer is right, and how sure it is."""
+        asks = [Ask(e.question, w, learner=self.learner) for e, w in zip(self.exercises, weights, strict=True)]
+        given = [a for at in range(0, len(asks), ROWS) for a in self.answer(asks[at : at + ROWS])]
+        pairs = zip(given, self.exercises, strict=True)
+        return [(f1(a.text, [e.answer]) >= RIGHT, a.confidence) for a, e in pairs]
+
+    def _examples(self, marks: Sequence[tuple[bool, float]]) -> tuple[str, ...]:
+        """The surest right ones, of different chunks first."""
+        good = [(sure, e) for (right, sure), e in zip(marks, self.exercises, strict=True) if right]
+        order = [e for _, e in sorted(good, key=lambda pair: -pair[0]) if len(e.question) <= SHOWN_LENGTH]
+        firsts = list({e.chunk: e for e in reversed(order)}.values())[::-1]
+        rest = [e for e in order if e not in firsts]
+        return tuple(e.question for e in [*firsts, *rest][:SHOWN])
+
+
+def section_of(learned: Learned, section: int) -> dict[str, Tensor]:
+    """The weights of one section, by module."""
+    start = f"{section}/"
+    return {name.removeprefix(start): t for name, t in learned.tensors.items() if name.startswith(start)}

@@ -1,0 +1,98 @@
+"""How a document is learned, from its chunks to weights that may be kept: write questions, learn, ask, guard."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+from core.learning.base import LearnConfig, Learner
+from core.learning.check import Answerer, SelfCheck
+from core.learning.guard import Guard
+from core.learning.inner import AdapterLearner
+from core.learning.objectives import Lessons, Sample
+from core.learning.study import Exercise, StudyConfig, Tutor, Writer, for_chat, told
+from core.model import LoadedModel, prepared_folder
+from core.ports import Learned
+from core.prompts import PromptFormat
+from core.types import Chunk, Stage, Step
+
+log = logging.getLogger(__name__)
+
+CHECKS = {"quick": 1, "standard": 2, "deep": 4}  # questions a section, by effort
+MOST_CHECKS = 64  # of one document
+STUDIED = {"quick": 2, "standard": 4, "deep": 8}  # questions a passage, by effort
+
+
+@dataclass(frozen=True)
+class CourseConfig:
+    """What happens around a learner."""
+
+    study: bool = False  # the model writes study material; only adapters learn from it
+    check: bool = True  # self-check, and adapters stop by it
+    guard: bool = True  # weights that do harm are rolled back; a model that was never prepared gets a rate of its own
+    material: StudyConfig = field(default_factory=StudyConfig)
+
+
+class Course:
+    """One for each learner of an engine."""
+
+    def __init__(
+        self, base: LoadedModel, fmt: PromptFormat, learner: Learner, learning: LearnConfig, config: CourseConfig,
+        answer: Answerer, writer: Writer | None = None,
+    ) -> None:  # fmt: skip
+        self.base, self.fmt, self.learner, self.learning, self.config = base, fmt, learner, learning, config
+        self.answer, self.writer = answer, writer
+        self.guard = Guard(base, fmt)
+        self.at_ease = prepared_folder(base) is not None or not config.guard  # the learner's rate is known to be safe
+
+    def run(self, chunks: Sequence[Chunk], *, title: str) -> Generator[Step, None, Learned]:
+        """Raises: LearningFailed."""
+        tutor = self._tutor()
+        check = yield from self._check(tutor, chunks)
+        if not self.at_ease:
+            self.learner = yield from self.guard.careful(self.learner, chunks, title)
+            self.at_ease = True
+        options = yield from self._lessons(tutor, chunks, title)
+        if check and isinstance(self.learner, AdapterLearner):
+            options["score"] = check.score
+        learned = yield from self.learner.learn(chunks, title=title, **options)
+        yield Step(1, 1, learned.metrics.final_loss, Stage.CHECKING)
+        if check:
+            learned = check.after(learned)
+        if self.config.guard:
+            self.guard.check(learned, self.learner)
+        return learned
+
+    def _tutor(self) -> Tutor:
+        questions = STUDIED[self.learning.effort]
+        config = for_chat(replace(self.config.material, questions=questions), self.fmt)
+        return Tutor(self.base, self.fmt, self.learning.batch_tokens, config, self.writer)
+
+    def _check(self, tutor: Tutor, chunks: Sequence[Chunk]) -> Generator[Step, None, SelfCheck | None]:
+        if not self.config.check:
+            return None
+        written = yield from gathered(tutor.checks(chunks, CHECKS[self.learning.effort], MOST_CHECKS))
+        return SelfCheck(written, self.answer, self.learner.name) if written else None
+
+    def _lessons(self, tutor: Tutor, chunks: Sequence[Chunk], title: str) -> Generator[Step, None, dict[str, object]]:
+        """Study material as samples; nothing for learners that can't use it."""
+        if not isinstance(self.learner, AdapterLearner):
+            return {}
+        lessons = Lessons(self.base, self.fmt, self.learning.objectives, self.learning.batch_tokens)
+        extra: list[Sample] = lessons.unrelated()
+        if self.config.study:
+            exercises = yield from gathered(tutor.exercises(chunks))
+            log.info("study: %d exercises; dropped: %s", len(exercises), told(tutor.dropped))
+            extra += lessons.of(exercises, self.fmt.heading(title), self.learner.segment)
+        return {"extra": extra}
+
+
+def gathered(batches: Iterator[list[Exercise]]) -> Generator[Step, None, list[Exercise]]:
+    """All that is written; between two batches the device is free."""
+    found: list[Exercise] = []
+    for some in batches:
+        found += some
+        yield Step(0, 1, math.nan)
+    return found

@@ -1,0 +1,135 @@
+"""The guard: weights that are broken, too large, or that change what has nothing to do with the document are not kept.
+
+And the rate for a model that was never prepared: a short search on the document's first chunks, by the same measure.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from core.errors import LearningFailed
+from core.generate import start
+from core.learning.base import Learner
+from core.learning.check import section_of
+from core.learning.objectives import HELD_OUT
+from core.learning.study import spread
+from core.model import LoadedModel
+from core.ports import Learned
+from core.prompts import UNRELATED, PromptFormat
+from core.types import Chunk, Metrics, Step
+
+FACTORS = (1 / 16, 1 / 4, 1.0, 4.0)  # of a learner's own rate, the careful ones first
+PROBED = 2  # chunks that the search learns
+LOOKED_AT = 4  # sections of a document
+
+
+@dataclass(frozen=True)
+class GuardConfig:
+    norm: float = 1.0  # of a section's weight change, at most so many times the base model's own norm
+    shift: float = 8.0  # nats: mean KL of the first token of unrelated answers, at most
+    worse: float = 0.1  # share of the self-check that may be lost by chance
+
+
+class Guard:
+    """What weights do to one base model."""
+
+    def __init__(self, base: LoadedModel, fmt: PromptFormat, config: GuardConfig | None = None) -> None:
+        self.base, self.fmt, self.config = base, fmt, config or GuardConfig()
+        self.prompts = [fmt.closed_book(q) for q in UNRELATED[:HELD_OUT]]
+
+    @cached_property
+    def norm(self) -> float:
+        """Of all the base model's weights."""
+        squares = [float(p.detach().float().square().sum()) for p in self.base.model.parameters()]
+        return math.sqrt(sum(squares))
+
+    def check(self, learned: Learned, learner: Learner) -> None:
+        """Raises: LearningFailed, with what is wrong."""
+        metrics = learned.metrics
+        if not all(t.isfinite().all() for t in learned.tensors.values() if t.is_floating_point()):
+            raise LearningFailed("Learning gave weights that are no numbers; it was rolled back.")
+        if too_large(metrics, len(set(learned.sections)), self.norm, self.config.norm):
+            raise LearningFailed("Learning changed the weights more than is safe; it was rolled back.")
+        if worse(metrics, self.config.worse):
+            before, after = metrics.check_before, metrics.check_after
+            raise LearningFailed(
+                f"Learning made answers worse, {after} right instead of {before} of {metrics.check_total}; "
+                "it was rolled back."
+            )
+        if not (shift := self.shift(learned, learner)) <= self.config.shift:
+            raise LearningFailed(
+                f"Learning changed unrelated answers too much ({shift:.1f} nats, at most {self.config.shift:g}); "
+                "it was rolled back."
+            )
+
+    def shift(self, learned: Learned, learner: Learner) -> float:
+        """How far unrelated answers move: mean KL(base || with the weights) of their first token, nats, of a few
+        sections."""
+        plain = self._first_tokens(nullcontext())
+        moved = []
+        for section in spread(sorted(set(learned.sections)), LOOKED_AT):
+            attached = learner.attach([(section_of(learned, section), len(self.prompts))])
+            now = self._first_tokens(attached)
+            moved.append(float(F.kl_div(now, plain, log_target=True, reduction="batchmean")))
+        return sum(moved) / len(moved)
+
+    @torch.no_grad()
+    def _first_tokens(self, attached: AbstractContextManager[None]) -> Tensor:
+        """[prompts, V] log probabilities of each answer's first token."""
+        _, ids, mask, position = start(self.prompts, self.fmt.pad_id, self.base.device)
+        with attached:
+            out = self.base.model(
+                input_ids=ids, attention_mask=mask, position_ids=position, use_cache=False, logits_to_keep=1
+            )
+        return out.logits[:, -1].float().log_softmax(-1)
+
+    def careful(self, learner: Learner, chunks: Sequence[Chunk], title: str) -> Generator[Step, None, Learner]:
+        """The learner at the rate that learned the first chunks best without moving unrelated answers too far.
+
+        Raises: LearningFailed when every rate destroys something.
+        """
+        best: tuple[float, Learner] | None = None
+        for factor in FACTORS:
+            tried = learner.at(factor)
+            try:
+                learned = yield from silent(tried.learn(chunks[:PROBED], title=title))
+                moved = self.shift(learned, tried)
+            except LearningFailed:
+                break
+            if not moved <= self.config.shift:
+                break
+            if best is None or learned.metrics.final_loss < best[0]:
+                best = learned.metrics.final_loss, tried
+        if best is None:
+            raise LearningFailed("This model can't be taught safely at any rate; the model is as it was.")
+        return best[1]
+
+
+def silent(steps: Generator[Step, None, Learned]) -> Generator[Step, None, Learned]:
+    """Hands the device over between steps, but reports no progress."""
+    try:
+        while True:
+            next(steps)
+            yield Step(0, 1, math.nan)
+    except StopIteration as end:
+        return end.value
+    finally:
+        steps.close()
+
+
+def too_large(metrics: Metrics, sections: int, norm: float, most: float) -> bool:
+    """Each section's part of the change, by root mean square, against the base model's norm."""
+    return not metrics.delta_norm / math.sqrt(max(1, sections)) <= most * norm
+
+
+def worse(metrics: Metrics, chance: float) -> bool:
+    """Fewer right than before, and by more than one question or a share that chance explains."""
+    return metrics.check_after < metrics.check_before - max(1.0, chance * metrics.check_total)

@@ -1,0 +1,47 @@
+"""Learning within a memory limit: a batch that fits, activations computed again where it would not, and a hard end on a
+GPU, where memory that runs out halves the batch (`core.learning.inner`, `core.learning.fast_learner`)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+LEAST = 512  # tokens of a batch: below, keeping activations is given up instead
+
+
+def fit(model: Any, batch_tokens: int, memory_mb: int | None, recompute: bool = False) -> tuple[int, bool]:
+    """How many tokens to learn at once, and whether to compute activations again on the way back.
+
+    An estimate: halved until a forward and backward pass fits beside the model.
+    """
+    if memory_mb is None:
+        return batch_tokens, recompute
+    room = memory_mb * 2**20 - sum(p.numel() * p.element_size() for p in model.parameters())
+    size = next(model.parameters()).element_size()
+    for again in [True] if recompute else [False, True]:
+        tokens = batch_tokens
+        while tokens > LEAST and tokens * bytes_a_token(model.config, size, again) > room:
+            tokens //= 2
+        if tokens * bytes_a_token(model.config, size, again) <= room:
+            return tokens, again
+    return min(batch_tokens, LEAST), True
+
+
+def bytes_a_token(config: Any, size: int, recompute: bool) -> int:
+    """Of one forward and backward pass through a Llama-like model: what each block keeps (about ten times its width and
+    four times its MLP's), and the logits, which are float32 and kept twice."""
+    block = size * (10 * config.hidden_size + 4 * config.intermediate_size)
+    blocks = config.num_hidden_layers
+    kept = block + blocks * size * config.hidden_size if recompute else blocks * block
+    return kept + 2 * 4 * config.vocab_size
+
+
+def limit_memory(device: torch.device, memory_mb: int | None) -> None:
+    """On a GPU, allocating more than this fails, as if there was no more."""
+    import torch
+
+    if memory_mb is not None and device.type == "cuda":
+        total = torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, memory_mb * 2**20 / total), device)
