@@ -153,7 +153,9 @@ def job_text(progress: Progress, stage: Stage | None) -> str:
         again = f", attempt {job.attempts}" if job.attempts > 1 else ""
         return plain(job.name) + again + counts
     if stage is Stage.LEARNING and step:
-        return f"{step.done}/{step.total}, loss {progress.losses[0]:.2f} → {step.loss:.2f}, {progress.seconds:.0f} s"
+        losses = progress.losses  # none yet, when the first steps only measure
+        loss = f"loss {losses[0]:.2f} → {losses[-1]:.2f}, " if losses else ""
+        return f"{step.done}/{step.total}, {loss}{progress.seconds:.0f} s"
     return ""
 
 

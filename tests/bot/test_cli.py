@@ -12,6 +12,8 @@ import pytest
 from typer.testing import CliRunner
 
 from bot.cli import cli
+from bot.terminal import job_text
+from core.types import Job, Progress, Stage, Step
 from tests.fakes import FakeEngine, make_pdf
 
 ROOT = Path(__file__).parents[2]
@@ -151,6 +153,14 @@ def test_people_see_both_answers_and_the_promise(engine: FakeEngine, pdf: Path, 
     assert "I do not know." in shown
     assert "Quill" in shown
     assert "0 document tokens in the prompt" in shown
+
+
+def test_a_step_without_a_loss_is_shown_without_one() -> None:
+    job = Job("j", "here", "a.pdf", "", "ada", "", 0.0, Stage.LEARNING)
+    assert job_text(Progress(job, step=Step(1, 4, float("nan"))), Stage.LEARNING) == "1/4, 0 s"
+    assert (
+        job_text(Progress(job, step=Step(2, 4, 2.0), losses=(3.0, 2.0)), Stage.LEARNING) == "2/4, loss 3.00 → 2.00, 0 s"
+    )
 
 
 def test_what_a_document_says_gives_the_terminal_no_orders(engine: FakeEngine, tmp_path: Path) -> None:
