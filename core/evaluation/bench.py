@@ -4,272 +4,326 @@ base            the model as it is, closed book
 learned         the document's weights attached, closed book; the router picks the section, never the prompt
 wrong_document  another document's weights, the same way: what a gain would be worth without its document
 in_context      the gold paragraph (else as much of it as fits) in the prompt
-retrieval       the best chunk by BM25 in the prompt
-both            the best chunk in the prompt and the document's weights attached
+retrieval       the best chunks by BM25 in the prompt
+both            the best chunks in the prompt and the document's weights attached
+unrelated       the gold paragraph in the prompt and another document's weights attached: what those spoil
+together        (on demand) all documents in one channel: the router picks whose weights answer, as the service does
+
+Every answer is written down as it comes, so that a run that was stopped can be resumed.
 """
 
 from __future__ import annotations
 
-import json
+import hashlib
 import sqlite3
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from core.errors import Refused
-from core.evaluation.metrics import exact_match, f1
+from core.evaluation.journal import Journal, Reply
+from core.evaluation.report import f1_scores, mean, report
+from core.evaluation.squad import Article, Question, read_squad
+from core.evaluation.statistics import bootstrap
 from core.ports import Ask, Engine, Learned
-from core.service import best_of
-from core.types import Chunk, Completion, Page
+from core.service import ROUTED, best_of
+from core.types import Chunk, Page
 from core.words import match_expression
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-CONDITIONS = ("base", "learned", "wrong_document", "in_context", "retrieval", "both")
-ROUTED = 3  # sections that may answer a question; as in the service
+CONDITIONS = ("base", "learned", "wrong_document", "in_context", "retrieval", "both", "unrelated")
+HITS = 5  # chunks that the router looks at; as in the service
 BATCH = 16  # questions at once
+Progress = Callable[[str, int, int], None]
 
 
-@dataclass(frozen=True)
-class Question:
-    text: str
-    answers: tuple[str, ...]
-    context: str  # the gold paragraph
+class Search:
+    """The service's search, over the chunks of some documents."""
 
+    def __init__(self, documents: Iterable[Sequence[Chunk]]) -> None:
+        chunks = [(n, chunk) for n, of in enumerate(documents) for chunk in of]
+        self.places = [(n, chunk.index) for n, chunk in chunks]
+        self.rows = sqlite3.connect(":memory:")
+        self.rows.execute(
+            "CREATE VIRTUAL TABLE chunk USING fts5(text, tokenize = 'porter unicode61 remove_diacritics 2')"
+        )
+        self.rows.executemany(
+            "INSERT INTO chunk(rowid, text) VALUES (?, ?)", ((at, chunk.text) for at, (_, chunk) in enumerate(chunks))
+        )
 
-@dataclass(frozen=True)
-class Article:
-    title: str
-    text: tuple[str, ...]  # paragraphs, each once
-    questions: tuple[Question, ...]
+    def __call__(self, question: str, limit: int) -> list[tuple[int, int]]:
+        """(document, chunk) that the question's words point at, best first; the first chunk when none does."""
+        rows = self.rows.execute(
+            "SELECT rowid FROM chunk WHERE chunk MATCH ? ORDER BY bm25(chunk), rowid LIMIT ?",
+            (match_expression(question), limit),
+        )
+        return [self.places[row] for (row,) in rows] or [(0, 0)]
 
 
 @dataclass
 class Studied:
-    """A learned document."""
+    """A document that was cut into chunks and, where weights are needed, learned."""
 
     article: Article
     chunks: list[Chunk]
-    learned: Learned
-    seconds: float
-    search: sqlite3.Connection
+    search: Search
+    learned: Learned | None = None
     by_section: dict[int, dict[str, Tensor]] = field(default_factory=dict)
 
     def routed(self, question: str, limit: int) -> list[int]:
-        """Chunks that the question's words point at, best first; the first chunk when none does."""
-        rows = self.search.execute(
-            "SELECT rowid FROM chunk WHERE chunk MATCH ? ORDER BY bm25(chunk) LIMIT ?",
-            (match_expression(question), limit),
-        )
-        return [row[0] for row in rows] or [0]
+        """Chunks that the question's words point at, best first."""
+        return [chunk for _, chunk in self.search(question, limit)]
 
-    def weights(self, chunk: int) -> Mapping[str, Tensor]:
-        section = self.learned.sections[chunk]
+    def weights(self, section: int) -> Mapping[str, Tensor]:
         if section not in self.by_section:
+            tensors = self.learned.tensors  # type: ignore[union-attr]
             self.by_section[section] = {
-                k.partition("/")[2]: v for k, v in self.learned.tensors.items() if k.startswith(f"{section}/")
+                k.partition("/")[2]: v for k, v in tensors.items() if k.startswith(f"{section}/")
             }
         return self.by_section[section]
 
 
-def read_squad(path: Path) -> list[Article]:
-    """SQuAD v1.1 or v2.0 JSON; questions without an answer are left out. Raises: Refused."""
-    try:
-        data = json.loads(path.read_text())["data"]
-        return [
-            Article(
-                a.get("title") or f"document {n + 1}",
-                tuple(dict.fromkeys(p["context"] for p in a["paragraphs"])),
-                tuple(
-                    Question(q["question"], tuple(dict.fromkeys(x["text"] for x in q["answers"])), p["context"])
-                    for p in a["paragraphs"] for q in p["qas"] if q.get("answers")
-                ),
-            )
-            for n, a in enumerate(data)
-        ]  # fmt: skip
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise Refused(f"'{path.name}' is not a question set in SQuAD's format.") from error
+class Bench:
+    """One run: an engine, articles, and the journal of answers."""
+
+    def __init__(
+        self,
+        engine: Any,
+        articles: Sequence[Article],
+        journal: Journal,
+        progress: Progress,
+        *,
+        routed: int,
+        retrieved: int,
+    ) -> None:
+        self.engine, self.articles, self.journal, self.progress = engine, articles, journal, progress
+        self.routed, self.retrieved = routed, retrieved  # sections that may answer; chunks in a prompt
+        self.documents = [self._cut(a) for a in articles]  # the one before a document is its stranger
+        if len(articles) == 1:
+            self.documents.append(self._cut(_invented()))
+
+    def _cut(self, article: Article) -> Studied:
+        chunks = self.engine.chunk([Page(i + 1, text) for i, text in enumerate(article.text)])
+        return Studied(article, chunks, Search([chunks]))
+
+    def learn(self, n: int) -> Studied:
+        """A document with its weights; learned now, as the product does, unless it was."""
+        mine, key = self.documents[n], str(n % len(self.documents))
+        if mine.learned is None:
+            share = lambda done, total: self._tell("learning", int(key), done, total)  # noqa: E731
+            mine.learned, seconds = learn(self.engine, mine.chunks, mine.article.title, share)
+            if key not in self.journal.learned and mine.article.questions:
+                self.journal.add_learned(key, _learning_figures(mine.learned, seconds))
+        return mine
+
+    def ask(self, n: int, condition: str) -> list[Reply]:
+        """Every question of a document under a condition; with several rows, the surest answers."""
+        questions = self.documents[n].article.questions
+        keys = [f"{n}/{condition}/{i}" for i in range(len(questions))]
+        rows = lambda i: self.rows(n, condition, questions[i])  # noqa: E731
+        self._answer(keys, rows, lambda done: self._tell(condition, n, done, len(questions)))
+        return [self.journal.replies[key] for key in keys]
+
+    def rows(self, n: int, condition: str, q: Question) -> list[Ask]:
+        """How a question becomes rows of a batch."""
+        if condition == "base":
+            return [Ask(q.text)]
+        if condition == "learned":
+            return self._by_weights(n, q, self.routed)
+        if condition == "wrong_document":
+            return self._by_weights(n - 1, q, self.routed)
+        if condition == "in_context":
+            return [Ask(q.text, context=self.shorten(q.context))]
+        if condition == "unrelated":
+            return self._by_weights(n - 1, q, 1, self.shorten(q.context))
+        chunks = sorted(self.documents[n].routed(q.text, self.retrieved))
+        context = self.shorten("\n".join(self.documents[n].chunks[c].text for c in chunks))
+        return self._by_weights(n, q, 1, context) if condition == "both" else [Ask(q.text, context=context)]
+
+    def _by_weights(self, n: int, q: Question, limit: int, context: str = "") -> list[Ask]:
+        """Rows of a document's sections that the question points at, best first."""
+        of = self.learn(n)
+        hits = dict.fromkeys(of.learned.sections[c] for c in of.routed(q.text, HITS))
+        learner = self.engine.learner
+        return [Ask(q.text, of.weights(s), context=context, learner=learner) for s in list(hits)[:limit]]
+
+    def shorten(self, text: str) -> str:
+        """As much of a context as the model's window takes."""
+        tokenizer, room = self.engine.base.tokenizer, self.engine.context_tokens
+        ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        return text if len(ids) <= room else tokenizer.decode(ids[:room])
+
+    def _answer(self, keys: Sequence[str], rows: Callable[[int], list[Ask]], tick: Callable[[int], None]) -> None:
+        """Answer what was not answered yet, and write it down."""
+        new = [i for i, key in enumerate(keys) if key not in self.journal.replies]
+        for at in range(0, len(new), BATCH):
+            batch = new[at : at + BATCH]
+            asks = [rows(i) for i in batch]  # may learn: not in the answers' time
+            began = time.perf_counter()
+            flat = self.engine.answer([a for group in asks for a in group])
+            seconds = (time.perf_counter() - began) / len(batch)
+            for i, group in zip(batch, asks, strict=True):
+                mine, flat = flat[: len(group)], flat[len(group) :]
+                tokens = self.engine.prompt_tokens(group[0].question, group[0].context)
+                surest = best_of(mine)[1]
+                self.journal.add(keys[i], Reply(surest.text, seconds, tokens, surest.confidence))
+            tick(len(keys) - len(new) + at + len(batch))
+
+    def _tell(self, stage: str, n: int, done: int, total: int) -> None:
+        whole = 100 * len(self.articles)
+        self.progress(stage, min(whole, n * 100 + 100 * done // max(1, total)), whole)
+
+    # All documents in one channel
+
+    def together(self) -> dict[str, Any]:
+        """Whose weights answered, what that costs in F1, and how each document's F1 holds as the channel grows."""
+        count = len(self.articles)
+        sizes = sorted({n for n in (1, 2, 5, 10, 20, 50, 100) if n < count} | {count})
+        retention: list[list[float]] = []
+        for size in sizes:
+            search = Search(d.chunks for d in self.documents[:size])
+            found = [self._in_channel(search, n) for n in range(size)]
+            scores = [f1_scores((r for _, r in d), a) for d, a in zip(found, self.articles, strict=False)]
+            retention.append([mean([d]) for d in scores])
+            self.progress("together", 100 * size, 100 * count)
+        alone = mean([f1_scores(self.ask(n, "learned"), a) for n, a in enumerate(self.articles)])
+        return {
+            "right_document": mean([[100.0 * (owner == n) for owner, _ in d] for n, d in enumerate(found)]),
+            "f1": mean(scores),
+            "f1_interval": [round(v, 2) for v in bootstrap(scores)],
+            "alone_f1": alone,
+            "fall": round(100 * (1 - mean(scores) / alone), 2) if alone else 0.0,  # percent of what it is alone
+            "retention": {"documents": sizes, "f1": retention},  # a row for each size of the channel
+        }
+
+    def _in_channel(self, search: Search, n: int) -> list[tuple[int, Reply]]:
+        """For each question of a document (whose weights answered, what)."""
+        questions = self.documents[n].article.questions
+        places = [self._places(search, q.text) for q in questions]
+        wanted = sorted({(d, s, i) for i, found in enumerate(places) for d, s in found})
+        keys = [f"{n}/{d}:{s}/{i}" for d, s, i in wanted]
+
+        def rows(at: int) -> list[Ask]:
+            d, s, i = wanted[at]
+            return [Ask(questions[i].text, self.learn(d).weights(s), learner=self.engine.learner)]
+
+        self._answer(keys, rows, lambda done: None)
+        given = dict(zip(wanted, (self.journal.replies[key] for key in keys), strict=True))
+        chosen = [found[best_of([given[d, s, i] for d, s in found])[0]] for i, found in enumerate(places)]
+        return [(d, given[d, s, i]) for i, (d, s) in enumerate(chosen)]
+
+    def _places(self, search: Search, question: str) -> list[tuple[int, int]]:
+        """(document, section) that may answer, best first; as in the service."""
+        hits = search(question, HITS)
+        return list(dict.fromkeys((d, self._sections(d)[chunk]) for d, chunk in hits))[: self.routed]
+
+    def _sections(self, n: int) -> Sequence[int]:
+        if str(n) not in self.journal.learned:
+            self.learn(n)
+        return self.journal.learned[str(n)]["sections"]
 
 
-def study(engine: Engine, article: Article, tick: Callable[[int, int], None] = lambda done, total: None) -> Studied:
-    """Learn one article as the product does."""
-    chunks = engine.chunk([Page(i + 1, text) for i, text in enumerate(article.text)])
+def learn(
+    engine: Engine, chunks: Sequence[Chunk], title: str, tick: Callable[[int, int], None] = lambda done, total: None
+) -> tuple[Learned, float]:
+    """What was learned, and how many seconds it took."""
     began = time.perf_counter()
-    steps = engine.learn(chunks, title=article.title)
+    steps = engine.learn(chunks, title=title)
     while True:
         try:
             step = next(steps)
             tick(step.done, step.total)
         except StopIteration as end:
-            learned: Learned = end.value
-            break
-    search = sqlite3.connect(":memory:")
-    search.execute("CREATE VIRTUAL TABLE chunk USING fts5(text, tokenize = 'porter unicode61')")
-    search.executemany("INSERT INTO chunk(rowid, text) VALUES (?, ?)", [(c.index, c.text) for c in chunks])
-    return Studied(article, chunks, learned, time.perf_counter() - began, search)
-
-
-def answer_all(
-    engine: Engine, questions: Sequence[Question], rows: Callable[[Question], list[Ask]], tick: Callable[[int], None]
-) -> tuple[list[Completion], float]:
-    """The best of each question's rows; and seconds a question."""
-    out: list[Completion] = []
-    began = time.perf_counter()
-    for at in range(0, len(questions), BATCH):
-        asks = [rows(q) for q in questions[at : at + BATCH]]
-        flat = engine.answer([a for group in asks for a in group])
-        for group in asks:
-            out.append(best_of(flat[: len(group)])[1])
-            flat = flat[len(group) :]
-        tick(len(out))
-    return out, (time.perf_counter() - began) / max(1, len(questions))
-
-
-def shorten(text: str, engine: Any, room: int) -> str:
-    """As much of a context as the model's window takes."""
-    ids = engine.base.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-    return text if len(ids) <= room else engine.base.tokenizer.decode(ids[:room])
+            return end.value, time.perf_counter() - began
 
 
 def run(
     engine: Any,
     squad_path: Path,
     documents: int | None = None,
-    progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
+    progress: Progress = lambda stage, done, total: None,
     *,
     conditions: Sequence[str] = CONDITIONS,
     routed: int = ROUTED,
+    retrieved: int = 1,
+    together: bool = False,
+    partial: Path | None = None,
+    resume: bool = False,
 ) -> dict[str, Any]:
-    """Figures in percent for each condition, with 95 % bootstrap intervals clustered by document, and what was gained and
-    lost against the base model; seconds to learn, seconds a question, megabytes of weights, prompt tokens."""
+    """Figures in percent for each condition, with 95 % bootstrap intervals clustered by document, and what was gained
+    and lost against the base model; seconds to learn, seconds a question, megabytes of weights, prompt tokens.
+
+    Args:
+        routed: sections that may answer.
+        retrieved: chunks in the prompt of `retrieval` and `both`.
+        together: also all documents in one channel.
+        partial: where answers are written down as they come; with `resume` those found there are not asked again.
+
+    Raises: Refused.
+    """
+    if unknown := set(conditions) - set(CONDITIONS):
+        raise Refused(f"There is no condition '{min(unknown)}'; choose from {', '.join(CONDITIONS)}.")
     articles = [a for a in read_squad(squad_path) if a.questions][:documents]
     if not articles:
         raise Refused(f"'{squad_path.name}' holds no questions with answers.")
     began = time.time()
-    studied = []
-    for n, article in enumerate(articles):
-        studied.append(
-            study(
-                engine,
-                article,
-                lambda done, total, n=n: progress("learning", n * 100 + 100 * done // total, 100 * len(articles)),
-            )
-        )
-    strangers = [studied[n - 1] for n in range(len(studied))] if len(studied) > 1 else [study(engine, _stranger())]
-    scores: dict[str, list[list[tuple[float, float]]]] = {c: [] for c in conditions}
-    seconds: dict[str, float] = {}
-    prompts: dict[str, float] = {}
-    samples = []
-    for n, mine in enumerate(studied):
-        makers = _rows(engine, mine, strangers[n], routed)
-        questions = mine.article.questions
-        given: dict[str, list[Completion]] = {}
-        for c in conditions:
-            given[c], each = answer_all(
-                engine,
-                questions,
-                makers[c],
-                lambda done, n=n, c=c, q=questions: progress(c, n * 100 + 100 * done // len(q), 100 * len(articles)),
-            )
-            seconds[c] = seconds.get(c, 0.0) + each * len(questions)
-            prompts[c] = prompts.get(c, 0.0) + sum(
-                engine.prompt_tokens(q.text, makers[c](q)[0].context) for q in questions
-            )
-            scores[c].append(
-                [
-                    (exact_match(a.text, q.answers), f1(a.text, q.answers))
-                    for a, q in zip(given[c], questions, strict=True)
-                ]
-            )
-        samples += [
-            {"question": q.text, "gold": list(q.answers), **{c: given[c][i].text for c in conditions}}
-            for i, q in enumerate(questions)
-        ]
-    total = sum(len(a.questions) for a in articles)
-    figures = {
-        c: _figures(scores[c], scores.get("base"))
-        | {"seconds_a_question": seconds[c] / total, "prompt_tokens": prompts[c] / total}
-        for c in conditions
+    settings = {
+        "squad": hashlib.sha256(squad_path.read_bytes()).hexdigest(),
+        "documents": len(articles),
+        "model": engine.fingerprint,
+        "engine": str(engine.config),
+        "routed": routed,
+        "retrieved": retrieved,
     }
+    with Journal(partial, settings, resume=resume) as journal:
+        bench = Bench(engine, articles, journal, progress, routed=routed, retrieved=retrieved)
+        by_document = [{c: bench.ask(n, c) for c in conditions} for n in range(len(articles))]
+        channel = {"together": bench.together()} if together else {}
+    learning = [journal.learned[n] for n in sorted(journal.learned, key=int)]
     return {
         "documents": len(articles),
-        "questions": total,
-        "tokens": sum(c.token_count for s in studied for c in s.chunks),
+        "questions": sum(len(a.questions) for a in articles),
+        "tokens": sum(c.token_count for d in bench.documents[: len(articles)] for c in d.chunks),
         "model": engine.name,
         "learner": engine.learner,
         "chunk_size": engine.chunk_size,
-        "conditions": figures,
+        "routed": routed,
+        "retrieved": retrieved,
+        **report(articles, {c: [given[c] for given in by_document] for c in conditions}),
+        **channel,
         "seconds": time.time() - began,
-        "learning_seconds": sum(s.seconds for s in studied),
-        "loss": [[s.learned.metrics.initial_loss, s.learned.metrics.final_loss] for s in studied],
-        "megabytes": sum(v.numel() * v.element_size() for s in studied for v in s.learned.tensors.values()) / 2**20 / len(studied),
+        "learning_seconds": sum(x["seconds"] for x in learning),
+        "loss": [x["loss"] for x in learning],
+        "megabytes": sum(x["megabytes"] for x in learning) / max(1, len(learning)),
         "peak_memory_mb": peak_memory_mb(engine),
-        "answers": samples,
+        "answers": [
+            {"question": q.text, "gold": list(q.answers), **{c: given[c][i].text for c in conditions}}
+            for a, given in zip(articles, by_document, strict=True)
+            for i, q in enumerate(a.questions)
+        ],
     }
 
 
-def _rows(engine: Any, mine: Studied, stranger: Studied, routed: int) -> dict[str, Callable[[Question], list[Ask]]]:
-    """For each condition, how a question becomes rows of a batch; with several, the most confident one answers."""
-    room = engine.context_tokens
-
-    def learned(of: Studied, q: Question, context: str = "") -> list[Ask]:
-        sections = dict.fromkeys(of.learned.sections[c] for c in of.routed(q.text, 2 * routed))
-        first = {of.learned.sections[c.index]: c.index for c in reversed(of.chunks)}
-        return [
-            Ask(q.text, of.weights(first[s]), context=context, learner=engine.learner)
-            for s in list(sections)[: 1 if context else routed]
-        ]
-
-    def best_chunk(q: Question) -> str:
-        return shorten(mine.chunks[mine.routed(q.text, 1)[0]].text, engine, room)
-
+def _learning_figures(learned: Learned, seconds: float) -> dict[str, Any]:
     return {
-        "base": lambda q: [Ask(q.text)],
-        "learned": lambda q: learned(mine, q),
-        "wrong_document": lambda q: learned(stranger, q),
-        "in_context": lambda q: [Ask(q.text, context=shorten(q.context, engine, room))],
-        "retrieval": lambda q: [Ask(q.text, context=best_chunk(q))],
-        "both": lambda q: learned(mine, q, best_chunk(q)),
+        "seconds": seconds,
+        "loss": [learned.metrics.initial_loss, learned.metrics.final_loss],
+        "megabytes": sum(v.numel() * v.element_size() for v in learned.tensors.values()) / 2**20,
+        "sections": learned.sections,
     }
 
 
-def _figures(scores: list[list[tuple[float, float]]], base: list[list[tuple[float, float]]] | None) -> dict[str, Any]:
-    flat = np.array([x for doc in scores for x in doc]) * 100
-    out: dict[str, Any] = {"em": round(float(flat[:, 0].mean()), 2), "f1": round(float(flat[:, 1].mean()), 2)}
-    out["f1_interval"] = [round(v, 2) for v in interval([[x[1] * 100 for x in doc] for doc in scores])]
-    if base is not None:
-        before = np.array([x for doc in base for x in doc]) * 100
-        out["gained"] = int(((flat[:, 1] >= 50) & (before[:, 1] < 50)).sum())
-        out["lost"] = int(((flat[:, 1] < 50) & (before[:, 1] >= 50)).sum())
-    return out
-
-
-def interval(by_document: Sequence[Sequence[float]], rounds: int = 1000, seed: int = 0) -> tuple[float, float]:
-    """95 % bootstrap interval of the mean, documents resampled whole (cluster bootstrap)."""
-    rng = np.random.default_rng(seed)
-    sums = np.array([sum(d) for d in by_document])
-    counts = np.array([len(d) for d in by_document])
-    if len(counts) == 1:  # one document: resample its questions
-        values = np.array(by_document[0])
-        means = rng.choice(values, (rounds, len(values))).mean(1)
-    else:
-        pick = rng.integers(0, len(counts), (rounds, len(counts)))
-        means = sums[pick].sum(1) / counts[pick].sum(1)
-    return float(np.percentile(means, 2.5)), float(np.percentile(means, 97.5))
-
-
-def _stranger() -> Article:
+def _invented() -> Article:
     """A document of invented facts, when the set has only one document."""
     import random
 
     from core.embedded.invented import invented_document
 
-    made = invented_document(random.Random(3), 60)
+    made = invented_document(random.Random(3), 30)
     return Article(made.title, (" ".join(made.sentences),), ())
 
 

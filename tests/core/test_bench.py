@@ -1,4 +1,4 @@
-"""The instrument: its keys, its conditions, its intervals."""
+"""The instrument: its keys, its conditions, many documents in one channel, going on after a stop."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from core.errors import Refused
-from core.evaluation.bench import CONDITIONS, interval, read_squad, run
+from core.evaluation.bench import CONDITIONS, run
+from core.evaluation.report import plot
+from core.evaluation.squad import read_squad
 from tests.core.conftest import STORY
 
 
@@ -22,6 +24,14 @@ def squad(tmp_path: Path) -> Path:
     path = tmp_path / "set.json"
     path.write_text(json.dumps({"version": "v2.0", "data": articles}))
     return path
+
+
+@pytest.fixture
+def answered(engine, monkeypatch) -> list[int]:
+    """Rows of each batch that the engine answered."""
+    rows, answer = [], engine.answer
+    monkeypatch.setattr(engine, "answer", lambda asks, **options: rows.append(len(asks)) or answer(asks, **options))
+    return rows
 
 
 def test_a_question_set_is_read_without_what_has_no_answer(squad: Path) -> None:
@@ -49,18 +59,58 @@ def test_the_bench_gives_every_condition_and_learned_uses_no_token_of_the_docume
     assert tokens["learned"] == tokens["wrong_document"] == tokens["base"] == engine.prompt_tokens("Who is the master?")
     assert tokens["in_context"] > tokens["base"] + 20 and tokens["both"] == tokens["retrieval"] > tokens["base"] + 20
     assert all(done <= total == 200 for _, done, total in seen) and {s for s, *_ in seen} == {"learning", *CONDITIONS}
+    assert figures["megabytes"] > 0 and figures["learning_seconds"] > 0 and len(figures["loss"]) == 2
+    assert set(figures["unrelated"]) == {"closed_book", "in_context"} and "both - retrieval" in figures["comparisons"]
     json.dumps(figures)
 
 
 def test_one_document_alone_has_an_invented_stranger(engine, squad: Path) -> None:
     figures = run(engine, squad, documents=1, conditions=("base", "wrong_document"))
     assert figures["documents"] == 1 and set(figures["conditions"]) == {"base", "wrong_document"}
+    assert figures["learning_seconds"] == 0  # the stranger's does not count
 
 
-def test_an_interval_holds_the_mean_and_widens_with_the_difference_between_documents() -> None:
-    low, high = interval([[10, 20, 30]] * 5)
-    assert low == high == pytest.approx(20)
-    low, high = interval([[0, 0], [100, 100], [0, 0], [100, 100]])
-    assert 0 <= low < 50 < high <= 100 and high - low > 50
-    assert interval([[0, 100] * 50])[0] > 35
-    assert interval([[1, 2], [3]]) == interval([[1, 2], [3]])
+def test_conditions_without_weights_learn_nothing(engine, squad: Path, monkeypatch) -> None:
+    monkeypatch.setattr(engine, "learn", None)
+    figures = run(engine, squad, conditions=("base", "retrieval"), retrieved=2)
+    assert figures["megabytes"] == figures["learning_seconds"] == 0
+    assert figures["conditions"]["retrieval"]["prompt_tokens"] > 50
+
+
+def test_a_condition_that_there_is_not_is_refused(engine, squad: Path) -> None:
+    with pytest.raises(Refused, match="condition 'luck'"):
+        run(engine, squad, conditions=("base", "luck"))
+
+
+def test_documents_in_one_channel_give_shares_and_a_row_for_each_size_of_the_channel(engine, squad: Path) -> None:
+    figures = run(engine, squad, conditions=("learned",), together=True)["together"]
+    assert figures["right_document"] in (0, 50, 100)
+    assert figures["retention"]["documents"] == [1, 2] and [len(r) for r in figures["retention"]["f1"]] == [1, 2]
+    assert figures["retention"]["f1"][0][0] == pytest.approx(figures["alone_f1"], abs=100)
+    assert 0 <= figures["f1_interval"][0] <= figures["f1"] <= figures["f1_interval"][1]
+
+
+def test_a_resumed_run_asks_and_learns_only_what_is_missing(engine, squad: Path, tmp_path: Path, answered) -> None:
+    partial = tmp_path / "out.json.partial"
+    whole = run(engine, squad, conditions=("base", "learned"), together=True, partial=partial)
+    lines = partial.read_text().splitlines(keepends=True)
+    answered.clear()
+    again = run(engine, squad, conditions=("base", "learned"), together=True, partial=partial, resume=True)
+    assert not answered and again["conditions"] == whole["conditions"] and again["together"] == whole["together"]
+    cut = [line for line in lines if '"1/learned/0"' not in line]
+    partial.write_text("".join(cut) + '{"key": "1/lear')  # killed while it wrote
+    again = run(engine, squad, conditions=("base", "learned"), together=True, partial=partial, resume=True)
+    assert len(answered) == 1 and again["answers"] == whole["answers"]
+
+
+def test_answers_to_other_questions_are_not_resumed(engine, squad: Path, tmp_path: Path) -> None:
+    partial = tmp_path / "out.json.partial"
+    run(engine, squad, documents=1, conditions=("base",), partial=partial)
+    with pytest.raises(Refused, match="other questions"):
+        run(engine, squad, conditions=("base",), partial=partial, resume=True)
+
+
+def test_the_plot_is_a_picture(engine, squad: Path, tmp_path: Path) -> None:
+    result = run(engine, squad, conditions=("base", "retrieval"))
+    plot(result, tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
