@@ -352,6 +352,50 @@ def torture(
 
 
 @cli.command()
+def prepare(
+    model: Annotated[
+        str | None, typer.Option(metavar="ID-OR-FOLDER", help="The base model; it stays as it is.")
+    ] = None,
+    squad: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Questions in SQuAD's JSON to practise on, besides invented facts."),
+    ] = None,
+    minutes: Annotated[float, typer.Option(min=0.01, help="How long to practise.")] = 30,
+    layers: Annotated[int, typer.Option(min=1, help="How many upper layers learn.")] = 7,
+    readout: Annotated[int, typer.Option(min=0, help="Rank of the LoRA that reads what was learned; 0: none.")] = 16,
+    tokens: Annotated[int, typer.Option(min=256, help="Tokens of documents a step.")] = 8192,
+    channel: NoChannel = "",
+    data_dir: DataDir = None,
+    json: Json = False,
+) -> None:
+    """Teach a base model how to learn documents: once a model, on a GPU. Ctrl-C pauses; the same command goes on."""
+
+    async def command(screen: Screen, settings: Settings) -> None:
+        import asyncio
+
+        from core.errors import Refused
+        from core.learning.prepare import PrepareConfig, prepare_model, read_questions
+
+        if squad and not squad.is_file():
+            raise Refused(f"There is no file {squad}.")
+        questions = read_questions(squad) if squad else []
+        config = PrepareConfig(seconds=60 * minutes, layers=layers, readout=readout, tokens=tokens)
+        with screen.counting() as progress:
+            result = await asyncio.to_thread(
+                prepare_model, model or settings.model, settings.data_dir / "prepared", questions, config, progress,
+                device=settings.device,
+            )  # fmt: skip
+        screen.say(f"[bold]Prepared[/] {result['model']} in {result['steps']} steps, {result['seconds']:.0f} s.")
+        screen.say(
+            f"Held-out documents, exact match: learned {result['learned_em']:.1f} %, wrong document "
+            f"{result['wrong_em']:.1f} %, base {result['base_em']:.1f} %. `learn` uses it from now on."
+        )
+        screen.result(result)
+
+    run(command, json, data_dir)
+
+
+@cli.command()
 def doctor(channel: NoChannel = "", data_dir: DataDir = None, json: Json = False) -> None:
     """Check the installation, and say what to do."""
 

@@ -21,7 +21,7 @@ import torch
 from core.embedded.corpus import Passage, Weights, load_passages, make_rows, read_human
 from core.embedded.questions import QA
 from core.evaluation.metrics import exact_match, f1
-from core.generate import generate
+from core.generate import generate, never
 from core.prompts import PromptFormat, format_for
 
 
@@ -98,7 +98,8 @@ def in_context(
             else fmt.closed_book(q)
             for c, q, _ in some
         ]
-        rows, _ = generate(model, prompts, stop_ids=fmt.stop_ids, pad_id=fmt.pad_id, max_new=24)
+        options = {"stop_ids": fmt.stop_ids, "pad_id": fmt.pad_id, "max_new": 24, "hold_back": never(fmt)}
+        rows, _ = generate(model, prompts, **options)
         for ids, (_, _, gold) in zip(rows, some, strict=True):
             text = tokenizer.decode(ids).strip()
             em += exact_match(text, gold)

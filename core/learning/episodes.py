@@ -33,6 +33,13 @@ class Batch(NamedTuple):
     questions: Tensor  # [D * n, Q] prompt and answer
     labels: Tensor  # [D * n, Q] the answer's tokens, IGNORE elsewhere
 
+    def split(self, parts: int) -> list[Batch]:
+        """At most so many batches of about as many documents each."""
+        each = -(-len(self.inputs) // parts)
+        n = len(self.questions) // len(self.inputs)
+        sizes = (each, each, each * n, each * n)
+        return [Batch(*some) for some in zip(*(t.split(k) for t, k in zip(self, sizes, strict=True)), strict=True)]
+
 
 @dataclass
 class Material:

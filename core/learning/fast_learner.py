@@ -32,7 +32,6 @@ from core.ports import Learned
 from core.prompts import PromptFormat
 from core.types import Chunk, Metrics, Step
 
-
 SKIPPED = "skipped"  # stands for the weights of a chunk that the budget left out
 
 

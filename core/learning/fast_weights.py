@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -35,14 +35,31 @@ class FastWeightsConfig:
     rule: str = "rms"  # rms | muon | sgd: see `direction`
     rate: float = 4e-3  # where the learned rates start
     token_weights: bool = True  # learned weight of each token in the inner loss (CaMeLS; PERK)
+    start: bool = False  # a learned delta to start from, for base models that stay frozen
+    readout: int = 0  # rank of a shared LoRA on every projection, on the rows of learned documents; 0: none
 
 
 class Prepared(nn.Module):
-    """What the outer loop learns about learning: rates [steps, U] and the token weighting (d -> 64 -> 1)."""
+    """What the outer loop learns about learning: rates [steps, U], the token weighting (d -> 64 -> 1) and, for frozen base
+    models, where the delta starts and a read-out LoRA."""
 
-    def __init__(self, config: FastWeightsConfig, width: int) -> None:
+    def __init__(self, config: FastWeightsConfig, width: int, model: nn.Module | None = None) -> None:
+        """`model` gives the shapes of `start` and `readout`; without it they stay empty until they are loaded."""
         super().__init__()
         self.config = config
+        self.start = nn.ParameterList()  # U tensors [d, f]
+        self.readout = nn.ParameterDict()  # "MODULE/a" [rank, in] and "MODULE/b" [out, rank]; dots are slashes
+        if model is not None and config.start:
+            self.start.extend(
+                torch.zeros_like(m.weight, dtype=torch.float32, device="cpu")
+                for m in target_modules(model, config.layers).values()
+            )
+        if model is not None and config.readout:
+            for name, m in model.model.layers.named_modules(prefix="model.layers"):
+                if isinstance(m, nn.Linear):
+                    a, b = torch.empty(config.readout, m.in_features), torch.zeros(m.out_features, config.readout)
+                    nn.init.kaiming_uniform_(a, a=math.sqrt(5))
+                    self.readout |= {f"{name}/a".replace(".", "/"): a, f"{name}/b".replace(".", "/"): b}
         self.log_rates = nn.Parameter(torch.full((config.steps, config.layers), math.log(config.rate)))
         self.weigh = nn.Sequential(nn.Linear(width, 64), nn.GELU(), nn.Linear(64, 1)) if config.token_weights else None
         if self.weigh is not None:
@@ -54,6 +71,11 @@ class Prepared(nn.Module):
         if self.weigh is None:
             return hidden.new_ones(hidden.shape[:-1], dtype=torch.float32)
         return F.softplus(self.weigh(hidden.float()).squeeze(-1)) / math.log(2)
+
+    def low_rank(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """The read-out by module: (a [rank, in], b [out, rank]), y += b a x."""
+        names = [key[:-2] for key in self.readout if key.endswith("/a")]
+        return {n.replace("/", "."): (self.readout[f"{n}/a"], self.readout[f"{n}/b"]) for n in names}
 
     def describe(self) -> dict[str, Any]:
         return asdict(self.config)
@@ -114,6 +136,24 @@ def direction(g: Tensor, rule: str) -> Tensor:
     if rule == "muon":
         return orthogonalise(g) * math.sqrt(g.shape[-1])
     return g * torch.rsqrt(g.square().mean((-2, -1), keepdim=True) + 1e-20)
+
+
+@contextmanager
+def with_readout(model: nn.Module, prepared: Prepared, rows: int) -> Iterator[None]:
+    """Within the context, the first `rows` rows of a batch are read with the shared LoRA."""
+
+    def hook(a: Tensor, b: Tensor):
+        def add(_module: nn.Module, args: tuple[Tensor, ...], y: Tensor) -> Tensor:
+            x = args[0][:rows]
+            more = y[:rows] + x @ a.to(x.dtype).T @ b.to(x.dtype).T
+            return more if rows >= len(y) else torch.cat([more, y[rows:]])
+
+        return add
+
+    with ExitStack() as stack:
+        for name, (a, b) in prepared.low_rank().items():
+            stack.callback(model.get_submodule(name).register_forward_hook(hook(a, b)).remove)
+        yield
 
 
 @contextmanager
@@ -198,7 +238,8 @@ def inner_steps(
 
     with torch.set_grad_enabled(differentiable), _only(model, 0, cut, norm=False) as lower:
         parts = [lower(input_ids=part, use_cache=False).last_hidden_state for part in flat_in.split(rows_at_once)]
-    deltas = {name: torch.zeros(documents, *m.weight.shape, device=inputs.device) for name, m in modules.items()}
+    start = list(prepared.start) or [m.weight.new_zeros(m.weight.shape, dtype=torch.float32) for m in modules.values()]
+    deltas = {name: first.expand(documents, -1, -1) for name, first in zip(modules, start, strict=True)}
     for step in range(config.steps + measure):
         last = step == config.steps
         names = list(deltas)
@@ -211,6 +252,7 @@ def inner_steps(
                 torch.set_grad_enabled(not last),
                 attached(modules, dict(zip(names, leaves, strict=True)), rows),
                 _only(model, cut, len(model.model.layers), norm=True) as upper,
+                second_order() if differentiable else nullcontext(),
             ):
                 hidden = upper(inputs_embeds=part, use_cache=False).last_hidden_state
                 each = token_losses(model, hidden, goal)
@@ -251,5 +293,10 @@ def save_prepared(prepared: Prepared, out: Path) -> None:
 
 def load_prepared(folder: Path, width: int) -> Prepared:
     prepared = Prepared(FastWeightsConfig(**json.loads((folder / "prepared.json").read_text())), width)
-    prepared.load_state_dict(load_file(folder / "prepared.safetensors"))
+    state = load_file(folder / "prepared.safetensors")
+    prepared.start.extend(
+        v for k, v in sorted(state.items(), key=lambda kv: (len(kv[0]), kv[0])) if k.startswith("start.")
+    )
+    prepared.readout |= {k.partition(".")[2]: v for k, v in state.items() if k.startswith("readout.")}
+    prepared.load_state_dict(state)
     return prepared.eval().requires_grad_(False)

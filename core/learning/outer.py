@@ -17,7 +17,7 @@ import json
 import os
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from torch import Tensor
 from core.embedded.corpus import load_passages, read_human
 from core.embedded.invented import invented_document
 from core.evaluation.metrics import exact_match, f1
-from core.generate import generate
+from core.generate import generate, never
 from core.learning.episodes import Batch, Curriculum, Episode, EpisodeStream, Material, encode_document, run_of
 from core.learning.fast_weights import (
     IGNORE,
@@ -40,9 +40,10 @@ from core.learning.fast_weights import (
     inner_steps,
     load_prepared,
     save_prepared,
-    second_order,
     target_modules,
+    with_readout,
 )
+from core.learning.packing import rounded
 from core.prompts import format_for
 
 
@@ -53,26 +54,64 @@ class OuterConfig:
     tokens: int = 24_000  # document tokens a device and step
     per_document: int = 8  # questions
     width: int = 56  # tokens of question and answer
-    strangers: float = 0.4  # chance that one of a document's questions is another document's
+    strangers: float = 0.15  # chance that one of a document's questions is another document's
     slow_lr: float = 3e-4
     rate_lr: float = 2e-2
     weigh_lr: float = 1e-3
     warmup_steps: int = 30
-    decay: float = 0.5
+    decay: float = 0.7
     language: float = 0.2  # weight of the upkeep losses
-    reading: float = 0.3
-    reading_rows: int = 4
+    reading: float = 0.6
+    reading_rows: int = 8
+    two_bits: bool = True  # answer with the deltas rounded as they are stored
     first: int = 256
-    longest: int = 2048
-    grown_at: float = 0.5
+    longest: int = 1100
+    grown_at: float = 0.3
     workers: int = 6
+    every: int = 50  # steps between two reports and checkpoints
     seed: int = 0
 
 
-def answer_loss(model: Any, batch: Batch, deltas: dict[str, Tensor], modules: dict[str, Any]) -> Tensor:
+class Masters:
+    """Parameters that compute in bfloat16 on CUDA, moved by the optimiser in float32. Elsewhere they are themselves."""
+
+    def __init__(self, parameters: Sequence[Tensor]) -> None:
+        self.parameters = list(parameters)
+        self.copies = [
+            p.detach().float().clone().requires_grad_() if p.is_cuda else p.requires_grad_() for p in self.parameters
+        ]
+        for p in self.parameters:
+            if p.is_cuda:
+                p.data = p.data.bfloat16()
+                p.requires_grad_(True)
+
+    def collect(self) -> None:
+        """Gradients of the parameters -> of the copies."""
+        for p, copy in zip(self.parameters, self.copies, strict=True):
+            if p is not copy and p.grad is not None:
+                copy.grad, p.grad = p.grad.float(), None
+
+    @torch.no_grad()
+    def publish(self) -> None:
+        """Values of the copies -> of the parameters."""
+        for p, copy in zip(self.parameters, self.copies, strict=True):
+            if p is not copy:
+                p.copy_(copy)
+
+    def settle(self) -> None:
+        """The parameters hold the float32 values from now on."""
+        for p, copy in zip(self.parameters, self.copies, strict=True):
+            p.data = copy.data
+
+
+def answer_loss(model: Any, batch: Batch, deltas: dict[str, Tensor], prepared: Prepared) -> Tensor:
     """Mean over questions of the mean cross-entropy of the answer's tokens, nats."""
     per_document = len(batch.questions) // len(batch.inputs)
-    with attached(modules, deltas, [per_document] * len(batch.inputs)):
+    modules = target_modules(model, prepared.config.layers)
+    with (
+        attached(modules, deltas, [per_document] * len(batch.inputs)),
+        with_readout(model, prepared, len(batch.questions)),
+    ):
         hidden = model.model(input_ids=batch.questions[:, :-1], use_cache=False).last_hidden_state
     goal = batch.labels[:, 1:]
     here = goal != IGNORE
@@ -95,19 +134,25 @@ def step_losses(
     model: Any, prepared: Prepared, batch: Batch, config: OuterConfig, rows: tuple[Tensor, Tensor] | None
 ) -> dict[str, Tensor]:
     """All terms of one outer step; "total" carries the graph."""
-    modules = target_modules(model, prepared.config.layers)
     inner: list[Tensor] = []
     deltas: dict[str, Tensor] = {}
     for loss, found in inner_steps(model, batch.inputs, batch.targets, prepared, differentiable=True):
         inner.append(loss)
         deltas = found
-    answer = answer_loss(model, batch, deltas, modules)
+    answer = answer_loss(model, batch, as_stored(deltas, prepared) if config.two_bits else deltas, prepared)
     total = answer + config.language * inner[0]
     out = {"answer": answer, "before": inner[0], "after": inner[-1]}
     if rows is not None:
         out["reading"] = reading_loss(model, *rows)
         total = total + config.reading * out["reading"]
     return out | {"total": total}
+
+
+def as_stored(deltas: dict[str, Tensor], prepared: Prepared) -> dict[str, Tensor]:
+    """The deltas after storage: what was learned in two bits, on top of the start."""
+    if not prepared.start:
+        return {name: rounded(d) for name, d in deltas.items()}
+    return {name: first + rounded(d - first) for (name, d), first in zip(deltas.items(), prepared.start, strict=True)}
 
 
 def average_gradients(parameters: Sequence[Tensor], world: int) -> None:
@@ -127,25 +172,36 @@ def run_outer(
     *,
     rows: tuple[Tensor, Tensor] | None = None,
     slow: Sequence[Tensor] | None = None,
-    report: Any = None,
+    report: Callable[[dict[str, Any]], None] | None = None,
+    resume: dict[str, Any] | None = None,
+    checkpoint: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, float]:
-    """Train `slow` (default: every parameter of the model), the rates and the token weights, for `config.seconds`."""
+    """Train `slow` (default: every parameter of the model) and `prepared`, for `config.seconds`.
+
+    `checkpoint` gets the state to resume from now and then. Memory that runs out cuts the batches into more parts.
+    """
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     device = next(model.parameters()).device
-    fmt = format_for(tokenizer)
-    slow = list(model.parameters()) if slow is None else list(slow)
-    for p in slow:
-        p.requires_grad_(True)
-    groups = [{"params": slow, "lr": config.slow_lr}, {"params": [prepared.log_rates], "lr": config.rate_lr}]
-    if prepared.weigh is not None:
-        groups.append({"params": list(prepared.weigh.parameters()), "lr": config.weigh_lr})
+    masters = Masters(list(model.parameters()) if slow is None else slow)
+    learned = [*prepared.start, *(prepared.readout[k] for k in sorted(prepared.readout))]
+    weigh = [] if prepared.weigh is None else list(prepared.weigh.parameters())
+    groups = [
+        {"params": params, "lr": lr}
+        for params, lr in (
+            (masters.copies, config.slow_lr), ([prepared.log_rates], config.rate_lr), ([*weigh, *learned], config.weigh_lr),
+        ) if params
+    ]  # fmt: skip
     optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=0.0, fused=device.type == "cuda")
-    rates = [g["lr"] for g in optimiser.param_groups]
+    rates = [g["lr"] for g in groups]
     everything = [p for g in optimiser.param_groups for p in g["params"]]
+    step, before = 0, 0.0
+    if resume:
+        optimiser.load_state_dict(resume["optimiser"])
+        step, before = resume["step"], resume["seconds"]
     stream = EpisodeStream(
-        material, tokenizer, fmt, Curriculum(first=config.first, longest=config.longest, grown_at=config.grown_at),
+        material, tokenizer, format_for(tokenizer), Curriculum(first=config.first, longest=config.longest, grown_at=config.grown_at),
         segment=prepared.config.segment, tokens=config.tokens, per_document=config.per_document, width=config.width,
-        seed=config.seed * 100 + rank + 1, strangers=config.strangers,
+        seed=config.seed * 100 + rank + 1 + 1000 * step, strangers=config.strangers,
     )  # fmt: skip
     loader = iter(
         torch.utils.data.DataLoader(
@@ -156,7 +212,7 @@ def run_outer(
     flag = torch.zeros(1, device=device)
     sums: dict[str, float] = {}
     figures: dict[str, float] = {}
-    began, step, counted = time.time(), 0, 0
+    began, done, counted, parts = time.time() - before, before / config.seconds, 0, 1
     while step < config.max_steps:
         if step % 5 == 0:
             flag.fill_((time.time() - began) / config.seconds)
@@ -174,20 +230,32 @@ def run_outer(
         scale = min(1.0, (step + 1) / config.warmup_steps) * max(0.03, min(1.0, (1 - done) / config.decay))
         for g, r in zip(optimiser.param_groups, rates, strict=True):
             g["lr"] = r * scale
-        with second_order(), torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            losses = step_losses(model, prepared, batch, config, some)
-        losses["total"].backward()
+        while True:
+            try:
+                losses = _gradients(model, prepared, batch, config, some, parts)
+                break
+            except torch.OutOfMemoryError:
+                if parts >= len(batch.inputs):
+                    raise
+                parts *= 2
+                for p in [*masters.parameters, *everything]:
+                    p.grad = None
+                torch.cuda.empty_cache()
+        masters.collect()
         if world > 1:
             average_gradients(everything, world)
         norm = torch.nn.utils.clip_grad_norm_(everything, 1.0)
         if bool(torch.isfinite(norm)):
             optimiser.step()
+            masters.publish()
         optimiser.zero_grad(set_to_none=True)
         step += 1
         counted += 1
         for k, v in losses.items():
-            sums[k] = sums.get(k, 0.0) + float(v.detach())
-        if step in (2, 10) or step % 50 == 0:
+            sums[k] = sums.get(k, 0.0) + v
+        if checkpoint and rank == 0 and step % config.every == 0:
+            checkpoint({"step": step, "seconds": time.time() - began, "optimiser": optimiser.state_dict()})
+        if step in (2, 10) or step % config.every == 0:
             figures = {k: v / counted for k, v in sums.items()} | {
                 "step": step,
                 "seconds": time.time() - began,
@@ -196,7 +264,29 @@ def run_outer(
             sums, counted = {}, 0
             if report and rank == 0:
                 report(figures | {"rates": [round(r, 5) for r in prepared.log_rates.detach().exp().mean(1).tolist()]})
+    masters.settle()
     return figures | {"step": step, "seconds": time.time() - began}
+
+
+def _gradients(
+    model: Any,
+    prepared: Prepared,
+    batch: Batch,
+    config: OuterConfig,
+    rows: tuple[Tensor, Tensor] | None,
+    parts: int,
+) -> dict[str, float]:
+    """Forward and backward, documents in so many parts. Returns: the losses."""
+    sums: dict[str, Tensor] = {}
+    pieces = batch.split(parts)
+    for i, piece in enumerate(pieces):
+        losses = step_losses(model, prepared, piece, config, rows if i == 0 else None)
+        share = len(piece.inputs) / len(batch.inputs)
+        reading = config.reading * losses["reading"] if "reading" in losses else 0.0
+        ((losses["total"] - reading) * share + reading).backward()
+        for k, v in losses.items():
+            sums[k] = sums.get(k, 0.0) + v.detach() * (1.0 if k == "reading" else share)
+    return {k: float(v) for k, v in sums.items()}
 
 
 # -- measuring ---------------------------------------------------------------------------------------------------------
@@ -229,15 +319,17 @@ def learned_figures(
         inputs = torch.tensor([i + [[fmt.pad_id] * t] * (most - len(i)) for i, _ in documents], device=device)
         targets = torch.tensor([g + [[IGNORE] * t] * (most - len(g)) for _, g in documents], device=device)
         *_, (_, deltas) = inner_steps(model, inputs, targets, prepared)
+        deltas = as_stored(deltas, prepared)
         asked = [e.questions[:per_document] for e in some]
         prompts = [fmt.closed_book(q.question) for qs in asked for q in qs]
         rows = [len(qs) for qs in asked]
         wrong = {k: v.roll(1, 0) for k, v in deltas.items()}
+        options = {"stop_ids": fmt.stop_ids, "pad_id": fmt.pad_id, "max_new": 16, "hold_back": never(fmt)}
         for kind, weights in (("learned", deltas), ("wrong", wrong), ("base", {})):
             if kind == "wrong" and len(some) < 2:
                 continue
-            with attached(modules, weights, rows):
-                out, _ = generate(model, prompts, stop_ids=fmt.stop_ids, pad_id=fmt.pad_id, max_new=16)
+            with attached(modules, weights, rows), with_readout(model, prepared, sum(rows) if weights else 0):
+                out, _ = generate(model, prompts, **options)
             for ids, q in zip(out, (q for qs in asked for q in qs), strict=True):
                 text = tokenizer.decode(ids).strip()
                 scores[kind][0] += exact_match(text, [q.answer])

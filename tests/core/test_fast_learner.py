@@ -14,7 +14,7 @@ from core.errors import LearningFailed
 from core.evaluation.metrics import exact_match
 from core.learning.base import LearnConfig
 from core.learning.fast_learner import FastWeightsLearner
-from core.model import dequantise
+from core.learning.packing import unpack
 from core.ports import Ask, Learned
 from core.types import Page, Step
 from tests.core.conftest import STORY, chunks_of
@@ -42,13 +42,13 @@ def logits(learner: FastWeightsLearner, rows: int = 4) -> torch.Tensor:
     return learner.base.model(input_ids=ids.repeat(rows, 1)).logits
 
 
-def test_each_chunk_becomes_a_section_of_int8_deltas(learner) -> None:
+def test_each_chunk_becomes_a_section_of_two_bit_deltas(learner) -> None:
     chunks = chunks_of(learner.base.tokenizer, STORY * 3)
     seen, learned = learn(learner)
     assert learned.sections == tuple(range(len(chunks))) and len(chunks) > 1
-    matrices = [v for v in learned.tensors.values() if v.dtype == torch.int8]
+    matrices = [v for v in learned.tensors.values() if v.dtype == torch.uint8]
     assert len(matrices) == 3 * len(chunks)  # three layers
-    assert all(v.any() and v.shape == (64, 128) for v in matrices)
+    assert all(v.any() and v.shape == (64, 128 // 4) for v in matrices)
     assert [s.done for s in seen] == [len(chunks) * n for n in range(1, 5)] and seen[-1].done == seen[-1].total
     assert learned.metrics.final_loss < learned.metrics.initial_loss - 0.05
     assert learned.metrics.tokens == sum(c.token_count for c in chunks)
@@ -84,9 +84,9 @@ def test_small_batches_learn_the_same(learner) -> None:
     learner.config = LearnConfig(batch_tokens=64)
     seen, parts = learn(learner)
     assert seen[-1].done == seen[-1].total
-    again = dequantise(parts.tensors)
-    for name, delta in dequantise(whole.tensors).items():
-        assert torch.allclose(again[name], delta, atol=0.03 * float(delta.abs().max()))
+    again, deltas = unpack(parts.tensors, 128), unpack(whole.tensors, 128)
+    same = [torch.isclose(again[name], delta, rtol=0.02).float().mean() for name, delta in deltas.items()]
+    assert min(same) > 0.95  # a weight on the edge of two levels may fall to either side
 
 
 def test_a_loss_that_is_not_finite_is_a_failure_and_the_model_stays(learner) -> None:

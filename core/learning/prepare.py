@@ -1,0 +1,147 @@
+"""`prepare`: learning to learn for a base model that stays as it is.
+
+What is trained is only how it learns: where a document's delta starts, the rate of each step and layer, the weight of
+each token, and a small LoRA, shared by all documents, to read with. The gradient passes through the product's own
+inner loop, as in `core.learning.outer`; the result lies beside the base model's fingerprint, where `learn` finds it.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from core.embedded.corpus import Passage
+from core.embedded.invented import invented_document
+from core.embedded.questions import QA
+from core.errors import Refused
+from core.learning.episodes import Episode, Material
+from core.learning.fast_weights import FastWeightsConfig, Prepared, load_prepared, save_prepared, target_modules
+from core.learning.outer import OuterConfig, learned_figures, run_outer
+from core.model import LoadedModel, load_model, pick_device, pick_dtype
+
+
+@dataclass(frozen=True)
+class PrepareConfig:
+    seconds: float = 600
+    max_steps: int = 10**9
+    layers: int = 7
+    readout: int = 16  # rank of the shared LoRA; 0: none
+    tokens: int = 16_384  # of documents, a step
+    longest: int = 600  # tokens of a document
+    workers: int = 2
+    every: int = 50  # steps between two checkpoints
+
+
+def read_questions(path: Path) -> list[Passage]:
+    """A question set in SQuAD's format, gzipped or plain -> its paragraphs. Raises: Refused."""
+    try:
+        data = json.loads(gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_text())["data"]
+        return [
+            Passage(a.get("title") or "Notes", p["context"], [QA(q["question"], q["answers"][0]["text"]) for q in asked])
+            for a in data for p in a["paragraphs"] if (asked := [q for q in p["qas"] if q.get("answers")])
+        ]  # fmt: skip
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        raise Refused(f"'{path.name}' is not a question set in SQuAD's format.") from error
+
+
+def prepare(
+    base: LoadedModel,
+    questions: Sequence[Passage],
+    out: Path,
+    config: PrepareConfig,
+    report: Callable[[dict[str, Any]], None] = lambda figures: None,
+) -> dict[str, Any]:
+    """Train `prepared.safetensors` and `prepared.json` in `out`; an unfinished run there is gone on with. Documents are
+    made of invented facts and of the paragraphs of `questions` (one in twenty held out); it may be empty.
+
+    Returns: steps, seconds and, on documents held out, exact match and F1 of learned, wrong document and base, in percent.
+    """
+    unfinished = out / "unfinished"
+    width = base.model.config.hidden_size
+    torch.manual_seed(0)
+    inner = FastWeightsConfig(layers=config.layers, steps=2, rule="muon", start=True, readout=config.readout)
+    resume = None
+    if (unfinished / "state.pt").exists():
+        resume = torch.load(unfinished / "state.pt", map_location=base.device, weights_only=True)
+        prepared = load_prepared(unfinished, width).requires_grad_(True)
+    else:
+        prepared = Prepared(inner, width, base.model)
+    prepared.train().to(base.device)
+    outer = OuterConfig(
+        seconds=config.seconds, max_steps=config.max_steps, tokens=config.tokens, longest=config.longest, first=config.longest,
+        workers=config.workers, every=config.every, weigh_lr=1e-3, warmup_steps=20, strangers=0.0, language=0.0, reading=0.0, width=64,
+    )  # fmt: skip
+
+    def checkpoint(state: dict[str, Any]) -> None:
+        save_prepared(prepared, unfinished)
+        torch.save(state, unfinished / "state.pt.new")
+        (unfinished / "state.pt.new").replace(unfinished / "state.pt")
+
+    cut = max(1, len(questions) // 20)
+    material = Material(
+        human=questions[cut:], shares={"invented": 0.4, "human": 0.6}
+    )  # invented only, when no questions
+    figures = run_outer(
+        base.model,
+        base.tokenizer,
+        prepared,
+        material,
+        outer,
+        slow=[],
+        report=report,
+        resume=resume,
+        checkpoint=checkpoint,
+    )
+    prepared.eval().requires_grad_(False)
+    save_prepared(prepared, out)
+    shutil.rmtree(unfinished, ignore_errors=True)
+    held_out = learned_figures(base.model, base.tokenizer, prepared, _documents(questions[:cut]), per_document=8)
+    return {"steps": figures["step"], "seconds": figures["seconds"]} | held_out
+
+
+def prepare_model(
+    name: str,
+    folder: Path,
+    questions: Sequence[Passage],
+    config: PrepareConfig,
+    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+    *,
+    device: str = "auto",
+) -> dict[str, Any]:
+    """Load a base model and prepare it, in `folder` by its fingerprint. `progress` gets (what, seconds done, of all).
+
+    Raises: ModelNotFound, Refused (it brings its own preparation, or is no Llama-like model).
+    """
+    place = pick_device(device)
+    kind = pick_dtype("auto", place)
+    base = load_model(name, device=str(place), dtype="float32" if kind == torch.float16 else str(kind)[6:])
+    if base.folder and (base.folder / "prepared.json").exists():
+        raise Refused(f"The model '{name}' is prepared already.")
+    try:
+        target_modules(base.model, config.layers)
+    except AttributeError:
+        raise Refused(f"The model '{name}' is not built like Llama, so it cannot be prepared.") from None
+
+    def report(figures: dict[str, Any]) -> None:
+        progress(f"loss {figures['answer']:.2f}", int(figures["seconds"]), int(config.seconds))
+
+    found = prepare(base, questions, folder / base.fingerprint[:16], config, report)
+    return {"model": name, "folder": str(folder / base.fingerprint[:16])} | found
+
+
+def _documents(questions: Sequence[Passage], most: int = 24) -> list[Episode]:
+    """Invented and real documents that no training saw, in turns."""
+    rng = random.Random(77)
+    real = [Episode(p.title, p.text, p.questions) for p in questions[: most // 2]]
+    made = [invented_document(rng, 12) for _ in range(most - len(real))]
+    invented = [Episode(m.title, " ".join(m.sentences), [rng.choice(qs) for qs in m.questions]) for m in made]
+    return [e for pair in zip_longest(invented, real) for e in pair if e]
