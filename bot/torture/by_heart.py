@@ -86,7 +86,7 @@ def best_sentence(text: str, question: str) -> str:
     return max(sentences, key=lambda sentence: len(wanted & set(WORD.findall(sentence.casefold()))))
 
 
-def install(step_seconds: float = 0.01) -> None:
+def install(step_seconds: float = 0.05) -> None:
     """From now on, this process's engine."""
     import bot.app
 
