@@ -21,6 +21,8 @@ HOMES = {
     "slack_sdk": {"bot/platforms/slack.py"},
     "pydantic_settings": {"bot/settings.py"},
     "typer": {"bot/cli.py"},
+    "prometheus_client": {"bot/metrics.py"},
+    "matplotlib": {"bot/render.py"},
 }
 LIGHT = ("bot", "storage/index", "core/service", "core/runner", "core/device", "core/types", "core/pdf", "core/chunks")
 HEAVY = {"torch", "transformers", "peft"}

@@ -34,6 +34,8 @@ from slack_bolt.async_app import AsyncAck, AsyncApp
 from slack_bolt.oauth.async_oauth_settings import AsyncOAuthSettings
 from slack_sdk.errors import SlackApiError, SlackClientError
 from slack_sdk.http_retry.builtin_async_handlers import AsyncRateLimitErrorRetryHandler, async_default_handlers
+from slack_sdk.oauth.installation_store import Bot as InstalledBot
+from slack_sdk.oauth.installation_store import Installation
 from slack_sdk.oauth.installation_store.sqlite3 import SQLite3InstallationStore
 from slack_sdk.oauth.state_store.sqlite3 import SQLite3OAuthStateStore
 from slack_sdk.signature import SignatureVerifier
@@ -273,7 +275,7 @@ class Client:
         """The one that the bot token belongs to; with OAuth, that of an installation."""
         if not self._installations:
             return next(iter(self._workspaces.values()))
-        installed = await self._installations.async_find_bot(enterprise_id=None, team_id=team)
+        installed = await self._installations.async_find_bot(team_id=team)
         if installed is None or not installed.bot_token:
             return None
         known = self._workspaces.get(team)
@@ -654,19 +656,30 @@ def _optional(value: SecretStr | None) -> str | None:
     return value.get_secret_value() if value else None
 
 
-def installations(settings: Settings) -> SQLite3InstallationStore | None:
-    """Where OAuth keeps the tokens of the workspaces that installed the app; None: one workspace, one token.
+class Installations(SQLite3InstallationStore):
+    """Where OAuth keeps the tokens of the workspaces that installed the app. Ids of workspaces are unique, so the
+    enterprise that one may belong to is left aside. Blocks for a millisecond; slack_sdk's other one needs SQLAlchemy.
+    """
 
-    Blocking, a millisecond each time; slack_sdk's asynchronous one needs SQLAlchemy."""
+    async def async_save(self, installation: Installation) -> None:
+        installation.enterprise_id = None
+        self.save(installation)
+
+    async def async_find_bot(self, *, team_id: str | None, **_: Any) -> InstalledBot | None:
+        return self.find_bot(enterprise_id=None, team_id=team_id)
+
+
+def installations(settings: Settings) -> Installations | None:
+    """None: one workspace, whose token is a setting."""
     if settings.slack_client_id is None:
         return None
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     file = settings.data_dir / "slack.db"
     file.touch(mode=0o600)
-    return SQLite3InstallationStore(database=str(file), client_id=settings.slack_client_id)
+    return Installations(database=str(file), client_id=settings.slack_client_id)
 
 
-def _oauth(settings: Settings, store: SQLite3InstallationStore) -> AsyncOAuthSettings:
+def _oauth(settings: Settings, store: Installations) -> AsyncOAuthSettings:
     """Pages /slack/install and /slack/oauth_redirect beside the events' address. Raises: SetupError."""
     return AsyncOAuthSettings(
         client_id=settings.slack_client_id,

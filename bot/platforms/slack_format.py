@@ -56,6 +56,7 @@ def manifest(url: str = "") -> dict[str, Any]:
         url: where Slack reaches the bot, for HTTP mode; Socket Mode needs none.
     """
     request = {"request_url": url} if url else {}
+    redirect = {"redirect_urls": [url.removesuffix("/events") + "/oauth_redirect"]} if url else {}
     return {
         "_metadata": {"major_version": 2},
         "display_information": {
@@ -87,7 +88,7 @@ def manifest(url: str = "") -> dict[str, Any]:
                 }
             ],
         },
-        "oauth_config": {"scopes": {"bot": list(SCOPES)}},
+        "oauth_config": {"scopes": {"bot": list(SCOPES)}, **redirect},
         "settings": {
             "event_subscriptions": {**request, "bot_events": list(EVENTS)},
             "interactivity": {"is_enabled": True, **request},

@@ -52,6 +52,8 @@ class FakeDiscord:
         self.faults: list[Fault] = []
         self.messages: dict[str, dict[str, Any]] = {}
         self.files: dict[str, bytes] = {}
+        self.commands: list[dict[str, Any]] = []  # registered
+        self.flags, self.servers = 0, 1  # of the application
         self.identified = self.resumed = 0
         self.close_on_identify = 0  # close code
         self.connected = asyncio.Event()
@@ -266,14 +268,15 @@ class FakeDiscord:
         if path == "users/@me":
             return answer({"id": BOT, "username": "engram", "discriminator": "0", "avatar": None, "bot": True})
         if path == "oauth2/applications/@me":
-            return answer(APPLICATION)
+            return answer(APPLICATION | {"flags": self.flags, "approximate_guild_count": self.servers})
         if path == "gateway/bot":
             limit = {"total": 1000, "remaining": 1000, "reset_after": 0, "max_concurrency": 1}
             return answer({"url": self.gateway_url, "shards": 1, "session_start_limit": limit})
         if path.endswith("/commands"):
-            return answer(
-                [{"description": "", **c, "id": self.id(), "application_id": BOT, "version": "1"} for c in call.body]
-            )
+            known = {"description": "", "application_id": BOT, "version": "1"}
+            if method == "PUT":
+                self.commands = [{**known, **command, "id": self.id()} for command in call.body]
+            return answer(self.commands)
         if path.endswith("/callback"):
             return answer({"interaction": {"id": "1", "type": 2, "response_message_loading": True}})
         if path.endswith("/typing"):

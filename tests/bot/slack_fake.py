@@ -20,6 +20,8 @@ import aiohttp
 from aiohttp import web
 from slack_sdk.signature import SignatureVerifier
 
+from bot.platforms.slack_format import SCOPES
+
 BOT, TEAM, CHANNEL = "UBOT", "T1", "C1"
 BOT_TOKEN, APP_TOKEN, SECRET = "xoxb-very-secret", "xapp-very-secret", "signing-very-secret"
 MENTION = f"<@{BOT}>"
@@ -84,6 +86,7 @@ class FakeSlack:
         self.http_url = ""  # of the bot, in HTTP mode
         self.mentions_carry_files = True
         self.sends: tuple[str, ...] = ("message", "app_mention")  # which of the two events of a mention come
+        self.scopes = ",".join(SCOPES)  # that the bot token has
         self._ids = itertools.count(1)
         self._socket: web.WebSocketResponse | None = None
         self._answered: dict[str, asyncio.Event] = {}
@@ -264,7 +267,7 @@ class FakeSlack:
         call = Call(method, await read(request))
         self.calls.append(call)
         wanted = APP_TOKEN if method == "apps.connections.open" else BOT_TOKEN
-        if request.headers.get("Authorization") != f"Bearer {wanted}":
+        if method != "oauth.v2.access" and request.headers.get("Authorization") != f"Bearer {wanted}":
             return web.json_response({"ok": False, "error": "invalid_auth"})
         fault = next((fault for fault in self.faults if fault.times and fault.method == method), None)
         if fault and not fault.after_the_fact:
@@ -273,7 +276,7 @@ class FakeSlack:
             call.answer = {"ok": True, **(await getattr(self, "_" + method.replace(".", "_"))(call.body) or {})}
         except Refusal as refusal:
             call.answer = {"ok": False, "error": str(refusal)}
-        return fail(fault) if fault else web.json_response(call.answer)
+        return fail(fault) if fault else web.json_response(call.answer, headers={"x-oauth-scopes": self.scopes})
 
     async def _auth_test(self, body: dict[str, Any]) -> dict[str, Any]:
         return {
@@ -284,6 +287,11 @@ class FakeSlack:
             "user_id": BOT,
             "bot_id": "B1",
         }
+
+    async def _oauth_v2_access(self, body: dict[str, Any]) -> dict[str, Any]:
+        team = {"id": TEAM, "name": "harbour"}
+        granted = {"access_token": BOT_TOKEN, "token_type": "bot", "scope": self.scopes, "bot_user_id": BOT}
+        return {"app_id": "A1", "team": team, "authed_user": {"id": "UADA"}, "is_enterprise_install": False, **granted}
 
     async def _apps_connections_open(self, body: dict[str, Any]) -> dict[str, Any]:
         return {"url": f"ws://127.0.0.1:{self.port}/link?ticket={self.id('')}"}

@@ -9,10 +9,12 @@ import gzip
 import json
 import logging
 import random
+import re
 import statistics
 import time
 from collections.abc import AsyncIterator
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,7 +25,7 @@ from bot.chat import Message
 from bot.commands import Bot
 from bot.platforms import slack as platform
 from bot.settings import Settings
-from core.errors import SetupError
+from core.errors import SetupError, StorageFailed
 from tests.bot.slack_fake import (
     APP_TOKEN,
     BOT,
@@ -50,20 +52,9 @@ async def http(slack: FakeSlack, open_service: Open, unused_tcp_port: int) -> As
     async with open_service() as service:
         world = World(slack, service, HeldEngine())
         chosen = settings(slack, slack_app_token=None, slack_http_port=unused_tcp_port, slack_signing_secret=SECRET)
-        bot = Bot(service, limits=SMALL)
-        world.client = client = platform.Client(bot, chosen)
-
-        async def serve() -> None:
-            async with client, bot:
-                await client.run()
-
-        task = asyncio.create_task(serve())
         slack.http_url = f"http://127.0.0.1:{unused_tcp_port}{platform.PATH}"
-        await world.until(lambda: listens(unused_tcp_port))
-        yield world
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
+        async with serving(world, chosen):
+            yield world
 
 
 def listens(port: int) -> bool:
@@ -217,6 +208,153 @@ async def test_acknowledgements_are_quick_while_learning(slack, open_service, mo
     assert slowest < 1
 
 
+# Crashes
+
+
+async def test_an_upload_that_was_acknowledged_survives_a_crash(world, slack):
+    message = await slack.say(LEARN, ("handbook.pdf", File(HANDBOOK[1], slow=True)))
+    await world.stop()
+    assert not await world.service.jobs(KEY)  # nothing but the acknowledged event is left
+    slack.files[message["files"][0]["id"]].slow = False
+    await world.start()
+    await world.said("I know handbook.pdf now")
+
+
+async def test_what_the_menu_was_asked_survives_a_crash(world, slack):
+    posted = await slack.say("our handbook", ("handbook.pdf", File(HANDBOOK[1], slow=True)), by="UBOB")
+    await slack.choose(posted)
+    await world.stop()
+    slack.files[posted["files"][0]["id"]].slow = False
+    await world.start()
+    await world.said("I know handbook.pdf now")
+
+
+async def test_nothing_is_acknowledged_before_it_is_kept(world, slack, monkeypatch):
+    disk, receive = asyncio.Event(), world.service.inbox.receive
+
+    async def slow(key: str, body: str) -> bool:
+        await disk.wait()
+        return await receive(key, body)
+
+    monkeypatch.setattr(world.service.inbox, "receive", slow)
+    told = asyncio.create_task(slack.event(mention()["event"]))
+    await world.quiet()
+    assert not told.done()
+    disk.set()
+    await told
+    await world.said("Base model")
+
+
+async def test_a_slow_disk_costs_a_command_two_seconds_and_not_its_answer(world, slack, monkeypatch):
+    monkeypatch.setattr(platform, "DISK", 0.1)
+    receive = world.service.inbox.receive
+
+    async def slow(key: str, body: str) -> bool:
+        await asyncio.sleep(0.5)
+        return await receive(key, body)
+
+    monkeypatch.setattr(world.service.inbox, "receive", slow)
+    await slack.slash("docs")
+    assert max(slack.acks.values()) < 0.5
+    await world.whispered("I know no document here yet")
+
+
+async def test_on_a_full_disk_people_are_still_answered(world, slack, monkeypatch):
+    async def full(*_: object, **__: object) -> bool:
+        raise StorageFailed("The disk is full; nothing was changed.")
+
+    for name in ("receive", "claim", "handled"):
+        monkeypatch.setattr(world.service.inbox, name, full)
+    monkeypatch.setattr(world.service._index, "add_answer", full)
+    for _ in range(2):
+        await slack.event(mention()["event"], event_id="Ev1")
+    await world.whispered("The disk is full")
+    await world.quiet()
+    assert len(slack.whispers) == 1
+
+
+async def test_what_was_handled_before_a_restart_is_not_handled_again(world, slack):
+    event = mention()["event"]
+    await slack.event(event, event_id="Ev1")
+    await world.said("Base model")
+    message = await world.teach()
+    await world.restart()
+    await slack.event(event, event_id="Ev1", retry=1)
+    await slack.event({**event, "type": "message", "channel_type": "channel"}, event_id="Ev2")
+    await slack.event({**message, "channel_type": "channel", "ts": "9.000001"}, event_id="Ev3")
+    await world.quiet()
+    assert len(slack.said("Base model")) == 1 and len(slack.said("handbook.pdf")) == 1
+
+
+async def test_what_people_say_to_each_other_is_not_kept(world, slack):
+    answer = await world.ask()
+    await slack.say("<@UBOB> the safe's number is 4711", thread_ts=answer["thread_ts"])
+    await slack.say("4711, I said")
+    await world.quiet()
+    await world.stop()
+    assert b"4711" not in Path(world.service.inbox._path).read_bytes()
+    assert not await world.service.inbox.unhandled("slack:")
+    await world.start()
+
+
+# OAuth
+
+
+@pytest.mark.filterwarnings("ignore:BasicAuth is deprecated:DeprecationWarning")  # slack_sdk uses it
+async def test_a_workspace_that_installs_the_app_is_served_also_after_a_restart(
+    slack, open_service, unused_tcp_port, tmp_path
+):
+    ids = {"slack_client_id": "1", "slack_client_secret": "oauth-very-secret", "data_dir": tmp_path / "data"}
+    tokens = {"slack_bot_token": None, "slack_app_token": None, "slack_signing_secret": SECRET}
+    chosen = settings(slack, slack_http_port=unused_tcp_port, **ids, **tokens)
+    site = f"http://127.0.0.1:{unused_tcp_port}/slack"
+    slack.http_url = f"{site}/events"
+    async with open_service() as service:
+        world = World(slack, service, HeldEngine())
+        async with serving(world, chosen):
+            await slack.post(*signed("events_api", mention(ts="1.000009")))  # not installed yet
+            state = await install(slack, site)
+            async with slack.session.get(f"{site}/oauth_redirect", params={"code": "c", "state": state}) as again:
+                assert again.status == 400  # another browser
+        async with serving(world, chosen):
+            await slack.say(LEARN, HANDBOOK)
+            await world.said("I know handbook.pdf now")
+            assert "Ada Quill" in shown(await world.ask())
+    assert (tmp_path / "data/slack.db").stat().st_mode & 0o777 == 0o600
+    assert len(slack.said("Base model")) == 1
+
+
+async def install(slack: FakeSlack, site: str) -> str:
+    """What a browser does: the page's link, then the way back from Slack; returns the state."""
+    async with slack.session.get(f"{site}/install") as page:
+        state = re.search(r"state=([\w-]+)", await page.text())[1]
+        cookie = page.headers["Set-Cookie"].split(";")[0]
+    back = {"params": {"code": "c", "state": state}, "headers": {"Cookie": cookie}}
+    async with slack.session.get(f"{site}/oauth_redirect", **back) as done:
+        assert done.status == 200
+    return state
+
+
+@asynccontextmanager
+async def serving(world: World, chosen: Settings) -> AsyncIterator[None]:
+    """Our bot in HTTP mode."""
+    bot = Bot(world.service, limits=SMALL)
+    world.client = client = platform.Client(bot, chosen)
+
+    async def serve() -> None:
+        async with client, bot:
+            await client.run()
+
+    task = asyncio.create_task(serve())
+    try:
+        await world.until(lambda: listens(chosen.slack_http_port))
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
 # Files
 
 
@@ -367,9 +505,10 @@ async def test_a_broken_client_is_replaced(slack, open_service, monkeypatch):
         ({"slack_base_url": "http://slack.com/api/"}, "has to begin with https://"),
     ],
 )
-async def test_a_wrong_setting_is_one_clear_sentence(slack, given, words):
-    with pytest.raises(SetupError, match=words):
-        await platform.serve(SimpleNamespace(service=None), settings(slack).model_copy(update=chosen(given)))
+async def test_a_wrong_setting_is_one_clear_sentence(slack, open_service, given, words):
+    async with open_service() as service:
+        with pytest.raises(SetupError, match=words):
+            await platform.serve(SimpleNamespace(service=service), settings(slack).model_copy(update=chosen(given)))
 
 
 def chosen(given: dict[str, Any]) -> dict[str, Any]:
