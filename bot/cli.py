@@ -237,12 +237,19 @@ def demo(channel: Channel = "demo", data_dir: DataDir = None, json: Json = False
 def bench(
     squad: Annotated[Path, typer.Option(metavar="FILE", help="Questions in SQuAD's JSON; each article is a document.")],
     documents: Annotated[int | None, typer.Option(min=1, help="Only so many articles.")] = None,
+    conditions: Annotated[str, typer.Option(metavar="A,B", help="Only these conditions.")] = "",
+    together: Annotated[bool, typer.Option("--together", help="Also all documents in one channel.")] = False,
+    retrieved: Annotated[int, typer.Option(min=1, help="Chunks in the prompt of retrieval and both.")] = 1,
     output: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the figures there, as JSON.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where a run with this --output was stopped.")] = False,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw quality against seconds: .png, .svg.")] = None,
+    device: Annotated[str | None, typer.Option(metavar="NAME", help="cpu, cuda, cuda:1, mps.")] = None,
+    effort: Annotated[str | None, typer.Option(metavar="NAME", help="quick, standard or deep.")] = None,
     channel: NoChannel = "",
     data_dir: NoDataDir = None,
     json: Json = False,
 ) -> None:
-    """Measure base, learned, wrong-document and in-context answers."""
+    """Measure answers from weights against the base model, another document's weights, and text in the prompt."""
 
     async def command(screen: Screen, settings: Settings) -> None:
         import json as js
@@ -252,17 +259,33 @@ def bench(
         from bot.terminal import bench_table
         from core.device import Device
         from core.errors import Refused
-        from core.evaluation import bench
+        from core.evaluation import bench, report
 
         if not squad.is_file():
             raise Refused(f"There is no file {squad}.")
-        if output and not output.parent.is_dir():
-            raise Refused(f"There is no folder {output.parent}.")
-        device = Device(partial(load_engine, settings))
+        for file in (output, plot):
+            if file and not file.parent.is_dir():
+                raise Refused(f"There is no folder {file.parent}.")
+        if resume and not output:
+            raise Refused("Give --output, the file of the run to go on with.")
+        chosen = {name: value for name, value in (("device", device), ("effort", effort)) if value}
+        owner = Device(partial(load_engine, settings.model_copy(update=chosen)))
+        unfinished = output.with_name(f"{output.name}.partial") if output else None
         with screen.counting() as progress:
-            result = await device.run(bench.run, await device.ready(), squad, documents, progress)
+            measure = partial(
+                bench.run,
+                conditions=[c.strip() for c in conditions.split(",")] if conditions else bench.CONDITIONS,
+                retrieved=retrieved,
+                together=together,
+                partial=unfinished,
+                resume=resume,
+            )
+            result = await owner.run(measure, await owner.ready(), squad, documents, progress)
         if output:
             output.write_text(js.dumps(result, indent=2) + "\n")
+            unfinished.unlink(missing_ok=True)
+        if plot:
+            report.plot(result, plot)
         screen.say(bench_table(result))
         screen.result(result)
 

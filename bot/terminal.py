@@ -224,13 +224,35 @@ def facts_table(facts: Mapping[str, str]) -> Table:
 
 def bench_table(result: Mapping[str, Any]) -> Table:
     title = f"{result['documents']} documents, {result['questions']} questions, {result['seconds']:.0f} s"
-    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", caption_justify="left")
     table.add_column("Condition")
-    table.add_column("Exact match, %", justify="right")
-    table.add_column("F1, %", justify="right")
-    for name, score in result["conditions"].items():
-        table.add_row(name.replace("_", " "), f"{score['em']:.1f}", f"{score['f1']:.1f}")
+    for name in ("Exact, %", "F1, %", "95 %", "Gained", "Lost", "Seconds", "Prompt"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for name, c in result["conditions"].items():
+        low, high = c["f1_interval"]
+        changed = [str(c.get(key, "")) for key in ("gained", "lost")]
+        costs = [f"{c['seconds_a_question']:.2f}", f"{c['prompt_tokens']:.0f}"]
+        table.add_row(
+            name.replace("_", " "), f"{c['em']:.1f}", f"{c['f1']:.1f}", f"{low:.0f}-{high:.0f}", *changed, *costs
+        )
+    table.caption = bench_notes(result)
     return table
+
+
+def bench_notes(result: Mapping[str, Any]) -> str:
+    """What the table has no column for."""
+    lines = [
+        f"{result['learning_seconds']:.0f} s to learn {result['tokens']:,} tokens, {result['megabytes']:.1f} MB of "
+        f"weights a document, {result['peak_memory_mb']:,.0f} MB of memory at most"
+    ]
+    for name, unrelated in result["unrelated"].items():
+        lines.append(f"unrelated, {name.replace('_', ' ')}: {unrelated['lost']:.1f} % of {unrelated['right']} lost")
+    if channel := result.get("together"):
+        lines.append(
+            f"in one channel: the right document answers {channel['right_document']:.1f} %, F1 {channel['f1']:.1f} "
+            f"({channel['alone_f1']:.1f} alone, {channel['fall']:.1f} % less)"
+        )
+    return "\n".join(lines)
 
 
 def figures_table(title: str, figures: Sequence[Figure]) -> Table:
