@@ -33,7 +33,7 @@ Asked = tuple[int, str, str]  # number of the passage, question, answer ("": not
 
 @dataclass(frozen=True)
 class StudyConfig:
-    passage: int = 128  # tokens in context while writing; a small model reads long passages badly
+    passage: int = 64  # tokens in context while writing; a small model reads long passages badly
     questions: int = 4  # asked for, a passage
     reverse: bool = True  # also questions that have another question's answer in them: the other direction
     rewrites: int = 1  # a passage, where the model can follow the instruction
@@ -256,9 +256,9 @@ def spread(items: Sequence, most: int) -> list:
 
 
 def for_chat(config: StudyConfig, fmt: PromptFormat) -> StudyConfig:
-    """Models that follow instructions read longer passages, and write several questions at once."""
+    """Models that follow instructions read longer passages, and write several questions about one at once."""
     follows = fmt.write_text("", REWRITE) is not None
-    return replace(config, passage=max(config.passage, 384), questions=max(config.questions, 8)) if follows else config
+    return replace(config, passage=384, questions=3 * config.questions) if follows else config
 
 
 def told(dropped: Mapping[str, int]) -> str:
