@@ -62,7 +62,7 @@ def _learned(document: Document, picture: bytes) -> Message:
     metrics = document.metrics
     read = f"{count(document.pages, 'page')}, {document.tokens:,} tokens, learned in {seconds(metrics.seconds)}."
     loss = f"How much its text surprises me (loss): {metrics.initial_loss:.2f} before, {metrics.final_loss:.2f} now."
-    check = [f"Self-check: {checked(metrics)}."] if metrics.check_total else []
+    check = [_checked(metrics)] if metrics.check_total else []
     notes = [note if note.endswith(".") else f"{note}." for note in metrics.notes]
     questions = document.questions[:EXAMPLES]
     hint = "Try one of these, or ask your own:" if questions else "Ask me anything about it."
@@ -80,10 +80,9 @@ def _learned(document: Document, picture: bytes) -> Message:
     )
 
 
-def checked(metrics: Metrics) -> str:
-    """9 of 12 questions about it answered, 1 before"""
-    total, before, after = metrics.check_total, metrics.check_before, metrics.check_after
-    return f"{after} of {count(total, 'question')} about it answered, {before} before I learned it"
+def _checked(metrics: Metrics) -> str:
+    asked = count(metrics.check_total, "question")
+    return f"Self-check: I answer {metrics.check_after} of {asked} about it; before, it was {metrics.check_before}."
 
 
 def cancelling(names: Sequence[str]) -> Message:
@@ -178,7 +177,7 @@ def answer(value: Answer, *, private: bool = False, coming: Sequence[Job] = ()) 
     return Message(
         title=value.question,
         fields=(
-            Field("Learned", _said(value.learned), _note(value.learned, where(value.pages))),
+            Field("Learned", _said(value.learned), _note(value.learned, *where(value.pages))),
             Field("Base model (untaught)", _said(value.base), _note(value.base)),
         ),
         footer=f"From {name}, by weights alone: 0 document tokens in the prompt",
@@ -213,11 +212,11 @@ def _untaught(value: Answer, coming: Sequence[Job]) -> Message:
     )
 
 
-def where(pages: Sequence[int]) -> str:
-    """The citation: the pages that support an answer, or that none does."""
-    if not pages:
-        return "not found in the document"
-    return f"p. {', '.join(str(page) for page in pages)}"
+def where(pages: Sequence[int] | None) -> list[str]:
+    """The citation: the pages that support an answer, or that none does; none when there is no text to look in."""
+    if pages is None:
+        return []
+    return [f"p. {', '.join(str(page) for page in pages)}" if pages else "not found in the document"]
 
 
 def _said(completion: Completion) -> str:

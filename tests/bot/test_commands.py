@@ -16,7 +16,7 @@ from core.errors import EngramError, StorageFailed
 from core.service import Service
 from tests.bot.fake_chat import FakeLive, FakeReply, attachment, request, undelivered
 from tests.conftest import SMALL, Open
-from tests.fakes import FakeEngine, plain_pdf
+from tests.fakes import FakeEngine, HeldEngine, plain_pdf
 
 TEXT = "The ferry to Marrow Island leaves at seven. The warden is Ada Quill. The lamp burns whale oil. " * 3
 PDF = plain_pdf(TEXT)
@@ -132,6 +132,20 @@ async def test_a_flood_is_answered_one_by_one(open_service):
         assert len(reply.lives) == 3
         assert sum("has to wait" in message.title and "try again in" in message.text for message in reply.said) == 7
         assert len((await teach(bot, *files[5:6], **BOB)).lives) == 1
+
+
+async def test_a_flood_in_one_channel_delays_another_by_at_most_one_job(open_service):
+    engine = HeldEngine()
+    engine.go.clear()
+    async with open_service(engine) as service, Bot(service) as bot:
+        files = [attachment(plain_pdf(f"Document {n}. {TEXT}"), f"{n}.pdf") for n in range(8)]
+        await bot.hear(request("", *files), FakeReply())
+        await bot.hear(request("", attachment(OTHER_PDF), channel="fake:2", **BOB), FakeReply())
+        engine.go.set()
+        await settled(bot)
+        learned = [*await service.documents("fake:1"), *await service.documents("fake:2")]
+    order = [document.channel for document in sorted(learned, key=lambda document: document.learned_at)]
+    assert len(order) == 9 and "fake:2" in order[:2]
 
 
 async def test_pages_count_against_the_quota(open_service):

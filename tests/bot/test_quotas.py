@@ -34,6 +34,22 @@ def test_a_refusal_says_when_to_try_again_and_then_it_works(clock):
     limited.question("u", "c")
 
 
+@pytest.mark.parametrize("cap", [name for name in vars(QuotaConfig()) if name != "channel_documents"])
+def test_every_refusal_says_when_to_try_again_and_then_it_works(clock, cap):
+    limited = quotas(clock, **{cap: 1})
+
+    def use() -> None:
+        limited.question("u", "c")
+        limited.upload("u", "c", 0)
+        limited.pages("u", "c", 1)
+
+    use()
+    with pytest.raises(QuotaReached, match=r"try again in \d+ (second|minute|hour)") as refusal:
+        use()
+    clock.now += refusal.value.retry_after
+    use()
+
+
 def test_one_user_does_not_use_up_anothers(clock):
     limited = quotas(clock, user_questions_per_minute=1)
     limited.question("u", "c")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -47,8 +48,6 @@ def document(**changes: object) -> Document:
 
 
 def job(**changes: object) -> Job:
-    from dataclasses import replace
-
     return replace(JOB, **changes)
 
 
@@ -98,6 +97,15 @@ def test_the_end_offers_three_questions_that_fit_a_button():
     assert [b.value for b in message.buttons] == ["d1/0", "d1/1", "d1/2"]
     assert [b.label for b in message.buttons][::2] == ["Who?", "When?"] and len(message.buttons[1].label) <= 75
     assert "12 pages" in message.text and "38 s" in message.text and message.picture == b"PNG"
+
+
+def test_the_self_check_is_told_when_there_was_one():
+    checked = replace(METRICS, check_total=12, check_before=1, check_after=9)
+    end = render.finished(Progress(job(stage=Stage.DONE), document=document(metrics=checked))).text
+    assert "Self-check: I answer 9 of 12 questions about it; before, it was 1." in end
+    assert "self-check 9/12" in render.documents([document(metrics=checked)]).text
+    none = render.finished(Progress(job(stage=Stage.DONE), document=document())).text
+    assert "elf-check" not in none + render.documents([document()]).text
 
 
 def test_a_failed_job_says_why():
