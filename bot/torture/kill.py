@@ -132,9 +132,15 @@ async def catch_up(world: World, uploads: dict[int, Upload], tally: Tally) -> No
         upload.ends = upload.ends or ["never"]
 
 
-def hand_in(plan: Plan, world: World, uploads: dict[int, Upload], chance: random.Random) -> Upload:
+def hand_in(
+    plan: Plan, world: World, uploads: dict[int, Upload], chance: random.Random, again: Upload | None = None
+) -> Upload:
+    """A new document, or one that was not learned."""
     number = len(uploads) + 1
-    upload = Upload(number, f"channel{number % CHANNELS}", paper(f"paper-{number}.pdf", chance))
+    if again:
+        upload = Upload(number, again.channel, again.paper)
+    else:
+        upload = Upload(number, f"channel{number % CHANNELS}", paper(f"paper-{number}.pdf", chance))
     uploads[number] = upload
     file = plan.folder / upload.paper.name
     file.write_bytes(upload.paper.data)

@@ -218,9 +218,24 @@ async def serve(folder: Path, quotas: bool) -> None:
             async for order in orders():
                 if order["do"] == "stats":
                     emit("stats", number=order["number"], **measures(stall))
-                elif await app.service.inbox.receive(key_of(order), json.dumps(order)):
-                    emit("received", number=order["number"])  # from here on it may not be lost
-                    bot.spawn(obey(bot, order))
+                else:
+                    bot.spawn(receive(bot, order))
+
+
+async def receive(bot: Any, order: dict[str, Any]) -> None:
+    """Handed over until it is taken, as platforms do."""
+    from core.errors import StorageFailed
+
+    while True:
+        try:
+            new = await bot.service.inbox.receive(key_of(order), json.dumps(order))
+        except StorageFailed:
+            await asyncio.sleep(1)
+        else:
+            break
+    if new:
+        emit("received", number=order["number"])  # from here on it may not be lost
+        await obey(bot, order)
 
 
 async def obey(bot: Any, order: dict[str, Any]) -> None:
