@@ -14,8 +14,13 @@ from core.types import Limits
 
 if TYPE_CHECKING:
     from core.engine import EngineConfig
+    from core.learning.remote import RemoteWriter
 
 PREFIX = "ENGRAM_"
+ENGINE = (  # settings that the engine knows by the same name; those that were set come before the preset's
+    "model", "learner", "effort", "device", "dtype", "chunk_size", "budget", "batch_tokens", "memory_mb", "study",
+    "objectives", "check", "guard", "votes",
+)  # fmt: skip
 
 
 class Settings(BaseSettings):
@@ -33,12 +38,24 @@ class Settings(BaseSettings):
     data_dir: Path = Path("data")  # the index and the weights; one process at a time
 
     # The engine
+    preset: str = ""  # "cpu", "t4", "h200": values for what is not set here (core/presets)
     model: str = "embedded"  # or a Hugging Face id or a local folder of a causal LM
     learner: str = "fast-weights"  # or "lora"
     effort: str = "standard"  # how long to study a document
     budget: str = ""  # compute on each section: "fixed:1", "threshold:4"; empty: as the model was prepared
     device: str = "auto"  # "cpu", "cuda", "cuda:1", "mps"
     chunk_size: int | None = Field(None, gt=0)  # tokens; the engine knows its best
+    dtype: str = "auto"  # "float32", "bfloat16", "float16"
+    batch_tokens: int | None = Field(None, gt=0)  # learned at once
+    memory_mb: int | None = Field(None, gt=0)  # learning stays below it, where it can
+    study: bool = False  # the model writes study material first, for learners that can use it
+    objectives: dict[str, float] = {}  # weights, as JSON: {"distil": 1.0}
+    check: bool = True  # after learning the model asks itself about the document
+    guard: bool = True  # weights that do harm are rolled back
+    votes: int = Field(1, ge=1, le=9)  # answers to a question, of which the most agreed on counts; each costs as much
+    question_writer_url: str = ""  # an OpenAI-compatible endpoint writes the questions: DOCUMENTS LEAVE THE MACHINE
+    question_writer_model: str = ""
+    question_writer_key: SecretStr | None = None
 
     # What a document may be
     max_pages: int = Field(Limits.max_pages, gt=0)
@@ -75,14 +92,19 @@ class Settings(BaseSettings):
     def engine(self) -> EngineConfig:
         from core.engine import EngineConfig
 
-        return EngineConfig(
-            model=self.model,
-            learner=self.learner,
-            device=self.device,
-            effort=self.effort,
-            chunk_size=self.chunk_size,
-            budget=self.budget,
-            prepared=self.data_dir / "prepared",
+        given = {name: getattr(self, name) for name in ENGINE if name in self.model_fields_set}
+        return EngineConfig.of(
+            self.preset, **given, question_writer=self._question_writer(), prepared=self.data_dir / "prepared"
+        )
+
+    def _question_writer(self) -> RemoteWriter | None:
+        from core.learning.remote import RemoteWriter
+
+        key = self.question_writer_key.get_secret_value() if self.question_writer_key else ""
+        return (
+            RemoteWriter(self.question_writer_url, self.question_writer_model, key)
+            if self.question_writer_url
+            else None
         )
 
 
