@@ -50,6 +50,7 @@ class Learner(Protocol):
     """A row of LEARNERS. It touches no disk; between two steps the model is exactly the base model."""
 
     name: str
+    config: LearnConfig
 
     def __init__(self, base: LoadedModel, fmt: PromptFormat, config: LearnConfig) -> None: ...
 

@@ -5,10 +5,11 @@ And the rate for a model that was never prepared: a short search on the document
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Generator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -99,8 +100,10 @@ class Guard:
         best: tuple[float, Learner] | None = None
         for factor in FACTORS:
             tried = learner.at(factor)
+            probe = copy.copy(tried)
+            probe.config = replace(tried.config, effort="quick")
             try:
-                learned = yield from silent(tried.learn(chunks[:PROBED], title=title))
+                learned = yield from silent(probe.learn(chunks[:PROBED], title=title))
                 moved = self.shift(learned, tried)
             except LearningFailed:
                 break

@@ -1,0 +1,75 @@
+"""Batches that fit into a memory limit, and the presets."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from core.engine import PRESETS, EngineConfig, read_preset
+from core.errors import SetupError
+from core.learning.base import LearnConfig
+from core.memory import LEAST, bytes_a_token, fit, limit_memory
+
+
+def test_without_a_limit_nothing_changes(tiny) -> None:
+    assert fit(tiny.model, 8192, None) == (8192, False)
+    assert fit(tiny.model, 8192, None, recompute=True) == (8192, True)
+
+
+def test_less_memory_makes_smaller_batches_then_computes_again(tiny) -> None:
+    plans = [fit(tiny.model, 8192, megabytes) for megabytes in (100_000, 600, 300, 120, 1)]
+    tokens = [t for t, _ in plans]
+    assert plans[0] == (8192, False) and tokens == sorted(tokens, reverse=True) and plans[-1] == (LEAST, True)
+    assert any(t < 8192 and not again for t, again in plans)
+
+
+def test_what_is_promised_fits(tiny) -> None:
+    weights = sum(p.numel() * p.element_size() for p in tiny.model.parameters())
+    for megabytes in (150, 300, 1000):
+        tokens, again = fit(tiny.model, 1 << 20, megabytes)
+        assert weights + tokens * bytes_a_token(tiny.model.config, 4, again) <= megabytes * 2**20
+
+
+def test_computing_again_needs_less(tiny) -> None:
+    assert bytes_a_token(tiny.model.config, 4, True) < bytes_a_token(tiny.model.config, 4, False)
+
+
+def test_on_a_cpu_there_is_no_hard_limit() -> None:
+    limit_memory(torch.device("cpu"), 100)
+
+
+@pytest.mark.parametrize("path", sorted(PRESETS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_preset_is_a_configuration(path) -> None:
+    config = EngineConfig.of(path.stem)
+    assert config.device in ("cpu", "cuda") and hasattr(torch, config.dtype)
+    assert config.effort in ("quick", "standard", "deep") and config.batch_tokens
+
+
+def test_what_is_given_comes_before_the_preset() -> None:
+    assert EngineConfig.of("t4", effort="deep").effort == "deep"
+    assert EngineConfig.of("", effort="deep") == EngineConfig(effort="deep")
+
+
+def test_a_preset_that_sets_what_there_is_not_is_refused(tmp_path, monkeypatch) -> None:
+    (tmp_path / "odd.yaml").write_text("magic: true\n")
+    monkeypatch.setattr("core.engine.PRESETS", tmp_path)
+    with pytest.raises(SetupError, match="'odd' sets 'magic'"):
+        read_preset("odd")
+
+
+def test_learning_with_less_memory_gives_the_same_weights(tiny, fmt) -> None:
+    from core.learning.lora import LoraLearner
+    from tests.core.conftest import STORY, chunks_of
+
+    def weights(**config):
+        steps = LoraLearner(tiny, fmt, LearnConfig("quick", **config)).learn(
+            chunks_of(tiny.tokenizer, STORY), title="V"
+        )
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                return end.value.tensors
+
+    plain, thrifty = weights(), weights(batch_tokens=128, recompute=True)
+    assert all((plain[n] - thrifty[n]).norm() < 0.02 * plain[n].norm() + 1e-6 for n in plain)
