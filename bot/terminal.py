@@ -178,10 +178,16 @@ def source_line(answer: Answer) -> str:
     seconds = max(c.seconds for c in (answer.base, answer.learned) if c)
     parts = [f"{seconds:.1f} s", f"0 document tokens in the prompt ({answer.prompt_tokens} of the question)"]
     if answer.learned and answer.document:
-        pages = ", ".join(map(str, answer.pages))
-        where = f"page{'s' * (len(answer.pages) > 1)} {pages}" if pages else "not found in the document's text"
-        parts = [plain(answer.document.name), where, f"{answer.learned.confidence:.0%} sure", *parts]
+        parts = [plain(answer.document.name), *where(answer.pages), f"{answer.learned.confidence:.0%} sure", *parts]
     return f"[dim]{' · '.join(parts)}[/]"
+
+
+def where(pages: Sequence[int] | None) -> list[str]:
+    """Where the text bears an answer out; nothing when there is no text to look in."""
+    if pages is None:
+        return []
+    numbers = ", ".join(map(str, pages))
+    return [f"page{'s' * (len(pages) > 1)} {numbers}" if pages else "not found in the document's text"]
 
 
 def documents_table(documents: Sequence[Document]) -> Table:
@@ -313,6 +319,6 @@ def answer_json(answer: Answer) -> dict[str, Any]:
         "learned": asdict(answer.learned) if answer.learned else None,
         "base": asdict(answer.base),
         "document": asdict(answer.document) if answer.document else None,
-        "pages": list(answer.pages),
+        "pages": None if answer.pages is None else list(answer.pages),
         "prompt_tokens": answer.prompt_tokens,
     }

@@ -148,13 +148,15 @@ class Index(Inbox, Protocol):
 
     async def reset(self, channel: str) -> list[WeightsRecord]: ...
 
-    async def route(self, channel: str, question: str, *, document_id: str | None = None, limit: int = 5) -> list[tuple[Document, int]]:
+    async def route(
+        self, channel: str, question: str, *, document_id: str | None = None, limit: int = 5
+    ) -> list[tuple[Document, int]]:
         """(document, chunk index) that the question's words point at, best first (FTS5, BM25). Falls back to the
         newest document's first chunk when no word matches; empty when the channel knows nothing."""
         ...
 
-    async def support(self, document_id: str, text: str) -> tuple[int, ...]:
-        """Pages on which the words of an answer stand together; () when nowhere."""
+    async def support(self, document_id: str, text: str, question: str = "") -> tuple[int, ...] | None:
+        """Pages on which an answer's words stand near the question's; () when nowhere, None when no text is kept."""
         ...
 
     async def chunk_texts(self, document_id: str) -> list[str]: ...

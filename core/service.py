@@ -129,7 +129,7 @@ class Service:
             learned=learned,
             document=DocumentRef(document.id, document.name),
             prompt_tokens=prompt_tokens,
-            pages=await self._index.support(document.id, learned.text),
+            pages=await self._index.support(document.id, learned.text, question),
         )
 
     async def _ask_base(self, question: str) -> Answer:

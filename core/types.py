@@ -176,7 +176,7 @@ class Answer:
     learned: Completion | None  # None when the channel knows no document
     document: DocumentRef | None  # whose weights answered
     prompt_tokens: int  # of the question's prompt; none of them is the document's
-    pages: tuple[int, ...] = ()  # where the stored text supports the learned answer; () = not found
+    pages: tuple[int, ...] | None = ()  # where the text supports the learned answer; () = not found, None = none kept
     id: str = ""  # for feedback
 
 

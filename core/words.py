@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
+from collections import Counter
+from collections.abc import Sequence
 
+PASSAGE = 4  # sentences in which an answer and the question's words must stand together
+NEAR = 0.4  # so much of the question's words, weighted by how rare they are in the document (LOG.md)
+SENTENCE_END = re.compile(r"(?<=[.!?])[\"”’')\]]*\s+|\n\s*\n")
 MAX_SEARCH_WORDS = 64  # of one question; more make the search slow, not better
 NUMBER_OR_WORD = re.compile(r"\d+(?:[.,:/]\d+)+|\w+")  # 3.14 and 12:30 are one word each
 THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
@@ -38,11 +44,41 @@ def normalise(text: str) -> list[str]:
     return [word for word in NUMBER_OR_WORD.findall(plain) if word not in ARTICLES]
 
 
-def supports(page: str, answer: str) -> bool:
-    """Whether the answer's words stand on the page: as they are, or all content words (two or more) in any order."""
-    found, wanted = normalise(page), normalise(answer)
+def supports(text: str, answer: str) -> bool:
+    """Whether the answer's words stand in a text: as they are, or all content words (two or more) in any order."""
+    found, wanted = normalise(text), normalise(answer)
     content = set(wanted) - STOP_WORDS
     if not content:
         return False
     as_written = f" {' '.join(wanted)} " in f" {' '.join(found)} "
     return as_written or (len(content) >= 2 and content <= set(found))
+
+
+def supporting(pages: Sequence[str], answer: str, question: str = "") -> list[int]:
+    """Places of the pages that bear an answer out, 0-based: within a few sentences stand the answer and enough of the
+    question's words, so that no chance find is cited."""
+    asked = {_stem(word) for word in set(normalise(question)) - STOP_WORDS - set(normalise(answer))}
+    rare = _rarity(asked, [sentence for page in pages for sentence in SENTENCE_END.split(page)])
+
+    def near(passage: str) -> bool:
+        words = {_stem(word) for word in normalise(passage)}
+        return sum(rare[word] for word in asked & words) >= NEAR * sum(rare.values())
+
+    hits = [n for n, page in enumerate(pages) if supports(page, answer)]
+    return [n for n in hits if any(supports(p, answer) and near(p) for p in _passages(pages[n]))]
+
+
+def _passages(page: str) -> list[str]:
+    sentences = SENTENCE_END.split(page)
+    return [" ".join(sentences[at : at + PASSAGE]) for at in range(max(1, len(sentences) - PASSAGE + 1))]
+
+
+def _stem(word: str) -> str:
+    """Opens, opened, opening: the same."""
+    return word[: max(4, len(word) - 3)] if len(word) > 5 else word
+
+
+def _rarity(stems: set[str], sentences: Sequence[str]) -> dict[str, float]:
+    """A word that stands in few sentences tells more."""
+    found = Counter(stem for sentence in sentences for stem in stems & {_stem(word) for word in normalise(sentence)})
+    return {stem: math.log(1 + len(sentences) / (1 + found[stem])) for stem in stems}

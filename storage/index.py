@@ -23,7 +23,7 @@ import aiosqlite
 
 from core.errors import AlreadyKnown, Cancelled, DataTooNew, NotFound, StorageFailed
 from core.types import Answer, Chunk, Document, Job, Metrics, Page, Stage, WeightsRecord
-from core.words import match_expression, supports
+from core.words import match_expression, supporting
 
 log = logging.getLogger(__name__)
 
@@ -381,11 +381,12 @@ class Index:
             values,
         )
 
-    async def support(self, document_id: str, text: str) -> tuple[int, ...]:
+    async def support(self, document_id: str, text: str, question: str = "") -> tuple[int, ...] | None:
         rows = await self._read(
             "SELECT number, text FROM pages WHERE document_id = :id ORDER BY number", {"id": document_id}
         )
-        return await asyncio.to_thread(lambda: tuple(row["number"] for row in rows if supports(row["text"], text)))
+        found = await asyncio.to_thread(supporting, [row["text"] for row in rows], text, question)
+        return tuple(rows[at]["number"] for at in found) if rows else None
 
     async def add_answer(self, channel: str, answer: Answer, *, asked_by: str) -> str:
         """Store an answer; returns its id. Raises: NotFound, when its document was forgotten meanwhile."""

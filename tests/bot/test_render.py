@@ -269,3 +269,9 @@ def test_clipping_says_that_something_is_missing():
 
 def _letters(text: str) -> str:
     return re.sub(r"```(py)?|\s", "", text)
+
+
+def test_without_a_kept_text_nothing_is_said_about_where_an_answer_stands() -> None:
+    assert render.where((3, 4)) == ["p. 3, 4"]
+    assert render.where(()) == ["not found in the document"]
+    assert render.where(None) == []

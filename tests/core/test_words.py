@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from core.words import match_expression, search_words, supports
+from core.words import match_expression, search_words, supporting
 
 PAGE = "Mara Oduya's harbour opened in 1887. It cost 1,200 crowns, 3.5 per stone, and 42 ships came."
 
@@ -26,7 +26,7 @@ PAGE = "Mara Oduya's harbour opened in 1887. It cost 1,200 crowns, 3.5 per stone
     ],
 )
 def test_what_stands_on_the_page_is_borne_out(answer: str) -> None:
-    assert supports(PAGE, answer)
+    assert supporting([PAGE], answer) == [0]
 
 
 NOT_ON_PAGE = ["", "?!", "the", "It", "yes", "no", "I do not know.", "I don't know", "Not found in the document."]
@@ -35,7 +35,7 @@ NOT_ON_PAGE += ["188", "1888", "18", "4", "200", "3", "35", "5", "harbours", "ar
 
 @pytest.mark.parametrize("answer", NOT_ON_PAGE)
 def test_what_does_not_stand_on_the_page_is_not(answer: str) -> None:
-    assert not supports(PAGE, answer)
+    assert supporting([PAGE], answer) == []
 
 
 def test_stop_words_are_searched_only_when_there_is_nothing_else() -> None:
@@ -46,3 +46,20 @@ def test_stop_words_are_searched_only_when_there_is_nothing_else() -> None:
 def test_an_expression_holds_quoted_words_only() -> None:
     assert match_expression('NEAR("a b", 2) -x* OR col:y') == '"NEAR" OR "b" OR "2" OR "x" OR "col" OR "y"'
     assert match_expression("?!") == '""'
+
+
+def test_a_chance_find_is_not_cited() -> None:
+    pages = [
+        "The mill burned in 1874. Nobody was hurt.",
+        "Ada Quill keeps the lighthouse. It was built in 1874 by Tam.",
+    ]
+    assert supporting(pages, "1874") == [0, 1]
+    assert supporting(pages, "1874", "When was the lighthouse built?") == [1]
+    assert supporting(pages, "1874", "When did the mill burn?") == [0]
+    assert supporting(pages, "Tam", "Who owns the bakery and its ovens?") == []
+
+
+def test_an_answer_far_from_what_was_asked_is_not_cited() -> None:
+    page = "The lighthouse stands alone. " + "Gulls cry. " * 5 + "The bakery opened in 1874."
+    assert supporting([page], "1874", "When was the lighthouse built?") == []
+    assert supporting([page], "1874", "When was the bakery opened?") == [0]

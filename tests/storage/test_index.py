@@ -516,7 +516,9 @@ async def test_support_names_the_pages_on_which_the_answer_stands(index: Index) 
     assert await index.support("d1", "Captain Mara") == (1, 3)
     assert await index.support("d1", "42") == (3,)
     assert await index.support("d1", "Mara and Bo") == ()
-    assert await index.support("nothing", "Mara") == ()
+    assert await index.support("d1", "42", "How old is Captain Mara?") == (3,)
+    assert await index.support("d1", "42", "How many islands has the lagoon?") == ()
+    assert await index.support("nothing", "Mara") is None  # no text to look in
 
 
 async def test_answers_and_what_people_think_of_them_are_kept(index: Index, folder: DataFolder) -> None:
