@@ -41,9 +41,16 @@ async def open_app(settings: Settings, *, learning: bool = True) -> AsyncIterato
         weights = Weights(folder.weights)
         async with (
             Index(folder.index) as index,
-            Runner(partial(load_engine, settings), index, weights, settings.limits, learning=learning) as runner,
+            Runner(
+                partial(load_engine, settings),
+                index,
+                weights,
+                settings.limits,
+                learning=learning,
+                keep_text=settings.keep_text,
+            ) as runner,
         ):
-            yield App(settings, Service(index, weights, runner, settings.limits), runner)
+            yield App(settings, Service(index, weights, runner, settings.limits, floor=settings.min_confidence), runner)
 
 
 def load_engine(settings: Settings) -> Engine:

@@ -57,6 +57,10 @@ class Settings(BaseSettings):
     question_writer_model: str = ""
     question_writer_key: SecretStr | None = None
 
+    # Answers
+    min_confidence: float = Field(0.0, ge=0, le=1)  # a less sure answer is not given
+    keep_text: bool = True  # for citations; without it only the words to find a section by are kept
+
     # What a document may be
     max_pages: int = Field(Limits.max_pages, gt=0)
     max_bytes: int = Field(Limits.max_bytes, gt=0)

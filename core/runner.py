@@ -25,7 +25,8 @@ from core.errors import Cancelled, EngramError, LearningFailed, NotFound
 from core.feed import Feed, Feeds
 from core.pdf import PdfText, read_pdf
 from core.ports import Engine, Index, Learned, Weights
-from core.types import Chunk, Document, Job, Limits, Progress, Stage, Step
+from core.types import Chunk, Document, Job, Limits, Page, Progress, Stage, Step
+from core.words import terms
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -40,6 +41,7 @@ class Runner:
     Args:
         engine_factory: loads the engine; blocking; called once, in the device's thread.
         learning: load the engine at once and take up queued jobs. Without it, the first question loads the engine.
+        keep_text: store the pages, for citations; without it only the words to find a chunk by.
     """
 
     device: Device
@@ -54,6 +56,7 @@ class Runner:
         read: Callable[[bytes, Limits], Awaitable[PdfText]] = read_pdf,
         learning: bool = True,
         batch_rows: int = BATCH_ROWS,
+        keep_text: bool = True,
     ) -> None:
         self._engine_factory = engine_factory
         self._index = index
@@ -62,6 +65,7 @@ class Runner:
         self._read = read
         self._learning = learning
         self._batch_rows = batch_rows
+        self._keep_text = keep_text
         self._feeds = Feeds()
         self._failures: dict[str, EngramError] = {}  # by job id, oldest first
         self._unstored: deque[tuple[str, Stage, str]] = deque()  # ends of jobs: id, stage, error
@@ -296,6 +300,7 @@ class Runner:
     ) -> Document:
         """The file first, then the row: a crash in between leaves an orphan, which the next start removes."""
         job, document_id = work.job, new_id()
+        pages, chunks = (text.pages, chunks) if self._keep_text else without_text(chunks)
         record = await asyncio.to_thread(
             self._weights.save, document_id, job.channel, learned, base=engine.fingerprint, learner=engine.learner
         )
@@ -310,12 +315,12 @@ class Runner:
             learned_by=job.requested_by,
             metrics=replace(learned.metrics, notes=(*text.notes, *learned.metrics.notes)),
             weights=record,
-            questions=learned.questions,
+            questions=learned.questions if self._keep_text else (),
         )
         try:
             if work.cancelled:
                 raise Cancelled
-            await self._index.finish_job(job.id, document, text.pages, chunks)
+            await self._index.finish_job(job.id, document, pages, chunks)
         except Exception:  # not a cancelled task's: whether its row was committed, the sweep at the next start sees
             if record not in await self._index.all_weights():
                 await asyncio.to_thread(self._weights.delete, record)
@@ -361,6 +366,11 @@ def check_learned(learned: Learned, chunks: Sequence[Chunk]) -> None:
         raise LearningFailed("Learning this document did not converge; the model is as it was.")
     if not learned.tensors or len(learned.sections) != len(chunks):
         raise LearningFailed
+
+
+def without_text(chunks: Sequence[Chunk]) -> tuple[tuple[Page, ...], list[Chunk]]:
+    """What is stored when no text is to be kept: no pages, and of each chunk the words to find it by, sorted."""
+    return (), [replace(chunk, text=terms(chunk.text)) for chunk in chunks]
 
 
 def count_tokens(chunks: Sequence[Chunk]) -> int:

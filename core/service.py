@@ -33,12 +33,15 @@ PDF_MAGIC = b"%PDF-"  # somewhere in the first 1,024 bytes
 class Service:
     """The use cases, for any platform and the terminal. A channel never sees another channel's documents."""
 
-    def __init__(self, index: Index, weights: Weights, runner: Runner, limits: Limits | None = None) -> None:
+    def __init__(
+        self, index: Index, weights: Weights, runner: Runner, limits: Limits | None = None, *, floor: float = 0.0
+    ) -> None:
         self.inbox: Inbox = index
         self._index = index
         self._weights = weights
         self._runner = runner
         self._limits = limits or Limits()
+        self._floor = floor  # confidence below which an answer from weights is not given
         self._changing: defaultdict[str, asyncio.Lock] = defaultdict(
             asyncio.Lock
         )  # by channel: no upload during a reset
@@ -116,12 +119,14 @@ class Service:
         await self._index.feedback(channel, answer_id, by=by, helpful=helpful)
 
     async def _ask_learned(self, question: str, places: Sequence[tuple[Document, int]]) -> Answer:
-        """One batch: a row for each section that the question may be about, and the base model's. The surest one answers;
+        """One batch: a row for each section that the question may be about, and the base model's. The surest answers;
         then the pages that bear it out."""
         loaded = await asyncio.gather(*(self._load(document, section) for document, section in places))
         rows = [Ask(question, weights=w, learner=p[0].weights.learner) for w, p in zip(loaded, places, strict=True)]
         completions, prompt_tokens = await self._runner.device.answer([*rows, Ask(question)])
         which, learned = best_of(completions[:-1])
+        if learned.confidence < self._floor:
+            learned = replace(learned, text=NOT_IN_TEXT)
         document = places[which][0]
         return Answer(
             question=question,

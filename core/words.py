@@ -38,6 +38,11 @@ def match_expression(question: str) -> str:
     return " OR ".join('"' + word + '"' for word in search_words(question) or [""])
 
 
+def terms(text: str) -> str:
+    """The words that tell what a text is about, each once, sorted: enough to find it, not to read it."""
+    return " ".join(sorted(set(normalise(text)) - STOP_WORDS))
+
+
 def normalise(text: str) -> list[str]:
     """Its words, lower case, without articles and punctuation; 1,200 as 1200."""
     plain = THOUSANDS.sub("", unicodedata.normalize("NFKC", text).casefold())

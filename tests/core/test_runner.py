@@ -354,3 +354,14 @@ async def test_a_late_watcher_sees_how_it_ended(open_service: Open) -> None:
         first, again = await end_of(service, job), await end_of(service, job)
     assert again.document == first.document
     assert again.job.stage is Stage.DONE
+
+
+async def test_without_keeping_text_the_words_remain_and_nothing_to_read(open_service: Open, index: Index) -> None:
+    async with open_service(keep_text=False) as service:
+        job = await service.submit(
+            "here", "a.pdf", plain_pdf("The keeper of the lighthouse is Ada Quill. " * 3), by="ada"
+        )
+        [*_, last] = [progress async for progress in service.watch(job.id)]
+        answer = await service.ask("here", "Who is the keeper of the lighthouse?")
+    assert last.document and await index.chunk_texts(last.document.id) == ["ada keeper lighthouse quill"]
+    assert answer.learned and "Ada Quill" in answer.learned.text and answer.pages is None

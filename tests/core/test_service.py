@@ -192,3 +192,11 @@ async def test_feedback_is_taken_for_answers_of_the_channel_only(open_service: O
 )
 def test_a_file_name_is_made_harmless(given: str, shown: str) -> None:
     assert harmless_name(given) == shown
+
+
+async def test_an_answer_below_the_floor_is_not_given(open_service: Open, index: Index, weights: Weights) -> None:
+    async with open_service() as service:
+        await learn(service)
+        strict = Service(index, weights, service._runner, floor=0.95)
+        answer = await strict.ask("here", "Who is the keeper of the lighthouse?")
+    assert answer.learned and answer.learned.text == "not in the text" and answer.pages == ()
