@@ -73,7 +73,7 @@ def _learned(document: Document, picture: bytes) -> Message:
             Button(clip(question, LABEL), "example", f"{document.id}/{number}")
             for number, question in enumerate(questions)
         ),
-        footer="Learned into this channel's own weights. /docs lists, /forget erases.",
+        footer="Learned into this channel's own weights. Mention me with “docs” to see all, with “forget” to erase.",
         tone=Tone.GOOD,
         picture=picture,
         picture_text=f"Loss per step while learning, from {metrics.initial_loss:.2f} to {metrics.final_loss:.2f}",
@@ -358,7 +358,8 @@ def about(model: str, source: str) -> Message:
 def refused(problem: BaseException, name: str) -> Message:
     """Why a document is not being learned."""
     if isinstance(problem, AlreadyKnown):
-        return Message(title=f"{name}: I know this one", text=str(problem))
+        title = f"{name}: I know this one" if problem.document_id else f"{name} is on its way"
+        return Message(title=title, text=str(problem))
     if isinstance(problem, QuotaReached):
         return Message(title=f"{name} has to wait", text=str(problem), tone=Tone.BAD)
     return replace(error(problem), title=f"I can't learn {name}")

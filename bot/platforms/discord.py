@@ -28,7 +28,7 @@ from bot import render
 from bot.chat import Attachment, Button, Field, Live, Message, Reply, Request, Style, Tone, Undelivered, Unreachable
 from bot.commands import ACTIONS, COMMANDS, Bot, Command, Kind, Permission
 from bot.platforms import supervise
-from core.errors import Refused, SetupError
+from core.errors import Refused, SetupError, StorageFailed
 
 if TYPE_CHECKING:
     from bot.app import App
@@ -175,13 +175,19 @@ class Client(discord.AutoShardedClient):
         self.edits = AsyncLimiter(EDITS_PER_SECOND, 1)
         self.last_speakers: OrderedDict[int, int] = OrderedDict()  # thread -> who wrote last
         self.was_ready = False
+        self._left: list[tuple[str, str]] = []  # keys of messages that an earlier process did not work off
         _guard_parsers(self)
+
+    async def setup_hook(self) -> None:
+        if self.bot:
+            self._left = await self.bot.service.inbox.unhandled("discord:")  # before anything new comes in
 
     async def on_ready(self) -> None:
         if not self.was_ready:
             self.was_ready = True
             log.info("on Discord as %s in %d servers", self.user, len(self.guilds))
             await self.bot.resume(self.reopen)
+            await self._take_up()
 
     async def reopen(self, address: str) -> Live | None:
         platform, _, rest = address.partition(":")
@@ -197,7 +203,30 @@ class Client(discord.AutoShardedClient):
         meant = self._is_meant(message)
         self._spoke(message)
         if meant:
-            await self.bot.hear(_heard(message, self), MessageReply(self, message))
+            await self._hear(message)
+
+    async def _hear(self, message: discord.Message, *, again: bool = False) -> None:
+        """Noted until it is worked off, since Discord tells nothing twice: the next process then looks at it again."""
+        inbox, key = self.bot.service.inbox, f"discord:{message.channel.id}:{message.id}"
+        with contextlib.suppress(StorageFailed):  # the handler will say so
+            if not await inbox.receive(key, "noted") and not again:
+                return
+        await self.bot.hear(_heard(message, self), MessageReply(self, message))
+        with contextlib.suppress(StorageFailed):
+            await inbox.handled(key)
+
+    async def _take_up(self) -> None:
+        """What an earlier process was told and did not work off. Posting the same again makes no second message."""
+        for key, _ in self._left:
+            _, channel, number = key.split(":")
+            try:
+                place = self.get_channel(int(channel)) or await self.fetch_channel(int(channel))
+                message = await place.fetch_message(int(number))  # its links to files are new
+            except TROUBLE as problem:
+                log.warning("a message of an earlier process could not be looked at: %s", type(problem).__name__)
+                await self.bot.service.inbox.handled(key)
+            else:
+                self.bot.spawn(self._hear(message, again=True))
 
     def _is_meant(self, message: discord.Message) -> bool:
         """Is this said to the bot? In the bot's own threads people need no mention, unless they talk to each other."""

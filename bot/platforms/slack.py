@@ -21,6 +21,7 @@ import re
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -105,6 +106,9 @@ HOW_TO_LEARN = (
     "message to me, and I will learn it."
 )
 INVITE_ME = "I am not in this channel. Invite me with /invite, then try again."
+
+
+_again: ContextVar[bool] = ContextVar("again", default=False)  # an earlier process may have answered already
 
 
 # Starting ------------------------------------------------------------------------------------------------------------
@@ -253,8 +257,10 @@ class Client:
         left = await self.bot.service.inbox.unhandled("slack:")  # by an earlier process: before anything new comes in
         async with self._listening() if self._settings.slack_http_port else self._connected() as until_lost:
             await self.bot.resume(self.reopen)
+            token = _again.set(True)  # for the tasks that begin here
             for key, body in left:
                 self._work_off(key, json.loads(body))
+            _again.reset(token)
             await until_lost()
 
     def _web(self, token: str | None) -> AsyncWebClient:
@@ -826,6 +832,8 @@ class SlackReply(Reply):
 
     async def _post(self, message: Message) -> str:
         tag = tag_of(self._place.channel, self._origin, message)
+        if _again.get():
+            self._workspace.may_have_posted(tag)
         return await self._workspace.post(self._place.channel, self._root, message, tag)
 
     async def _whisper(self, message: Message) -> None:

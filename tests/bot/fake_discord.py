@@ -51,7 +51,9 @@ class FakeDiscord:
         self.calls: list[Call] = []
         self.faults: list[Fault] = []
         self.messages: dict[str, dict[str, Any]] = {}
+        self.heard: dict[str, dict[str, Any]] = {}  # what people said
         self.files: dict[str, bytes] = {}
+        self.gone = False  # the file host does not answer
         self.commands: list[dict[str, Any]] = []  # registered
         self.flags, self.servers = 0, 1  # of the application
         self.identified = self.resumed = 0
@@ -104,7 +106,8 @@ class FakeDiscord:
             "mentions": [mention],
             "attachments": files,
         }
-        await self.dispatch("MESSAGE_CREATE", message | changes)
+        self.heard[number] = message | changes
+        await self.dispatch("MESSAGE_CREATE", self.heard[number])
         return number
 
     async def slash(self, name: str, **options: str) -> str:
@@ -277,6 +280,8 @@ class FakeDiscord:
             if method == "PUT":
                 self.commands = [{**known, **command, "id": self.id()} for command in call.body]
             return answer(self.commands)
+        if method == "GET" and (said := self.heard.get(path.rpartition("/messages/")[2])):
+            return answer(said)
         if path.endswith("/callback"):
             return answer({"interaction": {"id": "1", "type": 2, "response_message_loading": True}})
         if path.endswith("/typing"):
@@ -326,6 +331,8 @@ class FakeDiscord:
         return {"id": number, "filename": name, "size": len(data), "url": url, "proxy_url": url, "content_type": kind}
 
     async def _file(self, request: web.Request) -> web.Response:
+        if self.gone:
+            await asyncio.sleep(60)
         return web.Response(body=self.files[request.match_info["name"]], content_type="application/pdf")
 
 

@@ -90,7 +90,8 @@ async def test_the_same_pdf_twenty_times_is_one_job_and_twenty_answers(bot):
     await asyncio.gather(*(bot.hear(request("", attachment(PDF), user=f"fake:{n}"), r) for n, r in enumerate(replies)))
     await settled(bot)
     titles = [reply.lives[0].ended[0].title for reply in replies]
-    assert sorted(titles) == ["I know handbook.pdf now", *["handbook.pdf: I know this one"] * 19]
+    known = ("handbook.pdf: I know this one", "handbook.pdf is on its way")
+    assert titles.count("I know handbook.pdf now") == 1 and sum(title in known for title in titles) == 19
 
 
 @pytest.mark.parametrize(

@@ -128,6 +128,19 @@ async def test_drop_after_drop_during_learning_loses_nothing_and_says_nothing_tw
     assert [len(said(discord, f"Question {number}?")) for number in range(9)] == [1] * 9
 
 
+async def test_an_upload_that_was_heard_survives_a_crash(discord, open_service, monkeypatch):
+    discord.gone = True
+    async with running(discord, open_service, monkeypatch):
+        await discord.say("learn this", PDF)
+        await until(lambda: said(discord, "Fetching it"))
+    discord.gone, discord.connected = False, asyncio.Event()
+    async with running(discord, open_service, monkeypatch):
+        await until(lambda: said(discord, "I know handbook.pdf now"))
+    async with running(discord, open_service, monkeypatch):
+        await asyncio.sleep(0.3)
+    assert len(discord.messages) == 1  # the one that said "Fetching it"
+
+
 async def test_an_invalid_session_begins_a_new_one(discord, online):
     await discord.op(9, False)
     await until(discord.connected.is_set)

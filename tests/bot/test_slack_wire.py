@@ -213,11 +213,13 @@ async def test_acknowledgements_are_quick_while_learning(slack, open_service, mo
 
 async def test_an_upload_that_was_acknowledged_survives_a_crash(world, slack):
     message = await slack.say(LEARN, ("handbook.pdf", File(HANDBOOK[1], slow=True)))
+    await world.said("Fetching it")
     await world.stop()
     assert not await world.service.jobs(KEY)  # nothing but the acknowledged event is left
     slack.files[message["files"][0]["id"]].slow = False
     await world.start()
     await world.said("I know handbook.pdf now")
+    assert len(world.handled(message)) == 1  # the message that said "Fetching it"
 
 
 async def test_what_the_menu_was_asked_survives_a_crash(world, slack):
