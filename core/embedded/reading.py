@@ -21,6 +21,7 @@ import torch
 from core.embedded.corpus import Passage, Weights, load_passages, make_rows, read_human
 from core.embedded.questions import QA
 from core.evaluation.metrics import exact_match, f1
+from core.evaluation.squad import read_squad
 from core.generate import generate, never
 from core.prompts import PromptFormat, format_for
 
@@ -64,19 +65,6 @@ def reading_rows(
     np.save(out / "rows.npy", rows)
     (out / "rows.ready").touch()
     return len(rows)
-
-
-def read_squad(path: Path) -> list[tuple[str, str, list[tuple[str, str, list[str]]]]]:
-    """SQuAD v1.1 JSON -> (title, text, [(context, question, answers)]) an article."""
-    articles = []
-    for a in json.loads(path.read_text())["data"]:
-        asked = [
-            (p["context"], q["question"], [x["text"] for x in q["answers"]] or [""])
-            for p in a["paragraphs"]
-            for q in p["qas"]
-        ]
-        articles.append((a.get("title", ""), "\n\n".join(dict.fromkeys(p["context"] for p in a["paragraphs"])), asked))
-    return articles
 
 
 def in_context(
@@ -125,7 +113,7 @@ def evaluate(model: Any, tokenizer: Any, human: Path, squad: Path | None) -> dic
         ]
     sets["closed book"] = [("", q, a) for _, q, a in sets["nq"] + sets["qamr"]]
     if squad:
-        sets["stories"] = [(c, q, a) for _, _, asked in read_squad(squad)[:8] for c, q, a in asked]
+        sets["stories"] = [(q.context, q.text, q.answers) for a in read_squad(squad)[:8] for q in a.questions]
     return {name: in_context(model, tokenizer, fmt, asked[:600]) for name, asked in sets.items()}
 
 
