@@ -152,6 +152,18 @@ def test_device_and_dtype_are_picked_or_obeyed() -> None:
     assert pick_dtype("auto", cpu) == torch.float32 and pick_dtype("bfloat16", cpu) == torch.bfloat16
 
 
+@pytest.mark.parametrize("name", ["model.int8.safetensors", "tokenizer.json", "config.json"])
+def test_one_changed_byte_in_a_pinned_file_is_refused(folder: Path, name: str) -> None:
+    lines = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in sorted(folder.iterdir())]
+    (folder / "SHA256SUMS").write_text("".join(lines))
+    load_model(str(folder), **CPU)
+    data = bytearray((folder / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (folder / name).write_bytes(data)
+    with pytest.raises(ModelNotFound, match=f"{name} is missing or was changed"):
+        load_model(str(folder), **CPU)
+
+
 def test_the_shipped_files_are_those_of_their_sums() -> None:
     sums = dict(reversed(line.split()) for line in (EMBEDDED / "SHA256SUMS").read_text().splitlines())
     listed = subprocess.run(["git", "ls-files", str(EMBEDDED)], capture_output=True, text=True, cwd=EMBEDDED)
