@@ -156,6 +156,35 @@ def docs(channel: Channel = "local", data_dir: DataDir = None, json: Json = Fals
 
 
 @cli.command()
+def consolidate(
+    share: Annotated[int, typer.Option(min=2, help="How many sections become one.")] = 2,
+    channel: Channel = "local",
+    data_dir: DataDir = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Don't ask.")] = False,
+    json: Json = False,
+) -> None:
+    """Learn the channel's documents again as one, into fewer weights. Its answers are worse; see the log."""
+
+    async def command(screen: Screen, settings: Settings) -> None:
+        from bot.app import open_app
+        from bot.terminal import learned_json, learned_text
+
+        async with open_app(settings) as app:
+            job, before = await app.service.consolidate(channel, by="local", share=share)
+            document = await follow(screen, app, channel, job)
+            for old in before:
+                await app.service.forget(channel, old.id)
+        saved = sum(old.weights.bytes for old in before) - document.weights.bytes
+        screen.say(learned_text(document))
+        screen.say(f"Forgot the {len(before)} documents by themselves, {saved / 2**20:,.1f} MB less.")
+        screen.result(learned_json(document, settings.data_dir) | {"forgotten": [old.id for old in before]})
+
+    if not yes and not json and sys.stdin.isatty():
+        typer.confirm("The documents become one: they can only be forgotten together. Go on?", abort=True)
+    run(command, json, data_dir)
+
+
+@cli.command()
 def forget(
     document: Annotated[str, typer.Argument(metavar="DOC", help="Id, name or beginning of one.")],
     channel: Channel = "local",
@@ -548,7 +577,14 @@ def load_file(file: Path) -> bytes:
 
 
 async def learn_file(screen: Screen, app: App, channel: str, name: str, data: bytes) -> Document:
-    """Hand in and follow to the end. Ctrl-C cancels; SIGTERM leaves the job in the queue for the next start.
+    """Hand in and follow to the end. Raises: whatever the job failed of."""
+    with screen.waiting("Loading the model"):
+        await app.runner.device.ready()
+    return await follow(screen, app, channel, await _hand_in(screen, app, channel, name, data))
+
+
+async def follow(screen: Screen, app: App, channel: str, job: Job) -> Document:
+    """Show a job to its end. Ctrl-C cancels; SIGTERM leaves the job in the queue for the next start.
 
     Raises: whatever the job failed of.
     """
@@ -558,9 +594,6 @@ async def learn_file(screen: Screen, app: App, channel: str, name: str, data: by
     from bot.terminal import JobView
     from core.errors import Cancelled, LearningFailed, NotFound
 
-    with screen.waiting("Loading the model"):
-        await app.runner.device.ready()
-    job = await _hand_in(screen, app, channel, name, data)
     try:
         with JobView(screen.live) as view:
             async for progress in app.service.watch(job.id):

@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from core.chunks import check_length
+from core.consolidate import MAGIC, merged, spread, unpack
 from core.device import BATCH_ROWS, Device
 from core.errors import Cancelled, EngramError, LearningFailed, NotFound
 from core.feed import Feed, Feeds
@@ -252,12 +253,13 @@ class Runner:
 
     async def _learn(self, work: _Work) -> Document:
         engine = await self.device.ready()
-        text = await self._read_pages(work)
+        text, share = await self._read_pages(work)
         chunks = await self.device.run(engine.chunk, text.pages)
         tokens = count_tokens(chunks)
         check_length(tokens, self._limits)
         await self._enter(work, Stage.LEARNING, pages=len(text.pages), tokens=tokens)
-        learned = await self._study(work, engine.learn(chunks, title=work.job.name))
+        learned = await self._study(work, engine.learn(merged(chunks, share), title=work.job.name))
+        learned = replace(learned, sections=spread(learned.sections, len(chunks), share))
         await self._enter(work, Stage.CHECKING)
         check_learned(learned, chunks)
         await self._enter(work, Stage.SAVING)
@@ -269,14 +271,17 @@ class Runner:
         await self._index.job_stage(work.job.id, stage)
         self._show(work, stage=stage, **counts)
 
-    async def _read_pages(self, work: _Work) -> PdfText:
+    async def _read_pages(self, work: _Work) -> tuple[PdfText, int]:
+        """The pages, and how many chunks are to share a section."""
         self._show(work, stage=Stage.READING)
         data = await self._index.job_data(work.job.id)
+        if data.startswith(MAGIC):
+            return await asyncio.to_thread(unpack, data)
         text = await _unless(work.stop, self._read(data, self._limits))
         work.go_on()
         if text is None:
             raise _Interrupted
-        return text
+        return text, 1
 
     async def _study(self, work: _Work, steps: Generator[Step, None, Learned]) -> Learned:
         """Drive the learner. Questions that came in during a step are ahead of the next one in the device's line."""

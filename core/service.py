@@ -13,6 +13,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+from core.consolidate import MAGIC, pack
 from core.errors import NotAPdf, NotFound, PdfTooBig, Refused, WeightsDamaged
 from core.ports import Ask, Inbox, Index, Weights
 from core.prompts import NOT_IN_TEXT
@@ -56,10 +57,33 @@ class Service:
         if self._runner.device.load_error:
             raise self._runner.device.load_error
         check_upload(data, self._limits)
+        return await self._queue(channel, harmless_name(name), data, by, reply_to)
+
+    async def consolidate(self, channel: str, *, by: str, share: int) -> tuple[Job, list[Document]]:
+        """Queue all documents of a channel to be learned again as one, `share` chunks to a section.
+
+        Returns: the job, and the documents that may be forgotten once it is done.
+
+        Raises: Refused (fewer than two documents, too long together, no text kept), AlreadyKnown.
+        """
+        documents = (await self._index.documents(channel))[::-1]  # the oldest first
+        tokens = sum(document.tokens for document in documents)
+        if len(documents) < 2:
+            raise Refused("There are no two documents to put together in this channel.")
+        if tokens > self._limits.max_tokens:
+            raise Refused(f"Together these documents have {tokens:,} tokens; the limit is {self._limits.max_tokens:,}.")
+        pages = [await self._index.pages(document.id) for document in documents]
+        if not all(pages):
+            raise Refused("The text of these documents is not kept, so they can't be learned again.")
+        data = pack([(d.name, p) for d, p in zip(documents, pages, strict=True)], share)
+        name = f"{documents[0].name[: MAX_NAME - 12]} and {len(documents) - 1} more"
+        return await self._queue(channel, name, data, by, ""), documents
+
+    async def _queue(self, channel: str, name: str, data: bytes, by: str, reply_to: str) -> Job:
         job = Job(
             id=new_id(),
             channel=channel,
-            name=harmless_name(name),
+            name=name,
             sha256=await asyncio.to_thread(sha256, data),
             requested_by=by,
             reply_to=reply_to,
@@ -211,7 +235,7 @@ def check_upload(data: bytes, limits: Limits) -> None:
     if len(data) > limits.max_bytes:
         megabytes = len(data) / 2**20, limits.max_bytes / 2**20
         raise PdfTooBig("This file has {:,.1f} MB; the limit is {:,.0f} MB.".format(*megabytes))
-    if PDF_MAGIC not in data[:1024]:
+    if PDF_MAGIC not in data[:1024] or data.startswith(MAGIC):
         raise NotAPdf
 
 

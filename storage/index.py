@@ -272,6 +272,12 @@ class Index:
     async def all_weights(self) -> list[WeightsRecord]:
         return [_weights(row) for row in await self._read("SELECT * FROM weights ORDER BY document_id")]
 
+    async def pages(self, document_id: str) -> list[Page]:
+        rows = await self._read(
+            "SELECT number, text FROM pages WHERE document_id = :id ORDER BY number", {"id": document_id}
+        )
+        return [Page(row["number"], row["text"]) for row in rows]
+
     async def chunk_texts(self, document_id: str) -> list[str]:
         rows = await self._read(
             "SELECT text FROM chunks WHERE document_id = :id ORDER BY position", {"id": document_id}
@@ -382,11 +388,9 @@ class Index:
         )
 
     async def support(self, document_id: str, text: str, question: str = "") -> tuple[int, ...] | None:
-        rows = await self._read(
-            "SELECT number, text FROM pages WHERE document_id = :id ORDER BY number", {"id": document_id}
-        )
-        found = await asyncio.to_thread(supporting, [row["text"] for row in rows], text, question)
-        return tuple(rows[at]["number"] for at in found) if rows else None
+        pages = await self.pages(document_id)
+        found = await asyncio.to_thread(supporting, [page.text for page in pages], text, question)
+        return tuple(pages[at].number for at in found) if pages else None
 
     async def add_answer(self, channel: str, answer: Answer, *, asked_by: str) -> str:
         """Store an answer; returns its id. Raises: NotFound, when its document was forgotten meanwhile."""

@@ -23,6 +23,7 @@ COMMANDS = [
     "learn",
     "ask",
     "docs",
+    "consolidate",
     "forget",
     "reset",
     "status",

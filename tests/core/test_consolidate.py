@@ -1,0 +1,57 @@
+"""All documents of a channel as one."""
+
+from __future__ import annotations
+
+import pytest
+
+from core.consolidate import merged, pack, spread, unpack
+from core.errors import NotAPdf, Refused
+from core.types import Chunk, Page
+from tests.conftest import Open
+from tests.core.test_service import BAKERY, LIGHTHOUSE, learn
+
+
+def test_pages_are_counted_on_and_a_note_says_whose_they_are() -> None:
+    text, share = unpack(pack([("a.pdf", [Page(1, "One."), Page(2, "Two.")]), ("b.pdf", [Page(7, "Three.")])], 3))
+    assert [(p.number, p.text) for p in text.pages] == [(1, "One."), (2, "Two."), (3, "Three.")]
+    assert text.notes == ("Pages 1 to 2 are a.pdf.", "Pages 3 to 3 are b.pdf.") and share == 3
+
+
+def test_neighbouring_chunks_become_one_and_nothing_is_lost() -> None:
+    chunks = [Chunk(n, f"{n} ", (n, n), n, n + 1) for n in range(5)]
+    found = merged(chunks, 2)
+    assert [c.text for c in found] == ["0 1 ", "2 3 ", "4 "] and [c.index for c in found] == [0, 1, 2]
+    assert (found[1].token_ids, found[1].start_page, found[1].end_page) == ((2, 2, 3, 3), 2, 4)
+    assert spread([10, 11, 12], 5, 2) == (10, 10, 11, 11, 12)
+    assert merged(chunks, 1) == chunks
+
+
+async def test_the_documents_answer_from_fewer_sections(open_service: Open) -> None:
+    async with open_service() as service:
+        first = [await learn(service, LIGHTHOUSE * 3), await learn(service, BAKERY * 3, "bakery.pdf")]
+        job, before = await service.consolidate("here", by="ada", share=2)
+        [*_, last] = [progress async for progress in service.watch(job.id)]
+        assert last.document and {d.id for d in before} == {d.id for d in first}
+        for old in before:
+            await service.forget("here", old.id)
+        sections = last.document.weights.sections
+        assert len(set(sections)) == -(-len(sections) // 2) < sum(len(d.weights.sections) for d in first)
+        for question, words in (("Who is the keeper of the lighthouse?", "Ada Quill"), ("Who is the baker?", "Tomas")):
+            answer = await service.ask("here", question)
+            assert answer.learned and words in answer.learned.text
+
+
+async def test_one_document_or_one_without_text_is_refused(open_service: Open) -> None:
+    async with open_service(keep_text=False) as service:
+        await learn(service)
+        with pytest.raises(Refused, match="no two documents"):
+            await service.consolidate("here", by="ada", share=2)
+        await learn(service, BAKERY, "bakery.pdf")
+        with pytest.raises(Refused, match="not kept"):
+            await service.consolidate("here", by="ada", share=2)
+
+
+async def test_an_upload_that_poses_as_documents_is_no_pdf(open_service: Open) -> None:
+    async with open_service(learning=False) as service:
+        with pytest.raises(NotAPdf):
+            await service.submit("here", "a.pdf", pack([("%PDF-", [Page(1, "x")])], 1), by="eve")
