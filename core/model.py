@@ -61,7 +61,6 @@ def load_model(
 
     Raises: ModelNotFound.
     """
-    import torch
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
