@@ -131,8 +131,9 @@ class Reply(Protocol):
         """A public message that will be edited. Raises: Undelivered."""
         ...
 
-    def thinking(self) -> AbstractAsyncContextManager[None]:
-        """Show that an answer is being made, while inside. Never fails."""
+    def thinking(self, thread: str = "") -> AbstractAsyncContextManager[None]:
+        """Show that an answer is being made, while inside. `thread`: as in `say`, where that is what it shows in.
+        Never fails."""
         ...
 
     async def name_of(self, user: str) -> str:

@@ -395,14 +395,15 @@ async def _answer(bot: Bot, question: str, document: str | None, private: bool, 
     if not question:
         raise Refused("What would you like to know?")
     bot.quotas.question(request.user, request.channel)
-    async with reply.thinking():
+    thread = "" if private else question
+    async with reply.thinking(thread):
         with metrics.answering():
             answer = await bot.service.ask(request.channel, question, document=document, by=request.user)
     coming = [] if answer.learned else await bot.service.jobs(request.channel)
     message = render.answer(answer, private=private, coming=coming)
     if private:
         _remember(bot, answer.id, request.user, message)
-    await insist(reply.say, message, private=private, thread="" if private else question)
+    await insist(reply.say, message, private=private, thread=thread)
 
 
 def _remember(bot: Bot, answer_id: str, asker: str, message: Message, keep: int = 500) -> None:

@@ -471,7 +471,7 @@ class MessageReply(Reply):
         return await _send(self._message.channel, message, to=self._message.id, reference=reference)
 
     @contextlib.asynccontextmanager
-    async def thinking(self) -> AsyncIterator[None]:
+    async def thinking(self, thread: str = "") -> AsyncIterator[None]:
         async with contextlib.AsyncExitStack() as stack:
             with contextlib.suppress(*TROUBLE):
                 await stack.enter_async_context(self._message.channel.typing())
@@ -546,7 +546,7 @@ class InteractionReply(Reply):
         return await _send(self._channel, message, to=self._interaction.id)
 
     @contextlib.asynccontextmanager
-    async def thinking(self) -> AsyncIterator[None]:
+    async def thinking(self, thread: str = "") -> AsyncIterator[None]:
         yield  # Discord shows it from the deferral on
 
     async def name_of(self, user: str) -> str:

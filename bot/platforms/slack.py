@@ -812,8 +812,7 @@ class SlackReply(Reply):
                 await self._whisper(message)
                 return
             try:
-                if thread and not self._root and not self._place.is_dm:
-                    self._root = await self._post(render.asked(thread, self._name))
+                await self._begin(thread)
                 await self._post(message)
             except SlackApiError as problem:
                 if _code(problem) not in FOREIGN or not self._url:
@@ -829,6 +828,11 @@ class SlackReply(Reply):
                     raise Refused(INVITE_ME) from None
                 raise
         return Posted(self._workspace, self._place.channel, self._root, ts)
+
+    async def _begin(self, thread: str) -> None:
+        """A command has no message that a thread could hang on: its question becomes one."""
+        if thread and not self._root and not self._place.is_dm:
+            self._root = await self._post(render.asked(thread, self._name))
 
     async def _post(self, message: Message) -> str:
         tag = tag_of(self._place.channel, self._origin, message)
@@ -856,8 +860,10 @@ class SlackReply(Reply):
         return answer.status_code == 200
 
     @contextlib.asynccontextmanager
-    async def thinking(self) -> AsyncIterator[None]:
+    async def thinking(self, thread: str = "") -> AsyncIterator[None]:
         """Slack takes the status away with the next message; after a failure there may be none."""
+        with contextlib.suppress(*TROUBLE):  # `say` tries again
+            await self._begin(thread)
         status = asyncio.create_task(self._keep_status("is thinking …"))
         try:
             yield

@@ -144,7 +144,7 @@ class PipeReply(Reply):
         emit("post", number=self._number, **shown(message))
         return PipeLive(f"pipe:{self._number}")
 
-    def thinking(self) -> contextlib.AbstractAsyncContextManager[None]:
+    def thinking(self, thread: str = "") -> contextlib.AbstractAsyncContextManager[None]:
         return contextlib.nullcontext()
 
     async def name_of(self, user: str) -> str:

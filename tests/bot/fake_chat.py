@@ -52,7 +52,7 @@ class FakeReply:
         return self.lives[-1]
 
     @asynccontextmanager
-    async def thinking(self) -> AsyncIterator[None]:
+    async def thinking(self, thread: str = "") -> AsyncIterator[None]:
         yield
 
     async def name_of(self, user: str) -> str:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.contextvars import get_contextvars
 
 from bot import render
 from bot.chat import Attachment, Unreachable
@@ -416,6 +417,16 @@ def test_text_is_understood(text, name, arguments):
 def test_any_text_is_understood_as_some_command(text):
     name, arguments = understand(request(text))
     assert name in COMMANDS and set(arguments) <= {option.name for option in COMMANDS[name].options}
+
+
+async def test_the_log_knows_server_and_channel(bot):
+    class Noting(FakeReply):
+        async def say(self, *_: object, **__: object) -> None:
+            seen.update(get_contextvars())
+
+    seen: dict[str, object] = {}
+    await bot.run("help", request(channel="discord:300:400"), Noting())
+    assert seen == {"guild": "discord:300", "channel": "discord:300:400"}
 
 
 async def test_foreign_errors_are_not_shown(bot):

@@ -356,6 +356,7 @@ async def test_the_command_puts_the_question_in_the_channel_and_the_answer_in_it
     await slack.slash("ask", WARDEN, by="UBOB")
     answer = await world.said("0 document tokens")
     assert shown(slack.message(answer["thread_ts"])) == f"Bob asks: {WARDEN}"
+    assert slack.sent("assistant.threads.setStatus")[0]["thread_ts"] == answer["thread_ts"]  # shown at once
 
 
 async def test_a_private_answer_can_be_shared(world, slack):
