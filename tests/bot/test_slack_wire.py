@@ -8,9 +8,11 @@ import asyncio
 import gzip
 import json
 import logging
+import os
 import random
 import re
 import statistics
+import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -41,8 +43,9 @@ from tests.bot.slack_fake import (
 )
 from tests.bot.test_slack import HANDBOOK, KEY, LEARN, WARDEN, World, engine, read, settings, slack, world
 from tests.conftest import SMALL, Open
-from tests.fakes import FakeEngine, HeldEngine, plain_pdf
+from tests.fakes import FakeEngine, HeldEngine, make_pdf, plain_pdf
 
+ROOT = Path(__file__).parents[2]
 EDITS = platform.EDITS  # before a fixture lifts the limit
 
 
@@ -220,6 +223,46 @@ async def test_an_upload_that_was_acknowledged_survives_a_crash(world, slack):
     await world.start()
     await world.said("I know handbook.pdf now")
     assert len(world.handled(message)) == 1  # the message that said "Fetching it"
+
+
+SERVE = """
+import sys
+import bot.app, bot.cli
+from tests.fakes import FakeEngine
+bot.app.load_engine = lambda settings: FakeEngine()
+sys.argv = ["engram", "serve"]
+bot.cli.main()
+"""
+
+
+@asynccontextmanager
+async def process(slack: FakeSlack, **more: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """`serve` in a process of its own, connected."""
+    tokens = {"ENGRAM_SLACK_BOT_TOKEN": BOT_TOKEN, "ENGRAM_SLACK_APP_TOKEN": APP_TOKEN, "ENGRAM_MIN_TOKENS": "5"}
+    variables = {**os.environ, **tokens, "ENGRAM_SLACK_BASE_URL": f"{slack.url}/api/", **more}
+    slack.connected.clear()
+    running = await asyncio.create_subprocess_exec(sys.executable, "-c", SERVE, cwd=ROOT, env=variables)
+    try:
+        await asyncio.wait_for(slack.connected.wait(), 30)
+        yield running
+    finally:
+        with suppress(ProcessLookupError):
+            running.kill()
+        await running.wait()
+
+
+async def test_killing_the_process_after_its_acknowledgement_loses_no_upload(slack, tmp_path):
+    world, folder = World(slack, None, None), str(tmp_path / "data")
+    async with process(slack, ENGRAM_DATA_DIR=folder) as first:
+        pdf = make_pdf("The warden is Ada Quill. The lamp burns whale oil.")
+        message = await slack.say(LEARN, ("handbook.pdf", File(pdf, slow=True)))
+        first.kill()
+    slack.files[message["files"][0]["id"]].slow = False
+    async with process(slack, ENGRAM_DATA_DIR=folder) as second:
+        await world.until(lambda: slack.said("I know handbook.pdf now"), 30)
+        second.terminate()
+        assert await second.wait() == 0
+    assert len(slack.said("handbook.pdf")) == 1
 
 
 async def test_what_the_menu_was_asked_survives_a_crash(world, slack):
