@@ -31,7 +31,8 @@ class TrainConfig:
     rows_share: float = 0.4  # part of each batch that comes from rows, once they are there
     rows_from: float = 0.0  # ... beginning at this fraction of the time
     val: str = ""
-    checkpoint: str = ""  # to go on from (weights only)
+    checkpoint: str = ""  # to begin with (weights only)
+    save_every: int = 1000  # steps between two states in `out`; a run that finds one goes on from it
     batch: int = 64  # rows a device and step
     length: int = 1024
     muon_lr: float = 0.02
@@ -139,6 +140,13 @@ def train(config: TrainConfig) -> dict[str, float]:
     rates = [[g["lr"] for g in o.param_groups] for o in opts]
     if config.compile:
         model.compile_parts()
+    step, seen, before = 0, 0, 0.0
+    if (state := Path(config.out) / "state.pt").exists():
+        saved = torch.load(state, map_location=device, weights_only=True)
+        step, seen, before = saved["step"], saved["seen"], saved["seconds"]
+        model.load_state_dict(saved["model"])
+        for opt, kept in zip(opts, saved["optimisers"], strict=True):
+            opt.load_state_dict(kept)
     net = torch.nn.parallel.DistributedDataParallel(model) if world > 1 else model
     if config.compile:  # outside the clock
         warm = torch.zeros(config.batch, config.length + 1, dtype=torch.long, device=device)
@@ -147,11 +155,16 @@ def train(config: TrainConfig) -> dict[str, float]:
         model.zero_grad(set_to_none=True)
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
-    raw = windows(config.tokens, config.length, rank, world, config.seed, device) if config.tokens else None
+    raw = windows(config.tokens, config.length, rank, world, config.seed + step, device) if config.tokens else None
     rows: Iterator[tuple[Tensor, Tensor]] | None = None
-    began, step, seen, reported, window_began = time.time(), 0, 0, 0, time.time()
+    began, reported, window_began = time.time() - before, step, time.time()
+    done, ready = before / config.seconds, False
     total = torch.zeros((), device=device)
-    log = (out / "log.jsonl").open("a") if rank == 0 else None
+
+    def note(figures: dict[str, float]) -> None:
+        with (out / "log.jsonl").open("a") as log:
+            log.write(json.dumps(figures) + "\n")
+
     figures: dict[str, float] = {}
     flags = torch.zeros(2, device=device)  # fraction of time done, rows are ready: decided by rank 0 for all
     while step < config.max_steps:
@@ -164,7 +177,7 @@ def train(config: TrainConfig) -> dict[str, float]:
             if done >= 1:
                 break
         if rows is None and ready and done >= config.rows_from:
-            rows = row_batches(config.rows, rank, world, config.seed, device)
+            rows = row_batches(config.rows, rank, world, config.seed + step, device)
         take = config.batch if raw is None else round(config.batch * config.rows_share) if rows is not None else 0
         if take and rows is None:
             time.sleep(1)
@@ -189,6 +202,10 @@ def train(config: TrainConfig) -> dict[str, float]:
         step += 1
         seen += ids.numel() * world
         total += loss.detach()
+        if rank == 0 and step % config.save_every == 0:
+            kept = {"model": model.state_dict(), "optimisers": [o.state_dict() for o in opts]}
+            torch.save(kept | {"step": step, "seen": seen, "seconds": time.time() - began}, state.with_suffix(".new"))
+            state.with_suffix(".new").replace(state)
         if step % 100 == 0 or step == 5:
             elapsed = time.time() - window_began
             n, reported = step - reported, step
@@ -202,21 +219,19 @@ def train(config: TrainConfig) -> dict[str, float]:
             }
             total.zero_()
             window_began = time.time()
-            if log:
-                log.write(json.dumps(figures) + "\n")
-                log.flush()
+            if rank == 0:
+                note(figures)
                 print({k: round(v, 4) for k, v in figures.items()}, flush=True)
     if rank == 0:
         figures |= {"seconds": time.time() - began, "tokens": float(seen), "step": float(step)}
         if config.val:
             figures["val_loss"] = validation_loss(model, config.val, config.length, device)
-        state = {k: v.detach().cpu() for k, v in model.state_dict().items()}
-        torch.save(state, out / "model.pt")
+        weights = {k: v.detach().cpu() for k, v in model.state_dict().items()}
+        torch.save(weights, out / "model.pt")
+        state.unlink(missing_ok=True)
         (out / "config.json").write_text(json.dumps({k: v for k, v in asdict(config).items()}, indent=1))
         print("done", {k: round(v, 4) for k, v in figures.items()}, flush=True)
-        if log:
-            log.write(json.dumps(figures) + "\n")
-            log.close()
+        note(figures)
     if world > 1:
         dist.barrier()
     if not math.isfinite(figures.get("loss", 0.0)):

@@ -98,6 +98,12 @@ class Masters:
             if p is not copy:
                 p.copy_(copy)
 
+    @torch.no_grad()
+    def load(self, values: Sequence[Tensor]) -> None:
+        for copy, value in zip(self.copies, values, strict=True):
+            copy.copy_(value)
+        self.publish()
+
     def settle(self) -> None:
         """The parameters hold the float32 values from now on."""
         for p, copy in zip(self.parameters, self.copies, strict=True):
@@ -198,6 +204,7 @@ def run_outer(
     if resume:
         optimiser.load_state_dict(resume["optimiser"])
         step, before = resume["step"], resume["seconds"]
+        masters.load(resume["slow"])
     stream = EpisodeStream(
         material, tokenizer, format_for(tokenizer), Curriculum(first=config.first, longest=config.longest, grown_at=config.grown_at),
         segment=prepared.config.segment, tokens=config.tokens, per_document=config.per_document, width=config.width,
@@ -254,7 +261,8 @@ def run_outer(
         for k, v in losses.items():
             sums[k] = sums.get(k, 0.0) + v
         if checkpoint and rank == 0 and step % config.every == 0:
-            checkpoint({"step": step, "seconds": time.time() - began, "optimiser": optimiser.state_dict()})
+            now = {"step": step, "seconds": time.time() - began, "slow": [c.detach() for c in masters.copies]}
+            checkpoint(now | {"optimiser": optimiser.state_dict()})
         if step in (2, 10) or step % config.every == 0:
             figures = {k: v / counted for k, v in sums.items()} | {
                 "step": step,
@@ -384,10 +392,11 @@ def main() -> None:
     parser.add_argument("--start-prepared", default="")
     parser.add_argument("--human", default="")
     parser.add_argument("--passages", nargs="*", default=[])
-    parser.add_argument("--every", type=int, default=4)
+    parser.add_argument("--thin", type=int, default=4, help="take one passage in so many")
     parser.add_argument("--written", nargs="*", default=[])
     parser.add_argument("--dev-passages", nargs="*", default=[])
     parser.add_argument("--rows", default="")
+    parser.add_argument("--save-every", type=int, default=500, help="steps between two states to resume from")
     for group in (OuterConfig, FastWeightsConfig):
         for f in fields(group):
             kind = (lambda v: v == "1") if isinstance(f.default, bool) else type(f.default)
@@ -415,7 +424,7 @@ def main() -> None:
     ).to(device)
     material = Material(
         human=read_human(Path(o.human), dev=False) if o.human else (),
-        passages=thin(o.passages, o.every),
+        passages=thin(o.passages, o.thin),
         written=merge_questions([p for path in o.written for p in load_passages(Path(path))]),
     )
     rows = None
@@ -427,6 +436,7 @@ def main() -> None:
         )
     out = Path(o.out)
     out.mkdir(parents=True, exist_ok=True)
+    unfinished = out / "state.pt"  # a run that finds it goes on from there
     log = (out / "log.jsonl").open("a") if rank == 0 else None
 
     def report(figures: dict[str, Any]) -> None:
@@ -445,10 +455,22 @@ def main() -> None:
             prepared.describe(),
             flush=True,
         )
-    run_outer(model, tokenizer, prepared, material, config, rows=rows, report=report)
+    resume = torch.load(unfinished, map_location=device, weights_only=True) if unfinished.exists() else None
+    if resume:
+        prepared.load_state_dict(resume["prepared"])
+
+    def checkpoint(state: dict[str, Any]) -> None:
+        if state["step"] % o.save_every == 0:
+            torch.save(state | {"prepared": prepared.state_dict()}, unfinished.with_suffix(".new"))
+            unfinished.with_suffix(".new").replace(unfinished)
+
+    run_outer(
+        model, tokenizer, prepared, material, config, rows=rows, report=report, resume=resume, checkpoint=checkpoint
+    )
     if rank == 0:
         torch.save({k: v.detach().float().cpu() for k, v in model.state_dict().items()}, out / "model.pt")
         save_prepared(prepared, out)
+        unfinished.unlink(missing_ok=True)
     sets = measuring_sets(Path(o.human) if o.human else None, [Path(p) for p in o.dev_passages])
     model.eval()
     for i, (name, episodes) in enumerate(sets.items()):

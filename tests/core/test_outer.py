@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 
 import pytest
@@ -58,6 +59,19 @@ def test_the_outer_loop_lowers_the_answer_loss_and_goes_on_from_what_it_saved(ti
     assert losses(model, tiny.tokenizer, fmt, again)["answer"] == pytest.approx(end["answer"], rel=1e-4)
     run_outer(model, tiny.tokenizer, again, MATERIAL, CONFIG)
     assert losses(model, tiny.tokenizer, fmt, again)["answer"] < end["answer"]
+
+
+def test_a_run_that_died_goes_on_with_the_same_weights(tiny, prepared) -> None:
+    states: list[dict] = []
+    config = OuterConfig(**{**vars(CONFIG), "max_steps": 4, "every": 2})
+    keep = lambda state: states.append(copy.deepcopy(state))  # noqa: E731
+    run_outer(tiny.model, tiny.tokenizer, prepared, MATERIAL, config, checkpoint=keep)
+    after = tiny.model.model.norm.weight.detach().clone()
+    with torch.no_grad():
+        tiny.model.model.norm.weight.zero_()
+    assert [s["step"] for s in states] == [2, 4]
+    assert run_outer(tiny.model, tiny.tokenizer, prepared, MATERIAL, config, resume=states[1])["step"] == 4
+    assert torch.equal(tiny.model.model.norm.weight, after)
 
 
 def test_upkeep_reading_counts_towards_the_total(tiny, prepared) -> None:

@@ -54,6 +54,19 @@ def test_training_lowers_the_loss_and_goes_on_from_its_checkpoint(tokens: str, t
     assert len((tmp_path / "c" / "log.jsonl").read_text().splitlines()) == 2
 
 
+@pytest.mark.usefixtures("precision")
+def test_a_run_that_died_goes_on_where_it_was(tokens: str, tmp_path: Path, monkeypatch) -> None:
+    config = TrainConfig(out=str(tmp_path), tokens=(tokens,), max_steps=8, save_every=4, **SMALL)
+    monkeypatch.setattr("core.embedded.train.schedule", lambda step, *_: 1.0 if step < 6 else 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train(config)
+    assert torch.load(tmp_path / "state.pt", weights_only=True)["step"] == 4 and not (tmp_path / "model.pt").exists()
+    steps: list[int] = []
+    monkeypatch.setattr("core.embedded.train.schedule", lambda step, *_: steps.append(step) or 1.0)
+    assert train(config)["step"] == 8 and steps == [4, 5, 6, 7]
+    assert (tmp_path / "model.pt").exists() and not (tmp_path / "state.pt").exists()
+
+
 def test_the_rate_warms_up_by_steps_and_decays_by_time() -> None:
     config = TrainConfig(out="", seconds=1, warmup_steps=10, decay=0.5)
     assert [schedule(0, 0.0, config), schedule(50, 0.4, config)] == [0.1, 1.0]
