@@ -56,10 +56,12 @@ async def run(plan: Plan, say: Say) -> list[Figure]:
     for number in range(1, times + 1):
         await point(plan, folder, uploads, chance, span, tally, number)
         if number % 10 == 0:
-            say(f"{number}/{times}: {dict(tally.points)}; {len(tally.problems)} problems")
+            say(f"{number}/{times}: {dict(tally.points)}; {len(tally.problems)} problems {tally.problems[-3:]}")
     async with world_of(plan, folder) as world:
         await catch_up(world, uploads, tally)
-        wrong = [u for u in uploads.values() if u.learned and u.paper.secret not in await ask(world, u)]
+        answers = {u.number: await ask(world, u) for u in uploads.values() if u.learned}
+    wrong = [number for number, answer in answers.items() if uploads[number].paper.secret not in answer]
+    tally.problems += [f"a wrong answer about {uploads[number].paper.name}: {answers[number]}" for number in wrong]
     for problem in tally.problems:
         say(problem)
     found = await asyncio.to_thread(check_data, folder)
@@ -121,8 +123,9 @@ async def catch_up(world: World, uploads: dict[int, Upload], tally: Tally) -> No
     try:
         ends = [await world.answer(upload.number, PATIENCE) for upload in open_ones]
     except TimeoutError:
-        missing = [upload.paper.name for upload in open_ones if not ended(world, upload)]
-        tally.problems.append(f"never told: {', '.join(missing)}")
+        for upload in [upload for upload in open_ones if not ended(world, upload)]:
+            said = [f"{e['event']} {e.get('text', '')!r}" for e in world.events if e.get("number") == upload.number]
+            tally.problems.append(f"never told: {upload.paper.name}; since the start it was said: {said}")
     else:
         tally.told += 1
         ready = next(event["at"] for event in world.events if event["event"] == "ready")
