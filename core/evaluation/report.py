@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,8 @@ def report(articles: Sequence[Article], replies: Mapping[str, Sequence[Sequence[
     """Figures in percent. replies: by condition, for each question of each article."""
     matches = {c: [_scores(exact_match, *pair) for pair in zip(r, articles, strict=True)] for c, r in replies.items()}
     scores = {c: [_scores(f1, *pair) for pair in zip(r, articles, strict=True)] for c, r in replies.items()}
-    pairs = [(a, b) for a, b in COMPARED if a in scores and b in scores]
+    tests = find_spec("scipy") is not None  # a training machine may lack it; the figures do without
+    pairs = [(a, b) for a, b in COMPARED if tests and a in scores and b in scores]
     lost = {"closed_book": ("base", "wrong_document"), "in_context": ("in_context", "unrelated")}
     return {
         "conditions": {c: _figures(matches[c], scores[c], scores.get("base")) | _costs(r) for c, r in replies.items()},
