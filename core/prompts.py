@@ -17,6 +17,9 @@ WRITE_ABOUT = (
     'Write one short question about this text that has "{about}" in it, with its answer in a few words of the text, '
     "like this:\nQuestion: ... Answer: ..."
 )
+BEGINNINGS = ("Who", "What", "Where", "When", "How many", "Which", "How", "")  # for a model that takes no instruction
+DATE = re.compile(r"\b1\d{3}\b|\b20\d\d\b")
+NUMBER = re.compile(r"\d|\b(?:two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|twenty|thirty|forty|fifty)\b")
 REWRITE = "Rewrite this text in other words, sentence by sentence. Keep every name and every number."
 SUMMARISE = "Summarise this text in three sentences. Keep names and numbers as they are."
 WRITTEN = re.compile(r"Question:\s*(\S[^\n]*?)\s*Answer:[ \t]*(\S[^\n]*)")
@@ -68,9 +71,9 @@ class PromptFormat(Protocol):
         """Tokens before each segment of a document that is being learned."""
         ...
 
-    def write_questions(self, context: str, count: int, about: str = "") -> tuple[list[list[int]], str]:
+    def write_questions(self, context: str, count: int, about: str = "", turn: int = 0) -> list[tuple[list[int], str]]:
         """Prompts, one or several, after which the model writes `count` questions about the context with their answers,
-        or one that has `about` in it; and what the prompt has begun for it."""
+        or one that has `about` in it; each with what it has begun."""
         ...
 
     def read_questions(self, text: str) -> list[tuple[str, str]]:
@@ -112,10 +115,12 @@ class MarkedFormat:
     def write_question(self, context: str, begin: str = "") -> list[int]:
         return [*self._encode(context.strip()), self.ask, *self._encode(f" {begin}" if begin else "")]
 
-    def write_questions(self, context: str, count: int, about: str = "") -> tuple[list[list[int]], str]:
-        """One a prompt. It can't be told what to ask about, so about something its beginning is given."""
-        begin = f"What did {about}" if about else ""
-        return [self.write_question(context, begin)] * (1 if about else count), begin
+    def write_questions(self, context: str, count: int, about: str = "", turn: int = 0) -> list[tuple[list[int], str]]:
+        """One a prompt. It can't be told what to ask, so each begins with another question word."""
+        second = "When" if DATE.search(context) else "How many" if NUMBER.search(context) else "What"
+        order = dict.fromkeys([BEGINNINGS[0], second, *BEGINNINGS])
+        begun = [f"What did {about}"] if about else ([*order] * count)[:count]
+        return [(self.write_question(context, begin), begin) for begin in begun]
 
     def read_questions(self, text: str) -> list[tuple[str, str]]:
         return [(f"{text.strip()}?", "")] if text.strip() else []
@@ -154,10 +159,10 @@ class ChatFormat:
             return self._render(before + question.strip(), INSTRUCTION)
         return self._render(f"{before}Question: {question.strip()}\nAnswer:")
 
-    def write_questions(self, context: str, count: int, about: str = "") -> tuple[list[list[int]], str]:
+    def write_questions(self, context: str, count: int, about: str = "", turn: int = 0) -> list[tuple[list[int], str]]:
         task = WRITE_ABOUT.format(about=about) if about else WRITE_QUESTIONS.format(count=count)
         begin = "" if self._tokenizer.chat_template else "Question:"
-        return [[*self.write_text(context, task), *self._encode(begin)]], begin
+        return [([*self.write_text(context, task), *self._encode(begin)], begin)]
 
     def read_questions(self, text: str) -> list[tuple[str, str]]:
         return WRITTEN.findall(text)

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 CHECKS = {"quick": 1, "standard": 2, "deep": 4}  # questions a section, by effort
 MOST_CHECKS = 64  # of one document
-STUDIED = {"quick": 2, "standard": 4, "deep": 8}  # questions a passage, by effort
+STUDIED = {"quick": 4, "standard": 8, "deep": 12}  # questions a passage, by effort
 
 
 @dataclass(frozen=True)

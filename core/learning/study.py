@@ -20,13 +20,35 @@ import torch
 from core.evaluation.metrics import f1
 from core.generate import Prefix, generate, read
 from core.model import LoadedModel
-from core.prompts import REWRITE, SUMMARISE, PromptFormat
+from core.prompts import BEGINNINGS, REWRITE, SUMMARISE, PromptFormat
 from core.types import Chunk
 from core.words import normalise, supports
 
 SENTENCE = re.compile(r"(?<=[.!?][\"'”’)])\s+|(?<=[.!?])\s+|\n{2,}")
 NAME_OR_NUMBER = re.compile(r"\d[\d.,:/]*\d|\d|\b[A-Z]\w+")
-QUESTION_TOKENS = 40  # with its answer, where the model writes both
+COUNTS = "one two three four five six seven eight nine ten eleven twelve twenty thirty forty fifty hundred thousand no"
+TIMES = """
+    january february march april may june july august september october november december monday tuesday wednesday
+    thursday friday saturday sunday spring summer autumn winter day night morning evening noon midnight week month year
+    century o'clock before after during until every
+    """
+KINDS = [  # English questions that can be answered by one kind of thing only, and what has to be in the answer
+    (re.compile(asks), re.compile(rf"\d|\b(?:{'|'.join(words.split())})", re.IGNORECASE))
+    for asks, words in (
+        ("How many ", COUNTS),
+        ("When ", TIMES),
+        ("What year ", COUNTS),
+        ("In (?:what|which) year ", COUNTS),
+    )
+] + [
+    (re.compile("Who "), re.compile(r"\b(?!(?:The|A|An|In|At|On|It)\b)[A-Z]")),
+    (re.compile("Where "), re.compile(r"[^\W\d]{3}")),
+]
+COPIED = re.compile(r"\S (?:The|A|An|This|These|It|In|At|On) \w")  # a sentence of the passage, with a question word
+DRAFTS = 2  # questions written for a check, a passage
+SURE = 0.9  # confidence that a check needs
+ANSWER_TOKENS = 12
+QUESTION_TOKENS = 24  # with its answer, where the model writes both
 Passage = tuple[int, str]  # number of its chunk, text
 Asked = tuple[int, str, str]  # number of the passage, question, answer ("": not written yet)
 
@@ -34,14 +56,14 @@ Asked = tuple[int, str, str]  # number of the passage, question, answer ("": not
 @dataclass(frozen=True)
 class StudyConfig:
     passage: int = 64  # tokens in context while writing; a small model reads long passages badly
-    questions: int = 4  # asked for, a passage
+    questions: int = 8  # asked for, a passage
     reverse: bool = True  # also questions that have another question's answer in them: the other direction
     rewrites: int = 1  # a passage, where the model can follow the instruction
     summaries: int = 1
-    temperature: float = 0.9  # the first question about a passage is written greedily
+    temperature: float = 0.9  # of what is written a second time; the first is greedy
     agree: float = 0.6  # F1 of the round trip, at least
     similar: float = 0.75  # two questions about one chunk share this much of their words: one is dropped
-    most_words: int = 12  # of an answer
+    most_words: int = 8  # of an answer
 
 
 @dataclass(frozen=True)
@@ -85,12 +107,14 @@ class Tutor:
             yield found + self._texts(some, [REWRITE] * c.rewrites + [SUMMARISE] * c.summaries)
 
     def checks(self, chunks: Sequence[Chunk], each: int, most: int) -> Iterator[list[Exercise]]:
-        """About `each` questions a chunk, the surest; of a long document `most` in all, from evenly chosen chunks."""
+        """At most `each` questions a chunk, plain and sure; of a long document `most` in all, of evenly chosen chunks.
+        Short ones first, and such as ask for one thing: the others are mostly the passage's own words."""
         chosen = spread(chunks, max(1, most // each))
-        passages = [p for chunk in chosen for p in spread(self._passages([chunk]), each + 1)]
+        passages = [p for chunk in chosen for p in spread(self._passages([chunk]), each)]
         for some in self._batches(passages):
             by_chunk: defaultdict[int, list[Exercise]] = defaultdict(list)
-            for exercise in sorted(self._questions(some, 1), key=lambda e: -e.sure):
+            sure = [e for e in self._questions(some, DRAFTS) if e.sure >= SURE]
+            for exercise in sorted(sure, key=lambda e: (e.question.startswith("What"), len(e.question))):
                 by_chunk[exercise.chunk].append(exercise)
             yield [e for group in by_chunk.values() for e in group[:each]]
 
@@ -124,15 +148,16 @@ class Tutor:
 
     def _written(self, passages: Sequence[Passage], wanted: Sequence[tuple[int, int, str]]) -> list[Exercise]:
         """wanted: (number of a passage, how many questions, what they should have in them), some for each passage."""
+        heat = lambda i: self.config.temperature * (i >= len(BEGINNINGS))  # noqa: E731
         rows: list[tuple[int, str, list[int], float]] = []  # passage, what is begun, prompt, temperature
         for n, count, about in wanted:
-            prompts, begun = self.fmt.write_questions(passages[n][1], count, about)
-            rows += [(n, begun, prompt, self.config.temperature * (i > 0)) for i, prompt in enumerate(prompts)]
+            drafts = self.fmt.write_questions(passages[n][1], count, about)
+            rows += [(n, begin, prompt, heat(i)) for i, (prompt, begin) in enumerate(drafts)]
         first = {n: prompt for n, _, prompt, _ in reversed(rows)}
         prefix = read(self.base.model, [first[n] for n in range(len(passages))], self.fmt.pad_id)
-        of, begun, prompts, heat = zip(*rows, strict=True)
+        of, begun, prompts, heats = zip(*rows, strict=True)
         longest = QUESTION_TOKENS * max(count for _, count, _ in wanted) * len(wanted) // len(rows)
-        written, _ = self._generate(prompts, prefix, of, longest, heat, stops=self.fmt.write_stops)
+        written, _ = self._generate(prompts, prefix, of, longest, heats, stops=self.fmt.write_stops)
         asked = []
         for n, begin, ids in zip(of, begun, written, strict=True):
             found = self.fmt.read_questions(begin + self.base.tokenizer.decode(ids, skip_special_tokens=True))
@@ -168,7 +193,7 @@ class Tutor:
             order = sorted(set(of))
             prefix = read(self.base.model, [prompts[of.index(n)] for n in order], self.fmt.pad_id)
             of = [order.index(n) for n in of]
-        rows, sure = self._generate(prompts, prefix, of, 16, 0.0)
+        rows, sure = self._generate(prompts, prefix, of, ANSWER_TOKENS, 0.0)
         texts = [self.base.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in rows]
         return list(zip(texts, sure, strict=True))
 
@@ -216,17 +241,21 @@ class Tutor:
 
 def flaw(question: str, passage: str) -> str:
     """Why a question is not kept; "" when nothing speaks against it."""
-    if not question.endswith("?") or not 3 <= len(question.split()) <= 30:
+    words = question.split()
+    if not question.endswith("?") or not 4 <= len(words) <= 20 or COPIED.search(question):
         return "malformed"
     return "" if grounded(question, passage) else "not in the passage"
 
 
-def answer_flaw(question: str, answer: str, passage: str, most_words: int = 12) -> str:
+def answer_flaw(question: str, answer: str, passage: str, most_words: int = 8) -> str:
     """Why an answer is not kept; "" when nothing speaks against it."""
-    if not 1 <= len(answer.split()) <= most_words or not normalise(answer):
+    said = normalise(answer)
+    if not 1 <= len(answer.split()) <= most_words or not said or len(set(said)) < len(said):
         return "malformed"
-    if f" {' '.join(normalise(answer))} " in f" {' '.join(normalise(question))} ":
+    if f" {' '.join(said)} " in f" {' '.join(normalise(question))} ":
         return "answer in the question"
+    if any(asks.match(question) and not given.search(answer) for asks, given in KINDS):
+        return "another kind of answer"
     return "" if supports(passage, answer) else "not in the passage"
 
 

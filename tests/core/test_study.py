@@ -42,7 +42,11 @@ class Scripted:
 def tutor(tiny, fmt, monkeypatch) -> Tutor:
     """Its model finds an answer when asked: the last word before the question mark, upper case."""
     tutor = Tutor(tiny, fmt, 512, StudyConfig(passage=64, reverse=False))
-    known = {"Who keeps the boats?": "Orla Quint", "What does a berth cost?": "forty crowns", "Who built it?": "a goat"}
+    known = {
+        "Who keeps the boats?": "Orla Quint",
+        "What does a berth cost?": "forty crowns",
+        "Who built the lighthouse?": "a goat",
+    }
 
     def answers(passages, asked, prefix, prompt):
         return [(known.get(question, "Vessin"), 0.9) for _, question in asked]
@@ -68,13 +72,17 @@ def test_a_question_is_kept_when_its_answer_comes_back(tiny, tutor) -> None:
 @pytest.mark.parametrize(
     ("question", "answer", "why"),
     [
-        ("Who built it?", "Tam Odrey", "round trip"),
+        ("Who built the lighthouse?", "Tam Odrey", "round trip"),
         ("Who keeps the boats", "Orla Quint", "malformed"),
-        ("Who is Silas Wenn?", "Orla Quint", "not in the passage"),
+        ("Who knows Silas Wenn?", "Orla Quint", "not in the passage"),
         ("What opened in 1901?", "The harbour", "not in the passage"),
         ("Who keeps the boats?", "Silas Wenn", "not in the passage"),
-        ("Who is Orla Quint?", "Orla Quint", "answer in the question"),
+        ("Who is called Orla Quint?", "Orla Quint", "answer in the question"),
+        ("How many boats are there?", "Orla Quint", "another kind of answer"),
+        ("When was it built?", "Tam Odrey", "another kind of answer"),
+        ("What did The lighthouse do?", "built", "malformed"),
         ("Who keeps the boats?", "word " * 20, "malformed"),
+        ("Who keeps the boats?", "Orla Orla Quint", "malformed"),
     ],
 )
 def test_what_is_not_sound_is_dropped_and_counted(tiny, tutor, question, answer, why) -> None:
@@ -85,7 +93,7 @@ def test_what_is_not_sound_is_dropped_and_counted(tiny, tutor, question, answer,
 
 def test_a_question_is_asked_once(tiny, tutor) -> None:
     pair = ("Who keeps the boats?", "Orla Quint")
-    tutor.writer = Scripted(pair, ("Who keeps boats?", "Orla Quint"), ("who keeps the boats?", "Orla Quint"))
+    tutor.writer = Scripted(pair, ("Who keeps the many boats?", "Orla Quint"), ("who keeps the boats?", "Orla Quint"))
     [kept] = tutor.exercises(chunks(tiny))
     assert len(kept) == 1 and tutor.dropped["seen before"] == 2
 
@@ -127,7 +135,7 @@ def test_names_and_numbers_have_to_stand_in_the_passage() -> None:
     assert grounded("When did Orla open the harbour of Vessin?", STORY) and grounded("Is it 1874?", STORY)
     assert not grounded("When did Tom open the harbour?", STORY) and not grounded("Was it 1875?", STORY)
     assert grounded("Berths are cheap. Boats are many.", STORY)  # a sentence begins with a large letter
-    assert flaw("Who is Tam?", STORY) == "" and answer_flaw("Who built it?", "Tam Odrey", STORY) == ""
+    assert flaw("Who was Tam Odrey?", STORY) == "" and answer_flaw("Who built it?", "Tam Odrey", STORY) == ""
 
 
 def test_passages_are_whole_sentences() -> None:
@@ -141,13 +149,13 @@ def test_spread_takes_from_all_over() -> None:
 
 def test_a_model_that_follows_instructions_writes_several_at_once(tokenizer) -> None:
     fmt = ChatFormat(tokenizer)
-    [prompt], begun = fmt.write_questions("The port is in Vessin.", 3)
+    [(prompt, begun)] = fmt.write_questions("The port is in Vessin.", 3)
     assert "Write 3 short questions" in tokenizer.decode(prompt) and begun == ""
     text = "Question: Where is it? Answer: Vessin\nQuestion: Nothing\nrest\nQuestion: Who? \n Answer: Orla\n"
     assert fmt.read_questions(text) == [("Where is it?", "Vessin"), ("Who?", "Orla")]
     assert for_chat(StudyConfig(questions=4), fmt) == StudyConfig(passage=384, questions=12)
     assert for_chat(StudyConfig(), MarkedFormat(tokenizer)) == StudyConfig()
-    [about], _ = fmt.write_questions("The port is in Vessin.", 1, about="Vessin")
+    [(about, _)] = fmt.write_questions("The port is in Vessin.", 1, about="Vessin")
     assert 'has "Vessin" in it' in tokenizer.decode(about)
 
 
