@@ -134,6 +134,19 @@ def test_learn_ask_list_forget(engram, engine: FakeEngine, pdf: Path, tmp_path: 
     assert not Path(learned["delta"]["path"]).exists()
 
 
+def test_consolidate_makes_one_document_of_all(engram, engine: FakeEngine, pdf: Path, tmp_path: Path) -> None:
+    assert engram("learn", pdf)[0] == 0
+    assert engram("consolidate")[1]["error"]["kind"] == "Refused"  # one is not several
+    other = tmp_path / "bakery.pdf"
+    other.write_bytes(make_pdf("The baker is Tomas Reed.\nThe oven is old.\n" * 20))
+    assert engram("learn", other)[0] == 0
+    status, found, _ = engram("consolidate", "--share", 2)
+    assert status == 0 and len(found["forgotten"]) == 2 and found["document"]["name"] == "lighthouse.pdf and 1 more"
+    assert "Pages 3 to 3 are bakery.pdf." in found["metrics"]["notes"]
+    assert [d["id"] for d in engram("docs")[1]["documents"]] == [found["document"]["id"]]
+    assert "Tomas Reed" in engram("ask", "Who is the baker?")[1]["learned"]["text"]
+
+
 def test_channels_are_apart_and_reset_erases_one(engram, engine: FakeEngine, pdf: Path) -> None:
     for channel in ("a", "b"):
         assert engram("learn", pdf, "--channel", channel)[0] == 0
