@@ -138,11 +138,11 @@ def test_consolidate_makes_one_document_of_all(engram, engine: FakeEngine, pdf: 
     assert engram("learn", pdf)[0] == 0
     assert engram("consolidate")[1]["error"]["kind"] == "Refused"  # one is not several
     other = tmp_path / "bakery.pdf"
-    other.write_bytes(make_pdf("The baker is Tomas Reed.\nThe oven is old.\n" * 20))
+    other.write_bytes(make_pdf(*["The baker is Tomas Reed.\nThe oven is old.\n" * 30] * 2))
     assert engram("learn", other)[0] == 0
     status, found, _ = engram("consolidate", "--share", 2)
     assert status == 0 and len(found["forgotten"]) == 2 and found["document"]["name"] == "lighthouse.pdf and 1 more"
-    assert "Pages 3 to 3 are bakery.pdf." in found["metrics"]["notes"]
+    assert "Pages 3 to 4 are bakery.pdf." in found["metrics"]["notes"]
     assert [d["id"] for d in engram("docs")[1]["documents"]] == [found["document"]["id"]]
     assert "Tomas Reed" in engram("ask", "Who is the baker?")[1]["learned"]["text"]
 
