@@ -272,10 +272,10 @@ def run(
         raise Refused(f"'{squad_path.name}' holds no questions with answers.")
     began = time.time()
     settings = {
-        "squad": hashlib.sha256(squad_path.read_bytes()).hexdigest(),
+        "squad": _sha256(squad_path.read_bytes()),
         "documents": len(articles),
         "model": engine.fingerprint,
-        "engine": str(engine.config),
+        "engine": _sha256(str(engine.config).encode()),  # there may be a key in it
         "routed": routed,
         "retrieved": retrieved,
     }
@@ -306,6 +306,10 @@ def run(
             for i, q in enumerate(a.questions)
         ],
     }
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def _learning_figures(learned: Learned, seconds: float) -> dict[str, Any]:
