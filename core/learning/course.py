@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -49,11 +50,12 @@ class Course:
 
     def run(self, chunks: Sequence[Chunk], *, title: str) -> Generator[Step, None, Learned]:
         """Raises: LearningFailed."""
+        began, notes = time.perf_counter(), ()
         tutor = self._tutor()
         check = yield from self._check(tutor, chunks)
         if not self.at_ease:
-            self.learner = yield from self.guard.careful(self.learner, chunks, title)
-            self.at_ease = True
+            self.learner, factor = yield from self.guard.careful(self.learner, chunks, title)
+            self.at_ease, notes = True, (f"For this model the learning rate was multiplied by {factor:g}.",)
         options = yield from self._lessons(tutor, chunks, title)
         if check and isinstance(self.learner, AdapterLearner):
             options["score"] = check.score
@@ -63,7 +65,8 @@ class Course:
             learned = check.after(learned)
         if self.config.guard:
             self.guard.check(learned, self.learner)
-        return learned
+        metrics = replace(learned.metrics, seconds=time.perf_counter() - began, notes=(*learned.metrics.notes, *notes))
+        return replace(learned, metrics=metrics)
 
     def _tutor(self) -> Tutor:
         questions = STUDIED[self.learning.effort]

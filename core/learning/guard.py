@@ -92,12 +92,15 @@ class Guard:
             )
         return out.logits[:, -1].float().log_softmax(-1)
 
-    def careful(self, learner: Learner, chunks: Sequence[Chunk], title: str) -> Generator[Step, None, Learner]:
-        """The learner at the rate that learned the first chunks best without moving unrelated answers too far.
+    def careful(
+        self, learner: Learner, chunks: Sequence[Chunk], title: str
+    ) -> Generator[Step, None, tuple[Learner, float]]:
+        """The learner at the rate that learned the first chunks best without moving unrelated answers too far; and by
+        what its own rate was multiplied.
 
         Raises: LearningFailed when every rate destroys something.
         """
-        best: tuple[float, Learner] | None = None
+        best: tuple[float, Learner, float] | None = None
         for factor in FACTORS:
             tried = learner.at(factor)
             probe = copy.copy(tried)
@@ -110,10 +113,10 @@ class Guard:
             if not moved <= self.config.shift:
                 break
             if best is None or learned.metrics.final_loss < best[0]:
-                best = learned.metrics.final_loss, tried
+                best = learned.metrics.final_loss, tried, factor
         if best is None:
             raise LearningFailed("This model can't be taught safely at any rate; the model is as it was.")
-        return best[1]
+        return best[1:]
 
 
 def silent(steps: Generator[Step, None, Learned]) -> Generator[Step, None, Learned]:

@@ -100,7 +100,7 @@ class Tutor:
     def exercises(self, chunks: Sequence[Chunk]) -> Iterator[list[Exercise]]:
         """All study material of a document, a batch of passages at a time."""
         c = self.config
-        for some in self._batches(self._passages(chunks)):
+        for some in self._batches(self._passages(chunks), c.questions):
             found = self._questions(some, c.questions)
             if c.reverse:
                 found += self._reverse(found)
@@ -110,8 +110,8 @@ class Tutor:
         """At most `each` questions a chunk, plain and sure; of a long document `most` in all, of evenly chosen chunks.
         Short ones first, and such as ask for one thing: the others are mostly the passage's own words."""
         chosen = spread(chunks, max(1, most // each))
-        passages = [p for chunk in chosen for p in spread(self._passages([chunk]), each)]
-        for some in self._batches(passages):
+        passages = [p for chunk in chosen for p in spread(self._passages([chunk]), max(each, 2))]
+        for some in self._batches(passages, DRAFTS):
             by_chunk: defaultdict[int, list[Exercise]] = defaultdict(list)
             sure = [e for e in self._questions(some, DRAFTS) if e.sure >= SURE]
             for exercise in sorted(sure, key=lambda e: (e.question.startswith("What"), len(e.question))):
@@ -128,8 +128,9 @@ class Tutor:
             found += [(chunk.index, text) for text in texts]
         return [(n, text) for n, text in found if len(text.split()) >= 12]
 
-    def _batches(self, passages: Sequence[Passage]) -> Iterator[list[Passage]]:
-        size = max(1, self.batch_tokens // self.config.passage)
+    def _batches(self, passages: Sequence[Passage], count: int) -> Iterator[list[Passage]]:
+        """Where `count` questions are written about each, every one with the passage before it in the cache."""
+        size = max(1, 2 * self.batch_tokens // (self.config.passage * count))
         for at in range(0, len(passages), size):
             yield list(passages[at : at + size])
 

@@ -212,10 +212,10 @@ class Rated:
 
 def test_the_search_takes_the_rate_that_learns_most_and_harms_nothing(guard, monkeypatch) -> None:
     monkeypatch.setattr(guard, "shift", lambda learned, learner: 0.05 * learner.factor)
-    found = run(guard.careful(Rated(), [None] * 5, "x"))
-    assert (found.factor, found.config.effort) == (1.0, "deep")  # 4: failed
+    found, factor = run(guard.careful(Rated(), [None] * 5, "x"))
+    assert (found.factor, factor, found.config.effort) == (1.0, 1.0, "deep")  # 4: failed
     monkeypatch.setattr(guard, "shift", lambda learned, learner: 0.2 * learner.factor)
-    assert run(guard.careful(Rated(), [None] * 5, "x")).factor == 0.25  # 1: moved too far
+    assert run(guard.careful(Rated(), [None] * 5, "x"))[1] == 0.25  # 1: moved too far
     monkeypatch.setattr(guard, "shift", lambda learned, learner: math.nan)
     with pytest.raises(LearningFailed, match="can't be taught safely at any rate"):
         run(guard.careful(Rated(), [None] * 5, "x"))
@@ -253,7 +253,7 @@ def test_a_course_writes_learns_asks_and_guards(tiny, fmt, lora, monkeypatch) ->
     except StopIteration as end:
         found = end.value
     assert (found.metrics.check_total, found.metrics.check_before, found.metrics.check_after) == (3, 1, 1)
-    assert found.questions == ("Who keeps the boats?",)
+    assert found.questions == ("Who keeps the boats?",) and "rate was multiplied by" in found.metrics.notes[0]
     assert [s.stage for s in steps].count(Stage.CHECKING) == 1 and steps[-1].stage is Stage.CHECKING
     assert all(s.done == 0 for s in steps[:3]) and course.at_ease
     assert sum(s.done == 0 for s in run_again(course, chunks)) < sum(s.done == 0 for s in steps)  # the rate is known

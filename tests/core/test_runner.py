@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Generator, Sequence
 from dataclasses import replace
 
 import pytest
@@ -12,7 +13,7 @@ from core.pdf import PdfText
 from core.ports import Index, Learned, Weights
 from core.runner import Runner
 from core.service import Service
-from core.types import Job, Limits, Metrics, Progress, Stage
+from core.types import Chunk, Job, Limits, Metrics, Progress, Stage, Step
 from tests.conftest import SMALL, Open
 from tests.fakes import FakeEngine, plain_pdf, read_plain, to_tensor
 
@@ -48,6 +49,24 @@ async def test_a_document_is_learned_stage_by_stage(open_service: Open) -> None:
     assert (last.pages, last.tokens) == (1, len(TEXT.split()))
     assert last.step and last.step.done == last.step.total == len(last.losses)
     assert last.document and last.document.id == last.job.document_id
+
+
+class Preparing(FakeEngine):
+    """Writes questions before it learns, and asks them afterwards."""
+
+    def learn(self, chunks: Sequence[Chunk], *, title: str) -> Generator[Step, None, Learned]:
+        yield Step(0, 1, math.nan)
+        learned = yield from super().learn(chunks, title=title)
+        yield Step(1, 1, 0.5, Stage.CHECKING)
+        return learned
+
+
+async def test_only_steps_of_learning_have_a_loss_and_checking_has_its_own_stage(open_service: Open) -> None:
+    async with open_service(Preparing()) as service:
+        seen = [progress async for progress in service.watch((await submit(service)).id)]
+    assert all(loss == loss for loss in seen[-1].losses) and len(seen[-1].losses) == Preparing().steps_per_chunk * 2
+    stages = list(dict.fromkeys(progress.job.stage for progress in seen))
+    assert stages == sorted(stages, key=list(Stage).index) and seen[-1].job.stage is Stage.DONE
 
 
 async def test_the_event_loop_never_stands_still_while_a_job_runs(open_service: Open) -> None:
