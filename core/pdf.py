@@ -55,15 +55,14 @@ async def read_pdf(data: bytes, limits: Limits, *, sandbox: Sandbox = SANDBOX) -
     _check_bytes(data, limits)
     try:
         reply = await sandbox.call("core.pdf:extract", data, limits.max_pages, imports=("pymupdf",))
-        _check_reply(reply, limits)
-        return PdfText(_pages(reply), _notes(reply))
     except Overrun:
         raise PdfTooSlow(
             f"Reading this PDF took more than a document may: {sandbox.seconds:g} seconds, {_size(sandbox.memory)} of "
             f"memory, {_size(sandbox.output)} of text."
         ) from None
-    except (Crashed, AttributeError, KeyError, TypeError, ValueError):
+    except Crashed:
         raise PdfDamaged from None
+    return _judged(reply, limits)
 
 
 def _check_bytes(data: bytes, limits: Limits) -> None:
@@ -75,6 +74,15 @@ def _check_bytes(data: bytes, limits: Limits) -> None:
     looks = next((f"; it looks like {name}" for mark, name in LOOKS if mark in head), "")
     if MAGIC not in data[:SEARCHED] or (looks and head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith((b"<", b"pk"))):
         raise NotAPdf(f"This is not a PDF file{looks}.")
+
+
+def _judged(reply: Any, limits: Limits) -> PdfText:
+    """A child that a hostile file has taken over may reply anything."""
+    try:
+        _check_reply(reply, limits)
+        return PdfText(_pages(reply), _notes(reply))
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
+        raise PdfDamaged from None
 
 
 def _check_reply(reply: dict[str, Any], limits: Limits) -> None:

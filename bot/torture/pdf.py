@@ -1,0 +1,125 @@
+"""Thousands of damaged and hostile files: each ends in text or in one sentence, in time, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import re
+import signal
+import tempfile
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bot.demo import SAMPLE
+from bot.torture import Figure, Plan, Say, at_most, every, none
+from bot.torture.hostile import HOSTILE
+from bot.torture.papers import paper
+
+FILES = 2_000
+KILLS = 100  # children killed at random points
+TOGETHER = 2
+LIMIT = 60.0  # seconds for one file
+FOREIGN = re.compile(r"[/\\]\w|\w\.py|code=|Error|Traceback")  # a path, or another library's words
+
+
+@dataclass
+class Tally:
+    ends: Counter[str] = field(default_factory=Counter)
+    problems: list[str] = field(default_factory=list)
+    slowest: float = 0.0
+
+
+async def run(plan: Plan, say: Say) -> list[Figure]:
+    chance, tally, times = random.Random(plan.seed), Tally(), plan.times or FILES
+    before = set(os.listdir(tempfile.gettempdir()))
+    for name, make in HOSTILE.items():
+        await read(name, make(), tally)
+        say(f"{name}: {tally.slowest:.1f} s at most so far")
+    hostile, seeds = dict(tally.ends), [make() for make in HOSTILE.values()]
+    small = [data for data in seeds if len(data) < 100_000]
+    sources = [(SAMPLE / "sample.pdf").read_bytes(), paper("x.pdf", chance).data, *small]
+    for start in range(0, times, TOGETHER):
+        files = [damaged(chance.choice(sources[:2] if chance.random() < 0.6 else sources), chance) for _ in range(2)]
+        await asyncio.gather(*(read(f"damaged {start + n}", data, tally) for n, data in enumerate(files)))
+        if start % 200 == 0:
+            say(f"{start}/{times}: {dict(tally.ends)}, slowest {tally.slowest:.1f} s")
+    survived = sum([await killed(sources[0], chance) for _ in range(min(KILLS, times))])
+    for problem in tally.problems:
+        say(problem)
+    left = set(os.listdir(tempfile.gettempdir())) - before
+    return [
+        Figure("hostile files, how they ended", ", ".join(f"{n} {kind}" for kind, n in hostile.items())),
+        Figure("all files, how they ended", ", ".join(f"{n} {kind}" for kind, n in tally.ends.items())),
+        none("neither text nor a sentence of ours", len(tally.problems)),
+        at_most("the slowest file", tally.slowest, LIMIT + 5),
+        every("children killed at random points: one sentence, and the next file is read", survived, min(KILLS, times)),
+        none("files left behind", sum(name.startswith("engram-") and "torture" not in name for name in left)),
+    ]
+
+
+async def read(name: str, data: bytes, tally: Tally) -> None:
+    from core.errors import Refused
+    from core.pdf import read_pdf
+    from core.types import Limits
+
+    began = time.monotonic()
+    try:
+        end = "read" if (await read_pdf(data, Limits())).pages else "nothing"
+    except Refused as refused:
+        end = type(refused).__name__
+        if FOREIGN.search(str(refused)):
+            tally.problems.append(f"{name}: {refused}")
+    except Exception as error:
+        end = "broke"
+        tally.problems.append(f"{name}: {error!r}")
+    tally.ends[end] += 1
+    tally.slowest = max(tally.slowest, time.monotonic() - began)
+
+
+async def killed(data: bytes, chance: random.Random) -> bool:
+    """Whether a child's death is one sentence, or came too late."""
+    from core.errors import Refused
+    from core.pdf import read_pdf
+    from core.types import Limits
+
+    reading = asyncio.create_task(read_pdf(data, Limits()))
+    await asyncio.sleep(chance.uniform(0.02, 0.6))
+    for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split():
+        os.kill(int(pid), signal.SIGKILL)
+    try:
+        return bool((await reading).pages)
+    except Refused:
+        return True
+
+
+def damaged(data: bytes, chance: random.Random) -> bytes:
+    """Cut, overwritten, doubled, with other numbers in it: most of it is still a PDF."""
+    broken = bytearray(data)
+    for _ in range(chance.randrange(1, 5)):
+        at = chance.randrange(8, len(broken))
+        match chance.randrange(6):
+            case 0:
+                broken = broken[: max(at, 64)]
+            case 1:
+                for _ in range(chance.randrange(1, 100)):
+                    broken[chance.randrange(8, len(broken))] = chance.randrange(256)
+            case 2:
+                broken[at:at] = broken[chance.randrange(len(broken)) :][:2000]
+            case 3:
+                del broken[at : at + chance.randrange(1, 500)]
+            case 4:
+                renumber(broken, chance)
+            case 5:
+                broken[at : at + 4] = chance.choice([b"null", b"<<<<", b"[[[[", b" -1 ", b"9999", b"\0\0\0\0", b"0 R "])
+    return bytes(broken)
+
+
+def renumber(broken: bytearray, chance: random.Random) -> None:
+    """Another number in the place of one: a reference, a length, an offset."""
+    numbers = list(re.finditer(rb"\d+", broken))
+    if numbers:
+        found = chance.choice(numbers)
+        broken[found.start() : found.end()] = str(chance.choice([0, 1, 2, 3, -1, 2**31, 10**9, 65536])).encode()

@@ -1,0 +1,92 @@
+"""Every hostile file that the project can make is refused with a sentence, or read; damage by hypothesis on top."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from bot.torture.hostile import HOSTILE
+from bot.torture.papers import make_pdf
+from bot.torture.pdf import FOREIGN, damaged
+from core import errors
+from core.pdf import _check_bytes, _judged, read_pdf
+from core.sandbox import Sandbox
+from core.types import Limits
+
+QUICK = Sandbox(seconds=3)
+SENTENCES = {
+    "memory_bomb": errors.PdfTooSlow,
+    "endless_loop": errors.PdfTooSlow,
+    "hundred_thousand_pages": errors.PdfTooLong,
+    "html": errors.NotAPdf,
+    "svg": errors.NotAPdf,
+    "zip_in_disguise": errors.NotAPdf,
+    "deep_nesting": errors.PdfDamaged,
+    "huge_picture": errors.PdfHasNoText,
+    "picture_bomb": errors.PdfHasNoText,
+    "javascript": errors.PdfHasNoText,
+    "page_tree_loop": errors.PdfDamaged,
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+async def test_a_hostile_file_ends_in_one_sentence_or_in_text(name: str) -> None:
+    wanted = SENTENCES.get(name)
+    try:
+        text = await read_pdf(HOSTILE[name](), Limits(max_pages=2000), sandbox=QUICK)
+    except errors.Refused as refused:
+        assert wanted in (None, type(refused)) and not FOREIGN.search(str(refused))
+    else:
+        assert wanted is None and text.pages
+
+
+async def test_control_and_direction_characters_do_not_come_through() -> None:
+    [page] = (await read_pdf(HOSTILE["control_letters"](), Limits())).pages
+    assert not set(page.text) & {*map(chr, range(32)), *map(chr, range(127, 160))} - {"\n", "\t"}
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.integers(0, 2**32))
+def test_damage_ends_in_text_or_in_a_sentence(seed: int) -> None:
+    data = damaged(make_pdf("The harbour opens at six.", "It closes at nine."), random.Random(seed))
+
+    async def read() -> None:
+        try:
+            assert (await read_pdf(data, Limits(), sandbox=Sandbox(seconds=10))).pages
+        except errors.Refused as refused:
+            assert not FOREIGN.search(str(refused))
+
+    asyncio.run(read())
+
+
+@given(st.binary(max_size=2000))
+def test_any_bytes_are_judged_without_a_child(data: bytes) -> None:
+    for candidate in (data, b"%PDF-1.7" + data, data + b"%PDF-1.7"):
+        try:
+            _check_bytes(candidate, Limits())
+        except errors.NotAPdf as refused:
+            assert not FOREIGN.search(str(refused))
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=9), inner, max_size=4),
+    max_leaves=12,
+)
+PART = ANYTHING | st.lists(st.text(), max_size=3) | st.lists(st.integers(-2, 5), max_size=3) | st.integers(-2, 3)
+KEYS = ("pages", "locked", "is_pdf", "texts", "unreadable", "hidden", "repaired", "recognised", "pictures")
+
+
+@given(ANYTHING | st.fixed_dictionaries({key: PART for key in KEYS}))
+@example({"pages": float("inf"), "locked": False})
+def test_whatever_a_captured_child_replies_ends_in_text_or_in_a_sentence(reply: Any) -> None:
+    try:
+        text = _judged(reply, Limits())
+    except errors.Refused:
+        return
+    assert all(isinstance(page.text, str) for page in text.pages) and all(isinstance(n, str) for n in text.notes)
