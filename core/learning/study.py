@@ -129,8 +129,9 @@ class Tutor:
         return [(n, text) for n, text in found if len(text.split()) >= 12]
 
     def _batches(self, passages: Sequence[Passage], count: int) -> Iterator[list[Passage]]:
-        """Where `count` questions are written about each, every one with the passage before it in the cache."""
-        size = max(1, 2 * self.batch_tokens // (self.config.passage * count))
+        """Where `count` questions are written about each, every prompt with the passage before it in the cache."""
+        rows = len(self.fmt.write_questions("", count))
+        size = max(1, 2 * self.batch_tokens // (self.config.passage * rows))
         for at in range(0, len(passages), size):
             yield list(passages[at : at + size])
 

@@ -112,17 +112,22 @@ def test_a_long_document_is_checked_with_a_bounded_number_of_questions(tiny, tut
     assert 0 < len(found) <= 6 and len({e.chunk for e in found}) >= 2
 
 
-def test_the_model_itself_writes_the_same_again(tiny, fmt) -> None:
+@pytest.mark.parametrize("kind", [MarkedFormat, ChatFormat])
+def test_the_model_itself_writes_the_same_again(tiny, tokenizer, kind) -> None:
+    fmt = kind(tokenizer)
+
     def written() -> list[Exercise]:
         tutor = Tutor(tiny, fmt, 256, StudyConfig(passage=64, questions=2, agree=0.0))
         return [e for some in tutor.exercises(chunks(tiny)) for e in some]
 
     state = torch.get_rng_state()
-    assert written() == written()
+    assert written() == written()  # of a model that knows nothing, mostly nothing
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_answers_in_context_are_those_without_a_cache(tiny, fmt) -> None:
+@pytest.mark.parametrize("kind", [MarkedFormat, ChatFormat])
+def test_answers_in_context_are_those_without_a_cache(tiny, tokenizer, kind) -> None:
+    fmt = kind(tokenizer)
     tutor, passages = Tutor(tiny, fmt, 256), [(0, STORY[:80]), (1, STORY[80:170])]
     asked = [(1, "Who is it?"), (0, "What is it?"), (1, "Where is it?")]
     together = tutor._answers(passages, asked, None, fmt.in_context)
