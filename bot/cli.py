@@ -416,6 +416,7 @@ def prepare(
     layers: Annotated[int, typer.Option(min=1, help="How many upper layers learn.")] = 7,
     readout: Annotated[int, typer.Option(min=0, help="Rank of the LoRA that reads what was learned; 0: none.")] = 16,
     tokens: Annotated[int, typer.Option(min=256, help="Tokens of documents a step.")] = 8192,
+    longest: Annotated[int, typer.Option(min=64, help="Tokens of the longest documents to practise on.")] = 600,
     channel: NoChannel = "",
     data_dir: DataDir = None,
     json: Json = False,
@@ -431,7 +432,7 @@ def prepare(
         if squad and not squad.is_file():
             raise Refused(f"There is no file {squad}.")
         questions = read_questions(squad) if squad else []
-        config = PrepareConfig(seconds=60 * minutes, layers=layers, readout=readout, tokens=tokens)
+        config = PrepareConfig(seconds=60 * minutes, layers=layers, readout=readout, tokens=tokens, longest=longest)
         with screen.counting() as progress:
             result = await asyncio.to_thread(
                 prepare_model, model or settings.model, settings.data_dir / "prepared", questions, config, progress,
