@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 import structlog
+import structlog.tracebacks
 
 
 def configure_logging(level: str, format: str) -> None:
@@ -16,9 +17,11 @@ def configure_logging(level: str, format: str) -> None:
         structlog.stdlib.ExtraAdder(),
         structlog.processors.TimeStamper(fmt="iso"),
     ]
-    last = [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+    # Tracebacks without the values of variables: tokens are among them
+    bare = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+    last = [structlog.processors.ExceptionRenderer(bare), structlog.processors.JSONRenderer()]
     if format == "console":
-        last = [structlog.dev.ConsoleRenderer()]
+        last = [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
     handler = logging.StreamHandler()
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(

@@ -41,7 +41,7 @@ PLATFORMS: dict[str, tuple[str, Callable[[Settings], tuple[str, ...]]]] = {  # n
 
 
 def wanted(settings: Settings) -> list[str]:
-    """The platforms of which at least one setting is there; one that lacks another says so when it is served."""
+    """The platforms of which at least one setting is there."""
     return [
         name for name, (_, needs) in PLATFORMS.items() if any(getattr(settings, n) is not None for n in needs(settings))
     ]
@@ -60,8 +60,11 @@ def how_to_configure(settings: Settings) -> str:
 async def serve_all(app: App, settings: Settings) -> None:
     """Serve the platforms until cancelled, or until one of them, or the engine, fails for good.
 
-    Raises: SetupError.
+    Raises: SetupError, at once for a platform that lacks a setting.
     """
+    for name in wanted(settings):
+        if needs := missing(name, settings):
+            raise SetupError(f"{name.capitalize()} is configured by half: set {' and '.join(needs)}, too.")
     try:
         async with asyncio.TaskGroup() as group:
             group.create_task(app.runner.device.ready())

@@ -75,6 +75,12 @@ async def test_without_an_engine_nothing_is_served(
     assert served == ["began", "ended"]
 
 
+async def test_a_platform_that_is_configured_by_half_is_an_error_at_once(tmp_path: Path) -> None:
+    chosen = load_settings(data_dir=tmp_path / "data", slack_bot_token="xoxb")
+    with pytest.raises(SetupError, match="Slack is configured by half: set ENGRAM_SLACK_APP_TOKEN"):
+        await platforms.serve_all(None, chosen)
+
+
 def test_what_is_missing_is_named(served: list[str], tmp_path: Path) -> None:
     assert platforms.wanted(settings(tmp_path, "right")) == ["one"]
     assert "ENGRAM_SLACK_BOT_TOKEN" in platforms.how_to_configure(settings(tmp_path, "right"))
