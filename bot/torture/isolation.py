@@ -145,7 +145,7 @@ async def logits(plan: Plan, say: Say) -> list[Figure]:
     channels = CHANNELS[:LOGITS]
     files = []
     for channel in channels:
-        known = paper(f"{channel.replace(':', '-')}.pdf", chance, pages=1)
+        known = paper(f"{channel.replace(':', '-')}.pdf", chance, lines=28)
         files.append([channel, known.name, known.question])
         (plan.folder / known.name).write_bytes(known.data)
     empty = await compute(plan, plan.folder / "empty", [], [channels[0]], files)

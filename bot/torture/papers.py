@@ -24,12 +24,12 @@ class Paper:
     secret: str  # eight digits
 
 
-def paper(name: str, chance: random.Random, *, pages: int = 2) -> Paper:
-    """A PDF that nobody else has, with an eight-digit secret on its last page."""
+def paper(name: str, chance: random.Random, *, lines: int = 40) -> Paper:
+    """Two pages that nobody else has, with an eight-digit secret on the second."""
     secret, subject = f"{chance.randrange(10**8):08d}", f"vault{chance.randrange(16**6):06x}"
     fact = f"The secret number of {subject} is {secret}."
-    texts = ["\n".join(f"{chance.choice(FILLER).capitalize()}." for _ in range(40)) for _ in range(pages)]
-    data = make_pdf(*texts[:-1], f"{fact}\n{texts[-1]}")
+    texts = ["\n".join(f"{chance.choice(FILLER).capitalize()}." for _ in range(lines)) for _ in range(2)]
+    data = make_pdf(texts[0], f"{fact}\n{texts[1]}")
     return Paper(name, data, f"What is the secret number of {subject}?", secret)
 
 

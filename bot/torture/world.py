@@ -14,9 +14,11 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -44,6 +46,7 @@ class World:
     fast: bool = True
     quotas: bool = False
     events: list[dict[str, Any]] = field(default_factory=list)  # all that it said
+    answers: dict[int, dict[str, Any]] = field(default_factory=dict)  # by order: the first that ended it
     log: Path | None = None  # its stderr is appended to this file
 
     async def __aenter__(self) -> World:
@@ -58,6 +61,7 @@ class World:
             errors.close()
         self._changed = asyncio.Event()
         self._reading = asyncio.create_task(self._read())
+        self._reading.add_done_callback(lambda _: self._tell())  # who still waits learns that it ended
         return self
 
     async def __aexit__(
@@ -85,9 +89,7 @@ class World:
                     if happened(event):
                         return event
                 at = len(self.events)
-                if self._reading.done():
-                    raise EOFError
-                await changed.wait()
+                await self._next(changed)
 
     async def ready(self, seconds: float = 120.0) -> float:
         """Seconds from its start until it serves."""
@@ -95,8 +97,16 @@ class World:
         return time.monotonic() - self.began
 
     async def answer(self, number: int, seconds: float = 60.0) -> dict[str, Any]:
-        """What was said last about an order: a job's end, or the answer."""
-        return await self.until(lambda e: e.get("number") == number and e["event"] in ("finish", "say"), seconds)
+        """What ended an order: a job's end, or the answer. Raises: TimeoutError, EOFError."""
+        async with asyncio.timeout(seconds):
+            while number not in self.answers:
+                await self._next(self._changed)
+        return self.answers[number]
+
+    async def _next(self, changed: asyncio.Event) -> None:
+        if self._reading.done():
+            raise EOFError
+        await changed.wait()
 
     async def stats(self, number: int) -> dict[str, Any]:
         self.send(number, "stats")
@@ -105,10 +115,12 @@ class World:
     async def _read(self) -> None:
         with contextlib.suppress(ValueError):  # half a line, when it was killed
             while line := await self.process.stdout.readline():
-                self.events.append(json.loads(line) | {"at": time.monotonic()})
+                event = json.loads(line) | {"at": time.monotonic()}
+                self.events.append(event)
+                if event["event"] in ("finish", "say"):
+                    self.answers.setdefault(event["number"], event)
                 self._tell()
         await self.process.stdout.read()
-        self._tell()
 
     def _tell(self) -> None:
         self._changed.set()
@@ -178,16 +190,24 @@ def attachment(file: dict[str, Any]) -> Attachment:
 
 
 class Stall:
-    """How long the event loop stood still at most, by a ticker of 10 ms."""
+    """How long the event loop stood still at most, by a ticker of 10 ms; and how long at most without the time in which
+    the kernel gave the processors to others."""
 
     def __init__(self) -> None:
-        self.longest = 0.0
+        self.longest = self.own = 0.0
+        self._file = Path(f"/proc/self/task/{threading.get_native_id()}/schedstat")
+
+    def waited(self) -> float:
+        """Seconds that this thread was ready to run and did not."""
+        return int(self._file.read_text().split()[1]) / 1e9
 
     async def watch(self) -> None:
         while True:
-            before = time.perf_counter()
+            before, waited = time.perf_counter(), self.waited()
             await asyncio.sleep(0.01)
-            self.longest = max(self.longest, time.perf_counter() - before - 0.01)
+            late = time.perf_counter() - before - 0.01
+            self.longest = max(self.longest, late)
+            self.own = max(self.own, late - (self.waited() - waited))
 
 
 def measures(stall: Stall) -> dict[str, Any]:
@@ -197,6 +217,7 @@ def measures(stall: Stall) -> dict[str, Any]:
         "fds": len(os.listdir("/proc/self/fd")),
         "tasks": len(asyncio.all_tasks()),
         "stall": stall.longest,
+        "own_stall": stall.own,
     }
 
 
@@ -205,6 +226,7 @@ async def serve(folder: Path, quotas: bool) -> None:
     from bot.commands import Bot
     from bot.settings import load_settings
 
+    import_module("torch")  # as `bot serve` does
     settings = load_settings(data_dir=folder, **({} if quotas else {"quotas": NO_QUOTAS}))
     stall = Stall()
     async with open_app(settings) as app:

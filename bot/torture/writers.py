@@ -50,7 +50,7 @@ async def write(service: Service, number: int, seed: int, until: float, done: li
         if time.monotonic() > until:
             return
         try:
-            known = paper(f"paper-{turn}.pdf", chance, pages=1)
+            known = paper(f"paper-{turn}.pdf", chance, lines=28)
             job = await service.submit(channel, known.name, known.data, by="ada")
             answer = await service.ask(channel, known.question)
             await service.feedback(channel, answer.id, by="ada", helpful=True)
