@@ -25,7 +25,7 @@ class Objectives:
     answers: float = 1.0
     distil: float = 0.0
     layers: float = 0.0
-    keep: float = 0.0
+    keep: float = 0.5  # without it, study material moves unrelated answers by twenty nats
 
     @classmethod
     def of(cls, weights: Mapping[str, float]) -> Objectives:
