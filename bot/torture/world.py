@@ -222,7 +222,7 @@ def measures(stall: Stall) -> dict[str, Any]:
 
 
 async def serve(folder: Path, quotas: bool) -> None:
-    from bot.app import open_app
+    from bot.app import open_app, settle_memory
     from bot.commands import Bot
     from bot.settings import load_settings
 
@@ -231,6 +231,7 @@ async def serve(folder: Path, quotas: bool) -> None:
     stall = Stall()
     async with open_app(settings) as app:
         await app.runner.device.ready()
+        settle_memory()  # the fast engine's loading does not
         async with Bot(app.service, limits=settings.limits, quotas=settings.quotas) as bot:
             emit("ready")
             bot.spawn(stall.watch())
