@@ -35,9 +35,13 @@ async def play(channel: str, screen: Screen, settings: Settings) -> None:
 
 def questions() -> list[dict[str, Any]]:
     """The six of the sample's question file, in SQuAD's format."""
+    return sorted((q for q in all_questions() if q["id"].startswith("demo-")), key=lambda q: q["id"])
+
+
+def all_questions() -> list[dict[str, Any]]:
+    """About the sample."""
     articles = json.loads((SAMPLE / "sample.squad.json").read_text())["data"]
-    every = [question for article in articles for part in article["paragraphs"] for question in part["qas"]]
-    return sorted((q for q in every if q["id"].startswith("demo-")), key=lambda q: q["id"])
+    return [question for article in articles for part in article["paragraphs"] for question in part["qas"]]
 
 
 async def _forget_earlier(app: App, channel: str, data: bytes) -> None:
