@@ -20,12 +20,12 @@ from bot.platforms import slack as slack_platform
 from core.engine import Engine, EngineConfig
 from core.pdf import read_pdf
 from core.service import Service
-from core.types import Limits, Stage
+from core.types import Stage
 from storage.index import Index
 from storage.weights import Weights
 from tests.bot import test_discord, test_slack
 from tests.bot.slack_fake import CHANNEL, MENTION, FakeSlack
-from tests.bot.story import FOLLOW_UP, PDF, QUESTION
+from tests.bot.story import FOLLOW_UP, LIMITS, PDF, QUESTION
 from tests.bot.test_slack import slack
 from tests.conftest import Open
 
@@ -56,7 +56,7 @@ class Process:
     async def start(self) -> None:
         self._stack = AsyncExitStack()
         self.service: Service = await self._stack.enter_async_context(
-            self._open(self._engine, read=read_pdf, limits=Limits())
+            self._open(self._engine, read=read_pdf, limits=LIMITS)
         )
 
     async def stop(self) -> None:
@@ -70,6 +70,12 @@ class Process:
             async for news in self.service.watch(jobs[0].id):
                 if news.step:
                     return
+
+    async def told(self) -> None:
+        """Until all jobs have ended and their channels know it."""
+        async with asyncio.timeout(90):
+            while await self.service.pending_deliveries():
+                await asyncio.sleep(0.05)
 
 
 @pytest.fixture
@@ -113,7 +119,8 @@ async def tell_on_discord(world: test_discord.World, process: Process) -> None:
     await process.start()
     world.service = process.service
     await world.restart()
-    await world.told()
+    await process.told()
+    await world.env.settle()
     assert "I know harbour.pdf now" in world.text_of(progress.id)
 
     result = await world.bob.slash(world.channel, "ask", question=QUESTION)
@@ -156,8 +163,8 @@ async def tell_on_slack(world: test_slack.World, slack: FakeSlack, process: Proc
     await process.start()
     world.service = process.service
     await world.start()
-    await world.until(lambda: slack.said("I know harbour.pdf now"), 60)
-    await world.told()
+    await process.told()
+    assert slack.said("I know harbour.pdf now")
     assert len([message for message in world.handled(begun) if not message.get("files")]) == 1
 
     await slack.slash("ask", QUESTION, by="UBOB")
