@@ -257,10 +257,10 @@ class Client:
         left = await self.bot.service.inbox.unhandled("slack:")  # by an earlier process: before anything new comes in
         async with self._listening() if self._settings.slack_http_port else self._connected() as until_lost:
             await self.bot.resume(self.reopen)
-            token = _again.set(True)  # for the tasks that begin here
+            before = _again.set(True)  # for the tasks that begin here
             for key, body in left:
                 self._work_off(key, json.loads(body))
-            _again.reset(token)
+            _again.reset(before)
             await until_lost()
 
     def _web(self, token: str | None) -> AsyncWebClient:
@@ -278,14 +278,20 @@ class Client:
         return workspace
 
     async def workspace(self, team: str) -> Workspace | None:
-        """The one that the bot token belongs to; with OAuth, that of an installation."""
+        """The one that the bot token belongs to; with OAuth, that of an installation that is still good."""
         if not self._installations:
             return next(iter(self._workspaces.values()))
         installed = await self._installations.async_find_bot(team_id=team)
         if installed is None or not installed.bot_token:
             return None
         known = self._workspaces.get(team)
-        return known if known and known.web.token == installed.bot_token else await self._enter(installed.bot_token)
+        if known and known.web.token == installed.bot_token:
+            return known
+        try:
+            return await self._enter(installed.bot_token)
+        except SetupError:
+            log.warning("the workspace %s no longer accepts its token", team)
+            return None
 
     @contextlib.asynccontextmanager
     async def _connected(self) -> AsyncIterator[Callable[[], Awaitable[None]]]:
@@ -328,10 +334,10 @@ class Client:
 
     async def _on_event(self, body: dict[str, Any], event: dict[str, Any]) -> None:
         """Slack tells again what was not acknowledged. Talk that is none of our business is not kept."""
-        kept = {"team_id": body.get("team_id"), "event_id": body["event_id"], "event": event}
         workspace = await self.workspace(_team(body))
         if workspace and (weight := workspace.weight(event)):
-            await self._take(f"slack:event:{body['event_id']}", {**kept, "team_id": workspace.me.team}, weight > 1)
+            kept = {"team_id": workspace.me.team, "event_id": body["event_id"], "event": event}
+            await self._take(f"slack:event:{body['event_id']}", kept, weight > 1)
 
     async def _on_command(self, ack: AsyncAck, body: dict[str, Any]) -> None:
         await self._on_interaction("command", ack, body)

@@ -365,6 +365,9 @@ async def test_a_workspace_that_installs_the_app_is_served_also_after_a_restart(
             await slack.say(LEARN, HANDBOOK)
             await world.said("I know handbook.pdf now")
             assert "Ada Quill" in shown(await world.ask())
+        slack.fault("auth.test", "token_revoked", times=9)
+        async with serving(world, chosen):
+            assert await world.client.reopen(f"slack:{TEAM}:{CHANNEL}::1.1") is None  # one workspace less, not all
     assert (tmp_path / "data/slack.db").stat().st_mode & 0o777 == 0o600
     assert len(slack.said("Base model")) == 1
 
