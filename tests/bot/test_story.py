@@ -64,7 +64,7 @@ class Process:
 
     async def learning(self, channel: str) -> None:
         """Until the first step of a job is done."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while not (jobs := await self.service.jobs(channel)):
                 await asyncio.sleep(0.01)
             async for news in self.service.watch(jobs[0].id):
