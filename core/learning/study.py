@@ -110,7 +110,7 @@ class Tutor:
         """At most `each` questions a chunk, plain and sure; of a long document `most` in all, of evenly chosen chunks.
         Short ones first, and such as ask for one thing: the others are mostly the passage's own words."""
         chosen = spread(chunks, max(1, most // each))
-        passages = [p for chunk in chosen for p in spread(self._passages([chunk]), max(each, 2))]
+        passages = [p for chunk in chosen for p in spread(self._passages([chunk]), each + 1)]
         for some in self._batches(passages, DRAFTS):
             by_chunk: defaultdict[int, list[Exercise]] = defaultdict(list)
             sure = [e for e in self._questions(some, DRAFTS) if e.sure >= SURE]
