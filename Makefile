@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test peers lint
+.PHONY: install install-hashed audit demo test peers lint
 
 install: .venv/installed  ## .venv with the pinned dependencies
 
@@ -9,6 +9,18 @@ install: .venv/installed  ## .venv with the pinned dependencies
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
 	touch $@
+
+install-hashed:  ## the same, each downloaded file checked against .ci/hashed.lock; then torch, by version only
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r .ci/hashed.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check $$(grep '^torch==' requirements.lock)
+	touch .venv/installed
+
+audit: install  ## is what is installed consistent, and does a public database know of holes in it?
+	$(BIN)/pip check
+	$(PYTHON) -m venv .venv/audit
+	.venv/audit/bin/pip install --quiet --disable-pip-version-check pip-audit==2.10.1
+	.venv/audit/bin/pip-audit --requirement requirements.lock --no-deps --disable-pip --strict
 
 demo: install  ## learn the sample document and ask it six questions
 	$(BIN)/python -m bot demo

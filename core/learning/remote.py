@@ -15,6 +15,16 @@ TIMEOUT = 60.0  # seconds of one request
 MOST_BYTES = 1 << 20  # of a reply
 
 
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """urllib hands the key on to whichever host a redirect names; so none is followed."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+OPENER = urllib.request.build_opener(_NoRedirect)
+
+
 @dataclass(frozen=True)
 class RemoteWriter:
     """Implements core.learning.study.Writer."""
@@ -40,5 +50,5 @@ class RemoteWriter:
         )
         if not self.url.startswith(("http://", "https://")):
             raise ValueError("not a web address")
-        with urllib.request.urlopen(request, timeout=TIMEOUT) as reply:
+        with OPENER.open(request, timeout=TIMEOUT) as reply:
             return json.loads(reply.read(MOST_BYTES))

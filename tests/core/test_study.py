@@ -230,3 +230,33 @@ def test_a_writer_that_is_not_there_fails_learning() -> None:
     for url in ("http://127.0.0.1:9/v1", "file:///etc", "nonsense"):
         with pytest.raises(LearningFailed):
             RemoteWriter(url, "big").write(STORY, 5)
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_the_key_never_follows_a_redirect(status: int) -> None:
+    seen: list[str | None] = []
+
+    class Trap(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            seen.append(self.headers["Authorization"])
+            self.send_error(404)
+
+        do_POST = do_GET
+
+        def log_message(self, *_: object) -> None: ...
+
+    class Redirect(Trap):
+        def do_POST(self) -> None:
+            self.send_response(status)
+            self.send_header("Location", f"http://127.0.0.1:{trap.server_port}/")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+    with HTTPServer(("127.0.0.1", 0), Trap) as trap, HTTPServer(("127.0.0.1", 0), Redirect) as server:
+        for one in (trap, server):
+            threading.Thread(target=one.serve_forever, args=(0.01,), daemon=True).start()
+        with pytest.raises(LearningFailed):
+            RemoteWriter(f"http://127.0.0.1:{server.server_port}", "big", "secret").write(STORY, 5)
+        server.shutdown()
+        trap.shutdown()
+    assert seen == []

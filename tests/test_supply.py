@@ -1,0 +1,78 @@
+"""What comes from outside: packages, model files, and who may talk to the network."""
+
+from __future__ import annotations
+
+import ast
+import re
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SOURCES = [path for folder in ("bot", "core", "storage") for path in sorted((ROOT / folder).rglob("*.py"))]
+NETWORK = {"aiohttp", "discord", "slack_sdk", "slack_bolt", "httpx", "requests", "urllib", "socket", "http", "ftplib"}
+TALKERS = {"bot/platforms/discord.py", "bot/platforms/slack.py", "bot/metrics.py", "core/learning/remote.py"}
+CODE_FROM_DATA = {"pickle", "dill", "cloudpickle", "marshal", "shelve"}
+
+
+def locked(path: Path) -> dict[str, str]:
+    """Package -> version."""
+    pins = re.findall(r"^([\w.-]+)==([^\s\\]+)", path.read_text(), re.M)
+    return {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in pins}
+
+
+def nodes(path: Path) -> Iterator[ast.AST]:
+    return ast.walk(ast.parse(path.read_text()))
+
+
+def imported(path: Path) -> set[str]:
+    found = {alias.name.split(".")[0] for node in nodes(path) if isinstance(node, ast.Import) for alias in node.names}
+    return found | {(node.module or "").split(".")[0] for node in nodes(path) if isinstance(node, ast.ImportFrom)}
+
+
+def test_the_lock_holds_every_pin_of_the_project() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["test"]]
+    pins = {re.sub(r"[-_.]+", "-", pin.split("==")[0].split("[")[0]).lower(): pin.split("==")[1] for pin in wanted}
+    lock = locked(ROOT / "requirements.lock")
+    assert {name: lock.get(name) for name in pins} == pins
+
+
+def test_the_hashed_lock_is_the_lock_with_a_sha256_for_each_package() -> None:
+    hashed = ROOT / ".ci" / "hashed.lock"
+    plain = locked(ROOT / "requirements.lock")
+    del plain["torch"]  # which build fits depends on the machine
+    assert locked(hashed) == plain
+    blocks = re.split(r"\n(?=\w)", re.sub(r"^#.*\n", "", hashed.read_text(), flags=re.M))
+    assert len(blocks) == len(plain) and all(re.search(r"--hash=sha256:[0-9a-f]{64}", block) for block in blocks)
+
+
+def test_only_the_platforms_the_metrics_and_a_remote_writer_use_the_network() -> None:
+    """The last two only when they are set. A model that is named by a hub id is fetched by transformers, once."""
+    assert {path.relative_to(ROOT).as_posix() for path in SOURCES if imported(path) & NETWORK} <= TALKERS
+
+
+def test_nothing_unpickles_and_nothing_runs_a_models_code() -> None:
+    for path in SOURCES:
+        assert not imported(path) & CODE_FROM_DATA, path
+        for node in nodes(path):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("eval", "exec", "torch.load"):
+                assert "weights_only=True" in ast.unparse(node), path
+            if isinstance(node, ast.keyword) and node.arg == "trust_remote_code":
+                assert ast.unparse(node.value) == "False", path
+
+
+def test_no_sql_is_put_together_from_values() -> None:
+    words = re.compile(r"\b(SELECT|INSERT|UPDATE|DELETE|PRAGMA|CREATE|DROP)\b")
+    for path in (ROOT / "storage").glob("*.py"):
+        for node in nodes(path):
+            if isinstance(node, ast.JoinedStr) or (isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mod)):
+                assert not words.search(ast.unparse(node)), path
+
+
+@pytest.mark.parametrize("name", ["SHA256SUMS", "config.json", "model.int8.safetensors", "tokenizer.json"])
+def test_the_model_ships_as_data_only(name: str) -> None:
+    folder = ROOT / "core" / "embedded" / "model"
+    assert (folder / name).is_file() and {path.suffix for path in folder.iterdir()} <= {"", ".json", ".safetensors"}
