@@ -75,8 +75,8 @@ def added(model: nn.Module, groups: Sequence[tuple[Mapping[str, Branch], int]]) 
 
 @contextmanager
 def recomputed(model: nn.Module) -> Iterator[None]:
-    """Within the context the blocks keep only their inputs and compute the rest again on the way back: a third more time,
-    and memory for one block instead of all. Only the blocks themselves are told that they train: dropout stays off."""
+    """Within the context the blocks keep only their inputs and compute the rest again on the way back: a third more
+    time, and memory for one block instead of all. Only the blocks are told that they train: dropout stays off."""
     blocks = list(model.model.layers)
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     for block in blocks:
