@@ -23,7 +23,7 @@ from bot.torture.papers import Paper, paper
 from bot.torture.world import World
 
 CHANNELS = 6
-FAST, SLOW = (2.0, 0.25, 30.0), (90.0, 6.0, 420.0)  # seconds between uploads, questions, erases; SLOW: with the model
+FAST, SLOW = (5.0, 0.5, 30.0), (90.0, 6.0, 420.0)  # seconds between uploads, questions, erases; SLOW: with the model
 KEPT = 4  # documents of a channel; then one is forgotten
 SAMPLE_EVERY = 5.0
 STALL = 0.25  # seconds
@@ -68,7 +68,7 @@ async def run(plan: Plan, say: Say) -> list[Figure]:
     for until, how in lives:
         async with world_of(plan, folder) as world:
             load.world, load.samples = world, []
-            await world.ready()
+            await world.ready(PATIENCE)
             await live(load, began + until, say)
             if how is None:
                 await settle(load)
