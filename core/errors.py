@@ -1,7 +1,7 @@
 """Everything that can go wrong, as one tree.
 
 A class's docstring is what a person reads when no better message is given: one sentence, the cause and what to do.
-Exceptions never carry a server path or another library's text; they are turned into words once, at the edge (`bot.render`).
+Exceptions never carry a server path or another library's text; they become words once, at the edge (`bot.render`).
 """
 
 

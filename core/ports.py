@@ -1,4 +1,4 @@
-"""What core needs from outside, as protocols. `storage` implements Index and Weights; `core.engine` implements Engine."""
+"""What core needs from outside, as protocols: `storage` has Index and Weights, `core.engine` has Engine."""
 
 from __future__ import annotations
 

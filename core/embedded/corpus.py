@@ -191,7 +191,7 @@ def load_passages(path: Path, *, every: int = 1) -> list[Passage]:
 
 
 def prepare_shard(source: Path, tokenizer: Path, out: Path, *, length: int = 1025, workers: int = 8) -> dict[str, int]:
-    """One shard -> tokens.npy, val.npy, passages.jsonl.gz, dev-passages.jsonl.gz, rows.npy, rows-weights.npy in `out`."""
+    """One shard -> tokens.npy, val.npy, (dev-)passages.jsonl.gz, rows.npy and rows-weights.npy in `out`."""
     out.mkdir(parents=True, exist_ok=True)
     articles = read_articles(source)
     train = [a for a in articles if not held_out(a[0])]

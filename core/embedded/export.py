@@ -46,7 +46,7 @@ def hf_model(state: dict[str, torch.Tensor]) -> Any:
 
 
 def save_folder(state: dict[str, torch.Tensor], tokenizer: Path, out: Path, *, int8: bool = False) -> None:
-    """config.json, tokenizer files with the chat template, and the weights: float32 safetensors or the int8 container."""
+    """config.json, tokenizer files with the chat template, and the weights: float32 or the int8 container."""
     out.mkdir(parents=True, exist_ok=True)
     state = {k: v for k, v in state.items() if k != "lm_head.weight"}
     model = hf_model(state)

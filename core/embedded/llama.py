@@ -23,11 +23,22 @@ class LlamaShape:
     def hf_config(self) -> dict:
         """The keyword arguments of transformers.LlamaConfig."""
         return dict(
-            vocab_size=self.vocab, hidden_size=self.width, num_hidden_layers=self.layers, num_attention_heads=self.heads,
-            num_key_value_heads=self.heads, head_dim=self.width // self.heads, intermediate_size=self.mlp,
-            max_position_embeddings=self.positions, rms_norm_eps=1e-6, tie_word_embeddings=True, hidden_act="silu",
-            bos_token_id=0, eos_token_id=0, pad_token_id=1, rope_parameters={"rope_type": "default", "rope_theta": self.theta},
-        )  # fmt: skip
+            vocab_size=self.vocab,
+            hidden_size=self.width,
+            num_hidden_layers=self.layers,
+            num_attention_heads=self.heads,
+            num_key_value_heads=self.heads,
+            head_dim=self.width // self.heads,
+            intermediate_size=self.mlp,
+            max_position_embeddings=self.positions,
+            rms_norm_eps=1e-6,
+            tie_word_embeddings=True,
+            hidden_act="silu",
+            bos_token_id=0,
+            eos_token_id=0,
+            pad_token_id=1,
+            rope_parameters={"rope_type": "default", "rope_theta": self.theta},
+        )
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -131,7 +142,7 @@ class Llama(nn.Module):
         return self.loss(self.model(ids[:, :-1]), self.model.embed_tokens.weight, ids[:, 1:], weights[:, 1:])
 
     def compile_parts(self) -> None:
-        """Compile each block and the loss, the largest tensor, instead of the whole: quick, and the blocks share code."""
+        """Compile each block and the loss, the largest tensor, not the whole: quick, and the blocks share code."""
         for layer in self.model.layers:
             layer.compile()
         self.loss = torch.compile(weighted_loss)

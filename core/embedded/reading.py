@@ -58,9 +58,14 @@ def reading_rows(
     out.mkdir(parents=True, exist_ok=True)
     material = [p for n in range(repeats) for p in widened(human, n)] + written + ruled
     rows, weights = make_rows(
-        material, tokenizer, length, weights=Weights(context=2, question=2, answer=40),
-        kinds={"read": 0.8, "write": 0.17, "closed": 0.03}, seed=3, workers=workers,
-    )  # fmt: skip
+        material,
+        tokenizer,
+        length,
+        weights=Weights(context=2, question=2, answer=40),
+        kinds={"read": 0.8, "write": 0.17, "closed": 0.03},
+        seed=3,
+        workers=workers,
+    )
     np.save(out / "rows-weights.npy", weights)
     np.save(out / "rows.npy", rows)
     (out / "rows.ready").touch()
@@ -96,7 +101,7 @@ def in_context(
 
 
 def evaluate(model: Any, tokenizer: Any, human: Path, squad: Path | None) -> dict[str, dict[str, float]]:
-    """Reading figures by source on the held-out human questions, on paragraphs joined from them, and on SQuAD-format stories."""
+    """Reading figures on the held-out human questions by source, on paragraphs joined from them, and on stories."""
     fmt = format_for(tokenizer)
     sets: dict[str, list[tuple[str, str, Sequence[str]]]] = defaultdict(list)
     dev = read_human(human, dev=True)
@@ -138,9 +143,15 @@ def main() -> None:
         for p in (p for path in o.written for p in load_passages(Path(path))):
             written[p.title, p.text] += p.questions
         n = reading_rows(
-            read_human(Path(o.human), dev=False), [Passage(*k, v) for k, v in written.items()], ruled, Path(o.tokenizer), Path(o.out),
-            length=o.length, workers=o.workers, repeats=o.repeats,
-        )  # fmt: skip
+            read_human(Path(o.human), dev=False),
+            [Passage(*k, v) for k, v in written.items()],
+            ruled,
+            Path(o.tokenizer),
+            Path(o.out),
+            length=o.length,
+            workers=o.workers,
+            repeats=o.repeats,
+        )
         print("rows", n, "written", len(written), "ruled", len(ruled), flush=True)
         return
     from transformers import AutoModelForCausalLM, AutoTokenizer

@@ -185,6 +185,13 @@ class EpisodeStream(torch.utils.data.IterableDataset):
             episodes = [e for e in (self.material.draw(rng, length) for _ in range(count)) if e.questions]
             if len(episodes) == count:
                 yield make_batch(
-                    episodes, encode, self.fmt, segment=self.segment, limit=int(length * 1.25) + 16, per_document=self.per_document,
-                    width=self.width, rng=rng, strangers=self.strangers,
-                )  # fmt: skip
+                    episodes,
+                    encode,
+                    self.fmt,
+                    segment=self.segment,
+                    limit=int(length * 1.25) + 16,
+                    per_document=self.per_document,
+                    width=self.width,
+                    rng=rng,
+                    strangers=self.strangers,
+                )

@@ -121,9 +121,15 @@ class FastWeightsLearner:
         ]
         notes = (f"{budget.skipped} of {len(chunks)} sections were skipped to keep the budget",) if budget else ()
         metrics = Metrics(
-            initial_loss=history[0], final_loss=history[-1], loss_history=tuple(history), chunks=len(chunks), tokens=sum(weights),
-            seconds=time.perf_counter() - began, delta_norm=math.sqrt(square), notes=notes,
-        )  # fmt: skip
+            initial_loss=history[0],
+            final_loss=history[-1],
+            loss_history=tuple(history),
+            chunks=len(chunks),
+            tokens=sum(weights),
+            seconds=time.perf_counter() - began,
+            delta_norm=math.sqrt(square),
+            notes=notes,
+        )
         return Learned(tensors, tuple(range(len(chunks))), metrics)
 
     @torch.no_grad()

@@ -2,8 +2,8 @@
 
     W_h <- W_h - eta * g / rms(g),      g = d(next-token loss) / d(W_h),      W_h = 0 at the start
 
-a few times over the whole text ("TTT Playground", section 1; large chunks as in LaCT, arXiv 2505.23884). The rates eta (one
-a step and layer), the weight of each token in the loss, and the base model itself are trained by the outer loop
+a few times over the whole text ("TTT Playground", section 1; large chunks as in LaCT, arXiv 2505.23884). The rates eta
+(one a step and layer), the weight of each token in the loss, and the base model itself are trained by the outer loop
 (`core.learning.outer`) through exactly this code, so that the deltas answer questions.
 
 Shapes: D documents (or sections), S segments each, T tokens a segment, d width, f MLP width, U upper layers.
@@ -40,8 +40,8 @@ class FastWeightsConfig:
 
 
 class Prepared(nn.Module):
-    """What the outer loop learns about learning: rates [steps, U], the token weighting (d -> 64 -> 1) and, for frozen base
-    models, where the delta starts and a read-out LoRA."""
+    """What the outer loop learns about learning: rates [steps, U], the token weighting (d -> 64 -> 1) and, for frozen
+    base models, where the delta starts and a read-out LoRA."""
 
     def __init__(self, config: FastWeightsConfig, width: int, model: nn.Module | None = None) -> None:
         """`model` gives the shapes of `start` and `readout`; without it they stay empty until they are loaded."""
@@ -160,7 +160,7 @@ def with_readout(model: nn.Module, prepared: Prepared, rows: int) -> Iterator[No
 def attached(modules: Mapping[str, nn.Linear], deltas: Mapping[str, Tensor], rows: Sequence[int]) -> Iterator[None]:
     """Within the context, y = W x + delta x on the rows of each document.
 
-    deltas: name -> [D, d, f]; rows: number of batch rows of each of the D documents, in order; further rows keep W alone.
+    deltas: name -> [D, d, f]; rows: number of batch rows of each of the D documents, in order; further rows keep W.
     """
 
     def hook(delta: Tensor):
@@ -220,10 +220,10 @@ def inner_steps(
 ) -> Iterator[tuple[float | Tensor, dict[str, Tensor]]]:
     """Yield (loss before the step, deltas after it), `config.steps` times.
 
-    inputs, targets: [D, S, T]. Deltas: name -> [D, d, f], float32. With `differentiable` the deltas (and the loss of the
-    first step, a tensor) carry the graph to the model, the rates and the token weights: second order, for the outer loop.
-    `micro_rows` bounds the rows of one forward pass, accumulating the same gradient in less memory. `measure` yields once
-    more at the end: the loss after the last step, nothing changed.
+    inputs, targets: [D, S, T]. Deltas: name -> [D, d, f], float32. With `differentiable` the deltas (and the loss of
+    the first step, a tensor) carry the graph to the model, the rates and the token weights: second order, for the outer
+    loop. `micro_rows` bounds the rows of one forward pass, accumulating the same gradient in less memory. `measure`
+    yields once more at the end: the loss after the last step, nothing changed.
     """
     documents, per_document, length = inputs.shape
     config = prepared.config

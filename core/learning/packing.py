@@ -8,7 +8,7 @@ which rounding shortens. 2.25 bits a weight; the outer loop trains through it, a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -56,3 +56,10 @@ def unpack(packed: Mapping[str, Tensor], width: int) -> dict[str, Tensor]:
             q = (bits[..., None] >> shifts & 3).float().flatten(-2).unflatten(-1, (-1, GROUP))
             deltas[name] = ((q - 1.5) * packed[name + SCALE].float()[..., None]).flatten(-2)[..., :width]
     return deltas
+
+
+def as_stored(deltas: Mapping[str, Tensor], start: Sequence[Tensor] = ()) -> dict[str, Tensor]:
+    """The deltas after storage: what was learned in two bits, on top of where it started (one tensor a delta)."""
+    if not start:
+        return {name: rounded(d) for name, d in deltas.items()}
+    return {name: first + rounded(d - first) for (name, d), first in zip(deltas.items(), start, strict=True)}

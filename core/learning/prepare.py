@@ -25,7 +25,8 @@ from core.embedded.questions import QA
 from core.errors import Refused
 from core.learning.episodes import Episode, Material
 from core.learning.fast_weights import FastWeightsConfig, Prepared, load_prepared, save_prepared, target_modules
-from core.learning.outer import OuterConfig, learned_figures, run_outer
+from core.learning.measure import learned_figures
+from core.learning.outer import OuterConfig, run_outer
 from core.model import LoadedModel, load_model, pick_device, pick_dtype
 
 
@@ -46,9 +47,13 @@ def read_questions(path: Path) -> list[Passage]:
     try:
         data = json.loads(gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_text())["data"]
         return [
-            Passage(a.get("title") or "Notes", p["context"], [QA(q["question"], q["answers"][0]["text"]) for q in asked])
-            for a in data for p in a["paragraphs"] if (asked := [q for q in p["qas"] if q.get("answers")])
-        ]  # fmt: skip
+            Passage(
+                a.get("title") or "Notes", p["context"], [QA(q["question"], q["answers"][0]["text"]) for q in asked]
+            )
+            for a in data
+            for p in a["paragraphs"]
+            if (asked := [q for q in p["qas"] if q.get("answers")])
+        ]
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise Refused(f"'{path.name}' is not a question set in SQuAD's format.") from error
 
@@ -63,7 +68,7 @@ def prepare(
     """Train `prepared.safetensors` and `prepared.json` in `out`; an unfinished run there is gone on with. Documents are
     made of invented facts and of the paragraphs of `questions` (one in twenty held out); it may be empty.
 
-    Returns: steps, seconds and, on documents held out, exact match and F1 of learned, wrong document and base, in percent.
+    Returns: steps, seconds and, on held-out documents, exact match and F1 of learned, wrong document and base, percent.
     """
     unfinished = out / "unfinished"
     width = base.model.config.hidden_size
@@ -77,9 +82,20 @@ def prepare(
         prepared = Prepared(inner, width, base.model)
     prepared.train().to(base.device)
     outer = OuterConfig(
-        seconds=config.seconds, max_steps=config.max_steps, tokens=config.tokens, longest=config.longest, first=config.longest,
-        workers=config.workers, every=config.every, weigh_lr=1e-3, warmup_steps=20, strangers=0.0, language=0.0, reading=0.0, width=64,
-    )  # fmt: skip
+        seconds=config.seconds,
+        max_steps=config.max_steps,
+        tokens=config.tokens,
+        longest=config.longest,
+        first=config.longest,
+        workers=config.workers,
+        every=config.every,
+        weigh_lr=1e-3,
+        warmup_steps=20,
+        strangers=0.0,
+        language=0.0,
+        reading=0.0,
+        width=64,
+    )
 
     def checkpoint(state: dict[str, Any]) -> None:
         save_prepared(prepared, unfinished)

@@ -13,7 +13,8 @@ from core.embedded.export import hf_model, save_folder
 from core.embedded.questions import QA
 from core.learning.episodes import Episode, Material, make_batch
 from core.learning.fast_weights import FastWeightsConfig, Prepared, load_prepared, save_prepared, second_order
-from core.learning.outer import OuterConfig, learned_figures, merge_questions, run_outer, step_losses
+from core.learning.measure import learned_figures
+from core.learning.outer import OuterConfig, merge_questions, run_outer, step_losses
 from core.model import EMBEDDED
 
 NAMES = ("Orla", "Tam", "Vess", "Quint", "Edda", "Brun")
