@@ -745,7 +745,7 @@ def only_from_slack(secret: str) -> Any:
         signature = request.headers.get("X-Slack-Signature", "")
         try:
             genuine = verifier.is_valid(await request.read(), timestamp, signature)
-        except (ValueError, TypeError):  # no number, no UTF-8, no ASCII
+        except (ValueError, TypeError, OverflowError):  # no number, one of 400 digits, no UTF-8, no ASCII
             genuine = False
         if not genuine or not seen.first(signature):
             return web.Response(status=401, text="invalid request")
