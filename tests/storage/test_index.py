@@ -303,6 +303,23 @@ async def test_a_flood_in_one_channel_delays_another_by_one_job_at_most(index: I
     assert order == ["calm0", "flood1", "calm1", "flood2", "calm2", "flood3"]
 
 
+async def test_two_workers_on_one_file_never_get_the_same_job(folder: DataFolder) -> None:
+    """The lock of the data folder keeps a second process out; this would hold without it."""
+
+    async def work_off(index: Index) -> list[str]:
+        done = []
+        while job := await index.next_job():
+            done.append(job.id)
+            await index.job_stage(job.id, Stage.FAILED, error="x")
+        return done
+
+    async with Index(folder.index) as one, Index(folder.index) as two:
+        for number in range(200):
+            await one.add_job(make_job(f"j{number}", f"channel{number % 7}"), b"%PDF-")
+        first, second = await asyncio.gather(work_off(one), work_off(two))
+    assert first and second and len(first) + len(second) == len({*first, *second}) == 200
+
+
 async def test_the_list_of_jobs_is_the_order_in_which_they_are_begun(index: Index) -> None:
     for channel, count in {"a": 4, "b": 1, "c": 2}.items():
         for at in range(count):
