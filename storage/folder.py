@@ -37,16 +37,18 @@ class DataFolder:
         except BlockingIOError:
             self._lock.close()
             raise DataFolderBusy from None
+        self._umask = os.umask(0o077)  # whatever is written from now on is for its owner only
         try:
             put_restored(self.path)
         except OSError as error:
-            self._lock.close()
+            self.__exit__(None, None, None)
             raise SetupError("A restore could not be finished; the data folder can't be written.") from error
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        os.umask(self._umask)
         self._lock.close()
 
     def size(self) -> int:

@@ -11,6 +11,9 @@ import pytest
 
 from core.errors import DataFolderBusy, SetupError
 from storage.folder import DataFolder
+from storage.index import Index
+from storage.weights import Weights
+from tests.storage.samples import make_learned
 
 HOLD = "import sys, pathlib, time\nfrom storage.folder import DataFolder\n"
 HOLD += "with DataFolder(pathlib.Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(60)\n"
@@ -36,6 +39,16 @@ def test_a_refusal_leaves_the_lock_where_it_is(tmp_path: Path) -> None:
 def test_a_new_folder_is_for_its_owner_only(tmp_path: Path) -> None:
     with DataFolder(tmp_path / "a" / "data") as folder:
         assert folder.path.stat().st_mode & 0o777 == 0o700
+
+
+async def test_in_a_folder_that_others_may_read_the_files_are_for_their_owner_only(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    with DataFolder(tmp_path) as folder:
+        async with Index(folder.index) as index:
+            await index.receive("slack:Ev1", "{}")
+            Weights(folder.weights).save("d1", "here", make_learned(1.0), base="base", learner="lora")
+            files = [path for path in tmp_path.rglob("*") if path.name != "lock"]
+            assert len(files) > 3 and [path.name for path in files if path.stat().st_mode & 0o077] == []
 
 
 def test_a_folder_that_is_a_file_is_refused_without_its_path(tmp_path: Path) -> None:
