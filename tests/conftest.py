@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from core.ports import Engine
 from core.runner import Runner
@@ -17,6 +18,9 @@ from storage.folder import DataFolder
 from storage.index import Index
 from storage.weights import Weights
 from tests.fakes import FakeEngine, read_plain
+
+settings.register_profile("any machine", deadline=None)  # a busy one is slow, not wrong
+settings.load_profile("any machine")
 
 SMALL = Limits(min_tokens=5, max_tokens=1_000, max_bytes=10_000)
 Open = Callable[..., AbstractAsyncContextManager[Service]]

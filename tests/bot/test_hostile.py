@@ -157,7 +157,7 @@ def sign(body: bytes, timestamp: str, secret: str = SECRET) -> str:
     return "v0=" + hmac.new(secret.encode(), f"v0:{timestamp}:".encode() + body, hashlib.sha256).hexdigest()
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(body=st.binary(max_size=200), timestamp=HEADER | st.integers().map(str), signature=HEADER)
 @example(b"{}", "9" * 400, "v0=x")
 @example(b"{}", "1e9", "v0=x")
@@ -182,3 +182,26 @@ async def test_only_what_is_signed_with_our_secret_and_young_is_handled_and_once
     wanted = 200 if not other and abs(age) < 300 else 401
     assert await status_of(check, body, timestamp, signature) == wanted
     assert await status_of(check, body, timestamp, signature) == 401  # a copy
+
+
+# Discord's gateway
+
+
+SCALAR = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=20)
+KEYS = st.sampled_from(["id", "guild_id", "channel_id", "author", "content", "type", "data", "user", "attachments"])
+PAYLOAD = st.recursive(
+    SCALAR, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS | st.text(max_size=5), inner, max_size=6)
+)
+
+
+@settings(max_examples=8, deadline=None)
+@given(payload=PAYLOAD | st.fixed_dictionaries({"id": SCALAR, "channel_id": SCALAR, "author": PAYLOAD}))
+async def test_no_gateway_payload_breaks_the_connection(payload: object) -> None:
+    """Whatever is wrong in an event, it is skipped. (READY comes first and once, and is discord.py's own matter.)"""
+    from bot.platforms.discord import Client
+
+    client = Client(None)
+    client._connection.dispatch = lambda *_: None
+    for name, parser in client._connection.parsers.items():
+        if name not in ("READY", "RESUMED"):
+            parser(payload)
