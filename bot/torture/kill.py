@@ -20,7 +20,8 @@ from bot.torture.world import World
 TIMES = 200
 CHANNELS = 5
 DOWNLOAD = 0.3  # seconds that a file takes to arrive
-PATIENCE = 60.0  # seconds after a start in which every end must be told
+IN_TIME = 60.0  # seconds after a start in which every end must be told
+PATIENCE = 600.0  # seconds until it counts as never told; on a busy machine, late is not lost
 STARTING = 0.15  # of all kills fall into the start of the process
 
 
@@ -43,7 +44,7 @@ class Tally:
     whole: int = 0
     starts: int = 0
     tidy: int = 0
-    told: int = 0  # starts after which every acknowledged document's end was told in time
+    told: int = 0  # starts after which every acknowledged document's end was told
     slowest: float = 0.0  # seconds from a start to the last of these
     problems: list[str] = field(default_factory=list)
 
@@ -72,7 +73,7 @@ async def run(plan: Plan, say: Say) -> list[Figure]:
         every("index whole, weights of every document whole", tally.whole, times),
         every("after the start files and rows are the same", tally.tidy, tally.starts),
         every("every acknowledged end told after the start", tally.told, tally.starts),
-        at_most("the slowest of these", tally.slowest, PATIENCE),
+        at_most("the slowest of these", tally.slowest, IN_TIME),
         none("documents told as learned that are gone", sum(upload.paper.name not in names for upload in learned)),
         none("documents with two versions", len(found.documents) - len(names)),
         none("learned documents that don't answer", len(wrong)),

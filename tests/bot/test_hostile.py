@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 import sqlite3
 import time
 from contextlib import closing
@@ -56,18 +57,13 @@ def files(folder: Path) -> set[str]:
 
 
 async def test_no_name_makes_a_file_a_table_or_a_mention(bot: Bot, folder: DataFolder) -> None:
-    around, learned = files(folder.path.parent) - files(folder.path), 0
+    around = files(folder.path.parent)
     for number, name in enumerate(NAMES):
-        reply = FakeReply()
-        data = plain_pdf(f"Number {number}. {TEXT}")
-        await bot.hear(request("", attachment(data, name), channel=f"channel{number}", user=f"fake:{number}"), reply)
-        await settled(bot)
-        learned += sum("I know" in live.ended[0].title for live in reply.lives)
-    outside = files(folder.path.parent) - {f"{folder.path.name}/{file}" for file in files(folder.path)}
-    assert outside == around - {f"{folder.path.name}/{file}" for file in files(folder.path)}
-    weights = {file for file in files(folder.path) if file.startswith("weights/")}
-    assert len(weights) == learned == counts(folder)["documents"] == len(NAMES)
-    assert files(folder.path) - weights <= {"engram.db", "engram.db-wal", "engram.db-shm", "lock"}
+        job = await bot.service.submit("here", name, plain_pdf(f"Number {number}. {TEXT}"), by="ada")
+        assert [progress async for progress in bot.service.watch(job.id)][-1].document
+    new = files(folder.path.parent) - around
+    assert len(new) == len(NAMES) == counts(folder)["documents"]
+    assert all(re.fullmatch(rf"{folder.path.name}/weights/[a-z2-7]{{8}}\.safetensors", file) for file in new)
 
 
 @given(st.text(max_size=400) | st.sampled_from(NAMES))
