@@ -156,7 +156,9 @@ class FastWeightsLearner:
             for weights, _ in groups
         ]
         deltas = {
-            n: torch.stack([w.get(n, zero.expand_as(m.weight)) + first.get(n, zero) for w in opened])
+            n: torch.stack([w.get(n, zero.expand_as(m.weight)) + first.get(n, zero) for w in opened]).to(
+                self.base.dtype
+            )
             for n, m in self.modules.items()
             if opened
         }

@@ -38,7 +38,6 @@ class PrepareConfig:
     readout: int = 16  # rank of the shared LoRA; 0: none
     tokens: int = 16_384  # of documents, a step
     longest: int = 600  # tokens of a document
-    workers: int = 2
     every: int = 50  # steps between two checkpoints
 
 
@@ -87,7 +86,7 @@ def prepare(
         tokens=config.tokens,
         longest=config.longest,
         first=config.longest,
-        workers=config.workers,
+        workers=0,  # this may run in a thread, from which forked workers do not start
         every=config.every,
         weigh_lr=1e-3,
         warmup_steps=20,
