@@ -10,7 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from bot.torture import MODES
+
 ROOT = Path(__file__).parents[1]
+FILES = {path.name for path in (ROOT / "tests").rglob("test_*.py")}
 SOURCES = [path for folder in ("bot", "core", "storage") for path in sorted((ROOT / folder).rglob("*.py"))]
 NETWORK = {"aiohttp", "discord", "slack_sdk", "slack_bolt", "httpx", "requests", "urllib", "socket", "http", "ftplib"}
 TALKERS = {"bot/platforms/discord.py", "bot/platforms/slack.py", "bot/metrics.py", "core/learning/remote.py"}
@@ -76,3 +79,13 @@ def test_no_sql_is_put_together_from_values() -> None:
 def test_the_model_ships_as_data_only(name: str) -> None:
     folder = ROOT / "core" / "embedded" / "model"
     assert (folder / name).is_file() and {path.suffix for path in folder.iterdir()} <= {"", ".json", ".safetensors"}
+
+
+def test_every_test_and_mode_that_security_md_names_is_there() -> None:
+    named = set(re.findall(r"`(test_\w+|torture \w+)", (ROOT / "tests" / "SECURITY.md").read_text()))
+    here = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    modes = {f"torture {mode}" for mode in [*MODES, "list", "MODE"]}
+    assert [
+        name for name in named if name.startswith("test_") and f"def {name}" not in here and f"{name}.py" not in FILES
+    ] == []
+    assert {name for name in named if name.startswith("torture ")} <= modes
