@@ -38,7 +38,7 @@ class Planted:
 async def run(plan: Plan, say: Say) -> list[Figure]:
     folder, chance, times = plan.folder / "data", random.Random(plan.seed), plan.times or TIMES
     left = {"forget": 0, "reset": 0}
-    took, ids = [], iter(range(1, 10**9))
+    ordered, took, ids = [], [], iter(range(1, 10**9))  # seconds until it was said to be done, and until it was
     async with world_of(plan, folder) as world:
         await world.ready()
         kept = await plant(plan, world, "kept", chance, ids)
@@ -47,6 +47,7 @@ async def run(plan: Plan, say: Say) -> list[Figure]:
             before = remains(folder, gone.words)
             began = time.monotonic()
             await erase(world, gone, how, ids)
+            ordered.append(time.monotonic() - began)
             while (found := remains(folder, gone.words)) and time.monotonic() - began < PATIENCE:
                 await asyncio.sleep(0.1)
             took.append(time.monotonic() - began)
@@ -60,7 +61,7 @@ async def run(plan: Plan, say: Say) -> list[Figure]:
             await world.ready()
             gone = await plant(plan, world, f"gone{number}", chance, ids, refused=how == "reset")
             erasing = asyncio.create_task(erase(world, gone, how, ids))
-            await asyncio.sleep(chance.uniform(0, 1.2 * max(took)))
+            await asyncio.sleep(chance.uniform(0, min(ordered)))
             world.kill()
             await asyncio.gather(erasing, return_exceptions=True)
             ordered = sum(
@@ -69,7 +70,7 @@ async def run(plan: Plan, say: Say) -> list[Figure]:
         killed += bool(remains(folder, gone.words))
         async with world_of(plan, folder) as world:
             await world.ready()
-            if ordered < len(gone.orders):  # the kill came before it was taken
+            if received < len(gone.orders):  # the kill came before it was taken
                 await erase(world, gone, how, ids)
             began = time.monotonic()
             while remains(folder, gone.words) and time.monotonic() - began < PATIENCE:
