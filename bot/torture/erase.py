@@ -64,7 +64,7 @@ async def run(plan: Plan, say: Say) -> list[Figure]:
             await asyncio.sleep(chance.uniform(0, min(ordered)))
             world.kill()
             await asyncio.gather(erasing, return_exceptions=True)
-            ordered = sum(
+            received = sum(
                 event["event"] == "received" for event in world.events[-20:] if event["number"] in gone.orders
             )
         killed += bool(remains(folder, gone.words))
