@@ -64,9 +64,7 @@ async def run(plan: Plan, say: Say) -> list[Figure]:
             await asyncio.sleep(chance.uniform(0, min(ordered)))
             world.kill()
             await asyncio.gather(erasing, return_exceptions=True)
-            received = sum(
-                event["event"] == "received" for event in world.events[-20:] if event["number"] in gone.orders
-            )
+            received = sum(e["event"] == "received" and e["number"] in gone.orders for e in world.events)
         killed += bool(remains(folder, gone.words))
         async with world_of(plan, folder) as world:
             await world.ready()
