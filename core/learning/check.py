@@ -35,7 +35,9 @@ class SelfCheck:
 
     def after(self, learned: Learned) -> Learned:
         """The same weights, with the result; each question is put to the section that holds its chunk."""
-        marks = self._marks([section_of(learned, learned.sections[e.chunk]) for e in self.exercises])
+        sections = [learned.sections[e.chunk] for e in self.exercises]
+        weights = {s: section_of(learned, s) for s in set(sections)}  # shared objects: attached once a batch
+        marks = self._marks([weights[s] for s in sections])
         metrics = replace(
             learned.metrics,
             check_total=len(self.exercises),
