@@ -120,7 +120,7 @@ def prepare(
     save_prepared(prepared, out)
     shutil.rmtree(unfinished, ignore_errors=True)
     held_out = learned_figures(base.model, base.tokenizer, prepared, _documents(questions[:cut]), per_document=8)
-    return {"steps": figures["step"], "seconds": figures["seconds"]} | held_out
+    return held_out | {"steps": figures["step"], "seconds": figures["seconds"]}
 
 
 def prepare_model(
