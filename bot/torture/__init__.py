@@ -6,9 +6,13 @@ A mode is a module with `async def run(plan: Plan, say: Say) -> list[Figure]` an
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bot.torture.world import Nursery
 
 Say = Callable[[str], None]  # a line of what happens
 
@@ -36,6 +40,7 @@ class Plan:
     seconds: float = 60.0  # for what is measured in time
     seed: int = 0
     fast: bool = False  # the tiny engine that learns by heart, instead of the configured model
+    nursery: Nursery | None = None  # where processes with that engine come from
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,10 @@ class Figure:
 
 async def torture(mode: str, plan: Plan, say: Say) -> list[Figure]:
     """Run one mode to its end."""
-    return await import_module(f"bot.torture.{mode}").run(plan, say)
+    from bot.torture.world import Nursery
+
+    async with Nursery() as nursery:
+        return await import_module(f"bot.torture.{mode}").run(replace(plan, nursery=nursery), say)
 
 
 def none(what: str, found: int) -> Figure:

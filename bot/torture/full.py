@@ -62,7 +62,7 @@ async def run(plan: Plan, say: Say) -> list[Figure]:
 
 
 def fill(world: World, limit: int) -> None:
-    resource.prlimit(world.process.pid, resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+    resource.prlimit(world.pid, resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
 
 
 async def end_of(world: World, upload: Upload) -> str:

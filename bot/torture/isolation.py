@@ -12,7 +12,7 @@ import json
 import random
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bot.torture import Figure, Plan, Say, every, none
@@ -49,7 +49,7 @@ async def run(plan: Plan, say: Say) -> list[Figure]:
 
 async def canaries(plan: Plan, say: Say) -> list[Figure]:
     chance, ids, folder = random.Random(plan.seed), iter(range(1, 10**9)), plan.folder / "canaries"
-    quick = Plan(plan.folder, fast=True)
+    quick = replace(plan, fast=True)
     secrets = make_secrets(chance)
     async with world_of(quick, folder) as world:
         await world.ready()

@@ -43,6 +43,7 @@ class Tally:
     points: Counter[str] = field(default_factory=Counter)
     whole: int = 0
     starts: int = 0
+    starting: float = 1.0  # seconds that a start took at most
     tidy: int = 0
     told: int = 0  # starts after which every acknowledged document's end was told
     slowest: float = 0.0  # seconds from a start to the last of these
@@ -97,7 +98,7 @@ async def point(
 ) -> None:
     async with world_of(plan, folder) as world:
         if chance.random() < STARTING:
-            await asyncio.sleep(chance.uniform(0, 3.0))
+            await asyncio.sleep(chance.uniform(0, tally.starting))
             upload = None
         else:
             await catch_up(world, uploads, tally)
@@ -116,7 +117,7 @@ async def point(
 
 async def catch_up(world: World, uploads: dict[int, Upload], tally: Tally) -> None:
     """After a start, everything that was acknowledged comes to its told end."""
-    await world.ready()
+    tally.starting = max(tally.starting, await world.ready())
     found = await asyncio.to_thread(check_data, world.folder)
     tally.starts += 1
     tally.tidy += not found.strays and not found.problems
@@ -186,4 +187,4 @@ def where(upload: Upload | None, stages: dict[str, tuple[str, bool]]) -> str:
 
 
 def world_of(plan: Plan, folder: Path) -> World:
-    return World(folder, plan.fast, log=plan.folder / "log")
+    return World(folder, plan.nursery if plan.fast else None, log=plan.folder / "log")

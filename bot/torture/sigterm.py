@@ -32,7 +32,8 @@ async def run(plan: Plan, say: Say) -> list[Figure]:
             await asyncio.sleep(chance.uniform(0, 0.8))
             began = time.monotonic()
             world.kill(signal.SIGTERM)
-            good += await asyncio.wait_for(world.process.wait(), 2 * GRACE) == 0
+            await asyncio.wait_for(world.gone(), 2 * GRACE)
+            good += "Traceback" not in log_of(plan)
             slowest = max(slowest, time.monotonic() - began)
         note(world, uploads)
         found = await asyncio.to_thread(check_data, folder)
@@ -49,9 +50,13 @@ async def run(plan: Plan, say: Say) -> list[Figure]:
     learned = sum(upload.learned and upload.paper.name in names for upload in uploads.values())
     return [
         Figure("jobs, by their stage after the end", ", ".join(f"{n} {stage}" for stage, n in stages.items())),
-        every("ended with status 0", good, times),
+        every("ended without a traceback", good, times),
         at_most("the slowest end", slowest, GRACE),
         none("files or rows out of order afterwards", problems),
         every("learned in the end, and told", learned, times),
         none("given up", sum("bad" in upload.ends for upload in uploads.values())),
     ]
+
+
+def log_of(plan: Plan) -> str:
+    return (plan.folder / "log").read_text()

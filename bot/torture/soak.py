@@ -54,6 +54,7 @@ class Load:
     wrong: list[str] = field(default_factory=list)  # crossed over
     failed: list[str] = field(default_factory=list)  # refused, or not what must come
     resets: int = 0
+    late: int = 0  # no answer within a minute
     samples: list[dict[str, float]] = field(default_factory=list)  # of this life
 
     def next(self) -> int:
@@ -75,7 +76,7 @@ async def run(plan: Plan, say: Say) -> list[Figure]:
             stalls += [await world.stats(load.next())]
             if how is not None:
                 world.kill(how)
-                await world.process.wait()
+                await world.gone()
         note(load)
     found = await asyncio.to_thread(check_data, folder)
     for line in (load.wrong + load.failed)[:10]:
@@ -95,7 +96,8 @@ def outcome(load: Load, problems: Sequence[str], strays: int) -> list[Figure]:
         Figure("questions answered, resets", f"{load.answered}, {load.resets}"),
         none("answers with another channel's secret", len(load.wrong)),
         *([every("answers with the secret, where it was known", load.right, sure)] if load.plan.fast else []),
-        none("refused or unanswered", len(load.failed)),
+        none("refused", len(load.failed)),
+        none("not answered within a minute", load.late),
         none("problems in index, weights and files at the end", len(problems) + strays),
     ]
 
@@ -152,7 +154,10 @@ async def live(load: Load, until: float, say: Say) -> None:
 async def again(what: Any, load: Load, every_seconds: float) -> None:
     while True:
         await asyncio.sleep(load.chance.expovariate(1 / every_seconds))
-        await what(load)
+        try:
+            await what(load)
+        except TimeoutError:
+            load.late += 1
 
 
 async def upload(load: Load) -> None:

@@ -1,9 +1,11 @@
 """A bot in a process of its own, that the harness talks to through pipes, and kills.
 
-    python -m bot.torture.world DATA_FOLDER ENGINE      ENGINE: "fast" or "real"
+    python -m bot.torture.world DATA_FOLDER QUOTAS      with the configured model; QUOTAS: 0 or 1
+    python -m bot.torture.world nursery                 a process that has loaded everything, and forks one when asked
 
 The child serves a platform of one pipe: an order a line comes in on stdin, what the bot says goes out on stdout. All
-between them is the bot itself: commands, service, runner, storage.
+between them is the bot itself: commands, service, runner, storage. With the fast engine it is forked, since to start
+Python and import torch is most of the work of starting, and hundreds of starts are wanted.
 """
 
 from __future__ import annotations
@@ -12,8 +14,11 @@ import asyncio
 import contextlib
 import json
 import os
+import secrets
+import shutil
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
@@ -38,12 +43,43 @@ NO_QUOTAS = dict.fromkeys(
 # The harness' side
 
 
+class Nursery:
+    """`async with Nursery() as nursery`. Forks processes that have the fast engine."""
+
+    async def __aenter__(self) -> Nursery:
+        self._folder = Path(tempfile.mkdtemp(prefix="engram-nursery-"))
+        self._process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "bot.torture.world", "nursery",
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+        await self._process.wait()
+        shutil.rmtree(self._folder)
+
+    async def fork(self, folder: Path, quotas: bool, log: Path | None) -> tuple[int, Any, Any]:
+        """Process id, the file to write orders to, and the file to read events from."""
+        pipes = [self._folder / secrets.token_hex(4) for _ in range(2)]
+        for pipe in pipes:
+            os.mkfifo(pipe)
+        order = {"folder": str(folder), "quotas": quotas, "pipes": [*map(str, pipes)], "log": str(log or os.devnull)}
+        self._process.stdin.write(json.dumps(order).encode() + b"\n")
+        pid = int(await self._process.stdout.readline())
+        files = [await asyncio.to_thread(pipe.open, mode, 0) for pipe, mode in zip(pipes, ("wb", "rb"), strict=True)]
+        for pipe in pipes:
+            pipe.unlink()
+        return pid, *files
+
+
 @dataclass
 class World:
     """One process. `async with World(folder) as world`: leaving kills it."""
 
     folder: Path
-    fast: bool = True
+    nursery: Nursery | None = None  # to fork it; None: a new Python, with the configured model
     quotas: bool = False
     events: list[dict[str, Any]] = field(default_factory=list)  # all that it said
     answers: dict[int, dict[str, Any]] = field(default_factory=dict)  # by order: the first that ended it
@@ -51,14 +87,17 @@ class World:
 
     async def __aenter__(self) -> World:
         self.began = time.monotonic()
-        engine = "fast" if self.fast else "real"
-        errors = self.log.open("ab") if self.log else asyncio.subprocess.DEVNULL
-        self.process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "bot.torture.world", str(self.folder), engine, str(int(self.quotas)),
-            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=errors, limit=MANY,
-        )  # fmt: skip
-        if self.log:
-            errors.close()
+        if self.nursery:
+            self.pid, self._orders, events = await self.nursery.fork(self.folder, self.quotas, self.log)
+            self._said = asyncio.StreamReader(limit=MANY)
+            await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(self._said), events)
+        else:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "bot.torture.world", str(self.folder), str(int(self.quotas)),
+                stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=MANY,
+                stderr=self.log.open("ab") if self.log else asyncio.subprocess.DEVNULL,
+            )  # fmt: skip
+            self.pid, self._orders, self._said = process.pid, process.stdin, process.stdout
         self._changed = asyncio.Event()
         self._reading = asyncio.create_task(self._read())
         self._reading.add_done_callback(lambda _: self._tell())  # who still waits learns that it ended
@@ -68,16 +107,25 @@ class World:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.kill()
-        await self.process.wait()
-        await self._reading
+        await self.gone()
+        self._orders.close()
 
     def kill(self, how: signal.Signals = signal.SIGKILL) -> None:
         with contextlib.suppress(ProcessLookupError):
-            self.process.send_signal(how)
+            os.kill(self.pid, how)
+
+    async def gone(self) -> None:
+        """Wait for its end, and for all that it said."""
+        await self._reading
+        with contextlib.suppress(ProcessLookupError):
+            while True:  # its files are closed one after another: the lock after stdout
+                os.kill(self.pid, 0)
+                await asyncio.sleep(0.005)
 
     def send(self, number: int, do: str, **order: Any) -> None:
         """Give an order; what comes of it carries its number."""
-        self.process.stdin.write(json.dumps({"number": number, "do": do, **order}).encode() + b"\n")
+        with contextlib.suppress(BrokenPipeError):  # it has ended; who waits for an answer is told
+            self._orders.write(json.dumps({"number": number, "do": do, **order}).encode() + b"\n")
 
     async def until(self, happened: Callable[[dict[str, Any]], bool], seconds: float = 60.0) -> dict[str, Any]:
         """The first event like this, also an earlier one. Raises: TimeoutError; EOFError, when the process ended."""
@@ -91,7 +139,7 @@ class World:
                 at = len(self.events)
                 await self._next(changed)
 
-    async def ready(self, seconds: float = 120.0) -> float:
+    async def ready(self, seconds: float = 600.0) -> float:
         """Seconds from its start until it serves."""
         await self.until(lambda event: event["event"] == "ready", seconds)
         return time.monotonic() - self.began
@@ -114,13 +162,13 @@ class World:
 
     async def _read(self) -> None:
         with contextlib.suppress(ValueError):  # half a line, when it was killed
-            while line := await self.process.stdout.readline():
+            while line := await self._said.readline():
                 event = json.loads(line) | {"at": time.monotonic()}
                 self.events.append(event)
                 if event["event"] in ("finish", "say"):
                     self.answers.setdefault(event["number"], event)
                 self._tell()
-        await self.process.stdout.read()
+        await self._said.read()
 
     def _tell(self) -> None:
         self._changed.set()
@@ -298,13 +346,36 @@ async def main(folder: Path, quotas: bool) -> None:
         await serve(folder, quotas)
 
 
-if __name__ == "__main__":
+def raise_children() -> None:
+    """Fork a process for each line that comes in, until there are no more."""
+    from bot.torture.by_heart import install
+
+    for name in ("torch", "safetensors.torch", "matplotlib.pyplot", "bot.app", "bot.commands", "bot.settings"):
+        import_module(name)
+    install()
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks how they ended
+    for line in sys.stdin:
+        order = json.loads(line)
+        if pid := os.fork():
+            print(pid, flush=True)
+            continue
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        flags = (os.O_RDONLY, os.O_WRONLY, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        for number, (path, flag) in enumerate(zip((*order["pipes"], order["log"]), flags, strict=True)):
+            os.dup2(os.open(path, flag, 0o600), number)
+        live_out(Path(order["folder"]), order["quotas"])
+
+
+def live_out(folder: Path, quotas: bool) -> None:
     import logging
 
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(message)s")
-    if sys.argv[2] == "fast":
-        from bot.torture.by_heart import install
-
-        install()
-    asyncio.run(main(Path(sys.argv[1]), sys.argv[3] == "1"))
+    asyncio.run(main(folder, quotas))
     os._exit(0)  # as bot.cli.main does
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "nursery":
+        raise_children()
+    else:
+        live_out(Path(sys.argv[1]), sys.argv[2] == "1")
