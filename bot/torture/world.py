@@ -44,24 +44,31 @@ NO_QUOTAS = dict.fromkeys(
 
 
 class Nursery:
-    """`async with Nursery() as nursery`. Forks processes that have the fast engine."""
+    """`async with Nursery() as nursery`. Forks processes that have the fast engine; loads it for the first of them."""
+
+    def __init__(self) -> None:
+        self._process: asyncio.subprocess.Process | None = None
 
     async def __aenter__(self) -> Nursery:
         self._folder = Path(tempfile.mkdtemp(prefix="engram-nursery-"))
-        self._process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "bot.torture.world", "nursery",
-            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
-        )  # fmt: skip
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            self._process.kill()
-        await self._process.wait()
+        if self._process:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
+            await self._process.wait()
         shutil.rmtree(self._folder)
+
+    async def _start(self) -> asyncio.subprocess.Process:
+        return await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "bot.torture.world", "nursery",
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+        )  # fmt: skip
 
     async def fork(self, folder: Path, quotas: bool, log: Path | None) -> tuple[int, Any, Any]:
         """Process id, the file to write orders to, and the file to read events from."""
+        self._process = self._process or await self._start()
         pipes = [self._folder / secrets.token_hex(4) for _ in range(2)]
         for pipe in pipes:
             os.mkfifo(pipe)
