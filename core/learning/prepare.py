@@ -39,6 +39,7 @@ class PrepareConfig:
     tokens: int = 16_384  # of documents, a step
     longest: int = 600  # tokens of a document
     every: int = 50  # steps between two checkpoints
+    held_out: int = 24  # documents to judge the result by
 
 
 def read_questions(path: Path) -> list[Passage]:
@@ -119,7 +120,9 @@ def prepare(
     prepared.eval().requires_grad_(False)
     save_prepared(prepared, out)
     shutil.rmtree(unfinished, ignore_errors=True)
-    held_out = learned_figures(base.model, base.tokenizer, prepared, _documents(questions[:cut]), per_document=8)
+    held_out = learned_figures(
+        base.model, base.tokenizer, prepared, _documents(questions[:cut], config.held_out), per_document=8
+    )
     return held_out | {"steps": figures["step"], "seconds": figures["seconds"]}
 
 
@@ -153,7 +156,7 @@ def prepare_model(
     return {"model": name, "folder": str(folder / base.fingerprint[:16])} | found
 
 
-def _documents(questions: Sequence[Passage], most: int = 24) -> list[Episode]:
+def _documents(questions: Sequence[Passage], most: int) -> list[Episode]:
     """Invented and real documents that no training saw, in turns."""
     rng = random.Random(77)
     real = [Episode(p.title, p.text, p.questions) for p in questions[: most // 2]]

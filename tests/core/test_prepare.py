@@ -22,7 +22,7 @@ QUESTIONS = [
     Passage("Port", f"{n} is the master of harbour {i}. " * 3, [QA(f"Who is master {i}?", n)])
     for i, n in enumerate(NAMES)
 ]
-CONFIG = PrepareConfig(seconds=1e6, max_steps=3, layers=2, readout=2, tokens=160, longest=64)
+CONFIG = PrepareConfig(held_out=2, seconds=1e6, max_steps=3, layers=2, readout=2, tokens=160, longest=64)
 
 
 @pytest.fixture
