@@ -99,6 +99,20 @@ class Runner:
 
     # Seen from outside
 
+    async def store_ends(self) -> None:
+        """Ends of jobs that could not be stored when they came: until then their documents count as being learned.
+
+        Raises: StorageFailed.
+        """
+        while self._unstored:
+            job_id, stage, error = end = self._unstored.popleft()
+            try:
+                with suppress(Cancelled):  # erased meanwhile
+                    await self._index.job_stage(job_id, stage, error=error)
+            except BaseException:
+                self._unstored.appendleft(end)
+                raise
+
     async def wake(self) -> None:
         """A job was added."""
         self._wake.set()
@@ -182,19 +196,11 @@ class Runner:
             return
         while not self._closing.is_set():
             try:
-                await self._store_ends()
+                await self.store_ends()
                 await self._next()
             except Exception:  # the index can't be read or written, for example because the disk is full
                 log.exception("the queue could not be worked off")
                 await _unless(self._closing, asyncio.sleep(PAUSE_SECONDS))
-
-    async def _store_ends(self) -> None:
-        """What could not be stored when it came: until then the document counts as being learned."""
-        while self._unstored:
-            job_id, stage, error = self._unstored[0]
-            with suppress(Cancelled):  # erased meanwhile
-                await self._index.job_stage(job_id, stage, error=error)
-            self._unstored.popleft()
 
     async def _next(self) -> None:
         self._wake.clear()

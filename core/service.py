@@ -90,6 +90,7 @@ class Service:
             created_at=time.time(),
         )
         async with self._changing[channel]:
+            await self._runner.store_ends()  # this document's last job may be among them
             job = await self._index.add_job(job, data)
         await self._runner.wake()
         return job

@@ -351,6 +351,26 @@ async def test_an_end_that_could_not_be_stored_is_stored_as_soon_as_that_works(
         assert await service.jobs("here") == [] and (await index.job(last.job.id)).error == str(LearningFailed())
 
 
+async def test_a_document_whose_end_could_not_be_stored_may_come_again_as_soon_as_there_is_room(
+    open_service: Open, index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, full = index.job_stage, True
+
+    async def when_there_is_room(job_id: str, stage: Stage, *, error: str = "") -> None:
+        if full and stage.final:
+            raise StorageFailed
+        await store(job_id, stage, error=error)
+
+    monkeypatch.setattr(index, "job_stage", when_there_is_room)
+    monkeypatch.setattr("core.runner.PAUSE_SECONDS", 3600.0)
+    async with open_service(FakeEngine(fail_at_step=1, learn_error=LearningFailed())) as service:
+        assert (await learn(service)).job.stage is Stage.FAILED
+        with pytest.raises(StorageFailed):
+            await submit(service)
+        full = False
+        assert (await submit(service)).stage is Stage.QUEUED
+
+
 async def test_a_waiting_job_knows_its_place_and_a_slow_watcher_sees_the_end(open_service: Open) -> None:
     async with open_service(FakeEngine(step_seconds=0.02)) as service:
         jobs = [await submit(service, plain_pdf(TEXT, str(n))) for n in range(3)]
