@@ -36,6 +36,7 @@ class Upload:
     number: int
     channel: str
     paper: Paper
+    received: bool = False  # acknowledged
     ends: list[str] = field(default_factory=list)
     removed: bool = False  # forgotten, or reset
 
@@ -86,7 +87,7 @@ async def run(plan: Plan, say: Say) -> list[Figure]:
 
 
 def outcome(load: Load, problems: Sequence[str], strays: int) -> list[Figure]:
-    uploads = load.uploads.values()
+    uploads = [upload for upload in load.uploads.values() if upload.received]
     told = sum(bool(upload.ends) or upload.removed for upload in uploads)
     learned = sum("good" in upload.ends for upload in uploads)
     sure = len(load.sure)
@@ -217,14 +218,18 @@ def note(load: Load) -> None:
     """Write down which ends were told, and forget what was read."""
     for event in load.world.events:
         one = load.uploads.get(event.get("number", 0))
-        if one and event["event"] == "finish":
-            one.ends.append(event["tone"])
+        if one:
+            one.received |= event["event"] == "received"
+            one.ends += [event["tone"]] if event["event"] == "finish" else []
     load.world.events.clear()
 
 
 async def settle(load: Load) -> None:
     """Every end is told, or the patience is over."""
     until = time.monotonic() + PATIENCE
-    while any(not one.ends and not one.removed for one in load.uploads.values()) and time.monotonic() < until:
+    while (
+        any(one.received and not one.ends and not one.removed for one in load.uploads.values())
+        and time.monotonic() < until
+    ):
         await asyncio.sleep(0.5)
         note(load)
