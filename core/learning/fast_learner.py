@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -33,6 +34,14 @@ from core.prompts import PromptFormat
 from core.types import Chunk, Metrics, Step
 
 SKIPPED = "skipped"  # stands for the weights of a chunk that the budget left out
+
+
+class Section(NamedTuple):
+    """What was learned from one chunk."""
+
+    tensors: dict[str, Tensor]  # packed, by module
+    losses: list[float]  # nats a token, before each step and after the last
+    square: float  # of the norm of the change
 
 
 class FastWeightsLearner:
@@ -64,9 +73,7 @@ class FastWeightsLearner:
         spec = self.config.budget
         budget = budget_for(spec, len(chunks), prepared_folder(self.base)) if spec else None
         plan: dict[int, int] = {} if budget else dict.fromkeys(range(len(chunks)), trained)  # chunk -> inner steps
-        tensors: dict[str, Tensor] = {}
-        squares: dict[int, float] = {}
-        losses: dict[int, list[float]] = {}
+        found: dict[int, Section] = {}
         done, total = 0, len(chunks) * trained
         at = 0
         while at < len(chunks):
@@ -78,29 +85,10 @@ class FastWeightsLearner:
                     plan |= {n: budget.decide(loss) for n, loss in zip(new, looked, strict=True)}
                 for steps in sorted({plan[n] for n in group}):
                     members = [n for n in group if plan[n] == steps]
-                    inputs, targets = self._tensors([chunks[n] for n in members], heading)
-                    prepared = self.prepared if steps == trained else with_steps(self.prepared, steps)
-                    micro_rows = rows if len(members) == 1 else None
-                    found: dict[str, Tensor] = {}
-                    mine: list[float] = []
-                    before = done
-                    for loss, found in inner_steps(  # noqa: B007
-                        self.base.model, inputs, targets, prepared, micro_rows=micro_rows, measure=True
-                    ):
-                        if not math.isfinite(float(loss)):
-                            raise LearningFailed
-                        mine.append(float(loss))
-                        if len(mine) <= max(steps, 1):
-                            done = before + len(members) * trained * len(mine) // max(steps, 1)
-                            yield Step(done, total, float(loss))
-                    losses |= dict.fromkeys(members, mine)
-                    for m, first in zip(self.modules, self.prepared.start, strict=False):
-                        found[m] = found[m] - first
-                    moved = sum(d.double().square().sum((1, 2)) for d in found.values())
-                    squares |= dict(zip(members, moved.tolist(), strict=True))
-                    for i, n in enumerate(members):
-                        kept = {f"{n}/{m}": d for m, d in pack({m: d[i] for m, d in found.items()}).items()}
-                        tensors |= kept if steps else {f"{n}/{SKIPPED}": torch.zeros(1)}
+                    share = len(members) * trained  # of the progress
+                    learning = self._sections([chunks[n] for n in members], heading, steps, rows, done, share, total)
+                    found |= dict(zip(members, (yield from learning), strict=True))
+                    done += share
             except torch.OutOfMemoryError:
                 if batch_tokens <= self.prepared.config.segment:
                     raise LearningFailed(
@@ -111,9 +99,11 @@ class FastWeightsLearner:
                 batch_tokens //= 2
                 continue
             at = group.stop
-        square = sum(squares.values())
+        square = sum(section.square for section in found.values())
         if not math.isfinite(square):
             raise LearningFailed
+        tensors = {f"{n}/{name}": t for n, section in found.items() for name, t in section.tensors.items()}
+        losses = {n: section.losses for n, section in found.items()}
         weights = [c.token_count for c in chunks]
         history = [
             sum(w * losses[n][min(s, len(losses[n]) - 1)] for n, w in enumerate(weights)) / sum(weights)
@@ -132,6 +122,36 @@ class FastWeightsLearner:
         )
         return Learned(tensors, tuple(range(len(chunks))), metrics)
 
+    def _sections(
+        self, chunks: Sequence[Chunk], heading: Sequence[int], steps: int, rows: int, done: int, share: int, total: int
+    ) -> Generator[Step, None, list[Section]]:
+        """Learn these chunks in one batch, each a section. Progress goes from `done` to `done + share` of `total`.
+
+        Raises: LearningFailed when a loss is not finite.
+        """
+        inputs, targets = self._tensors(chunks, heading)
+        prepared = self.prepared if steps == self.prepared.config.steps else with_steps(self.prepared, steps)
+        micro_rows = rows if len(chunks) == 1 else None
+        deltas: dict[str, Tensor] = {}
+        losses: list[float] = []
+        for loss, deltas in inner_steps(  # noqa: B007
+            self.base.model, inputs, targets, prepared, micro_rows=micro_rows, measure=True
+        ):
+            if not math.isfinite(float(loss)):
+                raise LearningFailed
+            losses.append(float(loss))
+            if len(losses) <= max(steps, 1):
+                yield Step(done + share * len(losses) // max(steps, 1), total, float(loss))
+        for name, first in zip(self.modules, self.prepared.start, strict=False):
+            deltas[name] = deltas[name] - first
+        squares = sum(d.double().square().sum((1, 2)) for d in deltas.values()).tolist()
+        if not steps:
+            return [Section({SKIPPED: torch.zeros(1)}, losses, square) for square in squares]
+        return [
+            Section(pack({name: d[i] for name, d in deltas.items()}), losses, square)
+            for i, square in enumerate(squares)
+        ]
+
     @torch.no_grad()
     def _losses(self, inputs: Tensor, targets: Tensor, rows: int) -> list[float]:
         """Nats a token of each chunk before any step: the budget's signal. inputs, targets: [D, S, T]."""
@@ -148,7 +168,8 @@ class FastWeightsLearner:
         other.prepared.log_rates.data += math.log(factor)
         return other
 
-    def attach(self, groups: Sequence[tuple[Mapping[str, Tensor], int]]) -> AbstractContextManager[None]:
+    @contextmanager
+    def attach(self, groups: Sequence[tuple[Mapping[str, Tensor], int]]) -> Iterator[None]:
         first = dict(zip(self.modules, self.prepared.start, strict=False))
         zero = next(iter(self.modules.values())).weight.new_zeros(()).float()
         opened = [
@@ -163,10 +184,8 @@ class FastWeightsLearner:
             if opened
         }
         rows = [rows for _, rows in groups]
-        stack = ExitStack()
-        stack.enter_context(with_readout(self.base.model, self.prepared, sum(rows)))
-        stack.enter_context(attached(self.modules, deltas, rows))
-        return stack
+        with with_readout(self.base.model, self.prepared, sum(rows)), attached(self.modules, deltas, rows):
+            yield
 
     def _group(self, chunks: Sequence[Chunk], at: int, batch_tokens: int) -> Sequence[Chunk]:
         """As many chunks as fit into one batch, at least one."""
