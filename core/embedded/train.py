@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -121,6 +122,13 @@ def validation_loss(model: Llama, path: str, length: int, device: torch.device, 
     return sum(losses) / len(starts)
 
 
+def save_state(state: dict[str, Any], path: Path) -> None:
+    """A state to resume from; the older one stays until the new one is whole."""
+    new = path.with_suffix(".new")
+    torch.save(state, new)
+    new.replace(path)
+
+
 def train(config: TrainConfig) -> dict[str, float]:
     """Train, save `OUT/model.pt` (float32 state dict) and `OUT/log.jsonl` on rank 0; return the last figures."""
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
@@ -204,8 +212,7 @@ def train(config: TrainConfig) -> dict[str, float]:
         total += loss.detach()
         if rank == 0 and step % config.save_every == 0:
             kept = {"model": model.state_dict(), "optimisers": [o.state_dict() for o in opts]}
-            torch.save(kept | {"step": step, "seen": seen, "seconds": time.time() - began}, state.with_suffix(".new"))
-            state.with_suffix(".new").replace(state)
+            save_state(kept | {"step": step, "seen": seen, "seconds": time.time() - began}, state)
         if step % 100 == 0 or step == 5:
             elapsed = time.time() - window_began
             n, reported = step - reported, step

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,9 +25,9 @@ class Article:
 
 
 def read_squad(path: Path) -> list[Article]:
-    """SQuAD v1.1 or v2.0 JSON; questions without an answer are left out. Raises: Refused."""
+    """SQuAD v1.1 or v2.0 JSON, plain or gzipped; questions without an answer are left out. Raises: Refused."""
     try:
-        data = json.loads(path.read_text())["data"]
+        data = json.loads(gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_text())["data"]
         return [
             Article(
                 a.get("title") or f"document {n + 1}",

@@ -27,6 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from core.embedded.corpus import load_passages, read_human
+from core.embedded.train import save_state
 from core.learning.episodes import Batch, Curriculum, EpisodeStream, Material
 from core.learning.fast_weights import (
     IGNORE,
@@ -198,6 +199,7 @@ def run_outer(
         optimiser.load_state_dict(resume["optimiser"])
         step, before = resume["step"], resume["seconds"]
         masters.load(resume["slow"])
+        prepared.load_state_dict(resume["prepared"])
     stream = EpisodeStream(
         material,
         tokenizer,
@@ -262,6 +264,7 @@ def run_outer(
             sums[k] = sums.get(k, 0.0) + v
         if checkpoint and rank == 0 and step % config.every == 0:
             now = {"step": step, "seconds": time.time() - began, "slow": [c.detach() for c in masters.copies]}
+            now |= {"inner": prepared.describe(), "prepared": prepared.state_dict()}
             checkpoint(now | {"optimiser": optimiser.state_dict()})
         if step in (2, 10) or step % config.every == 0:
             figures = {k: v / counted for k, v in sums.items()} | {
@@ -368,13 +371,10 @@ def main() -> None:
             flush=True,
         )
     resume = torch.load(unfinished, map_location=device, weights_only=True) if unfinished.exists() else None
-    if resume:
-        prepared.load_state_dict(resume["prepared"])
 
     def checkpoint(state: dict[str, Any]) -> None:
         if state["step"] % o.save_every == 0:
-            torch.save(state | {"prepared": prepared.state_dict()}, unfinished.with_suffix(".new"))
-            unfinished.with_suffix(".new").replace(unfinished)
+            save_state(state, unfinished)
 
     run_outer(
         model, tokenizer, prepared, material, config, rows=rows, report=report, resume=resume, checkpoint=checkpoint

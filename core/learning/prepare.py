@@ -7,8 +7,6 @@ inner loop, as in `core.learning.outer`; the result lies beside the base model's
 
 from __future__ import annotations
 
-import gzip
-import json
 import random
 import shutil
 from collections.abc import Callable, Sequence
@@ -22,9 +20,11 @@ import torch
 from core.embedded.corpus import Passage
 from core.embedded.invented import invented_document
 from core.embedded.questions import QA
+from core.embedded.train import save_state
 from core.errors import Refused
+from core.evaluation.squad import read_squad
 from core.learning.episodes import Episode, Material
-from core.learning.fast_weights import FastWeightsConfig, Prepared, load_prepared, save_prepared, target_modules
+from core.learning.fast_weights import FastWeightsConfig, Prepared, save_prepared, target_modules
 from core.learning.measure import learned_figures
 from core.learning.outer import OuterConfig, run_outer
 from core.model import LoadedModel, load_model, pick_device, pick_dtype
@@ -43,19 +43,12 @@ class PrepareConfig:
 
 
 def read_questions(path: Path) -> list[Passage]:
-    """A question set in SQuAD's format, gzipped or plain -> its paragraphs. Raises: Refused."""
-    try:
-        data = json.loads(gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_text())["data"]
-        return [
-            Passage(
-                a.get("title") or "Notes", p["context"], [QA(q["question"], q["answers"][0]["text"]) for q in asked]
-            )
-            for a in data
-            for p in a["paragraphs"]
-            if (asked := [q for q in p["qas"] if q.get("answers")])
-        ]
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-        raise Refused(f"'{path.name}' is not a question set in SQuAD's format.") from error
+    """The paragraphs of a question set in SQuAD's format that have questions. Raises: Refused."""
+    passages: dict[tuple[str, str], list[QA]] = {}
+    for article in read_squad(path):
+        for q in article.questions:
+            passages.setdefault((article.title, q.context), []).append(QA(q.text, q.answers[0]))
+    return [Passage(title, context, questions) for (title, context), questions in passages.items()]
 
 
 def prepare(
@@ -70,16 +63,12 @@ def prepare(
 
     Returns: steps, seconds and, on held-out documents, exact match and F1 of learned, wrong document and base, percent.
     """
-    unfinished = out / "unfinished"
+    state = out / "unfinished" / "state.pt"
     width = base.model.config.hidden_size
     torch.manual_seed(0)
     inner = FastWeightsConfig(layers=config.layers, steps=2, rule="muon", start=True, readout=config.readout)
-    resume = None
-    if (unfinished / "state.pt").exists():
-        resume = torch.load(unfinished / "state.pt", map_location=base.device, weights_only=True)
-        prepared = load_prepared(unfinished, width).requires_grad_(True)
-    else:
-        prepared = Prepared(inner, width, base.model)
+    resume = torch.load(state, map_location=base.device, weights_only=True) if state.exists() else None
+    prepared = Prepared(FastWeightsConfig(**resume["inner"]) if resume else inner, width, base.model)
     prepared.train().to(base.device)
     outer = OuterConfig(
         seconds=config.seconds,
@@ -97,10 +86,9 @@ def prepare(
         width=64,
     )
 
-    def checkpoint(state: dict[str, Any]) -> None:
-        save_prepared(prepared, unfinished)
-        torch.save(state, unfinished / "state.pt.new")
-        (unfinished / "state.pt.new").replace(unfinished / "state.pt")
+    def checkpoint(now: dict[str, Any]) -> None:
+        state.parent.mkdir(parents=True, exist_ok=True)
+        save_state(now, state)
 
     cut = max(1, len(questions) // 20)
     material = Material(
@@ -119,7 +107,7 @@ def prepare(
     )
     prepared.eval().requires_grad_(False)
     save_prepared(prepared, out)
-    shutil.rmtree(unfinished, ignore_errors=True)
+    shutil.rmtree(state.parent, ignore_errors=True)
     held_out = learned_figures(
         base.model, base.tokenizer, prepared, _documents(questions[:cut], config.held_out), per_document=8
     )

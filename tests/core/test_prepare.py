@@ -62,7 +62,7 @@ def test_an_interrupted_run_goes_on_where_it_was(tiny, tmp_path) -> None:
     with pytest.raises(KeyboardInterrupt):
         prepare(tiny, QUESTIONS, tmp_path, config, interrupt)
     assert (tmp_path / "unfinished" / "state.pt").exists() and not (tmp_path / "prepared.json").exists()
-    rates = load_prepared(tmp_path / "unfinished", 64).log_rates
+    rates = torch.load(tmp_path / "unfinished" / "state.pt", weights_only=True)["prepared"]["log_rates"]
     reports: list[dict] = []
     assert prepare(tiny, QUESTIONS, tmp_path, config, reports.append)["steps"] == 4
     assert [r["step"] for r in reports] == [4] and not torch.equal(load_prepared(tmp_path, 64).log_rates, rates)
