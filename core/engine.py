@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from core.chunks import encoder, make_chunks
 from core.errors import SetupError
-from core.generate import complete
+from core.generate import complete, held_back
 from core.learning.base import LearnConfig, Learner, Objectives
 from core.learning.course import Course, CourseConfig
 from core.learning.remote import RemoteWriter
@@ -167,9 +167,8 @@ class Engine:
             "pad_id": self.format.pad_id,
             "max_new": most_tokens,
             "temperature": [heat[i] for i in order],
+            "hold_back": held_back(self.format, self.config.abstain),
         }
-        if self.format.abstain_id is not None:
-            options["hold_back"] = (self.format.abstain_id, self.config.abstain)
         with self._learner(name).attach(groups):
             return order, complete(self.base.model, self.base.tokenizer, prompts, **options)
 

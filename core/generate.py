@@ -131,9 +131,9 @@ def _shared(a: Sequence[int], b: Sequence[int]) -> int:
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False)))
 
 
-def never(fmt: PromptFormat) -> tuple[int, float] | None:
-    """`hold_back` that forbids the trained abstention, as the product does by default."""
-    return None if fmt.abstain_id is None else (fmt.abstain_id, 1.1)
+def held_back(fmt: PromptFormat, floor: float = 1.1) -> tuple[int, float] | None:
+    """`hold_back` that forbids the trained abstention, as the product does by default, or allows it from `floor` on."""
+    return None if fmt.abstain_id is None else (fmt.abstain_id, floor)
 
 
 def complete(model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], **options: Any) -> list[Completion]:

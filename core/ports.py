@@ -21,6 +21,11 @@ class Learned:
     metrics: Metrics
     questions: tuple[str, ...] = ()  # examples that it can answer
 
+    def section(self, number: int) -> dict[str, Tensor]:
+        """The weights of one section, by module."""
+        start = f"{number}/"
+        return {name.removeprefix(start): t for name, t in self.tensors.items() if name.startswith(start)}
+
 
 @dataclass(frozen=True)
 class Ask:

@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bot.app import check_data
-from bot.torture import Figure, Plan, Say, at_most, every, none
+from bot.torture import Figure, Plan, Say, at_most, every, kill, none
 from bot.torture.kill import world_of
-from bot.torture.papers import Paper, paper
+from bot.torture.papers import paper
 from bot.torture.world import World
 
 CHANNELS = 6
@@ -32,12 +32,7 @@ PATIENCE = 600.0  # seconds for the last ends to be told
 
 
 @dataclass
-class Upload:
-    number: int
-    channel: str
-    paper: Paper
-    received: bool = False  # acknowledged
-    ends: list[str] = field(default_factory=list)
+class Upload(kill.Upload):
     removed: bool = False  # forgotten, or reset
 
 
@@ -89,7 +84,7 @@ async def run(plan: Plan, say: Say) -> list[Figure]:
 def outcome(load: Load, problems: Sequence[str], strays: int) -> list[Figure]:
     uploads = [upload for upload in load.uploads.values() if upload.received]
     told = sum(bool(upload.ends) or upload.removed for upload in uploads)
-    learned = sum("good" in upload.ends for upload in uploads)
+    learned = sum(upload.learned for upload in uploads)
     sure = len(load.sure)
     return [
         Figure("documents handed in, learned", f"{len(uploads)}, {learned}"),
@@ -174,7 +169,7 @@ async def upload(load: Load) -> None:
 
 async def ask(load: Load) -> None:
     """About a document that is known: mostly where it is, else in a channel that may not know."""
-    known = [one for one in load.uploads.values() if "good" in one.ends and not one.removed]
+    known = [one for one in load.uploads.values() if one.learned and not one.removed]
     if not known:
         return
     about, number = load.chance.choice(known), load.next()
@@ -196,7 +191,7 @@ async def erase(load: Load) -> None:
     """Forget the oldest document of a full channel, or reset a channel."""
     channel, number = f"channel{load.chance.randrange(CHANNELS)}", load.next()
     mine = [one for one in load.uploads.values() if one.channel == channel and not one.removed]
-    known = [one for one in mine if "good" in one.ends]
+    known = [one for one in mine if one.learned]
     if len(known) > KEPT:
         known[0].removed = True
         load.world.send(number, "forget", channel=channel, arguments={"document": known[0].paper.name})

@@ -22,7 +22,7 @@ from core.embedded.corpus import Passage, Weights, load_passages, make_rows, rea
 from core.embedded.questions import QA
 from core.evaluation.metrics import exact_match, f1
 from core.evaluation.squad import read_squad
-from core.generate import generate, never
+from core.generate import generate, held_back
 from core.prompts import PromptFormat, format_for
 
 
@@ -91,7 +91,7 @@ def in_context(
             else fmt.closed_book(q)
             for c, q, _ in some
         ]
-        options = {"stop_ids": fmt.stop_ids, "pad_id": fmt.pad_id, "max_new": 24, "hold_back": never(fmt)}
+        options = {"stop_ids": fmt.stop_ids, "pad_id": fmt.pad_id, "max_new": 24, "hold_back": held_back(fmt)}
         rows, _ = generate(model, prompts, **options)
         for ids, (_, _, gold) in zip(rows, some, strict=True):
             text = tokenizer.decode(ids).strip()

@@ -80,10 +80,7 @@ class Studied:
 
     def weights(self, section: int) -> Mapping[str, Tensor]:
         if section not in self.by_section:
-            tensors = self.learned.tensors  # type: ignore[union-attr]
-            self.by_section[section] = {
-                k.partition("/")[2]: v for k, v in tensors.items() if k.startswith(f"{section}/")
-            }
+            self.by_section[section] = self.learned.section(section)  # type: ignore[union-attr]
         return self.by_section[section]
 
 

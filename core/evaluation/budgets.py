@@ -59,7 +59,7 @@ def lesson(engine: Engine, article: Article) -> tuple[Lesson, float]:
         fixed = Engine(engine.base, replace(config, budget=f"fixed:{int(action)}"))
         for n, chunk in enumerate(chunks):
             learned, _ = learn(fixed, [chunk], article.title)
-            weights = {name.partition("/")[2]: t for name, t in learned.tensors.items()}
+            weights = learned.section(0)
             mine = [q for q, c in zip(article.questions, first, strict=True) if c == n]
             given = fixed.answer([Ask(q.text, weights) for q in mine]) if mine else []
             gains[n][place] = sum(f1(a.text, q.answers) for a, q in zip(given, mine, strict=True))

@@ -36,7 +36,7 @@ class SelfCheck:
     def after(self, learned: Learned) -> Learned:
         """The same weights, with the result; each question is put to the section that holds its chunk."""
         sections = [learned.sections[e.chunk] for e in self.exercises]
-        weights = {s: section_of(learned, s) for s in set(sections)}  # shared objects: attached once a batch
+        weights = {s: learned.section(s) for s in set(sections)}  # shared objects: attached once a batch
         marks = self._marks([weights[s] for s in sections])
         metrics = replace(
             learned.metrics,
@@ -64,9 +64,3 @@ class SelfCheck:
         firsts = list({e.chunk: e for e in reversed(order)}.values())[::-1]
         rest = [e for e in order if e not in firsts]
         return tuple(e.question for e in [*firsts, *rest][:SHOWN])
-
-
-def section_of(learned: Learned, section: int) -> dict[str, Tensor]:
-    """The weights of one section, by module."""
-    start = f"{section}/"
-    return {name.removeprefix(start): t for name, t in learned.tensors.items() if name.startswith(start)}

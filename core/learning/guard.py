@@ -19,7 +19,6 @@ from torch import Tensor
 from core.errors import LearningFailed
 from core.generate import start
 from core.learning.base import Learner
-from core.learning.check import section_of
 from core.learning.objectives import HELD_OUT
 from core.learning.study import spread
 from core.model import LoadedModel
@@ -77,7 +76,7 @@ class Guard:
         plain = self._first_tokens(nullcontext())
         moved = []
         for section in spread(sorted(set(learned.sections)), LOOKED_AT):
-            attached = learner.attach([(section_of(learned, section), len(self.prompts))])
+            attached = learner.attach([(learned.section(section), len(self.prompts))])
             now = self._first_tokens(attached)
             moved.append(float(F.kl_div(now, plain, log_target=True, reduction="batchmean")))
         return sum(moved) / len(moved)

@@ -13,7 +13,7 @@ import torch
 from core.embedded.corpus import load_passages, read_human
 from core.embedded.invented import invented_document
 from core.evaluation.metrics import exact_match, f1
-from core.generate import generate, never
+from core.generate import generate, held_back
 from core.learning.episodes import Episode, encode_document, run_of
 from core.learning.fast_weights import IGNORE, Prepared, attached, inner_steps, target_modules, with_readout
 from core.learning.packing import as_stored
@@ -54,7 +54,7 @@ def learned_figures(
         prompts = [fmt.closed_book(q.question) for qs in asked for q in qs]
         rows = [len(qs) for qs in asked]
         wrong = {k: v.roll(1, 0) for k, v in deltas.items()}
-        options = {"stop_ids": fmt.stop_ids, "pad_id": fmt.pad_id, "max_new": 16, "hold_back": never(fmt)}
+        options = {"stop_ids": fmt.stop_ids, "pad_id": fmt.pad_id, "max_new": 16, "hold_back": held_back(fmt)}
         for kind, weights in (("learned", deltas), ("wrong", wrong), ("base", {})):
             if kind == "wrong" and len(some) < 2:
                 continue

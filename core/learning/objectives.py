@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from core.generate import Prefix, generate, never, read, start
+from core.generate import Prefix, generate, held_back, read, start
 from core.learning.base import Objectives
 from core.learning.fast_weights import IGNORE, segments
 from core.learning.study import Exercise
@@ -211,7 +211,7 @@ class Lessons:
             return []
         prompts = [self.fmt.closed_book(q) for q in UNRELATED[HELD_OUT:]]
         options: dict[str, Any] = {"stop_ids": self.fmt.stop_ids, "pad_id": self.fmt.pad_id, "max_new": 8}
-        written, _ = generate(self.base.model, prompts, hold_back=never(self.fmt), **options)
+        written, _ = generate(self.base.model, prompts, hold_back=held_back(self.fmt), **options)
         answers = [[*ids, *sorted(self.fmt.stop_ids)[:1]] for ids in written]
         taught = teach(self.base.model, prompts, answers, self.fmt.pad_id)
         taught = [replace(t, weight=self.objectives.keep) for t in taught]

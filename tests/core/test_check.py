@@ -11,7 +11,7 @@ import torch
 from core.engine import Engine, EngineConfig
 from core.errors import LearningFailed
 from core.learning.base import LearnConfig
-from core.learning.check import SelfCheck, section_of
+from core.learning.check import SelfCheck
 from core.learning.course import Course, CourseConfig
 from core.learning.guard import FACTORS, Guard, GuardConfig, silent, worse
 from core.learning.lora import LoraLearner
@@ -101,7 +101,7 @@ def test_learning_ends_when_two_passes_were_no_better_and_the_best_is_kept(tiny,
     chunks = chunks_of(tiny.tokenizer, STORY)
     result = run(lora.learn(chunks, title="Vessin", score=score))
     assert len(seen) == 4 < lora.passes["deep"]
-    best = section_of(result, 0)
+    best = result.section(0)
     assert all(torch.equal(best[n], seen[1][n]) for n in best) and any((best[n] != seen[3][n]).any() for n in best)
 
 
@@ -110,7 +110,7 @@ def test_while_nothing_is_answered_learning_goes_on(tiny, lora) -> None:
     seen = []
     result = run(lora.learn(chunks_of(tiny.tokenizer, STORY), title="Vessin", score=lambda w: seen.append(w) or 0.0))
     assert len(seen) == lora.passes["standard"]
-    assert torch.equal(section_of(result, 0)[min(seen[-1])], seen[-1][min(seen[-1])])
+    assert torch.equal(result.section(0)[min(seen[-1])], seen[-1][min(seen[-1])])
 
 
 # The guard
@@ -154,7 +154,7 @@ def test_the_shift_is_the_textbook_s_divergence(guard, tiny, fmt, lora, good) ->
         ids = torch.tensor([prompt])
         with torch.no_grad():
             plain = tiny.model(input_ids=ids).logits[0, -1].log_softmax(-1)
-            with lora.attach([(section_of(good, 0), 1)]):
+            with lora.attach([(good.section(0), 1)]):
                 now = tiny.model(input_ids=ids).logits[0, -1].log_softmax(-1)
         total += float((plain.exp() * (plain - now)).sum())
     assert guard.shift(good, lora) == pytest.approx(total / len(guard.prompts), rel=1e-3, abs=1e-5)
