@@ -114,10 +114,13 @@ def make_batch(
     width: int,
     rng: random.Random,
     strangers: float,
+    most: int | None = None,
 ) -> Batch:
-    """Tensors of a batch; documents are padded with empty segments, questions to `width` tokens."""
+    """Tensors of a batch; documents are padded with empty segments to the longest, or cut or padded to `most`, questions
+    to `width` tokens."""
     documents = [encode_document(e, encode, fmt, segment, limit) for e in episodes]
-    most = max(len(i) for i, _ in documents)
+    documents = [(i[:most], t[:most]) for i, t in documents]
+    most = most or max(len(i) for i, _ in documents)
     inputs = [i + [[fmt.pad_id] * segment] * (most - len(i)) for i, _ in documents]
     targets = [t + [[IGNORE] * segment] * (most - len(t)) for _, t in documents]
     rows, labels = [], []
@@ -139,6 +142,15 @@ def make_batch(
     return Batch(torch.tensor(inputs), torch.tensor(targets), torch.tensor(rows), torch.tensor(labels))
 
 
+class Plan(NamedTuple):
+    """What a batch is made of."""
+
+    documents: int
+    tokens: int  # of a document, about
+    per_document: int  # questions
+    segments: int | None = None  # exactly so many a document, the last ones empty; None: as many as needed
+
+
 @dataclass(frozen=True)
 class Curriculum:
     """Document length in tokens, log-uniform between `shortest` and a maximum that grows with the fraction done."""
@@ -147,10 +159,32 @@ class Curriculum:
     first: int = 256
     longest: int = 2048
     grown_at: float = 0.5  # fraction of the time at which `longest` is reached
+    batch: int = 24_000  # tokens of all documents
+    per_document: int = 8
 
-    def draw(self, rng: random.Random, done: float) -> int:
+    def draw(self, rng: random.Random, done: float) -> Plan:
         top = self.first * (self.longest / self.first) ** min(1.0, done / max(self.grown_at, 1e-6))
-        return int(self.shortest * (top / self.shortest) ** rng.random())
+        length = int(self.shortest * (top / self.shortest) ** rng.random())
+        count = max(2, min(self.batch // length, self.batch // (self.per_document * 40)))
+        return Plan(count, length, self.per_document)
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """A few shapes of a batch, each as often as the others, for code that is compiled for each."""
+
+    shapes: Sequence[tuple[int, int, int]]  # (segments, documents, questions a document)
+    segment: int
+
+    @classmethod
+    def of(cls, text: str, segment: int) -> Shapes:
+        """ "2x96x8,5x38x20" -> two shapes."""
+        return cls([(s, d, n) for s, d, n in (map(int, part.split("x")) for part in text.split(","))], segment)
+
+    def draw(self, rng: random.Random, done: float) -> Plan:
+        segments, documents, questions = rng.choice(self.shapes)
+        tokens = int(segments * (self.segment - 16) * rng.uniform(0.4, 0.95))
+        return Plan(documents, tokens, questions, segments)
 
 
 class EpisodeStream(torch.utils.data.IterableDataset):
@@ -161,18 +195,15 @@ class EpisodeStream(torch.utils.data.IterableDataset):
         material: Material,
         tokenizer,
         fmt: PromptFormat,
-        curriculum: Curriculum,
+        curriculum: Curriculum | Shapes,
         *,
         segment: int,
-        tokens: int,
-        per_document: int,
         width: int,
         seed: int,
         strangers: float,
     ) -> None:
         self.material, self.tokenizer, self.fmt, self.curriculum = material, tokenizer, fmt, curriculum
-        self.segment, self.tokens, self.per_document, self.width = segment, tokens, per_document, width
-        self.seed, self.strangers = seed, strangers
+        self.segment, self.width, self.seed, self.strangers = segment, width, seed, strangers
         self.done = torch.zeros(1).share_memory_()
 
     def __iter__(self) -> Iterator[Batch]:
@@ -180,18 +211,26 @@ class EpisodeStream(torch.utils.data.IterableDataset):
         rng = random.Random(self.seed * 1000 + (info.id if info else 0))
         encode = lambda text: self.tokenizer.encode(text, add_special_tokens=False)  # noqa: E731
         while True:
-            length = self.curriculum.draw(rng, float(self.done))
-            count = max(2, min(self.tokens // length, self.tokens // (self.per_document * 40)))
-            episodes = [e for e in (self.material.draw(rng, length) for _ in range(count)) if e.questions]
-            if len(episodes) == count:
-                yield make_batch(
-                    episodes,
-                    encode,
-                    self.fmt,
-                    segment=self.segment,
-                    limit=int(length * 1.25) + 16,
-                    per_document=self.per_document,
-                    width=self.width,
-                    rng=rng,
-                    strangers=self.strangers,
-                )
+            plan = self.curriculum.draw(rng, float(self.done))
+            yield make_batch(
+                [self._fitting(rng, plan, encode) for _ in range(plan.documents)],
+                encode,
+                self.fmt,
+                segment=self.segment,
+                limit=int(plan.tokens * 1.25) + 16,
+                per_document=plan.per_document,
+                width=self.width,
+                rng=rng,
+                strangers=self.strangers,
+                most=plan.segments,
+            )
+
+    def _fitting(self, rng: random.Random, plan: Plan, encode: Callable[[str], list[int]]) -> Episode:
+        """A document with questions that fits into the plan's segments, so that no question asks for what was cut."""
+        while True:
+            episode = self.material.draw(rng, plan.tokens)
+            if not episode.questions:
+                continue
+            room = self.segment - len(self.fmt.heading(episode.title))
+            if plan.segments is None or len(encode(" " + episode.text)) <= plan.segments * room:
+                return episode

@@ -18,6 +18,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,8 @@ from torch import Tensor
 
 from core.embedded.corpus import load_passages, read_human
 from core.embedded.train import save_state
-from core.learning.episodes import Batch, Curriculum, EpisodeStream, Material
+from core.learning.compiled import OuterStep
+from core.learning.episodes import Batch, Curriculum, EpisodeStream, Material, Shapes
 from core.learning.fast_weights import (
     IGNORE,
     FastWeightsConfig,
@@ -66,8 +68,13 @@ class OuterConfig:
     longest: int = 1100
     grown_at: float = 0.3
     workers: int = 6
-    every: int = 50  # steps between two reports and checkpoints
+    every: int = 50  # steps between two reports
+    save_every: int = 500  # steps between two states to resume from
     seed: int = 0
+    compiled: bool = False  # core.learning.compiled: quicker on a GPU, for base models that train along
+    shapes: str = ""  # "SEGMENTSxDOCUMENTSxQUESTIONS,..." of a batch, instead of the lengths above
+    slow_rule: str = "adamw"  # adamw | muon (the matrices of the blocks; the rest by AdamW)
+    pause: float = 1e9  # seconds after which this process stops, to be gone on with
 
 
 class Masters:
@@ -182,32 +189,27 @@ def run_outer(
     masters = Masters(list(model.parameters()) if slow is None else slow)
     learned = [*prepared.start, *(prepared.readout[k] for k in sorted(prepared.readout))]
     weigh = [] if prepared.weigh is None else list(prepared.weigh.parameters())
-    groups = [
-        {"params": params, "lr": lr}
-        for params, lr in (
-            (masters.copies, config.slow_lr),
-            ([prepared.log_rates], config.rate_lr),
-            ([*weigh, *learned], config.weigh_lr),
-        )
-        if params
-    ]
-    optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=0.0, fused=device.type == "cuda")
-    rates = [g["lr"] for g in groups]
-    everything = [p for g in optimiser.param_groups for p in g["params"]]
+    opts = optimisers(masters.copies, prepared.log_rates, [*weigh, *learned], config)
+    rates = [[g["lr"] for g in o.param_groups] for o in opts]
+    everything = [p for o in opts for g in o.param_groups for p in g["params"]]
     step, before = 0, 0.0
     if resume:
-        optimiser.load_state_dict(resume["optimiser"])
+        for opt, kept in zip(opts, resume["optimisers"], strict=True):
+            opt.load_state_dict(kept)
         step, before = resume["step"], resume["seconds"]
         masters.load(resume["slow"])
         prepared.load_state_dict(resume["prepared"])
+    segment = prepared.config.segment
+    lengths = Curriculum(
+        first=config.first, longest=config.longest, grown_at=config.grown_at,
+        batch=config.tokens, per_document=config.per_document,
+    )  # fmt: skip
     stream = EpisodeStream(
         material,
         tokenizer,
         format_for(tokenizer),
-        Curriculum(first=config.first, longest=config.longest, grown_at=config.grown_at),
-        segment=prepared.config.segment,
-        tokens=config.tokens,
-        per_document=config.per_document,
+        Shapes.of(config.shapes, segment) if config.shapes else lengths,
+        segment=segment,
         width=config.width,
         seed=config.seed * 100 + rank + 1 + 1000 * step,
         strangers=config.strangers,
@@ -221,27 +223,52 @@ def run_outer(
     flag = torch.zeros(1, device=device)
     sums: dict[str, float] = {}
     figures: dict[str, float] = {}
+    def state() -> dict[str, Any]:
+        now = {"step": step, "seconds": time.time() - began, "slow": [c.detach() for c in masters.copies]}
+        now |= {"inner": prepared.describe(), "prepared": prepared.state_dict()}
+        return now | {"optimisers": [o.state_dict() for o in opts]}
+
+    if config.compiled:
+        losses_of = OuterStep(model, prepared, compiled=device.type == "cuda").losses
+    else:
+        losses_of = partial(step_losses, model, prepared)
+
+    def drawn() -> tuple[Batch, tuple[Tensor, Tensor] | None]:
+        batch = Batch(*(t.to(device, non_blocking=True) for t in next(loader)))
+        if rows is None or not config.reading:
+            return batch, None
+        pick = torch.randint(0, len(rows[0]), (config.reading_rows,), generator=generator)
+        return batch, (rows[0][pick].to(device).long() & 0xFFFF, rows[1][pick].to(device).float() / 10)
+
+    if config.compiled and device.type == "cuda":  # every shape is compiled before the clock starts
+        left = set(Shapes.of(config.shapes, segment).shapes)
+        while left:
+            batch, some = drawn()
+            shape = (batch.inputs.shape[1], len(batch.inputs), len(batch.questions) // len(batch.inputs))
+            if shape in left:
+                _gradients(losses_of, batch, config, some, 1)
+                left.remove(shape)
+        for p in [*masters.parameters, *everything]:
+            p.grad = None
     began, done, counted, parts = time.time() - before, before / config.seconds, 0, 1
     while step < config.max_steps:
         if step % 5 == 0:
-            flag.fill_((time.time() - began) / config.seconds)
+            elapsed = time.time() - began
+            flag.fill_(elapsed / config.seconds if elapsed - before < config.pause else 2.0)
             if world > 1:
                 dist.broadcast(flag, 0)
             done = float(flag)
             stream.done.fill_(done)
             if done >= 1:
                 break
-        batch = Batch(*(t.to(device, non_blocking=True) for t in next(loader)))
-        some = None
-        if rows is not None and config.reading:
-            pick = torch.randint(0, len(rows[0]), (config.reading_rows,), generator=generator)
-            some = (rows[0][pick].to(device).long() & 0xFFFF, rows[1][pick].to(device).float() / 10)
+        batch, some = drawn()
         scale = min(1.0, (step + 1) / config.warmup_steps) * max(0.03, min(1.0, (1 - done) / config.decay))
-        for g, r in zip(optimiser.param_groups, rates, strict=True):
-            g["lr"] = r * scale
+        for opt, given in zip(opts, rates, strict=True):
+            for g, r in zip(opt.param_groups, given, strict=True):
+                g["lr"] = r * scale
         while True:
             try:
-                losses = _gradients(model, prepared, batch, config, some, parts)
+                losses = _gradients(losses_of, batch, config, some, parts)
                 break
             except torch.OutOfMemoryError:
                 if parts >= len(batch.inputs):
@@ -255,17 +282,17 @@ def run_outer(
             average_gradients(everything, world)
         norm = torch.nn.utils.clip_grad_norm_(everything, 1.0)
         if bool(torch.isfinite(norm)):
-            optimiser.step()
+            for opt in opts:
+                opt.step()
             masters.publish()
-        optimiser.zero_grad(set_to_none=True)
+        for p in everything:
+            p.grad = None
         step += 1
         counted += 1
         for k, v in losses.items():
             sums[k] = sums.get(k, 0.0) + v
-        if checkpoint and rank == 0 and step % config.every == 0:
-            now = {"step": step, "seconds": time.time() - began, "slow": [c.detach() for c in masters.copies]}
-            now |= {"inner": prepared.describe(), "prepared": prepared.state_dict()}
-            checkpoint(now | {"optimiser": optimiser.state_dict()})
+        if checkpoint and rank == 0 and step % config.save_every == 0:
+            checkpoint(state())
         if step in (2, 10) or step % config.every == 0:
             figures = {k: v / counted for k, v in sums.items()} | {
                 "step": step,
@@ -275,13 +302,34 @@ def run_outer(
             sums, counted = {}, 0
             if report and rank == 0:
                 report(figures | {"rates": [round(r, 5) for r in prepared.log_rates.detach().exp().mean(1).tolist()]})
+    paused = time.time() - began < config.seconds and step < config.max_steps
+    if checkpoint and rank == 0 and paused:
+        checkpoint(state())
     masters.settle()
-    return figures | {"step": step, "seconds": time.time() - began}
+    return figures | {"step": step, "seconds": time.time() - began, "paused": float(paused)}
+
+
+def optimisers(
+    slow: Sequence[Tensor], log_rates: Tensor, rest: Sequence[Tensor], config: OuterConfig
+) -> list[torch.optim.Optimizer]:
+    """AdamW for everything; or Muon (Jordan et al. 2024) for the slow matrices, embeddings (more than 4,096 rows)
+    left out, with steps of AdamW's size."""
+    by_muon = [p for p in slow if p.dim() == 2 and len(p) <= 4096] if config.slow_rule == "muon" else []
+    by_adam = [p for p in slow if not any(p is q for q in by_muon)]
+    groups = [
+        {"params": list(params), "lr": lr}
+        for params, lr in ((by_adam, config.slow_lr), ([log_rates], config.rate_lr), (rest, config.weigh_lr))
+        if params
+    ]
+    adamw = torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=0.0, fused=log_rates.is_cuda)
+    if not by_muon:
+        return [adamw]
+    options = {"lr": config.slow_lr, "weight_decay": 0.0, "momentum": 0.95, "adjust_lr_fn": "match_rms_adamw"}
+    return [adamw, torch.optim.Muon(by_muon, **options)]
 
 
 def _gradients(
-    model: Any,
-    prepared: Prepared,
+    losses_of: Callable[..., dict[str, Tensor]],
     batch: Batch,
     config: OuterConfig,
     rows: tuple[Tensor, Tensor] | None,
@@ -291,7 +339,7 @@ def _gradients(
     sums: dict[str, Tensor] = {}
     pieces = batch.split(parts)
     for i, piece in enumerate(pieces):
-        losses = step_losses(model, prepared, piece, config, rows if i == 0 else None)
+        losses = losses_of(piece, config, rows if i == 0 else None)
         share = len(piece.inputs) / len(batch.inputs)
         reading = config.reading * losses["reading"] if "reading" in losses else 0.0
         ((losses["total"] - reading) * share + reading).backward()
@@ -311,7 +359,7 @@ def main() -> None:
     parser.add_argument("--written", nargs="*", default=[])
     parser.add_argument("--dev-passages", nargs="*", default=[])
     parser.add_argument("--rows", default="")
-    parser.add_argument("--save-every", type=int, default=500, help="steps between two states to resume from")
+    parser.add_argument("--no-measure", action="store_true", help="do not ask the held-out documents at the end")
     for group in (OuterConfig, FastWeightsConfig):
         for f in fields(group):
             kind = (lambda v: v == "1") if isinstance(f.default, bool) else type(f.default)
@@ -372,18 +420,24 @@ def main() -> None:
         )
     resume = torch.load(unfinished, map_location=device, weights_only=True) if unfinished.exists() else None
 
-    def checkpoint(state: dict[str, Any]) -> None:
-        if state["step"] % o.save_every == 0:
-            save_state(state, unfinished)
-
-    run_outer(
-        model, tokenizer, prepared, material, config, rows=rows, report=report, resume=resume, checkpoint=checkpoint
+    figures = run_outer(
+        model,
+        tokenizer,
+        prepared,
+        material,
+        config,
+        rows=rows,
+        report=report,
+        resume=resume,
+        checkpoint=partial(save_state, path=unfinished),
     )
     if rank == 0:
         torch.save({k: v.detach().float().cpu() for k, v in model.state_dict().items()}, out / "model.pt")
         save_prepared(prepared, out)
-        unfinished.unlink(missing_ok=True)
+        if not figures["paused"]:
+            unfinished.unlink(missing_ok=True)
     sets = measuring_sets(Path(o.human) if o.human else None, [Path(p) for p in o.dev_passages])
+    sets = {} if o.no_measure else sets
     model.eval()
     for i, (name, episodes) in enumerate(sets.items()):
         if i % world == rank:

@@ -78,6 +78,7 @@ def prepare(
         first=config.longest,
         workers=0,  # this may run in a thread, from which forked workers do not start
         every=config.every,
+        save_every=config.every,
         weigh_lr=1e-3,
         warmup_steps=20,
         strangers=0.0,

@@ -8,7 +8,7 @@ import pytest
 
 from core.embedded.corpus import Passage
 from core.embedded.questions import QA
-from core.learning.episodes import Curriculum, Episode, EpisodeStream, Material, make_batch, run_of
+from core.learning.episodes import Curriculum, Episode, EpisodeStream, Material, Shapes, make_batch, run_of
 from core.learning.fast_weights import IGNORE
 from core.prompts import NOT_IN_TEXT
 
@@ -65,7 +65,7 @@ def test_a_run_keeps_to_one_title_and_about_its_length() -> None:
 
 def test_documents_grow_with_the_time_that_has_passed() -> None:
     rng, plan = random.Random(0), Curriculum(shortest=64, first=256, longest=2048, grown_at=0.5)
-    early, late = ([plan.draw(rng, done) for _ in range(400)] for done in (0.0, 0.9))
+    early, late = ([plan.draw(rng, done).tokens for _ in range(400)] for done in (0.0, 0.9))
     assert min(early) >= 64 and max(early) <= 256 < 1500 < max(late) <= 2048
 
 
@@ -77,8 +77,18 @@ def test_material_draws_only_from_what_there_is() -> None:
 
 def test_the_stream_is_endless_and_follows_its_seed(tokenizer, fmt) -> None:
     def first(seed: int):
-        options = dict(segment=32, tokens=400, per_document=2, width=40, seed=seed, strangers=0.4)
-        return next(iter(EpisodeStream(Material(), tokenizer, fmt, Curriculum(first=96, longest=96), **options)))
+        lengths = Curriculum(first=96, longest=96, batch=400, per_document=2)
+        return next(iter(EpisodeStream(Material(), tokenizer, fmt, lengths, segment=32, width=40, seed=seed, strangers=0.4)))
 
     assert first(1).questions.equal(first(1).questions) and len(first(1).inputs) >= 2
     assert not first(1).questions.equal(first(2).questions)
+
+
+def test_batches_of_given_shapes_lose_nothing_of_a_document(tokenizer, fmt) -> None:
+    shapes = Shapes.of("2x3x2,3x2x4", segment=64)
+    stream = iter(EpisodeStream(Material(), tokenizer, fmt, shapes, segment=64, width=48, seed=0, strangers=0.0))
+    batches = [next(stream) for _ in range(8)]
+    assert {(b.inputs.shape[1], len(b.inputs), len(b.questions)) for b in batches} == {(2, 3, 6), (3, 2, 8)}
+    for b in batches:  # the last segment of a document is filled to the same length as the others, or empty
+        counts = (b.targets != IGNORE).sum(2)
+        assert all(c[c > 0].max() - c[c > 0].min() <= 2 + len(c) for c in counts)

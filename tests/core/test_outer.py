@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+from functools import partial
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ import torch
 from core.embedded.corpus import Passage
 from core.embedded.export import hf_model, save_folder
 from core.embedded.questions import QA
+from core.learning.compiled import OuterStep
 from core.learning.episodes import Episode, Material, make_batch
 from core.learning.fast_weights import FastWeightsConfig, Prepared, load_prepared, save_prepared, second_order
 from core.learning.measure import learned_figures
@@ -64,7 +66,7 @@ def test_the_outer_loop_lowers_the_answer_loss_and_goes_on_from_what_it_saved(ti
 
 def test_a_run_that_died_goes_on_with_the_same_weights(tiny, prepared) -> None:
     states: list[dict] = []
-    config = OuterConfig(**{**vars(CONFIG), "max_steps": 4, "every": 2})
+    config = OuterConfig(**{**vars(CONFIG), "max_steps": 4, "save_every": 2})
     keep = lambda state: states.append(copy.deepcopy(state))  # noqa: E731
     run_outer(tiny.model, tiny.tokenizer, prepared, MATERIAL, config, checkpoint=keep)
     after = tiny.model.model.norm.weight.detach().clone()
@@ -110,3 +112,39 @@ def test_questions_about_the_same_passage_are_merged() -> None:
 
 def test_the_exported_model_is_the_trained_one(tiny_state, tiny) -> None:
     assert all(torch.equal(v, tiny_state[k]) for k, v in hf_model(tiny_state).state_dict().items() if k in tiny_state)
+
+
+def test_a_run_pauses_and_leaves_what_to_go_on_with(tiny, prepared) -> None:
+    states: list[dict] = []
+    config = OuterConfig(**{**vars(CONFIG), "max_steps": 9, "pause": 0.0})
+    figures = run_outer(tiny.model, tiny.tokenizer, prepared, MATERIAL, config, checkpoint=states.append)
+    assert figures["paused"] and [s["step"] for s in states] == [0]
+
+
+def test_muon_moves_the_slow_matrices_too(tiny, prepared) -> None:
+    before = {k: v.clone() for k, v in tiny.model.state_dict().items()}
+    config = OuterConfig(**{**vars(CONFIG), "slow_rule": "muon"})
+    figures = run_outer(tiny.model, tiny.tokenizer, prepared, MATERIAL, config)
+    assert figures["step"] == 12
+    assert all(not torch.equal(v, before[k]) for k, v in tiny.model.state_dict().items())
+
+
+def test_the_quick_step_gives_the_losses_and_gradients_of_the_plain_one(tiny, fmt, prepared) -> None:
+    torch.nn.init.normal_(prepared.weigh[2].weight)
+    encode = lambda text: tiny.tokenizer.encode(text, add_special_tokens=False)  # noqa: E731
+    options = dict(segment=32, limit=96, per_document=2, width=24, rng=random.Random(0), strangers=0.0)
+    batch = make_batch([Episode(p.title, p.text, p.questions) for p in DOCUMENTS], encode, fmt, **options)
+    rows = (torch.randint(6, 9000, (2, 33)), torch.ones(2, 33))
+    tiny.model.requires_grad_(True)
+
+    def gradients(losses_of) -> tuple[dict, dict]:
+        tiny.model.zero_grad(), prepared.zero_grad()
+        losses = losses_of(batch, CONFIG, rows)
+        losses["total"].backward()
+        named = [*tiny.model.named_parameters(), *prepared.named_parameters()]
+        return {k: float(v.detach()) for k, v in losses.items()}, {n: p.grad.clone() for n, p in named}
+
+    plain, slow = gradients(partial(step_losses, tiny.model, prepared))
+    quick, found = gradients(OuterStep(tiny.model, prepared, compiled=False).losses)
+    assert quick == pytest.approx(plain, rel=1e-4)
+    assert all((found[n] - g).norm() <= 2e-3 * g.norm() + 1e-7 for n, g in slow.items())
