@@ -22,7 +22,8 @@ HOMES = {
     "pydantic_settings": {"bot/settings.py"},
     "typer": {"bot/cli.py"},
     "prometheus_client": {"bot/metrics.py"},
-    "matplotlib": {"bot/render.py", "core/evaluation/report.py"},
+    "matplotlib": {"core/evaluation/report.py"},
+    "PIL": {"bot/render.py"},
 }
 LIGHT = ("bot", "storage/index", "core/service", "core/runner", "core/device", "core/types", "core/pdf", "core/chunks")
 HEAVY = {"torch", "transformers", "peft"}

@@ -357,7 +357,7 @@ def raise_children() -> None:
     """Fork a process for each line that comes in, until there are no more."""
     from bot.torture.by_heart import install
 
-    for name in ("torch", "safetensors.torch", "matplotlib.pyplot", "bot.app", "bot.commands", "bot.settings"):
+    for name in ("torch", "safetensors.torch", "PIL.ImageFont", "bot.app", "bot.commands", "bot.settings"):
         import_module(name)
     install()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks how they ended

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import replace
 
@@ -116,9 +117,10 @@ def test_a_failed_job_says_why():
 def test_the_loss_curve_is_a_small_png():
     picture = render.loss_curve(METRICS.loss_history)
     assert picture.startswith(b"\x89PNG") and len(picture) < 50_000
+    assert render.loss_curve((2.0, math.nan, 2.0)).startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("losses", [(), (1.0,)])
+@pytest.mark.parametrize("losses", [(), (1.0,), (1.0, math.nan), (math.inf,)])
 def test_without_two_losses_there_is_no_curve(losses):
     assert render.loss_curve(losses) == b""
 
