@@ -38,10 +38,27 @@ def bytes_a_token(config: Any, size: int, recompute: bool) -> int:
     return kept + 2 * 4 * config.vocab_size
 
 
+def sections_at_once(model: Any, layers: int, tokens: int, memory_mb: int | None) -> int | None:
+    """How many sections of so many tokens (padding included) fast weights on the upper `layers` blocks can be learned
+    from at once; at least one, None without a limit.
+
+    An estimate: what these blocks and the logits keep, and the deltas of each section in float32, four times: they
+    themselves, their gradient, the step, what is attached.
+    """
+    if memory_mb is None:
+        return None
+    config, size = model.config, next(model.parameters()).element_size()
+    deltas = 4 * 4 * layers * config.hidden_size * config.intermediate_size
+    block = size * (10 * config.hidden_size + 4 * config.intermediate_size)
+    room = memory_mb * 2**20 - sum(p.numel() * p.element_size() for p in model.parameters())
+    return max(1, room // (tokens * (layers * block + 4 * 4 * config.vocab_size) + deltas))
+
+
 def limit_memory(device: torch.device, memory_mb: int | None) -> None:
-    """On a GPU, allocating more than this fails, as if there was no more."""
+    """On a GPU, allocating more than this fails, as if there was no more; None lifts an earlier limit."""
     import torch
 
-    if memory_mb is not None and device.type == "cuda":
+    if device.type == "cuda":
         total = torch.cuda.get_device_properties(device).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(1.0, memory_mb * 2**20 / total), device)
+        share = 1.0 if memory_mb is None else min(1.0, memory_mb * 2**20 / total)
+        torch.cuda.set_per_process_memory_fraction(share, device)

@@ -43,6 +43,7 @@ class LearnConfig:
     batch_tokens: int = 8192  # tokens of one forward and backward pass; halved when memory runs out
     budget: str = ""  # how much to compute on each chunk: see core.learning.budget; empty: as prepared
     recompute: bool = False  # gradient checkpointing: less memory, a third more time
+    memory_mb: int | None = None  # learning stays below it, where it can
     objectives: Objectives = Objectives()
 
 

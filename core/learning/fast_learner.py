@@ -28,6 +28,7 @@ from core.learning.fast_weights import (
     with_readout,
 )
 from core.learning.packing import pack, unpack
+from core.memory import sections_at_once
 from core.model import LoadedModel, prepared_folder
 from core.ports import Learned
 from core.prompts import PromptFormat
@@ -188,12 +189,14 @@ class FastWeightsLearner:
             yield
 
     def _group(self, chunks: Sequence[Chunk], at: int, batch_tokens: int) -> Sequence[Chunk]:
-        """As many chunks as fit into one batch, at least one."""
+        """As many chunks as fit into one batch and into memory, at least one."""
+        padded = max(c.token_count for c in chunks) * 5 // 4
+        most = sections_at_once(self.base.model, len(self.modules), padded, self.config.memory_mb)
         size, end = 0, at
         while end < len(chunks) and (end == at or size + chunks[end].token_count <= batch_tokens):
             size += chunks[end].token_count
             end += 1
-        return chunks[at:end]
+        return chunks[at : end if most is None else min(end, at + most)]
 
     def _tensors(self, group: Sequence[Chunk], heading: Sequence[int]) -> tuple[Tensor, Tensor]:
         """[D, S, T] inputs and targets; shorter chunks are padded with empty segments."""

@@ -8,7 +8,7 @@ import torch
 from core.engine import PRESETS, EngineConfig, read_preset
 from core.errors import SetupError
 from core.learning.base import LearnConfig
-from core.memory import LEAST, bytes_a_token, fit, limit_memory
+from core.memory import LEAST, bytes_a_token, fit, limit_memory, sections_at_once
 
 
 def test_without_a_limit_nothing_changes(tiny) -> None:
@@ -73,3 +73,18 @@ def test_learning_with_less_memory_gives_the_same_weights(tiny, fmt) -> None:
 
     plain, thrifty = weights(), weights(batch_tokens=128, recompute=True)
     assert all((plain[n] - thrifty[n]).norm() < 0.02 * plain[n].norm() + 1e-6 for n in plain)
+
+
+def test_fast_weights_count_the_deltas_of_each_section(tiny) -> None:
+    counts = [sections_at_once(tiny.model, 3, 640, megabytes) for megabytes in (1, 900, 4000)]
+    assert counts[0] == 1 < counts[1] < counts[2] and sections_at_once(tiny.model, 3, 640, None) is None
+
+
+def test_within_a_memory_limit_fewer_sections_are_learned_at_once(tiny, fmt) -> None:
+    from core.learning.fast_learner import FastWeightsLearner
+    from tests.core.conftest import STORY, chunks_of
+
+    chunks = chunks_of(tiny.tokenizer, STORY * 4)
+    learners = [FastWeightsLearner(tiny, fmt, LearnConfig(memory_mb=m)) for m in (None, 40)]
+    many, few = (learner._group(chunks, 0, 8192) for learner in learners)
+    assert len(many) == len(chunks) > len(few) >= 1
