@@ -96,9 +96,11 @@ class Bench:
         *,
         routed: int,
         retrieved: int,
+        batch: int = BATCH,
     ) -> None:
         self.engine, self.articles, self.journal, self.progress = engine, articles, journal, progress
         self.routed, self.retrieved = routed, retrieved  # sections that may answer; chunks in a prompt
+        self.batch = batch  # questions at once
         self.documents = [self._cut(a) for a in articles]  # the one before a document is its stranger
         if len(articles) == 1:
             self.documents.append(self._cut(_invented()))
@@ -119,11 +121,24 @@ class Bench:
 
     def ask(self, n: int, condition: str) -> list[Reply]:
         """Every question of a document under a condition; with several rows, the surest answers."""
-        questions = self.documents[n].article.questions
-        keys = [f"{n}/{condition}/{i}" for i in range(len(questions))]
-        rows = lambda i: self.rows(n, condition, questions[i])  # noqa: E731
-        self._answer(keys, rows, lambda done: self._tell(condition, n, done, len(questions)))
-        return [self.journal.replies[key] for key in keys]
+        return self._ask([n], condition)[0]
+
+    def ask_all(self, condition: str) -> list[list[Reply]]:
+        """The same of every document, in batches that know no document."""
+        return self._ask(range(len(self.articles)), condition)
+
+    def _ask(self, documents: Sequence[int], condition: str) -> list[list[Reply]]:
+        questions = {n: self.documents[n].article.questions for n in documents}
+        places = [(n, i) for n, asked in questions.items() for i in range(len(asked))]
+        keys = [f"{n}/{condition}/{i}" for n, i in places]
+
+        def rows(at: int) -> list[Ask]:
+            n, i = places[at]
+            return self.rows(n, condition, questions[n][i])
+
+        self._answer(keys, rows, lambda done: self._tell(condition, documents[0], done * len(documents), len(keys)))
+        replies = self.journal.replies
+        return [[replies[f"{n}/{condition}/{i}"] for i in range(len(asked))] for n, asked in questions.items()]
 
     def rows(self, n: int, condition: str, q: Question) -> list[Ask]:
         """How a question becomes rows of a batch."""
@@ -157,8 +172,8 @@ class Bench:
     def _answer(self, keys: Sequence[str], rows: Callable[[int], list[Ask]], tick: Callable[[int], None]) -> None:
         """Answer what was not answered yet, and write it down."""
         new = [i for i, key in enumerate(keys) if key not in self.journal.replies]
-        for at in range(0, len(new), BATCH):
-            batch = new[at : at + BATCH]
+        for at in range(0, len(new), self.batch):
+            batch = new[at : at + self.batch]
             asks = [rows(i) for i in batch]  # may learn: not in the answers' time
             began = time.perf_counter()
             flat = self.engine.answer([a for group in asks for a in group])
@@ -183,11 +198,11 @@ class Bench:
         retention: list[list[float]] = []
         for size in sizes:
             search = Search(d.chunks for d in self.documents[:size])
-            found = [self._in_channel(search, n) for n in range(size)]
+            found = self._in_channel(search, size)
             scores = [f1_scores((r for _, r in d), a) for d, a in zip(found, self.articles, strict=False)]
             retention.append([mean([d]) for d in scores])
             self.progress("together", 100 * size, 100 * count)
-        alone = mean([f1_scores(self.ask(n, "learned"), a) for n, a in enumerate(self.articles)])
+        alone = mean([f1_scores(r, a) for r, a in zip(self.ask_all("learned"), self.articles, strict=True)])
         return {
             "right_document": mean([[100.0 * (owner == n) for owner, _ in d] for n, d in enumerate(found)]),
             "f1": mean(scores),
@@ -197,21 +212,24 @@ class Bench:
             "retention": {"documents": sizes, "f1": retention},  # a row for each size of the channel
         }
 
-    def _in_channel(self, search: Search, n: int) -> list[tuple[int, Reply]]:
-        """For each question of a document (whose weights answered, what)."""
-        questions = self.documents[n].article.questions
-        places = [self._places(search, q.text) for q in questions]
-        wanted = sorted({(d, s, i) for i, found in enumerate(places) for d, s in found})
-        keys = [f"{n}/{d}:{s}/{i}" for d, s, i in wanted]
+    def _in_channel(self, search: Search, size: int) -> list[list[tuple[int, Reply]]]:
+        """For each question of the first `size` documents (whose weights answered, what)."""
+        asked = {(n, i): q.text for n in range(size) for i, q in enumerate(self.documents[n].article.questions)}
+        places = {at: self._places(search, text) for at, text in asked.items()}
+        wanted = sorted({(n, d, s, i) for (n, i), found in places.items() for d, s in found})
+        keys = [f"{n}/{d}:{s}/{i}" for n, d, s, i in wanted]
 
         def rows(at: int) -> list[Ask]:
-            d, s, i = wanted[at]
-            return [Ask(questions[i].text, self.learn(d).weights(s), learner=self.engine.learner)]
+            n, d, s, i = wanted[at]
+            return [Ask(asked[n, i], self.learn(d).weights(s), learner=self.engine.learner)]
 
         self._answer(keys, rows, lambda done: None)
         given = dict(zip(wanted, (self.journal.replies[key] for key in keys), strict=True))
-        chosen = [found[best_of([given[d, s, i] for d, s in found])[0]] for i, found in enumerate(places)]
-        return [(d, given[d, s, i]) for i, (d, s) in enumerate(chosen)]
+        chosen: list[list[tuple[int, Reply]]] = [[] for _ in range(size)]
+        for (n, i), found in places.items():
+            d, s = found[best_of([given[n, d, s, i] for d, s in found])[0]]
+            chosen[n].append((d, given[n, d, s, i]))
+        return chosen
 
     def _places(self, search: Search, question: str) -> list[tuple[int, int]]:
         """(document, section) that may answer, best first; as in the service."""

@@ -16,9 +16,11 @@ from pathlib import Path
 
 from core.engine import Engine, EngineConfig
 from core.errors import SetupError
-from core.evaluation.bench import Search, learn
+from core.evaluation.bench import BATCH, Bench, learn
+from core.evaluation.journal import Journal
 from core.evaluation.metrics import f1
 from core.evaluation.squad import Article, read_squad
+from core.evaluation.statistics import bootstrap
 from core.learning.budget import (
     ACTIONS,
     COST,
@@ -33,8 +35,6 @@ from core.learning.budget import (
     train,
 )
 from core.model import prepared_folder
-from core.ports import Ask
-from core.types import Page
 
 EACH = (2.0, 3.0, 4.0, 5.0, 7.0)  # forward passes a chunk
 Plan = list[list[Action]]  # of each document, for each chunk
@@ -46,39 +46,42 @@ class Score:
     budget: float
     cost: float  # forward passes a chunk, spent
     f1: float  # percent
+    interval: tuple[float, float]  # 95 %, documents resampled
 
 
-def lesson(engine: Engine, article: Article) -> tuple[Lesson, float]:
-    """Losses before learning and gains in F1 (summed over a chunk's questions); and the base model's F1, summed."""
-    chunks = engine.chunk([Page(n + 1, text) for n, text in enumerate(article.text)])
-    search, config = Search([chunks]), replace(engine.config, check=False, guard=False)
-    first = [search(q.text, 1)[0][1] for q in article.questions]
-    losses, gains = [0.0] * len(chunks), [[0.0] * len(ACTIONS) for _ in chunks]
-    base = 0.0
+def lessons_of(engine: Engine, articles: Sequence[Article], batch: int = BATCH) -> tuple[list[Lesson], list[float]]:
+    """Of each document its losses before learning and its gains in F1 (summed over a chunk's questions); and the base
+    model's F1, summed."""
+    config = replace(engine.config, check=False, guard=False)
+    losses: list[list[float]] = []
+    found: list[list[list[float]]] = []  # F1 by document, chunk, action
     for place, action in enumerate(ACTIONS):
         fixed = Engine(engine.base, replace(config, budget=f"fixed:{int(action)}"))
-        for n, chunk in enumerate(chunks):
-            learned, _ = learn(fixed, [chunk], article.title)
-            weights = learned.section(0)
-            mine = [q for q, c in zip(article.questions, first, strict=True) if c == n]
-            given = fixed.answer([Ask(q.text, weights) for q in mine]) if mine else []
-            gains[n][place] = sum(f1(a.text, q.answers) for a, q in zip(given, mine, strict=True))
-            losses[n] = learned.metrics.initial_loss
-    for row in gains:
-        base += row[0]
-        row[:] = [gain - row[0] for gain in row]
-    return Lesson(losses, gains), base
+        bench = Bench(fixed, articles, Journal(None, {}), lambda *_: None, routed=1, retrieved=1, batch=batch)
+        if action == Action.SKIP:
+            found = [[[0.0] * len(ACTIONS) for _ in d.chunks] for d in bench.documents]
+            losses = [
+                [learn(fixed, [c], d.article.title)[0].metrics.initial_loss for c in d.chunks] for d in bench.documents
+            ]
+        for d, rows, replies in zip(bench.documents, found, bench.ask_all("learned"), strict=False):
+            for q, reply in zip(d.article.questions, replies, strict=True):
+                rows[d.routed(q.text, 1)[0]][place] += f1(reply.text, q.answers)
+    base = [sum(row[0] for row in rows) for rows in found]
+    gains = [[[score - row[0] for score in row] for row in rows] for rows in found]
+    return [Lesson(*pair) for pair in zip(losses, gains, strict=True)][: len(articles)], base[: len(articles)]
 
 
-def scores(lessons: Sequence[Lesson], base: float, questions: int) -> list[Score]:
-    """Every policy under every budget. base: the base model's F1, summed over the questions."""
+def scores(lessons: Sequence[Lesson], base: Sequence[float], questions: Sequence[int]) -> list[Score]:
+    """Every policy under every budget. base: of each document the base model's F1, summed over its questions."""
 
     def score(name: str, each: float, plan: Plan) -> Score:
         cost = sum(COST[a] for actions in plan for a in actions) / sum(map(len, plan))
-        pairs = [
-            (row, a) for m, actions in zip(lessons, plan, strict=True) for row, a in zip(m.gains, actions, strict=True)
+        gained = [
+            sum(row[ACTIONS.index(a)] for row, a in zip(m.gains, actions, strict=True))
+            for m, actions in zip(lessons, plan, strict=True)
         ]
-        return Score(name, each, cost, 100 * (base + sum(row[ACTIONS.index(a)] for row, a in pairs)) / questions)
+        f1s = [[100 * (b + g) / n] * n for b, g, n in zip(base, gained, questions, strict=True)]
+        return Score(name, each, cost, 100 * (sum(base) + sum(gained)) / sum(questions), bootstrap(f1s))
 
     found = [score(f"fixed:{int(a)}", COST[a], [[a] * len(m.losses) for m in lessons]) for a in ACTIONS]
     for each in EACH:
@@ -113,9 +116,11 @@ def main() -> None:
     o = parser.parse_args()
     engine = Engine.load(EngineConfig(model=o.model))
     articles = [a for a in read_squad(o.squad) if a.questions][: o.documents]
-    lessons, base = zip(*(lesson(engine, a) for a in articles), strict=True)
-    for s in scores(lessons, sum(base), sum(len(a.questions) for a in articles)):
-        print(f"{s.policy:10} budget {s.budget:4.1f}  spent {s.cost:5.2f}  F1 {s.f1:5.2f}", flush=True)
+    lessons, base = lessons_of(engine, articles)
+    for s in scores(lessons, base, [len(a.questions) for a in articles]):
+        low, high = s.interval
+        told = f"spent {s.cost:5.2f}  F1 {s.f1:5.2f} ({low:.2f}-{high:.2f})"
+        print(f"{s.policy:10} budget {s.budget:4.1f}  {told}", flush=True)
     if o.train:
         folder = prepared_folder(engine.base)
         if folder is None:

@@ -293,7 +293,7 @@ def _improve(
     net: PolicyNet, optimiser: torch.optim.Optimizer, c: PPOConfig,
     looks: Tensor, chosen: Tensor, returns: Tensor, advantages: Tensor,
 ) -> None:  # fmt: skip
-    advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-6)
+    advantages = (advantages - advantages.mean()) / (advantages.std(correction=0) + 1e-6)
     with torch.no_grad():
         before = net(looks)[0].log_softmax(-1).gather(1, chosen[:, None]).squeeze(1)
     for _ in range(c.epochs):

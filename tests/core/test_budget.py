@@ -98,6 +98,11 @@ def test_ppo_learns_to_spend_where_it_gains_within_the_budget(tmp_path) -> None:
     assert policy(Look(4.0, 1.0, 0.5, 1.0)) == net.decide(Look(4.0, 1.0, 0.5, 1.0))
 
 
+def test_a_single_chunk_can_be_trained_on() -> None:
+    net = train([Lesson([2.0], [[0.0, 0.1, 0.2, 0.3]])], 3.0, PPOConfig(iterations=2))
+    assert all(p.isfinite().all() for p in net.parameters())
+
+
 def test_other_numbers_of_steps_begin_as_trained_and_go_on_with_the_last_rate() -> None:
     prepared = Prepared(FastWeightsConfig(steps=2, layers=3), 8)
     torch.nn.init.uniform_(prepared.log_rates)

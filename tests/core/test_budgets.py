@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from core.evaluation import budgets
-from core.evaluation.budgets import lesson, scores
+from core.evaluation.budgets import lessons_of, scores
 from core.evaluation.squad import Article, Question
 from core.learning.budget import Lesson
 from tests.core.conftest import STORY
@@ -13,7 +13,7 @@ from tests.core.conftest import STORY
 
 def test_a_lesson_has_a_loss_and_four_gains_for_each_chunk(engine) -> None:
     asked = (Question("Who is the master?", ("Orla Quint",), STORY), Question("When was it built?", ("1874",), STORY))
-    found, base = lesson(engine, Article("Vessin", (STORY * 3,), asked))
+    (found,), (base,) = lessons_of(engine, [Article("Vessin", (STORY * 3,), asked)])
     assert len(found.losses) == len(found.gains) > 1 and base >= 0
     assert all(row[0] == 0 and len(row) == 4 for row in found.gains) and all(x > 0 for x in found.losses)
 
@@ -21,9 +21,10 @@ def test_a_lesson_has_a_loss_and_four_gains_for_each_chunk(engine) -> None:
 def test_no_policy_beats_the_oracle_and_none_spends_more_than_its_budget(monkeypatch) -> None:
     monkeypatch.setattr(budgets, "EACH", (3.0, 5.0))
     lessons = [Lesson([2.0, 4.0, 3.0], [[0, 0.1, 0.2, 0.2], [0, 0.5, 1, 1.1], [0, 0.3, 0.6, 0.5]])] * 2
-    found = scores(lessons, base=0.5, questions=10)
+    found = scores(lessons, base=[0.2, 0.3], questions=[5, 5])
     for s in found:
         if not s.policy.startswith("fixed"):
             best = next(o for o in found if o.policy == "oracle" and o.budget == s.budget)
             assert s.cost <= s.budget and s.f1 <= best.f1 + 1e-9
+        assert s.interval[0] - 1e-9 <= s.f1 <= s.interval[1] + 1e-9
     assert {s.policy: s.f1 for s in found}["fixed:0"] == pytest.approx(5)
