@@ -47,6 +47,7 @@ class Course:
         self.answer, self.writer = answer, writer
         self.guard = Guard(base, fmt)
         self.at_ease = prepared_folder(base) is not None or not config.guard  # the learner's rate is known to be safe
+        self.written: dict[str, list[Exercise]] | None = None  # by text, to compare learners by the same study material
 
     def run(self, chunks: Sequence[Chunk], *, title: str) -> Generator[Step, None, Learned]:
         """Raises: LearningFailed."""
@@ -86,10 +87,20 @@ class Course:
         lessons = Lessons(self.base, self.fmt, self.learning.objectives, self.learning.batch_tokens)
         extra: list[Sample] = lessons.unrelated()
         if self.config.study:
-            exercises = yield from gathered(tutor.exercises(chunks))
-            log.info("study: %d exercises; dropped: %s", len(exercises), told(tutor.dropped))
+            exercises = yield from self._exercises(tutor, chunks)
             extra += lessons.of(exercises, self.fmt.heading(title), self.learner.segment)
         return {"extra": extra}
+
+    def _exercises(self, tutor: Tutor, chunks: Sequence[Chunk]) -> Generator[Step, None, list[Exercise]]:
+        """Written anew for each document, unless what is written is kept."""
+        text = "".join(c.text for c in chunks)
+        if self.written is not None and text in self.written:
+            return self.written[text]
+        exercises = yield from gathered(tutor.exercises(chunks))
+        log.info("study: %d exercises; dropped: %s", len(exercises), told(tutor.dropped))
+        if self.written is not None:
+            self.written[text] = exercises
+        return exercises
 
 
 def gathered(batches: Iterator[list[Exercise]]) -> Generator[Step, None, list[Exercise]]:

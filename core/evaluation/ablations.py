@@ -1,0 +1,306 @@
+"""Every ingredient with and without, on the same documents and questions: one row a setting.
+
+    python -m core.evaluation.ablations --squad FILE... --output FILE.json [--only NAME,...] [--part 0/2] [--seconds N]
+    python -m core.evaluation.ablations --show FILE.json...
+
+Rows stand in the order of their worth. Each is written down as it ends, a run that is started again goes on with the
+rows that are missing, and after `--seconds` the unfinished row is given up. What is asked and how is `bench`'s affair.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from core.engine import Engine, EngineConfig
+from core.evaluation import speed
+from core.evaluation.bench import BATCH, Bench, peak_memory_mb
+from core.evaluation.budgets import lessons_of, scores
+from core.evaluation.journal import Journal, Reply
+from core.evaluation.report import f1_scores, mean, report
+from core.evaluation.squad import Article, read_squad
+from core.evaluation.statistics import bootstrap
+from core.learning.guard import Guard
+from core.learning.study import Exercise
+from core.model import LoadedModel, load_model
+from core.prompts import NOT_IN_TEXT
+from core.service import ROUTED
+
+log = logging.getLogger(__name__)
+
+WIDE = 256  # questions at once, on a GPU
+SHIFTED = 8  # documents whose effect on unrelated answers is measured
+LEARNED = ("learned", "wrong_document", "unrelated")
+
+
+class OutOfTime(Exception):
+    """`--seconds` are over."""
+
+
+@dataclass
+class Lab:
+    """What all rows share: a model, documents with questions, what it answers without having learned."""
+
+    base: LoadedModel
+    sets: Mapping[str, Sequence[Article]]  # by the name of their file
+    batch: int  # questions at once
+    end: float = float("inf")  # of the time, by time.monotonic
+    written: dict[str, list[Exercise]] = field(default_factory=dict)  # study material is written once
+
+    @cached_property
+    def articles(self) -> list[Article]:
+        return [article for some in self.sets.values() for article in some]
+
+    def engine(self, **settings: Any) -> Engine:
+        plain = {"check": False, "guard": False, "max_answer_tokens": 32}
+        engine = Engine(self.base, EngineConfig(**plain | settings))
+        engine._course(engine.learner).written = self.written
+        return engine
+
+    def bench(self, engine: Engine, routed: int = ROUTED) -> Bench:
+        return Bench(engine, self.articles, Journal(None, {}), self.tick, routed=routed, retrieved=1, batch=self.batch)
+
+    def tick(self, stage: str, done: int, total: int) -> None:
+        if time.monotonic() > self.end:
+            raise OutOfTime
+
+    @cached_property
+    def plain(self) -> dict[str, list[list[Reply]]]:
+        """Replies of the base model, closed book and with the gold paragraph in the prompt."""
+        bench = self.bench(self.engine())
+        return {c: bench.ask_all(c) for c in ("base", "in_context")}
+
+
+@dataclass(frozen=True)
+class Row:
+    """Settings of an engine, and under which conditions its questions are asked."""
+
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    conditions: Sequence[str] = LEARNED
+    routed: int = ROUTED
+    measure: Callable[[Lab, Row], dict[str, Any]] | None = None  # None: `quality`
+
+
+def quality(lab: Lab, row: Row) -> dict[str, Any]:
+    """Learn every document, ask every question."""
+    engine = lab.engine(**row.settings)
+    bench = lab.bench(engine, row.routed)
+    if on_gpu := lab.base.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    for n in range(len(lab.articles)):
+        bench.learn(n)
+    peak = peak_memory_mb(engine) if on_gpu else None  # a process's peak never falls: it would be an earlier row's
+    replies = lab.plain | {c: bench.ask_all(c) for c in row.conditions}
+    learned = [bench.journal.learned[n] for n in sorted(bench.journal.learned, key=int)]
+    return {
+        **report(lab.articles, replies),
+        "by_set": by_set(lab, replies),
+        "abstained": {c: share(r, lambda reply: reply.text == NOT_IN_TEXT) for c, r in replies.items()},
+        "shift": shift(lab, engine, bench),
+        "tokens": sum(c.token_count for d in bench.documents[: len(lab.articles)] for c in d.chunks),
+        "learning_seconds": sum(x["seconds"] for x in learned),
+        "loss": [sum(x["loss"][i] for x in learned) / len(learned) for i in (0, 1)],
+        "megabytes": sum(x["megabytes"] for x in learned) / len(learned),
+        "peak_memory_mb": peak,
+    }
+
+
+def by_set(lab: Lab, replies: Mapping[str, Sequence[Sequence[Reply]]]) -> dict[str, dict[str, Any]]:
+    """F1 and its interval under each condition, for each file of questions."""
+    found, at = {}, 0
+    for name, some in lab.sets.items():
+        mine = slice(at, at := at + len(some))
+        found[name] = {
+            c: {"f1": mean(scored), "interval": [round(v, 2) for v in bootstrap(scored)]}
+            for c, r in replies.items()
+            if (scored := [f1_scores(*pair) for pair in zip(r[mine], some, strict=True)])
+        }
+    return found
+
+
+def share(replies: Sequence[Sequence[Reply]], true: Callable[[Reply], bool]) -> float:
+    """Percent of the replies of which it is true."""
+    return mean([[100.0 * true(reply) for reply in some] for some in replies])
+
+
+def shift(lab: Lab, engine: Engine, bench: Bench) -> float:
+    """Mean KL(base || learned) of the first token of unrelated answers, nats; as the guard measures it."""
+    guard, learner = Guard(lab.base, engine.format), engine._course(engine.learner).learner
+    some = [d.learned for d in bench.documents[: min(SHIFTED, len(lab.articles))] if d.learned]
+    return sum(guard.shift(learned, learner) for learned in some) / len(some)
+
+
+def together(lab: Lab, row: Row) -> dict[str, Any]:
+    return lab.bench(lab.engine(**row.settings), row.routed).together()
+
+
+def budgets(lab: Lab, row: Row) -> dict[str, Any]:
+    """Quality against compute of every policy (`core.evaluation.budgets`)."""
+    lessons, base = lessons_of(lab.engine(**row.settings), lab.articles, lab.batch)
+    lab.tick("budgets", 0, 1)
+    return {"policies": [asdict(s) for s in scores(lessons, base, [len(a.questions) for a in lab.articles])]}
+
+
+def unlearned(lab: Lab, row: Row) -> dict[str, Any]:
+    replies = lab.plain | {"retrieval": lab.bench(lab.engine()).ask_all("retrieval")}
+    return report(lab.articles, replies) | {"by_set": by_set(lab, replies)}
+
+
+LORA = {"learner": "lora"}
+STUDY = LORA | {"study": True}
+ROWS: dict[str, Row] = {
+    "fast-weights": Row(conditions=(*LEARNED, "both", "retrieval")),
+    "base": Row(measure=unlearned),
+    "lora": Row(LORA),
+    "lora+study": Row(STUDY),
+    "ttt-linear": Row({"learner": "ttt-linear"}),
+    "ttt-mlp": Row({"learner": "ttt-mlp"}),
+    "together": Row(measure=together),
+    "budgets": Row(measure=budgets),
+    "routed-1": Row(routed=1),
+    "votes-3": Row({"votes": 3}, ("learned",)),
+    "votes-5": Row({"votes": 5}, ("learned",)),
+    "sections-256": Row({"chunk_size": 256}),
+    "sections-1024": Row({"chunk_size": 1024}),
+    "fixed-1": Row({"budget": "fixed:1"}),
+    "fixed-2": Row({"budget": "fixed:2"}),
+    "fixed-4": Row({"budget": "fixed:4"}),
+    "threshold-4": Row({"budget": "threshold:4"}),
+    "abstain-0.5": Row({"abstain": 0.5}, ("learned", "wrong_document")),
+    "abstain-0.9": Row({"abstain": 0.9}, ("learned", "wrong_document")),
+    "lora+study+distil": Row(STUDY | {"objectives": {"distil": 1.0}}),
+    "lora+study+distil-answers": Row(STUDY | {"objectives": {"distil": 1.0, "answers": 0.0}}),
+    "lora+study+layers": Row(STUDY | {"objectives": {"layers": 1.0}}),
+    "lora+study-text": Row(STUDY | {"objectives": {"text": 0.0}}),
+    "lora+study-keep": Row(STUDY | {"objectives": {"keep": 0.0}}),
+    "lora-keep": Row(LORA | {"objectives": {"keep": 0.0}}),
+    "lora+masked": Row(LORA | {"objectives": {"masked": 1.0}}),
+    "lora-quick": Row(LORA | {"effort": "quick"}),
+    "lora-deep": Row(LORA | {"effort": "deep"}),
+    "learn-embedded": Row(measure=lambda lab, row: speed.learning(lab.base, "fast-weights")),
+    "ask-embedded": Row(measure=lambda lab, row: speed.asking(lab.base, "fast-weights")),
+    "learn-1.1B": Row(measure=lambda lab, row: speed.learning_large(lab.base, "fast-weights")),
+    "learn-1.1B-lora": Row(measure=lambda lab, row: speed.learning_large(lab.base, "lora")),
+    "ask-1.1B": Row(measure=lambda lab, row: speed.asking(speed.large(lab.base), "fast-weights")),
+}
+
+
+class Results:
+    """The rows so far, in a file.
+
+    Raises: ValueError, when the file holds rows of another model or other questions.
+    """
+
+    def __init__(self, path: Path, run: Mapping[str, Any]) -> None:
+        self.path, self.run = path, dict(run)
+        self.rows: dict[str, Any] = {}
+        if path.exists():
+            found = json.loads(path.read_text())
+            if found["run"] != self.run:
+                raise ValueError(f"'{path.name}' holds rows of another model or other questions; delete it.")
+            self.rows = found["rows"]
+
+    def add(self, name: str, figures: Mapping[str, Any]) -> None:
+        self.rows[name] = figures
+        whole = self.path.with_suffix(".new")
+        whole.write_text(json.dumps({"run": self.run, "rows": self.rows}, indent=1))
+        whole.replace(self.path)
+
+
+def run(lab: Lab, names: Sequence[str], results: Results) -> None:
+    """Measure the rows that are missing, until the time is over. A row that fails is written down as failed."""
+    for name in [n for n in names if "error" in results.rows.get(n, {"error": ""})]:
+        began = time.perf_counter()
+        row = ROWS[name]
+        try:
+            lab.tick(name, 0, 1)
+            figures = (row.measure or quality)(lab, row)
+        except OutOfTime:
+            break
+        except Exception as error:  # the other rows are worth having
+            log.exception("row '%s'", name)
+            figures = {"error": f"{type(error).__name__}: {error}"}
+        results.add(name, figures | {"seconds": time.perf_counter() - began})
+        print(f"{name:32} {told(figures)}  ({time.perf_counter() - began:.0f} s)", flush=True)
+        if lab.base.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def told(figures: Mapping[str, Any]) -> str:
+    """A row on one line."""
+    if "conditions" not in figures:
+        return json.dumps({k: v for k, v in figures.items() if k not in ("retention", "policies")})
+    return "  ".join(f"{c} {f['em']:.1f} / {f['f1']:.1f}" for c, f in figures["conditions"].items())
+
+
+def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
+    """Markdown, for LOG.md."""
+    lines = [
+        "| | learned | 95 % of F1 | wrong document | gained / lost | unrelated lost, %: closed book / in context "
+        "| shift, nats | learning, s | s a question | peak MB | MB |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, r in rows.items():
+        if "learned" not in r.get("conditions", {}):
+            continue
+        mine, wrong = r["conditions"]["learned"], r["conditions"].get("wrong_document")
+        lost = [str(r["unrelated"].get(k, {}).get("lost", "-")) for k in ("closed_book", "in_context")]
+        cells = [
+            name, f"{mine['em']:.1f} / {mine['f1']:.1f}", "{:.1f}-{:.1f}".format(*mine["f1_interval"]),
+            f"{wrong['em']:.1f} / {wrong['f1']:.1f}" if wrong else "-", f"{mine['gained']} / {mine['lost']}",
+            " / ".join(lost), f"{r['shift']:.2f}", f"{r['learning_seconds']:.1f}", f"{mine['seconds_a_question']:.3f}",
+            f"{r['peak_memory_mb'] or 0:.0f}", f"{r['megabytes']:.2f}",
+        ]  # fmt: skip
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def chosen(only: str, part: str) -> list[str]:
+    """Names of rows: those asked for, else all; of them every n-th from the i-th on for the part "i/n"."""
+    names = [n.strip() for n in only.split(",")] if only else list(ROWS)
+    if unknown := set(names) - set(ROWS):
+        raise SystemExit(f"There is no row '{min(unknown)}'; choose from: {', '.join(ROWS)}")
+    i, n = (int(x) for x in part.split("/"))
+    return names[i::n]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--squad", nargs="+", type=Path, default=[])
+    parser.add_argument("--model", default="embedded")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--documents", type=int, help="of each file")
+    parser.add_argument("--only", default="", metavar="NAME,...", help=", ".join(ROWS))
+    parser.add_argument("--part", default="0/1", metavar="I/N")
+    parser.add_argument("--seconds", type=float, default=float("inf"))
+    parser.add_argument("--batch", type=int, help="questions at once")
+    parser.add_argument("--output", type=Path)
+    parser.add_argument("--show", nargs="+", type=Path, metavar="FILE", help="print a table of what was measured")
+    o = parser.parse_args()
+    if o.show:
+        return print(table({k: r for path in o.show for k, r in json.loads(path.read_text())["rows"].items()}))
+    end = time.monotonic() + o.seconds
+    base = load_model(o.model, device=o.device, dtype=o.dtype)
+    sets = {path.name: [a for a in read_squad(path) if a.questions][: o.documents] for path in o.squad}
+    batch = o.batch or (WIDE if base.device.type == "cuda" else BATCH)
+    questions = {name: [len(a.questions) for a in some] for name, some in sets.items()}
+    results = Results(o.output, {"model": base.fingerprint, "device": device_name(base), "questions": questions})
+    run(Lab(base, sets, batch, end), chosen(o.only, o.part), results)
+
+
+def device_name(base: LoadedModel) -> str:
+    return torch.cuda.get_device_name(base.device) if base.device.type == "cuda" else str(base.device)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""Documents of an encyclopedia's length, 500 to 1,000 words, with questions, out of what no training sees.
+
+    python -m core.evaluation.heldout --articles wikipedia-0.txt.xz ... --out rules.squad.json
+    python -m core.evaluation.heldout --human reading-comprehension.jsonl.gz --out people.squad.json
+
+By rule: held-out articles with questions that rules make of their sentences, which quote them. By people: held-out
+paragraphs of Natural Questions and sentences of QAMR, joined at random, with the questions that people asked.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from core.embedded.corpus import Passage, held_out, passages_of, read_articles, read_human
+
+LEAST, MOST = 500, 1000  # words of a document
+EACH = 8  # questions of an article
+OF_A_SENTENCE = 3  # questions: people asked some forty about each of QAMR's
+
+Document = tuple[str, list[Passage]]  # title, paragraphs
+
+
+def by_rule(articles: Iterable[tuple[str, str]], count: int, seed: int = 0) -> list[Document]:
+    """So many held-out articles, each with 8 questions over all its paragraphs."""
+    rng = random.Random(seed)
+    fit = sorted(a for a in articles if held_out(a[0]) and LEAST <= len(a[1].split()) <= MOST)
+    made = ((title, passages_of((title, text))) for title, text in rng.sample(fit, len(fit)))
+    found: list[Document] = []
+    for title, passages in made:
+        every = [(n, q) for n, p in enumerate(passages) for q in p.questions]
+        if len(found) < count and len(every) >= EACH and sum(len(p.text.split()) for p in passages) >= LEAST:
+            kept = set(rng.sample(every, EACH))
+            found.append(
+                (
+                    title,
+                    [p._replace(questions=[q for q in p.questions if (n, q) in kept]) for n, p in enumerate(passages)],
+                )
+            )
+    return found
+
+
+def by_people(paragraphs: Sequence[Passage], count: int, seed: int = 0) -> list[Document]:
+    """As many documents, at most `count`, as the paragraphs give, each of at least 500 words."""
+    rng = random.Random(seed)
+    few = [p._replace(questions=rng.sample(p.questions, min(OF_A_SENTENCE, len(p.questions)))) for p in paragraphs]
+    return [("Notes", group) for group in joined(rng.sample(few, len(few)))][:count]
+
+
+def joined(paragraphs: Iterable[Passage]) -> Iterator[list[Passage]]:
+    """Neighbours, until they are long enough together; a rest that is too short is left out."""
+    group: list[Passage] = []
+    for paragraph in paragraphs:
+        group.append(paragraph)
+        if sum(len(p.text.split()) for p in group) >= LEAST:
+            yield group
+            group = []
+
+
+def squad(documents: Sequence[Document]) -> dict[str, Any]:
+    """In SQuAD's format."""
+    asked = lambda p: [{"question": q.question, "answers": [{"text": q.answer}]} for q in p.questions]  # noqa: E731
+    data = [{"title": t, "paragraphs": [{"context": p.text, "qas": asked(p)} for p in of]} for t, of in documents]
+    return {"version": "1.1", "data": data}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--articles", nargs="*", type=Path, default=[])
+    parser.add_argument("--human", type=Path)
+    parser.add_argument("--count", type=int, default=24)
+    parser.add_argument("--out", required=True, type=Path)
+    o = parser.parse_args()
+    if o.human:
+        human = [p for p in read_human(o.human, dev=True) if p.title in ("nq", "qamr")]
+        found = by_people(human, o.count)
+    else:
+        found = by_rule([a for path in o.articles for a in read_articles(path)], o.count)
+    o.out.write_text(json.dumps(squad(found)))
+    words = [sum(len(p.text.split()) for p in of) for _, of in found]
+    questions = sum(len(p.questions) for _, of in found for p in of)
+    print(f"{len(found)} documents of {min(words)} to {max(words)} words, {questions} questions", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""How fast learning and answering are, also on a model of 1.1 B parameters: TinyLlama's shape, random weights."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from core.engine import Engine, EngineConfig
+from core.evaluation.bench import learn, peak_memory_mb
+from core.model import LoadedModel
+from core.ports import Ask
+from core.types import Chunk
+
+TOKENS = 25_000  # of the document that is learned
+CONTEXT = 5_000  # tokens in a prompt, or learned instead
+ANSWER = 16  # tokens of every answer
+REPEATS = 7
+LARGE = {
+    "hidden_size": 2048, "num_hidden_layers": 22, "num_attention_heads": 32, "num_key_value_heads": 4,
+    "intermediate_size": 5632, "vocab_size": 32_000, "max_position_embeddings": 8192,
+}  # fmt: skip
+MEMORY_MB = 14_000
+
+
+def large(base: LoadedModel, shape: dict[str, int] | None = None) -> LoadedModel:
+    """A model of TinyLlama's shape, beside the base model and with its tokenizer. It says nothing at the usual cost."""
+    torch.manual_seed(0)
+    with torch.device(base.device):
+        kind = type(base.model)  # Llama's
+        model = kind(type(base.model.config)(**shape or LARGE)).to(base.dtype)
+    model.eval().requires_grad_(False)
+    return LoadedModel("1.1B", model, base.tokenizer, base.device, base.dtype, "1" * 64, None)
+
+
+def document(tokens: int, vocabulary: int, section: int = 512) -> list[Chunk]:
+    """Random tokens, in sections."""
+    ids = torch.randint(10, vocabulary, (tokens,), generator=torch.Generator().manual_seed(0)).tolist()
+    parts = [ids[at : at + section] for at in range(0, tokens, section)]
+    return [Chunk(n, "", tuple(part), 1, 1) for n, part in enumerate(parts)]
+
+
+def learning(base: LoadedModel, learner: str, tokens: int = TOKENS, **settings: Any) -> dict[str, Any]:
+    """Seconds and peak memory of learning a document, by the learner alone."""
+    engine = Engine(base, EngineConfig(learner=learner, check=False, guard=False, **settings))
+    chunks = document(tokens, len(base.tokenizer))
+    learn(engine, chunks[:1], "Warm-up")
+    if base.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    learned, seconds = learn(engine, chunks, "A document")
+    return {
+        "tokens": tokens,
+        "learning_seconds": seconds,
+        "peak_memory_mb": peak_memory_mb(engine),
+        "megabytes": sum(t.numel() * t.element_size() for t in learned.tensors.values()) / 2**20,
+        "batch_tokens": engine._course(learner).learning.batch_tokens,
+        "recompute": engine._course(learner).learning.recompute,
+    }
+
+
+def learning_large(base: LoadedModel, learner: str, memory_mb: int = MEMORY_MB) -> dict[str, Any]:
+    """The same for 1.1 B parameters, within a memory limit."""
+    return learning(large(base), learner, memory_mb=memory_mb)
+
+
+def asking(base: LoadedModel, learner: str, tokens: int = CONTEXT) -> dict[str, Any]:
+    """Median seconds of questions, one alone and 32 at once: closed book, with the weights of three sections beside the
+    base model's row, as the service asks; against the document in the prompt. Every answer is as long."""
+    engine = Engine(base, EngineConfig(learner=learner, check=False, guard=False))
+    engine.format.stop_ids = frozenset({-1})  # no answer ends early
+    chunks = document(tokens, len(base.tokenizer))
+    learned, _ = learn(engine, chunks, "A document")
+    sections = sorted(set(learned.sections))[:3]
+    weights = [learned.section(s) for s in sections]
+    question = "Who built the lighthouse, and when was it?"
+    closed = [Ask(question, w, learner=learner) for w in weights] + [Ask(question)]
+    text = base.tokenizer.decode([i for c in chunks for i in c.token_ids])
+    found: dict[str, Any] = {"tokens": engine.prompt_tokens(question, text), "sections": len(sections)}
+    for count in (1, 32):
+        memory, prompt = (seconds(engine, asks * count) for asks in (closed, [Ask(question, context=text)]))
+        found |= {f"closed_book_{count}": memory, f"in_context_{count}": prompt, f"ratio_{count}": memory / prompt}
+    return found
+
+
+def seconds(engine: Engine, asks: Sequence[Ask]) -> float:
+    """Median of some answers to the whole batch, after one that warms up."""
+    taken = []
+    for _ in range(REPEATS + 1):
+        began = time.perf_counter()
+        engine.answer(asks, most_tokens=ANSWER)
+        taken.append(time.perf_counter() - began)
+    return statistics.median(taken[1:])

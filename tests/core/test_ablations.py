@@ -1,0 +1,95 @@
+"""The table of ablations: rows are measured once, written as they end, and stop in time; and the speed of shapes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from core.evaluation import ablations, speed
+from core.evaluation.ablations import ROWS, Lab, Results, Row, chosen, quality, run, table
+from core.evaluation.squad import Article, Question
+from tests.core.conftest import STORY
+
+
+@pytest.fixture
+def lab(tiny) -> Lab:
+    asked = (Question("Who is the master?", ("Orla Quint",), STORY),)
+    sets = {name: [Article(title, (f"{title}. {STORY}",), asked)] for name, title in (("a", "Vessin"), ("b", "Odrey"))}
+    return Lab(tiny, sets, batch=8)
+
+
+def test_a_row_has_every_figure_and_those_of_each_set(lab: Lab) -> None:
+    row = quality(lab, Row({"max_answer_tokens": 4}, ("learned", "wrong_document", "unrelated")))
+    assert set(row["conditions"]) == {"base", "in_context", "learned", "wrong_document", "unrelated"}
+    assert {"gained", "lost", "em_interval", "f1_interval", "seconds_a_question"} < set(row["conditions"]["learned"])
+    assert set(row["by_set"]) == {"a", "b"} and set(row["unrelated"]) == {"closed_book", "in_context"}
+    assert row["shift"] > 0 and row["megabytes"] > 0 and row["learning_seconds"] > 0 and row["loss"][1] < row["loss"][0]
+    assert len(table({"plain": row}).splitlines()) == 3
+    json.dumps(row)
+
+
+def test_no_learning_moves_nothing(lab: Lab) -> None:
+    row = quality(lab, Row({"budget": "fixed:0", "max_answer_tokens": 4}, ("learned",)))
+    assert (
+        row["shift"] == pytest.approx(0, abs=1e-6)
+        and row["conditions"]["learned"]["f1"] == row["conditions"]["base"]["f1"]
+    )
+
+
+def test_rows_are_written_as_they_end_and_measured_once(lab: Lab, tmp_path, monkeypatch) -> None:
+    measured = []
+    monkeypatch.setitem(ROWS, "base", Row(measure=lambda lab, row: measured.append(1) or {"x": 1}))
+    monkeypatch.setitem(ROWS, "budgets", Row(measure=lambda lab, row: 1 / 0))
+    path = tmp_path / "rows.json"
+    for _ in range(2):
+        run(lab, ["budgets", "base"], Results(path, {"model": "m"}))
+    rows = json.loads(path.read_text())["rows"]
+    assert rows["base"]["x"] == 1 and "ZeroDivisionError" in rows["budgets"]["error"] and len(measured) == 1
+    with pytest.raises(ValueError, match="another model"):
+        Results(path, {"model": "n"})
+
+
+def test_when_time_is_over_the_row_is_given_up(lab: Lab, tmp_path) -> None:
+    results = Results(tmp_path / "rows.json", {})
+    run(replace(lab, end=0.0), ["base", "fast-weights"], results)
+    assert not results.rows
+
+
+def test_parts_are_all_rows_and_share_none() -> None:
+    parts = [chosen("", f"{i}/3") for i in range(3)]
+    assert sorted(n for p in parts for n in p) == sorted(ROWS) and chosen("lora,base", "1/2") == ["base"]
+    with pytest.raises(SystemExit, match="no row 'luck'"):
+        chosen("luck", "0/1")
+
+
+def test_every_row_names_settings_that_there_are(lab: Lab) -> None:
+    for row in ROWS.values():
+        lab.engine(**row.settings)
+
+
+def test_study_material_is_written_once_for_all_rows(lab: Lab, monkeypatch) -> None:
+    written = []
+    monkeypatch.setattr("core.learning.study.Tutor.exercises", lambda self, chunks: iter([written.append(1) or []]))
+    for objectives in ({}, {"distil": 1.0}):
+        engine = lab.engine(learner="lora", study=True, effort="quick", objectives=objectives)
+        lab.bench(engine).learn(0)
+    assert len(written) == 1
+
+
+def test_a_larger_shape_is_learned_and_asked(tiny, monkeypatch) -> None:
+    small = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
+    model = speed.large(tiny, speed.LARGE | small | {"intermediate_size": 96, "vocab_size": 16_384})
+    for learner in ("fast-weights", "lora"):
+        row = speed.learning(model, learner, 300, memory_mb=2000)
+        assert row["learning_seconds"] > 0 and row["megabytes"] > 0
+    monkeypatch.setattr(speed, "REPEATS", 1)
+    row = speed.asking(model, "fast-weights", 600)
+    assert (
+        row["tokens"] > 500 and row["sections"] == 2 and row["ratio_32"] == row["closed_book_32"] / row["in_context_32"]
+    )
+
+
+def test_one_line_tells_a_row() -> None:
+    assert ablations.told({"conditions": {"base": {"em": 1, "f1": 2}}}) == "base 1.0 / 2.0"

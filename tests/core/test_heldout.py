@@ -1,0 +1,33 @@
+"""Held-out documents: their length, their questions, and that training never saw them."""
+
+from __future__ import annotations
+
+import json
+
+from core.embedded.corpus import Passage, held_out
+from core.embedded.questions import QA
+from core.evaluation.heldout import EACH, LEAST, MOST, by_people, by_rule, squad
+from core.evaluation.squad import read_squad
+
+PARAGRAPH = (
+    "Orla Quint was born in Vessin in 1874. She became the master of the harbour in 1901. The lighthouse was built by "
+    "Tam Odrey in 1850. It has nineteen rooms and was moved to Lorn in 1920. "
+)
+
+
+def test_articles_are_held_out_and_of_the_right_length() -> None:
+    articles = [(f"Harbour {n}", "\n".join([PARAGRAPH * 2] * (n % 20))) for n in range(2000)]
+    found = by_rule(articles, 5)
+    assert len(found) == 5 and by_rule(articles, 5) == found
+    for title, passages in found:
+        assert held_out(title) and LEAST <= sum(len(p.text.split()) for p in passages) <= MOST
+        assert sum(len(p.questions) for p in passages) >= EACH
+
+
+def test_paragraphs_are_joined_with_their_own_questions(tmp_path) -> None:
+    paragraphs = [Passage("nq", f"{n} {PARAGRAPH}", [QA(f"Who is {n}?", str(n))] * 5) for n in range(50)]
+    found = by_people(paragraphs, 3)
+    (tmp_path / "people.json").write_text(json.dumps(squad(found)))
+    articles = read_squad(tmp_path / "people.json")
+    assert len(articles) == 3 and all(len(" ".join(a.text).split()) >= LEAST for a in articles)
+    assert all(q.answers[0] in q.context and q.text == f"Who is {q.answers[0]}?" for a in articles for q in a.questions)
