@@ -61,4 +61,4 @@ def limit_memory(device: torch.device, memory_mb: int | None) -> None:
     if device.type == "cuda":
         total = torch.cuda.get_device_properties(device).total_memory
         share = 1.0 if memory_mb is None else min(1.0, memory_mb * 2**20 / total)
-        torch.cuda.set_per_process_memory_fraction(share, device)
+        torch.cuda.set_per_process_memory_fraction(share, device.index)  # a device without a number is refused

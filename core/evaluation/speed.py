@@ -49,6 +49,7 @@ def learning(base: LoadedModel, learner: str, tokens: int = TOKENS, **settings: 
     chunks = document(tokens, len(base.tokenizer))
     learn(engine, chunks[:1], "Warm-up")
     if base.device.type == "cuda":
+        torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     learned, seconds = learn(engine, chunks, "A document")
     return {

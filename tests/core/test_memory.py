@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -36,6 +38,17 @@ def test_computing_again_needs_less(tiny) -> None:
 
 def test_on_a_cpu_there_is_no_hard_limit() -> None:
     limit_memory(torch.device("cpu"), 100)
+
+
+def test_on_a_gpu_without_a_number_the_limit_is_a_share_of_its_memory_and_can_be_lifted(monkeypatch) -> None:
+    shares = []
+    monkeypatch.setattr(torch.cuda.memory, "_lazy_init", lambda: None)  # no GPU here; the rest is torch's own
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=16 * 2**30))
+    monkeypatch.setattr(torch._C, "_cuda_setMemoryFraction", lambda *given: shares.append(given), raising=False)
+    for megabytes in (4096, None):
+        limit_memory(torch.device("cuda"), megabytes)
+    assert shares == [(0.25, 0), (1.0, 0)]
 
 
 @pytest.mark.parametrize("path", sorted(PRESETS.glob("*.yaml")), ids=lambda path: path.stem)
