@@ -212,7 +212,9 @@ def thanks(helpful: bool) -> Message:
 
 def _untaught(value: Answer, coming: Sequence[Job]) -> Message:
     hint = "I have learned nothing here yet. Attach a PDF and mention me."
-    if coming:
+    if value.unrelated:
+        hint = "Nothing that I learned here seems to be about this. To ask a document all the same, name it."
+    elif coming:
         hint = f"I am still learning {coming[0].name}; ask again when I am done."
     return Message(
         title=value.question,

@@ -168,7 +168,9 @@ def side_by_side(answer: Answer) -> Table:
     table = Table(box=box.ROUNDED, expand=True)
     table.add_column("Base model", ratio=1, header_style="dim")
     table.add_column("Learned", ratio=1, header_style="bold green")
-    learned = plain(answer.learned.text) if answer.learned else "[dim]nothing is learned in this channel yet[/]"
+    nothing = "nothing learned here is about this; name a document to ask it all the same (--document)"
+    untaught = f"[dim]{nothing if answer.unrelated else 'nothing is learned in this channel yet'}[/]"
+    learned = plain(answer.learned.text) if answer.learned else untaught
     table.add_row(f"[dim]{plain(answer.base.text)}[/]", learned)
     return table
 

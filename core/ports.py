@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,6 +35,19 @@ class Ask:
     weights: Mapping[str, Tensor] | None = None  # of one section, named by module
     context: str = ""  # only the evaluation's in-context and retrieval conditions use it
     learner: str = ""  # which learner made the weights
+
+
+class Hit(NamedTuple):
+    """A chunk that a question's words point at."""
+
+    document: Document
+    chunk: int
+    share: float  # of the question's words, weighted by how rare they are, that stands in it, 0..1
+
+    @property
+    def section(self) -> int:
+        """Whose weights learned the chunk."""
+        return self.document.weights.sections[self.chunk]
 
 
 class Engine(Protocol):
@@ -153,11 +166,9 @@ class Index(Inbox, Protocol):
 
     async def reset(self, channel: str) -> list[WeightsRecord]: ...
 
-    async def route(
-        self, channel: str, question: str, *, document_id: str | None = None, limit: int = 5
-    ) -> list[tuple[Document, int]]:
-        """(document, chunk index) that the question's words point at, best first (FTS5, BM25). Falls back to the
-        newest document's first chunk when no word matches; empty when the channel knows nothing."""
+    async def route(self, channel: str, question: str, *, document_id: str | None = None, limit: int = 5) -> list[Hit]:
+        """What the question's words point at, best first (FTS5, BM25). Falls back to the newest document's first chunk
+        when no word matches; empty when the channel knows nothing."""
         ...
 
     async def support(self, document_id: str, text: str, question: str = "") -> tuple[int, ...] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import math
 import time
 import unicodedata
 from collections import defaultdict
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from core.consolidate import MAGIC, pack
 from core.errors import NotAPdf, NotFound, PdfTooBig, Refused, WeightsDamaged
-from core.ports import Ask, Inbox, Index, Weights
+from core.ports import Ask, Hit, Inbox, Index, Weights
 from core.prompts import NOT_IN_TEXT
 from core.runner import Runner, new_id
 from core.types import Answer, Completion, Document, DocumentRef, Job, Limits, Progress, Stage, Status, WeightsRecord
@@ -28,6 +29,8 @@ log = logging.getLogger(__name__)
 MAX_NAME = 120  # characters of a document's name
 MAX_QUESTION = 1_000  # characters
 ROUTED = 3  # sections that may answer a question
+TRUST = 2.0  # nats of confidence that all of a question's words in a section are worth (LOG.md)
+ABOUT = 0.5  # share of a question's words from which a section is about it (LOG.md)
 PDF_MAGIC = b"%PDF-"  # somewhere in the first 1,024 bytes
 
 
@@ -125,7 +128,8 @@ class Service:
     # Ask
 
     async def ask(self, channel: str, question: str, *, document: str | None = None, by: str = "") -> Answer:
-        """Answer from the weights of the document that the question points at, beside the base model.
+        """Answer from the weights of the document that the question points at, beside the base model; from the base
+        model alone when it points at none.
 
         Args:
             document: id, name or beginning of one, to ask this document and no other.
@@ -135,32 +139,29 @@ class Service:
         question = check_question(question)
         chosen = await self._index.find_document(channel, document) if document else None
         hits = await self._index.route(channel, question, document_id=chosen.id if chosen else None)
-        places = list(dict.fromkeys((document, document.weights.sections[chunk]) for document, chunk in hits))[:ROUTED]
-        answer = await (self._ask_learned(question, places) if places else self._ask_base(question))
+        best = best_of_sections(hits)[:ROUTED]
+        answer = await (self._ask_learned(question, best, chosen is None) if best else self._ask_base(question))
         return replace(answer, id=await self._index.add_answer(channel, answer, asked_by=by))
 
     async def feedback(self, channel: str, answer_id: str, *, by: str, helpful: bool) -> None:
         """What somebody thinks of an answer. Raises: NotFound."""
         await self._index.feedback(channel, answer_id, by=by, helpful=helpful)
 
-    async def _ask_learned(self, question: str, places: Sequence[tuple[Document, int]]) -> Answer:
-        """One batch: a row for each section that the question may be about, and the base model's. The surest answers;
-        then the pages that bear it out."""
-        loaded = await asyncio.gather(*(self._load(document, section) for document, section in places))
-        rows = [Ask(question, weights=w, learner=p[0].weights.learner) for w, p in zip(loaded, places, strict=True)]
-        completions, prompt_tokens = await self._runner.device.answer([*rows, Ask(question)])
-        which, learned = best_of(completions[:-1])
+    async def _ask_learned(self, question: str, hits: Sequence[Hit], doubt: bool) -> Answer:
+        """One batch: a row for each section that the question may be about, and the base model's. One section answers,
+        then come the pages that bear it out. `doubt`: the base model answers alone when nothing is about the question.
+        """
+        loaded = await asyncio.gather(*(self._load(hit.document, hit.section) for hit in hits))
+        rows = [Ask(question, weights=w, learner=h.document.weights.learner) for w, h in zip(loaded, hits, strict=True)]
+        (*completions, base), prompt_tokens = await self._runner.device.answer([*rows, Ask(question)])
+        which = best_of(completions, [hit.share for hit in hits])
+        document, learned = hits[which].document, completions[which]
+        pages = await self._index.support(document.id, learned.text, question)
+        if doubt and not is_about(hits[which].share, pages):
+            return Answer(question, base, None, None, prompt_tokens, unrelated=True)
         if learned.confidence < self._floor:
-            learned = replace(learned, text=NOT_IN_TEXT)
-        document = places[which][0]
-        return Answer(
-            question=question,
-            base=completions[-1],
-            learned=learned,
-            document=DocumentRef(document.id, document.name),
-            prompt_tokens=prompt_tokens,
-            pages=await self._index.support(document.id, learned.text, question),
-        )
+            learned, pages = replace(learned, text=NOT_IN_TEXT), pages and ()
+        return Answer(question, base, learned, DocumentRef(document.id, document.name), prompt_tokens, pages)
 
     async def _ask_base(self, question: str) -> Answer:
         """The channel knows no document."""
@@ -223,12 +224,29 @@ class Service:
                 log.exception("the weights of document %s could not be deleted", record.document_id)
 
 
-def best_of(completions: Sequence[Completion]) -> tuple[int, Completion]:
-    """The surest answer and its place. One that says "not in the text" only when all do."""
-    order = sorted(
-        range(len(completions)), key=lambda i: (completions[i].text == NOT_IN_TEXT, -completions[i].confidence)
-    )
-    return order[0], completions[order[0]]
+def best_of_sections(hits: Sequence[Hit]) -> list[Hit]:
+    """The best hit of each section, in their order."""
+    best: dict[tuple[str, int], Hit] = {}
+    for hit in hits:
+        best.setdefault((hit.document.id, hit.section), hit)
+    return list(best.values())
+
+
+def best_of(completions: Sequence[Completion], shares: Sequence[float]) -> int:
+    """Which section answers: the surest, with regard to the share of the question's words in each. One that says "not
+    in the text" only when all do."""
+
+    def score(i: int) -> tuple[bool, float]:
+        given = completions[i]
+        return given.text != NOT_IN_TEXT, math.log(max(given.confidence, 1e-9)) + TRUST * shares[i]
+
+    return max(range(len(completions)), key=score)
+
+
+def is_about(share: float, pages: Sequence[int] | None) -> bool:
+    """Whether the section that answers is about the question: it holds enough of its words, or the text bears it out.
+    pages: those that do; None when no text is kept."""
+    return share >= ABOUT or bool(pages)
 
 
 def check_upload(data: bytes, limits: Limits) -> None:

@@ -173,11 +173,12 @@ class Answer:
 
     question: str
     base: Completion
-    learned: Completion | None  # None when the channel knows no document
+    learned: Completion | None  # None when the channel knows no document, or none that is about the question
     document: DocumentRef | None  # whose weights answered
     prompt_tokens: int  # of the question's prompt; none of them is the document's
     pages: tuple[int, ...] | None = ()  # where the text supports the learned answer; () = not found, None = none kept
     id: str = ""  # for feedback
+    unrelated: bool = False  # the channel knows documents, and none of them is about the question
 
 
 @dataclass(frozen=True)

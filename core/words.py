@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Mapping, Sequence
 
 PASSAGE = 4  # sentences in which an answer and the question's words must stand together
 NEAR = 0.4  # so much of the question's words, weighted by how rare they are in the document (LOG.md)
@@ -36,6 +36,20 @@ def search_words(question: str) -> list[str]:
 def match_expression(question: str) -> str:
     """An FTS5 expression of quoted words only, so that no question is a syntax error. No words match nothing."""
     return " OR ".join('"' + word + '"' for word in search_words(question) or [""])
+
+
+def shares(found: Mapping[str, Collection[int]], total: int) -> dict[int, float]:
+    """How much of a question's words stands in each section, 0..1; a word that stands in few of `total` weighs more.
+
+    Args:
+        found: for each word of the question the sections in which it stands.
+    """
+    weight = {word: _weight(len(sections), total) for word, sections in found.items()}
+    held: defaultdict[int, float] = defaultdict(float)
+    for word, sections in found.items():
+        for section in sections:
+            held[section] += weight[word] / sum(weight.values())
+    return dict(held)
 
 
 def terms(text: str) -> str:
@@ -86,4 +100,8 @@ def _stem(word: str) -> str:
 def _rarity(stems: set[str], sentences: Sequence[str]) -> dict[str, float]:
     """A word that stands in few sentences tells more."""
     found = Counter(stem for sentence in sentences for stem in stems & {_stem(word) for word in normalise(sentence)})
-    return {stem: math.log(1 + len(sentences) / (1 + found[stem])) for stem in stems}
+    return {stem: _weight(found[stem], len(sentences)) for stem in stems}
+
+
+def _weight(found: int, total: int) -> float:
+    return math.log(1 + total / (1 + found))

@@ -22,8 +22,9 @@ from typing import Any
 import aiosqlite
 
 from core.errors import AlreadyKnown, Cancelled, DataTooNew, NotFound, StorageFailed
+from core.ports import Hit
 from core.types import Answer, Chunk, Document, Job, Metrics, Page, Stage, WeightsRecord
-from core.words import match_expression, supporting
+from core.words import match_expression, search_words, shares, supporting
 
 log = logging.getLogger(__name__)
 
@@ -354,9 +355,7 @@ class Index:
 
     # Questions
 
-    async def route(
-        self, channel: str, question: str, *, document_id: str | None = None, limit: int = 5
-    ) -> list[tuple[Document, int]]:
+    async def route(self, channel: str, question: str, *, document_id: str | None = None, limit: int = 5) -> list[Hit]:
         values = {
             "channel": channel,
             "document_id": document_id,
@@ -365,7 +364,7 @@ class Index:
         }
         rows = await self._read(
             """
-            SELECT known_documents.*, chunks.position
+            SELECT known_documents.*, chunks.id AS chunk, chunks.position
             FROM chunk_words
             JOIN chunks ON chunks.id = chunk_words.rowid
             JOIN known_documents ON known_documents.id = chunks.document_id
@@ -375,12 +374,34 @@ class Index:
             """,
             values,
         )
-        return [(_document(row), row["position"]) for row in rows or await self._newest(values)]
+        share = await self._shares(question, values) if rows else {}
+        rows = rows or await self._newest(values)
+        return [Hit(_document(row), row["position"], share.get(row["chunk"], 0.0)) for row in rows]
+
+    async def _shares(self, question: str, values: Mapping[str, Any]) -> dict[int, float]:
+        """By id of a chunk, how much of the question's words stands in it."""
+        words = search_words(question)
+        rows = await self._read(
+            """
+            WITH known AS (
+                SELECT chunks.id FROM chunks JOIN documents ON documents.id = chunks.document_id
+                WHERE channel = :channel AND (:document_id IS NULL OR documents.id = :document_id)
+            )
+            SELECT word.value AS word, json_group_array(known.id) AS chunks, (SELECT count(*) FROM known) AS total
+            FROM json_each(:each) AS word
+            JOIN chunk_words ON chunk_words MATCH '"' || word.value || '"'
+            JOIN known ON known.id = chunk_words.rowid
+            GROUP BY word.value
+            """,
+            {**values, "each": json.dumps(words)},
+        )
+        found = dict.fromkeys(words, ()) | {row["word"]: json.loads(row["chunks"]) for row in rows}
+        return shares(found, rows[0]["total"] if rows else 0)
 
     async def _newest(self, values: Mapping[str, Any]) -> list[sqlite3.Row]:
         return await self._read(
             """
-            SELECT *, 0 AS position FROM known_documents
+            SELECT *, 0 AS position, NULL AS chunk FROM known_documents
             WHERE channel = :channel AND (:document_id IS NULL OR id = :document_id)
             ORDER BY learned_at DESC LIMIT 1
             """,

@@ -1,8 +1,10 @@
 """The instrument: the same questions under every condition, on documents in SQuAD's format.
 
 base            the model as it is, closed book
-learned         the document's weights attached, closed book; the router picks the section, never the prompt
-wrong_document  another document's weights, the same way: what a gain would be worth without its document
+learned         as the service answers: the document's weights attached, closed book; the router picks the section,
+                never the prompt; the base model's answer where the section is not about the question
+wrong_document  another document's weights, whatever they are about: what a gain would be worth without its document
+elsewhere       as the service answers where only another document is known: what learning spoils
 in_context      the gold paragraph (else as much of it as fits) in the prompt
 retrieval       the best chunks by BM25 in the prompt
 both            the best chunks in the prompt and the document's weights attached
@@ -18,7 +20,7 @@ import hashlib
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,17 +30,19 @@ from core.evaluation.report import f1_scores, mean, report
 from core.evaluation.squad import Article, Question, read_squad
 from core.evaluation.statistics import bootstrap
 from core.ports import Ask, Engine, Learned
-from core.service import ROUTED, best_of
+from core.service import ROUTED, best_of, is_about
 from core.types import Chunk, Page
-from core.words import match_expression
+from core.words import match_expression, search_words, shares, supporting
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-CONDITIONS = ("base", "learned", "wrong_document", "in_context", "retrieval", "both", "unrelated")
+CONDITIONS = ("base", "learned", "wrong_document", "elsewhere", "in_context", "retrieval", "both", "unrelated")
+SERVED = {"learned": ("weights", 0), "elsewhere": ("wrong_document", -1)}  # whose answers, of which document from here
 HITS = 5  # chunks that the router looks at; as in the service
 BATCH = 16  # questions at once
 Progress = Callable[[str, int, int], None]
+Row = tuple[Ask, float]  # of a batch, and the share of the question's words in the section that answers
 
 
 class Search:
@@ -55,13 +59,18 @@ class Search:
             "INSERT INTO chunk(rowid, text) VALUES (?, ?)", ((at, chunk.text) for at, (_, chunk) in enumerate(chunks))
         )
 
-    def __call__(self, question: str, limit: int) -> list[tuple[int, int]]:
-        """(document, chunk) that the question's words point at, best first; the first chunk when none does."""
+    def __call__(self, question: str, limit: int) -> list[tuple[int, int, float]]:
+        """(document, chunk, share of the question's words in it) that the question's words point at, best first; the
+        first chunk when none does."""
+        share = shares({word: self._find(f'"{word}"') for word in search_words(question)}, len(self.places))
+        rows = self._find(match_expression(question))[:limit]
+        return [(*self.places[row], share[row]) for row in rows] or [(0, 0, 0.0)]
+
+    def _find(self, expression: str) -> list[int]:
         rows = self.rows.execute(
-            "SELECT rowid FROM chunk WHERE chunk MATCH ? ORDER BY bm25(chunk), rowid LIMIT ?",
-            (match_expression(question), limit),
+            "SELECT rowid FROM chunk WHERE chunk MATCH ? ORDER BY bm25(chunk), rowid", (expression,)
         )
-        return [self.places[row] for (row,) in rows] or [(0, 0)]
+        return [row for (row,) in rows]
 
 
 @dataclass
@@ -76,7 +85,12 @@ class Studied:
 
     def routed(self, question: str, limit: int) -> list[int]:
         """Chunks that the question's words point at, best first."""
-        return [chunk for _, chunk in self.search(question, limit)]
+        return [chunk for _, chunk, _ in self.search(question, limit)]
+
+    def serve(self, question: str, given: Reply, base: Reply) -> Reply:
+        """What the service answers: what its weights say, or what the base model does."""
+        about = is_about(given.share, supporting(self.article.text, given.text, question))
+        return given if about else replace(base, seconds=given.seconds)
 
     def weights(self, section: int) -> Mapping[str, Tensor]:
         if section not in self.by_section:
@@ -128,11 +142,13 @@ class Bench:
         return self._ask(range(len(self.articles)), condition)
 
     def _ask(self, documents: Sequence[int], condition: str) -> list[list[Reply]]:
+        if condition in SERVED:
+            return self._serve(documents, condition)
         questions = {n: self.documents[n].article.questions for n in documents}
         places = [(n, i) for n, asked in questions.items() for i in range(len(asked))]
         keys = [f"{n}/{condition}/{i}" for n, i in places]
 
-        def rows(at: int) -> list[Ask]:
+        def rows(at: int) -> list[Row]:
             n, i = places[at]
             return self.rows(n, condition, questions[n][i])
 
@@ -140,28 +156,40 @@ class Bench:
         replies = self.journal.replies
         return [[replies[f"{n}/{condition}/{i}"] for i in range(len(asked))] for n, asked in questions.items()]
 
-    def rows(self, n: int, condition: str, q: Question) -> list[Ask]:
+    def _serve(self, documents: Sequence[int], condition: str) -> list[list[Reply]]:
+        """As the service: the base model's answers where those of the weights are not about the question."""
+        name, other = SERVED[condition]
+        served = []
+        for n, given, base in zip(documents, self._ask(documents, name), self._ask(documents, "base"), strict=True):
+            asked = zip(self.documents[n].article.questions, given, base, strict=True)
+            served.append([self.documents[n + other].serve(q.text, g, b) for q, g, b in asked])
+        return served
+
+    def rows(self, n: int, condition: str, q: Question) -> list[Row]:
         """How a question becomes rows of a batch."""
         if condition == "base":
-            return [Ask(q.text)]
-        if condition == "learned":
+            return [(Ask(q.text), 0.0)]
+        if condition == "weights":
             return self._by_weights(n, q, self.routed)
         if condition == "wrong_document":
             return self._by_weights(n - 1, q, self.routed)
         if condition == "in_context":
-            return [Ask(q.text, context=self.shorten(q.context))]
+            return [(Ask(q.text, context=self.shorten(q.context)), 0.0)]
         if condition == "unrelated":
             return self._by_weights(n - 1, q, 1, self.shorten(q.context))
         chunks = sorted(self.documents[n].routed(q.text, self.retrieved))
         context = self.shorten("\n".join(self.documents[n].chunks[c].text for c in chunks))
-        return self._by_weights(n, q, 1, context) if condition == "both" else [Ask(q.text, context=context)]
+        return self._by_weights(n, q, 1, context) if condition == "both" else [(Ask(q.text, context=context), 0.0)]
 
-    def _by_weights(self, n: int, q: Question, limit: int, context: str = "") -> list[Ask]:
+    def _by_weights(self, n: int, q: Question, limit: int, context: str = "") -> list[Row]:
         """Rows of a document's sections that the question points at, best first."""
         of = self.learn(n)
-        hits = dict.fromkeys(of.learned.sections[c] for c in of.routed(q.text, HITS))
+        found: dict[int, float] = {}
+        for _, chunk, share in of.search(q.text, HITS):
+            found.setdefault(of.learned.sections[chunk], share)
         learner = self.engine.learner
-        return [Ask(q.text, of.weights(s), context=context, learner=learner) for s in list(hits)[:limit]]
+        rows = [(Ask(q.text, of.weights(s), context=context, learner=learner), share) for s, share in found.items()]
+        return rows[:limit]
 
     def shorten(self, text: str) -> str:
         """As much of a context as the model's window takes."""
@@ -169,20 +197,21 @@ class Bench:
         ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         return text if len(ids) <= room else tokenizer.decode(ids[:room])
 
-    def _answer(self, keys: Sequence[str], rows: Callable[[int], list[Ask]], tick: Callable[[int], None]) -> None:
+    def _answer(self, keys: Sequence[str], rows: Callable[[int], list[Row]], tick: Callable[[int], None]) -> None:
         """Answer what was not answered yet, and write it down."""
         new = [i for i, key in enumerate(keys) if key not in self.journal.replies]
         for at in range(0, len(new), self.batch):
             batch = new[at : at + self.batch]
             asks = [rows(i) for i in batch]  # may learn: not in the answers' time
             began = time.perf_counter()
-            flat = self.engine.answer([a for group in asks for a in group])
+            flat = self.engine.answer([ask for group in asks for ask, _ in group])
             seconds = (time.perf_counter() - began) / len(batch)
             for i, group in zip(batch, asks, strict=True):
                 mine, flat = flat[: len(group)], flat[len(group) :]
-                tokens = self.engine.prompt_tokens(group[0].question, group[0].context)
-                surest = best_of(mine)[1]
-                self.journal.add(keys[i], Reply(surest.text, seconds, tokens, surest.confidence))
+                tokens = self.engine.prompt_tokens(group[0][0].question, group[0][0].context)
+                which = best_of(mine, [share for _, share in group])
+                text, confidence = mine[which].text, mine[which].confidence
+                self.journal.add(keys[i], Reply(text, seconds, tokens, confidence, group[which][1]))
             tick(len(keys) - len(new) + at + len(batch))
 
     def _tell(self, stage: str, n: int, done: int, total: int) -> None:
@@ -205,6 +234,7 @@ class Bench:
         alone = mean([f1_scores(r, a) for r, a in zip(self.ask_all("learned"), self.articles, strict=True)])
         return {
             "right_document": mean([[100.0 * (owner == n) for owner, _ in d] for n, d in enumerate(found)]),
+            "no_document": mean([[100.0 * (owner < 0) for owner, _ in d] for d in found]),  # the base model answered
             "f1": mean(scores),
             "f1_interval": [round(v, 2) for v in bootstrap(scores)],
             "alone_f1": alone,
@@ -213,28 +243,33 @@ class Bench:
         }
 
     def _in_channel(self, search: Search, size: int) -> list[list[tuple[int, Reply]]]:
-        """For each question of the first `size` documents (whose weights answered, what)."""
+        """For each question of the first `size` documents (whose weights answered, -1 for none; what)."""
         asked = {(n, i): q.text for n in range(size) for i, q in enumerate(self.documents[n].article.questions)}
         places = {at: self._places(search, text) for at, text in asked.items()}
+        base = self._ask(range(size), "base")
         wanted = sorted({(n, d, s, i) for (n, i), found in places.items() for d, s in found})
         keys = [f"{n}/{d}:{s}/{i}" for n, d, s, i in wanted]
 
-        def rows(at: int) -> list[Ask]:
+        def rows(at: int) -> list[Row]:
             n, d, s, i = wanted[at]
-            return [Ask(asked[n, i], self.learn(d).weights(s), learner=self.engine.learner)]
+            return [(Ask(asked[n, i], self.learn(d).weights(s), learner=self.engine.learner), 0.0)]
 
         self._answer(keys, rows, lambda done: None)
         given = dict(zip(wanted, (self.journal.replies[key] for key in keys), strict=True))
         chosen: list[list[tuple[int, Reply]]] = [[] for _ in range(size)]
         for (n, i), found in places.items():
-            d, s = found[best_of([given[n, d, s, i] for d, s in found])[0]]
-            chosen[n].append((d, given[n, d, s, i]))
+            answers = [(d, replace(given[n, d, s, i], share=share)) for (d, s), share in found.items()]
+            owner, best = answers[best_of([a for _, a in answers], list(found.values()))]
+            served = self.documents[owner].serve(asked[n, i], best, base[n][i])
+            chosen[n].append((owner if served is best else -1, served))
         return chosen
 
-    def _places(self, search: Search, question: str) -> list[tuple[int, int]]:
-        """(document, section) that may answer, best first; as in the service."""
-        hits = search(question, HITS)
-        return list(dict.fromkeys((d, self._sections(d)[chunk]) for d, chunk in hits))[: self.routed]
+    def _places(self, search: Search, question: str) -> dict[tuple[int, int], float]:
+        """(document, section) that may answer, best first, and the share of the question's words; as in the service."""
+        found: dict[tuple[int, int], float] = {}
+        for d, chunk, share in search(question, HITS):
+            found.setdefault((d, self._sections(d)[chunk]), share)
+        return dict(list(found.items())[: self.routed])
 
     def _sections(self, n: int) -> Sequence[int]:
         if str(n) not in self.journal.learned:

@@ -29,7 +29,7 @@ def report(articles: Sequence[Article], replies: Mapping[str, Sequence[Sequence[
     scores = {c: [_scores(f1, *pair) for pair in zip(r, articles, strict=True)] for c, r in replies.items()}
     tests = find_spec("scipy") is not None  # a training machine may lack it; the figures do without
     pairs = [(a, b) for a, b in COMPARED if tests and a in scores and b in scores]
-    lost = {"closed_book": ("base", "wrong_document"), "in_context": ("in_context", "unrelated")}
+    lost = {"closed_book": ("base", "elsewhere"), "in_context": ("in_context", "unrelated")}
     return {
         "conditions": {c: _figures(matches[c], scores[c], scores.get("base")) | _costs(r) for c, r in replies.items()},
         "comparisons": {f"{a} - {b}": compare(scores[a], scores[b]) for a, b in pairs},
@@ -73,6 +73,7 @@ def _costs(replies: Sequence[Sequence[Reply]]) -> dict[str, float]:
     return {
         "seconds_a_question": sum(r.seconds for r in flat) / len(flat),
         "prompt_tokens": sum(r.prompt_tokens for r in flat) / len(flat),
+        "by_weights": 100 * sum(r.share > 0 for r in flat) / len(flat),  # percent that weights answered
     }
 
 

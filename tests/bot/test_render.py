@@ -148,6 +148,12 @@ def test_an_empty_channel_is_told_how_to_begin():
     assert "Attach a PDF" in message.footer
 
 
+def test_a_question_that_is_about_nothing_learned_says_so():
+    message = render.answer(answer(learned=None, document=None, unrelated=True), coming=[job()])
+    assert [field.name for field in message.fields] == ["Base model (untaught)"]
+    assert "Nothing that I learned here" in message.footer
+
+
 def test_only_private_answers_can_be_shared():
     assert [b.action for b in render.answer(answer(), private=True).buttons] == ["helpful", "wrong", "share"]
     assert [b.action for b in render.answer(answer()).buttons] == ["helpful", "wrong"]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from core.errors import Refused
-from core.evaluation.bench import CONDITIONS, run
+from core.evaluation.bench import CONDITIONS, Bench, run
+from core.evaluation.journal import Journal, Reply
 from core.evaluation.report import plot
 from core.evaluation.squad import read_squad
 from tests.core.conftest import STORY
@@ -58,10 +60,21 @@ def test_the_bench_gives_every_condition_and_learned_uses_no_token_of_the_docume
     tokens = {c: f["prompt_tokens"] for c, f in figures["conditions"].items()}
     assert tokens["learned"] == tokens["wrong_document"] == tokens["base"] == engine.prompt_tokens("Who is the master?")
     assert tokens["in_context"] > tokens["base"] + 20 and tokens["both"] == tokens["retrieval"] > tokens["base"] + 20
-    assert all(done <= total == 200 for _, done, total in seen) and {s for s, *_ in seen} == {"learning", *CONDITIONS}
+    assert all(done <= total == 200 for _, done, total in seen)
+    assert {s for s, *_ in seen} == {"learning", "weights", *CONDITIONS} - {"learned", "elsewhere"}
     assert figures["megabytes"] > 0 and figures["learning_seconds"] > 0 and len(figures["loss"]) == 2
     assert set(figures["unrelated"]) == {"closed_book", "in_context"} and "both - retrieval" in figures["comparisons"]
     json.dumps(figures)
+
+
+def test_learned_and_elsewhere_are_what_the_service_gives(engine, squad: Path) -> None:
+    bench = Bench(engine, read_squad(squad), Journal(None, {}), lambda *_: None, routed=3, retrieved=1)
+    [learned], [weights], [base] = (bench.ask(0, c) for c in ("learned", "weights", "base"))
+    assert learned == weights and weights.share == 1.0 and base.share == 0.0
+    strange = Reply("Nobody", 0.5, 9, 0.9, share=0.1)
+    assert bench.documents[0].serve("Who?", strange, base) == replace(base, seconds=0.5)
+    borne_out = replace(strange, text="Orla Quint")
+    assert bench.documents[0].serve("Who is the master of the boats?", borne_out, base) is borne_out
 
 
 def test_one_document_alone_has_an_invented_stranger(engine, squad: Path) -> None:
@@ -97,8 +110,8 @@ def test_a_resumed_run_asks_and_learns_only_what_is_missing(engine, squad: Path,
     answered.clear()
     again = run(engine, squad, conditions=("base", "learned"), together=True, partial=partial, resume=True)
     assert not answered and again["conditions"] == whole["conditions"] and again["together"] == whole["together"]
-    cut = [line for line in lines if '"1/learned/0"' not in line]
-    partial.write_text("".join(cut) + '{"key": "1/lear')  # killed while it wrote
+    cut = [line for line in lines if '"1/weights/0"' not in line]
+    partial.write_text("".join(cut) + '{"key": "1/wei')  # killed while it wrote
     again = run(engine, squad, conditions=("base", "learned"), together=True, partial=partial, resume=True)
     assert len(answered) == 1 and again["answers"] == whole["answers"]
 

@@ -6,8 +6,8 @@ import pytest
 
 from core.errors import AlreadyKnown, NotAPdf, NotFound, PdfTooBig, Refused
 from core.ports import Index, Weights
-from core.service import MAX_QUESTION, Service, harmless_name
-from core.types import Document, Stage
+from core.service import MAX_QUESTION, Service, best_of, harmless_name, is_about
+from core.types import Completion, Document, Stage
 from tests.conftest import Open
 from tests.fakes import FakeEngine, plain_pdf
 
@@ -88,6 +88,29 @@ async def test_a_document_named_by_the_asker_answers_whatever_the_question(open_
         assert answer.document and answer.document.id == bakery.id
         with pytest.raises(NotFound):
             await service.ask("here", "Who?", document="harbour")
+
+
+async def test_where_nothing_is_about_the_question_the_base_model_answers_alone(open_service: Open) -> None:
+    async with open_service() as service:
+        await learn(service)
+        answer = await service.ask("here", "Which supply of uranium fuels the reactor?")
+        assert answer.unrelated and (answer.learned, answer.document) == (None, None) and answer.base.text
+        named = await service.ask("here", "Which supply of uranium fuels the reactor?", document="lighthouse.pdf")
+    assert named.learned and not named.unrelated
+
+
+def test_the_section_with_the_questions_words_answers_unless_another_is_much_surer() -> None:
+    def chosen(shares: tuple[float, float], sure: float = 0.9, text: str = "Ada") -> int:
+        return best_of([Completion("Bo", 1, 0.1, 0.4), Completion(text, 1, 0.1, sure)], shares)
+
+    assert (chosen((1.0, 0.2)), chosen((0.6, 0.5)), chosen((0.6, 0.5), sure=0.3)) == (0, 1, 0)
+    assert chosen((0.1, 1.0), text="not in the text") == 0
+
+
+@pytest.mark.parametrize(("share", "pages", "about"), [(0.6, (), True), (0.1, (3,), True), (0.1, (), False)])
+def test_a_section_is_about_what_its_words_or_its_pages_show(share: float, pages: tuple, about: bool) -> None:
+    assert is_about(share, pages) is about
+    assert is_about(share, None) is (share > 0.5)  # no text is kept
 
 
 async def test_a_channel_knows_nothing_of_another_channels_documents(open_service: Open) -> None:

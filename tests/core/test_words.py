@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from core.words import match_expression, search_words, supporting
+from core.words import match_expression, search_words, shares, supporting
 
 PAGE = "Mara Oduya's harbour opened in 1887. It cost 1,200 crowns, 3.5 per stone, and 42 ships came."
 
@@ -46,6 +46,12 @@ def test_stop_words_are_searched_only_when_there_is_nothing_else() -> None:
 def test_an_expression_holds_quoted_words_only() -> None:
     assert match_expression('NEAR("a b", 2) -x* OR col:y') == '"NEAR" OR "b" OR "2" OR "x" OR "col" OR "y"'
     assert match_expression("?!") == '""'
+
+
+def test_a_rare_word_counts_more_in_a_sections_share() -> None:
+    share = shares({"captain": [1, 2, 3], "velarium": [2], "zebra": []}, 4)
+    assert share[2] > 0.5 > share[1] == share[3] > 0.2 and 0 not in share
+    assert shares({"captain": [1]}, 4) == {1: 1.0} and shares({}, 4) == {}
 
 
 def test_a_chance_find_is_not_cited() -> None:

@@ -452,16 +452,30 @@ async def test_another_channels_document_is_not_found(index: Index) -> None:
 async def test_a_question_is_led_to_the_chunk_that_shares_its_rare_words(index: Index) -> None:
     await learn(index, "ships", ["The ships sail at dawn.", "Captain Mara commands the Velarium."])
     await learn(index, "food", ["The ship's cook bakes bread.", "The captain eats fish."])
-    [(document, chunk), *others] = await index.route("here", "Who is the captain of the Velarium?")
-    assert (document.id, chunk) == ("ships", 1)
-    assert [(other.id, at) for other, at in others] == [("food", 1)]
+    hits = await index.route("here", "Who is the captain of the Velarium?")
+    assert [(hit.document.id, hit.chunk) for hit in hits] == [("ships", 1), ("food", 1)]
+
+
+async def test_a_hit_tells_how_much_of_the_question_stands_in_it_rare_words_first(index: Index) -> None:
+    await learn(index, "ships", ["The ships sail at dawn.", "Captain Mara commands the Velarium."])
+    await learn(index, "food", ["The ship's cook bakes bread.", "The captain eats fish."])
+    await learn(index, "other", ["The Velarium sank with all zebras."], "there")
+    asked = "Who is the captain of the Velarium?"
+    assert await shares(index, asked) == [1.0, pytest.approx(0.40, abs=0.01)]
+    assert await shares(index, asked, document_id="food") == [pytest.approx(0.39, abs=0.01)]
+    assert await shares(index, "Has the captain any zebras?") == [pytest.approx(0.34, abs=0.01)] * 2
+    assert await shares(index, "zebra") == [0.0]
+
+
+async def shares(index: Index, question: str, **scope: str) -> list[float]:
+    return [hit.share for hit in await index.route("here", question, **scope)]
 
 
 async def test_another_form_of_a_word_is_found(index: Index) -> None:
     await learn(index, "d1", ["Nothing here.", "The café was FOUNDED by harbours."])
     await learn(index, "d2", ["Of no use."])
     for question in ("founding?", "cafe", "Harbour"):
-        assert [(document.id, chunk) for document, chunk in await index.route("here", question)] == [("d1", 1)]
+        assert [(hit.document.id, hit.chunk) for hit in await index.route("here", question)] == [("d1", 1)]
 
 
 async def test_stop_words_lead_nowhere_unless_there_is_nothing_else(index: Index) -> None:
@@ -476,21 +490,21 @@ async def test_without_a_matching_word_the_newest_document_is_asked(index: Index
     await learn(index, "d1", ["One.", "Two."])
     newest = await learn(index, "d2", ["Three.", "Four."])
     for question in ("zebra", "", "?!", "_"):
-        assert await index.route("here", question) == [(newest, 0)]
+        assert await index.route("here", question) == [(newest, 0, 0.0)]
 
 
 async def test_a_question_may_be_for_one_document(index: Index) -> None:
     first = await learn(index, "d1", ["The captain.", "The cook."])
     await learn(index, "d2", ["The cook."])
-    assert await index.route("here", "cook", document_id="d1") == [(first, 1)]
-    assert await index.route("here", "zebra", document_id="d1") == [(first, 0)]
+    assert await index.route("here", "cook", document_id="d1") == [(first, 1, 1.0)]
+    assert await index.route("here", "zebra", document_id="d1") == [(first, 0, 0.0)]
     assert await index.route("there", "cook", document_id="d1") == []
 
 
 async def test_a_question_never_leaves_its_channel(index: Index) -> None:
     await learn(index, "secret", ["The code of the vault is velarium."], "there")
     mine = await learn(index, "mine", ["Nothing."])
-    assert await index.route("here", "velarium") == [(mine, 0)]
+    assert await index.route("here", "velarium") == [(mine, 0, 0.0)]
 
 
 async def test_no_more_hits_than_asked_for(index: Index) -> None:
@@ -600,7 +614,7 @@ async def test_nothing_of_an_erased_document_is_left_in_the_files(index: Index, 
     await (index.forget("here", "gone") if erase == "forget" else index.reset("here"))
     assert remains(folder.path, gone) == []
     assert remains(folder.path, kept) == kept
-    assert [document.id for document, _ in await index.route("there", kept[50])] == ["kept"]
+    assert [hit.document.id for hit in await index.route("there", kept[50])] == ["kept"]
 
 
 async def test_of_many_documents_that_came_and_went_nothing_is_left(index: Index, folder: DataFolder) -> None:
