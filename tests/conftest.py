@@ -26,6 +26,10 @@ SMALL = Limits(min_tokens=5, max_tokens=1_000, max_bytes=10_000)
 Open = Callable[..., AbstractAsyncContextManager[Service]]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--drops", type=int, default=9, help="how often Discord's gateway drops the bot in learning")
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[DataFolder]:
     with DataFolder(tmp_path / "data") as opened:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import discord
+import yarl
 from aiolimiter import AsyncLimiter
 from discord import app_commands
 
@@ -41,6 +42,7 @@ CONTENT, TITLE, DESCRIPTION, FIELD, FOOTER = 2000, 256, 4096, 1024, 2048
 FIELDS_TOGETHER = 3200  # an embed may hold 6,000 in all
 LABEL, CUSTOM_ID, THREAD_NAME, CHOICE, CHOICES = 80, 100, 100, 100, 25
 
+FILE_HOSTS = {yarl.URL("https://cdn.discordapp.com"), yarl.URL("https://media.discordapp.net")}
 PICTURE = "loss.png"
 BUTTON = "engram"  # custom_id: engram:ACTION:VALUE
 EDITS_PER_SECOND = 4  # progress edits of all channels together; more are dropped, not queued
@@ -438,7 +440,22 @@ def _files(message: object) -> list[discord.Attachment]:
 
 def _attachments(files: Sequence[discord.Attachment]) -> tuple[Attachment, ...]:
     """Addresses are signed and run out, so they are read at once, by discord.py, and never stored."""
-    return tuple(Attachment(file.filename, file.size, file.content_type or "", file.read) for file in files)
+    return tuple(Attachment(file.filename, file.size, file.content_type or "", partial(_read, file)) for file in files)
+
+
+async def _read(file: discord.Attachment) -> bytes:
+    """From Discord's own file hosts alone, whatever the address says. Raises: Refused."""
+    if not _is_discords(file.url):
+        log.warning("a file is kept at a foreign address and was not fetched")
+        raise Refused("Discord keeps this file somewhere else; attach the PDF itself.")
+    return await file.read()
+
+
+def _is_discords(url: str) -> bool:
+    try:
+        return yarl.URL(url).origin() in FILE_HOSTS
+    except (ValueError, TypeError):
+        return False
 
 
 # Replies -------------------------------------------------------------------------------------------------------------

@@ -17,6 +17,8 @@ import discord
 import yarl
 from aiohttp import WSMsgType, web
 
+from bot.platforms import discord as platform
+
 BOT, ADA, GUILD, CHANNEL = "100", "200", "300", "400"
 ALL_RIGHTS = str(discord.Permissions.all().value)
 USER = {"username": "ada", "discriminator": "0", "global_name": "Ada", "avatar": None}
@@ -54,10 +56,12 @@ class FakeDiscord:
         self.heard: dict[str, dict[str, Any]] = {}  # what people said
         self.files: dict[str, bytes] = {}
         self.gone = False  # the file host does not answer
+        self.fetched = 0  # files
         self.commands: list[dict[str, Any]] = []  # registered
         self.flags, self.servers = 0, 1  # of the application
         self.identified = self.resumed = 0
         self.close_on_identify = 0  # close code
+        self.heartbeat = 41.25  # seconds between two of the client's
         self.connected = asyncio.Event()
         self._events: list[dict[str, Any]] = []  # of the session, for RESUME
         self._nonces: dict[str, str] = {}
@@ -77,13 +81,19 @@ class FakeDiscord:
         self._before = discord.http.Route.BASE, discord.gateway.DiscordWebSocket.DEFAULT_GATEWAY
         discord.http.Route.BASE = f"http://127.0.0.1:{self.port}/api/v10"
         discord.gateway.DiscordWebSocket.DEFAULT_GATEWAY = yarl.URL(self.gateway_url)
+        platform.FILE_HOSTS.add(self.host)
         return self
 
     async def __aexit__(self, *_: object) -> None:
         discord.http.Route.BASE, discord.gateway.DiscordWebSocket.DEFAULT_GATEWAY = self._before
+        platform.FILE_HOSTS.remove(self.host)
         if self._socket:
             await self._socket.close()
         await self._runner.cleanup()
+
+    @property
+    def host(self) -> yarl.URL:
+        return yarl.URL(f"http://127.0.0.1:{self.port}")
 
     @property
     def gateway_url(self) -> str:
@@ -164,6 +174,12 @@ class FakeDiscord:
         socket, self._socket = self._socket, None
         socket._req.transport.abort()
 
+    async def silence(self) -> None:
+        """The connection stays, and nothing comes or goes."""
+        self.connected.clear()
+        socket, self._socket = self._socket, None
+        socket._req.transport.pause_reading()
+
     async def close(self, code: int) -> None:
         self.connected.clear()
         socket, self._socket = self._socket, None
@@ -172,7 +188,7 @@ class FakeDiscord:
     async def _gateway(self, request: web.Request) -> web.WebSocketResponse:
         socket = web.WebSocketResponse()
         await socket.prepare(request)
-        await socket.send_json({"op": 10, "d": {"heartbeat_interval": 41250}})
+        await socket.send_json({"op": 10, "d": {"heartbeat_interval": 1000 * self.heartbeat}})
         async for frame in socket:
             if frame.type is WSMsgType.TEXT:
                 await self._received(socket, json.loads(frame.data))
@@ -331,6 +347,7 @@ class FakeDiscord:
         return {"id": number, "filename": name, "size": len(data), "url": url, "proxy_url": url, "content_type": kind}
 
     async def _file(self, request: web.Request) -> web.Response:
+        self.fetched += 1
         if self.gone:
             await asyncio.sleep(60)
         return web.Response(body=self.files[request.match_info["name"]], content_type="application/pdf")

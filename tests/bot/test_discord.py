@@ -10,6 +10,7 @@ from typing import Any
 import discord
 import pytest
 import simcord
+import yarl
 
 from bot.commands import Bot
 from bot.platforms.discord import STALE_AFTER, Client
@@ -164,7 +165,8 @@ async def service(open_service: Open, engine: HeldEngine, read: Any) -> AsyncIte
 
 
 @pytest.fixture
-async def env(service: Service, message_content: bool) -> AsyncIterator[simcord.Env]:
+async def env(service: Service, message_content: bool, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[simcord.Env]:
+    monkeypatch.setattr("bot.platforms.discord.FILE_HOSTS", {yarl.URL("https://cdn.simcord.invalid")})
     client = make_client(service, message_content=message_content)
     env = client.bot.env = simcord.Env(client, shard_count=1)
     await env.start()

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
+from typing import Any
 
 import pytest
 
 from bot.commands import Bot
 from bot.platforms import discord as platform
 from bot.platforms import supervise
+from bot.quotas import QuotaConfig
 from bot.settings import Settings
 from core.errors import SetupError
+from core.ports import Engine
 from tests.bot.fake_discord import CHANNEL, FakeDiscord
 from tests.conftest import SMALL, Open
-from tests.fakes import plain_pdf
+from tests.fakes import HeldEngine, plain_pdf
 
 TOKEN = "MTAw.secret.token"
 PDF = plain_pdf("The ferry to Marrow Island leaves at seven. The warden is Ada Quill. " * 3)
@@ -40,11 +44,16 @@ async def online(discord: FakeDiscord, open_service: Open, monkeypatch: pytest.M
 
 @asynccontextmanager
 async def running(
-    discord: FakeDiscord, open_service: Open, monkeypatch: pytest.MonkeyPatch
+    discord: FakeDiscord,
+    open_service: Open,
+    monkeypatch: pytest.MonkeyPatch,
+    engine: Engine | None = None,
+    **options: Any,
 ) -> AsyncIterator[asyncio.Task]:
     monkeypatch.setattr("bot.platforms.RESTART_AFTER", (0,))
-    async with open_service() as service:
-        task = asyncio.create_task(supervise("Discord", partial(platform.connect, lambda: make_client(service), TOKEN)))
+    async with open_service(engine) as service:
+        make = partial(make_client, service, **options)
+        task = asyncio.create_task(supervise("Discord", partial(platform.connect, make, TOKEN)))
         await asyncio.wait({task, asyncio.create_task(discord.connected.wait())}, return_when="FIRST_COMPLETED")
         yield task
         task.cancel()
@@ -52,8 +61,9 @@ async def running(
             await task
 
 
-def make_client(service: object) -> platform.Client:
-    return platform.Client(Bot(service, limits=SMALL), guild_ready_timeout=0.05)
+def make_client(service: object, **options: Any) -> platform.Client:
+    quotas = QuotaConfig(user_questions_per_minute=0, channel_questions_per_minute=0)
+    return platform.Client(Bot(service, limits=SMALL, quotas=quotas), guild_ready_timeout=0.05, **options)
 
 
 async def until(found: Callable[[], object], seconds: float = 20.0) -> object:
@@ -75,6 +85,26 @@ async def test_a_pdf_is_fetched_learned_and_reported_with_a_picture(discord, onl
     assert last.files["files[0]"].startswith(b"\x89PNG")
     assert last.body["attachments"][0]["filename"] == "loss.png"
     assert last.body["embeds"][0]["image"]["url"] == "attachment://loss.png"
+
+
+FOREIGN = (
+    "http://localhost:{port}/files/1", "http://cdn.discordapp.com/x", "https://cdn.discordapp.com.evil.example/x",
+    "https://cdn.discordapp.com@127.0.0.1:{port}/files/1", "//127.0.0.1:{port}/files/1", "file:///etc/hosts",
+    "https://cdn.discordapp.com:8443/x", "https://169.254.169.254/latest", "x", "http://",
+)  # fmt: skip
+
+
+async def test_foreign_addresses_are_never_asked(discord, online):
+    for url in FOREIGN:
+        file = discord._attachment("handbook.pdf", PDF) | {"url": url.format(port=discord.port)}
+        await discord.say("learn this", attachments=[file])
+    await until(lambda: len(said(discord, "keeps this file somewhere else")) == len(FOREIGN))
+    assert discord.fetched == 0
+
+
+def test_discords_own_file_hosts_are_asked():
+    assert platform._is_discords("https://cdn.discordapp.com/attachments/1/2/handbook.pdf?ex=1&is=2&hm=3")
+    assert platform._is_discords("https://media.discordapp.net/attachments/1/2/handbook.pdf")
 
 
 async def test_a_question_is_answered_in_a_thread(discord, online):
@@ -103,7 +133,7 @@ DROPS = {
     "reset": FakeDiscord.reset,
     "close 4000": lambda discord: discord.close(4000),
     "op 7": lambda discord: discord.op(7),
-    "op 9 resumable": lambda discord: discord.op(9, True),
+    "op 9": lambda discord: discord.op(9, True),
 }
 
 
@@ -117,15 +147,41 @@ async def test_what_was_said_during_a_drop_is_answered_once_after_resume(discord
     assert (discord.identified, discord.resumed) == (1, 1)
 
 
-async def test_drop_after_drop_during_learning_loses_nothing_and_says_nothing_twice(discord, online):
-    await discord.say("learn this", PDF)
-    for number in range(9):
-        await DROPS[("close 4000", "op 7", "op 9 resumable")[number % 3]](discord)
-        await discord.say(f"Question {number}?")
-        await until(discord.connected.is_set)
-    await until(lambda: len(said(discord, "Base model")) == 9 and said(discord, "I know handbook.pdf now"))
-    await asyncio.sleep(0.2)
-    assert [len(said(discord, f"Question {number}?")) for number in range(9)] == [1] * 9
+async def test_drop_after_drop_during_learning_loses_nothing_and_says_nothing_twice(
+    discord, open_service, monkeypatch, pytestconfig
+):
+    """`pytest tests/bot/test_discord_wire.py -k drop_after_drop --drops 50` does it as often as was promised."""
+    engine, drops = HeldEngine(), pytestconfig.getoption("drops")
+    engine.go.clear()
+    async with running(discord, open_service, monkeypatch, engine):
+        await discord.say("learn this", PDF)
+        for number, drop in zip(range(drops), itertools.cycle(DROPS.values()), strict=False):
+            await (new_session if number % 10 == 9 else drop)(discord)
+            await discord.say(f"Question {number}?")
+            await until(discord.connected.is_set, 60)
+        await until(lambda: len(said(discord, "Base model")) == drops, 60)
+        engine.go.set()
+        await until(lambda: said(discord, "I know handbook.pdf now"))
+        await asyncio.sleep(0.2)
+    assert [len(said(discord, f"Question {number}?")) for number in range(drops)] == [1] * drops
+    assert len(said(discord, "I know handbook.pdf now")) == 1
+    assert (discord.identified, discord.resumed) == (1 + drops // 10, drops - drops // 10)
+
+
+async def new_session(discord: FakeDiscord) -> None:
+    """Nobody tells the bot again what was said before it began. discord.py waits for 5 s."""
+    await discord.op(9, False)
+    await until(discord.connected.is_set, 60)
+
+
+async def test_a_silence_is_noticed_and_what_was_said_in_it_is_answered_once(discord, open_service, monkeypatch):
+    discord.heartbeat = 0.2
+    async with running(discord, open_service, monkeypatch, heartbeat_timeout=1.0):
+        await discord.silence()
+        await discord.say("Who is the warden?")
+        await until(lambda: said(discord, "Base model"))
+        await asyncio.sleep(0.2)
+    assert len(said(discord, "Base model")) == 1 and discord.identified == 1 <= discord.resumed
 
 
 async def test_an_upload_that_was_heard_survives_a_crash(discord, open_service, monkeypatch):
