@@ -165,6 +165,12 @@ def test_before_the_first_step_an_adapter_changes_nothing(learner: AdapterLearne
         assert torch.equal(logits(learner.base), before)
 
 
+def test_without_a_rate_nothing_is_learned(learner: AdapterLearner) -> None:
+    before, learned = logits(learner.base), run(learner.at(0.0))
+    with learner.attach([(section(learned), 4)]):
+        assert torch.equal(logits(learner.base), before) and learned.metrics.delta_norm == 0
+
+
 def test_extra_sequences_are_learned_too(learner: AdapterLearner) -> None:
     prompt, answer = learner.fmt.closed_book("Who keeps the boats?"), learner.fmt.answer("Orla Quint")
     ids = [*prompt, *answer]
