@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 
 WIDE = 256  # questions at once, on a GPU
 SHIFTED = 8  # documents whose effect on unrelated answers is measured
-LEARNED = ("learned", "wrong_document", "unrelated")
+LEARNED = ("weights", "learned", "wrong_document", "elsewhere", "unrelated")
 
 
 class OutOfTime(Exception):
@@ -87,6 +87,7 @@ class Row:
     settings: Mapping[str, Any] = field(default_factory=dict)
     conditions: Sequence[str] = LEARNED
     routed: int = ROUTED
+    against: str = "fast-weights"  # the row that it is compared with
     measure: Callable[[Lab, Row], dict[str, Any]] | None = None  # None: `quality`
 
 
@@ -105,6 +106,7 @@ def quality(lab: Lab, row: Row) -> dict[str, Any]:
         **report(lab.articles, replies),
         "by_set": by_set(lab, replies),
         "abstained": {c: share(r, lambda reply: reply.text == NOT_IN_TEXT) for c, r in replies.items()},
+        "f1_by_document": scored(lab.articles, replies["weights"]),
         "shift": shift(lab, engine, bench),
         "tokens": sum(c.token_count for d in bench.documents[: len(lab.articles)] for c in d.chunks),
         "learning_seconds": sum(x["seconds"] for x in learned),
@@ -118,13 +120,15 @@ def by_set(lab: Lab, replies: Mapping[str, Sequence[Sequence[Reply]]]) -> dict[s
     """F1 and its interval under each condition, for each file of questions."""
     found, at = {}, 0
     for name, some in lab.sets.items():
-        mine = slice(at, at := at + len(some))
-        found[name] = {
-            c: {"f1": mean(scored), "interval": [round(v, 2) for v in bootstrap(scored)]}
-            for c, r in replies.items()
-            if (scored := [f1_scores(*pair) for pair in zip(r[mine], some, strict=True)])
-        }
+        f1s = {c: scored(some, r[at : at + len(some)]) for c, r in replies.items()}
+        at += len(some)
+        found[name] = {c: {"f1": mean(f), "interval": [round(v, 2) for v in bootstrap(f)]} for c, f in f1s.items()}
     return found
+
+
+def scored(articles: Sequence[Article], replies: Sequence[Sequence[Reply]]) -> list[list[float]]:
+    """F1 of each document's questions, percent."""
+    return [[round(x, 2) for x in f1_scores(*pair)] for pair in zip(replies, articles, strict=True)]
 
 
 def share(replies: Sequence[Sequence[Reply]], true: Callable[[Reply], bool]) -> float:
@@ -157,35 +161,44 @@ def unlearned(lab: Lab, row: Row) -> dict[str, Any]:
 
 LORA = {"learner": "lora"}
 STUDY = LORA | {"study": True}
+
+
+def lora(settings: Mapping[str, Any], **objectives: float) -> Row:
+    """LoRA, against what it is without its last ingredient."""
+    plain = settings == LORA and not objectives
+    against = "fast-weights" if plain else "lora+study" if "study" in settings and objectives else "lora"
+    return Row({**settings, "objectives": objectives}, against=against)
+
+
 ROWS: dict[str, Row] = {
     "fast-weights": Row(conditions=(*LEARNED, "both", "retrieval")),
     "base": Row(measure=unlearned),
-    "lora": Row(LORA),
-    "lora+study": Row(STUDY),
+    "lora": lora(LORA),
+    "lora+study": lora(STUDY),
     "ttt-linear": Row({"learner": "ttt-linear"}),
     "ttt-mlp": Row({"learner": "ttt-mlp"}),
     "together": Row(measure=together),
     "budgets": Row(measure=budgets),
     "routed-1": Row(routed=1),
-    "votes-3": Row({"votes": 3}, ("learned",)),
-    "votes-5": Row({"votes": 5}, ("learned",)),
+    "votes-3": Row({"votes": 3}, ("weights", "learned")),
+    "votes-5": Row({"votes": 5}, ("weights", "learned")),
     "sections-256": Row({"chunk_size": 256}),
     "sections-1024": Row({"chunk_size": 1024}),
     "fixed-1": Row({"budget": "fixed:1"}),
     "fixed-2": Row({"budget": "fixed:2"}),
     "fixed-4": Row({"budget": "fixed:4"}),
     "threshold-4": Row({"budget": "threshold:4"}),
-    "abstain-0.5": Row({"abstain": 0.5}, ("learned", "wrong_document")),
-    "abstain-0.9": Row({"abstain": 0.9}, ("learned", "wrong_document")),
-    "lora+study+distil": Row(STUDY | {"objectives": {"distil": 1.0}}),
-    "lora+study+distil-answers": Row(STUDY | {"objectives": {"distil": 1.0, "answers": 0.0}}),
-    "lora+study+layers": Row(STUDY | {"objectives": {"layers": 1.0}}),
-    "lora+study-text": Row(STUDY | {"objectives": {"text": 0.0}}),
-    "lora+study-keep": Row(STUDY | {"objectives": {"keep": 0.0}}),
-    "lora-keep": Row(LORA | {"objectives": {"keep": 0.0}}),
-    "lora+masked": Row(LORA | {"objectives": {"masked": 1.0}}),
-    "lora-quick": Row(LORA | {"effort": "quick"}),
-    "lora-deep": Row(LORA | {"effort": "deep"}),
+    "abstain-0.5": Row({"abstain": 0.5}, ("weights", "learned", "wrong_document")),
+    "abstain-0.9": Row({"abstain": 0.9}, ("weights", "learned", "wrong_document")),
+    "lora+study+distil": lora(STUDY, distil=1.0),
+    "lora+study+distil-answers": lora(STUDY, distil=1.0, answers=0.0),
+    "lora+study+layers": lora(STUDY, layers=1.0),
+    "lora+study-text": lora(STUDY, text=0.0),
+    "lora+study-keep": lora(STUDY, keep=0.0),
+    "lora-keep": lora(LORA, keep=0.0),
+    "lora+masked": lora(LORA, masked=1.0),
+    "lora-quick": lora(LORA | {"effort": "quick"}),
+    "lora-deep": lora(LORA | {"effort": "deep"}),
     "learn-embedded": Row(measure=lambda lab, row: speed.learning(lab.base, "fast-weights")),
     "ask-embedded": Row(measure=lambda lab, row: speed.asking(lab.base, "fast-weights")),
     "learn-1.1B": Row(measure=lambda lab, row: speed.learning_large(lab.base, "fast-weights")),
@@ -237,31 +250,55 @@ def run(lab: Lab, names: Sequence[str], results: Results) -> None:
 
 def told(figures: Mapping[str, Any]) -> str:
     """A row on one line."""
-    if "conditions" not in figures:
-        return json.dumps({k: v for k, v in figures.items() if k not in ("retention", "policies")})
-    return "  ".join(f"{c} {f['em']:.1f} / {f['f1']:.1f}" for c, f in figures["conditions"].items())
+    if "conditions" in figures:
+        return "  ".join(f"{c} {f['em']:.1f} / {f['f1']:.1f}" for c, f in figures["conditions"].items())
+    rows = [f"{s['policy']} {s['budget']:g}: {s['cost']:.2f} -> {s['f1']:.1f}" for s in figures.get("policies", ())]
+    return "; ".join(rows) or json.dumps({k: v for k, v in figures.items() if k != "retention"})
+
+
+COLUMNS = (
+    "", "weights", "F1 against", "as served", "wrong document", "gained / lost",
+    "unrelated lost, %: closed book / in context",
+    "shift, nats", "learning, s", "s a question", "peak MB", "MB",
+)  # fmt: skip
 
 
 def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
-    """Markdown, for LOG.md."""
-    lines = [
-        "| | learned | 95 % of F1 | wrong document | gained / lost | unrelated lost, %: closed book / in context "
-        "| shift, nats | learning, s | s a question | peak MB | MB |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    for name, r in rows.items():
-        if "learned" not in r.get("conditions", {}):
-            continue
-        mine, wrong = r["conditions"]["learned"], r["conditions"].get("wrong_document")
-        lost = [str(r["unrelated"].get(k, {}).get("lost", "-")) for k in ("closed_book", "in_context")]
-        cells = [
-            name, f"{mine['em']:.1f} / {mine['f1']:.1f}", "{:.1f}-{:.1f}".format(*mine["f1_interval"]),
-            f"{wrong['em']:.1f} / {wrong['f1']:.1f}" if wrong else "-", f"{mine['gained']} / {mine['lost']}",
-            " / ".join(lost), f"{r['shift']:.2f}", f"{r['learning_seconds']:.1f}", f"{mine['seconds_a_question']:.3f}",
-            f"{r['peak_memory_mb'] or 0:.0f}", f"{r['megabytes']:.2f}",
-        ]  # fmt: skip
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    """Markdown of the rows that learned, each against its row without; the other ones on a line each."""
+    learned = {name: r for name, r in rows.items() if "weights" in r.get("conditions", {})}
+    lines = [f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|"]
+    lines += [f"| {' | '.join(cells(name, r, rows.get(ROWS[name].against)))} |" for name, r in learned.items()]
+    return "\n".join([*lines, *(f"{name}: {told(r)}" for name, r in rows.items() if name not in learned)])
+
+
+def cells(name: str, row: Mapping[str, Any], other: Mapping[str, Any] | None) -> list[str]:
+    conditions, lost = row["conditions"], row["unrelated"]
+    mine = conditions["weights"]
+    score = lambda c: "{em:.1f} / {f1:.1f}".format(**conditions[c]) if c in conditions else "-"  # noqa: E731
+    return [
+        name, score("weights"), "-" if other in (None, row) else difference(name, row, other), score("learned"),
+        score("wrong_document"), f"{mine['gained']} / {mine['lost']}",
+        " / ".join(str(lost.get(k, {}).get("lost", "-")) for k in ("closed_book", "in_context")),
+        f"{row['shift']:.2f}", f"{row['learning_seconds']:.1f}", f"{mine['seconds_a_question']:.3f}",
+        f"{row['peak_memory_mb'] or 0:.0f}", f"{row['megabytes']:.2f}",
+    ]  # fmt: skip
+
+
+def difference(name: str, row: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    """In F1, with its 95 % interval, documents resampled."""
+    pairs = zip(row["f1_by_document"], other["f1_by_document"], strict=True)
+    apart = [[a - b for a, b in zip(x, y, strict=True)] for x, y in pairs]
+    low, high = bootstrap(apart)
+    return f"{mean(apart):+.1f} ({low:+.1f} to {high:+.1f}) {ROWS[name].against}"
+
+
+def show(paths: Sequence[Path]) -> str:
+    """A table for each set of questions."""
+    found: dict[str, dict[str, Any]] = {}
+    for results in (json.loads(path.read_text()) for path in paths):
+        asked = {name: f"{len(n)} documents, {sum(n)} questions" for name, n in results["run"]["questions"].items()}
+        found.setdefault(json.dumps(asked), {}).update(results["rows"])
+    return "\n\n".join(f"{asked}\n\n{table(rows)}" for asked, rows in found.items())
 
 
 def chosen(only: str, part: str) -> list[str]:
@@ -288,7 +325,7 @@ def main() -> None:
     parser.add_argument("--show", nargs="+", type=Path, metavar="FILE", help="print a table of what was measured")
     o = parser.parse_args()
     if o.show:
-        return print(table({k: r for path in o.show for k, r in json.loads(path.read_text())["rows"].items()}))
+        return print(show(o.show))
     end = time.monotonic() + o.seconds
     base = load_model(o.model, device=o.device, dtype=o.dtype)
     sets = {path.name: [a for a in read_squad(path) if a.questions][: o.documents] for path in o.squad}

@@ -63,7 +63,7 @@ def lessons_of(engine: Engine, articles: Sequence[Article], batch: int = BATCH) 
             losses = [
                 [learn(fixed, [c], d.article.title)[0].metrics.initial_loss for c in d.chunks] for d in bench.documents
             ]
-        for d, rows, replies in zip(bench.documents, found, bench.ask_all("learned"), strict=False):
+        for d, rows, replies in zip(bench.documents, found, bench.ask_all("weights"), strict=False):
             for q, reply in zip(d.article.questions, replies, strict=True):
                 rows[d.routed(q.text, 1)[0]][place] += f1(reply.text, q.answers)
     base = [sum(row[0] for row in rows) for rows in found]

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from core.evaluation import ablations, speed
-from core.evaluation.ablations import ROWS, Lab, Results, Row, chosen, quality, run, table
+from core.evaluation.ablations import LEARNED, ROWS, Lab, Results, Row, chosen, quality, run, table
 from core.evaluation.squad import Article, Question
 from tests.core.conftest import STORY
 
@@ -21,21 +21,22 @@ def lab(tiny) -> Lab:
 
 
 def test_a_row_has_every_figure_and_those_of_each_set(lab: Lab) -> None:
-    row = quality(lab, Row({"max_answer_tokens": 4}, ("learned", "wrong_document", "unrelated")))
-    assert set(row["conditions"]) == {"base", "in_context", "learned", "wrong_document", "unrelated"}
-    assert {"gained", "lost", "em_interval", "f1_interval", "seconds_a_question"} < set(row["conditions"]["learned"])
+    row = quality(lab, Row({"max_answer_tokens": 4}))
+    assert set(row["conditions"]) == {"base", "in_context", *LEARNED}
+    assert {"gained", "lost", "em_interval", "f1_interval", "seconds_a_question"} < set(row["conditions"]["weights"])
     assert set(row["by_set"]) == {"a", "b"} and set(row["unrelated"]) == {"closed_book", "in_context"}
     assert row["shift"] > 0 and row["megabytes"] > 0 and row["learning_seconds"] > 0 and row["loss"][1] < row["loss"][0]
-    assert len(table({"plain": row}).splitlines()) == 3
+    lines = table(
+        {"fast-weights": row, "routed-1": row | {"f1_by_document": [[1], [2]]}, "base": {"x": 1}}
+    ).splitlines()
+    assert len(lines) == 5 and "fast-weights" in lines[3] and lines[-1] == 'base: {"x": 1}'
     json.dumps(row)
 
 
 def test_no_learning_moves_nothing(lab: Lab) -> None:
-    row = quality(lab, Row({"budget": "fixed:0", "max_answer_tokens": 4}, ("learned",)))
-    assert (
-        row["shift"] == pytest.approx(0, abs=1e-6)
-        and row["conditions"]["learned"]["f1"] == row["conditions"]["base"]["f1"]
-    )
+    row = quality(lab, Row({"budget": "fixed:0", "max_answer_tokens": 4}, ("weights",)))
+    scores = {name: c["f1"] for name, c in row["conditions"].items()}
+    assert row["shift"] == pytest.approx(0, abs=1e-6) and scores["weights"] == scores["base"]
 
 
 def test_rows_are_written_as_they_end_and_measured_once(lab: Lab, tmp_path, monkeypatch) -> None:
