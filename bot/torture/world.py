@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import os
 import secrets
@@ -277,7 +278,7 @@ def measures(stall: Stall) -> dict[str, Any]:
 
 
 async def serve(folder: Path, quotas: bool) -> None:
-    from bot.app import open_app, settle_memory
+    from bot.app import open_app
     from bot.commands import Bot
     from bot.settings import load_settings
 
@@ -286,7 +287,7 @@ async def serve(folder: Path, quotas: bool) -> None:
     stall = Stall()
     async with open_app(settings) as app:
         await app.runner.device.ready()
-        settle_memory()  # the fast engine's loading does not
+        gc.freeze()  # the fast engine's loading does not
         async with Bot(app.service, limits=settings.limits, quotas=settings.quotas) as bot:
             emit("ready")
             bot.spawn(stall.watch())
