@@ -18,7 +18,7 @@ from bot.torture import Figure, Plan, Say, at_most, every, none
 from bot.torture.hostile import HOSTILE
 from bot.torture.papers import paper
 
-FILES = 2_000
+FILES = 3_000
 KILLS = 100  # children killed at random points
 TOGETHER = 2
 LIMIT = 60.0  # seconds for one file
@@ -41,11 +41,16 @@ async def run(plan: Plan, say: Say) -> list[Figure]:
     hostile, seeds = dict(tally.ends), [make() for make in HOSTILE.values()]
     small = [data for data in seeds if len(data) < 100_000]
     sources = [(SAMPLE / "sample.pdf").read_bytes(), paper("x.pdf", chance).data, *small]
-    for start in range(0, times, TOGETHER):
-        files = [damaged(chance.choice(sources[:2] if chance.random() < 0.6 else sources), chance) for _ in range(2)]
-        await asyncio.gather(*(read(f"damaged {start + n}", data, tally) for n, data in enumerate(files)))
-        if start % 200 == 0:
-            say(f"{start}/{times}: {dict(tally.ends)}, slowest {tally.slowest:.1f} s")
+    numbers = iter(range(times))
+
+    async def read_on() -> None:
+        for number in numbers:
+            source = chance.choice(sources[:2] if chance.random() < 0.6 else sources)
+            await read(f"damaged {number}", damaged(source, chance), tally)
+            if number % 200 == 0:
+                say(f"{number}/{times}: {dict(tally.ends)}, slowest {tally.slowest:.1f} s")
+
+    await asyncio.gather(*(read_on() for _ in range(TOGETHER)))
     survived = sum([await killed(sources[0], chance) for _ in range(min(KILLS, times))])
     for problem in tally.problems:
         say(problem)
