@@ -93,6 +93,7 @@ class Row:
 
 def quality(lab: Lab, row: Row) -> dict[str, Any]:
     """Learn every document, ask every question."""
+    plain = lab.plain  # first: it warms the device up
     engine = lab.engine(**row.settings)
     bench = lab.bench(engine, row.routed)
     if on_gpu := lab.base.device.type == "cuda":
@@ -100,7 +101,7 @@ def quality(lab: Lab, row: Row) -> dict[str, Any]:
     for n in range(len(lab.articles)):
         bench.learn(n)
     peak = peak_memory_mb(engine) if on_gpu else None  # a process's peak never falls: it would be an earlier row's
-    replies = lab.plain | {c: bench.ask_all(c) for c in row.conditions}
+    replies = plain | {c: bench.ask_all(c) for c in row.conditions}
     learned = [bench.journal.learned[n] for n in sorted(bench.journal.learned, key=int)]
     return {
         **report(lab.articles, replies),
