@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,14 @@ def _answerable(qa: QA, context: str) -> bool:
     )
 
 
+def batches(passages: Sequence[Passage], size: int) -> Iterator[list[Passage]]:
+    """All passages again and again, those of similar length together: little padding."""
+    while passages:
+        for at in range(0, len(passages), 8 * size):
+            window = sorted(passages[at : at + 8 * size], key=lambda p: len(p.text))
+            yield from (window[i : i + size] for i in range(0, len(window), size))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", required=True, help="Hugging Face folder")
@@ -91,18 +99,11 @@ def main() -> None:
     passages = [passages[i] for i in torch.randperm(len(passages), generator=generator).tolist()]
     kept: list[Passage] = []
     tried, began = 0, time.time()
-    for at in range(0, len(passages), 8 * options.batch):
-        window = sorted(
-            passages[at : at + 8 * options.batch], key=lambda p: len(p.text)
-        )  # similar lengths: little padding
-        for i in range(0, len(window), options.batch):
-            if time.time() - began > options.seconds:
-                break
-            kept += write(model, tokenizer, window[i : i + options.batch], temperature=options.temperature)
-            tried += len(window[i : i + options.batch])
-        else:
-            continue
-        break
+    for some in batches(passages, options.batch):
+        if time.time() - began > options.seconds:
+            break
+        kept += write(model, tokenizer, some, temperature=options.temperature)
+        tried += len(some)
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
     save_passages(out / f"written-{rank}.jsonl.gz", kept)

@@ -126,6 +126,7 @@ class OuterStep:
             raise ValueError("a learned start or read-out needs core.learning.outer.step_losses")
         self.model, self.prepared = model, prepared
         wrap: Callable[[Any], Any] = (lambda f: torch.compile(f, dynamic=False)) if compiled else (lambda f: f)
+        torch._dynamo.config.recompile_limit = 64  # a block: with and without delta, of each shape
         self.block, self.block_pull, self.loss_pull = wrap(block), wrap(block_pull), wrap(loss_pull)
         self.stepped, self.rounded, self.cross_entropy = wrap(stepped), wrap(rounded), wrap(answer_entropy)
         config = model.config

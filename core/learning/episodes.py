@@ -6,6 +6,7 @@ follows a curriculum. A few questions of every batch belong to another document:
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -162,7 +163,7 @@ class Curriculum:
     batch: int = 24_000  # tokens of all documents
     per_document: int = 8
 
-    def draw(self, rng: random.Random, done: float) -> Plan:
+    def draw(self, rng: random.Random, done: float, nth: int = 0) -> Plan:
         top = self.first * (self.longest / self.first) ** min(1.0, done / max(self.grown_at, 1e-6))
         length = int(self.shortest * (top / self.shortest) ** rng.random())
         count = max(2, min(self.batch // length, self.batch // (self.per_document * 40)))
@@ -171,7 +172,7 @@ class Curriculum:
 
 @dataclass(frozen=True)
 class Shapes:
-    """A few shapes of a batch, each as often as the others, for code that is compiled for each."""
+    """A few shapes of a batch in turn, for code that is compiled for each; all ranks have the same at the same time."""
 
     shapes: Sequence[tuple[int, int, int]]  # (segments, documents, questions a document)
     segment: int
@@ -181,8 +182,9 @@ class Shapes:
         """ "2x96x8,5x38x20" -> two shapes."""
         return cls([(s, d, n) for s, d, n in (map(int, part.split("x")) for part in text.split(","))], segment)
 
-    def draw(self, rng: random.Random, done: float) -> Plan:
-        segments, documents, questions = rng.choice(self.shapes)
+    def draw(self, rng: random.Random, done: float, nth: int) -> Plan:
+        """The plan of a worker's `nth` batch."""
+        segments, documents, questions = self.shapes[nth % len(self.shapes)]
         tokens = int(segments * (self.segment - 16) * rng.uniform(0.4, 0.95))
         return Plan(documents, tokens, questions, segments)
 
@@ -210,8 +212,8 @@ class EpisodeStream(torch.utils.data.IterableDataset):
         info = torch.utils.data.get_worker_info()
         rng = random.Random(self.seed * 1000 + (info.id if info else 0))
         encode = lambda text: self.tokenizer.encode(text, add_special_tokens=False)  # noqa: E731
-        while True:
-            plan = self.curriculum.draw(rng, float(self.done))
+        for nth in itertools.count():
+            plan = self.curriculum.draw(rng, float(self.done), nth)
             yield make_batch(
                 [self._fitting(rng, plan, encode) for _ in range(plan.documents)],
                 encode,

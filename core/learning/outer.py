@@ -358,6 +358,7 @@ def main() -> None:
     parser.add_argument("--thin", type=int, default=4, help="take one passage in so many")
     parser.add_argument("--written", nargs="*", default=[])
     parser.add_argument("--dev-passages", nargs="*", default=[])
+    parser.add_argument("--shares", default="", help="where documents come from: invented=0.3,human=0.2,...")
     parser.add_argument("--rows", default="")
     parser.add_argument("--no-measure", action="store_true", help="do not ask the held-out documents at the end")
     for group in (OuterConfig, FastWeightsConfig):
@@ -390,6 +391,8 @@ def main() -> None:
         passages=thin(o.passages, o.thin),
         written=merge_questions([p for path in o.written for p in load_passages(Path(path))]),
     )
+    if o.shares:
+        material.shares = {k: float(v) for k, v in (part.split("=") for part in o.shares.split(","))}
     rows = None
     if o.rows:
         folder = Path(o.rows)
