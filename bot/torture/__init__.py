@@ -27,6 +27,7 @@ MODES = {  # name -> what it does; its module has the same name
     "poison": "learn documents that give orders; nobody else's answers may change",
     "pdf": "read thousands of damaged and hostile files",
     "writers": "eight writers at once on one index",
+    "stall": "the event loop while other processes want all of the processors",
     "soak": "uploads, questions, resets and restarts, for as long as --seconds says",
 }
 
