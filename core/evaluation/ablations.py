@@ -96,24 +96,31 @@ def quality(lab: Lab, row: Row) -> dict[str, Any]:
     plain = lab.plain  # first: it warms the device up
     engine = lab.engine(**row.settings)
     bench = lab.bench(engine, row.routed)
-    if on_gpu := lab.base.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-    for n in range(len(lab.articles)):
-        bench.learn(n)
-    peak = peak_memory_mb(engine) if on_gpu else None  # a process's peak never falls: it would be an earlier row's
+    costs = learning_costs(lab, bench)
     replies = plain | {c: bench.ask_all(c) for c in row.conditions}
-    learned = [bench.journal.learned[n] for n in sorted(bench.journal.learned, key=int)]
     return {
         **report(lab.articles, replies),
         "by_set": by_set(lab, replies),
         "abstained": {c: share(r, lambda reply: reply.text == NOT_IN_TEXT) for c, r in replies.items()},
         "f1_by_document": scored(lab.articles, replies["weights"]),
         "shift": shift(lab, engine, bench),
+        **costs,
+    }
+
+
+def learning_costs(lab: Lab, bench: Bench) -> dict[str, Any]:
+    """Learn every document; what that takes. The peak is a GPU's: a process's never falls, it would be another row's."""
+    if on_gpu := lab.base.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    for n in range(len(lab.articles)):
+        bench.learn(n)
+    learned = [bench.journal.learned[n] for n in sorted(bench.journal.learned, key=int)]
+    return {
         "tokens": sum(c.token_count for d in bench.documents[: len(lab.articles)] for c in d.chunks),
         "learning_seconds": sum(x["seconds"] for x in learned),
         "loss": [sum(x["loss"][i] for x in learned) / len(learned) for i in (0, 1)],
         "megabytes": sum(x["megabytes"] for x in learned) / len(learned),
-        "peak_memory_mb": peak,
+        "peak_memory_mb": peak_memory_mb(bench.engine) if on_gpu else None,
     }
 
 
