@@ -109,7 +109,7 @@ def quality(lab: Lab, row: Row) -> dict[str, Any]:
 
 
 def learning_costs(lab: Lab, bench: Bench) -> dict[str, Any]:
-    """Learn every document; what that takes. The peak is a GPU's: a process's never falls, it would be another row's."""
+    """Learn every document; what that takes. The peak is a GPU's: that of a process never falls."""
     if on_gpu := lab.base.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     for n in range(len(lab.articles)):
