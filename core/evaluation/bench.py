@@ -42,7 +42,7 @@ SERVED = {"learned": ("weights", 0), "elsewhere": ("wrong_document", -1)}  # who
 HITS = 5  # chunks that the router looks at; as in the service
 BATCH = 16  # questions at once
 Progress = Callable[[str, int, int], None]
-Row = tuple[Ask, float]  # of a batch, and the share of the question's words in the section that answers
+Row = tuple[Ask, float]  # of a batch, and the share of the question's words in its section
 
 
 class Search:
@@ -89,7 +89,7 @@ class Studied:
 
     def serve(self, question: str, given: Reply, base: Reply) -> Reply:
         """What the service answers: what its weights say, or what the base model does."""
-        about = is_about(given.share, supporting(self.article.text, given.text, question))
+        about = is_about(given.share or 0.0, supporting(self.article.text, given.text, question))
         return given if about else replace(base, seconds=given.seconds)
 
     def weights(self, section: int) -> Mapping[str, Tensor]:
@@ -210,8 +210,9 @@ class Bench:
                 mine, flat = flat[: len(group)], flat[len(group) :]
                 tokens = self.engine.prompt_tokens(group[0][0].question, group[0][0].context)
                 which = best_of(mine, [share for _, share in group])
-                text, confidence = mine[which].text, mine[which].confidence
-                self.journal.add(keys[i], Reply(text, seconds, tokens, confidence, group[which][1]))
+                text, confidence, (ask, share) = mine[which].text, mine[which].confidence, group[which]
+                by = None if ask.weights is None else share
+                self.journal.add(keys[i], Reply(text, seconds, tokens, confidence, by))
             tick(len(keys) - len(new) + at + len(batch))
 
     def _tell(self, stage: str, n: int, done: int, total: int) -> None:

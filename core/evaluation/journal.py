@@ -20,7 +20,7 @@ class Reply:
     seconds: float  # of the question's share of its batch
     prompt_tokens: int
     confidence: float
-    share: float = 0.0  # of the question's words in the section that answers; 0 when none does
+    share: float | None = None  # of the question's words in the section whose weights answered; None: no weights did
 
 
 class Journal:

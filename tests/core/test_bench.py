@@ -70,7 +70,7 @@ def test_the_bench_gives_every_condition_and_learned_uses_no_token_of_the_docume
 def test_learned_and_elsewhere_are_what_the_service_gives(engine, squad: Path) -> None:
     bench = Bench(engine, read_squad(squad), Journal(None, {}), lambda *_: None, routed=3, retrieved=1)
     [learned], [weights], [base] = (bench.ask(0, c) for c in ("learned", "weights", "base"))
-    assert learned == weights and weights.share == 1.0 and base.share == 0.0
+    assert learned == weights and weights.share == 1.0 and base.share is None
     strange = Reply("Nobody", 0.5, 9, 0.9, share=0.1)
     assert bench.documents[0].serve("Who?", strange, base) == replace(base, seconds=0.5)
     borne_out = replace(strange, text="Orla Quint")
