@@ -30,6 +30,7 @@ MAX_NAME = 120  # characters of a document's name
 MAX_QUESTION = 1_000  # characters
 ROUTED = 3  # sections that may answer a question
 TRUST = 2.0  # nats of confidence that all of a question's words in a section are worth (LOG.md)
+BEHIND = 0.4  # share of a question's words that a section may lack against the best and still answer (LOG.md)
 ABOUT = 0.5  # share of a question's words from which a section is about it (LOG.md)
 PDF_MAGIC = b"%PDF-"  # somewhere in the first 1,024 bytes
 
@@ -139,7 +140,8 @@ class Service:
         question = check_question(question)
         chosen = await self._index.find_document(channel, document) if document else None
         hits = await self._index.route(channel, question, document_id=chosen.id if chosen else None)
-        best = best_of_sections(hits)[:ROUTED]
+        best = best_of_sections(hits)
+        best = [best[i] for i in may_answer([hit.share for hit in best])]
         answer = await (self._ask_learned(question, best, chosen is None) if best else self._ask_base(question))
         return replace(answer, id=await self._index.add_answer(channel, answer, asked_by=by))
 
@@ -230,6 +232,13 @@ def best_of_sections(hits: Sequence[Hit]) -> list[Hit]:
     for hit in hits:
         best.setdefault((hit.document.id, hit.section), hit)
     return list(best.values())
+
+
+def may_answer(shares: Sequence[float], most: int = ROUTED) -> list[int]:
+    """Which sections, best first, are worth asking; the others hold too little of the question's words to win.
+    shares: of the question's words in each."""
+    first = shares[:most]
+    return [i for i, share in enumerate(first) if share >= max(first) - BEHIND]
 
 
 def best_of(completions: Sequence[Completion], shares: Sequence[float]) -> int:

@@ -30,7 +30,7 @@ from core.evaluation.report import f1_scores, mean, report
 from core.evaluation.squad import Article, Question, read_squad
 from core.evaluation.statistics import bootstrap
 from core.ports import Ask, Engine, Learned
-from core.service import ROUTED, best_of, is_about
+from core.service import ROUTED, best_of, is_about, may_answer
 from core.types import Chunk, Page
 from core.words import match_expression, search_words, shares, supporting
 
@@ -188,8 +188,8 @@ class Bench:
         for _, chunk, share in of.search(q.text, HITS):
             found.setdefault(of.learned.sections[chunk], share)
         learner = self.engine.learner
-        rows = [(Ask(q.text, of.weights(s), context=context, learner=learner), share) for s, share in found.items()]
-        return rows[:limit]
+        best = [list(found.items())[i] for i in may_answer(list(found.values()), limit)]
+        return [(Ask(q.text, of.weights(s), context=context, learner=learner), share) for s, share in best]
 
     def shorten(self, text: str) -> str:
         """As much of a context as the model's window takes."""
@@ -270,7 +270,7 @@ class Bench:
         found: dict[tuple[int, int], float] = {}
         for d, chunk, share in search(question, HITS):
             found.setdefault((d, self._sections(d)[chunk]), share)
-        return dict(list(found.items())[: self.routed])
+        return dict(list(found.items())[i] for i in may_answer(list(found.values()), self.routed))
 
     def _sections(self, n: int) -> Sequence[int]:
         if str(n) not in self.journal.learned:

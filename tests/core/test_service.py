@@ -6,7 +6,7 @@ import pytest
 
 from core.errors import AlreadyKnown, NotAPdf, NotFound, PdfTooBig, Refused
 from core.ports import Index, Weights
-from core.service import MAX_QUESTION, Service, best_of, harmless_name, is_about
+from core.service import MAX_QUESTION, Service, best_of, harmless_name, is_about, may_answer
 from core.types import Completion, Document, Stage
 from tests.conftest import Open
 from tests.fakes import FakeEngine, plain_pdf
@@ -77,7 +77,7 @@ async def test_a_question_is_answered_by_the_document_that_it_is_about(open_serv
     assert answer.pages == (1,)
     assert answer.prompt_tokens == 7
     rows = [ask.weights is None for ask in engine.batches[-1]]
-    assert rows == [False, False, True]  # each place that the question may be about, then the base model
+    assert rows == [False, True]  # the place that holds its words, then the base model
 
 
 async def test_a_document_named_by_the_asker_answers_whatever_the_question(open_service: Open) -> None:
@@ -105,6 +105,12 @@ def test_the_section_with_the_questions_words_answers_unless_another_is_much_sur
 
     assert (chosen((1.0, 0.2)), chosen((0.6, 0.5)), chosen((0.6, 0.5), sure=0.3)) == (0, 1, 0)
     assert chosen((0.1, 1.0), text="not in the text") == 0
+
+
+def test_sections_that_cannot_win_are_not_asked() -> None:
+    assert may_answer([0.9, 0.4, 0.6, 1.0]) == [0, 2]
+    assert may_answer([0.2, 0.8, 0.1, 0.7], most=4) == [1, 3]
+    assert may_answer([0.9, 0.4, 0.6], most=1) == [0] and may_answer([]) == []
 
 
 @pytest.mark.parametrize(("share", "pages", "about"), [(0.6, (), True), (0.1, (3,), True), (0.1, (), False)])
