@@ -42,6 +42,7 @@ class Hit(NamedTuple):
 
     document: Document
     chunk: int
+    score: float  # BM25, 0..1: that of the best hit is 1
     share: float  # of the question's words, weighted by how rare they are, that stands in it, 0..1
 
     @property

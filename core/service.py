@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from core.consolidate import MAGIC, pack
 from core.errors import NotAPdf, NotFound, PdfTooBig, Refused, WeightsDamaged
@@ -29,9 +29,9 @@ log = logging.getLogger(__name__)
 MAX_NAME = 120  # characters of a document's name
 MAX_QUESTION = 1_000  # characters
 ROUTED = 3  # sections that may answer a question
-TRUST = 2.0  # nats of confidence that all of a question's words in a section are worth (LOG.md)
-BEHIND = 0.4  # share of a question's words that a section may lack against the best and still answer (LOG.md)
-ABOUT = 0.5  # share of a question's words from which a section is about it (LOG.md)
+ENOUGH = 0.4  # of the best hit's score makes a section worth asking (LOG.md)
+TRUST = 1.0  # nats of confidence that the best hit's score is worth (LOG.md)
+ABOUT = 0.45  # share of a question's words from which a section is about it (LOG.md)
 PDF_MAGIC = b"%PDF-"  # somewhere in the first 1,024 bytes
 
 
@@ -141,7 +141,6 @@ class Service:
         chosen = await self._index.find_document(channel, document) if document else None
         hits = await self._index.route(channel, question, document_id=chosen.id if chosen else None)
         best = best_of_sections(hits)
-        best = [best[i] for i in may_answer([hit.share for hit in best])]
         answer = await (self._ask_learned(question, best, chosen is None) if best else self._ask_base(question))
         return replace(answer, id=await self._index.add_answer(channel, answer, asked_by=by))
 
@@ -156,7 +155,7 @@ class Service:
         loaded = await asyncio.gather(*(self._load(hit.document, hit.section) for hit in hits))
         rows = [Ask(question, weights=w, learner=h.document.weights.learner) for w, h in zip(loaded, hits, strict=True)]
         (*completions, base), prompt_tokens = await self._runner.device.answer([*rows, Ask(question)])
-        which = best_of(completions, [hit.share for hit in hits])
+        which = best_of(completions, [hit.score for hit in hits])
         document, learned = hits[which].document, completions[which]
         pages = await self._index.support(document.id, learned.text, question)
         if doubt and not is_about(hits[which].share, pages):
@@ -226,30 +225,24 @@ class Service:
                 log.exception("the weights of document %s could not be deleted", record.document_id)
 
 
-def best_of_sections(hits: Sequence[Hit]) -> list[Hit]:
-    """The best hit of each section, in their order."""
-    best: dict[tuple[str, int], Hit] = {}
+def best_of_sections(hits: Sequence[Any], most: int = ROUTED) -> list[Any]:
+    """The best hit of each section that is worth asking, in their order. hits: with document, section and score."""
+    best: dict[tuple[Any, int], Any] = {}
     for hit in hits:
-        best.setdefault((hit.document.id, hit.section), hit)
-    return list(best.values())
+        if hit.score >= ENOUGH:
+            best.setdefault((hit.document, hit.section), hit)
+    return list(best.values())[:most]
 
 
-def may_answer(shares: Sequence[float], most: int = ROUTED) -> list[int]:
-    """Which sections, best first, are worth asking; the others hold too little of the question's words to win.
-    shares: of the question's words in each."""
-    first = shares[:most]
-    return [i for i, share in enumerate(first) if share >= max(first) - BEHIND]
+def best_of(completions: Sequence[Completion], scores: Sequence[float]) -> int:
+    """Which section answers: the surest, with regard to its score in the search. One that says "not in the text" only
+    when all do."""
 
-
-def best_of(completions: Sequence[Completion], shares: Sequence[float]) -> int:
-    """Which section answers: the surest, with regard to the share of the question's words in each. One that says "not
-    in the text" only when all do."""
-
-    def score(i: int) -> tuple[bool, float]:
+    def order(i: int) -> tuple[bool, float]:
         given = completions[i]
-        return given.text != NOT_IN_TEXT, math.log(max(given.confidence, 1e-9)) + TRUST * shares[i]
+        return given.text != NOT_IN_TEXT, math.log(max(given.confidence, 1e-9)) + TRUST * scores[i]
 
-    return max(range(len(completions)), key=score)
+    return max(range(len(completions)), key=order)
 
 
 def is_about(share: float, pages: Sequence[int] | None) -> bool:

@@ -364,19 +364,20 @@ class Index:
         }
         rows = await self._read(
             """
-            SELECT known_documents.*, chunks.id AS chunk, chunks.position
+            SELECT known_documents.*, chunks.id AS chunk, chunks.position, bm25(chunk_words) AS score
             FROM chunk_words
             JOIN chunks ON chunks.id = chunk_words.rowid
             JOIN known_documents ON known_documents.id = chunks.document_id
             WHERE chunk_words MATCH :words AND channel = :channel
                 AND (:document_id IS NULL OR known_documents.id = :document_id)
-            ORDER BY bm25(chunk_words), learned_at DESC, position LIMIT :limit
+            ORDER BY score, learned_at DESC, position LIMIT :limit
             """,
             values,
         )
         share = await self._shares(question, values) if rows else {}
         rows = rows or await self._newest(values)
-        return [Hit(_document(row), row["position"], share.get(row["chunk"], 0.0)) for row in rows]
+        best = rows[0]["score"] if rows else 1.0
+        return [Hit(_document(row), row["position"], row["score"] / best, share.get(row["chunk"], 0.0)) for row in rows]
 
     async def _shares(self, question: str, values: Mapping[str, Any]) -> dict[int, float]:
         """By id of a chunk, how much of the question's words stands in it."""
@@ -401,7 +402,7 @@ class Index:
     async def _newest(self, values: Mapping[str, Any]) -> list[sqlite3.Row]:
         return await self._read(
             """
-            SELECT *, 0 AS position, NULL AS chunk FROM known_documents
+            SELECT *, 0 AS position, NULL AS chunk, 1.0 AS score FROM known_documents
             WHERE channel = :channel AND (:document_id IS NULL OR id = :document_id)
             ORDER BY learned_at DESC LIMIT 1
             """,

@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from core.errors import Refused
 from core.evaluation.journal import Journal, Reply
@@ -30,7 +30,7 @@ from core.evaluation.report import f1_scores, mean, report
 from core.evaluation.squad import Article, Question, read_squad
 from core.evaluation.statistics import bootstrap
 from core.ports import Ask, Engine, Learned
-from core.service import ROUTED, best_of, is_about, may_answer
+from core.service import ROUTED, best_of, best_of_sections, is_about
 from core.types import Chunk, Page
 from core.words import match_expression, search_words, shares, supporting
 
@@ -42,7 +42,22 @@ SERVED = {"learned": ("weights", 0), "elsewhere": ("wrong_document", -1)}  # who
 HITS = 5  # chunks that the router looks at; as in the service
 BATCH = 16  # questions at once
 Progress = Callable[[str, int, int], None]
-Row = tuple[Ask, float]  # of a batch, and the share of the question's words in its section
+
+
+class Found(NamedTuple):
+    """A section, or a chunk, that a question's words point at; as core.ports.Hit."""
+
+    document: int
+    section: int
+    score: float
+    share: float
+
+
+class Row(NamedTuple):
+    """Of a batch: what is asked of the base model, or of a section's weights."""
+
+    ask: Ask
+    found: Found | None = None
 
 
 class Search:
@@ -59,18 +74,17 @@ class Search:
             "INSERT INTO chunk(rowid, text) VALUES (?, ?)", ((at, chunk.text) for at, (_, chunk) in enumerate(chunks))
         )
 
-    def __call__(self, question: str, limit: int) -> list[tuple[int, int, float]]:
-        """(document, chunk, share of the question's words in it) that the question's words point at, best first; the
-        first chunk when none does."""
+    def __call__(self, question: str, limit: int) -> list[Found]:
+        """The chunks that the question's words point at, best first; the first chunk when none does."""
         share = shares({word: self._find(f'"{word}"') for word in search_words(question)}, len(self.places))
-        rows = self._find(match_expression(question))[:limit]
-        return [(*self.places[row], share[row]) for row in rows] or [(0, 0, 0.0)]
+        scores = self._find(match_expression(question))
+        best = min(scores.values(), default=1.0)
+        found = [Found(*self.places[row], score / best, share[row]) for row, score in scores.items()]
+        return found[:limit] or [Found(0, 0, 1.0, 0.0)]
 
-    def _find(self, expression: str) -> list[int]:
-        rows = self.rows.execute(
-            "SELECT rowid FROM chunk WHERE chunk MATCH ? ORDER BY bm25(chunk), rowid", (expression,)
-        )
-        return [row for (row,) in rows]
+    def _find(self, expression: str) -> dict[int, float]:
+        found = "SELECT rowid, bm25(chunk) AS score FROM chunk WHERE chunk MATCH ? ORDER BY score, rowid"
+        return dict(self.rows.execute(found, (expression,)).fetchall())
 
 
 @dataclass
@@ -85,7 +99,7 @@ class Studied:
 
     def routed(self, question: str, limit: int) -> list[int]:
         """Chunks that the question's words point at, best first."""
-        return [chunk for _, chunk, _ in self.search(question, limit)]
+        return [found.section for found in self.search(question, limit)]
 
     def serve(self, question: str, given: Reply, base: Reply) -> Reply:
         """What the service answers: what its weights say, or what the base model does."""
@@ -168,28 +182,24 @@ class Bench:
     def rows(self, n: int, condition: str, q: Question) -> list[Row]:
         """How a question becomes rows of a batch."""
         if condition == "base":
-            return [(Ask(q.text), 0.0)]
+            return [Row(Ask(q.text))]
         if condition == "weights":
             return self._by_weights(n, q, self.routed)
         if condition == "wrong_document":
             return self._by_weights(n - 1, q, self.routed)
         if condition == "in_context":
-            return [(Ask(q.text, context=self.shorten(q.context)), 0.0)]
+            return [Row(Ask(q.text, context=self.shorten(q.context)))]
         if condition == "unrelated":
             return self._by_weights(n - 1, q, 1, self.shorten(q.context))
         chunks = sorted(self.documents[n].routed(q.text, self.retrieved))
         context = self.shorten("\n".join(self.documents[n].chunks[c].text for c in chunks))
-        return self._by_weights(n, q, 1, context) if condition == "both" else [(Ask(q.text, context=context), 0.0)]
+        return self._by_weights(n, q, 1, context) if condition == "both" else [Row(Ask(q.text, context=context))]
 
     def _by_weights(self, n: int, q: Question, limit: int, context: str = "") -> list[Row]:
         """Rows of a document's sections that the question points at, best first."""
         of = self.learn(n)
-        found: dict[int, float] = {}
-        for _, chunk, share in of.search(q.text, HITS):
-            found.setdefault(of.learned.sections[chunk], share)
-        learner = self.engine.learner
-        best = [list(found.items())[i] for i in may_answer(list(found.values()), limit)]
-        return [(Ask(q.text, of.weights(s), context=context, learner=learner), share) for s, share in best]
+        best = best_of_sections(in_sections(of.search(q.text, HITS), lambda _: of.learned.sections), limit)
+        return [Row(Ask(q.text, of.weights(f.section), context, self.engine.learner), f) for f in best]
 
     def shorten(self, text: str) -> str:
         """As much of a context as the model's window takes."""
@@ -204,15 +214,14 @@ class Bench:
             batch = new[at : at + self.batch]
             asks = [rows(i) for i in batch]  # may learn: not in the answers' time
             began = time.perf_counter()
-            flat = self.engine.answer([ask for group in asks for ask, _ in group])
+            flat = self.engine.answer([row.ask for group in asks for row in group])
             seconds = (time.perf_counter() - began) / len(batch)
             for i, group in zip(batch, asks, strict=True):
                 mine, flat = flat[: len(group)], flat[len(group) :]
-                tokens = self.engine.prompt_tokens(group[0][0].question, group[0][0].context)
-                which = best_of(mine, [share for _, share in group])
-                text, confidence, (ask, share) = mine[which].text, mine[which].confidence, group[which]
-                by = None if ask.weights is None else share
-                self.journal.add(keys[i], Reply(text, seconds, tokens, confidence, by))
+                tokens = self.engine.prompt_tokens(group[0].ask.question, group[0].ask.context)
+                which = best_of(mine, [row.found.score if row.found else 0.0 for row in group])
+                share = found.share if (found := group[which].found) else None
+                self.journal.add(keys[i], Reply(mine[which].text, seconds, tokens, mine[which].confidence, share))
             tick(len(keys) - len(new) + at + len(batch))
 
     def _tell(self, stage: str, n: int, done: int, total: int) -> None:
@@ -248,34 +257,37 @@ class Bench:
         asked = {(n, i): q.text for n in range(size) for i, q in enumerate(self.documents[n].article.questions)}
         places = {at: self._places(search, text) for at, text in asked.items()}
         base = self._ask(range(size), "base")
-        wanted = sorted({(n, d, s, i) for (n, i), found in places.items() for d, s in found})
+        wanted = sorted({(n, f.document, f.section, i) for (n, i), found in places.items() for f in found})
         keys = [f"{n}/{d}:{s}/{i}" for n, d, s, i in wanted]
 
         def rows(at: int) -> list[Row]:
             n, d, s, i = wanted[at]
-            return [(Ask(asked[n, i], self.learn(d).weights(s), learner=self.engine.learner), 0.0)]
+            return [Row(Ask(asked[n, i], self.learn(d).weights(s), learner=self.engine.learner))]
 
         self._answer(keys, rows, lambda done: None)
         given = dict(zip(wanted, (self.journal.replies[key] for key in keys), strict=True))
         chosen: list[list[tuple[int, Reply]]] = [[] for _ in range(size)]
         for (n, i), found in places.items():
-            answers = [(d, replace(given[n, d, s, i], share=share)) for (d, s), share in found.items()]
-            owner, best = answers[best_of([a for _, a in answers], list(found.values()))]
-            served = self.documents[owner].serve(asked[n, i], best, base[n][i])
-            chosen[n].append((owner if served is best else -1, served))
+            answers = [replace(given[n, f.document, f.section, i], share=f.share) for f in found]
+            which = best_of(answers, [f.score for f in found])
+            owner = found[which].document
+            served = self.documents[owner].serve(asked[n, i], answers[which], base[n][i])
+            chosen[n].append((owner if served is answers[which] else -1, served))
         return chosen
 
-    def _places(self, search: Search, question: str) -> dict[tuple[int, int], float]:
-        """(document, section) that may answer, best first, and the share of the question's words; as in the service."""
-        found: dict[tuple[int, int], float] = {}
-        for d, chunk, share in search(question, HITS):
-            found.setdefault((d, self._sections(d)[chunk]), share)
-        return dict(list(found.items())[i] for i in may_answer(list(found.values()), self.routed))
+    def _places(self, search: Search, question: str) -> list[Found]:
+        """Sections that may answer, best first; as in the service."""
+        return best_of_sections(in_sections(search(question, HITS), self._sections), self.routed)
 
     def _sections(self, n: int) -> Sequence[int]:
         if str(n) not in self.journal.learned:
             self.learn(n)
         return self.journal.learned[str(n)]["sections"]
+
+
+def in_sections(chunks: Iterable[Found], sections: Callable[[int], Sequence[int]]) -> list[Found]:
+    """Found chunks, as the sections whose weights learned them. sections: of a document, for each chunk."""
+    return [found._replace(section=sections(found.document)[found.section]) for found in chunks]
 
 
 def learn(

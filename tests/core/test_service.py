@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
 from core.errors import AlreadyKnown, NotAPdf, NotFound, PdfTooBig, Refused
-from core.ports import Index, Weights
-from core.service import MAX_QUESTION, Service, best_of, harmless_name, is_about, may_answer
+from core.ports import Hit, Index, Weights
+from core.service import MAX_QUESTION, Service, best_of, best_of_sections, harmless_name, is_about
 from core.types import Completion, Document, Stage
 from tests.conftest import Open
 from tests.fakes import FakeEngine, plain_pdf
@@ -99,18 +100,21 @@ async def test_where_nothing_is_about_the_question_the_base_model_answers_alone(
     assert named.learned and not named.unrelated
 
 
-def test_the_section_with_the_questions_words_answers_unless_another_is_much_surer() -> None:
-    def chosen(shares: tuple[float, float], sure: float = 0.9, text: str = "Ada") -> int:
-        return best_of([Completion("Bo", 1, 0.1, 0.4), Completion(text, 1, 0.1, sure)], shares)
+def test_the_section_that_the_words_point_at_answers_unless_another_is_much_surer() -> None:
+    def chosen(scores: tuple[float, float], sure: float = 0.9, text: str = "Ada") -> int:
+        return best_of([Completion("Bo", 1, 0.1, 0.4), Completion(text, 1, 0.1, sure)], scores)
 
-    assert (chosen((1.0, 0.2)), chosen((0.6, 0.5)), chosen((0.6, 0.5), sure=0.3)) == (0, 1, 0)
+    assert (chosen((1.0, 0.1)), chosen((1.0, 0.9)), chosen((1.0, 0.9), sure=0.3)) == (0, 1, 0)
     assert chosen((0.1, 1.0), text="not in the text") == 0
 
 
-def test_sections_that_cannot_win_are_not_asked() -> None:
-    assert may_answer([0.9, 0.4, 0.6, 1.0]) == [0, 2]
-    assert may_answer([0.2, 0.8, 0.1, 0.7], most=4) == [1, 3]
-    assert may_answer([0.9, 0.4, 0.6], most=1) == [0] and may_answer([]) == []
+async def test_sections_that_the_words_hardly_point_at_are_not_asked(open_service: Open) -> None:
+    async with open_service() as service:
+        document = await learn(service)
+    hits = [Hit(replace(document, weights=replace(document.weights, sections=(0, 0, 1))), 0, 1.0, 0.9)]
+    hits += [hits[0]._replace(chunk=n, score=score) for n, score in ((1, 0.9), (2, 0.5), (2, 0.3))]
+    assert best_of_sections(hits) == [hits[0], hits[2]]
+    assert best_of_sections(hits, 1) == hits[:1] and best_of_sections(hits[3:]) == []
 
 
 @pytest.mark.parametrize(("share", "pages", "about"), [(0.6, (), True), (0.1, (3,), True), (0.1, (), False)])

@@ -454,6 +454,7 @@ async def test_a_question_is_led_to_the_chunk_that_shares_its_rare_words(index: 
     await learn(index, "food", ["The ship's cook bakes bread.", "The captain eats fish."])
     hits = await index.route("here", "Who is the captain of the Velarium?")
     assert [(hit.document.id, hit.chunk) for hit in hits] == [("ships", 1), ("food", 1)]
+    assert 1.0 == hits[0].score > hits[1].score > 0
 
 
 async def test_a_hit_tells_how_much_of_the_question_stands_in_it_rare_words_first(index: Index) -> None:
@@ -490,21 +491,21 @@ async def test_without_a_matching_word_the_newest_document_is_asked(index: Index
     await learn(index, "d1", ["One.", "Two."])
     newest = await learn(index, "d2", ["Three.", "Four."])
     for question in ("zebra", "", "?!", "_"):
-        assert await index.route("here", question) == [(newest, 0, 0.0)]
+        assert await index.route("here", question) == [(newest, 0, 1.0, 0.0)]
 
 
 async def test_a_question_may_be_for_one_document(index: Index) -> None:
     first = await learn(index, "d1", ["The captain.", "The cook."])
     await learn(index, "d2", ["The cook."])
-    assert await index.route("here", "cook", document_id="d1") == [(first, 1, 1.0)]
-    assert await index.route("here", "zebra", document_id="d1") == [(first, 0, 0.0)]
+    assert await index.route("here", "cook", document_id="d1") == [(first, 1, 1.0, 1.0)]
+    assert await index.route("here", "zebra", document_id="d1") == [(first, 0, 1.0, 0.0)]
     assert await index.route("there", "cook", document_id="d1") == []
 
 
 async def test_a_question_never_leaves_its_channel(index: Index) -> None:
     await learn(index, "secret", ["The code of the vault is velarium."], "there")
     mine = await learn(index, "mine", ["Nothing."])
-    assert await index.route("here", "velarium") == [(mine, 0, 0.0)]
+    assert await index.route("here", "velarium") == [(mine, 0, 1.0, 0.0)]
 
 
 async def test_no_more_hits_than_asked_for(index: Index) -> None:
