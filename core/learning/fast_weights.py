@@ -32,6 +32,7 @@ class FastWeightsConfig:
     layers: int = 7  # U: how many upper layers carry a delta
     steps: int = 2  # inner steps over the whole text
     segment: int = 128  # T: tokens a segment, its heading included
+    section: int = 512  # tokens of a document that share a delta: what the outer loop practised
     rule: str = "rms"  # rms | muon | sgd: see `direction`
     rate: float = 4e-3  # where the learned rates start
     token_weights: bool = True  # learned weight of each token in the inner loss (CaMeLS; PERK)
@@ -291,8 +292,12 @@ def save_prepared(prepared: Prepared, out: Path) -> None:
     (out / "prepared.json").write_text(json.dumps(prepared.describe(), indent=1) + "\n")
 
 
+def read_config(folder: Path) -> FastWeightsConfig:
+    return FastWeightsConfig(**json.loads((folder / "prepared.json").read_text()))
+
+
 def load_prepared(folder: Path, width: int) -> Prepared:
-    prepared = Prepared(FastWeightsConfig(**json.loads((folder / "prepared.json").read_text())), width)
+    prepared = Prepared(read_config(folder), width)
     state = load_file(folder / "prepared.safetensors")
     prepared.start.extend(
         v for k, v in sorted(state.items(), key=lambda kv: (len(kv[0]), kv[0])) if k.startswith("start.")

@@ -129,8 +129,8 @@ def prepare_model(
     Raises: ModelNotFound, Refused (it brings its own preparation, or is no Llama-like model).
     """
     place = pick_device(device)
-    kind = pick_dtype("auto", place)
-    base = load_model(name, device=str(place), dtype="float32" if kind == torch.float16 else str(kind)[6:])
+    exact = place.type != "cuda" or pick_dtype("auto", place) == torch.float16
+    base = load_model(name, device=str(place), dtype="float32" if exact else "bfloat16")
     if base.folder and (base.folder / "prepared.json").exists():
         raise Refused(f"The model '{name}' is prepared already.")
     try:

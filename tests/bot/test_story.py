@@ -15,6 +15,7 @@ from typing import Any
 import discord
 import pytest
 import simcord
+import yarl
 
 from bot.platforms import slack as slack_platform
 from core.engine import Engine, EngineConfig
@@ -94,6 +95,7 @@ def check_answer(text: str) -> None:
 
 
 async def test_the_story_on_discord(process: Process, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bot.platforms.discord.FILE_HOSTS", {yarl.URL("https://cdn.simcord.invalid")})
     client = test_discord.make_client(process.service)
     env = client.bot.env = simcord.Env(client, shard_count=1, settle_timeout=60)
     await env.start()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from core.engine import Engine, EngineConfig
 from core.errors import SetupError
+from core.learning.fast_weights import FastWeightsConfig, Prepared, save_prepared
 from core.ports import Ask, Learned
 from core.types import Page
 from tests.core.conftest import STORY
@@ -29,6 +32,15 @@ def test_chunks_joined_are_the_document(engine) -> None:
     assert all(c.token_count <= 64 for c in chunks) and len(chunks) > 2
     text = engine.base.tokenizer.decode([t for c in chunks for t in c.token_ids])
     assert "".join(text.split()) == "".join((STORY * 3).split())
+
+
+def test_sections_are_as_long_as_the_model_was_prepared_for(engine, tmp_path) -> None:
+    base = replace(engine.base, prepared=tmp_path)
+    assert Engine(base, EngineConfig(device="cpu")).chunk_size == 512
+    folder = tmp_path / base.fingerprint[:16]
+    save_prepared(Prepared(FastWeightsConfig(layers=2, section=48), base.model.config.hidden_size), folder)
+    assert Engine(base, EngineConfig(device="cpu")).chunk_size == 48
+    assert Engine(base, EngineConfig(device="cpu", chunk_size=32)).chunk_size == 32
 
 
 def test_a_mixed_batch_answers_in_order_and_each_row_as_alone(engine) -> None:

@@ -149,7 +149,13 @@ def test_what_was_prepared_is_found_beside_the_model_or_by_its_fingerprint(folde
 def test_device_and_dtype_are_picked_or_obeyed() -> None:
     cpu = pick_device("cpu")
     assert pick_device("auto").type in ("cuda", "mps", "cpu")
-    assert pick_dtype("auto", cpu) == torch.float32 and pick_dtype("bfloat16", cpu) == torch.bfloat16
+    assert pick_dtype("float32", cpu) == torch.float32 and pick_dtype("bfloat16", cpu) == torch.bfloat16
+
+
+@pytest.mark.parametrize(("able", "kind"), [({"avx512_bf16": True}, torch.bfloat16), ({"avx2": True}, torch.float32)])
+def test_a_cpu_computes_in_bfloat16_where_it_can(monkeypatch, able, kind) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
+    assert pick_dtype("auto", torch.device("cpu")) == kind
 
 
 @pytest.mark.parametrize("name", ["model.int8.safetensors", "tokenizer.json", "config.json"])
