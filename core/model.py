@@ -121,7 +121,7 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:
-    """bfloat16 where the GPU or the CPU computes in it (a third off learning), float16 on other GPUs (T4), else float32."""
+    """bfloat16 where the GPU or the CPU computes in it, float16 on other GPUs (T4), float32 elsewhere."""
     import torch
 
     if name != "auto":

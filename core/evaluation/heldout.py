@@ -2,9 +2,11 @@
 
     python -m core.evaluation.heldout --articles wikipedia-0.txt.xz ... --out rules.squad.json
     python -m core.evaluation.heldout --human reading-comprehension.jsonl.gz --out people.squad.json
+    python -m core.evaluation.heldout --facts 100 --count 2 --out facts.squad.json
 
 By rule: held-out articles with questions that rules make of their sentences, which quote them. By people: held-out
-paragraphs of Natural Questions and sentences of QAMR, joined at random, with the questions that people asked.
+paragraphs of Natural Questions and sentences of QAMR, joined at random, with the questions that people asked. Facts:
+invented ones, so many a document, one question each.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from core.embedded.corpus import Passage, held_out, passages_of, read_articles, read_human
+from core.embedded.invented import fact, invented_word
 
 LEAST, MOST = 500, 1000  # words of a document
 EACH = 8  # questions of an article
@@ -51,6 +54,18 @@ def by_people(paragraphs: Sequence[Passage], count: int, seed: int = 0) -> list[
     return [("Notes", group) for group in joined(rng.sample(few, len(few)))][:count]
 
 
+def by_invention(facts: int, count: int, seed: int = 11) -> list[Document]:
+    """So many documents of so many facts, ten to a paragraph."""
+    rng, found = random.Random(seed), []
+    for _ in range(count):
+        made = [fact(rng) for _ in range(facts)]
+        parts = [made[at : at + 10] for at in range(0, facts, 10)]
+        asked = [[rng.choice(questions) for _, questions in part if questions] for part in parts]
+        texts = [" ".join(sentence for sentence, _ in part) for part in parts]
+        found.append((invented_word(rng), [Passage("", text, qs) for text, qs in zip(texts, asked, strict=True)]))
+    return found
+
+
 def joined(paragraphs: Iterable[Passage]) -> Iterator[list[Passage]]:
     """Neighbours, until they are long enough together; a rest that is too short is left out."""
     group: list[Passage] = []
@@ -72,10 +87,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--articles", nargs="*", type=Path, default=[])
     parser.add_argument("--human", type=Path)
+    parser.add_argument("--facts", type=int)
     parser.add_argument("--count", type=int, default=24)
     parser.add_argument("--out", required=True, type=Path)
     o = parser.parse_args()
-    if o.human:
+    if o.facts:
+        found = by_invention(o.facts, o.count)
+    elif o.human:
         human = [p for p in read_human(o.human, dev=True) if p.title in ("nq", "qamr")]
         found = by_people(human, o.count)
     else:

@@ -117,8 +117,8 @@ def make_batch(
     strangers: float,
     most: int | None = None,
 ) -> Batch:
-    """Tensors of a batch; documents are padded with empty segments to the longest, or cut or padded to `most`, questions
-    to `width` tokens."""
+    """Tensors of a batch; documents are padded with empty segments to the longest, or cut or padded to `most`,
+    questions to `width` tokens."""
     documents = [encode_document(e, encode, fmt, segment, limit) for e in episodes]
     documents = [(i[:most], t[:most]) for i, t in documents]
     most = most or max(len(i) for i, _ in documents)

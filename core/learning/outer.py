@@ -223,6 +223,7 @@ def run_outer(
     flag = torch.zeros(1, device=device)
     sums: dict[str, float] = {}
     figures: dict[str, float] = {}
+
     def state() -> dict[str, Any]:
         now = {"step": step, "seconds": time.time() - began, "slow": [c.detach() for c in masters.copies]}
         now |= {"inner": prepared.describe(), "prepared": prepared.state_dict()}

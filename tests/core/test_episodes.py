@@ -78,7 +78,9 @@ def test_material_draws_only_from_what_there_is() -> None:
 def test_the_stream_is_endless_and_follows_its_seed(tokenizer, fmt) -> None:
     def first(seed: int):
         lengths = Curriculum(first=96, longest=96, batch=400, per_document=2)
-        return next(iter(EpisodeStream(Material(), tokenizer, fmt, lengths, segment=32, width=40, seed=seed, strangers=0.4)))
+        return next(
+            iter(EpisodeStream(Material(), tokenizer, fmt, lengths, segment=32, width=40, seed=seed, strangers=0.4))
+        )
 
     assert first(1).questions.equal(first(1).questions) and len(first(1).inputs) >= 2
     assert not first(1).questions.equal(first(2).questions)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from core.embedded.corpus import Passage, held_out
 from core.embedded.questions import QA
-from core.evaluation.heldout import EACH, LEAST, MOST, by_people, by_rule, squad
+from core.evaluation.heldout import EACH, LEAST, MOST, by_invention, by_people, by_rule, squad
 from core.evaluation.squad import read_squad
 
 PARAGRAPH = (
@@ -31,3 +33,9 @@ def test_paragraphs_are_joined_with_their_own_questions(tmp_path) -> None:
     articles = read_squad(tmp_path / "people.json")
     assert len(articles) == 3 and all(len(" ".join(a.text).split()) >= LEAST for a in articles)
     assert all(q.answers[0] in q.context and q.text == f"Who is {q.answers[0]}?" for a in articles for q in a.questions)
+
+
+def test_invented_documents_have_a_question_for_nearly_every_fact() -> None:
+    (title, paragraphs), other = by_invention(25, 2)
+    assert [len(p.questions) for p in paragraphs][:2] == pytest.approx([10, 10], abs=1) and len(paragraphs) == 3
+    assert title and other[1][0].text != paragraphs[0].text and by_invention(25, 2)[0] == (title, paragraphs)
