@@ -16,7 +16,7 @@ import argparse
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -242,13 +242,8 @@ def run_outer(
         return batch, (rows[0][pick].to(device).long() & 0xFFFF, rows[1][pick].to(device).float() / 10)
 
     if config.compiled and device.type == "cuda":  # every shape is compiled before the clock starts
-        left = set(Shapes.of(config.shapes, segment).shapes)
-        while left:
-            batch, some = drawn()
-            shape = (batch.inputs.shape[1], len(batch.inputs), len(batch.questions) // len(batch.inputs))
-            if shape in left:
-                _gradients(losses_of, batch, config, some, 1)
-                left.remove(shape)
+        for batch, some in one_of_each(drawn, Shapes.of(config.shapes, segment)):
+            _gradients(losses_of, batch, config, some, 1)
         for p in [*masters.parameters, *everything]:
             p.grad = None
     began, done, counted, parts = time.time() - before, before / config.seconds, 0, 1
@@ -308,6 +303,17 @@ def run_outer(
         checkpoint(state())
     masters.settle()
     return figures | {"step": step, "seconds": time.time() - began, "paused": float(paused)}
+
+
+def one_of_each(draw: Callable[[], tuple[Batch, Any]], shapes: Shapes) -> Iterator[tuple[Batch, Any]]:
+    """The first batch of each shape."""
+    left = set(shapes.shapes)
+    while left:
+        batch, some = draw()
+        documents, segments, _ = batch.inputs.shape
+        if (shape := (segments, documents, len(batch.questions) // documents)) in left:
+            left.remove(shape)
+            yield batch, some
 
 
 def optimisers(

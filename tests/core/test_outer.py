@@ -13,10 +13,10 @@ from core.embedded.corpus import Passage
 from core.embedded.export import hf_model, save_folder
 from core.embedded.questions import QA
 from core.learning.compiled import OuterStep
-from core.learning.episodes import Episode, Material, make_batch
+from core.learning.episodes import Episode, EpisodeStream, Material, Shapes, make_batch
 from core.learning.fast_weights import FastWeightsConfig, Prepared, load_prepared, save_prepared, second_order
 from core.learning.measure import learned_figures
-from core.learning.outer import OuterConfig, merge_questions, run_outer, step_losses
+from core.learning.outer import OuterConfig, merge_questions, one_of_each, run_outer, step_losses
 from core.model import EMBEDDED
 
 NAMES = ("Orla", "Tam", "Vess", "Quint", "Edda", "Brun")
@@ -148,3 +148,10 @@ def test_the_quick_step_gives_the_losses_and_gradients_of_the_plain_one(tiny, fm
     quick, found = gradients(OuterStep(tiny.model, prepared, compiled=False).losses)
     assert quick == pytest.approx(plain, rel=1e-4)
     assert all((found[n] - g).norm() <= 2e-3 * g.norm() + 1e-7 for n, g in slow.items())
+
+
+def test_one_batch_of_each_shape_is_found(tokenizer, fmt) -> None:
+    shapes = Shapes.of("1x3x2,2x2x3,1x3x2", segment=64)
+    stream = iter(EpisodeStream(Material(), tokenizer, fmt, shapes, segment=64, width=48, seed=0, strangers=0.0))
+    found = [batch.inputs.shape[:2] for batch, _ in one_of_each(lambda: (next(stream), None), shapes)]
+    assert found == [(3, 1), (2, 2)]
