@@ -55,7 +55,7 @@ def learned_figures(
         rows = [len(qs) for qs in asked]
         wrong = {k: v.roll(1, 0) for k, v in deltas.items()}
         options = {"stop_ids": fmt.stop_ids, "pad_id": fmt.pad_id, "max_new": 16, "hold_back": held_back(fmt)}
-        for kind, weights in ((k, w) for k, w in (("learned", deltas), ("wrong", wrong), ("base", {})) if k in KINDS):
+        for kind, weights in (("learned", deltas), ("wrong", wrong), ("base", {})):
             if kind == "wrong" and len(some) < 2:
                 continue
             with attached(modules, weights, rows), with_readout(model, prepared, sum(rows) if weights else 0):
