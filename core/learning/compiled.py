@@ -204,12 +204,17 @@ class OuterStep:
         inner, deltas = self.learn(batch.inputs, batch.targets)
         stored = [self.rounded(d) for d in deltas] if config.two_bits else deltas
         answer = self.answer(batch.questions, batch.labels, stored)
-        total = answer + config.language * inner[0]
-        out = {"answer": answer, "before": inner[0], "after": inner[-1]}
-        if rows is not None:
-            out["reading"] = self.read(*rows)
-            total = total + config.reading * out["reading"]
-        return out | {"total": total}
+        return weighed(answer, inner, self.read(*rows) if rows is not None else None, config)
+
+
+def weighed(answer: Tensor, inner: Sequence[Tensor], reading: Tensor | None, config: Any) -> dict[str, Tensor]:
+    """All terms of an outer step; "total" carries the graph. inner: the document's loss before each inner step."""
+    out = {"answer": answer, "before": inner[0], "after": inner[-1]}
+    total = answer + config.language * inner[0]
+    if reading is not None:
+        out["reading"] = reading
+        total = total + config.reading * reading
+    return out | {"total": total}
 
 
 def answer_entropy(x: Tensor, goal: Tensor, weight: Tensor, norm: Tensor, head: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from core.embedded.corpus import load_passages, read_human
 from core.embedded.train import save_state
-from core.learning.compiled import OuterStep
+from core.learning.compiled import OuterStep, weighed
 from core.learning.episodes import Batch, Curriculum, EpisodeStream, Material, Shapes
 from core.learning.fast_weights import (
     IGNORE,
@@ -150,13 +150,9 @@ def step_losses(
     for loss, found in inner_steps(model, batch.inputs, batch.targets, prepared, differentiable=True):
         inner.append(loss)
         deltas = found
-    answer = answer_loss(model, batch, as_stored(deltas, list(prepared.start)) if config.two_bits else deltas, prepared)
-    total = answer + config.language * inner[0]
-    out = {"answer": answer, "before": inner[0], "after": inner[-1]}
-    if rows is not None:
-        out["reading"] = reading_loss(model, *rows)
-        total = total + config.reading * out["reading"]
-    return out | {"total": total}
+    stored = as_stored(deltas, list(prepared.start)) if config.two_bits else deltas
+    answer = answer_loss(model, batch, stored, prepared)
+    return weighed(answer, inner, reading_loss(model, *rows) if rows is not None else None, config)
 
 
 def average_gradients(parameters: Sequence[Tensor], world: int) -> None:
