@@ -306,10 +306,14 @@ async def test_a_flood_in_one_channel_delays_another_by_one_job_at_most(index: I
 async def test_two_workers_on_one_file_never_get_the_same_job(folder: DataFolder) -> None:
     """The lock of the data folder keeps a second process out; this would hold without it."""
 
+    both_began = asyncio.Barrier(2)  # or the quicker one may be through before the other has its first job
+
     async def work_off(index: Index) -> list[str]:
         done = []
         while job := await index.next_job():
             done.append(job.id)
+            if len(done) == 1:
+                await both_began.wait()
             await index.job_stage(job.id, Stage.FAILED, error="x")
         return done
 
