@@ -10,8 +10,9 @@ import json
 import lzma
 import random
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import Pool
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 from tokenizers import Tokenizer
 
-from core.embedded.questions import QA, ask_paragraph
+from core.embedded.questions import QA, ask_paragraph, recurring
 from core.prompts import NOT_IN_TEXT
 
 END, PAD, Q, A, ASK, DOC = range(6)  # special tokens of the embedded tokenizer
@@ -65,8 +66,9 @@ def read_human(path: Path, *, dev: bool) -> list[Passage]:
     return [Passage(s, c, qs) for (s, c), qs in grouped.items() if (zlib.crc32(c.encode()) % 20 == 0) == dev]
 
 
-def passages_of(article: tuple[str, str]) -> list[Passage]:
-    """Paragraph groups of 40-350 words of one article, each with questions by rule."""
+def passages_of(article: tuple[str, str], recur: float = 0.0) -> list[Passage]:
+    """Paragraph groups of 40-350 words of one article, each with questions by rule; in so many of them a sentence is
+    taken out and asked."""
     title, body = article
     rng = random.Random(zlib.crc32(title.encode()))
     found, group, size = [], [], 0
@@ -74,9 +76,11 @@ def passages_of(article: tuple[str, str]) -> list[Passage]:
     for paragraph in [p for p in body.split("\n") if p] + [""]:
         words = len(paragraph.split())
         if group and (size + words > target or not paragraph):
-            text = "\n".join(group)
             if 30 <= size <= 500:
-                found.append(Passage(title, text, [q for p in group for q in ask_paragraph(p, title, rng, 6)]))
+                taken = recurring(group, title, rng) if recur and rng.random() < recur else None
+                group, more = taken or (group, None)
+                questions = [q for p in group for q in ask_paragraph(p, title, rng, 6)]
+                found.append(Passage(title, "\n".join(group), [*questions, *([more] if more else [])]))
             group, size, target = [], 0, rng.choice((80, 150, 250, 350))
         if paragraph and words < 450:
             group.append(paragraph)
@@ -84,9 +88,9 @@ def passages_of(article: tuple[str, str]) -> list[Passage]:
     return found
 
 
-def make_passages(articles: Sequence[tuple[str, str]], workers: int) -> Iterator[Passage]:
+def make_passages(articles: Sequence[tuple[str, str]], workers: int, recur: float = 0.0) -> Iterator[Passage]:
     with Pool(workers) as pool:
-        for made in pool.imap_unordered(passages_of, articles, chunksize=64):
+        for made in pool.imap_unordered(partial(passages_of, recur=recur), articles, chunksize=64):
             yield from made
 
 
@@ -100,17 +104,23 @@ def _start(path: str) -> None:
     _tokenizer = Tokenizer.from_file(path)
 
 
-def _example(args: tuple[Passage, list[QA], int, Weights, str]) -> tuple[np.ndarray, np.ndarray]:
-    """One context and its questions as tokens and weights. kind: read | write (a question) | closed (no context)."""
-    passage, strangers, seed, w, kind = args
-    rng = random.Random(seed)
-    encode = lambda t: _tokenizer.encode(t, add_special_tokens=False).ids  # noqa: E731
+def example(
+    passage: Passage,
+    strangers: Sequence[QA],
+    encode: Callable[[str], list[int]],
+    rng: random.Random,
+    w: Weights,
+    kind: str,
+    unanswerable: float = 0.25,
+) -> tuple[list[int], list[int]]:
+    """One context and its questions as tokens and weights. kind: read | write (a question) | closed (no context).
+    `unanswerable` is the chance that one of the strangers' questions is among those to read."""
     head = f"# {passage.title}\n" if rng.random() < 0.5 else ""
     context = [] if kind == "closed" else encode(head + passage.text)[:820]
     ids, weights = list(context), [w.context] * len(context)
     questions = rng.sample(passage.questions, min(len(passage.questions), rng.choice((1, 2, 4, 8))))
     asked = [(q.question, q.answer) for q in questions]
-    if kind == "read" and strangers and rng.random() < 0.25:
+    if kind == "read" and strangers and rng.random() < unanswerable:
         asked.insert(rng.randint(0, len(asked)), (rng.choice(strangers).question, NOT_IN_TEXT))
     for question, answer in asked[:1] if kind == "write" else asked:
         q, a = encode(" " + question), encode(" " + answer)
@@ -120,6 +130,13 @@ def _example(args: tuple[Passage, list[QA], int, Weights, str]) -> tuple[np.ndar
         else:
             ids += [Q, *q, A, *a, END]
             weights += [0, *[w.question] * len(q), 0, *[w.answer] * (len(a) + 1)]
+    return ids, weights
+
+
+def _example(args: tuple[Passage, list[QA], int, Weights, str]) -> tuple[np.ndarray, np.ndarray]:
+    passage, strangers, seed, w, kind = args
+    encode = lambda t: _tokenizer.encode(t, add_special_tokens=False).ids  # noqa: E731
+    ids, weights = example(passage, strangers, encode, random.Random(seed), w, kind)
     return np.array(ids, np.uint16), np.array(weights, np.uint8)
 
 

@@ -3,7 +3,7 @@
 Self-supervised reading material for the embedded model. Four families, all answerable from the sentence:
 subject ("Who was crowned in 1483?"), time and place after an auxiliary or a past-tense verb ("When did she die?"),
 counts ("How many rooms ..."), and in-place cloze with a question word ("... was born in what year?"). A leading pronoun
-is replaced by the article's title. The rules are heuristics over words; a wrong question now and then is the price of
+is replaced by the article's title. A fifth takes a sentence out and asks it (`recurring`). The rules are heuristics over words; a wrong question now and then is the price of
 millions of them (compare Lewis et al. 2019, "Unsupervised Question Answering by Cloze Translation").
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
 MONTHS = "January|February|March|April|May|June|July|August|September|October|November|December"
@@ -352,10 +353,53 @@ def _good(q: QA) -> bool:
 
 
 def ask_paragraph(paragraph: str, title: str, rng: random.Random, limit: int = 8) -> list[QA]:
-    """Up to `limit` questions about a paragraph, spread over its sentences; also one whose answer stands twice
-    (recurring span, Ram et al. 2021) when there is one."""
+    """Up to `limit` questions about a paragraph, spread over its sentences."""
     per_sentence = [ask_sentence(s, title, rng) for s in sentences(paragraph)]
     pool = [rng.choice(qs) for qs in per_sentence if qs]
     pool += [q for qs in per_sentence for q in qs if q not in pool and rng.random() < 0.4]
     rng.shuffle(pool)
     return pool[:limit]
+
+
+WORD = re.compile(r"[^\W\d_]{5,}")
+
+
+def recurring(paragraphs: Sequence[str], title: str, rng: random.Random) -> tuple[list[str], QA] | None:
+    """A question that no sentence of the text spells out (recurring span selection, Ram et al. 2021): a sentence that
+    names or dates something which stands elsewhere too is taken out, and becomes the question.
+
+    Returns: the paragraphs without that sentence, and the question; None where nothing recurs.
+    """
+    split = [sentences(p) for p in paragraphs]
+    places = [(i, j) for i, found in enumerate(split) for j in range(len(found)) if i or j]
+    for i, j in rng.sample(places, len(places)):
+        sentence = split[i][j]
+        if not 7 <= len(sentence.split()) <= 40 or PRONOUN.match(sentence):
+            continue
+        rest = [" ".join(s for k, s in enumerate(found) if (i, j) != (n, k)) for n, found in enumerate(split)]
+        others = [s for n, found in enumerate(split) for k, s in enumerate(found) if (i, j) != (n, k)]
+        for span, word in rng.sample(found := _recurring_spans(sentence, title, rng), len(found)):
+            stands = re.compile(rf"(?<!\w){re.escape(span)}(?!\w)")
+            about = set(WORD.findall(sentence.lower())) - set(WORD.findall(f"{span} {title}".lower()))
+            if any(stands.search(s) and len(about & set(WORD.findall(s.lower()))) >= 2 for s in others):
+                question = QA(_trim_around(stands.sub(word, _clean(sentence)), word), span)
+                if _good(question):
+                    return [p for p in rest if p], question
+    return None
+
+
+def _recurring_spans(sentence: str, title: str, rng: random.Random) -> list[tuple[str, str]]:
+    """Names and dates of a sentence that are not its subject's, each with the question word for its place."""
+    known, words = title.lower(), {"when": "what date", "where": "what place", "who": "who", "what": "what"}
+    found = []
+    for span, kind, _ in _spans(_clean(sentence), rng):
+        if kind in words and span.lower() not in known and known not in span.lower():
+            found.append((span, "what year" if kind == "when" and len(span) == 4 else words[kind]))
+    return found
+
+
+def _trim_around(text: str, word: str, reach: int = 11) -> str:
+    """Up to so many words on both sides of the question word."""
+    words = text.split()
+    at = next((n for n in range(len(words)) if " ".join(words[n:]).startswith(word)), 0)
+    return " ".join(words[max(0, at - reach) : at + reach + 2]).rstrip(" ,.;:") + "?"

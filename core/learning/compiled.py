@@ -121,8 +121,12 @@ class OuterStep:
     """The losses of an outer step for one model and its preparation, which must have no start and no read-out."""
 
     def __init__(self, model: Any, prepared: Prepared, *, compiled: bool) -> None:
-        if prepared.start or prepared.readout:
-            raise ValueError("a learned start or read-out needs core.learning.outer.step_losses")
+        c = prepared.config
+        if prepared.start or prepared.readout or c.momentum or c.rank or c.order != "whole" or c.shared_rate:
+            raise ValueError(
+                "a learned start, a read-out, momentum, a low rank, chunks or a shared rate need "
+                "core.learning.outer.step_losses"
+            )
         self.model, self.prepared = model, prepared
         wrap: Callable[[Any], Any] = (lambda f: torch.compile(f, dynamic=False)) if compiled else (lambda f: f)
         torch._dynamo.config.recompile_limit = 64  # a block: with and without delta, of each shape
@@ -182,12 +186,14 @@ class OuterStep:
         weight = (1.0 / here.sum(1).clamp_min(1))[:, None].expand_as(goal)[here] / len(goal)
         return self._entropy(x[here], goal[here], weight)
 
-    def read(self, ids: Tensor, weights: Tensor) -> Tensor:
-        """As `core.learning.outer.reading_loss`. ids, weights [R, L + 1]."""
+    def read(self, rows: Tensor, deltas: Sequence[Tensor] = ()) -> Tensor:
+        """As `core.learning.outer.reading_loss`. rows [R, 2, L + 1]: tokens, weights; a delta [R, d, f] for each."""
         model = self.model.model
         blocks = [Block.of(layer) for layer in model.layers]
-        x = self.run(model.embed_tokens(ids[:, :-1]), blocks, [None] * len(blocks), False)[-1]
-        w = weights[:, 1:]
+        ids, w = rows[:, 0], rows[:, 1, 1:].float()
+        lower: list[Tensor | None] = [None] * (len(blocks) - len(deltas))
+        x = model.embed_tokens(ids[:, :-1])
+        x = self.run(x, blocks, [*lower, *(d.to(x.dtype) for d in deltas)], False)[-1]
         here = w > 0
         return self._entropy(x[here], ids[:, 1:][here], w[here] / w[here].sum().clamp_min(1e-6))
 
@@ -199,22 +205,25 @@ class OuterStep:
         norm, head = self.model.model.norm.weight, self.model.lm_head.weight
         return torch.stack([self.cross_entropy(*part, norm, head) for part in parts]).sum()
 
-    def losses(self, batch: Any, config: Any, rows: tuple[Tensor, Tensor] | None) -> dict[str, Tensor]:
+    def losses(self, batch: Any, config: Any) -> dict[str, Tensor]:
         """As `core.learning.outer.step_losses`; `config` is its OuterConfig."""
-        inner, deltas = self.learn(batch.inputs, batch.targets)
-        stored = [self.rounded(d) for d in deltas] if config.two_bits else deltas
-        answer = self.answer(batch.questions, batch.labels, stored)
-        return weighed(answer, inner, self.read(*rows) if rows is not None else None, config)
+        terms: dict[str, Tensor] = {}
+        if len(batch.inputs):
+            inner, deltas = self.learn(batch.inputs, batch.targets)
+            stored = [self.rounded(d) for d in deltas] if config.two_bits else deltas
+            answer = self.answer(batch.questions, batch.labels, stored)
+            terms = {"answer": answer, "before": inner[0], "after": inner[-1]}
+            if count := len(batch.beside):
+                terms["beside"] = self.read(batch.beside, [d[:count] for d in stored])
+        if len(batch.reading):
+            terms["reading"] = self.read(batch.reading)
+        return weighed(terms, config)
 
 
-def weighed(answer: Tensor, inner: Sequence[Tensor], reading: Tensor | None, config: Any) -> dict[str, Tensor]:
-    """All terms of an outer step; "total" carries the graph. inner: the document's loss before each inner step."""
-    out = {"answer": answer, "before": inner[0], "after": inner[-1]}
-    total = answer + config.language * inner[0]
-    if reading is not None:
-        out["reading"] = reading
-        total = total + config.reading * reading
-    return out | {"total": total}
+def weighed(terms: dict[str, Tensor], config: Any) -> dict[str, Tensor]:
+    """The terms of an outer step, and their "total", which carries the graph."""
+    weights = {"answer": 1.0, "before": config.language, "beside": config.beside_weight, "reading": config.reading}
+    return terms | {"total": sum(weights[k] * v for k, v in terms.items() if k in weights)}
 
 
 def answer_entropy(x: Tensor, goal: Tensor, weight: Tensor, norm: Tensor, head: Tensor) -> Tensor:

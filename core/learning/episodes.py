@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from core.embedded.corpus import Passage
+from core.embedded.corpus import END, PAD, A, Passage, Q, Weights, example
 from core.embedded.invented import invented_document
 from core.embedded.questions import QA
 from core.learning.fast_weights import IGNORE, segments
@@ -33,13 +33,27 @@ class Batch(NamedTuple):
     targets: Tensor  # [D, S, T]
     questions: Tensor  # [D * n, Q] prompt and answer
     labels: Tensor  # [D * n, Q] the answer's tokens, IGNORE elsewhere
+    beside: Tensor  # [B <= D, 2, W] of the first B documents text, questions and answers, and the weight of each token
+    reading: Tensor  # [R, 2, L + 1] the same of other documents, packed: for rows without a delta
 
     def split(self, parts: int) -> list[Batch]:
-        """At most so many batches of about as many documents each."""
+        """At most so many batches of about as many documents each; the reading, if any, is one of its own."""
         each = -(-len(self.inputs) // parts)
         n = len(self.questions) // len(self.inputs)
-        sizes = (each, each, each * n, each * n)
-        return [Batch(*some) for some in zip(*(t.split(k) for t, k in zip(self, sizes, strict=True)), strict=True)]
+        none = self.reading[:0]
+        documents = [
+            Batch(
+                self.inputs[at : at + each],
+                self.targets[at : at + each],
+                self.questions[at * n : (at + each) * n],
+                self.labels[at * n : (at + each) * n],
+                self.beside[at : at + each],
+                none,
+            )
+            for at in range(0, len(self.inputs), each)
+        ]
+        alone = Batch(*(t[:0] for t in self[:-1]), self.reading)
+        return [*documents, alone] if len(self.reading) else documents
 
 
 @dataclass
@@ -116,9 +130,11 @@ def make_batch(
     rng: random.Random,
     strangers: float,
     most: int | None = None,
+    beside: float = 0.0,
+    reading: Tensor | None = None,
 ) -> Batch:
     """Tensors of a batch; documents are padded with empty segments to the longest, or cut or padded to `most`,
-    questions to `width` tokens."""
+    questions to `width` tokens. `beside`: share of the documents whose text is read beside their delta, too."""
     documents = [encode_document(e, encode, fmt, segment, limit) for e in episodes]
     documents = [(i[:most], t[:most]) for i, t in documents]
     most = most or max(len(i) for i, _ in documents)
@@ -140,7 +156,32 @@ def make_batch(
             goal = ([IGNORE] * len(prompt) + answer)[:width]
             rows.append(row + [fmt.pad_id] * (width - len(row)))
             labels.append(goal + [IGNORE] * (width - len(goal)))
-    return Batch(torch.tensor(inputs), torch.tensor(targets), torch.tensor(rows), torch.tensor(labels))
+    both = [text_beside(e, encode, rng, most * segment + 64) for e in episodes[: round(beside * len(episodes))]]
+    return Batch(
+        torch.tensor(inputs),
+        torch.tensor(targets),
+        torch.tensor(rows),
+        torch.tensor(labels),
+        torch.tensor(both, dtype=torch.long).view(len(both), 2, most * segment + 64),
+        torch.zeros(0, 2, 2, dtype=torch.long) if reading is None else reading,
+    )
+
+
+def text_beside(
+    episode: Episode, encode: Callable[[str], list[int]], rng: random.Random, width: int
+) -> list[list[int]]:
+    """[2, width]: a part of the document, or all of it, and some questions, whose answers may stand in another part;
+    and what each token weighs, in tenths."""
+    ids = encode(episode.text)
+    size = round(len(ids) * rng.uniform(0.4, 1.0)) if rng.random() < 0.5 else len(ids)
+    at = rng.randint(0, len(ids) - size)
+    ids = ids[at : at + size][: width - 64]
+    weights = [0] * len(ids)
+    for q in rng.sample(episode.questions, min(4, len(episode.questions))):
+        asked, answer = [Q, *encode(" " + q.question), A], [*encode(" " + q.answer), END]
+        ids, weights = ids + asked + answer, weights + [0] * len(asked) + [10] * len(answer)
+    pad = [0] * (width - len(ids))
+    return [ids[:width] + [PAD] * len(pad), weights[:width] + pad]
 
 
 class Plan(NamedTuple):
@@ -185,8 +226,41 @@ class Shapes:
     def draw(self, rng: random.Random, done: float, nth: int) -> Plan:
         """The plan of a worker's `nth` batch."""
         segments, documents, questions = self.shapes[nth % len(self.shapes)]
-        tokens = int(segments * (self.segment - 16) * rng.uniform(0.4, 0.95))
+        tokens = int(segments * (self.segment - 16) * rng.uniform(0.6, 0.97))
         return Plan(documents, tokens, questions, segments)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Rows without a delta, in each batch: what the model must not unlearn."""
+
+    rows: int = 0
+    length: int = 1024
+    shortest: int = 48  # tokens of a document, log-uniform up to `longest`
+    longest: int = 800
+    write: float = 0.1  # share of the documents whose reader has to ask, too
+    unanswerable: float = 0.1
+    weights: Weights = field(default_factory=lambda: Weights(context=4, question=2, answer=40))
+    shares: Mapping[str, float] = field(
+        default_factory=lambda: {"invented": 0.1, "human": 0.2, "passages": 0.65, "written": 0.05}
+    )
+
+    def draw(self, material: Material, encode: Callable[[str], list[int]], rng: random.Random) -> Tensor:
+        """[rows, 2, length + 1] tokens and weights in tenths, drawn anew each time and filled to the end."""
+        mine = replace(material, shares=dict(self.shares))
+        found, strangers = [], []
+        for _ in range(self.rows):
+            ids, weights = [], []
+            while len(ids) <= self.length:
+                episode = mine.draw(rng, int(self.shortest * (self.longest / self.shortest) ** rng.random()))
+                if not episode.questions:
+                    continue
+                kind = "write" if rng.random() < self.write else "read"
+                passage = Passage(*episode)
+                more = example(passage, strangers, encode, rng, self.weights, kind, self.unanswerable)
+                ids, weights, strangers = ids + more[0], weights + more[1], episode.questions
+            found.append([ids[: self.length + 1], weights[: self.length + 1]])
+        return torch.tensor(found, dtype=torch.long).view(self.rows, 2, self.length + 1)
 
 
 class EpisodeStream(torch.utils.data.IterableDataset):
@@ -203,9 +277,12 @@ class EpisodeStream(torch.utils.data.IterableDataset):
         width: int,
         seed: int,
         strangers: float,
+        beside: float = 0.0,
+        reading: Reading = Reading(),
     ) -> None:
         self.material, self.tokenizer, self.fmt, self.curriculum = material, tokenizer, fmt, curriculum
         self.segment, self.width, self.seed, self.strangers = segment, width, seed, strangers
+        self.beside, self.reading = beside, reading
         self.done = torch.zeros(1).share_memory_()
 
     def __iter__(self) -> Iterator[Batch]:
@@ -225,6 +302,8 @@ class EpisodeStream(torch.utils.data.IterableDataset):
                 rng=rng,
                 strangers=self.strangers,
                 most=plan.segments,
+                beside=self.beside,
+                reading=self.reading.draw(self.material, encode, rng),
             )
 
     def _fitting(self, rng: random.Random, plan: Plan, encode: Callable[[str], list[int]]) -> Episode:

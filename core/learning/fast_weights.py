@@ -6,7 +6,9 @@ a few times over the whole text ("TTT Playground", section 1; large chunks as in
 (one a step and layer), the weight of each token in the loss, and the base model itself are trained by the outer loop
 (`core.learning.outer`) through exactly this code, so that the deltas answer questions.
 
-Shapes: D documents (or sections), S segments each, T tokens a segment, d width, f MLP width, U upper layers.
+The loop's other forms are fields of FastWeightsConfig: momentum, a low rank, segment after segment, one rate for all.
+
+Shapes: D documents (or sections), S segments each, T tokens a segment, d width, f MLP width, U upper layers, r rank.
 """
 
 from __future__ import annotations
@@ -38,11 +40,20 @@ class FastWeightsConfig:
     token_weights: bool = True  # learned weight of each token in the inner loss (CaMeLS; PERK)
     start: bool = False  # a learned delta to start from, for base models that stay frozen
     readout: int = 0  # rank of a shared LoRA on every projection, on the rows of learned documents; 0: none
+    momentum: float = 0.0  # a step goes along the direction of momentum * (sum before) + gradient (Muon; LaCT, 3.2)
+    rank: int = 0  # r of a delta P M with M alone fast: see `Prepared`; 0: full
+    order: str = "whole"  # whole: a step reads the document; chunks: one segment, `steps` passes (LaCT, section 3.1)
+    shared_rate: bool = False  # one learned rate for all steps and layers
 
 
 class Prepared(nn.Module):
     """What the outer loop learns about learning: rates [steps, U], the token weighting (d -> 64 -> 1) and, for frozen
-    base models, where the delta starts and a read-out LoRA."""
+    base models, where the delta starts and a read-out LoRA.
+
+    With a rank, a layer's delta is P M: the basis P [d, r] is slow, orthonormal at the start, and only M [r, f] is
+    fast, from zero. So a gradient for M is that of the delta seen through P, the same rules apply to it, no factor has
+    to leave a saddle at zero (as LoRA's two would), and the outer loop chooses into which directions is written.
+    """
 
     def __init__(self, config: FastWeightsConfig, width: int, model: nn.Module | None = None) -> None:
         """`model` gives the shapes of `start` and `readout`; without it they stay empty until they are loaded."""
@@ -61,11 +72,19 @@ class Prepared(nn.Module):
                     a, b = torch.empty(config.readout, m.in_features), torch.zeros(m.out_features, config.readout)
                     nn.init.kaiming_uniform_(a, a=math.sqrt(5))
                     self.readout |= {f"{name}/a".replace(".", "/"): a, f"{name}/b".replace(".", "/"): b}
-        self.log_rates = nn.Parameter(torch.full((config.steps, config.layers), math.log(config.rate)))
+        shape = (1, 1) if config.shared_rate else (config.steps, config.layers)
+        self.log_rates = nn.Parameter(torch.full(shape, math.log(config.rate)))
         self.weigh = nn.Sequential(nn.Linear(width, 64), nn.GELU(), nn.Linear(64, 1)) if config.token_weights else None
         if self.weigh is not None:
             nn.init.zeros_(self.weigh[2].weight)
             nn.init.zeros_(self.weigh[2].bias)
+        self.basis = nn.ParameterList()  # U tensors [d, r]
+        if config.rank:
+            self.basis.extend(nn.init.orthogonal_(torch.empty(width, config.rank)) for _ in range(config.layers))
+
+    def rates(self) -> Tensor:
+        """[steps, U]"""
+        return self.log_rates.exp().expand(self.config.steps, self.config.layers)
 
     def token_weights(self, hidden: Tensor) -> Tensor:
         """[..., d] -> [...]; all ones before training (softplus(0) = ln 2)."""
@@ -225,8 +244,11 @@ def inner_steps(
     the first step, a tensor) carry the graph to the model, the rates and the token weights: second order, for the outer
     loop. `micro_rows` bounds the rows of one forward pass, accumulating the same gradient in less memory. `measure`
     yields once more at the end: the loss after the last step, nothing changed.
+
+    In chunks, a step is a pass of S moves, each by the gradient of one segment at the deltas that the segments before
+    it left; its loss is what the segments cost as they came. Raises: ValueError (micro_rows for several documents).
     """
-    documents, per_document, length = inputs.shape
+    documents, per_document, _ = inputs.shape
     config = prepared.config
     modules = target_modules(model, config.layers)
     cut = len(model.model.layers) - len(modules)
@@ -234,46 +256,68 @@ def inner_steps(
     rows_at_once = total if differentiable or not micro_rows else max(1, min(micro_rows, total))
     if rows_at_once < total and documents > 1:
         raise ValueError("micro_rows needs one document at a time")
-    flat_in, flat_out = inputs.reshape(total, length), targets.reshape(total, length)
     counted = (targets != IGNORE).flatten(1).sum(1).clamp_min(1)  # tokens of each document
+    chunk = 1 if config.order == "chunks" else per_document
 
+    moves: list[list[tuple[Tensor, Tensor]]] = []  # of a pass; each the parts of a chunk: below the deltas, targets
     with torch.set_grad_enabled(differentiable), _only(model, 0, cut, norm=False) as lower:
-        parts = [lower(input_ids=part, use_cache=False).last_hidden_state for part in flat_in.split(rows_at_once)]
+        for some in zip(inputs.split(chunk, 1), targets.split(chunk, 1), strict=True):
+            parts = zip(*(t.flatten(0, 1).split(rows_at_once) for t in some), strict=True)
+            moves.append([(lower(input_ids=ids, use_cache=False).last_hidden_state, goal) for ids, goal in parts])
     start = list(prepared.start) or [m.weight.new_zeros(m.weight.shape, dtype=torch.float32) for m in modules.values()]
-    deltas = {name: first.expand(documents, -1, -1) for name, first in zip(modules, start, strict=True)}
+    if config.rank:
+        fast = [first.new_zeros(documents, config.rank, first.shape[1]) for first in start]  # M
+    else:
+        fast = [first.expand(documents, -1, -1) for first in start]
+    sums: list[Tensor] | None = None  # of the gradients, with momentum
+
+    def whole(fast: Sequence[Tensor]) -> dict[str, Tensor]:
+        if config.rank:
+            fast = [first + p.float() @ m for first, p, m in zip(start, prepared.basis, fast, strict=False)]
+        return dict(zip(modules, fast, strict=True))
+
     for step in range(config.steps + measure):
         last = step == config.steps
-        names = list(deltas)
-        leaves = [d if d.grad_fn is not None else d.detach().requires_grad_(not last) for d in deltas.values()]
-        grads: list[Tensor] | None = None
         reported: float | Tensor = 0.0
-        for part, goal in zip(parts, flat_out.split(rows_at_once), strict=True):
-            rows = [per_document] * documents if rows_at_once == total else [part.shape[0]]
-            with (
-                torch.set_grad_enabled(not last),
-                attached(modules, dict(zip(names, leaves, strict=True)), rows),
-                _only(model, cut, len(model.model.layers), norm=True) as upper,
-                second_order() if differentiable else nullcontext(),
-            ):
-                hidden = upper(inputs_embeds=part, use_cache=False).last_hidden_state
-                each = token_losses(model, hidden, goal)
-            plain = each.sum() / counted.sum()
-            reported = reported + (plain if differentiable else float(plain.detach()))
-            if last:
+        for move in moves:
+            leaves = [m if m.grad_fn is not None else m.detach().requires_grad_(not last) for m in fast]
+            grads: list[Tensor] | None = None
+            for part, goal in move:
+                with torch.set_grad_enabled(not last):
+                    deltas = whole(leaves)
+                    with (
+                        attached(modules, deltas, [len(part) // documents] * documents),
+                        _only(model, cut, len(model.model.layers), norm=True) as upper,
+                        second_order() if differentiable else nullcontext(),
+                    ):
+                        hidden = upper(inputs_embeds=part, use_cache=False).last_hidden_state
+                        each = token_losses(model, hidden, goal)
+                plain = each.sum() / counted.sum()
+                reported = reported + (plain if differentiable else float(plain.detach()))
+                if last:
+                    continue
+                with torch.enable_grad():  # also where the caller only measures
+                    weight = prepared.token_weights(hidden) * (goal != IGNORE)  # part of the gradient, as in training
+                    loss = ((each * weight).view(documents, -1).sum(1) / counted).sum()
+                more = torch.autograd.grad(loss, leaves, create_graph=differentiable)
+                grads = list(more) if grads is None else [a + b for a, b in zip(grads, more, strict=True)]
+            if grads is None:
                 continue
-            with torch.enable_grad():  # also where the caller only measures
-                weight = prepared.token_weights(hidden) * (goal != IGNORE)  # part of the gradient, as in training
-                loss = ((each * weight).view(documents, -1).sum(1) / counted).sum()
-            more = torch.autograd.grad(loss, leaves, create_graph=differentiable)
-            grads = list(more) if grads is None else [a + b for a, b in zip(grads, more, strict=True)]
-        if not last:
-            rates = prepared.log_rates[step].exp()
+            if sums:
+                grads = [config.momentum * before + g for before, g in zip(sums, grads, strict=True)]
+            rates = prepared.rates()[step]
             moved = [
                 leaf - rates[i] * direction(g, config.rule)
-                for i, (leaf, g) in enumerate(zip(leaves, grads or [], strict=True))
+                for i, (leaf, g) in enumerate(zip(leaves, grads, strict=True))
             ]
-            deltas = dict(zip(names, moved if differentiable else [m.detach() for m in moved], strict=True))
-        yield reported, deltas
+            if chunk < per_document:  # a document that has ended stays as it is, its momentum too
+                goes_on = (move[0][1] != IGNORE).any(1)[:, None, None]
+                moved = [torch.where(goes_on, m, leaf) for m, leaf in zip(moved, leaves, strict=True)]
+                grads = [torch.where(goes_on, g, before) for g, before in zip(grads, sums or grads, strict=True)]
+            sums = grads if config.momentum else None
+            fast = moved if differentiable else [m.detach() for m in moved]
+        found = whole(fast)
+        yield reported, found if differentiable else {name: delta.detach() for name, delta in found.items()}
 
 
 def second_order() -> Any:

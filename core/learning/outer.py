@@ -2,12 +2,13 @@
 steps on a raw document, questions about it are answered without it.
 
     outer loss = answer loss with the document's delta attached, only the question in the prompt
-               + upkeep: next-token loss on the document before learning, reading with the text in the prompt
+               + answer loss with the delta attached *and* some of the text in the prompt
+               + upkeep: next-token loss on the document before learning, reading with the text in the prompt alone
 
 The gradient passes through `fast_weights.inner_steps`, the product's own inner loop (second order). MAML (Finn et al.
 2017) in the form of PERK (arXiv 2507.06415) with full-rank deltas instead of LoRA.
 
-    torchrun ... -m core.learning.outer --model HF-FOLDER --out DIR --seconds 400 --human ... --passages ... --rows DIR
+    torchrun ... -m core.learning.outer --model HF-FOLDER --out DIR --seconds 400 --human ... --passages ...
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from torch import Tensor
 from core.embedded.corpus import load_passages, read_human
 from core.embedded.train import save_state
 from core.learning.compiled import OuterStep, weighed
-from core.learning.episodes import Batch, Curriculum, EpisodeStream, Material, Shapes
+from core.learning.episodes import Batch, Curriculum, EpisodeStream, Material, Reading, Shapes
 from core.learning.fast_weights import (
     IGNORE,
     FastWeightsConfig,
@@ -62,7 +63,9 @@ class OuterConfig:
     decay: float = 0.7
     language: float = 0.2  # weight of the upkeep losses
     reading: float = 0.6
-    reading_rows: int = 8
+    reading_rows: int = 0  # of 1,024 tokens, a device and step
+    beside: float = 0.0  # share of the documents whose text is read beside their delta, too
+    beside_weight: float = 0.3
     two_bits: bool = True  # answer with the deltas rounded as they are stored
     first: int = 256
     longest: int = 1100
@@ -132,27 +135,34 @@ def answer_loss(model: Any, batch: Batch, deltas: dict[str, Tensor], prepared: P
     return (losses * weight).sum() / len(goal)
 
 
-def reading_loss(model: Any, ids: Tensor, weights: Tensor) -> Tensor:
-    """Upkeep: packed rows of contexts with questions, no delta. ids, weights [R, L + 1]."""
-    hidden = model.model(input_ids=ids[:, :-1], use_cache=False).last_hidden_state
-    w = weights[:, 1:]
+def reading_loss(model: Any, rows: Tensor) -> Tensor:
+    """Packed texts with questions. rows [R, 2, L + 1]: tokens and the weights of their losses."""
+    hidden = model.model(input_ids=rows[:, 0, :-1], use_cache=False).last_hidden_state
+    w = rows[:, 1, 1:].float()
     here = w > 0
-    losses = F.cross_entropy(model.lm_head(hidden[here]).float(), ids[:, 1:][here], reduction="none")
+    losses = F.cross_entropy(model.lm_head(hidden[here]).float(), rows[:, 0, 1:][here], reduction="none")
     return (losses * w[here]).sum() / w[here].sum().clamp_min(1e-6)
 
 
-def step_losses(
-    model: Any, prepared: Prepared, batch: Batch, config: OuterConfig, rows: tuple[Tensor, Tensor] | None
-) -> dict[str, Tensor]:
+def step_losses(model: Any, prepared: Prepared, batch: Batch, config: OuterConfig) -> dict[str, Tensor]:
     """All terms of one outer step; "total" carries the graph."""
-    inner: list[Tensor] = []
-    deltas: dict[str, Tensor] = {}
-    for loss, found in inner_steps(model, batch.inputs, batch.targets, prepared, differentiable=True):
-        inner.append(loss)
-        deltas = found
-    stored = as_stored(deltas, list(prepared.start)) if config.two_bits else deltas
-    answer = answer_loss(model, batch, stored, prepared)
-    return weighed(answer, inner, reading_loss(model, *rows) if rows is not None else None, config)
+    terms: dict[str, Tensor] = {}
+    if len(batch.inputs):
+        inner: list[Tensor] = []
+        deltas: dict[str, Tensor] = {}
+        for loss, found in inner_steps(model, batch.inputs, batch.targets, prepared, differentiable=True):
+            inner.append(loss)
+            deltas = found
+        stored = as_stored(deltas, list(prepared.start)) if config.two_bits else deltas
+        terms = {"answer": answer_loss(model, batch, stored, prepared), "before": inner[0], "after": inner[-1]}
+        if count := len(batch.beside):
+            modules = target_modules(model, prepared.config.layers)
+            some = {name: d[:count] for name, d in stored.items()}
+            with attached(modules, some, [1] * count), with_readout(model, prepared, count):
+                terms["beside"] = reading_loss(model, batch.beside)
+    if len(batch.reading):
+        terms["reading"] = reading_loss(model, batch.reading)
+    return weighed(terms, config)
 
 
 def average_gradients(parameters: Sequence[Tensor], world: int) -> None:
@@ -170,7 +180,6 @@ def run_outer(
     material: Material,
     config: OuterConfig,
     *,
-    rows: tuple[Tensor, Tensor] | None = None,
     slow: Sequence[Tensor] | None = None,
     report: Callable[[dict[str, Any]], None] | None = None,
     resume: dict[str, Any] | None = None,
@@ -183,7 +192,7 @@ def run_outer(
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     device = next(model.parameters()).device
     masters = Masters(list(model.parameters()) if slow is None else slow)
-    learned = [*prepared.start, *(prepared.readout[k] for k in sorted(prepared.readout))]
+    learned = [*prepared.start, *(prepared.readout[k] for k in sorted(prepared.readout)), *prepared.basis]
     weigh = [] if prepared.weigh is None else list(prepared.weigh.parameters())
     opts = optimisers(masters.copies, prepared.log_rates, [*weigh, *learned], config)
     rates = [[g["lr"] for g in o.param_groups] for o in opts]
@@ -209,13 +218,14 @@ def run_outer(
         width=config.width,
         seed=config.seed * 100 + rank + 1 + 1000 * step,
         strangers=config.strangers,
+        beside=config.beside,
+        reading=Reading(rows=config.reading_rows if config.reading else 0),
     )
     loader = iter(
         torch.utils.data.DataLoader(
             stream, batch_size=None, num_workers=config.workers, pin_memory=device.type == "cuda"
         )
     )
-    generator = torch.Generator().manual_seed(config.seed + rank)
     flag = torch.zeros(1, device=device)
     sums: dict[str, float] = {}
     figures: dict[str, float] = {}
@@ -230,16 +240,12 @@ def run_outer(
     else:
         losses_of = partial(step_losses, model, prepared)
 
-    def drawn() -> tuple[Batch, tuple[Tensor, Tensor] | None]:
-        batch = Batch(*(t.to(device, non_blocking=True) for t in next(loader)))
-        if rows is None or not config.reading:
-            return batch, None
-        pick = torch.randint(0, len(rows[0]), (config.reading_rows,), generator=generator)
-        return batch, (rows[0][pick].to(device).long() & 0xFFFF, rows[1][pick].to(device).float() / 10)
+    def drawn() -> Batch:
+        return Batch(*(t.to(device, non_blocking=True) for t in next(loader)))
 
     if config.compiled and device.type == "cuda":  # every shape is compiled before the clock starts
-        for batch, some in one_of_each(drawn, Shapes.of(config.shapes, segment)):
-            _gradients(losses_of, batch, config, some, 1)
+        for batch in one_of_each(drawn, Shapes.of(config.shapes, segment)):
+            _gradients(losses_of, batch, config, 1)
         for p in [*masters.parameters, *everything]:
             p.grad = None
     began, done, counted, parts = time.time() - before, before / config.seconds, 0, 1
@@ -253,14 +259,14 @@ def run_outer(
             stream.done.fill_(done)
             if done >= 1:
                 break
-        batch, some = drawn()
+        batch = drawn()
         scale = min(1.0, (step + 1) / config.warmup_steps) * max(0.03, min(1.0, (1 - done) / config.decay))
         for opt, given in zip(opts, rates, strict=True):
             for g, r in zip(opt.param_groups, given, strict=True):
                 g["lr"] = r * scale
         while True:
             try:
-                losses = _gradients(losses_of, batch, config, some, parts)
+                losses = _gradients(losses_of, batch, config, parts)
                 break
             except torch.OutOfMemoryError:
                 if parts >= len(batch.inputs):
@@ -301,15 +307,15 @@ def run_outer(
     return figures | {"step": step, "seconds": time.time() - began, "paused": float(paused)}
 
 
-def one_of_each(draw: Callable[[], tuple[Batch, Any]], shapes: Shapes) -> Iterator[tuple[Batch, Any]]:
+def one_of_each(draw: Callable[[], Batch], shapes: Shapes) -> Iterator[Batch]:
     """The first batch of each shape."""
     left = set(shapes.shapes)
     while left:
-        batch, some = draw()
+        batch = draw()
         documents, segments, _ = batch.inputs.shape
         if (shape := (segments, documents, len(batch.questions) // documents)) in left:
             left.remove(shape)
-            yield batch, some
+            yield batch
 
 
 def optimisers(
@@ -332,23 +338,19 @@ def optimisers(
 
 
 def _gradients(
-    losses_of: Callable[..., dict[str, Tensor]],
-    batch: Batch,
-    config: OuterConfig,
-    rows: tuple[Tensor, Tensor] | None,
-    parts: int,
+    losses_of: Callable[..., dict[str, Tensor]], batch: Batch, config: OuterConfig, parts: int
 ) -> dict[str, float]:
-    """Forward and backward, documents in so many parts. Returns: the losses."""
+    """Forward and backward, documents in so many parts. Returns: the losses, each a mean over what it is of."""
     sums: dict[str, Tensor] = {}
-    pieces = batch.split(parts)
-    for i, piece in enumerate(pieces):
-        losses = losses_of(piece, config, rows if i == 0 else None)
-        share = len(piece.inputs) / len(batch.inputs)
-        reading = config.reading * losses["reading"] if "reading" in losses else 0.0
-        ((losses["total"] - reading) * share + reading).backward()
-        for k, v in losses.items():
-            sums[k] = sums.get(k, 0.0) + v.detach() * (1.0 if k == "reading" else share)
-    return {k: float(v) for k, v in sums.items()}
+    for piece in batch.split(parts):
+        losses = losses_of(piece, config)
+        shares = dict.fromkeys(losses, len(piece.inputs) / len(batch.inputs)) | {"reading": 1.0}
+        shares["beside"] = len(piece.beside) / max(1, len(batch.beside))
+        mine = {k: v * shares[k] for k, v in losses.items() if k != "total"}
+        weighed(mine, config)["total"].backward()
+        for k, v in mine.items():
+            sums[k] = sums.get(k, 0.0) + v.detach()
+    return {k: float(v) for k, v in weighed(sums, config).items()}
 
 
 def main() -> None:
@@ -362,14 +364,12 @@ def main() -> None:
     parser.add_argument("--written", nargs="*", default=[])
     parser.add_argument("--dev-passages", nargs="*", default=[])
     parser.add_argument("--shares", default="", help="where documents come from: invented=0.3,human=0.2,...")
-    parser.add_argument("--rows", default="")
     parser.add_argument("--no-measure", action="store_true", help="do not ask the held-out documents at the end")
     for group in (OuterConfig, FastWeightsConfig):
         for f in fields(group):
             kind = (lambda v: v == "1") if isinstance(f.default, bool) else type(f.default)
             parser.add_argument(f"--{f.name.replace('_', '-')}", type=kind, default=f.default)
     o = parser.parse_args()
-    import numpy as np
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
@@ -396,13 +396,6 @@ def main() -> None:
     )
     if o.shares:
         material.shares = {k: float(v) for k, v in (part.split("=") for part in o.shares.split(","))}
-    rows = None
-    if o.rows:
-        folder = Path(o.rows)
-        rows = (
-            torch.from_numpy(np.load(folder / "rows.npy", mmap_mode="r").astype(np.int16)),
-            torch.from_numpy(np.load(folder / "rows-weights.npy")),
-        )
     out = Path(o.out)
     out.mkdir(parents=True, exist_ok=True)
     unfinished = out / "state.pt"  # a run that finds it goes on from there
@@ -432,7 +425,6 @@ def main() -> None:
         prepared,
         material,
         config,
-        rows=rows,
         report=report,
         resume=resume,
         checkpoint=partial(save_state, path=unfinished),

@@ -28,7 +28,7 @@ from core.learning.budget import (
     train,
     with_steps,
 )
-from core.learning.fast_weights import FastWeightsConfig, Prepared
+from core.learning.fast_weights import FastWeightsConfig, Prepared, inner_steps
 from tests.core.conftest import STORY, chunks_of
 from tests.core.test_fast_learner import finish, logits, section
 
@@ -109,6 +109,23 @@ def test_other_numbers_of_steps_begin_as_trained_and_go_on_with_the_last_rate() 
     one, four = with_steps(prepared, 1), with_steps(prepared, 4)
     assert torch.equal(one.log_rates, prepared.log_rates[:1]) and one.weigh is prepared.weigh
     assert torch.equal(four.log_rates, prepared.log_rates[[0, 1, 1, 1]]) and four.config.steps == 4
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_other_numbers_of_steps_keep_the_start_and_the_basis(tiny, shared: bool) -> None:
+    config = FastWeightsConfig(steps=2, layers=2, start=True, readout=2, rank=4, shared_rate=shared)
+    prepared = Prepared(config, 64, tiny.model)
+    for start in prepared.start:
+        torch.nn.init.normal_(start)
+    ids = torch.arange(9, 17).view(1, 1, 8)
+    deltas = [list(d.values()) for _, d in inner_steps(tiny.model, ids, ids, prepared)]
+    for steps, expected in ((0, [list(prepared.start)]), (1, deltas[:1]), (2, deltas), (4, deltas)):
+        view = with_steps(prepared, steps)
+        assert view.rates().shape == (steps, 2) and view.readout is prepared.readout
+        found = [list(d.values()) for _, d in inner_steps(tiny.model, ids, ids, view, measure=True)]
+        assert len(found) == steps + 1
+        for now, then in zip(found, expected, strict=False):
+            assert all(torch.equal(a, b.expand_as(a)) for a, b in zip(now, then, strict=True))
 
 
 def test_under_a_budget_skipped_chunks_answer_as_the_base_and_the_others_as_without_it(learner) -> None:

@@ -5,10 +5,22 @@ from __future__ import annotations
 import random
 
 import pytest
+import torch
 
-from core.embedded.corpus import Passage
+from core.embedded.corpus import PAD, A, Passage, Q
 from core.embedded.questions import QA
-from core.learning.episodes import Curriculum, Episode, EpisodeStream, Material, Shapes, make_batch, run_of
+from core.learning.episodes import (
+    Batch,
+    Curriculum,
+    Episode,
+    EpisodeStream,
+    Material,
+    Reading,
+    Shapes,
+    make_batch,
+    run_of,
+    text_beside,
+)
 from core.learning.fast_weights import IGNORE
 from core.prompts import NOT_IN_TEXT
 
@@ -18,6 +30,11 @@ def passages(count: int = 12) -> list[Passage]:
         Passage(f"Port {n // 4}", f"Berth {n} costs {n} crowns. " * 8, [QA(f"Which {n}?", f"{n}")])
         for n in range(count)
     ]
+
+
+@pytest.fixture
+def encode(tokenizer):
+    return lambda text: tokenizer.encode(text, add_special_tokens=False)
 
 
 @pytest.fixture
@@ -94,3 +111,42 @@ def test_batches_of_given_shapes_lose_nothing_of_a_document(tokenizer, fmt) -> N
     for b in batches:  # the last segment of a document is filled to the same length as the others, or empty
         counts = (b.targets != IGNORE).sum(2)
         assert all(c[c > 0].max() - c[c > 0].min() <= 2 + len(c) for c in counts)
+
+
+def test_rows_to_read_are_full_and_follow_their_generator(encode) -> None:
+    material = Material(human=passages(), shares={"human": 1.0})
+    made, same, other = (
+        Reading(rows=3, length=96, longest=200).draw(material, encode, random.Random(seed)) for seed in (0, 0, 1)
+    )
+    assert made.shape == (3, 2, 97) and made.equal(same) and not made.equal(other)
+    ids, weights = made.unbind(1)
+    assert (ids != PAD).all() and set(weights.unique().tolist()) == {0, 2, 4, 40}
+    assert not weights[(ids == Q) | (ids == A)].any()
+    assert Reading().draw(material, encode, random.Random(0)).shape == (0, 2, 1025)
+
+
+def test_beside_a_text_only_the_answers_are_labelled(encode, tokenizer) -> None:
+    episode = Episode("Port", "The port is old. " * 20, [QA(f"Which {n}?", f"berth {n}") for n in range(6)])
+    sizes = set()
+    for seed in range(8):
+        ids, weights = torch.tensor(text_beside(episode, encode, random.Random(seed), 200))
+        asked = tokenizer.decode(ids).split("<|q|>")[1:]
+        said = tokenizer.decode(ids[weights > 0]).split("<|endoftext|>")[:-1]
+        assert len(ids) == len(weights) == 200 and len(said) == 4 and set(weights.tolist()) == {0, 10}
+        assert [a.split("<|a|>")[1].split("<|endoftext|>")[0] for a in asked] == said
+        assert {f" {q.answer}" for q in episode.questions} > set(said)
+        sizes.add(int((ids != PAD).sum()))
+    assert len(sizes) > 1, "not always the whole text"
+    assert {len(row) for row in text_beside(episode, encode, random.Random(0), 70)} == {70}
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 9])
+def test_a_batch_in_parts_loses_nothing(parts: int) -> None:
+    sizes = {"inputs": 5, "targets": 5, "questions": 15, "labels": 15, "beside": 3, "reading": 2}
+    whole = Batch(**{k: torch.arange(n)[:, None] for k, n in sizes.items()})
+    *pieces, alone = whole.split(parts)
+    assert len(pieces) <= parts
+    assert all(torch.cat([p[n] for p in pieces]).equal(t) for n, t in enumerate(whole[:-1]))
+    assert all(len(p.questions) == 3 * len(p.inputs) and not len(p.reading) for p in pieces)
+    assert alone.reading.equal(whole.reading) and not any(len(t) for t in alone[:-1])
+    assert len(whole._replace(reading=whole.reading[:0]).split(parts)) == len(pieces)

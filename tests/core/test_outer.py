@@ -13,10 +13,10 @@ from core.embedded.corpus import Passage
 from core.embedded.export import hf_model, save_folder
 from core.embedded.questions import QA
 from core.learning.compiled import OuterStep
-from core.learning.episodes import Episode, EpisodeStream, Material, Shapes, make_batch
+from core.learning.episodes import Batch, Episode, EpisodeStream, Material, Reading, Shapes, make_batch
 from core.learning.fast_weights import FastWeightsConfig, Prepared, load_prepared, save_prepared, second_order
 from core.learning.measure import learned_figures
-from core.learning.outer import OuterConfig, merge_questions, one_of_each, run_outer, step_losses
+from core.learning.outer import OuterConfig, _gradients, merge_questions, one_of_each, run_outer, step_losses
 from core.model import EMBEDDED
 
 NAMES = ("Orla", "Tam", "Vess", "Quint", "Edda", "Brun")
@@ -26,7 +26,7 @@ DOCUMENTS = [
 ]
 CONFIG = OuterConfig(
     seconds=1e6, max_steps=12, tokens=160, per_document=2, width=24, strangers=0.0, slow_lr=3e-3, warmup_steps=1,
-    first=64, longest=64, workers=0, reading_rows=1,
+    first=64, longest=64, workers=0,
 )  # fmt: skip
 MATERIAL = Material(human=DOCUMENTS, shares={"human": 1.0})
 
@@ -37,13 +37,18 @@ def prepared() -> Prepared:
     return Prepared(FastWeightsConfig(layers=2, steps=2, segment=32), 64)
 
 
-def losses(model, tokenizer, fmt, prepared) -> dict[str, float]:
-    """On a fixed batch."""
+def batch_of(tokenizer, fmt) -> Batch:
+    """The documents; the text of half of them beside their delta, and two rows to read."""
     encode = lambda text: tokenizer.encode(text, add_special_tokens=False)  # noqa: E731
     options = dict(segment=32, limit=96, per_document=2, width=24, rng=random.Random(0), strangers=0.0)
-    batch = make_batch([Episode(p.title, p.text, p.questions) for p in DOCUMENTS], encode, fmt, **options)
+    options |= {"beside": 0.5, "reading": Reading(rows=2, length=64).draw(MATERIAL, encode, random.Random(0))}
+    return make_batch([Episode(p.title, p.text, p.questions) for p in DOCUMENTS], encode, fmt, **options)
+
+
+def losses(model, tokenizer, fmt, prepared) -> dict[str, float]:
+    """On a fixed batch."""
     with second_order():
-        found = step_losses(model, prepared, batch, CONFIG, None)
+        found = step_losses(model, prepared, batch_of(tokenizer, fmt), CONFIG)
     return {k: float(v.detach()) for k, v in found.items()}
 
 
@@ -77,13 +82,28 @@ def test_a_run_that_died_goes_on_with_the_same_weights(tiny, prepared) -> None:
     assert torch.equal(tiny.model.model.norm.weight, after)
 
 
-def test_upkeep_reading_counts_towards_the_total(tiny, prepared) -> None:
-    rows = (torch.randint(6, 9000, (4, 33), dtype=torch.int16), torch.full((4, 33), 10, dtype=torch.uint8))
+def test_reading_with_and_without_the_delta_counts_towards_the_total(tiny, prepared) -> None:
     reports: list[dict] = []
-    config = OuterConfig(**{**vars(CONFIG), "max_steps": 2})
-    run_outer(tiny.model, tiny.tokenizer, prepared, MATERIAL, config, rows=rows, report=reports.append)
+    config = OuterConfig(**{**vars(CONFIG), "max_steps": 2, "reading_rows": 1, "beside": 0.5})
+    run_outer(tiny.model, tiny.tokenizer, prepared, MATERIAL, config, report=reports.append)
     r = reports[0]
-    assert r["total"] == pytest.approx(r["answer"] + 0.2 * r["before"] + CONFIG.reading * r["reading"], rel=1e-4)
+    parts = r["answer"] + 0.2 * r["before"] + config.reading * r["reading"] + config.beside_weight * r["beside"]
+    assert r["total"] == pytest.approx(parts, rel=1e-4)
+
+
+def test_a_batch_in_parts_has_the_gradient_of_the_whole(tiny, fmt, prepared) -> None:
+    batch = batch_of(tiny.tokenizer, fmt)
+    tiny.model.requires_grad_(True)
+
+    def gradient(parts: int) -> tuple[dict, torch.Tensor]:
+        tiny.model.zero_grad()
+        return _gradients(
+            partial(step_losses, tiny.model, prepared), batch, CONFIG, parts
+        ), tiny.model.model.norm.weight.grad
+
+    whole, three = gradient(1), gradient(3)
+    assert three[0] == pytest.approx(whole[0], rel=1e-3)
+    assert (three[1] - whole[1]).norm() < 0.02 * whole[1].norm()
 
 
 def test_only_what_is_slow_is_trained(tiny, prepared) -> None:
@@ -131,15 +151,12 @@ def test_muon_moves_the_slow_matrices_too(tiny, prepared) -> None:
 
 def test_the_quick_step_gives_the_losses_and_gradients_of_the_plain_one(tiny, fmt, prepared) -> None:
     torch.nn.init.normal_(prepared.weigh[2].weight)
-    encode = lambda text: tiny.tokenizer.encode(text, add_special_tokens=False)  # noqa: E731
-    options = dict(segment=32, limit=96, per_document=2, width=24, rng=random.Random(0), strangers=0.0)
-    batch = make_batch([Episode(p.title, p.text, p.questions) for p in DOCUMENTS], encode, fmt, **options)
-    rows = (torch.randint(6, 9000, (2, 33)), torch.ones(2, 33))
+    batch = batch_of(tiny.tokenizer, fmt)
     tiny.model.requires_grad_(True)
 
     def gradients(losses_of) -> tuple[dict, dict]:
         tiny.model.zero_grad(), prepared.zero_grad()
-        losses = losses_of(batch, CONFIG, rows)
+        losses = losses_of(batch, CONFIG)
         losses["total"].backward()
         named = [*tiny.model.named_parameters(), *prepared.named_parameters()]
         return {k: float(v.detach()) for k, v in losses.items()}, {n: p.grad.clone() for n, p in named}
@@ -153,5 +170,5 @@ def test_the_quick_step_gives_the_losses_and_gradients_of_the_plain_one(tiny, fm
 def test_one_batch_of_each_shape_is_found(tokenizer, fmt) -> None:
     shapes = Shapes.of("1x3x2,2x2x3,1x3x2", segment=64)
     stream = iter(EpisodeStream(Material(), tokenizer, fmt, shapes, segment=64, width=48, seed=0, strangers=0.0))
-    found = [batch.inputs.shape[:2] for batch, _ in one_of_each(lambda: (next(stream), None), shapes)]
+    found = [batch.inputs.shape[:2] for batch in one_of_each(lambda: next(stream), shapes)]
     assert found == [(3, 1), (2, 2)]

@@ -114,6 +114,18 @@ def test_passages_come_back_from_disk(tmp_path: Path) -> None:
     assert load_passages(tmp_path / "p.gz", every=2) == made[::2]
 
 
+def test_a_passage_can_ask_what_no_sentence_of_it_says() -> None:
+    lines = [f"The stone lighthouse at pier {n} was planned and paid for by Tam Odrey in {1800 + n}." for n in range(9)]
+    assert passages_of(("Vessin", "\n".join(lines)), recur=0.0) == passages_of(("Vessin", "\n".join(lines)))
+    assert "\n".join(p.text for p in passages_of(("Vessin", "\n".join(lines)))).split("\n") == lines
+    for passage in passages_of(("Vessin", "\n".join(lines)), recur=1.0):
+        question, answer = passage.questions[-1]
+        here = [line for line in lines if line in passage.text]
+        spelled = question.rstrip("?").replace("who", answer)
+        assert answer in passage.text and not any(spelled in line for line in here)
+        assert any(spelled in line for line in lines)
+
+
 @forks
 def test_a_shard_becomes_tokens_and_rows_and_what_is_held_out_stays_out(tmp_path: Path, tokenizer) -> None:
     assert [t for t, _ in read_articles(shard(tmp_path))] == ["Lighthouse", "Port", "Kings"] and held_out("Lighthouse")

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from core.embedded.questions import QA, ask_paragraph, ask_sentence, base_form, kind_of, sentences
+from core.embedded.questions import QA, ask_paragraph, ask_sentence, base_form, kind_of, recurring, sentences
 
 
 def asked(sentence: str, title: str = "Ada Lovelace") -> set[QA]:
@@ -70,3 +70,26 @@ def test_the_kind_of_a_name_follows_the_word_before_it() -> None:
         "who",
         "who",
     )
+
+
+def test_a_sentence_taken_out_is_asked_and_its_answer_stands_elsewhere() -> None:
+    text = [
+        "The harbour of Vessin is old. A tower of white stone was raised over the harbour by Tam Odrey in 1874.",
+        "Boats come at six. The stone lighthouse beside the harbour was planned and paid for by Tam Odrey.",
+    ]
+    seen = set()
+    for seed in range(20):
+        left, (question, answer) = recurring(text, "Vessin", random.Random(seed))
+        [gone] = {s for p in text for s in sentences(p)} - {s for p in left for s in sentences(p)}
+        assert answer == "Tam Odrey" and answer not in question and "who" in question
+        assert question.rstrip("?").replace("who", answer) in gone and answer in " ".join(left)
+        assert sum(len(sentences(p)) for p in left) == 3
+        seen.add(gone)
+    assert len(seen) == 2, "either of the two sentences can be the question"
+
+
+@pytest.mark.parametrize(
+    "text", ["", "The harbour has two old towers, both of white stone. Tam Odrey paid for them all."]
+)
+def test_where_nothing_recurs_nothing_is_taken_out(text: str) -> None:
+    assert recurring([text], "Vessin", random.Random(0)) is None
