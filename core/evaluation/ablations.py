@@ -211,6 +211,7 @@ ROWS: dict[str, Row] = {
     "ask-embedded": Row(measure=lambda lab, row: speed.asking(lab.base, "fast-weights")),
     "learn-1.1B": Row(measure=lambda lab, row: speed.learning_large(lab.base, "fast-weights")),
     "learn-1.1B-lora": Row(measure=lambda lab, row: speed.learning_large(lab.base, "lora")),
+    "prepare-1.1B": Row(measure=lambda lab, row: speed.preparing(speed.large(lab.base), seconds=40)),
     "ask-1.1B": Row(measure=lambda lab, row: speed.asking(speed.large(lab.base), "fast-weights")),
 }
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 
 from core.engine import Engine, EngineConfig
 from core.evaluation.bench import learn, peak_memory_mb
+from core.learning.prepare import PrepareConfig, prepare
 from core.model import LoadedModel
 from core.ports import Ask
 from core.types import Chunk
@@ -65,6 +68,19 @@ def learning(base: LoadedModel, learner: str, tokens: int = TOKENS, **settings: 
 def learning_large(base: LoadedModel, learner: str, memory_mb: int = MEMORY_MB) -> dict[str, Any]:
     """The same for 1.1 B parameters, within a memory limit."""
     return learning(large(base), learner, memory_mb=memory_mb)
+
+
+def preparing(base: LoadedModel, **settings: Any) -> dict[str, Any]:
+    """The outer loop (`bot prepare`) on a frozen model: seconds of a step, and peak memory."""
+    if base.device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    config = PrepareConfig(held_out=2, **settings)
+    with TemporaryDirectory() as folder:
+        found = prepare(base, [], Path(folder), config)
+    each = found["seconds"] / max(1, found["steps"])
+    peak = torch.cuda.max_memory_allocated() / 2**20 if base.device.type == "cuda" else None
+    return {"steps": found["steps"], "seconds_a_step": each, "tokens_a_step": config.tokens, "peak_memory_mb": peak}
 
 
 def asking(base: LoadedModel, learner: str, tokens: int = CONTEXT) -> dict[str, Any]:

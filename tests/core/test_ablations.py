@@ -79,12 +79,14 @@ def test_study_material_is_written_once_for_all_rows(lab: Lab, monkeypatch) -> N
     assert len(written) == 1
 
 
-def test_a_larger_shape_is_learned_and_asked(tiny, monkeypatch) -> None:
+def test_a_larger_shape_is_learned_asked_and_prepared(tiny, monkeypatch) -> None:
     small = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
     model = speed.large(tiny, speed.LARGE | small | {"intermediate_size": 96, "vocab_size": 16_384})
     for learner in ("fast-weights", "lora"):
         row = speed.learning(model, learner, 300, memory_mb=2000)
         assert row["learning_seconds"] > 0 and row["megabytes"] > 0
+    row = speed.preparing(model, max_steps=1, tokens=200, longest=60, layers=1)
+    assert row["steps"] == 1 and row["seconds_a_step"] > 0
     monkeypatch.setattr(speed, "REPEATS", 1)
     row = speed.asking(model, "fast-weights", 600)
     assert (

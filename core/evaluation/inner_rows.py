@@ -1,0 +1,199 @@
+"""How the inner loop should look: one row a form, each with the same seconds of outer loop from the same model.
+
+    python -m core.evaluation.inner_rows --model HF-FOLDER --human reading-comprehension.jsonl.gz --output FILE.json
+        [--passages FILE...] [--dev-passages FILE...] [--seconds 45] [--only NAME,...] [--part 0/2]
+    python -m core.evaluation.inner_rows --show FILE.json...
+
+The model trains along in every row, since what a form is worth shows only when the weights have met it. All rows draw
+the same documents (invented facts, people's questions, passages) and are asked the same held-out ones. Each is written
+down as it ends; a run that is started again goes on with the rows that are missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from core.embedded.corpus import read_human
+from core.evaluation.ablations import Results
+from core.learning.episodes import Episode, Material
+from core.learning.fast_weights import FastWeightsConfig, Prepared
+from core.learning.measure import learned_figures, measuring_sets
+from core.learning.outer import OuterConfig, run_outer, thin
+
+log = logging.getLogger(__name__)
+
+BASE = FastWeightsConfig(layers=4, steps=2, rule="muon")
+ROWS: dict[str, dict[str, Any]] = {
+    "base": {},  # muon, 4 layers, 2 steps, full rank, the whole document, learned rates and token weights
+    "rms": {"rule": "rms"},
+    "momentum": {"momentum": 0.9},
+    "rank 64": {"rank": 64},
+    "rank 256": {"rank": 256},
+    "chunks": {"order": "chunks"},
+    "shared rate": {"shared_rate": True},
+    "no token weights": {"token_weights": False},
+    "1 step": {"steps": 1},
+    "2 layers": {"layers": 2},
+    "7 layers": {"layers": 7},
+    "chunks with momentum": {"order": "chunks", "momentum": 0.9},
+    "sgd": {"rule": "sgd", "rate": 10.0},  # the gradient's root mean square is near 4e-4 at first: a step like muon's
+}
+SETS = ("facts 10", "facts 32", "sentences 5", "paragraph", "article 200")
+LAST = 30  # outer steps whose mean answer loss is reported
+
+
+@dataclass
+class Lab:
+    """What all rows share."""
+
+    model: Any  # stays as it is
+    tokenizer: Any
+    material: Material
+    sets: Mapping[str, Sequence[Episode]]
+    config: OuterConfig
+
+
+def measure(lab: Lab, inner: FastWeightsConfig) -> dict[str, Any]:
+    """Train a copy of the model and its preparation, then ask about the held-out documents."""
+    torch.manual_seed(lab.config.seed)
+    model = copy.deepcopy(lab.model)
+    device = model.device
+    prepared = Prepared(inner, model.config.hidden_size, model).to(device)
+    curve: list[tuple[int, float, float]] = []  # outer step, seconds, answer loss since the entry before
+    cuda = device.type == "cuda"
+    if cuda:
+        torch.cuda.reset_peak_memory_stats()
+    figures = run_outer(
+        model,
+        lab.tokenizer,
+        prepared,
+        lab.material,
+        lab.config,
+        report=lambda f: curve.append((f["step"], round(f["seconds"], 2), round(f["answer"], 4))),
+    )
+    last = [loss for *_, loss in curve[-(LAST // lab.config.every) :]]
+    row = {
+        "inner": asdict(inner),
+        "steps": figures["step"],
+        "seconds_a_step": figures["seconds"] / figures["step"],
+        "peak_memory_mb": torch.cuda.max_memory_allocated() / 2**20 if cuda else None,
+        "answer_loss": sum(last) / len(last) if last else None,
+        "rates": prepared.rates().tolist(),
+        "curve": curve,
+    }
+    model.eval()
+    with torch.autocast(device.type, torch.bfloat16, enabled=cuda):
+        row["sets"] = {name: learned_figures(model, lab.tokenizer, prepared, some) for name, some in lab.sets.items()}
+    return row
+
+
+def run(lab: Lab, names: Sequence[str], results: Results) -> None:
+    """Measure the rows that are missing. One that fails is written down as failed, and tried again by the next run."""
+    for name in [n for n in names if "error" in results.rows.get(n, {"error": ""})]:
+        began = time.perf_counter()
+        try:
+            row = measure(lab, replace(BASE, **ROWS[name]))
+        except Exception as error:
+            log.exception("%s failed", name)
+            row = {"error": f"{type(error).__name__}: {error}"[:200]}
+        row["seconds"] = time.perf_counter() - began
+        results.add(name, row)
+        print(table({name: row}).splitlines()[-1], flush=True)
+        if lab.model.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
+    """Exact match / F1 of the learned document, in brackets those of a wrong one."""
+    sets = [s for s in SETS if any(s in row.get("sets", {}) for row in rows.values())]
+    head = ["row", "outer steps", "s a step", "peak MB", "answer loss", *sets]
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for name in sorted(rows, key=list(ROWS).index):
+        row = rows[name]
+        if "error" in row:
+            lines.append(f"| {name} | {row['error']} |" + " |" * (len(head) - 2))
+            continue
+        memory, loss = row["peak_memory_mb"], row["answer_loss"]
+        cells = [
+            name,
+            f"{row['steps']:.0f}",
+            f"{row['seconds_a_step']:.3f}",
+            "" if memory is None else f"{memory:.0f}",
+            "" if loss is None else f"{loss:.3f}",
+            *(scores(row["sets"][s]) if s in row["sets"] else "" for s in sets),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def scores(f: Mapping[str, float]) -> str:
+    return "{learned_em:.1f} / {learned_f1:.1f} ({wrong_em:.1f} / {wrong_f1:.1f})".format(**f)
+
+
+def show(paths: Sequence[Path]) -> str:
+    """One table of all parts. Raises: ValueError, when they were not run alike."""
+    parts = [json.loads(path.read_text()) for path in paths]
+    if any(part["run"] != parts[0]["run"] for part in parts):
+        raise ValueError("These files come from different runs.")
+    return table({name: row for part in parts for name, row in part["rows"].items()})
+
+
+def chosen(only: str, part: str) -> list[str]:
+    """Names of rows: those asked for, else all; of them every n-th from the i-th on for the part "i/n"."""
+    names = [n.strip() for n in only.split(",")] if only else list(ROWS)
+    if unknown := set(names) - set(ROWS):
+        raise SystemExit(f"There is no row '{min(unknown)}'; choose from: {', '.join(ROWS)}")
+    i, n = (int(x) for x in part.split("/"))
+    return names[i::n]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", help="folder of a model that reads, as transformers loads it")
+    parser.add_argument("--human", type=Path)
+    parser.add_argument("--passages", nargs="*", default=[])
+    parser.add_argument("--thin", type=int, default=4, help="take one passage in so many")
+    parser.add_argument("--dev-passages", nargs="*", type=Path, default=[])
+    parser.add_argument("--seconds", type=float, default=45.0, help="of outer loop, for each row")
+    parser.add_argument("--tokens", type=int, default=24_000, help="of documents, an outer step")
+    parser.add_argument("--longest", type=int, default=600, help="tokens of a document")
+    parser.add_argument("--only", default="", metavar="NAME,...", help=", ".join(ROWS))
+    parser.add_argument("--part", default="0/1", metavar="I/N")
+    parser.add_argument("--output", type=Path)
+    parser.add_argument("--show", nargs="+", type=Path, metavar="FILE", help="print a table of what was measured")
+    o = parser.parse_args()
+    if o.show:
+        return print(show(o.show))
+    if not (o.model and o.output):
+        parser.error("--model and --output are needed")
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    torch.set_float32_matmul_precision("high")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = AutoModelForCausalLM.from_pretrained(o.model, dtype=torch.float32).to(device)
+    material = Material(human=read_human(o.human, dev=False) if o.human else (), passages=thin(o.passages, o.thin))
+    sets = {name: some for name, some in measuring_sets(o.human, o.dev_passages).items() if name in SETS}
+    config = OuterConfig(
+        seconds=o.seconds, tokens=o.tokens, first=min(256, o.longest), longest=o.longest, every=10, warmup_steps=10
+    )
+    lab = Lab(model, AutoTokenizer.from_pretrained(o.model), material, sets, config)
+    about = {"model": o.model, "human": len(material.human), "passages": len(material.passages), **asdict(config)}
+    names, results = chosen(o.only, o.part), Results(o.output, about)
+    if device == "cuda":
+        measure(replace(lab, sets={}, config=replace(config, max_steps=3)), BASE)  # the first steps warm the device up
+    run(lab, names, results)
+    print(table(results.rows))
+
+
+if __name__ == "__main__":
+    main()

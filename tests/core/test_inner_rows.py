@@ -1,0 +1,84 @@
+"""The rows of the inner loop's forms: rehearsed at toy size, written as they end, gone on with, shown."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from core.evaluation import inner_rows
+from core.evaluation.ablations import Results
+from core.evaluation.inner_rows import ROWS, Lab, chosen, measure, run, show, table
+from core.learning.episodes import Episode, Material
+from core.learning.fast_weights import FastWeightsConfig
+from core.learning.outer import OuterConfig, run_outer
+from tests.core.test_outer import DOCUMENTS
+
+SMALL = {"rank 64": {"rank": 8}, "rank 256": {"rank": 16}}
+
+
+@pytest.fixture
+def lab(tiny, monkeypatch) -> Lab:
+    monkeypatch.setattr(inner_rows, "BASE", FastWeightsConfig(layers=2, steps=2, segment=32, rule="muon"))
+    monkeypatch.setattr(inner_rows, "ROWS", ROWS | SMALL)
+    config = OuterConfig(
+        seconds=1e6, max_steps=1, tokens=160, per_document=2, width=24, strangers=0.0, warmup_steps=1, first=64,
+        longest=64, workers=0, every=1,
+    )  # fmt: skip
+    sets = {"facts 10": [Episode(p.title, p.text, p.questions) for p in DOCUMENTS[:2]]}
+    return Lab(tiny.model, tiny.tokenizer, Material(human=DOCUMENTS, shares={"human": 1.0}), sets, config)
+
+
+def test_every_row_is_measured_from_the_same_model_written_down_and_shown(lab: Lab, tmp_path) -> None:
+    before = {k: v.clone() for k, v in lab.model.state_dict().items()}
+    for part in ("0/2", "1/2"):
+        run(lab, chosen("", part), Results(tmp_path / part[0], {"run": 1}))
+    assert all(torch.equal(v, before[k]) for k, v in lab.model.state_dict().items())
+    text = show([tmp_path / "0", tmp_path / "1"])
+    assert [line.split(" | ")[0] for line in text.splitlines()[2:]] == [f"| {name}" for name in ROWS]
+    rows = json.loads((tmp_path / "0").read_text())["rows"] | json.loads((tmp_path / "1").read_text())["rows"]
+    assert not any("error" in row for row in rows.values()) and rows["sgd"]["inner"]["rule"] == "sgd"
+    assert all(row["steps"] == 1 and 0 < row["answer_loss"] < 20 for row in rows.values())
+    with pytest.raises(ValueError, match="different"):
+        Results(tmp_path / "2", {"run": 2}).add("base", rows["base"])
+        show([tmp_path / "0", tmp_path / "2"])
+
+
+def test_only_what_is_missing_or_failed_is_measured(lab: Lab, tmp_path, monkeypatch) -> None:
+    results = Results(tmp_path / "rows.json", {})
+    done, begun = {"steps": 1}, []
+    results.rows = {"base": done, "rms": {"error": "gone"}}
+
+    def fails(_lab, inner):
+        begun.append(inner)
+        raise RuntimeError("no memory")
+
+    monkeypatch.setattr(inner_rows, "measure", fails)
+    run(lab, ["base", "rms", "momentum"], results)
+    assert [(i.rule, i.momentum) for i in begun] == [("rms", 0.0), ("muon", 0.9)]
+    assert results.rows["base"] is done and results.rows["momentum"]["error"] == "RuntimeError: no memory"
+    assert "no memory" in table({"rms": results.rows["rms"]})
+
+
+def test_the_basis_is_trained_with_the_model(lab: Lab, monkeypatch) -> None:
+    moved = []
+
+    def runs(model, tokenizer, prepared, *rest, **options):
+        learned = [*model.parameters(), *prepared.basis]
+        before = [p.detach().clone() for p in learned]
+        figures = run_outer(model, tokenizer, prepared, *rest, **options)
+        moved.extend(not torch.equal(p, old) for p, old in zip(learned, before, strict=True))
+        return figures
+
+    monkeypatch.setattr(inner_rows, "run_outer", runs)
+    row = measure(replace(lab, sets={}), replace(inner_rows.BASE, rank=8))
+    assert len(moved) > 2 and all(moved) and row["steps"] == 1
+
+
+def test_rows_are_chosen_by_name_and_part() -> None:
+    assert chosen("rank 64, chunks", "0/1") == ["rank 64", "chunks"]
+    assert sorted(chosen("", "0/2") + chosen("", "1/2")) == sorted(ROWS)
+    with pytest.raises(SystemExit, match="no row"):
+        chosen("rank 7", "0/1")
