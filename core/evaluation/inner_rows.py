@@ -29,6 +29,7 @@ from core.learning.episodes import Episode, Material
 from core.learning.fast_weights import FastWeightsConfig, Prepared
 from core.learning.measure import learned_figures, measuring_sets
 from core.learning.outer import OuterConfig, run_outer, thin
+from core.model import load_model
 
 log = logging.getLogger(__name__)
 
@@ -159,7 +160,7 @@ def chosen(only: str, part: str) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", help="folder of a model that reads, as transformers loads it")
+    parser.add_argument("--model", help="'embedded', or the folder of a model that reads")
     parser.add_argument("--human", type=Path)
     parser.add_argument("--passages", nargs="*", default=[])
     parser.add_argument("--thin", type=int, default=4, help="take one passage in so many")
@@ -176,17 +177,15 @@ def main() -> None:
         return print(show(o.show))
     if not (o.model and o.output):
         parser.error("--model and --output are needed")
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     torch.set_float32_matmul_precision("high")
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = AutoModelForCausalLM.from_pretrained(o.model, dtype=torch.float32).to(device)
+    base = load_model(o.model, device=device, dtype="float32")
     material = Material(human=read_human(o.human, dev=False) if o.human else (), passages=thin(o.passages, o.thin))
     sets = {name: some for name, some in measuring_sets(o.human, o.dev_passages).items() if name in SETS}
     config = OuterConfig(
         seconds=o.seconds, tokens=o.tokens, first=min(256, o.longest), longest=o.longest, every=10, warmup_steps=10
     )
-    lab = Lab(model, AutoTokenizer.from_pretrained(o.model), material, sets, config)
+    lab = Lab(base.model, base.tokenizer, material, sets, config)
     about = {"model": o.model, "human": len(material.human), "passages": len(material.passages), **asdict(config)}
     names, results = chosen(o.only, o.part), Results(o.output, about)
     if device == "cuda":
