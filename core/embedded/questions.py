@@ -1,10 +1,11 @@
 """Questions without people: rules that turn a declarative sentence into questions about it.
 
-Self-supervised reading material for the embedded model. Four families, all answerable from the sentence:
-subject ("Who was crowned in 1483?"), time and place after an auxiliary or a past-tense verb ("When did she die?"),
-counts ("How many rooms ..."), and in-place cloze with a question word ("... was born in what year?"). A leading pronoun
-is replaced by the article's title. A fifth takes a sentence out and asks it (`recurring`). The rules are heuristics over words; a wrong question now and then is the price of
-millions of them (compare Lewis et al. 2019, "Unsupervised Question Answering by Cloze Translation").
+Self-supervised reading material for the embedded model. Four families, all answerable from the sentence: subject
+("Who was crowned in 1483?"), time and place after an auxiliary or a past-tense verb ("When did she die?"), counts
+("How many rooms ..."), and in-place cloze with a question word ("... was born in what year?"). A leading pronoun is
+replaced by the article's title. A fifth takes a sentence out and asks it (`recurring`). The rules are heuristics over
+words; a wrong question now and then is the price of millions of them (compare Lewis et al. 2019, "Unsupervised
+Question Answering by Cloze Translation").
 """
 
 from __future__ import annotations
@@ -381,7 +382,8 @@ def recurring(paragraphs: Sequence[str], title: str, rng: random.Random) -> tupl
         for span, word in rng.sample(found := _recurring_spans(sentence, title, rng), len(found)):
             stands = re.compile(rf"(?<!\w){re.escape(span)}(?!\w)")
             about = set(WORD.findall(sentence.lower())) - set(WORD.findall(f"{span} {title}".lower()))
-            if any(stands.search(s) and len(about & set(WORD.findall(s.lower()))) >= 2 for s in others):
+            spoken = sentence in others  # word for word, once more
+            if not spoken and any(stands.search(s) and len(about & set(WORD.findall(s.lower()))) >= 2 for s in others):
                 question = QA(_trim_around(stands.sub(word, _clean(sentence)), word), span)
                 if _good(question):
                     return [p for p in rest if p], question

@@ -179,9 +179,11 @@ def text_beside(
     weights = [0] * len(ids)
     for q in rng.sample(episode.questions, min(4, len(episode.questions))):
         asked, answer = [Q, *encode(" " + q.question), A], [*encode(" " + q.answer), END]
+        if len(ids) + len(asked) + len(answer) > width:
+            break
         ids, weights = ids + asked + answer, weights + [0] * len(asked) + [10] * len(answer)
     pad = [0] * (width - len(ids))
-    return [ids[:width] + [PAD] * len(pad), weights[:width] + pad]
+    return [ids + [PAD] * len(pad), weights + pad]
 
 
 class Plan(NamedTuple):
