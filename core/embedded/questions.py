@@ -379,11 +379,12 @@ def recurring(paragraphs: Sequence[str], title: str, rng: random.Random) -> tupl
             continue
         rest = [" ".join(s for k, s in enumerate(found) if (i, j) != (n, k)) for n, found in enumerate(split)]
         others = [s for n, found in enumerate(split) for k, s in enumerate(found) if (i, j) != (n, k)]
+        if sentence in others:  # it stands there word for word, once more
+            continue
         for span, word in rng.sample(found := _recurring_spans(sentence, title, rng), len(found)):
             stands = re.compile(rf"(?<!\w){re.escape(span)}(?!\w)")
             about = set(WORD.findall(sentence.lower())) - set(WORD.findall(f"{span} {title}".lower()))
-            spoken = sentence in others  # word for word, once more
-            if not spoken and any(stands.search(s) and len(about & set(WORD.findall(s.lower()))) >= 2 for s in others):
+            if any(stands.search(s) and len(about & set(WORD.findall(s.lower()))) >= 2 for s in others):
                 question = QA(_trim_around(stands.sub(word, _clean(sentence)), word), span)
                 if _good(question):
                     return [p for p in rest if p], question

@@ -13,7 +13,7 @@ import argparse
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -239,21 +239,36 @@ class Results:
 
 
 def run(lab: Lab, names: Sequence[str], results: Results) -> None:
-    """Measure the rows that are missing, until the time is over. A row that fails is written down as failed."""
+    """Measure the rows that are missing, until the time is over."""
+
+    def figures(name: str) -> dict[str, Any]:
+        lab.tick(name, 0, 1)
+        return (ROWS[name].measure or quality)(lab, ROWS[name])
+
+    fill(results, names, figures, lambda name, row: f"{name:32} {told(row)}")
+
+
+def fill(
+    results: Results,
+    names: Sequence[str],
+    measure: Callable[[str], dict[str, Any]],
+    line: Callable[[str, Mapping[str, Any]], str],
+) -> None:
+    """Measure each row that is missing, write it down, print its line; end early on OutOfTime. A row that fails is
+    written down as failed, and tried again by the next run."""
     for name in [n for n in names if "error" in results.rows.get(n, {"error": ""})]:
         began = time.perf_counter()
-        row = ROWS[name]
         try:
-            lab.tick(name, 0, 1)
-            figures = (row.measure or quality)(lab, row)
+            figures = measure(name)
         except OutOfTime:
             break
         except Exception as error:  # the other rows are worth having
             log.exception("row '%s'", name)
             figures = {"error": f"{type(error).__name__}: {error}"}
-        results.add(name, figures | {"seconds": time.perf_counter() - began})
-        print(f"{name:32} {told(figures)}  ({time.perf_counter() - began:.0f} s)", flush=True)
-        if lab.base.device.type == "cuda":
+        seconds = time.perf_counter() - began
+        results.add(name, figures | {"seconds": seconds})
+        print(f"{line(name, figures)}  ({seconds:.0f} s)", flush=True)
+        if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
 
@@ -310,11 +325,12 @@ def show(paths: Sequence[Path]) -> str:
     return "\n\n".join(f"{asked}\n\n{table(rows)}" for asked, rows in found.items())
 
 
-def chosen(only: str, part: str) -> list[str]:
+def chosen(rows: Iterable[str], only: str, part: str) -> list[str]:
     """Names of rows: those asked for, else all; of them every n-th from the i-th on for the part "i/n"."""
-    names = [n.strip() for n in only.split(",")] if only else list(ROWS)
-    if unknown := set(names) - set(ROWS):
-        raise SystemExit(f"There is no row '{min(unknown)}'; choose from: {', '.join(ROWS)}")
+    rows = list(rows)
+    names = [n.strip() for n in only.split(",")] if only else rows
+    if unknown := set(names) - set(rows):
+        raise SystemExit(f"There is no row '{min(unknown)}'; choose from: {', '.join(rows)}")
     i, n = (int(x) for x in part.split("/"))
     return names[i::n]
 
@@ -341,7 +357,7 @@ def main() -> None:
     batch = o.batch or (WIDE if base.device.type == "cuda" else BATCH)
     questions = {name: [len(a.questions) for a in some] for name, some in sets.items()}
     results = Results(o.output, {"model": base.fingerprint, "device": device_name(base), "questions": questions})
-    run(Lab(base, sets, batch, end), chosen(o.only, o.part), results)
+    run(Lab(base, sets, batch, end), chosen(ROWS, o.only, o.part), results)
 
 
 def device_name(base: LoadedModel) -> str:

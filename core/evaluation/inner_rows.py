@@ -14,8 +14,6 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import logging
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -24,14 +22,12 @@ from typing import Any
 import torch
 
 from core.embedded.corpus import read_human
-from core.evaluation.ablations import Results
+from core.evaluation.ablations import Results, chosen, fill
 from core.learning.episodes import Episode, Material
 from core.learning.fast_weights import FastWeightsConfig, Prepared
 from core.learning.measure import learned_figures, measuring_sets
 from core.learning.outer import OuterConfig, run_outer, thin
 from core.model import load_model
-
-log = logging.getLogger(__name__)
 
 BASE = FastWeightsConfig(layers=4, steps=2, rule="muon")
 ROWS: dict[str, dict[str, Any]] = {
@@ -99,19 +95,9 @@ def measure(lab: Lab, inner: FastWeightsConfig) -> dict[str, Any]:
 
 
 def run(lab: Lab, names: Sequence[str], results: Results) -> None:
-    """Measure the rows that are missing. One that fails is written down as failed, and tried again by the next run."""
-    for name in [n for n in names if "error" in results.rows.get(n, {"error": ""})]:
-        began = time.perf_counter()
-        try:
-            row = measure(lab, replace(BASE, **ROWS[name]))
-        except Exception as error:
-            log.exception("%s failed", name)
-            row = {"error": f"{type(error).__name__}: {error}"[:200]}
-        row["seconds"] = time.perf_counter() - began
-        results.add(name, row)
-        print(table({name: row}).splitlines()[-1], flush=True)
-        if lab.model.device.type == "cuda":
-            torch.cuda.empty_cache()
+    """Measure the rows that are missing."""
+    line = lambda name, row: table({name: row}).splitlines()[-1]  # noqa: E731
+    fill(results, names, lambda name: measure(lab, replace(BASE, **ROWS[name])), line)
 
 
 def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
@@ -122,7 +108,7 @@ def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
     for name in sorted(rows, key=list(ROWS).index):
         row = rows[name]
         if "error" in row:
-            lines.append(f"| {name} | {row['error']} |" + " |" * (len(head) - 2))
+            lines.append(f"| {name} | {row['error'][:200]} |" + " |" * (len(head) - 2))
             continue
         memory, loss = row["peak_memory_mb"], row["answer_loss"]
         cells = [
@@ -147,15 +133,6 @@ def show(paths: Sequence[Path]) -> str:
     if any(part["run"] != parts[0]["run"] for part in parts):
         raise ValueError("These files come from different runs.")
     return table({name: row for part in parts for name, row in part["rows"].items()})
-
-
-def chosen(only: str, part: str) -> list[str]:
-    """Names of rows: those asked for, else all; of them every n-th from the i-th on for the part "i/n"."""
-    names = [n.strip() for n in only.split(",")] if only else list(ROWS)
-    if unknown := set(names) - set(ROWS):
-        raise SystemExit(f"There is no row '{min(unknown)}'; choose from: {', '.join(ROWS)}")
-    i, n = (int(x) for x in part.split("/"))
-    return names[i::n]
 
 
 def main() -> None:
@@ -187,7 +164,7 @@ def main() -> None:
     )
     lab = Lab(base.model, base.tokenizer, material, sets, config)
     about = {"model": o.model, "human": len(material.human), "passages": len(material.passages), **asdict(config)}
-    names, results = chosen(o.only, o.part), Results(o.output, about)
+    names, results = chosen(ROWS, o.only, o.part), Results(o.output, about)
     if device == "cuda":
         measure(replace(lab, sets={}, config=replace(config, max_steps=3)), BASE)  # the first steps warm the device up
     run(lab, names, results)

@@ -59,10 +59,10 @@ def test_when_time_is_over_the_row_is_given_up(lab: Lab, tmp_path) -> None:
 
 
 def test_parts_are_all_rows_and_share_none() -> None:
-    parts = [chosen("", f"{i}/3") for i in range(3)]
-    assert sorted(n for p in parts for n in p) == sorted(ROWS) and chosen("lora,base", "1/2") == ["base"]
+    parts = [chosen(ROWS, "", f"{i}/3") for i in range(3)]
+    assert sorted(n for p in parts for n in p) == sorted(ROWS) and chosen(ROWS, "lora,base", "1/2") == ["base"]
     with pytest.raises(SystemExit, match="no row 'luck'"):
-        chosen("luck", "0/1")
+        chosen(ROWS, "luck", "0/1")
 
 
 def test_every_row_names_settings_that_there_are(lab: Lab) -> None:

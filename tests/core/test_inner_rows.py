@@ -34,7 +34,7 @@ def lab(tiny, monkeypatch) -> Lab:
 def test_every_row_is_measured_from_the_same_model_written_down_and_shown(lab: Lab, tmp_path) -> None:
     before = {k: v.clone() for k, v in lab.model.state_dict().items()}
     for part in ("0/2", "1/2"):
-        run(lab, chosen("", part), Results(tmp_path / part[0], {"run": 1}))
+        run(lab, chosen(ROWS, "", part), Results(tmp_path / part[0], {"run": 1}))
     assert all(torch.equal(v, before[k]) for k, v in lab.model.state_dict().items())
     text = show([tmp_path / "0", tmp_path / "1"])
     assert [line.split(" | ")[0] for line in text.splitlines()[2:]] == [f"| {name}" for name in ROWS]
@@ -78,7 +78,7 @@ def test_the_basis_is_trained_with_the_model(lab: Lab, monkeypatch) -> None:
 
 
 def test_rows_are_chosen_by_name_and_part() -> None:
-    assert chosen("rank 64, chunks", "0/1") == ["rank 64", "chunks"]
-    assert sorted(chosen("", "0/2") + chosen("", "1/2")) == sorted(ROWS)
+    assert chosen(ROWS, "rank 64, chunks", "0/1") == ["rank 64", "chunks"]
+    assert sorted(chosen(ROWS, "", "0/2") + chosen(ROWS, "", "1/2")) == sorted(ROWS)
     with pytest.raises(SystemExit, match="no row"):
-        chosen("rank 7", "0/1")
+        chosen(ROWS, "rank 7", "0/1")
