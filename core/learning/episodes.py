@@ -10,6 +10,7 @@ import itertools
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor
 from core.embedded.corpus import END, PAD, A, Passage, Q, Weights, example
 from core.embedded.invented import invented_document
 from core.embedded.questions import QA
+from core.embedded.swapped import Words, swapped
 from core.learning.fast_weights import IGNORE, segments
 from core.prompts import NOT_IN_TEXT, PromptFormat
 
@@ -66,6 +68,13 @@ class Material:
     shares: dict[str, float] = field(
         default_factory=lambda: {"invented": 0.3, "human": 0.25, "passages": 0.2, "written": 0.25}
     )
+    swap: Mapping[str, float] = field(default_factory=dict)  # of these documents so many have their words swapped
+    few: int | None = None  # people's questions of one context, at most
+
+    @cached_property
+    def words(self) -> Words:
+        """To swap with: names of the passages, words of people's answers."""
+        return Words((p.text for p in self.passages[::32]), (q.answer for p in self.human for q in p.questions))
 
     def draw(self, rng: random.Random, tokens: int) -> Episode:
         """A document of about so many tokens."""
@@ -75,16 +84,21 @@ class Material:
             made = invented_document(rng, max(1, tokens // 22))
             glue = rng.choice((" ", " ", "\n", "\n\n"))
             return Episode(made.title, glue.join(made.sentences), [q for qs in made.questions for q in qs])
-        return run_of(
+        episode = run_of(
             getattr(self, kind),
             rng,
             tokens,
             same_title=kind == "passages" or (kind == "written" and rng.random() < 0.5),
+            few=self.few if kind == "human" else None,
         )
+        return Episode(*swapped(*episode, self.words, rng)) if rng.random() < self.swap.get(kind, 0.0) else episode
 
 
-def run_of(passages: Sequence[Passage], rng: random.Random, tokens: int, *, same_title: bool) -> Episode:
-    """Consecutive passages of one title, or random ones, until the length is reached (1.3 tokens a word assumed)."""
+def run_of(
+    passages: Sequence[Passage], rng: random.Random, tokens: int, *, same_title: bool, few: int | None = None
+) -> Episode:
+    """Consecutive passages of one title, or random ones, until the length is reached (1.3 tokens a word assumed), with
+    all questions, or `few` of each passage."""
     words = tokens / 1.35
     for _ in range(20):  # a first passage that fits
         at = rng.randrange(len(passages))
@@ -109,7 +123,8 @@ def run_of(passages: Sequence[Passage], rng: random.Random, tokens: int, *, same
         if rng.random() < 0.8 and chosen[0].title not in ("qamr", "nq", "fairy")
         else rng.choice(("Notes", "Document", "Report", "Handbook", "Text"))
     )
-    return Episode(title, "\n".join(p.text for p in chosen), [q for p in chosen for q in p.questions])
+    asked = (p.questions if few is None else rng.sample(p.questions, min(few, len(p.questions))) for p in chosen)
+    return Episode(title, "\n".join(p.text for p in chosen), [q for some in asked for q in some])
 
 
 def encode_document(
@@ -244,7 +259,7 @@ class Reading:
     unanswerable: float = 0.1
     weights: Weights = field(default_factory=lambda: Weights(context=4, question=2, answer=40))
     shares: Mapping[str, float] = field(
-        default_factory=lambda: {"invented": 0.1, "human": 0.2, "passages": 0.65, "written": 0.05}
+        default_factory=lambda: {"invented": 0.1, "human": 0.4, "passages": 0.45, "written": 0.05}
     )
 
     def draw(self, material: Material, encode: Callable[[str], list[int]], rng: random.Random) -> Tensor:

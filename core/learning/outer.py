@@ -364,6 +364,8 @@ def main() -> None:
     parser.add_argument("--written", nargs="*", default=[])
     parser.add_argument("--dev-passages", nargs="*", default=[])
     parser.add_argument("--shares", default="", help="where documents come from: invented=0.3,human=0.2,...")
+    parser.add_argument("--swap", default="", help="share of a kind's documents whose words are swapped: human=0.7,...")
+    parser.add_argument("--few", type=int, help="at most so many questions of a human context")
     parser.add_argument("--no-measure", action="store_true", help="do not ask the held-out documents at the end")
     for group in (OuterConfig, FastWeightsConfig):
         for f in fields(group):
@@ -393,9 +395,13 @@ def main() -> None:
         human=read_human(Path(o.human), dev=False) if o.human else (),
         passages=thin(o.passages, o.thin),
         written=merge_questions([p for path in o.written for p in load_passages(Path(path))]),
+        swap=by_kind(o.swap),
+        few=o.few,
     )
     if o.shares:
-        material.shares = {k: float(v) for k, v in (part.split("=") for part in o.shares.split(","))}
+        material.shares = by_kind(o.shares)
+    if material.swap:
+        print(len(material.words.kinds), "names to swap", flush=True)  # made once, before the workers
     out = Path(o.out)
     out.mkdir(parents=True, exist_ok=True)
     unfinished = out / "state.pt"  # a run that finds it goes on from there
@@ -450,6 +456,11 @@ def main() -> None:
     if world > 1:
         dist.barrier()
         dist.destroy_process_group()
+
+
+def by_kind(text: str) -> dict[str, float]:
+    """ "human=0.1,passages=0.65" -> a number for each kind of document."""
+    return {kind: float(share) for kind, share in (part.split("=") for part in text.split(",") if part)}
 
 
 def thin(paths: Sequence[str], every: int) -> list:

@@ -92,6 +92,18 @@ def test_material_draws_only_from_what_there_is() -> None:
     assert all("Berth" in only.draw(random.Random(n), 100).text for n in range(5))
 
 
+def test_of_a_human_context_few_questions_are_taken_and_their_words_may_be_swapped() -> None:
+    asked = [QA(f"What is at berth {n}?", "Orla") for n in range(9)]
+    human = [Passage("nq", "All nine berths are kept by Orla.", asked)]
+    plain = Material(human=human, shares={"human": 1.0}, few=2).draw(random.Random(0), 20)
+    assert len(plain.questions) == 2 * plain.text.count("All nine berths") and "Orla" in plain.text
+    named = [Passage("Port", "It was built by Hanna Lund near Oslo and kept by Orla Quint.", [])] * 32
+    material = Material(human=human, passages=named, shares={"human": 1.0}, swap={"human": 1.0})
+    drawn = [material.draw(random.Random(n), 10) for n in range(20)]
+    assert all(q.answer in e.text for e in drawn for q in e.questions)
+    assert {"Hanna", "Lund"} & {q.answer for e in drawn for q in e.questions}
+
+
 def test_the_stream_is_endless_and_follows_its_seed(tokenizer, fmt) -> None:
     def first(seed: int):
         lengths = Curriculum(first=96, longest=96, batch=400, per_document=2)
@@ -120,7 +132,7 @@ def test_rows_to_read_are_full_and_follow_their_generator(encode) -> None:
     )
     assert made.shape == (3, 2, 97) and made.equal(same) and not made.equal(other)
     ids, weights = made.unbind(1)
-    assert (ids != PAD).all() and set(weights.unique().tolist()) == {0, 2, 4, 40}
+    assert (ids != PAD).all() and set(weights.unique().tolist()) == {0, 2, 4, 10, 40}
     assert not weights[(ids == Q) | (ids == A)].any()
     assert Reading().draw(material, encode, random.Random(0)).shape == (0, 2, 1025)
 
