@@ -201,9 +201,9 @@ def save_passages(path: Path, passages: Iterable[Passage]) -> None:
             f.write(json.dumps([p.title, p.text, p.questions]) + "\n")
 
 
-def load_passages(path: Path, *, every: int = 1) -> list[Passage]:
+def load_passages(path: Path, *, every: int = 1, first: int = 0) -> list[Passage]:
     with gzip.open(path, "rt") as f:
-        lines = [line for n, line in enumerate(f) if n % every == 0]
+        lines = [line for n, line in enumerate(f) if n % every == first]
     return [Passage(t, x, [QA(*q) for q in qs]) for t, x, qs in map(json.loads, lines)]
 
 

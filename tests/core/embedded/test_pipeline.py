@@ -14,7 +14,7 @@ from core.embedded.export import hf_model, save_folder
 from core.embedded.questions import QA
 from core.embedded.reading import in_context, reading_rows, widened
 from core.embedded.train import TrainConfig, schedule, train
-from core.embedded.write_questions import write
+from core.embedded.write_questions import teach, write
 from core.model import EMBEDDED
 
 TOKENIZER = EMBEDDED / "tokenizer.json"
@@ -122,7 +122,7 @@ def reader():
 def test_the_model_writes_questions_that_it_answers_itself(reader) -> None:
     model, tokenizer, _ = reader
     torch.manual_seed(0)
-    found = write(model, tokenizer, PORTS[:4], temperature=0.01)
+    found = write(model, model, tokenizer, PORTS[:4], temperature=0.01)
     assert [p.text for p in found] == [p.text for p in PORTS[:4]]
     assert {q.answer for p in found for q in p.questions} == {"Orla Quint"}
     assert all(p.questions[0].question.startswith("Who keeps berth") for p in found)
@@ -132,14 +132,29 @@ def test_a_question_is_kept_though_the_mark_after_it_is_not_written(reader) -> N
     model, tokenizer, _ = reader
     hook = model.lm_head.register_forward_hook(lambda m, args, logits: logits.index_fill(-1, torch.tensor([A]), -1e4))
     try:
-        assert len(write(model, tokenizer, PORTS[:4], temperature=0.01)) >= 2
+        assert len(write(model, model, tokenizer, PORTS[:4], temperature=0.01)) >= 2
     finally:
         hook.remove()
 
 
 def test_a_question_whose_answer_is_not_in_the_text_is_dropped(reader) -> None:
     model, tokenizer, _ = reader
-    assert write(model, tokenizer, [Passage("Sea", "Fish swim.", [])], temperature=0.01) == []
+    assert write(model, model, tokenizer, [Passage("Sea", "Fish swim.", [])], temperature=0.01) == []
+
+
+def test_an_answer_that_the_reader_is_not_sure_of_is_dropped(reader) -> None:
+    model, tokenizer, _ = reader
+    torch.manual_seed(0)
+    assert write(model, model, tokenizer, PORTS[:4], temperature=0.01, sure=1.01) == []
+
+
+def test_a_copy_learns_to_ask_and_the_model_stays(reader) -> None:
+    model, tokenizer, _ = reader
+    before = {name: w.clone() for name, w in model.state_dict().items()}
+    (first, start), (later, end) = (teach(model, tokenizer, PORTS[4:], 1e6, rows=1, steps=n) for n in (1, 8))
+    assert end < start and first is not model
+    assert all(torch.equal(w, before[name]) for name, w in model.state_dict().items())
+    assert any(not torch.equal(w, before[name]) for name, w in later.state_dict().items())
 
 
 def test_reading_is_scored_in_percent(reader) -> None:
