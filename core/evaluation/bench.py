@@ -5,7 +5,8 @@ learned         as the service answers: the document's weights attached, closed 
                 never the prompt; the base model's answer where the section is not about the question
 wrong_document  another document's weights, whatever they are about: what a gain would be worth without its document
 elsewhere       as the service answers where only another document is known: what learning spoils
-in_context      the gold paragraph (else as much of it as fits) in the prompt
+in_context      the gold paragraph (else as much of it as fits) in the prompt: as if somebody knew where to look
+document        the document in the prompt, as much of it as fits
 retrieval       the best chunks by BM25 in the prompt
 both            the best chunks in the prompt and the document's weights attached
 unrelated       the gold paragraph in the prompt and another document's weights attached: what those spoil
@@ -37,7 +38,9 @@ from core.words import match_expression, search_words, shares, supporting
 if TYPE_CHECKING:
     from torch import Tensor
 
-CONDITIONS = ("base", "learned", "wrong_document", "elsewhere", "in_context", "retrieval", "both", "unrelated")
+CONDITIONS = (
+    "base", "learned", "wrong_document", "elsewhere", "in_context", "document", "retrieval", "both", "unrelated",
+)  # fmt: skip
 SERVED = {"learned": ("weights", 0), "elsewhere": ("wrong_document", -1)}  # whose answers, of which document from here
 HITS = 5  # chunks that the router looks at; as in the service
 BATCH = 16  # questions at once
@@ -189,6 +192,8 @@ class Bench:
             return self._by_weights(n - 1, q, self.routed)
         if condition == "in_context":
             return [Row(Ask(q.text, context=self.shorten(q.context)))]
+        if condition == "document":
+            return [Row(Ask(q.text, context=self.shorten("\n".join(self.documents[n].article.text))))]
         if condition == "unrelated":
             return self._by_weights(n - 1, q, 1, self.shorten(q.context))
         chunks = sorted(self.documents[n].routed(q.text, self.retrieved))

@@ -17,6 +17,7 @@ COMPARED = (  # what the tests are about: does the first differ from the second?
     ("learned", "base"),
     ("wrong_document", "base"),
     ("learned", "in_context"),
+    ("learned", "document"),
     ("both", "retrieval"),
     ("unrelated", "in_context"),
 )
