@@ -26,11 +26,12 @@ from core.evaluation.ablations import Results, chosen, fill
 from core.learning.episodes import Episode, Material
 from core.learning.fast_weights import FastWeightsConfig, Prepared
 from core.learning.measure import learned_figures, measuring_sets
+from core.learning.native import Native, NativeConfig
 from core.learning.outer import OuterConfig, run_outer, thin
 from core.model import load_model
 
 BASE = FastWeightsConfig(layers=4, steps=2, rule="muon")
-ROWS: dict[str, dict[str, Any]] = {
+ROWS: dict[str, dict[str, Any] | NativeConfig] = {
     "base": {},  # muon, 4 layers, 2 steps, full rank, the whole document, learned rates and token weights
     "rms": {"rule": "rms"},
     "momentum": {"momentum": 0.9},
@@ -44,6 +45,9 @@ ROWS: dict[str, dict[str, Any]] = {
     "7 layers": {"layers": 7},
     "chunks with momentum": {"order": "chunks", "momentum": 0.9},
     "sgd": {"rule": "sgd", "rate": 10.0},  # the gradient's root mean square is near 4e-4 at first: a step like muon's
+    "native lact": NativeConfig(),
+    "native ttt-linear": NativeConfig("ttt-linear", chunk=16),
+    "native ttt-mlp": NativeConfig("ttt-mlp", chunk=16),
 }
 SETS = ("facts 10", "facts 32", "sentences 5", "paragraph", "article 200")
 LAST = 30  # outer steps whose mean answer loss is reported
@@ -60,12 +64,18 @@ class Lab:
     config: OuterConfig
 
 
-def measure(lab: Lab, inner: FastWeightsConfig) -> dict[str, Any]:
+def form(name: str) -> FastWeightsConfig | NativeConfig:
+    row = ROWS[name]
+    return row if isinstance(row, NativeConfig) else replace(BASE, **row)
+
+
+def measure(lab: Lab, inner: FastWeightsConfig | NativeConfig) -> dict[str, Any]:
     """Train a copy of the model and its preparation, then ask about the held-out documents."""
     torch.manual_seed(lab.config.seed)
     model = copy.deepcopy(lab.model)
     device = model.device
-    prepared = Prepared(inner, model.config.hidden_size, model).to(device)
+    native = isinstance(inner, NativeConfig)
+    prepared = (Native(inner, model) if native else Prepared(inner, model.config.hidden_size, model)).to(device)
     curve: list[tuple[int, float, float]] = []  # outer step, seconds, answer loss since the entry before
     cuda = device.type == "cuda"
     if cuda:
@@ -97,7 +107,7 @@ def measure(lab: Lab, inner: FastWeightsConfig) -> dict[str, Any]:
 def run(lab: Lab, names: Sequence[str], results: Results) -> None:
     """Measure the rows that are missing."""
     line = lambda name, row: table({name: row}).splitlines()[-1]  # noqa: E731
-    fill(results, names, lambda name: measure(lab, replace(BASE, **ROWS[name])), line)
+    fill(results, names, lambda name: measure(lab, form(name)), line)
 
 
 def table(rows: Mapping[str, Mapping[str, Any]]) -> str:

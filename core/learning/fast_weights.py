@@ -26,6 +26,8 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from core.learning.packing import as_stored
+
 IGNORE = -100
 
 
@@ -99,6 +101,24 @@ class Prepared(nn.Module):
 
     def describe(self) -> dict[str, Any]:
         return asdict(self.config)
+
+    def learn(
+        self, model: nn.Module, inputs: Tensor, targets: Tensor, *, differentiable: bool = False, two_bits: bool = True
+    ) -> tuple[list[float | Tensor], dict[str, Tensor]]:
+        """The loss before each step; by name what was learned, [D, ...], with `two_bits` as it is stored."""
+        losses: list[float | Tensor] = []
+        deltas: dict[str, Tensor] = {}
+        for loss, found in inner_steps(model, inputs, targets, self, differentiable=differentiable):
+            losses.append(loss)
+            deltas = found
+        return losses, as_stored(deltas, list(self.start)) if two_bits else deltas
+
+    @contextmanager
+    def reading(self, model: nn.Module, deltas: Mapping[str, Tensor], rows: Sequence[int]) -> Iterator[None]:
+        """Within the context, each document's rows of a batch (so many, in order) have its deltas and the read-out."""
+        modules = target_modules(model, self.config.layers)
+        with attached(modules, deltas, rows), with_readout(model, self, sum(rows) if deltas else 0):
+            yield
 
 
 def target_modules(model: nn.Module, layers: int) -> dict[str, nn.Linear]:

@@ -15,8 +15,8 @@ from core.embedded.invented import invented_document
 from core.evaluation.metrics import exact_match, f1
 from core.generate import generate, held_back
 from core.learning.episodes import Episode, encode_document, run_of
-from core.learning.fast_weights import IGNORE, Prepared, attached, inner_steps, target_modules, with_readout
-from core.learning.packing import as_stored
+from core.learning.fast_weights import IGNORE, Prepared
+from core.learning.native import Native
 from core.prompts import format_for
 
 KINDS = ("learned", "wrong", "base")
@@ -26,7 +26,7 @@ KINDS = ("learned", "wrong", "base")
 def learned_figures(
     model: Any,
     tokenizer: Any,
-    prepared: Prepared,
+    prepared: Prepared | Native,
     episodes: Sequence[Episode],
     *,
     per_document: int = 24,
@@ -36,7 +36,6 @@ def learned_figures(
     """Exact match and F1 (percent) of learned, wrong document and base, greedy, closed book."""
     fmt = format_for(tokenizer)
     device = next(model.parameters()).device
-    modules = target_modules(model, prepared.config.layers)
     encode = lambda t: tokenizer.encode(t, add_special_tokens=False)  # noqa: E731
     scores = {k: [0.0, 0.0] for k in KINDS}
     count = 0
@@ -48,17 +47,16 @@ def learned_figures(
         t = prepared.config.segment
         inputs = torch.tensor([i + [[fmt.pad_id] * t] * (most - len(i)) for i, _ in documents], device=device)
         targets = torch.tensor([g + [[IGNORE] * t] * (most - len(g)) for _, g in documents], device=device)
-        *_, (_, deltas) = inner_steps(model, inputs, targets, prepared)
-        deltas = as_stored(deltas, list(prepared.start))
+        _, learned = prepared.learn(model, inputs, targets)
         asked = [e.questions[:per_document] for e in some]
         prompts = [fmt.closed_book(q.question) for qs in asked for q in qs]
         rows = [len(qs) for qs in asked]
-        wrong = {k: v.roll(1, 0) for k, v in deltas.items()}
+        wrong = {k: v.roll(1, 0) for k, v in learned.items()}
         options = {"stop_ids": fmt.stop_ids, "pad_id": fmt.pad_id, "max_new": 16, "hold_back": held_back(fmt)}
-        for kind, weights in (("learned", deltas), ("wrong", wrong), ("base", {})):
+        for kind, weights in (("learned", learned), ("wrong", wrong), ("base", {})):
             if kind == "wrong" and len(some) < 2:
                 continue
-            with attached(modules, weights, rows), with_readout(model, prepared, sum(rows) if weights else 0):
+            with prepared.reading(model, weights, rows):
                 out, _ = generate(model, prompts, **options)
             for ids, q in zip(out, (q for qs in asked for q in qs), strict=True):
                 text = tokenizer.decode(ids).strip()

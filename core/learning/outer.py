@@ -36,15 +36,11 @@ from core.learning.fast_weights import (
     IGNORE,
     FastWeightsConfig,
     Prepared,
-    attached,
-    inner_steps,
     load_prepared,
     save_prepared,
-    target_modules,
-    with_readout,
 )
 from core.learning.measure import KINDS, learned_figures, measuring_sets
-from core.learning.packing import as_stored
+from core.learning.native import Native
 from core.prompts import format_for
 
 
@@ -118,14 +114,10 @@ class Masters:
             p.data = copy.data
 
 
-def answer_loss(model: Any, batch: Batch, deltas: dict[str, Tensor], prepared: Prepared) -> Tensor:
+def answer_loss(model: Any, batch: Batch, learned: dict[str, Tensor], prepared: Prepared | Native) -> Tensor:
     """Mean over questions of the mean cross-entropy of the answer's tokens, nats."""
     per_document = len(batch.questions) // len(batch.inputs)
-    modules = target_modules(model, prepared.config.layers)
-    with (
-        attached(modules, deltas, [per_document] * len(batch.inputs)),
-        with_readout(model, prepared, len(batch.questions)),
-    ):
+    with prepared.reading(model, learned, [per_document] * len(batch.inputs)):
         hidden = model.model(input_ids=batch.questions[:, :-1], use_cache=False).last_hidden_state
     goal = batch.labels[:, 1:]
     here = goal != IGNORE
@@ -144,21 +136,16 @@ def reading_loss(model: Any, rows: Tensor) -> Tensor:
     return (losses * w[here]).sum() / w[here].sum().clamp_min(1e-6)
 
 
-def step_losses(model: Any, prepared: Prepared, batch: Batch, config: OuterConfig) -> dict[str, Tensor]:
+def step_losses(model: Any, prepared: Prepared | Native, batch: Batch, config: OuterConfig) -> dict[str, Tensor]:
     """All terms of one outer step; "total" carries the graph."""
     terms: dict[str, Tensor] = {}
     if len(batch.inputs):
-        inner: list[Tensor] = []
-        deltas: dict[str, Tensor] = {}
-        for loss, found in inner_steps(model, batch.inputs, batch.targets, prepared, differentiable=True):
-            inner.append(loss)
-            deltas = found
-        stored = as_stored(deltas, list(prepared.start)) if config.two_bits else deltas
-        terms = {"answer": answer_loss(model, batch, stored, prepared), "before": inner[0], "after": inner[-1]}
+        inner, learned = prepared.learn(
+            model, batch.inputs, batch.targets, differentiable=True, two_bits=config.two_bits
+        )
+        terms = {"answer": answer_loss(model, batch, learned, prepared), "before": inner[0], "after": inner[-1]}
         if count := len(batch.beside):
-            modules = target_modules(model, prepared.config.layers)
-            some = {name: d[:count] for name, d in stored.items()}
-            with attached(modules, some, [1] * count), with_readout(model, prepared, count):
+            with prepared.reading(model, {name: d[:count] for name, d in learned.items()}, [1] * count):
                 terms["beside"] = reading_loss(model, batch.beside)
     if len(batch.reading):
         terms["reading"] = reading_loss(model, batch.reading)
@@ -176,7 +163,7 @@ def average_gradients(parameters: Sequence[Tensor], world: int) -> None:
 def run_outer(
     model: Any,
     tokenizer: Any,
-    prepared: Prepared,
+    prepared: Prepared | Native,
     material: Material,
     config: OuterConfig,
     *,
@@ -192,9 +179,9 @@ def run_outer(
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     device = next(model.parameters()).device
     masters = Masters(list(model.parameters()) if slow is None else slow)
-    learned = [*prepared.start, *(prepared.readout[k] for k in sorted(prepared.readout)), *prepared.basis]
-    weigh = [] if prepared.weigh is None else list(prepared.weigh.parameters())
-    opts = optimisers(masters.copies, prepared.log_rates, [*weigh, *learned], config)
+    log_rates = [p for name, p in prepared.named_parameters() if name == "log_rates"]
+    rest = [p for name, p in prepared.named_parameters() if name != "log_rates"]
+    opts = optimisers(masters.copies, log_rates, rest, config)
     rates = [[g["lr"] for g in o.param_groups] for o in opts]
     everything = [p for o in opts for g in o.param_groups for p in g["params"]]
     step, before = 0, 0.0
@@ -299,7 +286,7 @@ def run_outer(
             }
             sums, counted = {}, 0
             if report and rank == 0:
-                report(figures | {"rates": [round(r, 5) for r in prepared.log_rates.detach().exp().mean(1).tolist()]})
+                report(figures | {"rates": [round(r, 5) for r in prepared.rates().mean(1).tolist()]})
     paused = time.time() - began < config.seconds and step < config.max_steps
     if checkpoint and rank == 0 and paused:
         checkpoint(state())
@@ -319,7 +306,7 @@ def one_of_each(draw: Callable[[], Batch], shapes: Shapes) -> Iterator[Batch]:
 
 
 def optimisers(
-    slow: Sequence[Tensor], log_rates: Tensor, rest: Sequence[Tensor], config: OuterConfig
+    slow: Sequence[Tensor], log_rates: Sequence[Tensor], rest: Sequence[Tensor], config: OuterConfig
 ) -> list[torch.optim.Optimizer]:
     """AdamW for everything; or Muon (Jordan et al. 2024) for the slow matrices, embeddings (more than 4,096 rows)
     left out, with steps of AdamW's size."""
@@ -327,10 +314,10 @@ def optimisers(
     by_adam = [p for p in slow if not any(p is q for q in by_muon)]
     groups = [
         {"params": list(params), "lr": lr}
-        for params, lr in ((by_adam, config.slow_lr), ([log_rates], config.rate_lr), (rest, config.weigh_lr))
+        for params, lr in ((by_adam, config.slow_lr), (log_rates, config.rate_lr), (rest, config.weigh_lr))
         if params
     ]
-    adamw = torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=0.0, fused=log_rates.is_cuda)
+    adamw = torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=0.0, fused=groups[0]["params"][0].is_cuda)
     if not by_muon:
         return [adamw]
     options = {"lr": config.slow_lr, "weight_decay": 0.0, "momentum": 0.95, "adjust_lr_fn": "match_rms_adamw"}

@@ -16,7 +16,8 @@ from core.learning.fast_weights import FastWeightsConfig
 from core.learning.outer import OuterConfig, run_outer
 from tests.core.test_outer import DOCUMENTS
 
-SMALL = {"rank 64": {"rank": 8}, "rank 256": {"rank": 16}}
+NATIVE = {n: replace(c, layers=2, heads=2, segment=32, chunk=16) for n, c in ROWS.items() if n.startswith("native")}
+SMALL = {"rank 64": {"rank": 8}, "rank 256": {"rank": 16}} | NATIVE
 
 
 @pytest.fixture
@@ -40,6 +41,7 @@ def test_every_row_is_measured_from_the_same_model_written_down_and_shown(lab: L
     assert [line.split(" | ")[0] for line in text.splitlines()[2:]] == [f"| {name}" for name in ROWS]
     rows = json.loads((tmp_path / "0").read_text())["rows"] | json.loads((tmp_path / "1").read_text())["rows"]
     assert not any("error" in row for row in rows.values()) and rows["sgd"]["inner"]["rule"] == "sgd"
+    assert {rows[name]["inner"]["rule"] for name in NATIVE} == {"lact", "ttt-linear", "ttt-mlp"}
     assert all(row["steps"] == 1 and 0 < row["answer_loss"] < 20 for row in rows.values())
     with pytest.raises(ValueError, match="different"):
         Results(tmp_path / "2", {"run": 2}).add("base", rows["base"])
