@@ -152,6 +152,8 @@ def segments(
 def orthogonalise(g: Tensor, steps: int = 5) -> Tensor:
     """Newton-Schulz towards the nearest semi-orthogonal matrix (Muon; LaCT section 3.2). g: [..., d, f] -> same, with
     singular values near 1. Runs in bfloat16 on CUDA."""
+    if g.shape[-2] > g.shape[-1]:  # the same, with the smaller products
+        return orthogonalise(g.transpose(-2, -1), steps).transpose(-2, -1)
     x = g.to(torch.bfloat16) if g.is_cuda else g
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for a, b, c in (
