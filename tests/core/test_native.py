@@ -7,6 +7,8 @@ import random
 import pytest
 import torch
 
+from core.embedded.export import hf_model
+from core.embedded.llama import Llama, LlamaShape
 from core.learning.episodes import Batch, Episode, make_batch
 from core.learning.fast_weights import IGNORE
 from core.learning.native import Native, NativeConfig
@@ -104,6 +106,31 @@ def test_the_outer_loop_trains_it_and_lowers_the_answer_loss(tiny, native, batch
     end = float(step_losses(tiny.model, native, batch, CONFIG)["answer"].detach())
     assert end < start - 1 and len(reports[-1]["rates"]) == 2
     assert not any(torch.equal(p, before[name]) for name, p in native.named_parameters())
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_only_the_memory_can_answer_and_it_does(rule: str) -> None:
+    """Fresh pairs of tokens each step. Right: by the document's own memory; wrong: by its neighbour's."""
+    torch.manual_seed(0)
+    model = hf_model(Llama(LlamaShape(width=64, layers=2, heads=1, mlp=128)).state_dict())
+    model.resize_token_embeddings(64)
+    native = Native(NativeConfig(rule, layers=1, heads=2, segment=16, chunk=16), model)
+    optimiser = torch.optim.AdamW([*model.parameters(), *native.parameters()], 2e-3)
+    for _ in range(40):
+        keys = torch.stack([torch.randperm(20)[:8] for _ in range(16)]) + 4
+        values = torch.randint(30, 46, keys.shape)
+        inputs = torch.stack([keys, values], -1).flatten(1)[:, None]
+        targets = torch.nn.functional.pad(inputs[..., 1:], (0, 1), value=IGNORE)
+        _, own = native.learn(model, inputs, targets, differentiable=True)
+        answers = []
+        for memories in (own, {name: m.roll(1, 0) for name, m in own.items()}):
+            with native.reading(model, memories, [8] * 16):
+                answers.append(logits(model, keys.view(-1, 1))[:, -1])
+        optimiser.zero_grad()
+        torch.nn.functional.cross_entropy(answers[0], values.flatten()).backward()
+        optimiser.step()
+    right, wrong = ((a.argmax(-1) == values.flatten()).float().mean() for a in answers)
+    assert right > 0.9 and wrong < 0.3
 
 
 def test_a_value_is_its_own_token_s_or_the_next_one_s(tiny, batch) -> None:
