@@ -44,6 +44,7 @@ class Hit(NamedTuple):
     chunk: int
     score: float  # BM25, 0..1: that of the best hit is 1
     share: float  # of the question's words, weighted by how rare they are, that stands in it, 0..1
+    among: int  # chunks that were searched, at least 1
 
     @property
     def section(self) -> int:

@@ -31,7 +31,9 @@ MAX_QUESTION = 1_000  # characters
 ROUTED = 3  # sections that may answer a question
 ENOUGH = 0.4  # of the best hit's score makes a section worth asking (LOG.md)
 TRUST = 1.0  # nats of confidence that the best hit's score is worth (LOG.md)
-ABOUT = 0.45  # share of a question's words from which a section is about it (LOG.md)
+ABOUT = 0.2  # share of a question's words from which the only section is about it (LOG.md)
+CHANCE = 0.09  # so much more for each e-fold of sections: the best of many holds more by chance (LOG.md)
+ABOUT_AT_MOST = 0.65  # however many there are; measured up to 340 (LOG.md)
 PDF_MAGIC = b"%PDF-"  # somewhere in the first 1,024 bytes
 
 
@@ -158,7 +160,7 @@ class Service:
         which = best_of(completions, [hit.score for hit in hits])
         document, learned = hits[which].document, completions[which]
         pages = await self._index.support(document.id, learned.text, question)
-        if doubt and not is_about(hits[which].share, pages):
+        if doubt and not is_about(hits[which].share, hits[which].among, pages):
             return Answer(question, base, None, None, prompt_tokens, unrelated=True)
         if learned.confidence < self._floor:
             learned, pages = replace(learned, text=NOT_IN_TEXT), pages and ()
@@ -245,10 +247,15 @@ def best_of(completions: Sequence[Completion], scores: Sequence[float]) -> int:
     return max(range(len(completions)), key=order)
 
 
-def is_about(share: float, pages: Sequence[int] | None) -> bool:
+def is_about(share: float, among: int, pages: Sequence[int] | None) -> bool:
     """Whether the section that answers is about the question: it holds enough of its words, or the text bears it out.
-    pages: those that do; None when no text is kept."""
-    return share >= ABOUT or bool(pages)
+
+    Args:
+        share: of the question's words, by rarity.
+        among: how many chunks were searched; the more, the more words stand in the best of them by chance.
+        pages: those that bear the answer out; None when no text is kept.
+    """
+    return share >= min(ABOUT_AT_MOST, ABOUT + CHANCE * math.log(among)) or bool(pages)
 
 
 def check_upload(data: bytes, limits: Limits) -> None:

@@ -374,13 +374,16 @@ class Index:
             """,
             values,
         )
-        share = await self._shares(question, values) if rows else {}
+        share, among = await self._shares(question, values) if rows else ({}, 1)
         rows = rows or await self._newest(values)
         best = rows[0]["score"] if rows else 1.0
-        return [Hit(_document(row), row["position"], row["score"] / best, share.get(row["chunk"], 0.0)) for row in rows]
+        return [
+            Hit(_document(row), row["position"], row["score"] / best, share.get(row["chunk"], 0.0), among)
+            for row in rows
+        ]
 
-    async def _shares(self, question: str, values: Mapping[str, Any]) -> dict[int, float]:
-        """By id of a chunk, how much of the question's words stands in it."""
+    async def _shares(self, question: str, values: Mapping[str, Any]) -> tuple[dict[int, float], int]:
+        """By id of a chunk, how much of the question's words stands in it; among how many chunks."""
         words = search_words(question)
         rows = await self._read(
             """
@@ -397,7 +400,8 @@ class Index:
             {**values, "each": json.dumps(words)},
         )
         found = dict.fromkeys(words, ()) | {row["word"]: json.loads(row["chunks"]) for row in rows}
-        return shares(found, rows[0]["total"] if rows else 0)
+        total = rows[0]["total"] if rows else 0
+        return shares(found, total), max(1, total)
 
     async def _newest(self, values: Mapping[str, Any]) -> list[sqlite3.Row]:
         return await self._read(

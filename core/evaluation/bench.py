@@ -104,9 +104,11 @@ class Studied:
         """Chunks that the question's words point at, best first."""
         return [found.section for found in self.search(question, limit)]
 
-    def serve(self, question: str, given: Reply, base: Reply) -> Reply:
-        """What the service answers: what its weights say, or what the base model does."""
-        about = is_about(given.share or 0.0, supporting(self.article.text, given.text, question))
+    def serve(self, question: str, given: Reply, base: Reply, among: int | None = None) -> Reply:
+        """What the service answers: what its weights say, or what the base model does. among: chunks that were
+        searched, when others than its own were."""
+        pages = supporting(self.article.text, given.text, question)
+        about = is_about(given.share or 0.0, among or len(self.chunks), pages)
         return given if about else replace(base, seconds=given.seconds)
 
     def weights(self, section: int) -> Mapping[str, Tensor]:
@@ -276,7 +278,7 @@ class Bench:
             answers = [replace(given[n, f.document, f.section, i], share=f.share) for f in found]
             which = best_of(answers, [f.score for f in found])
             owner = found[which].document
-            served = self.documents[owner].serve(asked[n, i], answers[which], base[n][i])
+            served = self.documents[owner].serve(asked[n, i], answers[which], base[n][i], len(search.places))
             chosen[n].append((owner if served is answers[which] else -1, served))
         return chosen
 

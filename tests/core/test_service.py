@@ -111,7 +111,7 @@ def test_the_section_that_the_words_point_at_answers_unless_another_is_much_sure
 async def test_sections_that_the_words_hardly_point_at_are_not_asked(open_service: Open) -> None:
     async with open_service() as service:
         document = await learn(service)
-    hits = [Hit(replace(document, weights=replace(document.weights, sections=(0, 0, 1))), 0, 1.0, 0.9)]
+    hits = [Hit(replace(document, weights=replace(document.weights, sections=(0, 0, 1))), 0, 1.0, 0.9, 3)]
     hits += [hits[0]._replace(chunk=n, score=score) for n, score in ((1, 0.9), (2, 0.5), (2, 0.3))]
     assert best_of_sections(hits) == [hits[0], hits[2]]
     assert best_of_sections(hits, 1) == hits[:1] and best_of_sections(hits[3:]) == []
@@ -119,8 +119,13 @@ async def test_sections_that_the_words_hardly_point_at_are_not_asked(open_servic
 
 @pytest.mark.parametrize(("share", "pages", "about"), [(0.6, (), True), (0.1, (3,), True), (0.1, (), False)])
 def test_a_section_is_about_what_its_words_or_its_pages_show(share: float, pages: tuple, about: bool) -> None:
-    assert is_about(share, pages) is about
-    assert is_about(share, None) is (share > 0.5)  # no text is kept
+    assert is_about(share, 3, pages) is about
+    assert is_about(share, 3, None) is (share > 0.5)  # no text is kept
+
+
+def test_the_best_of_many_sections_needs_more_of_the_words() -> None:
+    assert [is_about(0.4, among, ()) for among in (1, 3, 9, 10, 100)] == [True, True, True, False, False]
+    assert not is_about(0.0, 1, None) and is_about(0.8, 100_000, None)
 
 
 async def test_a_channel_knows_nothing_of_another_channels_documents(open_service: Open) -> None:

@@ -472,6 +472,19 @@ async def test_a_hit_tells_how_much_of_the_question_stands_in_it_rare_words_firs
     assert await shares(index, "zebra") == [0.0]
 
 
+async def test_a_hit_tells_among_how_many_chunks_it_was_found(index: Index) -> None:
+    await learn(index, "ships", ["The ships sail at dawn.", "Captain Mara commands the Velarium."])
+    await learn(index, "food", ["The ship's cook bakes bread."])
+    await learn(index, "other", ["The Velarium sank."], "there")
+
+    async def among(question: str, **scope: str) -> set[int]:
+        return {hit.among for hit in await index.route("here", question, **scope)}
+
+    assert await among("Which ships sail?") == {3}
+    assert await among("Which ships sail?", document_id="ships") == {2}
+    assert await among("zebra") == {1}  # nothing was found
+
+
 async def shares(index: Index, question: str, **scope: str) -> list[float]:
     return [hit.share for hit in await index.route("here", question, **scope)]
 
@@ -495,21 +508,21 @@ async def test_without_a_matching_word_the_newest_document_is_asked(index: Index
     await learn(index, "d1", ["One.", "Two."])
     newest = await learn(index, "d2", ["Three.", "Four."])
     for question in ("zebra", "", "?!", "_"):
-        assert await index.route("here", question) == [(newest, 0, 1.0, 0.0)]
+        assert await index.route("here", question) == [(newest, 0, 1.0, 0.0, 1)]
 
 
 async def test_a_question_may_be_for_one_document(index: Index) -> None:
     first = await learn(index, "d1", ["The captain.", "The cook."])
     await learn(index, "d2", ["The cook."])
-    assert await index.route("here", "cook", document_id="d1") == [(first, 1, 1.0, 1.0)]
-    assert await index.route("here", "zebra", document_id="d1") == [(first, 0, 1.0, 0.0)]
+    assert await index.route("here", "cook", document_id="d1") == [(first, 1, 1.0, 1.0, 2)]
+    assert await index.route("here", "zebra", document_id="d1") == [(first, 0, 1.0, 0.0, 1)]
     assert await index.route("there", "cook", document_id="d1") == []
 
 
 async def test_a_question_never_leaves_its_channel(index: Index) -> None:
     await learn(index, "secret", ["The code of the vault is velarium."], "there")
     mine = await learn(index, "mine", ["Nothing."])
-    assert await index.route("here", "velarium") == [(mine, 0, 1.0, 0.0)]
+    assert await index.route("here", "velarium") == [(mine, 0, 1.0, 0.0, 1)]
 
 
 async def test_no_more_hits_than_asked_for(index: Index) -> None:
