@@ -297,10 +297,11 @@ def slow_learner(pdf: Path, tmp_path: Path) -> subprocess.Popen[str]:
     """`learn` in a process of its own, in the middle of learning."""
     started = tmp_path / "started"
     code = f"""
-import sys
+import signal, sys
 from pathlib import Path
 import bot.app, bot.cli
 from tests.fakes import FakeEngine
+signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs in the background of a shell inherit that it is ignored
 class Slow(FakeEngine):
     def learn(self, chunks, *, title):
         for step in super().learn(chunks, title=title):
