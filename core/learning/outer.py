@@ -235,6 +235,8 @@ def run_outer(
             _gradients(losses_of, batch, config, 1)
         for p in [*masters.parameters, *everything]:
             p.grad = None
+        if world > 1:
+            dist.barrier()  # the clock waits for the slowest
     began, done, counted, parts = time.time() - before, before / config.seconds, 0, 1
     while step < config.max_steps:
         if step % 5 == 0:
