@@ -19,7 +19,7 @@ from core.learning.remote import RemoteWriter
 from core.memory import fit, limit_memory
 from core.model import LoadedModel, load_model, prepared_folder
 from core.ports import Ask, Learned
-from core.prompts import format_for
+from core.prompts import NOT_IN_TEXT, format_for
 from core.types import Chunk, Completion, Page, Step
 from core.voting import ballots, vote
 
@@ -176,7 +176,8 @@ class Engine:
             "hold_back": held_back(self.format, self.config.abstain),
         }
         with self._learner(name).attach(groups):
-            return order, complete(self.base.model, self.base.tokenizer, prompts, **options)
+            completions = complete(self.base.model, self.base.tokenizer, prompts, **options)
+        return order, [whole_abstention(completion) for completion in completions]
 
     def _prompt(self, ask: Ask) -> list[int]:
         return (
@@ -191,3 +192,9 @@ class Engine:
         """How much text fits beside a question: for the embedded model what it was trained with."""
         known = self.base.model.config.max_position_embeddings
         return 960 if self.format.abstain_id is not None else min(known, 8192) - 128
+
+
+def whole_abstention(completion: Completion) -> Completion:
+    """A model whose abstention is held back may say a word first and then abstain all the same: "the not in the text"."""
+    first, _, rest = completion.text.partition(" ")
+    return replace(completion, text=NOT_IN_TEXT) if first and rest == NOT_IN_TEXT else completion

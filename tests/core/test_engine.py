@@ -6,11 +6,12 @@ from dataclasses import replace
 
 import pytest
 
-from core.engine import Engine, EngineConfig
+from core.engine import Engine, EngineConfig, whole_abstention
 from core.errors import SetupError
 from core.learning.fast_weights import FastWeightsConfig, Prepared, save_prepared
 from core.ports import Ask, Learned
-from core.types import Page
+from core.prompts import NOT_IN_TEXT
+from core.types import Completion, Page
 from tests.core.conftest import STORY
 
 
@@ -74,3 +75,12 @@ def test_an_unknown_learner_is_an_error_at_the_start(tiny) -> None:
 def test_the_engine_says_what_it_runs_on(engine) -> None:
     assert (engine.name, engine.device, engine.dtype, engine.learner) == ("tiny", "cpu", "float32", "fast-weights")
     assert engine.fingerprint == engine.base.fingerprint and engine.chunk_size == 64
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [("the not in the text", NOT_IN_TEXT), (NOT_IN_TEXT, NOT_IN_TEXT), ("was not in the text", NOT_IN_TEXT)]
+    + [(plain, plain) for plain in ("the text", "it was not in the text", "")],
+)
+def test_an_abstention_after_another_word_is_told_as_one(said: str, told: str) -> None:
+    assert whole_abstention(Completion(said, 5, 0.1, 0.4)) == Completion(told, 5, 0.1, 0.4)
