@@ -195,6 +195,6 @@ class Engine:
 
 
 def whole_abstention(completion: Completion) -> Completion:
-    """A model whose abstention is held back may say a word first and then abstain all the same: "the not in the text"."""
+    """A model whose abstention is held back may say a word first, then abstain: "the not in the text"."""
     first, _, rest = completion.text.partition(" ")
     return replace(completion, text=NOT_IN_TEXT) if first and rest == NOT_IN_TEXT else completion
