@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
@@ -76,10 +76,11 @@ class Material:
         """To swap with: names of the passages, words of people's answers."""
         return Words((p.text for p in self.passages[::32]), (q.answer for p in self.human for q in p.questions))
 
-    def draw(self, rng: random.Random, tokens: int) -> Episode:
-        """A document of about so many tokens."""
-        kinds = [k for k in self.shares if k == "invented" or len(getattr(self, k))]
-        kind = rng.choices(kinds, [self.shares[k] for k in kinds])[0]
+    def draw(self, rng: random.Random, tokens: int, shares: Mapping[str, float] | None = None) -> Episode:
+        """A document of about so many tokens; `shares` for once instead of its own."""
+        shares = shares or self.shares
+        kinds = [k for k in shares if k == "invented" or len(getattr(self, k))]
+        kind = rng.choices(kinds, [shares[k] for k in kinds])[0]
         if kind == "invented":
             made = invented_document(rng, max(1, tokens // 22))
             glue = rng.choice((" ", " ", "\n", "\n\n"))
@@ -264,12 +265,12 @@ class Reading:
 
     def draw(self, material: Material, encode: Callable[[str], list[int]], rng: random.Random) -> Tensor:
         """[rows, 2, length + 1] tokens and weights in tenths, drawn anew each time and filled to the end."""
-        mine = replace(material, shares=dict(self.shares))
         found, strangers = [], []
         for _ in range(self.rows):
             ids, weights = [], []
             while len(ids) <= self.length:
-                episode = mine.draw(rng, int(self.shortest * (self.longest / self.shortest) ** rng.random()))
+                tokens = int(self.shortest * (self.longest / self.shortest) ** rng.random())
+                episode = material.draw(rng, tokens, self.shares)
                 if not episode.questions:
                     continue
                 kind = "write" if rng.random() < self.write else "read"

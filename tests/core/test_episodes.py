@@ -9,6 +9,7 @@ import torch
 
 from core.embedded.corpus import PAD, A, Passage, Q
 from core.embedded.questions import QA
+from core.embedded.swapped import Words
 from core.learning.episodes import (
     Batch,
     Curriculum,
@@ -135,6 +136,16 @@ def test_rows_to_read_are_full_and_follow_their_generator(encode) -> None:
     assert (ids != PAD).all() and set(weights.unique().tolist()) == {0, 2, 4, 10, 40}
     assert not weights[(ids == Q) | (ids == A)].any()
     assert Reading().draw(material, encode, random.Random(0)).shape == (0, 2, 1025)
+
+
+def test_the_words_to_swap_are_gathered_once(encode, monkeypatch) -> None:
+    gathered = []
+    monkeypatch.setattr("core.learning.episodes.Words", lambda *args: gathered.append(args) or Words(*args))
+    material = Material(human=passages(), shares={"human": 1.0}, swap={"human": 1.0})
+    for seed in range(3):
+        material.draw(random.Random(seed), 200)
+        Reading(rows=2, length=96, longest=200).draw(material, encode, random.Random(seed))
+    assert len(gathered) == 1
 
 
 def test_beside_a_text_only_the_answers_are_labelled(encode, tokenizer) -> None:
