@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
 from core.embedded.corpus import A, Passage, Weights, example, load_passages, read_human, save_passages
 from core.embedded.questions import QA
 from core.evaluation.metrics import normalise
 from core.generate import generate, read
+from core.learning.outer import reading_loss
 from core.prompts import MarkedFormat
 
 LONGEST = 600  # tokens of a context
@@ -50,13 +50,9 @@ def teach(model: Any, tokenizer: Any, human: Sequence[Passage], seconds: float, 
             asked = rng.sample(passage.questions, min(OF_A_CONTEXT, len(passage.questions)))
             more = example(Passage("Notes", passage.text, asked), (), encode, rng, few, "write")
             ids, weights = ids + more[0], weights + more[1]
-        batch = torch.tensor([ids, weights], device=model.device)[:, : rows * LENGTH + 1]
-        inputs, goal = (batch[0, at : at + rows * LENGTH].view(rows, LENGTH) for at in (0, 1))
-        weight = batch[1, 1:].float()
+        packed = torch.tensor([ids, weights], device=model.device)[:, : rows * LENGTH + 1]
         with torch.autocast(model.device.type, torch.bfloat16, enabled=model.device.type == "cuda"):
-            logits = writer(input_ids=inputs, use_cache=False).logits
-        loss = (F.cross_entropy(logits.flatten(0, 1).float(), goal.flatten(), reduction="none") * weight).sum()
-        loss = loss / weight.sum()
+            loss = reading_loss(writer, packed.unfold(1, LENGTH + 1, LENGTH).transpose(0, 1))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(writer.parameters(), 1.0)
         for group in optimiser.param_groups:
