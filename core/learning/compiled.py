@@ -84,9 +84,12 @@ def block(x: Tensor, w: Block, cos: Tensor, sin: Tensor, delta: Tensor | None, e
     return x + out
 
 
-def block_pull(x: Tensor, w: Block, cos: Tensor, sin: Tensor, delta: Tensor, above: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradient of a block at x and at delta, for the gradient `above` [R, T, d] at its output."""
-    _, pull = torch.func.vjp(lambda x, delta: block(x, w, cos, sin, delta, True), x, delta)
+def block_pull(
+    x: Tensor, w: Block, cos: Tensor, sin: Tensor, delta: Tensor | None, above: Tensor
+) -> tuple[Tensor, ...]:
+    """Gradient of a block at x and, where there is one, at delta, for the gradient `above` [R, T, d] at its output."""
+    at = (x,) if delta is None else (x, delta)
+    _, pull = torch.func.vjp(lambda x, delta=None: block(x, w, cos, sin, delta, True), *at)
     return pull(above)
 
 
@@ -150,7 +153,7 @@ class OuterStep:
         """inputs, targets [D, S, T] -> loss before each step, nats a token; a delta [D, d, f] for each upper block."""
         model, config, layers = self.model.model, self.prepared.config, self.model.model.layers
         blocks = [Block.of(layer) for layer in layers]
-        cut = len(blocks) - config.layers
+        cut = len(blocks) - config.skip - config.layers
         documents = len(inputs)
         share = 1.0 / (targets != IGNORE).flatten(1).sum(1).clamp_min(1)
         share = share.repeat_interleave(inputs.shape[1])[:, None]
@@ -161,26 +164,23 @@ class OuterStep:
             weigh = Weigh(first.weight, first.bias, second.weight, second.bias)
         x = self.run(model.embed_tokens(inputs.flatten(0, 1)), blocks[:cut], [None] * cut, False)[-1]
         cos, sin = (a[: x.shape[1]].to(x.dtype) for a in (self.cos, self.sin))
-        deltas = [torch.zeros(documents, *b.down.shape, device=x.device) for b in blocks[cut:]]
+        deltas = [torch.zeros(documents, *b.down.shape, device=x.device) for b in blocks[cut:][: config.layers]]
         losses = []
         for step in range(config.steps):
-            cast = [delta.to(x.dtype) for delta in deltas]
+            cast: list[Tensor | None] = [*(delta.to(x.dtype) for delta in deltas), *[None] * config.skip]
             xs = self.run(x, blocks[cut:], cast, True)
             above, loss = self.loss_pull(xs[-1], model.norm.weight, self.model.lm_head.weight, weigh, goal, share)
             losses.append(loss)
             rates = self.prepared.log_rates[step].exp()
-            for i in reversed(range(config.layers)):
-                above, gradient = self.block_pull(xs[i], blocks[cut + i], cos, sin, cast[i], above)
-                deltas[i] = self.stepped(deltas[i], gradient, rates[i], config.rule)
+            for i in reversed(range(len(cast))):
+                above, *gradient = self.block_pull(xs[i], blocks[cut + i], cos, sin, cast[i], above)
+                if gradient:
+                    deltas[i] = self.stepped(deltas[i], gradient[0], rates[i], config.rule)
         return losses, deltas
 
     def answer(self, questions: Tensor, labels: Tensor, deltas: Sequence[Tensor]) -> Tensor:
         """As `core.learning.outer.answer_loss`. questions, labels [D * n, Q]."""
-        model = self.model.model
-        blocks = [Block.of(layer) for layer in model.layers]
-        lower: list[Tensor | None] = [None] * (len(blocks) - len(deltas))
-        x = model.embed_tokens(questions[:, :-1])
-        x = self.run(x, blocks, [*lower, *(d.to(x.dtype) for d in deltas)], False)[-1]
+        x = self._read(questions[:, :-1], deltas)
         goal = labels[:, 1:]
         here = goal != IGNORE
         weight = (1.0 / here.sum(1).clamp_min(1))[:, None].expand_as(goal)[here] / len(goal)
@@ -188,14 +188,20 @@ class OuterStep:
 
     def read(self, rows: Tensor, deltas: Sequence[Tensor] = ()) -> Tensor:
         """As `core.learning.outer.reading_loss`. rows [R, 2, L + 1]: tokens, weights; a delta [R, d, f] for each."""
-        model = self.model.model
-        blocks = [Block.of(layer) for layer in model.layers]
         ids, w = rows[:, 0], rows[:, 1, 1:].float()
-        lower: list[Tensor | None] = [None] * (len(blocks) - len(deltas))
-        x = model.embed_tokens(ids[:, :-1])
-        x = self.run(x, blocks, [*lower, *(d.to(x.dtype) for d in deltas)], False)[-1]
+        x = self._read(ids[:, :-1], deltas)
         here = w > 0
         return self._entropy(x[here], ids[:, 1:][here], w[here] / w[here].sum().clamp_min(1e-6))
+
+    def _read(self, ids: Tensor, deltas: Sequence[Tensor]) -> Tensor:
+        """ids [R, T], no deltas or one for each upper block -> [R, T, d] above the last block."""
+        model = self.model.model
+        x = model.embed_tokens(ids)
+        some = [d.to(x.dtype) for d in deltas]
+        skip = self.prepared.config.skip
+        lower = len(model.layers) - skip - len(some)
+        blocks = [Block.of(layer) for layer in model.layers]
+        return self.run(x, blocks, [*[None] * lower, *some, *[None] * skip], False)[-1]
 
     def _entropy(self, x: Tensor, goal: Tensor, weight: Tensor) -> Tensor:
         """Summed weighted cross-entropy of N picked positions; padded to a few sizes, so that few are compiled."""

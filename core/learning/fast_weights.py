@@ -34,6 +34,7 @@ IGNORE = -100
 @dataclass(frozen=True)
 class FastWeightsConfig:
     layers: int = 7  # U: how many upper layers carry a delta
+    skip: int = 0  # so many layers above them carry none
     steps: int = 2  # inner steps over the whole text
     segment: int = 128  # T: tokens a segment, its heading included
     section: int = 512  # tokens of a document that share a delta: what the outer loop practised
@@ -66,7 +67,7 @@ class Prepared(nn.Module):
         if model is not None and config.start:
             self.start.extend(
                 torch.zeros_like(m.weight, dtype=torch.float32, device="cpu")
-                for m in target_modules(model, config.layers).values()
+                for m in target_modules(model, config.layers, config.skip).values()
             )
         if model is not None and config.readout:
             for name, m in model.model.layers.named_modules(prefix="model.layers"):
@@ -116,16 +117,17 @@ class Prepared(nn.Module):
     @contextmanager
     def reading(self, model: nn.Module, deltas: Mapping[str, Tensor], rows: Sequence[int]) -> Iterator[None]:
         """Within the context, each document's rows of a batch (so many, in order) have its deltas and the read-out."""
-        modules = target_modules(model, self.config.layers)
+        modules = target_modules(model, self.config.layers, self.config.skip)
         with attached(modules, deltas, rows), with_readout(model, self, sum(rows) if deltas else 0):
             yield
 
 
-def target_modules(model: nn.Module, layers: int) -> dict[str, nn.Linear]:
-    """The down-projections [d, f] of the upper `layers` blocks of a Llama-like model, by their names in it."""
+def target_modules(model: nn.Module, layers: int, skip: int = 0) -> dict[str, nn.Linear]:
+    """The down-projections [d, f] of `layers` blocks of a Llama-like model, by their names in it: of the upper ones,
+    but for the `skip` uppermost."""
     blocks = model.model.layers
-    first = len(blocks) - min(layers, len(blocks))
-    return {f"model.layers.{i}.mlp.down_proj": blocks[i].mlp.down_proj for i in range(first, len(blocks))}
+    end = len(blocks) - skip
+    return {f"model.layers.{i}.mlp.down_proj": blocks[i].mlp.down_proj for i in range(max(0, end - layers), end)}
 
 
 def segments(
@@ -272,8 +274,8 @@ def inner_steps(
     """
     documents, per_document, _ = inputs.shape
     config = prepared.config
-    modules = target_modules(model, config.layers)
-    cut = len(model.model.layers) - len(modules)
+    modules = target_modules(model, config.layers, config.skip)
+    cut = len(model.model.layers) - config.skip - len(modules)
     total = documents * per_document
     rows_at_once = total if differentiable or not micro_rows else max(1, min(micro_rows, total))
     if rows_at_once < total and documents > 1:

@@ -81,6 +81,13 @@ def logits(model) -> torch.Tensor:
     return model(input_ids=torch.arange(10, 50).view(4, 10)).logits
 
 
+def test_the_uppermost_layers_can_go_without_a_delta(model, texts) -> None:
+    losses, deltas = run(model, texts, prepared(layers=1, skip=1), measure=True)
+    below = len(model.model.layers) - 2
+    assert list(deltas) == [f"model.layers.{below}.mlp.down_proj"]
+    assert losses[-1] < losses[0]
+
+
 def test_the_gradient_is_that_of_finite_differences(model, texts) -> None:
     _, deltas = run(model, texts, prepared(steps=1, rule="sgd", rate=1.0, token_weights=False))
     for name, step in deltas.items():  # rule sgd, rate 1: the delta is minus the gradient

@@ -149,7 +149,10 @@ def test_muon_moves_the_slow_matrices_too(tiny, prepared) -> None:
     assert all(not torch.equal(v, before[k]) for k, v in tiny.model.state_dict().items())
 
 
-def test_the_quick_step_gives_the_losses_and_gradients_of_the_plain_one(tiny, fmt, prepared) -> None:
+@pytest.mark.parametrize("skip", [0, 1])
+def test_the_quick_step_gives_the_losses_and_gradients_of_the_plain_one(tiny, fmt, skip) -> None:
+    torch.manual_seed(0)
+    prepared = Prepared(FastWeightsConfig(layers=2 - skip, skip=skip, steps=2, segment=32), 64)
     torch.nn.init.normal_(prepared.weigh[2].weight)
     batch = batch_of(tiny.tokenizer, fmt)
     tiny.model.requires_grad_(True)
