@@ -39,7 +39,7 @@ def large(base: LoadedModel, shape: dict[str, int] | None = None) -> LoadedModel
     return LoadedModel("1.1B", model, base.tokenizer, base.device, base.dtype, "1" * 64, None)
 
 
-def document(tokens: int, vocabulary: int, section: int = 512) -> list[Chunk]:
+def document(tokens: int, vocabulary: int, section: int) -> list[Chunk]:
     """Random tokens, in sections."""
     ids = torch.randint(10, vocabulary, (tokens,), generator=torch.Generator().manual_seed(0)).tolist()
     parts = [ids[at : at + section] for at in range(0, tokens, section)]
@@ -49,7 +49,7 @@ def document(tokens: int, vocabulary: int, section: int = 512) -> list[Chunk]:
 def learning(base: LoadedModel, learner: str, tokens: int = TOKENS, **settings: Any) -> dict[str, Any]:
     """Seconds and peak memory of learning a document, by the learner alone."""
     engine = Engine(base, EngineConfig(learner=learner, check=False, guard=False, **settings))
-    chunks = document(tokens, len(base.tokenizer))
+    chunks = document(tokens, len(base.tokenizer), engine.chunk_size)
     learn(engine, chunks[:1], "Warm-up")
     if base.device.type == "cuda":
         torch.cuda.empty_cache()
@@ -88,7 +88,7 @@ def asking(base: LoadedModel, learner: str, tokens: int = CONTEXT) -> dict[str, 
     base model's row, as the service asks; against the document in the prompt. Every answer is as long."""
     engine = Engine(base, EngineConfig(learner=learner, check=False, guard=False))
     engine.format.stop_ids = frozenset({-1})  # no answer ends early
-    chunks = document(tokens, len(base.tokenizer))
+    chunks = document(tokens, len(base.tokenizer), engine.chunk_size)
     learned, _ = learn(engine, chunks, "A document")
     sections = sorted(set(learned.sections))[:3]
     weights = [learned.section(s) for s in sections]
