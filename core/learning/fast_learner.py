@@ -23,7 +23,6 @@ from core.learning.fast_weights import (
     inner_steps,
     load_prepared,
     segments,
-    target_modules,
     token_losses,
     with_readout,
 )
@@ -63,7 +62,7 @@ class FastWeightsLearner:
         self.prepared.to(base.device).requires_grad_(False)
         if config.budget:
             budget_for(config.budget, 1, folder)  # what can't be is an error now, not at the first document
-        self.modules = target_modules(base.model, self.prepared.config.layers, self.prepared.config.skip)
+        self.modules = self.prepared.modules_of(base.model)
         self.f = next(iter(self.modules.values())).weight.shape[1]
 
     def learn(self, chunks: Sequence[Chunk], *, title: str) -> Generator[Step, None, Learned]:

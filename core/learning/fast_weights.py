@@ -66,8 +66,7 @@ class Prepared(nn.Module):
         self.readout = nn.ParameterDict()  # "MODULE/a" [rank, in] and "MODULE/b" [out, rank]; dots are slashes
         if model is not None and config.start:
             self.start.extend(
-                torch.zeros_like(m.weight, dtype=torch.float32, device="cpu")
-                for m in target_modules(model, config.layers, config.skip).values()
+                torch.zeros_like(m.weight, dtype=torch.float32, device="cpu") for m in self.modules_of(model).values()
             )
         if model is not None and config.readout:
             for name, m in model.model.layers.named_modules(prefix="model.layers"):
@@ -84,6 +83,10 @@ class Prepared(nn.Module):
         self.basis = nn.ParameterList()  # U tensors [d, r]
         if config.rank:
             self.basis.extend(nn.init.orthogonal_(torch.empty(width, config.rank)) for _ in range(config.layers))
+
+    def modules_of(self, model: nn.Module) -> dict[str, nn.Linear]:
+        """The modules that carry a delta, by their names in the model."""
+        return target_modules(model, self.config.layers, self.config.skip)
 
     def rates(self) -> Tensor:
         """[steps, U]"""
@@ -117,8 +120,7 @@ class Prepared(nn.Module):
     @contextmanager
     def reading(self, model: nn.Module, deltas: Mapping[str, Tensor], rows: Sequence[int]) -> Iterator[None]:
         """Within the context, each document's rows of a batch (so many, in order) have its deltas and the read-out."""
-        modules = target_modules(model, self.config.layers, self.config.skip)
-        with attached(modules, deltas, rows), with_readout(model, self, sum(rows) if deltas else 0):
+        with attached(self.modules_of(model), deltas, rows), with_readout(model, self, sum(rows) if deltas else 0):
             yield
 
 
@@ -274,7 +276,7 @@ def inner_steps(
     """
     documents, per_document, _ = inputs.shape
     config = prepared.config
-    modules = target_modules(model, config.layers, config.skip)
+    modules = prepared.modules_of(model)
     cut = len(model.model.layers) - config.skip - len(modules)
     total = documents * per_document
     rows_at_once = total if differentiable or not micro_rows else max(1, min(micro_rows, total))
