@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from core.learning.fast_weights import load_prepared, save_prepared
+from core.learning.fast_weights import FastWeightsConfig, load_prepared, save_prepared
 from core.model import dequantise, quantise
 
 WEIGHTS = "model.int8.safetensors"
@@ -22,7 +22,8 @@ WEIGHTS = "model.int8.safetensors"
 
 def average(before: Path, after: Path, out: Path, *, share: float, rates: float) -> None:
     """Folders as `core.embedded.export --int8` writes them, each with its `prepared.*`; `share` of AFTER. The inner
-    rates are averaged in their logarithms, on the layers that both have, and multiplied by `rates`."""
+    rates are averaged in their logarithms, on the layers that both have (AFTER's own on the others), and multiplied by
+    `rates`."""
     out.mkdir(parents=True, exist_ok=True)
     old, new = (dequantise(load_file(folder / WEIGHTS)) for folder in (before, after))
     save_file(quantise({name: old[name].lerp(w, share) for name, w in new.items()}), out / WEIGHTS)
@@ -30,11 +31,20 @@ def average(before: Path, after: Path, out: Path, *, share: float, rates: float)
     was, now = (load_prepared(folder, width) for folder in (before, after))
     with torch.no_grad():
         for p, q in zip(was.parameters(), now.parameters(), strict=True):
-            q.lerp_(p[:, -q.shape[1] :] if p is was.log_rates else p, 1 - share)
+            if q is not now.log_rates:
+                q.lerp_(p, 1 - share)
+        known = dict(zip(layers(was.config), was.log_rates.T, strict=True))
+        for layer, mine in zip(layers(now.config), now.log_rates.T, strict=True):
+            mine.lerp_(known.get(layer, mine), 1 - share)
         now.log_rates += math.log(rates)
     save_prepared(now, out)
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
         shutil.copyfile(after / name, out / name)
+
+
+def layers(config: FastWeightsConfig) -> range:
+    """Those that carry a delta, counted from the top: -1 is the uppermost."""
+    return range(-config.skip - config.layers, -config.skip)
 
 
 def main() -> None:
