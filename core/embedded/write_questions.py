@@ -127,9 +127,11 @@ def main() -> None:
     parser.add_argument("--out", required=True, type=Path)
     parser.add_argument("--teach", type=float, default=30, help="seconds of learning to ask")
     parser.add_argument("--seconds", type=float, default=60, help="of writing")
+    parser.add_argument("--rows", type=int, default=24, help="of 1,024 tokens, a step of learning to ask")
     parser.add_argument("--batch", type=int, default=384, help="passages")
     parser.add_argument("--each", type=int, default=4, help="questions of a passage")
     parser.add_argument("--sure", type=float, default=0.6, help="least confidence of the answers")
+    parser.add_argument("--words", type=int, default=260, help="most words of a passage: of short ones it errs least")
     o = parser.parse_args()
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -139,9 +141,9 @@ def main() -> None:
     reader = AutoModelForCausalLM.from_pretrained(o.model, dtype=dtype).to(device).eval()
     tokenizer = AutoTokenizer.from_pretrained(o.model)
     torch.manual_seed(rank)
-    writer, loss = teach(reader, tokenizer, read_human(o.human, dev=False), o.teach)
+    writer, loss = teach(reader, tokenizer, read_human(o.human, dev=False), o.teach, rows=o.rows)
     passages = [p for path in o.passages for p in load_passages(path, every=world, first=rank)]
-    passages = [p for p in passages if len(p.text.split()) < 260]
+    passages = [p for p in passages if len(p.text.split()) <= o.words]
     random.Random(1).shuffle(passages)
     kept: list[Passage] = []
     tried, began = 0, time.time()
