@@ -17,7 +17,7 @@ import argparse
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -160,6 +160,101 @@ def average_gradients(parameters: Sequence[Tensor], world: int) -> None:
         g.copy_(mean)
 
 
+class Trainer:
+    """What an outer loop moves, and how: the slow weights in float32, the preparation, an optimiser's step on both."""
+
+    def __init__(
+        self, model: Any, prepared: Prepared | Native, config: OuterConfig, slow: Sequence[Tensor] | None = None
+    ) -> None:
+        """`slow`: the weights of the model that train along; default: all."""
+        self.prepared, self.config = prepared, config
+        self.masters = Masters(list(model.parameters()) if slow is None else slow)
+        self.cuda = next(model.parameters()).is_cuda
+        log_rates = [p for name, p in prepared.named_parameters() if name == "log_rates"]
+        rest = [p for name, p in prepared.named_parameters() if name != "log_rates"]
+        self.optimisers = optimisers(self.masters.copies, log_rates, rest, config)
+        self.rates = [g["lr"] for g in self._groups()]
+        self.moved = [p for g in self._groups() for p in g["params"]]
+        self.parts = 1  # of a batch, as memory allows
+        if config.compiled:
+            self.losses = OuterStep(model, prepared, compiled=self.cuda).losses
+        else:
+            self.losses = partial(step_losses, model, prepared)
+
+    def state(self) -> dict[str, Any]:
+        """To resume from."""
+        return {
+            "slow": [c.detach() for c in self.masters.copies],
+            "inner": self.prepared.describe(),
+            "prepared": self.prepared.state_dict(),
+            "optimisers": [o.state_dict() for o in self.optimisers],
+        }
+
+    def load(self, kept: dict[str, Any]) -> None:
+        for optimiser, state in zip(self.optimisers, kept["optimisers"], strict=True):
+            optimiser.load_state_dict(state)
+        self.masters.load(kept["slow"])
+        self.prepared.load_state_dict(kept["prepared"])
+
+    def compile(self, batches: Iterable[Batch]) -> None:
+        """Compile the step for batches of these shapes, without moving anything."""
+        for batch in batches:
+            _gradients(self.losses, batch, self.config, 1)
+        self._clear()
+
+    def step(self, batch: Batch, scale: float) -> dict[str, float]:
+        """One step at `scale` times the learning rates; one that is not finite moves nothing. Returns: the losses."""
+        while True:
+            try:
+                losses = _gradients(self.losses, batch, self.config, self.parts)
+                break
+            except torch.OutOfMemoryError:
+                if self.parts >= len(batch.inputs):
+                    raise
+                self.parts *= 2
+                self._clear()
+                torch.cuda.empty_cache()
+        self.masters.collect()
+        if dist.is_initialized() and dist.get_world_size() > 1:
+            average_gradients(self.moved, dist.get_world_size())
+        norm = torch.nn.utils.clip_grad_norm_(self.moved, 1.0)
+        if bool(torch.isfinite(norm)):
+            for group, rate in zip(self._groups(), self.rates, strict=True):
+                group["lr"] = rate * scale
+            for optimiser in self.optimisers:
+                optimiser.step()
+            self.masters.publish()
+        self._clear()
+        return losses
+
+    def _groups(self) -> list[dict[str, Any]]:
+        return [g for o in self.optimisers for g in o.param_groups]
+
+    def _clear(self) -> None:
+        for p in [*self.masters.parameters, *self.moved]:
+            p.grad = None
+
+
+class Clock:
+    """The share of the time that is over, the same for all processes; 2.0 when this one has to pause."""
+
+    def __init__(self, config: OuterConfig, before: float, device: torch.device) -> None:
+        """`before`: seconds of the run that this one goes on with."""
+        self.config, self.before, self.began = config, before, time.time() - before
+        self.flag = torch.zeros(1, device=device)
+
+    @property
+    def seconds(self) -> float:
+        return time.time() - self.began
+
+    def done(self) -> float:
+        over = self.seconds - self.before >= self.config.pause
+        self.flag.fill_(2.0 if over else self.seconds / self.config.seconds)
+        if dist.is_initialized() and dist.get_world_size() > 1:
+            dist.broadcast(self.flag, 0)
+        return float(self.flag)
+
+
 def run_outer(
     model: Any,
     tokenizer: Any,
@@ -178,102 +273,44 @@ def run_outer(
     """
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     device = next(model.parameters()).device
-    masters = Masters(list(model.parameters()) if slow is None else slow)
-    log_rates = [p for name, p in prepared.named_parameters() if name == "log_rates"]
-    rest = [p for name, p in prepared.named_parameters() if name != "log_rates"]
-    opts = optimisers(masters.copies, log_rates, rest, config)
-    rates = [[g["lr"] for g in o.param_groups] for o in opts]
-    everything = [p for o in opts for g in o.param_groups for p in g["params"]]
+    trainer = Trainer(model, prepared, config, slow)
     step, before = 0, 0.0
     if resume:
-        for opt, kept in zip(opts, resume["optimisers"], strict=True):
-            opt.load_state_dict(kept)
+        trainer.load(resume)
         step, before = resume["step"], resume["seconds"]
-        masters.load(resume["slow"])
-        prepared.load_state_dict(resume["prepared"])
-    segment = prepared.config.segment
-    lengths = Curriculum(
-        first=config.first, longest=config.longest, grown_at=config.grown_at,
-        batch=config.tokens, per_document=config.per_document,
-    )  # fmt: skip
-    stream = EpisodeStream(
-        material,
-        tokenizer,
-        format_for(tokenizer),
-        Shapes.of(config.shapes, segment) if config.shapes else lengths,
-        segment=segment,
-        width=config.width,
-        seed=config.seed * 100 + rank + 1 + 1000 * step,
-        strangers=config.strangers,
-        beside=config.beside,
-        reading=Reading(rows=config.reading_rows if config.reading else 0),
+    stream = episodes(
+        material, tokenizer, prepared.config.segment, config, seed=100 * config.seed + rank + 1 + 1000 * step
     )
     loader = iter(
         torch.utils.data.DataLoader(
             stream, batch_size=None, num_workers=config.workers, pin_memory=device.type == "cuda"
         )
     )
-    flag = torch.zeros(1, device=device)
-    sums: dict[str, float] = {}
-    figures: dict[str, float] = {}
-
-    def state() -> dict[str, Any]:
-        now = {"step": step, "seconds": time.time() - began, "slow": [c.detach() for c in masters.copies]}
-        now |= {"inner": prepared.describe(), "prepared": prepared.state_dict()}
-        return now | {"optimisers": [o.state_dict() for o in opts]}
-
-    if config.compiled:
-        losses_of = OuterStep(model, prepared, compiled=device.type == "cuda").losses
-    else:
-        losses_of = partial(step_losses, model, prepared)
 
     def drawn() -> Batch:
         return Batch(*(t.to(device, non_blocking=True) for t in next(loader)))
 
     if config.compiled and device.type == "cuda":  # every shape is compiled before the clock starts
-        for batch in one_of_each(drawn, Shapes.of(config.shapes, segment)):
-            _gradients(losses_of, batch, config, 1)
-        for p in [*masters.parameters, *everything]:
-            p.grad = None
+        trainer.compile(one_of_each(drawn, Shapes.of(config.shapes, prepared.config.segment)))
         if world > 1:
             dist.barrier()  # the clock waits for the slowest
-    began, done, counted, parts = time.time() - before, before / config.seconds, 0, 1
+    clock, done = Clock(config, before, device), before / config.seconds
+    sums: dict[str, float] = {}
+    figures: dict[str, float] = {}
+    counted = 0
+
+    def state() -> dict[str, Any]:
+        return {"step": step, "seconds": clock.seconds} | trainer.state()
+
     while step < config.max_steps:
         if step % 5 == 0:
-            elapsed = time.time() - began
-            flag.fill_(elapsed / config.seconds if elapsed - before < config.pause else 2.0)
-            if world > 1:
-                dist.broadcast(flag, 0)
-            done = float(flag)
+            done = clock.done()
             stream.done.fill_(done)
             if done >= 1:
                 break
         batch = drawn()
         scale = min(1.0, (step + 1) / config.warmup_steps) * max(0.03, min(1.0, (1 - done) / config.decay))
-        for opt, given in zip(opts, rates, strict=True):
-            for g, r in zip(opt.param_groups, given, strict=True):
-                g["lr"] = r * scale
-        while True:
-            try:
-                losses = _gradients(losses_of, batch, config, parts)
-                break
-            except torch.OutOfMemoryError:
-                if parts >= len(batch.inputs):
-                    raise
-                parts *= 2
-                for p in [*masters.parameters, *everything]:
-                    p.grad = None
-                torch.cuda.empty_cache()
-        masters.collect()
-        if world > 1:
-            average_gradients(everything, world)
-        norm = torch.nn.utils.clip_grad_norm_(everything, 1.0)
-        if bool(torch.isfinite(norm)):
-            for opt in opts:
-                opt.step()
-            masters.publish()
-        for p in everything:
-            p.grad = None
+        losses = trainer.step(batch, scale)
         step += 1
         counted += 1
         for k, v in losses.items():
@@ -283,17 +320,37 @@ def run_outer(
         if step in (2, 10) or step % config.every == 0:
             figures = {k: v / counted for k, v in sums.items()} | {
                 "step": step,
-                "seconds": time.time() - began,
+                "seconds": clock.seconds,
                 "length": batch.inputs.shape[1] * batch.inputs.shape[2],
             }
             sums, counted = {}, 0
             if report and rank == 0:
                 report(figures | {"rates": [round(r, 5) for r in prepared.rates().mean(1).tolist()]})
-    paused = time.time() - began < config.seconds and step < config.max_steps
+    paused = clock.seconds < config.seconds and step < config.max_steps
     if checkpoint and rank == 0 and paused:
         checkpoint(state())
-    masters.settle()
-    return figures | {"step": step, "seconds": time.time() - began, "paused": float(paused)}
+    trainer.masters.settle()
+    return figures | {"step": step, "seconds": clock.seconds, "paused": float(paused)}
+
+
+def episodes(material: Material, tokenizer: Any, segment: int, config: OuterConfig, *, seed: int) -> EpisodeStream:
+    """The endless batches of a run."""
+    lengths = Curriculum(
+        first=config.first, longest=config.longest, grown_at=config.grown_at,
+        batch=config.tokens, per_document=config.per_document,
+    )  # fmt: skip
+    return EpisodeStream(
+        material,
+        tokenizer,
+        format_for(tokenizer),
+        Shapes.of(config.shapes, segment) if config.shapes else lengths,
+        segment=segment,
+        width=config.width,
+        seed=seed,
+        strangers=config.strangers,
+        beside=config.beside,
+        reading=Reading(rows=config.reading_rows if config.reading else 0),
+    )
 
 
 def one_of_each(draw: Callable[[], Batch], shapes: Shapes) -> Iterator[Batch]:
