@@ -31,8 +31,9 @@ MAX_QUESTION = 1_000  # characters
 ROUTED = 3  # sections that may answer a question
 ENOUGH = 0.4  # of the best hit's score makes a section worth asking (LOG.md)
 TRUST = 1.0  # nats of confidence that the best hit's score is worth (LOG.md)
-ABOUT = 0.2  # share of a question's words from which the only section is about it (LOG.md)
-CHANCE = 0.09  # so much more for each e-fold of sections: the best of many holds more by chance (LOG.md)
+BORNE_OUT = 1.0  # nats that it is worth when the text bears an answer out (LOG.md)
+ABOUT = 0.14  # share of a question's words from which the only section is about it (LOG.md)
+CHANCE = 0.1  # so much more for each e-fold of sections: the best of many holds more by chance (LOG.md)
 ABOUT_AT_MOST = 0.65  # however many there are; measured up to 340 (LOG.md)
 PDF_MAGIC = b"%PDF-"  # somewhere in the first 1,024 bytes
 
@@ -151,15 +152,17 @@ class Service:
         await self._index.feedback(channel, answer_id, by=by, helpful=helpful)
 
     async def _ask_learned(self, question: str, hits: Sequence[Hit], doubt: bool) -> Answer:
-        """One batch: a row for each section that the question may be about, and the base model's. One section answers,
-        then come the pages that bear it out. `doubt`: the base model answers alone when nothing is about the question.
-        """
+        """One batch: a row for each section that the question may be about, and the base model's. One section answers:
+        its confidence, its place in the search and the pages that bear it out decide. `doubt`: the base model answers
+        alone when nothing is about the question."""
         loaded = await asyncio.gather(*(self._load(hit.document, hit.section) for hit in hits))
         rows = [Ask(question, weights=w, learner=h.document.weights.learner) for w, h in zip(loaded, hits, strict=True)]
         (*completions, base), prompt_tokens = await self._runner.device.answer([*rows, Ask(question)])
-        which = best_of(completions, [hit.score for hit in hits])
-        document, learned = hits[which].document, completions[which]
-        pages = await self._index.support(document.id, learned.text, question)
+        borne_out = await asyncio.gather(
+            *(self._index.support(h.document.id, c.text, question) for h, c in zip(hits, completions, strict=True))
+        )
+        which = best_of(completions, [hit.score for hit in hits], borne_out)
+        document, learned, pages = hits[which].document, completions[which], borne_out[which]
         if doubt and not is_about(hits[which].share, hits[which].among, pages):
             return Answer(question, base, None, None, prompt_tokens, unrelated=True)
         if learned.confidence < self._floor:
@@ -236,13 +239,16 @@ def best_of_sections(hits: Sequence[Any], most: int = ROUTED) -> list[Any]:
     return list(best.values())[:most]
 
 
-def best_of(completions: Sequence[Completion], scores: Sequence[float]) -> int:
-    """Which section answers: the surest, with regard to its score in the search. One that says "not in the text" only
-    when all do."""
+def best_of(
+    completions: Sequence[Completion], scores: Sequence[float], pages: Sequence[Sequence[int] | None] = ()
+) -> int:
+    """Which section answers: the surest, with regard to its score in the search and to the pages that bear its answer
+    out, where they are known. One that says "not in the text" only when all do."""
 
     def order(i: int) -> tuple[bool, float]:
-        given = completions[i]
-        return given.text != NOT_IN_TEXT, math.log(max(given.confidence, 1e-9)) + TRUST * scores[i]
+        given, borne_out = completions[i], bool(pages and pages[i])
+        sure = math.log(max(given.confidence, 1e-9)) + TRUST * scores[i] + BORNE_OUT * borne_out
+        return given.text != NOT_IN_TEXT, sure
 
     return max(range(len(completions)), key=order)
 

@@ -32,7 +32,7 @@ from core.evaluation.squad import Article, Question, read_squad
 from core.evaluation.statistics import bootstrap
 from core.ports import Ask, Engine, Learned
 from core.service import ROUTED, best_of, best_of_sections, is_about
-from core.types import Chunk, Page
+from core.types import Chunk, Completion, Page
 from core.words import match_expression, search_words, shares, supporting
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ class Row(NamedTuple):
 
     ask: Ask
     found: Found | None = None
+    of: Studied | None = None  # whose weights
 
 
 class Search:
@@ -99,6 +100,7 @@ class Studied:
     search: Search
     learned: Learned | None = None
     by_section: dict[int, dict[str, Tensor]] = field(default_factory=dict)
+    shortened: str = ""  # as much of the text as the model's window takes, once it was asked for
 
     def routed(self, question: str, limit: int) -> list[int]:
         """Chunks that the question's words point at, best first."""
@@ -107,9 +109,12 @@ class Studied:
     def serve(self, question: str, given: Reply, base: Reply, among: int | None = None) -> Reply:
         """What the service answers: what its weights say, or what the base model does. among: chunks that were
         searched, when others than its own were."""
-        pages = supporting(self.article.text, given.text, question)
-        about = is_about(given.share or 0.0, among or len(self.chunks), pages)
+        about = is_about(given.share or 0.0, among or len(self.chunks), self.support(question, given))
         return given if about else replace(base, seconds=given.seconds)
+
+    def support(self, question: str, given: Reply | Completion) -> list[int]:
+        """Places of its pages that bear an answer out."""
+        return supporting(self.article.text, given.text, question)
 
     def weights(self, section: int) -> Mapping[str, Tensor]:
         if section not in self.by_section:
@@ -195,7 +200,7 @@ class Bench:
         if condition == "in_context":
             return [Row(Ask(q.text, context=self.shorten(q.context)))]
         if condition == "document":
-            return [Row(Ask(q.text, context=self.shorten("\n".join(self.documents[n].article.text))))]
+            return [Row(Ask(q.text, context=self._whole(n)))]
         if condition == "unrelated":
             return self._by_weights(n - 1, q, 1, self.shorten(q.context))
         chunks = sorted(self.documents[n].routed(q.text, self.retrieved))
@@ -206,7 +211,13 @@ class Bench:
         """Rows of a document's sections that the question points at, best first."""
         of = self.learn(n)
         best = best_of_sections(in_sections(of.search(q.text, HITS), lambda _: of.learned.sections), limit)
-        return [Row(Ask(q.text, of.weights(f.section), context, self.engine.learner), f) for f in best]
+        return [Row(Ask(q.text, of.weights(f.section), context, self.engine.learner), f, of) for f in best]
+
+    def _whole(self, n: int) -> str:
+        """A document's text, shortened once for all its questions."""
+        mine = self.documents[n]
+        mine.shortened = mine.shortened or self.shorten("\n".join(mine.article.text))
+        return mine.shortened
 
     def shorten(self, text: str) -> str:
         """As much of a context as the model's window takes."""
@@ -226,7 +237,11 @@ class Bench:
             for i, group in zip(batch, asks, strict=True):
                 mine, flat = flat[: len(group)], flat[len(group) :]
                 tokens = self.engine.prompt_tokens(group[0].ask.question, group[0].ask.context)
-                which = best_of(mine, [row.found.score if row.found else 0.0 for row in group])
+                scores = [row.found.score if row.found else 0.0 for row in group]
+                pages = [
+                    row.of.support(row.ask.question, c) if row.of else () for row, c in zip(group, mine, strict=True)
+                ]
+                which = best_of(mine, scores, pages)
                 share = found.share if (found := group[which].found) else None
                 self.journal.add(keys[i], Reply(mine[which].text, seconds, tokens, mine[which].confidence, share))
             tick(len(keys) - len(new) + at + len(batch))
@@ -276,7 +291,8 @@ class Bench:
         chosen: list[list[tuple[int, Reply]]] = [[] for _ in range(size)]
         for (n, i), found in places.items():
             answers = [replace(given[n, f.document, f.section, i], share=f.share) for f in found]
-            which = best_of(answers, [f.score for f in found])
+            pages = [self.documents[f.document].support(asked[n, i], r) for f, r in zip(found, answers, strict=True)]
+            which = best_of(answers, [f.score for f in found], pages)
             owner = found[which].document
             served = self.documents[owner].serve(asked[n, i], answers[which], base[n][i], len(search.places))
             chosen[n].append((owner if served is answers[which] else -1, served))

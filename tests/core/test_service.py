@@ -108,6 +108,13 @@ def test_the_section_that_the_words_point_at_answers_unless_another_is_much_sure
     assert chosen((0.1, 1.0), text="not in the text") == 0
 
 
+def test_a_section_whose_answer_the_text_bears_out_answers_before_a_surer_one() -> None:
+    said = [Completion("Bo", 1, 0.1, 0.4), Completion("Ada", 1, 0.1, 0.9)]
+    chosen = [best_of(said, (1.0, 1.0), pages) for pages in ((), (None, None), ((3,), ()), ((3,), (4,)), ((), (4,)))]
+    assert chosen == [1, 1, 0, 1, 1]
+    assert best_of([replace(said[0], text="not in the text"), said[1]], (1.0, 1.0), ((3,), ())) == 1
+
+
 async def test_sections_that_the_words_hardly_point_at_are_not_asked(open_service: Open) -> None:
     async with open_service() as service:
         document = await learn(service)
@@ -124,7 +131,7 @@ def test_a_section_is_about_what_its_words_or_its_pages_show(share: float, pages
 
 
 def test_the_best_of_many_sections_needs_more_of_the_words() -> None:
-    assert [is_about(0.4, among, ()) for among in (1, 3, 9, 10, 100)] == [True, True, True, False, False]
+    assert [is_about(0.4, among, ()) for among in (1, 3, 9, 20, 100)] == [True, True, True, False, False]
     assert not is_about(0.0, 1, None) and is_about(0.8, 100_000, None)
 
 
