@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from core.learning.fast_weights import FastWeightsConfig, load_prepared, save_prepared
+from core.learning.fast_weights import load_prepared, save_prepared
 from core.model import dequantise, quantise
 
 WEIGHTS = "model.int8.safetensors"
@@ -33,18 +33,13 @@ def average(before: Path, after: Path, out: Path, *, share: float, rates: float)
         for p, q in zip(was.parameters(), now.parameters(), strict=True):
             if q is not now.log_rates:
                 q.lerp_(p, 1 - share)
-        known = dict(zip(layers(was.config), was.log_rates.T, strict=True))
-        for layer, mine in zip(layers(now.config), now.log_rates.T, strict=True):
+        known = dict(zip(was.config.places, was.log_rates.T, strict=True))
+        for layer, mine in zip(now.config.places, now.log_rates.T, strict=True):
             mine.lerp_(known.get(layer, mine), 1 - share)
         now.log_rates += math.log(rates)
     save_prepared(now, out)
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
         shutil.copyfile(after / name, out / name)
-
-
-def layers(config: FastWeightsConfig) -> range:
-    """Those that carry a delta, counted from the top: -1 is the uppermost."""
-    return range(-config.skip - config.layers, -config.skip)
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -403,7 +403,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", required=True)
     parser.add_argument("--out", required=True)
-    parser.add_argument("--start-prepared", default="")
+    parser.add_argument("--start-prepared", default="", help="folder; layers, segments, sections as given or as there")
     parser.add_argument("--human", default="")
     parser.add_argument("--passages", nargs="*", default=[])
     parser.add_argument("--thin", type=int, default=4, help="take one passage in so many")
@@ -416,8 +416,9 @@ def main() -> None:
     for group in (OuterConfig, FastWeightsConfig):
         for f in fields(group):
             kind = (lambda v: v == "1") if isinstance(f.default, bool) else type(f.default)
-            parser.add_argument(f"--{f.name.replace('_', '-')}", type=kind, default=f.default)
+            parser.add_argument(f"--{f.name.replace('_', '-')}", type=kind)
     o = parser.parse_args()
+    config, inner = OuterConfig(**given(o, OuterConfig)), given(o, FastWeightsConfig)
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
@@ -426,17 +427,17 @@ def main() -> None:
         torch.cuda.set_device(device)
     if world > 1:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    torch.manual_seed(o.seed)
+    torch.manual_seed(config.seed)
     torch.set_float32_matmul_precision("high")
     model = AutoModelForCausalLM.from_pretrained(o.model, dtype=torch.float32).to(device)
     tokenizer = AutoTokenizer.from_pretrained(o.model)
-    config = OuterConfig(**{f.name: getattr(o, f.name) for f in fields(OuterConfig)})
-    inner = FastWeightsConfig(**{f.name: getattr(o, f.name) for f in fields(FastWeightsConfig)})
-    prepared = (
-        load_prepared(Path(o.start_prepared), model.config.hidden_size).train().requires_grad_(True)
-        if o.start_prepared
-        else Prepared(inner, model.config.hidden_size)
-    ).to(device)
+    width = model.config.hidden_size
+    if o.start_prepared:
+        start = load_prepared(Path(o.start_prepared), width)
+        prepared = start.on_layers_of(replace(start.config, **inner), width) if inner else start
+    else:
+        prepared = Prepared(FastWeightsConfig(**inner), width)
+    prepared = prepared.train().requires_grad_(True).to(device)
     material = Material(
         human=read_human(Path(o.human), dev=False) if o.human else (),
         passages=thin(o.passages, o.thin),
@@ -451,13 +452,11 @@ def main() -> None:
     out = Path(o.out)
     out.mkdir(parents=True, exist_ok=True)
     unfinished = out / "state.pt"  # a run that finds it goes on from there
-    log = (out / "log.jsonl").open("a") if rank == 0 else None
 
     def report(figures: dict[str, Any]) -> None:
         print({k: round(v, 3) if isinstance(v, float) else v for k, v in figures.items()}, flush=True)
-        if log:
+        with (out / "log.jsonl").open("a") as log:
             log.write(json.dumps(figures) + "\n")
-            log.flush()
 
     if rank == 0:
         print(
@@ -502,6 +501,12 @@ def main() -> None:
     if world > 1:
         dist.barrier()
         dist.destroy_process_group()
+
+
+def given(options: argparse.Namespace, group: type) -> dict[str, Any]:
+    """The fields of a configuration that the command line names."""
+    named = ((f.name, getattr(options, f.name)) for f in fields(group))
+    return {name: value for name, value in named if value is not None}
 
 
 def by_kind(text: str) -> dict[str, float]:

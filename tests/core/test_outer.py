@@ -16,7 +16,7 @@ from core.learning.compiled import OuterStep
 from core.learning.episodes import Batch, Episode, EpisodeStream, Material, Reading, Shapes, make_batch
 from core.learning.fast_weights import FastWeightsConfig, Prepared, load_prepared, save_prepared, second_order
 from core.learning.measure import learned_figures
-from core.learning.outer import OuterConfig, _gradients, merge_questions, one_of_each, run_outer, step_losses
+from core.learning.outer import OuterConfig, _gradients, main, merge_questions, one_of_each, run_outer, step_losses
 from core.model import EMBEDDED
 
 NAMES = ("Orla", "Tam", "Vess", "Quint", "Edda", "Brun")
@@ -175,3 +175,16 @@ def test_one_batch_of_each_shape_is_found(tokenizer, fmt) -> None:
     stream = iter(EpisodeStream(Material(), tokenizer, fmt, shapes, segment=64, width=48, seed=0, strangers=0.0))
     found = [batch.inputs.shape[:2] for batch in one_of_each(lambda: next(stream), shapes)]
     assert found == [(3, 1), (2, 2)]
+
+
+def test_the_command_goes_on_with_fewer_layers_than_it_starts_from(tiny, prepared, tmp_path, monkeypatch) -> None:
+    tiny.model.save_pretrained(tmp_path / "model")
+    tiny.tokenizer.save_pretrained(tmp_path / "model")
+    save_prepared(prepared, tmp_path / "before")
+    command = f"outer --model {tmp_path / 'model'} --start-prepared {tmp_path / 'before'} --out {tmp_path / 'after'}"
+    options = "--layers 1 --skip 1 --max-steps 1 --tokens 300 --first 64 --longest 64 --workers 0 --no-measure"
+    monkeypatch.setattr("sys.argv", f"{command} {options}".split())
+    main()
+    after = load_prepared(tmp_path / "after", 64)
+    assert (after.config.layers, after.config.skip, after.config.segment) == (1, 1, 32)
+    assert 0 < (after.log_rates - prepared.log_rates[:, :1]).abs().max() < 0.1  # one step from where it was
