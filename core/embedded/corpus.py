@@ -1,17 +1,21 @@
 """Training material: articles -> token stream, and passages with questions -> packed rows.
 
+    python -m core.embedded.corpus --articles wikipedia-0.txt.xz --tokenizer tokenizer.json --out DIR
+
 Held out from all training: every article whose crc32(title) is 0 modulo 50, and human contexts with crc32 0 modulo 20.
 """
 
 from __future__ import annotations
 
+import argparse
 import gzip
 import json
 import lzma
 import random
+import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from multiprocessing import Pool
 from pathlib import Path
@@ -207,7 +211,14 @@ def load_passages(path: Path, *, every: int = 1, first: int = 0) -> list[Passage
     return [Passage(t, x, [QA(*q) for q in qs]) for t, x, qs in map(json.loads, lines)]
 
 
-def prepare_shard(source: Path, tokenizer: Path, out: Path, *, length: int = 1025, workers: int = 8) -> dict[str, int]:
+@dataclass(frozen=True)
+class ShardConfig:
+    length: int = 1025  # tokens of a row
+    workers: int = 8
+    recur: float = 0.0  # share of the passages of which a sentence is taken out and asked
+
+
+def prepare_shard(source: Path, tokenizer: Path, out: Path, config: ShardConfig = ShardConfig()) -> dict[str, int]:
     """One shard -> tokens.npy, val.npy, (dev-)passages.jsonl.gz, rows.npy and rows-weights.npy in `out`."""
     out.mkdir(parents=True, exist_ok=True)
     articles = read_articles(source)
@@ -216,10 +227,16 @@ def prepare_shard(source: Path, tokenizer: Path, out: Path, *, length: int = 102
     np.save(out / "tokens.npy", tokenise((f"# {t}\n{b}" for t, b in train), tokenizer))
     np.save(out / "val.npy", tokenise((f"# {t}\n{b}" for t, b in dev), tokenizer))
     (out / "tokens.ready").touch()
-    passages = list(make_passages(train, workers))
-    save_passages(out / "dev-passages.jsonl.gz", make_passages(dev, workers))
+    passages = list(make_passages(train, config.workers, config.recur))
+    save_passages(out / "dev-passages.jsonl.gz", make_passages(dev, config.workers))
     rows, weights = make_rows(
-        passages, tokenizer, length, weights=Weights(), kinds={"read": 0.93, "closed": 0.07}, seed=1, workers=workers
+        passages,
+        tokenizer,
+        config.length,
+        weights=Weights(),
+        kinds={"read": 0.93, "closed": 0.07},
+        seed=1,
+        workers=config.workers,
     )
     np.save(out / "rows-weights.npy", weights)
     np.save(out / "rows.npy", rows)
@@ -232,3 +249,21 @@ def prepare_shard(source: Path, tokenizer: Path, out: Path, *, length: int = 102
         "questions": sum(len(p.questions) for p in passages),
         "rows": len(rows),
     }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--articles", required=True, type=Path, help="one shard")
+    parser.add_argument("--tokenizer", required=True, type=Path)
+    parser.add_argument("--out", required=True, type=Path)
+    for f in fields(ShardConfig):
+        parser.add_argument(f"--{f.name}", type=type(f.default), default=f.default)
+    o = parser.parse_args()
+    config = ShardConfig(**{f.name: getattr(o, f.name) for f in fields(ShardConfig)})
+    began = time.time()
+    made = prepare_shard(o.articles, o.tokenizer, o.out, config)
+    print(", ".join(f"{n:,} {what}" for what, n in made.items()), f"in {time.time() - began:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()

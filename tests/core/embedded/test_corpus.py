@@ -23,9 +23,9 @@ from core.embedded.corpus import (
     Weights,
     held_out,
     load_passages,
+    main,
     make_rows,
     passages_of,
-    prepare_shard,
     read_articles,
     read_human,
     save_passages,
@@ -127,10 +127,16 @@ def test_a_passage_can_ask_what_no_sentence_of_it_says() -> None:
 
 
 @forks
-def test_a_shard_becomes_tokens_and_rows_and_what_is_held_out_stays_out(tmp_path: Path, tokenizer) -> None:
+def test_a_shard_becomes_tokens_and_rows_and_what_is_held_out_stays_out(
+    tmp_path: Path, tokenizer, monkeypatch, capsys
+) -> None:
     assert [t for t, _ in read_articles(shard(tmp_path))] == ["Lighthouse", "Port", "Kings"] and held_out("Lighthouse")
-    figures = prepare_shard(shard(tmp_path), TOKENIZER, tmp_path / "out", length=257, workers=1)
-    assert figures["articles"] == 3 and figures["rows"] == len(np.load(tmp_path / "out" / "rows.npy"))
+    options = f"--tokenizer {TOKENIZER} --out {tmp_path / 'out'} --length 257 --workers 1"
+    monkeypatch.setattr("sys.argv", f"corpus --articles {shard(tmp_path)} {options}".split())
+    main()
+    rows = np.load(tmp_path / "out" / "rows.npy")
+    assert rows.shape[1] == 257 and "3 articles, 3 passages, " in (said := capsys.readouterr().out)
+    assert f" {len(rows)} rows in " in said
     train, val = (tokenizer.decode(np.load(tmp_path / "out" / f"{n}.npy")) for n in ("tokens", "val"))
     assert "Lighthouse" not in train and "# Lighthouse" in val and "# Kings" in train
     assert {p.title for p in load_passages(tmp_path / "out" / "passages.jsonl.gz")} == {"Port", "Kings"}
