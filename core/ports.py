@@ -173,8 +173,11 @@ class Index(Inbox, Protocol):
         when no word matches; empty when the channel knows nothing."""
         ...
 
-    async def support(self, document_id: str, text: str, question: str = "") -> tuple[int, ...] | None:
-        """Pages on which an answer's words stand near the question's; () when nowhere, None when no text is kept."""
+    async def support(
+        self, document_id: str, answers: Sequence[str], question: str = ""
+    ) -> list[tuple[int, ...] | None]:
+        """For each answer the pages on which its words stand near the question's; () when nowhere, None when no text is
+        kept."""
         ...
 
     async def chunk_texts(self, document_id: str) -> list[str]: ...

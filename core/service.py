@@ -158,9 +158,7 @@ class Service:
         loaded = await asyncio.gather(*(self._load(hit.document, hit.section) for hit in hits))
         rows = [Ask(question, weights=w, learner=h.document.weights.learner) for w, h in zip(loaded, hits, strict=True)]
         (*completions, base), prompt_tokens = await self._runner.device.answer([*rows, Ask(question)])
-        borne_out = await asyncio.gather(
-            *(self._index.support(h.document.id, c.text, question) for h, c in zip(hits, completions, strict=True))
-        )
+        borne_out = await self._borne_out(question, hits, completions)
         which = best_of(completions, [hit.score for hit in hits], borne_out)
         document, learned, pages = hits[which].document, completions[which], borne_out[which]
         if doubt and not is_about(hits[which].share, hits[which].among, pages):
@@ -168,6 +166,19 @@ class Service:
         if learned.confidence < self._floor:
             learned, pages = replace(learned, text=NOT_IN_TEXT), pages and ()
         return Answer(question, base, learned, DocumentRef(document.id, document.name), prompt_tokens, pages)
+
+    async def _borne_out(
+        self, question: str, hits: Sequence[Hit], completions: Sequence[Completion]
+    ) -> list[tuple[int, ...] | None]:
+        """For each section's answer the pages of its document that bear it out; each document is read once."""
+        places: dict[str, list[int]] = {}
+        for at, hit in enumerate(hits):
+            places.setdefault(hit.document.id, []).append(at)
+        pages: dict[int, tuple[int, ...] | None] = {}
+        for document, mine in places.items():
+            found = await self._index.support(document, [completions[at].text for at in mine], question)
+            pages |= zip(mine, found, strict=True)
+        return [pages[at] for at in range(len(hits))]
 
     async def _ask_base(self, question: str) -> Answer:
         """The channel knows no document."""

@@ -65,7 +65,10 @@ def normalise(text: str) -> list[str]:
 
 def supports(text: str, answer: str) -> bool:
     """Whether the answer's words stand in a text: as they are, or all content words (two or more) in any order."""
-    found, wanted = normalise(text), normalise(answer)
+    return _stands_in(normalise(text), normalise(answer))
+
+
+def _stands_in(found: Sequence[str], wanted: Sequence[str]) -> bool:
     content = set(wanted) - STOP_WORDS
     if not content:
         return False
@@ -73,18 +76,27 @@ def supports(text: str, answer: str) -> bool:
     return as_written or (len(content) >= 2 and content <= set(found))
 
 
-def supporting(pages: Sequence[str], answer: str, question: str = "") -> list[int]:
-    """Places of the pages that bear an answer out, 0-based: within a few sentences stand the answer and enough of the
-    question's words, so that no chance find is cited."""
-    asked = {_stem(word) for word in set(normalise(question)) - STOP_WORDS - set(normalise(answer))}
-    rare = _rarity(asked, [sentence for page in pages for sentence in SENTENCE_END.split(page)])
+def supporting(pages: Sequence[str], answers: Sequence[str], question: str = "") -> list[list[int]]:
+    """For each answer the places of the pages that bear it out, 0-based: within a few sentences stand the answer and
+    enough of the question's words, so that no chance find is cited. The pages are read once for all answers."""
+    words = [normalise(page) for page in pages]
+    asked = set(normalise(question)) - STOP_WORDS
+    rare = _rarity({_stem(word) for word in asked}, [s for page in pages for s in SENTENCE_END.split(page)])
 
-    def near(passage: str) -> bool:
-        words = {_stem(word) for word in normalise(passage)}
-        return sum(rare[word] for word in asked & words) >= NEAR * sum(rare.values())
+    def bear_out(answer: str) -> list[int]:
+        wanted = normalise(answer)
+        stems = {_stem(word) for word in asked - set(wanted)}
 
-    hits = [n for n, page in enumerate(pages) if supports(page, answer)]
-    return [n for n in hits if any(supports(p, answer) and near(p) for p in _passages(pages[n]))]
+        def near(passage: str) -> bool:
+            found = normalise(passage)
+            here = stems & {_stem(word) for word in found}
+            enough = NEAR * sum(rare[stem] for stem in stems)
+            return _stands_in(found, wanted) and sum(rare[stem] for stem in here) >= enough
+
+        hits = [n for n, found in enumerate(words) if _stands_in(found, wanted)]
+        return [n for n in hits if any(near(passage) for passage in _passages(pages[n]))]
+
+    return [bear_out(answer) for answer in answers]
 
 
 def _passages(page: str) -> list[str]:

@@ -413,10 +413,12 @@ class Index:
             values,
         )
 
-    async def support(self, document_id: str, text: str, question: str = "") -> tuple[int, ...] | None:
+    async def support(
+        self, document_id: str, answers: Sequence[str], question: str = ""
+    ) -> list[tuple[int, ...] | None]:
         pages = await self.pages(document_id)
-        found = await asyncio.to_thread(supporting, [page.text for page in pages], text, question)
-        return tuple(pages[at].number for at in found) if pages else None
+        found = await asyncio.to_thread(supporting, [page.text for page in pages], answers, question)
+        return [tuple(pages[at].number for at in places) if pages else None for places in found]
 
     async def add_answer(self, channel: str, answer: Answer, *, asked_by: str) -> str:
         """Store an answer; returns its id. Raises: NotFound, when its document was forgotten meanwhile."""

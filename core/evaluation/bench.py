@@ -114,7 +114,7 @@ class Studied:
 
     def support(self, question: str, given: Reply | Completion) -> list[int]:
         """Places of its pages that bear an answer out."""
-        return supporting(self.article.text, given.text, question)
+        return supporting(self.article.text, [given.text], question)[0]
 
     def weights(self, section: int) -> Mapping[str, Tensor]:
         if section not in self.by_section:

@@ -26,7 +26,7 @@ PAGE = "Mara Oduya's harbour opened in 1887. It cost 1,200 crowns, 3.5 per stone
     ],
 )
 def test_what_stands_on_the_page_is_borne_out(answer: str) -> None:
-    assert supporting([PAGE], answer) == [0]
+    assert supporting([PAGE], [answer]) == [[0]]
 
 
 NOT_ON_PAGE = ["", "?!", "the", "It", "yes", "no", "I do not know.", "I don't know", "Not found in the document."]
@@ -35,7 +35,7 @@ NOT_ON_PAGE += ["188", "1888", "18", "4", "200", "3", "35", "5", "harbours", "ar
 
 @pytest.mark.parametrize("answer", NOT_ON_PAGE)
 def test_what_does_not_stand_on_the_page_is_not(answer: str) -> None:
-    assert supporting([PAGE], answer) == []
+    assert supporting([PAGE], [answer]) == [[]]
 
 
 def test_stop_words_are_searched_only_when_there_is_nothing_else() -> None:
@@ -59,13 +59,14 @@ def test_a_chance_find_is_not_cited() -> None:
         "The mill burned in 1874. Nobody was hurt.",
         "Ada Quill keeps the lighthouse. It was built in 1874 by Tam.",
     ]
-    assert supporting(pages, "1874") == [0, 1]
-    assert supporting(pages, "1874", "When was the lighthouse built?") == [1]
-    assert supporting(pages, "1874", "When did the mill burn?") == [0]
-    assert supporting(pages, "Tam", "Who owns the bakery and its ovens?") == []
+    assert supporting(pages, ["1874"]) == [[0, 1]]
+    assert supporting(pages, ["1874"], "When was the lighthouse built?") == [[1]]
+    assert supporting(pages, ["1874"], "When did the mill burn?") == [[0]]
+    assert supporting(pages, ["Tam"], "Who owns the bakery and its ovens?") == [[]]
+    assert supporting(pages, ["1874", "Tam", "1874"], "When did the mill burn?") == [[0], [], [0]]
 
 
 def test_an_answer_far_from_what_was_asked_is_not_cited() -> None:
     page = "The lighthouse stands alone. " + "Gulls cry. " * 5 + "The bakery opened in 1874."
-    assert supporting([page], "1874", "When was the lighthouse built?") == []
-    assert supporting([page], "1874", "When was the bakery opened?") == [0]
+    assert supporting([page], ["1874"], "When was the lighthouse built?") == [[]]
+    assert supporting([page], ["1874"], "When was the bakery opened?") == [[0]]

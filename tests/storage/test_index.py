@@ -548,7 +548,7 @@ async def test_hostile_text_is_text(index: Index, folder: DataFolder, text: str)
     before = query(folder.index, "SELECT * FROM sqlite_schema")
     document = await learn(index, "d1", [text, "The harbour."], text, name=text, requested_by=text, reply_to=text)
     await index.route(text, text, document_id=text)
-    await index.support(text, text)
+    await index.support(text, [text], text)
     answer = await index.add_answer(text, make_answer(document, text, text), asked_by=text)
     await index.feedback(text, answer, by=text, helpful=True)
     for call in (index.find_document, index.forget):
@@ -562,12 +562,12 @@ async def test_hostile_text_is_text(index: Index, folder: DataFolder, text: str)
 
 async def test_support_names_the_pages_on_which_the_answer_stands(index: Index) -> None:
     await learn(index, "d1", ["Captain Mara sails.", "The cook is Bo.", "Mara the captain is 42."])
-    assert await index.support("d1", "Captain Mara") == (1, 3)
-    assert await index.support("d1", "42") == (3,)
-    assert await index.support("d1", "Mara and Bo") == ()
-    assert await index.support("d1", "42", "How old is Captain Mara?") == (3,)
-    assert await index.support("d1", "42", "How many islands has the lagoon?") == ()
-    assert await index.support("nothing", "Mara") is None  # no text to look in
+    assert await index.support("d1", ["Captain Mara"]) == [(1, 3)]
+    assert await index.support("d1", ["42"]) == [(3,)]
+    assert await index.support("d1", ["Mara and Bo"]) == [()]
+    assert await index.support("d1", ["42"], "How old is Captain Mara?") == [(3,)]
+    assert await index.support("d1", ["42"], "How many islands has the lagoon?") == [()]
+    assert await index.support("nothing", ["Mara"]) == [None]  # no text to look in
 
 
 async def test_answers_and_what_people_think_of_them_are_kept(index: Index, folder: DataFolder) -> None:

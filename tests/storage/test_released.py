@@ -36,7 +36,7 @@ async def test_a_file_of_every_version_is_brought_forward_with_all_that_is_in_it
         assert (document.name, document.pages, document.metrics.final_loss) == ("Lighthouse.pdf", 2, 1.5)
         assert document.weights.sections == (0, 1) and document.questions == ("Who keeps the lighthouse?",)
         assert [hit.chunk for hit in await index.route("discord:1:2", "What burns in the lamp?")] == [1]
-        assert await index.support("learned", "Ada Quill") == (1,)
+        assert await index.support("learned", ["Ada Quill"]) == [(1,)]
         assert [(job.id, job.stage) for job in await index.requeue_interrupted()] == [("running", Stage.QUEUED)]
         assert [job.id for job in await index.jobs()] == ["waiting", "running"]
         assert await index.job_data("running") == b"%PDF- running"
