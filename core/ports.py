@@ -168,7 +168,7 @@ class Index(Inbox, Protocol):
 
     async def reset(self, channel: str) -> list[WeightsRecord]: ...
 
-    async def route(self, channel: str, question: str, *, document_id: str | None = None, limit: int = 5) -> list[Hit]:
+    async def route(self, channel: str, question: str, *, document_id: str | None = None, limit: int = 10) -> list[Hit]:
         """What the question's words point at, best first (FTS5, BM25). Falls back to the newest document's first chunk
         when no word matches; empty when the channel knows nothing."""
         ...

@@ -242,12 +242,17 @@ class Service:
 
 
 def best_of_sections(hits: Sequence[Any], most: int = ROUTED) -> list[Any]:
-    """The best hit of each section that is worth asking, in their order. hits: with document, section and score."""
+    """The best hit of each section that is worth asking, in their order. A document that would take all places leaves
+    the last one to the next document. hits: with document, section and score."""
     best: dict[tuple[Any, int], Any] = {}
     for hit in hits:
         if hit.score >= ENOUGH:
             best.setdefault((hit.document, hit.section), hit)
-    return list(best.values())[:most]
+    found = list(best.values())
+    asked, others = found[:most], [hit for hit in found[most:] if hit.document != found[0].document]
+    if others and most > 1 and all(hit.document == found[0].document for hit in asked):
+        asked[-1] = others[0]
+    return asked
 
 
 def best_of(

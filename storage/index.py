@@ -355,7 +355,7 @@ class Index:
 
     # Questions
 
-    async def route(self, channel: str, question: str, *, document_id: str | None = None, limit: int = 5) -> list[Hit]:
+    async def route(self, channel: str, question: str, *, document_id: str | None = None, limit: int = 10) -> list[Hit]:
         values = {
             "channel": channel,
             "document_id": document_id,

@@ -42,7 +42,7 @@ CONDITIONS = (
     "base", "learned", "wrong_document", "elsewhere", "in_context", "document", "retrieval", "both", "unrelated",
 )  # fmt: skip
 SERVED = {"learned": ("weights", 0), "elsewhere": ("wrong_document", -1)}  # whose answers, of which document from here
-HITS = 5  # chunks that the router looks at; as in the service
+HITS = 10  # chunks that the router looks at; as in the service
 BATCH = 16  # questions at once
 Progress = Callable[[str, int, int], None]
 

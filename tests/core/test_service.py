@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from core.errors import AlreadyKnown, NotAPdf, NotFound, PdfTooBig, Refused
+from core.evaluation.bench import Found
 from core.ports import Hit, Index, Weights
 from core.service import MAX_QUESTION, Service, best_of, best_of_sections, harmless_name, is_about
 from core.types import Completion, Document, Stage
@@ -122,6 +123,14 @@ async def test_sections_that_the_words_hardly_point_at_are_not_asked(open_servic
     hits += [hits[0]._replace(chunk=n, score=score) for n, score in ((1, 0.9), (2, 0.5), (2, 0.3))]
     assert best_of_sections(hits) == [hits[0], hits[2]]
     assert best_of_sections(hits, 1) == hits[:1] and best_of_sections(hits[3:]) == []
+
+
+def test_a_document_that_would_take_all_places_leaves_one_to_another() -> None:
+    hits = [Found(0, n, 1.0 - n / 10, 0.5) for n in range(4)]
+    other, poor = Found(1, 0, 0.5, 0.5), Found(1, 1, 0.3, 0.5)
+    assert best_of_sections([*hits, other]) == [*hits[:2], other]
+    assert best_of_sections([*hits, poor]) == hits[:3] and best_of_sections([*hits, other], 1) == hits[:1]
+    assert best_of_sections([hits[0], other, *hits[1:]]) == [hits[0], other, hits[1]]
 
 
 @pytest.mark.parametrize(("share", "pages", "about"), [(0.6, (), True), (0.1, (3,), True), (0.1, (), False)])
