@@ -6,7 +6,9 @@ python -m core.embedded.tokenizer --articles wikipedia-0.txt.xz ... --out tokeni
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Iterable
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -16,7 +18,13 @@ from core.embedded.corpus import held_out, read_articles
 SPECIAL = ("<|endoftext|>", "<|pad|>", "<|q|>", "<|a|>", "<|qg|>", "<|doc|>")  # ids 0-5: END, PAD, ... in corpus.py
 
 
-def train_tokenizer(texts: Iterable[str], size: int = 16_384) -> Tokenizer:
+@dataclass(frozen=True)
+class TokenizerConfig:
+    size: int = 16_384  # tokens at most
+    every: int = 1  # take one in so many articles
+
+
+def train_tokenizer(texts: Iterable[str], size: int = TokenizerConfig.size) -> Tokenizer:
     """At most `size` tokens: the special ones, the 256 bytes, then the most frequent pairs; no text is unknown."""
     tokenizer = Tokenizer(models.BPE())
     digits, text = pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -36,13 +44,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--articles", nargs="+", required=True, type=Path)
     parser.add_argument("--out", required=True, type=Path)
-    parser.add_argument("--size", type=int, default=16_384)
-    parser.add_argument("--every", type=int, default=1, help="take one in so many articles")
+    for f in fields(TokenizerConfig):
+        parser.add_argument(f"--{f.name}", type=int, default=f.default)
     o = parser.parse_args()
-    articles = [a for path in o.articles for a in read_articles(path)[:: o.every] if not held_out(a[0])]
-    tokenizer = train_tokenizer((f"# {title}\n{body}" for title, body in articles), o.size)
+    config = TokenizerConfig(size=o.size, every=o.every)
+    began = time.time()
+    articles = [a for path in o.articles for a in read_articles(path)[:: config.every] if not held_out(a[0])]
+    tokenizer = train_tokenizer((f"# {title}\n{body}" for title, body in articles), config.size)
     tokenizer.save(str(o.out))
-    print(f"{tokenizer.get_vocab_size():,} tokens from {len(articles):,} articles", flush=True)
+    seconds = time.time() - began
+    print(f"{tokenizer.get_vocab_size():,} tokens from {len(articles):,} articles in {seconds:.0f} s", flush=True)
 
 
 if __name__ == "__main__":
