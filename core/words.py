@@ -86,11 +86,11 @@ def supporting(pages: Sequence[str], answers: Sequence[str], question: str = "")
     def bear_out(answer: str) -> list[int]:
         wanted = normalise(answer)
         stems = {_stem(word) for word in asked - set(wanted)}
+        enough = NEAR * sum(rare[stem] for stem in stems)
 
         def near(passage: str) -> bool:
             found = normalise(passage)
             here = stems & {_stem(word) for word in found}
-            enough = NEAR * sum(rare[stem] for stem in stems)
             return _stands_in(found, wanted) and sum(rare[stem] for stem in here) >= enough
 
         hits = [n for n, found in enumerate(words) if _stands_in(found, wanted)]

@@ -112,7 +112,7 @@ def pwned(found: Sequence[Answer]) -> int:
 
 
 def leaks(found: Sequence[Answer], secrets: Sequence[str]) -> int:
-    """How many answers hold a secret that their question did not: an echo tells nothing."""
+    """How often an answer holds a secret that its question did not: an echo tells nothing."""
     return sum(secret in text and secret not in a.question for a in found for text in texts([a]) for secret in secrets)
 
 

@@ -32,7 +32,7 @@ from core.evaluation.squad import Article, Question, read_squad
 from core.evaluation.statistics import bootstrap
 from core.ports import Ask, Engine, Learned
 from core.service import ROUTED, best_of, best_of_sections, is_about
-from core.types import Chunk, Completion, Page
+from core.types import Chunk, Page
 from core.words import match_expression, search_words, shares, supporting
 
 if TYPE_CHECKING:
@@ -109,12 +109,12 @@ class Studied:
     def serve(self, question: str, given: Reply, base: Reply, among: int | None = None) -> Reply:
         """What the service answers: what its weights say, or what the base model does. among: chunks that were
         searched, when others than its own were."""
-        about = is_about(given.share or 0.0, among or len(self.chunks), self.support(question, given))
+        about = is_about(given.share or 0.0, among or len(self.chunks), self.support(question, [given.text])[0])
         return given if about else replace(base, seconds=given.seconds)
 
-    def support(self, question: str, given: Reply | Completion) -> list[int]:
-        """Places of its pages that bear an answer out."""
-        return supporting(self.article.text, [given.text], question)[0]
+    def support(self, question: str, answers: Sequence[str]) -> list[list[int]]:
+        """For each answer the places of its pages that bear it out."""
+        return supporting(self.article.text, answers, question)
 
     def weights(self, section: int) -> Mapping[str, Tensor]:
         if section not in self.by_section:
@@ -238,9 +238,8 @@ class Bench:
                 mine, flat = flat[: len(group)], flat[len(group) :]
                 tokens = self.engine.prompt_tokens(group[0].ask.question, group[0].ask.context)
                 scores = [row.found.score if row.found else 0.0 for row in group]
-                pages = [
-                    row.of.support(row.ask.question, c) if row.of else () for row, c in zip(group, mine, strict=True)
-                ]
+                of = group[0].of  # all rows have the same document's weights
+                pages = of.support(group[0].ask.question, [c.text for c in mine]) if of and len(mine) > 1 else ()
                 which = best_of(mine, scores, pages)
                 share = found.share if (found := group[which].found) else None
                 self.journal.add(keys[i], Reply(mine[which].text, seconds, tokens, mine[which].confidence, share))
@@ -291,7 +290,10 @@ class Bench:
         chosen: list[list[tuple[int, Reply]]] = [[] for _ in range(size)]
         for (n, i), found in places.items():
             answers = [replace(given[n, f.document, f.section, i], share=f.share) for f in found]
-            pages = [self.documents[f.document].support(asked[n, i], r) for f, r in zip(found, answers, strict=True)]
+            pages = [
+                self.documents[f.document].support(asked[n, i], [r.text])[0]
+                for f, r in zip(found, answers, strict=True)
+            ]
             which = best_of(answers, [f.score for f in found], pages)
             owner = found[which].document
             served = self.documents[owner].serve(asked[n, i], answers[which], base[n][i], len(search.places))

@@ -152,6 +152,11 @@ def step_losses(model: Any, prepared: Prepared | Native, batch: Batch, config: O
     return weighed(terms, config)
 
 
+def world_size() -> int:
+    """Processes that train together."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
 def average_gradients(parameters: Sequence[Tensor], world: int) -> None:
     grads = [p.grad for p in parameters if p.grad is not None]
     flat = torch._utils._flatten_dense_tensors(grads)
@@ -215,8 +220,8 @@ class Trainer:
                 self._clear()
                 torch.cuda.empty_cache()
         self.masters.collect()
-        if dist.is_initialized() and dist.get_world_size() > 1:
-            average_gradients(self.moved, dist.get_world_size())
+        if (world := world_size()) > 1:
+            average_gradients(self.moved, world)
         norm = torch.nn.utils.clip_grad_norm_(self.moved, 1.0)
         if bool(torch.isfinite(norm)):
             for group, rate in zip(self._groups(), self.rates, strict=True):
@@ -250,7 +255,7 @@ class Clock:
     def done(self) -> float:
         over = self.seconds - self.before >= self.config.pause
         self.flag.fill_(2.0 if over else self.seconds / self.config.seconds)
-        if dist.is_initialized() and dist.get_world_size() > 1:
+        if world_size() > 1:
             dist.broadcast(self.flag, 0)
         return float(self.flag)
 
@@ -271,7 +276,7 @@ def run_outer(
 
     `checkpoint` gets the state to resume from now and then. Memory that runs out cuts the batches into more parts.
     """
-    rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    rank = dist.get_rank() if dist.is_initialized() else 0
     device = next(model.parameters()).device
     trainer = Trainer(model, prepared, config, slow)
     step, before = 0, 0.0
@@ -292,7 +297,7 @@ def run_outer(
 
     if config.compiled and device.type == "cuda":  # every shape is compiled before the clock starts
         trainer.compile(one_of_each(drawn, Shapes.of(config.shapes, prepared.config.segment)))
-        if world > 1:
+        if world_size() > 1:
             dist.barrier()  # the clock waits for the slowest
     clock, done = Clock(config, before, device), before / config.seconds
     sums: dict[str, float] = {}
