@@ -15,7 +15,7 @@ import random
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from multiprocessing import Pool
 from pathlib import Path
@@ -25,6 +25,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from core.embedded.questions import QA, ask_paragraph, recurring
+from core.options import add_options, given
 from core.prompts import NOT_IN_TEXT
 
 END, PAD, Q, A, ASK, DOC = range(6)  # special tokens of the embedded tokenizer
@@ -256,10 +257,9 @@ def main() -> None:
     parser.add_argument("--articles", required=True, type=Path, help="one shard")
     parser.add_argument("--tokenizer", required=True, type=Path)
     parser.add_argument("--out", required=True, type=Path)
-    for f in fields(ShardConfig):
-        parser.add_argument(f"--{f.name}", type=type(f.default), default=f.default)
+    add_options(parser, ShardConfig)
     o = parser.parse_args()
-    config = ShardConfig(**{f.name: getattr(o, f.name) for f in fields(ShardConfig)})
+    config = ShardConfig(**given(o, ShardConfig))
     began = time.time()
     made = prepare_shard(o.articles, o.tokenizer, o.out, config)
     print(", ".join(f"{n:,} {what}" for what, n in made.items()), f"in {time.time() - began:.0f} s", flush=True)

@@ -8,12 +8,13 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from core.embedded.corpus import held_out, read_articles
+from core.options import add_options, given
 
 SPECIAL = ("<|endoftext|>", "<|pad|>", "<|q|>", "<|a|>", "<|qg|>", "<|doc|>")  # ids 0-5: END, PAD, ... in corpus.py
 
@@ -44,10 +45,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--articles", nargs="+", required=True, type=Path)
     parser.add_argument("--out", required=True, type=Path)
-    for f in fields(TokenizerConfig):
-        parser.add_argument(f"--{f.name}", type=int, default=f.default)
+    add_options(parser, TokenizerConfig)
     o = parser.parse_args()
-    config = TokenizerConfig(size=o.size, every=o.every)
+    config = TokenizerConfig(**given(o, TokenizerConfig))
     began = time.time()
     articles = [a for path in o.articles for a in read_articles(path)[:: config.every] if not held_out(a[0])]
     tokenizer = train_tokenizer((f"# {title}\n{body}" for title, body in articles), config.size)

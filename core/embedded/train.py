@@ -11,7 +11,7 @@ import math
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from core.embedded.llama import Llama, LlamaShape
+from core.options import add_options, given
 
 
 @dataclass(frozen=True)
@@ -248,20 +249,8 @@ def train(config: TrainConfig) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    for f in fields(TrainConfig):
-        if f.init:
-            default = None if f.name in ("out", "seconds") else f.default
-            if isinstance(default, tuple):
-                parser.add_argument(f"--{f.name.replace('_', '-')}", nargs="*", default=default)
-            elif isinstance(default, bool):
-                parser.add_argument(f"--{f.name.replace('_', '-')}", type=lambda v: v == "1", default=default)
-            else:
-                kind = float if f.name == "seconds" else str if default is None else type(default)
-                parser.add_argument(
-                    f"--{f.name.replace('_', '-')}", type=kind, default=default, required=default is None
-                )
-    options = vars(parser.parse_args())
-    train(TrainConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}))
+    add_options(parser, TrainConfig)
+    train(TrainConfig(**given(parser.parse_args(), TrainConfig)))
     if dist.is_initialized():
         dist.destroy_process_group()
 

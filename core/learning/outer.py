@@ -18,7 +18,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,7 @@ from core.learning.fast_weights import (
 )
 from core.learning.measure import KINDS, learned_figures, measuring_sets
 from core.learning.native import Native
+from core.options import add_options, given
 from core.prompts import format_for
 
 
@@ -418,10 +419,7 @@ def main() -> None:
     parser.add_argument("--swap", default="", help="share of a kind's documents whose words are swapped: human=0.7,...")
     parser.add_argument("--few", type=int, help="at most so many questions of a human context")
     parser.add_argument("--no-measure", action="store_true", help="do not ask the held-out documents at the end")
-    for group in (OuterConfig, FastWeightsConfig):
-        for f in fields(group):
-            kind = (lambda v: v == "1") if isinstance(f.default, bool) else type(f.default)
-            parser.add_argument(f"--{f.name.replace('_', '-')}", type=kind)
+    add_options(parser, OuterConfig, FastWeightsConfig)
     o = parser.parse_args()
     config, inner = OuterConfig(**given(o, OuterConfig)), given(o, FastWeightsConfig)
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -506,12 +504,6 @@ def main() -> None:
     if world > 1:
         dist.barrier()
         dist.destroy_process_group()
-
-
-def given(options: argparse.Namespace, group: type) -> dict[str, Any]:
-    """The fields of a configuration that the command line names."""
-    named = ((f.name, getattr(options, f.name)) for f in fields(group))
-    return {name: value for name, value in named if value is not None}
 
 
 def by_kind(text: str) -> dict[str, float]:
