@@ -1,7 +1,9 @@
 """Episodes for learning to learn: a document, and questions that only it answers.
 
 Documents come from invented facts, from runs of passages of one article, and from human question sets; their length
-follows a curriculum. A few questions of every batch belong to another document: their answer is NOT_IN_TEXT.
+follows a curriculum. A few questions of every batch are not answered by their document, though that is hard to tell:
+they are about the rest of the article, about other names, or of a document with many of the same words. Their answer is
+NOT_IN_TEXT: of the sections that are asked together, all but one have to know that it is not theirs.
 """
 
 from __future__ import annotations
@@ -22,12 +24,17 @@ from core.embedded.questions import QA
 from core.embedded.swapped import Words, swapped
 from core.learning.fast_weights import IGNORE, segments
 from core.prompts import NOT_IN_TEXT, PromptFormat
+from core.words import normalise, search_words
+
+OTHERS = 100  # other documents' questions, of which the closest is asked
+TELLING = 3  # words; "Who led?" has too few to say which document it is about
 
 
 class Episode(NamedTuple):
     title: str
     text: str
     questions: list[QA]
+    beyond: Sequence[QA] = ()  # close to them, but not answered here
 
 
 class Batch(NamedTuple):
@@ -92,20 +99,25 @@ class Material:
             same_title=kind == "passages" or (kind == "written" and rng.random() < 0.5),
             few=self.few if kind == "human" else None,
         )
-        return Episode(*swapped(*episode, self.words, rng)) if rng.random() < self.swap.get(kind, 0.0) else episode
+        if rng.random() >= self.swap.get(kind, 0.0):
+            return episode
+        made = Episode(*swapped(*episode[:3], self.words, rng))
+        pairs = zip(episode.questions, made.questions, strict=True)
+        about_others = [before for before, after in pairs if before.question != after.question]
+        return made._replace(beyond=[*about_others, *episode.beyond])
 
 
 def run_of(
     passages: Sequence[Passage], rng: random.Random, tokens: int, *, same_title: bool, few: int | None = None
 ) -> Episode:
     """Consecutive passages of one title, or random ones, until the length is reached (1.3 tokens a word assumed), with
-    all questions, or `few` of each passage."""
+    all questions, or `few` of each passage. Beyond it are those of the passages before and after, of the same title."""
     words = tokens / 1.35
     for _ in range(20):  # a first passage that fits
         at = rng.randrange(len(passages))
         if passages[at].questions and len(passages[at].text.split()) <= words * 1.15:
             break
-    chosen = [passages[at]]
+    chosen, first = [passages[at]], at
     size = len(passages[at].text.split())
     while size < words * 0.9:
         at = at + 1 if same_title else rng.randrange(len(passages))
@@ -125,7 +137,9 @@ def run_of(
         else rng.choice(("Notes", "Document", "Report", "Handbook", "Text"))
     )
     asked = (p.questions if few is None else rng.sample(p.questions, min(few, len(p.questions))) for p in chosen)
-    return Episode(title, "\n".join(p.text for p in chosen), [q for some in asked for q in some])
+    around = [passages[n] for n in (first - 1, first + len(chosen)) if same_title and 0 <= n < len(passages)]
+    beyond = [q for p in around if p.title == chosen[0].title for q in p.questions]
+    return Episode(title, "\n".join(p.text for p in chosen), [q for some in asked for q in some], beyond)
 
 
 def encode_document(
@@ -157,15 +171,14 @@ def make_batch(
     inputs = [i + [[fmt.pad_id] * segment] * (most - len(i)) for i, _ in documents]
     targets = [t + [[IGNORE] * segment] * (most - len(t)) for _, t in documents]
     rows, labels = [], []
-    for n, e in enumerate(episodes):
+    for e in episodes:
         asked = (
             [rng.choice(e.questions) for _ in range(per_document)]
             if len(e.questions) < per_document
             else rng.sample(e.questions, per_document)
         )
-        if rng.random() < strangers and len(episodes) > 1:
-            other = episodes[(n + rng.randrange(1, len(episodes))) % len(episodes)]
-            asked[rng.randrange(len(asked))] = QA(rng.choice(other.questions).question, NOT_IN_TEXT)
+        if rng.random() < strangers and (found := stranger(e, episodes, rng)):
+            asked[rng.randrange(len(asked))] = found
         for q in asked:
             prompt, answer = fmt.closed_book(q.question), fmt.answer(q.answer)
             row = (prompt + answer)[:width]
@@ -181,6 +194,26 @@ def make_batch(
         torch.tensor(both, dtype=torch.long).view(len(both), 2, most * segment + 64),
         torch.zeros(0, 2, 2, dtype=torch.long) if reading is None else reading,
     )
+
+
+def stranger(episode: Episode, others: Sequence[Episode], rng: random.Random) -> QA | None:
+    """A question that an episode does not answer: one beyond it, or of some other episodes' the one that has most words
+    in common with its text."""
+    text = normalise(episode.text)
+    said, words = f" {' '.join(text)} ", set(text)
+    fits = lambda q: f" {' '.join(normalise(q.answer))} " not in said  # noqa: E731
+    beyond = [q for q in episode.beyond if fits(q)]
+    if beyond and rng.random() < 0.5:
+        return QA(rng.choice(beyond).question, NOT_IN_TEXT)
+    best, found = -1.0, None
+    for other in rng.sample(others, min(OTHERS, len(others))):
+        if other is not episode:
+            q = rng.choice(other.questions)
+            wanted = [word.casefold() for word in search_words(q.question)]
+            share = sum(word in words for word in wanted) / max(len(wanted), TELLING)
+            if share > best and fits(q):
+                best, found = share, QA(q.question, NOT_IN_TEXT)
+    return found
 
 
 def text_beside(
@@ -274,7 +307,7 @@ class Reading:
                 if not episode.questions:
                     continue
                 kind = "write" if rng.random() < self.write else "read"
-                passage = Passage(*episode)
+                passage = Passage(*episode[:3])
                 more = example(passage, strangers, encode, rng, self.weights, kind, self.unanswerable)
                 ids, weights, strangers = ids + more[0], weights + more[1], episode.questions
             found.append([ids[: self.length + 1], weights[: self.length + 1]])

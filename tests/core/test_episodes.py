@@ -20,6 +20,7 @@ from core.learning.episodes import (
     Shapes,
     make_batch,
     run_of,
+    stranger,
     text_beside,
 )
 from core.learning.fast_weights import IGNORE
@@ -71,6 +72,32 @@ def test_a_strangers_question_is_answered_not_in_the_text(batch, tokenizer) -> N
     for own, other in ((rows[:3], "What?"), (rows[3:], "How old?")):
         [stranger] = [q for q, a in own if a == f" {NOT_IN_TEXT}<|endoftext|>"]
         assert other in stranger
+
+
+def test_the_stranger_is_close_to_the_document_but_not_answered_by_it() -> None:
+    port = Episode("Port", "The old harbour of Lund was closed in 1901.", [QA("When was it closed?", "1901")])
+    far = Episode("Bees", "Bees make honey.", [QA("What do bees make?", "honey")])
+    near = Episode("Oslo", "The new harbour of Oslo has ten berths.", [QA("Which city has the new harbour?", "Oslo")])
+    same = Episode("Port", "It was closed in 1901.", [QA("When was the old harbour of Lund closed?", "in 1901")])
+    asked = {stranger(port, [port, far, near, same], random.Random(seed)) for seed in range(20)}
+    assert asked == {QA("Which city has the new harbour?", NOT_IN_TEXT)}
+    assert stranger(port, [port], random.Random(0)) is None
+    beyond = port._replace(beyond=[QA("Who closed it?", "Quint"), QA("Which year?", "1901")])
+    asked = {stranger(beyond, [port, far], random.Random(seed)) for seed in range(20)}
+    assert {q.question for q in asked} == {"Who closed it?", "What do bees make?"}
+
+
+def test_beyond_a_run_lies_the_rest_of_its_article_and_beyond_swapped_words_the_words_before() -> None:
+    for seed in range(20):
+        found = run_of(passages(), random.Random(seed), 90, same_title=True)
+        places = [int(q.answer) for q in found.questions]
+        around = {n for n in (min(places) - 1, max(places) + 1) if n // 4 == places[0] // 4}
+        assert {int(q.answer) for q in found.beyond} == around
+    assert not run_of(passages(), random.Random(0), 90, same_title=False).beyond
+    town = [Passage("nq", "The port was kept by Orla Quint of Lund.", [QA("Where was Orla Quint from?", "Lund")])]
+    named = [Passage("Port", "It was built by Hanna Lund near Oslo and kept by Orla Quint.", [])] * 32
+    drawn = Material(human=town, passages=named, shares={"human": 1.0}, swap={"human": 1.0}).draw(random.Random(3), 10)
+    assert "Orla" not in drawn.text and [q.question for q in drawn.beyond] == ["Where was Orla Quint from?"]
 
 
 def test_a_run_keeps_to_one_title_and_about_its_length() -> None:
