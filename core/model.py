@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 EMBEDDED = Path(__file__).parent / "embedded" / "model"
+POLICY = "budget.safetensors"  # how much to compute, trained for a model; beside its prepared weights
 SCALE = ".s"  # NAME.s is the float16 row scale of the int8 matrix NAME
 
 
@@ -174,12 +175,13 @@ def dequantise(packed: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def fingerprint(name: str, folder: Path | None, model: PreTrainedModel) -> str:
-    """sha256 that names a base model: over its files where they lie in a folder, else over its tensors."""
+    """sha256 that names a base model: over its files where they lie in a folder, else over its tensors. A budget policy
+    is not among them: it says how much is learned, not what weights mean that were learned before."""
     digest = hashlib.sha256()
     files = sorted(
         p
         for p in (folder.iterdir() if folder else ())
-        if p.suffix == ".safetensors" or p.name in ("config.json", "tokenizer.json")
+        if (p.suffix == ".safetensors" and p.name != POLICY) or p.name in ("config.json", "tokenizer.json")
     )
     for path in files:
         digest.update(path.name.encode())

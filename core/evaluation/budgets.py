@@ -113,18 +113,19 @@ def main() -> None:
     parser.add_argument("--model", default="embedded")
     parser.add_argument("--documents", type=int)
     parser.add_argument("--train", type=float, metavar="EACH")
+    parser.add_argument("--prepared", type=Path, help="folder of what `bot prepare` left: data/prepared")
     o = parser.parse_args()
-    engine = Engine.load(EngineConfig(model=o.model))
+    engine = Engine.load(EngineConfig(model=o.model, prepared=o.prepared))
+    folder = prepared_folder(engine.base)
+    if o.train and folder is None:
+        raise SetupError("This model was not prepared; there is no place to keep a policy for it.")
     articles = [a for a in read_squad(o.squad) if a.questions][: o.documents]
     lessons, base = lessons_of(engine, articles)
     for s in scores(lessons, base, [len(a.questions) for a in articles]):
         low, high = s.interval
         told = f"spent {s.cost:5.2f}  F1 {s.f1:5.2f} ({low:.2f}-{high:.2f})"
         print(f"{s.policy:10} budget {s.budget:4.1f}  {told}", flush=True)
-    if o.train:
-        folder = prepared_folder(engine.base)
-        if folder is None:
-            raise SetupError("This model was not prepared; there is no place to keep a policy for it.")
+    if o.train and folder:
         save_policy(train(lessons, o.train), folder)
 
 

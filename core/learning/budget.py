@@ -27,8 +27,8 @@ from torch import Tensor, nn
 
 from core.errors import SetupError
 from core.learning.fast_weights import Prepared
+from core.model import POLICY
 
-FILE = "budget.safetensors"  # the trained policy, beside the prepared weights
 MEMORY = 0.1  # weight of the newest loss in the running mean and variance
 
 
@@ -310,15 +310,15 @@ def _improve(
 
 
 def save_policy(net: PolicyNet, folder: Path) -> None:
-    save_file({name: t.contiguous() for name, t in net.state_dict().items()}, folder / FILE)
+    save_file({name: t.contiguous() for name, t in net.state_dict().items()}, folder / POLICY)
 
 
 def load_policy(folder: Path | None) -> Policy:
     """Raises: SetupError when none was trained for this model."""
-    if folder is None or not (folder / FILE).exists():
+    if folder is None or not (folder / POLICY).exists():
         raise SetupError("No budget policy was trained for this model; choose 'threshold:4', or train one.")
     net = PolicyNet()
-    net.load_state_dict(load_file(folder / FILE))
+    net.load_state_dict(load_file(folder / POLICY))
     return net.eval().decide
 
 

@@ -12,6 +12,7 @@ import torch
 
 from core.embedded.export import save_folder
 from core.errors import ModelNotFound
+from core.learning.budget import PolicyNet, save_policy
 from core.model import (
     EMBEDDED,
     LoadedModel,
@@ -125,6 +126,12 @@ def test_one_changed_byte_changes_the_fingerprint(folder: Path, tiny, name: str)
     data[len(data) // 2] ^= 1
     (folder / name).write_bytes(data)
     assert fingerprint("x", folder, tiny.model) != before
+
+
+def test_a_policy_that_is_trained_later_leaves_the_fingerprint(folder: Path, tiny) -> None:
+    before = fingerprint("x", folder, tiny.model)
+    save_policy(PolicyNet(), folder)
+    assert fingerprint("x", folder, tiny.model) == before
 
 
 def test_without_a_folder_the_tensors_give_the_fingerprint(tiny) -> None:
