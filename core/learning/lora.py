@@ -8,7 +8,6 @@ A and s B, in plain tensors, which hooks add to any batch.
 
 from __future__ import annotations
 
-import json
 import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +20,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from core.learning.base import LearnConfig
-from core.learning.fast_weights import target_modules
+from core.learning.fast_weights import read_config, target_modules
 from core.learning.inner import AdapterLearner, Branch
 from core.model import LoadedModel, prepared_folder
 from core.prompts import PromptFormat
@@ -111,8 +110,8 @@ def default_settings(base: LoadedModel) -> LoraSettings:
     folder = prepared_folder(base)
     if folder is None:
         return LoraSettings()
-    layers = json.loads((folder / "prepared.json").read_text())["layers"]
-    return LoraSettings(targets=tuple(target_modules(base.model, layers)), rate=1e-2)
+    c = read_config(folder)
+    return LoraSettings(targets=tuple(target_modules(base.model, c.layers, c.skip)), rate=1e-2)
 
 
 def make_layers(model: nn.Module, settings: LoraSettings) -> dict[str, LoraLayer]:

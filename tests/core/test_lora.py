@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,15 +14,15 @@ from core.engine import Engine, EngineConfig
 from core.errors import LearningFailed
 from core.learning.base import LearnConfig
 from core.learning.branches import TTTLinearLearner, TTTMLPLearner
-from core.learning.fast_weights import IGNORE
+from core.learning.fast_weights import IGNORE, FastWeightsConfig, Prepared, save_prepared
 from core.learning.inner import AdapterLearner
-from core.learning.lora import LoraLearner, make_layers
+from core.learning.lora import LoraLearner, LoraSettings, default_settings, make_layers
 from core.learning.objectives import Sample, pack, sum_loss, text_samples
 from core.model import LoadedModel
 from core.ports import Ask, Learned
 from core.prompts import MarkedFormat
 from core.types import Chunk
-from tests.core.conftest import STORY, chunks_of
+from tests.core.conftest import SHAPE, STORY, chunks_of
 
 ALL = [LoraLearner, TTTLinearLearner, TTTMLPLearner]
 QUICK = LearnConfig("quick")
@@ -43,6 +45,12 @@ def learner(request: pytest.FixtureRequest, tiny: LoadedModel, fmt: MarkedFormat
     yield learner
     assert torch.equal(logits(learner.base), before), "the base model must be what it was"
     assert facts(learner.base.model) == known
+
+
+def test_on_a_prepared_model_it_adapts_the_layers_that_were_prepared(tiny: LoadedModel, tmp_path: Path) -> None:
+    assert default_settings(tiny) == LoraSettings()
+    save_prepared(Prepared(FastWeightsConfig(layers=1, skip=1), SHAPE.width), tmp_path)
+    assert default_settings(replace(tiny, folder=tmp_path)).targets == ("model.layers.1.mlp.down_proj",)
 
 
 def document(learner: AdapterLearner) -> list[Chunk]:
