@@ -130,8 +130,8 @@ class AdapterLearner:
             yield Step(done, len(batches), history[-1])
             if score and done % (len(batches) // passes) == 0 and best.is_done(adapter):
                 break
-        final = self._loss(adapter, text)
-        tensors = best.kept or _plain(adapter)
+        best.restore(adapter)
+        final, tensors = self._loss(adapter, text), _plain(adapter)
         if not all(t.isfinite().all() for t in tensors.values()):
             raise LearningFailed
         tokens, seconds = sum(c.token_count for c in chunks), time.perf_counter() - began
@@ -224,16 +224,20 @@ class _Best:
 
     def __init__(self, score: Score | None) -> None:
         self.score, self.high, self.since = score, -1.0, 0
-        self.kept: dict[str, Tensor] = {}
+        self.kept: list[Tensor] = []  # leaves
 
     def is_done(self, adapter: Adapter) -> bool:
         assert self.score is not None
-        now = _plain(adapter)
-        reached = self.score(now)
+        reached = self.score(_plain(adapter))
         self.since = 0 if reached > self.high else self.since + 1
         if reached >= self.high:  # as good, and longer learned: the surer answers
-            self.high, self.kept = reached, now
+            self.high, self.kept = reached, [leaf.detach().clone() for leaf in adapter.leaves]
         return self.since >= self.patience and self.high > 0
+
+    def restore(self, adapter: Adapter) -> None:
+        """The adapter is as it was when it answered most; as it is, when nothing was asked."""
+        for leaf, kept in zip(adapter.leaves, self.kept, strict=bool(self.kept)):
+            leaf.data.copy_(kept)
 
 
 def _plain(adapter: Adapter) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from core.learning.base import LearnConfig
 from core.learning.check import SelfCheck
 from core.learning.course import Course, CourseConfig
 from core.learning.guard import FACTORS, Guard, GuardConfig, silent, worse
-from core.learning.lora import LoraLearner
+from core.learning.lora import A, B, LoraLearner
 from core.learning.study import Exercise, Tutor
 from core.ports import Ask, Learned
 from core.types import Completion, Metrics, Stage, Step
@@ -103,6 +103,10 @@ def test_learning_ends_when_two_passes_were_no_better_and_the_best_is_kept(tiny,
     assert len(seen) == 4 < lora.passes["deep"]
     best = result.section(0)
     assert all(torch.equal(best[n], seen[1][n]) for n in best) and any((best[n] != seen[3][n]).any() for n in best)
+    names = [n.removesuffix(A) for n in best if n.endswith(A)]
+    pairs = [(best[n + A].double(), best[n + B].double()) for n in names]
+    norm = sum(float((b @ a).square().sum()) for a, b in pairs) ** 0.5
+    assert result.metrics.delta_norm == pytest.approx(norm, rel=1e-4), "of the weights that are kept"
 
 
 def test_while_nothing_is_answered_learning_goes_on(tiny, lora) -> None:
