@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import urllib.request
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,14 +35,13 @@ class RemoteWriter:
     key: str = field(default="", repr=False)
 
     def write(self, passage: str, count: int) -> list[tuple[str, str]]:
-        """Raises: LearningFailed."""
+        """Asks once more when there is no reply. Raises: LearningFailed."""
         task = WRITE_QUESTIONS.format(count=count)
         body = {"model": self.model, "messages": [{"role": "user", "content": f"{passage}\n\n{task}"}]}
-        try:
-            text = self._post(body)["choices"][0]["message"]["content"]
-        except (OSError, ValueError, LookupError, TypeError):
-            raise LearningFailed("The configured question writer did not answer; the model is as it was.") from None
-        return WRITTEN.findall(str(text))
+        for _ in range(2):
+            with suppress(OSError, ValueError, LookupError, TypeError):
+                return WRITTEN.findall(str(self._post(body)["choices"][0]["message"]["content"]))
+        raise LearningFailed("The configured question writer did not answer; the model is as it was.")
 
     def _post(self, body: dict[str, Any]) -> Any:
         headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self.key}"} if self.key else {})

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
 
+from core.errors import LearningFailed
 from core.evaluation.metrics import f1
 from core.generate import Prefix, generate, read
 from core.model import LoadedModel
@@ -49,6 +51,7 @@ DRAFTS = 2  # questions written for a check, a passage
 SURE = 0.9  # confidence that a check needs
 ANSWER_TOKENS = 12
 QUESTION_TOKENS = 24  # with its answer, where the model writes both
+SENT_AT_ONCE = 4  # passages, to a larger model
 Passage = tuple[int, str]  # number of its chunk, text
 Asked = tuple[int, str, str]  # number of the passage, question, answer ("": not written yet)
 
@@ -95,15 +98,15 @@ class Tutor:
     config: StudyConfig = field(default_factory=StudyConfig)
     writer: Writer | None = None
     dropped: Counter[str] = field(default_factory=Counter)
-    seen: defaultdict[int, list[set[str]]] = field(default_factory=lambda: defaultdict(list))  # words of questions
+    kept: defaultdict[int, list[set[str]]] = field(default_factory=lambda: defaultdict(list))  # words of questions
 
     def exercises(self, chunks: Sequence[Chunk]) -> Iterator[list[Exercise]]:
-        """All study material of a document, a batch of passages at a time."""
+        """All study material of a document, a batch of passages at a time; nothing while a larger model writes."""
         c = self.config
         for some in self._batches(self._passages(chunks), c.questions):
-            found = self._questions(some, c.questions)
+            found = self._new((yield from self._questions(some, c.questions)))
             if c.reverse:
-                found += self._reverse(found)
+                found += self._new(self._reverse(found))
             yield found + self._texts(some, [REWRITE] * c.rewrites + [SUMMARISE] * c.summaries)
 
     def checks(self, chunks: Sequence[Chunk], each: int, most: int) -> Iterator[list[Exercise]]:
@@ -112,11 +115,8 @@ class Tutor:
         chosen = spread(chunks, max(1, most // each))
         passages = [p for chunk in chosen for p in spread(self._passages([chunk]), each + 1)]
         for some in self._batches(passages, DRAFTS):
-            by_chunk: defaultdict[int, list[Exercise]] = defaultdict(list)
-            sure = [e for e in self._questions(some, DRAFTS) if e.sure >= SURE]
-            for exercise in sorted(sure, key=lambda e: (e.question.startswith("What"), len(e.question))):
-                by_chunk[exercise.chunk].append(exercise)
-            yield [e for group in by_chunk.values() for e in group[:each]]
+            sure = [e for e in (yield from self._questions(some, DRAFTS)) if e.sure >= SURE]
+            yield self._new(sorted(sure, key=lambda e: (e.question.startswith("What"), len(e.question))), each)
 
     def _passages(self, chunks: Sequence[Chunk]) -> list[Passage]:
         """(chunk, text): whole sentences, of at most `config.passage` tokens together."""
@@ -135,11 +135,29 @@ class Tutor:
         for at in range(0, len(passages), size):
             yield list(passages[at : at + size])
 
-    def _questions(self, passages: Sequence[Passage], count: int) -> list[Exercise]:
-        if self.writer:
-            asked = [(n, *pair) for n, (_, text) in enumerate(passages) for pair in self.writer.write(text, count)]
-            return self._kept(passages, asked, None)
-        return self._written(passages, [(n, count, "") for n in range(len(passages))])
+    def _questions(self, passages: Sequence[Passage], count: int) -> Generator[list[Exercise], None, list[Exercise]]:
+        """Sound ones, about each passage; some may be alike."""
+        if not self.writer:
+            return self._written(passages, [(n, count, "") for n in range(len(passages))])
+        asked = yield from self._sent(self.writer, passages, count)
+        return self._answered(passages, asked, None)
+
+    def _sent(
+        self, writer: Writer, passages: Sequence[Passage], count: int
+    ) -> Generator[list[Exercise], None, list[Asked]]:
+        """What a larger model writes. Meanwhile the device is free. Raises: LearningFailed when it writes nothing."""
+        pool = ThreadPoolExecutor(SENT_AT_ONCE, thread_name_prefix="writer")
+        try:
+            replies = [pool.submit(writer.write, text, count) for _, text in passages]
+            while wait(replies, timeout=0.2).not_done:
+                yield []
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+        failed = [reply for reply in replies if isinstance(reply.exception(), LearningFailed)]
+        if len(failed) == len(replies):
+            failed[0].result()
+        self.dropped["passages without a reply"] += len(failed)
+        return [(n, *pair) for n, reply in enumerate(replies) if reply not in failed for pair in reply.result()]
 
     def _reverse(self, exercises: Sequence[Exercise]) -> list[Exercise]:
         """Questions that have the answer of one of these in them, where it is a name or a number."""
@@ -165,12 +183,12 @@ class Tutor:
             found = self.fmt.read_questions(begin + self.base.tokenizer.decode(ids, skip_special_tokens=True))
             self.dropped["malformed"] += not found
             asked += [(n, question, answer) for question, answer in found]
-        return self._kept(passages, asked, prefix)
+        return self._answered(passages, asked, prefix)
 
-    def _kept(self, passages: Sequence[Passage], asked: Sequence[Asked], prefix: Prefix | None) -> list[Exercise]:
-        """What is sound, new, and answered in the same way once more."""
+    def _answered(self, passages: Sequence[Passage], asked: Sequence[Asked], prefix: Prefix | None) -> list[Exercise]:
+        """What is sound, unlike what is kept already, and answered in the same way once more."""
         asked = [(n, q, a) for n, q, a in asked if self._sound(flaw(q, passages[n][1]))]
-        asked = [(n, q, a) for n, q, a in asked if self._is_new(passages[n][0], q)]
+        asked = [(n, q, a) for n, q, a in asked if self._sound(self._seen(passages[n][0], q))]
         without = [(n, q) for n, q, a in asked if not a]
         found = iter(self._answers(passages, without, prefix, self.fmt.write_answer))
         asked = [(n, q, a or next(found)[0]) for n, q, a in asked]
@@ -219,13 +237,23 @@ class Tutor:
                     found.append(Exercise(n, passage, "", text))
         return found
 
-    def _is_new(self, chunk: int, question: str) -> bool:
+    def _new(self, exercises: Sequence[Exercise], each: int | None = None) -> list[Exercise]:
+        """Those unlike any that is kept, at most `each` a chunk; they are kept from now on, so that no question of the
+        self-check is studied."""
+        found: list[Exercise] = []
+        counts: Counter[int] = Counter()
+        for e in exercises:
+            if counts[e.chunk] != each and self._sound(self._seen(e.chunk, e.question)):
+                self.kept[e.chunk].append(set(normalise(e.question)))
+                counts[e.chunk] += 1
+                found.append(e)
+        return found
+
+    def _seen(self, chunk: int, question: str) -> str:
+        """Why a question is not kept: one like it is. "" otherwise."""
         words = set(normalise(question))
-        new = all(len(words & other) < self.config.similar * len(words | other) for other in self.seen[chunk])
-        self.dropped["seen before"] += not new
-        if new:
-            self.seen[chunk].append(words)
-        return new
+        alike = (len(words & other) >= self.config.similar * len(words | other) for other in self.kept[chunk])
+        return "seen before" if any(alike) else ""
 
     def _generate(
         self, prompts: Sequence[Sequence[int]], prefix: Prefix | None, of: Sequence[int], most: int,

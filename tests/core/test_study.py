@@ -45,6 +45,8 @@ def tutor(tiny, fmt, monkeypatch) -> Tutor:
     known = {
         "Who keeps the boats?": "Orla Quint",
         "What does a berth cost?": "forty crowns",
+        "Who keeps the many boats?": "Orla Quint",
+        "who keeps the boats?": "Orla Quint",
         "Who built the lighthouse?": "a goat",
     }
 
@@ -110,6 +112,46 @@ def test_a_long_document_is_checked_with_a_bounded_number_of_questions(tiny, tut
     many = chunks_of(tiny.tokenizer, STORY * 20, 60)
     found = [e for some in tutor.checks(many, each=2, most=6) for e in some]
     assert 0 < len(found) <= 6 and len({e.chunk for e in found}) >= 2
+
+
+def test_what_was_dropped_may_be_written_again(tiny, tutor) -> None:
+    tutor.writer = Scripted(("Who keeps the boats?", "Silas Wenn"))
+    assert list(tutor.exercises(chunks(tiny))) == [[]]
+    tutor.writer = Scripted(("Who keeps the boats?", "Orla Quint"), ("What does a berth cost?", "forty crowns"))
+    [[check]] = tutor.checks(chunks(tiny), each=1, most=64)
+    [kept] = tutor.exercises(chunks(tiny))
+    assert {check.question, *(e.question for e in kept)} == {"Who keeps the boats?", "What does a berth cost?"}
+    assert tutor.dropped["seen before"] == 1, "the check"
+
+
+class Slow:
+    """A writer that replies when it may, and only so often."""
+
+    def __init__(self, replies: int) -> None:
+        self.may, self.left = threading.Event(), threading.Semaphore(replies)
+
+    def write(self, passage: str, count: int) -> list[tuple[str, str]]:
+        assert self.may.wait(10)
+        if not self.left.acquire(blocking=False):
+            raise LearningFailed("no reply")
+        return [("Who keeps the boats?", "Orla Quint")]
+
+
+def test_while_a_larger_model_writes_the_device_is_free_and_a_lost_reply_is_counted(tiny, tutor) -> None:
+    tutor.writer = Slow(replies=1)
+    written = tutor.exercises(chunks_of(tiny.tokenizer, STORY * 2, 60))
+    assert [next(written), next(written)] == [[], []]
+    tutor.writer.may.set()
+    found = [e for some in written for e in some]
+    assert [e.question for e in found] == ["Who keeps the boats?"]
+    assert tutor.dropped["passages without a reply"] == 1
+
+
+def test_a_larger_model_that_never_replies_fails_learning(tiny, tutor) -> None:
+    tutor.writer = Slow(replies=0)
+    tutor.writer.may.set()
+    with pytest.raises(LearningFailed, match="no reply"):
+        list(tutor.exercises(chunks(tiny)))
 
 
 @pytest.mark.parametrize("kind", [MarkedFormat, ChatFormat])
