@@ -71,7 +71,7 @@ class PromptFormat(Protocol):
         """Tokens before each segment of a document that is being learned."""
         ...
 
-    def write_questions(self, context: str, count: int, about: str = "", turn: int = 0) -> list[tuple[list[int], str]]:
+    def write_questions(self, context: str, count: int, about: str = "") -> list[tuple[list[int], str]]:
         """Prompts, one or several, after which the model writes `count` questions about the context with their answers,
         or one that has `about` in it; each with what it has begun."""
         ...
@@ -115,7 +115,7 @@ class MarkedFormat:
     def write_question(self, context: str, begin: str = "") -> list[int]:
         return [*self._encode(context.strip()), self.ask, *self._encode(f" {begin}" if begin else "")]
 
-    def write_questions(self, context: str, count: int, about: str = "", turn: int = 0) -> list[tuple[list[int], str]]:
+    def write_questions(self, context: str, count: int, about: str = "") -> list[tuple[list[int], str]]:
         """One a prompt. It can't be told what to ask, so each begins with another question word."""
         second = "When" if DATE.search(context) else "How many" if NUMBER.search(context) else "What"
         order = dict.fromkeys([BEGINNINGS[0], second, *BEGINNINGS])
@@ -159,7 +159,7 @@ class ChatFormat:
             return self._render(before + question.strip(), INSTRUCTION)
         return self._render(f"{before}Question: {question.strip()}\nAnswer:")
 
-    def write_questions(self, context: str, count: int, about: str = "", turn: int = 0) -> list[tuple[list[int], str]]:
+    def write_questions(self, context: str, count: int, about: str = "") -> list[tuple[list[int], str]]:
         task = WRITE_ABOUT.format(about=about) if about else WRITE_QUESTIONS.format(count=count)
         begin = "" if self._tokenizer.chat_template else "Question:"
         return [([*self.write_text(context, task), *self._encode(begin)], begin)]
@@ -174,7 +174,8 @@ class ChatFormat:
         return self._render(f"{context.strip()}\n\n{task}\n")
 
     def answer(self, text: str) -> list[int]:
-        return [*self._encode(" " + text.strip()), *self.stop_ids]
+        space = "" if self._tokenizer.chat_template else " "  # after a chat's marks an answer begins as it is
+        return [*self._encode(space + text.strip()), *self.stop_ids]
 
     def heading(self, title: str) -> list[int]:
         begin = [self._tokenizer.bos_token_id] if self._tokenizer.bos_token_id is not None else []

@@ -54,6 +54,13 @@ def test_a_chat_template_is_used_where_there_is_one(words) -> None:
     assert text == f"<s> system : {INSTRUCTION} <s> user : it is port where is it ? assistant :"
 
 
+def test_in_a_chat_an_answer_begins_without_a_space(tokenizer) -> None:
+    fmt = ChatFormat(tokenizer)
+    assert tokenizer.decode(fmt.answer(" Vessin")) == "Vessin<|endoftext|>"
+    tokenizer.chat_template = None
+    assert tokenizer.decode(fmt.answer("Vessin")) == " Vessin<|endoftext|>"
+
+
 def test_without_a_template_the_prompt_is_plain(words) -> None:
     fmt = format_for(words)
     assert words.decode(fmt.closed_book("where is it ?")) == "Question: where is it ? Answer:"
