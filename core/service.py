@@ -31,9 +31,10 @@ MAX_QUESTION = 1_000  # characters
 ROUTED = 3  # sections that may answer a question
 ENOUGH = 0.4  # of the best hit's score makes a section worth asking (LOG.md)
 TRUST = 1.0  # nats of confidence that the best hit's score is worth (LOG.md)
-BORNE_OUT = 1.0  # nats that it is worth when the text bears an answer out (LOG.md)
-ABOUT = 0.14  # share of a question's words from which the only section is about it (LOG.md)
-CHANCE = 0.1  # so much more for each e-fold of sections: the best of many holds more by chance (LOG.md)
+BORNE_OUT = 2.0  # nats that it is worth when the text bears an answer out (LOG.md)
+ABOUT = 0.05  # share of a question's words from which the only section is about it, when its answer is sure (LOG.md)
+UNSURE = 0.4  # so much more when the answer is not sure at all: weights doubt what they did not learn (LOG.md)
+CHANCE = 0.05  # so much more for each e-fold of sections: the best of many holds more by chance (LOG.md)
 ABOUT_AT_MOST = 0.65  # however many there are; measured up to 340 (LOG.md)
 PDF_MAGIC = b"%PDF-"  # somewhere in the first 1,024 bytes
 
@@ -161,7 +162,7 @@ class Service:
         borne_out = await self._borne_out(question, hits, completions)
         which = best_of(completions, [hit.score for hit in hits], borne_out)
         document, learned, pages = hits[which].document, completions[which], borne_out[which]
-        if doubt and not is_about(hits[which].share, hits[which].among, pages):
+        if doubt and not is_about(hits[which].share, hits[which].among, learned.confidence, pages):
             return Answer(question, base, None, None, prompt_tokens, unrelated=True)
         if learned.confidence < self._floor:
             learned, pages = replace(learned, text=NOT_IN_TEXT), pages and ()
@@ -269,15 +270,17 @@ def best_of(
     return max(range(len(completions)), key=order)
 
 
-def is_about(share: float, among: int, pages: Sequence[int] | None) -> bool:
+def is_about(share: float, among: int, sure: float, pages: Sequence[int] | None) -> bool:
     """Whether the section that answers is about the question: it holds enough of its words, or the text bears it out.
 
     Args:
         share: of the question's words, by rarity.
         among: how many chunks were searched; the more, the more words stand in the best of them by chance.
+        sure: confidence of the answer, 0..1.
         pages: those that bear the answer out; None when no text is kept.
     """
-    return share >= min(ABOUT_AT_MOST, ABOUT + CHANCE * math.log(among)) or bool(pages)
+    bar = ABOUT + UNSURE * (1 - sure) + CHANCE * math.log(among)
+    return share >= min(ABOUT_AT_MOST, bar) or bool(pages)
 
 
 def check_upload(data: bytes, limits: Limits) -> None:

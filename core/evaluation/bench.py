@@ -109,7 +109,8 @@ class Studied:
     def serve(self, question: str, given: Reply, base: Reply, among: int | None = None) -> Reply:
         """What the service answers: what its weights say, or what the base model does. among: chunks that were
         searched, when others than its own were."""
-        about = is_about(given.share or 0.0, among or len(self.chunks), self.support(question, [given.text])[0])
+        pages = self.support(question, [given.text])[0]
+        about = is_about(given.share or 0.0, among or len(self.chunks), given.confidence, pages)
         return given if about else replace(base, seconds=given.seconds)
 
     def support(self, question: str, answers: Sequence[str]) -> list[list[int]]:

@@ -71,11 +71,12 @@ def test_learned_and_elsewhere_are_what_the_service_gives(engine, squad: Path) -
     bench = Bench(engine, read_squad(squad), Journal(None, {}), lambda *_: None, routed=3, retrieved=1)
     [learned], [weights], [base] = (bench.ask(0, c) for c in ("learned", "weights", "base"))
     assert learned == weights and weights.share == 1.0 and base.share is None
-    strange = Reply("Nobody", 0.5, 9, 0.9, share=0.1)
+    strange = Reply("Nobody", 0.5, 9, 0.9, share=0.02)
     assert bench.documents[0].serve("Who?", strange, base) == replace(base, seconds=0.5)
-    few = replace(strange, share=0.4)
+    few = replace(strange, share=0.2)
     assert bench.documents[0].serve("Who?", few, base) is few
     assert bench.documents[0].serve("Who?", few, base, 60) == replace(base, seconds=0.5)
+    assert bench.documents[0].serve("Who?", replace(few, confidence=0.1), base) == replace(base, seconds=0.5)
     borne_out = replace(strange, text="Orla Quint")
     assert bench.documents[0].serve("Who is the master of the boats?", borne_out, base) is borne_out
 

@@ -95,9 +95,9 @@ async def test_a_document_named_by_the_asker_answers_whatever_the_question(open_
 async def test_where_nothing_is_about_the_question_the_base_model_answers_alone(open_service: Open) -> None:
     async with open_service() as service:
         await learn(service)
-        answer = await service.ask("here", "Which supply of uranium fuels the reactor?")
+        answer = await service.ask("here", "Which uranium fuels the reactor?")
         assert answer.unrelated and (answer.learned, answer.document) == (None, None) and answer.base.text
-        named = await service.ask("here", "Which supply of uranium fuels the reactor?", document="lighthouse.pdf")
+        named = await service.ask("here", "Which uranium fuels the reactor?", document="lighthouse.pdf")
     assert named.learned and not named.unrelated
 
 
@@ -135,13 +135,17 @@ def test_a_document_that_would_take_all_places_leaves_one_to_another() -> None:
 
 @pytest.mark.parametrize(("share", "pages", "about"), [(0.6, (), True), (0.1, (3,), True), (0.1, (), False)])
 def test_a_section_is_about_what_its_words_or_its_pages_show(share: float, pages: tuple, about: bool) -> None:
-    assert is_about(share, 3, pages) is about
-    assert is_about(share, 3, None) is (share > 0.5)  # no text is kept
+    assert is_about(share, 3, 0.8, pages) is about
+    assert is_about(share, 3, 0.8, None) is (share > 0.5)  # no text is kept
 
 
 def test_the_best_of_many_sections_needs_more_of_the_words() -> None:
-    assert [is_about(0.4, among, ()) for among in (1, 3, 9, 20, 100)] == [True, True, True, False, False]
-    assert not is_about(0.0, 1, None) and is_about(0.8, 100_000, None)
+    assert [is_about(0.25, among, 0.9, ()) for among in (1, 3, 9, 100, 1000)] == [True, True, True, False, False]
+    assert not is_about(0.0, 1, 1.0, None) and is_about(0.8, 100_000, 0.0, None)
+
+
+def test_an_answer_that_is_not_sure_needs_more_of_the_words() -> None:
+    assert [is_about(0.25, 3, sure, ()) for sure in (1.0, 0.8, 0.5, 0.1)] == [True, True, False, False]
 
 
 async def test_a_channel_knows_nothing_of_another_channels_documents(open_service: Open) -> None:
