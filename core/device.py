@@ -20,7 +20,7 @@ from core.types import Completion
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-BATCH_ROWS = 16  # rows of one engine.answer call; a question has two, learned and base
+BATCH_ROWS = 16  # rows of one engine.answer call; a question has up to four: three sections and the base model
 
 
 class Device:

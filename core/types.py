@@ -71,7 +71,6 @@ class Metrics:
     tokens: int
     seconds: float
     delta_norm: float  # L2 norm of the weight change
-    peak_memory_mb: float = 0.0
     check_total: int = 0  # self-check: questions that the model wrote about the document; 0 = none were asked
     check_before: int = 0  # of them answered by the base model
     check_after: int = 0  # ... with the weights

@@ -45,10 +45,11 @@ def shares(found: Mapping[str, Collection[int]], total: int) -> dict[int, float]
         found: for each word of the question the sections in which it stands.
     """
     weight = {word: _weight(len(sections), total) for word, sections in found.items()}
+    whole = sum(weight.values())
     held: defaultdict[int, float] = defaultdict(float)
     for word, sections in found.items():
         for section in sections:
-            held[section] += weight[word] / sum(weight.values())
+            held[section] += weight[word] / whole
     return dict(held)
 
 

@@ -605,6 +605,7 @@ def read_weights(connection: sqlite3.Connection) -> list[WeightsRecord]:
 def _document(row: sqlite3.Row) -> Document:
     metrics = {name: tuple(v) if isinstance(v, list) else v for name, v in json.loads(row["metrics"]).items()}
     values = _values(Document, row)
+    metrics.pop("peak_memory_mb", None)  # of documents from before 2026-11-25, always 0
     values["metrics"] = Metrics(**metrics)
     values["questions"] = tuple(json.loads(row["questions"]))
     values["weights"] = _weights(row, document_id=row["id"], sha256=row["weights_sha256"])
