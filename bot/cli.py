@@ -268,6 +268,9 @@ def bench(
     documents: Annotated[int | None, typer.Option(min=1, help="Only so many articles.")] = None,
     conditions: Annotated[str, typer.Option(metavar="A,B", help="Only these conditions.")] = "",
     together: Annotated[bool, typer.Option("--together", help="Also all documents in one channel.")] = False,
+    general: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also questions about none of the documents: what is lost.")
+    ] = None,
     retrieved: Annotated[int, typer.Option(min=1, help="Chunks in the prompt of retrieval and both.")] = 1,
     output: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the figures there, as JSON.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where a run with this --output was stopped.")] = False,
@@ -290,8 +293,9 @@ def bench(
         from core.errors import Refused
         from core.evaluation import bench, report
 
-        if not squad.is_file():
-            raise Refused(f"There is no file {squad}.")
+        for file in (squad, general):
+            if file and not file.is_file():
+                raise Refused(f"There is no file {file}.")
         for file in (output, plot):
             if file and not file.parent.is_dir():
                 raise Refused(f"There is no folder {file.parent}.")
@@ -306,6 +310,7 @@ def bench(
                 conditions=[c.strip() for c in conditions.split(",")] if conditions else bench.CONDITIONS,
                 retrieved=retrieved,
                 together=together,
+                general=general,
                 partial=unfinished,
                 resume=resume,
             )

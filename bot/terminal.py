@@ -255,6 +255,9 @@ def bench_notes(result: Mapping[str, Any]) -> str:
     ]
     for name, unrelated in result["unrelated"].items():
         lines.append(f"unrelated, {name.replace('_', ' ')}: {unrelated['lost']:.1f} % of {unrelated['right']} lost")
+    if general := result.get("general"):
+        among = f", {general['lost_together']:.1f} % in one channel" if "lost_together" in general else ""
+        lines.append(f"general questions: {general['lost']:.1f} % of {general['right']} lost{among}")
     if channel := result.get("together"):
         lines.append(
             f"in one channel: the right document answers {channel['right_document']:.1f} %, F1 {channel['f1']:.1f} "

@@ -63,7 +63,7 @@ class Lab:
     def engine(self, **settings: Any) -> Engine:
         plain = {"check": False, "guard": False, "max_answer_tokens": 32}
         engine = Engine(self.base, EngineConfig(**plain | settings))
-        engine._course(engine.learner).written = self.written
+        engine.course(engine.learner).written = self.written
         return engine
 
     def bench(self, engine: Engine, routed: int = ROUTED) -> Bench:
@@ -146,7 +146,7 @@ def share(replies: Sequence[Sequence[Reply]], true: Callable[[Reply], bool]) -> 
 
 def shift(lab: Lab, engine: Engine, bench: Bench) -> float:
     """Mean KL(base || learned) of the first token of unrelated answers, nats; as the guard measures it."""
-    guard, learner = Guard(lab.base, engine.format), engine._course(engine.learner).learner
+    guard, learner = Guard(lab.base, engine.format), engine.course(engine.learner).learner
     some = [d.learned for d in bench.documents[: min(SHIFTED, len(lab.articles))] if d.learned]
     return sum(guard.shift(learned, learner) for learned in some) / len(some)
 

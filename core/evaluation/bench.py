@@ -11,6 +11,7 @@ retrieval       the best chunks by BM25 in the prompt
 both            the best chunks in the prompt and the document's weights attached
 unrelated       the gold paragraph in the prompt and another document's weights attached: what those spoil
 together        (on demand) all documents in one channel: the router picks whose weights answer, as the service does
+general         (on demand) questions about none of the documents that the base model has right: what learning loses
 
 Every answer is written down as it comes, so that a run that was stopped can be resumed.
 """
@@ -27,6 +28,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from core.errors import Refused
 from core.evaluation.journal import Journal, Reply
+from core.evaluation.metrics import exact_match
 from core.evaluation.report import f1_scores, mean, report
 from core.evaluation.squad import Article, Question, read_squad
 from core.evaluation.statistics import bootstrap
@@ -45,6 +47,7 @@ SERVED = {"learned": ("weights", 0), "elsewhere": ("wrong_document", -1)}  # who
 HITS = 10  # chunks that the router looks at; as in the service
 BATCH = 16  # questions at once
 Progress = Callable[[str, int, int], None]
+Place = tuple[int, int]  # a document, or -1 for none; which of its questions
 
 
 class Found(NamedTuple):
@@ -259,7 +262,10 @@ class Bench:
         retention: list[list[float]] = []
         for size in sizes:
             search = Search(d.chunks for d in self.documents[:size])
-            found = self._in_channel(search, size)
+            asked = {(n, i): q for n, a in enumerate(self.articles[:size]) for i, q in enumerate(a.questions)}
+            base = self._ask(range(size), "base")
+            chosen = self._in_channel(search, asked, {(n, i): base[n][i] for n, i in asked})
+            found = [[chosen[n, i] for i in range(len(a.questions))] for n, a in enumerate(self.articles[:size])]
             scores = [f1_scores((r for _, r in d), a) for d, a in zip(found, self.articles, strict=False)]
             retention.append([mean([d]) for d in scores])
             self.progress("together", 100 * size, 100 * count)
@@ -274,31 +280,52 @@ class Bench:
             "retention": {"documents": sizes, "f1": retention},  # a row for each size of the channel
         }
 
-    def _in_channel(self, search: Search, size: int) -> list[list[tuple[int, Reply]]]:
-        """For each question of the first `size` documents (whose weights answered, -1 for none; what)."""
-        asked = {(n, i): q.text for n in range(size) for i, q in enumerate(self.documents[n].article.questions)}
-        places = {at: self._places(search, text) for at, text in asked.items()}
-        base = self._ask(range(size), "base")
+    def general(self, questions: Sequence[Question], *, together: bool) -> dict[str, float]:
+        """Of the questions that the base model has right, the percentage that is lost where one of the documents is
+        known, each in turn, and `together`, where all are."""
+        count = len(self.articles)
+        tick = lambda done: self.progress("general", done, len(questions))  # noqa: E731
+        keys = [f"general/base/{i}" for i in range(len(questions))]
+        self._answer(keys, lambda i: [Row(Ask(questions[i].text))], tick)
+        base = [self.journal.replies[key] for key in keys]
+        right = {i: q for i, q in enumerate(questions) if exact_match(base[i].text, q.answers)}
+        order = list(right)
+        keys = [f"general/{i % count}/{i}" for i in order]
+        self._answer(keys, lambda at: self._by_weights(order[at] % count, right[order[at]], self.routed), tick)
+        given = {i: self.journal.replies[key] for i, key in zip(order, keys, strict=True)}
+        served = [self.documents[i % count].serve(q.text, given[i], base[i]) for i, q in right.items()]
+        figures = {"right": len(right), "lost": _lost(served, right.values())}
+        if together:
+            search = Search(d.chunks for d in self.documents[:count])
+            chosen = self._in_channel(search, {(-1, i): q for i, q in right.items()}, {(-1, i): base[i] for i in right})
+            figures["lost_together"] = _lost([reply for _, reply in chosen.values()], right.values())
+        return figures
+
+    def _in_channel(
+        self, search: Search, asked: Mapping[Place, Question], base: Mapping[Place, Reply]
+    ) -> dict[Place, tuple[int, Reply]]:
+        """For each question (whose weights answered, -1 for none; what)."""
+        places = {at: self._places(search, q.text) for at, q in asked.items()}
         wanted = sorted({(n, f.document, f.section, i) for (n, i), found in places.items() for f in found})
         keys = [f"{n}/{d}:{s}/{i}" for n, d, s, i in wanted]
 
         def rows(at: int) -> list[Row]:
             n, d, s, i = wanted[at]
-            return [Row(Ask(asked[n, i], self.learn(d).weights(s), learner=self.engine.learner))]
+            return [Row(Ask(asked[n, i].text, self.learn(d).weights(s), learner=self.engine.learner))]
 
         self._answer(keys, rows, lambda done: None)
         given = dict(zip(wanted, (self.journal.replies[key] for key in keys), strict=True))
-        chosen: list[list[tuple[int, Reply]]] = [[] for _ in range(size)]
+        chosen: dict[Place, tuple[int, Reply]] = {}
         for (n, i), found in places.items():
+            question = asked[n, i].text
             answers = [replace(given[n, f.document, f.section, i], share=f.share) for f in found]
             pages = [
-                self.documents[f.document].support(asked[n, i], [r.text])[0]
-                for f, r in zip(found, answers, strict=True)
+                self.documents[f.document].support(question, [r.text])[0] for f, r in zip(found, answers, strict=True)
             ]
             which = best_of(answers, [f.score for f in found], pages)
             owner = found[which].document
-            served = self.documents[owner].serve(asked[n, i], answers[which], base[n][i], len(search.places))
-            chosen[n].append((owner if served is answers[which] else -1, served))
+            served = self.documents[owner].serve(question, answers[which], base[n, i], len(search.places))
+            chosen[n, i] = (owner if served is answers[which] else -1, served)
         return chosen
 
     def _places(self, search: Search, question: str) -> list[Found]:
@@ -340,6 +367,7 @@ def run(
     routed: int = ROUTED,
     retrieved: int = 1,
     together: bool = False,
+    general: Path | None = None,
     partial: Path | None = None,
     resume: bool = False,
 ) -> dict[str, Any]:
@@ -350,6 +378,7 @@ def run(
         routed: sections that may answer.
         retrieved: chunks in the prompt of `retrieval` and `both`.
         together: also all documents in one channel.
+        general: questions about none of the documents; also what is lost of those that the base model has right.
         partial: where answers are written down as they come; with `resume` those found there are not asked again.
 
     Raises: Refused.
@@ -359,6 +388,7 @@ def run(
     articles = [a for a in read_squad(squad_path) if a.questions][:documents]
     if not articles:
         raise Refused(f"'{squad_path.name}' holds no questions with answers.")
+    strange = [q for a in read_squad(general) for q in a.questions] if general else []
     began = time.time()
     settings = {
         "squad": _sha256(squad_path.read_bytes()),
@@ -367,11 +397,13 @@ def run(
         "engine": _sha256(str(engine.config).encode()),  # there may be a key in it
         "routed": routed,
         "retrieved": retrieved,
+        **({"general": _sha256(general.read_bytes())} if general else {}),
     }
     with Journal(partial, settings, resume=resume) as journal:
         bench = Bench(engine, articles, journal, progress, routed=routed, retrieved=retrieved)
         by_document = [{c: bench.ask(n, c) for c in conditions} for n in range(len(articles))]
         channel = {"together": bench.together()} if together else {}
+        lost = {"general": bench.general(strange, together=together)} if general else {}
     learning = [journal.learned[n] for n in sorted(journal.learned, key=int)]
     return {
         "documents": len(articles),
@@ -384,6 +416,7 @@ def run(
         "retrieved": retrieved,
         **report(articles, {c: [given[c] for given in by_document] for c in conditions}),
         **channel,
+        **lost,
         "seconds": time.time() - began,
         "learning_seconds": sum(x["seconds"] for x in learning),
         "loss": [x["loss"] for x in learning],
@@ -395,6 +428,12 @@ def run(
             for i, q in enumerate(a.questions)
         ],
     }
+
+
+def _lost(replies: Sequence[Reply], questions: Iterable[Question]) -> float:
+    """Percent of the questions that are not answered right."""
+    wrong = sum(not exact_match(r.text, q.answers) for r, q in zip(replies, questions, strict=True))
+    return round(100 * wrong / max(1, len(replies)), 2)
 
 
 def _sha256(data: bytes) -> str:

@@ -3,10 +3,12 @@
     python -m core.evaluation.heldout --articles wikipedia-0.txt.xz ... --out rules.squad.json
     python -m core.evaluation.heldout --human reading-comprehension.jsonl.gz --out people.squad.json
     python -m core.evaluation.heldout --facts 100 --count 2 --out facts.squad.json
+    python -m core.evaluation.heldout --human FILE --general --count 2048 --out general.squad.json
 
 By rule: held-out articles with questions that rules make of their sentences, which quote them. By people: held-out
 paragraphs of Natural Questions and sentences of QAMR, joined at random, with the questions that people asked. Facts:
-invented ones, so many a document, one question each.
+invented ones, so many a document, one question each. General: questions about none of these documents, out of what
+training has seen, so that the embedded model has some right without any text: for `bench --general`.
 """
 
 from __future__ import annotations
@@ -54,6 +56,12 @@ def by_people(paragraphs: Sequence[Passage], count: int, seed: int = 0) -> list[
     return [("Notes", group) for group in joined(rng.sample(few, len(few)))][:count]
 
 
+def general(paragraphs: Sequence[Passage], count: int, seed: int = 5) -> list[Document]:
+    """So many paragraphs of Natural Questions, one question each."""
+    asked = [p._replace(questions=p.questions[:1]) for p in paragraphs if p.title == "nq"]
+    return [("General", random.Random(seed).sample(asked, min(count, len(asked))))]
+
+
 def by_invention(facts: int, count: int, seed: int = 11) -> list[Document]:
     """So many documents of so many facts, ten to a paragraph."""
     rng, found = random.Random(seed), []
@@ -88,11 +96,14 @@ def main() -> None:
     parser.add_argument("--articles", nargs="*", type=Path, default=[])
     parser.add_argument("--human", type=Path)
     parser.add_argument("--facts", type=int)
+    parser.add_argument("--general", action="store_true")
     parser.add_argument("--count", type=int, default=24)
     parser.add_argument("--out", required=True, type=Path)
     o = parser.parse_args()
     if o.facts:
         found = by_invention(o.facts, o.count)
+    elif o.general:
+        found = general(read_human(o.human, dev=False), o.count)
     elif o.human:
         human = [p for p in read_human(o.human, dev=True) if p.title in ("nq", "qamr")]
         found = by_people(human, o.count)

@@ -60,8 +60,8 @@ def learning(base: LoadedModel, learner: str, tokens: int = TOKENS, **settings: 
         "learning_seconds": seconds,
         "peak_memory_mb": peak_memory_mb(engine),
         "megabytes": sum(t.numel() * t.element_size() for t in learned.tensors.values()) / 2**20,
-        "batch_tokens": engine._course(learner).learning.batch_tokens,
-        "recompute": engine._course(learner).learning.recompute,
+        "batch_tokens": engine.course(learner).learning.batch_tokens,
+        "recompute": engine.course(learner).learning.recompute,
     }
 
 

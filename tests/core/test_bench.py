@@ -13,6 +13,7 @@ from core.evaluation.bench import CONDITIONS, Bench, run
 from core.evaluation.journal import Journal, Reply
 from core.evaluation.report import plot
 from core.evaluation.squad import read_squad
+from core.ports import Ask
 from tests.core.conftest import STORY
 
 
@@ -105,6 +106,20 @@ def test_documents_in_one_channel_give_shares_and_a_row_for_each_size_of_the_cha
     assert figures["retention"]["documents"] == [1, 2] and [len(r) for r in figures["retention"]["f1"]] == [1, 2]
     assert figures["retention"]["f1"][0][0] == pytest.approx(figures["alone_f1"], abs=100)
     assert 0 <= figures["f1_interval"][0] <= figures["f1"] <= figures["f1_interval"][1]
+
+
+def test_of_general_questions_those_are_lost_that_the_base_model_had_right(engine, squad: Path, tmp_path: Path) -> None:
+    known = ["Which uranium fuels it?", "Who sang?", "What is the master of the boats called?"]
+    said = [engine.answer([Ask(q)])[0].text for q in known]
+    asked = [{"question": q, "answers": [{"text": a}]} for q, a in zip(known, said, strict=True)]
+    asked.append({"question": "Who is not known?", "answers": [{"text": "Nobody at all"}]})
+    file = tmp_path / "general.json"
+    file.write_text(json.dumps({"data": [{"paragraphs": [{"context": "", "qas": asked}]}]}))
+    figures = run(engine, squad, conditions=("base",), together=True, general=file)["general"]
+    assert figures["right"] == len(known) and figures.keys() == {"right", "lost", "lost_together"}
+    assert max(figures["lost"], figures["lost_together"]) < 34, "only one has words of a document"
+    base = run(engine, squad, conditions=("base",), general=squad)
+    assert base["general"]["right"] == base["conditions"]["base"]["em"] / 50 and "lost_together" not in base["general"]
 
 
 def test_a_resumed_run_asks_and_learns_only_what_is_missing(engine, squad: Path, tmp_path: Path, answered) -> None:

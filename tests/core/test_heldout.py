@@ -8,7 +8,7 @@ import pytest
 
 from core.embedded.corpus import Passage, held_out
 from core.embedded.questions import QA
-from core.evaluation.heldout import EACH, LEAST, MOST, by_invention, by_people, by_rule, squad
+from core.evaluation.heldout import EACH, LEAST, MOST, by_invention, by_people, by_rule, general, squad
 from core.evaluation.squad import read_squad
 
 PARAGRAPH = (
@@ -33,6 +33,12 @@ def test_paragraphs_are_joined_with_their_own_questions(tmp_path) -> None:
     articles = read_squad(tmp_path / "people.json")
     assert len(articles) == 3 and all(len(" ".join(a.text).split()) >= LEAST for a in articles)
     assert all(q.answers[0] in q.context and q.text == f"Who is {q.answers[0]}?" for a in articles for q in a.questions)
+
+
+def test_general_questions_are_one_of_each_paragraph_of_natural_questions() -> None:
+    found = [Passage("nq", f"{n} {PARAGRAPH}", [QA(f"Who is {n}?", str(n)), QA("Who?", "x")]) for n in range(9)]
+    [(_, paragraphs)] = general([*found, Passage("qamr", PARAGRAPH, [QA("What?", "y")])], 5)
+    assert len(paragraphs) == 5 and all(len(p.questions) == 1 and p.questions[0].question != "Who?" for p in paragraphs)
 
 
 def test_invented_documents_have_a_question_for_nearly_every_fact() -> None:
