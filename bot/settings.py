@@ -41,15 +41,15 @@ class Settings(BaseSettings):
     preset: str = ""  # "cpu", "t4", "h200": values for what is not set here (core/presets)
     model: str = "embedded"  # or a Hugging Face id or a local folder of a causal LM
     learner: str = "fast-weights"  # or "lora"
-    effort: str = "standard"  # how long to study a document
+    effort: str = "standard"  # how long adapters study a document, and with how many questions it is checked
     budget: str = ""  # compute on each section: "fixed:1", "threshold:4"; empty: as the model was prepared
     device: str = "auto"  # "cpu", "cuda", "cuda:1", "mps"
     chunk_size: int | None = Field(None, gt=0)  # tokens; the engine knows its best
     dtype: str = "auto"  # "float32", "bfloat16", "float16"
     batch_tokens: int | None = Field(None, gt=0)  # learned at once
     memory_mb: int | None = Field(None, gt=0)  # learning stays below it, where it can
-    study: bool = False  # the model writes study material first, for learners that can use it
-    objectives: dict[str, float] = {}  # weights, as JSON: {"distil": 1.0}
+    study: bool = False  # adapters: the model writes study material first
+    objectives: dict[str, float] = {}  # adapters: weights, as JSON: {"distil": 1.0}
     check: bool = True  # after learning the model asks itself about the document
     guard: bool = True  # weights that do harm are rolled back
     votes: int = Field(1, ge=1, le=9)  # answers to a question, of which the most agreed on counts; each costs as much

@@ -15,6 +15,7 @@ from core.generate import complete, held_back
 from core.learning.base import LearnConfig, Learner, Objectives
 from core.learning.course import Course, CourseConfig
 from core.learning.fast_weights import FastWeightsConfig, read_config
+from core.learning.inner import AdapterLearner
 from core.learning.remote import RemoteWriter
 from core.memory import fit, limit_memory
 from core.model import LoadedModel, load_model, prepared_folder
@@ -91,7 +92,7 @@ class Engine:
         self.chunk_size = config.chunk_size or self._section()
         limit_memory(base.device, config.memory_mb)
         self._courses: dict[str, Course] = {}
-        self._course(config.learner)  # an unknown or broken learner is an error now, not at the first document
+        self._check(self.course(config.learner).learner)  # what can't be is an error now, not at the first document
 
     @classmethod
     def load(cls, config: EngineConfig) -> Engine:
@@ -103,7 +104,8 @@ class Engine:
         folder = prepared_folder(self.base)
         return (read_config(folder) if folder else FastWeightsConfig()).section
 
-    def _course(self, name: str) -> Course:
+    def course(self, name: str) -> Course:
+        """How documents are learned by this learner. Raises: SetupError when there is none."""
         if name not in LEARNERS:
             raise SetupError(f"There is no learner '{name}'; choose one of {', '.join(LEARNERS)}.")
         if name not in self._courses:
@@ -117,8 +119,17 @@ class Engine:
             )
         return self._courses[name]
 
+    def _check(self, learner: Learner) -> None:
+        """Nothing that is set is silently ignored. Raises: SetupError."""
+        c = self.config
+        if isinstance(learner, AdapterLearner):
+            if c.budget:
+                raise SetupError(f"The learner '{learner.name}' has no budget; only 'fast-weights' decides by chunk.")
+        elif c.study or c.objectives:
+            raise SetupError(f"The learner '{learner.name}' studies only the text; set ENGRAM_LEARNER=lora as well.")
+
     def _learner(self, name: str) -> Learner:
-        return self._course(name).learner
+        return self.course(name).learner
 
     def _learning(self) -> LearnConfig:
         """The dial and the presets, in a learner's terms."""
@@ -131,7 +142,7 @@ class Engine:
         return make_chunks(pages, encoder(self.base.tokenizer), self.chunk_size)
 
     def learn(self, chunks: Sequence[Chunk], *, title: str) -> Generator[Step, None, Learned]:
-        return (yield from self._course(self.learner).run(chunks, title=title))
+        return (yield from self.course(self.learner).run(chunks, title=title))
 
     def answer(
         self, asks: Sequence[Ask], *, most_tokens: int | None = None, votes: int | None = None

@@ -37,7 +37,7 @@ class Objectives:
 
 @dataclass(frozen=True)
 class LearnConfig:
-    """What every learner obeys."""
+    """What learners obey: adapters all but the budget; fast weights none of effort, recomputing and objectives."""
 
     effort: str = "standard"  # quick | standard | deep
     batch_tokens: int = 8192  # tokens of one forward and backward pass; halved when memory runs out

@@ -72,6 +72,19 @@ def test_an_unknown_learner_is_an_error_at_the_start(tiny) -> None:
         Engine(tiny, EngineConfig(learner="magic"))
 
 
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"learner": "lora", "budget": "fixed:1"}, "'lora' has no budget"),
+        ({"study": True}, "set ENGRAM_LEARNER=lora as well"),
+        ({"objectives": {"distil": 1.0}}, "studies only the text"),
+    ],
+)
+def test_a_setting_that_the_learner_would_ignore_is_an_error_at_the_start(tiny, settings, told: str) -> None:
+    with pytest.raises(SetupError, match=told):
+        Engine(tiny, EngineConfig(**settings))
+
+
 def test_the_engine_says_what_it_runs_on(engine) -> None:
     assert (engine.name, engine.device, engine.dtype, engine.learner) == ("tiny", "cpu", "float32", "fast-weights")
     assert engine.fingerprint == engine.base.fingerprint and engine.chunk_size == 64
