@@ -33,9 +33,28 @@ def search_words(question: str) -> list[str]:
     return ([word for word in written if word.casefold() not in STOP_WORDS] or written)[:MAX_SEARCH_WORDS]
 
 
-def match_expression(question: str) -> str:
-    """An FTS5 expression of quoted words only, so that no question is a syntax error. No words match nothing."""
-    return " OR ".join('"' + word + '"' for word in search_words(question) or [""])
+def scores(found: Mapping[str, Mapping[int, float]], total: int) -> dict[int, float]:
+    """BM25 (Robertson and Zaragoza 2009) of each section, of the `total` that are searched and of no others: a word's
+    rarity is that among them.
+
+    Args:
+        found: for each word of the question the sections in which it stands, with BM25's term frequency there.
+    """
+    score: defaultdict[int, float] = defaultdict(float)
+    for sections in found.values():
+        for section, often in sections.items():
+            score[section] += often * _bm25_rarity(len(sections), total)
+    return dict(score)
+
+
+def frequency(bm25: float, found: int, total: int) -> float:
+    """BM25's term frequency out of FTS5's bm25() for one word that stands in `found` of all `total` rows."""
+    return -bm25 / _bm25_rarity(found, total)
+
+
+def _bm25_rarity(found: int, total: int) -> float:
+    """As FTS5 computes it."""
+    return max(1e-6, math.log((total - found + 0.5) / (found + 0.5)))
 
 
 def shares(found: Mapping[str, Collection[int]], total: int) -> dict[int, float]:

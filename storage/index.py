@@ -24,7 +24,7 @@ import aiosqlite
 from core.errors import AlreadyKnown, Cancelled, DataTooNew, NotFound, StorageFailed
 from core.ports import Hit
 from core.types import Answer, Chunk, Document, Job, Metrics, Page, Stage, WeightsRecord
-from core.words import match_expression, search_words, shares, supporting
+from core.words import frequency, scores, search_words, shares, supporting
 
 log = logging.getLogger(__name__)
 
@@ -356,57 +356,56 @@ class Index:
     # Questions
 
     async def route(self, channel: str, question: str, *, document_id: str | None = None, limit: int = 10) -> list[Hit]:
-        values = {
-            "channel": channel,
-            "document_id": document_id,
-            "words": match_expression(question),
-            "limit": limit,
-        }
-        rows = await self._read(
-            """
-            SELECT known_documents.*, chunks.id AS chunk, chunks.position, bm25(chunk_words) AS score
-            FROM chunk_words
-            JOIN chunks ON chunks.id = chunk_words.rowid
-            JOIN known_documents ON known_documents.id = chunks.document_id
-            WHERE chunk_words MATCH :words AND channel = :channel
-                AND (:document_id IS NULL OR known_documents.id = :document_id)
-            ORDER BY score, learned_at DESC, position LIMIT :limit
-            """,
-            values,
-        )
-        share, among = await self._shares(question, values) if rows else ({}, 1)
-        rows = rows or await self._newest(values)
-        best = rows[0]["score"] if rows else 1.0
-        return [
-            Hit(_document(row), row["position"], row["score"] / best, share.get(row["chunk"], 0.0), among)
-            for row in rows
-        ]
-
-    async def _shares(self, question: str, values: Mapping[str, Any]) -> tuple[dict[int, float], int]:
-        """By id of a chunk, how much of the question's words stands in it; among how many chunks."""
+        values = {"channel": channel, "document_id": document_id}
         words = search_words(question)
         rows = await self._read(
             """
-            WITH known AS (
-                SELECT chunks.id FROM chunks JOIN documents ON documents.id = chunks.document_id
-                WHERE channel = :channel AND (:document_id IS NULL OR documents.id = :document_id)
+            WITH words AS MATERIALIZED (
+                SELECT value AS word, (
+                    SELECT count(*) FROM chunk_words WHERE chunk_words MATCH '"' || value || '"'
+                ) AS found FROM json_each(:words)
+            ), known AS (
+                SELECT chunks.id, position, learned_at FROM chunks JOIN documents ON documents.id = document_id
+                WHERE channel = :channel AND (:document_id IS NULL OR document_id = :document_id)
             )
-            SELECT word.value AS word, json_group_array(known.id) AS chunks, (SELECT count(*) FROM known) AS total
-            FROM json_each(:each) AS word
-            JOIN chunk_words ON chunk_words MATCH '"' || word.value || '"'
+            SELECT word, known.*, bm25(chunk_words) AS score, found,
+                (SELECT count(*) FROM chunks) AS everywhere, (SELECT count(*) FROM known) AS among
+            FROM words
+            CROSS JOIN chunk_words ON chunk_words MATCH '"' || word || '"'
             JOIN known ON known.id = chunk_words.rowid
-            GROUP BY word.value
             """,
-            {**values, "each": json.dumps(words)},
+            values | {"words": json.dumps(words)},
         )
-        found = dict.fromkeys(words, ()) | {row["word"]: json.loads(row["chunks"]) for row in rows}
-        total = rows[0]["total"] if rows else 0
-        return shares(found, total), max(1, total)
+        if not rows:
+            return [Hit(_document(row), 0, 1.0, 0.0, 1) for row in await self._newest(values)]
+        found: dict[str, dict[int, float]] = {word: {} for word in words}
+        for row in rows:  # nothing of other channels' chunks is left in it
+            found[row["word"]][row["id"]] = frequency(row["score"], row["found"], row["everywhere"])
+        among = rows[0]["among"]
+        score, share = scores(found, among), shares(found, among)
+        order = {row["id"]: (-score[row["id"]], -row["learned_at"], row["position"]) for row in rows}
+        best = sorted(order, key=order.__getitem__)[:limit]
+        return [
+            Hit(_document(row), row["position"], score[row["chunk"]] / score[best[0]], share[row["chunk"]], among)
+            for row in await self._chunks(best)
+        ]
+
+    async def _chunks(self, ids: Sequence[int]) -> list[sqlite3.Row]:
+        """These chunks, each with its document, in this order."""
+        return await self._read(
+            """
+            SELECT known_documents.*, chunks.id AS chunk, chunks.position FROM json_each(:ids) AS wanted
+            JOIN chunks ON chunks.id = wanted.value
+            JOIN known_documents ON known_documents.id = chunks.document_id
+            ORDER BY wanted.key
+            """,
+            {"ids": json.dumps(ids)},
+        )
 
     async def _newest(self, values: Mapping[str, Any]) -> list[sqlite3.Row]:
         return await self._read(
             """
-            SELECT *, 0 AS position, NULL AS chunk, 1.0 AS score FROM known_documents
+            SELECT * FROM known_documents
             WHERE channel = :channel AND (:document_id IS NULL OR id = :document_id)
             ORDER BY learned_at DESC LIMIT 1
             """,

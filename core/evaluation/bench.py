@@ -35,7 +35,7 @@ from core.evaluation.statistics import bootstrap
 from core.ports import Ask, Engine, Learned
 from core.service import ROUTED, best_of, best_of_sections, is_about
 from core.types import Chunk, Page
-from core.words import match_expression, search_words, shares, supporting
+from core.words import frequency, scores, search_words, shares, supporting
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -83,15 +83,16 @@ class Search:
 
     def __call__(self, question: str, limit: int) -> list[Found]:
         """The chunks that the question's words point at, best first; the first chunk when none does."""
-        share = shares({word: self._find(f'"{word}"') for word in search_words(question)}, len(self.places))
-        scores = self._find(match_expression(question))
-        best = min(scores.values(), default=1.0)
-        found = [Found(*self.places[row], score / best, share[row]) for row, score in scores.items()]
-        return found[:limit] or [Found(0, 0, 1.0, 0.0)]
+        found, total = {word: self._find(word) for word in search_words(question)}, len(self.places)
+        score, share = scores(found, total), shares(found, total)
+        best = sorted(score, key=lambda row: (-score[row], row))[:limit]
+        places = [Found(*self.places[row], score[row] / score[best[0]], share[row]) for row in best]
+        return places or [Found(0, 0, 1.0, 0.0)]
 
-    def _find(self, expression: str) -> dict[int, float]:
-        found = "SELECT rowid, bm25(chunk) AS score FROM chunk WHERE chunk MATCH ? ORDER BY score, rowid"
-        return dict(self.rows.execute(found, (expression,)).fetchall())
+    def _find(self, word: str) -> dict[int, float]:
+        """The chunks in which a word stands, and how often, as BM25 counts it."""
+        rows = self.rows.execute("SELECT rowid, bm25(chunk) FROM chunk WHERE chunk MATCH ?", (f'"{word}"',)).fetchall()
+        return {row: frequency(score, len(rows), len(self.places)) for row, score in rows}
 
 
 @dataclass

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
-from core.words import match_expression, search_words, shares, supporting
+from core.words import frequency, scores, search_words, shares, supporting
 
 PAGE = "Mara Oduya's harbour opened in 1887. It cost 1,200 crowns, 3.5 per stone, and 42 ships came."
 
@@ -43,9 +45,14 @@ def test_stop_words_are_searched_only_when_there_is_nothing_else() -> None:
     assert search_words("Who are you?") == ["Who", "are", "you"]
 
 
-def test_an_expression_holds_quoted_words_only() -> None:
-    assert match_expression('NEAR("a b", 2) -x* OR col:y') == '"NEAR" OR "b" OR "2" OR "x" OR "col" OR "y"'
-    assert match_expression("?!") == '""'
+def test_a_words_score_is_its_rarity_among_those_that_are_searched() -> None:
+    found = {"captain": {1: 1.0, 2: 0.5}, "velarium": {2: 1.0}, "zebra": {}}
+    score = scores(found, 8)
+    assert score[1] == pytest.approx(math.log(6.5 / 2.5)) and score[2] == pytest.approx(
+        score[1] / 2 + math.log(7.5 / 1.5)
+    )
+    assert scores(found, 2)[1] == pytest.approx(1e-6), "a word that stands everywhere says nothing"
+    assert frequency(-3.0 * math.log(7.5 / 1.5), 1, 8) == pytest.approx(3.0) and scores({}, 8) == {}
 
 
 def test_a_rare_word_counts_more_in_a_sections_share() -> None:

@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 
 import storage.index
 from core.errors import AlreadyKnown, Cancelled, DataTooNew, NotFound, StorageFailed
+from core.evaluation.bench import Search
 from core.ports import Index as Port
-from core.types import Stage
+from core.types import Chunk, Stage
 from storage.folder import DataFolder
 from storage.index import Index
 from tests.storage.samples import learn, make_answer, make_chunks, make_document, make_job
@@ -487,6 +488,33 @@ async def test_a_hit_tells_among_how_many_chunks_it_was_found(index: Index) -> N
 
 async def shares(index: Index, question: str, **scope: str) -> list[float]:
     return [hit.share for hit in await index.route("here", question, **scope)]
+
+
+TEXTS = [
+    "The ships of the harbour sail at dawn, and ships return at night.",
+    "Captain Mara of the harbour commands the Velarium.",
+    "The harbour feeds a cook who bakes bread for ships.",
+]
+ASKED = ["Who is the captain of the harbour?", "Which ships of the harbour sail?", "bread", "Velarium ships"]
+
+
+async def test_other_channels_words_change_no_hit(index: Index) -> None:
+    await learn(index, "d1", TEXTS)
+    before = [await index.route("here", question) for question in ASKED]
+    await learn(index, "other", [f"The captain sails {n} ships without bread." for n in range(40)], "there")
+    for question, hits in zip(ASKED, before, strict=True):
+        again = await index.route("here", question)
+        assert [hit.chunk for hit in again] == [hit.chunk for hit in hits]
+        assert [hit.score for hit in again] == pytest.approx([hit.score for hit in hits], abs=0.05)  # of mean lengths
+        assert [hit[3:] for hit in again] == [hit[3:] for hit in hits]
+
+
+async def test_the_instrument_searches_as_the_index_does(index: Index) -> None:
+    await learn(index, "d1", TEXTS)
+    search = Search([[Chunk(n, text, (), 1, 1) for n, text in enumerate(TEXTS)]])
+    for question in [*ASKED, "zebra", "Who?"]:
+        hits = await index.route("here", question)
+        assert [(0, hit.chunk, hit.score, hit.share) for hit in hits] == search(question, 10)
 
 
 async def test_another_form_of_a_word_is_found(index: Index) -> None:
