@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 import signal
 import subprocess
@@ -9,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from bot.cli import cli
-from bot.terminal import job_text
+from bot.terminal import Screen, bench_notes, job_text
 from core.types import Job, Progress, Stage, Step
 from tests.fakes import FakeEngine, make_pdf
 
@@ -147,6 +149,15 @@ def test_consolidate_makes_one_document_of_all(engram, engine: FakeEngine, pdf: 
     assert "Tomas Reed" in engram("ask", "Who is the baker?")[1]["learned"]["text"]
 
 
+def test_a_document_can_be_asked_by_its_name(engram, engine: FakeEngine, pdf: Path, tmp_path: Path) -> None:
+    other = tmp_path / "bakery.pdf"
+    other.write_bytes(make_pdf(*["The baker is Tomas Reed.\nThe oven is old.\n" * 30] * 2))
+    for file in (pdf, other):
+        assert engram("learn", file)[0] == 0
+    assert engram("ask", "Who is the keeper?", "--document", "bakery")[1]["document"]["name"] == "bakery.pdf"
+    assert engram("ask", "Who is the keeper?", "--document", "harbour")[1]["error"]["kind"] == "NotFound"
+
+
 def test_channels_are_apart_and_reset_erases_one(engram, engine: FakeEngine, pdf: Path) -> None:
     for channel in ("a", "b"):
         assert engram("learn", pdf, "--channel", channel)[0] == 0
@@ -175,6 +186,19 @@ def test_a_step_without_a_loss_is_shown_without_one() -> None:
     assert (
         job_text(Progress(job, step=Step(2, 4, 2.0), losses=(3.0, 2.0)), Stage.LEARNING) == "2/4, loss 3.00 → 2.00, 0 s"
     )
+
+
+def test_a_measurement_shows_how_far_it_is_and_what_was_lost() -> None:
+    console = Console(file=io.StringIO(), width=80, force_terminal=True)
+    screen = Screen(json=False)
+    screen.out = console
+    with screen.counting() as progress:
+        progress("learned", 3, 8)
+    assert "learned" in console.file.getvalue() and "3/8" in console.file.getvalue()
+    figures = {"learning_seconds": 2, "tokens": 90, "megabytes": 0.5, "peak_memory_mb": 700, "unrelated": {}}
+    assert "general" not in bench_notes(figures)
+    notes = bench_notes(figures | {"general": {"lost": 2.06, "right": 320, "lost_together": 14.6}})
+    assert "general questions: 2.1 % of 320 lost, 14.6 % in one channel" in notes
 
 
 def test_what_a_document_says_gives_the_terminal_no_orders(engine: FakeEngine, tmp_path: Path) -> None:

@@ -206,6 +206,22 @@ def test_a_model_that_follows_instructions_writes_several_at_once(tokenizer) -> 
     assert 'has "Vessin" in it' in tokenizer.decode(about)
 
 
+def test_names_and_numbers_are_asked_about_in_the_other_direction(tiny, tutor, monkeypatch) -> None:
+    """A question that has another question's answer in it, about the same passage."""
+    wanted = []
+
+    def written(passages, some):
+        wanted.extend((passages[n][1], count, about) for n, count, about in some)
+        return [Exercise(*passages[0], "What did Orla Quint keep?", "nineteen boats", 0.9)]
+
+    monkeypatch.setattr(tutor, "_written", written)
+    tutor.config = StudyConfig(passage=64, rewrites=0, summaries=0)
+    tutor.writer = Scripted(("Who keeps the boats?", "Orla Quint"), ("What does a berth cost?", "forty crowns"))
+    [kept] = tutor.exercises(chunks(tiny))
+    assert [(count, about) for _, count, about in wanted] == [(1, "Orla Quint")]  # no name, no number: not turned
+    assert wanted[0][0] == kept[0].passage and kept[-1].question == "What did Orla Quint keep?"
+
+
 def test_rewrites_with_strange_names_are_dropped(tiny, tokenizer, monkeypatch) -> None:
     tutor = Tutor(tiny, ChatFormat(tokenizer), 256, StudyConfig(summaries=0))
     said = iter(
