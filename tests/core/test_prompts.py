@@ -54,10 +54,10 @@ def test_a_chat_template_is_used_where_there_is_one(words) -> None:
     assert text == f"<s> system : {INSTRUCTION} <s> user : it is port where is it ? assistant :"
 
 
-def test_in_a_chat_an_answer_begins_without_a_space(tokenizer) -> None:
+def test_in_a_chat_an_answer_begins_without_a_space(tokenizer, monkeypatch) -> None:
     fmt = ChatFormat(tokenizer)
     assert tokenizer.decode(fmt.answer(" Vessin")) == "Vessin<|endoftext|>"
-    tokenizer.chat_template = None
+    monkeypatch.setattr(tokenizer, "chat_template", None)
     assert tokenizer.decode(fmt.answer("Vessin")) == " Vessin<|endoftext|>"
 
 
