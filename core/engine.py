@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Generator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
@@ -178,15 +179,20 @@ class Engine:
             (asks[g[0]].weights or {}, len(g)) for g in by_weights.values()
         ]
         order = [i for g in by_weights.values() for i in g] + plain
-        prompts = [self._prompt(asks[i]) for i in order]
+        read = {(asks[i].question, asks[i].context): i for i in order}  # many rows ask the same
+        prompt = {key: self._prompt(asks[i]) for key, i in read.items()}
+        prompts = [prompt[asks[i].question, asks[i].context] for i in order]
+        learner = self._learner(name)
+        passes = learner.passes(groups, prompts, most_tokens)
         options: dict[str, Any] = {
             "stop_ids": self.format.stop_ids,
             "pad_id": self.format.pad_id,
             "max_new": most_tokens,
             "temperature": [heat[i] for i in order],
             "hold_back": held_back(self.format, self.config.abstain),
+            "passes": passes,
         }
-        with self._learner(name).attach(groups):
+        with nullcontext() if passes else learner.attach(groups):
             completions = complete(self.base.model, self.base.tokenizer, prompts, **options)
         return order, [whole_abstention(completion) for completion in completions]
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -47,6 +48,52 @@ def read(model: Any, texts: Sequence[Sequence[int]], pad_id: int) -> Prefix:
     return Prefix(texts, model(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values)
 
 
+class Next(NamedTuple):
+    """What may follow each of R rows."""
+
+    p: Tensor  # probability of every token, [R, V] float32
+    chance: Tensor  # of the likeliest, [R]
+    token: Tensor  # the likeliest, [R]
+
+    @classmethod
+    def of(cls, p: Tensor) -> Next:
+        return cls(p, *p.max(-1))
+
+
+class Passes:
+    """The model's calls for some prompts, with a cache that grows. `core.learning.graphs` has faster ones."""
+
+    def __init__(
+        self,
+        model: Any,
+        prompts: Sequence[Sequence[int]],
+        pad_id: int,
+        prefix: Prefix | None = None,
+        of: Sequence[int] = (),
+    ) -> None:
+        self.model = model
+        self.cache, self.ids, self.mask, self.position = start(prompts, pad_id, model.device, prefix, of)
+
+    def first(self) -> Next:
+        """Read the prompts."""
+        result = self.model(
+            input_ids=self.ids,
+            attention_mask=self.mask,
+            position_ids=self.position,
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        self.cache = result.past_key_values
+        return Next.of(result.logits[:, -1].float().softmax(-1))
+
+    def next(self, tokens: Tensor) -> Next:
+        """Read a token more of each row, [R]."""
+        self.ids, self.position = tokens[:, None], self.position[:, -1:] + 1
+        self.mask = torch.cat([self.mask, self.mask.new_ones(len(tokens), 1)], 1)
+        return self.first()
+
+
 @torch.no_grad()
 def generate(
     model: Any,
@@ -59,57 +106,50 @@ def generate(
     hold_back: tuple[int, float] | None = None,
     prefix: Prefix | None = None,
     of: Sequence[int] = (),
+    passes: Passes | None = None,
 ) -> tuple[list[list[int]], list[float]]:
     """Continue each prompt until a stop token: greedily, or sampling at `temperature` (one for all, or one a prompt).
     `hold_back` = (token, floor): as the first token of an answer it is chosen only with at least that probability; what
     it had is taken off the confidence. `prefix` and `of`: prompt i begins as the text `of[i]`, which was read already.
+    `passes`: of these prompts, other than the plain ones.
 
     Returns: for each prompt its new tokens (stop token left out) and the mean probability of what was chosen, 0..1.
     """
-    device = model.device
-    cache, step_ids, mask, position = start(prompts, pad_id, device, prefix, of)
-    stops = torch.tensor(sorted(stop_ids), device=device)
-    heat = torch.tensor(temperature, device=device).expand(len(prompts))
-    out, chances = [], []
-    done = torch.zeros(len(prompts), dtype=torch.bool, device=device)
-    unsure = torch.zeros(len(prompts), device=device)
-    for step in range(max_new):
-        result = model(
-            input_ids=step_ids,
-            attention_mask=mask,
-            position_ids=position,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        cache = result.past_key_values
-        logits = result.logits[:, -1].float()
-        if hold_back and step == 0:
-            unsure = logits.softmax(-1)[:, hold_back[0]]
-            logits[unsure < hold_back[1], hold_back[0]] = -torch.inf
-        chance, token = logits.softmax(-1).max(-1)
-        if bool(heat.any()):
-            drawn = (logits / heat.clamp_min(1e-3)[:, None]).softmax(-1).multinomial(1).squeeze(1)
-            token = torch.where(heat > 0, drawn, token)
-            chance = logits.softmax(-1).gather(1, token[:, None]).squeeze(1)
-        out.append(token.masked_fill(done, pad_id))
-        chances.append(chance.masked_fill(done, torch.nan))
-        done = done | torch.isin(token, stops)
-        if bool(done.all()):
-            break
-        step_ids, position = token[:, None], position[:, -1:] + 1
-        mask = torch.cat([mask, mask.new_ones(len(prompts), 1)], 1)
-    tokens = torch.stack(out, 1).tolist()
-    mean: Tensor = torch.stack(chances, 1).nanmean(1)
+    passes = passes or Passes(model, prompts, pad_id, prefix, of)
+    heats = [temperature] * len(prompts) if isinstance(temperature, (int, float)) else temperature
+    heat = torch.tensor(heats, device=model.device) if any(heats) else None
+    answers: list[list[int]] = [[] for _ in prompts]
+    counts = [0] * len(prompts)  # tokens whose chances make the confidence: the answer's, and the stop token
+    going = list(range(len(prompts)))
+    chances: list[Tensor] = []
+    unsure = torch.zeros(len(prompts), device=model.device)
+    p, chance, token = passes.first()
     if hold_back:
-        mean = torch.where(
-            torch.tensor([row[0] == hold_back[0] for row in tokens], device=device), mean, mean * (1 - unsure)
-        )
-    answers = []
-    for row in tokens:
-        end = next((i for i, t in enumerate(row) if t in stop_ids), len(row))
-        answers.append(row[:end])
-    return answers, mean.tolist()
+        unsure = p[:, hold_back[0]].clone()
+        p[:, hold_back[0]] *= unsure >= hold_back[1]
+        p, chance, token = Next.of(p / p.sum(-1, keepdim=True).clamp_min(1e-30))
+    while True:
+        if heat is not None:
+            drawn = (p.log() / heat.clamp_min(1e-3)[:, None]).softmax(-1).multinomial(1).squeeze(1)
+            token = torch.where(heat > 0, drawn, token)
+            chance = p.gather(1, token[:, None]).squeeze(1)
+        chances.append(chance.clone())  # the next pass may write over it
+        chosen = token.tolist()
+        for i in going:
+            counts[i] += 1
+        going = [i for i in going if chosen[i] not in stop_ids]
+        for i in going:
+            answers[i].append(chosen[i])
+        if not going or len(chances) == max_new:
+            break
+        p, chance, token = passes.next(token)
+    sure = []
+    for answer, row, count, doubt in zip(
+        answers, torch.stack(chances, 1).tolist(), counts, unsure.tolist(), strict=True
+    ):
+        held = hold_back and answer[:1] == [hold_back[0]]
+        sure.append(statistics.fmean(row[:count]) * (1 if held else 1 - doubt))
+    return answers, sure
 
 
 def start(

@@ -20,7 +20,7 @@ from core.types import Chunk
 
 TOKENS = 25_000  # of the document that is learned
 CONTEXT = 5_000  # tokens in a prompt, or learned instead
-ANSWER = 16  # tokens of every answer
+ANSWER = 5  # tokens of every answer, its end among them: the mean of what people's questions get
 REPEATS = 7
 LARGE = {
     "hidden_size": 2048, "num_hidden_layers": 22, "num_attention_heads": 32, "num_key_value_heads": 4,

@@ -10,6 +10,7 @@ from typing import Protocol
 from torch import Tensor
 
 from core.errors import SetupError
+from core.generate import Passes
 from core.model import LoadedModel
 from core.ports import Learned
 from core.prompts import PromptFormat
@@ -69,4 +70,10 @@ class Learner(Protocol):
     def attach(self, groups: Sequence[tuple[Mapping[str, Tensor], int]]) -> AbstractContextManager[None]:
         """Attach weights to a batch: `groups` are (weights of one section, number of rows), in row order; rows beyond
         them stay with the base model. Leaving the context restores the base model exactly."""
+        ...
+
+    def passes(
+        self, groups: Sequence[tuple[Mapping[str, Tensor], int]], prompts: Sequence[Sequence[int]], max_new: int
+    ) -> Passes | None:
+        """Recorded passes of these prompts with the same weights, instead of `attach`, where that is faster."""
         ...

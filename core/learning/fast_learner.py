@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from core.errors import LearningFailed
+from core.generate import Passes
 from core.learning.base import LearnConfig
 from core.learning.budget import budget_for, with_steps
 from core.learning.fast_weights import (
@@ -26,7 +27,8 @@ from core.learning.fast_weights import (
     token_losses,
     with_readout,
 )
-from core.learning.packing import pack, unpack
+from core.learning.graphs import Graphs
+from core.learning.packing import SCALE, pack, unpack
 from core.memory import sections_at_once
 from core.model import LoadedModel, prepared_folder
 from core.ports import Learned
@@ -63,7 +65,10 @@ class FastWeightsLearner:
         if config.budget:
             budget_for(config.budget, 1, folder)  # what can't be is an error now, not at the first document
         self.modules = self.prepared.modules_of(base.model)
-        self.f = next(iter(self.modules.values())).weight.shape[1]
+        weight = next(iter(self.modules.values())).weight
+        self.f = weight.shape[1]
+        self.nothing = pack({"": torch.zeros(weight.shape)})  # stands for the weights of a chunk that was skipped
+        self.graphs: Graphs | None = None
 
     def learn(self, chunks: Sequence[Chunk], *, title: str) -> Generator[Step, None, Learned]:
         began = time.perf_counter()
@@ -170,22 +175,34 @@ class FastWeightsLearner:
 
     @contextmanager
     def attach(self, groups: Sequence[tuple[Mapping[str, Tensor], int]]) -> Iterator[None]:
-        first = dict(zip(self.modules, self.prepared.start, strict=False))
-        zero = next(iter(self.modules.values())).weight.new_zeros(()).float()
-        opened = [
-            unpack({n: w.to(self.base.device) for n, w in weights.items() if n != SKIPPED}, self.f)
-            for weights, _ in groups
-        ]
-        deltas = {
-            n: torch.stack([w.get(n, zero.expand_as(m.weight)) + first.get(n, zero) for w in opened]).to(
-                self.base.dtype
-            )
-            for n, m in self.modules.items()
-            if opened
-        }
         rows = [rows for _, rows in groups]
+        deltas = self._open([weights for weights, _ in groups])
         with with_readout(self.base.model, self.prepared, sum(rows)), attached(self.modules, deltas, rows):
             yield
+
+    def passes(
+        self, groups: Sequence[tuple[Mapping[str, Tensor], int]], prompts: Sequence[Sequence[int]], max_new: int
+    ) -> Passes | None:
+        if self.base.device.type != "cuda" or self.prepared.readout or not Graphs.can(self.base.model):
+            return None
+        self.graphs = self.graphs or Graphs(self.base.model, self.modules)
+        deltas = self._open([weights for weights, _ in groups])
+        of = [n for n, (_, rows) in enumerate(groups) for _ in range(rows)]
+        return self.graphs.passes(prompts, self.fmt.pad_id, max_new, deltas, of)
+
+    def _open(self, sections: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        """Stored weights of D sections, each beginning where learning does, as name -> [D, d, f]; {} of none."""
+        if not sections:
+            return {}
+        packed = {}
+        for part in ("", SCALE):
+            whole = torch.stack([w.get(n + part, self.nothing[part]) for n in self.modules for w in sections])
+            whole = whole.pin_memory() if self.base.device.type == "cuda" else whole
+            packed["all" + part] = whole.to(self.base.device, non_blocking=True)  # at once, and nothing waits for it
+        deltas = unpack(packed, self.f)["all"].unflatten(0, (len(self.modules), -1))
+        if self.prepared.start:
+            deltas = deltas + torch.stack(list(self.prepared.start))[:, None]
+        return dict(zip(self.modules, deltas.to(self.base.dtype), strict=True))
 
     def _group(self, chunks: Sequence[Chunk], at: int, batch_tokens: int) -> Sequence[Chunk]:
         """As many chunks as fit into one batch and into memory, at least one."""

@@ -150,6 +150,9 @@ class AdapterLearner:
         ready = [({n: t.to(**place) for n, t in weights.items()}, rows) for weights, rows in groups]
         return added(self.base.model, [(self.branches(weights), rows) for weights, rows in ready])
 
+    def passes(self, groups: object, prompts: object, max_new: int) -> None:
+        """Adapters are attached."""
+
     def _weighed(self, text: Sequence[Sample]) -> list[Sample]:
         """The document's text, as the objectives ask for it."""
         o = self.config.objectives

@@ -1,0 +1,289 @@
+"""Answers' passes, recorded once as CUDA graphs and replayed: a small model's pass takes Python longer to launch than
+the GPU to run. For models of Llama's architecture.
+
+A recording reads and writes at fixed addresses, so all that changes lies in buffers that live as long as it does:
+tokens, positions, keys and values, and a slot of weights for each row. It computes what `core.generate.Passes` computes
+with the same weights attached, in fewer and larger steps; on a CPU, where nothing can be recorded, the same functions
+run as they are.
+
+Shapes: R rows, T tokens, C columns of the cache, H heads of width h, d width, f MLP width, V vocabulary, D sections
+whose weights are attached.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import LlamaForCausalLM
+
+from core.generate import Next, Passes
+from core.learning.fast_weights import attached
+
+ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
+PROMPTS = (32, 64, 128, 256)  # tokens; longer prompts are read as ever, and only what follows is replayed
+LONG = 1024  # tokens; longer prompts take a multiple of it
+NEW = 64  # tokens of an answer, at most
+SHARE = 1 / 16  # of the device's memory, for all recordings together
+ROPE = ("default", "linear", "llama3")  # rotations that depend on nothing but the position
+
+
+class Shape(NamedTuple):
+    """What a recording is good for."""
+
+    rows: int
+    prompt: int  # tokens
+    short: bool  # the prompts' own pass is recorded, too
+
+    @classmethod
+    def of(cls, rows: int, prompt: int) -> Shape | None:
+        """The smallest that holds so many rows of so many tokens; None when they are too many rows."""
+        fitting = next((r for r in ROWS if r >= rows), None)
+        short = next((p for p in PROMPTS if p >= prompt), None)
+        return cls(fitting, short or -(-prompt // LONG) * LONG, short is not None) if fitting else None
+
+
+class Graphs:
+    """Recordings for one model, made when they are first needed; the longest unused ones go first.
+
+    Args:
+        modules: those that weights are attached to, by name: down-projections.
+    """
+
+    def __init__(self, model: Any, modules: Mapping[str, nn.Linear]) -> None:
+        self.model, self.modules = model, modules
+        for layer in model.model.layers:
+            side_by_side(*qkv(layer))
+            side_by_side(*gate_up(layer))
+        on_gpu = model.device.type == "cuda"
+        self.room = SHARE * torch.cuda.get_device_properties(model.device).total_memory if on_gpu else float("inf")
+        self.kept: OrderedDict[Shape, Graph] = OrderedDict()
+
+    @staticmethod
+    def can(model: Any) -> bool:
+        """Whether the model's passes can be recorded."""
+        c = model.config
+        return (
+            isinstance(model, LlamaForCausalLM)
+            and (c.hidden_act, c.attention_bias, c.mlp_bias) == ("silu", False, False)
+            and c.rope_parameters["rope_type"] in ROPE
+        )
+
+    def passes(
+        self,
+        prompts: Sequence[Sequence[int]],
+        pad_id: int,
+        max_new: int,
+        deltas: Mapping[str, Tensor],
+        of: Sequence[int],
+    ) -> Passes | None:
+        """Passes of these prompts, row i with the weights `of[i]` of `deltas` (name -> [D, d, f]), further rows with
+        none; valid until the next ones. None when there is no room for them."""
+        shape = Shape.of(len(prompts), max(map(len, prompts)))
+        if shape is None or max_new > NEW or self._bytes(shape) > self.room:
+            return None
+        if shape not in self.kept:
+            while self.kept and sum(map(self._bytes, (*self.kept, shape))) > self.room:
+                self.kept.popitem(last=False)
+            self.kept[shape] = Graph(self.model, self.modules, shape)
+        self.kept.move_to_end(shape)
+        self.kept[shape].fill(deltas, of)
+        return Replayed(self.kept[shape], prompts, pad_id)
+
+    def _bytes(self, shape: Shape) -> int:
+        """Of the weights' slots, keys and values."""
+        c = self.model.config
+        cache = 2 * c.num_hidden_layers * c.num_key_value_heads * c.head_dim * (shape.prompt + NEW)
+        return shape.rows * (sum(m.weight.numel() for m in self.modules.values()) + cache) * self.model.dtype.itemsize
+
+
+class Graph:
+    """The buffers of one shape, and what was recorded over them."""
+
+    def __init__(self, model: Any, modules: Mapping[str, nn.Linear], shape: Shape) -> None:
+        self.model, self.modules, self.shape = model, modules, shape
+        c, rows, columns = model.config, shape.rows, shape.prompt + NEW
+        weights = partial(torch.zeros, dtype=model.dtype, device=model.device)
+        counts = partial(torch.zeros, dtype=torch.long, device=model.device)
+        self.slots = {name: weights(rows, *m.weight.shape) for name, m in modules.items()}
+        self.cache = weights(c.num_hidden_layers, rows, columns, 2 * c.num_key_value_heads, c.head_dim)  # keys, values
+        self.seen = counts(rows, columns).bool()  # columns of the cache that count
+        self.column = counts(1)  # of the next token
+        self.prompt = counts(2, rows, shape.prompt)  # tokens, and which of them count
+        self.token = counts(rows)
+        self.position = counts(rows, 1)  # of the last token
+        with torch.no_grad():
+            self.read = recorded(self._read, model.device) if shape.short else None
+            self.step = recorded(self._step, model.device)
+
+    def fill(self, deltas: Mapping[str, Tensor], of: Sequence[int]) -> None:
+        """Row i gets the weights `of[i]`, name -> [D, d, f]; further rows get none."""
+        places = torch.tensor(of, device=self.column.device)
+        for name, slot in self.slots.items():
+            slot[len(of) :] = 0
+            if of:
+                torch.index_select(deltas[name], 0, places, out=slot[: len(of)])
+
+    def attached(self, rows: int) -> AbstractContextManager[None]:
+        """Within the context the model's own passes, too, have the weights in the first slots."""
+        return attached(self.modules, {name: slot[:rows] for name, slot in self.slots.items()}, [1] * rows)
+
+    def _read(self) -> Next:
+        """What follows `prompt`."""
+        (ids, counts), length = self.prompt, self.shape.prompt
+        columns = torch.arange(self.seen.shape[1], device=self.seen.device)
+        positions = (counts.cumsum(1) - 1).clamp_min(0)
+        self.seen.copy_(F.pad(counts, (0, NEW)))
+        self.position.copy_(positions[:, -1:])
+        self.column.fill_(length)
+        mine = columns[:length]
+        itself = columns == mine[:, None]  # padding sees itself: out of nothing comes no number
+        return self._follow(ids, positions, mine, self.seen[:, None] & (columns < mine[:, None]) | itself)
+
+    def _step(self) -> Next:
+        """What follows `token`."""
+        column = self.column.clone()
+        self.seen.index_fill_(1, column, True)
+        self.column.add_(1)
+        self.position.add_(1)
+        return self._follow(self.token[:, None], self.position, column, self.seen[:, None])
+
+    def _follow(self, ids: Tensor, positions: Tensor, columns: Tensor, visible: Tensor) -> Next:
+        """What follows ids [R, T] at positions [R, T], which go to columns [T] and see those of `visible` [R, T, C]."""
+        llama, c = self.model.model, self.model.config
+        x = llama.embed_tokens(ids)
+        cos, sin = (a[:, :, None] for a in llama.rotary_emb(x, positions))  # [R, T, 1, h]
+        half = c.head_dim // 2
+        sin = torch.cat([-sin[..., :half], sin[..., half:]], -1)
+        mask = torch.zeros(visible.shape, dtype=x.dtype, device=x.device).masked_fill_(~visible, -torch.inf)
+        mask = mask.repeat(1, c.num_attention_heads // c.num_key_value_heads, 1)[:, None]
+        for i, layer in enumerate(llama.layers):
+            x = _block(
+                x, layer, cos, sin, mask, self.cache[i], columns, self.slots.get(f"model.layers.{i}.mlp.down_proj")
+            )
+        return Next.of(F.linear(_norm(x[:, -1], llama.norm), self.model.lm_head.weight).float().softmax(-1))
+
+
+class Replayed(Passes):
+    """Passes of some prompts, from a recording whose slots are filled."""
+
+    def __init__(self, graph: Graph, prompts: Sequence[Sequence[int]], pad_id: int) -> None:
+        self.graph, self.prompts, self.pad_id = graph, prompts, pad_id
+
+    def first(self) -> Next:
+        g, rows = self.graph, len(self.prompts)
+        if g.read is None:
+            return self._read_long()
+        padding = [g.shape.prompt - len(p) for p in self.prompts]
+        ids = [[self.pad_id] * n + list(p) for n, p in zip(padding, self.prompts, strict=True)]  # left padding
+        counts = [[0] * n + [1] * len(p) for n, p in zip(padding, self.prompts, strict=True)]
+        g.prompt[:, :rows] = torch.tensor([ids, counts])
+        return Next(*(t[:rows] for t in g.read()))
+
+    def next(self, tokens: Tensor) -> Next:
+        g, rows = self.graph, len(tokens)
+        if rows == g.shape.rows:  # no slices: each takes as long as a kernel
+            g.token.copy_(tokens)
+            return g.step()
+        g.token[:rows] = tokens
+        return Next(*(t[:rows] for t in g.step()))
+
+    def _read_long(self) -> Next:
+        """As ever; then keys and values are copied."""
+        g, rows = self.graph, len(self.prompts)
+        passes = Passes(g.model, self.prompts, self.pad_id)
+        with g.attached(rows):
+            first = passes.first()
+        length = passes.mask.shape[1]
+        for mine, read in zip(g.cache, passes.cache.layers, strict=True):
+            mine[:rows, :length] = torch.cat([read.keys, read.values], 1).transpose(1, 2)
+        g.seen.zero_()
+        g.seen[:rows, :length] = passes.mask.bool()
+        g.position[:rows] = passes.position[:, -1:]
+        g.column.fill_(length)
+        return first
+
+
+def _block(
+    x: Tensor, layer: Any, cos: Tensor, sin: Tensor, mask: Tensor, cache: Tensor, columns: Tensor, slot: Tensor | None
+) -> Tensor:
+    """x [R, T, d], cos and sin [R, T, 1, h], mask [R, 1, G T, C] for G query heads to a key's, cache [R, C, 2 H, h],
+    slot [R, d, f] or None -> [R, T, d], in place of x: a kernel less for each sum."""
+    rows, length, _ = x.shape
+    heads, width = cache.shape[2] // 2, cache.shape[3]
+    flat = x.view(rows * length, -1)
+    y = F.linear(_norm(x, layer.input_layernorm), as_one(*qkv(layer))).view(rows, length, -1, width)
+    turned = y[:, :, :-heads]  # queries and keys
+    torch.addcmul(turned * cos, y.roll(width // 2, -1)[:, :, :-heads], sin, out=turned)
+    cache.index_copy_(1, columns, y[:, :, -2 * heads :])
+    q = y[:, :, : -2 * heads].unflatten(2, (heads, -1)).permute(0, 2, 3, 1, 4).flatten(2, 3)  # [R, H, G T, h]
+    k, v = cache.transpose(1, 2).chunk(2, 1)
+    y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    y = y.view(rows, heads, -1, length, width).permute(0, 3, 1, 2, 4).reshape(rows * length, -1)
+    flat.addmm_(y, layer.self_attn.o_proj.weight.T)
+    gate, up = F.linear(_norm(x, layer.post_attention_layernorm), as_one(*gate_up(layer))).chunk(2, -1)
+    y = F.silu(gate).mul_(up)
+    flat.addmm_(y.view(rows * length, -1), layer.mlp.down_proj.weight.T)
+    return x if slot is None else x.baddbmm_(y, slot.transpose(1, 2))
+
+
+def qkv(layer: Any) -> tuple[nn.Linear, ...]:
+    return layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj
+
+
+def gate_up(layer: Any) -> tuple[nn.Linear, ...]:
+    return layer.mlp.gate_proj, layer.mlp.up_proj
+
+
+def side_by_side(*linears: nn.Linear) -> None:
+    """Let the weights, which stay as they are, lie one behind the other in memory, so that one product does for all.
+    Where they do already they stay: recordings know them by their place."""
+    weights = [m.weight.data for m in linears]
+    ends = [w.storage_offset() + w.numel() for w in weights]
+    if len({w.untyped_storage().data_ptr() for w in weights}) == 1 and ends[:-1] == [
+        w.storage_offset() for w in weights[1:]
+    ]:
+        return
+    for linear, part in zip(linears, torch.cat(weights).split([len(w) for w in weights]), strict=True):
+        linear.weight.data = part
+
+
+def as_one(*linears: nn.Linear) -> Tensor:
+    """Weights that lie side by side."""
+    first = linears[0].weight.data
+    return first.as_strided((sum(m.out_features for m in linears), first.shape[1]), first.stride())
+
+
+def _norm(x: Tensor, norm: Any) -> Tensor:
+    return F.rms_norm(x, norm.weight.shape, norm.weight, norm.variance_epsilon)
+
+
+def recorded(function: Callable[[], Next], device: torch.device) -> Callable[[], Next]:
+    """The function over its buffers, as a graph that is replayed; the function itself where there are no graphs."""
+    if device.type != "cuda":
+        return function
+    aside = torch.cuda.Stream(device)
+    aside.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(aside):
+        function()  # what is done only once must not be recorded
+    torch.cuda.current_stream(device).wait_stream(aside)
+    torch.cuda.synchronize(device)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.stream(aside):  # torch.cuda.graph would collect garbage, which stops every other thread
+        graph.capture_begin(capture_error_mode="thread_local")
+        try:
+            found = function()
+        finally:
+            graph.capture_end()
+
+    def replay() -> Next:
+        graph.replay()
+        return found
+
+    return replay
