@@ -23,6 +23,7 @@ import aiosqlite
 
 from core.errors import AlreadyKnown, Cancelled, DataTooNew, NotFound, StorageFailed
 from core.ports import Hit
+from core.prompts import NOT_IN_TEXT
 from core.types import Answer, Chunk, Document, Job, Metrics, Page, Stage, WeightsRecord
 from core.words import frequency, scores, search_words, shares, supporting
 
@@ -32,7 +33,8 @@ MAX_ATTEMPTS = 3  # at one job; a job that always takes the process down is not 
 ERASE_AGAIN = 5.0  # seconds until an erase that another reader held up is tried again
 AFTER_ERASE = 60.0  # seconds in which the log is emptied after each event: it may be the one that ordered the erase
 REMEMBERED = 86_400.0  # seconds for which the inbox knows what was worked off
-MIGRATIONS = tuple(Path(__file__).with_name(name) for name in ("schema.sql", "inbox.sql"))  # the n-th makes version n
+SCRIPTS = ("schema.sql", "inbox.sql", "threads.sql")
+MIGRATIONS = tuple(Path(__file__).with_name(name) for name in SCRIPTS)  # the n-th makes version n
 SETTINGS = """
 PRAGMA busy_timeout = 5000;
 PRAGMA journal_mode = WAL;
@@ -419,7 +421,7 @@ class Index:
         found = await asyncio.to_thread(supporting, [page.text for page in pages], answers, question)
         return [tuple(pages[at].number for at in places) if pages else None for places in found]
 
-    async def add_answer(self, channel: str, answer: Answer, *, asked_by: str) -> str:
+    async def add_answer(self, channel: str, answer: Answer, *, asked_by: str, thread: str = "") -> str:
         """Store an answer; returns its id. Raises: NotFound, when its document was forgotten meanwhile."""
         values = {
             "id": secrets.token_hex(8),
@@ -430,6 +432,7 @@ class Index:
             "base": answer.base.text,
             "asked_at": time.time(),
             "asked_by": asked_by,
+            "thread": thread,
         }
         async with self._transaction() as execute:
             if answer.document and not await execute(
@@ -439,12 +442,30 @@ class Index:
             await execute("INSERT OR IGNORE INTO channels (id) VALUES (:channel)", values)
             await execute(
                 """
-                INSERT INTO answers (id, channel, document_id, question, learned, base, asked_at, asked_by)
-                VALUES (:id, :channel, :document_id, :question, :learned, :base, :asked_at, :asked_by)
+                INSERT INTO answers (id, channel, document_id, question, learned, base, asked_at, asked_by, thread)
+                VALUES (:id, :channel, :document_id, :question, :learned, :base, :asked_at, :asked_by, :thread)
                 """,
                 values,
             )
         return str(values["id"])
+
+    async def place_answer(self, channel: str, answer_id: str, thread: str) -> None:
+        async with self._transaction() as execute:
+            await execute(
+                "UPDATE answers SET thread = :thread WHERE id = :id AND channel = :channel",
+                {"id": answer_id, "channel": channel, "thread": thread},
+            )
+
+    async def thread_document(self, channel: str, thread: str) -> str | None:
+        rows = await self._read(
+            """
+            SELECT document_id FROM answers
+            WHERE thread = :thread AND channel = :channel AND document_id IS NOT NULL AND learned != :nothing
+            ORDER BY asked_at DESC LIMIT 1
+            """,
+            {"channel": channel, "thread": thread, "nothing": NOT_IN_TEXT},
+        )
+        return rows[0]["document_id"] if rows else None
 
     async def feedback(self, channel: str, answer_id: str, *, by: str, helpful: bool) -> None:
         """The last word of each person counts. Raises: NotFound."""

@@ -147,6 +147,19 @@ async def test_a_file_of_the_first_version_gets_an_inbox(folder: DataFolder, mon
         assert [document.id for document in await index.documents("here")] == ["d1"]
 
 
+async def test_answers_from_before_there_were_threads_stand_in_none(folder: DataFolder, monkeypatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(storage.index, "MIGRATIONS", storage.index.MIGRATIONS[:2])
+        async with Index(folder.index) as index:
+            await learn(index, "d1", ["The harbour opened."])
+    with closing(sqlite3.connect(folder.index)) as connection, connection:
+        connection.execute("INSERT INTO answers VALUES ('a1', 'here', 'd1', 'Who?', 'Ada.', 'Nobody.', 1.0, 'ada')")
+    async with Index(folder.index) as index:
+        assert query(folder.index, "SELECT id, question, thread FROM answers") == [("a1", "Who?", "")]
+        await index.place_answer("here", "a1", "1")
+        assert await index.thread_document("here", "1") == "d1"
+
+
 # Inbox
 
 
@@ -577,7 +590,7 @@ async def test_hostile_text_is_text(index: Index, folder: DataFolder, text: str)
     document = await learn(index, "d1", [text, "The harbour."], text, name=text, requested_by=text, reply_to=text)
     await index.route(text, text, document_id=text)
     await index.support(text, [text], text)
-    answer = await index.add_answer(text, make_answer(document, text, text), asked_by=text)
+    answer = await index.add_answer(text, make_answer(document, text, text), asked_by=text, thread=text)
     await index.feedback(text, answer, by=text, helpful=True)
     for call in (index.find_document, index.forget):
         with pytest.raises(NotFound):
@@ -613,6 +626,36 @@ async def test_an_answer_without_a_document_is_kept_too(index: Index, folder: Da
     assert query(folder.index, "SELECT channel, document_id, learned FROM answers") == [("empty", None, None)]
 
 
+async def test_the_document_of_a_thread_is_the_one_that_answered_there_last(index: Index) -> None:
+    first, second = await learn(index, "d1", ["x"]), await learn(index, "d2", ["y"])
+    assert await index.thread_document("here", "1") is None
+    for document in (first, second):
+        await index.add_answer("here", make_answer(document), asked_by="ada", thread="1")
+        assert await index.thread_document("here", "1") == document.id
+    for nothing in (make_answer(None), make_answer(first, learned="not in the text")):
+        await index.add_answer("here", nothing, asked_by="ada", thread="1")
+    assert await index.thread_document("here", "1") == "d2"
+    assert [await index.thread_document(*place) for place in (("there", "1"), ("here", "2"))] == [None, None]
+    await index.forget("here", "d2")
+    assert await index.thread_document("here", "1") == "d1"
+
+
+async def test_an_answer_moves_to_the_thread_that_it_opened(index: Index) -> None:
+    answer = await index.add_answer("here", make_answer(await learn(index, "d1", ["x"])), asked_by="ada", thread="1")
+    await index.place_answer("there", answer, "2")
+    assert await index.thread_document("here", "1") == "d1"
+    await index.place_answer("here", answer, "2")
+    assert [await index.thread_document("here", thread) for thread in "12"] == [None, "d1"]
+    await index.reset("here")
+    await index.place_answer("here", answer, "3")
+    assert await index.thread_document("here", "3") is None
+
+
+async def test_the_document_of_a_thread_is_found_without_reading_all_answers(index: Index, folder: DataFolder) -> None:
+    found = query(folder.index, "EXPLAIN QUERY PLAN SELECT document_id FROM answers WHERE thread = 1 AND channel = 2")
+    assert "answers_by_thread (thread=? AND channel=?)" in found[0][-1]
+
+
 async def test_feedback_on_another_channels_answer_is_refused(index: Index) -> None:
     answer = await index.add_answer("here", make_answer(None), asked_by="ada")
     with pytest.raises(NotFound):
@@ -643,6 +686,7 @@ async def plant(index: Index, name: str, channel: str = "here") -> list[str]:
     await index.job_stage(f"failed-{name}", Stage.FAILED, error=words[95])
     document = await learn(index, name, texts, channel, name=words[96], requested_by=words[97], data=name.encode())
     answer = await index.add_answer(channel, make_answer(document, words[98], words[99]), asked_by=words[97])
+    await index.place_answer(channel, answer, words[97])
     await index.feedback(channel, answer, by=words[97], helpful=True)
     return words
 

@@ -31,6 +31,9 @@ def test_there_is_a_file_of_every_version() -> None:
 
 
 async def test_a_file_of_every_version_is_brought_forward_with_all_that_is_in_it(old: DataFolder) -> None:
+    with closing(sqlite3.connect(old.index)) as connection:
+        [(version,)] = connection.execute("PRAGMA user_version")
+        [(answer,)] = connection.execute("SELECT id FROM answers")
     async with Index(old.index) as index:
         [document] = await index.documents("discord:1:2")
         assert (document.name, document.pages, document.metrics.final_loss) == ("Lighthouse.pdf", 2, 1.5)
@@ -42,6 +45,9 @@ async def test_a_file_of_every_version_is_brought_forward_with_all_that_is_in_it
         assert await index.job_data("running") == b"%PDF- running"
         assert [job.error for job in await index.undelivered()] == ["It failed."]
         assert await index.receive("slack:Ev9", "{}")
+        assert await index.thread_document("discord:1:2", "11") == ("learned" if version > 2 else None)
+        await index.place_answer("discord:1:2", answer, "12")
+        assert await index.thread_document("discord:1:2", "12") == "learned"
     with closing(sqlite3.connect(old.index)) as connection:
         assert connection.execute("PRAGMA user_version").fetchone() == (len(MIGRATIONS),)
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
