@@ -132,25 +132,49 @@ class Service:
 
     # Ask
 
-    async def ask(self, channel: str, question: str, *, document: str | None = None, by: str = "") -> Answer:
+    async def ask(
+        self, channel: str, question: str, *, document: str | None = None, by: str = "", thread: str = ""
+    ) -> Answer:
         """Answer from the weights of the document that the question points at, beside the base model; from the base
-        model alone when it points at none.
+        model alone when it points at none. In a thread, the document that answered there last is asked first.
 
         Args:
             document: id, name or beginning of one, to ask this document and no other.
+            thread: the platform's id of the thread that it is asked in; "": in none. The answer stands there.
 
         Raises: Refused (question empty or too long), NotFound, WeightsDamaged, WrongBaseModel, SetupError.
         """
         question = check_question(question)
-        chosen = await self._index.find_document(channel, document) if document else None
-        hits = await self._index.route(channel, question, document_id=chosen.id if chosen else None)
-        best = best_of_sections(hits)
-        answer = await (self._ask_learned(question, best, chosen is None) if best else self._ask_base(question))
-        return replace(answer, id=await self._index.add_answer(channel, answer, asked_by=by))
+        answer = await self._answer(channel, question, document, thread)
+        return replace(answer, id=await self._index.add_answer(channel, answer, asked_by=by, thread=thread))
+
+    async def placed(self, channel: str, answer_id: str, thread: str) -> None:
+        """An answer opened this thread, or was shared there, and what is asked there goes to its document first. A
+        private answer opens none: it stands where it was asked."""
+        await self._index.place_answer(channel, answer_id, thread)
 
     async def feedback(self, channel: str, answer_id: str, *, by: str, helpful: bool) -> None:
         """What somebody thinks of an answer. Raises: NotFound."""
         await self._index.feedback(channel, answer_id, by=by, helpful=helpful)
+
+    async def _answer(self, channel: str, question: str, document: str | None, thread: str) -> Answer:
+        """By the document that is named; else by that of the thread, as if the channel knew no other; where that gives
+        no answer, by the channel's documents."""
+        if document:
+            named = await self._index.find_document(channel, document)
+            return await self._route(channel, question, named.id, doubt=False)
+        if thread and (last := await self._index.thread_document(channel, thread)):
+            answer = await self._route(channel, question, last)
+            if answer.learned and is_answer(answer.learned.text):
+                return answer
+        return await self._route(channel, question)
+
+    async def _route(
+        self, channel: str, question: str, document_id: str | None = None, *, doubt: bool = True
+    ) -> Answer:
+        """By the sections, of one document or of all, that the question's words point at."""
+        best = best_of_sections(await self._index.route(channel, question, document_id=document_id))
+        return await (self._ask_learned(question, best, doubt) if best else self._ask_base(question))
 
     async def _ask_learned(self, question: str, hits: Sequence[Hit], doubt: bool) -> Answer:
         """One batch: a row for each section that the question may be about, and the base model's. One section answers:
@@ -265,9 +289,14 @@ def best_of(
     def order(i: int) -> tuple[bool, float]:
         given, borne_out = completions[i], bool(pages and pages[i])
         sure = math.log(max(given.confidence, 1e-9)) + TRUST * scores[i] + BORNE_OUT * borne_out
-        return given.text != NOT_IN_TEXT, sure
+        return is_answer(given.text), sure
 
     return max(range(len(completions)), key=order)
+
+
+def is_answer(text: str) -> bool:
+    """Whether weights say more than that the text does not hold the answer."""
+    return text != NOT_IN_TEXT
 
 
 def is_about(share: float, among: int, sure: float, pages: Sequence[int] | None) -> bool:

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import pytest
 
 from core.errors import AlreadyKnown, NotAPdf, NotFound, PdfTooBig, Refused
 from core.evaluation.bench import Found
-from core.ports import Hit, Index, Weights
+from core.ports import Ask, Hit, Index, Weights
 from core.service import MAX_QUESTION, Service, best_of, best_of_sections, harmless_name, is_about
 from core.types import Completion, Document, Stage
 from tests.conftest import Open
@@ -17,6 +19,7 @@ LIGHTHOUSE = plain_pdf(
     "The keeper of the lighthouse is Ada Quill. The lamp burns whale oil. Its tower is painted green every spring.",
     "The supply boat comes on Tuesdays. In winter nobody comes at all, and the keeper reads by the lamp.",
 )
+HARBOUR = plain_pdf("The harbour opens at six. The master is Orla Quint. Nineteen boats lie there on most days.")
 BAKERY = plain_pdf("The bakery opens at five. The baker is Tomas Reed. Rye bread is sold out by noon on most days.")
 
 
@@ -27,6 +30,12 @@ async def learn(
     last = [progress async for progress in service.watch(job.id)][-1]
     assert last.document, last.job.error
     return last.document
+
+
+async def source(service: Service, question: str, **where: str) -> str:
+    """Name of the document that answers; "" when none does."""
+    answer = await service.ask(where.pop("channel", "here"), question, **where)
+    return answer.document.name if answer.document else ""
 
 
 async def test_what_is_no_pdf_is_refused_before_anything_is_stored(open_service: Open) -> None:
@@ -99,6 +108,119 @@ async def test_where_nothing_is_about_the_question_the_base_model_answers_alone(
         assert answer.unrelated and (answer.learned, answer.document) == (None, None) and answer.base.text
         named = await service.ask("here", "Which uranium fuels the reactor?", document="lighthouse.pdf")
     assert named.learned and not named.unrelated
+
+
+@pytest.fixture
+def open_taught(open_service: Open) -> Open:
+    """A service whose channel knows the bakery and the harbour; both open."""
+
+    @asynccontextmanager
+    async def opened(engine: FakeEngine | None = None) -> AsyncIterator[Service]:
+        async with open_service(engine) as service:
+            await learn(service, BAKERY, "bakery.pdf")
+            await learn(service, HARBOUR, "harbour.pdf")
+            yield service
+
+    return opened
+
+
+ABOUT = {"bakery.pdf": "Who is the baker of the bakery?", "harbour.pdf": "Who is the master of the harbour?"}
+FOLLOW_UP = "When does it open?"
+
+
+async def test_a_follow_up_is_put_to_the_document_that_answered_in_its_thread_last(open_taught: Open) -> None:
+    async with open_taught() as service:
+        for name, question in ABOUT.items():
+            assert await source(service, question, thread="1") == name
+            assert await source(service, FOLLOW_UP, thread="1") == name
+        assert len({await source(service, FOLLOW_UP), await source(service, FOLLOW_UP, thread="2")}) == 1
+
+
+async def test_outside_of_threads_the_last_answer_has_no_influence(open_taught: Open) -> None:
+    async with open_taught() as service:
+        names = [(await source(service, question), await source(service, FOLLOW_UP)) for question in ABOUT.values()]
+    assert [first for first, _ in names] == list(ABOUT) and names[0][1] == names[1][1]
+
+
+async def test_only_the_threads_document_is_asked_while_it_answers(open_taught: Open) -> None:
+    engine = FakeEngine()
+    async with open_taught(engine) as service:
+        await service.ask("here", ABOUT["bakery.pdf"], thread="1")
+        engine.batches.clear()
+        await service.ask("here", FOLLOW_UP, thread="1")
+        assert [len(batch) for batch in engine.batches] == [2]  # its section and the base model
+        await service.ask("here", FOLLOW_UP)
+        assert [len(batch) for batch in engine.batches] == [2, 3]
+
+
+async def test_what_the_threads_document_is_not_about_goes_to_the_channel(open_taught: Open) -> None:
+    async with open_taught() as service:
+        assert await source(service, ABOUT["bakery.pdf"], thread="1") == "bakery.pdf"
+        assert await source(service, "How many boats lie there?", thread="1") == "harbour.pdf"
+        answer = await service.ask("here", "Which uranium fuels the reactor?", thread="1")
+        assert answer.unrelated and answer.document is None
+        assert await source(service, FOLLOW_UP, thread="1") == "harbour.pdf", "the base model's answer changes nothing"
+
+
+async def test_what_the_threads_document_does_not_know_goes_to_the_channel(open_taught: Open) -> None:
+    class Modest(FakeEngine):
+        """Says of some questions that their answer is not in the text."""
+
+        def _complete(self, ask: Ask) -> Completion:
+            given = super()._complete(ask)
+            unknown = "opens at five" in given.text or "nobody" in ask.question
+            return replace(given, text="not in the text") if unknown else given
+
+    async with open_taught(Modest()) as service:
+        await service.ask("here", ABOUT["bakery.pdf"], thread="1")
+        assert await source(service, FOLLOW_UP, thread="1") == "harbour.pdf"
+        answer = await service.ask("here", "Is nobody in the bakery?", thread="1")
+        assert answer.document and answer.learned and answer.learned.text == "not in the text"
+        assert await source(service, FOLLOW_UP, thread="1") == "harbour.pdf", "who knows nothing does not change it"
+
+
+async def test_a_document_named_by_the_asker_answers_in_any_thread(open_taught: Open) -> None:
+    async with open_taught() as service:
+        await service.ask("here", ABOUT["bakery.pdf"], thread="1")
+        assert await source(service, FOLLOW_UP, thread="1", document="harbour") == "harbour.pdf"
+        assert await source(service, FOLLOW_UP, thread="1") == "harbour.pdf"
+
+
+async def test_an_answer_steers_the_thread_that_it_opened(open_taught: Open) -> None:
+    async with open_taught() as service:
+        for name, question in ABOUT.items():
+            answer = await service.ask("here", question)
+            await service.placed("here", answer.id, name)
+            assert await source(service, FOLLOW_UP, thread=name) == name
+
+
+async def test_what_was_forgotten_steers_no_thread(open_taught: Open) -> None:
+    async with open_taught() as service:
+        for question in ABOUT.values():
+            await service.ask("here", question, thread="1")
+        await service.forget("here", "harbour.pdf")
+        assert await source(service, FOLLOW_UP, thread="1") == "bakery.pdf"
+        await service.reset("here")
+        assert await source(service, FOLLOW_UP, thread="1") == ""
+
+
+async def test_another_channels_thread_of_the_same_name_has_no_influence(open_taught: Open) -> None:
+    async with open_taught() as service:
+        await learn(service, BAKERY, "bakery.pdf", "there")
+        await learn(service, HARBOUR, "harbour.pdf", "there")
+        for question in ABOUT.values():
+            answer = await service.ask("there", question, thread="1")
+            await service.placed("here", answer.id, "2")  # not its own
+        assert len({await source(service, FOLLOW_UP, thread=thread) for thread in ("", "1", "2")}) == 1
+        assert await source(service, FOLLOW_UP, thread="1", channel="there") == "harbour.pdf"
+
+
+async def test_a_thread_keeps_its_document_across_a_restart(open_taught: Open, open_service: Open) -> None:
+    async with open_taught() as service:
+        for name, question in ABOUT.items():
+            await service.ask("here", question, thread=name)
+    async with open_service() as service:
+        assert [await source(service, FOLLOW_UP, thread=name) for name in ABOUT] == list(ABOUT)
 
 
 def test_the_section_that_the_words_point_at_answers_unless_another_is_much_surer() -> None:
