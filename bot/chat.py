@@ -42,6 +42,7 @@ class Request:
     channel: str  # "discord:GUILD:CHANNEL", "discord:dm:USER", "slack:TEAM:CHANNEL": a thread is its parent's channel
     user: str  # "discord:USER", "slack:TEAM:USER"
     user_name: str = ""
+    thread: str = ""  # the platform's id of the thread that it comes from; "": from none
     text: str = ""  # what was written, without the mention of the bot
     arguments: Mapping[str, object] = field(default_factory=dict)  # by option name
     attachments: tuple[Attachment, ...] = ()
@@ -120,6 +121,8 @@ class Live(Protocol):
 
 class Reply(Protocol):
     """The way back to the person who asked."""
+
+    thread: str  # once something was said: the thread that it stands in, or that it begins; "": none
 
     async def say(self, message: Message, *, private: bool = False, thread: str = "", replace: bool = False) -> None:
         """Answer. `private`: only the asker sees it, where the platform can. `thread`: the name of the thread to open

@@ -398,12 +398,24 @@ async def _answer(bot: Bot, question: str, document: str | None, private: bool, 
     thread = "" if private else question
     async with reply.thinking(thread):
         with metrics.answering():
-            answer = await bot.service.ask(request.channel, question, document=document, by=request.user)
+            answer = await bot.service.ask(
+                request.channel, question, document=document, by=request.user, thread=request.thread
+            )
     coming = [] if answer.learned else await bot.service.jobs(request.channel)
     message = render.answer(answer, private=private, coming=coming)
     if private:
         _remember(bot, answer.id, request.user, message)
     await insist(reply.say, message, private=private, thread=thread)
+    await _note_thread(bot, answer.id, request, reply)
+
+
+async def _note_thread(bot: Bot, answer_id: str, request: Request, reply: Reply) -> None:
+    """Where the answer stands, when that is not the thread that it was asked in."""
+    if reply.thread not in ("", request.thread):
+        try:
+            await bot.service.placed(request.channel, answer_id, reply.thread)
+        except StorageFailed:
+            log.exception("the thread of an answer could not be stored; a follow-up there is asked as in the channel")
 
 
 def _remember(bot: Bot, answer_id: str, asker: str, message: Message, keep: int = 500) -> None:
@@ -418,6 +430,7 @@ async def press_share(bot: Bot, answer_id: str, request: Request, reply: Reply) 
     if asker != request.user:
         raise NotFound("I no longer have that answer; ask again to share it.")
     await insist(reply.say, render.shared(message, request.user_name))
+    await _note_thread(bot, answer_id, request, reply)
     await insist(reply.say, render.note("Shared."), private=True)
 
 

@@ -342,7 +342,7 @@ def help(commands: Iterable[Command]) -> Message:
         title="I learn your PDFs",
         text="Attach a PDF and mention me, or send it to me directly: I learn it into weights that belong to this "
         "channel alone. Then mention me with a question. You see my answer beside the untaught model's, "
-        "and nothing of the document is in the prompt.",
+        "and nothing of the document is in the prompt. Go on in the thread of an answer, and I ask its document first.",
         fields=(Field("Commands", "\n".join(f"/{command.name}: {command.description}" for command in commands)),),
         footer="No slash commands where you are? Mention me and write the command's name instead.",
     )

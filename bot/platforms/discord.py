@@ -384,6 +384,10 @@ def channel_key(guild_id: int | None, channel: Any, user_id: int = 0) -> str:
     return f"discord:{guild_id}:{channel.parent_id if isinstance(channel, discord.Thread) else channel.id}"
 
 
+def _thread_of(channel: Any) -> str:
+    return str(channel.id) if isinstance(channel, discord.Thread) else ""
+
+
 def _asked(
     interaction: discord.Interaction,
     arguments: dict[str, Any] | None = None,
@@ -395,6 +399,7 @@ def _asked(
         channel=channel_key(interaction.guild_id, interaction.channel, interaction.user.id),
         user=f"discord:{interaction.user.id}",
         user_name=interaction.user.display_name,
+        thread=_thread_of(interaction.channel),
         arguments=arguments or {},
         attachments=_attachments(files),
         is_manager=interaction.guild_id is None or rights.administrator or rights.manage_channels,
@@ -414,6 +419,7 @@ def _heard(message: discord.Message, client: Client) -> Request:
         channel=channel_key(message.guild.id if in_guild else None, message.channel, message.author.id),
         user=f"discord:{message.author.id}",
         user_name=message.author.display_name,
+        thread=_thread_of(message.channel),
         text=text,
         attachments=_attachments(files),
         is_manager=not in_guild or _rights(message.channel, message.author, discord.Permissions.none()).manage_channels,
@@ -469,6 +475,10 @@ class MessageReply(Reply):
         self._message = message
         self._thread: discord.Thread | None = None  # kept, so that trying again does not open another
 
+    @property
+    def thread(self) -> str:
+        return _thread_of(self._thread or self._message.channel)
+
     async def say(self, message: Message, *, private: bool = False, thread: str = "", replace: bool = False) -> None:
         with _sending():
             if thread and isinstance(self._message.channel, discord.TextChannel):
@@ -506,6 +516,10 @@ class InteractionReply(Reply):
         self._interaction = interaction
         self._alive = True
         self._thread: discord.Thread | None = None
+
+    @property
+    def thread(self) -> str:
+        return _thread_of(self._thread or self._channel)
 
     async def defer(self, *, thinking: bool, private: bool = False) -> None:
         """Within 3 seconds; the answer may then take 15 minutes."""

@@ -524,6 +524,7 @@ class Workspace:
             channel=self.key(place),
             user=f"slack:{self.me.team}:{place.user}",
             user_name=person.name,
+            thread=place.thread,
             attachments=tuple(attachments),
             is_manager=place.is_dm or person.is_admin or await self._creator(place.channel) == place.user,
             is_dm=place.is_dm,
@@ -809,6 +810,7 @@ class SlackReply(Reply):
         self._url = url
         self._origin = trigger or place.ts
         self._root = place.root
+        self.thread = ""
 
     async def say(self, message: Message, *, private: bool = False, thread: str = "", replace: bool = False) -> None:
         with _sending():
@@ -819,7 +821,8 @@ class SlackReply(Reply):
                 return
             try:
                 await self._begin(thread)
-                await self._post(message)
+                ts = await self._post(message)
+                self.thread = self._root or ts  # people may go on in a thread below it
             except SlackApiError as problem:
                 if _code(problem) not in FOREIGN or not self._url:
                     raise

@@ -202,8 +202,9 @@ def shown(message: Message) -> dict[str, Any]:
 class PipeReply(Reply):
     """What is said goes out with the number of the order."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, thread: str) -> None:
         self._number = number
+        self.thread = thread
 
     async def say(self, message: Message, *, private: bool = False, thread: str = "", replace: bool = False) -> None:
         emit("say", number=self._number, **shown(message))
@@ -321,12 +322,13 @@ async def obey(bot: Any, order: dict[str, Any]) -> None:
     request = Request(
         channel=order["channel"],
         user=order.get("user", "ada"),
+        thread=order.get("thread", ""),
         text=order.get("text", ""),
         arguments=order.get("arguments", {}),
         attachments=tuple(map(attachment, order.get("files", []))),
         is_manager=True,
     )
-    reply = PipeReply(order["number"])
+    reply = PipeReply(order["number"], request.thread)
     if order["do"] == "hear":
         await bot.hear(request, reply)
     elif order["do"] == "press":

@@ -33,6 +33,7 @@ class FakeReply:
     private: list[Message] = field(default_factory=list)  # those of `said` that only the asker sees
     replaced: list[Message] = field(default_factory=list)
     threads: list[str] = field(default_factory=list)
+    thread: str = ""  # that the answers stand in
     lives: list[FakeLive] = field(default_factory=list)
     troubles: list[Exception] = field(default_factory=list)  # of the next tries to say something
 

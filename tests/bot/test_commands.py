@@ -58,8 +58,9 @@ async def run(bot: Bot, name: str, **changes: object) -> FakeReply:
     return reply
 
 
-async def ask(bot: Bot, question: str = "Who is the warden?", **changes: object) -> FakeReply:
-    reply = FakeReply()
+async def ask(bot: Bot, question: str = "Who is the warden?", *, opens: str = "", **changes: object) -> FakeReply:
+    """`opens`: the thread that the answer opens."""
+    reply = FakeReply(thread=opens)
     await bot.hear(request(question, **changes), reply)
     return reply
 
@@ -268,6 +269,35 @@ async def test_a_private_answer_is_shared_only_by_the_one_who_asked(taught):
     shared = await press(taught, "share", share.value)
     assert "Ada Quill" in shared.text and "shared by Ada" in shared.said[0].footer
     assert "share" not in [button.action for button in shared.said[0].buttons]
+
+
+async def steered(bot: Bot, *threads: str) -> list[bool]:
+    """Whether the next question in each thread is put to the handbook first."""
+    (handbook,) = await bot.service.documents("fake:1")
+    return [await bot.service._index.thread_document("fake:1", thread) == handbook.id for thread in threads]
+
+
+async def test_an_answer_stands_in_the_thread_that_it_opened_or_was_asked_in(taught):
+    await ask(taught, opens="1")
+    await ask(taught, thread="2", opens="2")
+    assert await steered(taught, "1", "2", "3") == [True, True, False]
+
+
+async def test_a_private_answer_stands_where_it_was_asked_until_it_is_shared(taught):
+    arguments = {"question": "Who is the warden?", "private": True}
+    await run(taught, "ask", arguments=arguments, thread="1")
+    (message,) = (await run(taught, "ask", arguments=arguments)).private
+    assert await steered(taught, "1", "2") == [True, False]
+    await taught.press("share", message.buttons[-1].value, request(), FakeReply(thread="2"))
+    assert await steered(taught, "1", "2") == [True, True]
+
+
+async def test_an_answer_is_given_also_when_its_thread_cannot_be_stored(taught, monkeypatch):
+    async def full(*_: object) -> None:
+        raise StorageFailed
+
+    monkeypatch.setattr(taught.service, "placed", full)
+    assert len((await ask(taught, opens="1")).said) == 1
 
 
 async def test_too_many_questions_have_to_wait(open_service):

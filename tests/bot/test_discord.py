@@ -23,12 +23,15 @@ from tests.fakes import FakeEngine, HeldEngine, make_pdf, plain_pdf, read_plain
 TEXT = "The ferry to Marrow Island leaves at seven. The warden is Ada Quill. The lamp burns whale oil. " * 3
 HANDBOOK = ("handbook.pdf", plain_pdf(TEXT))
 BAKERY = ("bakery.pdf", plain_pdf("The bakery opens at six. The baker is Tom Reed. Bread costs two crowns. " * 3))
+HARBOUR = ("harbour.pdf", plain_pdf("The harbour opens at five. The master is Orla Quint. A berth is free. " * 3))
 REAL_HANDBOOK = (
     "handbook.pdf",
     make_pdf(*["The ferry to Marrow Island leaves at seven.\nThe warden is Ada Quill."] * 3),
 )
 REAL_BAKERY = ("bakery.pdf", make_pdf(*["The bakery opens at six.\nThe baker is Tom Reed."] * 2))
 WARDEN = "Who is the warden?"
+ABOUT = {"bakery.pdf": "Who is the baker of the bakery?", "harbour.pdf": "Who is the master of the harbour?"}
+FOLLOW_UP = "And when does it open?"  # both do
 MODERATES = discord.Permissions(manage_channels=True, manage_messages=True)
 
 
@@ -376,6 +379,61 @@ async def test_follow_ups_in_the_bots_thread_need_no_mention(world):
     (thread,) = world.channel.threads
     await world.ada.send(thread, "And when does the ferry leave?")
     assert "seven" in world.said(thread)
+
+
+async def begin(world: World, question: str, how: str) -> Any:
+    """Bob asks; the thread that the answer opens."""
+    if how == "command":
+        return world.thread((await world.bob.slash(world.channel, "ask", question=question)).response.id)
+    return world.thread((await world.bob.send(world.channel, f"{world.me} {question}")).id)
+
+
+@pytest.mark.parametrize("how", ["mention", "command", "restart"])
+async def test_a_follow_up_goes_to_the_document_that_answered_in_its_thread(world, how):
+    await world.teach(BAKERY, HARBOUR)
+    for name, question in ABOUT.items():
+        thread = await begin(world, question, how)
+        assert f"From {name}" in world.said(thread)
+        if how == "restart":
+            await world.restart()
+        answered = thread.last_message.id
+        await world.bob.send(thread, FOLLOW_UP)
+        assert f"From {name}" in world.said(thread) and thread.last_message.id != answered
+
+
+async def test_a_command_in_a_thread_goes_to_the_document_that_answered_there(world):
+    await world.teach(BAKERY, HARBOUR)
+    thread = await open_thread(world)
+    for name, question in ABOUT.items():
+        for asked in (question, FOLLOW_UP):
+            await world.bob.slash(thread, "ask", question=asked)
+            assert f"From {name}" in world.said(thread)
+
+
+async def test_a_follow_up_that_was_noted_before_a_crash_goes_there_too(world):
+    await world.teach(BAKERY, HARBOUR)
+    for name, question in ABOUT.items():
+        thread = await begin(world, question, "mention")
+        unheard = await world.ada.send(thread, f"{world.bob.mention} {FOLLOW_UP}")
+        await world.service.inbox.receive(f"discord:{thread.id}:{unheard.id}", "noted")
+        await world.restart()
+        async with asyncio.timeout(20):
+            while thread.last_message.id == unheard.id:
+                await asyncio.sleep(0.01)
+        assert f"From {name}" in world.said(thread)
+
+
+async def test_direct_messages_and_channels_know_no_thread(world, env):
+    dm = world.ada.user.dm_channel
+    await world.ada.send_dm("learn", attachments=env.backend.store_attachments(dm.id, [BAKERY, HARBOUR]))
+    await world.told()
+    names = set()
+    for name, question in ABOUT.items():
+        await world.ada.send_dm(question)
+        assert f"From {name}" in world.said(dm)
+        await world.ada.send_dm(FOLLOW_UP)
+        names.add(re.search("From (.*),", world.said(dm))[1])
+    assert len(names) == 1
 
 
 async def test_the_bot_is_silent_when_people_talk_to_each_other(world):

@@ -40,12 +40,15 @@ from tests.fakes import FakeEngine, HeldEngine, make_pdf, plain_pdf, read_plain
 TEXT = "The ferry to Marrow Island leaves at seven. The warden is Ada Quill. The lamp burns whale oil. " * 3
 HANDBOOK = ("handbook.pdf", plain_pdf(TEXT))
 BAKERY = ("bakery.pdf", plain_pdf("The bakery opens at six. The baker is Tom Reed. Bread costs two crowns. " * 3))
+HARBOUR = ("harbour.pdf", plain_pdf("The harbour opens at five. The master is Orla Quint. A berth is free. " * 3))
 REAL_HANDBOOK = (
     "handbook.pdf",
     make_pdf(*["The ferry to Marrow Island leaves at seven.\nThe warden is Ada Quill."] * 3),
 )
 REAL_BAKERY = ("bakery.pdf", make_pdf(*["The bakery opens at six.\nThe baker is Tom Reed."] * 2))
 WARDEN = "Who is the warden?"
+ABOUT = {"bakery.pdf": "Who is the baker of the bakery?", "harbour.pdf": "Who is the master of the harbour?"}
+FOLLOW_UP = "And when does it open?"  # both do
 LEARN = f"{MENTION} learn this"
 KEY = f"slack:{TEAM}:{CHANNEL}"
 
@@ -410,6 +413,66 @@ async def test_follow_ups_under_a_command_need_no_mention(world, slack):
     answer = await world.said("0 document tokens")
     await slack.say("And when does the ferry leave?", thread_ts=answer["thread_ts"])
     await world.said("leaves at seven")
+
+
+@pytest.mark.parametrize("how", ["mention", "command", "restart"])
+async def test_a_follow_up_goes_to_the_document_that_answered_in_its_thread(world, slack, how):
+    await world.teach(BAKERY, HARBOUR)
+    for name, question in ABOUT.items():
+        await (slack.slash("ask", question) if how == "command" else slack.say(f"{MENTION} {question}"))
+        thread = (await world.said(f"From {name}"))["thread_ts"]
+        if how == "restart":
+            await world.restart()
+        await slack.say(FOLLOW_UP, thread_ts=thread)
+        assert await source(world, thread, 1) == name
+
+
+async def source(world: World, thread: str | None, at: int, channel: str = CHANNEL) -> str:
+    """Whose answer is the one `at` this place in a thread; None: in the channel itself."""
+
+    def answers() -> list[dict[str, Any]]:
+        return [m for m in world.slack.said("by weights alone", channel) if m.get("thread_ts") == thread]
+
+    return re.search("From (.*),", shown((await world.until(lambda: answers()[at:]))[0]))[1]
+
+
+async def test_a_follow_up_that_was_received_before_a_crash_goes_there_too(world, slack):
+    await world.teach(BAKERY, HARBOUR)
+    for number, (name, question) in enumerate(ABOUT.items()):
+        thread = (await world.ask(question))["thread_ts"]
+        await world.stop()
+        event = {"type": "message", "user": "UADA", "text": FOLLOW_UP, "ts": slack.ts(), "channel": CHANNEL}
+        kept = {"team_id": TEAM, "event_id": f"EvX{number}", "event": event | {"thread_ts": thread}}
+        await world.service.inbox.receive(f"slack:event:EvX{number}", json.dumps(kept))
+        await world.start()
+        assert await source(world, thread, 1) == name
+
+
+async def test_in_direct_messages_a_thread_below_an_answer_follows_it_and_the_rest_does_not(world, slack):
+    await slack.say("learn these", BAKERY, HARBOUR, channel="D1")
+    await world.said("I know harbour.pdf now", "D1")
+    await world.said("I know bakery.pdf now", "D1")
+    others = set()
+    for number, (name, question) in enumerate(ABOUT.items()):
+        await slack.say(question, channel="D1")
+        answer = await world.said(f"From {name}", "D1")
+        await slack.say(FOLLOW_UP, channel="D1", thread_ts=answer["ts"])
+        assert await source(world, answer["ts"], 0, "D1") == name
+        await slack.say(FOLLOW_UP, channel="D1")
+        others.add(await source(world, None, 2 * number + 1, "D1"))
+    assert len(others) == 1
+
+
+async def test_a_shared_answer_steers_the_thread_below_it(world, slack):
+    await world.teach(BAKERY, HARBOUR)
+    for name, question in ABOUT.items():
+        await slack.slash("ask", f"--private {question}")
+        answer = await world.whispered(f"From {name}")
+        slack.whispers.append(answer)
+        await slack.click(answer, "Share in channel")
+        thread = (await world.said(f"From {name}"))["ts"]
+        await slack.say(FOLLOW_UP, thread_ts=thread)
+        assert await source(world, thread, 0) == name
 
 
 async def test_the_bot_is_silent_when_people_talk_to_each_other(world, slack):
