@@ -263,6 +263,11 @@ def bench_notes(result: Mapping[str, Any]) -> str:
             f"in one channel: the right document answers {channel['right_document']:.1f} %, F1 {channel['f1']:.1f} "
             f"({channel['alone_f1']:.1f} alone, {channel['fall']:.1f} % less)"
         )
+        talk, changed = channel["conversation"], channel["other_thread"]
+        lines.append(
+            f"one question after another in a thread: {talk['right_document']:.1f} %, F1 {talk['f1']:.1f} "
+            f"({talk['fall']:.1f} % less); after another document's answer: {changed['right_document']:.1f} %"
+        )
     return "\n".join(lines)
 
 

@@ -10,7 +10,8 @@ document        the document in the prompt, as much of it as fits
 retrieval       the best chunks by BM25 in the prompt
 both            the best chunks in the prompt and the document's weights attached
 unrelated       the gold paragraph in the prompt and another document's weights attached: what those spoil
-together        (on demand) all documents in one channel: the router picks whose weights answer, as the service does
+together        (on demand) all documents in one channel: the router picks whose weights answer, as the service does;
+                and a conversation, in which each document's questions follow one another in a thread of its own
 general         (on demand) questions about none of the documents that the base model has right: what learning loses
 
 Every answer is written down as it comes, so that a run that was stopped can be resumed.
@@ -33,7 +34,7 @@ from core.evaluation.report import f1_scores, mean, report
 from core.evaluation.squad import Article, Question, read_squad
 from core.evaluation.statistics import bootstrap
 from core.ports import Ask, Engine, Learned
-from core.service import ROUTED, best_of, best_of_sections, is_about
+from core.service import ROUTED, best_of, best_of_sections, is_about, is_answer
 from core.types import Chunk, Page
 from core.words import frequency, scores, search_words, shares, supporting
 
@@ -59,6 +60,18 @@ class Found(NamedTuple):
     share: float
 
 
+class Served(NamedTuple):
+    """What the service answers, and whose weights did; -1 for none."""
+
+    owner: int
+    reply: Reply
+
+    @property
+    def keeps(self) -> bool:
+        """Whether a thread stays with these weights."""
+        return self.owner >= 0 and is_answer(self.reply.text)
+
+
 class Row(NamedTuple):
     """Of a batch: what is asked of the base model, or of a section's weights."""
 
@@ -68,10 +81,10 @@ class Row(NamedTuple):
 
 
 class Search:
-    """The service's search, over the chunks of some documents."""
+    """The service's search, over the chunks of some documents. first: number of the first of them."""
 
-    def __init__(self, documents: Iterable[Sequence[Chunk]]) -> None:
-        chunks = [(n, chunk) for n, of in enumerate(documents) for chunk in of]
+    def __init__(self, documents: Iterable[Sequence[Chunk]], first: int = 0) -> None:
+        chunks = [(n, chunk) for n, of in enumerate(documents, first) for chunk in of]
         self.places = [(n, chunk.index) for n, chunk in chunks]
         self.rows = sqlite3.connect(":memory:")
         self.rows.execute(
@@ -87,7 +100,7 @@ class Search:
         score, share = scores(found, total), shares(found, total)
         best = sorted(score, key=lambda row: (-score[row], row))[:limit]
         places = [Found(*self.places[row], score[row] / score[best[0]], share[row]) for row in best]
-        return places or [Found(0, 0, 1.0, 0.0)]
+        return places or [Found(*self.places[0], 1.0, 0.0)]
 
     def _find(self, word: str) -> dict[int, float]:
         """The chunks in which a word stands, and how often, as BM25 counts it."""
@@ -144,13 +157,13 @@ class Bench:
         self.engine, self.articles, self.journal, self.progress = engine, articles, journal, progress
         self.routed, self.retrieved = routed, retrieved  # sections that may answer; chunks in a prompt
         self.batch = batch  # questions at once
-        self.documents = [self._cut(a) for a in articles]  # the one before a document is its stranger
         if len(articles) == 1:
-            self.documents.append(self._cut(_invented()))
+            articles = [*articles, _invented()]
+        self.documents = [self._cut(n, a) for n, a in enumerate(articles)]  # the one before a document is its stranger
 
-    def _cut(self, article: Article) -> Studied:
+    def _cut(self, n: int, article: Article) -> Studied:
         chunks = self.engine.chunk([Page(i + 1, text) for i, text in enumerate(article.text)])
-        return Studied(article, chunks, Search([chunks]))
+        return Studied(article, chunks, Search([chunks], first=n))
 
     def learn(self, n: int) -> Studied:
         """A document with its weights; learned now, as the product does, unless it was."""
@@ -257,29 +270,69 @@ class Bench:
     # All documents in one channel
 
     def together(self) -> dict[str, Any]:
-        """Whose weights answered, what that costs in F1, and how each document's F1 holds as the channel grows."""
+        """Whose weights answered, what that costs in F1, and how each document's F1 holds as the channel grows; the
+        same in a conversation, and where another document answered last."""
         count = len(self.articles)
         sizes = sorted({n for n in (1, 2, 5, 10, 20, 50, 100) if n < count} | {count})
         retention: list[list[float]] = []
         for size in sizes:
             search = Search(d.chunks for d in self.documents[:size])
             asked = {(n, i): q for n, a in enumerate(self.articles[:size]) for i, q in enumerate(a.questions)}
-            base = self._ask(range(size), "base")
-            chosen = self._in_channel(search, asked, {(n, i): base[n][i] for n, i in asked})
-            found = [[chosen[n, i] for i in range(len(a.questions))] for n, a in enumerate(self.articles[:size])]
-            scores = [f1_scores((r for _, r in d), a) for d, a in zip(found, self.articles, strict=False)]
-            retention.append([mean([d]) for d in scores])
+            given = self._ask(range(size), "base")
+            base = {(n, i): given[n][i] for n, i in asked}
+            chosen = self._in_channel(dict.fromkeys(asked, search), asked, base)
+            retention.append([mean([d]) for d in self._scores(chosen)])
             self.progress("together", 100 * size, 100 * count)
         alone = mean([f1_scores(r, a) for r, a in zip(self.ask_all("learned"), self.articles, strict=True)])
+        talk = self._conversation(asked, base, chosen)
+        changed = self._in_thread({(n, i): (n - 1) % count for n, i in asked}, asked, base, chosen)
         return {
-            "right_document": mean([[100.0 * (owner == n) for owner, _ in d] for n, d in enumerate(found)]),
-            "no_document": mean([[100.0 * (owner < 0) for owner, _ in d] for d in found]),  # the base model answered
+            **self._shares(chosen, alone),
+            "alone_f1": alone,
+            "retention": {"documents": sizes, "f1": retention},  # a row for each size of the channel
+            "conversation": self._shares(talk, alone),
+            "other_thread": self._shares(changed, alone),  # each question where the document before its own answered
+        }
+
+    def _shares(self, chosen: Mapping[Place, Served], alone: float) -> dict[str, Any]:
+        """Whose weights answered, in percent, and what is left of the F1 that the documents have alone."""
+        scores = self._scores(chosen)
+        return {
+            "right_document": mean([[100.0 * (owner == n) for (n, _), (owner, _) in chosen.items()]]),
+            "no_document": mean([[100.0 * (owner < 0) for owner, _ in chosen.values()]]),  # the base model answered
             "f1": mean(scores),
             "f1_interval": [round(v, 2) for v in bootstrap(scores)],
-            "alone_f1": alone,
             "fall": round(100 * (1 - mean(scores) / alone), 2) if alone else 0.0,  # percent of what it is alone
-            "retention": {"documents": sizes, "f1": retention},  # a row for each size of the channel
         }
+
+    def _scores(self, chosen: Mapping[Place, Served]) -> list[list[float]]:
+        """F1 of each document's questions, in percent."""
+        asked = [(n, a) for n, a in enumerate(self.articles) if (n, 0) in chosen]
+        return [f1_scores([chosen[n, i].reply for i in range(len(a.questions))], a) for n, a in asked]
+
+    def _conversation(
+        self, asked: Mapping[Place, Question], base: Mapping[Place, Reply], channel: Mapping[Place, Served]
+    ) -> dict[Place, Served]:
+        """Each document's questions one after another, in a thread of its own. channel: as if each was the first."""
+        said: dict[Place, Served] = {}
+        last: dict[int, int] = {}  # by thread, whose answer came last
+        for turn in range(1 + max(i for _, i in asked)):
+            now = {(n, i): q for (n, i), q in asked.items() if i == turn}
+            said |= self._in_thread({(n, i): last[n] for n, i in now if n in last}, now, base, channel)
+            last |= {n: said[n, i].owner for n, i in now if said[n, i].keeps}
+            self.progress("conversation", len(said), len(asked))
+        return said
+
+    def _in_thread(
+        self,
+        last: Mapping[Place, int],
+        asked: Mapping[Place, Question],
+        base: Mapping[Place, Reply],
+        channel: Mapping[Place, Served],
+    ) -> dict[Place, Served]:
+        """As the service in a thread: first the document that answered last there, where one did; then the channel."""
+        first = self._in_channel({at: self.documents[n].search for at, n in last.items()}, asked, base)
+        return {at: first[at] if at in first and first[at].keeps else channel[at] for at in asked}
 
     def general(self, questions: Sequence[Question], *, together: bool) -> dict[str, float]:
         """Of the questions that the base model has right, the percentage that is lost where one of the documents is
@@ -298,15 +351,16 @@ class Bench:
         figures = {"right": len(right), "lost": _lost(served, right.values())}
         if together:
             search = Search(d.chunks for d in self.documents[:count])
-            chosen = self._in_channel(search, {(-1, i): q for i, q in right.items()}, {(-1, i): base[i] for i in right})
+            asked = {(-1, i): q for i, q in right.items()}
+            chosen = self._in_channel(dict.fromkeys(asked, search), asked, {(-1, i): base[i] for i in right})
             figures["lost_together"] = _lost([reply for _, reply in chosen.values()], right.values())
         return figures
 
     def _in_channel(
-        self, search: Search, asked: Mapping[Place, Question], base: Mapping[Place, Reply]
-    ) -> dict[Place, tuple[int, Reply]]:
-        """For each question (whose weights answered, -1 for none; what)."""
-        places = {at: self._places(search, q.text) for at, q in asked.items()}
+        self, searches: Mapping[Place, Search], asked: Mapping[Place, Question], base: Mapping[Place, Reply]
+    ) -> dict[Place, Served]:
+        """What the service answers where it knows the documents of a search. searches: by question."""
+        places = {at: self._places(search, asked[at].text) for at, search in searches.items()}
         wanted = sorted({(n, f.document, f.section, i) for (n, i), found in places.items() for f in found})
         keys = [f"{n}/{d}:{s}/{i}" for n, d, s, i in wanted]
 
@@ -316,7 +370,7 @@ class Bench:
 
         self._answer(keys, rows, lambda done: None)
         given = dict(zip(wanted, (self.journal.replies[key] for key in keys), strict=True))
-        chosen: dict[Place, tuple[int, Reply]] = {}
+        chosen: dict[Place, Served] = {}
         for (n, i), found in places.items():
             question = asked[n, i].text
             answers = [replace(given[n, f.document, f.section, i], share=f.share) for f in found]
@@ -325,8 +379,9 @@ class Bench:
             ]
             which = best_of(answers, [f.score for f in found], pages)
             owner = found[which].document
-            served = self.documents[owner].serve(question, answers[which], base[n, i], len(search.places))
-            chosen[n, i] = (owner if served is answers[which] else -1, served)
+            among = len(searches[n, i].places)
+            served = self.documents[owner].serve(question, answers[which], base[n, i], among)
+            chosen[n, i] = Served(owner if served is answers[which] else -1, served)
         return chosen
 
     def _places(self, search: Search, question: str) -> list[Found]:

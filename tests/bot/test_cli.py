@@ -199,6 +199,10 @@ def test_a_measurement_shows_how_far_it_is_and_what_was_lost() -> None:
     assert "general" not in bench_notes(figures)
     notes = bench_notes(figures | {"general": {"lost": 2.06, "right": 320, "lost_together": 14.6}})
     assert "general questions: 2.1 % of 320 lost, 14.6 % in one channel" in notes
+    channel = {"right_document": 76.0, "f1": 38.5, "fall": 10.0, "alone_f1": 42.8}
+    talk, changed = {"right_document": 88.0, "f1": 41.0, "fall": 4.2}, {"right_document": 60.0}
+    notes = bench_notes(figures | {"together": channel | {"conversation": talk, "other_thread": changed}})
+    assert "in a thread: 88.0 %, F1 41.0 (4.2 % less); after another document's answer: 60.0 %" in notes
 
 
 def test_what_a_document_says_gives_the_terminal_no_orders(engine: FakeEngine, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from core.errors import Refused
-from core.evaluation.bench import CONDITIONS, Bench, run
+from core.evaluation.bench import CONDITIONS, Bench, Served, run
 from core.evaluation.journal import Journal, Reply
 from core.evaluation.report import plot
 from core.evaluation.squad import read_squad
@@ -106,6 +106,32 @@ def test_documents_in_one_channel_give_shares_and_a_row_for_each_size_of_the_cha
     assert figures["retention"]["documents"] == [1, 2] and [len(r) for r in figures["retention"]["f1"]] == [1, 2]
     assert figures["retention"]["f1"][0][0] == pytest.approx(figures["alone_f1"], abs=100)
     assert 0 <= figures["f1_interval"][0] <= figures["f1"] <= figures["f1_interval"][1]
+
+
+@pytest.fixture
+def alike(tmp_path: Path) -> Path:
+    """Two documents that differ in a word; of two questions, the first one says it."""
+    articles = []
+    for title in ("Brindle", "Marrow"):
+        asked = [f"Who is the master of {title}?", "What does a berth cost?"]
+        qas = [{"question": q, "answers": [{"text": "Orla Quint"}]} for q in asked]
+        articles.append({"title": title, "paragraphs": [{"context": f"{title}. {STORY}", "qas": qas}]})
+    (tmp_path / "alike.json").write_text(json.dumps({"data": articles}))
+    return tmp_path / "alike.json"
+
+
+def test_in_a_conversation_the_document_that_answered_last_is_asked_first(engine, alike: Path) -> None:
+    seen = []
+    tell = lambda stage, done, total: seen.append((stage, done, total))  # noqa: E731
+    figures = run(engine, alike, None, tell, conditions=("base",), together=True)["together"]
+    assert figures["right_document"] == 75 and figures["conversation"]["right_document"] == 100
+    assert figures["other_thread"]["right_document"] == 50
+    assert [turn for turn in seen if turn[0] == "conversation"] == [("conversation", 2, 4), ("conversation", 4, 4)]
+
+
+def test_a_thread_stays_with_weights_that_give_an_answer() -> None:
+    said, nothing = (Reply(text, 0.1, 9, 0.9) for text in ("Orla Quint", "not in the text"))
+    assert [Served(*of).keeps for of in ((0, said), (0, nothing), (-1, said))] == [True, False, False]
 
 
 def test_of_general_questions_those_are_lost_that_the_base_model_had_right(engine, squad: Path, tmp_path: Path) -> None:
