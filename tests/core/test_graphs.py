@@ -67,6 +67,7 @@ def test_a_long_prompt_is_read_as_ever_and_continued_from_the_recording(tiny, mo
     monkeypatch.setattr(graphs, "LONG", 16)
     recordings = Graphs(tiny.model, modules)
     both(tiny, modules, recordings, PROMPTS)
+    both(tiny, modules, recordings, [p[:17] for p in PROMPTS], 1)  # shorter, in the same buffers
     both(tiny, modules, recordings, PROMPTS[1:2], of=(1,))
     assert list(recordings.kept) == [Shape(8, 32, False), Shape(1, 32, False)]
 
