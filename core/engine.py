@@ -183,7 +183,7 @@ class Engine:
         prompt = {key: self._prompt(asks[i]) for key, i in read.items()}
         prompts = [prompt[asks[i].question, asks[i].context] for i in order]
         learner = self._learner(name)
-        passes = learner.passes(groups, prompts, most_tokens)
+        passes = learner.recorded(groups, prompts, most_tokens)
         options: dict[str, Any] = {
             "stop_ids": self.format.stop_ids,
             "pad_id": self.format.pad_id,

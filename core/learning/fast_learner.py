@@ -180,7 +180,7 @@ class FastWeightsLearner:
         with with_readout(self.base.model, self.prepared, sum(rows)), attached(self.modules, deltas, rows):
             yield
 
-    def passes(
+    def recorded(
         self, groups: Sequence[tuple[Mapping[str, Tensor], int]], prompts: Sequence[Sequence[int]], max_new: int
     ) -> Passes | None:
         if self.base.device.type != "cuda" or self.prepared.readout or not Graphs.can(self.base.model):

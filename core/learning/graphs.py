@@ -21,7 +21,6 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import LlamaForCausalLM
 
 from core.generate import Next, Passes
 from core.learning.fast_weights import attached
@@ -70,7 +69,7 @@ class Graphs:
         """Whether the model's passes can be recorded."""
         c = model.config
         return (
-            isinstance(model, LlamaForCausalLM)
+            c.model_type == "llama"
             and (c.hidden_act, c.attention_bias, c.mlp_bias) == ("silu", False, False)
             and c.rope_parameters["rope_type"] in ROPE
         )

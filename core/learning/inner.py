@@ -150,7 +150,7 @@ class AdapterLearner:
         ready = [({n: t.to(**place) for n, t in weights.items()}, rows) for weights, rows in groups]
         return added(self.base.model, [(self.branches(weights), rows) for weights, rows in ready])
 
-    def passes(self, groups: object, prompts: object, max_new: int) -> None:
+    def recorded(self, groups: object, prompts: object, max_new: int) -> None:
         """Adapters are attached."""
 
     def _weighed(self, text: Sequence[Sample]) -> list[Sample]:

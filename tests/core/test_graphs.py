@@ -123,6 +123,7 @@ def test_what_no_recording_can_do_is_left_to_the_plain_passes(tiny, modules) -> 
 def test_only_llama_s_architecture_is_recorded(tiny, monkeypatch) -> None:
     assert Graphs.can(tiny.model)
     for name, other in (
+        ("model_type", "mistral"),
         ("hidden_act", "gelu"),
         ("attention_bias", True),
         ("rope_parameters", {"rope_type": "dynamic"}),
