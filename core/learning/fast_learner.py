@@ -186,9 +186,11 @@ class FastWeightsLearner:
         if self.base.device.type != "cuda" or self.prepared.readout or not Graphs.can(self.base.model):
             return None
         self.graphs = self.graphs or Graphs(self.base.model, self.modules)
-        deltas = self._open([weights for weights, _ in groups])
-        of = [n for n, (_, rows) in enumerate(groups) for _ in range(rows)]
-        return self.graphs.passes(prompts, self.fmt.pad_id, max_new, deltas, of)
+        passes = self.graphs.passes(prompts, self.fmt.pad_id, max_new)
+        if passes:
+            of = [n for n, (_, rows) in enumerate(groups) for _ in range(rows)]
+            passes.attach(self._open([weights for weights, _ in groups]), of)
+        return passes
 
     def _open(self, sections: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
         """Stored weights of D sections, each beginning where learning does, as name -> [D, d, f]; {} of none."""

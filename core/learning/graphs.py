@@ -74,16 +74,8 @@ class Graphs:
             and c.rope_parameters["rope_type"] in ROPE
         )
 
-    def passes(
-        self,
-        prompts: Sequence[Sequence[int]],
-        pad_id: int,
-        max_new: int,
-        deltas: Mapping[str, Tensor],
-        of: Sequence[int],
-    ) -> Passes | None:
-        """Passes of these prompts, row i with the weights `of[i]` of `deltas` (name -> [D, d, f]), further rows with
-        none; valid until the next ones. None when there is no room for them."""
+    def passes(self, prompts: Sequence[Sequence[int]], pad_id: int, max_new: int) -> Replayed | None:
+        """Passes of these prompts, valid until the next ones; None when there is no room for them."""
         shape = Shape.of(len(prompts), max(map(len, prompts)))
         if shape is None or max_new > NEW or self._bytes(shape) > self.room:
             return None
@@ -92,7 +84,6 @@ class Graphs:
                 self.kept.popitem(last=False)
             self.kept[shape] = Graph(self.model, self.modules, shape)
         self.kept.move_to_end(shape)
-        self.kept[shape].fill(deltas, of)
         return Replayed(self.kept[shape], prompts, pad_id)
 
     def _bytes(self, shape: Shape) -> int:
@@ -120,14 +111,6 @@ class Graph:
         with torch.no_grad():
             self.read = recorded(self._read, model.device) if shape.short else None
             self.step = recorded(self._step, model.device)
-
-    def fill(self, deltas: Mapping[str, Tensor], of: Sequence[int]) -> None:
-        """Row i gets the weights `of[i]`, name -> [D, d, f]; further rows get none."""
-        places = torch.tensor(of, device=self.column.device)
-        for name, slot in self.slots.items():
-            slot[len(of) :] = 0
-            if of:
-                torch.index_select(deltas[name], 0, places, out=slot[: len(of)])
 
     def attached(self, rows: int) -> AbstractContextManager[None]:
         """Within the context the model's own passes, too, have the weights in the first slots."""
@@ -170,10 +153,18 @@ class Graph:
 
 
 class Replayed(Passes):
-    """Passes of some prompts, from a recording whose slots are filled."""
+    """Passes of some prompts from a recording, once it has their weights (`attach`)."""
 
     def __init__(self, graph: Graph, prompts: Sequence[Sequence[int]], pad_id: int) -> None:
         self.graph, self.prompts, self.pad_id = graph, prompts, pad_id
+
+    def attach(self, deltas: Mapping[str, Tensor], of: Sequence[int]) -> None:
+        """Row i gets the weights `of[i]`, name -> [D, d, f]; further rows get none."""
+        places = torch.tensor(of, device=self.graph.column.device)
+        for name, slot in self.graph.slots.items():
+            slot[len(of) :] = 0
+            if of:
+                torch.index_select(deltas[name], 0, places, out=slot[: len(of)])
 
     def first(self) -> Next:
         g, rows = self.graph, len(self.prompts)

@@ -36,7 +36,8 @@ def both(tiny, modules, recordings: Graphs, prompts, seed: int = 0, of=tuple(OF)
     mine = {n: d[list(of)] for n, d in weights.items()} if of else {}
     with attached(modules, mine, [1] * len(of)):
         plain, sure = generate(tiny.model, prompts, **PLAIN | options)
-    passes = recordings.passes(prompts, 1, 8, weights if of else {}, of)
+    passes = recordings.passes(prompts, 1, 8)
+    passes.attach(weights if of else {}, of)
     found, found_sure = generate(tiny.model, prompts, **PLAIN | options, passes=passes)
     assert found == plain
     assert found_sure == pytest.approx(sure, rel=1e-3)
@@ -108,16 +109,16 @@ def test_without_room_there_is_no_recording_and_the_longest_unused_goes_first(ti
     small, large = PROMPTS[:1], [list(range(2, 42))]
     recordings.room = 2.5 * recordings._bytes(Shape.of(1, 40))
     for prompts in (small, large, small, PROMPTS[:2]):
-        assert recordings.passes(prompts, 1, 8, {}, ())
+        assert recordings.passes(prompts, 1, 8)
     assert Shape(1, 64, True) not in recordings.kept and Shape(1, 32, True) in recordings.kept
     recordings.room = 1
-    assert recordings.passes(small, 1, 8, {}, ()) is None
+    assert recordings.passes(small, 1, 8) is None
 
 
 def test_what_no_recording_can_do_is_left_to_the_plain_passes(tiny, modules) -> None:
     recordings = Graphs(tiny.model, modules)
-    assert recordings.passes(PROMPTS[:1] * 129, 1, 8, {}, ()) is None
-    assert recordings.passes(PROMPTS, 1, 65, {}, ()) is None
+    assert recordings.passes(PROMPTS[:1] * 129, 1, 8) is None
+    assert recordings.passes(PROMPTS, 1, 65) is None
 
 
 def test_only_llama_s_architecture_is_recorded(tiny, monkeypatch) -> None:
