@@ -29,8 +29,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from core.errors import Refused
 from core.evaluation.journal import Journal, Reply
-from core.evaluation.metrics import exact_match
-from core.evaluation.report import f1_scores, mean, report
+from core.evaluation.report import RIGHT, f1_scores, mean, report, share_lost
 from core.evaluation.squad import Article, Question, read_squad
 from core.evaluation.statistics import bootstrap
 from core.ports import Ask, Engine, Learned
@@ -342,18 +341,22 @@ class Bench:
         keys = [f"general/base/{i}" for i in range(len(questions))]
         self._answer(keys, lambda i: [Row(Ask(questions[i].text))], tick)
         base = [self.journal.replies[key] for key in keys]
-        right = {i: q for i, q in enumerate(questions) if exact_match(base[i].text, q.answers)}
-        order = list(right)
-        keys = [f"general/{i % count}/{i}" for i in order]
-        self._answer(keys, lambda at: self._by_weights(order[at] % count, right[order[at]], self.routed), tick)
-        given = {i: self.journal.replies[key] for i, key in zip(order, keys, strict=True)}
-        served = [self.documents[i % count].serve(q.text, given[i], base[i]) for i, q in right.items()]
-        figures = {"right": len(right), "lost": _lost(served, right.values())}
+        before = f1_scores(base, Article("", (), tuple(questions)))
+        right = [i for i, score in enumerate(before) if score >= RIGHT]
+        asked = Article("", (), tuple(questions[i] for i in right))
+        keys = [f"general/{i % count}/{i}" for i in right]
+        self._answer(keys, lambda at: self._by_weights(right[at] % count, questions[right[at]], self.routed), tick)
+        served = [
+            self.documents[i % count].serve(questions[i].text, self.journal.replies[key], base[i])
+            for i, key in zip(right, keys, strict=True)
+        ]
+        lost = lambda replies: share_lost([[before[i] for i in right]], [f1_scores(replies, asked)])  # noqa: E731
+        figures = lost(served)
         if together:
             search = Search(d.chunks for d in self.documents[:count])
-            asked = {(-1, i): q for i, q in right.items()}
-            chosen = self._in_channel(dict.fromkeys(asked, search), asked, {(-1, i): base[i] for i in right})
-            figures["lost_together"] = _lost([reply for _, reply in chosen.values()], right.values())
+            places = {(-1, i): questions[i] for i in right}
+            chosen = self._in_channel(dict.fromkeys(places, search), places, {(-1, i): base[i] for i in right})
+            figures["lost_together"] = lost([reply for _, reply in chosen.values()])["lost"]
         return figures
 
     def _in_channel(
@@ -484,12 +487,6 @@ def run(
             for i, q in enumerate(a.questions)
         ],
     }
-
-
-def _lost(replies: Sequence[Reply], questions: Iterable[Question]) -> float:
-    """Percent of the questions that are not answered right."""
-    wrong = sum(not exact_match(r.text, q.answers) for r, q in zip(replies, questions, strict=True))
-    return round(100 * wrong / max(1, len(replies)), 2)
 
 
 def _sha256(data: bytes) -> str:
