@@ -32,10 +32,10 @@ ROUTED = 3  # sections that may answer a question
 ENOUGH = 0.4  # of the best hit's score makes a section worth asking (LOG.md)
 TRUST = 1.0  # nats of confidence that the best hit's score is worth (LOG.md)
 BORNE_OUT = 2.0  # nats that it is worth when the text bears an answer out (LOG.md)
-ABOUT = 0.1  # share of a question's words from which the only section is about it, when its answer is sure (LOG.md)
-UNSURE = 0.4  # so much more when the answer is not sure at all: weights doubt what they did not learn (LOG.md)
-CHANCE = 0.05  # so much more for each e-fold of sections: the best of many holds more by chance (LOG.md)
-ABOUT_AT_MOST = 0.65  # however many there are; measured up to 340 (LOG.md)
+ABOUT = 0.25  # share of a question's words from which the only section is about it, when its answer is sure (LOG.md)
+UNSURE = 0.3  # so much more when the answer is not sure at all: weights doubt what they did not learn (LOG.md)
+CHANCE = 0.01  # so much more for each e-fold of sections: the best of many holds more by chance (LOG.md)
+ABOUT_AT_MOST = 0.65  # however many there are; measured up to 394 (LOG.md)
 PDF_MAGIC = b"%PDF-"  # somewhere in the first 1,024 bytes
 
 
