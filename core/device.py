@@ -11,11 +11,14 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from core.errors import EngramError, ModelNotFound
 from core.ports import Ask, Engine
 from core.types import Completion
+
+if TYPE_CHECKING:
+    from core.closeness import Query
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -76,6 +79,11 @@ class Device:
         self._waiting.append(question)
         self._thread.submit(self._answer_waiting)  # one for each question, so none is left behind
         return await question.reply
+
+    async def query(self, question: str) -> Query | None:
+        """What the engine makes of a question, for the search. Raises: SetupError."""
+        engine = await self.ready()
+        return await self.run(engine.query, question)
 
     def close(self) -> None:
         """Turn away who still waits; what runs in the thread runs to its end."""

@@ -18,6 +18,7 @@ from core.learning.course import Course, CourseConfig
 from core.learning.fast_weights import FastWeightsConfig, read_config
 from core.learning.inner import AdapterLearner
 from core.learning.remote import RemoteWriter
+from core.learning.search_head import Searcher
 from core.memory import fit, limit_memory
 from core.model import LoadedModel, load_model, prepared_folder
 from core.ports import Ask, Learned
@@ -27,6 +28,8 @@ from core.voting import ballots, vote
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from core.closeness import Query
 
 # Ways of learning: a row is a name and where its class lives. What each one gives is measured in evaluation/LOG.md.
 LEARNERS = {
@@ -92,6 +95,7 @@ class Engine:
         self.learner = config.learner
         self.chunk_size = config.chunk_size or self._section()
         limit_memory(base.device, config.memory_mb)
+        self._searcher = Searcher.of(base, prepared_folder(base), self.format.pad_id)
         self._courses: dict[str, Course] = {}
         self._check(self.course(config.learner).learner)  # what can't be is an error now, not at the first document
 
@@ -200,6 +204,12 @@ class Engine:
         return (
             self.format.in_context(ask.context, ask.question) if ask.context else self.format.closed_book(ask.question)
         )
+
+    def query(self, question: str) -> Query | None:
+        return self._searcher.query(question) if self._searcher else None
+
+    def codes(self, chunks: Sequence[Chunk]) -> list[bytes]:
+        return self._searcher.codes([c.token_ids for c in chunks]) if self._searcher else [b""] * len(chunks)
 
     def prompt_tokens(self, question: str, context: str = "") -> int:
         return len(self._prompt(Ask(question, context=context)))

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 EMBEDDED = Path(__file__).parent / "embedded" / "model"
 POLICY = "budget.safetensors"  # how much to compute, trained for a model; beside its prepared weights
+SEARCH = "search.safetensors"  # which section a question is about, likewise
 SCALE = ".s"  # NAME.s is the float16 row scale of the int8 matrix NAME
 
 
@@ -176,12 +177,14 @@ def dequantise(packed: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 def fingerprint(name: str, folder: Path | None, model: PreTrainedModel) -> str:
     """sha256 that names a base model: over its files where they lie in a folder, else over its tensors. A budget policy
-    is not among them: it says how much is learned, not what weights mean that were learned before."""
+    and a search head are not among them: they say how much is learned, and where to look, not what weights mean that
+    were learned before."""
     digest = hashlib.sha256()
     files = sorted(
         p
         for p in (folder.iterdir() if folder else ())
-        if (p.suffix == ".safetensors" and p.name != POLICY) or p.name in ("config.json", "tokenizer.json")
+        if (p.suffix == ".safetensors" and p.name not in (POLICY, SEARCH))
+        or p.name in ("config.json", "tokenizer.json")
     )
     for path in files:
         digest.update(path.name.encode())

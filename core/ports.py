@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from core.closeness import Query
+
 from core.types import Answer, Chunk, Completion, Document, Job, Metrics, Page, Stage, Step, WeightsRecord
 
 
@@ -38,13 +40,14 @@ class Ask:
 
 
 class Hit(NamedTuple):
-    """A chunk that a question's words point at."""
+    """A chunk that a question points at."""
 
     document: Document
     chunk: int
-    score: float  # BM25, 0..1: that of the best hit is 1
+    score: float  # BM25, and what its closeness is worth
     share: float  # of the question's words, weighted by how rare they are, that stands in it, 0..1
     among: int  # chunks that were searched, at least 1
+    odds: float | None = None  # log-odds that the question is about it, by closeness; None where that was not asked
 
     @property
     def section(self) -> int:
@@ -79,6 +82,14 @@ class Engine(Protocol):
         ...
 
     def prompt_tokens(self, question: str) -> int: ...
+
+    def query(self, question: str) -> Query | None:
+        """The question, to compare chunks' codes with; None for a model that has no search head."""
+        ...
+
+    def codes(self, chunks: Sequence[Chunk]) -> list[bytes]:
+        """Of these chunks, in one batch; b"" for a model that has no search head."""
+        ...
 
 
 class Weights(Protocol):
@@ -168,9 +179,17 @@ class Index(Inbox, Protocol):
 
     async def reset(self, channel: str) -> list[WeightsRecord]: ...
 
-    async def route(self, channel: str, question: str, *, document_id: str | None = None, limit: int = 10) -> list[Hit]:
-        """What the question's words point at, best first (FTS5, BM25). Falls back to the newest document's first chunk
-        when no word matches; empty when the channel knows nothing."""
+    async def route(
+        self,
+        channel: str,
+        question: str,
+        *,
+        document_id: str | None = None,
+        query: Query | None = None,
+        limit: int = 10,
+    ) -> list[Hit]:
+        """What the question's words point at, best first (FTS5, BM25); with `query` in the order of closeness, too.
+        Falls back to the newest document's first chunk when no word matches; empty when the channel knows nothing."""
         ...
 
     async def support(

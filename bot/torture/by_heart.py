@@ -62,6 +62,12 @@ class ByHeart:
     def prompt_tokens(self, question: str) -> int:
         return len(question.split())
 
+    def query(self, question: str) -> None:
+        return None
+
+    def codes(self, chunks: Sequence[Chunk]) -> list[bytes]:
+        return [b""] * len(chunks)
+
     def work(self, seconds: float) -> None:
         time.sleep(seconds)
 

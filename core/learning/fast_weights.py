@@ -253,7 +253,7 @@ def attached(modules: Mapping[str, nn.Linear], deltas: Mapping[str, Tensor], row
 
 
 @contextmanager
-def _only(model: nn.Module, start: int, stop: int, norm: bool) -> Iterator[nn.Module]:
+def only(model: nn.Module, start: int, stop: int, norm: bool) -> Iterator[nn.Module]:
     """The decoder with only blocks start..stop, so that the lower ones need to run once, not once a step."""
     decoder = model.model
     layers, final = decoder.layers, decoder.norm
@@ -307,7 +307,7 @@ def inner_steps(
     chunk = 1 if config.order == "chunks" else per_document
 
     moves: list[list[tuple[Tensor, Tensor]]] = []  # of a pass; each the parts of a chunk: below the deltas, targets
-    with torch.set_grad_enabled(differentiable), _only(model, 0, cut, norm=False) as lower:
+    with torch.set_grad_enabled(differentiable), only(model, 0, cut, norm=False) as lower:
         for some in zip(inputs.split(chunk, 1), targets.split(chunk, 1), strict=True):
             parts = zip(*(t.flatten(0, 1).split(rows_at_once) for t in some), strict=True)
             moves.append([(lower(input_ids=ids, use_cache=False).last_hidden_state, goal) for ids, goal in parts])
@@ -334,7 +334,7 @@ def inner_steps(
                     deltas = whole(leaves)
                     with (
                         attached(modules, deltas, [len(part) // documents] * documents),
-                        _only(model, cut, len(model.model.layers), norm=True) as upper,
+                        only(model, cut, len(model.model.layers), norm=True) as upper,
                         second_order() if differentiable else nullcontext(),
                     ):
                         hidden = upper(inputs_embeds=part, use_cache=False).last_hidden_state

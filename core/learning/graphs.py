@@ -16,7 +16,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +24,8 @@ from torch import Tensor, nn
 
 from core.generate import Next, Passes
 from core.learning.fast_weights import attached
+
+T = TypeVar("T")
 
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
 PROMPTS = (32, 64, 128, 256)  # tokens; longer prompts are read as ever, and only what follows is replayed
@@ -57,9 +59,7 @@ class Graphs:
 
     def __init__(self, model: Any, modules: Mapping[str, nn.Linear]) -> None:
         self.model, self.modules = model, modules
-        for layer in model.model.layers:
-            side_by_side(*qkv(layer))
-            side_by_side(*gate_up(layer))
+        arrange(model)
         on_gpu = model.device.type == "cuda"
         self.room = SHARE * torch.cuda.get_device_properties(model.device).total_memory if on_gpu else float("inf")
         self.kept: OrderedDict[Shape, Graph] = OrderedDict()
@@ -231,6 +231,13 @@ def gate_up(layer: Any) -> tuple[nn.Linear, ...]:
     return layer.mlp.gate_proj, layer.mlp.up_proj
 
 
+def arrange(model: Any) -> None:
+    """Before anything of a model is recorded: from now on its weights stay where they lie."""
+    for layer in model.model.layers:
+        side_by_side(*qkv(layer))
+        side_by_side(*gate_up(layer))
+
+
 def side_by_side(*linears: nn.Linear) -> None:
     """Let the weights, which stay as they are, lie one behind the other in memory, so that one product does for all.
     Where they do already they stay: recordings know them by their place."""
@@ -254,7 +261,7 @@ def _norm(x: Tensor, norm: Any) -> Tensor:
     return F.rms_norm(x, norm.weight.shape, norm.weight, norm.variance_epsilon)
 
 
-def recorded(function: Callable[[], Next], device: torch.device) -> Callable[[], Next]:
+def recorded(function: Callable[[], T], device: torch.device) -> Callable[[], T]:
     """The function over its buffers, as a graph that is replayed; the function itself where there are no graphs."""
     if device.type != "cuda":
         return function
@@ -272,7 +279,7 @@ def recorded(function: Callable[[], Next], device: torch.device) -> Callable[[],
         finally:
             graph.capture_end()
 
-    def replay() -> Next:
+    def replay() -> T:
         graph.replay()
         return found
 

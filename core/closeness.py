@@ -1,0 +1,62 @@
+"""How close sections are to a question, beyond shared words: late interaction (ColBERT: Khattab and Zaharia 2020, arXiv
+2004.12832, section 3.3). Each token of the question is compared with every token of a section; the highest cosine
+counts.
+
+The vectors are made by `core.learning.search_head`. Of a section only their signs are kept, with the name of the head
+that made them: 16 bytes a token. Shapes: T tokens, D dimensions, a multiple of 8.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    import numpy as np
+
+WORTH = 3.0  # in BM25's units, of a cosine of one of a token of weight 1 (LOG.md)
+COMPARED = 30  # chunks, the best by their words, whose closeness to a question is asked
+NAME = 8  # bytes of a head's name
+
+
+@dataclass(frozen=True)
+class Query:
+    """A question, as a search head sees it."""
+
+    head: bytes  # its name
+    vectors: np.ndarray  # [T, D] float32, of length 1
+    weights: np.ndarray  # [T] float32, how much each token tells
+    slope: float  # a section's mean cosine, times this,
+    offset: float  # plus this, is the log-odds that the question is about it
+
+
+class Close(NamedTuple):
+    """How close a section is."""
+
+    worth: float  # in BM25's units
+    odds: float  # log-odds that the question is about it
+
+
+def encode(head: bytes, signs: np.ndarray) -> bytes:
+    """A section's code. signs: [T, D] bool."""
+    import numpy as np
+
+    return head + np.packbits(signs, axis=1).tobytes()
+
+
+def closeness(query: Query | None, codes: Sequence[bytes]) -> list[Close] | None:
+    """Of sections to a question; None when some of them have no code by the same head: compared must be like with
+    like. Takes milliseconds for 30 sections: call through a thread."""
+    import numpy as np
+
+    if query is None or not all(code.startswith(query.head) and len(code) > NAME for code in codes):
+        return None
+    width = query.vectors.shape[1]
+    parts = [np.frombuffer(code, dtype=np.uint8, offset=NAME).reshape(-1, width // 8) for code in codes]
+    starts = np.cumsum([0, *map(len, parts[:-1])])
+    signs = np.unpackbits(np.concatenate(parts), axis=1).astype(np.float32) * 2 - 1
+    cosines = query.vectors @ signs.T / width**0.5  # [T, all tokens]
+    best = query.weights @ np.maximum.reduceat(cosines, starts, axis=1)  # [sections]
+    mean = best / query.weights.sum()
+    return [Close(WORTH * float(b), query.slope * float(m) + query.offset) for b, m in zip(best, mean, strict=True)]

@@ -1,0 +1,138 @@
+"""The search head: what a section is about, read off the base model's own states, for `core.closeness`.
+
+A state of one of the middle layers is centred and projected, and of each dimension only the sign is kept; a question's
+tokens keep their numbers, and each has a weight. A model without a head is searched by words alone; `train_search`
+makes one.
+
+Shapes: T tokens, d the model's width, D dimensions of the head.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from core.closeness import NAME, Query, encode
+from core.learning.fast_weights import only
+from core.learning.graphs import Graphs, arrange, recorded
+from core.model import SEARCH, LoadedModel
+
+WIDTH = 128
+RECORDED = (32, 64, 128, 256)  # tokens of a question
+LAYER = 4 / 7  # of the model's depth, whose states tell most (LOG.md)
+
+
+class SearchHead(nn.Module):
+    """Projects states of one layer."""
+
+    def __init__(self, layer: int, d: int, width: int = WIDTH) -> None:
+        super().__init__()
+        self.layer = layer  # so many blocks are run
+        self.register_buffer("mean", torch.zeros(d))
+        self.register_buffer("scale", torch.ones(()))
+        self.project = nn.Parameter(torch.empty(d, width))
+        self.weigh = nn.Parameter(torch.zeros(d))
+        self.bias = nn.Parameter(torch.tensor(0.5))
+        self.odds = nn.Parameter(torch.tensor([10.0, -4.5]))  # slope and offset of the log-odds
+
+    def centred(self, states: Tensor) -> Tensor:
+        return (states.float() - self.mean) / self.scale
+
+    def question(self, states: Tensor) -> tuple[Tensor, Tensor]:
+        """[..., T, d] -> vectors of length 1 [..., T, D], weights [..., T]."""
+        x = self.centred(states)
+        return F.normalize(x @ self.project, dim=-1), F.softplus(x @ self.weigh + self.bias)
+
+    def section(self, states: Tensor) -> Tensor:
+        """[..., T, d] -> signs [..., T, D], bool."""
+        return self.centred(states) @ self.project > 0
+
+
+class Searcher:
+    """A base model with its search head."""
+
+    def __init__(self, base: LoadedModel, head: SearchHead, name: bytes, pad_id: int) -> None:
+        self.base, self.head, self.name, self.pad_id = base, head.to(base.device), name, pad_id
+        self.recordings: dict[int, tuple[Tensor, Callable[[], Any]]] = {}  # by length: tokens, and what reads them
+
+    @classmethod
+    def of(cls, base: LoadedModel, folder: Path | None, pad_id: int) -> Searcher | None:
+        """None when this model has no head."""
+        path = folder / SEARCH if folder else None
+        if path is None or not path.exists():
+            return None
+        return cls(base, load_head(path), hashlib.sha256(path.read_bytes()).digest()[:NAME], pad_id)
+
+    @torch.no_grad()
+    def query(self, question: str) -> Query | None:
+        ids = self.base.tokenizer.encode(question, add_special_tokens=False)
+        if not ids:
+            return None
+        vectors, weights = (t[: len(ids)].cpu().numpy() for t in self._read(ids))
+        slope, offset = self.head.odds.tolist()
+        return Query(self.name, vectors, weights, slope, offset)
+
+    def _read(self, ids: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Of a question's tokens, and of padding after them: vectors and weights. On a GPU the pass is recorded once
+        and replayed, since launching it takes longer than running it."""
+        length = next((n for n in RECORDED if n >= len(ids)), None)
+        if self.base.device.type != "cuda" or length is None or not Graphs.can(self.base.model):
+            return self._vectors(torch.tensor([ids], device=self.base.device))
+        if length not in self.recordings:
+            arrange(self.base.model)
+            tokens = torch.full((1, length), self.pad_id, device=self.base.device)
+            self.recordings[length] = tokens, recorded(partial(self._vectors, tokens), self.base.device)
+        tokens, replay = self.recordings[length]
+        tokens[0, : len(ids)] = torch.tensor(ids)
+        return replay()
+
+    @torch.no_grad()
+    def _vectors(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """ids [1, T] -> [T, D], [T]."""
+        return self.head.question(blocks(self.base.model, ids, self.head.layer)[0])
+
+    @torch.no_grad()
+    def codes(self, sections: Sequence[Sequence[int]]) -> list[bytes]:
+        """Of sections, as token ids; one batch."""
+        found = states(self.base.model, sections, self.head.layer, self.pad_id)
+        return [encode(self.name, self.head.section(s).cpu().numpy()) for s in found]
+
+
+@torch.no_grad()
+def states(model: Any, texts: Sequence[Sequence[int]], layer: int, pad_id: int) -> list[Tensor]:
+    """What the first `layer` blocks make of texts (at least one token each), in one batch -> [T, d] of each. Padding is
+    on the right, where no token looks."""
+    longest = max(map(len, texts))
+    ids = torch.tensor([[*t, *[pad_id] * (longest - len(t))] for t in texts], device=model.device)
+    return [row[: len(t)] for row, t in zip(blocks(model, ids, layer), texts, strict=True)]
+
+
+def blocks(model: Any, ids: Tensor, layer: int) -> Tensor:
+    """What the first `layer` blocks make of ids [R, T] -> [R, T, d]."""
+    with only(model, 0, layer, norm=False) as lower:
+        return lower(input_ids=ids, use_cache=False).last_hidden_state
+
+
+def save_head(head: SearchHead, out: Path) -> None:
+    """`search.safetensors`: the matrix in half precision."""
+    out.mkdir(parents=True, exist_ok=True)
+    tensors = {k: v.detach().cpu().contiguous() for k, v in head.state_dict().items()}
+    tensors["project"] = tensors["project"].half()
+    save_file(tensors, out / SEARCH, metadata={"layer": str(head.layer)})
+
+
+def load_head(path: Path) -> SearchHead:
+    with safe_open(path, "pt") as file:
+        tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
+        head = SearchHead(int(file.metadata()["layer"]), *tensors["project"].shape)
+    head.load_state_dict(tensors)
+    return head.eval().requires_grad_(False)

@@ -1,0 +1,169 @@
+"""Late interaction, and the head that reads vectors off a model's states."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from core.closeness import NAME, WORTH, Query, closeness, encode
+from core.embedded.corpus import Passage
+from core.embedded.questions import QA
+from core.engine import Engine, EngineConfig
+from core.learning.graphs import Graphs
+from core.learning.search_head import LAYER, Searcher, SearchHead, load_head, save_head, states
+from core.learning.train_search import SearchConfig, highest, joined, train_search
+from core.model import SEARCH, check_sums, fingerprint, load_model
+from tests.core.conftest import STORY, chunks_of
+
+HEAD = b"a head's"
+TEXTS = (
+    "The ferry crossed the river each morning and carried farmers with their cattle to the market in Dunmore.",
+    "Doctor Hale opened her surgery in 1902. She treated fevers, set broken bones and asked the poor for nothing.",
+    "The old king loved gold above all, and locked his daughter in a tower so that no suitor would take her away.",
+    "The engine burns coal in a boiler of steel; steam at nine bars drives two pistons that turn the wheels.",
+    "In spring the storks come back from Africa and build their nests on the chimneys of the village.",
+)
+ASKED = {  # in other words: the text's place
+    "How did the animals get over the water?": 0,
+    "Who helped sick people for free?": 1,
+    "Why was the princess kept away from men who wanted to marry her?": 2,
+    "What fuel does the locomotive need?": 3,
+    "Where do the birds raise their young?": 4,
+}
+
+
+def random_query(rng: np.random.Generator, tokens: int, width: int = 16) -> Query:
+    vectors = rng.normal(size=(tokens, width)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return Query(HEAD, vectors, rng.random(tokens).astype(np.float32) + 0.1, slope=9.0, offset=-4.0)
+
+
+def test_closeness_is_the_weighted_sum_of_each_tokens_highest_cosine() -> None:
+    rng = np.random.default_rng(0)
+    query = random_query(rng, tokens=5)
+    sections = [rng.random((tokens, 16)) > 0.5 for tokens in (1, 7, 30)]
+    found = closeness(query, [encode(HEAD, signs) for signs in sections])
+    assert found is not None
+    for signs, close in zip(sections, found, strict=True):
+        tokens = [np.where(row, 1, -1) / 4 for row in signs]
+        best = [max(float(q @ t) for t in tokens) for q in query.vectors]
+        total = sum(w * b for w, b in zip(query.weights, best, strict=True))
+        assert close.worth == pytest.approx(WORTH * total, abs=1e-5)
+        assert close.odds == pytest.approx(9 * total / query.weights.sum() - 4, abs=1e-5)
+
+
+def test_a_code_is_its_heads_name_and_a_bit_for_each_sign() -> None:
+    signs = np.random.default_rng(0).random((5, 128)) > 0.5
+    assert len(encode(HEAD, signs)) == NAME + 5 * 16
+    assert closeness(None, [encode(HEAD, signs)]) is None
+    query = random_query(np.random.default_rng(0), 2, 128)
+    for other in (b"", HEAD, encode(b"anothers", signs)):
+        assert closeness(query, [encode(HEAD, signs), other]) is None
+
+
+def test_states_are_the_models_whatever_else_is_in_the_batch(tiny) -> None:
+    texts = [list(range(9, 30)), list(range(40, 45))]
+    hidden = [tiny.model(torch.tensor([t]), output_hidden_states=True).hidden_states[2][0] for t in texts]
+    for found, expected in zip(states(tiny.model, texts, 2, 0), hidden, strict=True):
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    assert len(tiny.model.model.layers) == tiny.model.config.num_hidden_layers == 3
+
+
+def test_a_head_is_the_same_after_it_was_stored(tiny, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    head = SearchHead(2, 64)
+    torch.nn.init.orthogonal_(head.project)
+    head.mean += torch.randn(64)
+    assert Searcher.of(tiny, tmp_path, 0) is None and Searcher.of(tiny, None, 0) is None
+    save_head(head, tmp_path)
+    again = load_head(tmp_path / SEARCH)
+    assert again.layer == 2 and torch.equal(again.mean, head.mean) and torch.equal(again.odds, head.odds)
+    torch.testing.assert_close(again.project, head.project, atol=1e-3, rtol=1e-2)
+    one, other = Searcher.of(tiny, tmp_path, 0), Searcher.of(tiny, tmp_path, 0)
+    assert one and other and one.codes([[7, 8, 9]]) == other.codes([[7, 8, 9]]) and one.query("") is None
+    assert len(one.codes([[7, 8, 9], [4]])[1]) == NAME + 16
+    head.bias.data += 1
+    save_head(head, tmp_path)
+    changed = Searcher.of(tiny, tmp_path, 0)
+    assert changed and changed.name != one.name, "what another head wrote is never compared"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="records on a GPU only")
+def test_on_a_gpu_a_question_is_read_by_a_recording(tiny) -> None:
+    head = SearchHead(2, 64)
+    torch.nn.init.orthogonal_(head.project)
+    searcher = Searcher(
+        replace(tiny, model=copy.deepcopy(tiny.model).cuda(), device=torch.device("cuda")), head, HEAD, 0
+    )
+    for question in ("Who keeps the boats?", "Why?", "Who keeps the boats? " * 20, "Who keeps the boats? " * 90):
+        ids = tiny.tokenizer.encode(question, add_special_tokens=False)
+        plain, _ = searcher._vectors(torch.tensor([ids], device="cuda"))
+        np.testing.assert_allclose(searcher.query(question).vectors, plain.cpu().numpy(), atol=1e-3)
+        Graphs(searcher.base.model, {})
+    assert list(searcher.recordings) == [32, 128]
+
+
+def test_training_makes_questions_find_their_passages(tiny) -> None:
+    rng = np.random.default_rng(0)
+    words = ["boats", "crowns", "harbour", "master", "berth", "night", "lighthouse", "odrey", "nineteen", "forty"]
+    passages = []
+    for n in range(40):
+        some = rng.choice(words, 6, replace=False)
+        text = f"{n} " + " ".join(some) + " and so on" * 20
+        passages.append(Passage("", text, [QA(f"Where {some[0]} {some[1]}?", "x")]))
+    losses: list[float] = []
+    config = SearchConfig(steps=200, batch=8, others=8)
+    before = tiny.model.model.layers[0].mlp.down_proj.weight.clone()
+    head = train_search(tiny, passages, config, lambda step, loss: losses.append(loss))
+    assert losses[-1] < losses[0] and head.layer == round(LAYER * 3) and not head.project.requires_grad
+    assert torch.equal(tiny.model.model.layers[0].mlp.down_proj.weight, before)
+
+
+def test_padding_is_never_the_closest_token() -> None:
+    question, sections = torch.ones(1, 1, 8) / 8**0.5, torch.ones(2, 3, 8) / 8**0.5
+    sections[0, 0] *= -1
+    counts = torch.tensor([[True, False, False], [True, True, True]])
+    torch.testing.assert_close(highest(question, sections, counts), torch.tensor([[[-1.0, 1.0]]]))
+
+
+def test_short_passages_are_put_together_with_all_their_questions() -> None:
+    import random
+
+    short = [Passage("", f"Fact {n}.", [QA(f"Which {n}?", "x")]) for n in range(6)]
+    long, nothing = Passage("", "word " * 60, [QA("Who?", "x")]), Passage("", "word " * 60, [])
+    found = joined([*short, long, nothing], random.Random(0))
+    assert found[0] == long and [len(p.questions) for p in found[1:]] == [4, 2]
+    assert sorted(q.question for p in found[1:] for q in p.questions) == [f"Which {n}?" for n in range(6)]
+
+
+def test_an_engine_without_a_head_has_no_codes(engine) -> None:
+    assert engine.query("Who?") is None and engine.codes(chunks_of(engine.base.tokenizer, STORY, 30)) == [b""] * 2
+
+
+def test_the_embedded_model_finds_what_is_asked_in_other_words() -> None:
+    engine = Engine(load_model("embedded", device="cpu", dtype="float32"), EngineConfig(check=False, guard=False))
+    chunks = [chunk for text in TEXTS for chunk in chunks_of(engine.base.tokenizer, text, 192)]
+    codes = engine.codes(chunks)
+    assert [len(code) for code in codes] == [NAME + 16 * chunk.token_count for chunk in chunks]
+    for question, place in ASKED.items():
+        close = closeness(engine.query(question), codes)
+        assert close and max(close) == close[place], question
+
+
+def test_a_search_head_changes_no_fingerprint(tiny, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    before = fingerprint("x", tmp_path, tiny.model)
+    save_head(SearchHead(2, 64), tmp_path)
+    assert fingerprint("x", tmp_path, tiny.model) == before
+
+
+def test_the_head_that_ships_is_among_the_checked_files() -> None:
+    from core.model import EMBEDDED
+
+    check_sums(EMBEDDED)
+    assert SEARCH in (EMBEDDED / "SHA256SUMS").read_text()
