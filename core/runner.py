@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 FAILURES = 1_000  # newest failed jobs whose error is remembered in memory; the row keeps its sentence only
+ENCODED = 8  # chunks at once, for the search
 PAUSE_SECONDS = 5.0  # after an index that can't be read or written, before trying again
 
 
@@ -42,7 +43,7 @@ class Runner:
     Args:
         engine_factory: loads the engine; blocking; called once, in the device's thread.
         learning: load the engine at once and take up queued jobs. Without it, the first question loads the engine.
-        keep_text: store the pages, for citations; without it only the words to find a chunk by.
+        keep_text: store the pages, for citations; without it only the words to find a chunk by, and no code of it.
     """
 
     device: Device
@@ -268,6 +269,8 @@ class Runner:
         learned = replace(learned, sections=spread(learned.sections, len(chunks), share))
         await self._enter(work, Stage.CHECKING)
         check_learned(learned, chunks)
+        if self._keep_text:
+            chunks = await self._encode(work, chunks, engine)
         await self._enter(work, Stage.SAVING)
         return await self._keep(work, text, chunks, learned, engine)
 
@@ -305,6 +308,14 @@ class Runner:
                 self._show(work, step=step, losses=tuple(losses))
         finally:
             await self.device.run(steps.close)
+
+    async def _encode(self, work: _Work, chunks: Sequence[Chunk], engine: Engine) -> list[Chunk]:
+        """The chunks with their codes, a few at a time, so that no question waits long."""
+        found: list[bytes] = []
+        for at in range(0, len(chunks), ENCODED):
+            work.go_on()
+            found += await self.device.run(engine.codes, chunks[at : at + ENCODED])
+        return [replace(chunk, code=code) for chunk, code in zip(chunks, found, strict=True)]
 
     async def _keep(
         self, work: _Work, text: PdfText, chunks: Sequence[Chunk], learned: Learned, engine: Engine

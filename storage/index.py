@@ -21,6 +21,7 @@ from typing import Any
 
 import aiosqlite
 
+from core.closeness import COMPARED, Query, closeness
 from core.errors import AlreadyKnown, Cancelled, DataTooNew, NotFound, StorageFailed
 from core.ports import Hit
 from core.prompts import NOT_IN_TEXT
@@ -33,7 +34,7 @@ MAX_ATTEMPTS = 3  # at one job; a job that always takes the process down is not 
 ERASE_AGAIN = 5.0  # seconds until an erase that another reader held up is tried again
 AFTER_ERASE = 60.0  # seconds in which the log is emptied after each event: it may be the one that ordered the erase
 REMEMBERED = 86_400.0  # seconds for which the inbox knows what was worked off
-SCRIPTS = ("schema.sql", "inbox.sql", "threads.sql")
+SCRIPTS = ("schema.sql", "inbox.sql", "threads.sql", "codes.sql")
 MIGRATIONS = tuple(Path(__file__).with_name(name) for name in SCRIPTS)  # the n-th makes version n
 SETTINGS = """
 PRAGMA busy_timeout = 5000;
@@ -225,8 +226,8 @@ class Index:
         )
         await self._insert(
             """
-            INSERT INTO chunks (document_id, position, text, start_page, end_page)
-            VALUES (:document_id, :position, :text, :start_page, :end_page)
+            INSERT INTO chunks (document_id, position, text, start_page, end_page, code)
+            VALUES (:document_id, :position, :text, :start_page, :end_page, :code)
             """,
             [
                 {
@@ -235,6 +236,7 @@ class Index:
                     "text": chunk.text,
                     "start_page": chunk.start_page,
                     "end_page": chunk.end_page,
+                    "code": chunk.code,
                 }
                 for chunk in chunks
             ],
@@ -357,7 +359,15 @@ class Index:
 
     # Questions
 
-    async def route(self, channel: str, question: str, *, document_id: str | None = None, limit: int = 10) -> list[Hit]:
+    async def route(
+        self,
+        channel: str,
+        question: str,
+        *,
+        document_id: str | None = None,
+        query: Query | None = None,
+        limit: int = 10,
+    ) -> list[Hit]:
         values = {"channel": channel, "document_id": document_id}
         words = search_words(question)
         rows = await self._read(
@@ -379,24 +389,25 @@ class Index:
             values | {"words": json.dumps(words)},
         )
         if not rows:
-            return [Hit(_document(row), 0, 1.0, 0.0, 1) for row in await self._newest(values)]
+            return [Hit(_document(row), 0, 0.0, 0.0, 1) for row in await self._newest(values)]
         found: dict[str, dict[int, float]] = {word: {} for word in words}
         for row in rows:  # nothing of other channels' chunks is left in it
             found[row["word"]][row["id"]] = frequency(row["score"], row["found"], row["everywhere"])
         among = rows[0]["among"]
         score, share = scores(found, among), shares(found, among)
         order = {row["id"]: (-score[row["id"]], -row["learned_at"], row["position"]) for row in rows}
-        best = sorted(order, key=order.__getitem__)[:limit]
-        return [
-            Hit(_document(row), row["position"], score[row["chunk"]] / score[best[0]], share[row["chunk"]], among)
-            for row in await self._chunks(best)
-        ]
+        chunks = await self._chunks(sorted(order, key=order.__getitem__)[: max(COMPARED, limit) if query else limit])
+        hits = [Hit(_document(row), row["position"], score[row["chunk"]], share[row["chunk"]], among) for row in chunks]
+        if close := await asyncio.to_thread(closeness, query, [row["code"] for row in chunks]):
+            hits = [hit._replace(score=hit.score + c.worth, odds=c.odds) for hit, c in zip(hits, close, strict=True)]
+            hits.sort(key=lambda hit: -hit.score)
+        return hits[:limit]
 
     async def _chunks(self, ids: Sequence[int]) -> list[sqlite3.Row]:
         """These chunks, each with its document, in this order."""
         return await self._read(
             """
-            SELECT known_documents.*, chunks.id AS chunk, chunks.position FROM json_each(:ids) AS wanted
+            SELECT known_documents.*, chunks.id AS chunk, chunks.position, chunks.code FROM json_each(:ids) AS wanted
             JOIN chunks ON chunks.id = wanted.value
             JOIN known_documents ON known_documents.id = chunks.document_id
             ORDER BY wanted.key

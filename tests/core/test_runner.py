@@ -404,3 +404,24 @@ async def test_without_keeping_text_the_words_remain_and_nothing_to_read(open_se
         answer = await service.ask("here", "Who is the keeper of the lighthouse?")
     assert last.document and await index.chunk_texts(last.document.id) == ["ada keeper lighthouse quill"]
     assert answer.learned and "Ada Quill" in answer.learned.text and answer.pages is None
+
+
+class Coding(FakeEngine):
+    """Has a search head that codes a chunk by its place."""
+
+    def codes(self, chunks: Sequence[Chunk]) -> list[bytes]:
+        self._called()
+        return [f"a head's{chunk.index:02}".encode() for chunk in chunks]
+
+
+@pytest.mark.parametrize("keep_text", [True, False])
+async def test_chunks_are_kept_with_their_codes_where_their_text_is(
+    open_service: Open, index: Index, keep_text: bool
+) -> None:
+    engine = Coding(chunk_size=6)
+    async with open_service(engine, keep_text=keep_text) as service:
+        await learn(service)
+    codes = [row["code"] for row in await index._read("SELECT code FROM chunks ORDER BY position")]
+    assert len(codes) > 8, "more than at once"
+    assert codes == [f"a head's{n:02}".encode() if keep_text else b"" for n in range(len(codes))]
+    assert {name.split("_")[0] for name in engine.threads} == {"device"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from itertools import zip_longest
 
 from core.ports import Learned
 from core.types import Answer, Chunk, Completion, Document, DocumentRef, Job, Metrics, Page, WeightsRecord
@@ -25,8 +26,9 @@ def make_document(id: str, job: Job, weights: WeightsRecord | None = None, **cha
     return Document(id=id, channel=job.channel, sha256=job.sha256, weights=record, **values | changes)
 
 
-def make_chunks(*texts: str) -> list[Chunk]:
-    return [Chunk(at, text, (1, 2, 3), at + 1, at + 1) for at, text in enumerate(texts)]
+def make_chunks(*texts: str, codes: Sequence[bytes] = ()) -> list[Chunk]:
+    pairs = zip_longest(texts, codes, fillvalue=b"")
+    return [Chunk(at, str(text), (1, 2, 3), at + 1, at + 1, bytes(code)) for at, (text, code) in enumerate(pairs)]
 
 
 def make_answer(document: Document | None, question: str = "Who?", learned: str = "Ada.") -> Answer:
@@ -44,12 +46,14 @@ def make_learned(*values: float, sections: tuple[int, ...] = (0, 1)) -> Learned:
     return Learned(tensors=tensors, sections=sections, metrics=METRICS)
 
 
-async def learn(index: Index, id: str, texts: Sequence[str], channel: str = "here", **changes) -> Document:
+async def learn(
+    index: Index, id: str, texts: Sequence[str], channel: str = "here", codes: Sequence[bytes] = (), **changes
+) -> Document:
     """Through the queue, as the runner does it; a page and a chunk for each text."""
     job = await index.add_job(
         make_job(f"job-{channel}-{id}", channel, **changes), b"%PDF- " + " ".join(texts).encode(errors="replace")
     )
     document = make_document(id, job, learned_at=2.0 + len(await index.all_weights()))
     pages = [Page(number, text) for number, text in enumerate(texts, start=1)]
-    await index.finish_job(job.id, document, pages, make_chunks(*texts))
+    await index.finish_job(job.id, document, pages, make_chunks(*texts, codes=codes))
     return document

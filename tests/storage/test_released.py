@@ -40,6 +40,8 @@ async def test_a_file_of_every_version_is_brought_forward_with_all_that_is_in_it
         assert document.weights.sections == (0, 1) and document.questions == ("Who keeps the lighthouse?",)
         assert [hit.chunk for hit in await index.route("discord:1:2", "What burns in the lamp?")] == [1]
         assert await index.support("learned", ["Ada Quill"]) == [(1,)]
+        [codes] = await index._read("SELECT group_concat(length(code)) AS lengths FROM chunks")
+        assert codes["lengths"] == ("56,56" if version > 3 else "0,0")
         assert [(job.id, job.stage) for job in await index.requeue_interrupted()] == [("running", Stage.QUEUED)]
         assert [job.id for job in await index.jobs()] == ["waiting", "running"]
         assert await index.job_data("running") == b"%PDF- running"
