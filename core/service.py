@@ -29,13 +29,14 @@ log = logging.getLogger(__name__)
 MAX_NAME = 120  # characters of a document's name
 MAX_QUESTION = 1_000  # characters
 ROUTED = 3  # sections that may answer a question
-ENOUGH = 0.4  # of the best hit's score makes a section worth asking (LOG.md)
-TRUST = 1.0  # nats of confidence that the best hit's score is worth (LOG.md)
+WITHIN = 3.0  # of the best hit's score makes a section worth asking (LOG.md)
+TRUST = 0.4  # nats of confidence that one of a hit's score is worth (LOG.md)
 BORNE_OUT = 2.0  # nats that it is worth when the text bears an answer out (LOG.md)
 ABOUT = 0.25  # share of a question's words from which the only section is about it, when its answer is sure (LOG.md)
 UNSURE = 0.3  # so much more when the answer is not sure at all: weights doubt what they did not learn (LOG.md)
 CHANCE = 0.01  # so much more for each e-fold of sections: the best of many holds more by chance (LOG.md)
-ABOUT_AT_MOST = 0.65  # however many there are; measured up to 394 (LOG.md)
+ODDS = 0.2  # so much less for each nat of log-odds by closeness (LOG.md)
+USUAL = -0.6  # beyond these (LOG.md)
 PDF_MAGIC = b"%PDF-"  # somewhere in the first 1,024 bytes
 
 
@@ -172,8 +173,12 @@ class Service:
     async def _route(
         self, channel: str, question: str, document_id: str | None = None, *, doubt: bool = True
     ) -> Answer:
-        """By the sections, of one document or of all, that the question's words point at."""
-        best = best_of_sections(await self._index.route(channel, question, document_id=document_id))
+        """By the sections, of one document or of all, that the question points at. Closeness is asked only where there
+        are documents to choose from: within one, words find the section as well (LOG.md)."""
+        query = None
+        if document_id is None and len(await self._index.documents(channel)) > 1:
+            query = await self._runner.device.query(question)
+        best = best_of_sections(await self._index.route(channel, question, document_id=document_id, query=query))
         return await (self._ask_learned(question, best, doubt) if best else self._ask_base(question))
 
     async def _ask_learned(self, question: str, hits: Sequence[Hit], doubt: bool) -> Answer:
@@ -186,7 +191,7 @@ class Service:
         borne_out = await self._borne_out(question, hits, completions)
         which = best_of(completions, [hit.score for hit in hits], borne_out)
         document, learned, pages = hits[which].document, completions[which], borne_out[which]
-        if doubt and not is_about(hits[which].share, hits[which].among, learned.confidence, pages):
+        if doubt and not is_about(hits[which], learned.confidence, pages):
             return Answer(question, base, None, None, prompt_tokens, unrelated=True)
         if learned.confidence < self._floor:
             learned, pages = replace(learned, text=NOT_IN_TEXT), pages and ()
@@ -271,7 +276,7 @@ def best_of_sections(hits: Sequence[Any], most: int = ROUTED) -> list[Any]:
     the last one to the next document. hits: with document, section and score."""
     best: dict[tuple[Any, int], Any] = {}
     for hit in hits:
-        if hit.score >= ENOUGH:
+        if hit.score >= hits[0].score - WITHIN:
             best.setdefault((hit.document, hit.section), hit)
     found = list(best.values())
     asked, others = found[:most], [hit for hit in found[most:] if hit.document != found[0].document]
@@ -299,17 +304,19 @@ def is_answer(text: str) -> bool:
     return text != NOT_IN_TEXT
 
 
-def is_about(share: float, among: int, sure: float, pages: Sequence[int] | None) -> bool:
-    """Whether the section that answers is about the question: it holds enough of its words, or the text bears it out.
+def is_about(hit: Any, sure: float, pages: Sequence[int] | None) -> bool:
+    """Whether the section that answers is about the question: it holds enough of its words, counting its closeness, or
+    the text bears the answer out.
 
     Args:
-        share: of the question's words, by rarity.
-        among: how many chunks were searched; the more, the more words stand in the best of them by chance.
+        hit: the section's, with share, among and odds. The more chunks were searched, the more of the question's words
+            stand in the best of them by chance.
         sure: confidence of the answer, 0..1.
         pages: those that bear the answer out; None when no text is kept.
     """
-    bar = ABOUT + UNSURE * (1 - sure) + CHANCE * math.log(among)
-    return share >= min(ABOUT_AT_MOST, bar) or bool(pages)
+    bar = ABOUT + UNSURE * (1 - sure) + CHANCE * math.log(hit.among)
+    closer = ODDS * (hit.odds - USUAL) if hit.odds is not None else 0.0
+    return hit.share + closer >= bar or bool(pages)
 
 
 def check_upload(data: bytes, limits: Limits) -> None:

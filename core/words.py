@@ -35,7 +35,7 @@ def search_words(question: str) -> list[str]:
 
 def scores(found: Mapping[str, Mapping[int, float]], total: int) -> dict[int, float]:
     """BM25 (Robertson and Zaragoza 2009) of each section, of the `total` that are searched and of no others: a word's
-    rarity is that among them.
+    rarity is that among them, as Lucene has it: it tells something among two, and never the opposite.
 
     Args:
         found: for each word of the question the sections in which it stands, with BM25's term frequency there.
@@ -43,18 +43,14 @@ def scores(found: Mapping[str, Mapping[int, float]], total: int) -> dict[int, fl
     score: defaultdict[int, float] = defaultdict(float)
     for sections in found.values():
         for section, often in sections.items():
-            score[section] += often * _bm25_rarity(len(sections), total)
+            score[section] += often * math.log(1 + (total - len(sections) + 0.5) / (len(sections) + 0.5))
     return dict(score)
 
 
 def frequency(bm25: float, found: int, total: int) -> float:
     """BM25's term frequency out of FTS5's bm25() for one word that stands in `found` of all `total` rows."""
-    return -bm25 / _bm25_rarity(found, total)
-
-
-def _bm25_rarity(found: int, total: int) -> float:
-    """As FTS5 computes it."""
-    return max(1e-6, math.log((total - found + 0.5) / (found + 0.5)))
+    rarity = max(1e-6, math.log((total - found + 0.5) / (found + 0.5)))  # as FTS5 has it
+    return -bm25 / rarity
 
 
 def shares(found: Mapping[str, Collection[int]], total: int) -> dict[int, float]:

@@ -27,6 +27,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from core.closeness import COMPARED, Query, closeness
 from core.errors import Refused
 from core.evaluation.journal import Journal, Reply
 from core.evaluation.report import RIGHT, f1_scores, mean, report, share_lost
@@ -45,18 +46,21 @@ CONDITIONS = (
 )  # fmt: skip
 SERVED = {"learned": ("weights", 0), "elsewhere": ("wrong_document", -1)}  # whose answers, of which document from here
 HITS = 10  # chunks that the router looks at; as in the service
+ENCODED = 64  # chunks at once
 BATCH = 16  # questions at once
 Progress = Callable[[str, int, int], None]
 Place = tuple[int, int]  # a document, or -1 for none; which of its questions
 
 
 class Found(NamedTuple):
-    """A section, or a chunk, that a question's words point at; as core.ports.Hit."""
+    """A section, or a chunk, that a question points at; as core.ports.Hit."""
 
     document: int
     section: int
     score: float
     share: float
+    among: int
+    odds: float | None = None
 
 
 class Served(NamedTuple):
@@ -82,9 +86,11 @@ class Row(NamedTuple):
 class Search:
     """The service's search, over the chunks of some documents. first: number of the first of them."""
 
-    def __init__(self, documents: Iterable[Sequence[Chunk]], first: int = 0) -> None:
+    def __init__(self, documents: Sequence[Sequence[Chunk]], first: int = 0) -> None:
         chunks = [(n, chunk) for n, of in enumerate(documents, first) for chunk in of]
+        self.many = len(documents) > 1
         self.places = [(n, chunk.index) for n, chunk in chunks]
+        self.codes = [chunk.code for _, chunk in chunks]
         self.rows = sqlite3.connect(":memory:")
         self.rows.execute(
             "CREATE VIRTUAL TABLE chunk USING fts5(text, tokenize = 'porter unicode61 remove_diacritics 2')"
@@ -93,13 +99,16 @@ class Search:
             "INSERT INTO chunk(rowid, text) VALUES (?, ?)", ((at, chunk.text) for at, (_, chunk) in enumerate(chunks))
         )
 
-    def __call__(self, question: str, limit: int) -> list[Found]:
-        """The chunks that the question's words point at, best first; the first chunk when none does."""
+    def __call__(self, question: str, limit: int, query: Query | None = None) -> list[Found]:
+        """The chunks that the question points at, best first; the first chunk when none of its words is found."""
         found, total = {word: self._find(word) for word in search_words(question)}, len(self.places)
         score, share = scores(found, total), shares(found, total)
-        best = sorted(score, key=lambda row: (-score[row], row))[:limit]
-        places = [Found(*self.places[row], score[row] / score[best[0]], share[row]) for row in best]
-        return places or [Found(*self.places[0], 1.0, 0.0)]
+        best = sorted(score, key=lambda row: (-score[row], row))[: max(COMPARED, limit) if query else limit]
+        places = [Found(*self.places[row], score[row], share[row], total) for row in best]
+        if best and (close := closeness(query, [self.codes[row] for row in best])):
+            places = [p._replace(score=p.score + c.worth, odds=c.odds) for p, c in zip(places, close, strict=True)]
+            places.sort(key=lambda place: -place.score)
+        return places[:limit] or [Found(*self.places[0], 0.0, 0.0, 1)]
 
     def _find(self, word: str) -> dict[int, float]:
         """The chunks in which a word stands, and how often, as BM25 counts it."""
@@ -122,11 +131,11 @@ class Studied:
         """Chunks that the question's words point at, best first."""
         return [found.section for found in self.search(question, limit)]
 
-    def serve(self, question: str, given: Reply, base: Reply, among: int | None = None) -> Reply:
-        """What the service answers: what its weights say, or what the base model does. among: chunks that were
-        searched, when others than its own were."""
-        pages = self.support(question, [given.text])[0]
-        about = is_about(given.share or 0.0, among or len(self.chunks), given.confidence, pages)
+    def serve(self, question: str, given: Reply, base: Reply, hit: Found | None = None) -> Reply:
+        """What the service answers: what its weights say, or what the base model does. hit: the section that answered,
+        when others than its own document's were searched."""
+        hit = hit or Found(0, 0, 0.0, given.share or 0.0, len(self.chunks))
+        about = is_about(hit, given.confidence, self.support(question, [given.text])[0])
         return given if about else replace(base, seconds=given.seconds)
 
     def support(self, question: str, answers: Sequence[str]) -> list[list[int]]:
@@ -159,6 +168,7 @@ class Bench:
         if len(articles) == 1:
             articles = [*articles, _invented()]
         self.documents = [self._cut(n, a) for n, a in enumerate(articles)]  # the one before a document is its stranger
+        self.queries: dict[str, Query | None] = {}  # by question
 
     def _cut(self, n: int, article: Article) -> Studied:
         chunks = self.engine.chunk([Page(i + 1, text) for i, text in enumerate(article.text)])
@@ -275,7 +285,7 @@ class Bench:
         sizes = sorted({n for n in (1, 2, 5, 10, 20, 50, 100) if n < count} | {count})
         retention: list[list[float]] = []
         for size in sizes:
-            search = Search(d.chunks for d in self.documents[:size])
+            search = self._channel(size)
             asked = {(n, i): q for n, a in enumerate(self.articles[:size]) for i, q in enumerate(a.questions)}
             given = self._ask(range(size), "base")
             base = {(n, i): given[n][i] for n, i in asked}
@@ -353,7 +363,7 @@ class Bench:
         lost = lambda replies: share_lost([[before[i] for i in right]], [f1_scores(replies, asked)])  # noqa: E731
         figures = lost(served)
         if together:
-            search = Search(d.chunks for d in self.documents[:count])
+            search = self._channel(count)
             places = {(-1, i): questions[i] for i in right}
             chosen = self._in_channel(dict.fromkeys(places, search), places, {(-1, i): base[i] for i in right})
             figures["lost_together"] = lost([reply for _, reply in chosen.values()])["lost"]
@@ -376,20 +386,31 @@ class Bench:
         chosen: dict[Place, Served] = {}
         for (n, i), found in places.items():
             question = asked[n, i].text
-            answers = [replace(given[n, f.document, f.section, i], share=f.share) for f in found]
+            answers = [given[n, f.document, f.section, i] for f in found]
             pages = [
                 self.documents[f.document].support(question, [r.text])[0] for f, r in zip(found, answers, strict=True)
             ]
             which = best_of(answers, [f.score for f in found], pages)
             owner = found[which].document
-            among = len(searches[n, i].places)
-            served = self.documents[owner].serve(question, answers[which], base[n, i], among)
+            served = self.documents[owner].serve(question, answers[which], base[n, i], found[which])
             chosen[n, i] = Served(owner if served is answers[which] else -1, served)
         return chosen
 
     def _places(self, search: Search, question: str) -> list[Found]:
         """Sections that may answer, best first; as in the service."""
-        return best_of_sections(in_sections(search(question, HITS), self._sections), self.routed)
+        if search.many and question not in self.queries:
+            self.queries[question] = self.engine.query(question)
+        query = self.queries[question] if search.many else None
+        return best_of_sections(in_sections(search(question, HITS, query), self._sections), self.routed)
+
+    def _channel(self, count: int) -> Search:
+        """A channel that knows the first so many documents."""
+        for mine in self.documents[:count]:
+            for at in range(0, len(mine.chunks), ENCODED):
+                some = [chunk for chunk in mine.chunks[at : at + ENCODED] if not chunk.code]
+                for chunk, code in zip(some, self.engine.codes(some) if some else [], strict=True):
+                    mine.chunks[chunk.index] = replace(chunk, code=code)
+        return Search([mine.chunks for mine in self.documents[:count]])
 
     def _sections(self, n: int) -> Sequence[int]:
         if str(n) not in self.journal.learned:

@@ -85,7 +85,7 @@ def preparing(base: LoadedModel, **settings: Any) -> dict[str, Any]:
 
 def asking(base: LoadedModel, learner: str, tokens: int = CONTEXT) -> dict[str, Any]:
     """Median seconds of questions, one alone and 32 at once: closed book, with the weights of three sections beside the
-    base model's row, as the service asks; against the document in the prompt. Every answer is as long."""
+    base model's row, and what the search needs, as the service asks where it knows several documents; against the document in the prompt. Every answer is as long."""
     engine = Engine(base, EngineConfig(learner=learner, check=False, guard=False))
     engine.format.stop_ids = frozenset({-1})  # no answer ends early
     chunks = document(tokens, len(base.tokenizer), engine.chunk_size)
@@ -97,16 +97,20 @@ def asking(base: LoadedModel, learner: str, tokens: int = CONTEXT) -> dict[str, 
     text = base.tokenizer.decode([i for c in chunks for i in c.token_ids])
     found: dict[str, Any] = {"tokens": engine.prompt_tokens(question, text), "sections": len(sections)}
     for count in (1, 32):
-        memory, prompt = (seconds(engine, asks * count) for asks in (closed, [Ask(question, context=text)]))
+        memory = seconds(engine, closed * count, [question] * count)
+        prompt = seconds(engine, [Ask(question, context=text)] * count)
         found |= {f"closed_book_{count}": memory, f"in_context_{count}": prompt, f"ratio_{count}": memory / prompt}
     return found
 
 
-def seconds(engine: Engine, asks: Sequence[Ask]) -> float:
-    """Median of some answers to the whole batch, after one that warms up."""
+def seconds(engine: Engine, asks: Sequence[Ask], searched: Sequence[str] = ()) -> float:
+    """Median of some answers to the whole batch, after one that warms up. searched: questions of which the search is
+    asked, too."""
     taken = []
     for _ in range(REPEATS + 1):
         began = time.perf_counter()
+        for question in searched:
+            engine.query(question)
         engine.answer(asks, most_tokens=ANSWER)
         taken.append(time.perf_counter() - began)
     return statistics.median(taken[1:])

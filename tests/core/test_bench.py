@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from core.errors import Refused
-from core.evaluation.bench import CONDITIONS, Bench, Served, run
+from core.evaluation.bench import CONDITIONS, Bench, Found, Served, run
 from core.evaluation.journal import Journal, Reply
 from core.evaluation.metrics import f1
 from core.evaluation.report import plot
@@ -77,7 +77,7 @@ def test_learned_and_elsewhere_are_what_the_service_gives(engine, squad: Path) -
     assert bench.documents[0].serve("Who?", strange, base) == replace(base, seconds=0.5)
     few = replace(strange, share=0.31)
     assert bench.documents[0].serve("Who?", few, base) is few
-    assert bench.documents[0].serve("Who?", few, base, 60) == replace(base, seconds=0.5)
+    assert bench.documents[0].serve("Who?", few, base, Found(0, 0, 9.0, 0.31, 60)) == replace(base, seconds=0.5)
     assert bench.documents[0].serve("Who?", replace(few, confidence=0.1), base) == replace(base, seconds=0.5)
     borne_out = replace(strange, text="Orla Quint")
     assert bench.documents[0].serve("Who is the master of the boats?", borne_out, base) is borne_out

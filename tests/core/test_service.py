@@ -1,17 +1,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
+from core.closeness import Query
 from core.errors import AlreadyKnown, NotAPdf, NotFound, PdfTooBig, Refused
 from core.evaluation.bench import Found
 from core.ports import Ask, Hit, Index, Weights
 from core.service import MAX_QUESTION, Service, best_of, best_of_sections, harmless_name, is_about
-from core.types import Completion, Document, Stage
+from core.types import Chunk, Completion, Document, Stage
 from tests.conftest import Open
 from tests.fakes import FakeEngine, plain_pdf
 
@@ -88,7 +90,7 @@ async def test_a_question_is_answered_by_the_document_that_it_is_about(open_serv
     assert answer.pages == (1,)
     assert answer.prompt_tokens == 7
     rows = [ask.weights is None for ask in engine.batches[-1]]
-    assert rows == [False, True]  # the place that holds its words, then the base model
+    assert rows == [False, False, True]  # the places that hold its words, then the base model
 
 
 async def test_a_document_named_by_the_asker_answers_whatever_the_question(open_service: Open) -> None:
@@ -108,6 +110,32 @@ async def test_where_nothing_is_about_the_question_the_base_model_answers_alone(
         assert answer.unrelated and (answer.learned, answer.document) == (None, None) and answer.base.text
         named = await service.ask("here", "Which uranium fuels the reactor?", document="lighthouse.pdf")
     assert named.learned and not named.unrelated
+
+
+class Asking(FakeEngine):
+    """Has a search head, and notes for which questions it is used. All of a text about ovens is close to warmth."""
+
+    def __init__(self) -> None:
+        super().__init__(chunk_size=8)
+        self.asked: list[str] = []
+
+    def query(self, question: str) -> Query:
+        self.asked.append(question)
+        return Query(b"a head's", np.full((1, 8), 8**-0.5), np.array([3.0]), slope=9.0, offset=-4.0)
+
+    def codes(self, chunks: Sequence[Chunk]) -> list[bytes]:
+        return [b"a head's" + (b"\xff" if "oven" in chunk.text else b"\x00") for chunk in chunks]
+
+
+async def test_closeness_is_asked_where_there_are_documents_to_choose_from(open_service: Open) -> None:
+    engine, question = Asking(), "What is warm at six?"
+    async with open_service(engine) as service:
+        await learn(service, plain_pdf("The tower is never warm at six in the morning. " * 2), "tower.pdf")
+        assert await source(service, question) == "tower.pdf" and not engine.asked
+        await learn(service, plain_pdf("The oven of the house is lit at six by the baker. " * 2), "oven.pdf")
+        assert await source(service, question) == "oven.pdf" and engine.asked == [question]
+        answer = await service.ask("here", question, document="tower")
+        assert answer.document and answer.document.name == "tower.pdf" and engine.asked == [question]
 
 
 @pytest.fixture
@@ -227,8 +255,8 @@ def test_the_section_that_the_words_point_at_answers_unless_another_is_much_sure
     def chosen(scores: tuple[float, float], sure: float = 0.9, text: str = "Ada") -> int:
         return best_of([Completion("Bo", 1, 0.1, 0.4), Completion(text, 1, 0.1, sure)], scores)
 
-    assert (chosen((1.0, 0.1)), chosen((1.0, 0.9)), chosen((1.0, 0.9), sure=0.3)) == (0, 1, 0)
-    assert chosen((0.1, 1.0), text="not in the text") == 0
+    assert (chosen((9.0, 6.0)), chosen((9.0, 8.5)), chosen((9.0, 8.5), sure=0.3)) == (0, 1, 0)
+    assert chosen((6.0, 9.0), text="not in the text") == 0
 
 
 def test_a_section_whose_answer_the_text_bears_out_answers_before_a_surer_one() -> None:
@@ -238,18 +266,18 @@ def test_a_section_whose_answer_the_text_bears_out_answers_before_a_surer_one() 
     assert best_of([replace(said[0], text="not in the text"), said[1]], (1.0, 1.0), ((3,), ())) == 1
 
 
-async def test_sections_that_the_words_hardly_point_at_are_not_asked(open_service: Open) -> None:
+async def test_sections_that_the_question_hardly_points_at_are_not_asked(open_service: Open) -> None:
     async with open_service() as service:
         document = await learn(service)
-    hits = [Hit(replace(document, weights=replace(document.weights, sections=(0, 0, 1))), 0, 1.0, 0.9, 3)]
-    hits += [hits[0]._replace(chunk=n, score=score) for n, score in ((1, 0.9), (2, 0.5), (2, 0.3))]
-    assert best_of_sections(hits) == [hits[0], hits[2]]
-    assert best_of_sections(hits, 1) == hits[:1] and best_of_sections(hits[3:]) == []
+    hits = [Hit(replace(document, weights=replace(document.weights, sections=(0, 0, 1))), 0, 9.0, 0.9, 3)]
+    hits += [hits[0]._replace(chunk=n, score=score) for n, score in ((1, 8.0), (2, 6.5), (2, 5.0))]
+    assert best_of_sections(hits) == [hits[0], hits[2]] and best_of_sections([hits[0], hits[3]]) == hits[:1]
+    assert best_of_sections(hits, 1) == hits[:1] and best_of_sections([]) == []
 
 
 def test_a_document_that_would_take_all_places_leaves_one_to_another() -> None:
-    hits = [Found(0, n, 1.0 - n / 10, 0.5) for n in range(4)]
-    other, poor = Found(1, 0, 0.5, 0.5), Found(1, 1, 0.3, 0.5)
+    hits = [Found(0, n, 9.0 - n / 2, 0.5, 9) for n in range(4)]
+    other, poor = Found(1, 0, 6.5, 0.5, 9), Found(1, 1, 5.0, 0.5, 9)
     assert best_of_sections([*hits, other]) == [*hits[:2], other]
     assert best_of_sections([*hits, poor]) == hits[:3] and best_of_sections([*hits, other], 1) == hits[:1]
     assert best_of_sections([hits[0], other, *hits[1:]]) == [hits[0], other, hits[1]]
@@ -257,17 +285,28 @@ def test_a_document_that_would_take_all_places_leaves_one_to_another() -> None:
 
 @pytest.mark.parametrize(("share", "pages", "about"), [(0.6, (), True), (0.1, (3,), True), (0.1, (), False)])
 def test_a_section_is_about_what_its_words_or_its_pages_show(share: float, pages: tuple, about: bool) -> None:
-    assert is_about(share, 3, 0.8, pages) is about
-    assert is_about(share, 3, 0.8, None) is (share > 0.5)  # no text is kept
+    assert is_about(found(share), 0.8, pages) is about
+    assert is_about(found(share), 0.8, None) is (share > 0.5)  # no text is kept
 
 
 def test_the_best_of_many_sections_needs_more_of_the_words() -> None:
-    assert [is_about(0.31, among, 0.9, ()) for among in (1, 3, 9, 100, 1000)] == [True, True, True, False, False]
-    assert not is_about(0.0, 1, 1.0, None) and is_about(0.8, 100_000, 0.0, None)
+    about = [is_about(found(0.31, among), 0.9, ()) for among in (1, 3, 9, 100, 1000)]
+    assert about == [True, True, True, False, False]
+    assert not is_about(found(0.0, 1), 1.0, None) and is_about(found(0.8, 100_000), 0.0, None)
 
 
 def test_an_answer_that_is_not_sure_needs_more_of_the_words() -> None:
-    assert [is_about(0.33, 3, sure, ()) for sure in (1.0, 0.8, 0.5, 0.1)] == [True, True, False, False]
+    assert [is_about(found(0.33), sure, ()) for sure in (1.0, 0.8, 0.5, 0.1)] == [True, True, False, False]
+
+
+def test_a_close_section_needs_fewer_of_the_words_and_a_strange_one_more() -> None:
+    about = [is_about(found(0.2)._replace(odds=odds), 0.8, ()) for odds in (None, -1.0, 1.0)]
+    assert about == [False, False, True]
+    assert is_about(found(0.4), 0.8, ()) and not is_about(found(0.4)._replace(odds=-3.0), 0.8, ())
+
+
+def found(share: float, among: int = 3) -> Found:
+    return Found(0, 0, 9.0, share, among)
 
 
 async def test_a_channel_knows_nothing_of_another_channels_documents(open_service: Open) -> None:
