@@ -85,7 +85,8 @@ def preparing(base: LoadedModel, **settings: Any) -> dict[str, Any]:
 
 def asking(base: LoadedModel, learner: str, tokens: int = CONTEXT) -> dict[str, Any]:
     """Median seconds of questions, one alone and 32 at once: closed book, with the weights of three sections beside the
-    base model's row, and what the search needs, as the service asks where it knows several documents; against the document in the prompt. Every answer is as long."""
+    base model's row, and what the search needs, as the service asks where it knows several documents; against the
+    document in the prompt. Every answer is as long."""
     engine = Engine(base, EngineConfig(learner=learner, check=False, guard=False))
     engine.format.stop_ids = frozenset({-1})  # no answer ends early
     chunks = document(tokens, len(base.tokenizer), engine.chunk_size)

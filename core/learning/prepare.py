@@ -1,7 +1,8 @@
 """`prepare`: learning to learn for a base model that stays as it is.
 
 What is trained is only how it learns: where a document's delta starts, the rate of each step and layer, the weight of
-each token, and a small LoRA, shared by all documents, to read with. The gradient passes through the product's own
+each token, and a small LoRA, shared by all documents, to read with; and a head that finds the section a question is
+about. The gradient passes through the product's own
 inner loop, as in `core.learning.outer`; the result lies beside the base model's fingerprint, where `learn` finds it.
 """
 
@@ -27,6 +28,8 @@ from core.learning.episodes import Episode, Material
 from core.learning.fast_weights import FastWeightsConfig, Prepared, save_prepared, target_modules
 from core.learning.measure import learned_figures
 from core.learning.outer import OuterConfig, run_outer
+from core.learning.search_head import save_head
+from core.learning.train_search import SearchConfig, train_search
 from core.model import LoadedModel, load_model, pick_device, pick_dtype
 
 
@@ -40,6 +43,8 @@ class PrepareConfig:
     longest: int = 600  # tokens of a document
     every: int = 50  # steps between two checkpoints
     held_out: int = 24  # documents to judge the result by
+    searched: int = 2_000  # passages with questions, at most, that the search head is trained on
+    search_steps: int = 2_500
 
 
 def read_questions(path: Path) -> list[Passage]:
@@ -59,7 +64,8 @@ def prepare(
     report: Callable[[dict[str, Any]], None] = lambda figures: None,
 ) -> dict[str, Any]:
     """Train `prepared.safetensors` and `prepared.json` in `out`; an unfinished run there is gone on with. Documents are
-    made of invented facts and of the paragraphs of `questions` (one in twenty held out); it may be empty.
+    made of invented facts and of the paragraphs of `questions` (one in twenty held out); it may be empty, and then
+    there is no `search.safetensors`: facts by rule are found by their words.
 
     Returns: steps, seconds and, on held-out documents, exact match and F1 of learned, wrong document and base, percent.
     """
@@ -107,6 +113,8 @@ def prepare(
         checkpoint=checkpoint,
     )
     prepared.eval().requires_grad_(False)
+    if asked := questions[cut:][: config.searched]:
+        save_head(train_search(base, asked, SearchConfig(steps=config.search_steps)), out)
     save_prepared(prepared, out)
     shutil.rmtree(state.parent, ignore_errors=True)
     held_out = learned_figures(

@@ -16,13 +16,16 @@ from core.learning.base import LearnConfig
 from core.learning.fast_learner import FastWeightsLearner
 from core.learning.fast_weights import load_prepared
 from core.learning.prepare import PrepareConfig, prepare, read_questions
+from core.learning.search_head import Searcher
 
 NAMES = ("Orla", "Tam", "Vess", "Quint", "Edda", "Brun")
 QUESTIONS = [
     Passage("Port", f"{n} is the master of harbour {i}. " * 3, [QA(f"Who is master {i}?", n)])
     for i, n in enumerate(NAMES)
 ]
-CONFIG = PrepareConfig(held_out=2, seconds=1e6, max_steps=3, layers=2, readout=2, tokens=160, longest=64)
+CONFIG = PrepareConfig(
+    held_out=2, seconds=1e6, max_steps=3, layers=2, readout=2, tokens=160, longest=64, search_steps=3
+)
 
 
 @pytest.fixture
@@ -51,6 +54,13 @@ def test_learning_uses_the_start_and_the_read_out(tiny, fmt, figures, tmp_path) 
         found = tiny.model(input_ids=ids).logits
     assert not torch.allclose(found[0], before[0], atol=1e-4) and torch.equal(found[1], before[1])
     assert torch.equal(tiny.model(input_ids=ids).logits, before)
+
+
+def test_a_head_to_search_with_comes_with_questions(tiny, fmt, figures, tmp_path) -> None:
+    searcher = Searcher.of(tiny, tmp_path, fmt.pad_id)
+    assert searcher and searcher.query("Who is master 1?")
+    prepare(tiny, [], tmp_path / "none", CONFIG)
+    assert Searcher.of(tiny, tmp_path / "none", fmt.pad_id) is None
 
 
 def test_an_interrupted_run_goes_on_where_it_was(tiny, tmp_path) -> None:
