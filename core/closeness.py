@@ -45,12 +45,12 @@ def encode(head: bytes, signs: np.ndarray) -> bytes:
     return head + np.packbits(signs, axis=1).tobytes()
 
 
-def closeness(query: Query | None, codes: Sequence[bytes]) -> list[Close] | None:
-    """Of sections to a question; None when some of them have no code by the same head: compared must be like with
-    like. Takes milliseconds for 30 sections: call through a thread."""
+def closeness(query: Query, codes: Sequence[bytes]) -> list[Close] | None:
+    """Of sections to a question; None when some of them have no code by the same head, for like is compared with like.
+    Takes milliseconds for 30 sections: call through a thread."""
     import numpy as np
 
-    if query is None or not all(code.startswith(query.head) and len(code) > NAME for code in codes):
+    if not all(code.startswith(query.head) and len(code) > NAME for code in codes):
         return None
     width = query.vectors.shape[1]
     parts = [np.frombuffer(code, dtype=np.uint8, offset=NAME).reshape(-1, width // 8) for code in codes]
@@ -58,5 +58,7 @@ def closeness(query: Query | None, codes: Sequence[bytes]) -> list[Close] | None
     signs = np.unpackbits(np.concatenate(parts), axis=1).astype(np.float32) * 2 - 1
     cosines = query.vectors @ signs.T / width**0.5  # [T, all tokens]
     best = query.weights @ np.maximum.reduceat(cosines, starts, axis=1)  # [sections]
+    if not np.isfinite(best).all():  # half precision ran over
+        return None
     mean = best / query.weights.sum()
     return [Close(WORTH * float(b), query.slope * float(m) + query.offset) for b, m in zip(best, mean, strict=True)]

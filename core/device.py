@@ -81,9 +81,14 @@ class Device:
         return await question.reply
 
     async def query(self, question: str) -> Query | None:
-        """What the engine makes of a question, for the search. Raises: SetupError."""
+        """What the engine makes of a question, for the search; None where it makes nothing of it, or fails to: words
+        find sections, too. Raises: SetupError."""
         engine = await self.ready()
-        return await self.run(engine.query, question)
+        try:
+            return await self.run(engine.query, question)
+        except Exception:
+            log.exception("the search goes on by words alone")
+            return None
 
     def close(self) -> None:
         """Turn away who still waits; what runs in the thread runs to its end."""

@@ -1,7 +1,8 @@
 """Works off the queue: one document at a time, PDF -> pages -> chunks -> weights -> document.
 
-Learning hands the device one step at a time, so a question waits for at most one step, and a step for at most one batch
-of questions. Jobs are rows of the index: what a stopped or killed process leaves behind is taken up at the next start.
+Learning hands the device one step at a time, so a question waits for at most one step (for one more where the search
+asks the model, too), and a step for at most one batch of questions. Jobs are rows of the index: what a stopped or
+killed process leaves behind is taken up at the next start.
 """
 
 from __future__ import annotations

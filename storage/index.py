@@ -398,7 +398,7 @@ class Index:
         order = {row["id"]: (-score[row["id"]], -row["learned_at"], row["position"]) for row in rows}
         chunks = await self._chunks(sorted(order, key=order.__getitem__)[: max(COMPARED, limit) if query else limit])
         hits = [Hit(_document(row), row["position"], score[row["chunk"]], share[row["chunk"]], among) for row in chunks]
-        if close := await asyncio.to_thread(closeness, query, [row["code"] for row in chunks]):
+        if query and (close := await asyncio.to_thread(closeness, query, [row["code"] for row in chunks])):
             hits = [hit._replace(score=hit.score + c.worth, odds=c.odds) for hit, c in zip(hits, close, strict=True)]
             hits.sort(key=lambda hit: -hit.score)
         return hits[:limit]

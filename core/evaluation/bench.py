@@ -105,7 +105,7 @@ class Search:
         score, share = scores(found, total), shares(found, total)
         best = sorted(score, key=lambda row: (-score[row], row))[: max(COMPARED, limit) if query else limit]
         places = [Found(*self.places[row], score[row], share[row], total) for row in best]
-        if best and (close := closeness(query, [self.codes[row] for row in best])):
+        if best and query and (close := closeness(query, [self.codes[row] for row in best])):
             places = [p._replace(score=p.score + c.worth, odds=c.odds) for p, c in zip(places, close, strict=True)]
             places.sort(key=lambda place: -place.score)
         return places[:limit] or [Found(*self.places[0], 0.0, 0.0, 1)]

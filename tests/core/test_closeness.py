@@ -60,8 +60,9 @@ def test_closeness_is_the_weighted_sum_of_each_tokens_highest_cosine() -> None:
 def test_a_code_is_its_heads_name_and_a_bit_for_each_sign() -> None:
     signs = np.random.default_rng(0).random((5, 128)) > 0.5
     assert len(encode(HEAD, signs)) == NAME + 5 * 16
-    assert closeness(None, [encode(HEAD, signs)]) is None
     query = random_query(np.random.default_rng(0), 2, 128)
+    assert closeness(query, [encode(HEAD, signs)])
+    assert closeness(replace(query, weights=np.array([1.0, np.nan])), [encode(HEAD, signs)]) is None
     for other in (b"", HEAD, encode(b"anothers", signs)):
         assert closeness(query, [encode(HEAD, signs), other]) is None
 

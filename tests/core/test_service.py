@@ -138,6 +138,16 @@ async def test_closeness_is_asked_where_there_are_documents_to_choose_from(open_
         assert answer.document and answer.document.name == "tower.pdf" and engine.asked == [question]
 
 
+class Failing(FakeEngine):
+    def query(self, question: str) -> None:
+        raise RuntimeError("out of memory")
+
+
+async def test_where_the_model_fails_the_search_words_find_the_document(open_taught: Open) -> None:
+    async with open_taught(Failing()) as service:
+        assert await source(service, ABOUT["bakery.pdf"]) == "bakery.pdf"
+
+
 @pytest.fixture
 def open_taught(open_service: Open) -> Open:
     """A service whose channel knows the bakery and the harbour; both open."""
