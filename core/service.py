@@ -9,7 +9,7 @@ import math
 import time
 import unicodedata
 from collections import defaultdict
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -30,6 +30,7 @@ MAX_NAME = 120  # characters of a document's name
 MAX_QUESTION = 1_000  # characters
 ROUTED = 3  # sections that may answer a question
 WITHIN = 3.0  # of the best hit's score makes a section worth asking (LOG.md)
+LEAVES = 4.0  # more than that above a thread's document, and the question is about another one (LOG.md)
 TRUST = 0.4  # nats of confidence that one of a hit's score is worth (LOG.md)
 BORNE_OUT = 2.0  # nats that it is worth when the text bears an answer out (LOG.md)
 ABOUT = 0.25  # share of a question's words from which the only section is about it, when its answer is sure (LOG.md)
@@ -137,7 +138,8 @@ class Service:
         self, channel: str, question: str, *, document: str | None = None, by: str = "", thread: str = ""
     ) -> Answer:
         """Answer from the weights of the document that the question points at, beside the base model; from the base
-        model alone when it points at none. In a thread, the document that answered there last is asked first.
+        model alone when it points at none. In a thread, the document that answered there last is asked first, unless
+        the question clearly points at another one.
 
         Args:
             document: id, name or beginning of one, to ask this document and no other.
@@ -159,32 +161,36 @@ class Service:
         await self._index.feedback(channel, answer_id, by=by, helpful=helpful)
 
     async def _answer(self, channel: str, question: str, document: str | None, thread: str) -> Answer:
-        """By the document that is named; else by that of the thread, as if the channel knew no other; where that gives
-        no answer, by the channel's documents."""
+        """By the document that is named; else by that of the thread, as if the channel knew no other, unless the
+        question clearly points at another one; where that gives no answer, by the channel's documents."""
         if document:
             named = await self._index.find_document(channel, document)
-            return await self._route(channel, question, named.id, doubt=False)
-        if thread and (last := await self._index.thread_document(channel, thread)):
-            answer = await self._route(channel, question, last)
+            return await self._ask_learned(question, await self._within(named.id, channel, question), doubt=False)
+        hits = await self._search(channel, question)
+        last = await self._index.thread_document(channel, thread) if thread else None
+        if last and not points_elsewhere(hits, lambda hit: hit.document.id == last):
+            answer = await self._ask_learned(question, await self._within(last, channel, question))
             if answer.learned and is_answer(answer.learned.text):
                 return answer
-        return await self._route(channel, question)
+        return await self._ask_learned(question, hits)
 
-    async def _route(
-        self, channel: str, question: str, document_id: str | None = None, *, doubt: bool = True
-    ) -> Answer:
-        """By the sections, of one document or of all, that the question points at. Closeness is asked only where there
-        are documents to choose from: within one, words find the section as well (LOG.md)."""
-        query = None
-        if document_id is None and len(await self._index.documents(channel)) > 1:
-            query = await self._runner.device.query(question)
-        best = best_of_sections(await self._index.route(channel, question, document_id=document_id, query=query))
-        return await (self._ask_learned(question, best, doubt) if best else self._ask_base(question))
+    async def _within(self, document_id: str, channel: str, question: str) -> list[Hit]:
+        """What the question points at in one document, whose words find the section as well as closeness (LOG.md)."""
+        return await self._index.route(channel, question, document_id=document_id)
 
-    async def _ask_learned(self, question: str, hits: Sequence[Hit], doubt: bool) -> Answer:
+    async def _search(self, channel: str, question: str) -> list[Hit]:
+        """What the question points at in a channel, by closeness, too, where there are documents to choose from."""
+        several = len(await self._index.documents(channel)) > 1
+        query = await self._runner.device.query(question) if several else None
+        return await self._index.route(channel, question, query=query)
+
+    async def _ask_learned(self, question: str, found: Sequence[Hit], doubt: bool = True) -> Answer:
         """One batch: a row for each section that the question may be about, and the base model's. One section answers:
         its confidence, its place in the search and the pages that bear it out decide. `doubt`: the base model answers
-        alone when nothing is about the question."""
+        alone when nothing is about the question, or known."""
+        hits = best_of_sections(found)
+        if not hits:
+            return await self._ask_base(question)
         loaded = await asyncio.gather(*(self._load(hit.document, hit.section) for hit in hits))
         rows = [Ask(question, weights=w, learner=h.document.weights.learner) for w, h in zip(loaded, hits, strict=True)]
         (*completions, base), prompt_tokens = await self._runner.device.answer([*rows, Ask(question)])
@@ -283,6 +289,17 @@ def best_of_sections(hits: Sequence[Any], most: int = ROUTED) -> list[Any]:
     if others and most > 1 and all(hit.document == found[0].document for hit in asked):
         asked[-1] = others[0]
     return asked
+
+
+def points_elsewhere(hits: Sequence[Any], mine: Callable[[Any], bool]) -> bool:
+    """Whether a question in a thread points at another document than the thread's own, by far.
+
+    Args:
+        hits: of the channel, best first, with their scores. What is not among them scores no better than the last.
+        mine: whether a hit is the thread's document's.
+    """
+    own = next((hit.score for hit in hits if mine(hit)), hits[-1].score if hits else 0.0)
+    return bool(hits) and hits[0].score - own > LEAVES
 
 
 def best_of(

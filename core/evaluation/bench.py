@@ -34,7 +34,7 @@ from core.evaluation.report import RIGHT, f1_scores, mean, report, share_lost
 from core.evaluation.squad import Article, Question, read_squad
 from core.evaluation.statistics import bootstrap
 from core.ports import Ask, Engine, Learned
-from core.service import ROUTED, best_of, best_of_sections, is_about, is_answer
+from core.service import ROUTED, best_of, best_of_sections, is_about, is_answer, points_elsewhere
 from core.types import Chunk, Page
 from core.words import frequency, scores, search_words, shares, supporting
 
@@ -293,8 +293,8 @@ class Bench:
             retention.append([mean([d]) for d in self._scores(chosen)])
             self.progress("together", 100 * size, 100 * count)
         alone = mean([f1_scores(r, a) for r, a in zip(self.ask_all("learned"), self.articles, strict=True)])
-        talk = self._conversation(asked, base, chosen)
-        changed = self._in_thread({(n, i): (n - 1) % count for n, i in asked}, asked, base, chosen)
+        talk = self._conversation(search, asked, base, chosen)
+        changed = self._in_thread(search, {(n, i): (n - 1) % count for n, i in asked}, asked, base, chosen)
         return {
             **self._shares(chosen, alone),
             "alone_f1": alone,
@@ -320,27 +320,34 @@ class Bench:
         return [f1_scores([chosen[n, i].reply for i in range(len(a.questions))], a) for n, a in asked]
 
     def _conversation(
-        self, asked: Mapping[Place, Question], base: Mapping[Place, Reply], channel: Mapping[Place, Served]
+        self,
+        search: Search,
+        asked: Mapping[Place, Question],
+        base: Mapping[Place, Reply],
+        channel: Mapping[Place, Served],
     ) -> dict[Place, Served]:
         """Each document's questions one after another, in a thread of its own. channel: as if each was the first."""
         said: dict[Place, Served] = {}
         last: dict[int, int] = {}  # by thread, whose answer came last
         for turn in range(1 + max(i for _, i in asked)):
             now = {(n, i): q for (n, i), q in asked.items() if i == turn}
-            said |= self._in_thread({(n, i): last[n] for n, i in now if n in last}, now, base, channel)
+            said |= self._in_thread(search, {(n, i): last[n] for n, i in now if n in last}, now, base, channel)
             last |= {n: said[n, i].owner for n, i in now if said[n, i].keeps}
             self.progress("conversation", len(said), len(asked))
         return said
 
     def _in_thread(
         self,
+        search: Search,
         last: Mapping[Place, int],
         asked: Mapping[Place, Question],
         base: Mapping[Place, Reply],
         channel: Mapping[Place, Served],
     ) -> dict[Place, Served]:
-        """As the service in a thread: first the document that answered last there, where one did; then the channel."""
-        first = self._in_channel({at: self.documents[n].search for at, n in last.items()}, asked, base)
+        """As the service in a thread: first the document that answered last there, where one did, unless the question
+        clearly points at another one; then the channel."""
+        stays = {at: n for at, n in last.items() if not self._elsewhere(search, asked[at].text, n)}
+        first = self._in_channel({at: self.documents[n].search for at, n in stays.items()}, asked, base)
         return {at: first[at] if at in first and first[at].keeps else channel[at] for at in asked}
 
     def general(self, questions: Sequence[Question], *, together: bool) -> dict[str, float]:
@@ -398,10 +405,16 @@ class Bench:
 
     def _places(self, search: Search, question: str) -> list[Found]:
         """Sections that may answer, best first; as in the service."""
+        return best_of_sections(in_sections(self._found(search, question), self._sections), self.routed)
+
+    def _elsewhere(self, search: Search, question: str, n: int) -> bool:
+        """Whether a question points at other documents of the channel than this one, by far."""
+        return points_elsewhere(self._found(search, question), lambda found: found.document == n)
+
+    def _found(self, search: Search, question: str) -> list[Found]:
         if search.many and question not in self.queries:
             self.queries[question] = self.engine.query(question)
-        query = self.queries[question] if search.many else None
-        return best_of_sections(in_sections(search(question, HITS, query), self._sections), self.routed)
+        return search(question, HITS, self.queries[question] if search.many else None)
 
     def _channel(self, count: int) -> Search:
         """A channel that knows the first so many documents."""

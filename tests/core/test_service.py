@@ -12,7 +12,7 @@ from core.closeness import Query
 from core.errors import AlreadyKnown, NotAPdf, NotFound, PdfTooBig, Refused
 from core.evaluation.bench import Found
 from core.ports import Ask, Hit, Index, Weights
-from core.service import MAX_QUESTION, Service, best_of, best_of_sections, harmless_name, is_about
+from core.service import MAX_QUESTION, Service, best_of, best_of_sections, harmless_name, is_about, points_elsewhere
 from core.types import Chunk, Completion, Document, Stage
 from tests.conftest import Open
 from tests.fakes import FakeEngine, plain_pdf
@@ -136,6 +136,25 @@ async def test_closeness_is_asked_where_there_are_documents_to_choose_from(open_
         assert await source(service, question) == "oven.pdf" and engine.asked == [question]
         answer = await service.ask("here", question, document="tower")
         assert answer.document and answer.document.name == "tower.pdf" and engine.asked == [question]
+
+
+async def test_a_question_in_a_thread_that_clearly_points_at_another_document_goes_there(open_service: Open) -> None:
+    async with open_service(Asking()) as service:
+        await learn(service, plain_pdf("The tower is never warm at six in the morning. " * 2), "tower.pdf")
+        assert await source(service, "What is warm at six?", thread="1") == "tower.pdf"
+        await learn(service, plain_pdf("The oven of the house is lit at six by the baker. " * 2), "oven.pdf")
+        assert await source(service, "What is lit at six?", thread="1") == "oven.pdf"
+        assert await source(service, "What is it at six?", thread="1") == "oven.pdf"
+
+
+@pytest.mark.parametrize(
+    ("scores", "elsewhere"),
+    [({}, False), ({0: 9.0, 1: 4.0}, False), ({1: 9.0, 0: 5.1}, False), ({1: 9.0, 0: 4.9}, True),
+     ({1: 9.0, 2: 5.1}, False), ({1: 9.0, 2: 4.9}, True)],
+)  # fmt: skip
+def test_a_thread_is_left_for_a_document_that_is_far_ahead(scores: dict[int, float], elsewhere: bool) -> None:
+    hits = [Found(document, 0, score, 0.5, 9) for document, score in scores.items()]
+    assert points_elsewhere(hits, lambda hit: hit.document == 0) is elsewhere
 
 
 class Failing(FakeEngine):
