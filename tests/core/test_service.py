@@ -149,8 +149,8 @@ async def test_a_question_in_a_thread_that_clearly_points_at_another_document_go
 
 @pytest.mark.parametrize(
     ("scores", "elsewhere"),
-    [({}, False), ({0: 9.0, 1: 2.0}, False), ({1: 9.0, 0: 3.1}, False), ({1: 9.0, 0: 2.9}, True),
-     ({1: 9.0, 2: 3.1}, False), ({1: 9.0, 2: 2.9}, True)],
+    [({}, False), ({0: 9.0, 1: 4.0}, False), ({1: 9.0, 0: 5.1}, False), ({1: 9.0, 0: 4.9}, True),
+     ({1: 9.0, 2: 5.1}, False), ({1: 9.0, 2: 4.9}, True)],
 )  # fmt: skip
 def test_a_thread_is_left_for_a_document_that_is_far_ahead(scores: dict[int, float], elsewhere: bool) -> None:
     hits = [Found(document, 0, score, 0.5, 9) for document, score in scores.items()]
