@@ -118,6 +118,12 @@ class World:
         await self.until(lambda: self.handled(asked))
         return self.handled(asked)[-1]
 
+    async def placed(self, thread: str) -> None:
+        """Until it is stored that an answer stands in this thread, which is a moment after it was said."""
+        async with asyncio.timeout(15.0):
+            while not await self.service._index.thread_document(KEY, thread):
+                await asyncio.sleep(0.01)
+
     async def learning(self) -> dict[str, Any]:
         """Until a job is being learned and the channel sees it; its progress message."""
         return (await self.until(lambda: self.slack.said("█")))[0]
@@ -422,6 +428,7 @@ async def test_a_follow_up_goes_to_the_document_that_answered_in_its_thread(worl
         await (slack.slash("ask", question) if how == "command" else slack.say(f"{MENTION} {question}"))
         thread = (await world.said(f"From {name}"))["thread_ts"]
         if how == "restart":
+            await world.placed(thread)
             await world.restart()
         await slack.say(FOLLOW_UP, thread_ts=thread)
         assert await source(world, thread, 1) == name
@@ -440,6 +447,7 @@ async def test_a_follow_up_that_was_received_before_a_crash_goes_there_too(world
     await world.teach(BAKERY, HARBOUR)
     for number, (name, question) in enumerate(ABOUT.items()):
         thread = (await world.ask(question))["thread_ts"]
+        await world.placed(thread)
         await world.stop()
         event = {"type": "message", "user": "UADA", "text": FOLLOW_UP, "ts": slack.ts(), "channel": CHANNEL}
         kept = {"team_id": TEAM, "event_id": f"EvX{number}", "event": event | {"thread_ts": thread}}
