@@ -50,9 +50,11 @@ def closeness(query: Query, codes: Sequence[bytes]) -> list[Close] | None:
     Takes milliseconds for 30 sections: call through a thread."""
     import numpy as np
 
+    width = query.vectors.shape[1]
     if not all(code.startswith(query.head) and len(code) > NAME for code in codes):
         return None
-    width = query.vectors.shape[1]
+    if any((len(code) - NAME) % (width // 8) for code in codes):  # damaged
+        return None
     parts = [np.frombuffer(code, dtype=np.uint8, offset=NAME).reshape(-1, width // 8) for code in codes]
     starts = np.cumsum([0, *map(len, parts[:-1])])
     signs = np.unpackbits(np.concatenate(parts), axis=1).astype(np.float32) * 2 - 1

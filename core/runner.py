@@ -315,7 +315,11 @@ class Runner:
         found: list[bytes] = []
         for at in range(0, len(chunks), ENCODED):
             work.go_on()
-            found += await self.device.run(engine.codes, chunks[at : at + ENCODED])
+            try:
+                found += await self.device.run(engine.codes, chunks[at : at + ENCODED])
+            except Exception:  # what was learned is not lost for it
+                log.exception("this document will be found by words alone")
+                return list(chunks)
         return [replace(chunk, code=code) for chunk, code in zip(chunks, found, strict=True)]
 
     async def _keep(

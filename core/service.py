@@ -14,6 +14,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from core.closeness import COMPARED
 from core.consolidate import MAGIC, pack
 from core.errors import NotAPdf, NotFound, PdfTooBig, Refused, WeightsDamaged
 from core.ports import Ask, Hit, Inbox, Index, Weights
@@ -28,6 +29,7 @@ log = logging.getLogger(__name__)
 
 MAX_NAME = 120  # characters of a document's name
 MAX_QUESTION = 1_000  # characters
+HITS = 10  # chunks that are looked at for sections that may answer
 ROUTED = 3  # sections that may answer a question
 WITHIN = 3.0  # of the best hit's score makes a section worth asking (LOG.md)
 LEAVES = 4.0  # more than that above a thread's document, and the question is about another one (LOG.md)
@@ -172,17 +174,17 @@ class Service:
             answer = await self._ask_learned(question, await self._within(last, channel, question))
             if answer.learned and is_answer(answer.learned.text):
                 return answer
-        return await self._ask_learned(question, hits)
+        return await self._ask_learned(question, hits[:HITS])
 
     async def _within(self, document_id: str, channel: str, question: str) -> list[Hit]:
         """What the question points at in one document, whose words find the section as well as closeness (LOG.md)."""
-        return await self._index.route(channel, question, document_id=document_id)
+        return await self._index.route(channel, question, document_id=document_id, limit=HITS)
 
     async def _search(self, channel: str, question: str) -> list[Hit]:
         """What the question points at in a channel, by closeness, too, where there are documents to choose from."""
         several = len(await self._index.documents(channel)) > 1
         query = await self._runner.device.query(question) if several else None
-        return await self._index.route(channel, question, query=query)
+        return await self._index.route(channel, question, query=query, limit=COMPARED)
 
     async def _ask_learned(self, question: str, found: Sequence[Hit], doubt: bool = True) -> Answer:
         """One batch: a row for each section that the question may be about, and the base model's. One section answers:

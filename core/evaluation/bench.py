@@ -34,7 +34,7 @@ from core.evaluation.report import RIGHT, f1_scores, mean, report, share_lost
 from core.evaluation.squad import Article, Question, read_squad
 from core.evaluation.statistics import bootstrap
 from core.ports import Ask, Engine, Learned
-from core.service import ROUTED, best_of, best_of_sections, is_about, is_answer, points_elsewhere
+from core.service import HITS, ROUTED, best_of, best_of_sections, is_about, is_answer, points_elsewhere
 from core.types import Chunk, Page
 from core.words import frequency, scores, search_words, shares, supporting
 
@@ -45,7 +45,6 @@ CONDITIONS = (
     "base", "learned", "wrong_document", "elsewhere", "in_context", "document", "retrieval", "both", "unrelated",
 )  # fmt: skip
 SERVED = {"learned": ("weights", 0), "elsewhere": ("wrong_document", -1)}  # whose answers, of which document from here
-HITS = 10  # chunks that the router looks at; as in the service
 ENCODED = 64  # chunks at once
 BATCH = 16  # questions at once
 Progress = Callable[[str, int, int], None]
@@ -405,7 +404,7 @@ class Bench:
 
     def _places(self, search: Search, question: str) -> list[Found]:
         """Sections that may answer, best first; as in the service."""
-        return best_of_sections(in_sections(self._found(search, question), self._sections), self.routed)
+        return best_of_sections(in_sections(self._found(search, question)[:HITS], self._sections), self.routed)
 
     def _elsewhere(self, search: Search, question: str, n: int) -> bool:
         """Whether a question points at other documents of the channel than this one, by far."""
@@ -414,7 +413,7 @@ class Bench:
     def _found(self, search: Search, question: str) -> list[Found]:
         if search.many and question not in self.queries:
             self.queries[question] = self.engine.query(question)
-        return search(question, HITS, self.queries[question] if search.many else None)
+        return search(question, COMPARED, self.queries[question] if search.many else None)
 
     def _channel(self, count: int) -> Search:
         """A channel that knows the first so many documents."""

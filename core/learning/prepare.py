@@ -113,9 +113,10 @@ def prepare(
         checkpoint=checkpoint,
     )
     prepared.eval().requires_grad_(False)
-    if asked := questions[cut:][: config.searched]:
-        save_head(train_search(base, asked, SearchConfig(steps=config.search_steps)), out)
     save_prepared(prepared, out)
+    if asked := questions[cut:]:
+        asked = random.Random(0).sample(asked, min(config.searched, len(asked)))
+        save_head(train_search(base, asked, SearchConfig(steps=config.search_steps)), out)
     shutil.rmtree(state.parent, ignore_errors=True)
     held_out = learned_figures(
         base.model, base.tokenizer, prepared, _documents(questions[:cut], config.held_out), per_document=8

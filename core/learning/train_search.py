@@ -67,7 +67,9 @@ def train_search(
     encode = lambda text: base.tokenizer.encode(text, add_special_tokens=False)[: c.longest]  # noqa: E731
     torch.manual_seed(c.seed)
     passages = joined(passages, random.Random(c.seed))
-    asked = [(n, q) for n, p in enumerate(passages) for q in dict.fromkeys(q.question for q in p.questions)]
+    asked = [
+        (n, q) for n, p in enumerate(passages) for q in dict.fromkeys(q.question for q in p.questions) if encode(q)
+    ]
     head = SearchHead(round(LAYER * base.model.config.num_hidden_layers), base.model.config.hidden_size)
     sections = Texts(base, [encode(p.text) for p in passages], head.layer, pad_id)
     questions = Texts(base, [encode(q) for _, q in asked], head.layer, pad_id)

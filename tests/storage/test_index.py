@@ -502,11 +502,13 @@ async def test_other_channels_words_change_no_hit(index: Index) -> None:
 
 
 async def test_the_instrument_searches_as_the_index_does(index: Index) -> None:
-    await learn(index, "d1", TEXTS)
-    search = Search([[Chunk(n, text, (), 1, 1) for n, text in enumerate(TEXTS)]])
+    codes = [HEAD + bytes([byte] * 16) for byte in (0x0F, 0xF1, 0xF0)]
+    await learn(index, "d1", TEXTS, codes=codes)
+    search = Search([[Chunk(n, text, (), 1, 1, codes[n]) for n, text in enumerate(TEXTS)]])
     for question in [*ASKED, "zebra", "Who?"]:
-        hits = await index.route("here", question)
-        assert [(0, *hit[1:]) for hit in hits] == search(question, 10)
+        for query in (None, QUERY):
+            hits = await index.route("here", question, query=query)
+            assert [(0, *hit[1:]) for hit in hits] == search(question, 10, query)
 
 
 async def test_among_chunks_with_its_words_the_closest_to_a_question_comes_first(index: Index) -> None:
