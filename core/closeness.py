@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     import numpy as np
@@ -51,9 +51,8 @@ def closeness(query: Query, codes: Sequence[bytes]) -> list[Close] | None:
     import numpy as np
 
     width = query.vectors.shape[1]
-    if not all(code.startswith(query.head) and len(code) > NAME for code in codes):
-        return None
-    if any((len(code) - NAME) % (width // 8) for code in codes):  # damaged
+    whole = (len(code) > NAME and (len(code) - NAME) % (width // 8) == 0 for code in codes)  # the others are damaged
+    if not all(whole) or not all(code.startswith(query.head) for code in codes):
         return None
     parts = [np.frombuffer(code, dtype=np.uint8, offset=NAME).reshape(-1, width // 8) for code in codes]
     starts = np.cumsum([0, *map(len, parts[:-1])])
@@ -64,3 +63,13 @@ def closeness(query: Query, codes: Sequence[bytes]) -> list[Close] | None:
         return None
     mean = best / query.weights.sum()
     return [Close(WORTH * float(b), query.slope * float(m) + query.offset) for b, m in zip(best, mean, strict=True)]
+
+
+def closest_first(hits: Sequence[Any], codes: Sequence[bytes], query: Query | None) -> list[Any]:
+    """Hits (named tuples with `score` and `odds`) with what their closeness is worth, best first; as they are where
+    there is no query, or nothing to compare it with. codes: of the hits."""
+    close = closeness(query, codes) if query and hits else None
+    if close is None:
+        return list(hits)
+    scored = [hit._replace(score=hit.score + c.worth, odds=c.odds) for hit, c in zip(hits, close, strict=True)]
+    return sorted(scored, key=lambda hit: -hit.score)

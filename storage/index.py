@@ -21,7 +21,7 @@ from typing import Any
 
 import aiosqlite
 
-from core.closeness import COMPARED, Query, closeness
+from core.closeness import COMPARED, Query, closest_first
 from core.errors import AlreadyKnown, Cancelled, DataTooNew, NotFound, StorageFailed
 from core.ports import Hit
 from core.prompts import NOT_IN_TEXT
@@ -398,9 +398,8 @@ class Index:
         order = {row["id"]: (-score[row["id"]], -row["learned_at"], row["position"]) for row in rows}
         chunks = await self._chunks(sorted(order, key=order.__getitem__)[: max(COMPARED, limit) if query else limit])
         hits = [Hit(_document(row), row["position"], score[row["chunk"]], share[row["chunk"]], among) for row in chunks]
-        if query and (close := await asyncio.to_thread(closeness, query, [row["code"] for row in chunks])):
-            hits = [hit._replace(score=hit.score + c.worth, odds=c.odds) for hit, c in zip(hits, close, strict=True)]
-            hits.sort(key=lambda hit: -hit.score)
+        if query:
+            hits = await asyncio.to_thread(closest_first, hits, [row["code"] for row in chunks], query)
         return hits[:limit]
 
     async def _chunks(self, ids: Sequence[int]) -> list[sqlite3.Row]:

@@ -27,7 +27,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from core.closeness import COMPARED, Query, closeness
+from core.closeness import COMPARED, Query, closest_first
 from core.errors import Refused
 from core.evaluation.journal import Journal, Reply
 from core.evaluation.report import RIGHT, f1_scores, mean, report, share_lost
@@ -104,9 +104,7 @@ class Search:
         score, share = scores(found, total), shares(found, total)
         best = sorted(score, key=lambda row: (-score[row], row))[: max(COMPARED, limit) if query else limit]
         places = [Found(*self.places[row], score[row], share[row], total) for row in best]
-        if best and query and (close := closeness(query, [self.codes[row] for row in best])):
-            places = [p._replace(score=p.score + c.worth, odds=c.odds) for p, c in zip(places, close, strict=True)]
-            places.sort(key=lambda place: -place.score)
+        places = closest_first(places, [self.codes[row] for row in best], query)
         return places[:limit] or [Found(*self.places[0], 0.0, 0.0, 1)]
 
     def _find(self, word: str) -> dict[int, float]:

@@ -61,7 +61,9 @@ class Searcher:
     """A base model with its search head."""
 
     def __init__(self, base: LoadedModel, head: SearchHead, name: bytes, pad_id: int) -> None:
-        self.base, self.head, self.name, self.pad_id = base, head.to(base.device), name, pad_id
+        self.base, self.name, self.pad_id = base, name, pad_id
+        self.odds = head.odds.tolist()  # read once: from a GPU it would be waited for
+        self.head = head.to(base.device)
         self.recordings: dict[int, tuple[Tensor, Callable[[], Any]]] = {}  # by length: tokens, and what reads them
 
     @classmethod
@@ -78,8 +80,7 @@ class Searcher:
         if not ids:
             return None
         vectors, weights = (t[: len(ids)].cpu().numpy() for t in self._read(ids))
-        slope, offset = self.head.odds.tolist()
-        return Query(self.name, vectors, weights, slope, offset)
+        return Query(self.name, vectors, weights, *self.odds)
 
     def _read(self, ids: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Of a question's tokens, and of padding after them: vectors and weights. On a GPU the pass is recorded once
