@@ -167,6 +167,14 @@ class DocumentRef:
     name: str
 
 
+class Certainty(StrEnum):
+    """How far an answer can be trusted, as a person reads it."""
+
+    LIKELY = "likely"
+    UNSURE = "unsure"
+    ABSENT = "not in the document"
+
+
 @dataclass(frozen=True)
 class Answer:
     """The same question put to the learned model and to the base model."""
@@ -179,6 +187,7 @@ class Answer:
     pages: tuple[int, ...] | None = ()  # where the text supports the learned answer; () = not found, None = none kept
     id: str = ""  # for feedback
     unrelated: bool = False  # the channel knows documents, and none of them is about the question
+    certainty: Certainty = Certainty.UNSURE  # of the learned answer
 
 
 @dataclass(frozen=True)
