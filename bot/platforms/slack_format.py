@@ -16,7 +16,7 @@ TITLE, TEXT, FIELDS_TOGETHER, FOOTER = 300, 4000, 4000, 500  # ours: all blocks 
 
 BUTTON = "engram"  # action_id: engram:ACTION:NUMBER; block_id of a message's first block: engram:TAG
 SHORTCUT = "learn_document"  # callback_id of the message menu
-NAMES = {"status": "engram-status"}  # Slack keeps /status for itself, and refuses a manifest that has it
+NAMES = {"status": "engram-status", "settings": "engram-settings"}  # Slack keeps /status for itself
 DESCRIPTIONS = {"learn": "Show how to hand me a PDF"}  # Slack gives commands no files
 STYLES = {Style.PRIMARY: "primary", Style.DANGER: "danger"}
 
@@ -33,17 +33,27 @@ SCOPES = (
     "im:history",
     "mpim:history",
     "mpim:read",
+    "reactions:write",
     "users:read",
 )
 EVENTS = (
+    "app_home_opened",
     "app_mention",
+    "app_uninstalled",
     "channel_deleted",
     "group_deleted",
+    "member_left_channel",
     "message.channels",
     "message.groups",
     "message.im",
     "message.mpim",
+    "tokens_revoked",
 )
+PROMPTS = [
+    {"title": "What can you do?", "message": "help"},
+    {"title": "What do you know here?", "message": "docs"},
+]
+EMOJI = {"❤️": "heart", "👍": "+1", "👋": "wave"}
 
 
 # The manifest --------------------------------------------------------------------------------------------------------
@@ -73,10 +83,7 @@ def manifest(url: str = "") -> dict[str, Any]:
             "bot_user": {"display_name": "Engram", "always_online": True},
             "agent_view": {
                 "agent_description": "Send me a PDF and I learn it into my weights; then ask me about it.",
-                "suggested_prompts": [
-                    {"title": "What can you do?", "message": "help"},
-                    {"title": "What do you know here?", "message": "docs"},
-                ],
+                "suggested_prompts": PROMPTS,
             },
             "slash_commands": [_slash(command, url) for command in commands()],
             "shortcuts": [
@@ -127,16 +134,23 @@ def command_of(name: str) -> str:
 def dress(message: Message) -> dict[str, Any]:
     """A message as `text` (for notifications and screen readers) and `blocks`, within Slack's limits."""
     blocks: list[dict[str, Any]] = []
+    if message.asked:
+        blocks.append(_context(message.asked))
     if message.title:
-        blocks.append(_section(f"*{clip(' '.join(message.title.split()), TITLE)}*"))
+        call = f"<@{message.notify.rpartition(':')[2]}> " if message.notify else ""
+        blocks.append(_section(f"{call}*{clip(' '.join(message.title.split()), TITLE)}*"))
     if message.text:
         blocks += [_section(part) for part in split(message.text, TEXT)]
     blocks += _fields(message.fields)
     if message.footer:
-        blocks.append({"type": "context", "elements": [_mrkdwn(clip(message.footer, FOOTER))]})
+        blocks.append(_context(message.footer))
     if message.buttons:
         blocks.append({"type": "actions", "elements": [_button(*pair) for pair in enumerate(message.buttons)]})
     return {"text": clip(_summary(message), FALLBACK), "blocks": blocks}
+
+
+def _context(text: str) -> dict[str, Any]:
+    return {"type": "context", "elements": [_mrkdwn(clip(text, FOOTER))]}
 
 
 def _fields(fields: Sequence[Field]) -> list[dict[str, Any]]:
@@ -179,7 +193,7 @@ def _button(number: int, button: Button) -> dict[str, Any]:
     dressed = {
         "type": "button",
         "action_id": f"{BUTTON}:{button.action}:{number}",
-        "text": {"type": "plain_text", "text": label[:LABEL], "emoji": False},
+        "text": {"type": "plain_text", "text": label[:LABEL], "emoji": True},
     }
     dressed |= {"value": button.value[:VALUE]} if button.value else {}
     return dressed | ({"style": STYLES[button.style]} if button.style in STYLES else {})

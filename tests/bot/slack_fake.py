@@ -326,6 +326,17 @@ class FakeSlack:
         message.update({"blocks": [], **body, "edits": message.get("edits", 0) + 1})
         return {"channel": body["channel"], "ts": body["ts"]}
 
+    async def _chat_delete(self, body: dict[str, Any]) -> None:
+        self.delete(self.message(body["ts"], body["channel"]) or refuse("message_not_found"))
+
+    async def _reactions_add(self, body: dict[str, Any]) -> None:
+        message = self.message(body["timestamp"], body["channel"]) or refuse("message_not_found")
+        message.setdefault("reactions", []).append(body["name"])
+
+    async def _assistant_threads_setSuggestedPrompts(self, body: dict[str, Any]) -> None:
+        if not body.get("prompts"):
+            raise Refusal("invalid_arguments")
+
     async def _chat_postEphemeral(self, body: dict[str, Any]) -> dict[str, Any]:
         self._check(body)
         self.whispers.append({"ts": self.ts(), **body})
