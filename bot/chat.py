@@ -107,12 +107,12 @@ class Message:
     text: str = ""
     fields: tuple[Field, ...] = ()
     footer: str = ""  # small print, one or several lines
-    asked: str = ""  # small print before all else: the question, where nothing else in the channel shows it
-    notify: str = ""  # the `Request.user` whom the platform is to call beside the title
     buttons: tuple[Button, ...] = ()
     tone: Tone = Tone.PLAIN
     picture: bytes = b""  # PNG
     picture_text: str = ""  # says what the picture shows to those who cannot see it
+    asked: str = ""  # small print before all else: the question, where nothing else in the channel shows it
+    notify: str = ""  # the `Request.user` whom the platform is to call beside the title
 
 
 class Live(Protocol):

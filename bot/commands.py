@@ -737,7 +737,6 @@ COMMANDS: dict[str, Command] = {
             forget,
             options=(Option("document", "Which document", required=True, suggest=suggest_documents),),
             permission=Permission.MEMBER,
-            private=True,
         ),
         Command("reset", "Erase everything I know here (managers)", reset, permission=Permission.MANAGER, private=True),
         Command("status", "Show the queue, the model and the device", status, private=True),

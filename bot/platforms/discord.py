@@ -250,8 +250,6 @@ class Client(discord.AutoShardedClient):
             await self.bot.hear(_heard(message, self), MessageReply(self, message))
         except Unfinished:
             return
-        except Exception:
-            log.exception("a message could not be handled")
         with contextlib.suppress(StorageFailed):
             await inbox.handled(key)
 

@@ -329,7 +329,7 @@ class Client:
     async def reopen(self, address: str) -> Live | None:
         platform, team, *rest = address.split(":")
         workspace = await self.workspace(team) if platform == "slack" else None
-        return Posted(workspace, *rest) if workspace else None
+        return Posted(workspace, *rest, again=True) if workspace else None
 
     # What Slack hands over: kept, then acknowledged, then worked off, once
 
@@ -1000,13 +1000,17 @@ class SlackReply(Reply):
 
 
 class Posted(Live):
-    """A message of the bot, known by channel, thread and time stamp. `origin`: time stamp of what it answers."""
+    """A message of the bot, known by channel, thread and time stamp. `origin`: time stamp of what it answers. `again`:
+    an earlier process may have told the end."""
 
-    def __init__(self, workspace: Workspace, channel: str, thread: str, ts: str, origin: str = "") -> None:
+    def __init__(
+        self, workspace: Workspace, channel: str, thread: str, ts: str, origin: str = "", *, again: bool = False
+    ) -> None:
         self.address = f"slack:{workspace.me.team}:{channel}:{thread}:{ts}:{origin}"
         self._workspace = workspace
         self._channel, self._thread, self._ts = channel, thread, ts
         self._editable = True
+        self._again = again
 
     async def edit(self, message: Message) -> None:
         if not self._editable or not self._workspace.edits.has_capacity():
@@ -1034,10 +1038,10 @@ class Posted(Live):
         return True
 
     async def _finish_anew(self, message: Message) -> None:
-        """An edit calls nobody: the end is a message of its own, and the progress goes. An earlier try, or an earlier
-        process, may have done it already."""
+        """An edit calls nobody: the end is a message of its own, and the progress goes."""
         tag = tag_of(self._channel, self._ts, message)
-        self._workspace.may_have_posted(tag)
+        if self._again:
+            self._workspace.may_have_posted(tag)
         await self._workspace.post(self._channel, self._thread, message, tag)
         with contextlib.suppress(*TROUBLE):
             await self._workspace.web.chat_delete(channel=self._channel, ts=self._ts)

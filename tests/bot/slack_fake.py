@@ -143,6 +143,19 @@ class FakeSlack:
             await self.event(mention)
         return message
 
+    async def remove(self, message: dict[str, Any]) -> None:
+        """Somebody deletes a message."""
+        self.delete(message)
+        gone = {"subtype": "message_deleted", "deleted_ts": message["ts"], "previous_message": message, "hidden": True}
+        await self.event({"type": "message", "channel": message["channel"], "ts": self.ts(), **gone})
+
+    async def change(self, message: dict[str, Any], text: str) -> None:
+        """Somebody edits a message."""
+        before = dict(message)
+        message.update(text=text, edited={"user": message["user"], "ts": self.ts()})
+        changed = {"subtype": "message_changed", "message": dict(message), "previous_message": before, "hidden": True}
+        await self.event({"type": "message", "channel": message["channel"], "ts": self.ts(), **changed})
+
     async def event(self, event: dict[str, Any], event_id: str = "", retry: int = 0) -> None:
         payload = {
             "token": "t",

@@ -47,7 +47,10 @@ async def teach(bot: Bot, *files: Attachment, **changes: object) -> FakeReply:
 
 async def settled(bot: Bot) -> None:
     async with asyncio.timeout(20):
-        await asyncio.gather(*bot._tasks)
+        while bot._tasks:
+            done, _ = await asyncio.wait(bot._tasks)
+            for task in done:
+                assert task.cancelled() or task.exception() is None
 
 
 async def run(bot: Bot, name: str, **changes: object) -> FakeReply:
