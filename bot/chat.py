@@ -100,7 +100,7 @@ class Field:
 class Message:
     """What the bot says, before a platform dresses it. Plain text everywhere.
 
-    With a title and a text, or with fields, it is a card; else it is said in one breath, without a frame.
+    With a title and a text, or with fields, it is a card; else, or when it calls somebody, it is said without a frame.
     """
 
     title: str = ""

@@ -497,7 +497,7 @@ async def _answer(bot: Bot, question: str, key: str | None, private: bool, reque
         answer,
         compare=chosen["compare"],
         private=private,
-        asked="" if reply.shows_question else render.asked_by(request.user_name, question),
+        asked="" if reply.shows_question else render.asked_by("You" if private else request.user_name, question),
         coming=[] if answer.learned else await bot.service.jobs(request.channel),
         hint=_hint(bot, request),
     )
@@ -715,14 +715,14 @@ COMMANDS: dict[str, Command] = {
     for command in (
         Command(
             "learn",
-            "Learn a PDF into this channel's own weights",
+            "Learn a PDF, for this channel alone",
             learn,
             options=(Option("file", "The PDF to learn", Kind.FILE, required=True),),
             permission=Permission.MEMBER,
         ),
         Command(
             "ask",
-            "Ask about what this channel has taught me",
+            "Ask about what I have learned here",
             ask,
             options=(
                 Option("question", "What you want to know", required=True),
@@ -739,7 +739,7 @@ COMMANDS: dict[str, Command] = {
             permission=Permission.MEMBER,
         ),
         Command("reset", "Erase everything I know here (managers)", reset, permission=Permission.MANAGER, private=True),
-        Command("status", "Show the queue, the model and the device", status, private=True),
+        Command("status", "Show what I am doing", status, private=True),
         Command("cancel", "Stop learning: your own, or all if you manage the channel", cancel, private=True),
         Command(
             "settings",
@@ -749,7 +749,7 @@ COMMANDS: dict[str, Command] = {
             private=True,
         ),
         Command("help", "Show what I can do", help, private=True),
-        Command("about", "Show source, licence, model, and what I keep", about, private=True),
+        Command("about", "Show what I keep, and where I come from", about, private=True),
     )
 }
 

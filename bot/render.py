@@ -16,18 +16,20 @@ from typing import TYPE_CHECKING
 
 from bot.chat import Button, Field, Message, Style, Tone
 from core.errors import AlreadyKnown, EngramError, QuotaReached, SetupError
+from core.prompts import NOT_IN_TEXT
 from core.types import Answer, Certainty, Completion, Document, Job, Progress, Stage, Status
 
 if TYPE_CHECKING:
     from bot.commands import Command
 
 LISTED = 12  # documents, so that a list fits one message
+ENOUGH = 5  # questions of a self-check that tell something
 EXAMPLES = 3  # questions shown as buttons when a document is learned
 OFFERED = 5  # documents shown as buttons: a row on Discord
 LABEL = 75  # characters of a button's label or value: Slack's limit, the narrowest
 ANSWER = 300  # characters of an answer, and
 ANSWER_LINES = 3  # its lines; the rest is behind "Details"
-HEADLINE = 100  # characters up to which an answer is shown in bold
+HEADLINE = 100  # characters up to which a likely answer is shown in bold
 BESIDE = 140  # characters of the base model's answer on its line
 CITED = 3  # pages
 
@@ -95,8 +97,7 @@ def finished(news: Progress, older: Document | None = None) -> Message:
 def _learned(document: Document, older: Document | None) -> Message:
     metrics = document.metrics
     notes = [note if note.endswith(".") else f"{note}." for note in metrics.notes]
-    weak = metrics.check_total and metrics.check_after < metrics.check_total / 2
-    if weak:
+    if metrics.check_total >= ENOUGH and metrics.check_after < metrics.check_total / 2:
         asked = count(metrics.check_total, "question")
         notes.append(f"I got {metrics.check_after} of my own {asked} about it right, so look at the pages I give.")
     examples = good_questions(document.questions)
@@ -245,14 +246,12 @@ def answer(
     if value.certainty is Certainty.ABSENT:
         footer = "\n".join(filter(None, [f"{value.certainty}", hint]))
         return Message(text=f"{name} doesn't seem to say.", asked=asked, footer=footer, buttons=buttons)
-    text, base = _short(value.learned.text), " ".join(value.base.text.split()) or "(nothing)"
+    text, base = _short(value.learned.text), _base(value)
     lines = [f"{value.certainty} · {', '.join((name, *where(value.pages)))}"]
     lines += [f"Without the document: {clip(base, BESIDE)}"] if compare == "line" else []
     judge = (Button("👍", "helpful", value.id), Button("👎", "wrong", value.id)) if value.id else ()
-    fields = (
-        (Field("Without the document", clip(value.base.text.strip() or base, ANSWER)),) if compare == "full" else ()
-    )
-    is_headline = len(text) <= HEADLINE and "\n" not in text
+    fields = (Field("Without the document", clip(base, ANSWER)),) if compare == "full" else ()
+    is_headline = value.certainty is Certainty.LIKELY and len(text) <= HEADLINE and "\n" not in text
     return Message(
         title=text if is_headline else "",
         text="" if is_headline else text,
@@ -267,7 +266,14 @@ def _short(text: str) -> str:
     """Two or three lines of an answer."""
     lines = [line.strip() for line in text.strip().splitlines() if line.strip()] or ["(nothing)"]
     more = " …" if len(lines) > ANSWER_LINES else ""
-    return clip("\n".join(lines[:ANSWER_LINES]) + more, ANSWER)
+    short = clip("\n".join(lines[:ANSWER_LINES]) + more, ANSWER)
+    return short[0].upper() + short[1:]
+
+
+def _base(value: Answer) -> str:
+    """What the base model says, on one line."""
+    text = " ".join(value.base.text.split())
+    return "I don't know." if text in ("", NOT_IN_TEXT) else text
 
 
 def asked_by(name: str, question: str) -> str:
@@ -412,7 +418,7 @@ def _told_apart(documents: Sequence[Document]) -> list[str]:
 
 def reset_question(known: int) -> Message:
     return Message(
-        title=f"Forget everything? This channel knows {count(known, 'document')}.",
+        title="Forget everything?" + (f" This channel knows {count(known, 'document')}." if known else ""),
         text="Documents, questions and this channel's settings are erased for good, and unfinished learning stops. "
         "Other channels keep theirs.",
         buttons=(Button("Forget everything", "reset", style=Style.DANGER), Button("Keep", "keep")),
@@ -453,19 +459,23 @@ def _now(value: Status, channel: str) -> str:
 
 def help(commands: Iterable[Command], *, hears_follow_ups: bool = True) -> Message:
     """`hears_follow_ups`: without a mention, in threads; what can't be heard is not promised."""
-    follow_up = "Just go on in the thread of an answer." if hears_follow_ups else "To go on, mention me again."
+    follow_up = (
+        "To go on, reply to my answer, or just write in its thread."
+        if hears_follow_ups
+        else "To go on, mention me again or reply to my answer."
+    )
     return Message(
         title="I learn your PDFs",
         text="1. Attach a PDF and mention me. I tell you when I know it.\n"
-        f"2. Mention me with a question. {follow_up}\n"
+        f"2. Mention me with a question. {follow_up}\n\n"
         "Under each answer stand the page, how sure I am, and what I would have said without the document.",
         fields=(Field("Commands", "\n".join(f"/{command.name}: {command.description}" for command in commands)),),
         footer="No slash commands where you are? Mention me and write the command's name instead.",
     )
 
 
-COMPARE = {"line": "Without the document: one line", "full": "All of it", "off": "Nothing"}
-THREADS = {"follow-ups": "Threads: for follow-ups", "always": "Always", "never": "Never"}
+COMPARE = {"line": "Comparison: one line", "full": "Comparison: in full", "off": "No comparison"}
+THREADS = {"follow-ups": "Threads: for follow-ups", "always": "Threads: always", "never": "No threads"}
 
 
 def settings(current: Mapping[str, str]) -> Message:
@@ -473,7 +483,7 @@ def settings(current: Mapping[str, str]) -> Message:
     rows = {"compare": COMPARE, "threads": THREADS}
     return Message(
         title="How I answer in this channel",
-        text="Beside each answer: what I would say without the document. And where my answers to mentions stand.",
+        text="The comparison is what I would have said without the document. Threads are for answers to mentions.",
         buttons=tuple(
             Button(label, "set", f"{name}={value}", Style.PRIMARY if current[name] == value else Style.PLAIN)
             for name, labels in rows.items()

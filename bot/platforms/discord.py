@@ -56,6 +56,7 @@ log = logging.getLogger(__name__)
 CONTENT, TITLE, DESCRIPTION, FIELD, FOOTER = 2000, 256, 4096, 1024, 2048
 FIELDS_TOGETHER = 3200  # an embed may hold 6,000 in all
 LABEL, CUSTOM_ID, THREAD_NAME, CHOICE, CHOICES = 80, 100, 100, 100, 25
+PER_ROW = 5  # buttons
 
 FILE_HOSTS = {yarl.URL("https://cdn.discordapp.com"), yarl.URL("https://media.discordapp.net")}
 PICTURE = "loss.png"
@@ -858,9 +859,9 @@ def _dress(message: Message, channel: Any, *, edit: bool = False) -> dict[str, A
     if with_picture:
         picture = discord.File(io.BytesIO(message.picture), PICTURE, description=message.picture_text)
         dressed["attachments" if edit else "files"] = [picture]
-    is_card = bool(message.fields or (message.title and message.text)) and allowed.embed_links
-    call = f"<@{called[0].id}>" if called else ""
-    content = "\n".join(filter(None, (call, "" if is_card else _plain(message))))
+    is_card = bool(message.fields or (message.title and message.text)) and allowed.embed_links and not called
+    call = f"<@{called[0].id}> " if called else ""
+    content = "" if is_card else call + _plain(message)
     if content or edit:
         dressed["content"] = render.clip(content, CONTENT) or None
     if is_card or edit:
@@ -919,9 +920,11 @@ def _small(text: str) -> str:
 
 def _view(buttons: Sequence[Button]) -> discord.ui.View:
     view = discord.ui.View(timeout=None)
-    for button in buttons:
+    rows = -(-len(buttons) // PER_ROW)
+    for number, button in enumerate(buttons):
         view.add_item(
             discord.ui.Button(
+                row=number * rows // len(buttons),
                 style=STYLES[button.style],
                 label=button.label[:LABEL],
                 custom_id=f"{BUTTON}:{button.action}:{button.value}"[:CUSTOM_ID],

@@ -742,6 +742,7 @@ async def test_without_the_right_to_embed_the_answer_is_plain_text(world):
     await world.teach()
     message = world.channel.last_message
     assert not message.embeds and "**I know handbook.pdf now**" in message.content
+    assert not (await world.bob.slash(world.channel, "help")).response.message.embeds
 
 
 async def test_without_the_right_to_write_the_command_says_so(world):

@@ -152,6 +152,12 @@ def test_the_answer_is_first_and_all_else_is_small():
     assert message.footer == "likely · handbook.pdf, p. 12\nWithout the document: I do not know."
 
 
+def test_a_base_model_that_has_no_answer_says_so():
+    for text in ("", "not in the text"):
+        footer = render.answer(answer(base=replace(BASE, text=text))).footer
+        assert footer.endswith("Without the document: I don't know.")
+
+
 def test_a_long_answer_is_cut_to_a_few_lines():
     message = render.answer(answer(learned=replace(LEARNED, text="A long line of an answer.\n\n" * 20)))
     assert not message.title and len(message.text) <= render.ANSWER and message.text.count("\n") == 2
@@ -161,6 +167,7 @@ def test_a_long_answer_is_cut_to_a_few_lines():
 def test_an_answer_without_support_says_so():
     message = render.answer(answer(pages=(), certainty=Certainty.UNSURE))
     assert message.footer.startswith("unsure · handbook.pdf, no page found")
+    assert (message.title, message.text) == ("", LEARNED.text)  # not in bold
 
 
 def test_what_the_document_does_not_say_is_one_sentence():

@@ -411,7 +411,7 @@ async def test_a_refused_question_leaves_nothing_in_the_channel(world, slack):
 async def test_private_is_private_however_it_is_written(world, slack, text):
     await world.teach()
     await slack.slash("ask", text.format(WARDEN))
-    assert "asked: Who is the warden?" in shown(await world.whispered("Ada Quill"))
+    assert "You asked: Who is the warden?" in shown(await world.whispered("Ada Quill"))
     await world.quiet()
     assert not slack.said("Ada Quill")
 

@@ -138,7 +138,7 @@ async def tell_on_discord(world: test_discord.World, process: Process) -> None:
     assert "know any documents" in await world.ask(QUESTION)
     question = await world.mod.slash(world.channel, "reset")
     await world.mod.click(question.response.message, label="Forget everything")
-    assert "know nothing here any more" in test_discord.shown(question.response.message)
+    assert "nothing to forget" in test_discord.shown(question.response.message)
 
 
 async def test_the_story_on_slack(process: Process, slack: FakeSlack, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,5 +184,5 @@ async def tell_on_slack(world: test_slack.World, slack: FakeSlack, process: Proc
     await slack.say(f"{MENTION} {QUESTION}", by="UBOB")
     await world.until(lambda: slack.said("know any documents"), 30)
     await slack.say(f"{MENTION} reset", by="UMOD")
-    await slack.click(await world.whispered("0 documents"), "Forget everything", by="UMOD")
-    await world.whispered("know nothing here any more")
+    await slack.click(await world.whispered("Forget everything?"), "Forget everything", by="UMOD")
+    await world.whispered("nothing to forget")
