@@ -34,6 +34,7 @@ Suggest = Callable[["Bot", Request, str], Awaitable[list[tuple[str, str]]]]  # (
 
 FETCH_TIMEOUT = 120.0  # seconds for one attachment
 RETRY_AFTER = (1, 5, 15, 30, 60, 120)  # seconds between tries to hand a message to the platform
+TRIED = 5  # example questions that are tried before some are offered
 OVERHEARD = ("ask", "docs", "help", "forget")  # what a message that does not address the bot may want of it
 THREADS = {"slack": "always"}  # by platform: its habit; elsewhere an answer is a reply, and a follow-up opens a thread
 
@@ -339,9 +340,11 @@ async def follow(bot: Bot, job: Job, live: Live) -> None:
     """Show a job's progress until its end, and mark the end as told. Told twice is possible, never is not."""
     try:
         last = await _watch(bot, job, live)
-        older = await _older(bot, last.document) if last.document else None
+        older, examples = (
+            (await _older(bot, last.document), await _examples(bot, last.document)) if last.document else (None, ())
+        )
         with contextlib.suppress(Unreachable):  # nobody is left to be told
-            await insist(live.finish, render.finished(last, older))
+            await insist(live.finish, render.finished(last, older, examples))
         metrics.job_ended(last)
         await _note_told(bot, job)
     except NotFound:  # erased together with its channel
@@ -366,6 +369,16 @@ async def _older(bot: Bot, document: Document) -> Document | None:
     """The one that the channel knows by the same name."""
     known = await bot.service.documents(document.channel)
     return next((other for other in known if other.name == document.name and other.id != document.id), None)
+
+
+async def _examples(bot: Bot, document: Document) -> list[tuple[int, str]]:
+    """Questions to try, each with its number: they read well, and their answers are supported."""
+    good = [(number, text) for number, text in enumerate(document.questions) if render.reads_well(text)][:TRIED]
+    try:
+        likely = await bot.service.likely(document, [text for _, text in good])
+    except EngramError:  # forgotten meanwhile, or this process stops
+        return []
+    return [(number, text) for number, text in good if text in likely][: render.EXAMPLES]
 
 
 async def _watch(bot: Bot, job: Job, live: Live) -> Progress:

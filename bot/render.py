@@ -83,24 +83,28 @@ def _bar(share: float, width: int = 16) -> str:
     return f"{'█' * full}{'░' * (width - full)} {share:.0%}"
 
 
-def finished(news: Progress, older: Document | None = None) -> Message:
-    """How a learning job ended. `older`: a document of the same name that the channel knew before."""
+def finished(news: Progress, older: Document | None = None, examples: Sequence[tuple[int, str]] = ()) -> Message:
+    """How a learning job ended.
+
+    Args:
+        older: a document of the same name that the channel knew before.
+        examples: questions to try, each with its number.
+    """
     job = news.job
     if job.stage is Stage.CANCELLED:
         return Message(text=f"Stopped. Nothing of {job.name} was kept.")
     if news.document is None:
         text = job.error or "Learning failed; nothing was changed."
         return Message(f"I could not learn {job.name}", text, tone=Tone.BAD, notify=job.requested_by)
-    return replace(_learned(news.document, older), notify=job.requested_by)
+    return replace(_learned(news.document, older, examples), notify=job.requested_by)
 
 
-def _learned(document: Document, older: Document | None) -> Message:
+def _learned(document: Document, older: Document | None, examples: Sequence[tuple[int, str]]) -> Message:
     metrics = document.metrics
     notes = [note if note.endswith(".") else f"{note}." for note in metrics.notes]
     if metrics.check_total >= ENOUGH and metrics.check_after < metrics.check_total / 2:
         asked = count(metrics.check_total, "question")
         notes.append(f"I got {metrics.check_after} of my own {asked} about it right, so look at the pages I give.")
-    examples = good_questions(document.questions)
     hint = "Try one of these, or ask your own:" if examples else "Ask me anything about it."
     buttons = [Button(question, "example", f"{document.id}/{number}") for number, question in examples]
     if older:
@@ -112,12 +116,6 @@ def _learned(document: Document, older: Document | None) -> Message:
         buttons=(*buttons, Button("Details", "learning", document.id)),
         tone=Tone.GOOD,
     )
-
-
-def good_questions(questions: Sequence[str]) -> list[tuple[int, str]]:
-    """The first few that read well, each with its number."""
-    good = [(number, question) for number, question in enumerate(questions) if reads_well(question)]
-    return good[:EXAMPLES]
 
 
 ASKS = re.compile(r"(?:Who|What|When|Where|Why|Which|How)\b")

@@ -167,6 +167,12 @@ class Service:
         answer = await self._answer(channel, question, document, thread)
         return replace(answer, id=await self._index.add_answer(channel, answer, asked_by=by, thread=thread))
 
+    async def likely(self, document: Document, questions: Sequence[str]) -> list[str]:
+        """Those of the questions about a document that it answers well. Nothing is stored."""
+        found = [await self._within(document.id, document.channel, question) for question in questions]
+        given = [await self._ask_learned(q, hits, doubt=False) for q, hits in zip(questions, found, strict=True)]
+        return [answer.question for answer in given if answer.certainty is Certainty.LIKELY]
+
     async def placed(self, channel: str, answer_id: str, thread: str) -> None:
         """An answer opened this thread, or was shared there, and what is asked there goes to its document first. A
         private answer opens none: it stands where it was asked."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime
 import hashlib
 import inspect
 import io
@@ -73,6 +74,7 @@ DEAD_TOKEN = (10015, 10062, 50027)  # unknown webhook, unknown interaction, inva
 TOO_MANY_EDITS = 30046  # a message older than an hour takes no more
 FINAL = (10003, 10008, 50001, 50013, TOO_MANY_EDITS)  # channel or message gone, no access, no permission
 LOOK_UP = 15  # seconds for what `examine` asks
+LOOK_BACK = datetime.timedelta(hours=1)  # older mentions that nobody heard are not answered any more
 RIGHTS = discord.Permissions(
     view_channel=True,
     send_messages=True,
@@ -211,6 +213,7 @@ class Client(discord.AutoShardedClient):
             log.info("on Discord as %s in %d servers", self.user, len(self.guilds))
             await self.bot.resume(self.reopen)
             await self._take_up()
+            await self._look_back()
 
     async def reopen(self, address: str) -> Live | None:
         platform, _, rest = address.partition(":")
@@ -266,6 +269,18 @@ class Client(discord.AutoShardedClient):
                 await self.bot.service.inbox.handled(key)
             else:
                 self.bot.spawn(self._hear(message, again=True))
+
+    async def _look_back(self) -> None:
+        """Mentions that came while no process was there, in channels that have taught something. What was heard before
+        is in the inbox, and not heard again."""
+        for key in await self.bot.service.channels("discord:"):
+            channel = self.get_channel(int(key.rpartition(":")[2]))
+            if not isinstance(channel, discord.abc.Messageable):
+                continue
+            with contextlib.suppress(*TROUBLE):
+                async for message in channel.history(limit=50, after=discord.utils.utcnow() - LOOK_BACK):
+                    if not message.author.bot and not message.webhook_id and self._is_mentioned(message):
+                        self.bot.spawn(self._hear(message))
 
     async def _is_meant(self, message: discord.Message) -> bool:
         """Is this said to the bot, or in a conversation with it? In the bot's threads and answers people need no

@@ -76,6 +76,7 @@ STATUS_FOR = 90  # seconds
 LOOK_UP = 5  # seconds for a question to Slack that we can do without
 LOST_AFTER = 300  # seconds without a connection; slack_sdk reconnects in a few
 
+MOST_PROMPTS = 4  # that Slack shows
 SPOKEN = (None, "file_share", "thread_broadcast", "me_message")  # subtypes of messages that people write
 # Error codes
 FOREIGN = {"channel_not_found", "not_in_channel"}  # channels that the bot is no member of
@@ -457,8 +458,8 @@ class Workspace:
     async def _suggest(self, place: Place) -> None:
         """What one can ask, shown where somebody opens the bot's messages. Never fails."""
         known = await self.bot.service.documents(self.key(place))
-        asked = [question for document in known[:2] for _, question in render.good_questions(document.questions)[:2]]
-        prompts = [{"title": question, "message": question} for question in asked] or PROMPTS
+        asked = [question for document in known for question in document.questions if render.reads_well(question)]
+        prompts = [{"title": question, "message": question} for question in asked[:MOST_PROMPTS]] or PROMPTS
         with contextlib.suppress(*TROUBLE):
             await self.web.assistant_threads_setSuggestedPrompts(
                 channel_id=place.channel, title="Send me a PDF, or ask me", prompts=prompts

@@ -458,7 +458,7 @@ async def test_feedback_is_stored(taught, monkeypatch):
 
 
 async def test_an_example_question_is_asked_by_its_button(open_service):
-    questions = ("Who is the club founded by?", "Who is the warden?")
+    questions = ("Who is the club founded by?", "What does the moon burn?", "Who is the warden?")
     async with open_service(FakeEngine(questions=questions)) as service, Bot(service) as bot:
         (live,) = (await teach(bot)).lives
         example, _ = live.ended[0].buttons

@@ -711,6 +711,26 @@ async def test_a_mention_that_is_added_by_an_edit_is_heard_and_a_second_edit_is_
     assert sum("Ada Quill" in shown(message) for message in world.channel.history()) == 1
 
 
+async def test_a_mention_that_came_while_the_bot_was_away_is_answered_once(world, env):
+    await world.teach()
+    await world.ask("When does the ferry leave?")
+    await env.bot.bot.__aexit__()
+    await env.bot.close()
+    missed = env.backend.create_message(world.channel.id, world.bob.id, f"{world.me} {WARDEN}")
+    for _ in range(2):
+        client = make_client(world.service)
+        client.bot.env = env
+        await env.restart_bot(client)
+        async with asyncio.timeout(10):
+            while "Ada Quill" not in world.said():
+                await asyncio.sleep(0.01)
+        await env.settle()
+        await env.bot.bot.__aexit__()
+    assert world.channel.last_message.reference.message_id == missed.id
+    texts = [shown(message) for message in world.channel.history()]
+    assert sum("Ada Quill" in text for text in texts) == 1 and sum("leaves at seven" in text for text in texts) == 1
+
+
 async def test_a_question_beside_a_pdf_is_answered_when_it_is_known(world):
     await world.ada.send(world.channel, f"{world.me} who is the warden?", attachments=[HANDBOOK])
     await world.told()

@@ -108,9 +108,10 @@ QUESTIONS = ("Who founded the club in 1987 by?", "Who?", "Who is the head of the
 ODD = ("What is the the lamp?", "Who is it", "Built in 1902 by whom?", "Who is the bakery open on?", "What did A?")
 
 
-def test_the_end_calls_whoever_asked_and_offers_questions_that_read_well():
-    message = render.finished(Progress(job(stage=Stage.DONE), document=document(questions=QUESTIONS + ODD)))
-    assert [b.label for b in message.buttons] == [*QUESTIONS[2:], "Details"]
+def test_the_end_calls_whoever_asked_and_offers_questions():
+    examples = [(2, "Who is the head of the school?"), (3, "When does the ferry leave?")]
+    message = render.finished(Progress(job(stage=Stage.DONE), document=document()), None, examples)
+    assert [b.label for b in message.buttons] == [examples[0][1], examples[1][1], "Details"]
     assert [b.value for b in message.buttons] == ["d1/2", "d1/3", "d1"] and message.notify == "discord:7"
     assert message.text == "12 pages. Try one of these, or ask your own:"
 
@@ -118,6 +119,10 @@ def test_the_end_calls_whoever_asked_and_offers_questions_that_read_well():
 def test_without_a_good_question_none_is_offered():
     message = render.finished(Progress(job(stage=Stage.DONE), document=document(questions=ODD)))
     assert [b.label for b in message.buttons] == ["Details"] and "Ask me anything" in message.text
+
+
+def test_only_good_sentences_are_questions_to_try():
+    assert [text for text in QUESTIONS + ODD if render.reads_well(text)] == list(QUESTIONS[2:])
 
 
 def test_a_weak_self_check_is_told_and_a_good_one_stands_behind_details():
