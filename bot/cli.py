@@ -517,6 +517,9 @@ def slack_manifest(
     url: Annotated[
         str, typer.Option(metavar="URL", help="Where Slack reaches the bot, for HTTP mode: https://HOST/slack/events")
     ] = "",
+    short_commands: Annotated[
+        bool, typer.Option("--short-commands", help="/ask, /docs, ... beside /engram; other apps may have the same")
+    ] = False,
     channel: NoChannel = "",
     data_dir: NoDataDir = None,
     json: NoJson = False,
@@ -526,7 +529,7 @@ def slack_manifest(
 
     from bot.platforms.slack_format import manifest
 
-    typer.echo(dumps(manifest(url), indent=2))
+    typer.echo(dumps(manifest(url, short_commands=short_commands), indent=2))
 
 
 def run(command: Command, json: bool, data_dir: Path | None = None) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from structlog.contextvars import bound_contextvars
 
 from bot import intents, metrics, render
-from bot.chat import Attachment, Live, Reply, Request, Undelivered, Unfinished, Unreachable
+from bot.chat import Attachment, Live, Message, Reply, Request, Undelivered, Unfinished, Unreachable
 from bot.quotas import QuotaConfig, Quotas
 from core.errors import EngramError, NotAllowed, NotAPdf, NotFound, PdfTooBig, Refused, StorageFailed
 from core.service import harmless_name
@@ -340,11 +340,9 @@ async def follow(bot: Bot, job: Job, live: Live) -> None:
     """Show a job's progress until its end, and mark the end as told. Told twice is possible, never is not."""
     try:
         last = await _watch(bot, job, live)
-        older, examples = (
-            (await _older(bot, last.document), await _examples(bot, last.document)) if last.document else (None, ())
-        )
+        message = await _ending(bot, last)
         with contextlib.suppress(Unreachable):  # nobody is left to be told
-            await insist(live.finish, render.finished(last, older, examples))
+            await insist(live.finish, message)
         metrics.job_ended(last)
         await _note_told(bot, job)
     except NotFound:  # erased together with its channel
@@ -363,6 +361,12 @@ async def _note_told(bot: Bot, job: Job) -> None:
         await bot.service.delivered(job.id)
     except StorageFailed:
         log.exception("that an end was told could not be stored; the next start tells it again")
+
+
+async def _ending(bot: Bot, last: Progress) -> Message:
+    if not last.document:
+        return render.finished(last)
+    return render.finished(last, await _older(bot, last.document), await _examples(bot, last.document))
 
 
 async def _older(bot: Bot, document: Document) -> Document | None:

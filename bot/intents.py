@@ -18,6 +18,7 @@ SMALL_TALK = (  # never asked of the model, and free of quotas; `bot.render.SMAL
     "goodbye",
     "complaint",
     "chatter",
+    "summary",
     "forget me",
 )
 LONGEST = 80  # characters of a phrase of the table
@@ -140,6 +141,15 @@ PHRASES = {
         (?:how|what|whats|what is)(?: is)? (?:the )?weather(?: like)?(?: today)?
         what (?:time|day) is it
         happy (?:birthday|new year|friday|monday)
+    """,
+    "summary": """
+        summari[sz]e{thing}
+        (?:tl ?dr|summary|overview)(?: please)?
+        (?:give|write|make)(?: me| us)? (?:a |an )?(?:short |brief )?(?:summary|overview)(?: of)?{thing}
+        what (?:is|are){thing} about
+        whats{thing} about
+        what does{thing} say
+        (?:explain|describe){thing}
     """,
     "approval": """
         {nice}(?: {nice})*(?: (?:bot|engram|man|then|mate|not))*

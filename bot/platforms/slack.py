@@ -48,7 +48,18 @@ from bot.chat import Attachment, Live, Message, Reply, Request, Undelivered, Unf
 from bot.commands import COMMANDS, Bot, Command, Kind, upload_deleted
 from bot.intents import understand
 from bot.platforms import supervise
-from bot.platforms.slack_format import BUTTON, EMOJI, PROMPTS, SCOPES, SHORTCUT, command_of, commands, dress
+from bot.platforms.slack_format import (
+    BUTTON,
+    COMMAND,
+    EMOJI,
+    PROMPTS,
+    SCOPES,
+    SHORTCUT,
+    command_of,
+    commands,
+    dress,
+    short_names,
+)
 from core.errors import PdfTooBig, Refused, SetupError, StorageFailed
 from core.service import PDF_MAGIC
 
@@ -242,8 +253,8 @@ class Client:
         self.bolt.event(re.compile(""))(self._on_event)
         self.bolt.action(re.compile(f"^{BUTTON}:"))(self._on_action)
         self.bolt.message_shortcut(SHORTCUT)(self._on_shortcut)
-        for command in commands():
-            self.bolt.command(f"/{command.name}")(self._on_command)
+        for name in (COMMAND, *short_names().values()):
+            self.bolt.command(f"/{name}")(self._on_command)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -551,8 +562,8 @@ class Workspace:
 
     async def _commanded(self, body: dict[str, Any]) -> None:
         place = Place(body["channel_id"], body["user_id"])
-        name = command_of(body["command"].removeprefix("/"))
-        arguments = parse(COMMANDS[name], await self._plain(body.get("text") or ""))
+        name, text = command_of(body["command"].removeprefix("/"), await self._plain(body.get("text") or ""))
+        arguments = parse(COMMANDS[name], text)
         request = await self.request(place, arguments=arguments)
         reply = SlackReply(self, place, request.user_name, body["response_url"], body["trigger_id"])
         if name == "learn":

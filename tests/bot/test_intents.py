@@ -25,6 +25,8 @@ SAID = {
     "goodbye": ["bye!", "good night all", "see you tomorrow", "cya"],
     "complaint": ["that's wrong", "No, that is not correct.", "bad bot", "you are wrong", "nonsense"],
     "chatter": ["tell me a joke", "I love you", "what's the weather like?", "sing us a song", "happy birthday!"],
+    "summary": ["summarise it", "what is this about?", "What's it about?", "tl;dr",
+                "give me a summary of the document"],
     "forget me": ["forget me", "please delete my data", "forget everything about me", "erase all my messages"],
     "help": ["help", "help!", "Help me please", "what can you do?", "how does this work?", "/help", "commands",
              "how do I use you?", "I need help"],
@@ -43,8 +45,10 @@ SAID = {
             "Who made the lamp?",
             "list all keepers of the lighthouse", "forget the past, who is the warden?", "remove the cap from the lamp",
             "What is the weather like in June?", "stop signs: how many are there?", "thanks to whom was it built?",
-            "is it good?", "how are the keepers paid?", "who wrote this?", "what is this about?", "summarise it",
-            "why", "no smoking rules?", "hello is said by whom?", "who are the keepers?", "what are the rules?"],
+            "is it good?", "how are the keepers paid?", "who wrote this?",
+            "summarise the rules of the harbour",
+            "what is the story about the lamp?", "why", "no smoking rules?", "hello is said by whom?",
+            "who are the keepers?", "what are the rules?"],
 }  # fmt: skip
 PHRASES = [(text, name) for name, texts in SAID.items() for text in texts]
 

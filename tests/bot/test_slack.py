@@ -726,7 +726,7 @@ async def test_somebody_unknown_counts_as_a_guest(world, slack):
 
 @pytest.mark.parametrize(
     ("name", "words"),
-    [("engram-status", "fake"), ("help", "/engram-status:"), ("about", "What I keep"), ("cancel", "nothing")],
+    [("engram-status", "fake"), ("help", "/engram status:"), ("about", "What I keep"), ("cancel", "nothing")],
 )
 async def test_everyone_can_look(world, slack, name, words):
     await slack.slash(name, by="UBOB")
@@ -785,17 +785,35 @@ def test_any_message_keeps_slacks_limits(text):
             assert part.count("```") % 2 == 0 or part.startswith("```py\n‹")  # a button's label
 
 
-def test_the_manifest_has_every_command_scope_and_event():
+def test_the_manifest_has_the_command_scopes_and_events():
     made = manifest()
-    names = [command["command"] for command in made["features"]["slash_commands"]]
-    assert names == [f"/{'engram-' * (name in ('status', 'settings'))}{name}" for name in COMMANDS]
+    assert [command["command"] for command in made["features"]["slash_commands"]] == ["/engram"]
     assert made["settings"]["socket_mode_enabled"] and made["features"]["agent_view"]["agent_description"]
     assert "request_url" not in json.dumps(made)
-    over_http = manifest("https://bot.example/slack/events")
+    over_http = manifest("https://bot.example/slack/events", short_commands=True)
     assert not over_http["settings"]["socket_mode_enabled"]
-    assert {command["url"] for command in over_http["features"]["slash_commands"]} == {
-        "https://bot.example/slack/events"
-    }
+    all_commands = over_http["features"]["slash_commands"]
+    short = [f"/{'engram-' * (name in ('status', 'settings'))}{name}" for name in COMMANDS]
+    assert [command["command"] for command in all_commands] == ["/engram", *short]
+    assert {command["url"] for command in all_commands} == {"https://bot.example/slack/events"}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (f"ask --private {WARDEN}", "Ada Quill"),
+        (f"private: {WARDEN}", "Ada Quill"),
+        ("docs", "I know 1 document here"),
+        ("what do you know?", "I know 1 document here"),
+        ("", "/engram ask:"),
+        ("hello", "/engram ask:"),
+        ("forget hand", "Forget handbook.pdf?"),
+    ],
+)
+async def test_one_command_does_all(world, slack, text, words):
+    await world.teach()
+    await slack.slash("engram", text)
+    await world.whispered(words)
 
 
 # The whole story
