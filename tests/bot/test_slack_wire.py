@@ -222,7 +222,7 @@ async def test_an_upload_that_was_acknowledged_survives_a_crash(world, slack):
     slack.files[message["files"][0]["id"]].slow = False
     await world.start()
     await world.said("I know handbook.pdf now")
-    assert len(world.handled(message)) == 1  # the message that said "Fetching it"
+    await world.until(lambda: len(world.handled(message)) == 1)  # the one that said "Fetching it" is gone
 
 
 SERVE = """
