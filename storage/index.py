@@ -505,10 +505,15 @@ class Index:
     async def share_answer(self, channel: str, answer_id: str, *, by: str) -> Answer | None:
         """Raises: NotFound, when it was erased, or when somebody else asked for it."""
         values = {"id": answer_id, "channel": channel, "by": by}
-        which = "id = :id AND channel = :channel AND asked_by = :by AND details != ''"
         async with self._transaction() as execute:
-            rows = await execute(f"SELECT id, details, shared FROM answers WHERE {which}", values)
-            await execute(f"UPDATE answers SET shared = 1 WHERE {which}", values)
+            rows = await execute(
+                """
+                SELECT id, details, shared FROM answers
+                WHERE id = :id AND channel = :channel AND asked_by = :by AND details != ''
+                """,
+                values,
+            )
+            await execute("UPDATE answers SET shared = 1 WHERE id = :id AND asked_by = :by", values)
         if not rows:
             raise NotFound("I no longer have that answer; ask again to share it.")
         return None if rows[0]["shared"] else _answer(rows[0])
