@@ -21,7 +21,7 @@ from bot.chat import Attachment, Live, Message, Reply, Request, Undelivered, Unf
 from bot.quotas import QuotaConfig, Quotas
 from core.errors import EngramError, NotAllowed, NotAPdf, NotFound, PdfTooBig, Refused, StorageFailed
 from core.service import harmless_name
-from core.types import Document, Job, Limits, Progress, Stage
+from core.types import Certainty, Document, Job, Limits, Progress, Stage
 
 if TYPE_CHECKING:
     from core.service import Service
@@ -155,6 +155,8 @@ class Bot:
             return (intent.name, intent.arguments) if is_heard else ("", {})
         if request.attachments and not files and not is_asked:
             return "learn", {}  # which says what can be learned
+        if intent.name == "ask" and not is_asked:
+            return intent.name, {**intent.arguments, "only_likely": True}
         return intent.name, intent.arguments
 
     async def suggest(self, option: Option, request: Request, typed: str) -> list[tuple[str, str]]:
@@ -483,7 +485,8 @@ async def press_cancel(bot: Bot, job_id: str, request: Request, reply: Reply) ->
 async def ask(bot: Bot, request: Request, reply: Reply) -> None:
     question = str(request.arguments.get("question") or "").strip()
     document = str(request.arguments.get("document") or "") or None
-    await _answer(bot, question, document, COMMANDS["ask"].is_private(request), request, reply)
+    private, only_likely = COMMANDS["ask"].is_private(request), bool(request.arguments.get("only_likely"))
+    await _answer(bot, question, document, private, request, reply, only_likely=only_likely)
 
 
 async def press_example(bot: Bot, value: str, request: Request, reply: Reply) -> None:
@@ -495,7 +498,17 @@ async def press_example(bot: Bot, value: str, request: Request, reply: Reply) ->
     await _answer(bot, known[key].questions[int(number)], key, False, request, reply)
 
 
-async def _answer(bot: Bot, question: str, key: str | None, private: bool, request: Request, reply: Reply) -> None:
+async def _answer(
+    bot: Bot,
+    question: str,
+    key: str | None,
+    private: bool,
+    request: Request,
+    reply: Reply,
+    *,
+    only_likely: bool = False,
+) -> None:
+    """`only_likely`: the words may be no question at all, so only a good answer is worth giving."""
     if not question:
         raise Refused("What would you like to know?")
     known = await bot.service.documents(request.channel)
@@ -510,6 +523,9 @@ async def _answer(bot: Bot, question: str, key: str | None, private: bool, reque
             answer = await bot.service.ask(
                 request.channel, question, document=document, by=request.user, thread=request.thread
             )
+    if only_likely and answer.certainty is not Certainty.LIKELY:
+        await insist(reply.say, render.not_understood(known))
+        return
     message = render.answer(
         answer,
         compare=chosen["compare"],

@@ -344,6 +344,11 @@ def small_talk(name: str, known: Sequence[Document], coming: Sequence[Job], *, i
     return Message(text=f"{first} {_what_to_ask(known, coming, is_dm)}" if name in ("greeting", "chatter") else first)
 
 
+def not_understood(known: Sequence[Document]) -> Message:
+    """What was said is neither a question by its form nor has it a good answer."""
+    return Message(text=f"I did not get that. {_what_to_ask(known, [], False)}")
+
+
 def _what_to_ask(known: Sequence[Document], coming: Sequence[Job], is_dm: bool) -> str:
     if known:
         more = f" and {len(known) - 1} more" if len(known) > 1 else ""

@@ -314,6 +314,12 @@ async def test_small_talk_asks_no_model_and_takes_no_quota(open_service):
         assert "Ada Quill" in (await ask(bot)).text
 
 
+async def test_words_that_are_no_question_get_a_good_answer_or_none(taught):
+    assert "Ada Quill" in (await ask(taught, "the warden please")).said[0].title
+    for text in ("top of the morning to all of you", "I bought new shoes"):
+        assert (await ask(taught, text)).said[0].text == "I did not get that. Ask me about handbook.pdf."
+
+
 async def test_a_greeting_says_what_one_can_ask_about(bot):
     assert "Attach a PDF" in (await ask(bot, "hi")).text and "Send me a PDF" in (await ask(bot, "hi", is_dm=True)).text
     await teach(bot)

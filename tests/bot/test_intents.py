@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 
 import pytest
@@ -50,7 +51,116 @@ SAID = {
             "what is the story about the lamp?", "why", "no smoking rules?", "hello is said by whom?",
             "who are the keepers?", "what are the rules?"],
 }  # fmt: skip
+ALSO_SAID = {
+    "greeting": """
+        hello engram | hey bot | good evening! | hii | heyo | hi everyone | hello? | anyone there? | you there? |
+        what's good | sup dude | hey, how are you doing today? | how r u | hows life | morning! |
+        hi engram, how are you? | hello friend 👋 | hey hey | Greetings, Engram! | aloha | u up? | how's your day? |
+        hello, nice to meet you | nice to meet you | hi! :)
+    """,
+    "thanks": """
+        thank you engram | thanks a bunch | thanks a million | tysm!! | thank you, that's perfect | thx bro |
+        many thanks | ok thanks | thanks that helped | thank you very much indeed | thank you for the answer |
+        much obliged | that was helpful, thanks | thanks, that's what I needed | appreciated! | nice, ty |
+        thanks again | thank you kindly
+    """,
+    "approval": """
+        ok great | sounds good | perfect | cool! | nice work | well done bot | awesome 🎉 | haha | lmao | 😂😂 |
+        :joy: | good job | yep | right | oh I see | interesting | great answer | wow | noted | fair enough |
+        alright then | no worries | np | that's great | that is awesome | love this | true that | you're the best |
+        you are awesome | clever bot | good one | ok got it | gotcha | k | roger | excellent!! | very nice |
+        oh wow ok | yes that's right | correct! | that was quick | you rock | brilliant, well done | not bad
+    """,
+    "introduction": """
+        what is this bot? | what are you? | who is this bot | what's this bot for? | what do you do? |
+        tell me about yourself | what is engram? | who built you? | are you human? | are you an AI |
+        what model are you? | which model are you | hi, who are you? | explain yourself | what is your purpose |
+        how old are you
+    """,
+    "help": """
+        how do I use this? | what commands do you have? | what can I ask you? | show me the commands | help pls |
+        how do i start? | how does this bot work? | can you help me? | what are your commands |
+        how can I upload a file? | how do I teach you something? | i don't understand | what are you capable of? |
+        help menu | how do I make you learn a document? | how do I delete a document? | can you help? |
+        what should I do now? | how to start | getting started
+    """,
+    "docs": """
+        which documents do you know? | what pdfs do you have? | show documents | list files | what did you learn? |
+        what do you know here? | show me what you know | what's in your memory? | list all docs please |
+        do you know any documents? | what have you read | which pdfs are loaded? | what documents are available? |
+        show me the list of documents | what files have I uploaded? | what have I taught you? |
+        what documents have you learned? | how many documents do you know? | show me the library |
+        what are the documents you know?
+    """,
+    "learn": """
+        learn this please | read this | please read this document | can you learn it? | learn the attached pdf |
+        memorize this | add this pdf | here's the handbook | take a look at this | have a look at this file |
+        please study the file above | learn the file i just uploaded | can you read the pdf i posted? |
+        learn that | this one please | index this | learn my pdf | teach yourself this | learn this for me |
+        please learn this document for us
+    """,
+    "forget": """
+        forget handbook.pdf | please forget the handbook | delete the handbook | remove Island Guide.pdf please |
+        erase handbook.pdf from your memory | can you forget handbook.pdf? | unlearn this document |
+        delete this file | could you please delete handbook.pdf | forget about handbook.pdf |
+        get rid of handbook.pdf | I want you to forget handbook.pdf | forget the document | remove it |
+        drop handbook.pdf
+    """,
+    "reset": """
+        forget everything you know | wipe your memory | clear all documents | reset please | delete all files |
+        forget all documents | erase everything | please reset everything | clear memory | remove everything |
+        start from scratch | delete everything you learned | factory reset | forget all of it | reset yourself |
+        wipe everything clean
+    """,
+    "cancel": """
+        stop learning | cancel it | please stop | stop that | cancel the upload | abort | stop reading |
+        nevermind, cancel | stop it now | cancel everything | don't learn this | stop learning this
+    """,
+    "status": """
+        are you done? | how far are you? | is it done yet? | how long will it take? | are you ready? | progress? |
+        what are you doing? | are you still learning? | is it finished? | when will you be done? |
+        how much longer | are you working? | are you busy? | eta? | how is it going with the pdf?
+    """,
+    "forget me": """
+        forget me please | delete my data | delete everything about me | remove my messages |
+        erase my data please | forget what I said | delete my account | forget about me | remove all my data
+    """,
+    "complaint": """
+        that's not right | wrong answer | this is wrong | no, wrong | you're wrong | incorrect | bad answer |
+        that makes no sense | you are useless | this bot sucks | that's false | not true | stupid |
+        that is not what I asked | that's not what the document says | no that's wrong | you got it wrong |
+        terrible answer | worst bot ever | are you sure?
+    """,
+    "goodbye": """
+        bye bot | goodbye everyone | see you later | good night 🌙 | have a nice day | talk to you later | ttyl |
+        cya later | bye bye | have a good one | see ya | have a great weekend | gotta go | take care!
+    """,
+    "chatter": """
+        tell me a story | can you sing? | what's your favorite color? | do you like pizza? | I'm bored |
+        what time is it? | how's the weather today? | I love you | will you marry me? | write a poem about cats |
+        happy new year! | what do you think about politics? | can you dance? | do you sleep? | do you dream? |
+        merry christmas everyone | sing a song | say something funny | roll a dice |
+        tell me something interesting | do you have feelings? | i'm back | sorry about that |
+        what's the meaning of life?
+    """,
+    "ask": """
+        who built it | when is the ferry | price of a ticket | what's the name of the keeper? |
+        is the shop open on sunday | tell me about the lighthouse | how old is the lighthouse? |
+        which model is the lamp? | who is the head of the school | where do I find the harbour? |
+        can I bring my dog? | what time is the ferry? | what time is it allowed? | how does the lamp work? |
+        how do I get to the island? | do they sleep there? | what does the keeper do? | who are the members? |
+        what did Ada learn? | list the rules | show me the price of bread | thank whom for the lamp? |
+        what is the weather station called? | can you tell me who the warden is? | I want to know when it opens |
+        please tell me the price | what are the opening hours | hi when does the ferry leave |
+        explain the rules of the harbour | is that true? | and who is that? | what should visitors do on arrival? |
+        how many documents does a visitor need? | are dogs ready to travel? |
+        what is the status of the lighthouse? | how do I delete a reservation? | help desk phone number |
+        best time to get there | the last day | free of charge | do you have vegetarian food? |
+        are you open on Sunday? | what are your opening hours? | can you swim in the harbour?
+    """,
+}
 PHRASES = [(text, name) for name, texts in SAID.items() for text in texts]
+PHRASES += [(text.strip(), name) for name, texts in ALSO_SAID.items() for text in re.split(r"\|", texts)]
 
 
 def test_there_are_more_than_a_hundred_phrases():
