@@ -19,8 +19,8 @@ from typing import Any
 import torch
 
 from core.embedded.corpus import Passage
-from core.embedded.invented import invented_document
-from core.embedded.questions import QA
+from core.prepare.invented import invented_document
+from core.prepare.questions import QA
 from core.embedded.train import save_state
 from core.errors import Refused
 from core.evaluation.squad import read_squad
