@@ -113,9 +113,9 @@ def test_a_missing_tokenizer_is_the_same_error(tmp_path: Path) -> None:
         load_tokenizer(str(tmp_path / "elsewhere"))
 
 
-def test_the_embedded_tokenizer_loads_alone(tokenizer) -> None:
+def test_a_tokenizer_loads_alone(tokenizer) -> None:
     text = "The harbour of Vessin opens at six."
-    assert load_tokenizer("embedded").encode(text, add_special_tokens=False).ids == tokenizer.encode(text)
+    assert load_tokenizer(str(EMBEDDED)).encode(text, add_special_tokens=False).ids == tokenizer.encode(text)
 
 
 @pytest.mark.parametrize("name", ["model.int8.safetensors", "tokenizer.json", "config.json"])
