@@ -137,7 +137,7 @@ def _told_plainly(gguf: Path, cache: Path) -> Iterator[None]:
         else:
             text = f"The model file {gguf} could not be converted in {cache}: {error}."
         raise ModelNotFound(text) from error
-    except (ValueError, KeyError, IndexError, NotImplementedError, RuntimeError) as error:  # what a bad file leads to
+    except Exception as error:  # a bad file leads the readers to anything: KeyError, struct.error, OverflowError ...
         raise ModelNotFound(
             f"The model file {gguf.name} could not be converted: it is damaged, or its architecture is not known."
         ) from error
@@ -168,7 +168,7 @@ def _write(gguf: Path, sha256: str, folder: Path) -> None:
     config = {k: v for k, v in model.config.to_dict().items() if k not in ("quantization_config", "_name_or_path")}
     config |= {"architectures": [type(model).__name__], "dtype": "bfloat16"}
     (folder / "config.json").write_text(json.dumps(config, indent=2, default=str) + "\n")
-    _tokenizer(AutoTokenizer.from_pretrained(**source), gguf, config).save_pretrained(folder, save_jinja_files=False)
+    write_tokenizer(AutoTokenizer.from_pretrained(**source), gguf, config, folder)
 
     files = {path.name: sha256_of(path) for path in sorted(folder.iterdir())}
     text = {"gguf": sha256, "name": gguf.name, "converter": VERSION, "files": files}
@@ -180,22 +180,27 @@ def _write(gguf: Path, sha256: str, folder: Path) -> None:
     _fsync(folder)
 
 
-def _tokenizer(tokenizer: Any, gguf: Path, config: dict[str, Any]) -> Any:
-    """As its makers meant it: transformers swaps first and last token, and reads only how GPT-2 splits text."""
+def write_tokenizer(tokenizer: Any, gguf: Path, config: dict[str, Any], folder: Path) -> None:
+    """The file's tokenizer as its makers meant it. transformers swaps the first and the last token (its converter for
+    Llama reads one for the other), splits no digits, and drops spaces before full stops when it decodes."""
     from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
+    from transformers import PreTrainedTokenizerFast
     from transformers.integrations.gguf.reader import read_gguf_metadata
 
-    for kind in ("bos", "eos", "pad"):
-        number = config.get(f"{kind}_token_id")
-        number = number[0] if isinstance(number, list) else number
-        if number is not None:
-            setattr(tokenizer, f"{kind}_token", tokenizer.convert_ids_to_tokens(number))
+    backend = tokenizer.backend_tokenizer
     metadata, _ = read_gguf_metadata(str(gguf))
     if metadata.get("tokenizer.ggml.pre") == "smollm":
-        split = [Digits(individual_digits=True), ByteLevel(add_prefix_space=False, use_regex=True)]
-        tokenizer.backend_tokenizer.pre_tokenizer = Sequence(split)
-    tokenizer.clean_up_tokenization_spaces = False  # decoding gives back the text, " ." included
-    return tokenizer
+        split_digits = [Digits(individual_digits=True), ByteLevel(add_prefix_space=False, use_regex=True)]
+        backend.pre_tokenizer = Sequence(split_digits)
+    special = {"unk_token": tokenizer.unk_token}
+    for name in ("bos", "eos", "pad"):
+        number = config.get(f"{name}_token_id")
+        number = number[0] if isinstance(number, list) else number
+        special[f"{name}_token"] = None if number is None else backend.id_to_token(number)
+    template = tokenizer.chat_template
+    plain = PreTrainedTokenizerFast(tokenizer_object=backend, clean_up_tokenization_spaces=False, **special)
+    plain.chat_template = template
+    plain.save_pretrained(folder, save_jinja_files=False)
 
 
 def sha256_of(path: Path) -> str:

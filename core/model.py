@@ -112,13 +112,14 @@ def load_model(
 
 
 def _load_converted(folder: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    """What core.convert wrote, memory-mapped, by the classes that it names: the Auto ones cost time to choose."""
+    """What core.convert wrote, memory-mapped, by the classes that it names: the Auto ones take time to choose."""
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
     architecture = json.loads((folder / "config.json").read_text())["architectures"][0]
     model = getattr(transformers, architecture).from_pretrained(str(folder), dtype=dtype, local_files_only=True)
-    return model, transformers.PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True)
+    options = json.loads((folder / "tokenizer_config.json").read_text())
+    return model, transformers.PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"), **options)
 
 
 def _load_any(name: str, dtype: torch.dtype, device: torch.device) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
@@ -126,9 +127,16 @@ def _load_any(name: str, dtype: torch.dtype, device: torch.device) -> tuple[PreT
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-    model = AutoModelForCausalLM.from_pretrained(  # accelerate places the weights straight on the device
-        name, dtype=dtype, device_map={"": device}, trust_remote_code=False, use_safetensors=True
+    model, info = AutoModelForCausalLM.from_pretrained(  # accelerate places the weights straight on the device
+        name,
+        dtype=dtype,
+        device_map={"": device},
+        trust_remote_code=False,
+        use_safetensors=True,
+        output_loading_info=True,
     )
+    if missing := set(info["missing_keys"]) - set(model.all_tied_weights_keys):
+        raise ValueError(f"weights are missing: {sorted(missing)[:3]}")
     return model, tokenizer
 
 
