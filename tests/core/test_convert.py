@@ -14,13 +14,16 @@ import torch
 from safetensors import safe_open
 
 from core import convert
-from core.convert import FETCH, fingerprint_of, model_of, sha256_of
+from core.convert import FETCH, find_or_convert, fingerprint_of, sha256_of
 from core.errors import ModelNotFound
 from core.model import LoadedModel, load_model, load_tokenizer, prepared_folder
 from tests.core.gguf_files import TEMPLATE, random_llama, write_gguf
 
 ROOT = Path(__file__).parents[2]
-CONVERT = "import sys; from pathlib import Path; from core.convert import model_of; model_of(*map(Path, sys.argv[1:]))"
+CONVERT = (
+    "import sys; from pathlib import Path; from core.convert import find_or_convert as find; "
+    "find(sys.argv[1], Path(sys.argv[2]))"
+)
 FILES = ["config.json", "model.safetensors", "source.json", "tokenizer.json", "tokenizer_config.json"]
 
 
@@ -33,7 +36,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def converted(file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache with the file's model in it; to be copied, not changed."""
     cache = tmp_path_factory.mktemp("converted")
-    model_of(file, cache)
+    find_or_convert(str(file), cache)
     return cache
 
 
@@ -59,8 +62,8 @@ def test_a_gguf_file_answers_like_the_model_that_it_was_made_from(file: Path, ca
 
 def test_an_output_layer_is_kept_only_where_it_is_not_the_embedding(file: Path, cache: Path, tmp_path: Path) -> None:
     untied = random_llama(tied=False)
-    other = model_of(write_gguf(tmp_path / "untied.gguf", untied), cache)
-    for folder, kept in ((model_of(file, cache), False), (other, True)):
+    other = find_or_convert(str(write_gguf(tmp_path / "untied.gguf", untied)), cache)
+    for folder, kept in ((find_or_convert(str(file), cache), False), (other, True)):
         with safe_open(folder / "model.safetensors", "pt") as weights:
             assert ("lm_head.weight" in weights.keys()) is kept  # noqa: SIM118
     ids = torch.arange(6, 40)[None]
@@ -79,7 +82,7 @@ def test_the_tokenizer_is_the_one_that_the_file_describes(file: Path, cache: Pat
 
 
 def test_a_converted_model_is_used_again_as_it_lies(file: Path, cache: Path) -> None:
-    folder = model_of(file, cache)
+    folder = find_or_convert(str(file), cache)
     before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
     assert load(file, cache).folder == folder
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
@@ -101,15 +104,15 @@ def test_the_fingerprint_is_that_of_the_file_and_the_converter(file: Path, cache
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_damaged_file_is_made_again(file: Path, cache: Path, name: str) -> None:
-    folder = model_of(file, cache)
+    folder = find_or_convert(str(file), cache)
     whole = (folder / name).read_bytes()
     (folder / name).write_bytes(whole[:-9] + b"?" + whole[-8:])
-    assert model_of(file, cache) == folder and (folder / name).read_bytes() == whole
+    assert find_or_convert(str(file), cache) == folder and (folder / name).read_bytes() == whole
     assert visible(cache) == {folder.name}
 
 
 def test_a_missing_file_is_made_again(file: Path, cache: Path) -> None:
-    (model_of(file, cache) / "model.safetensors").unlink()
+    (find_or_convert(str(file), cache) / "model.safetensors").unlink()
     assert load(file, cache).model is not None
 
 
@@ -119,7 +122,7 @@ def test_a_conversion_that_is_killed_leaves_nothing_that_stays(file: Path, tmp_p
         time.sleep(0.001)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL and [name for name in visible(tmp_path) if name[0] != "."] == []
-    folder = model_of(file, tmp_path)
+    folder = find_or_convert(str(file), tmp_path)
     assert visible(tmp_path) == {folder.name}
 
 
@@ -127,11 +130,12 @@ def test_two_processes_at_once_leave_one_whole_model(file: Path, tmp_path: Path)
     start = [sys.executable, "-c", CONVERT, str(file), str(tmp_path)]
     both = [subprocess.Popen(start, cwd=ROOT) for _ in range(2)]
     assert [process.wait() for process in both] == [0, 0]
-    assert visible(tmp_path) == {fingerprint_of(sha256_of(file))[:16]} and convert.is_intact(model_of(file, tmp_path))
+    assert visible(tmp_path) == {fingerprint_of(sha256_of(file))[:16]}
+    assert convert.find_converted(str(file), tmp_path)
 
 
 def test_a_converted_folder_is_readable_for_everybody(file: Path, cache: Path) -> None:
-    folder = model_of(file, cache)
+    folder = find_or_convert(str(file), cache)
     assert folder.stat().st_mode & 0o005 == 0o005 and all(p.stat().st_mode & 0o004 for p in folder.iterdir())
 
 
