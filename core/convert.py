@@ -28,6 +28,10 @@ FILE = f"{MODEL}.Q4_1.gguf"
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"  # of FILE
 FETCH = "python -m bot model fetch"
 SOURCE = "source.json"  # what a folder was made from, and the sha256 of each of its files
+LLAMA_3 = (  # how Llama 3 splits text before it looks for tokens: digits by three
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -191,16 +195,23 @@ def _write(gguf: Path, sha256: str, folder: Path) -> None:
 
 def write_tokenizer(tokenizer: Any, gguf: Path, config: dict[str, Any], folder: Path) -> None:
     """The file's tokenizer as its makers meant it. transformers swaps the first and the last token (its converter for
-    Llama reads one for the other), splits no digits, and drops spaces before full stops when it decodes."""
-    from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
+    Llama reads one for the other), splits text as GPT-2 does, and drops spaces before full stops when it decodes."""
+    from tokenizers import Regex
+    from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence, Split
     from transformers import PreTrainedTokenizerFast
     from transformers.integrations.gguf.reader import read_gguf_metadata
 
+    def byte_level(regex: bool) -> ByteLevel:
+        return ByteLevel(add_prefix_space=False, use_regex=regex)
+
     backend = tokenizer.backend_tokenizer
     metadata, _ = read_gguf_metadata(str(gguf))
-    if metadata.get("tokenizer.ggml.pre") == "smollm":
-        split_digits = [Digits(individual_digits=True), ByteLevel(add_prefix_space=False, use_regex=True)]
-        backend.pre_tokenizer = Sequence(split_digits)
+    splits = {
+        "smollm": [Digits(individual_digits=True), byte_level(True)],
+        "llama-bpe": [Split(Regex(LLAMA_3), "isolated"), byte_level(False)],
+    }
+    if split := splits.get(metadata.get("tokenizer.ggml.pre")):
+        backend.pre_tokenizer = Sequence(split)
     special = {"unk_token": tokenizer.unk_token}
     for name in ("bos", "eos", "pad"):
         number = config.get(f"{name}_token_id")

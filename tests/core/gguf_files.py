@@ -1,4 +1,4 @@
-"""Small GGUF files of a random Llama, written as llama.cpp's converter writes them."""
+"""Small GGUF files of random models, written as llama.cpp's converter writes them."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from pathlib import Path
 import gguf
 import torch
 from tokenizers.pre_tokenizers import ByteLevel
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-MERGES = [("t", "h"), ("th", "e"), ("Ġ", "Ġ"), ("1", "8")]  # 18 is only met where digits are not split
+MERGES = [("t", "h"), ("th", "e"), ("Ġ", "Ġ"), ("1", "8"), ("7", "4")]  # 18 and 74: not where digits are split
 TEMPLATE = "{% for m in messages %}<|im_start|>{{ m['content'] }}<|im_end|>{% endfor %}"
 NAMES = {
     "self_attn.q_proj": "attn_q",
@@ -25,22 +25,23 @@ NAMES = {
 }
 
 
-def random_llama(*, tied: bool = True) -> LlamaForCausalLM:
+def random_model(kind: str = "llama", *, tied: bool = True) -> PreTrainedModel:
     """Two layers, two query heads that share one key head; bfloat16 holds each weight, so that no conversion loses."""
+    configure, build = {"llama": (LlamaConfig, LlamaForCausalLM), "qwen2": (Qwen2Config, Qwen2ForCausalLM)}[kind]
     tokens = len(SPECIAL) + 256 + len(MERGES)
     shape = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "max_position_embeddings": 128}
     heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "rope_theta": 1234.0}
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = LlamaForCausalLM(LlamaConfig(vocab_size=tokens, tie_word_embeddings=tied, **shape, **heads))
-    for weight in model.parameters():
-        weight.data = weight.data.bfloat16().float()
+        model = build(configure(vocab_size=tokens, tie_word_embeddings=tied, **shape, **heads))
+        for weight in model.parameters():
+            weight.data = (weight.data + 0.01 * torch.randn_like(weight)).bfloat16().float()
     return model.eval()
 
 
-def write_gguf(path: Path, model: LlamaForCausalLM, *, architecture: str = "llama") -> Path:
+def write_gguf(path: Path, model: PreTrainedModel, *, architecture: str = "", split: str = "smollm") -> Path:
     config = model.config
-    writer = gguf.GGUFWriter(path, architecture)
+    writer = gguf.GGUFWriter(path, architecture or config.model_type)
     writer.add_block_count(config.num_hidden_layers)
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
@@ -51,7 +52,7 @@ def write_gguf(path: Path, model: LlamaForCausalLM, *, architecture: str = "llam
     writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
     writer.add_rope_dimension_count(config.hidden_size // config.num_attention_heads)
     writer.add_vocab_size(config.vocab_size)
-    add_tokenizer(writer)
+    add_tokenizer(writer, split)
     for name, tensor in model.state_dict().items():
         if name != "lm_head.weight" or not config.tie_word_embeddings:
             writer.add_tensor(gguf_name(name), permuted(name, tensor, config).numpy())
@@ -62,10 +63,10 @@ def write_gguf(path: Path, model: LlamaForCausalLM, *, architecture: str = "llam
     return path
 
 
-def add_tokenizer(writer: gguf.GGUFWriter) -> None:
+def add_tokenizer(writer: gguf.GGUFWriter, split: str) -> None:
     tokens = [*SPECIAL, *sorted(ByteLevel.alphabet()), *("".join(merge) for merge in MERGES)]
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("smollm")
+    writer.add_tokenizer_pre(split)
     writer.add_token_list(tokens)
     writer.add_token_types([3] * len(SPECIAL) + [1] * (len(tokens) - len(SPECIAL)))
     writer.add_token_merges([" ".join(merge) for merge in MERGES])
@@ -78,16 +79,16 @@ def add_tokenizer(writer: gguf.GGUFWriter) -> None:
 
 def gguf_name(name: str) -> str:
     whole = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
-    stem = name.removesuffix(".weight")
+    stem, kind = name.rsplit(".", 1)
     if stem in whole:
-        return f"{whole[stem]}.weight"
+        return f"{whole[stem]}.{kind}"
     _, _, layer, part = stem.split(".", 3)
-    return f"blk.{layer}.{NAMES[part]}.weight"
+    return f"blk.{layer}.{NAMES[part]}.{kind}"
 
 
 def permuted(name: str, weight: torch.Tensor, config: LlamaConfig) -> torch.Tensor:
-    """llama.cpp rotates neighbouring numbers of queries and keys, transformers the two halves of a head."""
-    if "q_proj" not in name and "k_proj" not in name:
+    """For Llama, llama.cpp rotates neighbouring numbers of queries and keys, transformers the two halves of a head."""
+    if config.model_type != "llama" or ("q_proj" not in name and "k_proj" not in name):
         return weight
     heads = config.num_attention_heads if "q_proj" in name else config.num_key_value_heads
     rows, columns = weight.shape

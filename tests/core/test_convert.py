@@ -17,7 +17,7 @@ from core import convert
 from core.convert import FETCH, find_or_convert, fingerprint_of, sha256_of
 from core.errors import ModelNotFound
 from core.model import LoadedModel, load_model, load_tokenizer, prepared_folder
-from tests.core.gguf_files import TEMPLATE, random_llama, write_gguf
+from tests.core.gguf_files import TEMPLATE, random_model, write_gguf
 
 ROOT = Path(__file__).parents[2]
 CONVERT = (
@@ -29,7 +29,7 @@ FILES = ["config.json", "model.safetensors", "source.json", "tokenizer.json", "t
 
 @pytest.fixture(scope="session")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_gguf(tmp_path_factory.mktemp("gguf") / "small.gguf", random_llama())
+    return write_gguf(tmp_path_factory.mktemp("gguf") / "small.gguf", random_model())
 
 
 @pytest.fixture(scope="session")
@@ -56,12 +56,19 @@ def visible(folder: Path) -> set[str]:
 def test_a_gguf_file_answers_like_the_model_that_it_was_made_from(file: Path, cache: Path) -> None:
     loaded = load(file, cache, "float32")
     ids = torch.arange(6, 40)[None]
-    torch.testing.assert_close(loaded.model(input_ids=ids).logits, random_llama()(input_ids=ids).logits)
+    torch.testing.assert_close(loaded.model(input_ids=ids).logits, random_model()(input_ids=ids).logits)
     assert not loaded.model.training and not any(p.requires_grad for p in loaded.model.parameters())
 
 
+def test_a_file_of_another_family_answers_like_its_model(tmp_path: Path) -> None:
+    model = random_model("qwen2")
+    loaded = load(write_gguf(tmp_path / "qwen.gguf", model), tmp_path / "cache", "float32")
+    ids = torch.arange(6, 40)[None]
+    torch.testing.assert_close(loaded.model(input_ids=ids).logits, model(input_ids=ids).logits)
+
+
 def test_an_output_layer_is_kept_only_where_it_is_not_the_embedding(file: Path, cache: Path, tmp_path: Path) -> None:
-    untied = random_llama(tied=False)
+    untied = random_model(tied=False)
     other = find_or_convert(str(write_gguf(tmp_path / "untied.gguf", untied)), cache)
     for folder, kept in ((find_or_convert(str(file), cache), False), (other, True)):
         with safe_open(folder / "model.safetensors", "pt") as weights:
@@ -79,6 +86,12 @@ def test_the_tokenizer_is_the_one_that_the_file_describes(file: Path, cache: Pat
     assert tokenizer.decode(tokenizer.encode(text)) == text
     assert tokenizer.chat_template == TEMPLATE
     assert load_tokenizer(str(file), cache).encode(text).ids == tokenizer.encode(text)
+
+
+@pytest.mark.parametrize(("split", "tokens"), [("llama-bpe", ["18", "7", "4"]), ("gpt-2", ["18", "74"])])
+def test_digits_are_split_as_the_file_says(tmp_path: Path, split: str, tokens: list[str]) -> None:
+    file = write_gguf(tmp_path / "other.gguf", random_model(), split=split)
+    assert load(file, tmp_path / "cache").tokenizer.tokenize("1874") == tokens
 
 
 def test_a_converted_model_is_used_again_as_it_lies(file: Path, cache: Path) -> None:
@@ -174,7 +187,7 @@ def test_a_file_that_is_damaged(file: Path, tmp_path: Path, damage) -> None:
 
 
 def test_an_architecture_that_nobody_knows(tmp_path: Path) -> None:
-    other = write_gguf(tmp_path / "other.gguf", random_llama(), architecture="abacus")
+    other = write_gguf(tmp_path / "other.gguf", random_model(), architecture="abacus")
     assert "its architecture is not known" in failure(other, tmp_path / "cache")
 
 
