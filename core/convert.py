@@ -33,6 +33,7 @@ LLAMA_3 = (  # how Llama 3 splits text before it looks for tokens: digits by thr
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+NOT_WRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.ENOENT)
 
 
 def fingerprint_of(sha256: str) -> str:
@@ -116,7 +117,7 @@ def convert(gguf: Path, sha256: str, cache: Path) -> Path:
 
     name = fingerprint_of(sha256)[:16]
     folder = cache / name
-    with _told_plainly(gguf, cache):
+    with _errors_in_a_sentence(gguf, cache):
         cache.mkdir(parents=True, exist_ok=True)
         with FileLock(cache / f"{name}.lock"):
             if is_intact(folder):
@@ -134,26 +135,22 @@ def convert(gguf: Path, sha256: str, cache: Path) -> Path:
 
 
 @contextmanager
-def _told_plainly(gguf: Path, cache: Path) -> Iterator[None]:
+def _errors_in_a_sentence(gguf: Path, cache: Path) -> Iterator[None]:
     """What can go wrong, in a sentence that says what to do."""
-    from safetensors import SafetensorError
-
     mend = f"then run `{FETCH}`"
     try:
         yield
-    except (OSError, SafetensorError) as error:
+    except Exception as error:  # a bad file leads its readers to anything: KeyError, struct.error, OverflowError ...
         number = getattr(error, "errno", None)
-        if number in NO_ROOM or "No space left" in str(error):
+        if number in NO_ROOM or "No space left" in str(error):  # safetensors has an error of its own, with the words
             text = f"There is no room for the model in {cache}: make some, or set ENGRAM_CACHE_DIR, {mend}."
-        elif number in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.ENOENT):
+        elif number in NOT_WRITABLE:
             text = f"The model can't be written to {cache}: set ENGRAM_CACHE_DIR to a folder that can, {mend}."
+        elif number is not None:
+            text = f"The model file {gguf} could not be converted in {cache}: {error.strerror}."
         else:
-            text = f"The model file {gguf} could not be converted in {cache}: {error}."
+            text = f"The model file {gguf} could not be converted: it is damaged, or its architecture is not known."
         raise ModelNotFound(text) from error
-    except Exception as error:  # a bad file leads the readers to anything: KeyError, struct.error, OverflowError ...
-        raise ModelNotFound(
-            f"The model file {gguf.name} could not be converted: it is damaged, or its architecture is not known."
-        ) from error
 
 
 def _write(gguf: Path, sha256: str, folder: Path) -> None:
@@ -164,10 +161,10 @@ def _write(gguf: Path, sha256: str, folder: Path) -> None:
     from transformers.utils import logging
 
     folder.mkdir()
-    source = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name, "local_files_only": True}
+    place = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name, "local_files_only": True}
     logging.disable_progress_bar()
-    with redirect_stderr(StringIO()):  # the bar of dequantising asks nobody
-        model, info = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.bfloat16, output_loading_info=True)
+    with redirect_stderr(StringIO()):  # transformers' progress bar can't be switched off
+        model, info = AutoModelForCausalLM.from_pretrained(**place, dtype=torch.bfloat16, output_loading_info=True)
     state = model.state_dict()
     tied = set(model.all_tied_weights_keys) if model.config.tie_word_embeddings else set()
     if set(info["missing_keys"]) - tied:
@@ -181,11 +178,11 @@ def _write(gguf: Path, sha256: str, folder: Path) -> None:
     config = {k: v for k, v in model.config.to_dict().items() if k not in ("quantization_config", "_name_or_path")}
     config |= {"architectures": [type(model).__name__], "dtype": "bfloat16"}
     (folder / "config.json").write_text(json.dumps(config, indent=2, default=str) + "\n")
-    write_tokenizer(AutoTokenizer.from_pretrained(**source), gguf, config, folder)
+    write_tokenizer(AutoTokenizer.from_pretrained(**place), gguf, config, folder)
 
     files = {path.name: sha256_of(path) for path in sorted(folder.iterdir())}
-    text = {"gguf": sha256, "name": gguf.name, "converter": VERSION, "files": files}
-    (folder / SOURCE).write_text(json.dumps(text, indent=2) + "\n")
+    source = {"gguf": sha256, "name": gguf.name, "converter": VERSION, "files": files}
+    (folder / SOURCE).write_text(json.dumps(source, indent=2) + "\n")
     for path in folder.iterdir():
         path.chmod(0o644)  # safetensors writes 0600; an image converts as one user and serves as another
         _fsync(path)

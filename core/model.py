@@ -114,7 +114,10 @@ def load_model(
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:  # wrong shapes
         raise ModelNotFound(_how_to_fix(name)) from error
     model.to(place).eval().requires_grad_(False)
-    return LoadedModel(name, model, tokenizer, place, kind, fingerprint(name, folder, model), folder, prepared)
+    base = LoadedModel(name, model, tokenizer, place, kind, fingerprint(name, folder, model), folder, prepared)
+    if (preparation := prepared_folder(base)) not in (None, folder):
+        check_sums(preparation)
+    return base
 
 
 def _find_beside_imports(name: str, cache: Path | None) -> Path | None:

@@ -182,7 +182,7 @@ def no_gguf(data: bytes) -> bytes:
 def test_a_file_that_is_damaged(file: Path, tmp_path: Path, damage) -> None:
     bad = tmp_path / "bad.gguf"
     bad.write_bytes(damage(file.read_bytes()))
-    assert "bad.gguf could not be converted: it is damaged" in failure(bad, tmp_path / "cache")
+    assert "bad.gguf could not be converted: it is damaged, or" in failure(bad, tmp_path / "cache")
     assert visible(tmp_path / "cache") == set()
 
 
@@ -252,3 +252,14 @@ def test_what_ships_beside_the_default_model_is_found_by_its_fingerprint(tiny, t
     (tmp_path / "shipped" / "prepared.json").touch()
     default = LoadedModel("x", tiny.model, tiny.tokenizer, tiny.device, tiny.dtype, convert.EMBEDDED_FINGERPRINT, None)
     assert prepared_folder(default) == tmp_path / "shipped" and prepared_folder(tiny) is None
+
+
+def test_a_changed_preparation_is_refused(file: Path, cache: Path) -> None:
+    folder = cache / "prepared" / fingerprint_of(sha256_of(file))[:16]
+    folder.mkdir(parents=True)
+    (folder / "prepared.json").write_text("{}")
+    (folder / "SHA256SUMS").write_text(f"{sha256_of(folder / 'prepared.json')}  prepared.json\n")
+    load_model(str(file), cache=cache, prepared=cache / "prepared")
+    (folder / "prepared.json").write_text("{ }")
+    with pytest.raises(ModelNotFound, match=r"prepared\.json is missing or was changed"):
+        load_model(str(file), cache=cache, prepared=cache / "prepared")
