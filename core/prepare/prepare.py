@@ -132,6 +132,7 @@ def prepare_model(
     progress: Callable[[str, int, int], None] = lambda what, done, total: None,
     *,
     device: str = "auto",
+    cache: Path | None = None,
 ) -> dict[str, Any]:
     """Load a base model and prepare it, in `folder` by its fingerprint. `progress` gets (what, seconds done, of all).
 
@@ -139,7 +140,7 @@ def prepare_model(
     """
     place = pick_device(device)
     exact = place.type != "cuda" or pick_dtype("auto", place) == torch.float16
-    base = load_model(name, device=str(place), dtype="float32" if exact else "bfloat16")
+    base = load_model(name, device=str(place), dtype="float32" if exact else "bfloat16", cache=cache)
     if base.folder and (base.folder / "prepared.json").exists():
         raise Refused(f"The model '{name}' is prepared already.")
     try:
