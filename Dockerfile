@@ -15,7 +15,7 @@ RUN pip install --no-cache-dir --require-hashes --no-deps -r .ci/model.lock
 COPY bot bot
 COPY core core
 COPY storage storage
-COPY LICENSE README.md ./
+COPY LICENSE README.md pyproject.toml ./
 
 USER engram
 ENV ENGRAM_DATA_DIR=/data ENGRAM_CACHE_DIR=/cache PYTHONUNBUFFERED=1

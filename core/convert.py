@@ -157,7 +157,7 @@ def _write(gguf: Path, sha256: str, folder: Path) -> None:
     """Dequantise with transformers, and write a folder that it loads without further work."""
     import torch
     from safetensors.torch import save_file
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
     from transformers.utils import logging
 
     folder.mkdir()
@@ -178,7 +178,8 @@ def _write(gguf: Path, sha256: str, folder: Path) -> None:
     config = {k: v for k, v in model.config.to_dict().items() if k not in ("quantization_config", "_name_or_path")}
     config |= {"architectures": [type(model).__name__], "dtype": "bfloat16"}
     (folder / "config.json").write_text(json.dumps(config, indent=2, default=str) + "\n")
-    write_tokenizer(AutoTokenizer.from_pretrained(**place), gguf, config, folder)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(**place)  # AutoTokenizer would read the file once more
+    write_tokenizer(tokenizer, gguf, config, folder)
 
     files = {path.name: sha256_of(path) for path in sorted(folder.iterdir())}
     source = {"gguf": sha256, "name": gguf.name, "converter": VERSION, "files": files}
