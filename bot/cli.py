@@ -437,7 +437,7 @@ def prepare(
         import asyncio
 
         from core.errors import Refused
-        from core.learning.prepare import PrepareConfig, prepare_model, read_questions
+        from core.prepare.prepare import PrepareConfig, prepare_model, read_questions
 
         if squad and not squad.is_file():
             raise Refused(f"There is no file {squad}.")

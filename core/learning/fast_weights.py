@@ -4,7 +4,7 @@
 
 a few times over the whole text ("TTT Playground", section 1; large chunks as in LaCT, arXiv 2505.23884). The rates eta
 (one a step and layer), the weight of each token in the loss, and the base model itself are trained by the outer loop
-(`core.learning.outer`) through exactly this code, so that the deltas answer questions.
+(`core.prepare.outer`) through exactly this code, so that the deltas answer questions.
 
 The loop's other forms are fields of FastWeightsConfig: momentum, a low rank, segment after segment, one rate for all.
 

@@ -115,6 +115,16 @@ def grouped(rows: Iterable[Mapping[str, Any]]) -> list[Passage]:
     return [Passage(kind, "", text, qas, unanswered.get(text, [])) for (kind, text), qas in answered.items()]
 
 
+def read_people(path: Path, *, development: bool, sources: Sequence[str] = ("nq", "qamr", "fairy")) -> list[Passage]:
+    """Contexts of these sources with people's questions, one split; the kind is the source."""
+    by_context: dict[tuple[str, str], list[QA]] = defaultdict(list)
+    for row in read_rows(path):
+        if row["source"] in sources and "\n" not in row["answer"] and is_development(row["context"]) == development:
+            question = row["question"].split("?")[0].strip() + "?"
+            by_context[row["source"], row["context"]].append(QA(question, row["answer"].strip()))
+    return [Passage(source, source, context, questions) for (source, context), questions in by_context.items()]
+
+
 def one_line(text: str) -> str:
     return " ".join(text.split())
 

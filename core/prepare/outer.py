@@ -274,7 +274,10 @@ def _run_stage(
     workers = config.workers
     loader = iter(
         torch.utils.data.DataLoader(
-            stream, batch_size=None, num_workers=workers, pin_memory=device.type == "cuda",
+            stream,
+            batch_size=None,
+            num_workers=workers,
+            pin_memory=device.type == "cuda",
             prefetch_factor=4 if workers else None,
         )  # fmt: skip
     )
