@@ -418,15 +418,14 @@ def prepare(
     model: Annotated[
         str | None, typer.Option(metavar="ID-OR-FOLDER", help="The base model; it stays as it is.")
     ] = None,
-    squad: Annotated[
+    questions: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Questions in SQuAD's JSON to practise on, besides invented facts."),
+        typer.Option(metavar="FILE", help="What to train on: SQuAD's JSON, or a file of core.prepare.material."),
     ] = None,
-    minutes: Annotated[float, typer.Option(min=0.01, help="How long to practise.")] = 30,
-    layers: Annotated[int, typer.Option(min=1, help="How many upper layers learn.")] = 7,
-    readout: Annotated[int, typer.Option(min=0, help="Rank of the LoRA that reads what was learned; 0: none.")] = 16,
-    tokens: Annotated[int, typer.Option(min=256, help="Tokens of documents a step.")] = 8192,
-    longest: Annotated[int, typer.Option(min=64, help="Tokens of the longest documents to practise on.")] = 600,
+    minutes: Annotated[float, typer.Option(min=0.01, help="How long to train.")] = 30,
+    layers: Annotated[int, typer.Option(min=1, help="How many upper layers learn.")] = 4,
+    reader: Annotated[int, typer.Option(min=1, help="Rank of the reader, a LoRA that all documents share.")] = 64,
+    documents: Annotated[int, typer.Option(min=2, help="Documents a step.")] = 64,
     channel: NoChannel = "",
     data_dir: DataDir = None,
     json: Json = False,
@@ -435,24 +434,36 @@ def prepare(
 
     async def command(screen: Screen, settings: Settings) -> None:
         import asyncio
+        from dataclasses import replace
 
         from core.errors import Refused
-        from core.prepare.prepare import PrepareConfig, prepare_model, read_questions
+        from core.prepare.outer import OuterConfig
+        from core.prepare.prepare import INNER, PrepareConfig, prepare_model
 
-        if squad and not squad.is_file():
-            raise Refused(f"There is no file {squad}.")
-        questions = read_questions(squad) if squad else []
-        config = PrepareConfig(seconds=60 * minutes, layers=layers, readout=readout, tokens=tokens, longest=longest)
+        if questions and not questions.is_file():
+            raise Refused(f"There is no file {questions}.")
+        seconds = 60 * minutes
+        short, long = f"1x{documents}x4x72", f"1x{documents}x2x144"
+        outer = OuterConfig(
+            reading_seconds=0.15 * seconds,
+            seconds=0.85 * seconds,
+            shapes=f"{short},{short},{short},{long}",
+            workers=0,  # this runs in a thread, from which forked workers do not start
+        )
+        config = PrepareConfig(outer=outer, inner=replace(INNER, layers=layers, reader=reader))
         with screen.counting() as progress:
             result = await asyncio.to_thread(
                 prepare_model, model or settings.model, settings.data_dir / "prepared", questions, config, progress,
                 device=settings.device, cache=settings.cache_dir,
             )  # fmt: skip
         screen.say(f"[bold]Prepared[/] {result['model']} in {result['steps']} steps, {result['seconds']:.0f} s.")
-        screen.say(
-            f"Held-out documents, exact match: learned {result['learned_em']:.1f} %, wrong document "
-            f"{result['wrong_em']:.1f} %, base {result['base_em']:.1f} %. `learn` uses it from now on."
-        )
+        for kind, figures in result["held_out"].items():
+            screen.say(
+                f"Held-out documents ({kind}), exact match: learned {figures['learned_em']:.1f} %, text in the prompt "
+                f"{figures['in_context_em']:.1f} %, wrong document {figures['wrong_em']:.1f} %, "
+                f"base {figures['base_em']:.1f} %."
+            )
+        screen.say("`learn` uses it from now on.")
         screen.result(result)
 
     run(command, json, data_dir)

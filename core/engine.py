@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import nullcontext
@@ -22,7 +23,7 @@ from core.learning.inner import AdapterLearner
 from core.learning.remote import RemoteWriter
 from core.learning.search_head import Searcher
 from core.memory import fit, limit_memory
-from core.model import LoadedModel, load_model, prepared_folder
+from core.model import LoadedModel, load_model, preparation_digest, prepared_folder
 from core.ports import Ask, Learned
 from core.prompts import NOT_IN_TEXT, format_for
 from core.types import Chunk, Completion, Page, Step
@@ -98,7 +99,8 @@ class Engine:
         self.reader = reading_model(base)  # what learns and answers from weights; the base model is asked beside it
         self.base_format = format_for(base.tokenizer)
         self.format = format_for(base.tokenizer, prepared=self.reader is not base)
-        self.name, self.fingerprint = base.name, base.fingerprint
+        self.name = base.name
+        self.fingerprint = combined(base.fingerprint, preparation_digest(base))
         self.device, self.dtype = str(base.device), str(base.dtype).removeprefix("torch.")
         self.learner = config.learner
         self.chunk_size = config.chunk_size or self._section()
@@ -248,6 +250,11 @@ class Engine:
     def context_tokens(self) -> int:
         """How much text fits beside a question."""
         return min(self.base.model.config.max_position_embeddings, CONTEXT) - 128
+
+
+def combined(fingerprint: str, preparation: str) -> str:
+    """What stored weights belong to: the base model and, where there is one, its preparation."""
+    return hashlib.sha256(f"{fingerprint} {preparation}".encode()).hexdigest() if preparation else fingerprint
 
 
 def whole_abstention(completion: Completion) -> Completion:

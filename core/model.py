@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import import_module
@@ -26,11 +25,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 SHIPPED = Path(__file__).parent / "embedded"  # what `prepare` learned about the default model
-EMBEDDED = SHIPPED / "model"  # the former default model; it loads under this path
 CACHE = Path("~/.cache/engram")  # of converted models, where no other is given
 POLICY = "budget.safetensors"  # how much to compute, trained for a model; beside its prepared weights
 SEARCH = "search.safetensors"  # which section a question is about, likewise
-SCALE = ".s"  # NAME.s is the float16 row scale of the int8 matrix NAME
 
 
 @dataclass
@@ -55,6 +52,16 @@ def prepared_folder(base: LoadedModel) -> Path | None:
         SHIPPED if base.fingerprint == EMBEDDED_FINGERPRINT else None,
     ]
     return next((p for p in places if p and (p / "prepared.json").exists()), None)
+
+
+def preparation_digest(base: LoadedModel) -> str:
+    """sha256 over the preparation, the search head left out; "" without one. What was learned with one preparation
+    means nothing to another."""
+    folder = prepared_folder(base)
+    digest = hashlib.sha256()
+    for name in ("prepared.json", "prepared.safetensors") if folder else ():
+        digest.update((folder / name).read_bytes())
+    return digest.hexdigest() if folder else ""
 
 
 def find_folder(name: str, cache: Path | None = None) -> Path | None:
@@ -107,8 +114,6 @@ def load_model(
     try:
         if folder and read_source(folder):
             model, tokenizer = _load_converted(folder, kind)
-        elif folder and (folder / "model.int8.safetensors").exists():
-            model, tokenizer = _load_int8(folder, kind)
         else:
             model, tokenizer = _load_any(str(folder or name), kind, place)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:  # wrong shapes
@@ -204,45 +209,6 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
         able = torch.cpu.get_capabilities()
         return torch.bfloat16 if able.get("avx512_bf16") or able.get("amx_bf16") else torch.float32
     return torch.float32
-
-
-def _load_int8(folder: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    from safetensors.torch import load_file
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-
-    config = AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
-    model = AutoModelForCausalLM.from_config(config, dtype=dtype)
-    state = dequantise(load_file(folder / "model.int8.safetensors"))
-    missing, unexpected = model.load_state_dict(state, strict=False)
-    if unexpected or set(missing) - {"lm_head.weight"}:
-        raise ValueError("weights do not fit config.json")
-    model.tie_weights()
-    return model, AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
-
-
-def quantise(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Matrices as int8 with one float16 scale a row (W = int8 * scale[:, None]); the rest as float16."""
-    import torch
-
-    packed: dict[str, torch.Tensor] = {}
-    for name, w in state.items():
-        w = w.detach().float().cpu()
-        if w.dim() == 2:
-            scale = (w.abs().amax(1) / 127).clamp_min(1e-8).half()
-            packed[name] = (w / scale.float()[:, None]).round().clamp(-127, 127).to(torch.int8)
-            packed[name + SCALE] = scale
-        else:
-            packed[name] = w.half()
-    return packed
-
-
-def dequantise(packed: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Float32 weights out of `quantise`'s container."""
-    return {
-        name: w.float() * packed[name + SCALE].float()[:, None] if name + SCALE in packed else w.float()
-        for name, w in packed.items()
-        if not name.endswith(SCALE)
-    }
 
 
 def fingerprint(name: str, folder: Path | None, model: PreTrainedModel) -> str:

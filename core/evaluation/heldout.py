@@ -20,6 +20,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from core.prepare.invented import fact, invented_word
 from core.prepare.material import (
     Passage,
     is_development_article,
@@ -27,7 +28,6 @@ from core.prepare.material import (
     read_articles,
     read_people,
 )
-from core.prepare.invented import fact, invented_word
 
 LEAST, MOST = 500, 1000  # words of a document
 EACH = 8  # questions of an article
