@@ -116,6 +116,8 @@ class ChatFormat:
         return self._ask(question.strip())
 
     def in_context(self, context: str, question: str) -> list[int]:
+        if context and not self._tokenizer.chat_template:
+            return [*self._encode(f"{context.strip()}\n\n"), *self.closed_book(question)]
         return self._ask(beside(context, question))
 
     def next_question(self, question: str) -> list[int]:

@@ -80,8 +80,8 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, exact: bool) -> Tensor:
-    """Causal attention. q [R, heads, T, h], k and v with as many heads or fewer; `exact` is written out, since the fused
-    kernels have no second derivative."""
+    """Causal attention. q [R, heads, T, h], k and v with as many heads or fewer; `exact` is written out, since the
+    fused kernels have no second derivative."""
     groups = q.shape[1] // k.shape[1]
     if groups > 1:
         k, v = (t.repeat_interleave(groups, 1) for t in (k, v))

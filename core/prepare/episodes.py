@@ -36,7 +36,15 @@ TOKENS_OF_A_WORD = 1.35
 LONG = 100  # tokens of question and answer from which a shape is for long answers
 KINDS = {"people": 0.5, "tables": 0.05, "rules": 0.2, "invented": 0.2, "gist": 0.05}
 LONG_KINDS = {"long": 0.75, "gist": 0.25}
-READ_KINDS = {"people": 0.5, "long": 0.17, "tables": 0.1, "rules": 0.12, "invented": 0.02, "gist": 0.04, "other-languages": 0.05}  # fmt: skip
+READ_KINDS = {
+    "people": 0.5,
+    "long": 0.17,
+    "tables": 0.1,
+    "rules": 0.12,
+    "invented": 0.02,
+    "gist": 0.04,
+    "other-languages": 0.05,
+}
 SWAPPED = {"people": 0.4, "rules": 0.3, "tables": 0.4}
 
 Encode = Callable[[str], list[int]]

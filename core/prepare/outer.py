@@ -1,5 +1,5 @@
-"""Learning to learn (the outer loop) for a base model that stays frozen: train the reader, the inner rates and the token
-weights so that after a few inner steps on a raw document, questions about it are answered without it.
+"""Learning to learn (the outer loop) for a base model that stays frozen: train the reader, the inner rates and the
+token weights so that after a few inner steps on a raw document, questions about it are answered without it.
 
     outer loss = answer loss with the document's delta attached, only the question in the prompt
                + answer loss with the delta attached *and* the text in the prompt
@@ -172,7 +172,8 @@ def _gradients(
     for piece in batch.split(parts) if parts > 1 else [batch]:
         losses = losses_of(piece, config)
         shares = dict.fromkeys(losses, len(piece.inputs) / max(1, len(batch.inputs))) | {"reading": 1.0}
-        shares["beside"] = len(piece.beside) / max(1, len(batch.beside))
+        if len(batch.beside):  # a mean over weighed tokens
+            shares["beside"] = float(piece.beside[:, 1].sum() / batch.beside[:, 1].sum().clamp_min(1))
         scaled = {k: v * shares[k] for k, v in losses.items() if k != "total"}
         weighed(scaled, config)["total"].backward()
         for k, v in scaled.items():
@@ -218,7 +219,7 @@ def run_outer(
     resume: dict[str, Any] | None = None,
     checkpoint: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, float]:
-    """Train `prepared`, first its reader alone, then all of it. `checkpoint` gets the state to resume from now and then.
+    """Train `prepared`, first its reader alone, then all of it. `checkpoint` gets the state to resume from at times.
 
     Returns: the last figures, and steps and seconds of learning to learn.
     """
@@ -279,7 +280,7 @@ def _run_stage(
             num_workers=workers,
             pin_memory=device.type == "cuda",
             prefetch_factor=4 if workers else None,
-        )  # fmt: skip
+        )
     )
 
     def drawn() -> Batch:

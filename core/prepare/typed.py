@@ -1,4 +1,4 @@
-"""Questions as people type them: without a question mark, in lower case or capitals, with a greeting, a typo, an emoji."""
+"""Questions as people type them: without a question mark, in lower case, with a greeting, a typo, an emoji."""
 
 from __future__ import annotations
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from core.embedded.export import save_folder
+
 from core.errors import ModelNotFound
 from core.learning.budget import PolicyNet, save_policy
 from core.model import (
