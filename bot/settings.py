@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -36,10 +37,11 @@ class Settings(BaseSettings):
     )
 
     data_dir: Path = Path("data")  # the index and the weights; one process at a time
+    cache_dir: Path = Field(default_factory=lambda: user_cache() / "engram")  # converted models; processes share it
 
     # The engine
     preset: str = ""  # "cpu", "t4", "h200": values for what is not set here (core/presets)
-    model: str = "embedded"  # or a Hugging Face id or a local folder of a causal LM
+    model: str = "embedded"  # or a Hugging Face id, a folder or a .gguf file of a causal LM
     learner: str = "fast-weights"  # or "lora"
     effort: str = "standard"  # how long adapters study a document, and with how many questions it is checked
     budget: str = ""  # compute on each section: "fixed:1", "threshold:4"; empty: as the model was prepared
@@ -98,7 +100,11 @@ class Settings(BaseSettings):
 
         given = {name: getattr(self, name) for name in ENGINE if name in self.model_fields_set}
         return EngineConfig.of(
-            self.preset, **given, question_writer=self._question_writer(), prepared=self.data_dir / "prepared"
+            self.preset,
+            **given,
+            question_writer=self._question_writer(),
+            prepared=self.data_dir / "prepared",
+            cache=self.cache_dir,
         )
 
     def _question_writer(self) -> RemoteWriter | None:
@@ -110,6 +116,12 @@ class Settings(BaseSettings):
             if self.question_writer_url
             else None
         )
+
+
+def user_cache() -> Path:
+    """Where the system keeps what programs can make again."""
+    given = os.environ.get("XDG_CACHE_HOME", "")
+    return Path(given) if given.startswith("/") else Path(os.path.expanduser("~/.cache"))
 
 
 def load_settings(**given: Any) -> Settings:

@@ -70,3 +70,10 @@ def test_no_document_leaves_the_machine_unless_that_is_configured(monkeypatch: p
     writer = load_settings(question_writer_model="big").engine.question_writer
     assert writer is not None and (writer.model, writer.key) == ("big", "very-secret")
     assert "very-secret" not in repr(load_settings()) + repr(writer)
+
+
+def test_converted_models_lie_in_the_users_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert load_settings().engine.cache == load_settings().cache_dir == tmp_path / "engram"
+    monkeypatch.setenv("ENGRAM_CACHE_DIR", "/elsewhere")
+    assert load_settings().cache_dir == Path("/elsewhere")

@@ -10,7 +10,7 @@ import random
 import re
 from typing import NamedTuple
 
-from core.embedded.questions import QA
+from core.prepare.questions import QA
 
 ONSETS = [
     "b",

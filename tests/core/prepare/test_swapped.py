@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from core.embedded.questions import QA
-from core.embedded.swapped import Words, swapped
+from core.prepare.questions import QA
+from core.prepare.swapped import Words, swapped
 
 TEXTS = [
     "The bridge was designed by Orla Quint and opened in Vessin, near the house of Tomas Berg in 1902.",

@@ -12,7 +12,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
-from core.embedded.questions import FUNCTION, MONTHS, NAME, QA, kind_of
+from core.prepare.questions import FUNCTION, MONTHS, NAME, QA, kind_of
 from core.words import STOP_WORDS
 
 WORD = re.compile(r"[^\W_]+")

@@ -1,7 +1,5 @@
 """Train a search head: each question has to find its passage among others'. The base model stays as it is.
 
-    python -m core.learning.train_search --questions reading-comprehension.jsonl.gz --out DIR
-
 The loss is that of a softmax over the passages of a batch (InfoNCE), on the scores that `core.closeness` computes, with
 the signs' gradient passed straight through (Bengio et al. 2013, arXiv 1308.3432); beside it the log-odds of the right
 passage, and of the closest wrong one, are fitted, so that closeness says whether a question is about a text at all.
@@ -9,21 +7,17 @@ passage, and of the closest wrong one, are fitted, so that closeness says whethe
 
 from __future__ import annotations
 
-import argparse
 import random
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from core.embedded.corpus import Passage, read_human
-from core.learning.search_head import LAYER, SearchHead, save_head, states
-from core.model import LoadedModel, load_model
-from core.options import add_options, given
+from core.learning.search_head import LAYER, SearchHead, states
+from core.model import LoadedModel
+from core.prepare.material import Passage
 from core.prompts import format_for
 
 
@@ -128,23 +122,5 @@ def joined(passages: Sequence[Passage], rng: random.Random, words: int = 60) -> 
     short = [p for p in asked if len(p.text.split()) < words]
     rng.shuffle(short)
     groups = [short[at : at + 4] for at in range(0, len(short), 4)]
-    together = [Passage("", " ".join(p.text for p in g), [q for p in g for q in p.questions]) for g in groups]
+    together = [Passage("people", "", " ".join(p.text for p in g), [q for p in g for q in p.questions]) for g in groups]
     return [p for p in asked if len(p.text.split()) >= words] + together
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--questions", required=True, type=Path, help="by people; one in twenty contexts is held out")
-    parser.add_argument("--model", default="embedded")
-    parser.add_argument("--out", required=True, type=Path)
-    add_options(parser, SearchConfig)
-    o = parser.parse_args()
-    base, began = load_model(o.model), time.time()
-    report = lambda step, loss: print(f"{step} {loss:.3f} {time.time() - began:.0f} s", flush=True)  # noqa: E731
-    save_head(
-        train_search(base, read_human(o.questions, dev=False), SearchConfig(**given(o, SearchConfig)), report), o.out
-    )
-
-
-if __name__ == "__main__":
-    main()

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from core.embedded.questions import QA, ask_paragraph, ask_sentence, base_form, kind_of, recurring, sentences
+from core.prepare.questions import QA, ask_paragraph, ask_sentence, base_form, kind_of, recurring, sentences
 
 
 def asked(sentence: str, title: str = "Ada Lovelace") -> set[QA]:
