@@ -34,7 +34,7 @@ Suggest = Callable[["Bot", Request, str], Awaitable[list[tuple[str, str]]]]  # (
 
 FETCH_TIMEOUT = 120.0  # seconds for one attachment
 RETRY_AFTER = (1, 5, 15, 30, 60, 120)  # seconds between tries to hand a message to the platform
-TRIED = 5  # example questions that are tried before some are offered
+TRIED = 4  # example questions that are tried before some are offered
 OVERHEARD = ("ask", "docs", "help", "forget")  # what a message that does not address the bot may want of it
 THREADS = {"slack": "always"}  # by platform: its habit; elsewhere an answer is a reply, and a follow-up opens a thread
 

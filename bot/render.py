@@ -101,7 +101,8 @@ def finished(news: Progress, older: Document | None = None, examples: Sequence[t
 
 def _learned(document: Document, older: Document | None, examples: Sequence[tuple[int, str]]) -> Message:
     metrics = document.metrics
-    notes = [note if note.endswith(".") else f"{note}." for note in metrics.notes]
+    plain = [note for note in metrics.notes if not MACHINE_TERMS.search(note)]
+    notes = [note if note.endswith(".") else f"{note}." for note in plain]
     if metrics.check_total >= ENOUGH and metrics.check_after < metrics.check_total / 2:
         asked = count(metrics.check_total, "question")
         notes.append(f"I got {metrics.check_after} of my own {asked} about it right, so look at the pages I give.")
@@ -118,6 +119,7 @@ def _learned(document: Document, older: Document | None, examples: Sequence[tupl
     )
 
 
+MACHINE_TERMS = re.compile(r"\b(?:rate|loss|steps?|weights?|tokens?|gradients?|layers?|delta)\b", re.IGNORECASE)
 ASKS = re.compile(r"(?:Who|What|When|Where|Why|Which|How)\b")
 DANGLING = re.compile(
     r"\b(?:a|an|the|and|or|of|in|on|at|by|to|for|from|with|as|than|that|which|who|is|are|was|were|its|their)\?$"
@@ -150,6 +152,7 @@ def learning_details(document: Document, picture: bytes) -> Message:
         Field("Learned", f"in {seconds(metrics.seconds)}"),
         Field("Surprise at its text (loss)", f"{metrics.initial_loss:.2f} before, {metrics.final_loss:.2f} after"),
         *([Field("Questions to myself", checked)] if metrics.check_total else []),
+        *(Field("Note", note) for note in metrics.notes),
     ]
     return Message(
         title=document.name,
@@ -243,7 +246,7 @@ def answer(
     name = value.document.name
     if value.certainty is Certainty.ABSENT:
         footer = "\n".join(filter(None, [f"{value.certainty}", hint]))
-        return Message(text=f"{name} doesn't seem to say.", asked=asked, footer=footer, buttons=buttons)
+        return Message(text=f"I can't find that in {name}.", asked=asked, footer=footer, buttons=buttons)
     text, base = _short(value.learned.text), _base(value)
     lines = [f"{value.certainty} · {', '.join((name, *where(value.pages)))}"]
     lines += [f"Without the document: {clip(base, BESIDE)}"] if compare == "line" else []

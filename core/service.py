@@ -170,7 +170,8 @@ class Service:
     async def likely(self, document: Document, questions: Sequence[str]) -> list[str]:
         """Those of the questions about a document that it answers well. Nothing is stored."""
         found = [await self._within(document.id, document.channel, question) for question in questions]
-        given = [await self._ask_learned(q, hits, doubt=False) for q, hits in zip(questions, found, strict=True)]
+        asking = (self._ask_learned(q, hits, doubt=False) for q, hits in zip(questions, found, strict=True))
+        given = await asyncio.gather(*asking)
         return [answer.question for answer in given if answer.certainty is Certainty.LIKELY]
 
     async def placed(self, channel: str, answer_id: str, thread: str) -> None:

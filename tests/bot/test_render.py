@@ -132,6 +132,14 @@ def test_a_weak_self_check_is_told_and_a_good_one_stands_behind_details():
     assert "9 of 12 right" in str(render.learning_details(good, b"").fields)
 
 
+def test_what_only_an_operator_understands_stands_behind_details():
+    notes = ("The learning rate was multiplied by 4", "Page 3 has no text")
+    known = document(metrics=replace(METRICS, notes=notes))
+    end = render.finished(Progress(job(stage=Stage.DONE), document=known)).text
+    assert "Page 3 has no text." in end and "rate" not in end
+    assert "rate" in str(render.learning_details(known, b"").fields)
+
+
 def test_a_failed_job_says_why():
     message = render.finished(Progress(job(stage=Stage.FAILED, error="No text was found.")))
     assert message.text == "No text was found." and "handbook.pdf" in message.title
@@ -177,7 +185,7 @@ def test_an_answer_without_support_says_so():
 
 def test_what_the_document_does_not_say_is_one_sentence():
     message = render.answer(answer(pages=(), certainty=Certainty.ABSENT))
-    assert (message.text, message.footer) == ("handbook.pdf doesn't seem to say.", "not in the document")
+    assert (message.text, message.footer) == ("I can't find that in handbook.pdf.", "not in the document")
     assert LEARNED.text not in str(message) and [b.label for b in message.buttons] == ["Details"]
 
 
