@@ -119,7 +119,7 @@ def _learned(document: Document, older: Document | None, examples: Sequence[tupl
     )
 
 
-MACHINE_TERMS = re.compile(r"\b(?:rate|loss|steps?|weights?|tokens?|gradients?|layers?|delta)\b", re.IGNORECASE)
+MACHINE_TERMS = re.compile(r"\b(?:rate|loss|steps?|weights?|tokens?|gradients?|layers?|delta|budget)\b", re.IGNORECASE)
 ASKS = re.compile(r"(?:Who|What|When|Where|Why|Which|How)\b")
 DANGLING = re.compile(
     r"\b(?:a|an|the|and|or|of|in|on|at|by|to|for|from|with|as|than|that|which|who|is|are|was|were|its|their)\?$"
