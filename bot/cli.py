@@ -161,6 +161,28 @@ def docs(channel: Channel = "local", data_dir: DataDir = None, json: Json = Fals
 
 
 @cli.command()
+def corrections(channel: Channel = "local", data_dir: DataDir = None, json: Json = False) -> None:
+    """List the answers that people called wrong, with what is right where they said it."""
+
+    async def command(screen: Screen, settings: Settings) -> None:
+        from dataclasses import asdict
+
+        from bot.app import open_app
+        from bot.terminal import plain
+
+        async with open_app(settings, learning=False) as app:
+            given = await app.service.corrections(channel)
+        for one in given:
+            right = f"right: {plain(one.correction)}" if one.correction else "what is right was not said"
+            screen.say(f"{plain(one.question)}\n  {plain(one.document)}: {plain(one.answer)}\n  {right}")
+        if not given:
+            screen.say("No answer was called wrong in this channel.")
+        screen.result({"channel": channel, "corrections": [asdict(one) for one in given]})
+
+    run(command, json, data_dir)
+
+
+@cli.command()
 def consolidate(
     share: Annotated[int, typer.Option(min=2, help="How many sections become one.")] = 2,
     channel: Channel = "local",

@@ -79,8 +79,18 @@ class Command:
 
 
 @dataclass(frozen=True)
+class Form:
+    """What a button asks before it is worked off: a text, as `Request.text`, or files, as its attachments."""
+
+    title: str  # at most 24 characters (Slack)
+    label: str  # at most 45 (Discord)
+    files: bool = False
+
+
+@dataclass(frozen=True)
 class Action:
     run: Press
+    form: Form | None = None
     permission: Permission = Permission.EVERYONE
     public: bool = False  # the answer is a message of its own, for all
 
@@ -542,7 +552,7 @@ async def _answer(
 async def _nothing_known(bot: Bot, question: str, private: bool, request: Request, reply: Reply) -> None:
     """The base model is not asked. What is being learned will answer."""
     coming = await bot.service.jobs(request.channel)
-    message = render.nothing_known(coming, is_dm=request.is_dm, upload=reply.takes_uploads)
+    message = render.nothing_known(coming, is_dm=request.is_dm, upload=reply.takes_forms)
     await insist(reply.say, message, private=private or bool(coming))
     if coming:
         await _answer_when_learned(bot, coming[:1], question, request, reply)
@@ -582,17 +592,21 @@ async def press_share(bot: Bot, answer_id: str, request: Request, reply: Reply) 
     await insist(reply.say, render.note("Shared."), private=True)
 
 
+async def press_upload(bot: Bot, _: str, request: Request, reply: Reply) -> None:
+    await learn(bot, request, reply)
+
+
 async def press_helpful(bot: Bot, answer_id: str, request: Request, reply: Reply) -> None:
-    await _feedback(bot, answer_id, True, request, reply)
+    await bot.service.feedback(request.channel, answer_id, by=request.user, helpful=True)
+    await insist(reply.say, render.thanks(), private=True)
 
 
 async def press_wrong(bot: Bot, answer_id: str, request: Request, reply: Reply) -> None:
-    await _feedback(bot, answer_id, False, request, reply)
-
-
-async def _feedback(bot: Bot, answer_id: str, helpful: bool, request: Request, reply: Reply) -> None:
-    await bot.service.feedback(request.channel, answer_id, by=request.user, helpful=helpful)
-    await insist(reply.say, render.thanks(helpful), private=True)
+    """With what is right, where the person knows it."""
+    await bot.service.feedback(
+        request.channel, answer_id, by=request.user, helpful=False, correction=request.text.strip()
+    )
+    await insist(reply.say, render.noted(bool(request.text.strip())), private=True)
 
 
 async def small_talk(bot: Bot, name: str, request: Request, reply: Reply) -> None:
@@ -789,13 +803,19 @@ COMMANDS: dict[str, Command] = {
 ACTIONS: dict[str, Action] = {
     "cancel": Action(press_cancel),
     "example": Action(press_example, public=True),
-    "forget": Action(press_forget, Permission.MEMBER),
+    "forget": Action(press_forget, permission=Permission.MEMBER),
     "details": Action(press_details),
     "learning": Action(press_learning),
-    "set": Action(press_set, Permission.MANAGER),
+    "set": Action(press_set, permission=Permission.MANAGER),
     "share": Action(press_share),
     "helpful": Action(press_helpful),
-    "wrong": Action(press_wrong),
-    "reset": Action(press_reset, Permission.MANAGER),
+    "wrong": Action(press_wrong, Form("That was wrong", "What is right, if you know it?")),
+    "upload": Action(
+        press_upload,
+        Form("Hand me a PDF", "I learn it for this channel alone.", files=True),
+        permission=Permission.MEMBER,
+        public=True,
+    ),
+    "reset": Action(press_reset, permission=Permission.MANAGER),
     "keep": Action(press_keep),
 }

@@ -295,8 +295,13 @@ def answer_details(value: Answer) -> Message:
     )
 
 
-def thanks(helpful: bool) -> Message:
-    return Message(text="Thank you!" if helpful else "Thank you, I noted that it was wrong.")
+def thanks() -> Message:
+    return Message(text="Thank you!")
+
+
+def noted(corrected: bool) -> Message:
+    what = "what is right" if corrected else "that it was wrong"
+    return Message(text=f"Thank you, I noted {what}. I do not learn it by myself; whoever runs me can see it.")
 
 
 def nothing_known(coming: Sequence[Job], *, is_dm: bool, upload: bool = False) -> Message:

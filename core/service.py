@@ -24,6 +24,7 @@ from core.types import (
     Answer,
     Certainty,
     Completion,
+    Correction,
     Document,
     DocumentRef,
     Job,
@@ -179,9 +180,15 @@ class Service:
         private answer opens none: it stands where it was asked."""
         await self._index.place_answer(channel, answer_id, thread)
 
-    async def feedback(self, channel: str, answer_id: str, *, by: str, helpful: bool) -> None:
+    async def corrections(self, channel: str) -> list[Correction]:
+        """The channel's answers that were called wrong, the oldest first, with what is right where somebody said it."""
+        return await self._index.corrections(channel)
+
+    async def feedback(self, channel: str, answer_id: str, *, by: str, helpful: bool, correction: str = "") -> None:
         """What somebody thinks of an answer. Raises: NotFound."""
-        await self._index.feedback(channel, answer_id, by=by, helpful=helpful)
+        await self._index.feedback(
+            channel, answer_id, by=by, helpful=helpful, correction=" ".join(correction.split())[:MAX_QUESTION]
+        )
 
     async def answer(self, channel: str, answer_id: str) -> Answer:
         """An answer as it was given. Raises: NotFound, also when its document was forgotten since."""

@@ -191,6 +191,17 @@ class Answer:
 
 
 @dataclass(frozen=True)
+class Correction:
+    """An answer that somebody called wrong."""
+
+    document: str  # its name; "": none
+    question: str
+    answer: str
+    correction: str  # what is right; "": not said
+    given_by: str
+
+
+@dataclass(frozen=True)
 class Status:
     """What /status shows."""
 

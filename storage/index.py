@@ -30,6 +30,7 @@ from core.types import (
     Certainty,
     Chunk,
     Completion,
+    Correction,
     Document,
     DocumentRef,
     Job,
@@ -536,19 +537,31 @@ class Index:
             await execute("INSERT OR IGNORE INTO channels (id) VALUES (:channel)", values)
             await execute("UPDATE channels SET settings = json_patch(settings, :changed) WHERE id = :channel", values)
 
-    async def feedback(self, channel: str, answer_id: str, *, by: str, helpful: bool) -> None:
+    async def feedback(self, channel: str, answer_id: str, *, by: str, helpful: bool, correction: str = "") -> None:
         """The last word of each person counts. Raises: NotFound."""
         async with self._transaction() as execute:
             stored = await execute(
                 """
-                INSERT INTO feedback (answer_id, given_by, helpful)
-                SELECT id, :by, :helpful FROM answers WHERE id = :id AND channel = :channel
-                ON CONFLICT DO UPDATE SET helpful = excluded.helpful RETURNING helpful
+                INSERT INTO feedback (answer_id, given_by, helpful, correction)
+                SELECT id, :by, :helpful, :correction FROM answers WHERE id = :id AND channel = :channel
+                ON CONFLICT DO UPDATE SET helpful = excluded.helpful, correction = excluded.correction RETURNING helpful
                 """,
-                {"id": answer_id, "channel": channel, "by": by, "helpful": helpful},
+                {"id": answer_id, "channel": channel, "by": by, "helpful": helpful, "correction": correction},
             )
             if not stored:
                 raise NotFound("This answer is not stored any more.")
+
+    async def corrections(self, channel: str) -> list[Correction]:
+        rows = await self._read(
+            """
+            SELECT coalesce(documents.name, '') AS document, question, coalesce(learned, '') AS answer, correction,
+                given_by
+            FROM feedback JOIN answers ON answers.id = answer_id LEFT JOIN documents ON documents.id = document_id
+            WHERE answers.channel = :channel AND NOT helpful ORDER BY asked_at
+            """,
+            {"channel": channel},
+        )
+        return [Correction(**_values(Correction, row)) for row in rows]
 
     # Inbox
 

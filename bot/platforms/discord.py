@@ -46,6 +46,7 @@ from bot.commands import ACTIONS, COMMANDS, Bot, Command, Kind, Permission, uplo
 from bot.intents import understand
 from bot.platforms import supervise
 from core.errors import Refused, SetupError, StorageFailed
+from core.service import MAX_QUESTION
 
 if TYPE_CHECKING:
     from bot.app import App
@@ -333,13 +334,21 @@ class Client(discord.AutoShardedClient):
         brand, _, rest = custom_id.partition(":")
         if interaction.type is discord.InteractionType.component and brand == BUTTON:
             action, _, value = rest.partition(":")
-            if action == "upload":
-                await interaction.response.send_modal(UploadForm(self))
+            if action in ACTIONS and ACTIONS[action].form and await self._ask_by_form(interaction, action, value):
                 return
             public = action in ACTIONS and ACTIONS[action].public
             reply = InteractionReply(self, interaction)
             async with reply.in_time(thinking=public):
                 await self.bot.press(action, value, _asked(interaction), reply)
+
+    async def _ask_by_form(self, interaction: discord.Interaction, action: str, value: str) -> bool:
+        """False when Discord did not open it."""
+        try:
+            await interaction.response.send_modal(ActionForm(self, action, value))
+        except TROUBLE as problem:
+            log.warning("a form could not be opened: %s", type(problem).__name__)
+            return False
+        return True
 
     async def command(self, command: Command, interaction: discord.Interaction, arguments: dict[str, Any]) -> None:
         files = [value for value in arguments.values() if isinstance(value, discord.Attachment)]
@@ -367,19 +376,27 @@ class Client(discord.AutoShardedClient):
         log.exception("an event could not be handled: %s", event_method)
 
 
-class UploadForm(discord.ui.Modal):
-    """Takes files to learn, where no message brings them."""
+class ActionForm(discord.ui.Modal):
+    """What a button asks before it is worked off."""
 
-    def __init__(self, client: Client) -> None:
-        super().__init__(title="Hand me a PDF", timeout=STALE_AFTER)
-        self._client = client
-        self._files = discord.ui.FileUpload(custom_id="files", max_values=10)
-        self.add_item(discord.ui.Label(text="I learn it for this channel", component=self._files))
+    def __init__(self, client: Client, action: str, value: str) -> None:
+        form = ACTIONS[action].form
+        super().__init__(title=form.title, timeout=STALE_AFTER)
+        self._client, self._action, self._value = client, action, value
+        self._given: Any = (
+            discord.ui.FileUpload(custom_id="given", max_values=10)
+            if form.files
+            else discord.ui.TextInput(custom_id="given", required=False, max_length=MAX_QUESTION)
+        )
+        self.add_item(discord.ui.Label(text=form.label, component=self._given))
 
     async def on_submit(self, interaction: discord.Interaction) -> None:
+        files = self._given.values if isinstance(self._given, discord.ui.FileUpload) else ()
+        text = "" if files else str(getattr(self._given, "value", ""))
         reply = InteractionReply(self._client, interaction)
-        async with reply.in_time(thinking=True):
-            await self._client.bot.run("learn", _asked(interaction, files=self._files.values), reply)
+        async with reply.in_time(thinking=ACTIONS[self._action].public):
+            request = replace(_asked(interaction, files=files), text=text)
+            await self._client.bot.press(self._action, self._value, request, reply)
 
 
 def _guard_parsers(client: Client) -> None:
@@ -564,7 +581,7 @@ class MessageReply(Reply):
     """Answers a message: by a reply, or in a thread of its own where that is wanted and possible."""
 
     shows_question = True
-    takes_uploads = True
+    takes_forms = True
 
     def __init__(self, client: Client, message: discord.Message) -> None:
         self.thread = ""
@@ -629,7 +646,7 @@ class ChannelReply(Reply):
     """Says something in a channel that nobody has just asked for."""
 
     shows_question = True
-    takes_uploads = False
+    takes_forms = False
     thread = ""
 
     def __init__(self, client: Client, channel: Any) -> None:
@@ -651,7 +668,7 @@ class InteractionReply(Reply):
     """
 
     shows_question = False
-    takes_uploads = True
+    takes_forms = True
 
     def __init__(self, client: Client, interaction: discord.Interaction) -> None:
         self.thread = ""

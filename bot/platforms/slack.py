@@ -45,13 +45,15 @@ from slack_sdk.webhook.async_client import AsyncWebhookClient
 
 from bot import render
 from bot.chat import Attachment, Live, Message, Reply, Request, Undelivered, Unfinished, Unreachable
-from bot.commands import COMMANDS, Bot, Command, Kind, upload_deleted
+from bot.commands import ACTIONS, COMMANDS, Bot, Command, Kind, upload_deleted
 from bot.intents import understand
 from bot.platforms import supervise
 from bot.platforms.slack_format import (
     BUTTON,
     COMMAND,
     EMOJI,
+    FORM,
+    GIVEN,
     PROMPTS,
     SCOPES,
     SHORTCUT,
@@ -59,6 +61,7 @@ from bot.platforms.slack_format import (
     commands,
     dress,
     short_names,
+    view_of,
 )
 from core.errors import PdfTooBig, Refused, SetupError, StorageFailed
 from core.service import PDF_MAGIC
@@ -253,6 +256,7 @@ class Client:
         self.bolt.event(re.compile(""))(self._on_event)
         self.bolt.action(re.compile(f"^{BUTTON}:"))(self._on_action)
         self.bolt.message_shortcut(SHORTCUT)(self._on_shortcut)
+        self.bolt.view(FORM)(self._on_form)
         for name in (COMMAND, *short_names().values()):
             self.bolt.command(f"/{name}")(self._on_command)
         return self
@@ -369,6 +373,9 @@ class Client:
     async def _on_action(self, ack: AsyncAck, body: dict[str, Any]) -> None:
         await self._on_interaction("action", ack, body)
 
+    async def _on_form(self, ack: AsyncAck, body: dict[str, Any]) -> None:
+        await self._on_interaction("form", ack, body)
+
     async def _on_shortcut(self, ack: AsyncAck, body: dict[str, Any]) -> None:
         await self._on_interaction("shortcut", ack, body)
 
@@ -442,7 +449,12 @@ class Workspace:
         return self._mentioned(now.get("text") or "") and not self._mentioned(before.get("text") or "")
 
     async def handle(self, kind: str, body: dict[str, Any]) -> None:
-        handlers = {"event": self._happened, "command": self._commanded, "action": self._pressed}
+        handlers = {
+            "event": self._happened,
+            "command": self._commanded,
+            "action": self._pressed,
+            "form": self._filled_in,
+        }
         await handlers.get(kind, self._chosen)(body)
 
     async def _first(self, key: str, owner: str, seconds: float = 86_400.0) -> bool:
@@ -576,9 +588,32 @@ class Workspace:
         seen = "" if container.get("is_ephemeral") else container.get("message_ts", "")
         thread = container.get("thread_ts") or (body.get("message") or {}).get("thread_ts") or ""
         place = Place(body["channel"]["id"], body["user"]["id"], seen, thread)
+        name, value = action["action_id"].split(":")[1], _unescape(action.get("value") or "")
+        if name in ACTIONS and ACTIONS[name].form and await self._ask_by_form(name, value, place, body["trigger_id"]):
+            return
         request = await self.request(place)
         reply = SlackReply(self, place, request.user_name, body["response_url"], body["trigger_id"])
-        await self.bot.press(action["action_id"].split(":")[1], _unescape(action.get("value") or ""), request, reply)
+        await self.bot.press(name, value, request, reply)
+
+    async def _ask_by_form(self, name: str, value: str, place: Place, trigger: str) -> bool:
+        """False when Slack did not open it, which it does for 3 seconds only."""
+        context = json.dumps([name, value, place.channel, place.ts, place.thread])
+        try:
+            await self.web.views_open(trigger_id=trigger, view=view_of(ACTIONS[name].form, context))
+        except TROUBLE as problem:
+            log.warning("a form could not be opened: %s", _code(problem))
+            return False
+        return True
+
+    async def _filled_in(self, body: dict[str, Any]) -> None:
+        """A form was sent."""
+        view = body["view"]
+        name, value, channel, ts, thread = json.loads(view["private_metadata"])
+        given = view["state"]["values"][GIVEN][GIVEN]
+        place = Place(channel, body["user"]["id"], ts, thread)
+        files = [await self._attachment(file) for file in given.get("files") or ()]
+        request = await self.request(place, attachments=files, text=given.get("value") or "")
+        await self.bot.press(name, value, request, SlackReply(self, place, request.user_name, "", body["trigger_id"]))
 
     async def _chosen(self, body: dict[str, Any]) -> None:
         """The message menu."""
@@ -891,7 +926,7 @@ class SlackReply(Reply):
     """Answers in the thread of what was said. What only the asker may see goes through the response URL, which lives
     for 30 minutes, or as an ephemeral message."""
 
-    takes_uploads = False
+    takes_forms = True
 
     def __init__(self, workspace: Workspace, place: Place, name: str = "", url: str = "", trigger: str = "") -> None:
         self._workspace = workspace

@@ -8,14 +8,16 @@ from typing import Any
 
 from bot import render
 from bot.chat import Button, Field, Message, Style
-from bot.commands import COMMANDS, Command
+from bot.commands import COMMANDS, Command, Form
 from bot.intents import understand
+from core.service import MAX_QUESTION
 
 # Slack's limits, in characters after escaping
 SECTION, COLUMN, LABEL, VALUE, FALLBACK = 3000, 2000, 75, 2000, 3000
 TITLE, TEXT, FIELDS_TOGETHER, FOOTER = 300, 4000, 4000, 500  # ours: all blocks together may hold about 9,500
 
 BUTTON = "engram"  # action_id: engram:ACTION:NUMBER; block_id of a message's first block: engram:TAG
+FORM, GIVEN = f"{BUTTON}:form", "given"  # callback_id of a modal, block_id and action_id of what it asks
 SHORTCUT = "learn_document"  # callback_id of the message menu
 COMMAND = "engram"  # /engram ask ...: the one command that clashes with no other app's
 NAMES = {"status": "engram-status", "settings": "engram-settings"}  # of the short ones; Slack keeps /status for itself
@@ -114,6 +116,26 @@ def manifest(url: str = "", *, short_commands: bool = False) -> dict[str, Any]:
             "org_deploy_enabled": False,
             "token_rotation_enabled": False,
         },
+    }
+
+
+def view_of(form: Form, context: str) -> dict[str, Any]:
+    """What a button asks before it is worked off, as a modal. `context`: what is needed to work it off, as text."""
+    element = (
+        {"type": "file_input", "action_id": GIVEN, "filetypes": ["pdf"], "max_files": 10}
+        if form.files
+        else {"type": "plain_text_input", "action_id": GIVEN, "max_length": MAX_QUESTION}
+    )
+    label = {"type": "plain_text", "text": form.label}
+    return {
+        "type": "modal",
+        "callback_id": FORM,
+        "private_metadata": context,
+        "title": {"type": "plain_text", "text": form.title},
+        "submit": {"type": "plain_text", "text": "Send"},
+        "blocks": [
+            {"type": "input", "block_id": GIVEN, "optional": not form.files, "label": label, "element": element}
+        ],
     }
 
 

@@ -66,9 +66,9 @@ async def ask(bot: Bot, question: str = "Who is the warden?", *, opens: str = ""
     return reply
 
 
-async def press(bot: Bot, action: str, value: str = "", **changes: object) -> FakeReply:
+async def press(bot: Bot, action: str, value: str = "", text: str = "", **changes: object) -> FakeReply:
     reply = FakeReply()
-    await bot.press(action, value, request(**changes), reply)
+    await bot.press(action, value, request(text, **changes), reply)
     return reply
 
 
@@ -460,7 +460,12 @@ async def test_too_many_questions_have_to_wait(open_service):
 async def test_feedback_is_stored(taught, monkeypatch):
     helpful, wrong, _ = (await ask(taught)).said[0].buttons
     assert "Thank you!" in (await press(taught, helpful.action, helpful.value, **BOB)).text
-    assert "wrong" in (await press(taught, wrong.action, wrong.value)).text
+    assert "that it was wrong" in (await press(taught, wrong.action, wrong.value)).text
+    assert "what is right" in (await press(taught, wrong.action, wrong.value, text=" It is Tom. ")).text
+    (correction,) = await taught.service.corrections("fake:1")
+    assert (correction.document, correction.question) == ("handbook.pdf", "Who is the warden?")
+    assert (correction.answer, correction.correction) == ("The warden is Ada Quill", "It is Tom.")
+    assert await taught.service.corrections("fake:2") == []
 
 
 async def test_an_example_question_is_asked_by_its_button(open_service):
@@ -604,6 +609,11 @@ async def test_guests_change_nothing(taught, name):
     refused = "Guests can ask" in reply.text or "manage this channel" in reply.text
     assert refused == (COMMANDS[name].permission is not Permission.EVERYONE)
     assert len(await taught.service.documents("fake:1")) == 1
+
+
+def test_forms_keep_both_platforms_limits():
+    forms = [row.form for row in ACTIONS.values() if row.form]
+    assert forms and all(len(form.title) <= 24 and len(form.label) <= 45 for form in forms)
 
 
 async def test_nothing_can_be_pressed_that_is_not_in_the_table(bot):

@@ -248,7 +248,7 @@ async def test_the_form_for_files_learns(world):
     asked = await world.bob.send(world.channel, f"{world.me} {WARDEN}")
     offer = next(message for message in world.channel.history() if message.id > asked.id)
     form = await world.bob.click(offer, label="Hand me a PDF")
-    await world.bob.submit_modal(form, {"files": [HANDBOOK]})
+    await world.bob.submit_modal(form, {"given": [HANDBOOK]})
     await world.told()
     assert "I know handbook.pdf now" in world.said()
 
@@ -570,6 +570,15 @@ async def test_feedback_buttons_outlive_a_restart(world):
     assert thanks.followups[0].ephemeral and "Thank you" in shown(thanks.followups[0].message)
 
 
+async def test_a_wrong_answer_can_be_corrected(world):
+    await world.teach()
+    await world.ask()
+    form = await world.bob.click(world.channel.last_message, label="👎")
+    done = await world.bob.submit_modal(form, {"given": "It is Tom."})
+    assert done.ephemeral or done.followups[0].ephemeral
+    assert [one.correction for one in await world.service.corrections(world.key)] == ["It is Tom."]
+
+
 # Managing
 
 
@@ -722,9 +731,8 @@ async def test_a_mention_that_came_while_the_bot_was_away_is_answered_once(world
         client.bot.env = env
         await env.restart_bot(client)
         async with asyncio.timeout(10):
-            while "Ada Quill" not in world.said():
+            while "Ada Quill" not in world.said() or await world.service.inbox.unhandled("discord:"):
                 await asyncio.sleep(0.01)
-        await env.settle()
         await env.bot.bot.__aexit__()
     assert world.channel.last_message.reference.message_id == missed.id
     texts = [shown(message) for message in world.channel.history()]

@@ -645,6 +645,30 @@ async def test_feedback_buttons_outlive_a_restart(world, slack):
     await world.whispered("Thank you")
 
 
+async def test_a_wrong_answer_can_be_corrected(world, slack):
+    await world.teach()
+    await slack.click(await world.ask(), "👎", by="UBOB")
+    (view,) = await world.until(lambda: slack.views)
+    await slack.submit(view, "It is Tom.", by="UBOB")
+    await world.whispered("I noted what is right")
+    assert [one.correction for one in await world.service.corrections(KEY)] == ["It is Tom."]
+
+
+async def test_a_form_that_slack_does_not_open_costs_only_the_correction(world, slack):
+    await world.teach()
+    slack.fault("views.open", "expired_trigger_id", times=9)
+    await slack.click(await world.ask(), "👎", by="UBOB")
+    await world.whispered("I noted that it was wrong")
+
+
+async def test_the_form_for_files_learns(world, slack):
+    offer = await world.ask()
+    await slack.click(offer, "Hand me a PDF")
+    (view,) = await world.until(lambda: slack.views)
+    await slack.submit(view, "", HANDBOOK)
+    assert (await world.said("I know handbook.pdf now"))["thread_ts"] == offer["thread_ts"]
+
+
 # Managing
 
 

@@ -228,7 +228,10 @@ async def test_an_older_versions_backup_is_brought_forward(source: Path, file: P
     with closing(sqlite3.connect(tmp_path / "source" / "engram.db")) as index:
         index.executescript("DROP INDEX answers_by_thread; ALTER TABLE answers DROP COLUMN thread;")
         index.executescript("ALTER TABLE chunks DROP COLUMN code; ALTER TABLE channels DROP COLUMN settings;")
-        index.executescript("ALTER TABLE answers DROP COLUMN details; ALTER TABLE answers DROP COLUMN shared;")
+        index.executescript(
+            "ALTER TABLE answers DROP COLUMN details; ALTER TABLE answers DROP COLUMN shared;"
+            "ALTER TABLE feedback DROP COLUMN correction;"
+        )
         index.executescript("DROP TABLE inbox; PRAGMA user_version = 1;")
     assert back_up(source, file).version == 1
     restore(tmp_path / "new", file)
