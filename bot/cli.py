@@ -161,6 +161,28 @@ def docs(channel: Channel = "local", data_dir: DataDir = None, json: Json = Fals
 
 
 @cli.command()
+def corrections(channel: Channel = "local", data_dir: DataDir = None, json: Json = False) -> None:
+    """List the answers that people called wrong, with what is right where they said it."""
+
+    async def command(screen: Screen, settings: Settings) -> None:
+        from dataclasses import asdict
+
+        from bot.app import open_app
+        from bot.terminal import plain
+
+        async with open_app(settings, learning=False) as app:
+            given = await app.service.corrections(channel)
+        for one in given:
+            right = f"right: {plain(one.correction)}" if one.correction else "what is right was not said"
+            screen.say(f"{plain(one.question)}\n  {plain(one.document)}: {plain(one.answer)}\n  {right}")
+        if not given:
+            screen.say("No answer was called wrong in this channel.")
+        screen.result({"channel": channel, "corrections": [asdict(one) for one in given]})
+
+    run(command, json, data_dir)
+
+
+@cli.command()
 def consolidate(
     share: Annotated[int, typer.Option(min=2, help="How many sections become one.")] = 2,
     channel: Channel = "local",
@@ -559,6 +581,9 @@ def slack_manifest(
     url: Annotated[
         str, typer.Option(metavar="URL", help="Where Slack reaches the bot, for HTTP mode: https://HOST/slack/events")
     ] = "",
+    short_commands: Annotated[
+        bool, typer.Option("--short-commands", help="/ask, /docs, ... beside /engram; other apps may have the same")
+    ] = False,
     channel: NoChannel = "",
     data_dir: NoDataDir = None,
     json: NoJson = False,
@@ -568,7 +593,7 @@ def slack_manifest(
 
     from bot.platforms.slack_format import manifest
 
-    typer.echo(dumps(manifest(url), indent=2))
+    typer.echo(dumps(manifest(url, short_commands=short_commands), indent=2))
 
 
 def run(command: Command, json: bool, data_dir: Path | None = None) -> None:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from core.closeness import Query
 
-from core.types import Answer, Chunk, Completion, Document, Job, Metrics, Page, Stage, Step, WeightsRecord
+from core.types import Answer, Chunk, Completion, Correction, Document, Job, Metrics, Page, Stage, Step, WeightsRecord
 
 
 @dataclass(frozen=True)
@@ -218,4 +218,22 @@ class Index(Inbox, Protocol):
         document did."""
         ...
 
-    async def feedback(self, channel: str, answer_id: str, *, by: str, helpful: bool) -> None: ...
+    async def feedback(self, channel: str, answer_id: str, *, by: str, helpful: bool, correction: str = "") -> None: ...
+    async def corrections(self, channel: str) -> list[Correction]:
+        """What was called wrong, the oldest first."""
+        ...
+
+    async def answer(self, channel: str, answer_id: str) -> Answer:
+        """As it was given. Raises: NotFound, also when its document was forgotten since."""
+        ...
+
+    async def share_answer(self, channel: str, answer_id: str, *, by: str) -> Answer | None:
+        """Mark an answer as shared by the person who asked for it; None when it was shared before. Raises: NotFound."""
+        ...
+
+    async def channels(self, prefix: str) -> list[str]:
+        """Those whose id begins so and of which anything is stored."""
+        ...
+
+    async def channel_settings(self, channel: str) -> dict[str, str]: ...
+    async def change_setting(self, channel: str, name: str, value: str) -> None: ...

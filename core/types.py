@@ -167,6 +167,14 @@ class DocumentRef:
     name: str
 
 
+class Certainty(StrEnum):
+    """How far an answer can be trusted, as a person reads it."""
+
+    LIKELY = "likely"
+    UNSURE = "unsure"
+    ABSENT = "not in the document"
+
+
 @dataclass(frozen=True)
 class Answer:
     """The same question put to the learned model and to the base model."""
@@ -179,6 +187,18 @@ class Answer:
     pages: tuple[int, ...] | None = ()  # where the text supports the learned answer; () = not found, None = none kept
     id: str = ""  # for feedback
     unrelated: bool = False  # the channel knows documents, and none of them is about the question
+    certainty: Certainty = Certainty.UNSURE  # of the learned answer
+
+
+@dataclass(frozen=True)
+class Correction:
+    """An answer that somebody called wrong."""
+
+    document: str  # its name; "": none
+    question: str
+    answer: str
+    correction: str  # what is right; "": not said
+    given_by: str
 
 
 @dataclass(frozen=True)

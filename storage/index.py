@@ -25,7 +25,20 @@ from core.closeness import COMPARED, Query, closest_first
 from core.errors import AlreadyKnown, Cancelled, DataTooNew, NotFound, StorageFailed
 from core.ports import Hit
 from core.prompts import NOT_IN_TEXT
-from core.types import Answer, Chunk, Document, Job, Metrics, Page, Stage, WeightsRecord
+from core.types import (
+    Answer,
+    Certainty,
+    Chunk,
+    Completion,
+    Correction,
+    Document,
+    DocumentRef,
+    Job,
+    Metrics,
+    Page,
+    Stage,
+    WeightsRecord,
+)
 from core.words import frequency, scores, search_words, shares, supporting
 
 log = logging.getLogger(__name__)
@@ -34,7 +47,7 @@ MAX_ATTEMPTS = 3  # at one job; a job that always takes the process down is not 
 ERASE_AGAIN = 5.0  # seconds until an erase that another reader held up is tried again
 AFTER_ERASE = 60.0  # seconds in which the log is emptied after each event: it may be the one that ordered the erase
 REMEMBERED = 86_400.0  # seconds for which the inbox knows what was worked off
-SCRIPTS = ("schema.sql", "inbox.sql", "threads.sql", "codes.sql")
+SCRIPTS = ("schema.sql", "inbox.sql", "threads.sql", "codes.sql", "chat.sql")
 MIGRATIONS = tuple(Path(__file__).with_name(name) for name in SCRIPTS)  # the n-th makes version n
 SETTINGS = """
 PRAGMA busy_timeout = 5000;
@@ -443,6 +456,7 @@ class Index:
             "asked_at": time.time(),
             "asked_by": asked_by,
             "thread": thread,
+            "details": json.dumps(asdict(answer)),
         }
         async with self._transaction() as execute:
             if answer.document and not await execute(
@@ -452,8 +466,10 @@ class Index:
             await execute("INSERT OR IGNORE INTO channels (id) VALUES (:channel)", values)
             await execute(
                 """
-                INSERT INTO answers (id, channel, document_id, question, learned, base, asked_at, asked_by, thread)
-                VALUES (:id, :channel, :document_id, :question, :learned, :base, :asked_at, :asked_by, :thread)
+                INSERT INTO answers
+                    (id, channel, document_id, question, learned, base, asked_at, asked_by, thread, details)
+                VALUES
+                    (:id, :channel, :document_id, :question, :learned, :base, :asked_at, :asked_by, :thread, :details)
                 """,
                 values,
             )
@@ -477,19 +493,75 @@ class Index:
         )
         return rows[0]["document_id"] if rows else None
 
-    async def feedback(self, channel: str, answer_id: str, *, by: str, helpful: bool) -> None:
+    async def answer(self, channel: str, answer_id: str) -> Answer:
+        """Raises: NotFound."""
+        rows = await self._read(
+            "SELECT id, details FROM answers WHERE id = :id AND channel = :channel AND details != ''",
+            {"id": answer_id, "channel": channel},
+        )
+        if not rows:
+            raise NotFound("This answer is not stored any more.")
+        return _answer(rows[0])
+
+    async def share_answer(self, channel: str, answer_id: str, *, by: str) -> Answer | None:
+        """Raises: NotFound, when it was erased, or when somebody else asked for it."""
+        values = {"id": answer_id, "channel": channel, "by": by}
+        async with self._transaction() as execute:
+            rows = await execute(
+                """
+                SELECT id, details, shared FROM answers
+                WHERE id = :id AND channel = :channel AND asked_by = :by AND details != ''
+                """,
+                values,
+            )
+            await execute("UPDATE answers SET shared = 1 WHERE id = :id AND asked_by = :by", values)
+        if not rows:
+            raise NotFound("I no longer have that answer; ask again to share it.")
+        return None if rows[0]["shared"] else _answer(rows[0])
+
+    # Channels
+
+    async def channels(self, prefix: str) -> list[str]:
+        rows = await self._read(
+            "SELECT id FROM channels WHERE substr(id, 1, length(:prefix)) = :prefix ORDER BY id", {"prefix": prefix}
+        )
+        return [row["id"] for row in rows]
+
+    async def channel_settings(self, channel: str) -> dict[str, str]:
+        rows = await self._read("SELECT settings FROM channels WHERE id = :channel", {"channel": channel})
+        return json.loads(rows[0]["settings"]) if rows else {}
+
+    async def change_setting(self, channel: str, name: str, value: str) -> None:
+        values = {"channel": channel, "changed": json.dumps({name: value})}
+        async with self._transaction() as execute:
+            await execute("INSERT OR IGNORE INTO channels (id) VALUES (:channel)", values)
+            await execute("UPDATE channels SET settings = json_patch(settings, :changed) WHERE id = :channel", values)
+
+    async def feedback(self, channel: str, answer_id: str, *, by: str, helpful: bool, correction: str = "") -> None:
         """The last word of each person counts. Raises: NotFound."""
         async with self._transaction() as execute:
             stored = await execute(
                 """
-                INSERT INTO feedback (answer_id, given_by, helpful)
-                SELECT id, :by, :helpful FROM answers WHERE id = :id AND channel = :channel
-                ON CONFLICT DO UPDATE SET helpful = excluded.helpful RETURNING helpful
+                INSERT INTO feedback (answer_id, given_by, helpful, correction)
+                SELECT id, :by, :helpful, :correction FROM answers WHERE id = :id AND channel = :channel
+                ON CONFLICT DO UPDATE SET helpful = excluded.helpful, correction = excluded.correction RETURNING helpful
                 """,
-                {"id": answer_id, "channel": channel, "by": by, "helpful": helpful},
+                {"id": answer_id, "channel": channel, "by": by, "helpful": helpful, "correction": correction},
             )
             if not stored:
                 raise NotFound("This answer is not stored any more.")
+
+    async def corrections(self, channel: str) -> list[Correction]:
+        rows = await self._read(
+            """
+            SELECT coalesce(documents.name, '') AS document, question, coalesce(learned, '') AS answer, correction,
+                given_by
+            FROM feedback JOIN answers ON answers.id = answer_id LEFT JOIN documents ON documents.id = document_id
+            WHERE answers.channel = :channel AND NOT helpful ORDER BY asked_at
+            """,
+            {"channel": channel},
+        )
+        return [Correction(**_values(Correction, row)) for row in rows]
 
     # Inbox
 
@@ -630,6 +702,19 @@ def _weights(row: sqlite3.Row, **other: Any) -> WeightsRecord:
 def read_weights(connection: sqlite3.Connection) -> list[WeightsRecord]:
     """For a snapshot of the file; the connection's rows are sqlite3.Row."""
     return [_weights(row) for row in connection.execute("SELECT * FROM weights ORDER BY document_id")]
+
+
+def _answer(row: sqlite3.Row) -> Answer:
+    values = json.loads(row["details"])
+    values |= {
+        "id": row["id"],
+        "base": Completion(**values["base"]),
+        "learned": Completion(**values["learned"]) if values["learned"] else None,
+        "document": DocumentRef(**values["document"]) if values["document"] else None,
+        "pages": None if values["pages"] is None else tuple(values["pages"]),
+        "certainty": Certainty(values["certainty"]),
+    }
+    return Answer(**values)
 
 
 def _document(row: sqlite3.Row) -> Document:

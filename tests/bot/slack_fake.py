@@ -74,6 +74,7 @@ class FakeSlack:
         self.responses_left: dict[str, int] = {}
         self.files: dict[str, File] = {}
         self.uploads: list[dict[str, Any]] = []
+        self.views: list[dict[str, Any]] = []  # modals that were opened
         self.file_headers: list[dict[str, str]] = []  # of what was asked of the file host
         self.sent_bytes = 0
         self.acks: dict[str, float] = {}  # envelope -> seconds
@@ -143,6 +144,19 @@ class FakeSlack:
             await self.event(mention)
         return message
 
+    async def remove(self, message: dict[str, Any]) -> None:
+        """Somebody deletes a message."""
+        self.delete(message)
+        gone = {"subtype": "message_deleted", "deleted_ts": message["ts"], "previous_message": message, "hidden": True}
+        await self.event({"type": "message", "channel": message["channel"], "ts": self.ts(), **gone})
+
+    async def change(self, message: dict[str, Any], text: str) -> None:
+        """Somebody edits a message."""
+        before = dict(message)
+        message.update(text=text, edited={"user": message["user"], "ts": self.ts()})
+        changed = {"subtype": "message_changed", "message": dict(message), "previous_message": before, "hidden": True}
+        await self.event({"type": "message", "channel": message["channel"], "ts": self.ts(), **changed})
+
     async def event(self, event: dict[str, Any], event_id: str = "", retry: int = 0) -> None:
         payload = {
             "token": "t",
@@ -202,6 +216,13 @@ class FakeSlack:
                 "message": message,
             }
         )
+
+    async def submit(self, view: dict[str, Any], text: str = "", *files: tuple[str, bytes], by: str = "UADA") -> None:
+        """Somebody fills in a modal and sends it."""
+        given = {"value": text or None, "files": [self._attach(name, data) for name, data in files]}
+        sent = {**view, "state": {"values": {"given": {"given": given}}}}
+        person = {"id": by, "name": by.lower(), "team_id": TEAM}
+        await self.interact({"type": "view_submission", "user": person, "view": sent})
 
     async def interact(self, payload: dict[str, Any]) -> None:
         more = {"api_app_id": "A1", "team": {"id": TEAM, "domain": "harbour"}, "token": "t"}
@@ -325,6 +346,23 @@ class FakeSlack:
         message = self.message(body["ts"], body["channel"]) or refuse("message_not_found")
         message.update({"blocks": [], **body, "edits": message.get("edits", 0) + 1})
         return {"channel": body["channel"], "ts": body["ts"]}
+
+    async def _chat_delete(self, body: dict[str, Any]) -> None:
+        self.delete(self.message(body["ts"], body["channel"]) or refuse("message_not_found"))
+
+    async def _views_open(self, body: dict[str, Any]) -> None:
+        view = body["view"] if isinstance(body["view"], dict) else json.loads(body["view"])
+        if len(view["title"]["text"]) > 24 or len(view["private_metadata"]) > 3000:
+            raise Refusal("invalid_arguments")
+        self.views.append(view)
+
+    async def _reactions_add(self, body: dict[str, Any]) -> None:
+        message = self.message(body["timestamp"], body["channel"]) or refuse("message_not_found")
+        message.setdefault("reactions", []).append(body["name"])
+
+    async def _assistant_threads_setSuggestedPrompts(self, body: dict[str, Any]) -> None:
+        if not body.get("prompts"):
+            raise Refusal("invalid_arguments")
 
     async def _chat_postEphemeral(self, body: dict[str, Any]) -> dict[str, Any]:
         self._check(body)

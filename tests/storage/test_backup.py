@@ -227,7 +227,11 @@ async def test_what_is_no_backup_is_refused(tmp_path: Path, file: Path) -> None:
 async def test_an_older_versions_backup_is_brought_forward(source: Path, file: Path, tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / "source" / "engram.db")) as index:
         index.executescript("DROP INDEX answers_by_thread; ALTER TABLE answers DROP COLUMN thread;")
-        index.executescript("ALTER TABLE chunks DROP COLUMN code;")
+        index.executescript("ALTER TABLE chunks DROP COLUMN code; ALTER TABLE channels DROP COLUMN settings;")
+        index.executescript(
+            "ALTER TABLE answers DROP COLUMN details; ALTER TABLE answers DROP COLUMN shared;"
+            "ALTER TABLE feedback DROP COLUMN correction;"
+        )
         index.executescript("DROP TABLE inbox; PRAGMA user_version = 1;")
     assert back_up(source, file).version == 1
     restore(tmp_path / "new", file)

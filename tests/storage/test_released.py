@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from core.errors import DataTooNew
-from core.types import Stage
+from core.types import Certainty, Stage
 from storage.folder import DataFolder
 from storage.index import MIGRATIONS, Index
 
@@ -50,6 +50,9 @@ async def test_a_file_of_every_version_is_brought_forward_with_all_that_is_in_it
         assert await index.thread_document("discord:1:2", "11") == ("learned" if version > 2 else None)
         await index.place_answer("discord:1:2", answer, "12")
         assert await index.thread_document("discord:1:2", "12") == "learned"
+        if version > 4:
+            assert (await index.answer("discord:1:2", answer)).certainty is Certainty.LIKELY
+        assert await index.channel_settings("discord:1:2") == {}
     with closing(sqlite3.connect(old.index)) as connection:
         assert connection.execute("PRAGMA user_version").fetchone() == (len(MIGRATIONS),)
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
