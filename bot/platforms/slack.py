@@ -101,6 +101,7 @@ CLOSED = FOREIGN | {
     "thread_not_found",
     "cannot_reply_to_message",
 }
+THREAD_CLOSED = {"thread_not_found", "cannot_reply_to_message", "restricted_action_thread_locked"}
 FIXED = CLOSED | {"message_not_found", "cant_update_message", "edit_window_closed"}  # messages that can't be edited
 PASSING = {"ratelimited", "internal_error", "fatal_error", "service_unavailable", "request_timeout"}
 DEAD_TOKEN = {
@@ -957,7 +958,7 @@ class SlackReply(Reply):
             if thread == "" and self.shows_question and not (self._place.thread or self._place.is_dm):
                 self._root = ""  # in the channel itself; people may go on in a thread below it
             try:
-                ts = await self._post(message)
+                ts = await self._post_somewhere(message)
                 self.thread = self._root or ts
             except SlackApiError as problem:
                 if _code(problem) not in FOREIGN or not self._url:
@@ -973,6 +974,16 @@ class SlackReply(Reply):
                     raise Refused(INVITE_ME) from None
                 raise
         return Posted(self._workspace, self._place.channel, self._root, ts, self._place.ts)
+
+    async def _post_somewhere(self, message: Message) -> str:
+        """In the channel, when the thread takes no more."""
+        try:
+            return await self._post(message)
+        except SlackApiError as problem:
+            if _code(problem) not in THREAD_CLOSED or not self._root or self._place.is_dm:
+                raise
+            self._root = ""
+            return await self._post(message)
 
     async def _post(self, message: Message) -> str:
         tag = tag_of(self._place.channel, self._origin, message)
