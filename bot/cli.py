@@ -64,9 +64,9 @@ def read(file: Pdf, channel: NoChannel = "", data_dir: NoDataDir = None, json: J
 
     async def command(screen: Screen, settings: Settings) -> None:
         from bot.terminal import page_rule, plain
-        from core.chunks import check_length, encoder, join_pages
+        from core.document.chunks import check_length, encoder, join_pages
+        from core.document.pdf import read_pdf
         from core.model import load_tokenizer
-        from core.pdf import read_pdf
         from core.service import check_upload, harmless_name, sha256
 
         data = load_file(file)

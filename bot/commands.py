@@ -280,7 +280,7 @@ async def _fetch(bot: Bot, attachment: Attachment) -> bytes:
 
 
 async def _admit(bot: Bot, attachment: Attachment, request: Request) -> None:
-    """What can be refused before the file is fetched. The content is judged later, by `core.pdf`."""
+    """What can be refused before the file is fetched. The content is judged later, by `core.document.pdf`."""
     if not attachment.name.lower().endswith(".pdf") and attachment.content_type.split(";")[0] != "application/pdf":
         raise NotAPdf("I can only learn PDF files.")
     _check_size(bot, attachment.size)

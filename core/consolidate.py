@@ -11,7 +11,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 
-from core.pdf import PdfText
+from core.document.pdf import PdfText
 from core.types import Chunk, Page
 
 MAGIC = b"engram: documents as one\n"  # no PDF begins so, and no upload may

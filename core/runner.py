@@ -20,12 +20,12 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any, TypeVar
 
-from core.chunks import check_length
 from core.consolidate import MAGIC, merged, spread, unpack
 from core.device import BATCH_ROWS, Device
+from core.document.chunks import check_length
+from core.document.pdf import PdfText, read_pdf
 from core.errors import Cancelled, EngramError, LearningFailed, NotFound
 from core.feed import Feed, Feeds
-from core.pdf import PdfText, read_pdf
 from core.ports import Engine, Index, Learned, Weights
 from core.types import Chunk, Document, Job, Limits, Page, Progress, Stage, Step
 from core.words import terms

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field, replace
 
 from bot.torture.by_heart import ByHeart, to_tensor
 from bot.torture.papers import make_pdf
+from core.document.pdf import PdfText
 from core.errors import EngramError
-from core.pdf import PdfText
 from core.ports import Ask, Learned
 from core.types import Chunk, Completion, Limits, Page, Step
 

@@ -80,8 +80,8 @@ async def read_damaged(
 
 async def read(name: str, data: bytes, tally: Tally) -> float:
     """Returns: seconds."""
+    from core.document.pdf import read_pdf
     from core.errors import Refused
-    from core.pdf import read_pdf
     from core.types import Limits
 
     began = time.monotonic()
@@ -101,8 +101,8 @@ async def read(name: str, data: bytes, tally: Tally) -> float:
 
 async def killed(data: bytes, chance: random.Random) -> bool:
     """Whether a child's death is one sentence, or came too late."""
+    from core.document.pdf import read_pdf
     from core.errors import Refused
-    from core.pdf import read_pdf
     from core.types import Limits
 
     reading = asyncio.create_task(read_pdf(data, Limits()))

@@ -14,7 +14,7 @@ import yarl
 
 from bot.commands import Bot
 from bot.platforms.discord import STALE_AFTER, Client
-from core.pdf import read_pdf
+from core.document.pdf import read_pdf
 from core.service import Service
 from core.types import Completion
 from tests.conftest import SMALL, Open

@@ -16,7 +16,7 @@ from bot.commands import COMMANDS, Bot
 from bot.platforms import slack as platform
 from bot.platforms.slack_format import commands, dress, manifest
 from bot.settings import Settings
-from core.pdf import read_pdf
+from core.document.pdf import read_pdf
 from core.service import Service
 from core.types import Completion
 from tests.bot.slack_fake import (

@@ -18,8 +18,8 @@ import simcord
 import yarl
 
 from bot.platforms import slack as slack_platform
+from core.document.pdf import read_pdf
 from core.engine import Engine, EngineConfig
-from core.pdf import read_pdf
 from core.service import Service
 from core.types import Stage
 from storage.index import Index

@@ -14,7 +14,7 @@ from bot.torture.hostile import HOSTILE
 from bot.torture.papers import make_pdf
 from bot.torture.pdf import FOREIGN, damaged
 from core import errors
-from core.pdf import _check_bytes, _judged, read_pdf
+from core.document.pdf import _check_bytes, _judged, read_pdf
 from core.sandbox import Sandbox
 from core.types import Limits
 

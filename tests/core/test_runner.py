@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import pytest
 
+from core.document.pdf import PdfText
 from core.errors import EngramError, LearningFailed, ModelNotFound, PdfLocked, StorageFailed
-from core.pdf import PdfText
 from core.ports import Index, Learned, Weights
 from core.runner import Runner
 from core.service import Service

@@ -8,9 +8,9 @@ import re
 from functools import cache
 from pathlib import Path
 
-from core.chunks import join_pages
+from core.document.chunks import join_pages
+from core.document.pdf import PdfText, read_pdf
 from core.evaluation.sample import make
-from core.pdf import PdfText, read_pdf
 from core.types import Limits
 
 FOLDER = Path(make.__file__).parent

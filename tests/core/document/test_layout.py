@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from core.layout import Line, Sheet, join_lines, read_sheets, runs_on, tidy, vocabulary
+from core.document.layout import Line, Sheet, join_lines, read_sheets, runs_on, tidy, vocabulary
 
 HEIGHT = 800.0
 TITLES = ("Sea", "Town", "Town", "History", "Fish", "Ferry", "Birds", "Rules")

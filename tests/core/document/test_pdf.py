@@ -15,7 +15,7 @@ import pymupdf
 import pytest
 
 from core import errors
-from core.pdf import PdfText, read_pdf
+from core.document.pdf import PdfText, read_pdf
 from core.sandbox import ROOT, Sandbox
 from core.types import Limits, Page
 from tests.core import documents
@@ -247,6 +247,6 @@ def test_the_pinned_pymupdf_has_the_fixed_mupdf() -> None:
 
 
 def test_pymupdf_stays_out_of_the_parent() -> None:
-    code = "import sys, core.pdf, core.chunks; print(*sys.modules)"
+    code = "import sys, core.document.pdf, core.document.chunks; print(*sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert not {"pymupdf", "torch", "transformers", "tokenizers", "asyncio"} & set(run.stdout.split())

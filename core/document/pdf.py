@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from core.document.layout import Line, Sheet, read_sheets, tidy
 from core.errors import NotAPdf, PdfDamaged, PdfHasNoText, PdfLocked, PdfTooBig, PdfTooLong, PdfTooSlow
-from core.layout import Line, Sheet, read_sheets, tidy
 from core.sandbox import Crashed, Overrun, Sandbox
 from core.types import Limits, Page
 
@@ -54,7 +54,7 @@ async def read_pdf(data: bytes, limits: Limits, *, sandbox: Sandbox = SANDBOX) -
     """
     _check_bytes(data, limits)
     try:
-        reply = await sandbox.call("core.pdf:extract", data, limits.max_pages, imports=("pymupdf",))
+        reply = await sandbox.call("core.document.pdf:extract", data, limits.max_pages, imports=("pymupdf",))
     except Overrun:
         raise PdfTooSlow(
             f"Reading this PDF took more than a document may: {sandbox.seconds:g} seconds, {_size(sandbox.memory)} of "

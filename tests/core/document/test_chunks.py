@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from core.chunks import SLACK, check_length, encoder, join_pages, make_chunks
+from core.document.chunks import SLACK, check_length, encoder, join_pages, make_chunks
 from core.errors import PdfTooLong, PdfTooShort
 from core.types import Limits, Page
 

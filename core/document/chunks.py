@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate, pairwise
 from typing import Any
 
+from core.document.layout import runs_on
 from core.errors import PdfTooLong, PdfTooShort
-from core.layout import runs_on
 from core.types import Chunk, Limits, Page
 
 SLACK = 0.15  # of a chunk may stay empty, so that it ends where a paragraph, a sentence or a word does
