@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate, pairwise
 from typing import Any
 
-from core.document.layout import runs_on
+from core.document.text import runs_on
 from core.errors import PdfTooLong, PdfTooShort
 from core.types import Chunk, Limits, Page
 

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from core.document.layout import Line, Sheet, read_sheets, tidy
+from core.document.heads import Line, Sheet
+from core.document.layout import read_sheets
+from core.document.text import tidy
 from core.errors import NotAPdf, PdfDamaged, PdfHasNoText, PdfLocked, PdfTooBig, PdfTooLong, PdfTooSlow
 from core.sandbox import Crashed, Overrun, Sandbox
 from core.types import Limits, Page

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from core.document.layout import Line, Sheet, join_lines, read_sheets, runs_on, tidy, vocabulary
+from core.document.heads import Line, Sheet
+from core.document.layout import read_sheets
+from core.document.text import join_lines, runs_on, tidy, vocabulary
 
 HEIGHT = 800.0
 TITLES = ("Sea", "Town", "Town", "History", "Fish", "Ferry", "Birds", "Rules")
@@ -35,6 +37,12 @@ def sheet(*lines: Line) -> Sheet:
         ("e\u0301", "é"),
         ("\uf0b7 item", "• item"),
         ("Chapter . . . . . . . . 7", "Chapter … 7"),
+        ("Aky¨urek, C´elkit˝uz´es, sz´am´ıt´og´ep", "Akyürek, Célkitűzés, számítógép"),  # TeX's old fonts
+        ("Universita¨t in Bogota´, fac¸ade, Mu¨ller", "Universität in Bogotá, façade, Müller"),
+        ("voil` a, `a quote' and x ¨ y, /˜user", "voilà, `a quote' and x ¨ y, /˜user"),
+        ("${xˆˆpattern} is 1 ˆˆ", "${xˆˆpattern} is 1 ˆˆ"),
+        ("𝑓(𝐱) = 𝟐𝒙", "f(x) = 2x"),
+        ("\ufefb\ufdf2", "لاالله"),
     ],
 )
 def test_characters_are_tidied_without_changing_what_they_say(raw: str, clean: str) -> None:
@@ -48,18 +56,44 @@ def pages(*heads: str, foot: str = "") -> list[Sheet]:
 
 
 @pytest.mark.parametrize(
-    "heads",
+    ("heads", "stay"),
     [
-        ["The Handbook"] * 8,
-        ["The Handbook", "Seventh edition"] * 4,  # left and right
-        [f"Page {at} of 8 | The Handbook" for at in range(1, 9)],
-        [f"The Handbook, 7th edition - {at}" for at in range(21, 29)],
-        [f"{title} {at}" for at, title in enumerate(TITLES, start=11)],
-        ["The Island"] * 4 + ["History"] * 4,
+        (["The Handbook"] * 8, ["The Handbook"]),
+        (["The Handbook", "Seventh edition"] * 4, ["The Handbook", "Seventh edition"]),  # left and right
+        ([f"Page {at} of 8 | The Handbook" for at in range(1, 9)], ["Page 1 of 8 | The Handbook"]),
+        ([f"The Handbook, 7th edition - {at}" for at in range(21, 29)], ["The Handbook, 7th edition - 21"]),
+        (["The Island"] * 4 + ["History"] * 4, ["The Island", "History"]),
     ],
 )
-def test_running_heads_are_left_out(heads: list[str]) -> None:
-    assert read_sheets(pages(*heads, foot="- {} -")) == [f"{text}." for text in TEXTS]
+def test_a_running_head_stays_once(heads: list[str], stay: list[str]) -> None:
+    paragraphs = "\n\n".join(read_sheets(pages(*heads, foot="- {} -"))).split("\n\n")
+    assert [text for text in paragraphs if text.rstrip(".") not in TEXTS] == stay
+    assert [text for text in paragraphs if text.rstrip(".") in TEXTS] == [f"{text}." for text in TEXTS]
+
+
+def test_a_running_head_that_a_heading_says_goes_everywhere() -> None:
+    title = sheet(line("The Handbook", 300, size=24))
+    assert read_sheets([title, *pages(*["The Handbook"] * 8)])[1] == "Amber."
+
+
+def test_text_beside_a_running_head_stays() -> None:
+    def page(at: int) -> Sheet:
+        other = [line(f"{TEXTS[at]} stands in the other column", 40 + 12 * y, x=320, block=2) for y in range(3)]
+        return sheet(line("The Handbook", 40), *body("Text.", y=90, block=1), *other)
+
+    assert all(f"{TEXTS[at]} stands" in text for at, text in enumerate(read_sheets([page(at) for at in range(8)])))
+
+
+def test_footnotes_and_steps_whose_numbers_count_with_the_pages_stay() -> None:
+    def page(at: int) -> Sheet:
+        return sheet(*body(f"{TEXTS[at]}."), line(f"{at + 1} See the book of {TEXTS[at]}", 760), line(f"- {at} -", 790))
+
+    assert all("See the book of" in text for text in read_sheets([page(at) for at in range(8)]))
+
+
+def test_a_heading_larger_than_the_text_is_no_running_head() -> None:
+    heads = [[line("Exercises", 60, size=14), *body("Text.", y=90, block=1)] for _ in range(5)]
+    assert read_sheets([sheet(*lines) for lines in heads]) == ["Exercises\n\nText."] * 5
 
 
 @pytest.mark.parametrize("number", ["7", "- 7 -", "[7]", "vii", "Page 7", "page 7 of 9", "7 / 9"])
@@ -127,9 +161,56 @@ def test_a_tables_rows_stay_rows() -> None:
     assert read_sheets([sheet(*lines)]) == ["Name Year\nTessa 1874\nBram 1902"]
 
 
+def test_lines_beside_a_picture_are_one_paragraph() -> None:
+    wide, narrow = (line("The harbour is old and wide", 200 + 12 * at, width=400) for at in range(2)), "has a quay"
+    lines = [*wide, *(line(narrow, 224 + 12 * at, width=180 + 9 * at) for at in range(3)), line("of stone.", 260)]
+    [text] = read_sheets([Sheet(HEIGHT, tuple(lines), pictures=((290, 220, 480, 270),))])
+    assert "\n" not in text
+
+
+def test_justified_lines_of_a_narrow_run_are_one_paragraph() -> None:
+    texts = ["The harbour of the town is old and wide"] * 3
+    lines = [line(text, 200 + 12 * at, width=400 if at < 2 else 200) for at, text in enumerate([*texts, *texts])]
+    assert "\n" not in read_sheets([sheet(*lines)])[0]
+
+
+def test_a_sentence_goes_on_beyond_a_caption_and_a_footnote() -> None:
+    begun = body("The harbour was in those days", "built by the people of")
+    caption = line("Figure 3: The harbour", 300, size=8, block=1)
+    rest = body("the town. It is old and it was", "painted by the children of", y=330, block=2)
+    note = line("¹ See the archive.", 760, size=8, block=3)
+    after = body("the school. They like it.", y=100)
+    first, second = read_sheets([sheet(*begun, caption, *rest, note), sheet(*after)])
+    assert first == (
+        "The harbour was in those days built by the people of the town. It is old and it was painted by the children "
+        "of the school.\n\nFigure 3: The harbour\n\n¹ See the archive."
+    )
+    assert second == "They like it."
+
+
+def test_columns_that_the_file_draws_line_by_line_are_read_one_after_the_other() -> None:
+    left, right = ("The left column has many", "words in it."), ("The right column has also", "many words in it.")
+    lines = []
+    for at in range(4):
+        y = 200 + 12 * at
+        lines += [line(left[at % 2], y, width=180), line(right[at % 2], y, x=300, width=180)]
+    [text] = read_sheets([sheet(*lines)])
+    assert text.startswith("The left column has many words in it. The left")
+    assert text.index("left") < text.rindex("left") < text.index("right")
+
+
+def test_a_heading_that_the_file_draws_last_is_read_first() -> None:
+    table, heading = body("Rows of text", "that are many.", block=0), line("The heading", 150, size=14, block=1)
+    assert read_sheets([sheet(*table, heading)])[0].startswith("The heading")
+
+
+def test_type_that_is_drawn_twice_to_look_bold_is_read_once() -> None:
+    assert read_sheets([sheet(line("Bold", 200), line("Bold", 200, x=72.5))]) == ["Bold"]
+
+
 def test_a_sentence_goes_on_past_a_columns_end() -> None:
-    left, right = body("The harbour was", "built by", block=0), body("the council.", y=100, block=1)
-    assert read_sheets([sheet(*left, *right)]) == ["The harbour was built by the council."]
+    left, right = body("The harbour was", "built by"), line("the council.", 100, x=500, block=1)
+    assert read_sheets([sheet(*left, right)]) == ["The harbour was built by the council."]
 
 
 @pytest.mark.parametrize(
