@@ -13,6 +13,7 @@ from core.document.text import SENTENCE_END, SOFT_HYPHEN, is_broken, join_lines,
 
 ASIDES = 8  # pieces that a sentence may go on beyond
 LONG = 6  # words of a piece that may be a sentence's beginning
+FULL = 0.75  # of the room: a ragged line of prose fills as much
 JUSTIFIED = 25  # characters of a line that fills its column
 
 _CAPTION = re.compile(r"(?:figure|fig\.|table|tab\.|abbildung|abb\.|tabelle|listing|algorithm|chart|box)\s*\d", re.I)
@@ -167,13 +168,15 @@ def _starts_anew(above: Line, below: Line, edge: float) -> bool:
     line that left room for the next line's first word."""
     if is_broken(above.text):
         return False
+    full = FULL * (edge - above.x0) < above.x1 - above.x0 and len(above.text) >= JUSTIFIED
+    meant = not (full and runs_on(above.text, below.text))  # ragged type never ends where the widest line does
     word = (below.x1 - below.x0) * (len(below.text.split(" ")[0]) + 1) / len(below.text)
     return bool(
         _ITEM.match(below.text)
         or above.cells > 1
         or below.cells > 1
         or not _same_size(above, below)
-        or edge - above.x1 > word
+        or (meant and edge - above.x1 > word)
         or (below.x0 - above.x0 > 0.8 * above.size and above.text.endswith(SENTENCE_END))
     )
 

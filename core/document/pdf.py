@@ -7,14 +7,17 @@ and plain text come back; every sentence that a person reads is written on this 
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from core.document.heads import Line, Sheet
 from core.document.layout import read_sheets
+from core.document.order import Box
 from core.document.text import tidy
 from core.errors import NotAPdf, PdfDamaged, PdfHasNoText, PdfLocked, PdfTooBig, PdfTooLong, PdfTooSlow
 from core.sandbox import Crashed, Overrun, Sandbox
@@ -33,7 +36,10 @@ LOOKS = (
     (b"<!doctype html", "a web page"),
 )
 PALE = 0xE8  # of 0xFF, in red, green and blue: such text is looked at on its background
+CLIPS = 64  # bit of a span's char_flags: FZ_STEXT_CLIPPED, text as the shape through which something is painted
+READ_IN_PART = 0.1  # share of characters without a letter that people are told of
 CONTRAST = 16  # of 255 grey levels: less cannot be seen
+ARABIC = re.compile("[\u0600-\u06ff\ufb50-\ufdff\ufe70-\ufeff]")
 SUPERSCRIPT = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -99,6 +105,8 @@ def _check_reply(reply: dict[str, Any], limits: Limits) -> None:
         raise PdfDamaged
     if not any(character.isalnum() for text in reply["texts"] for character in text):
         looks = "all of it is hidden" if reply["hidden"] else "it looks like a scan or a drawing"
+        if reply["nameless"]:
+            looks = "its fonts do not say which letters they show"
         raise PdfHasNoText(f"No text was found on the {_count(pages, 'page')} of this PDF; {looks}.")
 
 
@@ -114,6 +122,10 @@ def _notes(reply: dict[str, Any]) -> tuple[str, ...]:
         reply["unreadable"] and f"{_numbers(reply['unreadable'])} could not be read.",
         hidden
         and f"Hidden text on {_numbers(list(hidden)).lower()} was left out ({_count(sum(hidden.values()), 'letter')}).",
+        reply["nameless"]
+        and f"{_numbers(reply['nameless'])} could not be read: the fonts do not say which letters they show.",
+        reply["partly"]
+        and f"{_numbers(reply['partly'])} could be read in part: some fonts do not say which letters they show.",
         reply["recognised"] and f"{_numbers(reply['recognised'])}: a scan; its recognised text was read.",
         reply["pictures"] and f"{_numbers(reply['pictures'])}: a picture without text.",
     )
@@ -182,6 +194,8 @@ class _Reader:
         self.unreadable: list[int] = []
         self.recognised: list[int] = []  # scans with a layer of recognised text
         self.pictures: list[int] = []  # pages that are a picture and have no text
+        self.nameless: list[int] = []  # pages whose fonts do not say which letters they show; left out
+        self.partly: list[int] = []  # pages of which that is true in part
 
     def sheet(self, document: pymupdf.Document, index: int) -> Sheet:
         try:
@@ -194,40 +208,114 @@ class _Reader:
             return Sheet(height=1.0, lines=())
 
     def _sheet(self, page: pymupdf.Page, number: int) -> Sheet:
+        blocks = self._blocks(page, number)
+        lines = [line for block in blocks for line in block["lines"]]
+        if 2 * _letters(_upright(lines, page)) < _letters(lines):  # a wide table, set along the page's long side
+            page.set_rotation((page.rotation + 90) % 360)
+        _measure(lines, page)
+        pictures = _pictures(page)
+        spans = [span for line in lines for span in line["spans"] if span["text"].strip()]
+        hidden = self._hidden(spans, page, pictures, number)
+        if letters := sum(character.isalnum() for span in hidden for character in span["text"]):
+            self.hidden.append((number, letters))
+        upright = {id(line) for line in _upright(lines, page)}
+        found = [*_lines(blocks, {id(span) for span in hidden}, upright)]
+        return Sheet(page.rect.height, tuple(_filled_in(found, page)), tuple(pictures))
+
+    def _blocks(self, page: pymupdf.Page, number: int) -> list[dict[str, Any]]:
+        """The page's blocks of text. Where its fonts do not say which letters they show, character codes may be letters
+        (glyphs named G65); else what has no letter is left out, and a page of little else is empty."""
         import pymupdf
 
-        blocks = page.get_text("dict", flags=pymupdf.TEXT_PRESERVE_WHITESPACE, clip=pymupdf.INFINITE_RECT())["blocks"]
-        lines = [line for block in blocks for line in block["lines"]]
-        _measure(lines, page)
-        spans = [span for line in lines for span in line["spans"] if span["text"].strip()]
-        inkless = [span for span in spans if span["alpha"] < CONTRAST]
-        edges = page.rect
-        hidden = [span for span in spans if span["size"] < 1 or _is_outside(span, edges)]
-        hidden += _melting(filter(_is_pale, spans), page)
-        if len(inkless) < len(spans) / 2 or not _is_picture(page):
+        flags = pymupdf.TEXT_PRESERVE_WHITESPACE
+
+        def read(flags: int) -> tuple[list[dict[str, Any]], str]:
+            blocks = page.get_text("dict", flags=flags, clip=pymupdf.INFINITE_RECT())["blocks"]
+            spans = [span for block in blocks for line in block["lines"] for span in line["spans"]]
+            return blocks, "".join(span["text"] for span in spans)
+
+        blocks, text = read(flags)
+        if ARABIC.search(text):  # whose ligatures MuPDF spells out from left to right; `tidy` does not
+            flags |= pymupdf.TEXT_PRESERVE_LIGATURES
+            blocks, text = read(flags)
+        if _nameless(text) > READ_IN_PART:
+            by_code, text_by_code = read(flags | pymupdf.TEXT_CID_FOR_UNKNOWN_UNICODE)
+            if is_language(text_by_code):
+                return by_code
+            readable = is_language(text.replace("\ufffd", ""))
+            (self.partly if readable else self.nameless).append(number)
+            return blocks if readable else []
+        return blocks
+
+    def _hidden(
+        self, spans: list[dict[str, Any]], page: pymupdf.Page, pictures: Sequence[Box], number: int
+    ) -> list[dict[str, Any]]:
+        """What cannot be seen. Text that only clips what is painted then can, if it stands out."""
+        inkless = [span for span in spans if span["alpha"] < CONTRAST and not span["char_flags"] & CLIPS]
+        doubtful = [span for span in spans if _is_pale(span) or span["char_flags"] & CLIPS]
+        hidden = [span for span in spans if span["size"] < 1 or _is_outside(span, page.rect)]
+        hidden += _melting(doubtful, page)
+        if len(inkless) < len(spans) / 2 or not _is_picture(page, pictures):
             hidden += inkless
         elif inkless:
             self.recognised.append(number)
         else:
             self.pictures.append(number)
-        if letters := sum(character.isalnum() for span in hidden for character in span["text"]):
-            self.hidden.append((number, letters))
-        return Sheet(edges.height, tuple(_lines(blocks, {id(span) for span in hidden})))
+        return hidden
+
+
+def is_language(text: str) -> bool:
+    """Whether characters look like words: mostly letters, with blanks among them, and vowels where they are Latin."""
+    solid = "".join(text.split())
+    letters = [character for character in unicodedata.normalize("NFD", text.casefold()) if character.isalpha()]
+    latin = [character for character in letters if character.isascii()]
+    vowels = sum(character in "aeiouy" for character in latin)
+    return (
+        len(letters) > 0.6 * len(solid) > 0
+        and len(solid) / len(text.split()) < 15
+        and (len(latin) < len(letters) / 2 or 0.25 < vowels / len(latin) < 0.6)
+    )
+
+
+def _nameless(text: str) -> float:
+    """The share of characters that nobody can read, 0..1."""
+    bad = text.count("\ufffd")
+    return bad / (bad + sum(character.isalnum() for character in text)) if bad else 0.0
+
+
+def _letters(lines: Iterable[dict[str, Any]]) -> int:
+    return sum(len(span["text"]) for line in lines for span in line["spans"])
+
+
+def _upright(lines: Sequence[dict[str, Any]], page: pymupdf.Page) -> list[dict[str, Any]]:
+    """The lines that a reader who holds the page upright can read."""
+    import pymupdf
+
+    def turned(line: dict[str, Any]) -> bool:
+        along = pymupdf.Point(line["dir"]) * page.rotation_matrix - pymupdf.Point(0, 0) * page.rotation_matrix
+        return abs(along.y) > abs(along.x)
+
+    return [line for line in lines if not turned(line)]
 
 
 def _measure(lines: Sequence[dict[str, Any]], page: pymupdf.Page) -> None:
-    """Set sizes and boxes as the page shows them: a Type 3 font's size says nothing, and the page may be turned."""
+    """Set sizes and boxes as the page shows them: a Type 3 font's size and height may say nothing, and the page may be
+    turned."""
     import pymupdf
 
-    turned, matrix = page.rotation, page.rotation_matrix
+    matrix = page.rotation_matrix
     for line in lines:
         level = abs(line["dir"][0]) >= abs(line["dir"][1])
         for span in line["spans"]:
             x0, y0, x1, y1 = span["bbox"]
             if span["size"] < 1:
                 span["size"] = y1 - y0 if level else x1 - x0
-            if turned:
-                span["bbox"] = tuple(pymupdf.Rect(span["bbox"]) * matrix)
+            if (
+                not span["size"] and span["text"].strip()
+            ):  # a box without height: letters are about half as wide as high
+                span["size"] = 2 * max(x1 - x0, y1 - y0) / len(span["text"])
+                y0 -= span["size"]
+            span["bbox"] = tuple(pymupdf.Rect(x0, y0, x1, y1) * matrix)
 
 
 def _is_outside(span: dict[str, Any], edges: pymupdf.Rect) -> bool:
@@ -252,25 +340,76 @@ def _melting(spans: Iterable[dict[str, Any]], page: pymupdf.Page) -> list[dict[s
     return [span for span in spans if contrast(span["bbox"]) < CONTRAST]
 
 
-def _is_picture(page: pymupdf.Page) -> bool:
-    """Whether a picture covers at least half of the page."""
+def _pictures(page: pymupdf.Page) -> list[Box]:
+    """The boxes of the page's pictures, as far as they are on it."""
     import pymupdf
 
-    boxes = [pymupdf.Rect(image["bbox"]) for image in page.get_image_info()]
-    return any(abs(box & page.rect) >= abs(page.rect) / 2 for box in boxes)
+    if not page.get_images():  # cheaper than to draw the page once more
+        return []
+    boxes = (pymupdf.Rect(image["bbox"]) * page.rotation_matrix & page.rect for image in page.get_image_info())
+    return [tuple(box) for box in boxes if not box.is_empty]
 
 
-def _lines(blocks: Sequence[dict[str, Any]], hidden: set[int]) -> Iterator[Line]:
-    for number, block in enumerate(blocks):
-        for line in block["lines"]:
-            spans = [span for span in line["spans"] if id(span) not in hidden]
-            size = max((span["size"] for span in spans), default=0.0)
-            if text := tidy("".join(_text(span, size) for span in spans)):
-                x0, y0, x1, y1 = zip(*(span["bbox"] for span in spans if span["text"].strip()), strict=True)
-                yield Line(text, min(x0), min(y0), max(x1), max(y1), size, number)
+def _is_picture(page: pymupdf.Page, pictures: Sequence[Box]) -> bool:
+    """Whether pictures cover at least half of the page; a scanner may save strips."""
+    area = sum((x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in set(pictures))
+    return area >= abs(page.rect) / 2
 
 
-def _text(span: dict[str, Any], size: float) -> str:
-    """Figures set as superscript stay so: a footnote's number is no part of the year before it."""
-    raised = span["flags"] & 1 and span["size"] < 0.9 * size  # bit 0: TEXT_FONT_SUPERSCRIPT
-    return span["text"].translate(SUPERSCRIPT) if raised else span["text"]
+def _lines(blocks: Sequence[dict[str, Any]], hidden: set[int], upright: set[int]) -> Iterator[Line]:
+    """Lines that stand on their side, such as a margin's stamp, come last."""
+    lines = [(number, line) for number, block in enumerate(blocks) for line in block["lines"]]
+    for number, line in sorted(lines, key=lambda pair: id(pair[1]) not in upright):
+        spans = [span for span in line["spans"] if id(span) not in hidden]
+        size = max((span["size"] for span in spans), default=0.0)
+        if text := tidy("".join(_text(span, size, first=span is spans[0]) for span in spans)):
+            x0, y0, x1, y1 = zip(*(span["bbox"] for span in spans if span["text"].strip()), strict=True)
+            on_side = 0 if id(line) in upright else len(blocks)
+            yield Line(text, min(x0), min(y0), max(x1), max(y1), size, number + on_side)
+
+
+def _filled_in(lines: list[Line], page: pymupdf.Page) -> list[Line]:
+    """The lines with each form field's value behind the label that it belongs to: left of it, else above."""
+    import pymupdf
+
+    for field in page.widgets() or ():
+        value, box = tidy(_value(field)), field.rect
+        if not value:
+            continue
+        middle = [(line, pymupdf.Point((line.x0 + line.x1) / 2, (line.y0 + line.y1) / 2)) for line in lines]
+        lines = [line for line, point in middle if not box.contains(point)]  # the value as the file draws it, or not
+        level = [line for line in lines if line.y0 < (box.y0 + box.y1) / 2 < line.y1]
+        left = [line for line in level if line.x0 < box.x0]
+        above = [line for line in lines if line.y0 < box.y0 and line.x0 < box.x1 and line.x1 > box.x0]
+        label = max(left, key=lambda line: line.x1, default=None) or max(above, key=lambda line: line.y1, default=None)
+        if label is None:
+            lines.append(Line(value, *box, size=10.0, block=max((line.block for line in lines), default=0) + 1))
+        else:
+            text = f"{label.text} {value}"
+            lines[lines.index(label)] = replace(label, text=text, x1=max(label.x1, box.x1))
+    return lines
+
+
+def _value(field: pymupdf.Widget) -> str:
+    import pymupdf
+
+    if field.field_type in (pymupdf.PDF_WIDGET_TYPE_CHECKBOX, pymupdf.PDF_WIDGET_TYPE_RADIOBUTTON):
+        return "[x]" if field.field_value not in (None, False, "", "Off") else ""
+    written = field.field_type in (
+        pymupdf.PDF_WIDGET_TYPE_TEXT,
+        pymupdf.PDF_WIDGET_TYPE_COMBOBOX,
+        pymupdf.PDF_WIDGET_TYPE_LISTBOX,
+    )
+    value = field.field_value if written else ""
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value or "")
+
+
+def _text(span: dict[str, Any], size: float, *, first: bool) -> str:
+    """Figures set as superscript stay so: a footnote's number is no part of the year before it, nor of the word after
+    it. What has no letter is left out."""
+    text = span["text"].replace("\ufffd", "")
+    small = span["size"] < 0.9 * size
+    if small and first and text.strip().isdecimal():
+        text = text.rstrip() + " "
+    raised = span["flags"] & 1 and small  # bit 0: TEXT_FONT_SUPERSCRIPT
+    return text.translate(SUPERSCRIPT) if raised else text

@@ -78,7 +78,19 @@ ANYTHING = st.recursive(
     max_leaves=12,
 )
 PART = ANYTHING | st.lists(st.text(), max_size=3) | st.lists(st.integers(-2, 5), max_size=3) | st.integers(-2, 3)
-KEYS = ("pages", "locked", "is_pdf", "texts", "unreadable", "hidden", "repaired", "recognised", "pictures")
+KEYS = (
+    "pages",
+    "locked",
+    "is_pdf",
+    "texts",
+    "unreadable",
+    "hidden",
+    "repaired",
+    "recognised",
+    "pictures",
+    "nameless",
+    "partly",
+)
 
 
 @given(ANYTHING | st.fixed_dictionaries({key: PART for key in KEYS}))

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
@@ -227,6 +228,74 @@ async def test_columns_are_read_one_after_the_other() -> None:
 async def test_a_footnotes_number_does_not_run_into_a_year() -> None:
     raised = both(write((200, "Built in 1874")), write((196, "3"), x=132.6, fontsize=6))
     assert await texts(pdf(raised)) == ["Built in 1874³"]
+
+
+async def test_a_footnotes_number_does_not_run_into_its_word() -> None:
+    note = both(write((700, "1"), fontsize=6), write((703, "Integrative biology"), x=76, fontsize=9))
+    assert await texts(pdf(both(VISIBLE, note))) == ["Everyone can see this.\n\n1 Integrative biology"]
+
+
+NAMED_BY_CODE = b"<</Type/Font/Subtype/Type1/BaseFont/Helvetica/Encoding<</Differences[32%s]>>>>"
+
+
+def by_code(text: bytes, encode: Callable[[int], int] = int) -> bytes:
+    """A page in a font whose glyphs have numbers for names."""
+    names = b"".join(b"/G%02X" % code for code in range(32, 256))
+    shown = bytes(map(encode, text)).hex().encode()
+    page = documents.one_page(documents.stream(b"BT /F 12 Tf 72 600 Td <%s> Tj ET" % shown))
+    return page.replace(b"<</Type/Font/Subtype/Type1/BaseFont/Helvetica>>", NAMED_BY_CODE % names)
+
+
+async def test_glyphs_that_are_named_by_their_codes_are_read() -> None:
+    assert await texts(by_code(b"The harbour opens at six and closes at nine.")) == [
+        "The harbour opens at six and closes at nine."
+    ]
+
+
+async def test_a_page_whose_font_says_no_letters_is_left_out_and_named() -> None:
+    scrambled = by_code(b"The harbour opens at six and closes at nine.", lambda code: 150 + code % 31)
+    refused = await refusal(scrambled)
+    assert str(refused) == NO_TEXT.format("1 page", "its fonts do not say which letters they show")
+
+
+async def test_text_that_a_picture_is_painted_through_is_read() -> None:
+    clipped = b"q BT /F 40 Tf 7 Tr 72 600 Td (Painted) Tj ET 0 0 1 rg 0 500 500 300 re f Q"
+    assert (await read_pdf(documents.one_page(documents.stream(clipped)), Limits())).notes == ()
+
+
+async def test_a_scan_in_strips_is_a_scan() -> None:
+    def strips(page: pymupdf.Page) -> None:
+        pixmap = pymupdf.Pixmap(pymupdf.csGRAY, (0, 0, 50, 5))
+        for y in range(0, 842, 84):
+            page.insert_image((0, y, 595, y + 84), pixmap=pixmap, keep_proportion=False)
+
+    scan = both(strips, write((200, "Recognised by a scanner."), render_mode=3))
+    assert await texts(pdf(scan)) == ["Recognised by a scanner."]
+
+
+async def test_a_fields_value_stands_behind_its_label() -> None:
+    def form(page: pymupdf.Page) -> None:
+        for y, (label, value) in enumerate([("Name:", "Lena Brandt"), ("Town:", "Pellin"), ("Fax:", "")]):
+            page.insert_text((72, 200 + 40 * y), label)
+            field = pymupdf.Widget()
+            field.field_type, field.field_name, field.field_value = pymupdf.PDF_WIDGET_TYPE_TEXT, label, value
+            field.rect = pymupdf.Rect(150, 186 + 40 * y, 300, 204 + 40 * y)
+            page.add_widget(field)
+
+    assert (await texts(pdf(form)))[0].split("\n\n") == ["Name: Lena Brandt", "Town: Pellin", "Fax:"]
+
+
+async def test_a_stamp_on_its_side_comes_last() -> None:
+    stamp = write((500, "arXiv:1234.5678"), x=30, rotate=90)
+    assert await texts(pdf(both(stamp, VISIBLE))) == ["Everyone can see this.\n\narXiv:1234.5678"]
+
+
+async def test_a_page_that_is_set_along_its_long_side_is_read() -> None:
+    def rows(page: pymupdf.Page) -> None:
+        for at, text in enumerate(["The table has a first row", "and it has a second row."]):
+            page.insert_text((100 + 14 * at, 700), text, rotate=90)
+
+    assert await texts(pdf(rows)) == ["The table has a first row and it has a second row."]
 
 
 async def test_a_document_of_four_megabytes_is_read_quickly() -> None:
