@@ -29,7 +29,7 @@ class Line:
     y1: float
     size: float  # of the type
     block: int = 0  # which of the page's blocks it stands in; blocks come in reading order
-    cells: int = 1  # more than one: a table's row
+    cells: tuple[str, ...] = ()  # what stands in it with wide gaps between: a table's row
 
 
 @dataclass(frozen=True)

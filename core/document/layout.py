@@ -5,15 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 from core.document.heads import Line, Sheet, line_distance, without_running_heads
 from core.document.order import columns_apart, in_reading_order, without_doubles
+from core.document.tables import has_figures, row_sentences
 from core.document.text import SENTENCE_END, SOFT_HYPHEN, is_broken, join_lines, runs_on, vocabulary
 
 ASIDES = 8  # pieces that a sentence may go on beyond
 LONG = 6  # words of a piece that may be a sentence's beginning
 FULL = 0.75  # of the room: a ragged line of prose fills as much
+TABLE = 3  # rows of a table, with its heading, that is not ruled
 JUSTIFIED = 25  # characters of a line that fills its column
 
 _CAPTION = re.compile(r"(?:figure|fig\.|table|tab\.|abbildung|abb\.|tabelle|listing|algorithm|chart|box)\s*\d", re.I)
@@ -60,8 +62,12 @@ def _rows(lines: Sequence[Line]) -> Iterator[Line]:
     row: Line | None = None
     for line in lines:
         if row and line.block == row.block and _beside(row, line):
-            cells = row.cells + (line.x0 - row.x1 > row.size)
-            row = replace(row, text=f"{row.text} {line.text}", x1=line.x1, cells=cells)
+            cells = row.cells or (row.text,)
+            if line.x0 - row.x1 > row.size:
+                cells = (*cells, line.text)
+            elif len(cells) > 1:
+                cells = (*cells[:-1], f"{cells[-1]} {line.text}")
+            row = replace(row, text=f"{row.text} {line.text}", x1=line.x1, cells=cells if len(cells) > 1 else ())
         else:
             if row:
                 yield row
@@ -85,7 +91,16 @@ def _pieces(sheet: Sheet, words: set[str]) -> list[_Piece]:
         else:
             pieces.append(first)
         pieces += rest
+        sentences = [sentence for table in _tables(stack) for sentence in row_sentences(table)]
+        pieces += [_Piece(text, first.size, "\n" if n else "\n\n", row=True) for n, text in enumerate(sentences)]
     return pieces
+
+
+def _tables(stack: Sequence[Line]) -> list[list[tuple[str, ...]]]:
+    """Lines one below the other that have the same number of cells. Words alone may be a list."""
+    runs = (list(run) for count, run in groupby(stack, key=lambda line: len(line.cells)) if count > 1)
+    tables = ([line.cells for line in run] for run in runs if len(run) >= TABLE)
+    return [table for table in tables if has_figures(table)]
 
 
 def _begun(pieces: Sequence[_Piece], rest: _Piece) -> int | None:
@@ -144,7 +159,7 @@ def _paragraphs(stack: Sequence[Line], sheet: Sheet, words: set[str]) -> list[_P
         groups[-1].append(below)
     return [
         _Piece(
-            join_lines([line.text for line in group], words), group[0].size, "\n" if n else "\n\n", group[0].cells > 1
+            join_lines([line.text for line in group], words), group[0].size, "\n" if n else "\n\n", bool(group[0].cells)
         )
         for n, group in enumerate(groups)
     ]
@@ -173,8 +188,8 @@ def _starts_anew(above: Line, below: Line, edge: float) -> bool:
     word = (below.x1 - below.x0) * (len(below.text.split(" ")[0]) + 1) / len(below.text)
     return bool(
         _ITEM.match(below.text)
-        or above.cells > 1
-        or below.cells > 1
+        or bool(above.cells)
+        or bool(below.cells)
         or not _same_size(above, below)
         or (meant and edge - above.x1 > word)
         or (below.x0 - above.x0 > 0.8 * above.size and above.text.endswith(SENTENCE_END))

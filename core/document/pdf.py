@@ -8,6 +8,7 @@ and plain text come back; every sentence that a person reads is written on this 
 from __future__ import annotations
 
 import re
+import time
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 from core.document.heads import Line, Sheet
 from core.document.layout import read_sheets
 from core.document.order import Box
-from core.document.text import tidy
+from core.document.tables import row_sentences
+from core.document.text import join_lines, tidy
 from core.errors import NotAPdf, PdfDamaged, PdfHasNoText, PdfLocked, PdfTooBig, PdfTooLong, PdfTooSlow
 from core.sandbox import Crashed, Overrun, Sandbox
 from core.types import Limits, Page
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     import pymupdf
 
 SANDBOX = Sandbox()
+IMPORTS = ("pymupdf", "encodings.raw_unicode_escape", "encodings.unicode_escape")  # the last two: its search for tables
 MAGIC = b"%PDF-"
 SEARCHED = 1024  # bytes in which the magic must stand (Adobe's own readers' rule)
 LOOKS = (
@@ -38,6 +41,8 @@ LOOKS = (
 PALE = 0xE8  # of 0xFF, in red, green and blue: such text is looked at on its background
 CLIPS = 64  # bit of a span's char_flags: FZ_STEXT_CLIPPED, text as the shape through which something is painted
 READ_IN_PART = 0.1  # share of characters without a letter that people are told of
+DRAWING = 3000  # paths of a page that has no tables
+TABLE_SECONDS = 10.0  # in one document; the tables after it are read like other text
 CONTRAST = 16  # of 255 grey levels: less cannot be seen
 ARABIC = re.compile("[\u0600-\u06ff\ufb50-\ufdff\ufe70-\ufeff]")
 SUPERSCRIPT = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -62,7 +67,7 @@ async def read_pdf(data: bytes, limits: Limits, *, sandbox: Sandbox = SANDBOX) -
     """
     _check_bytes(data, limits)
     try:
-        reply = await sandbox.call("core.document.pdf:extract", data, limits.max_pages, imports=("pymupdf",))
+        reply = await sandbox.call("core.document.pdf:extract", data, limits.max_pages, imports=IMPORTS)
     except Overrun:
         raise PdfTooSlow(
             f"Reading this PDF took more than a document may: {sandbox.seconds:g} seconds, {_size(sandbox.memory)} of "
@@ -196,6 +201,7 @@ class _Reader:
         self.pictures: list[int] = []  # pages that are a picture and have no text
         self.nameless: list[int] = []  # pages whose fonts do not say which letters they show; left out
         self.partly: list[int] = []  # pages of which that is true in part
+        self.spent = 0.0  # seconds on the search for tables
 
     def sheet(self, document: pymupdf.Document, index: int) -> Sheet:
         try:
@@ -220,7 +226,31 @@ class _Reader:
             self.hidden.append((number, letters))
         upright = {id(line) for line in _upright(lines, page)}
         found = [*_lines(blocks, {id(span) for span in hidden}, upright)]
-        return Sheet(page.rect.height, tuple(_filled_in(found, page)), tuple(pictures))
+        found = self._with_tables(_filled_in(found, page), page, [span["bbox"] for span in hidden])
+        return Sheet(page.rect.height, tuple(found), tuple(pictures))
+
+    def _with_tables(self, lines: list[Line], page: pymupdf.Page, hidden: Sequence[Box]) -> list[Line]:
+        """The lines with those of ruled tables row by row, and as sentences. Not where something is hidden."""
+        if page.rotation or self.spent > TABLE_SECONDS or not _is_ruled(page):
+            return lines
+        began = time.monotonic()
+        for table in getattr(page.find_tables(use_layout=False), "tables", ()):  # None, where it fails
+            rows = [[_cell(text or "") for text in row] for row in table.extract()]
+            inside = [line for line in lines if _within(_middle(line), table.bbox)]
+            full = sum(bool(cell) for row in rows for cell in row)
+            if len(rows) < 2 or 2 * full < sum(map(len, rows)) or not inside:
+                continue
+            if any(_within(((x0 + x1) / 2, (y0 + y1) / 2), table.bbox) for x0, y0, x1, y1 in hidden):
+                continue
+            at, block = lines.index(inside[0]), max(line.block for line in lines)
+            x0, y0, x1, y1 = table.bbox
+            size = min(line.size for line in inside)
+            texts = [(" ".join(filter(None, row)), block + 1) for row in rows]
+            texts += [(sentence, block + 2) for sentence in row_sentences(rows)]
+            new = [Line(text, x0, y0, x1, y1, size, number, ("", text)) for text, number in texts if text]
+            lines = [*lines[:at], *new, *(line for line in lines[at:] if line not in inside)]
+        self.spent += time.monotonic() - began
+        return lines
 
     def _blocks(self, page: pymupdf.Page, number: int) -> list[dict[str, Any]]:
         """The page's blocks of text. Where its fonts do not say which letters they show, character codes may be letters
@@ -368,16 +398,34 @@ def _lines(blocks: Sequence[dict[str, Any]], hidden: set[int], upright: set[int]
             yield Line(text, min(x0), min(y0), max(x1), max(y1), size, number + on_side)
 
 
+def _is_ruled(page: pymupdf.Page) -> bool:
+    """Whether there may be a ruled table: lines both ways, or boxes, but not thousands: that is a drawing."""
+    sizes = [(x1 - x0, y1 - y0) for kind, (x0, y0, x1, y1) in page.get_bboxlog() if kind.endswith("path")]
+    level = sum(wide > 30 and high < 3 for wide, high in sizes)
+    upright = sum(wide < 3 and high > 6 for wide, high in sizes)
+    boxes = sum(wide > 15 and high > 6 for wide, high in sizes)
+    return len(sizes) <= DRAWING and ((level >= 2 and upright >= 2) or boxes >= 4)
+
+
+def _middle(line: Line) -> tuple[float, float]:
+    return (line.x0 + line.x1) / 2, (line.y0 + line.y1) / 2
+
+
+def _within(point: tuple[float, float], box: Sequence[float]) -> bool:
+    return box[0] <= point[0] <= box[2] and box[1] <= point[1] <= box[3]
+
+
+def _cell(text: str) -> str:
+    return join_lines([tidy(line) for line in text.splitlines()], set())
+
+
 def _filled_in(lines: list[Line], page: pymupdf.Page) -> list[Line]:
     """The lines with each form field's value behind the label that it belongs to: left of it, else above."""
-    import pymupdf
-
     for field in page.widgets() or ():
         value, box = tidy(_value(field)), field.rect
         if not value:
             continue
-        middle = [(line, pymupdf.Point((line.x0 + line.x1) / 2, (line.y0 + line.y1) / 2)) for line in lines]
-        lines = [line for line, point in middle if not box.contains(point)]  # the value as the file draws it, or not
+        lines = [line for line in lines if not _within(_middle(line), box)]  # the value as the file draws it, or not
         level = [line for line in lines if line.y0 < (box.y0 + box.y1) / 2 < line.y1]
         left = [line for line in level if line.x0 < box.x0]
         above = [line for line in lines if line.y0 < box.y0 and line.x0 < box.x1 and line.x1 > box.x0]

@@ -158,7 +158,7 @@ def test_list_items_and_short_lines_keep_their_breaks() -> None:
 def test_a_tables_rows_stay_rows() -> None:
     cells = [("Name", "Year"), ("Tessa", "1874"), ("Bram", "1902")]
     lines = [line(text, 200 + 12 * y, x=72 + 150 * x) for y, row in enumerate(cells) for x, text in enumerate(row)]
-    assert read_sheets([sheet(*lines)]) == ["Name Year\nTessa 1874\nBram 1902"]
+    assert read_sheets([sheet(*lines)]) == ["Name Year\nTessa 1874\nBram 1902\n\nTessa: Year 1874.\nBram: Year 1902."]
 
 
 def test_lines_beside_a_picture_are_one_paragraph() -> None:
