@@ -65,14 +65,14 @@ def read(file: Pdf, channel: NoChannel = "", data_dir: NoDataDir = None, json: J
     async def command(screen: Screen, settings: Settings) -> None:
         from bot.terminal import page_rule, plain
         from core.document.chunks import check_length, encoder, join_pages
-        from core.document.pdf import read_pdf
+        from core.document.formats import read_document
         from core.model import load_tokenizer
         from core.service import check_upload, harmless_name, sha256
 
         data = load_file(file)
         check_upload(data, settings.limits)
         encode = encoder(load_tokenizer(settings.model))
-        text = await read_pdf(data, settings.limits)
+        text = await read_document(data, settings.limits)
         tokens = len(encode(join_pages(text.pages))[0])
         check_length(tokens, settings.limits)
         for page in text.pages:

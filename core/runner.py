@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 from core.consolidate import MAGIC, merged, spread, unpack
 from core.device import BATCH_ROWS, Device
 from core.document.chunks import check_length
-from core.document.pdf import PdfText, read_pdf
+from core.document.formats import DocumentText, read_document
 from core.errors import Cancelled, EngramError, LearningFailed, NotFound
 from core.feed import Feed, Feeds
 from core.ports import Engine, Index, Learned, Weights
@@ -56,7 +56,7 @@ class Runner:
         weights: Weights,
         limits: Limits | None = None,
         *,
-        read: Callable[[bytes, Limits], Awaitable[PdfText]] = read_pdf,
+        read: Callable[[bytes, Limits], Awaitable[DocumentText]] = read_document,
         learning: bool = True,
         batch_rows: int = BATCH_ROWS,
         keep_text: bool = True,
@@ -281,7 +281,7 @@ class Runner:
         await self._index.job_stage(work.job.id, stage)
         self._show(work, stage=stage, **counts)
 
-    async def _read_pages(self, work: _Work) -> tuple[PdfText, int]:
+    async def _read_pages(self, work: _Work) -> tuple[DocumentText, int]:
         """The pages, and how many chunks are to share a section."""
         self._show(work, stage=Stage.READING)
         data = await self._index.job_data(work.job.id)
@@ -323,7 +323,7 @@ class Runner:
         return [replace(chunk, code=code) for chunk, code in zip(chunks, found, strict=True)]
 
     async def _keep(
-        self, work: _Work, text: PdfText, chunks: Sequence[Chunk], learned: Learned, engine: Engine
+        self, work: _Work, text: DocumentText, chunks: Sequence[Chunk], learned: Learned, engine: Engine
     ) -> Document:
         """The file first, then the row: a crash in between leaves an orphan, which the next start removes."""
         job, document_id = work.job, new_id()

@@ -1,8 +1,11 @@
 """PDF bytes -> the clean text of each page. The one home of PyMuPDF, which runs in a child process only.
 
 MuPDF is a large C library that gets hostile files, and it holds the interpreter's lock for as long as a page takes:
-minutes in the worst case. So it reads in a `Sandbox`: no network, no files, no secrets, little memory, a clock. Numbers
-and plain text come back; every sentence that a person reads is written on this side.
+minutes in the worst case.
+
+Text that cannot be seen is left out and noted: without ink (render mode 3, no opacity), off the page, smaller than a
+point, pale on an equally pale ground. Not detected: dark text on an equally dark ground, text under a picture. The
+inkless text that text recognition lays over a scanned page is read, and noted.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ import time
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -21,23 +24,10 @@ from core.document.layout import read_sheets
 from core.document.order import Box
 from core.document.tables import row_sentences
 from core.document.text import join_lines, tidy
-from core.errors import NotAPdf, PdfDamaged, PdfHasNoText, PdfLocked, PdfTooBig, PdfTooLong, PdfTooSlow
-from core.sandbox import Crashed, Overrun, Sandbox
-from core.types import Limits, Page
 
 if TYPE_CHECKING:
     import pymupdf
 
-SANDBOX = Sandbox()
-IMPORTS = ("pymupdf", "encodings.raw_unicode_escape", "encodings.unicode_escape")  # the last two: its search for tables
-MAGIC = b"%PDF-"
-SEARCHED = 1024  # bytes in which the magic must stand (Adobe's own readers' rule)
-LOOKS = (
-    (b"pk\x03\x04", "a zip archive or an Office document"),
-    (b"<svg", "an SVG picture"),
-    (b"<html", "a web page"),
-    (b"<!doctype html", "a web page"),
-)
 PALE = 0xE8  # of 0xFF, in red, green and blue: such text is looked at on its background
 CLIPS = 64  # bit of a span's char_flags: FZ_STEXT_CLIPPED, text as the shape through which something is painted
 READ_IN_PART = 0.1  # share of characters without a letter that people are told of
@@ -48,121 +38,8 @@ ARABIC = re.compile("[\u0600-\u06ff\ufb50-\ufdff\ufe70-\ufeff]")
 SUPERSCRIPT = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
-@dataclass(frozen=True)
-class PdfText:
-    """What was read."""
-
-    pages: tuple[Page, ...]  # all of them, in order; a page without text has ""
-    notes: tuple[str, ...] = ()  # what was left out or looks wrong, one sentence each
-
-
-async def read_pdf(data: bytes, limits: Limits, *, sandbox: Sandbox = SANDBOX) -> PdfText:
-    """Read a PDF's text in a child process.
-
-    Text that cannot be seen is left out and noted: without ink (render mode 3, no opacity), off the page, smaller than
-    a point, pale on an equally pale ground. Not detected: dark text on an equally dark ground, text under a picture.
-    The inkless text that text recognition lays over a scanned page is read, and noted.
-
-    Raises: NotAPdf, PdfDamaged, PdfLocked, PdfHasNoText, PdfTooBig, PdfTooLong, PdfTooSlow.
-    """
-    _check_bytes(data, limits)
-    try:
-        reply = await sandbox.call("core.document.pdf:extract", data, limits.max_pages, imports=IMPORTS)
-    except Overrun:
-        raise PdfTooSlow(
-            f"Reading this PDF took more than a document may: {sandbox.seconds:g} seconds, {_size(sandbox.memory)} of "
-            f"memory, {_size(sandbox.output)} of text."
-        ) from None
-    except Crashed:
-        raise PdfDamaged from None
-    return _judged(reply, limits)
-
-
-def _check_bytes(data: bytes, limits: Limits) -> None:
-    if not data:
-        raise NotAPdf("This file is empty.")
-    if len(data) > limits.max_bytes:
-        raise PdfTooBig(f"This PDF has {_size(len(data))}; the limit is {_size(limits.max_bytes)}.")
-    head = data[:SEARCHED].lower()
-    looks = next((f"; it looks like {name}" for mark, name in LOOKS if mark in head), "")
-    if MAGIC not in data[:SEARCHED] or (looks and head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith((b"<", b"pk"))):
-        raise NotAPdf(f"This is not a PDF file{looks}.")
-
-
-def _judged(reply: Any, limits: Limits) -> PdfText:
-    """A child that a hostile file has taken over may reply anything."""
-    try:
-        _check_reply(reply, limits)
-        return PdfText(_pages(reply), _notes(reply))
-    except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
-        raise PdfDamaged from None
-
-
-def _check_reply(reply: dict[str, Any], limits: Limits) -> None:
-    pages = int(reply["pages"])
-    if reply["locked"]:
-        raise PdfLocked
-    if not reply["is_pdf"]:
-        raise NotAPdf
-    if pages > limits.max_pages:
-        raise PdfTooLong(f"This PDF has {_count(pages, 'page')}; the limit is {limits.max_pages:,}.")
-    if pages < 1 or pages != len(reply["texts"]) or len(reply["unreadable"]) == pages:
-        raise PdfDamaged
-    if not any(character.isalnum() for text in reply["texts"] for character in text):
-        looks = "all of it is hidden" if reply["hidden"] else "it looks like a scan or a drawing"
-        if reply["nameless"]:
-            looks = "its fonts do not say which letters they show"
-        raise PdfHasNoText(f"No text was found on the {_count(pages, 'page')} of this PDF; {looks}.")
-
-
-def _pages(reply: dict[str, Any]) -> tuple[Page, ...]:
-    texts = (text.encode(errors="ignore").decode() for text in reply["texts"])  # no half of a surrogate pair
-    return tuple(Page(number, text) for number, text in enumerate(texts, start=1))
-
-
-def _notes(reply: dict[str, Any]) -> tuple[str, ...]:
-    hidden = {int(page): int(letters) for page, letters in reply["hidden"]}
-    notes = (
-        reply["repaired"] and "The file is damaged; what could be recovered was read.",
-        reply["unreadable"] and f"{_numbers(reply['unreadable'])} could not be read.",
-        hidden
-        and f"Hidden text on {_numbers(list(hidden)).lower()} was left out ({_count(sum(hidden.values()), 'letter')}).",
-        reply["nameless"]
-        and f"{_numbers(reply['nameless'])} could not be read: the fonts do not say which letters they show.",
-        reply["partly"]
-        and f"{_numbers(reply['partly'])} could be read in part: some fonts do not say which letters they show.",
-        reply["recognised"] and f"{_numbers(reply['recognised'])}: a scan; its recognised text was read.",
-        reply["pictures"] and f"{_numbers(reply['pictures'])}: a picture without text.",
-    )
-    return tuple(note for note in notes if note)
-
-
-def _numbers(pages: Sequence[int]) -> str:
-    """[1, 2, 3, 5] -> "Pages 1-3, 5"."""
-    runs: list[list[int]] = []
-    for page in map(int, pages):
-        if runs and page == runs[-1][-1] + 1:
-            runs[-1][1:] = [page]
-        else:
-            runs.append([page])
-    return ("Page " if len(pages) == 1 else "Pages ") + ", ".join("-".join(map(str, run)) for run in runs)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'s' * (number != 1)}"
-
-
-def _size(number: int) -> str:
-    """Megabytes to one decimal, rounded up, so that what is over a limit also reads so; small numbers in bytes."""
-    tenths = -(-number * 10 // 2**20)
-    return f"{tenths / 10:,g} MB" if number >= 2**20 else _count(number, "byte")
-
-
-# Below, the child: nothing here runs in the parent.
-
-
-def extract(data: bytes, max_pages: int) -> dict[str, Any]:
-    """What PyMuPDF finds in the file.
+def extract(data: bytes, first: int, last: int, most: int) -> dict[str, Any]:
+    """What PyMuPDF finds on the pages from `first` to `last` (0: to the end); no texts, when they are more than `most`.
 
     Raises: MemoryError; and whatever PyMuPDF raises, which the sandbox turns into Crashed.
     """
@@ -170,13 +47,14 @@ def extract(data: bytes, max_pages: int) -> dict[str, Any]:
 
     with _out_of_memory():
         document = pymupdf.open(stream=data, filetype="pdf")  # opens HTML and SVG as well
-        found = {"is_pdf": bool(document.is_pdf), "locked": bool(document.needs_pass), "pages": 0}
-        if found["is_pdf"] and not found["locked"]:
-            found["pages"] = document.page_count
-        if not 0 < found["pages"] <= max_pages:
+        if document.needs_pass or not document.is_pdf:
+            return {"refused": "locked" if document.needs_pass else "damaged"}
+        found = {"pages": document.page_count, "first": first, "texts": []}
+        numbers = range(first - 1, min(last or document.page_count, document.page_count))
+        if not 0 < len(numbers) <= most:
             return found
         reader = _Reader()
-        texts = read_sheets([reader.sheet(document, number) for number in range(found["pages"])])
+        texts = read_sheets([reader.sheet(document, number) for number in numbers])
         return found | {"texts": texts, "repaired": bool(document.is_repaired)} | vars(reader)
 
 

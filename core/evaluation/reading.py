@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from core.document.chunks import join_pages
-from core.document.pdf import read_pdf
+from core.document.formats import read_document
 from core.errors import Refused
 from core.types import Limits
 
@@ -50,7 +50,7 @@ def kept(ours: Iterable[object], theirs: Iterable[object]) -> tuple[int, int]:
 def measure(file: Path) -> dict[str, object]:
     theirs = subprocess.run(["pdftotext", "-enc", "UTF-8", file, "-"], capture_output=True).stdout.decode()
     try:
-        read = asyncio.run(read_pdf(file.read_bytes(), LIMITS))
+        read = asyncio.run(read_document(file.read_bytes(), LIMITS))
     except Refused as refused:
         return {"file": file.name, "refused": str(refused), "words": [0, len(words(theirs))]}
     ours = join_pages(read.pages)

@@ -3,9 +3,9 @@ from __future__ import annotations
 import pymupdf
 import pytest
 
+from core.document.formats import read_document
 from core.document.heads import Line, Sheet
 from core.document.layout import read_sheets
-from core.document.pdf import read_pdf
 from core.document.tables import row_sentences, rows_as_text
 from core.types import Limits
 from tests.core.documents import both, pdf, write
@@ -52,7 +52,7 @@ def ruled(page: pymupdf.Page, rows: list[list[str]] = SCORES, **how: object) -> 
 
 async def test_a_ruled_table_of_a_pdf_is_read_by_rows_and_as_sentences() -> None:
     around = write((160, "The results:"), (400, "They are good."))
-    [page] = (await read_pdf(pdf(both(around, ruled)), Limits())).pages
+    [page] = (await read_document(pdf(both(around, ruled)), Limits())).pages
     assert page.text == (
         "The results:\n\nData Model F1 EM\nFEVEROUS Codex 57.85 40.1\nWikiTQ T5 61 %\n\n"
         "FEVEROUS, Codex: F1 57.85, EM 40.1.\nWikiTQ, T5: F1 61 %.\n\nThey are good."
@@ -61,7 +61,7 @@ async def test_a_ruled_table_of_a_pdf_is_read_by_rows_and_as_sentences() -> None
 
 async def test_what_is_hidden_in_a_table_is_left_out() -> None:
     hidden = write((214, "HIDDEN"), x=400, render_mode=3)
-    read = await read_pdf(pdf(both(ruled, hidden)), Limits())
+    read = await read_document(pdf(both(ruled, hidden)), Limits())
     assert "HIDDEN" not in read.pages[0].text and read.notes
 
 
