@@ -20,6 +20,7 @@ from structlog.contextvars import bound_contextvars
 from bot import metrics, render
 from bot.chat import Attachment, Live, Message, Reply, Request, Undelivered, Unreachable
 from bot.quotas import QuotaConfig, Quotas
+from core.document.formats import KINDS, may_be_document, pages_in, parse_pages
 from core.errors import EngramError, NotAllowed, NotAPdf, NotFound, PdfTooBig, Refused, StorageFailed
 from core.service import harmless_name
 from core.types import Document, Job, Limits, Progress
@@ -243,11 +244,15 @@ async def learn(bot: Bot, request: Request, reply: Reply) -> None:
     """Every attachment gets its own message and its own job."""
     if not request.attachments:
         raise Refused("Attach a PDF to your message, and I will learn it.")
+    asked = str(request.arguments.get("pages") or "")
+    pages = parse_pages(asked) if asked else pages_in(request.text)
     for attachment in request.attachments:
-        await _learn_one(bot, attachment, request, reply)
+        await _learn_one(bot, attachment, request, reply, pages)
 
 
-async def _learn_one(bot: Bot, attachment: Attachment, request: Request, reply: Reply) -> None:
+async def _learn_one(
+    bot: Bot, attachment: Attachment, request: Request, reply: Reply, pages: tuple[int, int] | None
+) -> None:
     name = harmless_name(attachment.name)
     try:
         await _admit(bot, attachment, request)
@@ -257,7 +262,7 @@ async def _learn_one(bot: Bot, attachment: Attachment, request: Request, reply: 
     live = await insist(reply.post, render.received(name))
     try:
         data = await _fetch(bot, attachment)
-        job = await bot.service.submit(request.channel, name, data, by=request.user, reply_to=live.address)
+        job = await bot.service.submit(request.channel, name, data, by=request.user, reply_to=live.address, pages=pages)
     except Exception as problem:
         if not isinstance(problem, Refused):
             log.exception("a document could not be taken in")
@@ -280,9 +285,9 @@ async def _fetch(bot: Bot, attachment: Attachment) -> bytes:
 
 
 async def _admit(bot: Bot, attachment: Attachment, request: Request) -> None:
-    """What can be refused before the file is fetched. The content is judged later, by `core.document.pdf`."""
-    if not attachment.name.lower().endswith(".pdf") and attachment.content_type.split(";")[0] != "application/pdf":
-        raise NotAPdf("I can only learn PDF files.")
+    """What can be refused before the file is fetched. The content is judged later, by `core.document.formats`."""
+    if not may_be_document(attachment.name, attachment.content_type):
+        raise NotAPdf(f"I can't read such a file; send me {KINDS}.")
     _check_size(bot, attachment.size)
     known = len(await bot.service.documents(request.channel)) + len(await bot.service.jobs(request.channel))
     bot.quotas.upload(request.user, request.channel, known)
@@ -529,9 +534,12 @@ COMMANDS: dict[str, Command] = {
     for command in (
         Command(
             "learn",
-            "Learn a PDF into this channel's own weights",
+            "Learn a document into this channel's own weights",
             learn,
-            options=(Option("file", "The PDF to learn", Kind.FILE, required=True),),
+            options=(
+                Option("file", "The document to learn", Kind.FILE, required=True),
+                Option("pages", "Only these pages, for example 1-100"),
+            ),
             permission=Permission.MEMBER,
         ),
         Command(

@@ -264,7 +264,7 @@ class Runner:
         text, share = await self._read_pages(work)
         chunks = await self.device.run(engine.chunk, text.pages)
         tokens = count_tokens(chunks)
-        check_length(tokens, self._limits)
+        check_length(tokens, self._limits, text.pages)
         await self._enter(work, Stage.LEARNING, pages=len(text.pages), tokens=tokens)
         learned = await self._study(work, engine.learn(merged(chunks, share), title=work.job.name))
         learned = replace(learned, sections=spread(learned.sections, len(chunks), share))

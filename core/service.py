@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from core.closeness import COMPARED
 from core.consolidate import pack
+from core.document.chunks import pages_of_text
 from core.document.formats import only_pages, recognise
 from core.errors import NotFound, PdfTooBig, Refused, WeightsDamaged
 from core.ports import Ask, Hit, Inbox, Index, Weights
@@ -97,7 +98,8 @@ class Service:
         if len(documents) < 2:
             raise Refused("There are no two documents to put together in this channel.")
         if tokens > self._limits.max_tokens:
-            raise Refused(f"Together these documents have {tokens:,} tokens; the limit is {self._limits.max_tokens:,}.")
+            most = pages_of_text(self._limits.max_tokens)
+            raise Refused(f"Together these documents have {pages_of_text(tokens)}; I can learn {most} at once.")
         pages = [await self._index.pages(document.id) for document in documents]
         if not all(pages):
             raise Refused("The text of these documents is not kept, so they can't be learned again.")

@@ -13,6 +13,8 @@ ROOT = Path(__file__).parents[1]
 ALLOWED = {"core": {"core"}, "storage": {"storage", "core"}, "bot": {"bot", "core"}}  # bot/app.py: storage too
 HOMES = {
     "pymupdf": {"core/document/pdf.py"},
+    "openpyxl": {"core/document/office.py"},
+    "charset_normalizer": {"core/document/flow.py"},
     "transformers": {"core/model.py"},
     "peft": {"core/learning/lora.py"},
     "aiosqlite": {"storage/index.py"},

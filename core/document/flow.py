@@ -70,8 +70,8 @@ def _delimited(text: str) -> list[list[str]]:
 
     first = [line for line in text.split("\n", 20)[:20] if line.strip()]
     for delimiter in DELIMITERS:
-        counts = {line.count(delimiter) for line in first}
-        if len(first) >= 3 and len(counts) == 1 and min(counts) >= 1 and not any(". " in line for line in first[:3]):
+        widths = {len(row) for row in csv.reader(first, delimiter=delimiter)}
+        if len(first) >= 3 and len(widths) == 1 and min(widths) > 1:
             rows = list(csv.reader(text.splitlines(), delimiter=delimiter))
             return rows if has_heading(rows) else []
     return []

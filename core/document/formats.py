@@ -11,6 +11,7 @@ import encodings
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pkgutil import iter_modules
 from typing import Any
 
@@ -63,6 +64,8 @@ def _is_pdf(data: bytes) -> bool:
 
 def _is_html(data: bytes) -> bool:
     start = _begins(data.replace(b"\0", b"") if data[:2] in (b"\xff\xfe", b"\xfe\xff") else data)
+    if re.match(rb"<(?:h[1-6]|p|div|ul|ol|table|section|article|main)[ >]", start) and data.count(b"</") > 3:
+        return True  # a piece of a page
     named = start.startswith((b"<!doctype html", b"<html", b"<head", b"<body", b"<!--", b"<?xml"))
     return named and (b"<html" in start or b"<!doctype html" in start or b"<body" in start)
 
@@ -137,6 +140,20 @@ def place_of(name: str) -> str:
     return SUFFIXES.get(name.rpartition(".")[2].casefold(), "page")
 
 
+def may_be_document(name: str, content_type: str) -> bool:
+    """Whether a file is worth fetching, as far as its name and what a platform says of it tell. The file decides."""
+    kind = content_type.partition(";")[0].casefold()
+    return kind.startswith(("text/", "application/")) if kind else "." in name
+
+
+def pages_in(text: str) -> tuple[int, int] | None:
+    """The pages that a message names: "learn pages 3-12"."""
+    found = re.search(
+        r"\b(?:pages?|pp?\.|seiten?)\s*:?\s*(\d{1,6}(?:\s*(?:-|–|to|bis)\s*\d{1,6})?)\b", text, re.IGNORECASE
+    )
+    return parse_pages(found[1]) if found else None
+
+
 def only_pages(data: bytes, first: int, last: int) -> bytes:
     """A document of which only these pages are to be read, to be kept until it is."""
     return PART + b"%d-%d\n" % (first, last) + data
@@ -159,6 +176,8 @@ async def read_document(data: bytes, limits: Limits, *, sandbox: Sandbox = SANDB
     if len(data) > limits.max_bytes:
         raise PdfTooBig(f"This document has {_size(len(data))}; the limit is {_size(limits.max_bytes)}.")
     format = recognise(data)
+    if any(find_spec(name.partition(".")[0]) is None for name in format.imports):  # of the extra "formats"
+        raise NotAPdf(f"I am not set up to read {format.name}; save it as a PDF and send that.")
     try:
         arguments = (first, last, limits.max_pages)
         imports = (*format.imports, format.reader.partition(":")[0])
@@ -199,18 +218,20 @@ def _check_reply(reply: dict[str, Any], limits: Limits, format: Format) -> None:
         )
     if not read and 0 < pages < int(reply["first"]):
         raise PdfTooLong(f"This document has only {_count(pages, format.place)}.")
-    if not 0 < read <= pages or len(reply.get("unreadable", ())) == read:
+    if read > pages or (read and len(reply.get("unreadable", ())) == read) or (not read and format.place == "page"):
         raise PdfDamaged
     if not any(character.isalnum() for text in reply["texts"] for character in text):
         where = _count(read, format.place)
-        raise PdfHasNoText(f"No text was found on the {where} of this document; {_without_text(reply)}.")
+        raise PdfHasNoText(f"No text was found on the {where} of this document; {_without_text(reply, format)}.")
 
 
-def _without_text(reply: dict[str, Any]) -> str:
+def _without_text(reply: dict[str, Any], format: Format) -> str:
     if reply.get("nameless"):
         return "its fonts do not say which letters they show: run text recognition (OCR) over it and send that"
     if reply.get("hidden"):
         return "all of it is hidden"
+    if format is not FORMATS[0]:
+        return "if it shows pictures of text, save it as a PDF, run text recognition (OCR) over it and send that"
     return "it looks like a scan or a drawing: run text recognition (OCR) over it and send that"
 
 

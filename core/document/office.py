@@ -178,11 +178,14 @@ def _sheets(book: Any) -> dict[str, Any]:
     texts, hidden, cells = [], [], 0
     for number, sheet in enumerate(book.worksheets, start=1):
         rows = []
+        sheet.reset_dimensions()  # what the file says of them may be wrong
         for row in sheet.iter_rows(values_only=True):
-            cells += len(row)
+            row = [_value(value) for value in row]
+            cells += sum(map(bool, row))
             if cells > CELLS:
                 raise Unreadable("cells")
-            rows.append([_value(value) for value in row])
+            if any(row):
+                rows.append(row)
         if sheet.sheet_state != "visible":
             hidden.append([number, sum(map(str.isalnum, "".join(cell for row in rows for cell in row)))])
             texts.append("")
@@ -194,7 +197,6 @@ def _sheets(book: Any) -> dict[str, Any]:
 
 def _sheet(rows: list[list[str]]) -> list[str]:
     """Lines above the table as they stand, then the table without its empty rows and columns."""
-    rows = [row for row in rows if any(row)]
     columns = [at for at in range(max(map(len, rows), default=0)) if any(at < len(row) and row[at] for row in rows)]
     rows = [[row[at] if at < len(row) else "" for at in columns] for row in rows]
     start = next((at for at, row in enumerate(rows) if sum(map(bool, row)) > 1), len(rows))

@@ -6,7 +6,6 @@ import posixpath
 import re
 from html.parser import HTMLParser
 from typing import Any
-from urllib.parse import unquote
 
 from core.document.archive import Archive
 from core.document.flow import decoded, pages_of
@@ -51,7 +50,7 @@ def read_epub(data: bytes) -> dict[str, Any]:
     files = {e.get("id"): e.get("href", "") for e in package.iter() if e.tag.endswith("}item")}
     chapters, hidden = [], []
     for reference in (e for e in package.iter() if e.tag.endswith("}itemref")):
-        name = posixpath.normpath(posixpath.join(posixpath.dirname(root), unquote(files[reference.get("idref")])))
+        name = posixpath.normpath(posixpath.join(posixpath.dirname(root), _unescaped(files[reference.get("idref")])))
         page = _Page()
         page.feed(_decoded(archive.read(name)))
         page.close()
@@ -59,6 +58,13 @@ def read_epub(data: bytes) -> dict[str, Any]:
         if page.hidden:
             hidden.append([len(chapters), page.hidden])
     return {"texts": chapters, "hidden": hidden}
+
+
+def _unescaped(name: str) -> str:
+    """A%20name of a file -> A name."""
+    return re.sub(
+        r"(?:%[0-9A-Fa-f]{2})+", lambda run: bytes.fromhex(run[0].replace("%", "")).decode(errors="replace"), name
+    )
 
 
 def _decoded(data: bytes) -> str:
@@ -83,6 +89,7 @@ class _Page(HTMLParser):
         self._skipped: list[str] = []  # open tags within one that is not read
         self._unseen = False  # whether that one is a hidden one
         self._rows: list[list[str]] | None = None
+        self._in_cell = False
         self._tables = 0  # open ones, within each other
         self._exact = 0  # open <pre>
 
@@ -104,10 +111,11 @@ class _Page(HTMLParser):
                 self._flush()
                 self._rows = []
         elif self._rows is not None:
-            if tag == "tr" and self._tables == 1:
-                self._rows.append([])
-            elif tag in ("td", "th") and self._tables == 1:
-                self._text = []
+            if tag in ("tr", "td", "th") and self._tables == 1:
+                self._end_cell()
+                self._in_cell = tag != "tr"
+                if tag == "tr" or not self._rows:
+                    self._rows.append([])
             elif tag not in VOID or tag == "br":
                 self._text.append(" " if tag in BLOCKS or tag in ("br", "td", "th", "tr", "li") else "")
         elif tag == "br":
@@ -128,12 +136,12 @@ class _Page(HTMLParser):
         if tag == "table" and self._tables:
             self._tables -= 1
             if not self._tables:
+                self._end_cell()
                 self._blocks.append(rows_as_text(self._rows or []))
                 self._rows, self._text = None, []
         elif self._rows is not None:
-            if tag in ("td", "th") and self._tables == 1 and self._rows:
-                self._rows[-1].append(" ".join("".join(self._text).split()))
-                self._text = []
+            if tag in ("td", "th") and self._tables == 1:
+                self._end_cell()
         elif tag in BLOCKS or tag in HEADINGS or tag == "li":
             self._flush()
             self._exact -= tag == "pre" and self._exact > 0
@@ -144,6 +152,12 @@ class _Page(HTMLParser):
             self.hidden += self._unseen and sum(map(str.isalnum, data))
         else:
             self._text.append(data if self._exact else re.sub(r"\s+", " ", data))
+
+    def _end_cell(self) -> None:
+        """Its end tag may be left out."""
+        if self._in_cell and self._rows:
+            self._rows[-1].append(" ".join("".join(self._text).split()))
+        self._in_cell, self._text = False, []
 
     def _flush(self, keep: bool = False) -> None:
         if keep:
