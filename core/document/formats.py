@@ -72,13 +72,11 @@ def _is_html(data: bytes) -> bool:
 
 def _is_text(data: bytes) -> bool:
     """Few control characters, and zeros only in UTF-16."""
-    svg = re.match(rb"\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)?<svg", data[:SEARCHED], re.S)
-    if svg or data.startswith((b"{\\rtf", b"%!PS", b"engram: ")):
-        return False
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         return True
     head = data[:100_000]
-    return not len(head.translate(None, CONTROL)) < 0.99 * len(head) and b"\0" not in head
+    few = len(head.translate(None, CONTROL)) >= 0.99 * len(head)
+    return few and b"\0" not in head and not data.startswith(b"engram: ")
 
 
 CONTROL = bytes({*range(32)} - {*b"\t\n\r\f\x1b"})
@@ -102,9 +100,9 @@ SUFFIXES = {"pptx": "slide", "xlsx": "sheet", "epub": "chapter"}
 OTHERS = (
     (b"\xd0\xcf\x11\xe0", b"E\0n\0c\0r\0y\0p\0t\0e\0d\0P", "This document needs a password; send a copy without one."),
     (b"\xd0\xcf\x11\xe0", b"", "This is a file of an old Office; save it as .docx, .pptx or .xlsx and send that."),
-    (b"PK", b"application/vnd.oasis.opendocument", "This is an OpenDocument file; save it as a PDF and send that."),
-    (b"PK", b"Index/Document.iwa", "This is a file of Apple's office programs; export it as a PDF and send that."),
-    (b"PK", b"", "This is a zip archive; send the documents in it one by one."),
+    (b"PK\x03\x04", b"application/vnd.oasis.opendocument", "This is an OpenDocument file; save it as a PDF and send that."),
+    (b"PK\x03\x04", b"Index/Document.iwa", "This is a file of Apple's office programs; export it as a PDF and send that."),
+    (b"PK\x03\x04", b"", "This is a zip archive; send the documents in it one by one."),
     (b"{\\rtf", b"", "This is an RTF file; save it as .docx or as a PDF and send that."),
     (b"%!PS", b"", "This is a PostScript file; convert it to a PDF and send that."),
     (b"<svg", b"", "This is an SVG picture; I read text only: send me " + KINDS + "."),
@@ -125,14 +123,16 @@ def recognise(data: bytes) -> Format:
     """What a file is. Raises: NotAPdf, with what to do."""
     if not data:
         raise NotAPdf("This file is empty.")
-    for format in FORMATS:
-        if format.recognises(data):
-            return format
-    start = _begins(data)
+    *marked, text = FORMATS
+    if found := next((format for format in marked if format.recognises(data)), None):
+        return found
+    start = re.sub(rb"^(?:<\?xml[^>]*>|<!--.*?-->|\s)+(?=<svg)", b"", _begins(data), flags=re.S)
     for beginning, inside, sentence in OTHERS:
-        if (start.startswith(beginning.lower()) or data.startswith(beginning)) and inside in data:
+        if start.startswith(beginning.lower()) and inside in data:
             raise NotAPdf(sentence)
-    raise NotAPdf(f"I can't read this file; send me {KINDS}.")
+    if not text.recognises(data):
+        raise NotAPdf(f"I can't read this file; send me {KINDS}.")
+    return text
 
 
 def place_of(name: str) -> str:

@@ -9,7 +9,7 @@ import openpyxl
 import pytest
 
 from core import errors
-from core.document.formats import may_be_document, pages_in, place_of, read_document, recognise
+from core.document.formats import KINDS, may_be_document, pages_in, place_of, read_document, recognise
 from core.types import Limits, Page
 
 TEXT = "The harbour of Pellin opens at six."
@@ -312,6 +312,8 @@ HOSTILE = {
     ),
     "zip": (archive({"a.txt": TEXT}), "This is a zip archive; send the documents in it one by one."),
     "RTF": (rb"{\rtf1 hello}", "This is an RTF file; save it as .docx or as a PDF and send that."),
+    "SVG": (b"<?xml version='1.0'?><!-- %PDF-1.7 --> <svg><text>words</text></svg>", None),
+    "GIF": (b"GIF89a", PICTURE),
     "PNG": (b"\x89PNG\r\n\x1a\n" + bytes(99), PICTURE),
     "JPEG": (b"\xff\xd8\xff\xe0" + bytes(99), PICTURE),
     "empty": (b"", "This file is empty."),
@@ -321,7 +323,7 @@ HOSTILE = {
 @pytest.mark.parametrize("name", HOSTILE)
 async def test_what_is_hostile_or_foreign_is_refused_in_one_sentence(name: str) -> None:
     data, sentence = HOSTILE[name]
-    assert await refusal(data) == sentence
+    assert (await refusal(data)) == (sentence or f"This is an SVG picture; I read text only: send me {KINDS}.")
 
 
 async def test_a_sheet_with_too_many_cells_is_refused() -> None:
