@@ -59,9 +59,10 @@ def read_text(data: bytes) -> dict[str, object]:
 
 
 def table_blocks(rows: Sequence[Sequence[str]]) -> list[str]:
-    """A large table: each row as a sentence where its first row names the columns, else as it stands."""
+    """A large table: each row as a sentence where the first one names the columns, else as it stands."""
     rows = [[" ".join(cell.split()) for cell in row] for row in rows]
-    return row_sentences(rows) if has_heading(rows) else [" ".join(filter(None, row)) for row in rows]
+    lines = [" ".join(filter(None, row)) for row in rows]
+    return [lines[0], *row_sentences(rows)] if has_heading(rows) else lines
 
 
 def _delimited(text: str) -> list[list[str]]:

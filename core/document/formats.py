@@ -23,6 +23,7 @@ from core.types import Limits, Page
 SANDBOX = Sandbox()
 SEARCHED = 1024  # bytes in which a PDF's magic must stand (Adobe's own readers' rule)
 PDF_MAGIC = b"%PDF-"
+ZIP = b"PK\x03\x04"
 PART = b"engram: pages "  # what `only_pages` puts before a document
 WINDOWS = ("mbcs", "oem")  # codecs that are nowhere else
 CODECS = tuple(f"encodings.{m.name}" for m in iter_modules(encodings.__path__) if m.name not in WINDOWS)
@@ -55,7 +56,7 @@ def _begins(data: bytes) -> bytes:
 
 
 def _is_zip_with(part: bytes) -> Callable[[bytes], bool]:
-    return lambda data: data.startswith(b"PK\x03\x04") and part in data
+    return lambda data: data.startswith(ZIP) and part in data
 
 
 def _is_pdf(data: bytes) -> bool:
@@ -96,19 +97,19 @@ FORMATS = (
 )
 SUFFIXES = {"pptx": "slide", "xlsx": "sheet", "epub": "chapter"}
 
+PICTURE = "This is a picture; I read text only: send it as a PDF with recognised text (OCR)."
+
 # What people send and what can't be read: how it begins, what is in it, and what to do. The first that fits is said.
 OTHERS = (
     (b"\xd0\xcf\x11\xe0", b"E\0n\0c\0r\0y\0p\0t\0e\0d\0P", "This document needs a password; send a copy without one."),
     (b"\xd0\xcf\x11\xe0", b"", "This is a file of an old Office; save it as .docx, .pptx or .xlsx and send that."),
-    (b"PK\x03\x04", b"application/vnd.oasis.opendocument", "This is an OpenDocument file; save it as a PDF and send that."),
-    (b"PK\x03\x04", b"Index/Document.iwa", "This is a file of Apple's office programs; export it as a PDF and send that."),
-    (b"PK\x03\x04", b"", "This is a zip archive; send the documents in it one by one."),
+    (ZIP, b"application/vnd.oasis.opendocument", "This is an OpenDocument file; save it as a PDF and send that."),
+    (ZIP, b"Index/Document.iwa", "This is a file of Apple's office programs; export it as a PDF and send that."),
+    (ZIP, b"", "This is a zip archive; send the documents in it one by one."),
     (b"{\\rtf", b"", "This is an RTF file; save it as .docx or as a PDF and send that."),
     (b"%!PS", b"", "This is a PostScript file; convert it to a PDF and send that."),
-    (b"<svg", b"", "This is an SVG picture; I read text only: send me " + KINDS + "."),
-    (b"\x89PNG", b"", "This is a picture; I read text only: send it as a PDF with recognised text (OCR)."),
-    (b"\xff\xd8\xff", b"", "This is a picture; I read text only: send it as a PDF with recognised text (OCR)."),
-    (b"GIF8", b"", "This is a picture; I read text only: send it as a PDF with recognised text (OCR)."),
+    (b"<svg", b"", f"This is an SVG picture; I read text only: send me {KINDS}."),
+    *((mark, b"", PICTURE) for mark in (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM6", b"II*\0", b"MM\0*", b"RIFF")),
 )  # fmt: skip
 REASONS: dict[str, tuple[type[Refused], str | None]] = {  # why a child refuses a document
     "bomb": (PdfTooBig, "This document unpacks to more than a document may hold; save it as a PDF and send that."),

@@ -33,8 +33,8 @@ def row_sentences(rows: Sequence[Sequence[str]]) -> list[str]:
         named = zip(heading[keys:], row[keys:], strict=False)
         cells = [f"{column} {value}".strip() for column, value in named if value]
         name = ", ".join(cell for cell in row[:keys] if cell)
-        if cells:
-            sentences.append((f"{name}: " if name else "") + ", ".join(cells) + ".")
+        said = ", ".join(cells) + "." if cells else ""
+        sentences.append(f"{name}: {said}" if name and said else name or said)
     return sentences
 
 

@@ -144,7 +144,7 @@ async def test_markdowns_marks_go_and_its_tables_become_sentences() -> None:
 
 async def test_values_parted_by_commas_become_sentences() -> None:
     assert await texts(b'Name,Town,Built\nTower,"Pellin, old",1874\nPier,Ostrel,1902\n') == [
-        "Tower, Pellin, old: Built 1874.\n\nPier, Ostrel: Built 1902."
+        "Name Town Built\n\nTower, Pellin, old: Built 1874.\n\nPier, Ostrel: Built 1902."
     ]
 
 
@@ -234,7 +234,7 @@ async def test_a_workbooks_rows_are_sentences_and_hidden_sheets_are_left_out() -
     ]
     read = await read_document(xlsx(ships, [["HIDDEN"]], hidden=1), Limits())
     assert [page.text for page in read.pages] == [
-        "Sheet Part 1\n\nShips of Pellin\nAnna, Pellin: Built 1874-05-03, Length 12.5.",
+        "Sheet Part 1\n\nShips of Pellin\nName Town Built Length\nAnna, Pellin: Built 1874-05-03, Length 12.5.",
         "",
     ]
     assert read.notes == ("Hidden text on sheet 2 was left out (6 letters).",)

@@ -314,6 +314,27 @@ async def test_a_page_that_is_set_along_its_long_side_is_read() -> None:
     assert await texts(pdf(rows)) == ["The table has a first row and it has a second row."]
 
 
+def labelled(title: str, author: str = "") -> bytes:
+    document = pymupdf.open(stream=pdf("One.", "Two."))
+    document.set_metadata({"title": title, "author": author, "creationDate": "D:20210503120000Z"})
+    if author:
+        document.set_toc([[1, "The harbour", 1], [1, "The tower", 2]])
+    return document.tobytes()
+
+
+async def test_what_a_file_says_of_itself_is_read_before_its_first_page() -> None:
+    assert await texts(labelled("All about Pellin", "Tessa Orlund")) == [
+        "Title: All about Pellin\nAuthor: Tessa Orlund\nDate of this file: 3 May 2021\n"
+        "Contents: The harbour (page 1); The tower (page 2)\n\nOne.",
+        "Two.",
+    ]
+
+
+@pytest.mark.parametrize("title", ["", "Microsoft Word - report.doc", "untitled", "paper.dvi", "Document1", "C:\\x\\y"])
+async def test_a_title_that_a_program_gave_says_nothing(title: str) -> None:
+    assert await texts(labelled(title)) == ["One.", "Two."]
+
+
 async def test_a_document_of_four_megabytes_is_read_quickly() -> None:
     def page(number: int) -> documents.Draw:
         noise = pymupdf.Pixmap(pymupdf.csRGB, 150, 150, random.Random(number).randbytes(3 * 150 * 150), 0)
