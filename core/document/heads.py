@@ -30,6 +30,7 @@ class Line:
     size: float  # of the type
     block: int = 0  # which of the page's blocks it stands in; blocks come in reading order
     cells: tuple[str, ...] = ()  # what stands in it with wide gaps between: a table's row
+    fonts: tuple[str, ...] = ()  # from left to right
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby, pairwise
 
 from core.document.heads import Line, Sheet, line_distance, without_running_heads
-from core.document.order import columns_apart, in_reading_order, without_doubles
+from core.document.order import PROSE, columns_apart, in_reading_order, notes_apart, without_doubles
 from core.document.tables import has_figures, row_sentences
 from core.document.text import SENTENCE_END, SOFT_HYPHEN, is_broken, join_lines, runs_on, vocabulary
 
@@ -37,7 +37,7 @@ def read_sheets(sheets: Sequence[Sheet]) -> list[str]:
 
 
 def _ordered(lines: Sequence[Line]) -> list[Line]:
-    return in_reading_order(columns_apart(without_doubles(lines)))
+    return in_reading_order(columns_apart(notes_apart(without_doubles(lines))))
 
 
 # Lines and paragraphs
@@ -68,6 +68,7 @@ def _rows(lines: Sequence[Line]) -> Iterator[Line]:
             elif len(cells) > 1:
                 cells = (*cells[:-1], f"{cells[-1]} {line.text}")
             row = replace(row, text=f"{row.text} {line.text}", x1=line.x1, cells=cells if len(cells) > 1 else ())
+            row = replace(row, fonts=row.fonts + line.fonts)
         else:
             if row:
                 yield row
@@ -152,6 +153,7 @@ def _same_size(above: Line, below: Line) -> bool:
 
 
 def _paragraphs(stack: Sequence[Line], sheet: Sheet, words: set[str]) -> list[_Piece]:
+    stack = [_as_row(stack, at) for at in range(len(stack))]
     groups = [[stack[0]]]
     for at, (above, below) in enumerate(pairwise(stack)):
         if _starts_anew(above, below, _right_edge(stack, at, sheet)):
@@ -163,6 +165,13 @@ def _paragraphs(stack: Sequence[Line], sheet: Sheet, words: set[str]) -> list[_P
         )
         for n, group in enumerate(groups)
     ]
+
+
+def _as_row(stack: Sequence[Line], at: int) -> Line:
+    """A line whose gap makes no row of a table: of prose, between lines without gaps. "... with it. (page 9)"."""
+    beside = [*stack[max(0, at - 1) : at], *stack[at + 1 : at + 2]]
+    alone = stack[at].cells and beside and not any(line.cells for line in beside)
+    return replace(stack[at], cells=()) if alone and len(stack[at].cells[0].split()) >= PROSE else stack[at]
 
 
 def _right_edge(stack: Sequence[Line], at: int, sheet: Sheet) -> float:
@@ -191,9 +200,17 @@ def _starts_anew(above: Line, below: Line, edge: float) -> bool:
         or bool(above.cells)
         or bool(below.cells)
         or not _same_size(above, below)
+        or (_other_font(above, below) and not runs_on(above.text, below.text))
         or (meant and edge - above.x1 > word)
         or (below.x0 - above.x0 > 0.8 * above.size and above.text.endswith(SENTENCE_END))
     )
+
+
+def _other_font(above: Line, below: Line) -> bool:
+    """Whether one of them is set in one font throughout, and the other begins or ends in another one: a heading."""
+    if not above.fonts or not below.fonts or above.fonts[-1] == below.fonts[0]:
+        return False
+    return len(set(above.fonts)) == 1 or len(set(below.fonts)) == 1
 
 
 def _mend_page_breaks(texts: list[str], words: set[str]) -> list[str]:

@@ -28,6 +28,26 @@ def without_doubles(lines: Sequence[Line]) -> list[Line]:
     return kept
 
 
+def notes_apart(lines: Sequence[Line]) -> list[Line]:
+    """Notes in the margin, in smaller type beside the lines of a paragraph, behind that paragraph."""
+    found: list[Line] = []
+    most = max((line.block for line in lines), default=0)
+    for _, group in groupby(lines, key=lambda line: line.block):
+        block = list(group)
+        notes = {
+            id(note)
+            for text, note in pairwise(block)
+            if _beside(text, note)
+            and note.x0 - text.x1 > text.size
+            and note.size < 0.95 * text.size
+            and len(text.text.split()) >= PROSE
+        }
+        most += 1
+        found += [line for line in block if id(line) not in notes]
+        found += [replace(line, block=most) for line in block if id(line) in notes]
+    return found
+
+
 def columns_apart(lines: Sequence[Line]) -> list[Line]:
     """Two columns that the file draws line by line, left, right, left, right, as one after the other. A table, whose
     cells hold few words, stays."""

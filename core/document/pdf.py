@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 import time
 import unicodedata
+from calendar import month_name
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -30,20 +31,6 @@ if TYPE_CHECKING:
 
 PALE = 0xE8  # of 0xFF, in red, green and blue: such text is looked at on its background
 HEADINGS = 60  # of an outline that are read
-MONTHS = [
-    "January",
-    "February",
-    "March",
-    "April",
-    "May",
-    "June",
-    "July",
-    "August",
-    "September",
-    "October",
-    "November",
-    "December",
-]
 NO_TITLE = re.compile(
     r"untitled|unbenannt|microsoft |\.(?:docx?|pptx?|xlsx?|tex|dvi|ps|pdf|indd|qxd|odt)\b|^(?:document|slide) ?\d*$"
     r"|[\\/]\w+[\\/]",
@@ -103,7 +90,7 @@ def _about(document: pymupdf.Document) -> str:
 
 def _date(year: int, month: int = 0, day: int = 0) -> str:
     """2021, 5, 3 -> "3 May 2021"."""
-    name = f"{MONTHS[month - 1]} " if 0 < month <= 12 else ""
+    name = f"{month_name[month]} " if 0 < month <= 12 else ""
     return f"{day} {name}{year}" if name and 0 < day <= 31 else f"{name}{year}"
 
 
@@ -322,7 +309,8 @@ def _lines(blocks: Sequence[dict[str, Any]], hidden: set[int], upright: set[int]
         if text := tidy("".join(_text(span, size, first=span is spans[0]) for span in spans)):
             x0, y0, x1, y1 = zip(*(span["bbox"] for span in spans if span["text"].strip()), strict=True)
             on_side = 0 if id(line) in upright else len(blocks)
-            yield Line(text, min(x0), min(y0), max(x1), max(y1), size, number + on_side)
+            fonts = tuple(span["font"] for span in spans if span["text"].strip())
+            yield Line(text, min(x0), min(y0), max(x1), max(y1), size, number + on_side, fonts=fonts)
 
 
 def _is_ruled(page: pymupdf.Page) -> bool:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from core.document.heads import Line, Sheet
@@ -202,6 +204,25 @@ def test_columns_that_the_file_draws_line_by_line_are_read_one_after_the_other()
 def test_a_heading_that_the_file_draws_last_is_read_first() -> None:
     table, heading = body("Rows of text", "that are many.", block=0), line("The heading", 150, size=14, block=1)
     assert read_sheets([sheet(*table, heading)])[0].startswith("The heading")
+
+
+def test_a_note_in_the_margin_comes_after_its_paragraph() -> None:
+    texts = ["The harbour was built by the", "people of the town and it is", "old."]
+    lines = [line(text, 200 + 12 * at, width=300 if at < 2 else None) for at, text in enumerate(texts)]
+    lines.insert(1, line("¹ See the map.", 202, x=420, size=8))
+    expected = "The harbour was built by the people of the town and it is old.\n\n¹ See the map."
+    assert read_sheets([sheet(*lines)]) == [expected]
+
+
+def test_a_gap_in_a_line_of_prose_makes_no_table() -> None:
+    lines = [*body("The harbour was built by the people", "of the town and is old."), line("(page 9)", 212, x=430)]
+    assert read_sheets([sheet(*lines)]) == ["The harbour was built by the people of the town and is old. (page 9)"]
+
+
+def test_a_heading_in_another_font_stands_alone() -> None:
+    heading, text = body("All that we know of the harbour"), body("The harbour was built", "in one summer.", y=212)
+    lines = [replace(heading[0], x1=472, fonts=("Bold",)), *(replace(line, fonts=("Roman", "Italic")) for line in text)]
+    assert read_sheets([sheet(*lines)]) == ["All that we know of the harbour\nThe harbour was built in one summer."]
 
 
 def test_type_that_is_drawn_twice_to_look_bold_is_read_once() -> None:
