@@ -16,6 +16,7 @@ from pkgutil import iter_modules
 from typing import Any
 
 from core.document.archive import Unreadable
+from core.document.language import COMMON, other_language
 from core.errors import NotAPdf, PdfDamaged, PdfHasNoText, PdfLocked, PdfTooBig, PdfTooLong, PdfTooSlow, Refused
 from core.sandbox import Crashed, Overrun, Sandbox
 from core.types import Limits, Page
@@ -202,7 +203,8 @@ def _judged(reply: Any, limits: Limits, format: Format = FORMATS[0]) -> Document
     """A child that a hostile file has taken over may reply anything."""
     try:
         _check_reply(reply, limits, format)
-        return DocumentText(_pages(reply), _notes(reply, format.place))
+        pages = _pages(reply)
+        return DocumentText(pages, (*_notes(reply, format.place), *_language(pages)))
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
         raise PdfDamaged from None
 
@@ -258,6 +260,12 @@ def _notes(reply: dict[str, Any], place: str) -> tuple[str, ...]:
         on("pictures", ": a picture without text."),
     )
     return tuple(note for note in notes if note)
+
+
+def _language(pages: Sequence[Page]) -> tuple[str, ...]:
+    language = other_language("\n".join(page.text for page in pages))
+    where = f"in {language}" if language in COMMON else "in another script than Latin"
+    return (f"This document is {where}; I read English best.",) if language else ()
 
 
 def _numbers(pages: Sequence[int], place: str) -> str:

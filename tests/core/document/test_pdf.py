@@ -279,6 +279,17 @@ async def test_text_that_a_picture_is_painted_through_is_read() -> None:
     assert (await read_document(documents.one_page(documents.stream(clipped)), Limits())).notes == ()
 
 
+async def test_a_drawn_font_that_gives_no_height_is_read() -> None:
+    font = (
+        b"<</Type/Font/Subtype/Type3/FontBBox[0 0 0 0]/FontMatrix[.001 0 0 .001 0 0]/CharProcs<</A 6 0 R>>"
+        b"/Encoding<</Differences[65/A]>>/FirstChar 65/LastChar 65/Widths[600]/Resources<<>>>>"
+    )
+    glyph = documents.stream(b"600 0 d0 0 0 500 700 re f")
+    page = documents.one_page(documents.stream(b"BT /F 12 Tf 72 600 Td (AAAA) Tj ET"), glyph)
+    data = page.replace(b"<</Type/Font/Subtype/Type1/BaseFont/Helvetica>>", font)
+    assert await texts(data) == ["AAAA"]
+
+
 async def test_a_scan_in_strips_is_a_scan() -> None:
     def strips(page: pymupdf.Page) -> None:
         pixmap = pymupdf.Pixmap(pymupdf.csGRAY, (0, 0, 50, 5))
