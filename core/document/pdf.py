@@ -37,6 +37,7 @@ NO_TITLE = re.compile(
     re.IGNORECASE,
 )
 NO_AUTHOR = re.compile(r"^(?:user|admin\w*|owner|author|unknown|root|none|default)$|microsoft|adobe|latex|groff", re.I)
+DRAWN = "Type3 ("  # MuPDF's names of such fonts begin so
 CLIPS = 64  # bit of a span's char_flags: FZ_STEXT_CLIPPED, text as the shape through which something is painted
 READ_IN_PART = 0.1  # share of characters without a letter that people are told of
 DRAWING = 3000  # paths of a page that has no tables
@@ -194,9 +195,11 @@ class _Reader:
     def _hidden(
         self, spans: list[dict[str, Any]], page: pymupdf.Page, pictures: Sequence[Box], number: int
     ) -> list[dict[str, Any]]:
-        """What cannot be seen. Text that only clips what is painted then can, if it stands out."""
-        inkless = [span for span in spans if span["alpha"] < CONTRAST and not span["char_flags"] & CLIPS]
-        doubtful = [span for span in spans if _is_pale(span) or span["char_flags"] & CLIPS]
+        """What cannot be seen. Of type that is painted through, or drawn by the file itself, MuPDF knows no ink: it can
+        be seen if it stands out."""
+        painted = [span for span in spans if span["char_flags"] & CLIPS or span["font"].startswith(DRAWN)]
+        inkless = [span for span in spans if span["alpha"] < CONTRAST and span not in painted]
+        doubtful = [*painted, *filter(_is_pale, spans)]
         hidden = [span for span in spans if span["size"] < 1 or _is_outside(span, page.rect)]
         hidden += _melting(doubtful, page)
         if len(inkless) < len(spans) / 2 or not _is_picture(page, pictures):
