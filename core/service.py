@@ -15,8 +15,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from core.closeness import COMPARED
-from core.consolidate import MAGIC, pack
-from core.errors import NotAPdf, NotFound, PdfTooBig, Refused, WeightsDamaged
+from core.consolidate import pack
+from core.document.chunks import pages_of_text
+from core.document.formats import only_pages, recognise
+from core.errors import NotFound, PdfTooBig, Refused, WeightsDamaged
 from core.ports import Ask, Hit, Inbox, Index, Weights
 from core.prompts import NOT_IN_TEXT
 from core.runner import Runner, new_id
@@ -76,14 +78,27 @@ class Service:
 
     # Learn
 
-    async def submit(self, channel: str, name: str, data: bytes, *, by: str, reply_to: str = "") -> Job:
+    async def submit(
+        self,
+        channel: str,
+        name: str,
+        data: bytes,
+        *,
+        by: str,
+        reply_to: str = "",
+        pages: tuple[int, int] | None = None,
+    ) -> Job:
         """Queue a document to be learned. It is durable on return; what can be refused at once is refused here.
+
+        Args:
+            pages: the first and the last one to learn; None for all.
 
         Raises: NotAPdf, PdfTooBig, AlreadyKnown; SetupError when there is no engine to learn it.
         """
         if self._runner.device.load_error:
             raise self._runner.device.load_error
         check_upload(data, self._limits)
+        data = only_pages(data, *pages) if pages else data
         return await self._queue(channel, harmless_name(name), data, by, reply_to)
 
     async def consolidate(self, channel: str, *, by: str, share: int) -> tuple[Job, list[Document]]:
@@ -98,7 +113,8 @@ class Service:
         if len(documents) < 2:
             raise Refused("There are no two documents to put together in this channel.")
         if tokens > self._limits.max_tokens:
-            raise Refused(f"Together these documents have {tokens:,} tokens; the limit is {self._limits.max_tokens:,}.")
+            most = pages_of_text(self._limits.max_tokens)
+            raise Refused(f"Together these documents have {pages_of_text(tokens)}; I can learn {most} at once.")
         pages = [await self._index.pages(document.id) for document in documents]
         if not all(pages):
             raise Refused("The text of these documents is not kept, so they can't be learned again.")
@@ -408,8 +424,7 @@ def check_upload(data: bytes, limits: Limits) -> None:
     if len(data) > limits.max_bytes:
         megabytes = len(data) / 2**20, limits.max_bytes / 2**20
         raise PdfTooBig("This file has {:,.1f} MB; the limit is {:,.0f} MB.".format(*megabytes))
-    if PDF_MAGIC not in data[:1024] or data.startswith(MAGIC):
-        raise NotAPdf
+    recognise(data)
 
 
 def check_question(question: str) -> str:

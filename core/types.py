@@ -29,12 +29,12 @@ class Stage(StrEnum):
 
 @dataclass(frozen=True)
 class Limits:
-    """What a document may be (TTT Playground spec, section 3.1)."""
+    """What a document may be. What learning costs is its text, so that is the limit that counts."""
 
-    max_pages: int = 100
+    max_pages: int = 1_000  # that are read at once
     max_bytes: int = 50 * 1024 * 1024
     max_tokens: int = 100_000
-    min_tokens: int = 500
+    min_tokens: int = 20
 
 
 @dataclass(frozen=True)

@@ -99,10 +99,10 @@ async def test_the_same_pdf_twenty_times_is_one_job_and_twenty_answers(bot):
 @pytest.mark.parametrize(
     ("file", "words"),
     [
-        (attachment(b"PK", "letter.docx", "application/msword"), "only learn PDF"),
-        (attachment(b"<html>", "page.pdf"), "not a PDF"),
+        (attachment(b"GIF89a", "cat.gif", "image/gif"), "can't read such a file"),
+        (attachment(b"GIF89a", "page.pdf"), "This is a picture"),
         (attachment(b"%PDF-" + b"x" * 20_000), "MB"),
-        (attachment(plain_pdf("Too short.")), "tokens"),
+        (attachment(plain_pdf("Too short.")), "too little to learn from"),
     ],
 )
 async def test_a_document_that_cannot_be_learned_is_refused_with_the_reason(bot, file, words):

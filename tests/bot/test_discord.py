@@ -15,7 +15,7 @@ from simcord.builders import ChannelHandle
 
 from bot.commands import Bot
 from bot.platforms.discord import STALE_AFTER, Client
-from core.pdf import read_pdf
+from core.document.formats import read_document
 from core.service import Service
 from core.types import Completion, Job, Progress
 from tests.conftest import SMALL, Open
@@ -816,7 +816,7 @@ async def open_thread(world: World) -> Any:
 # The whole story
 
 
-@pytest.mark.parametrize("read", [read_pdf])
+@pytest.mark.parametrize("read", [read_document])
 async def test_the_whole_story_with_a_restart_in_the_middle(world, env):
     """Two people, two real PDFs, a restart; `pytest -s -k whole_story` prints what they saw."""
     world.engine.go.clear()

@@ -16,7 +16,7 @@ from bot.commands import COMMANDS, Bot
 from bot.platforms import slack as platform
 from bot.platforms.slack_format import commands, dress, manifest
 from bot.settings import Settings
-from core.pdf import read_pdf
+from core.document.formats import read_document
 from core.service import Service
 from core.types import Completion
 from tests.bot.slack_fake import (
@@ -843,7 +843,7 @@ async def test_one_command_does_all(world, slack, text, words):
 # The whole story
 
 
-@pytest.mark.parametrize("read", [read_pdf])
+@pytest.mark.parametrize("read", [read_document])
 async def test_the_whole_story_with_a_restart_in_the_middle(world, slack):
     """Two people, two real PDFs, a restart; `pytest -s -k whole_story` prints what they saw."""
     world.engine.go.clear()

@@ -40,10 +40,10 @@ async def source(service: Service, question: str, **where: str) -> str:
     return answer.document.name if answer.document else ""
 
 
-async def test_what_is_no_pdf_is_refused_before_anything_is_stored(open_service: Open) -> None:
+async def test_what_is_no_document_is_refused_before_anything_is_stored(open_service: Open) -> None:
     async with open_service(learning=False) as service:
         with pytest.raises(NotAPdf):
-            await service.submit("here", "page.pdf", b"<!DOCTYPE html><p>Please sign in</p>", by="ada")
+            await service.submit("here", "page.png", b"\x89PNG\r\n\x1a\n", by="ada")
         assert await service.jobs("here") == []
 
 
