@@ -337,7 +337,7 @@ def _note(completion: Completion, *first: str) -> str:
 REACTIONS = {"thanks": "❤️", "approval": "👍", "goodbye": "👋"}
 SMALL_TALK = {
     "greeting": "Hi!",
-    "introduction": "I learn documents by heart. Hand me a document, and everybody here can ask me about it afterwards.",
+    "introduction": "I learn documents by heart. Hand me one, and everybody here can ask me about it.",
     "complaint": "Sorry! Press 👎 under the answer, so that whoever runs me sees it.",
     "chatter": "I am only good at documents.",
     "summary": "I know facts, but I can't sum up yet. Ask me who, what, when, where or how many.",

@@ -118,8 +118,8 @@ NO_FILES_READ = (
     "install it again."
 )
 HOW_TO_LEARN = (
-    "Slack gives slash commands no files. Attach the document to a message that mentions me, in this channel or in a direct "
-    "message to me, and I will learn it."
+    "Slack gives slash commands no files. Attach the document to a message that mentions me, in this channel or in a "
+    "direct message to me, and I will learn it."
 )
 INVITE_ME = "I am not in this channel. Invite me with /invite, then try again."
 

@@ -125,7 +125,7 @@ async def test_a_file_that_cannot_be_fetched_is_refused(bot):
 
 
 async def test_learning_without_a_file_says_what_to_do(bot):
-    assert "Attach a PDF" in (await run(bot, "learn")).text
+    assert "Attach a document" in (await run(bot, "learn")).text
 
 
 async def test_a_flood_is_answered_one_by_one(open_service):
@@ -321,7 +321,8 @@ async def test_words_that_are_no_question_get_a_good_answer_or_none(taught):
 
 
 async def test_a_greeting_says_what_one_can_ask_about(bot):
-    assert "Attach a PDF" in (await ask(bot, "hi")).text and "Send me a PDF" in (await ask(bot, "hi", is_dm=True)).text
+    assert "Attach a document" in (await ask(bot, "hi")).text
+    assert "Send me a document" in (await ask(bot, "hi", is_dm=True)).text
     await teach(bot)
     assert "Ask me about handbook.pdf." in (await ask(bot, "hi")).text
 

@@ -233,7 +233,7 @@ async def test_the_message_menu_learns_what_somebody_else_posted(world, slack):
 
 
 async def test_every_attachment_gets_an_answer(world, slack):
-    await world.teach(HANDBOOK, ("letter.docx", File(b"PK", "application/msword")), BAKERY, ("scan.pdf", b"not one"))
+    await world.teach(HANDBOOK, ("letter.docx", File(b"PK", "application/msword")), BAKERY, ("scan.pdf", b"\0\1 no document"))
     for words in ("I know handbook.pdf now", "I know bakery.pdf now", "I can't learn scan.pdf"):
         assert slack.said(words)
     await world.whispered("only learn PDF files")
@@ -663,7 +663,7 @@ async def test_a_form_that_slack_does_not_open_costs_only_the_correction(world, 
 
 async def test_the_form_for_files_learns(world, slack):
     offer = await world.ask()
-    await slack.click(offer, "Hand me a PDF")
+    await slack.click(offer, "Hand me a document")
     (view,) = await world.until(lambda: slack.views)
     await slack.submit(view, "", HANDBOOK)
     assert (await world.said("I know handbook.pdf now"))["thread_ts"] == offer["thread_ts"]
