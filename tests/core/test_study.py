@@ -24,7 +24,7 @@ from core.learning.study import (
     spread,
     told,
 )
-from core.prompts import ChatFormat, MarkedFormat
+from core.prompts import ChatFormat, ReaderFormat
 from tests.core.conftest import STORY, chunks_of
 
 
@@ -154,7 +154,7 @@ def test_a_larger_model_that_never_replies_fails_learning(tiny, tutor) -> None:
         list(tutor.exercises(chunks(tiny)))
 
 
-@pytest.mark.parametrize("kind", [MarkedFormat, ChatFormat])
+@pytest.mark.parametrize("kind", [ReaderFormat, ChatFormat])
 def test_the_model_itself_writes_the_same_again(tiny, tokenizer, kind) -> None:
     fmt = kind(tokenizer)
 
@@ -167,7 +167,7 @@ def test_the_model_itself_writes_the_same_again(tiny, tokenizer, kind) -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
-@pytest.mark.parametrize("kind", [MarkedFormat, ChatFormat])
+@pytest.mark.parametrize("kind", [ReaderFormat, ChatFormat])
 def test_answers_in_context_are_those_without_a_cache(tiny, tokenizer, kind) -> None:
     fmt = kind(tokenizer)
     tutor, passages = Tutor(tiny, fmt, 256), [(0, STORY[:80]), (1, STORY[80:170])]
@@ -201,7 +201,7 @@ def test_a_model_that_follows_instructions_writes_several_at_once(tokenizer) -> 
     text = "Question: Where is it? Answer: Vessin\nQuestion: Nothing\nrest\nQuestion: Who? \n Answer: Orla\n"
     assert fmt.read_questions(text) == [("Where is it?", "Vessin"), ("Who?", "Orla")]
     assert for_chat(StudyConfig(questions=4), fmt) == StudyConfig(passage=384, questions=12)
-    assert for_chat(StudyConfig(), MarkedFormat(tokenizer)) == StudyConfig()
+    assert for_chat(StudyConfig(), ReaderFormat(tokenizer)) == StudyConfig()
     [(about, _)] = fmt.write_questions("The port is in Vessin.", 1, about="Vessin")
     assert 'has "Vessin" in it' in tokenizer.decode(about)
 
