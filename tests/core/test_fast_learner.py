@@ -123,7 +123,7 @@ def test_when_even_small_parts_do_not_fit_the_sentence_says_so(learner) -> None:
 
 @pytest.fixture(scope="module")
 def embedded() -> Engine:
-    return Engine.load(EngineConfig(device="cpu", max_answer_tokens=12))
+    return Engine.load(EngineConfig(device="cpu", dtype="float32", max_answer_tokens=12, check=False, guard=False))
 
 
 def test_the_embedded_model_learns_ten_invented_facts(embedded) -> None:

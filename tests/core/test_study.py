@@ -41,7 +41,7 @@ class Scripted:
 @pytest.fixture
 def tutor(tiny, fmt, monkeypatch) -> Tutor:
     """Its model finds an answer when asked: the last word before the question mark, upper case."""
-    tutor = Tutor(tiny, fmt, 512, StudyConfig(passage=64, reverse=False))
+    tutor = Tutor(tiny, fmt, 1024, StudyConfig(passage=128, reverse=False))
     known = {
         "Who keeps the boats?": "Orla Quint",
         "What does a berth cost?": "forty crowns",
@@ -139,7 +139,7 @@ class Slow:
 
 def test_while_a_larger_model_writes_the_device_is_free_and_a_lost_reply_is_counted(tiny, tutor) -> None:
     tutor.writer = Slow(replies=1)
-    written = tutor.exercises(chunks_of(tiny.tokenizer, STORY * 2, 60))
+    written = tutor.exercises(chunks_of(tiny.tokenizer, STORY * 2, 100))
     assert [next(written), next(written)] == [[], []]
     tutor.writer.may.set()
     found = [e for some in written for e in some]
