@@ -647,7 +647,8 @@ async def upload_deleted(bot: Bot, channel: str, posted: Callable[[str], bool], 
         if not job.stage.final:
             await bot.service.cancel(channel, job.id)
         elif job.document_id in known:
-            await insist(reply.say, render.upload_deleted(known[job.document_id]))
+            with contextlib.suppress(Undelivered):
+                await insist(reply.say, render.upload_deleted(known[job.document_id]))
 
 
 async def forget(bot: Bot, request: Request, reply: Reply) -> None:

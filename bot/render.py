@@ -272,9 +272,11 @@ def _short(text: str) -> str:
 
 
 def _base(value: Answer) -> str:
-    """What the base model says, on one line."""
+    """What the base model says, on one line; it may have been stopped in the middle of a sentence."""
     text = " ".join(value.base.text.split())
-    return "I don't know." if text in ("", NOT_IN_TEXT) else text
+    if text in ("", NOT_IN_TEXT):
+        return "I don't know."
+    return f"{text} …" if len(text.split()) > 6 and text[-1].isalnum() else text
 
 
 def asked_by(name: str, question: str) -> str:

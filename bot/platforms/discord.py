@@ -238,12 +238,23 @@ class Client(discord.AutoShardedClient):
             await self._hear(message)
 
     async def on_raw_message_delete(self, payload: discord.RawMessageDeleteEvent) -> None:
-        """Of a message with a document: see `upload_deleted`."""
-        channel = self.get_channel(payload.channel_id)
-        if payload.guild_id is None or channel is None:
+        await self._deleted(payload.guild_id, payload.channel_id, {payload.message_id})
+
+    async def on_raw_bulk_message_delete(self, payload: discord.RawBulkMessageDeleteEvent) -> None:
+        await self._deleted(payload.guild_id, payload.channel_id, payload.message_ids)
+
+    async def _deleted(self, guild: int | None, channel_id: int, messages: set[int]) -> None:
+        """Messages, perhaps with documents: see `upload_deleted`."""
+        channel = self.get_channel(channel_id)
+        if guild is None or channel is None:
             return
-        key, end = channel_key(payload.guild_id, channel), f":{payload.message_id}"
-        await upload_deleted(self.bot, key, lambda address: address.endswith(end), ChannelReply(self, channel))
+        gone = {str(number) for number in messages}
+        await upload_deleted(
+            self.bot,
+            channel_key(guild, channel),
+            lambda address: address.rpartition(":")[2] in gone,
+            ChannelReply(self, channel),
+        )
 
     async def _hear(self, message: discord.Message, *, again: bool = False) -> None:
         """Noted until it is worked off, since Discord tells nothing twice: the next process then looks at it again."""
@@ -289,9 +300,16 @@ class Client(discord.AutoShardedClient):
         if message.guild is None or self._is_mentioned(message):
             self.spoken_to.pop(message.channel.id, None)
             return True
-        if not isinstance(message.channel, discord.Thread) or not (message.content or message.attachments):
+        if not (message.content or message.attachments):
             return False  # without the intent, all other texts come empty
+        if not isinstance(message.channel, discord.Thread):
+            return self._goes_on(message)
         return not self._is_to_others(message) and await self._is_own(message.channel)
+
+    def _goes_on(self, message: discord.Message) -> bool:
+        """Is it a reply to one of the bot's messages? It may come without a ping."""
+        answered = message.reference.resolved if message.reference else None
+        return isinstance(answered, discord.Message) and answered.author.id == self.user.id
 
     def _is_mentioned(self, message: discord.Message) -> bool:
         """By name, by the bot's own role (easy to pick by mistake), or by a reply that pings."""
@@ -517,12 +535,11 @@ def _heard(message: discord.Message, client: Client) -> Request:
     if not files and understand(text).name in ("learn", "greeting"):
         files = _files(answered)
     in_guild = message.guild is not None
-    goes_on = isinstance(answered, discord.Message) and answered.author.id == client.user.id
     return Request(
         channel=channel_key(message.guild.id if in_guild else None, message.channel, message.author.id),
         user=f"discord:{message.author.id}",
         user_name=message.author.display_name,
-        thread=_thread_of(message.channel) or (str(answered.id) if goes_on else ""),
+        thread=_thread_of(message.channel) or (str(answered.id) if client._goes_on(message) else ""),
         text=text,
         attachments=_attachments(files),
         is_manager=not in_guild or _rights(message.channel, message.author, discord.Permissions.none()).manage_channels,

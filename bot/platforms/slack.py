@@ -434,7 +434,7 @@ class Workspace:
             return 1 if event.get("tab") == "messages" else 0
         if kind == "member_left_channel":
             return 2 if event.get("user") == self.me.user else 0
-        if kind == "message" and change == "message_deleted":
+        if kind == "message" and _is_gone(event):
             return 2 if (event.get("previous_message") or {}).get("files") else 0
         if kind == "message" and change == "message_changed":
             return 2 if self._mentioned_by_edit(event) else 0
@@ -467,7 +467,7 @@ class Workspace:
     async def _happened(self, body: dict[str, Any]) -> None:
         event = body["event"]
         kind, change = event["type"], event.get("subtype")
-        if kind in ("message", "app_mention") and change == "message_deleted":
+        if kind == "message" and _is_gone(event):
             await self._deleted(event)
         elif kind in ("message", "app_mention"):
             edited = {**event, **event["message"], "type": "message"} if change == "message_changed" else event
@@ -897,6 +897,12 @@ def files_in(message: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Of a message, also of one that it forwards or shares."""
     shared = (copy.get("files") or () for copy in message.get("attachments") or ())
     return [*(message.get("files") or ()), *(file for files in shared for file in files)]
+
+
+def _is_gone(event: Mapping[str, Any]) -> bool:
+    """Was a message deleted? One that begins a thread becomes a tombstone."""
+    became = (event.get("message") or {}).get("subtype")
+    return event.get("subtype") == "message_deleted" or became == "tombstone"
 
 
 def _removes_the_app(event: Mapping[str, Any]) -> bool:

@@ -145,9 +145,17 @@ class FakeSlack:
         return message
 
     async def remove(self, message: dict[str, Any]) -> None:
-        """Somebody deletes a message."""
+        """Somebody deletes a message. One that begins a thread becomes a tombstone."""
+        gone = {"subtype": "message_deleted", "deleted_ts": message["ts"], "previous_message": dict(message)}
+        if any(reply.get("thread_ts") == message["ts"] for reply in self.messages[message["channel"]]):
+            stone = {
+                "type": "message",
+                "subtype": "tombstone",
+                "text": "This message was deleted.",
+                "ts": message["ts"],
+            }
+            gone = {"subtype": "message_changed", "message": stone, "previous_message": dict(message)}
         self.delete(message)
-        gone = {"subtype": "message_deleted", "deleted_ts": message["ts"], "previous_message": message, "hidden": True}
         await self.event({"type": "message", "channel": message["channel"], "ts": self.ts(), **gone})
 
     async def change(self, message: dict[str, Any], text: str) -> None:

@@ -431,6 +431,16 @@ async def test_a_follow_up_opens_a_thread_in_which_no_mention_is_needed(world):
     assert "seven" in world.said(thread)
 
 
+async def test_a_reply_to_an_answer_is_heard_without_a_ping_when_it_asks(world):
+    await world.teach()
+    await world.ask()
+    answer = world.channel.last_message
+    await world.ada.send(world.channel, "Oh nice, I did not know that one", reply_to=answer)
+    assert not world.channel.threads
+    asked = await world.ada.send(world.channel, "When does the ferry leave?", reply_to=answer)
+    assert "leaves at seven" in world.said(world.thread(asked.id))
+
+
 async def test_in_a_thread_that_people_open_on_an_answer_no_mention_is_needed(world, env):
     await world.teach()
     await world.ask()
