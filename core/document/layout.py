@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby, pairwise
 
 from core.document.heads import Line, Sheet, line_distance, without_running_heads
-from core.document.order import PROSE, columns_apart, in_reading_order, notes_apart, without_doubles
+from core.document.order import PROSE, columns_apart, in_reading_order, notes_apart, rows_together, without_doubles
 from core.document.tables import has_figures, row_sentences
 from core.document.text import SENTENCE_END, SOFT_HYPHEN, is_broken, join_lines, runs_on, vocabulary
 
@@ -37,7 +37,7 @@ def read_sheets(sheets: Sequence[Sheet]) -> list[str]:
 
 
 def _ordered(lines: Sequence[Line]) -> list[Line]:
-    return in_reading_order(columns_apart(notes_apart(without_doubles(lines))))
+    return in_reading_order(rows_together(columns_apart(notes_apart(without_doubles(lines)))))
 
 
 # Lines and paragraphs

@@ -48,6 +48,34 @@ def notes_apart(lines: Sequence[Line]) -> list[Line]:
     return found
 
 
+def rows_together(lines: Sequence[Line]) -> list[Line]:
+    """A table that the file draws column by column, row by row: blocks side by side, with as many lines on the same
+    heights, of which one is set in other type. Columns of prose stay, and a list in columns."""
+    blocks = [list(block) for _, block in groupby(lines, key=lambda line: line.block)]
+    found: list[Line] = []
+    while blocks:
+        columns = [blocks.pop(0)]
+        while blocks and _is_next_column(columns[-1], blocks[0]):
+            columns.append(blocks.pop(0))
+        wordy = [median(len(line.text.split()) for line in column) >= PROSE for column in columns]
+        if len(columns) > 1 and not all(wordy):
+            block = columns[0][0].block
+            found += [replace(line, block=block) for row in zip(*columns, strict=True) for line in row]
+        else:
+            found += [line for column in columns for line in column]
+    return found
+
+
+def _is_next_column(left: Sequence[Line], right: Sequence[Line]) -> bool:
+    level = (abs(a.y1 - b.y1) < 0.3 * a.size for a, b in zip(left, right, strict=False))
+    beside = max(line.x1 for line in left) < min(line.x0 for line in right)
+    return 1 < len(left) == len(right) and beside and all(level) and not _fonts(left) & _fonts(right)
+
+
+def _fonts(lines: Sequence[Line]) -> set[str]:
+    return {font for line in lines for font in line.fonts}
+
+
 def columns_apart(lines: Sequence[Line]) -> list[Line]:
     """Two columns that the file draws line by line, left, right, left, right, as one after the other. A table, whose
     cells hold few words, stays."""

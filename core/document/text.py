@@ -30,6 +30,7 @@ _LETTERS = r"[^\W\d_⁰¹²³⁴-⁹]+"
 _WORD = re.compile(rf"{_LETTERS}(?:[-‐’']{_LETTERS})*")
 _BROKEN = re.compile(rf"({_LETTERS}(?:[-‐]{_LETTERS})*)[-‐]$")  # the last word of a line that ends in a hyphen
 _REST = re.compile(rf"{_LETTERS}(?:[-‐]{_LETTERS})*")
+_ADDRESS = re.compile(r"(?:https?://|www\.)\S*[/_=&?]$")  # that goes on in the next line
 _RANGE = re.compile(r"\d[-‐–/]$")
 
 
@@ -90,6 +91,8 @@ def _seam(tail: str, left: str, right: str, words: set[str]) -> tuple[str, str]:
     if tail.endswith(SOFT_HYPHEN):
         return tail[:-1], ""
     if _RANGE.search(left[-2:]) and right[:1].isdecimal():  # 1874-/1880
+        return tail, ""
+    if _ADDRESS.search(left) and right[:1].isalnum():
         return tail, ""
     broken, rest = _broken(left), _REST.match(right)
     if not broken or not rest or rest[0] in ("and", "or", "to"):  # two- and three-masted

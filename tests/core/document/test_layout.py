@@ -206,6 +206,12 @@ def test_a_heading_that_the_file_draws_last_is_read_first() -> None:
     assert read_sheets([sheet(*table, heading)])[0].startswith("The heading")
 
 
+def test_a_table_that_the_file_draws_column_by_column_is_read_by_rows() -> None:
+    names = [line(text, 200 + 12 * at) for at, text in enumerate(["whole number", "with a point"])]
+    types = [line(text, 200 + 12 * at, x=300, block=1) for at, text in enumerate(["int", "float"])]
+    assert read_sheets([sheet(*names, *types)]) == ["whole number int\nwith a point float"]
+
+
 def test_a_note_in_the_margin_comes_after_its_paragraph() -> None:
     texts = ["The harbour was built by the", "people of the town and it is", "old."]
     lines = [line(text, 200 + 12 * at, width=300 if at < 2 else None) for at, text in enumerate(texts)]
@@ -249,6 +255,8 @@ def test_a_sentence_goes_on_past_a_columns_end() -> None:
         ("from 1874-", "1880 on", "", "from 1874-1880 on"),
         ("soft\u00ad", "ware", "", "software"),
         ("a dash -", "here", "", "a dash - here"),
+        ("see http://x.org/", "page.html for", "", "see http://x.org/page.html for"),
+        ("either/", "or", "", "either/ or"),
         ("塔は", "白い", "", "塔は白い"),
     ],
 )
