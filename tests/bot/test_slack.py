@@ -233,7 +233,7 @@ async def test_the_message_menu_learns_what_somebody_else_posted(world, slack):
 
 
 async def test_every_attachment_gets_an_answer(world, slack):
-    await world.teach(HANDBOOK, ("letter.docx", File(b"PK", "application/msword")), BAKERY, ("scan.pdf", b"\0\1 no document"))
+    await world.teach(HANDBOOK, ("letter.docx", File(b"\0\2", "application/msword")), BAKERY, ("scan.pdf", b"\0\1 no"))
     for words in ("I know handbook.pdf now", "I know bakery.pdf now", "I can't learn scan.pdf"):
         assert slack.said(words)
     await world.whispered("only learn PDF files")
