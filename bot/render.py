@@ -248,7 +248,8 @@ def answer(
         footer = "\n".join(filter(None, [f"{value.certainty}", hint]))
         return Message(text=f"I can't find that in {name}.", asked=asked, footer=footer, buttons=buttons)
     text, base = _short(value.learned.text), _base(value)
-    lines = [f"{value.certainty} · {', '.join((name, *where(value.pages)))}"]
+    read = " · read from its text, too" if value.document_tokens else ""
+    lines = [f"{value.certainty} · {', '.join((name, *where(value.pages)))}{read}"]
     lines += [f"Without the document: {clip(base, BESIDE)}"] if compare == "line" else []
     judge = (Button("👍", "helpful", value.id), Button("👎", "wrong", value.id)) if value.id else ()
     fields = (Field("Without the document", clip(base, ANSWER)),) if compare == "full" else ()
@@ -293,8 +294,16 @@ def answer_details(value: Answer) -> Message:
     return Message(
         title=value.question,
         fields=(*learned, Field("Without the document", _said(value.base), _note(value.base))),
-        footer=f"0 document tokens in the prompt ({value.prompt_tokens} of the question): it is all in the weights",
+        footer=_prompt_note(value),
     )
+
+
+def _prompt_note(value: Answer) -> str:
+    """What stood in the prompt."""
+    if not value.document_tokens:
+        return f"0 document tokens in the prompt ({value.prompt_tokens} of the question): it is all in the weights"
+    pages = ", ".join(where(value.pages))
+    return f"{value.document_tokens} document tokens in the prompt{f' ({pages})' if pages else ''}, beside the weights"
 
 
 def thanks() -> Message:

@@ -184,9 +184,10 @@ def side_by_side(answer: Answer) -> Table:
 def source_line(answer: Answer) -> str:
     """document · page · confidence · seconds · the promise about the prompt"""
     seconds = max(c.seconds for c in (answer.base, answer.learned) if c)
-    parts = [f"{seconds:.1f} s", f"0 document tokens in the prompt ({answer.prompt_tokens} of the question)"]
+    prompt = f"{answer.document_tokens} document tokens in the prompt ({answer.prompt_tokens} in all)"
+    parts = [f"{seconds:.1f} s", prompt]
     if answer.learned and answer.document:
-        parts = [plain(answer.document.name), *where(answer.pages), f"{answer.learned.confidence:.0%} sure", *parts]
+        parts = [plain(answer.document.name), *where(answer.pages), str(answer.certainty), *parts]
     return f"[dim]{' · '.join(parts)}[/]"
 
 

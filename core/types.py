@@ -183,11 +183,12 @@ class Answer:
     base: Completion
     learned: Completion | None  # None when the channel knows no document, or none that is about the question
     document: DocumentRef | None  # whose weights answered
-    prompt_tokens: int  # of the question's prompt; none of them is the document's
+    prompt_tokens: int  # of the prompt that the learned model was asked with
     pages: tuple[int, ...] | None = ()  # where the text supports the learned answer; () = not found, None = none kept
     id: str = ""  # for feedback
     unrelated: bool = False  # the channel knows documents, and none of them is about the question
     certainty: Certainty = Certainty.UNSURE  # of the learned answer
+    document_tokens: int = 0  # of the prompt, those of the document; 0 unless the operator wants its text in it
 
 
 @dataclass(frozen=True)
