@@ -51,7 +51,10 @@ async def open_app(settings: Settings, *, learning: bool = True) -> AsyncIterato
                 keep_text=settings.keep_text,
             ) as runner,
         ):
-            yield App(settings, Service(index, weights, runner, settings.limits, floor=settings.min_confidence), runner)
+            service = Service(
+                index, weights, runner, settings.limits, floor=settings.min_confidence, ground=settings.ground
+            )
+            yield App(settings, service, runner)
 
 
 def load_engine(settings: Settings) -> Engine:

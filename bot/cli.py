@@ -36,7 +36,8 @@ Channel = Annotated[
 ]
 DataDir = Annotated[Path | None, typer.Option("--data-dir", metavar="DIR", help="Where Engram keeps what it learns.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-Pdf = Annotated[Path, typer.Argument(metavar="FILE.pdf")]
+File = Annotated[Path, typer.Argument(metavar="FILE", help="A PDF, an Office file, EPUB, HTML, Markdown or text.")]
+Pages = Annotated[str, typer.Option(metavar="A-B", help="Only these pages, for example 1-100.")]
 
 
 # Every command takes these, so that a script may add them to any; here they mean nothing.
@@ -64,22 +65,24 @@ def main() -> None:
 
 
 @cli.command()
-def read(file: Pdf, channel: NoChannel = "", data_dir: NoDataDir = None, json: Json = False) -> None:
-    """Show what a PDF becomes, or why it is refused. No model is loaded."""
+def read(
+    file: File, pages: Pages = "", channel: NoChannel = "", data_dir: NoDataDir = None, json: Json = False
+) -> None:
+    """Show what a document becomes, or why it is refused. No model is loaded."""
 
     async def command(screen: Screen, settings: Settings) -> None:
         from bot.terminal import page_rule, plain
-        from core.chunks import check_length, encoder, join_pages
+        from core.document.chunks import check_length, encoder, join_pages
+        from core.document.formats import only_pages, parse_pages, read_document
         from core.model import load_tokenizer
-        from core.pdf import read_pdf
         from core.service import check_upload, harmless_name, sha256
 
         data = load_file(file)
         check_upload(data, settings.limits)
         encode = encoder(load_tokenizer(settings.model, settings.cache_dir))
-        text = await read_pdf(data, settings.limits)
+        text = await read_document(only_pages(data, *parse_pages(pages)) if pages else data, settings.limits)
         tokens = len(encode(join_pages(text.pages))[0])
-        check_length(tokens, settings.limits)
+        check_length(tokens, settings.limits, text.pages)
         for page in text.pages:
             screen.say(page_rule(page))
             screen.say(plain(page.text), soft_wrap=True)
@@ -102,8 +105,10 @@ def read(file: Pdf, channel: NoChannel = "", data_dir: NoDataDir = None, json: J
 
 
 @cli.command()
-def learn(file: Pdf, channel: Channel = "local", data_dir: DataDir = None, json: Json = False) -> None:
-    """Learn a PDF into the channel's weights."""
+def learn(
+    file: File, pages: Pages = "", channel: Channel = "local", data_dir: DataDir = None, json: Json = False
+) -> None:
+    """Learn a document into the channel's weights."""
 
     async def command(screen: Screen, settings: Settings) -> None:
         from bot.app import open_app
@@ -111,7 +116,7 @@ def learn(file: Pdf, channel: Channel = "local", data_dir: DataDir = None, json:
 
         data = load_file(file)
         async with open_app(settings) as app:
-            document = await learn_file(screen, app, channel, file.name, data)
+            document = await learn_file(screen, app, channel, file.name, data, pages)
         screen.say("\n" + learned_text(document))
         screen.say(f'Ask about it:  [bold]{me()} ask "YOUR QUESTION"{options(channel, data_dir)}[/]')
         screen.result(learned_json(document, settings.data_dir))
@@ -669,11 +674,11 @@ def load_file(file: Path) -> bytes:
         raise Refused(f"{file} can't be opened: {(error.strerror or 'unknown reason').lower()}.") from None
 
 
-async def learn_file(screen: Screen, app: App, channel: str, name: str, data: bytes) -> Document:
+async def learn_file(screen: Screen, app: App, channel: str, name: str, data: bytes, pages: str = "") -> Document:
     """Hand in and follow to the end. Raises: whatever the job failed of."""
     with screen.waiting("Loading the model"):
         await app.runner.device.ready()
-    return await follow(screen, app, channel, await _hand_in(screen, app, channel, name, data))
+    return await follow(screen, app, channel, await _hand_in(screen, app, channel, name, data, pages))
 
 
 async def follow(screen: Screen, app: App, channel: str, job: Job) -> Document:
@@ -702,15 +707,18 @@ async def follow(screen: Screen, app: App, channel: str, job: Job) -> Document:
     return progress.document
 
 
-async def _hand_in(screen: Screen, app: App, channel: str, name: str, data: bytes) -> Job:
+async def _hand_in(screen: Screen, app: App, channel: str, name: str, data: bytes, pages: str) -> Job:
     """A new job, or the one that an earlier process did not finish."""
+    from core.document.formats import only_pages, parse_pages
     from core.errors import AlreadyKnown
     from core.service import sha256
 
+    part = parse_pages(pages) if pages else None
     try:
-        return await app.service.submit(channel, name, data, by="local")
+        return await app.service.submit(channel, name, data, by="local", pages=part)
     except AlreadyKnown:
-        unfinished = [job for job in await app.service.jobs(channel) if job.sha256 == sha256(data)]
+        digest = sha256(only_pages(data, *part) if part else data)
+        unfinished = [job for job in await app.service.jobs(channel) if job.sha256 == digest]
         if not unfinished:
             raise
         screen.note("Learning this document was interrupted; it is learned again.")

@@ -19,6 +19,7 @@ from structlog.contextvars import bound_contextvars
 from bot import intents, metrics, render
 from bot.chat import Attachment, Live, Message, Reply, Request, Undelivered, Unfinished, Unreachable
 from bot.quotas import QuotaConfig, Quotas
+from core.document.formats import KINDS, is_named_as_document, may_be_document, pages_in, parse_pages
 from core.errors import EngramError, NotAllowed, NotAPdf, NotFound, PdfTooBig, Refused, StorageFailed
 from core.service import harmless_name
 from core.types import Certainty, Document, Job, Limits, Progress, Stage
@@ -142,7 +143,7 @@ class Bot:
             await insist(reply.say, render.note("This button no longer works."), private=True)
 
     async def hear(self, request: Request, reply: Reply) -> None:
-        """A message: PDFs are learned, `bot.intents` knows commands and small talk, and the rest is a question."""
+        """A message: documents are learned, `bot.intents` knows commands and small talk, and the rest is a question."""
         name, arguments = await self._understand(request)
         if name in COMMANDS:
             await self.run(name, _with(request, arguments), reply)
@@ -155,7 +156,7 @@ class Bot:
             names = [document.name for document in await self.service.documents(request.channel)]
         except StorageFailed:  # the command will say so
             names = []
-        files = any(is_pdf(file) for file in request.attachments)
+        files = any(is_named_as_document(file.name, file.content_type) for file in request.attachments)
         intent = intents.understand(request.text, names, with_files=files)
         is_asked = intents.is_question(request.text)
         if not request.is_addressed and not files and not is_wanted(intent, request.text, names):
@@ -283,8 +284,10 @@ async def insist(send: Callable[..., Awaitable[Any]], *args: object, **kwargs: o
 async def learn(bot: Bot, request: Request, reply: Reply) -> None:
     """Every attachment gets its own message and its own job. A question beside them is answered when they are known."""
     if not request.attachments:
-        raise Refused("I see no file there. Attach a PDF to your message, and I will learn it.")
-    begun = [await _learn_one(bot, attachment, request, reply) for attachment in request.attachments]
+        raise Refused("I see no file there. Attach a document to your message, and I will learn it.")
+    asked = str(request.arguments.get("pages") or "")
+    pages = parse_pages(asked) if asked else pages_in(request.text)
+    begun = [await _learn_one(bot, attachment, request, reply, pages) for attachment in request.attachments]
     question, jobs = str(request.arguments.get("question") or ""), [job for job in begun if job]
     if question and jobs:
         await _answer_when_learned(bot, jobs, question, request, reply)
@@ -300,7 +303,9 @@ async def _answer_when_learned(bot: Bot, jobs: Sequence[Job], question: str, req
         await insist(reply.say, render.not_learned_after_all(jobs[0].name))
 
 
-async def _learn_one(bot: Bot, attachment: Attachment, request: Request, reply: Reply) -> Job | None:
+async def _learn_one(
+    bot: Bot, attachment: Attachment, request: Request, reply: Reply, pages: tuple[int, int] | None
+) -> Job | None:
     name = harmless_name(attachment.name)
     try:
         await _admit(bot, attachment, request)
@@ -310,7 +315,7 @@ async def _learn_one(bot: Bot, attachment: Attachment, request: Request, reply: 
     live = await insist(reply.post, render.received(name))
     try:
         data = await _fetch(bot, attachment)
-        job = await bot.service.submit(request.channel, name, data, by=request.user, reply_to=live.address)
+        job = await bot.service.submit(request.channel, name, data, by=request.user, reply_to=live.address, pages=pages)
     except Exception as problem:
         if not isinstance(problem, Refused):
             log.exception("a document could not be taken in")
@@ -334,17 +339,12 @@ async def _fetch(bot: Bot, attachment: Attachment) -> bytes:
 
 
 async def _admit(bot: Bot, attachment: Attachment, request: Request) -> None:
-    """What can be refused before the file is fetched. The content is judged later, by `core.pdf`."""
-    if not is_pdf(attachment):
-        raise NotAPdf("I can only learn PDF files.")
+    """What can be refused before the file is fetched. The content is judged later, by `core.document.formats`."""
+    if not may_be_document(attachment.name, attachment.content_type):
+        raise NotAPdf(f"I can't read such a file; send me {KINDS}.")
     _check_size(bot, attachment.size)
     known = len(await bot.service.documents(request.channel)) + len(await bot.service.jobs(request.channel))
     bot.quotas.upload(request.user, request.channel, known)
-
-
-def is_pdf(attachment: Attachment) -> bool:
-    """As its name or the platform says."""
-    return attachment.name.lower().endswith(".pdf") or attachment.content_type.split(";")[0] == "application/pdf"
 
 
 def _check_size(bot: Bot, size: int) -> None:
@@ -771,9 +771,12 @@ COMMANDS: dict[str, Command] = {
     for command in (
         Command(
             "learn",
-            "Learn a PDF, for this channel alone",
+            "Learn a document, for this channel alone",
             learn,
-            options=(Option("file", "The PDF to learn", Kind.FILE, required=True),),
+            options=(
+                Option("file", "The document to learn", Kind.FILE, required=True),
+                Option("pages", "Only these pages, for example 1-100"),
+            ),
             permission=Permission.MEMBER,
         ),
         Command(
@@ -821,7 +824,7 @@ ACTIONS: dict[str, Action] = {
     "wrong": Action(press_wrong, Form("That was wrong", "What is right, if you know it?")),
     "upload": Action(
         press_upload,
-        Form("Hand me a PDF", "I learn it for this channel alone.", files=True),
+        Form("Hand me a document", "I learn it for this channel alone.", files=True),
         permission=Permission.MEMBER,
         public=True,
     ),

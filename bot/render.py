@@ -244,7 +244,8 @@ def answer(
         footer = "\n".join(filter(None, [f"{value.certainty}", hint]))
         return Message(text=f"I can't find that in {name}.", asked=asked, footer=footer, buttons=buttons)
     text, base = _short(value.learned.text), _base(value)
-    lines = [f"{value.certainty} · {', '.join((name, *where(value.pages)))}"]
+    read = " · read from its text, too" if value.document_tokens else ""
+    lines = [f"{value.certainty} · {', '.join((name, *where(value.pages)))}{read}"]
     lines += [f"Without the document: {clip(base, BESIDE)}"] if compare == "line" else []
     judge = (Button("👍", "helpful", value.id), Button("👎", "wrong", value.id)) if value.id else ()
     fields = (Field("Without the document", clip(base, ANSWER)),) if compare == "full" else ()
@@ -289,8 +290,16 @@ def answer_details(value: Answer) -> Message:
     return Message(
         title=value.question,
         fields=(*learned, Field("Without the document", _said(value.base), _note(value.base))),
-        footer=f"0 document tokens in the prompt ({value.prompt_tokens} of the question): it is all in the weights",
+        footer=_prompt_note(value),
     )
+
+
+def _prompt_note(value: Answer) -> str:
+    """What stood in the prompt."""
+    if not value.document_tokens:
+        return f"0 document tokens in the prompt ({value.prompt_tokens} of the question): it is all in the weights"
+    pages = ", ".join(where(value.pages))
+    return f"{value.document_tokens} document tokens in the prompt{f' ({pages})' if pages else ''}, beside the weights"
 
 
 def thanks() -> Message:
@@ -306,7 +315,7 @@ def nothing_known(coming: Sequence[Job], *, is_dm: bool, upload: bool = False) -
     """There is no document to answer from."""
     if coming:
         return Message(text=f"I am still learning {coming[0].name}. I will answer as soon as I know it.")
-    buttons = (Button("Hand me a PDF", "upload", style=Style.PRIMARY),) if upload else ()
+    buttons = (Button("Hand me a document", "upload", style=Style.PRIMARY),) if upload else ()
     return Message(text=f"{NOTHING_YET}. {_how_to_teach(is_dm)}", buttons=buttons)
 
 
@@ -335,7 +344,7 @@ def _note(completion: Completion, *first: str) -> str:
 REACTIONS = {"thanks": "❤️", "approval": "👍", "goodbye": "👋"}
 SMALL_TALK = {
     "greeting": "Hi!",
-    "introduction": "I learn documents by heart. Hand me a PDF, and everybody here can ask me about it afterwards.",
+    "introduction": "I learn documents by heart. Hand me one, and everybody here can ask me about it.",
     "complaint": "Sorry! Press 👎 under the answer, so that whoever runs me sees it.",
     "chatter": "I am only good at documents.",
     "summary": "I know facts, but I can't sum up yet. Ask me who, what, when, where or how many.",
@@ -363,7 +372,11 @@ def _what_to_ask(known: Sequence[Document], coming: Sequence[Job], is_dm: bool) 
 
 
 def _how_to_teach(is_dm: bool) -> str:
-    return "Send me a PDF, and I will learn it." if is_dm else "Attach a PDF and mention me, and I will learn it."
+    return (
+        "Send me a document, and I will learn it."
+        if is_dm
+        else "Attach a document and mention me, and I will learn it."
+    )
 
 
 # Managing ------------------------------------------------------------------------------------------------------------
@@ -475,8 +488,8 @@ def help(commands: Iterable[Command], *, hears_follow_ups: bool = True) -> Messa
         else "To go on, mention me again or reply to my answer."
     )
     return Message(
-        title="I learn your PDFs",
-        text="1. Attach a PDF and mention me. I tell you when I know it.\n"
+        title="I learn your documents",
+        text="1. Attach a document and mention me. I tell you when I know it.\n"
         f"2. Mention me with a question. {follow_up}\n\n"
         "Under each answer stand the page, how sure I am, and what I would have said without the document.",
         fields=(Field("Commands", "\n".join(f"/{command.name}: {command.description}" for command in commands)),),
@@ -513,7 +526,7 @@ def about(model: str, source: str) -> Message:
             Field(
                 "What I keep",
                 "Per channel: the learned weights, the document's text, questions with their answers, feedback, "
-                "and the user ids of those who taught and asked. The PDF itself goes once it is learned.",
+                "and the user ids of those who taught and asked. The file itself goes once it is learned.",
             ),
             Field("How to erase it", "/forget erases one document, /reset everything of a channel, from the disk too."),
         ),

@@ -61,6 +61,7 @@ class Settings(BaseSettings):
 
     # Answers
     min_confidence: float = Field(0.0, ge=0, le=1)  # a less sure answer is not given
+    ground: bool = False  # put a section's text into the prompt beside its weights: better answers, no longer by heart
     keep_text: bool = True  # for citations; without it only the words to find a section by are kept
 
     # What a document may be

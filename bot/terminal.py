@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -66,8 +68,12 @@ class Screen:
 
     def result(self, value: Mapping[str, Any]) -> None:
         """The JSON object, when it was asked for."""
-        if self.json:
+        if not self.json:
+            return
+        try:
             print(json.dumps(value, ensure_ascii=False), flush=True)
+        except BrokenPipeError:  # whoever reads it, `head` for example, has enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     def error(self, kind: str, message: str) -> None:
         self.result({"error": {"kind": kind, "message": message}})
@@ -178,9 +184,10 @@ def side_by_side(answer: Answer) -> Table:
 def source_line(answer: Answer) -> str:
     """document · page · confidence · seconds · the promise about the prompt"""
     seconds = max(c.seconds for c in (answer.base, answer.learned) if c)
-    parts = [f"{seconds:.1f} s", f"0 document tokens in the prompt ({answer.prompt_tokens} of the question)"]
+    prompt = f"{answer.document_tokens} document tokens in the prompt ({answer.prompt_tokens} in all)"
+    parts = [f"{seconds:.1f} s", prompt]
     if answer.learned and answer.document:
-        parts = [plain(answer.document.name), *where(answer.pages), f"{answer.learned.confidence:.0%} sure", *parts]
+        parts = [plain(answer.document.name), *where(answer.pages), str(answer.certainty), *parts]
     return f"[dim]{' · '.join(parts)}[/]"
 
 

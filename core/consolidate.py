@@ -11,7 +11,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 
-from core.pdf import PdfText
+from core.document.formats import DocumentText
 from core.types import Chunk, Page
 
 MAGIC = b"engram: documents as one\n"  # no PDF begins so, and no upload may
@@ -23,14 +23,14 @@ def pack(documents: Sequence[tuple[str, Sequence[Page]]], share: int) -> bytes:
     return MAGIC + json.dumps(body).encode()
 
 
-def unpack(data: bytes) -> tuple[PdfText, int]:
+def unpack(data: bytes) -> tuple[DocumentText, int]:
     """The pages of what `pack` packed, counted on, and the share."""
     body = json.loads(data.removeprefix(MAGIC))
     texts, notes = [], []
     for name, pages in body["documents"]:
         notes.append(f"Pages {len(texts) + 1} to {len(texts) + len(pages)} are {name}.")
         texts += pages
-    return PdfText(tuple(Page(n, text) for n, text in enumerate(texts, start=1)), tuple(notes)), body["share"]
+    return DocumentText(tuple(Page(n, text) for n, text in enumerate(texts, start=1)), tuple(notes)), body["share"]
 
 
 def merged(chunks: Sequence[Chunk], share: int) -> list[Chunk]:

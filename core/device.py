@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from core.errors import EngramError, ModelNotFound
 from core.ports import Ask, Engine
@@ -24,6 +24,13 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 BATCH_ROWS = 16  # rows of one engine.answer call; a question has up to four: three sections and the base model
+
+
+class PromptTokens(NamedTuple):
+    """Of one prompt."""
+
+    whole: int
+    document: int  # those of a document's text
 
 
 class Device:
@@ -69,10 +76,10 @@ class Device:
         """Call in the device's thread."""
         return self._loop.run_in_executor(self._thread, function, *args)
 
-    async def answer(self, asks: Sequence[Ask]) -> tuple[list[Completion], int]:
+    async def answer(self, asks: Sequence[Ask]) -> tuple[list[Completion], list[PromptTokens]]:
         """Answer these rows in one batch, together with whoever else is waiting.
 
-        Returns: a completion a row, and the number of tokens in the first row's prompt.
+        Returns: for each row a completion, and the tokens of its prompt.
         """
         await self.ready()
         question = _Question(tuple(asks), self._loop.create_future())
@@ -121,11 +128,11 @@ class Device:
     def _answer_batch(self, batch: list[_Question]) -> None:
         engine = self.engine
         assert engine is not None  # `answer` waited for it
-        replies: list[tuple[list[Completion], int]] | list[EngramError]
+        replies: list[tuple[list[Completion], list[PromptTokens]]] | list[EngramError]
         try:
             completions = iter(engine.answer([ask for question in batch for ask in question.asks]))
             replies = [
-                ([next(completions) for _ in question.asks], engine.prompt_tokens(question.asks[0].question))
+                ([next(completions) for _ in question.asks], [_prompt_tokens(engine, ask) for ask in question.asks])
                 for question in batch
             ]
         except Exception as error:
@@ -146,6 +153,11 @@ class _Question:
 
     asks: tuple[Ask, ...]
     reply: asyncio.Future[tuple[list[Completion], int]]
+
+
+def _prompt_tokens(engine: Engine, ask: Ask) -> PromptTokens:
+    whole = engine.prompt_tokens(ask.question, ask.context)
+    return PromptTokens(whole, whole - engine.prompt_tokens(ask.question) if ask.context else 0)
 
 
 def _settle(question: _Question, reply: tuple[list[Completion], int] | EngramError) -> None:

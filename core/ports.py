@@ -35,7 +35,7 @@ class Ask:
 
     question: str
     weights: Mapping[str, Tensor] | None = None  # of one section, named by module
-    context: str = ""  # only the evaluation's in-context and retrieval conditions use it
+    context: str = ""  # a text beside the question; empty unless the operator wants it
     learner: str = ""  # which learner made the weights
 
     @property
@@ -85,7 +85,9 @@ class Engine(Protocol):
         """Answer a batch, each row with its own weights."""
         ...
 
-    def prompt_tokens(self, question: str) -> int: ...
+    def prompt_tokens(self, question: str, context: str = "") -> int:
+        """Of a question's prompt, and of the text beside it."""
+        ...
 
     def query(self, question: str) -> Query | None:
         """The question, to compare chunks' codes with; None for a model that has no search head."""

@@ -15,11 +15,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from core.closeness import COMPARED
-from core.consolidate import MAGIC, pack
-from core.errors import NotAPdf, NotFound, PdfTooBig, Refused, WeightsDamaged
+from core.consolidate import pack
+from core.document.chunks import pages_of_text
+from core.document.formats import only_pages, recognise
+from core.errors import NotFound, PdfTooBig, Refused, WeightsDamaged
 from core.ports import Ask, Hit, Inbox, Index, Weights
 from core.prompts import NOT_IN_TEXT
 from core.runner import Runner, new_id
+from core.search.evidence import evidence, fits
 from core.types import (
     Answer,
     Certainty,
@@ -53,6 +56,7 @@ UNSURE = 0.3  # so much more when the answer is not sure at all: weights doubt w
 CHANCE = 0.01  # so much more for each e-fold of sections: the best of many holds more by chance (LOG.md)
 ODDS = 0.2  # so much less for each nat of log-odds by closeness (LOG.md)
 USUAL = -0.6  # beyond these (LOG.md)
+SUPPORTED = 0.5  # share of what is asked beside the answer from which it is supported; not fitted yet
 SURE_ENOUGH = 0.6  # confidence from which an answer that the text supports is likely; not fitted yet
 GUESSED = 0.5  # confidence below which an answer that the text does not support is no answer; not fitted yet
 PDF_MAGIC = b"%PDF-"  # somewhere in the first 1,024 bytes
@@ -62,7 +66,14 @@ class Service:
     """The use cases, for any platform and the terminal. A channel never sees another channel's documents."""
 
     def __init__(
-        self, index: Index, weights: Weights, runner: Runner, limits: Limits | None = None, *, floor: float = 0.0
+        self,
+        index: Index,
+        weights: Weights,
+        runner: Runner,
+        limits: Limits | None = None,
+        *,
+        floor: float = 0.0,
+        ground: bool = False,
     ) -> None:
         self.inbox: Inbox = index
         self._index = index
@@ -70,20 +81,34 @@ class Service:
         self._runner = runner
         self._limits = limits or Limits()
         self._floor = floor  # confidence below which an answer from weights is not given
+        self._ground = ground  # whether a section's text stands in the prompt beside its weights
         self._changing: defaultdict[str, asyncio.Lock] = defaultdict(
             asyncio.Lock
         )  # by channel: no upload during a reset
 
     # Learn
 
-    async def submit(self, channel: str, name: str, data: bytes, *, by: str, reply_to: str = "") -> Job:
+    async def submit(
+        self,
+        channel: str,
+        name: str,
+        data: bytes,
+        *,
+        by: str,
+        reply_to: str = "",
+        pages: tuple[int, int] | None = None,
+    ) -> Job:
         """Queue a document to be learned. It is durable on return; what can be refused at once is refused here.
+
+        Args:
+            pages: the first and the last one to learn; None for all.
 
         Raises: NotAPdf, PdfTooBig, AlreadyKnown; SetupError when there is no engine to learn it.
         """
         if self._runner.device.load_error:
             raise self._runner.device.load_error
         check_upload(data, self._limits)
+        data = only_pages(data, *pages) if pages else data
         return await self._queue(channel, harmless_name(name), data, by, reply_to)
 
     async def consolidate(self, channel: str, *, by: str, share: int) -> tuple[Job, list[Document]]:
@@ -98,7 +123,8 @@ class Service:
         if len(documents) < 2:
             raise Refused("There are no two documents to put together in this channel.")
         if tokens > self._limits.max_tokens:
-            raise Refused(f"Together these documents have {tokens:,} tokens; the limit is {self._limits.max_tokens:,}.")
+            most = pages_of_text(self._limits.max_tokens)
+            raise Refused(f"Together these documents have {pages_of_text(tokens)}; I can learn {most} at once.")
         pages = [await self._index.pages(document.id) for document in documents]
         if not all(pages):
             raise Refused("The text of these documents is not kept, so they can't be learned again.")
@@ -236,19 +262,39 @@ class Service:
         if not hits:
             return await self._ask_base(question)
         loaded = await asyncio.gather(*(self._load(hit.document, hit.section) for hit in hits))
-        rows = [Ask(question, weights=w, learner=h.document.weights.learner) for w, h in zip(loaded, hits, strict=True)]
-        asks = [*rows, Ask(question)] if compare else rows
-        completions, prompt_tokens = await self._runner.device.answer(asks)
+        contexts = [await self._text_of(hit) if self._ground else "" for hit in hits]
+        rows = [
+            Ask(question, weights=weights, context=context, learner=hit.document.weights.learner)
+            for weights, context, hit in zip(loaded, contexts, hits, strict=True)
+        ]
+        completions, tokens = await self._runner.device.answer([*rows, Ask(question)] if compare else rows)
         base = completions.pop() if compare else Completion("", 0, 0.0)
         borne_out = await self._borne_out(question, hits, completions)
         which = best_of(completions, [hit.score for hit in hits], borne_out)
         document, learned, pages = hits[which].document, completions[which], borne_out[which]
         if doubt and not is_about(hits[which], learned.confidence, pages):
-            return Answer(question, base, None, None, prompt_tokens, unrelated=True)
+            return Answer(question, base, None, None, tokens[-1].whole, unrelated=True)
         if learned.confidence < self._floor:
             learned, pages = replace(learned, text=NOT_IN_TEXT), pages and ()
-        reference, certain = DocumentRef(document.id, document.name), certainty(learned, pages)
-        return Answer(question, base, learned, reference, prompt_tokens, pages, certainty=certain)
+        reference = DocumentRef(document.id, document.name)
+        certain = certainty(question, learned, await self._evidence(question, learned.text, document, pages))
+        whole, of_document = tokens[which]
+        return Answer(question, base, learned, reference, whole, pages, certainty=certain, document_tokens=of_document)
+
+    async def _text_of(self, hit: Hit) -> str:
+        """The text of a section; "" when none is kept."""
+        texts = await self._index.chunk_texts(hit.document.id)
+        kept = await self._index.pages(hit.document.id)
+        return texts[hit.chunk] if kept and hit.chunk < len(texts) else ""
+
+    async def _evidence(
+        self, question: str, answer: str, document: Document, pages: Sequence[int] | None
+    ) -> float | None:
+        """Of what is asked, how much stands beside the answer on these pages; None when no text is kept."""
+        if pages is None:
+            return None
+        texts = [page.text for page in await self._index.pages(document.id) if page.number in pages]
+        return await asyncio.to_thread(evidence, texts, question, answer)
 
     async def _borne_out(
         self, question: str, hits: Sequence[Hit], completions: Sequence[Completion]
@@ -265,7 +311,7 @@ class Service:
 
     async def _ask_base(self, question: str) -> Answer:
         """The channel knows no document."""
-        (base,), prompt_tokens = await self._runner.device.answer([Ask(question)])
+        (base,), ((prompt_tokens, _),) = await self._runner.device.answer([Ask(question)])
         return Answer(question=question, base=base, learned=None, document=None, prompt_tokens=prompt_tokens)
 
     async def _load(self, document: Document, section: int) -> Mapping[str, Tensor]:
@@ -374,17 +420,19 @@ def best_of(
     return max(range(len(completions)), key=order)
 
 
-def certainty(learned: Completion, pages: Sequence[int] | None) -> Certainty:
-    """How far a learned answer can be trusted. An answer that no page supports is never likely.
+def certainty(question: str, learned: Completion, share: float | None) -> Certainty:
+    """How far a learned answer can be trusted. One that no sentence supports, or of another kind than its question
+    wants, is never likely.
 
     Args:
-        pages: those that support the answer; () when none does, None when no text is kept.
+        share: of what is asked, that stands beside the answer in the text; None when no text is kept.
     """
     if not is_answer(learned.text) or not learned.text.strip():
         return Certainty.ABSENT
-    if pages and learned.confidence >= SURE_ENOUGH:
+    is_supported = share is not None and share >= SUPPORTED and fits(question, learned.text)
+    if is_supported and learned.confidence >= SURE_ENOUGH:
         return Certainty.LIKELY
-    if pages == () and learned.confidence < GUESSED:
+    if share == 0.0 and learned.confidence < GUESSED:
         return Certainty.ABSENT
     return Certainty.UNSURE
 
@@ -414,8 +462,7 @@ def check_upload(data: bytes, limits: Limits) -> None:
     if len(data) > limits.max_bytes:
         megabytes = len(data) / 2**20, limits.max_bytes / 2**20
         raise PdfTooBig("This file has {:,.1f} MB; the limit is {:,.0f} MB.".format(*megabytes))
-    if PDF_MAGIC not in data[:1024] or data.startswith(MAGIC):
-        raise NotAPdf
+    recognise(data)
 
 
 def check_question(question: str) -> str:

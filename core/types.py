@@ -29,12 +29,12 @@ class Stage(StrEnum):
 
 @dataclass(frozen=True)
 class Limits:
-    """What a document may be (TTT Playground spec, section 3.1)."""
+    """What a document may be. What learning costs is its text, so that is the limit that counts."""
 
-    max_pages: int = 100
+    max_pages: int = 1_000  # that are read at once
     max_bytes: int = 50 * 1024 * 1024
     max_tokens: int = 100_000
-    min_tokens: int = 500
+    min_tokens: int = 20
 
 
 @dataclass(frozen=True)
@@ -183,11 +183,12 @@ class Answer:
     base: Completion
     learned: Completion | None  # None when the channel knows no document, or none that is about the question
     document: DocumentRef | None  # whose weights answered
-    prompt_tokens: int  # of the question's prompt; none of them is the document's
+    prompt_tokens: int  # of the prompt that the learned model was asked with
     pages: tuple[int, ...] | None = ()  # where the text supports the learned answer; () = not found, None = none kept
     id: str = ""  # for feedback
     unrelated: bool = False  # the channel knows documents, and none of them is about the question
     certainty: Certainty = Certainty.UNSURE  # of the learned answer
+    document_tokens: int = 0  # of the prompt, those of the document; 0 unless the operator wants its text in it
 
 
 @dataclass(frozen=True)

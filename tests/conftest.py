@@ -55,7 +55,8 @@ def open_service(index: Index, weights: Weights) -> Open:
     async def opened(engine: Engine | None = None, **options: Any) -> AsyncIterator[Service]:
         options = {"read": read_plain, "limits": SMALL, **options}
         factory = options.pop("factory", lambda: engine or FakeEngine())
+        ground = options.pop("ground", False)
         async with Runner(factory, index, weights, **options) as runner:
-            yield Service(index, weights, runner, options["limits"])
+            yield Service(index, weights, runner, options["limits"], ground=ground)
 
     return opened

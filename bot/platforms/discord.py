@@ -580,7 +580,7 @@ async def _read(file: discord.Attachment) -> bytes:
     """From Discord's own file hosts alone, whatever the address says. Raises: Refused."""
     if not _is_discords(file.url):
         log.warning("a file is kept at a foreign address and was not fetched")
-        raise Refused("Discord keeps this file somewhere else; attach the PDF itself.")
+        raise Refused("Discord keeps this file somewhere else; attach the file itself.")
     return await file.read()
 
 

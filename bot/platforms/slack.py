@@ -119,8 +119,8 @@ NO_FILES_READ = (
     "install it again."
 )
 HOW_TO_LEARN = (
-    "Slack gives slash commands no files. Attach the PDF to a message that mentions me, in this channel or in a direct "
-    "message to me, and I will learn it."
+    "Slack gives slash commands no files. Attach the document to a message that mentions me, in this channel or in a "
+    "direct message to me, and I will learn it."
 )
 INVITE_ME = "I am not in this channel. Invite me with /invite, then try again."
 
@@ -486,7 +486,7 @@ class Workspace:
         prompts = [{"title": question, "message": question} for question in asked[:MOST_PROMPTS]] or PROMPTS
         with contextlib.suppress(*TROUBLE):
             await self.web.assistant_threads_setSuggestedPrompts(
-                channel_id=place.channel, title="Send me a PDF, or ask me", prompts=prompts
+                channel_id=place.channel, title="Send me a document, or ask me", prompts=prompts
             )
 
     async def _deleted(self, event: dict[str, Any]) -> None:
@@ -710,11 +710,11 @@ class Workspace:
     async def _download(self, file: dict[str, Any]) -> bytes:
         """The token goes to Slack's own file host alone, and never along with a redirect. Raises: Refused."""
         if file.get("mode") in ("external", "unknown", "tombstone", "hidden_by_limit"):
-            raise Refused("Slack does not give me this file; attach the PDF itself.")
+            raise Refused("Slack does not give me this file; attach the file itself.")
         url = file.get("url_private_download") or file.get("url_private") or ""
         if not self._is_slacks(url):
             log.warning("a file is kept at a foreign address and was not fetched")
-            raise Refused("Slack keeps this file somewhere else; attach the PDF itself.")
+            raise Refused("Slack keeps this file somewhere else; attach the file itself.")
         headers = {"Authorization": f"Bearer {self.web.token}", "Accept-Encoding": "identity"}
         options = {"allow_redirects": False, "timeout": FILE_TIMEOUT, "proxy": self.web.proxy}
         async with self._file_session.get(yarl.URL(url), headers=headers, **options) as response:

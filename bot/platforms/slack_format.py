@@ -21,7 +21,7 @@ FORM, GIVEN = f"{BUTTON}:form", "given"  # callback_id of a modal, block_id and 
 SHORTCUT = "learn_document"  # callback_id of the message menu
 COMMAND = "engram"  # /engram ask ...: the one command that clashes with no other app's
 NAMES = {"status": "engram-status", "settings": "engram-settings"}  # of the short ones; Slack keeps /status for itself
-DESCRIPTIONS = {"learn": "Show how to hand me a PDF"}  # Slack gives commands no files
+DESCRIPTIONS = {"learn": "Show how to hand me a document"}  # Slack gives commands no files
 STYLES = {Style.PRIMARY: "primary", Style.DANGER: "danger"}
 
 SCOPES = (
@@ -76,7 +76,7 @@ def manifest(url: str = "", *, short_commands: bool = False) -> dict[str, Any]:
         "_metadata": {"major_version": 2},
         "display_information": {
             "name": "Engram",
-            "description": "Learns your PDFs, and answers from what it learned.",
+            "description": "Learns your documents, and answers from what it learned.",
             "background_color": "#2f3e9e",
         },
         "features": {
@@ -87,7 +87,7 @@ def manifest(url: str = "", *, short_commands: bool = False) -> dict[str, Any]:
             },
             "bot_user": {"display_name": "Engram", "always_online": True},
             "agent_view": {
-                "agent_description": "Send me a PDF and I learn it into my weights; then ask me about it.",
+                "agent_description": "Send me a document and I learn it; then ask me about it.",
                 "suggested_prompts": PROMPTS,
             },
             "slash_commands": [
@@ -104,7 +104,7 @@ def manifest(url: str = "", *, short_commands: bool = False) -> dict[str, Any]:
                     "name": "Learn this document",
                     "type": "message",
                     "callback_id": SHORTCUT,
-                    "description": "Learn the PDFs of this message",
+                    "description": "Learn the documents of this message",
                 }
             ],
         },

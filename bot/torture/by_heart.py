@@ -59,8 +59,8 @@ class ByHeart:
         self.work(self.answer_seconds)
         return [self._complete(ask) for ask in asks]
 
-    def prompt_tokens(self, question: str) -> int:
-        return len(question.split())
+    def prompt_tokens(self, question: str, context: str = "") -> int:
+        return len(question.split()) + len(context.split())
 
     def query(self, question: str) -> None:
         return None

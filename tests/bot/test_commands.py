@@ -99,10 +99,10 @@ async def test_the_same_pdf_twenty_times_is_one_job_and_twenty_answers(bot):
 @pytest.mark.parametrize(
     ("file", "words"),
     [
-        (attachment(b"PK", "letter.docx", "application/msword"), "only learn PDF"),
-        (attachment(b"<html>", "page.pdf"), "not a PDF"),
+        (attachment(b"GIF89a", "cat.gif", "image/gif"), "can't read such a file"),
+        (attachment(b"GIF89a", "page.pdf"), "This is a picture"),
         (attachment(b"%PDF-" + b"x" * 20_000), "MB"),
-        (attachment(plain_pdf("Too short.")), "tokens"),
+        (attachment(plain_pdf("Too short.")), "too little to learn from"),
     ],
 )
 async def test_a_document_that_cannot_be_learned_is_refused_with_the_reason(bot, file, words):
@@ -125,7 +125,7 @@ async def test_a_file_that_cannot_be_fetched_is_refused(bot):
 
 
 async def test_learning_without_a_file_says_what_to_do(bot):
-    assert "Attach a PDF" in (await run(bot, "learn")).text
+    assert "Attach a document" in (await run(bot, "learn")).text
 
 
 async def test_a_flood_is_answered_one_by_one(open_service):
@@ -321,7 +321,8 @@ async def test_words_that_are_no_question_get_a_good_answer_or_none(taught):
 
 
 async def test_a_greeting_says_what_one_can_ask_about(bot):
-    assert "Attach a PDF" in (await ask(bot, "hi")).text and "Send me a PDF" in (await ask(bot, "hi", is_dm=True)).text
+    assert "Attach a document" in (await ask(bot, "hi")).text
+    assert "Send me a document" in (await ask(bot, "hi", is_dm=True)).text
     await teach(bot)
     assert "Ask me about handbook.pdf." in (await ask(bot, "hi")).text
 

@@ -15,7 +15,7 @@ from simcord.builders import ChannelHandle
 
 from bot.commands import Bot
 from bot.platforms.discord import STALE_AFTER, Client
-from core.pdf import read_pdf
+from core.document.formats import read_document
 from core.service import Service
 from core.types import Completion, Job, Progress
 from tests.conftest import SMALL, Open
@@ -247,7 +247,7 @@ async def test_the_message_menu_refuses_privately(world):
 async def test_the_form_for_files_learns(world):
     asked = await world.bob.send(world.channel, f"{world.me} {WARDEN}")
     offer = next(message for message in world.channel.history() if message.id > asked.id)
-    form = await world.bob.click(offer, label="Hand me a PDF")
+    form = await world.bob.click(offer, label="Hand me a document")
     await world.bob.submit_modal(form, {"given": [HANDBOOK]})
     await world.told()
     assert "I know handbook.pdf now" in world.said()
@@ -270,7 +270,7 @@ async def test_a_forwarded_pdf_is_learned(world):
 
 
 async def test_every_attachment_gets_an_answer(world):
-    await world.teach(HANDBOOK, ("letter.docx", b"PK"), BAKERY, ("scan.pdf", b"<html>"))
+    await world.teach(HANDBOOK, ("letter.docx", b"\0\2"), BAKERY, ("scan.pdf", b"\0\1 no"))
     texts = "\n".join(shown(message) for message in world.channel.history())
     assert "I know handbook.pdf now" in texts and "I know bakery.pdf now" in texts
     assert "I can't learn letter.docx" in texts and "I can't learn scan.pdf" in texts
@@ -826,7 +826,7 @@ async def open_thread(world: World) -> Any:
 # The whole story
 
 
-@pytest.mark.parametrize("read", [read_pdf])
+@pytest.mark.parametrize("read", [read_document])
 async def test_the_whole_story_with_a_restart_in_the_middle(world, env):
     """Two people, two real PDFs, a restart; `pytest -s -k whole_story` prints what they saw."""
     world.engine.go.clear()

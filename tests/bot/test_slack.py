@@ -16,7 +16,7 @@ from bot.commands import COMMANDS, Bot
 from bot.platforms import slack as platform
 from bot.platforms.slack_format import commands, dress, manifest
 from bot.settings import Settings
-from core.pdf import read_pdf
+from core.document.formats import read_document
 from core.service import Service
 from core.types import Completion
 from tests.bot.slack_fake import (
@@ -233,10 +233,10 @@ async def test_the_message_menu_learns_what_somebody_else_posted(world, slack):
 
 
 async def test_every_attachment_gets_an_answer(world, slack):
-    await world.teach(HANDBOOK, ("letter.docx", File(b"PK", "application/msword")), BAKERY, ("scan.pdf", b"not one"))
+    await world.teach(HANDBOOK, ("photo.png", File(b"\0\2", "image/png")), BAKERY, ("scan.pdf", b"\0\1 no"))
     for words in ("I know handbook.pdf now", "I know bakery.pdf now", "I can't learn scan.pdf"):
         assert slack.said(words)
-    await world.whispered("only learn PDF files")
+    await world.whispered("can't read such a file")
 
 
 async def test_a_known_document_is_not_learned_again(world, slack):
@@ -670,7 +670,7 @@ async def test_a_form_that_slack_does_not_open_costs_only_the_correction(world, 
 
 async def test_the_form_for_files_learns(world, slack):
     offer = await world.ask()
-    await slack.click(offer, "Hand me a PDF")
+    await slack.click(offer, "Hand me a document")
     (view,) = await world.until(lambda: slack.views)
     await slack.submit(view, "", HANDBOOK)
     assert (await world.said("I know handbook.pdf now"))["thread_ts"] == offer["thread_ts"]
@@ -850,7 +850,7 @@ async def test_one_command_does_all(world, slack, text, words):
 # The whole story
 
 
-@pytest.mark.parametrize("read", [read_pdf])
+@pytest.mark.parametrize("read", [read_document])
 async def test_the_whole_story_with_a_restart_in_the_middle(world, slack):
     """Two people, two real PDFs, a restart; `pytest -s -k whole_story` prints what they saw."""
     world.engine.go.clear()

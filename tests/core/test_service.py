@@ -12,8 +12,18 @@ from core.closeness import Query
 from core.errors import AlreadyKnown, NotAPdf, NotFound, PdfTooBig, Refused
 from core.evaluation.bench import Found
 from core.ports import Ask, Hit, Index, Weights
-from core.service import MAX_QUESTION, Service, best_of, best_of_sections, harmless_name, is_about, points_elsewhere
-from core.types import Chunk, Completion, Document, Stage
+from core.prompts import NOT_IN_TEXT
+from core.service import (
+    MAX_QUESTION,
+    Service,
+    best_of,
+    best_of_sections,
+    certainty,
+    harmless_name,
+    is_about,
+    points_elsewhere,
+)
+from core.types import Certainty, Chunk, Completion, Document, Stage
 from tests.conftest import Open
 from tests.fakes import FakeEngine, plain_pdf
 
@@ -40,10 +50,10 @@ async def source(service: Service, question: str, **where: str) -> str:
     return answer.document.name if answer.document else ""
 
 
-async def test_what_is_no_pdf_is_refused_before_anything_is_stored(open_service: Open) -> None:
+async def test_what_is_no_document_is_refused_before_anything_is_stored(open_service: Open) -> None:
     async with open_service(learning=False) as service:
         with pytest.raises(NotAPdf):
-            await service.submit("here", "page.pdf", b"<!DOCTYPE html><p>Please sign in</p>", by="ada")
+            await service.submit("here", "page.png", b"\x89PNG\r\n\x1a\n", by="ada")
         assert await service.jobs("here") == []
 
 
@@ -448,3 +458,25 @@ async def test_an_answer_below_the_floor_is_not_given(open_service: Open, index:
         strict = Service(index, weights, service._runner, floor=0.95)
         answer = await strict.ask("here", "Who is the keeper of the lighthouse?")
     assert answer.learned and answer.learned.text == "not in the text" and answer.pages == ()
+
+
+@pytest.mark.parametrize("ground", [False, True])
+async def test_the_text_stands_in_the_prompt_only_where_the_operator_wants_it(open_service, ground: bool) -> None:
+    engine = FakeEngine()
+    async with open_service(engine, ground=ground) as service:
+        await learn(service, plain_pdf("The warden of the harbour is Orla Quint."), "here")
+        answer = await service.ask("here", "Who is the warden of the harbour?")
+        [asks] = [batch for batch in engine.batches if any(ask.weights for ask in batch)]
+        assert any("Orla Quint" in ask.context for ask in asks) is ground
+        assert all(ask.context == "" for ask in asks if ask.weights is None)
+        assert (answer.document_tokens > 0) is ground
+
+
+def test_an_answer_is_likely_only_with_a_sentence_that_supports_it_and_of_the_wanted_kind() -> None:
+    sure, unsure = Completion("in 1874", 2, 0.1, 0.9), Completion("in 1874", 2, 0.1, 0.3)
+    assert certainty("When was it built?", sure, 0.8) is Certainty.LIKELY
+    assert certainty("When was it built?", sure, 0.2) is Certainty.UNSURE
+    assert certainty("When was it built?", sure, None) is Certainty.UNSURE
+    assert certainty("How many berths are there?", Completion("Orla", 1, 0.1, 0.99), 1.0) is Certainty.UNSURE
+    assert certainty("When was it built?", unsure, 0.0) is Certainty.ABSENT
+    assert certainty("When?", Completion(NOT_IN_TEXT, 2, 0.1, 0.9), 1.0) is Certainty.ABSENT

@@ -1,0 +1,88 @@
+"""Whether an answer can be right: what kind of answer a question wants, and whether the text holds the answer near what
+is asked. Pure functions over texts; English question words.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+from core.words import SENTENCE_END, STOP_WORDS, normalise
+
+WINDOW = 2  # neighbouring sentences in which the answer and what is asked must stand
+TIMES = """
+    january february march april may june july august september october november december monday tuesday wednesday
+    thursday friday saturday sunday spring summer autumn winter fall day days night morning afternoon evening noon
+    midnight week weeks weekend month months year years decade century hour hours minute minutes daily weekly monthly
+    yearly annually o'clock before after during until since every today yesterday tomorrow sunrise sunset easter
+    christmas
+    """
+NUMBERS = """
+    zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen
+    eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety hundred thousand million billion dozen
+    half third quarter double once twice no none several many few all both
+    """
+DANGLING = frozenset(
+    {"a", "an", "the", "of", "in", "on", "at", "by", "for", "to", "and", "or", "but", "with", "from", "as", "that"}
+)
+WHEN = r"(?:when|what (?:year|date|day|month|time)|(?:in|on|at) (?:what|which) (?:year|date|day|month|time|century))\b"
+HOW_MANY = r"how (?:many|much|old|tall|high|long|far|deep|large|big|heavy|wide|often)\b"
+WHAT_NUMBER = r"what (?:percentage|percent|number|amount|price|cost|age|population)\b"
+# how a question begins, and words of which its answer has to hold one, or a digit; the first that fits counts
+WANTS = ((WHEN, f"{NUMBERS} {TIMES}"), (HOW_MANY, f"{NUMBERS} {TIMES}"), (WHAT_NUMBER, NUMBERS))
+WANTED = tuple((re.compile(begins), frozenset(words.split())) for begins, words in WANTS)
+GREETING = re.compile(r"^(?:(?:hi|hello|hey|ok|okay|so|hm|please|and|but|well)\b[ ,!.]*)+")
+
+
+def fits(question: str, answer: str) -> bool:
+    """Whether an answer is of the kind that its question wants: a time for "when", a number for "how many", more than
+    an echo of the question, no fragment."""
+    said = normalise(answer)
+    if not said or said[-1] in DANGLING or not any(c.isalnum() for c in answer):
+        return False
+    asked = normalise(question)
+    if set(said) - STOP_WORDS and set(said) <= set(asked):
+        return " or " in f" {' '.join(asked)} "  # "Is it red or blue?" is answered by an echo
+    plain = GREETING.sub("", question.strip().casefold())
+    for begins, words in WANTED:
+        if begins.match(plain):
+            return any(c.isdigit() for c in answer) or bool(words & set(said))
+    if plain.startswith(("who ", "whose ", "where ")):
+        return any(c.isalpha() for c in answer)
+    return True
+
+
+def evidence(texts: Sequence[str], question: str, answer: str) -> float:
+    """The share of what is asked that stands beside the answer, in the best two neighbouring sentences of these texts;
+    0..1, 0 where the answer's words stand nowhere. A word that stands in few sentences weighs more."""
+    said = normalise(answer)
+    asked = {stem(w) for w in normalise(question)} - {stem(w) for w in said} - STOPPED
+    if not said:
+        return 0.0
+    sentences = [words for text in texts for part in SENTENCE_END.split(text) if (words := normalise(part))]
+    stems = [{stem(word) for word in words} for words in sentences]
+    count = Counter(word for words in stems for word in words & asked)
+    weight = {word: 1 / (1 + count[word]) for word in asked}
+    whole = sum(weight.values())
+    best = 0.0
+    for at in range(len(sentences)):
+        window = [word for words in sentences[at : at + WINDOW] for word in words]
+        if f" {' '.join(said)} " in f" {' '.join(window)} " or _holds_content(window, said):
+            near = set().union(*stems[at : at + WINDOW])
+            best = max(best, sum(weight[w] for w in asked & near) / whole if whole else 1.0)
+    return best
+
+
+def _holds_content(words: Sequence[str], said: Sequence[str]) -> bool:
+    """Whether all content words of a longer answer stand there, in any order."""
+    content = set(said) - STOP_WORDS
+    return len(content) >= 3 and content <= set(words)
+
+
+def stem(word: str) -> str:
+    """Opens, opened, opening: the same."""
+    return word[: max(4, len(word) - 3)] if len(word) > 5 else word
+
+
+STOPPED = {stem(word) for word in STOP_WORDS}

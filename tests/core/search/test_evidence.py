@@ -1,0 +1,52 @@
+"""Which answers can be right."""
+
+from __future__ import annotations
+
+import pytest
+
+from core.search.evidence import evidence, fits
+
+TEXT = (
+    "The harbour of Vessin opens at six. Its master is Orla Quint, who keeps nineteen boats. "
+    "Children wear helmets on rides. The lighthouse was built in 1874 by Tam Odrey."
+)
+
+
+@pytest.mark.parametrize(
+    ("question", "answer"),
+    [
+        ("When was it built?", "1874"),
+        ("When is Lund fair?", "every spring"),
+        ("How many boats are there?", "nineteen"),
+        ("Who keeps the boats?", "the master of the harbour"),
+        ("Hi! when does it open", "at six"),
+        ("Is it red or blue?", "blue"),
+        ("What is it called?", "the Kettle"),
+    ],
+)
+def test_an_answer_of_the_wanted_kind_fits(question: str, answer: str) -> None:
+    assert fits(question, answer)
+
+
+@pytest.mark.parametrize(
+    ("question", "answer"),
+    [
+        ("When was the report published?", "Pew Research Center"),
+        ("How many boats are there?", "Orla Quint"),
+        ("Who keeps the boats?", "1874"),
+        ("Who is the master of the harbour?", "the master"),
+        ("Where is it?", "in the"),
+        ("Who?", ""),
+        ("What is it?", "..."),
+    ],
+)
+def test_another_kind_an_echo_or_a_fragment_does_not(question: str, answer: str) -> None:
+    assert not fits(question, answer)
+
+
+def test_evidence_is_the_share_of_what_is_asked_beside_the_answer() -> None:
+    assert evidence([TEXT], "Who built the lighthouse?", "Tam Odrey") == 1.0
+    assert evidence([TEXT], "Do dogs come along on rides?", "Helmets") < 0.5
+    assert evidence([TEXT], "What is the salary of the keeper?", "1874") == 0.0
+    assert evidence([TEXT], "Who built the lighthouse?", "Silas Wenn") == 0.0
+    assert evidence([], "Who?", "Orla") == 0.0
