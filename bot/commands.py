@@ -36,7 +36,6 @@ Suggest = Callable[["Bot", Request, str], Awaitable[list[tuple[str, str]]]]  # (
 FETCH_TIMEOUT = 120.0  # seconds for one attachment
 RETRY_AFTER = (1, 5, 15, 30, 60, 120)  # seconds between tries to hand a message to the platform
 TRIED = 4  # example questions that are tried before some are offered
-OVERHEARD = ("ask", "docs", "help", "forget")  # what a message that does not address the bot may want of it
 THREADS = {"slack": "always"}  # by platform: its habit; elsewhere an answer is a reply, and a follow-up opens a thread
 
 
@@ -160,10 +159,8 @@ class Bot:
         files = any(is_named_as_document(file.name, file.content_type) for file in request.attachments)
         intent = intents.understand(request.text, names, with_files=files)
         is_asked = intents.is_question(request.text)
-        if not request.is_addressed:
-            is_heard = intent.name in OVERHEARD and (is_asked or intent.name != "ask")
-            is_heard = is_heard or intent.name == "thanks" or files
-            return (intent.name, intent.arguments) if is_heard else ("", {})
+        if not request.is_addressed and not files and not is_wanted(intent, request.text, names):
+            return "", {}
         if request.attachments and not files and not is_asked:
             return "learn", {}  # which says what can be learned
         if intent.name == "ask" and not is_asked:
@@ -227,6 +224,17 @@ class Bot:
                     log.exception("a command failed")
                 with contextlib.suppress(Undelivered):
                     await insist(reply.say, render.error(problem), private=True)
+
+
+def is_wanted(intent: intents.Intent, text: str, documents: Sequence[str]) -> bool:
+    """Whether something said in a conversation with the bot, without addressing it, is meant for it: questions, thanks,
+    a command's bare name, and an order to forget a document that it knows."""
+    if intent.name == "ask":
+        return intents.is_question(text)
+    if intent.name == "forget" and intent.arguments:
+        key = str(intent.arguments["document"]).casefold()
+        return any(key in name.casefold() for name in documents)
+    return intent.name in ("thanks", "summary") or intents.normal(text) == intent.name
 
 
 def place_of(channel: str) -> dict[str, str]:

@@ -172,10 +172,6 @@ def waits(name: str, problem: BaseException) -> Message:
     return Message(title=f"{name} has to wait", text=error(problem).text, tone=Tone.WORKING)
 
 
-def ended_below() -> Message:
-    return Message(text="This has ended; see my reply to this message.")
-
-
 def vanished(name: str) -> Message:
     return Message(text=f"{name} is gone: this channel was reset before I had learned it.")
 

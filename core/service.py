@@ -197,7 +197,8 @@ class Service:
     async def likely(self, document: Document, questions: Sequence[str]) -> list[str]:
         """Those of the questions about a document that it answers well. Nothing is stored."""
         found = [await self._within(document.id, document.channel, question) for question in questions]
-        asking = (self._ask_learned(q, hits, doubt=False) for q, hits in zip(questions, found, strict=True))
+        pairs = zip(questions, found, strict=True)
+        asking = (self._ask_learned(question, hits, doubt=False, compare=False) for question, hits in pairs)
         given = await asyncio.gather(*asking)
         return [answer.question for answer in given if answer.certainty is Certainty.LIKELY]
 
@@ -250,10 +251,13 @@ class Service:
         query = await self._runner.device.query(question) if several else None
         return await self._index.route(channel, question, query=query, limit=COMPARED)
 
-    async def _ask_learned(self, question: str, found: Sequence[Hit], doubt: bool = True) -> Answer:
+    async def _ask_learned(
+        self, question: str, found: Sequence[Hit], doubt: bool = True, *, compare: bool = True
+    ) -> Answer:
         """One batch: a row for each section that the question may be about, and the base model's. One section answers:
         its confidence, its place in the search and the pages that bear it out decide. `doubt`: the base model answers
-        alone when nothing is about the question, or known."""
+        alone when nothing is about the question, or known. `compare`: with the base model's answer, which takes longer
+        than the learned one."""
         hits = best_of_sections(found)
         if not hits:
             return await self._ask_base(question)
@@ -263,7 +267,9 @@ class Service:
             Ask(question, weights=weights, context=context, learner=hit.document.weights.learner)
             for weights, context, hit in zip(loaded, contexts, hits, strict=True)
         ]
-        (*completions, base), tokens = await self._runner.device.answer([*rows, Ask(question)])
+        asks = [*rows, Ask(question)] if compare else rows
+        completions, tokens = await self._runner.device.answer(asks)
+        base = completions.pop() if compare else Completion("", 0, 0.0)
         borne_out = await self._borne_out(question, hits, completions)
         which = best_of(completions, [hit.score for hit in hits], borne_out)
         document, learned, pages = hits[which].document, completions[which], borne_out[which]

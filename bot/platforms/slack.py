@@ -101,6 +101,7 @@ CLOSED = FOREIGN | {
     "thread_not_found",
     "cannot_reply_to_message",
 }
+THREAD_CLOSED = {"thread_not_found", "cannot_reply_to_message", "restricted_action_thread_locked"}
 FIXED = CLOSED | {"message_not_found", "cant_update_message", "edit_window_closed"}  # messages that can't be edited
 PASSING = {"ratelimited", "internal_error", "fatal_error", "service_unavailable", "request_timeout"}
 DEAD_TOKEN = {
@@ -560,7 +561,7 @@ class Workspace:
         attachments = [await self._attachment(file) for file in new]
         addressed = self._is_addressed(event, place)
         request = await self.request(place, text=text, attachments=attachments, is_addressed=addressed)
-        await self.bot.hear(request, SlackReply(self, place, request.user_name))
+        await self.bot.hear(request, SlackReply(self, place))
 
     async def _files_of(self, event: dict[str, Any], place: Place, text: str) -> Sequence[dict[str, Any]]:
         """Files that the event does not carry: a mention's own, or those of the message that began the thread."""
@@ -577,7 +578,7 @@ class Workspace:
         name, text = command_of(body["command"].removeprefix("/"), await self._plain(body.get("text") or ""))
         arguments = parse(COMMANDS[name], text)
         request = await self.request(place, arguments=arguments)
-        reply = SlackReply(self, place, request.user_name, body["response_url"], body["trigger_id"])
+        reply = SlackReply(self, place, body["response_url"], body["trigger_id"])
         if name == "learn":
             await reply.say(render.note(HOW_TO_LEARN), private=True)
             return
@@ -592,7 +593,7 @@ class Workspace:
         if name in ACTIONS and ACTIONS[name].form and await self._ask_by_form(name, value, place, body["trigger_id"]):
             return
         request = await self.request(place)
-        reply = SlackReply(self, place, request.user_name, body["response_url"], body["trigger_id"])
+        reply = SlackReply(self, place, body["response_url"], body["trigger_id"])
         await self.bot.press(name, value, request, reply)
 
     async def _ask_by_form(self, name: str, value: str, place: Place, trigger: str) -> bool:
@@ -613,7 +614,7 @@ class Workspace:
         place = Place(channel, body["user"]["id"], ts, thread)
         files = [await self._attachment(file) for file in given.get("files") or ()]
         request = await self.request(place, attachments=files, text=given.get("value") or "")
-        await self.bot.press(name, value, request, SlackReply(self, place, request.user_name, "", body["trigger_id"]))
+        await self.bot.press(name, value, request, SlackReply(self, place, "", body["trigger_id"]))
 
     async def _chosen(self, body: dict[str, Any]) -> None:
         """The message menu."""
@@ -621,7 +622,7 @@ class Workspace:
         place = Place(body["channel"]["id"], body["user"]["id"], message["ts"], message.get("thread_ts", ""))
         files = [await self._attachment(file) for file in files_in(message)]
         request = await self.request(place, attachments=files)
-        reply = SlackReply(self, place, request.user_name, body["response_url"], body["trigger_id"])
+        reply = SlackReply(self, place, body["response_url"], body["trigger_id"])
         await self.bot.run("learn", request, reply)
 
     # Requests
@@ -934,10 +935,9 @@ class SlackReply(Reply):
 
     takes_forms = True
 
-    def __init__(self, workspace: Workspace, place: Place, name: str = "", url: str = "", trigger: str = "") -> None:
+    def __init__(self, workspace: Workspace, place: Place, url: str = "", trigger: str = "") -> None:
         self._workspace = workspace
         self._place = place
-        self._name = name
         self._url = url
         self._origin = trigger or place.ts
         self._root = place.root
@@ -958,7 +958,7 @@ class SlackReply(Reply):
             if thread == "" and self.shows_question and not (self._place.thread or self._place.is_dm):
                 self._root = ""  # in the channel itself; people may go on in a thread below it
             try:
-                ts = await self._post(message)
+                ts = await self._post_somewhere(message)
                 self.thread = self._root or ts
             except SlackApiError as problem:
                 if _code(problem) not in FOREIGN or not self._url:
@@ -974,6 +974,16 @@ class SlackReply(Reply):
                     raise Refused(INVITE_ME) from None
                 raise
         return Posted(self._workspace, self._place.channel, self._root, ts, self._place.ts)
+
+    async def _post_somewhere(self, message: Message) -> str:
+        """In the channel, when the thread takes no more."""
+        try:
+            return await self._post(message)
+        except SlackApiError as problem:
+            if _code(problem) not in THREAD_CLOSED or not self._root or self._place.is_dm:
+                raise
+            self._root = ""
+            return await self._post(message)
 
     async def _post(self, message: Message) -> str:
         tag = tag_of(self._place.channel, self._origin, message)

@@ -327,13 +327,18 @@ async def test_a_greeting_says_what_one_can_ask_about(bot):
     assert "Ask me about handbook.pdf." in (await ask(bot, "hi")).text
 
 
-@pytest.mark.parametrize("text", ["Me neither.", "lol", "hello", "I think so", "this one", "stop it", ""])
+@pytest.mark.parametrize(
+    "text", ["Me neither.", "lol", "hello", "I think so", "this one", "stop it", "", "I'm lost", "forget the meeting"]
+)
 async def test_what_people_say_to_each_other_in_its_thread_is_left_alone(taught, text):
     reply = await ask(taught, text, is_addressed=False)
     assert not reply.said and not reply.reactions and not reply.lives
 
 
-@pytest.mark.parametrize("text", ["Who is the warden?", "tell me about the ferry", "when does it leave"])
+@pytest.mark.parametrize(
+    "text",
+    ["Who is the warden?", "tell me about the ferry", "when does it leave", "docs", "forget the handbook", "tl;dr?"],
+)
 async def test_a_question_in_its_thread_needs_no_mention(taught, text):
     assert len((await ask(taught, text, is_addressed=False)).said) == 1
 

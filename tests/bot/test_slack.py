@@ -382,6 +382,13 @@ async def test_a_channel_may_want_answers_in_the_channel_itself(world, slack, th
     assert (await world.said("leaves at seven"))["thread_ts"] == answer["ts"]
 
 
+async def test_a_thread_that_is_closed_leaves_the_answer_in_the_channel(world, slack):
+    await world.teach()
+    slack.fault("chat.postMessage", "cannot_reply_to_message")
+    answer = await world.ask()
+    assert "Ada Quill" in shown(answer) and not answer.get("thread_ts")
+
+
 async def test_the_command_answers_in_the_channel_with_what_was_asked(world, slack):
     await world.teach()
     await slack.slash("ask", WARDEN, by="UBOB")
