@@ -237,7 +237,7 @@ async def test_a_forwarded_pdf_is_learned(world):
 
 
 async def test_every_attachment_gets_an_answer(world):
-    await world.teach(HANDBOOK, ("letter.docx", b"PK"), BAKERY, ("scan.pdf", b"<html>"))
+    await world.teach(HANDBOOK, ("letter.docx", b"GIF89a"), BAKERY, ("scan.pdf", b"GIF89a"))
     texts = "\n".join(shown(message) for message in world.channel.history())
     assert "I know handbook.pdf now" in texts and "I know bakery.pdf now" in texts
     assert "I can't learn letter.docx" in texts and "I can't learn scan.pdf" in texts
