@@ -153,7 +153,7 @@ async def test_the_story_on_emulate(world):
 
 
 async def test_a_scan_and_a_page_are_refused_on_emulate(world):
-    handed_in = await world.hand_in(f"{MENTION} learn this", b"<html>", "page.pdf")
+    handed_in = await world.hand_in(f"{MENTION} learn this", b"GIF89a", "page.pdf")
     await world.said("I can't learn page.pdf", handed_in)
     handed_in = await world.hand_in(f"{MENTION} learn this", b"x" * 20_000, "big.pdf")
     await world.said("the limit", handed_in)
