@@ -226,7 +226,8 @@ async def test_the_message_menu_learns_what_somebody_else_posted(world, slack):
 
 async def test_every_attachment_gets_an_answer(world, slack):
     await world.teach(HANDBOOK, ("cat.png", File(b"\x89PNG", "image/png")), BAKERY, ("scan.pdf", b"GIF89a"))
-    for words in ("I know handbook.pdf now", "I know bakery.pdf now", "I can't learn scan.pdf", "can't read such a file"):
+    known = ("I know handbook.pdf now", "I know bakery.pdf now")
+    for words in (*known, "I can't learn scan.pdf", "can't read such a file"):
         assert slack.said(words)
 
 
