@@ -484,7 +484,7 @@ async def test_a_packed_file_is_not_unpacked(world, slack):
     bomb = gzip.compress(b"%PDF-" + bytes(5_000_000))
     assert len(bomb) < SMALL.max_bytes
     await slack.say(LEARN, ("handbook.pdf", File(bomb, encoding="gzip")))
-    assert "not a PDF" in shown(await world.said("I can't learn handbook.pdf"))
+    assert "can't read this file" in shown(await world.said("I can't learn handbook.pdf"))
 
 
 async def test_a_file_that_trickles_is_given_up(world, slack, monkeypatch):
