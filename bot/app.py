@@ -39,19 +39,20 @@ async def open_app(settings: Settings, *, learning: bool = True) -> AsyncIterato
     Raises: DataFolderBusy, DataTooNew, SetupError.
     """
     with DataFolder(settings.data_dir) as folder:
-        weights = Weights(folder.weights)
-        async with (
-            Index(folder.index) as index,
-            Runner(
+        folder.require_index()
+        async with Index(folder.index) as index:
+            weights = Weights(folder.weights, index.id)
+            runner = Runner(
                 partial(load_engine, settings),
                 index,
                 weights,
                 settings.limits,
                 learning=learning,
                 keep_text=settings.keep_text,
-            ) as runner,
-        ):
-            yield App(settings, Service(index, weights, runner, settings.limits, floor=settings.min_confidence), runner)
+            )
+            async with runner:
+                service = Service(index, weights, runner, settings.limits, floor=settings.min_confidence)
+                yield App(settings, service, runner)
 
 
 def load_engine(settings: Settings) -> Engine:

@@ -158,6 +158,10 @@ class Service:
         private answer opens none: it stands where it was asked."""
         await self._index.place_answer(channel, answer_id, thread)
 
+    async def has_answer(self, channel: str, answer_id: str) -> bool:
+        """Whether an answer of this channel is still stored."""
+        return await self._index.has_answer(channel, answer_id)
+
     async def feedback(self, channel: str, answer_id: str, *, by: str, helpful: bool) -> None:
         """What somebody thinks of an answer. Raises: NotFound."""
         await self._index.feedback(channel, answer_id, by=by, helpful=helpful)
@@ -249,6 +253,7 @@ class Service:
             await self.cancel(channel)
             erased = await self._index.reset(channel)
             await self._delete(erased)
+            await asyncio.to_thread(self._weights.erase_trash, channel)
         return len(erased)
 
     async def status(self, channel: str) -> Status:
@@ -271,12 +276,16 @@ class Service:
         )
 
     async def _delete(self, records: Sequence[WeightsRecord]) -> None:
-        """A file that can't be deleted now is an orphan; the next start removes it."""
+        """A file that can't be deleted now stays listed as unused; the next start deletes it."""
+        deleted = []
         for record in records:
             try:
-                await asyncio.to_thread(self._weights.delete, record)
+                await asyncio.to_thread(self._weights.delete, record.document_id)
+                deleted.append(record.document_id)
             except OSError:
                 log.exception("the weights of document %s could not be deleted", record.document_id)
+        if deleted:
+            await self._index.weights_deleted(deleted)
 
 
 def best_of_sections(hits: Sequence[Any], most: int = ROUTED) -> list[Any]:

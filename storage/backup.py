@@ -1,9 +1,9 @@
 """One archive file with all that a data folder holds, made while the bot runs; and back again.
 
 The archive is a zip: `manifest.json` names every other file with its length and sha256, `engram.db` is a snapshot of
-the index, `weights/` holds the files that this snapshot names, `prepared/` what was prepared for other models. Nothing
-is replaced by a restore before all of it was verified; a crash in the middle of replacing is finished at the next start
-(`DataFolder`).
+the index, `channels/` holds snapshots of the channels that it knows, `weights/` the files that it names, `prepared/`
+what was prepared for other models. Nothing is replaced by a restore before all of it was verified; a crash in the
+middle of replacing is finished at the next start (`DataFolder`).
 """
 
 from __future__ import annotations
@@ -25,15 +25,20 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from core.errors import BackupDamaged, DataTooNew, NotFound, StorageFailed
-from storage.check import examine
-from storage.folder import RESTORED, DataFolder, put_restored, sync
+from core.types import WeightsRecord
+from storage.channel_files import path_in
+from storage.check import SPLIT, connect, examine
+from storage.folder import CHANNELS, RESTORED, DataFolder, put_restored, sync
 from storage.index import MIGRATIONS, read_weights
 
 FORMAT = 1  # of the archive
 TRIES = 5  # a document may be forgotten between the snapshot and the copy of its weights
 NAME = re.compile(
-    r"engram\.db|weights/[A-Za-z0-9_-]{1,64}\.safetensors|prepared/[0-9a-f]{1,64}/[a-z_]{1,32}\.[a-z]{1,16}"
+    r"engram\.db|channels/[0-9a-f]{32}\.db|weights/[A-Za-z0-9_-]{1,64}\.safetensors|prepared/[0-9a-f]{1,64}/[a-z_]{1,32}\.[a-z]{1,16}"
 )
+CRAFTED = (  # what reading an archive raises that nobody's backup is
+    zipfile.BadZipFile, KeyError, ValueError, TypeError, AttributeError, EOFError, NotImplementedError, RecursionError,
+)  # fmt: skip
 BLOCK = 1 << 20  # bytes copied at once
 
 
@@ -102,11 +107,20 @@ def _try_again(folder: Path, snapshot: Path, part: Path) -> Manifest:
 
 
 def _pack(folder: Path, snapshot: Path, part: Path) -> Manifest:
-    records, version = _snapshot(folder / "engram.db", snapshot)
+    records, documents, channels, version = _read(folder / "engram.db", snapshot)
     files: dict[str, tuple[int, str]] = {}
     with _private(part) as out, zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
         with snapshot.open("rb") as source:
             files["engram.db"] = _add(archive, "engram.db", source)
+        copied: set[str] = set()
+        for channel in channels if version >= SPLIT else ():
+            path = path_in(folder / CHANNELS, channel)
+            copied |= _copy_channel(path, snapshot)
+            with snapshot.open("rb") as source:
+                name = f"{CHANNELS}/{path.name}"
+                files[name] = _add(archive, name, source)
+        if version >= SPLIT and not documents <= copied:
+            raise _Gone
         for record in records:
             try:
                 source = (folder / record.path).open("rb")
@@ -126,16 +140,33 @@ def _pack(folder: Path, snapshot: Path, part: Path) -> Manifest:
     return manifest
 
 
-def _snapshot(index: Path, copy: Path) -> tuple[list[Any], int]:
-    """The whole index at one moment, through SQLite's online backup; returns its weights' records and version."""
-    with _private(copy):
-        pass
-    with closing(sqlite3.connect(index, timeout=60)) as source, closing(sqlite3.connect(copy)) as target:
-        source.backup(target)  # in one step: writers go on, in the write-ahead log
-        target.execute("PRAGMA journal_mode = DELETE")  # one file, without a log beside it
+def _read(index: Path, copy: Path) -> tuple[list[WeightsRecord], set[str], list[str], int]:
+    """The whole index at one moment; returns its weights' records, documents' ids, channels, and its version."""
+    with _snapshot(index, copy) as target:
         target.row_factory = sqlite3.Row
         [version] = target.execute("PRAGMA user_version").fetchone()
-        return read_weights(target), version
+        documents = {row["id"] for row in target.execute("SELECT id FROM documents")}
+        channels = [row["id"] for row in target.execute("SELECT id FROM channels ORDER BY id")]
+        return read_weights(target), documents, channels, version
+
+
+def _copy_channel(file: Path, copy: Path) -> set[str]:
+    """Returns the ids of its documents. Raises: _Gone."""
+    if not file.exists():
+        raise _Gone
+    with _snapshot(file, copy) as target:
+        return {document for [document] in target.execute("SELECT DISTINCT document_id FROM chunks")}
+
+
+@contextmanager
+def _snapshot(file: Path, copy: Path) -> Iterator[sqlite3.Connection]:
+    """A database at one moment, through SQLite's online backup."""
+    with _private(copy):
+        pass
+    with closing(connect(file)) as source, closing(sqlite3.connect(copy)) as target:
+        source.backup(target)  # in one step
+        target.execute("PRAGMA journal_mode = DELETE")  # one file, without a log beside it
+        yield target
 
 
 def _add(archive: zipfile.ZipFile, name: str, source: BinaryIO) -> tuple[int, str]:
@@ -167,6 +198,10 @@ def _unpack(file: Path, fresh: Path) -> Manifest:
         (fresh / "weights").mkdir(mode=0o700, parents=True)
         for name, (size, digest) in manifest.files.items():
             (fresh / name).parent.mkdir(mode=0o700, exist_ok=True, parents=True)
+            if (
+                archive.getinfo(name).compress_type != zipfile.ZIP_STORED
+            ):  # what is packed may be a thousand times larger
+                raise BackupDamaged
             with archive.open(name) as source, _private(fresh / name) as target:
                 if _copy(source, target, size) != digest:
                     raise BackupDamaged
@@ -180,7 +215,7 @@ def _unpack(file: Path, fresh: Path) -> Manifest:
 def _read_manifest(archive: zipfile.ZipFile) -> Manifest:
     """Raises: BackupDamaged, DataTooNew."""
     info = archive.getinfo("manifest.json")
-    if info.file_size > 1 << 28:
+    if info.file_size > 1 << 28 or info.compress_type != zipfile.ZIP_STORED:
         raise BackupDamaged
     values: Mapping[str, Any] = json.loads(archive.read(info))
     if int(values["format"]) > FORMAT:
@@ -211,7 +246,7 @@ def _verify(fresh: Path, manifest: Manifest) -> None:
         found = examine(fresh)
     except sqlite3.Error:
         raise BackupDamaged from None
-    named = {"engram.db", *(record.path for record in found.weights)}
+    named = {"engram.db", *(record.path for record in found.weights), *found.channels}
     came = {name for name in manifest.files if not name.startswith("prepared/")}
     if found.problems or found.version != manifest.version or named != came:
         raise BackupDamaged
@@ -225,7 +260,7 @@ def _understood(file: Path) -> Iterator[zipfile.ZipFile]:
             yield archive
     except FileNotFoundError:
         raise NotFound("There is no such backup.") from None
-    except (zipfile.BadZipFile, KeyError, ValueError, TypeError, AttributeError, EOFError, NotImplementedError):
+    except CRAFTED:
         raise BackupDamaged from None
 
 

@@ -10,6 +10,7 @@ from types import TracebackType
 
 from core.errors import DataFolderBusy, SetupError
 
+CHANNELS = "channels"  # the folder of the channels' files, beside the index
 RESTORED = "restored"  # a whole data folder within the data folder, that is to take its place
 
 
@@ -24,6 +25,7 @@ class DataFolder:
         self.path = path
         self.index = path / "engram.db"
         self.weights = path / "weights"
+        self.channels = path / CHANNELS
 
     def __enter__(self) -> DataFolder:
         """Raises: DataFolderBusy, SetupError."""
@@ -51,6 +53,18 @@ class DataFolder:
         os.umask(self._umask)
         self._lock.close()
 
+    def require_index(self) -> None:
+        """An index that is missing or empty beside what it should know is not made anew: everything would be forgotten.
+
+        Raises: SetupError.
+        """
+        there = self.index.is_file() and self.index.stat().st_size > 0
+        if not there and (any(self.weights.glob("*.safetensors")) or any(self.channels.glob("*.db"))):
+            raise SetupError(
+                "The index engram.db of this data folder is missing or empty, though there are documents. Put it back, "
+                "or restore a backup; to begin anew, move the folders weights and channels away. Nothing was changed."
+            )
+
     def size(self) -> int:
         """Bytes of all files in it."""
         return sum(path.stat().st_size for path in self.path.rglob("*") if path.is_file())
@@ -61,7 +75,7 @@ def put_restored(folder: Path) -> None:
     fresh = folder / RESTORED
     if not fresh.exists():
         return
-    for name in ("weights", "prepared"):
+    for name in ("weights", CHANNELS, "prepared"):
         if (fresh / name).exists():
             shutil.rmtree(folder / name, ignore_errors=True)
             os.replace(fresh / name, folder / name)

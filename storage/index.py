@@ -1,12 +1,17 @@
 """The SQLite index: what was handed in, learned and asked. The one home of SQL.
 
+What a channel's documents say, and what was answered, stands in a file for each channel (`storage.channel_files`); here
+stands what there is. So this file stays small, and can be written anew at each erase.
+
 One connection writes, one transaction at a time; another one reads. Both run in threads of their own, so the event loop
-never waits. A commit is on the disk when it returns (WAL, synchronous = FULL).
+never waits. A commit is on the disk when it returns (WAL, synchronous = FULL). Who needs a channel's file and this one
+takes the channel's first.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import logging
 import secrets
@@ -24,9 +29,10 @@ import aiosqlite
 from core.closeness import COMPARED, Query, closest_first
 from core.errors import AlreadyKnown, Cancelled, DataTooNew, NotFound, StorageFailed
 from core.ports import Hit
-from core.prompts import NOT_IN_TEXT
 from core.types import Answer, Chunk, Document, Job, Metrics, Page, Stage, WeightsRecord
 from core.words import frequency, scores, search_words, shares, supporting
+from storage.channel_files import ChannelFile, ChannelFiles, sound
+from storage.folder import CHANNELS
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +40,7 @@ MAX_ATTEMPTS = 3  # at one job; a job that always takes the process down is not 
 ERASE_AGAIN = 5.0  # seconds until an erase that another reader held up is tried again
 AFTER_ERASE = 60.0  # seconds in which the log is emptied after each event: it may be the one that ordered the erase
 REMEMBERED = 86_400.0  # seconds for which the inbox knows what was worked off
-SCRIPTS = ("schema.sql", "inbox.sql", "threads.sql", "codes.sql")
+SCRIPTS = ("schema.sql", "inbox.sql", "threads.sql", "codes.sql", "channels.sql")
 MIGRATIONS = tuple(Path(__file__).with_name(name) for name in SCRIPTS)  # the n-th makes version n
 SETTINGS = """
 PRAGMA busy_timeout = 5000;
@@ -51,9 +57,13 @@ class Index:
     Every method raises StorageFailed when the file can't be read or written; then nothing was changed.
     """
 
+    id: str  # random, the same for ever: stands in every file of weights that belongs to this index
+
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._files = ChannelFiles(path.parent / CHANNELS)
         self._writing = asyncio.Lock()
+        self._unerased: set[str] = set()  # channels in whose files there is still something to erase
         self._erased_at = time.monotonic()  # or started: an event may be left from before
         self._finishing: asyncio.Task[None] | None = None
 
@@ -64,9 +74,11 @@ class Index:
                 self._writer = await stack.enter_async_context(_connect(self._path))
                 version = await _version(self._writer)
                 await self._writer.executescript(SETTINGS)
-                await _migrate(self._writer, version)
+                await self._migrate(version)
                 self._reader = await stack.enter_async_context(_connect(self._path))
                 await self._reader.executescript(SETTINGS + "PRAGMA query_only = ON;")
+                [[self.id]] = await self._reader.execute_fetchall("SELECT id FROM folder")
+            stack.callback(self._files.close)
             await self._try_to_finish_erase()
             await self._truncate_log()
             self._open = stack.pop_all()
@@ -80,16 +92,45 @@ class Index:
             await asyncio.gather(self._finishing, return_exceptions=True)
         await self._open.aclose()
 
+    async def _migrate(self, version: int) -> None:
+        """Bring the file from that version to this one, each step in one transaction."""
+        for script in MIGRATIONS[version:]:
+            if script.stem == "channels":
+                await self._split_up()
+            await self._writer.executescript("BEGIN IMMEDIATE;" + script.read_text() + "COMMIT;")
+
+    async def _split_up(self) -> None:
+        """Copy what belongs into the channels' files; a crash begins it anew."""
+        for [channel] in await self._writer.execute_fetchall("SELECT id FROM channels"):
+            async with self._files.of(channel) as content:
+                await self._files.delete(channel)
+                await content(ChannelFile.take_over, self._path, create=True)
+            self._files.trim()
+
+    async def is_sound(self) -> bool:
+        """Whether the index itself is whole, so that what it does not name is not needed."""
+        rows = await self._read("PRAGMA quick_check")
+        return [row[0] for row in rows] == ["ok"]
+
     # Jobs
 
     async def add_job(self, job: Job, data: bytes) -> Job:
         key = {"channel": job.channel, "sha256": job.sha256}
-        async with self._transaction() as execute:
-            for row in await execute("SELECT id FROM documents WHERE channel = :channel AND sha256 = :sha256", key):
+        async with self._channel(job.channel) as content:
+            for row in await self._read("SELECT id FROM documents WHERE channel = :channel AND sha256 = :sha256", key):
                 raise AlreadyKnown(document_id=row["id"])
-            if await execute("SELECT 1 FROM jobs WHERE channel = :channel AND sha256 = :sha256 AND NOT final", key):
+            if await self._read("SELECT 1 FROM jobs WHERE channel = :channel AND sha256 = :sha256 AND NOT final", key):
                 raise AlreadyKnown("This document is already being learned in this channel.")
-            await execute("INSERT OR IGNORE INTO channels (id) VALUES (:channel)", key)
+            await content(ChannelFile.add_job_file, job.id, data, create=True)
+            try:
+                return _job(await self._add_job(job))
+            except BaseException:
+                await content(ChannelFile.keep_job_files, await self._waiting(job.channel))
+                raise
+
+    async def _add_job(self, job: Job) -> sqlite3.Row:
+        async with self._transaction() as execute:
+            await execute("INSERT OR IGNORE INTO channels (id) VALUES (:channel)", {"channel": job.channel})
             [row] = await execute(
                 """
                 INSERT INTO jobs (id, channel, name, sha256, requested_by, reply_to, created_at, stage, attempts, error,
@@ -100,8 +141,10 @@ class Index:
                 """,
                 asdict(job),
             )
-            await execute("INSERT INTO job_files (job_id, data) VALUES (:id, :data)", {"id": job.id, "data": data})
-        return _job(row)
+        return row
+
+    async def _waiting(self, channel: str) -> list[str]:
+        return [job.id for job in await self.jobs(channel=channel)]
 
     async def job(self, job_id: str) -> Job:
         """Raises: NotFound."""
@@ -145,9 +188,11 @@ class Index:
 
     async def job_data(self, job_id: str) -> bytes:
         """The PDF. Raises: NotFound, when the job has ended."""
-        for row in await self._read("SELECT data FROM job_files WHERE job_id = :id", {"id": job_id}):
-            return row["data"]
-        raise NotFound("The file of this job is not kept any more.")
+        async with self._channel((await self.job(job_id)).channel) as content:
+            data = await content(ChannelFile.job_file, job_id)
+        if data is None:
+            raise NotFound("The file of this job is not kept any more.")
+        return data
 
     async def job_stage(self, job_id: str, stage: Stage, *, error: str = "") -> None:
         """Move a job on. One that has ended stays as it ended. Back to QUEUED, the attempt does not count.
@@ -159,16 +204,22 @@ class Index:
             changed = await execute(
                 """
                 UPDATE jobs SET stage = :stage, error = :error, attempts = max(0, attempts - (:stage = 'queued'))
-                WHERE id = :id AND NOT final RETURNING id
+                WHERE id = :id AND NOT final RETURNING channel
                 """,
                 values,
             )
             if not changed and not stage.final:
                 raise Cancelled
-            if stage.final:
-                await execute("DELETE FROM job_files WHERE job_id = :id", values)
-        if stage.final:
-            await self._truncate_log()
+        if changed and stage.final:
+            await self._drop_files(changed[0]["channel"])
+
+    async def _drop_files(self, channel: str) -> None:
+        """The PDFs of jobs that have ended. Never raises: the end stands, and the next one takes them along."""
+        try:
+            async with self._channel(channel) as content:
+                await content(ChannelFile.keep_job_files, await self._waiting(channel))
+        except StorageFailed:
+            log.exception("a PDF that is not needed any more could not be removed; the next job's end will do it")
 
     async def requeue_interrupted(self) -> list[Job]:
         async with self._transaction() as execute:
@@ -184,22 +235,29 @@ class Index:
                     "error": f"Learning this document was interrupted {MAX_ATTEMPTS} times and has been given up.",
                 },
             )
-            await execute("DELETE FROM job_files WHERE job_id IN (SELECT id FROM jobs WHERE final)")
-        await self._truncate_log()
+        for channel in {row["channel"] for row in rows}:
+            await self._drop_files(channel)
         return [_job(row) for row in rows]
 
     async def finish_job(self, job_id: str, document: Document, pages: Sequence[Page], chunks: Sequence[Chunk]) -> None:
         """Raises: Cancelled, when the job has ended otherwise, or was erased, meanwhile; then nothing was stored."""
         ids = {"id": job_id, "channel": document.channel, "document_id": document.id}
-        async with self._transaction() as execute:
-            if not await execute("SELECT 1 FROM jobs WHERE id = :id AND channel = :channel AND NOT final", ids):
+        async with self._channel(document.channel) as content:
+            if job_id not in await self._waiting(document.channel):
                 raise Cancelled
-            await self._add_document(document, pages, chunks)
-            await execute("UPDATE jobs SET stage = 'done', error = '', document_id = :document_id WHERE id = :id", ids)
-            await execute("DELETE FROM job_files WHERE job_id = :id", ids)
-        await self._truncate_log()
+            known = [other.id for other in await self.documents(document.channel)]
+            await content(ChannelFile.add_document, document.id, pages, chunks, known, create=True)
+            async with self._transaction() as execute:
+                if not await execute("SELECT 1 FROM jobs WHERE id = :id AND channel = :channel AND NOT final", ids):
+                    raise Cancelled
+                await self._add_document(document)
+                await execute(
+                    "UPDATE jobs SET stage = 'done', error = '', document_id = :document_id WHERE id = :id", ids
+                )
+                await execute("DELETE FROM unused_weights WHERE document_id = :document_id", ids)
+        await self._drop_files(document.channel)
 
-    async def _add_document(self, document: Document, pages: Sequence[Page], chunks: Sequence[Chunk]) -> None:
+    async def _add_document(self, document: Document) -> None:
         row = asdict(document) | {
             "metrics": json.dumps(asdict(document.metrics)),
             "questions": json.dumps(document.questions),
@@ -219,27 +277,6 @@ class Index:
             VALUES (:document_id, :path, :bytes, :sha256, :base, :learner, :sections)
             """,
             [weights],
-        )
-        await self._insert(
-            "INSERT INTO pages (document_id, number, text) VALUES (:document_id, :number, :text)",
-            [{"document_id": document.id, "number": page.number, "text": page.text} for page in pages],
-        )
-        await self._insert(
-            """
-            INSERT INTO chunks (document_id, position, text, start_page, end_page, code)
-            VALUES (:document_id, :position, :text, :start_page, :end_page, :code)
-            """,
-            [
-                {
-                    "document_id": document.id,
-                    "position": chunk.index,
-                    "text": chunk.text,
-                    "start_page": chunk.start_page,
-                    "end_page": chunk.end_page,
-                    "code": chunk.code,
-                }
-                for chunk in chunks
-            ],
         )
 
     async def mark_delivered(self, job_id: str) -> None:
@@ -278,67 +315,111 @@ class Index:
         return [_weights(row) for row in await self._read("SELECT * FROM weights ORDER BY document_id")]
 
     async def pages(self, document_id: str) -> list[Page]:
-        rows = await self._read(
-            "SELECT number, text FROM pages WHERE document_id = :id ORDER BY number", {"id": document_id}
-        )
-        return [Page(row["number"], row["text"]) for row in rows]
+        async with self._channel(await self._channel_of(document_id)) as content:
+            return await content(ChannelFile.pages, document_id)
 
     async def chunk_texts(self, document_id: str) -> list[str]:
+        async with self._channel(await self._channel_of(document_id)) as content:
+            return await content(ChannelFile.chunk_texts, document_id)
+
+    async def _channel_of(self, document_id: str) -> str:
+        """ "" for a document that is not there."""
+        rows = await self._read("SELECT channel FROM documents WHERE id = :id", {"id": document_id})
+        return rows[0]["channel"] if rows else ""
+
+    # Files of weights
+
+    async def will_save(self, document_id: str) -> None:
+        """A file of weights is about to be written; unless its job is finished, the next start deletes it."""
+        async with self._transaction() as execute:
+            await execute("INSERT OR IGNORE INTO unused_weights (document_id) VALUES (:id)", {"id": document_id})
+
+    async def unused_weights(self) -> list[str]:
         rows = await self._read(
-            "SELECT text FROM chunks WHERE document_id = :id ORDER BY position", {"id": document_id}
+            "SELECT document_id FROM unused_weights WHERE document_id NOT IN (SELECT document_id FROM weights)"
         )
-        return [row["text"] for row in rows]
+        return [row["document_id"] for row in rows]
+
+    async def weights_deleted(self, document_ids: Sequence[str]) -> None:
+        async with self._transaction() as execute:
+            await execute(
+                "DELETE FROM unused_weights WHERE document_id IN (SELECT value FROM json_each(:ids))",
+                {"ids": json.dumps(document_ids)},
+            )
 
     # Erase
 
     async def forget(self, channel: str, document_id: str) -> WeightsRecord:
         """Raises: NotFound."""
         key = {"id": document_id, "channel": channel}
-        async with self._transaction() as execute:
+        async with self._channel(channel), self._transaction() as execute:
             found = await execute("SELECT sha256 FROM documents WHERE id = :id AND channel = :channel", key)
             if not found:
                 raise NotFound
             [record] = await execute("SELECT * FROM weights WHERE document_id = :id", key)
+            await execute("INSERT OR IGNORE INTO unused_weights (document_id) VALUES (:id)", key)
             await execute(
                 "DELETE FROM jobs WHERE channel = :channel AND sha256 = :sha256", key | {"sha256": found[0]["sha256"]}
             )
             await execute("DELETE FROM documents WHERE id = :id", key)
-            await execute("INSERT OR IGNORE INTO erasing (id) VALUES (1)")
+            await execute("INSERT INTO erasing (channel) VALUES (:channel)", key)
         await self._try_to_finish_erase()
         return _weights(record)
 
     async def reset(self, channel: str) -> list[WeightsRecord]:
-        """Remove everything of a channel, its unfinished jobs too; nothing remains readable in the file."""
-        async with self._transaction() as execute:
+        """Remove everything of a channel, its unfinished jobs and what a platform handed over, too; nothing remains
+        readable. Where there is nothing, nothing is done."""
+        key = {"channel": channel}
+        async with self._channel(channel), self._transaction() as execute:
             records = await execute(
                 """
                 SELECT weights.* FROM weights JOIN documents ON documents.id = weights.document_id
                 WHERE channel = :channel ORDER BY document_id
                 """,
-                {"channel": channel},
+                key,
             )
-            await execute("DELETE FROM channels WHERE id = :channel", {"channel": channel})
-            await execute("INSERT OR IGNORE INTO erasing (id) VALUES (1)")
+            await execute(
+                "INSERT OR IGNORE INTO unused_weights (document_id) SELECT id FROM documents WHERE channel = :channel",
+                key,
+            )
+            known = await execute("DELETE FROM channels WHERE id = :channel RETURNING id", key)
+            received = await execute(
+                "UPDATE inbox SET body = '' WHERE channel = :channel AND body != '' RETURNING key", key
+            )
+            if known or received:
+                await execute("INSERT INTO erasing (channel) VALUES (:channel)", key)
         await self._try_to_finish_erase()
         return [_weights(record) for record in records]
 
     async def finish_erase(self) -> None:
-        """Remove the traces of what was erased, after each erase, and at start what a crash cut short.
-
-        A removed row leaves words in the search index until that is merged; copies in the free space of pages that were
-        once split, in spite of secure_delete (measured: 8 of 4,000 words), until the file is written anew; and pages
-        in the write-ahead log until that is emptied. Takes about a second for 100 MB.
-        """
+        """Remove the traces of what was erased, after each erase, and at start what a crash cut short: rewrite or
+        delete the channels' files, write the index anew, once, and empty the write-ahead log."""
+        rows = await self._read("SELECT number, channel FROM erasing WHERE NOT rewritten ORDER BY number")
+        self._unerased |= {row["channel"] for row in rows}
+        for channel in {row["channel"] for row in rows}:
+            async with self._channel(channel):
+                pass
         async with self._writing:
             with _translated():
-                if not await self._execute("SELECT 1 FROM erasing"):
+                if rows:
+                    await self._execute("VACUUM")
+                    await self._execute(
+                        "UPDATE erasing SET rewritten = 1 WHERE number <= :last", {"last": rows[-1]["number"]}
+                    )
+                if not await self._execute("SELECT 1 FROM erasing WHERE rewritten"):
                     return
-                await self._execute("INSERT INTO chunk_words (chunk_words) VALUES ('optimize')")
-                await self._execute("VACUUM")
                 [result] = await self._execute("PRAGMA wal_checkpoint(TRUNCATE)")
                 if result["busy"]:
                     raise StorageFailed("Another program reads the index; the erase will be finished later.")
-                await self._execute("DELETE FROM erasing")
+                await self._execute("DELETE FROM erasing WHERE rewritten")
+
+    async def _erase_content(self, channel: str, content: Any) -> None:
+        if await self._read("SELECT 1 FROM channels WHERE id = :channel", {"channel": channel}):
+            known = [document.id for document in await self.documents(channel)]
+            await content(ChannelFile.keep, known, await self._waiting(channel))
+        else:
+            await self._files.delete(channel)
+        self._unerased.discard(channel)
 
     async def _try_to_finish_erase(self) -> None:
         """The rows are gone, and the caller has files to delete: what can't be done now is tried again and again, and
@@ -368,61 +449,34 @@ class Index:
         query: Query | None = None,
         limit: int = 10,
     ) -> list[Hit]:
-        values = {"channel": channel, "document_id": document_id}
+        known = {
+            document.id: document for document in await self.documents(channel) if document_id in (None, document.id)
+        }
         words = search_words(question)
-        rows = await self._read(
-            """
-            WITH words AS MATERIALIZED (
-                SELECT value AS word, (
-                    SELECT count(*) FROM chunk_words WHERE chunk_words MATCH '"' || value || '"'
-                ) AS found FROM json_each(:words)
-            ), known AS (
-                SELECT chunks.id, position, learned_at FROM chunks JOIN documents ON documents.id = document_id
-                WHERE channel = :channel AND (:document_id IS NULL OR document_id = :document_id)
-            )
-            SELECT word, known.*, bm25(chunk_words) AS score, found,
-                (SELECT count(*) FROM chunks) AS everywhere, (SELECT count(*) FROM known) AS among
-            FROM words
-            CROSS JOIN chunk_words ON chunk_words MATCH '"' || word || '"'
-            JOIN known ON known.id = chunk_words.rowid
-            """,
-            values | {"words": json.dumps(words)},
-        )
-        if not rows:
-            return [Hit(_document(row), 0, 0.0, 0.0, 1) for row in await self._newest(values)]
-        found: dict[str, dict[int, float]] = {word: {} for word in words}
-        for row in rows:  # nothing of other channels' chunks is left in it
-            found[row["word"]][row["id"]] = frequency(row["score"], row["found"], row["everywhere"])
-        among = rows[0]["among"]
-        score, share = scores(found, among), shares(found, among)
-        order = {row["id"]: (-score[row["id"]], -row["learned_at"], row["position"]) for row in rows}
-        chunks = await self._chunks(sorted(order, key=order.__getitem__)[: max(COMPARED, limit) if query else limit])
-        hits = [Hit(_document(row), row["position"], score[row["chunk"]], share[row["chunk"]], among) for row in chunks]
+        async with self._channel(channel) as content:
+            rows = await content(ChannelFile.search, words, known)
+            if not rows:
+                newest = [*known.values()][:1]
+                return [Hit(document, 0, 0.0, 0.0, 1) for document in newest]
+            found: dict[str, dict[int, float]] = {word: {} for word in words}
+            for row in rows:
+                found[row["word"]][row["id"]] = frequency(row["score"], row["found"], row["everywhere"])
+            among = rows[0]["among"]
+            score, share = scores(found, among), shares(found, among)
+
+            def order(chunk: sqlite3.Row) -> tuple[float, float, int]:
+                return -score[chunk["id"]], -known[chunk["document_id"]].learned_at, chunk["position"]
+
+            chunks = sorted({row["id"]: row for row in rows}.values(), key=order)
+            chunks = chunks[: max(COMPARED, limit) if query else limit]
+            hits = [
+                Hit(known[row["document_id"]], row["position"], score[row["id"]], share[row["id"]], among)
+                for row in chunks
+            ]
+            codes = await content(ChannelFile.codes, [row["id"] for row in chunks]) if query else []
         if query:
-            hits = await asyncio.to_thread(closest_first, hits, [row["code"] for row in chunks], query)
+            hits = await asyncio.to_thread(closest_first, hits, codes, query)
         return hits[:limit]
-
-    async def _chunks(self, ids: Sequence[int]) -> list[sqlite3.Row]:
-        """These chunks, each with its document, in this order."""
-        return await self._read(
-            """
-            SELECT known_documents.*, chunks.id AS chunk, chunks.position, chunks.code FROM json_each(:ids) AS wanted
-            JOIN chunks ON chunks.id = wanted.value
-            JOIN known_documents ON known_documents.id = chunks.document_id
-            ORDER BY wanted.key
-            """,
-            {"ids": json.dumps(ids)},
-        )
-
-    async def _newest(self, values: Mapping[str, Any]) -> list[sqlite3.Row]:
-        return await self._read(
-            """
-            SELECT * FROM known_documents
-            WHERE channel = :channel AND (:document_id IS NULL OR id = :document_id)
-            ORDER BY learned_at DESC LIMIT 1
-            """,
-            values,
-        )
 
     async def support(
         self, document_id: str, answers: Sequence[str], question: str = ""
@@ -444,62 +498,42 @@ class Index:
             "asked_by": asked_by,
             "thread": thread,
         }
-        async with self._transaction() as execute:
-            if answer.document and not await execute(
-                "SELECT 1 FROM documents WHERE id = :document_id AND channel = :channel", values
-            ):
-                raise NotFound("This document was forgotten while it was asked.")
-            await execute("INSERT OR IGNORE INTO channels (id) VALUES (:channel)", values)
-            await execute(
-                """
-                INSERT INTO answers (id, channel, document_id, question, learned, base, asked_at, asked_by, thread)
-                VALUES (:id, :channel, :document_id, :question, :learned, :base, :asked_at, :asked_by, :thread)
-                """,
-                values,
-            )
+        async with self._channel(channel) as content:
+            async with self._transaction() as execute:
+                if answer.document and not await execute(
+                    "SELECT 1 FROM documents WHERE id = :document_id AND channel = :channel", values
+                ):
+                    raise NotFound("This document was forgotten while it was asked.")
+                await execute("INSERT OR IGNORE INTO channels (id) VALUES (:channel)", values)
+            await content(ChannelFile.add_answer, _sound(values), create=True)
         return str(values["id"])
 
     async def place_answer(self, channel: str, answer_id: str, thread: str) -> None:
-        async with self._transaction() as execute:
-            await execute(
-                "UPDATE answers SET thread = :thread WHERE id = :id AND channel = :channel",
-                {"id": answer_id, "channel": channel, "thread": thread},
-            )
+        async with self._channel(channel) as content:
+            await content(ChannelFile.place_answer, answer_id, thread)
 
     async def thread_document(self, channel: str, thread: str) -> str | None:
-        rows = await self._read(
-            """
-            SELECT document_id FROM answers
-            WHERE thread = :thread AND channel = :channel AND document_id IS NOT NULL AND learned != :nothing
-            ORDER BY asked_at DESC LIMIT 1
-            """,
-            {"channel": channel, "thread": thread, "nothing": NOT_IN_TEXT},
-        )
-        return rows[0]["document_id"] if rows else None
+        async with self._channel(channel) as content:
+            return await content(ChannelFile.thread_document, thread)
+
+    async def has_answer(self, channel: str, answer_id: str) -> bool:
+        async with self._channel(channel) as content:
+            return await content(ChannelFile.has_answer, answer_id)
 
     async def feedback(self, channel: str, answer_id: str, *, by: str, helpful: bool) -> None:
         """The last word of each person counts. Raises: NotFound."""
-        async with self._transaction() as execute:
-            stored = await execute(
-                """
-                INSERT INTO feedback (answer_id, given_by, helpful)
-                SELECT id, :by, :helpful FROM answers WHERE id = :id AND channel = :channel
-                ON CONFLICT DO UPDATE SET helpful = excluded.helpful RETURNING helpful
-                """,
-                {"id": answer_id, "channel": channel, "by": by, "helpful": helpful},
-            )
-            if not stored:
-                raise NotFound("This answer is not stored any more.")
+        async with self._channel(channel) as content:
+            await content(ChannelFile.feedback, answer_id, by, helpful)
 
     # Inbox
 
-    async def receive(self, key: str, body: str) -> bool:
-        values = {"key": key, "body": body, "now": time.time(), "oldest": time.time() - REMEMBERED}
+    async def receive(self, key: str, body: str, channel: str = "") -> bool:
+        values = {"key": key, "body": body, "channel": channel, "now": time.time(), "oldest": time.time() - REMEMBERED}
         async with self._transaction() as execute:
             await execute("DELETE FROM inbox WHERE body = '' AND received_at < :oldest", values)
             new = await execute(
                 """
-                INSERT INTO inbox (key, body, owner, received_at) VALUES (:key, :body, '', :now)
+                INSERT INTO inbox (key, body, owner, received_at, channel) VALUES (:key, :body, '', :now, :channel)
                 ON CONFLICT DO NOTHING RETURNING key
                 """,
                 values,
@@ -534,6 +568,18 @@ class Index:
         return bool(mine)
 
     # The connections
+
+    @asynccontextmanager
+    async def _channel(self, channel: str) -> AsyncIterator[Any]:
+        """`async with self._channel(channel) as content`: nobody else has it meanwhile, also to change its rows here.
+        An erase that could not be finished comes first: nothing is added to what is to go."""
+        channel = sound(channel)
+        with _translated():
+            async with self._files.of(channel) as content:
+                if channel in self._unerased:
+                    await self._erase_content(channel, content)
+                yield content
+        self._files.trim()
 
     @asynccontextmanager
     async def _transaction(self) -> AsyncIterator[Any]:
@@ -583,27 +629,18 @@ async def _version(connection: aiosqlite.Connection) -> int:
     return version
 
 
-async def _migrate(connection: aiosqlite.Connection, version: int) -> None:
-    """Bring the file from that version to this one, each step in one transaction."""
-    for script in MIGRATIONS[version:]:
-        await connection.executescript("BEGIN IMMEDIATE;" + script.read_text() + "COMMIT;")
-
-
 @contextmanager
 def _translated() -> Iterator[None]:
     try:
         yield
-    except sqlite3.Error as error:
+    except (sqlite3.Error, OSError) as error:
         full = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
+        full |= getattr(error, "errno", None) == errno.ENOSPC
         raise StorageFailed("The disk is full; nothing was changed." if full else None) from error
 
 
 def _sound(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Half a surrogate pair is no text; it becomes a question mark."""
-    return {
-        name: value.encode(errors="replace").decode() if isinstance(value, str) else value
-        for name, value in values.items()
-    }
+    return {name: sound(value) if isinstance(value, str) else value for name, value in values.items()}
 
 
 def _begins(document: Document, key: str) -> bool:

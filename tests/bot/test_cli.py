@@ -158,6 +158,33 @@ def test_a_document_can_be_asked_by_its_name(engram, engine: FakeEngine, pdf: Pa
     assert engram("ask", "Who is the keeper?", "--document", "harbour")[1]["error"]["kind"] == "NotFound"
 
 
+@pytest.mark.parametrize("gone", ["moved", "emptied"])
+def test_without_its_index_a_data_folder_stays_as_it_is(
+    engram, engine: FakeEngine, pdf: Path, tmp_path: Path, gone: str
+) -> None:
+    engram("learn", pdf)
+    index, whole = tmp_path / "data" / "engram.db", (tmp_path / "data" / "engram.db").read_bytes()
+    index.unlink() if gone == "moved" else index.write_bytes(b"")
+    for command in (["docs"], ["ask", "Who is the keeper?"], ["reset"], ["learn", pdf]):
+        status, answer, _ = engram(*command)
+        assert status == 1 and "restore a backup" in answer["error"]["message"]
+    index.write_bytes(whole)
+    assert "Ada Quill" in engram("ask", "Who is the keeper?")[1]["learned"]["text"]
+
+
+def test_beside_an_older_index_newer_weights_are_kept_for_days(
+    engram, engine: FakeEngine, pdf: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "bakery.pdf"
+    other.write_bytes(make_pdf(*["The baker is Tomas Reed.\nThe oven is old.\n" * 30] * 2))
+    engram("learn", pdf)
+    older = (tmp_path / "data" / "engram.db").read_bytes()
+    newer = Path(engram("learn", other)[1]["delta"]["path"]).name
+    (tmp_path / "data" / "engram.db").write_bytes(older)
+    assert len(engram("docs")[1]["documents"]) == 1
+    assert (tmp_path / "data" / "weights" / "trash" / newer).exists()
+
+
 def test_channels_are_apart_and_reset_erases_one(engram, engine: FakeEngine, pdf: Path) -> None:
     for channel in ("a", "b"):
         assert engram("learn", pdf, "--channel", channel)[0] == 0
