@@ -103,7 +103,9 @@ class Bot:
         self.limits = limits or Limits()
         self.quotas = Quotas(quotas or QuotaConfig())
         self.source = source  # where this bot's source is; shown by /about
-        self.private_answers: OrderedDict[str, tuple[str, Message]] = OrderedDict()  # answer id -> (asker, message)
+        self.private_answers: OrderedDict[str, tuple[Request, Message]] = (
+            OrderedDict()
+        )  # by answer's id: who asked, where
         self._tasks: set[asyncio.Task[None]] = set()
         self._followed: set[str] = set()  # job ids
 
@@ -166,6 +168,7 @@ class Bot:
         """Permission before, words for every failure after: the one place for both."""
         with bound_contextvars(**place_of(request.channel)):
             try:
+                self.quotas.command(request.user)
                 require(permission, request)
                 await handler()
             except Undelivered:
@@ -184,10 +187,12 @@ def place_of(channel: str) -> dict[str, str]:
 
 def require(permission: Permission, request: Request) -> None:
     """Raises: NotAllowed."""
-    if permission is Permission.MANAGER and not (request.is_manager or request.is_dm):
-        raise NotAllowed()
+    if permission is not Permission.EVERYONE and request.is_unknown:
+        raise NotAllowed("I can't find out at the moment whether you may do that; try again in a minute.")
     if permission is not Permission.EVERYONE and request.is_guest:
         raise NotAllowed("Guests can ask me questions here, but not change what I know.")
+    if permission is Permission.MANAGER and not (request.is_manager or request.is_dm):
+        raise NotAllowed()
 
 
 def owns(owner: str, request: Request) -> bool:
@@ -404,7 +409,7 @@ async def _answer(bot: Bot, question: str, document: str | None, private: bool, 
     coming = [] if answer.learned else await bot.service.jobs(request.channel)
     message = render.answer(answer, private=private, coming=coming)
     if private:
-        _remember(bot, answer.id, request.user, message)
+        _remember(bot, answer.id, request, message)
     await insist(reply.say, message, private=private, thread=thread)
     await _note_thread(bot, answer.id, request, reply)
 
@@ -418,16 +423,17 @@ async def _note_thread(bot: Bot, answer_id: str, request: Request, reply: Reply)
             log.exception("the thread of an answer could not be stored; a follow-up there is asked as in the channel")
 
 
-def _remember(bot: Bot, answer_id: str, asker: str, message: Message, keep: int = 500) -> None:
+def _remember(bot: Bot, answer_id: str, asked: Request, message: Message, keep: int = 500) -> None:
     """Private answers can be shared for a while; after a restart, one asks again."""
-    bot.private_answers[answer_id] = (asker, message)
+    bot.private_answers[answer_id] = (replace(asked, attachments=()), message)
     while len(bot.private_answers) > keep:
         bot.private_answers.popitem(last=False)
 
 
 async def press_share(bot: Bot, answer_id: str, request: Request, reply: Reply) -> None:
-    asker, message = bot.private_answers.get(answer_id, ("", Message()))
-    if asker != request.user:
+    asked, message = bot.private_answers.get(answer_id, (None, Message()))
+    its_own = asked is not None and (asked.user, asked.channel) == (request.user, request.channel)
+    if not its_own or not await bot.service.has_answer(request.channel, answer_id):  # it may be erased since
         raise NotFound("I no longer have that answer; ask again to share it.")
     await insist(reply.say, render.shared(message, request.user_name))
     await _note_thread(bot, answer_id, request, reply)

@@ -37,12 +37,14 @@ SCOPES = (
 )
 EVENTS = (
     "app_mention",
+    "app_uninstalled",
     "channel_deleted",
     "group_deleted",
     "message.channels",
     "message.groups",
     "message.im",
     "message.mpim",
+    "tokens_revoked",
 )
 
 

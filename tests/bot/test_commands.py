@@ -271,6 +271,25 @@ async def test_a_private_answer_is_shared_only_by_the_one_who_asked(taught):
     assert "share" not in [button.action for button in shared.said[0].buttons]
 
 
+async def test_an_erased_answer_is_not_shared_nor_one_from_another_channel(taught):
+    private = await run(taught, "ask", arguments={"question": "Who is the warden?", "private": True})
+    share = private.private[0].buttons[-1]
+    assert "ask again" in (await press(taught, "share", share.value, channel="fake:2")).text
+    await press(taught, "reset", "", is_manager=True)
+    shared = await press(taught, "share", share.value)
+    assert "ask again" in shared.text and "Ada Quill" not in shared.text
+
+
+@pytest.mark.parametrize("who", [{}, {"is_guest": True}, {"is_dm": True, "is_guest": True}])
+async def test_every_command_and_button_counts_for_guests_too(open_service, who):
+    async with open_service() as service, Bot(service, quotas=QuotaConfig(user_commands_per_minute=3)) as bot:
+        for _ in range(3):
+            assert "commands a minute" not in (await run(bot, "docs", **who)).text
+        assert "3 commands a minute" in (await run(bot, "status", **who)).text
+        assert "3 commands a minute" in (await press(bot, "keep", "", **who)).text
+        assert "commands a minute" not in (await run(bot, "docs", **BOB)).text
+
+
 async def steered(bot: Bot, *threads: str) -> list[bool]:
     """Whether the next question in each thread is put to the handbook first."""
     (handbook,) = await bot.service.documents("fake:1")

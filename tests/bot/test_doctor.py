@@ -41,6 +41,12 @@ async def test_a_missing_scope_is_named(slack: FakeSlack) -> None:
     assert state == "error" and "files:read" in words and "install it again" in words
 
 
+async def test_a_clock_that_is_off_is_said(slack: FakeSlack) -> None:
+    slack.ahead = 400.0
+    state, words = (await states(settings(slack), "Slack"))["Slack clock"]
+    assert state == "error" and "seconds off Slack's" in words
+
+
 @pytest.mark.parametrize(
     ("given", "words"),
     [
