@@ -189,10 +189,15 @@ def answer(value: Answer, *, private: bool = False, coming: Sequence[Job] = ()) 
             Field("Learned", _said(value.learned), _note(value.learned, *where(value.pages))),
             Field("Base model (untaught)", _said(value.base), _note(value.base)),
         ),
-        footer=f"From {name}, by weights alone: 0 document tokens in the prompt",
+        footer=f"From {name}, by weights alone: 0 document tokens in the prompt" + _left_out(value),
         buttons=buttons,
         tone=Tone.GOOD,
     )
+
+
+def _left_out(value: Answer) -> str:
+    """Documents that could not be asked."""
+    return f" · left out, to be learned again: {', '.join(value.unusable)}" if value.unusable else ""
 
 
 def asked(question: str, by: str) -> Message:
@@ -219,7 +224,7 @@ def _untaught(value: Answer, coming: Sequence[Job]) -> Message:
     return Message(
         title=value.question,
         fields=(Field("Base model (untaught)", _said(value.base), _note(value.base)),),
-        footer=hint,
+        footer=hint + _left_out(value),
     )
 
 

@@ -181,6 +181,7 @@ def source_line(answer: Answer) -> str:
     parts = [f"{seconds:.1f} s", f"0 document tokens in the prompt ({answer.prompt_tokens} of the question)"]
     if answer.learned and answer.document:
         parts = [plain(answer.document.name), *where(answer.pages), f"{answer.learned.confidence:.0%} sure", *parts]
+    parts += [f"left out, to be learned again: {plain(name)}" for name in answer.unusable]
     return f"[dim]{' · '.join(parts)}[/]"
 
 

@@ -24,12 +24,13 @@ def pack(documents: Sequence[tuple[str, Sequence[Page]]], share: int) -> bytes:
 
 
 def unpack(data: bytes) -> tuple[PdfText, int]:
-    """The pages of what `pack` packed, counted on, and the share."""
+    """The pages of what `pack` packed, counted on, and the share; notes say where each of several begins."""
     body = json.loads(data.removeprefix(MAGIC))
     texts, notes = [], []
     for name, pages in body["documents"]:
         notes.append(f"Pages {len(texts) + 1} to {len(texts) + len(pages)} are {name}.")
         texts += pages
+    notes = notes if len(notes) > 1 else []
     return PdfText(tuple(Page(n, text) for n, text in enumerate(texts, start=1)), tuple(notes)), body["share"]
 
 

@@ -140,10 +140,11 @@ class Inbox(Protocol):
 class Index(Inbox, Protocol):
     """The SQLite index."""
 
-    async def add_job(self, job: Job, data: bytes) -> Job:
-        """Make a job durable together with its file; the caller may then acknowledge it.
+    async def add_job(self, job: Job, data: bytes, *, again: bool = False) -> Job:
+        """Make a job durable together with its file; the caller may then acknowledge it. `again`: what comes of it
+        takes the place of the document of the same sha256.
 
-        Raises: AlreadyKnown when the channel has or is learning a document of the same sha256.
+        Raises: AlreadyKnown when the channel has (unless `again`) or is learning a document of the same sha256.
         """
         ...
 
@@ -172,6 +173,7 @@ class Index(Inbox, Protocol):
         """
         ...
 
+    async def channels(self) -> list[str]: ...
     async def mark_delivered(self, job_id: str) -> None: ...
     async def undelivered(self) -> list[Job]: ...
 

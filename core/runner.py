@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 from core.chunks import check_length
 from core.consolidate import MAGIC, merged, spread, unpack
 from core.device import BATCH_ROWS, Device
-from core.errors import Cancelled, EngramError, LearningFailed, NotFound
+from core.errors import Cancelled, EngramError, LearningFailed, NotFound, StorageFailed
 from core.feed import Feed, Feeds
 from core.pdf import PdfText, read_pdf
 from core.ports import Engine, Index, Learned, Weights
@@ -189,17 +189,19 @@ class Runner:
         """
         for job in await self._index.requeue_interrupted():
             log.warning("job %s was interrupted in attempt %d and is now %s", job.id, job.attempts, job.stage)
-        unused = await self._index.unused_weights()
-        for document_id in unused:
-            with _logged("weights of an erased document can't be deleted; the next start tries again"):
-                await asyncio.to_thread(self._weights.delete, document_id)
-                await self._index.weights_deleted([document_id])
+        await self._delete_unused()
         known = await self._index.all_weights()
         if known and await self._index.is_sound():
             with _logged("the folder of weights can't be tidied up"):
                 moved, strange = await asyncio.to_thread(self._weights.sweep, known)
                 if moved or strange:
                     log.warning("weights without a document: %d moved to the trash, %d left", len(moved), len(strange))
+
+    async def _delete_unused(self) -> None:
+        for document_id in await self._index.unused_weights():
+            with _logged("weights of an erased document can't be deleted; the next start tries again"):
+                await asyncio.to_thread(self._weights.delete, document_id)
+                await self._index.weights_deleted([document_id])
 
     async def _work_off_the_queue(self) -> None:
         await _unless(self._closing, asyncio.wait({self.device.load()}))
@@ -363,6 +365,8 @@ class Runner:
             if record not in await self._index.all_weights():
                 await asyncio.to_thread(self._weights.delete, document_id)
                 raise
+        with _logged("what a document replaced could not be deleted; the next start tries again"):
+            await self._delete_unused()
         return document
 
 
@@ -425,7 +429,7 @@ def _logged(problem: str) -> Iterator[None]:
     """What a folder that can't be read or written keeps from being done waits for the next start."""
     try:
         yield
-    except OSError:
+    except (OSError, StorageFailed):
         log.exception(problem)
 
 

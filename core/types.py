@@ -178,6 +178,7 @@ class Answer:
     prompt_tokens: int  # of the question's prompt; none of them is the document's
     pages: tuple[int, ...] | None = ()  # where the text supports the learned answer; () = not found, None = none kept
     id: str = ""  # for feedback
+    unusable: tuple[str, ...] = ()  # names of documents that could not be asked and have to be learned again
     unrelated: bool = False  # the channel knows documents, and none of them is about the question
 
 

@@ -177,6 +177,10 @@ class ChannelFile:
     def place_answer(self, answer_id: str, thread: str) -> None:
         self._db.execute("UPDATE answers SET thread = ? WHERE id = ?", (thread, answer_id))
 
+    def move_answers(self, old: str, new: str) -> None:
+        """The document was learned again, as another one."""
+        self._db.execute("UPDATE answers SET document_id = ? WHERE document_id = ?", (new, old))
+
     def has_answer(self, answer_id: str) -> bool:
         return bool(self._db.execute("SELECT 1 FROM answers WHERE id = ?", (answer_id,)).fetchone())
 

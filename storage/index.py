@@ -114,11 +114,16 @@ class Index:
 
     # Jobs
 
-    async def add_job(self, job: Job, data: bytes) -> Job:
+    async def channels(self) -> list[str]:
+        """That know a document."""
+        return [row["channel"] for row in await self._read("SELECT DISTINCT channel FROM documents ORDER BY channel")]
+
+    async def add_job(self, job: Job, data: bytes, *, again: bool = False) -> Job:
         key = {"channel": job.channel, "sha256": job.sha256}
         async with self._channel(job.channel) as content:
             for row in await self._read("SELECT id FROM documents WHERE channel = :channel AND sha256 = :sha256", key):
-                raise AlreadyKnown(document_id=row["id"])
+                if not again:
+                    raise AlreadyKnown(document_id=row["id"])
             if await self._read("SELECT 1 FROM jobs WHERE channel = :channel AND sha256 = :sha256 AND NOT final", key):
                 raise AlreadyKnown("This document is already being learned in this channel.")
             await content(ChannelFile.add_job_file, job.id, data, create=True)
@@ -250,12 +255,26 @@ class Index:
             async with self._transaction() as execute:
                 if not await execute("SELECT 1 FROM jobs WHERE id = :id AND channel = :channel AND NOT final", ids):
                     raise Cancelled
+                replaced = await self._drop_replaced(execute, document)
                 await self._add_document(document)
                 await execute(
                     "UPDATE jobs SET stage = 'done', error = '', document_id = :document_id WHERE id = :id", ids
                 )
                 await execute("DELETE FROM unused_weights WHERE document_id = :document_id", ids)
+            for old in replaced:
+                await content(ChannelFile.move_answers, old, document.id)
         await self._drop_files(document.channel)
+        if replaced:
+            await self._try_to_finish_erase()
+
+    async def _drop_replaced(self, execute: Any, document: Document) -> list[str]:
+        """Ids of documents that were learned from the same file; their rows are gone, their traces go later."""
+        key = {"channel": document.channel, "sha256": document.sha256}
+        rows = await execute("DELETE FROM documents WHERE channel = :channel AND sha256 = :sha256 RETURNING id", key)
+        for row in rows:
+            await execute("INSERT OR IGNORE INTO unused_weights (document_id) VALUES (:id)", {"id": row["id"]})
+            await self._will_erase(execute, key["channel"])
+        return [row["id"] for row in rows]
 
     async def _add_document(self, document: Document) -> None:
         row = asdict(document) | {
@@ -362,7 +381,7 @@ class Index:
                 "DELETE FROM jobs WHERE channel = :channel AND sha256 = :sha256", key | {"sha256": found[0]["sha256"]}
             )
             await execute("DELETE FROM documents WHERE id = :id", key)
-            await execute("INSERT INTO erasing (channel) VALUES (:channel)", key)
+            await self._will_erase(execute, key["channel"])
         await self._try_to_finish_erase()
         return _weights(record)
 
@@ -387,7 +406,7 @@ class Index:
                 "UPDATE inbox SET body = '' WHERE channel = :channel AND body != '' RETURNING key", key
             )
             if known or received:
-                await execute("INSERT INTO erasing (channel) VALUES (:channel)", key)
+                await self._will_erase(execute, key["channel"])
         await self._try_to_finish_erase()
         return [_weights(record) for record in records]
 
@@ -420,6 +439,11 @@ class Index:
         else:
             await self._files.delete(channel)
         self._unerased.discard(channel)
+
+    async def _will_erase(self, execute: Any, channel: str) -> None:
+        """Within the channel's turn, so that nobody adds anything before it is done."""
+        await execute("INSERT INTO erasing (channel) VALUES (:channel)", {"channel": channel})
+        self._unerased.add(sound(channel))
 
     async def _try_to_finish_erase(self) -> None:
         """The rows are gone, and the caller has files to delete: what can't be done now is tried again and again, and
