@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from bot.settings import Settings
+from core.errors import DataFolderBusy
 from core.ports import Engine
 from core.runner import Runner
 from core.service import Service
 from storage.backup import Manifest, back_up, restore
 from storage.check import Contents, examine
 from storage.folder import DataFolder
-from storage.index import Index
+from storage.index import Index, ReadOnlyIndex
 from storage.weights import Weights
 
 
@@ -53,6 +54,31 @@ async def open_app(settings: Settings, *, learning: bool = True) -> AsyncIterato
             async with runner:
                 service = Service(index, weights, runner, settings.limits, floor=settings.min_confidence)
                 yield App(settings, service, runner)
+
+
+@asynccontextmanager
+async def look_into(settings: Settings, note: Callable[[str], None]) -> AsyncIterator[App]:
+    """To ask and to list: as `open_app`, or, where a bot runs on the data folder, beside it, storing nothing.
+
+    Raises: DataTooNew, SetupError, StorageFailed.
+    """
+    async with AsyncExitStack() as stack:
+        try:
+            app = await stack.enter_async_context(open_app(settings, learning=False))
+        except DataFolderBusy:
+            note("A bot runs on this data folder; this looks into it and stores nothing.")
+            app = await stack.enter_async_context(_beside(settings))
+        yield app
+
+
+@asynccontextmanager
+async def _beside(settings: Settings) -> AsyncIterator[App]:
+    folder = DataFolder(settings.data_dir)
+    async with ReadOnlyIndex(folder.index) as index:
+        weights = Weights(folder.weights, index.id)
+        runner = Runner(partial(load_engine, settings), index, weights, settings.limits, learning=False, tidy=False)
+        async with runner:
+            yield App(settings, Service(index, weights, runner, settings.limits, floor=settings.min_confidence), runner)
 
 
 def load_engine(settings: Settings) -> Engine:

@@ -52,7 +52,7 @@ async def read_pdf(data: bytes, limits: Limits, *, sandbox: Sandbox = SANDBOX) -
 
     Raises: NotAPdf, PdfDamaged, PdfLocked, PdfHasNoText, PdfTooBig, PdfTooLong, PdfTooSlow.
     """
-    _check_bytes(data, limits)
+    check_bytes(data, limits)
     try:
         reply = await sandbox.call("core.pdf:extract", data, limits.max_pages, imports=("pymupdf",))
     except Overrun:
@@ -65,7 +65,8 @@ async def read_pdf(data: bytes, limits: Limits, *, sandbox: Sandbox = SANDBOX) -
     return _judged(reply, limits)
 
 
-def _check_bytes(data: bytes, limits: Limits) -> None:
+def check_bytes(data: bytes, limits: Limits) -> None:
+    """What can be seen without reading it. Raises: NotAPdf, PdfTooBig."""
     if not data:
         raise NotAPdf("This file is empty.")
     if len(data) > limits.max_bytes:

@@ -44,6 +44,7 @@ class Runner:
     Args:
         engine_factory: loads the engine; blocking; called once, in the device's thread.
         learning: load the engine at once and take up queued jobs. Without it, the first question loads the engine.
+        tidy: put in order what a crash left behind; not beside another process.
         keep_text: store the pages, for citations; without it only the words to find a chunk by, and no code of it.
     """
 
@@ -60,7 +61,9 @@ class Runner:
         learning: bool = True,
         batch_rows: int = BATCH_ROWS,
         keep_text: bool = True,
+        tidy: bool = True,
     ) -> None:
+        self._tidy = tidy
         self._engine_factory = engine_factory
         self._index = index
         self._weights = weights
@@ -80,7 +83,8 @@ class Runner:
 
     async def __aenter__(self) -> Runner:
         self.device = Device(self._engine_factory, batch_rows=self._batch_rows)
-        await self._recover()
+        if self._tidy:
+            await self._recover()
         if self._learning:
             self.device.load()
             self._worker = asyncio.create_task(self._work_off_the_queue(), name="runner")

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from core.closeness import COMPARED
 from core.consolidate import MAGIC, pack
-from core.errors import AlreadyKnown, NotAPdf, NotFound, PdfTooBig, Refused, WeightsDamaged, WrongBaseModel
+from core.errors import AlreadyKnown, NotAPdf, NotFound, Refused, WeightsDamaged, WrongBaseModel
+from core.pdf import check_bytes
 from core.ports import Ask, Hit, Inbox, Index, Weights
 from core.prompts import NOT_IN_TEXT
 from core.runner import Runner, new_id
@@ -406,11 +407,9 @@ def is_about(hit: Any, sure: float, pages: Sequence[int] | None) -> bool:
 
 def check_upload(data: bytes, limits: Limits) -> None:
     """The checks that cost nothing. Raises: PdfTooBig, NotAPdf."""
-    if len(data) > limits.max_bytes:
-        megabytes = len(data) / 2**20, limits.max_bytes / 2**20
-        raise PdfTooBig("This file has {:,.1f} MB; the limit is {:,.0f} MB.".format(*megabytes))
-    if PDF_MAGIC not in data[:1024] or data.startswith(MAGIC):
+    if data.startswith(MAGIC):
         raise NotAPdf
+    check_bytes(data, limits)
 
 
 def check_question(question: str) -> str:

@@ -63,17 +63,21 @@ TAKE_OVER = (
 class ChannelFile:
     """What one channel's file holds. Use from one thread at a time. Every method raises sqlite3.Error."""
 
-    def __init__(self, path: Path | None, channel: str) -> None:
+    def __init__(self, path: Path | None, channel: str, *, read_only: bool = False) -> None:
         """path: created when missing; None: nothing is there, and nothing is stored.
 
         Raises: DataTooNew.
         """
-        self._db = sqlite3.connect(path or ":memory:", isolation_level=None, check_same_thread=False)
+        address = f"{path.absolute().as_uri()}?mode={'ro' if read_only else 'rwc'}" if path else ":memory:"
+        self._db = sqlite3.connect(address, uri=True, isolation_level=None, check_same_thread=False)
         try:
             self._db.row_factory = sqlite3.Row
             [version] = self._db.execute("PRAGMA user_version").fetchone()
             if version > len(VERSIONS):
                 raise DataTooNew
+            if read_only:
+                self._db.execute("PRAGMA busy_timeout = 5000")
+                return
             self._db.execute("PRAGMA auto_vacuum = FULL")  # the room of a PDF goes back to the disk
             self._db.executescript(SETTINGS)
             for script in VERSIONS[version:]:
@@ -232,8 +236,9 @@ class ChannelFile:
 class ChannelFiles:
     """All channels' files. Some stay open; each is used by one caller at a time."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, read_only: bool = False) -> None:
         self._folder = folder
+        self._read_only = read_only
         self._open: OrderedDict[str, ChannelFile] = OrderedDict()  # by channel, the last used at the end
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
@@ -272,7 +277,7 @@ class ChannelFiles:
         if channel not in self._open:
             new = not self.path(channel).exists()
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._open[channel] = ChannelFile(self.path(channel), channel)
+            self._open[channel] = ChannelFile(self.path(channel), channel, read_only=self._read_only)
             if new:
                 sync(self._folder)
         self._open.move_to_end(channel)

@@ -638,9 +638,39 @@ class Index:
                 log.exception("the write-ahead log could not be emptied; the next job's end or start will do it")
 
 
+class ReadOnlyIndex(Index):
+    """Looks into an index that another process writes. What is asked is answered, and not stored."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._files = ChannelFiles(path.parent / CHANNELS, read_only=True)
+
+    async def __aenter__(self) -> ReadOnlyIndex:
+        """Raises: DataTooNew, StorageFailed."""
+        async with AsyncExitStack() as stack:
+            with _translated():
+                self._reader = await stack.enter_async_context(_connect(self._path, read_only=True))
+                await self._reader.executescript("PRAGMA busy_timeout = 5000; PRAGMA query_only = ON;")
+                if await _version(self._reader) != len(MIGRATIONS):
+                    raise StorageFailed("The bot that runs here is of an older version; stop it first.")
+                [[self.id]] = await self._reader.execute_fetchall("SELECT id FROM folder")
+            stack.callback(self._files.close)
+            self._open = stack.pop_all()
+        return self
+
+    async def add_answer(self, channel: str, answer: Answer, *, asked_by: str, thread: str = "") -> str:
+        return ""
+
+    @asynccontextmanager
+    async def _transaction(self) -> AsyncIterator[Any]:
+        raise StorageFailed("Another Engram process uses this data folder; stop it first.")
+        yield
+
+
 @asynccontextmanager
-async def _connect(path: Path) -> AsyncIterator[aiosqlite.Connection]:
-    async with aiosqlite.connect(path, isolation_level=None) as connection:
+async def _connect(path: Path, *, read_only: bool = False) -> AsyncIterator[aiosqlite.Connection]:
+    address = f"{path.absolute().as_uri()}?mode={'ro' if read_only else 'rwc'}"
+    async with aiosqlite.connect(address, uri=True, isolation_level=None) as connection:
         connection.row_factory = sqlite3.Row
         yield connection
 

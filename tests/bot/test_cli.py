@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import shlex
 import signal
 import subprocess
 import sys
@@ -28,6 +29,7 @@ COMMANDS = [
     "consolidate",
     "forget",
     "reset",
+    "relearn",
     "status",
     "demo",
     "bench",
@@ -59,6 +61,7 @@ def engram(tmp_path: Path):
 
     def run(*arguments: object) -> tuple[int, Any, str]:
         where = [] if arguments[0] in ("read", "bench") else ["--data-dir", str(tmp_path / "data")]
+        where += ["--yes"] if arguments[0] in ("reset", "restore", "consolidate") else []
         result = CliRunner().invoke(cli, [*map(str, arguments), *where, "--json"])
         return result.exit_code, json.loads(result.stdout), result.stderr
 
@@ -315,11 +318,91 @@ def test_what_is_no_backup_is_one_sentence(engram, engine: FakeEngine, pdf: Path
     assert engram("backup", pdf)[1]["error"]["kind"] == "NotFound"
 
 
-def test_two_processes_do_not_share_a_data_folder(engram, engine: FakeEngine, pdf: Path, tmp_path: Path) -> None:
+def test_two_processes_do_not_write_to_a_data_folder(engram, engine: FakeEngine, pdf: Path, tmp_path: Path) -> None:
     with slow_learner(pdf, tmp_path) as process:
-        status, answer, _ = engram("docs")
+        refused = [engram(*command) for command in (["reset"], ["forget", "x"], ["learn", pdf], ["relearn"])]
         process.kill()
-    assert (status, answer["error"]["kind"]) == (1, "DataFolderBusy")
+    assert [(status, answer["error"]["kind"]) for status, answer, _ in refused] == [(1, "DataFolderBusy")] * 4
+
+
+def test_beside_a_running_bot_people_may_look_and_ask_and_nothing_is_changed(
+    engram, engine: FakeEngine, pdf: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "bakery.pdf"
+    other.write_bytes(make_pdf(*["The baker is Tomas Reed.\nThe oven is old.\n" * 30] * 2))
+    engram("learn", pdf)
+    with slow_learner(other, tmp_path) as process:
+        before = {path: path.read_bytes() for path in (tmp_path / "data" / "channels").iterdir()}
+        status, answer, stderr = engram("ask", "Who", "is", "the", "keeper?")
+        assert status == 0 and "Ada Quill" in answer["learned"]["text"] and "stores nothing" in stderr
+        assert [document["name"] for document in engram("docs")[1]["documents"]] == ["lighthouse.pdf"]
+        assert engram("status")[1]["documents"] == 1
+        assert {path: path.read_bytes() for path in (tmp_path / "data" / "channels").iterdir()} == before
+        process.kill()
+
+
+@pytest.mark.parametrize("command", [["reset"], ["restore", "saved"], ["consolidate"]])
+@pytest.mark.parametrize("json_too", [True, False])
+def test_nothing_is_erased_where_nobody_can_be_asked(
+    engine: FakeEngine, pdf: Path, tmp_path: Path, command: list[str], json_too: bool
+) -> None:
+    where = ["--data-dir", str(tmp_path / "data")]
+    CliRunner().invoke(cli, ["learn", str(pdf), *where])
+    refused = CliRunner().invoke(cli, [*command, *where, *(["--json"] if json_too else [])])
+    assert refused.exit_code == 2 and "--yes" in refused.stderr
+    assert len(json.loads(CliRunner().invoke(cli, ["docs", "--json", *where]).stdout)["documents"]) == 1
+
+
+def test_several_files_are_learned_one_after_another(engram, engine: FakeEngine, pdf: Path, tmp_path: Path) -> None:
+    other = tmp_path / "bakery.pdf"
+    other.write_bytes(make_pdf(*["The baker is Tomas Reed.\nThe oven is old.\n" * 30] * 2))
+    status, answer, _ = engram("learn", pdf, other)
+    assert status == 0
+    assert [one["document"]["name"] for one in answer["learned"]] == ["lighthouse.pdf", "bakery.pdf"]
+
+
+def test_what_can_be_refused_is_refused_before_the_model_is_loaded(
+    engram, monkeypatch: pytest.MonkeyPatch, pdf: Path, tmp_path: Path
+) -> None:
+    def load(settings: object) -> None:
+        raise AssertionError("the model was loaded")
+
+    monkeypatch.setattr("bot.app.load_engine", load)
+    office, empty, page = (tmp_path / f"{name}.pdf" for name in ("office", "empty", "page"))
+    office.write_bytes(b"PK\x03\x04" + bytes(100))
+    empty.write_bytes(b"")
+    page.write_bytes(b"<!DOCTYPE html><p>Please sign in")
+    for file, words in ((office, "Office document"), (empty, "empty"), (page, "a web page")):
+        status, answer, _ = engram("learn", pdf, file)
+        assert status == 1 and words in answer["error"]["message"] and file.name in answer["error"]["message"]
+    assert not (tmp_path / "data").exists()
+
+
+def test_after_a_change_of_model_everything_is_learned_again(engram, engine: FakeEngine, pdf: Path) -> None:
+    engram("learn", pdf)
+    engram("learn", pdf, "--channel", "there")
+    engine.fingerprint = "e" * 64
+    assert engram("ask", "Who is the keeper?")[1]["error"]["kind"] == "WrongBaseModel"
+    assert len(engram("relearn", "--all")[1]["learned"]) == 2
+    assert "Ada Quill" in engram("ask", "Who is the keeper?", "--channel", "there")[1]["learned"]["text"]
+    assert engram("relearn", "--all")[1] == {"learned": [], "refused": []}
+
+
+def test_hints_can_be_typed_as_they_are(engine: FakeEngine, pdf: Path, tmp_path: Path) -> None:
+    where = ["--channel", "our club; rm", "--data-dir", str(tmp_path / "my data")]
+    hint = CliRunner().invoke(cli, ["learn", str(pdf), *where]).stdout.replace("\n", " ")
+    typed = shlex.split(hint[hint.index("--channel") :])
+    assert typed[:2] == ["--channel", "our club; rm"] and typed[3].replace(" ", "") == where[3].replace(" ", "")
+
+
+def test_a_terminal_says_the_cause_itself(engine: FakeEngine, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    refused = CliRunner().invoke(cli, ["docs", "--data-dir", str(tmp_path / "file" / "data")])
+    assert refused.exit_code == 1 and "(Not a directory: " in refused.stderr
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "engram.db").write_bytes(b"not a database, but longer than a header of one " * 10)
+    refused = CliRunner().invoke(cli, ["docs", "--data-dir", str(tmp_path / "data")])
+    assert "(file is not a database)" in refused.stderr and "operator's log" not in refused.stderr
 
 
 def test_a_killed_job_is_learned_by_the_next_learn(engram, engine: FakeEngine, pdf: Path, tmp_path: Path) -> None:

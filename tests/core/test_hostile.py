@@ -14,7 +14,7 @@ from bot.torture.hostile import HOSTILE
 from bot.torture.papers import make_pdf
 from bot.torture.pdf import FOREIGN, damaged
 from core import errors
-from core.pdf import _check_bytes, _judged, read_pdf
+from core.pdf import _judged, check_bytes, read_pdf
 from core.sandbox import Sandbox
 from core.types import Limits
 
@@ -67,7 +67,7 @@ def test_damage_ends_in_text_or_in_a_sentence(seed: int) -> None:
 def test_any_bytes_are_judged_without_a_child(data: bytes) -> None:
     for candidate in (data, b"%PDF-1.7" + data, data + b"%PDF-1.7"):
         try:
-            _check_bytes(candidate, Limits())
+            check_bytes(candidate, Limits())
         except errors.NotAPdf as refused:
             assert not FOREIGN.search(str(refused))
 
