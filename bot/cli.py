@@ -579,11 +579,13 @@ def run(command: Command, json: bool, data_dir: Path | None = None) -> None:
     import asyncio
     import traceback
 
-    from bot.settings import load_settings
+    from bot.settings import load_settings, unknown_variables
     from bot.terminal import Screen
     from core.errors import EngramError, SetupError, StorageFailed
 
     screen = Screen(json=json)
+    for sentence in unknown_variables():
+        screen.note(sentence)
     try:
         asyncio.run(_until_sigterm(command, screen, load_settings(data_dir=data_dir)))
     except typer.Exit:

@@ -3,6 +3,7 @@
 # ruff: noqa: F401, F811  # fixtures are imported by name
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,21 @@ async def test_a_wrong_discord_token_is_named(discord: FakeDiscord) -> None:
     discord.fault("GET", "users/@me", 401, times=99)
     state, words = (await states(Settings(_env_file=None, discord_token="wrong"), "Discord"))["Discord"]
     assert state == "error" and "ENGRAM_DISCORD_TOKEN" in words
+
+
+async def test_discord_is_asked_through_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bytes] = []
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append(await reader.readline())
+        writer.write(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(refuse, "127.0.0.1", 0) as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy.sockets[0].getsockname()[1]}")
+        await states(Settings(_env_file=None, discord_token=TOKEN), "Discord")
+    assert asked and set(asked) == {b"CONNECT discord.com:443 HTTP/1.1\r\n"}
 
 
 async def test_a_full_disk_and_a_missing_model_are_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
