@@ -13,7 +13,7 @@ RUN pip install --no-cache-dir --index-url "$TORCH_INDEX" --extra-index-url http
 COPY bot bot
 COPY core core
 COPY storage storage
-COPY LICENSE README.md ./
+COPY LICENSE README.md pyproject.toml ./
 
 USER engram
 ENV ENGRAM_DATA_DIR=/data PYTHONUNBUFFERED=1

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import gc
+import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import storage.check
 from bot.settings import Settings
-from core.errors import DataFolderBusy
+from core.errors import DataFolderBusy, StorageFailed
 from core.ports import Engine
 from core.runner import Runner
 from core.service import Service
@@ -108,5 +110,19 @@ def restore_data(folder: Path, file: Path) -> Manifest:
 
 
 def check_data(folder: Path) -> Contents:
-    """What lies in a data folder, and what is wrong with it; blocking. Works beside a running bot."""
-    return examine(folder)
+    """What lies in a data folder, and what is wrong with it; blocking. Works beside a running bot.
+
+    Raises: StorageFailed, when the index can't be read at all.
+    """
+    try:
+        return examine(folder)
+    except sqlite3.Error as error:
+        raise StorageFailed from error
+
+
+def rebuild_search(folder: Path) -> list[str]:
+    """Write damaged search tables anew; blocking; the bot must not run. Raises: DataFolderBusy, StorageFailed."""
+    try:
+        return storage.check.rebuild_search(folder)
+    except sqlite3.Error as error:
+        raise StorageFailed from error

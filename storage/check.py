@@ -11,10 +11,11 @@ from pathlib import Path
 
 from core.types import WeightsRecord
 from storage.channel_files import VERSIONS, path_in
-from storage.folder import CHANNELS
+from storage.folder import CHANNELS, DataFolder
 from storage.index import MIGRATIONS, read_weights
 from storage.weights import SAFE_ID
 
+NOT_FOUND = "its search table is damaged"
 SPLIT = 1 + [script.stem for script in MIGRATIONS].index("channels")  # the version from which channels have files
 
 
@@ -96,13 +97,36 @@ def _documents_in(path: Path, problems: list[str]) -> set[str]:
                 return set()
             rows = file.execute("PRAGMA integrity_check").fetchall()
             problems += [f"{path.name}: {row[0]}" for row in rows if row[0] != "ok"]
-            documents = {row[0] for row in file.execute("SELECT DISTINCT document_id FROM chunks")}
-            file.execute("INSERT INTO chunk_words (chunk_words, rank) VALUES ('integrity-check', 1)")
-            file.execute("ROLLBACK")
-            return documents
+            if not _finds(file):
+                problems.append(f"{path.name}: {NOT_FOUND}")
+            return {row[0] for row in file.execute("SELECT DISTINCT document_id FROM chunks")}
     except sqlite3.Error:
-        problems.append(f"{path.name}: it can't be read, or its search table is damaged")
+        problems.append(f"{path.name}: it can't be read")
         return set()
+
+
+def _finds(file: sqlite3.Connection) -> bool:
+    """Whether the search table agrees with the text."""
+    try:
+        file.execute("INSERT INTO chunk_words (chunk_words, rank) VALUES ('integrity-check', 1)")
+    except sqlite3.DatabaseError:
+        return False
+    return True
+
+
+def rebuild_search(folder: Path) -> list[str]:
+    """Write damaged search tables anew, from the text; returns the names of their files. The bot must not run.
+
+    Raises: DataFolderBusy, SetupError, sqlite3.Error.
+    """
+    rebuilt = []
+    with DataFolder(folder):
+        for path in sorted((folder / CHANNELS).glob("*.db")):
+            with closing(connect(path)) as file:
+                if not _finds(file):
+                    file.execute("INSERT INTO chunk_words (chunk_words) VALUES ('rebuild')")
+                    rebuilt.append(path.name)
+    return rebuilt
 
 
 def _fault(folder: Path, record: WeightsRecord) -> str:

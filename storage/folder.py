@@ -11,6 +11,7 @@ from types import TracebackType
 from core.errors import DataFolderBusy, SetupError
 
 CHANNELS = "channels"  # the folder of the channels' files, beside the index
+TOKENS = "slack.db"  # of workspaces that installed the Slack app, where OAuth is on
 RESTORED = "restored"  # a whole data folder within the data folder, that is to take its place
 
 
@@ -31,14 +32,18 @@ class DataFolder:
         """Raises: DataFolderBusy, SetupError."""
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if self.path.stat().st_uid == os.geteuid():
+                self.path.chmod(0o700)  # one that was there may be open to all
             self._lock = (self.path / "lock").open("a")
         except OSError as error:
             raise SetupError("The data folder can't be made or written; check --data-dir and its rights.") from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        except OSError as error:
             self._lock.close()
-            raise DataFolderBusy from None
+            if isinstance(error, BlockingIOError):
+                raise DataFolderBusy from None
+            raise SetupError("The data folder's disk has no locks; choose another --data-dir.") from error
         self._umask = os.umask(0o077)  # whatever is written from now on is for its owner only
         try:
             put_restored(self.path)
@@ -79,6 +84,8 @@ def put_restored(folder: Path) -> None:
         if (fresh / name).exists():
             shutil.rmtree(folder / name, ignore_errors=True)
             os.replace(fresh / name, folder / name)
+    if (fresh / TOKENS).exists():
+        os.replace(fresh / TOKENS, folder / TOKENS)
     if (fresh / "engram.db").exists():
         for log in ("engram.db-wal", "engram.db-shm"):  # the old index's: they must never meet the new one
             (folder / log).unlink(missing_ok=True)

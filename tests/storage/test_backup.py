@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import hashlib
 import json
 import os
@@ -130,6 +131,37 @@ async def test_nothing_half_made_is_left_and_an_older_backup_stays(source: Path,
     with pytest.raises(StorageFailed, match="missing"):
         back_up(source, file)
     assert file.read_bytes() == before and [path.name for path in file.parent.glob(".*")] == []
+
+
+def test_what_a_killed_backup_left_goes_with_the_next_one(source: Path, file: Path) -> None:
+    left, busy = (file.with_name(f".{file.name}-{'0123456' + end}.part") for end in "78")
+    left.write_bytes(b"half")
+    with busy.open("wb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        back_up(source, file)
+        assert sorted(path.name for path in file.parent.glob(".*")) == [busy.name]
+
+
+@pytest.mark.parametrize("name", ["engram.db", "weights/d1.safetensors", "new.backup"])
+def test_a_backup_replaces_nothing_in_the_data_folder(source: Path, name: str) -> None:
+    before = bytes_of(source)
+    with pytest.raises(StorageFailed, match="another place"):
+        back_up(source, source / name)
+    assert bytes_of(source) == before
+
+
+def test_the_tokens_of_workspaces_come_along(source: Path, file: Path, tmp_path: Path) -> None:
+    with closing(sqlite3.connect(source / "slack.db")) as tokens:
+        tokens.executescript("CREATE TABLE slack_bots (token); INSERT INTO slack_bots VALUES ('xoxb');")
+    back_up(source, file)
+    restore(tmp_path / "new", file)
+    with closing(sqlite3.connect(tmp_path / "new" / "slack.db")) as tokens:
+        assert tokens.execute("SELECT token FROM slack_bots").fetchall() == [("xoxb",)]
+    with closing(sqlite3.connect(source / "slack.db")) as tokens:
+        tokens.executescript("CREATE TRIGGER evil AFTER INSERT ON slack_bots BEGIN DELETE FROM slack_bots; END")
+    back_up(source, file)
+    with pytest.raises(BackupDamaged):
+        restore(tmp_path / "new", file)
 
 
 async def test_a_backup_is_for_its_owner_only(source: Path, file: Path) -> None:
