@@ -121,8 +121,5 @@ def check_data(folder: Path) -> Contents:
 
 
 def rebuild_search(folder: Path) -> list[str]:
-    """Write damaged search tables anew; blocking; the bot must not run. Raises: DataFolderBusy, StorageFailed."""
-    try:
-        return storage.check.rebuild_search(folder)
-    except sqlite3.Error as error:
-        raise StorageFailed from error
+    """Write damaged search tables anew; blocking; the bot must not run. Raises: DataFolderBusy, SetupError."""
+    return storage.check.rebuild_search(folder)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -117,12 +117,12 @@ def _finds(file: sqlite3.Connection) -> bool:
 def rebuild_search(folder: Path) -> list[str]:
     """Write damaged search tables anew, from the text; returns the names of their files. The bot must not run.
 
-    Raises: DataFolderBusy, SetupError, sqlite3.Error.
+    Raises: DataFolderBusy, SetupError.
     """
     rebuilt = []
     with DataFolder(folder):
         for path in sorted((folder / CHANNELS).glob("*.db")):
-            with closing(connect(path)) as file:
+            with suppress(sqlite3.Error), closing(connect(path)) as file:  # one that can't be read stays as it is
                 if not _finds(file):
                     file.execute("INSERT INTO chunk_words (chunk_words) VALUES ('rebuild')")
                     rebuilt.append(path.name)
