@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections import OrderedDict, defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
@@ -33,6 +33,7 @@ Handler = Callable[["Bot", Request, Reply], Awaitable[None]]
 Press = Callable[["Bot", str, Request, Reply], Awaitable[None]]
 Suggest = Callable[["Bot", Request, str], Awaitable[list[tuple[str, str]]]]  # (label, value), best first
 
+FETCHES = 4  # files in memory at once
 FETCH_TIMEOUT = 120.0  # seconds for one attachment
 RETRY_AFTER = (1, 5, 15, 30, 60, 120)  # seconds between tries to hand a message to the platform
 
@@ -106,6 +107,8 @@ class Bot:
         self.private_answers: OrderedDict[str, tuple[Request, Message]] = (
             OrderedDict()
         )  # by answer's id: who asked, where
+        self._fetches = asyncio.Semaphore(FETCHES)
+        self._fetch_of: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)  # by user
         self._tasks: set[asyncio.Task[None]] = set()
         self._followed: set[str] = set()  # job ids
 
@@ -161,6 +164,12 @@ class Bot:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+    @contextlib.asynccontextmanager
+    async def fetching(self, user: str) -> AsyncIterator[None]:
+        """One file of a person in memory at once, and few of all: a file may have 50 MB."""
+        async with self._fetch_of[user], self._fetches:
+            yield
 
     async def _guarded(
         self, permission: Permission, request: Request, reply: Reply, handler: Callable[[], Awaitable[None]]
@@ -261,8 +270,10 @@ async def _learn_one(bot: Bot, attachment: Attachment, request: Request, reply: 
         return
     live = await insist(reply.post, render.received(name))
     try:
-        data = await _fetch(bot, attachment)
-        job = await bot.service.submit(request.channel, name, data, by=request.user, reply_to=live.address)
+        async with bot.fetching(request.user):
+            data = await _fetch(bot, attachment)
+            job = await bot.service.submit(request.channel, name, data, by=request.user, reply_to=live.address)
+            del data
     except Exception as problem:
         if not isinstance(problem, Refused):
             log.exception("a document could not be taken in")

@@ -12,6 +12,7 @@ from core.errors import DataFolderBusy, SetupError
 
 CHANNELS = "channels"  # the folder of the channels' files, beside the index
 TOKENS = "slack.db"  # of workspaces that installed the Slack app, where OAuth is on
+RESERVE = 2 << 20  # bytes
 RESTORED = "restored"  # a whole data folder within the data folder, that is to take its place
 
 
@@ -73,6 +74,24 @@ class DataFolder:
     def size(self) -> int:
         """Bytes of all files in it."""
         return sum(path.stat().st_size for path in self.path.rglob("*") if path.is_file())
+
+
+class Reserve:
+    """Room on the disk that is given up so that an erase works where there is no other room."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def fill(self) -> None:
+        """Where there is no room for it now, it is filled after the next erase, or at the next start."""
+        try:
+            with self._path.open("ab") as file:
+                os.posix_fallocate(file.fileno(), 0, RESERVE)
+        except OSError:
+            self._path.unlink(missing_ok=True)
+
+    def give_up(self) -> None:
+        self._path.unlink(missing_ok=True)
 
 
 def put_restored(folder: Path) -> None:

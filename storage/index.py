@@ -17,12 +17,12 @@ import logging
 import secrets
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import asdict, fields
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import aiosqlite
 
@@ -32,9 +32,10 @@ from core.ports import Hit
 from core.types import Answer, Chunk, Document, Job, Metrics, Page, Stage, WeightsRecord
 from core.words import frequency, scores, search_words, shares, supporting
 from storage.channel_files import ChannelFile, ChannelFiles, sound
-from storage.folder import CHANNELS
+from storage.folder import CHANNELS, Reserve
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 MAX_ATTEMPTS = 3  # at one job; a job that always takes the process down is not tried for ever
 ERASE_AGAIN = 5.0  # seconds until an erase that another reader held up is tried again
@@ -62,6 +63,7 @@ class Index:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._files = ChannelFiles(path.parent / CHANNELS)
+        self._reserve = Reserve(path.with_name("reserve"))
         self._writing = asyncio.Lock()
         self._unerased: set[str] = set()  # channels in whose files there is still something to erase
         self._erased_at = time.monotonic()  # or started: an event may be left from before
@@ -81,6 +83,7 @@ class Index:
             stack.callback(self._files.close)
             await self._try_to_finish_erase()
             await self._truncate_log()
+            self._reserve.fill()
             self._open = stack.pop_all()
         return self
 
@@ -263,6 +266,7 @@ class Index:
                 await execute("DELETE FROM unused_weights WHERE document_id = :document_id", ids)
             for old in replaced:
                 await content(ChannelFile.move_answers, old, document.id)
+                self._unerased.add(sound(document.channel))
         await self._drop_files(document.channel)
         if replaced:
             await self._try_to_finish_erase()
@@ -273,7 +277,7 @@ class Index:
         rows = await execute("DELETE FROM documents WHERE channel = :channel AND sha256 = :sha256 RETURNING id", key)
         for row in rows:
             await execute("INSERT OR IGNORE INTO unused_weights (document_id) VALUES (:id)", {"id": row["id"]})
-            await self._will_erase(execute, key["channel"])
+            await execute("INSERT INTO erasing (channel) VALUES (:channel)", key)
         return [row["id"] for row in rows]
 
     async def _add_document(self, document: Document) -> None:
@@ -369,44 +373,66 @@ class Index:
     # Erase
 
     async def forget(self, channel: str, document_id: str) -> WeightsRecord:
-        """Raises: NotFound."""
-        key = {"id": document_id, "channel": channel}
-        async with self._channel(channel), self._transaction() as execute:
-            found = await execute("SELECT sha256 FROM documents WHERE id = :id AND channel = :channel", key)
-            if not found:
-                raise NotFound
-            [record] = await execute("SELECT * FROM weights WHERE document_id = :id", key)
-            await execute("INSERT OR IGNORE INTO unused_weights (document_id) VALUES (:id)", key)
-            await execute(
-                "DELETE FROM jobs WHERE channel = :channel AND sha256 = :sha256", key | {"sha256": found[0]["sha256"]}
-            )
-            await execute("DELETE FROM documents WHERE id = :id", key)
-            await self._will_erase(execute, key["channel"])
-        await self._try_to_finish_erase()
-        return _weights(record)
+        """Also on a full disk. Raises: NotFound."""
+        return await self._also_on_a_full_disk(self._forget, channel, document_id)
 
     async def reset(self, channel: str) -> list[WeightsRecord]:
         """Remove everything of a channel, its unfinished jobs and what a platform handed over, too; nothing remains
-        readable. Where there is nothing, nothing is done."""
+        readable. Where there is nothing, nothing is done. Also on a full disk."""
+        return await self._also_on_a_full_disk(self._reset, channel)
+
+    async def _also_on_a_full_disk(self, erase: Callable[..., Awaitable[T]], *what: str) -> T:
+        try:
+            return await erase(*what)
+        except StorageFailed:
+            self._reserve.give_up()
+            return await erase(*what)
+
+    async def _forget(self, channel: str, document_id: str) -> WeightsRecord:
+        key = {"id": document_id, "channel": channel}
+        async with self._channel(channel):
+            async with self._transaction() as execute:
+                found = await execute("SELECT sha256 FROM documents WHERE id = :id AND channel = :channel", key)
+                if not found:
+                    raise NotFound
+                [record] = await execute("SELECT * FROM weights WHERE document_id = :id", key)
+                await execute("INSERT OR IGNORE INTO unused_weights (document_id) VALUES (:id)", key)
+                await execute(
+                    "DELETE FROM jobs WHERE channel = :channel AND sha256 = :sha256",
+                    key | {"sha256": found[0]["sha256"]},
+                )
+                await execute("DELETE FROM documents WHERE id = :id", key)
+                await execute("INSERT INTO erasing (channel) VALUES (:channel)", key)
+            self._unerased.add(sound(channel))
+        await self._try_to_finish_erase()
+        return _weights(record)
+
+    async def _reset(self, channel: str) -> list[WeightsRecord]:
         key = {"channel": channel}
-        async with self._channel(channel), self._transaction() as execute:
-            records = await execute(
-                """
-                SELECT weights.* FROM weights JOIN documents ON documents.id = weights.document_id
-                WHERE channel = :channel ORDER BY document_id
-                """,
-                key,
-            )
-            await execute(
-                "INSERT OR IGNORE INTO unused_weights (document_id) SELECT id FROM documents WHERE channel = :channel",
-                key,
-            )
-            known = await execute("DELETE FROM channels WHERE id = :channel RETURNING id", key)
-            received = await execute(
-                "UPDATE inbox SET body = '' WHERE channel = :channel AND body != '' RETURNING key", key
-            )
-            if known or received:
-                await self._will_erase(execute, key["channel"])
+        async with self._channel(channel):
+            async with self._transaction() as execute:
+                records = await execute(
+                    """
+                    SELECT weights.* FROM weights JOIN documents ON documents.id = weights.document_id
+                    WHERE channel = :channel ORDER BY document_id
+                    """,
+                    key,
+                )
+                await execute(
+                    """
+                    INSERT OR IGNORE INTO unused_weights (document_id)
+                    SELECT id FROM documents WHERE channel = :channel
+                    """,
+                    key,
+                )
+                known = await execute("DELETE FROM channels WHERE id = :channel RETURNING id", key)
+                received = await execute(
+                    "UPDATE inbox SET body = '' WHERE channel = :channel AND body != '' RETURNING key", key
+                )
+                if not known and not received:
+                    return []
+                await execute("INSERT INTO erasing (channel) VALUES (:channel)", key)
+            self._unerased.add(sound(channel))
         await self._try_to_finish_erase()
         return [_weights(record) for record in records]
 
@@ -415,22 +441,33 @@ class Index:
         delete the channels' files, write the index anew, once, and empty the write-ahead log."""
         rows = await self._read("SELECT number, channel FROM erasing WHERE NOT rewritten ORDER BY number")
         self._unerased |= {row["channel"] for row in rows}
+        failed: dict[str, StorageFailed] = {}
         for channel in {row["channel"] for row in rows}:
-            async with self._channel(channel):
-                pass
+            try:
+                async with self._files.of(channel) as content:
+                    with _translated():
+                        await self._erase_content(channel, content)
+            except StorageFailed as problem:  # the others are erased all the same
+                failed[channel] = problem
         async with self._writing:
             with _translated():
                 if rows:
                     await self._execute("VACUUM")
                     await self._execute(
-                        "UPDATE erasing SET rewritten = 1 WHERE number <= :last", {"last": rows[-1]["number"]}
+                        """
+                        UPDATE erasing SET rewritten = 1
+                        WHERE number <= :last AND channel NOT IN (SELECT value FROM json_each(:failed))
+                        """,
+                        {"last": rows[-1]["number"], "failed": json.dumps([*failed])},
                     )
-                if not await self._execute("SELECT 1 FROM erasing WHERE rewritten"):
-                    return
-                [result] = await self._execute("PRAGMA wal_checkpoint(TRUNCATE)")
-                if result["busy"]:
-                    raise StorageFailed("Another program reads the index; the erase will be finished later.")
-                await self._execute("DELETE FROM erasing WHERE rewritten")
+                if await self._execute("SELECT 1 FROM erasing WHERE rewritten"):
+                    [result] = await self._execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                    if result["busy"]:
+                        raise StorageFailed("Another program reads the index; the erase will be finished later.")
+                    await self._execute("DELETE FROM erasing WHERE rewritten")
+        for problem in failed.values():
+            raise problem
+        self._reserve.fill()
 
     async def _erase_content(self, channel: str, content: Any) -> None:
         if await self._read("SELECT 1 FROM channels WHERE id = :channel", {"channel": channel}):
@@ -439,11 +476,6 @@ class Index:
         else:
             await self._files.delete(channel)
         self._unerased.discard(channel)
-
-    async def _will_erase(self, execute: Any, channel: str) -> None:
-        """Within the channel's turn, so that nobody adds anything before it is done."""
-        await execute("INSERT INTO erasing (channel) VALUES (:channel)", {"channel": channel})
-        self._unerased.add(sound(channel))
 
     async def _try_to_finish_erase(self) -> None:
         """The rows are gone, and the caller has files to delete: what can't be done now is tried again and again, and
@@ -596,13 +628,22 @@ class Index:
     @asynccontextmanager
     async def _channel(self, channel: str) -> AsyncIterator[Any]:
         """`async with self._channel(channel) as content`: nobody else has it meanwhile, also to change its rows here.
-        An erase that could not be finished comes first: nothing is added to what is to go."""
-        channel = sound(channel)
+        An erase that could not be finished comes first: until it is, nothing is added to what is to go."""
+        channel, unfinished = sound(channel), None
         with _translated():
             async with self._files.of(channel) as content:
                 if channel in self._unerased:
-                    await self._erase_content(channel, content)
-                yield content
+                    try:
+                        await self._erase_content(channel, content)
+                    except (sqlite3.Error, OSError) as problem:
+                        unfinished = problem
+
+                async def run(do: Callable[..., Any], *arguments: Any, create: bool = False) -> Any:
+                    if create and unfinished:
+                        raise unfinished
+                    return await content(do, *arguments, create=create)
+
+                yield run
         self._files.trim()
 
     @asynccontextmanager

@@ -11,7 +11,7 @@ from structlog.contextvars import get_contextvars
 
 from bot import render
 from bot.chat import Attachment, Unreachable
-from bot.commands import ACTIONS, COMMANDS, Bot, Permission, edit_interval, insist, understand
+from bot.commands import ACTIONS, COMMANDS, FETCHES, Bot, Permission, edit_interval, insist, understand
 from bot.quotas import QuotaConfig
 from core.errors import EngramError, StorageFailed
 from core.service import Service
@@ -135,6 +135,23 @@ async def test_a_flood_is_answered_one_by_one(open_service):
         assert len(reply.lives) == 3
         assert sum("has to wait" in message.title and "try again in" in message.text for message in reply.said) == 197
         assert len((await teach(bot, *files[5:6], **BOB)).lives) == 1
+
+
+async def test_of_one_persons_files_one_at_a_time_is_in_memory(bot):
+    now, most = 0, 0
+
+    async def read() -> bytes:
+        nonlocal now, most
+        now, most = now + 1, max(most, now + 1)
+        await asyncio.sleep(0.01)
+        now -= 1
+        return plain_pdf(TEXT)
+
+    files = [replace(attachment(b"x"), read=read) for _ in range(10)]
+    await asyncio.gather(*(bot.hear(request("", file), FakeReply()) for file in files))
+    assert most == 1
+    await asyncio.gather(*(bot.hear(request("", file, user=f"fake:{n}"), FakeReply()) for n, file in enumerate(files)))
+    assert most <= FETCHES
 
 
 async def test_a_flood_in_one_channel_delays_another_by_at_most_one_job(open_service):

@@ -94,7 +94,7 @@ async def test_a_restore_takes_the_place_of_everything(source: Path, file: Path)
     assert sorted(path.name for path in source.rglob("*")) == sorted(
         [
             *("abc", "channels", "d1.safetensors", "d2.safetensors", "engram.db", "lock", "prepared", "prepared.json"),
-            *("weights", path_in(Path(), "here").name),
+            *("reserve", "weights", path_in(Path(), "here").name),
         ]
     )
 

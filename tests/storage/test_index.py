@@ -8,7 +8,8 @@ import sqlite3
 import subprocess
 import sys
 import time
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -795,6 +796,24 @@ async def test_what_is_to_be_erased_goes_before_anything_new_is_added(folder: Da
     assert remains(folder.path, gone) == []
 
 
+async def test_one_file_that_cannot_be_erased_holds_up_no_other(index: Index, folder: DataFolder, monkeypatch) -> None:
+    stuck, gone = await plant(index, "stuck", "stuck"), await plant(index, "gone")
+    delete = ChannelFiles.delete
+
+    async def fails(self: ChannelFiles, channel: str) -> None:
+        if channel == "stuck":
+            raise OSError("read-only")
+        await delete(self, channel)
+
+    monkeypatch.setattr(ChannelFiles, "delete", fails)
+    await index.reset("stuck")
+    await index.reset("here")
+    assert remains(folder.path, gone) == [] and remains(folder.path, stuck)
+    monkeypatch.undo()
+    await index.finish_erase()
+    assert remains(folder.path, stuck) == []
+
+
 async def test_what_a_channel_handed_over_is_erased_with_it_and_not_handled_twice(folder: DataFolder) -> None:
     async with Index(folder.index) as index:
         await index.receive("slack:event:1", "CANARY-IN-AN-EVENT", "here")
@@ -804,6 +823,40 @@ async def test_what_a_channel_handed_over_is_erased_with_it_and_not_handled_twic
     async with Index(folder.index) as index:
         assert await index.unhandled("slack:") == [("slack:event:2", "another")]
         assert not await index.receive("slack:event:1", "told again", "here")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """Of 12 MB."""
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "none", tmp_path], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("only root can mount a small disk")
+    yield tmp_path
+    subprocess.run(["umount", tmp_path], check=True)
+
+
+def fill_up(folder: Path) -> None:
+    with suppress(OSError), (folder / "filler").open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+
+
+@pytest.mark.parametrize("erase", ["forget", "reset"])
+async def test_a_full_disk_keeps_nothing_from_being_erased(small_disk: Path, erase: str, monkeypatch) -> None:
+    monkeypatch.setattr(storage.index, "ERASE_AGAIN", 0.05)
+    with DataFolder(small_disk / "data") as folder:
+        async with Index(folder.index) as index:
+            gone, kept = await plant(index, "gone"), await plant(index, "kept", "there")
+            await learn(index, "large", ["word " * 200_000])
+            fill_up(small_disk)
+            with pytest.raises(StorageFailed, match="disk is full"):
+                await index.add_job(make_job("new"), bytes(100_000))
+            await (index.forget("here", "gone") if erase == "forget" else index.reset("here"))
+            async with asyncio.timeout(10):
+                while remains(folder.path, gone):
+                    await asyncio.sleep(0.05)
+            assert remains(folder.path, kept) == kept
+            assert (erase == "forget") == bool(await index.documents("here"))
 
 
 async def test_forget_takes_one_document_with_its_jobs_and_answers_only(index: Index, folder: DataFolder) -> None:
