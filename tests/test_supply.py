@@ -83,8 +83,8 @@ def test_the_model_ships_as_data_only(name: str) -> None:
     assert (folder / name).is_file() and {path.suffix for path in folder.iterdir()} <= {"", ".json", ".safetensors"}
 
 
-def test_every_test_and_mode_that_security_md_names_is_there() -> None:
-    named = set(re.findall(r"`(test_\w+|torture \w+)", (ROOT / "tests" / "SECURITY.md").read_text()))
+def test_every_test_and_mode_that_the_page_on_safety_names_is_there() -> None:
+    named = set(re.findall(r"`(test_\w+|torture \w+)", (ROOT / "docs" / "safety.md").read_text()))
     here = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
     modes = {f"torture {mode}" for mode in [*MODES, "list", "MODE"]}
     assert [
