@@ -248,6 +248,21 @@ async def test_weights_that_nobody_names_go_to_the_trash_where_the_index_is_soun
         assert (folder.weights / "trash" / "orphan.safetensors").exists()
 
 
+async def test_a_folder_of_weights_that_cannot_be_tidied_stops_no_start(
+    open_service: Open, weights: Weights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_only(*_: object) -> None:
+        raise OSError("Read-only file system")
+
+    async with open_service() as service:
+        await learn(service)
+    save_orphan(weights, "orphan")
+    for name in ("sweep", "delete"):
+        monkeypatch.setattr(weights, name, read_only)
+    async with open_service() as service:
+        assert (await service.ask("here", "What burns?")).learned
+
+
 async def test_weights_that_could_not_be_deleted_are_deleted_at_the_next_start(
     open_service: Open, folder: DataFolder, weights: Weights, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -508,6 +508,14 @@ async def test_other_channels_words_change_no_hit(index: Index) -> None:
         assert [hit[3:] for hit in again] == [hit[3:] for hit in hits]
 
 
+async def test_another_channels_upload_shifts_no_score(index: Index) -> None:
+    await learn(index, "d1", ["The harbour opened in May.", "The harbour has a crane and a long pier."])
+    before = [(hit.chunk, hit.score, hit.share) for hit in await index.route("here", "When did the harbour open?")]
+    await learn(index, "d2", ["harbour " * 5_000, "open " * 5_000], "there")
+    after = [(hit.chunk, hit.score, hit.share) for hit in await index.route("here", "When did the harbour open?")]
+    assert after == before and before
+
+
 async def test_the_instrument_searches_as_the_index_does(index: Index) -> None:
     codes = [HEAD + bytes([byte] * 16) for byte in (0x0F, 0xF1, 0xF0)]
     await learn(index, "d1", TEXTS, codes=codes)

@@ -204,6 +204,12 @@ def test_what_a_channel_has_in_the_trash_is_erased_with_it(weights: Weights, fol
     assert [path.name for path in (folder.weights / "trash").iterdir()] == ["d2.safetensors"]
 
 
+def test_a_folder_of_weights_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "weights").write_bytes(b"")
+    with pytest.raises(StorageFailed):
+        Weights(tmp_path / "weights")
+
+
 def test_a_file_that_can_not_be_written_to_its_end_is_not_kept(weights: Weights, folder: DataFolder) -> None:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
