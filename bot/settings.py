@@ -42,14 +42,14 @@ class Settings(BaseSettings):
     )
 
     data_dir: Path = Path("data")  # the index and the weights; one process at a time
+    cache_dir: Path = Field(default_factory=lambda: user_cache() / "engram")  # converted models; processes share it
 
     # The engine
     preset: str = ""  # "cpu", "t4", "h200": values for what is not set here (core/presets)
-    model: str = "embedded"  # or a Hugging Face id or a local folder of a causal LM
+    model: str = "embedded"  # or a Hugging Face id, a folder or a .gguf file of a causal LM
     learner: str = "fast-weights"  # or "lora"
-    effort: Literal["quick", "standard", "deep"] = (
-        "standard"  # how long adapters study a document, and with how many questions it is checked
-    )
+    # how long adapters study a document, and with how many questions it is checked
+    effort: Literal["quick", "standard", "deep"] = "standard"
     budget: str = ""  # compute on each section: "fixed:1", "threshold:4"; empty: as the model was prepared
     device: str = "auto"  # "cpu", "cuda", "cuda:1", "mps"
     chunk_size: int | None = Field(None, gt=0)  # tokens; the engine knows its best
@@ -103,7 +103,7 @@ class Settings(BaseSettings):
         quoted = isinstance(value, str) and len(value) > 1 and value[0] == value[-1] and value[0] in "\"'"
         return value[1:-1] if quoted else value
 
-    @field_validator("data_dir")
+    @field_validator("data_dir", "cache_dir")
     @classmethod
     def _at_home(cls, folder: Path) -> Path:
         return folder.expanduser()
@@ -130,7 +130,11 @@ class Settings(BaseSettings):
 
         given = {name: getattr(self, name) for name in ENGINE if name in self.model_fields_set}
         return EngineConfig.of(
-            self.preset, **given, question_writer=self._question_writer(), prepared=self.data_dir / "prepared"
+            self.preset,
+            **given,
+            question_writer=self._question_writer(),
+            prepared=self.data_dir / "prepared",
+            cache=self.cache_dir,
         )
 
     def _question_writer(self) -> RemoteWriter | None:
@@ -142,6 +146,12 @@ class Settings(BaseSettings):
             if self.question_writer_url
             else None
         )
+
+
+def user_cache() -> Path:
+    """Where the system keeps what programs can make again."""
+    given = os.environ.get("XDG_CACHE_HOME", "")
+    return Path(given) if given.startswith("/") else Path(os.path.expanduser("~/.cache"))
 
 
 def load_settings(**given: Any) -> Settings:

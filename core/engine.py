@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import nullcontext
@@ -15,12 +16,14 @@ from core.errors import SetupError
 from core.generate import complete, held_back
 from core.learning.base import LearnConfig, Learner, Objectives
 from core.learning.course import Course, CourseConfig
+from core.learning.fast_learner import reading_model
 from core.learning.fast_weights import FastWeightsConfig, read_config
+from core.learning.graphs import Graphs
 from core.learning.inner import AdapterLearner
 from core.learning.remote import RemoteWriter
 from core.learning.search_head import Searcher
 from core.memory import fit, limit_memory
-from core.model import LoadedModel, load_model, prepared_folder
+from core.model import LoadedModel, load_model, preparation_digest, prepared_folder
 from core.ports import Ask, Learned
 from core.prompts import NOT_IN_TEXT, format_for
 from core.types import Chunk, Completion, Page, Step
@@ -41,6 +44,9 @@ LEARNERS = {
 
 PRESETS = Path(__file__).parent / "presets"
 CHECK_TOKENS = 16  # of an answer in the self-check
+BASE = "base"  # stands for the base model among the learners
+BASE_TOKENS = 32  # of the base model's answer, which is shown for comparison
+CONTEXT = 2048  # tokens of a prompt; readers are trained with half of it
 
 
 @dataclass(frozen=True)
@@ -53,7 +59,7 @@ class EngineConfig:
     chunk_size: int | None = None  # tokens; None: what the model was prepared for
     batch_tokens: int | None = None  # tokens of one pass; None: 2,048 on a CPU, 16,384 on a GPU
     abstain: float = 1.1  # "not in the text" is answered only from this probability; above 1: never, its share is doubt
-    max_answer_tokens: int = 48
+    max_answer_tokens: int = 96
     budget: str = ""  # how much to compute on each chunk, for example "threshold:4": see core.learning.budget
     memory_mb: int | None = None  # learning stays below it, where it can: smaller batches, gradient checkpointing
     recompute: bool = False  # gradient checkpointing in any case
@@ -64,6 +70,7 @@ class EngineConfig:
     votes: int = 1  # answers to each question, of which the one with most agreement counts
     question_writer: RemoteWriter | None = None  # a larger model writes the questions: documents leave the machine
     prepared: Path | None = None  # folder of what `prepare` left for other models, by fingerprint
+    cache: Path | None = None  # folder of converted GGUF files, the embedded model's among them
 
     @classmethod
     def of(cls, preset: str = "", **given: Any) -> EngineConfig:
@@ -89,20 +96,25 @@ class Engine:
 
     def __init__(self, base: LoadedModel, config: EngineConfig) -> None:
         self.base, self.config = base, config
-        self.format = format_for(base.tokenizer)
-        self.name, self.fingerprint = base.name, base.fingerprint
+        self.reader = reading_model(base)  # what learns and answers from weights; the base model is asked beside it
+        self.base_format = format_for(base.tokenizer)
+        self.format = format_for(base.tokenizer, prepared=self.reader is not base)
+        self.name = base.name
+        self.fingerprint = combined(base.fingerprint, preparation_digest(base))
         self.device, self.dtype = str(base.device), str(base.dtype).removeprefix("torch.")
         self.learner = config.learner
         self.chunk_size = config.chunk_size or self._section()
         limit_memory(base.device, config.memory_mb)
-        self._searcher = Searcher.of(base, prepared_folder(base), self.format.pad_id)
+        self._searcher = Searcher.of(self.reader, prepared_folder(base), self.format.pad_id)
+        self._base_graphs: Graphs | None = None
         self._courses: dict[str, Course] = {}
         self._check(self.course(config.learner).learner)  # what can't be is an error now, not at the first document
 
     @classmethod
     def load(cls, config: EngineConfig) -> Engine:
         """Raises: ModelNotFound, SetupError."""
-        return cls(load_model(config.model, device=config.device, dtype=config.dtype, prepared=config.prepared), config)
+        c = config
+        return cls(load_model(c.model, device=c.device, dtype=c.dtype, prepared=c.prepared, cache=c.cache), c)
 
     def _section(self) -> int:
         """Tokens of a section that the model was prepared for."""
@@ -116,11 +128,11 @@ class Engine:
         if name not in self._courses:
             module, _, attribute = LEARNERS[name].partition(":")
             learning, config = self._learning(), self.config
-            learner = getattr(importlib.import_module(module), attribute)(self.base, self.format, learning)
+            learner = getattr(importlib.import_module(module), attribute)(self.reader, self.format, learning)
             course = CourseConfig(config.study, config.check, config.guard)
             answer = partial(self.answer, most_tokens=CHECK_TOKENS, votes=1)
             self._courses[name] = Course(
-                self.base, self.format, learner, learning, course, answer, config.question_writer
+                self.reader, self.format, learner, learning, course, answer, config.question_writer
             )
         return self._courses[name]
 
@@ -152,29 +164,46 @@ class Engine:
     def answer(
         self, asks: Sequence[Ask], *, most_tokens: int | None = None, votes: int | None = None
     ) -> list[Completion]:
-        """One batch for each learner; rows that share weights share their attachment. With `votes` each question is
-        asked so often, in other words, and the answers are voted on."""
-        cast = [ballots(a.question, votes or self.config.votes) for a in asks]
-        rows = [replace(a, question=b.question) for a, mine in zip(asks, cast, strict=True) for b in mine]
-        heat = [b.temperature for mine in cast for b in mine]
-        given = iter(self._answers(rows, heat, most_tokens or self.config.max_answer_tokens))
-        return [vote([next(given) for _ in mine]) if len(mine) > 1 else next(given) for mine in cast]
+        """One batch for each learner, and one for the base model; rows that share weights share their attachment. With
+        `votes` each question is asked so often, in other words, and the answers are voted on."""
+        ballots_of = [ballots(a.question, votes or self.config.votes) for a in asks]
+        rows = [replace(a, question=b.question) for a, several in zip(asks, ballots_of, strict=True) for b in several]
+        temperatures = [b.temperature for several in ballots_of for b in several]
+        given = iter(self._answers(rows, temperatures, most_tokens or self.config.max_answer_tokens))
+        return [vote([next(given) for _ in several]) if len(several) > 1 else next(given) for several in ballots_of]
 
-    def _answers(self, asks: Sequence[Ask], heat: Sequence[float], most_tokens: int) -> list[Completion]:
-        out: list[Completion | None] = [None] * len(asks)
-        names = sorted({a.learner or self.learner for a in asks if a.weights is not None}) or [self.learner]
-        for name in names:
-            mine = [i for i, a in enumerate(asks) if (a.learner or self.learner) == name and a.weights is not None]
-            if name == names[0]:
-                mine += [i for i, a in enumerate(asks) if a.weights is None]  # base rows ride along, unattached
-            order, completions = self._batch(name, asks, mine, heat, most_tokens)
-            for i, completion in zip(order, completions, strict=True):
-                out[i] = completion
-        return [c for c in out if c is not None]
+    def _answers(self, asks: Sequence[Ask], temperatures: Sequence[float], most_tokens: int) -> list[Completion]:
+        by_learner: dict[str, list[int]] = {}
+        for i, ask in enumerate(asks):
+            by_learner.setdefault(BASE if ask.is_base else ask.learner or self.learner, []).append(i)
+        out: dict[int, Completion] = {}
+        for name, rows in by_learner.items():
+            if name == BASE:
+                order, completions = rows, self._base_answers([asks[i] for i in rows], most_tokens)
+            else:
+                order, completions = self._batch(name, asks, rows, temperatures, most_tokens)
+            out |= zip(order, completions, strict=True)
+        return [out[i] for i in range(len(asks))]
+
+    def _base_answers(self, asks: Sequence[Ask], most_tokens: int) -> list[Completion]:
+        """The public model's own answers: greedy, nothing attached, each question once."""
+        questions = list(dict.fromkeys(ask.question for ask in asks))
+        prompts = [self.base_format.closed_book(question) for question in questions]
+        options: dict[str, Any] = {
+            "stop_ids": self.base_format.stop_ids,
+            "pad_id": self.base_format.pad_id,
+            "max_new": min(most_tokens, BASE_TOKENS),
+        }
+        if self.base.device.type == "cuda" and Graphs.can(self.base.model):
+            self._base_graphs = self._base_graphs or Graphs(self.base.model, {})
+            options["passes"] = self._base_graphs.passes(prompts, options["pad_id"], options["max_new"])
+        answers = dict(zip(questions, complete(self.base.model, self.base.tokenizer, prompts, **options), strict=True))
+        return [answers[ask.question] for ask in asks]
 
     def _batch(
-        self, name: str, asks: Sequence[Ask], rows: Sequence[int], heat: Sequence[float], most_tokens: int
+        self, name: str, asks: Sequence[Ask], rows: Sequence[int], temperatures: Sequence[float], most_tokens: int
     ) -> tuple[list[int], list[Completion]]:
+        """The reader's answers: rows with weights, grouped by them, then those with nothing but a text."""
         by_weights: dict[int, list[int]] = {}
         for i in rows:
             by_weights.setdefault(0 if asks[i].weights is None else id(asks[i].weights), []).append(i)
@@ -183,8 +212,8 @@ class Engine:
             (asks[g[0]].weights or {}, len(g)) for g in by_weights.values()
         ]
         order = [i for g in by_weights.values() for i in g] + plain
-        read = {(asks[i].question, asks[i].context): i for i in order}  # many rows ask the same
-        prompt = {key: self._prompt(asks[i]) for key, i in read.items()}
+        first_asked = {(asks[i].question, asks[i].context): i for i in order}  # many rows ask the same
+        prompt = {key: self._prompt(asks[i]) for key, i in first_asked.items()}
         prompts = [prompt[asks[i].question, asks[i].context] for i in order]
         learner = self._learner(name)
         passes = learner.recorded(groups, prompts, most_tokens)
@@ -192,15 +221,17 @@ class Engine:
             "stop_ids": self.format.stop_ids,
             "pad_id": self.format.pad_id,
             "max_new": most_tokens,
-            "temperature": [heat[i] for i in order],
+            "temperature": [temperatures[i] for i in order],
             "hold_back": held_back(self.format, self.config.abstain),
             "passes": passes,
         }
         with nullcontext() if passes else learner.attach(groups):
-            completions = complete(self.base.model, self.base.tokenizer, prompts, **options)
+            completions = complete(self.reader.model, self.base.tokenizer, prompts, **options)
         return order, [whole_abstention(completion) for completion in completions]
 
     def _prompt(self, ask: Ask) -> list[int]:
+        if ask.is_base:
+            return self.base_format.closed_book(ask.question)
         return (
             self.format.in_context(ask.context, ask.question) if ask.context else self.format.closed_book(ask.question)
         )
@@ -212,13 +243,18 @@ class Engine:
         return self._searcher.codes([c.token_ids for c in chunks]) if self._searcher else [b""] * len(chunks)
 
     def prompt_tokens(self, question: str, context: str = "") -> int:
-        return len(self._prompt(Ask(question, context=context)))
+        """Of the prompt that goes with weights."""
+        return len(self.format.in_context(context, question))
 
     @property
     def context_tokens(self) -> int:
-        """How much text fits beside a question: for the embedded model what it was trained with."""
-        known = self.base.model.config.max_position_embeddings
-        return 960 if self.format.abstain_id is not None else min(known, 8192) - 128
+        """How much text fits beside a question."""
+        return min(self.base.model.config.max_position_embeddings, CONTEXT) - 128
+
+
+def combined(fingerprint: str, preparation: str) -> str:
+    """What stored weights belong to: the base model and, where there is one, its preparation."""
+    return hashlib.sha256(f"{fingerprint} {preparation}".encode()).hexdigest() if preparation else fingerprint
 
 
 def whole_abstention(completion: Completion) -> Completion:

@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from core.convert import (
+    EMBEDDED_FINGERPRINT,
+    find_converted,
+    find_or_convert,
+    fingerprint_of,
+    is_gguf,
+    read_source,
+)
 from core.errors import ModelNotFound
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-EMBEDDED = Path(__file__).parent / "embedded" / "model"
+SHIPPED = Path(__file__).parent / "embedded"  # what `prepare` learned about the default model
+CACHE = Path("~/.cache/engram")  # of converted models, where no other is given
 POLICY = "budget.safetensors"  # how much to compute, trained for a model; beside its prepared weights
 SEARCH = "search.safetensors"  # which section a question is about, likewise
-SCALE = ".s"  # NAME.s is the float16 row scale of the int8 matrix NAME
 
 
 @dataclass
@@ -29,27 +39,49 @@ class LoadedModel:
     tokenizer: PreTrainedTokenizerFast
     device: torch.device
     dtype: torch.dtype
-    fingerprint: str  # sha256 over the weights' files and the tokenizer
+    fingerprint: str  # sha256 over the weights' files and the tokenizer, or of the file that they were converted from
     folder: Path | None  # where its files lie, when they lie in one folder
     prepared: Path | None = None  # where preparations of models lie that do not bring their own
 
 
 def prepared_folder(base: LoadedModel) -> Path | None:
     """Where `prepare` left what it learned about learning with this base model; None when it never ran."""
-    places = [base.folder, base.prepared / base.fingerprint[:16] if base.prepared else None]
+    places = [
+        base.folder,
+        base.prepared / base.fingerprint[:16] if base.prepared else None,
+        SHIPPED if base.fingerprint == EMBEDDED_FINGERPRINT else None,
+    ]
     return next((p for p in places if p and (p / "prepared.json").exists()), None)
 
 
-def load_tokenizer(name: str) -> Any:
-    """The model's tokenizer alone, with `.encode(text).ids`; neither torch nor transformers is imported for "embedded".
+def preparation_digest(base: LoadedModel) -> str:
+    """sha256 over the preparation, the search head left out; "" without one. What was learned with one preparation
+    means nothing to another."""
+    folder = prepared_folder(base)
+    digest = hashlib.sha256()
+    for name in ("prepared.json", "prepared.safetensors") if folder else ():
+        digest.update((folder / name).read_bytes())
+    return digest.hexdigest() if folder else ""
+
+
+def find_folder(name: str, cache: Path | None = None) -> Path | None:
+    """Where the model's files lie, converted first where they have to be; None for a hub id. Raises: ModelNotFound."""
+    if is_gguf(name):
+        return find_or_convert(name, cache or CACHE.expanduser())
+    return Path(name) if Path(name).is_dir() else None
+
+
+def load_tokenizer(name: str, cache: Path | None = None) -> Any:
+    """The model's tokenizer alone, with `.encode(text).ids`; neither torch nor transformers is imported, but where a
+    GGUF file has to be converted first.
 
     Raises: ModelNotFound.
     """
     from tokenizers import Tokenizer
 
-    folder = EMBEDDED if name == "embedded" else Path(name)
+    folder = find_folder(name, cache)
     try:
-        if (folder / "tokenizer.json").exists():
+        if folder:
             return Tokenizer.from_file(str(folder / "tokenizer.json"))
         return Tokenizer.from_pretrained(name)
     except Exception as error:
@@ -57,32 +89,88 @@ def load_tokenizer(name: str) -> Any:
 
 
 def load_model(
-    name: str = "embedded", *, device: str = "auto", dtype: str = "auto", prepared: Path | None = None
+    name: str = "embedded",
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    prepared: Path | None = None,
+    cache: Path | None = None,
 ) -> LoadedModel:
-    """Load a causal LM: "embedded", a folder, or a hub id. Safetensors only, no remote code.
+    """Load a causal LM: "embedded", a folder, a GGUF file, or a hub id. No remote code.
+
+    Args:
+        prepared: where `prepare` leaves what it learned about models.
+        cache: where GGUF files, the embedded model's among them, are kept converted.
 
     Raises: ModelNotFound.
     """
     from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    folder = _find_beside_imports(name, cache)
     place = pick_device(device)
     kind = pick_dtype(dtype, place)
-    folder = EMBEDDED if name == "embedded" else Path(name) if Path(name).is_dir() else None
     if folder:
         check_sums(folder)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(folder or name), trust_remote_code=False)
-        if folder and (folder / "model.int8.safetensors").exists():
-            model = _load_int8(folder, kind)
+        if folder and read_source(folder):
+            model, tokenizer = _load_converted(folder, kind)
         else:
-            model = AutoModelForCausalLM.from_pretrained(  # accelerate places the weights straight on the device
-                str(folder or name), dtype=kind, device_map={"": place}, trust_remote_code=False, use_safetensors=True
-            )
+            model, tokenizer = _load_any(str(folder or name), kind, place)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:  # wrong shapes
         raise ModelNotFound(_how_to_fix(name)) from error
     model.to(place).eval().requires_grad_(False)
-    return LoadedModel(name, model, tokenizer, place, kind, fingerprint(name, folder, model), folder, prepared)
+    base = LoadedModel(name, model, tokenizer, place, kind, fingerprint(name, folder, model), folder, prepared)
+    if (preparation := prepared_folder(base)) not in (None, folder):
+        check_sums(preparation)
+    return base
+
+
+def _find_beside_imports(name: str, cache: Path | None) -> Path | None:
+    """`find_folder`; importing torch and transformers takes seconds of one processor, so another checks the files."""
+    with ThreadPoolExecutor(1) as pool:
+        converted = pool.submit(find_converted, name, cache or CACHE.expanduser()) if is_gguf(name) else None
+        import_module("transformers.modeling_utils")
+    return (converted and converted.result()) or find_folder(name, cache)
+
+
+def _load_converted(folder: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """What core.convert wrote, memory-mapped, by the classes that it names: the Auto ones take time to choose."""
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    architecture = json.loads((folder / "config.json").read_text())["architectures"][0]
+    model = getattr(transformers, architecture).from_pretrained(str(folder), dtype=dtype, local_files_only=True)
+    return model, _tokenizer_in(folder)
+
+
+def _tokenizer_in(folder: Path) -> PreTrainedTokenizerFast:
+    from transformers import PreTrainedTokenizerFast
+
+    options = json.loads((folder / "tokenizer_config.json").read_text())
+    return PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"), **options)
+
+
+def load_tokenizer_of(name: str, cache: Path | None = None) -> PreTrainedTokenizerFast:
+    """A converted model's tokenizer as transformers' own, with its chat template. Raises: ModelNotFound."""
+    return _tokenizer_in(find_folder(name, cache))
+
+
+def _load_any(name: str, dtype: torch.dtype, device: torch.device) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """A folder or a hub id, in safetensors only."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    model, info = AutoModelForCausalLM.from_pretrained(  # accelerate places the weights straight on the device
+        name,
+        dtype=dtype,
+        device_map={"": device},
+        trust_remote_code=False,
+        use_safetensors=True,
+        output_loading_info=True,
+    )
+    if missing := set(info["missing_keys"]) - set(model.all_tied_weights_keys):
+        raise ValueError(f"weights are missing: {sorted(missing)[:3]}")
+    return model, tokenizer
 
 
 def check_sums(folder: Path) -> None:
@@ -103,11 +191,9 @@ def check_sums(folder: Path) -> None:
 
 
 def _how_to_fix(name: str) -> str:
-    if name == "embedded":
-        return "The embedded model's files are missing; reinstall Engram, or set ENGRAM_MODEL to a model of your own."
     return (
         f"The base model '{name}' could not be loaded: give a folder or a hub id of a causal LM with safetensors "
-        "weights, and check the network if it has to be downloaded, or set ENGRAM_MODEL=embedded."
+        "weights, and check the network if it has to be downloaded, or a .gguf file, or set ENGRAM_MODEL=embedded."
     )
 
 
@@ -136,49 +222,12 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     return torch.float32
 
 
-def _load_int8(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
-    from safetensors.torch import load_file
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    config = AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
-    model = AutoModelForCausalLM.from_config(config, dtype=dtype)
-    state = dequantise(load_file(folder / "model.int8.safetensors"))
-    missing, unexpected = model.load_state_dict(state, strict=False)
-    if unexpected or set(missing) - {"lm_head.weight"}:
-        raise ValueError("weights do not fit config.json")
-    model.tie_weights()
-    return model
-
-
-def quantise(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Matrices as int8 with one float16 scale a row (W = int8 * scale[:, None]); the rest as float16."""
-    import torch
-
-    packed: dict[str, torch.Tensor] = {}
-    for name, w in state.items():
-        w = w.detach().float().cpu()
-        if w.dim() == 2:
-            scale = (w.abs().amax(1) / 127).clamp_min(1e-8).half()
-            packed[name] = (w / scale.float()[:, None]).round().clamp(-127, 127).to(torch.int8)
-            packed[name + SCALE] = scale
-        else:
-            packed[name] = w.half()
-    return packed
-
-
-def dequantise(packed: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Float32 weights out of `quantise`'s container."""
-    return {
-        name: w.float() * packed[name + SCALE].float()[:, None] if name + SCALE in packed else w.float()
-        for name, w in packed.items()
-        if not name.endswith(SCALE)
-    }
-
-
 def fingerprint(name: str, folder: Path | None, model: PreTrainedModel) -> str:
-    """sha256 that names a base model: over its files where they lie in a folder, else over its tensors. A budget policy
-    and a search head are not among them: they say how much is learned, and where to look, not what weights mean that
-    were learned before."""
+    """sha256 that names a base model: of the file that it was converted from, else over its files where they lie in a
+    folder, else over its tensors. A budget policy and a search head are not among them: they say how much is learned,
+    and where to look, not what weights mean that were learned before."""
+    if folder and (source := read_source(folder)):
+        return fingerprint_of(source["gguf"])
     digest = hashlib.sha256()
     files = sorted(
         p

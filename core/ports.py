@@ -31,12 +31,16 @@ class Learned:
 
 @dataclass(frozen=True)
 class Ask:
-    """One question for the engine. `weights` None asks the base model."""
+    """One question for the engine. With neither weights nor a context it is put to the base model as it is."""
 
     question: str
     weights: Mapping[str, Tensor] | None = None  # of one section, named by module
     context: str = ""  # only the evaluation's in-context and retrieval conditions use it
     learner: str = ""  # which learner made the weights
+
+    @property
+    def is_base(self) -> bool:
+        return self.weights is None and not self.context
 
 
 class Hit(NamedTuple):

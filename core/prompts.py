@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from typing import Any, Protocol
 
 NOT_IN_TEXT = "not in the text"
 INSTRUCTION = "Answer the question with a few words. If you do not know the answer, say so."
+READER_INSTRUCTION = "Answer from the document."  # what a reader is trained with, with and without the text
+ASK = "Ask a question that this text answers."
+COMPLETE = "Write the last question so that it can be understood without the ones before it."
 
 WRITE_QUESTIONS = (
     "Write {count} short questions that this text answers, each about another fact, each with its answer in a few "
@@ -54,7 +56,7 @@ UNRELATED = (
 
 
 class PromptFormat(Protocol):
-    """How one family of models is asked and taught."""
+    """How a model is asked and taught."""
 
     stop_ids: frozenset[int]
     write_stops: frozenset[int]  # where questions that it writes end
@@ -88,76 +90,47 @@ class PromptFormat(Protocol):
         ...
 
 
-class MarkedFormat:
-    """The embedded model's own format: `CONTEXT <|q|> QUESTION <|a|> ANSWER <|endoftext|>`."""
-
-    def __init__(self, tokenizer: Any) -> None:
-        self._encode = lambda text: tokenizer.encode(text, add_special_tokens=False)
-        ids = tokenizer.convert_tokens_to_ids
-        self.q, self.a, self.ask, self.doc = (ids(t) for t in ("<|q|>", "<|a|>", "<|qg|>", "<|doc|>"))
-        self.end, self.pad_id = ids("<|endoftext|>"), ids("<|pad|>")
-        self.stop_ids = frozenset({self.end})
-        self.write_stops = frozenset({self.end, self.a, ids("?")})
-        self.abstain_id = self._encode(" " + NOT_IN_TEXT)[0]
-
-    def closed_book(self, question: str) -> list[int]:
-        return [self.q, *self._encode(" " + question.strip()), self.a]
-
-    def in_context(self, context: str, question: str) -> list[int]:
-        return [*self._encode(context.strip()), *self.closed_book(question)]
-
-    def answer(self, text: str) -> list[int]:
-        return [*self._encode(" " + text.strip()), self.end]
-
-    def heading(self, title: str) -> list[int]:
-        return [self.doc, *self._encode(" " + title.strip()[:80] + ":")]
-
-    def write_question(self, context: str, begin: str = "") -> list[int]:
-        return [*self._encode(context.strip()), self.ask, *self._encode(f" {begin}" if begin else "")]
-
-    def write_questions(self, context: str, count: int, about: str = "") -> list[tuple[list[int], str]]:
-        """One a prompt. It can't be told what to ask, so each begins with another question word."""
-        second = "When" if DATE.search(context) else "How many" if NUMBER.search(context) else "What"
-        order = dict.fromkeys([BEGINNINGS[0], second, *BEGINNINGS])
-        begun = [f"What did {about}"] if about else ([*order] * count)[:count]
-        return [(self.write_question(context, begin), begin) for begin in begun]
-
-    def read_questions(self, text: str) -> list[tuple[str, str]]:
-        return [(f"{text.strip()}?", "")] if text.strip() else []
-
-    def write_answer(self, context: str, question: str) -> list[int]:
-        return [*self.write_question(context, question), self.a]
-
-    def write_text(self, context: str, task: str) -> None:
-        return None
-
-
 class ChatFormat:
-    """Any other causal LM: its chat template when it has one, else plain "Question: ... Answer:"."""
+    """Any causal LM: its chat template when it has one, else plain "Question: ... Answer:"."""
+
+    instruction = INSTRUCTION
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
         self._encode = lambda text: tokenizer.encode(text, add_special_tokens=False)
-        self.abstain_id = None
-        end = tokenizer.eos_token_id
-        self.stop_ids = self.write_stops = frozenset({end} if end is not None else ())
-        self.pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (end or 0)
+        self.abstain_id: int | None = None
+        self._first, self._to_answer, self._to_question = (
+            self._encode(part) for part in template_parts(tokenizer, self.instruction)
+        )
+        end = self._to_question[0] if tokenizer.chat_template else tokenizer.eos_token_id
+        self.end = tokenizer.eos_token_id if end is None else end
+        stops = {self.end, tokenizer.eos_token_id} - {None}
+        self.stop_ids = self.write_stops = frozenset(stops)
+        self.pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (self.end or 0)
 
-    def _render(self, user: str, system: str = "") -> list[int]:
-        if self._tokenizer.chat_template:
-            turns = [{"role": "system", "content": system}] * bool(system) + [{"role": "user", "content": user}]
-            text = self._tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
-            return self._tokenizer.encode(text, add_special_tokens=False)
-        return self._tokenizer.encode(user)
+    def _ask(self, text: str) -> list[int]:
+        """The prompt of one turn."""
+        return [*self._first, *self._encode(text), *self._to_answer]
 
     def closed_book(self, question: str) -> list[int]:
-        return self.in_context("", question)
+        return self._ask(question.strip())
 
     def in_context(self, context: str, question: str) -> list[int]:
-        before = f"{context.strip()}\n\n" if context else ""
-        if self._tokenizer.chat_template:
-            return self._render(before + question.strip(), INSTRUCTION)
-        return self._render(f"{before}Question: {question.strip()}\nAnswer:")
+        if context and not self._tokenizer.chat_template:
+            return [*self._encode(f"{context.strip()}\n\n"), *self.closed_book(question)]
+        return self._ask(beside(context, question))
+
+    def next_question(self, question: str) -> list[int]:
+        """The tokens that ask once more after an answer, whose stop token counts as the first of them."""
+        return [*self._to_question[1:], *self._encode(question.strip()), *self._to_answer]
+
+    def answer(self, text: str) -> list[int]:
+        space = "" if self._tokenizer.chat_template else " "  # after a chat's marks an answer begins as it is
+        return [*self._encode(space + text.strip()), *([] if self.end is None else [self.end])]
+
+    def heading(self, title: str) -> list[int]:
+        begin = [self._tokenizer.bos_token_id] if self._tokenizer.bos_token_id is not None else []
+        return [*begin, *self._encode(f"{title.strip()[:80]}:")]
 
     def write_questions(self, context: str, count: int, about: str = "") -> list[tuple[list[int], str]]:
         task = WRITE_ABOUT.format(about=about) if about else WRITE_QUESTIONS.format(count=count)
@@ -170,19 +143,59 @@ class ChatFormat:
     def write_answer(self, context: str, question: str) -> list[int]:
         return self.in_context(context, question)
 
-    def write_text(self, context: str, task: str) -> list[int]:
-        return self._render(f"{context.strip()}\n\n{task}\n")
-
-    def answer(self, text: str) -> list[int]:
-        space = "" if self._tokenizer.chat_template else " "  # after a chat's marks an answer begins as it is
-        return [*self._encode(space + text.strip()), *self.stop_ids]
-
-    def heading(self, title: str) -> list[int]:
-        begin = [self._tokenizer.bos_token_id] if self._tokenizer.bos_token_id is not None else []
-        return [*begin, *self._encode(f"{title.strip()[:80]}:")]
+    def write_text(self, context: str, task: str) -> list[int] | None:
+        return self._ask(f"{context.strip()}\n\n{task}\n")
 
 
-def format_for(tokenizer: Any) -> PromptFormat:
-    """The embedded model's format where its marks exist, chat otherwise."""
-    marks: Sequence[str] = ("<|q|>", "<|a|>", "<|qg|>", "<|doc|>")
-    return MarkedFormat(tokenizer) if all(m in tokenizer.get_vocab() for m in marks) else ChatFormat(tokenizer)
+class ReaderFormat(ChatFormat):
+    """A prepared model's reader: asked with a short instruction, it answers in the document's words, and says
+    NOT_IN_TEXT when the document does not tell."""
+
+    instruction = READER_INSTRUCTION
+
+    def __init__(self, tokenizer: Any) -> None:
+        super().__init__(tokenizer)
+        self.abstain_id = self.answer(NOT_IN_TEXT)[0]
+
+    def write_questions(self, context: str, count: int, about: str = "") -> list[tuple[list[int], str]]:
+        """One a prompt, each begun with another question word."""
+        second = "When" if DATE.search(context) else "How many" if NUMBER.search(context) else "What"
+        order = dict.fromkeys([BEGINNINGS[0], second, *BEGINNINGS])
+        begun = [f"What did {about}"] if about else ([*order] * count)[:count]
+        return [([*self.in_context(context, ASK), *self._encode(begin)], begin) for begin in begun]
+
+    def read_questions(self, text: str) -> list[tuple[str, str]]:
+        question, mark, answer = text.partition("?")
+        return [(f"{question.strip()}?", answer.strip())] if mark and question.strip() else []
+
+    def write_text(self, context: str, task: str) -> None:
+        return None
+
+
+def beside(context: str, question: str) -> str:
+    """A text and a question about it, as they stand in one message."""
+    return f"{context.strip()}\n\n{question.strip()}" if context else question.strip()
+
+
+def template_parts(tokenizer: Any, instruction: str) -> tuple[str, str, str]:
+    """What a model's chat template puts before the first question, between a question and its answer, and between an
+    answer and the next question."""
+    if not tokenizer.chat_template:
+        return "Question: ", "\nAnswer:", "\n\nQuestion: "
+    question, answer, more = "@question@", "@answer@", "@more@"
+    turns = [
+        {"role": "system", "content": instruction},
+        {"role": "user", "content": question},
+        {"role": "assistant", "content": answer},
+        {"role": "user", "content": more},
+    ]
+    text = tokenizer.apply_chat_template(turns, tokenize=False)
+    first, _, rest = text.partition(question)
+    to_answer, _, rest = rest.partition(answer)
+    to_question, _, _ = rest.partition(more)
+    return first, to_answer, to_question
+
+
+def format_for(tokenizer: Any, *, prepared: bool = False) -> ChatFormat:
+    """A prepared model is asked as its reader was trained; any other one by its chat template."""
+    return ReaderFormat(tokenizer) if prepared else ChatFormat(tokenizer)

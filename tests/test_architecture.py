@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 ALLOWED = {"core": {"core"}, "storage": {"storage", "core"}, "bot": {"bot", "core"}}  # bot/app.py: storage too
 HOMES = {
     "pymupdf": {"core/pdf.py"},
-    "transformers": {"core/model.py"},
+    "transformers": {"core/model.py", "core/convert.py"},
     "peft": {"core/learning/lora.py"},
     "aiosqlite": {"storage/index.py"},
     "discord": {"bot/platforms/discord.py"},

@@ -537,7 +537,7 @@ def _invented() -> Article:
     """A document of invented facts, when the set has only one document."""
     import random
 
-    from core.embedded.invented import invented_document
+    from core.prepare.invented import invented_document
 
     made = invented_document(random.Random(3), 30)
     return Article(made.title, (" ".join(made.sentences),), ())

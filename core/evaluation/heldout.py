@@ -20,8 +20,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from core.embedded.corpus import Passage, held_out, passages_of, read_articles, read_human
-from core.embedded.invented import fact, invented_word
+from core.prepare.invented import fact, invented_word
+from core.prepare.material import (
+    Passage,
+    is_development_article,
+    passages_of,
+    read_articles,
+    read_people,
+)
 
 LEAST, MOST = 500, 1000  # words of a document
 EACH = 8  # questions of an article
@@ -33,7 +39,7 @@ Document = tuple[str, list[Passage]]  # title, paragraphs
 def by_rule(articles: Iterable[tuple[str, str]], count: int, seed: int = 0) -> list[Document]:
     """So many held-out articles, each with 8 questions over all its paragraphs."""
     rng = random.Random(seed)
-    fit = sorted(a for a in articles if held_out(a[0]) and LEAST <= len(a[1].split()) <= MOST)
+    fit = sorted(a for a in articles if is_development_article(a[0]) and LEAST <= len(a[1].split()) <= MOST)
     made = ((title, passages_of((title, text))) for title, text in rng.sample(fit, len(fit)))
     found: list[Document] = []
     for title, passages in made:
@@ -58,7 +64,7 @@ def by_people(paragraphs: Sequence[Passage], count: int, seed: int = 0) -> list[
 
 def general(paragraphs: Sequence[Passage], count: int, seed: int = 5) -> list[Document]:
     """So many paragraphs of Natural Questions, one question each."""
-    asked = [p._replace(questions=p.questions[:1]) for p in paragraphs if p.title == "nq"]
+    asked = [p._replace(questions=p.questions[:1]) for p in paragraphs if p.kind == "nq"]
     return [("General", random.Random(seed).sample(asked, min(count, len(asked))))]
 
 
@@ -70,7 +76,9 @@ def by_invention(facts: int, count: int, seed: int = 11) -> list[Document]:
         parts = [made[at : at + 10] for at in range(0, facts, 10)]
         asked = [[rng.choice(questions) for _, questions in part if questions] for part in parts]
         texts = [" ".join(sentence for sentence, _ in part) for part in parts]
-        found.append((invented_word(rng), [Passage("", text, qs) for text, qs in zip(texts, asked, strict=True)]))
+        found.append(
+            (invented_word(rng), [Passage("invented", "", text, qs) for text, qs in zip(texts, asked, strict=True)])
+        )
     return found
 
 
@@ -103,9 +111,9 @@ def main() -> None:
     if o.facts:
         found = by_invention(o.facts, o.count)
     elif o.general:
-        found = general(read_human(o.human, dev=False), o.count)
+        found = general(read_people(o.human, development=False), o.count)
     elif o.human:
-        human = [p for p in read_human(o.human, dev=True) if p.title in ("nq", "qamr")]
+        human = [p for p in read_people(o.human, development=True) if p.kind in ("nq", "qamr")]
         found = by_people(human, o.count)
     else:
         found = by_rule([a for path in o.articles for a in read_articles(path)], o.count)

@@ -23,12 +23,12 @@ import torch
 
 from core.embedded.corpus import read_human
 from core.evaluation.ablations import Results, chosen, fill
-from core.learning.episodes import Episode, Material
 from core.learning.fast_weights import FastWeightsConfig, Prepared
-from core.learning.measure import learned_figures, measuring_sets
 from core.learning.native import Native, NativeConfig
-from core.learning.outer import OuterConfig, run_outer, thin
 from core.model import load_model
+from core.prepare.episodes import Episode, Material
+from core.prepare.measure import learned_figures, measuring_sets
+from core.prepare.outer import OuterConfig, run_outer, thin
 
 BASE = FastWeightsConfig(layers=4, steps=2, rule="muon")
 ROWS: dict[str, dict[str, Any] | NativeConfig] = {

@@ -13,9 +13,9 @@ import torch
 
 from core.engine import Engine, EngineConfig
 from core.evaluation.bench import learn, peak_memory_mb
-from core.learning.prepare import PrepareConfig, prepare
 from core.model import LoadedModel
 from core.ports import Ask
+from core.prepare.prepare import PrepareConfig, prepare
 from core.types import Chunk
 
 TOKENS = 25_000  # of the document that is learned

@@ -328,7 +328,7 @@ def load_policy(folder: Path | None) -> Policy:
 def with_steps(prepared: Prepared, steps: int) -> Prepared:
     """The same learning for another number of steps: the first of the trained ones, or on with the last one's rate."""
     view = Prepared(replace(prepared.config, steps=steps, token_weights=False), 0)
-    view.weigh, view.start, view.readout, view.basis = prepared.weigh, prepared.start, prepared.readout, prepared.basis
+    view.weigh, view.start, view.reader, view.basis = prepared.weigh, prepared.start, prepared.reader, prepared.basis
     rates = prepared.log_rates.detach()
     more = rates[-1:].expand(max(0, steps - len(rates)), -1)
     view.log_rates = nn.Parameter(torch.cat([rates[:steps], more]), requires_grad=False)

@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -23,9 +24,9 @@ from core.learning.fast_weights import (
     attached,
     inner_steps,
     load_prepared,
+    read_config,
     segments,
     token_losses,
-    with_readout,
 )
 from core.learning.graphs import Graphs
 from core.learning.packing import SCALE, pack, unpack
@@ -36,6 +37,15 @@ from core.prompts import PromptFormat
 from core.types import Chunk, Metrics, Step
 
 SKIPPED = "skipped"  # stands for the weights of a chunk that the budget left out
+
+
+def reading_model(base: LoadedModel) -> LoadedModel:
+    """The base model with the reader that `prepare` trained merged into a second copy of its weights; the base model
+    itself where there is none."""
+    folder = prepared_folder(base)
+    if folder is None or not read_config(folder).reader:
+        return base
+    return replace(base, model=load_prepared(folder, base.model.config.hidden_size).merged(base.model))
 
 
 class Section(NamedTuple):
@@ -177,13 +187,13 @@ class FastWeightsLearner:
     def attach(self, groups: Sequence[tuple[Mapping[str, Tensor], int]]) -> Iterator[None]:
         rows = [rows for _, rows in groups]
         deltas = self._open([weights for weights, _ in groups])
-        with with_readout(self.base.model, self.prepared, sum(rows)), attached(self.modules, deltas, rows):
+        with attached(self.modules, deltas, rows):
             yield
 
     def recorded(
         self, groups: Sequence[tuple[Mapping[str, Tensor], int]], prompts: Sequence[Sequence[int]], max_new: int
     ) -> Passes | None:
-        if self.base.device.type != "cuda" or self.prepared.readout or not Graphs.can(self.base.model):
+        if self.base.device.type != "cuda" or not Graphs.can(self.base.model):
             return None
         self.graphs = self.graphs or Graphs(self.base.model, self.modules)
         passes = self.graphs.passes(prompts, self.fmt.pad_id, max_new)

@@ -4,7 +4,7 @@
 
 a few times over the whole text ("TTT Playground", section 1; large chunks as in LaCT, arXiv 2505.23884). The rates eta
 (one a step and layer), the weight of each token in the loss, and the base model itself are trained by the outer loop
-(`core.learning.outer`) through exactly this code, so that the deltas answer questions.
+(`core.prepare.outer`) through exactly this code, so that the deltas answer questions.
 
 The loop's other forms are fields of FastWeightsConfig: momentum, a low rank, segment after segment, one rate for all.
 
@@ -13,6 +13,7 @@ Shapes: D documents (or sections), S segments each, T tokens a segment, d width,
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,7 +27,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from core.learning.packing import as_stored
+from core.learning.packing import SCALE, as_stored
 
 IGNORE = -100
 
@@ -42,7 +43,7 @@ class FastWeightsConfig:
     rate: float = 4e-3  # where the learned rates start
     token_weights: bool = True  # learned weight of each token in the inner loss (CaMeLS; PERK)
     start: bool = False  # a learned delta to start from, for base models that stay frozen
-    readout: int = 0  # rank of a shared LoRA on every projection, on the rows of learned documents; 0: none
+    reader: int = 0  # rank of the reader, a LoRA on every projection shared by all documents; 0: none
     momentum: float = 0.0  # a step goes along the direction of momentum * (sum before) + gradient (Muon; LaCT, 3.2)
     rank: int = 0  # r of a delta P M with M alone fast: see `Prepared`; 0: full
     order: str = "whole"  # whole: a step reads the document; chunks: one segment, `steps` passes (LaCT, section 3.1)
@@ -56,7 +57,8 @@ class FastWeightsConfig:
 
 class Prepared(nn.Module):
     """What the outer loop learns about learning: rates [steps, U], the token weighting (d -> 64 -> 1) and, for frozen
-    base models, where the delta starts and a read-out LoRA.
+    base models, where the delta starts and the reader: a LoRA that is on while a document is learned and while it is
+    asked about.
 
     With a rank, a layer's delta is P M: the basis P [d, r] is slow, orthonormal at the start, and only M [r, f] is
     fast, from zero. So a gradient for M is that of the delta seen through P, the same rules apply to it, no factor has
@@ -64,21 +66,21 @@ class Prepared(nn.Module):
     """
 
     def __init__(self, config: FastWeightsConfig, width: int, model: nn.Module | None = None) -> None:
-        """`model` gives the shapes of `start` and `readout`; without it they stay empty until they are loaded."""
+        """`model` gives the shapes of `start` and `reader`; without it they stay empty until they are loaded."""
         super().__init__()
         self.config = config
         self.start = nn.ParameterList()  # U tensors [d, f]
-        self.readout = nn.ParameterDict()  # "MODULE/a" [rank, in] and "MODULE/b" [out, rank]; dots are slashes
+        self.reader = nn.ParameterDict()  # "MODULE/a" [rank, in] and "MODULE/b" [out, rank]; dots are slashes
         if model is not None and config.start:
             self.start.extend(
                 torch.zeros_like(m.weight, dtype=torch.float32, device="cpu") for m in self.modules_of(model).values()
             )
-        if model is not None and config.readout:
+        if model is not None and config.reader:
             for name, m in model.model.layers.named_modules(prefix="model.layers"):
                 if isinstance(m, nn.Linear):
-                    a, b = torch.empty(config.readout, m.in_features), torch.zeros(m.out_features, config.readout)
+                    a, b = torch.empty(config.reader, m.in_features), torch.zeros(m.out_features, config.reader)
                     nn.init.kaiming_uniform_(a, a=math.sqrt(5))
-                    self.readout |= {f"{name}/a".replace(".", "/"): a, f"{name}/b".replace(".", "/"): b}
+                    self.reader |= {f"{name}/a".replace(".", "/"): a, f"{name}/b".replace(".", "/"): b}
         shape = (1, 1) if config.shared_rate else (config.steps, config.layers)
         self.log_rates = nn.Parameter(torch.full(shape, math.log(config.rate)))
         self.weigh = nn.Sequential(nn.Linear(width, 64), nn.GELU(), nn.Linear(64, 1)) if config.token_weights else None
@@ -104,9 +106,23 @@ class Prepared(nn.Module):
         return F.softplus(self.weigh(hidden.float()).squeeze(-1)) / math.log(2)
 
     def low_rank(self) -> dict[str, tuple[Tensor, Tensor]]:
-        """The read-out by module: (a [rank, in], b [out, rank]), y += b a x."""
-        names = [key[:-2] for key in self.readout if key.endswith("/a")]
-        return {n.replace("/", "."): (self.readout[f"{n}/a"], self.readout[f"{n}/b"]) for n in names}
+        """The reader by module: (a [rank, in], b [out, rank]), y += b a x."""
+        names = [key[:-2] for key in self.reader if key.endswith("/a")]
+        return {n.replace("/", "."): (self.reader[f"{n}/a"], self.reader[f"{n}/b"]) for n in names}
+
+    def merged(self, model: nn.Module) -> nn.Module:
+        """A second model with the reader in its weights, in the model's dtype; all else is shared with the first. The
+        model itself where there is no reader."""
+        if not self.reader:
+            return model
+        shared = {id(t): t for t in (*model.parameters(), *model.buffers())}
+        copied = copy.deepcopy(model, shared)
+        for name, (a, b) in self.low_rank().items():
+            linear = copied.get_submodule(name)
+            weight = linear.weight
+            whole = weight.float() + b.float().to(weight.device) @ a.float().to(weight.device)
+            linear.weight = nn.Parameter(whole.to(weight.dtype), requires_grad=False)
+        return copied
 
     def describe(self) -> dict[str, Any]:
         return asdict(self.config)
@@ -114,9 +130,9 @@ class Prepared(nn.Module):
     def on_layers_of(self, config: FastWeightsConfig, width: int) -> Prepared:
         """With another configuration, whose layers keep the rates and the token weighting that were learned for them.
 
-        Raises: ValueError, where a start, a read-out, a rank or other steps are at stake, or a layer has no rates yet.
+        Raises: ValueError, where a start, a reader, a rank or other steps are at stake, or a layer has no rates yet.
         """
-        plain = not (self.start or self.readout or self.basis or config.start or config.readout or config.rank)
+        plain = not (self.start or self.reader or self.basis or config.start or config.reader or config.rank)
         same = config.steps == self.config.steps and config.shared_rate == self.config.shared_rate
         if not (plain and same and set(config.places) <= set(self.config.places)):
             raise ValueError("Only layers, segments and sections can be changed, to layers that have rates already.")
@@ -140,8 +156,8 @@ class Prepared(nn.Module):
 
     @contextmanager
     def reading(self, model: nn.Module, deltas: Mapping[str, Tensor], rows: Sequence[int]) -> Iterator[None]:
-        """Within the context, each document's rows of a batch (so many, in order) have its deltas and the read-out."""
-        with attached(self.modules_of(model), deltas, rows), with_readout(model, self, sum(rows) if deltas else 0):
+        """Within the context, each document's rows of a batch (so many, in order) have its deltas."""
+        with attached(self.modules_of(model), deltas, rows):
             yield
 
 
@@ -206,16 +222,11 @@ def direction(g: Tensor, rule: str) -> Tensor:
 
 
 @contextmanager
-def with_readout(model: nn.Module, prepared: Prepared, rows: int) -> Iterator[None]:
-    """Within the context, the first `rows` rows of a batch are read with the shared LoRA."""
+def with_reader(model: nn.Module, prepared: Prepared) -> Iterator[None]:
+    """Within the context the reader is on, unmerged, so that it can be trained."""
 
     def hook(a: Tensor, b: Tensor):
-        def add(_module: nn.Module, args: tuple[Tensor, ...], y: Tensor) -> Tensor:
-            x = args[0][:rows]
-            more = y[:rows] + x @ a.to(x.dtype).T @ b.to(x.dtype).T
-            return more if rows >= len(y) else torch.cat([more, y[rows:]])
-
-        return add
+        return lambda _module, args, y: y + args[0] @ a.to(y.dtype).T @ b.to(y.dtype).T
 
     with ExitStack() as stack:
         for name, (a, b) in prepared.low_rank().items():
@@ -257,14 +268,22 @@ def only(model: nn.Module, start: int, stop: int, norm: bool) -> Iterator[nn.Mod
     """The decoder with only blocks start..stop, so that the lower ones need to run once, not once a step."""
     decoder = model.model
     layers, final = decoder.layers, decoder.norm
-    decoder.layers = layers[start:stop]
-    count, decoder.config.num_hidden_layers = decoder.config.num_hidden_layers, stop - start
+    config, count, kinds = (
+        decoder.config,
+        decoder.config.num_hidden_layers,
+        getattr(decoder.config, "layer_types", None),
+    )
+    decoder.layers, config.num_hidden_layers = layers[start:stop], stop - start
+    if kinds:  # of attention, by layer: sliding or full
+        config.layer_types = kinds[start:stop]
     if not norm:
         decoder.norm = nn.Identity()
     try:
         yield decoder
     finally:
-        decoder.layers, decoder.norm, decoder.config.num_hidden_layers = layers, final, count
+        decoder.layers, decoder.norm, config.num_hidden_layers = layers, final, count
+        if kinds:
+            config.layer_types = kinds
 
 
 def token_losses(model: nn.Module, hidden: Tensor, targets: Tensor) -> Tensor:
@@ -375,11 +394,19 @@ def second_order() -> Any:
 
 
 def save_prepared(prepared: Prepared, out: Path) -> None:
-    """`prepared.safetensors` and `prepared.json` (the inner loop's configuration)."""
+    """`prepared.safetensors` and `prepared.json` (the inner loop's configuration). The reader is kept as int8 with a
+    float16 scale a row."""
     out.mkdir(parents=True, exist_ok=True)
-    save_file(
-        {k: v.detach().cpu().contiguous() for k, v in prepared.state_dict().items()}, out / "prepared.safetensors"
-    )
+    tensors: dict[str, Tensor] = {}
+    for name, value in prepared.state_dict().items():
+        value = value.detach().cpu().contiguous()
+        if name.startswith("reader."):
+            scale = (value.float().abs().amax(1) / 127).clamp_min(1e-8).half()
+            tensors[name] = (value.float() / scale.float()[:, None]).round().clamp(-127, 127).to(torch.int8)
+            tensors[name + SCALE] = scale
+        else:
+            tensors[name] = value
+    save_file(tensors, out / "prepared.safetensors")
     (out / "prepared.json").write_text(json.dumps(prepared.describe(), indent=1) + "\n")
 
 
@@ -389,10 +416,12 @@ def read_config(folder: Path) -> FastWeightsConfig:
 
 def load_prepared(folder: Path, width: int) -> Prepared:
     prepared = Prepared(read_config(folder), width)
-    state = load_file(folder / "prepared.safetensors")
+    kept = load_file(folder / "prepared.safetensors")
+    scales = {name.removesuffix(SCALE): kept.pop(name) for name in list(kept) if name.endswith(SCALE)}
+    state = {k: v.float() * scales[k].float()[:, None] if k in scales else v for k, v in kept.items()}
     prepared.start.extend(
         v for k, v in sorted(state.items(), key=lambda kv: (len(kv[0]), kv[0])) if k.startswith("start.")
     )
-    prepared.readout |= {k.partition(".")[2]: v for k, v in state.items() if k.startswith("readout.")}
+    prepared.reader |= {k.partition(".")[2]: v for k, v in state.items() if k.startswith("reader.")}
     prepared.load_state_dict(state)
     return prepared.eval().requires_grad_(False)

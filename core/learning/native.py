@@ -5,7 +5,7 @@
 
 The rules are LaCT's (a SwiGLU memory, large chunks, momentum and Muon; arXiv 2505.23884, section 3) and those of
 TTT-Linear and TTT-MLP (mini-batches; arXiv 2407.04620, sections 2.3 to 2.7). Both have their update in closed form, so
-a document costs one forward pass and no gradient of the next-token loss; `core.learning.outer` trains the slow weights
+a document costs one forward pass and no gradient of the next-token loss; `core.prepare.outer` trains the slow weights
 and the model by plain back-propagation through the updates.
 
 It is a memory of documents, not a layer in their place: it is written along a plain pass and read by questions only, so

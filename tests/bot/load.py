@@ -19,8 +19,8 @@ from pathlib import Path
 
 from bot.chat import Message
 from bot.commands import Bot
-from core.embedded.invented import invented_document
 from core.engine import Engine, EngineConfig
+from core.prepare.invented import invented_document
 from core.runner import Runner
 from core.service import Service
 from core.types import Limits

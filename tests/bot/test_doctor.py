@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from bot.doctor import examine
+from bot.doctor import examine, model
 from bot.platforms import discord as discord_platform
-from bot.settings import Settings
+from bot.settings import Settings, load_settings
+from core.convert import FETCH
 from storage.channel_files import path_in
 from storage.folder import DataFolder
 from storage.index import Index
@@ -194,3 +195,11 @@ async def test_a_full_disk_and_a_missing_model_are_said(monkeypatch: pytest.Monk
     found = {check["name"]: check for check in await examine(chosen)}
     assert found["Disk"]["state"] == "warning" and found["Model"]["state"] == "error"
     assert found["Device"]["state"] == "ok"
+
+
+async def test_a_default_model_is_there_or_to_be_converted_or_to_be_fetched(monkeypatch, tmp_path: Path) -> None:
+    name = "embedded"
+    assert model(name, load_settings().cache_dir)["state"] == "ok"
+    assert model(name, tmp_path)["state"] == "warning" and FETCH in model(name, tmp_path)["fix"]
+    monkeypatch.setattr("core.convert.PACKAGE", "a_package_that_nobody_has")
+    assert model(name, tmp_path)["state"] == "error" and FETCH in model(name, tmp_path)["fix"]

@@ -116,3 +116,10 @@ def test_a_file_that_is_not_utf_8_is_one_sentence(monkeypatch: pytest.MonkeyPatc
     (tmp_path / ".env").write_bytes("ENGRAM_MODEL=caf\xe9\n".encode("latin-1"))
     with pytest.raises(SetupError, match=r"\.env is not UTF-8"):
         load_settings()
+
+
+def test_converted_models_lie_in_the_users_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert load_settings().engine.cache == load_settings().cache_dir == tmp_path / "engram"
+    monkeypatch.setenv("ENGRAM_CACHE_DIR", "/elsewhere")
+    assert load_settings().cache_dir == Path("/elsewhere")

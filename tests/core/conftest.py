@@ -1,26 +1,31 @@
-"""A random Llama of toy size with the embedded model's tokenizer."""
+"""A random Llama of toy size with a small tokenizer of the embedded model's kind."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoTokenizer
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from core.embedded.export import hf_model
-from core.embedded.llama import Llama, LlamaShape
 from core.engine import Engine, EngineConfig
 from core.learning.base import LearnConfig
 from core.learning.fast_learner import FastWeightsLearner
-from core.model import EMBEDDED, LoadedModel
-from core.prompts import MarkedFormat
+from core.model import LoadedModel
+from core.prompts import ReaderFormat
 from core.types import Chunk
 
-SHAPE = LlamaShape(width=64, layers=3, heads=1, mlp=128)
 STORY = (
     "The harbour of Vessin opens at six. Its master is Orla Quint, who keeps nineteen boats. "
     "A berth costs forty crowns a night. The lighthouse was built in 1874 by Tam Odrey. "
+)
+WIDTH = 48
+MARKS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+TEMPLATE = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 
 
@@ -28,6 +33,33 @@ def chunks_of(tokenizer, text: str, size: int = 64) -> list[Chunk]:
     ids = tokenizer.encode(text, add_special_tokens=False)
     parts = [ids[at : at + size] for at in range(0, len(ids), size)]
     return [Chunk(n, tokenizer.decode(part), tuple(part), 1, 1) for n, part in enumerate(parts)]
+
+
+def tiny_llama(vocabulary: int, layers: int = 3) -> LlamaForCausalLM:
+    """Random weights, larger than at the start of training: attention is not flat, and the blocks drown the embedding,
+    which would answer each token with itself. Keys and values are shared by three heads."""
+    shape = LlamaConfig(
+        hidden_size=WIDTH,
+        num_hidden_layers=layers,
+        num_attention_heads=3,
+        num_key_value_heads=1,
+        head_dim=16,
+        intermediate_size=128,
+        vocab_size=vocabulary,
+        rms_norm_eps=1e-5,
+        tie_word_embeddings=True,
+        max_position_embeddings=2048,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=2,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = LlamaForCausalLM(shape)
+    for name, p in model.named_parameters():
+        if p.dim() == 2:
+            p.data *= 30 / (2 * layers) ** 0.5 if name.endswith(("o_proj.weight", "down_proj.weight")) else 3
+    return model.eval().requires_grad_(False)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -40,32 +72,34 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def tiny_state() -> dict[str, torch.Tensor]:
-    """Random weights, larger than at the start of training: attention is not flat, and the blocks drown the embedding,
-    which would answer each token with itself."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        state = Llama(SHAPE).state_dict()
-    return {
-        k: v.detach() * (30 if "o_proj" in k or "down_proj" in k else 3 if v.dim() == 2 else 1)
-        for k, v in state.items()
-    }
-
-
-@pytest.fixture(scope="session")
-def tokenizer():
-    return AutoTokenizer.from_pretrained(str(EMBEDDED))
+def tokenizer() -> PreTrainedTokenizerFast:
+    """Byte-level BPE of 800 tokens, digits one by one, with a chat template."""
+    bpe = Tokenizer(models.BPE())
+    digits, text = pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.pre_tokenizer = pre_tokenizers.Sequence([digits, text])
+    bpe.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=800, special_tokens=[*MARKS], initial_alphabet=alphabet, show_progress=False
+    )
+    texts = [Path(__file__).parents[2].joinpath(name).read_text() for name in ("README.md", "core/prompts.py")]
+    bpe.train_from_iterator([*texts, STORY], trainer)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bpe, bos_token=MARKS[1], eos_token=MARKS[2], pad_token=MARKS[2], unk_token=MARKS[0]
+    )
+    tokenizer.chat_template = TEMPLATE
+    return tokenizer
 
 
 @pytest.fixture
-def tiny(tiny_state, tokenizer) -> LoadedModel:
-    model = hf_model(tiny_state).eval().requires_grad_(False)
+def tiny(tokenizer) -> LoadedModel:
+    model = tiny_llama(len(tokenizer))
     return LoadedModel("tiny", model, tokenizer, torch.device("cpu"), torch.float32, "0" * 64, None)
 
 
 @pytest.fixture
-def fmt(tokenizer) -> MarkedFormat:
-    return MarkedFormat(tokenizer)
+def fmt(tokenizer) -> ReaderFormat:
+    return ReaderFormat(tokenizer)
 
 
 @pytest.fixture

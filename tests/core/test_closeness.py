@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from core.closeness import NAME, WORTH, Query, closeness, encode
-from core.embedded.corpus import Passage
-from core.embedded.questions import QA
 from core.engine import Engine, EngineConfig
 from core.learning.graphs import Graphs
 from core.learning.search_head import LAYER, Searcher, SearchHead, load_head, save_head, states
-from core.learning.train_search import SearchConfig, highest, joined, train_search
 from core.model import SEARCH, check_sums, fingerprint, load_model
+from core.prepare.material import Passage
+from core.prepare.questions import QA
+from core.prepare.search_head import SearchConfig, highest, joined, train_search
 from tests.core.conftest import STORY, chunks_of
 
 HEAD = b"a head's"

@@ -8,7 +8,6 @@ import random
 import pytest
 import torch
 
-from core.embedded.invented import invented_document
 from core.engine import Engine, EngineConfig
 from core.errors import LearningFailed
 from core.evaluation.metrics import exact_match
@@ -16,6 +15,7 @@ from core.learning.base import LearnConfig
 from core.learning.fast_learner import FastWeightsLearner
 from core.learning.packing import unpack
 from core.ports import Ask, Learned
+from core.prepare.invented import invented_document
 from core.types import Page, Step
 from tests.core.conftest import STORY, chunks_of
 

@@ -11,7 +11,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.learning.compiled import OuterStep
 from core.learning.fast_weights import (
     IGNORE,
     FastWeightsConfig,
@@ -28,6 +27,7 @@ from core.learning.fast_weights import (
     token_losses,
 )
 from core.learning.packing import as_stored, unpack
+from core.prepare.compiled import OuterStep
 from tests.core.conftest import STORY, chunks_of
 from tests.core.test_fast_learner import finish
 

@@ -6,10 +6,10 @@ import json
 
 import pytest
 
-from core.embedded.corpus import Passage, held_out
-from core.embedded.questions import QA
 from core.evaluation.heldout import EACH, LEAST, MOST, by_invention, by_people, by_rule, general, squad
 from core.evaluation.squad import read_squad
+from core.prepare.material import Passage, held_out
+from core.prepare.questions import QA
 
 PARAGRAPH = (
     "Orla Quint was born in Vessin in 1874. She became the master of the harbour in 1901. The lighthouse was built by "

@@ -7,14 +7,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tests.core.test_outer import DOCUMENTS
 
 from core.evaluation import inner_rows
 from core.evaluation.ablations import Results
 from core.evaluation.inner_rows import ROWS, Lab, chosen, measure, run, show, table
-from core.learning.episodes import Episode, Material
 from core.learning.fast_weights import FastWeightsConfig
-from core.learning.outer import OuterConfig, run_outer
-from tests.core.test_outer import DOCUMENTS
+from core.prepare.episodes import Episode, Material
+from core.prepare.outer import OuterConfig, run_outer
 
 NATIVE = {n: replace(c, layers=2, heads=2, segment=32, chunk=16) for n, c in ROWS.items() if n.startswith("native")}
 SMALL = {"rank 64": {"rank": 8}, "rank 256": {"rank": 16}} | NATIVE

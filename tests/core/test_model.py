@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from core.embedded.export import save_folder
+
 from core.errors import ModelNotFound
 from core.learning.budget import PolicyNet, save_policy
 from core.model import (
@@ -108,14 +108,20 @@ def test_a_missing_or_broken_model_is_an_error_with_the_fix_in_it(folder: Path, 
         load_model(damage(folder), **CPU)
 
 
+def test_a_folder_with_too_few_float_weights_is_refused(tiny_state, tmp_path: Path) -> None:
+    save_folder(tiny_state, EMBEDDED / "tokenizer.json", tmp_path / "model")
+    with pytest.raises(ModelNotFound, match="give a folder"):
+        load_model(break_layers(tmp_path / "model"), **CPU)
+
+
 def test_a_missing_tokenizer_is_the_same_error(tmp_path: Path) -> None:
     with pytest.raises(ModelNotFound, match="give a folder"):
         load_tokenizer(str(tmp_path / "elsewhere"))
 
 
-def test_the_embedded_tokenizer_loads_alone(tokenizer) -> None:
+def test_a_tokenizer_loads_alone(tokenizer) -> None:
     text = "The harbour of Vessin opens at six."
-    assert load_tokenizer("embedded").encode(text, add_special_tokens=False).ids == tokenizer.encode(text)
+    assert load_tokenizer(str(EMBEDDED)).encode(text, add_special_tokens=False).ids == tokenizer.encode(text)
 
 
 @pytest.mark.parametrize("name", ["model.int8.safetensors", "tokenizer.json", "config.json"])

@@ -6,14 +6,14 @@ import random
 
 import pytest
 import torch
-
 from core.embedded.export import hf_model
 from core.embedded.llama import Llama, LlamaShape
-from core.learning.episodes import Batch, Episode, make_batch
+from tests.core.test_outer import CONFIG, DOCUMENTS, MATERIAL
+
 from core.learning.fast_weights import IGNORE
 from core.learning.native import Native, NativeConfig
-from core.learning.outer import OuterConfig, run_outer, step_losses
-from tests.core.test_outer import CONFIG, DOCUMENTS, MATERIAL
+from core.prepare.episodes import Batch, Episode, make_batch
+from core.prepare.outer import OuterConfig, run_outer, step_losses
 
 RULES = ("lact", "ttt-linear", "ttt-mlp")
 

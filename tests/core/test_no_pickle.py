@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from core.embedded.export import save_folder
+
 from core.engine import Engine, EngineConfig
 from core.model import EMBEDDED
 from core.ports import Ask

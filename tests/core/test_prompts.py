@@ -1,4 +1,4 @@
-"""Prompts as token ids, for the embedded model and for any other."""
+"""Prompts as token ids, for prepared models and for any other."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from core.prompts import INSTRUCTION, NOT_IN_TEXT, ChatFormat, MarkedFormat, format_for
+from core.prompts import INSTRUCTION, NOT_IN_TEXT, READER_INSTRUCTION, ChatFormat, ReaderFormat, format_for
 
 TEMPLATE = (
     "{% for m in messages %}<s> {{ m.role }} : {{ m.content }} {% endfor %}"
-    "{% if add_generation_prompt %}assistant :{% endif %}"
+    "{% if add_generation_prompt %}<s> assistant :{% endif %}"
 )
 
 
@@ -23,42 +23,52 @@ def words() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
 
 
-def test_the_embedded_format_marks_question_and_answer(fmt, tokenizer) -> None:
-    assert tokenizer.decode(fmt.closed_book(" Where? ")) == "<|q|> Where?<|a|>"
-    assert tokenizer.decode(fmt.in_context(" It is here.\n", "Where?")) == "It is here.<|q|> Where?<|a|>"
-    assert tokenizer.decode(fmt.answer("here")) == " here<|endoftext|>"
-    assert tokenizer.decode(fmt.heading("Port " * 50)).startswith("<|doc|> Port Port")
+def test_a_reader_is_asked_by_the_chat_template_with_a_short_instruction(fmt, tokenizer) -> None:
+    before, after = (
+        f"<|im_start|>system\n{READER_INSTRUCTION}<|im_end|>\n<|im_start|>user\n",
+        "<|im_end|>\n<|im_start|>assistant\n",
+    )
+    assert tokenizer.decode(fmt.closed_book(" Where? ")) == f"{before}Where?{after}"
+    assert tokenizer.decode(fmt.in_context(" It is here.\n", "Where?")) == f"{before}It is here.\n\nWhere?{after}"
+    assert tokenizer.decode(fmt.answer("here")) == "here<|im_end|>"
+    assert tokenizer.decode(fmt.next_question("Who?")) == f"\n<|im_start|>user\nWho?{after}"
     assert len(tokenizer.decode(fmt.heading("x" * 500))) < 100
-    assert tokenizer.decode(fmt.write_question("It is here.")) == "It is here.<|qg|>"
 
 
-def test_the_embedded_model_abstains_with_the_first_token_of_the_trained_answer(fmt) -> None:
+def test_a_reader_abstains_with_the_first_token_of_the_trained_answer(fmt, tokenizer) -> None:
     assert fmt.answer(NOT_IN_TEXT)[0] == fmt.abstain_id
-    assert fmt.stop_ids == {0} and fmt.pad_id == 1
+    assert fmt.stop_ids == {tokenizer.convert_tokens_to_ids("<|im_end|>")}
 
 
-def test_a_document_never_stands_in_a_closed_book_prompt(fmt, tokenizer) -> None:
-    asked = fmt.closed_book("Where is it?")
-    assert fmt.in_context("The port is in Vessin.", "Where is it?")[-len(asked) :] == asked
-    assert len(asked) == 2 + len(tokenizer.encode(" Where is it?", add_special_tokens=False))
+def test_a_reader_writes_questions_that_begin_differently_and_answers_them(fmt, tokenizer) -> None:
+    prompts = fmt.write_questions("It was built in 1874.", 3)
+    assert [begin for _, begin in prompts] == ["Who", "When", "What"]
+    assert all(tokenizer.decode(ids).endswith(f"assistant\n{begin}") for ids, begin in prompts)
+    assert fmt.read_questions("When was it built? in 1874") == [("When was it built?", "in 1874")]
+    assert fmt.read_questions("no question") == []
 
 
-def test_the_format_is_chosen_by_the_marks(tokenizer, words) -> None:
-    assert isinstance(format_for(tokenizer), MarkedFormat)
-    assert isinstance(format_for(words), ChatFormat)
+def test_a_document_never_stands_in_a_closed_book_prompt(fmt) -> None:
+    asked, beside = fmt.closed_book("Where is it?"), fmt.in_context("The port is in Vessin.", "Where is it?")
+    assert len(asked) < len(beside) and asked[-8:] == beside[-8:]
+
+
+def test_a_prepared_model_is_asked_as_its_reader_was_trained(tokenizer) -> None:
+    assert isinstance(format_for(tokenizer, prepared=True), ReaderFormat)
+    assert not isinstance(format_for(tokenizer), ReaderFormat)
 
 
 def test_a_chat_template_is_used_where_there_is_one(words) -> None:
     words.chat_template = TEMPLATE
     text = words.decode(format_for(words).in_context("it is port", "where is it ?"))
-    assert text == f"<s> system : {INSTRUCTION} <s> user : it is port where is it ? assistant :"
+    assert text == f"<s> system : {INSTRUCTION} <s> user : it is port where is it ? <s> assistant :"
 
 
 def test_in_a_chat_an_answer_begins_without_a_space(tokenizer, monkeypatch) -> None:
     fmt = ChatFormat(tokenizer)
-    assert tokenizer.decode(fmt.answer(" Vessin")) == "Vessin<|endoftext|>"
+    assert tokenizer.decode(fmt.answer(" Vessin")) == "Vessin<|im_end|>"
     monkeypatch.setattr(tokenizer, "chat_template", None)
-    assert tokenizer.decode(fmt.answer("Vessin")) == " Vessin<|endoftext|>"
+    assert tokenizer.decode(fmt.answer("Vessin")) == " Vessin<|im_end|>"
 
 
 def test_without_a_template_the_prompt_is_plain(words) -> None:

@@ -1,0 +1,385 @@
+"""Episodes for learning to learn: a document of a section's length, and questions that only it answers.
+
+Documents come from question sets, encyclopedia articles and invented facts, with words swapped in many of them, so that
+nothing can be answered by heart. A few questions of every batch are not answered by their document, though that is hard
+to tell: they are about the same text with other names, were written to be unanswerable, or are those of another
+document with many of the same words. Their answer is NOT_IN_TEXT.
+
+Shapes: D documents of S segments of T tokens, n questions each of Q tokens; B of the documents with their text beside
+the delta, in W tokens; R rows of L tokens to read.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from core.learning.fast_weights import IGNORE, segments
+from core.prepare.invented import invented_document
+from core.prepare.material import FollowUp, Material, Passage
+from core.prepare.questions import QA, sentences
+from core.prepare.swapped import swapped
+from core.prepare.typed import as_typed
+from core.prompts import ASK, COMPLETE, NOT_IN_TEXT, ChatFormat
+from core.words import normalise, search_words
+
+OTHERS = 24  # other documents' questions, of which the closest is asked
+TELLING = 3  # words; "Who led?" has too few to say which document it is about
+TITLES = ("Notes", "Document", "Report", "Handbook", "Text", "report.pdf", "notes.pdf", "Guide", "document (3).pdf")
+TOKENS_OF_A_WORD = 1.35
+LONG = 100  # tokens of question and answer from which a shape is for long answers
+KINDS = {"people": 0.5, "tables": 0.05, "rules": 0.2, "invented": 0.2, "gist": 0.05}
+LONG_KINDS = {"long": 0.75, "gist": 0.25}
+READ_KINDS = {
+    "people": 0.5,
+    "long": 0.17,
+    "tables": 0.1,
+    "rules": 0.12,
+    "invented": 0.02,
+    "gist": 0.04,
+    "other-languages": 0.05,
+}
+SWAPPED = {"people": 0.4, "rules": 0.3, "tables": 0.4}
+
+Encode = Callable[[str], list[int]]
+
+
+class Episode(NamedTuple):
+    title: str
+    text: str
+    questions: list[QA]
+    beyond: Sequence[QA] = ()  # close to them, but not answered here
+
+
+class Batch(NamedTuple):
+    inputs: Tensor  # [D, S, T] document segments
+    targets: Tensor  # [D, S, T]
+    questions: Tensor  # [D n, Q] prompt and answer
+    labels: Tensor  # [D n, Q] the answer's tokens, IGNORE elsewhere
+    beside: Tensor  # [B, 2, W] of the first B documents text, questions and answers; and the weight of each token
+    reading: Tensor  # [R, 2, L + 1] the same of other documents, packed: for rows without a delta
+
+    def split(self, parts: int) -> list[Batch]:
+        """At most so many batches of about as many documents each; the reading, if any, is one of its own."""
+        each = -(-len(self.inputs) // parts) if len(self.inputs) else 1
+        n = len(self.questions) // max(1, len(self.inputs))
+        none = self.reading[:0]
+        documents = [
+            Batch(
+                self.inputs[at : at + each],
+                self.targets[at : at + each],
+                self.questions[at * n : (at + each) * n],
+                self.labels[at * n : (at + each) * n],
+                self.beside[at : at + each],
+                none,
+            )
+            for at in range(0, len(self.inputs), each)
+        ]
+        alone = Batch(*(t[:0] for t in self[:-1]), self.reading)
+        return [*documents, alone] if len(self.reading) else documents
+
+
+class Shape(NamedTuple):
+    """Of a batch."""
+
+    segments: int  # a document
+    documents: int
+    questions: int  # a document
+    width: int  # tokens of a question and its answer
+
+    @classmethod
+    def read(cls, text: str) -> list[Shape]:
+        """ "1x64x4x72,1x64x2x144" -> two shapes."""
+        return [cls(*map(int, part.split("x"))) for part in text.split(",") if part]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Rows without a delta."""
+
+    rows: int = 0
+    length: int = 1024
+    shortest: int = 40  # words of a text, log-uniform up to `longest`
+    longest: int = 420
+    ask: float = 0.08  # share of the texts whose reader has to ask
+    complete: float = 0.05  # share of follow-up questions to be made whole
+    unanswerable: float = 0.25  # chance that one of a text's questions is not answered by it
+    typed: float = 0.2  # share of the questions written as people type
+    context: int = 4  # weight of a token of the text, in tenths
+    answer: int = 40
+    kinds: Mapping[str, float] = field(default_factory=lambda: READ_KINDS)
+
+
+# -- drawing a document ------------------------------------------------------------------------------------------------
+
+
+def draw(material: Material, rng: random.Random, words: int, kinds: Mapping[str, float]) -> Episode:
+    """A document of at most about so many words, with at least one question."""
+    there = [kind for kind in kinds if kind == "invented" or material.passages.get(kind)]
+    while True:
+        kind = rng.choices(there, [kinds[k] for k in there])[0]
+        if kind == "invented":
+            made = invented_document(rng, max(1, round(words * TOKENS_OF_A_WORD) // 22))
+            glue = rng.choice((" ", " ", "\n", "\n\n"))
+            episode = Episode(made.title, glue.join(made.sentences), [q for qs in made.questions for q in qs])
+        else:
+            episode = joined(material.passages[kind], rng, words)
+        if episode.questions:
+            break
+    if rng.random() >= SWAPPED.get(kind, 0.0):
+        return episode
+    made = Episode(*swapped(*episode[:3], material.words, rng, things=0.1))
+    pairs = zip(episode.questions, made.questions, strict=True)
+    about_others = [QA(before.question, NOT_IN_TEXT) for before, after in pairs if before.question != after.question]
+    return made._replace(beyond=about_others)
+
+
+def joined(passages: Sequence[Passage], rng: random.Random, words: int) -> Episode:
+    """A passage, or a part of it, and as many others as there is room for: neighbours or any. Passages of an article
+    stay with it."""
+    at = rng.randrange(len(passages))
+    first = excerpt(passages[at], rng, words)
+    parts = [first]
+    size = len(first.text.split())
+    while words - size > 20 and rng.random() < 0.9:
+        at = (at + 1) % len(passages) if rng.random() < 0.5 or first.title else rng.randrange(len(passages))
+        if passages[at].title != first.title:
+            break
+        more = excerpt(passages[at], rng, words - size)
+        parts.append(more)
+        size += max(1, len(more.text.split()))
+    if rng.random() < 0.3:
+        rng.shuffle(parts)
+    title = first.title if first.title and rng.random() < 0.8 else rng.choice(TITLES)
+    questions = [q for part in parts for q in rng.sample(part.questions, min(8, len(part.questions)))]
+    beyond = [q for part in parts for q in part.beyond]
+    return Episode(title, "\n".join(part.text for part in parts if part.text), questions, beyond)
+
+
+def excerpt(passage: Passage, rng: random.Random, words: int) -> Passage:
+    """The passage, or neighbouring sentences of at most so many words with the questions whose answers stand there."""
+    if len(passage.text.split()) <= words:
+        return passage
+    split = sentences(passage.text)
+    sizes = [len(s.split()) for s in split]
+    first = rng.randrange(len(split))
+    stop = first
+    while stop < len(split) and sum(sizes[first : stop + 1]) <= words:
+        stop += 1
+    while first > 0 and sum(sizes[first - 1 : stop]) <= words:
+        first -= 1
+    text = " ".join(split[first:stop])
+    around = " ".join([*split[:first], *split[stop:]])
+    inside = [q for q in passage.questions if q.answer in text]
+    outside = [QA(q.question, NOT_IN_TEXT) for q in passage.questions if q.answer not in text and q.answer in around]
+    return passage._replace(text=text, questions=inside, beyond=outside)
+
+
+def stranger(episode: Episode, others: Sequence[Episode], rng: random.Random) -> QA | None:
+    """A question that an episode does not answer: one beyond it, or of some other episodes' the one that has most words
+    in common with its text."""
+    if episode.beyond and rng.random() < 0.6:
+        return rng.choice(list(episode.beyond))
+    text = normalise(episode.text)
+    said, words = f" {' '.join(text)} ", set(text)
+    best, closest = -1.0, None
+    for other in rng.sample(others, min(OTHERS, len(others))):
+        if other is not episode:
+            q = rng.choice(other.questions)
+            wanted = [word.casefold() for word in search_words(q.question)]
+            share = sum(word in words for word in wanted) / max(len(wanted), TELLING)
+            if share > best and f" {' '.join(normalise(q.answer))} " not in said:
+                best, closest = share, QA(q.question, NOT_IN_TEXT)
+    return closest
+
+
+# -- tensors -----------------------------------------------------------------------------------------------------------
+
+
+def encode_document(
+    episode: Episode, encode: Encode, fmt: ChatFormat, segment: int, limit: int
+) -> tuple[list[list[int]], list[list[int]]]:
+    """Inputs and targets of at most `limit` tokens, in segments."""
+    return segments(encode(" " + episode.text)[:limit], fmt.heading(episode.title), segment, fmt.pad_id)
+
+
+def conversation(
+    text: str, asked: Sequence[QA], encode: Encode, fmt: ChatFormat, weigh: Reading
+) -> tuple[list[int], list[int]]:
+    """A text and questions about it with their answers, as one conversation: tokens and their weights, in tenths. What
+    stands before the first answer counts as the text; the marks between do not count."""
+    ids: list[int] = []
+    weights: list[int] = []
+    for turn, q in enumerate(asked):
+        prompt = fmt.next_question(q.question) if turn else fmt.in_context(text, q.question)
+        answer = fmt.answer(q.answer)
+        ids += [*prompt, *answer]
+        weights += [0 if turn else weigh.context] * len(prompt) + [weigh.answer] * len(answer)
+    return ids, weights
+
+
+def make_batch(
+    episodes: Sequence[Episode],
+    encode: Encode,
+    fmt: ChatFormat,
+    shape: Shape,
+    *,
+    segment: int,
+    rng: random.Random,
+    strangers: float,
+    typed: float = 0.0,
+    beside: float = 0.0,
+    reading: Tensor | None = None,
+) -> Batch:
+    """Tensors of a batch; documents and questions are cut or padded to the shape. `beside`: share of the documents
+    whose text is read beside their delta, too."""
+    most = shape.segments
+    inputs, targets, rows, labels = [], [], [], []
+    for e in episodes:
+        some, goals = encode_document(e, encode, fmt, segment, most * segment)
+        inputs.append(some[:most] + [[fmt.pad_id] * segment] * (most - len(some)))
+        targets.append(goals[:most] + [[IGNORE] * segment] * (most - len(goals)))
+        fits = len(e.questions) >= shape.questions
+        asked = rng.sample(e.questions, shape.questions) if fits else rng.choices(e.questions, k=shape.questions)
+        if rng.random() < strangers and (unanswered := stranger(e, episodes, rng)):
+            asked[rng.randrange(len(asked))] = unanswered
+        for q in asked:
+            question = as_typed(q.question, rng) if rng.random() < typed else q.question
+            prompt, answer = fmt.closed_book(question), fmt.answer(q.answer)
+            room = shape.width - len(prompt)
+            row = (prompt + answer)[: shape.width]
+            rows.append(row + [fmt.pad_id] * (shape.width - len(row)))
+            goal = ([IGNORE] * len(prompt) + answer)[: shape.width] if room > 0 else [IGNORE] * shape.width
+            labels.append(goal + [IGNORE] * (shape.width - len(goal)))
+    width = most * segment + 2 * shape.width
+    both = [text_beside(e, encode, fmt, rng, width) for e in episodes[: round(beside * len(episodes))]]
+    return Batch(
+        torch.tensor(inputs),
+        torch.tensor(targets),
+        torch.tensor(rows),
+        torch.tensor(labels),
+        torch.tensor(both, dtype=torch.long).view(len(both), 2, width),
+        torch.zeros(0, 2, 2, dtype=torch.long) if reading is None else reading,
+    )
+
+
+def text_beside(episode: Episode, encode: Encode, fmt: ChatFormat, rng: random.Random, width: int) -> list[list[int]]:
+    """[2, width]: the document, or most of it, and some questions whose answers may stand in the missing part; and
+    what each token weighs, in tenths."""
+    split = sentences(episode.text)
+    if len(split) > 2 and rng.random() < 0.4:
+        size = max(1, round(len(split) * rng.uniform(0.4, 0.9)))
+        first = rng.randint(0, len(split) - size)
+        split = split[first : first + size]
+    asked = rng.sample(episode.questions, min(4, len(episode.questions)))
+    weigh = Reading(context=0, answer=10)
+    while True:
+        ids, weights = conversation(" ".join(split), asked, encode, fmt, weigh)
+        if len(ids) <= width or len(asked) == 1:
+            break
+        asked = asked[:-1]
+    ids, weights = ids[:width], weights[:width]
+    pad = width - len(ids)
+    return [ids + [fmt.pad_id] * pad, weights + [0] * pad]
+
+
+def reading_rows(material: Material, encode: Encode, fmt: ChatFormat, rng: random.Random, config: Reading) -> Tensor:
+    """[R, 2, L + 1] tokens and weights in tenths, drawn anew each time and filled to the end."""
+    rows = []
+    for _ in range(config.rows):
+        ids: list[int] = []
+        weights: list[int] = []
+        while len(ids) <= config.length:
+            more_ids, more_weights = reading_example(material, encode, fmt, rng, config)
+            ids, weights = ids + more_ids, weights + more_weights
+        rows.append([ids[: config.length + 1], weights[: config.length + 1]])
+    return torch.tensor(rows, dtype=torch.long).view(config.rows, 2, config.length + 1)
+
+
+def reading_example(
+    material: Material, encode: Encode, fmt: ChatFormat, rng: random.Random, config: Reading
+) -> tuple[list[int], list[int]]:
+    """One text with questions to answer, a text to ask about, or a follow-up to be made whole."""
+    if material.follow_ups and rng.random() < config.complete:
+        follow_up = rng.choice(material.follow_ups)
+        return conversation(as_history(follow_up), [QA(COMPLETE, follow_up.rewrite)], encode, fmt, config)
+    words = int(config.shortest * (config.longest / config.shortest) ** rng.random())
+    episode = draw(material, rng, words, config.kinds)
+    text = f"{episode.title}\n\n{episode.text}" if rng.random() < 0.3 else episode.text
+    if rng.random() < config.ask:
+        q = rng.choice(episode.questions)
+        if "?" in q.question:
+            return conversation(text, [QA(ASK, f"{q.question} {q.answer}")], encode, fmt, config)
+    asked = rng.sample(episode.questions, min(len(episode.questions), rng.choice((1, 2, 4, 6))))
+    if episode.beyond and rng.random() < config.unanswerable:
+        asked.insert(rng.randint(0, len(asked)), rng.choice(list(episode.beyond)))
+    asked = [QA(as_typed(q.question, rng), q.answer) if rng.random() < config.typed else q for q in asked]
+    return conversation(text, asked, encode, fmt, config)
+
+
+def as_history(follow_up: FollowUp) -> str:
+    """Earlier questions and the last one, a line each."""
+    return "\n".join([*follow_up.history, follow_up.question])
+
+
+class EpisodeStream(torch.utils.data.IterableDataset):
+    """Endless batches for one process; each worker draws its own."""
+
+    def __init__(
+        self,
+        material: Material,
+        tokenizer,
+        fmt: ChatFormat,
+        shapes: Sequence[Shape],
+        *,
+        segment: int,
+        seed: int,
+        strangers: float = 0.0,
+        typed: float = 0.0,
+        beside: float = 0.0,
+        reading: Reading = Reading(),
+    ) -> None:
+        """Without shapes a batch holds nothing but rows to read."""
+        self.material, self.tokenizer, self.fmt, self.shapes = material, tokenizer, fmt, shapes
+        self.segment, self.seed, self.strangers, self.typed = segment, seed, strangers, typed
+        self.beside, self.reading = beside, reading
+
+    def __iter__(self) -> Iterator[Batch]:
+        worker = torch.utils.data.get_worker_info()
+        rng = random.Random(self.seed * 1000 + (worker.id if worker else 0))
+        encode = lambda text: self.tokenizer.encode(text, add_special_tokens=False)  # noqa: E731
+        no_document, no_question = (torch.zeros(shape, dtype=torch.long) for shape in ((0, 1, 1), (0, 1)))
+        for nth in itertools.count():
+            reading = reading_rows(self.material, encode, self.fmt, rng, self.reading)
+            if not self.shapes:
+                yield Batch(no_document, no_document, no_question, no_question, no_document, reading)
+                continue
+            shape = self.shapes[nth % len(self.shapes)]
+            yield make_batch(
+                [self._document(rng, shape, encode) for _ in range(shape.documents)],
+                encode,
+                self.fmt,
+                shape,
+                segment=self.segment,
+                rng=rng,
+                strangers=self.strangers,
+                typed=self.typed,
+                beside=self.beside,
+                reading=reading,
+            )
+
+    def _document(self, rng: random.Random, shape: Shape, encode: Encode) -> Episode:
+        """A document that fits into the shape's segments, so that no question asks for what was cut."""
+        kinds = LONG_KINDS if shape.width >= LONG and any(self.material.passages.get(k) for k in LONG_KINDS) else KINDS
+        while True:
+            tokens = shape.segments * (self.segment - 16) * rng.uniform(0.7, 1.0)
+            episode = draw(self.material, rng, max(8, int(tokens / TOKENS_OF_A_WORD)), kinds)
+            room = self.segment - len(self.fmt.heading(episode.title))
+            if len(encode(" " + episode.text)) <= shape.segments * room:
+                return episode

@@ -1,0 +1,272 @@
+"""What `prepare` trains on: texts with questions, from published question sets and from encyclopedia articles.
+
+    python -m core.prepare.material --questions FILE.jsonl.gz ... --articles FILE.txt.xz ... --followups FILE --out FILE
+
+A question set has rows of source, lang, context, question and answer ("" when the context does not answer it). Held out
+for development and never trained on: contexts whose crc32 is 0 modulo 20, articles whose title's crc32 is 0 modulo 50.
+A row goes, too, when its question, or any eight words in a row of its context, stand in the development split.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import lzma
+import random
+import re
+import zlib
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from multiprocessing import Pool
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from core.prepare.questions import QA, ask_paragraph, recurring
+from core.prompts import NOT_IN_TEXT
+
+SHORT = 12  # words of a short answer, at most
+LONGEST_ANSWER = 70  # words; longer answers are left out
+LONGEST_CONTEXT = 450  # words
+SKIPPED = ("mctest",)  # its licence is for research only
+MACHINE = "unanswerable"  # in the name of sources whose questions have no answer in the text
+ABOUT = (
+    "What is this document about?",
+    "What is it about?",
+    "What is this about?",
+    "What's this document about?",
+    "Summarise it.",
+    "Summarize this document",
+    "Give me a summary.",
+    "What is the topic of this document?",
+    "tl;dr",
+)
+SENTENCE_END = re.compile(r"(?<=[a-z0-9)\"”][.!?]) +(?=[A-Z\"“])")
+
+
+class Passage(NamedTuple):
+    """A text with questions that it answers, and questions that it does not."""
+
+    kind: str  # people | long | tables | rules | gist | other-languages
+    title: str
+    text: str
+    questions: list[QA]
+    beyond: list[QA] = []  # noqa: RUF012  answered by NOT_IN_TEXT
+
+
+class FollowUp(NamedTuple):
+    """A question that needs the ones before it, and the same question made whole."""
+
+    history: list[str]
+    question: str
+    rewrite: str
+
+
+# -- reading the sources -----------------------------------------------------------------------------------------------
+
+
+def is_development(context: str) -> bool:
+    return zlib.crc32(context.encode()) % 20 == 0
+
+
+def is_development_article(title: str) -> bool:
+    return zlib.crc32(title.encode()) % 50 == 0
+
+
+def read_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """Rows of a question set, those of sources that may not be used left out."""
+    with gzip.open(path, "rt") as file:
+        for line in file:
+            row = json.loads(line)
+            if row["source"] not in SKIPPED:
+                yield row
+
+
+def read_articles(path: Path) -> list[tuple[str, str]]:
+    """(title, text) of every article of one `wikipedia-N.txt.xz`."""
+    with lzma.open(path, "rt", encoding="utf-8") as file:
+        text = file.read()
+    pairs = (article.strip().partition("\n") for article in text.split("\n\x1e\n"))
+    return [(head.lstrip("# ").strip(), body.strip()) for head, _, body in pairs if body.strip()]
+
+
+def kind_of_row(row: Mapping[str, Any]) -> str:
+    if row.get("lang", "en") != "en":
+        return "other-languages"
+    if "(table" in row["source"]:
+        return "tables"
+    return "people" if len(row["answer"].split()) <= SHORT else "long"
+
+
+def grouped(rows: Iterable[Mapping[str, Any]]) -> list[Passage]:
+    """Passages of these rows, those of a source next to each other as they come."""
+    answered: dict[tuple[str, str], list[QA]] = defaultdict(list)
+    unanswered: dict[str, list[QA]] = defaultdict(list)
+    for row in rows:
+        context, question, answer = row["context"].strip(), one_line(row["question"]), one_line(row["answer"])
+        if len(answer.split()) > LONGEST_ANSWER or len(context.split()) > LONGEST_CONTEXT or not question:
+            continue
+        if answer:
+            answered[kind_of_row(row), context].append(QA(question, answer))
+        elif MACHINE in row["source"]:
+            unanswered[context].append(QA(question, NOT_IN_TEXT))
+    return [Passage(kind, "", text, qas, unanswered.get(text, [])) for (kind, text), qas in answered.items()]
+
+
+def read_people(path: Path, *, development: bool, sources: Sequence[str] = ("nq", "qamr", "fairy")) -> list[Passage]:
+    """Contexts of these sources with people's questions, one split; the kind is the source."""
+    by_context: dict[tuple[str, str], list[QA]] = defaultdict(list)
+    for row in read_rows(path):
+        if row["source"] in sources and "\n" not in row["answer"] and is_development(row["context"]) == development:
+            question = row["question"].split("?")[0].strip() + "?"
+            by_context[row["source"], row["context"]].append(QA(question, row["answer"].strip()))
+    return [Passage(source, source, context, questions) for (source, context), questions in by_context.items()]
+
+
+def one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def passages_of(article: tuple[str, str], recur: float = 0.0) -> list[Passage]:
+    """Paragraph groups of 40 to 350 words of one article, each with questions by rule; in a share of `recur` of them a
+    sentence is taken out and asked. The first also has what the article is about: its first sentence."""
+    title, body = article
+    rng = random.Random(zlib.crc32(title.encode()))
+    passages: list[Passage] = []
+    group: list[str] = []
+    size, target = 0, rng.choice((80, 150, 250, 350))
+    for paragraph in [p for p in body.split("\n") if p] + [""]:
+        words = len(paragraph.split())
+        if group and (size + words > target or not paragraph):
+            if 30 <= size <= 500:
+                taken = recurring(group, title, rng) if recur and rng.random() < recur else None
+                group, asked_again = taken or (group, None)
+                questions = [q for p in group for q in ask_paragraph(p, title, rng, 6)]
+                questions += [asked_again] if asked_again else []
+                passages.append(Passage("rules", title, "\n".join(group), questions))
+            group, size, target = [], 0, rng.choice((80, 150, 250, 350))
+        if paragraph and words < 450:
+            group.append(paragraph)
+            size += words
+    return passages
+
+
+def gist_of(article: tuple[str, str]) -> Passage | None:
+    """The first paragraph of an article, asked what the document is about; its first sentence says it."""
+    title, body = article
+    lead = body.partition("\n")[0].strip()
+    first = SENTENCE_END.split(lead)[0]
+    if not (40 <= len(lead.split()) <= 300 and 8 <= len(first.split()) <= 40 and title.split()[0] in first):
+        return None
+    return Passage("gist", title, lead, [QA(question, first) for question in ABOUT])
+
+
+def eight_words(text: str) -> Iterator[tuple[str, ...]]:
+    """Every eight words in a row, lower case, without punctuation."""
+    words = re.findall(r"[^\W_]+", text.lower())
+    return zip(*(words[at:] for at in range(8)), strict=False)
+
+
+def without_development(training: Sequence[Passage], development: Sequence[Passage]) -> tuple[list[Passage], int, int]:
+    """Training passages that share no eight words in a row with the development split, without its questions.
+
+    Returns: what is left; how many passages and how many questions went.
+    """
+    runs = {run for p in development for run in eight_words(p.text)}
+    asked = {q.question.lower() for p in development for q in p.questions}
+    apart = [p for p in training if not any(run in runs for run in eight_words(p.text))]
+    kept, went = [], 0
+    for p in apart:
+        fresh = [q for q in p.questions if q.question.lower() not in asked]
+        went += len(p.questions) - len(fresh)
+        if fresh:
+            kept.append(p._replace(questions=fresh))
+    return kept, len(training) - len(apart), went
+
+
+# -- one file of all of it ---------------------------------------------------------------------------------------------
+
+
+def save(path: Path, passages: Iterable[Passage], follow_ups: Iterable[FollowUp] = ()) -> None:
+    with gzip.open(path, "wt", compresslevel=6) as file:
+        for passage in passages:
+            file.write(json.dumps(passage, ensure_ascii=False) + "\n")
+        for follow_up in follow_ups:
+            file.write(json.dumps(["follow-up", *follow_up], ensure_ascii=False) + "\n")
+
+
+def load(path: Path) -> Material:
+    """Material out of one file of `save`."""
+    material = Material()
+    with gzip.open(path, "rt") as file:
+        for kind, *rest in map(json.loads, file):
+            if kind == "follow-up":
+                material.follow_ups.append(FollowUp(*rest))
+            else:
+                title, text, questions, beyond = rest
+                passage = Passage(kind, title, text, [QA(*q) for q in questions], [QA(*q) for q in beyond])
+                material.passages.setdefault(kind, []).append(passage)
+    return material
+
+
+@dataclass
+class Material:
+    """Passages by kind, and follow-up questions."""
+
+    passages: dict[str, list[Passage]] = field(default_factory=dict)
+    follow_ups: list[FollowUp] = field(default_factory=list)
+
+    @cached_property
+    def words(self) -> Any:
+        """Words to swap with: names of the texts, words of people's answers."""
+        from core.prepare.swapped import Words
+
+        texts = (p.text for kind in ("rules", "people") for p in self.passages.get(kind, [])[::8])
+        answers = (q.answer for p in self.passages.get("people", []) for q in p.questions)
+        return Words(texts, answers)
+
+
+def build(question_files: Sequence[Path], article_files: Sequence[Path], every: int, workers: int) -> tuple[
+    list[Passage], list[Passage], dict[str, int]
+]:  # fmt: skip
+    """Training passages, development passages, and counts of what was left out. `every`: one article in so many."""
+    rows = [row for path in question_files for row in read_rows(path)]
+    development = grouped(row for row in rows if is_development(row["context"]))
+    training = grouped(row for row in rows if not is_development(row["context"]))
+    training, passages_gone, questions_gone = without_development(training, development)
+    articles = [a for path in article_files for a in read_articles(path)[::every] if not is_development_article(a[0])]
+    with Pool(workers) as pool:
+        for made in pool.imap(partial(passages_of, recur=0.4), articles, chunksize=64):
+            training += [p for p in made if p.questions]
+    training += [gist for gist in map(gist_of, articles) if gist]
+    counts = Counter(p.kind for p in training) | {
+        "passages left out": passages_gone, "questions left out": questions_gone, "development": len(development),
+    }  # fmt: skip
+    return training, development, dict(counts)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--questions", nargs="+", required=True, type=Path)
+    parser.add_argument("--articles", nargs="*", default=[], type=Path)
+    parser.add_argument("--followups", type=Path)
+    parser.add_argument("--every", type=int, default=12, help="take one article in so many")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--out", required=True, type=Path, help="FILE.jsonl.gz; development goes to dev-FILE.jsonl.gz")
+    o = parser.parse_args()
+    training, development, counts = build(o.questions, o.articles, o.every, o.workers)
+    follow_ups = []
+    if o.followups:
+        with gzip.open(o.followups, "rt") as file:
+            rows = [json.loads(line) for line in file]
+        follow_ups = [FollowUp(r["history"][-4:], r["question"], r["rewrite"]) for r in rows]
+    save(o.out, training, follow_ups)
+    save(o.out.with_name("dev-" + o.out.name), development)
+    questions = sum(len(p.questions) for p in training)
+    print(f"{len(training):,} passages, {questions:,} questions, {len(follow_ups):,} follow-ups; {counts}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

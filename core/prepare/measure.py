@@ -1,0 +1,97 @@
+"""How well a preparation reads and remembers: documents kept out of training, asked with and without their text."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from core.evaluation.metrics import exact_match, f1
+from core.generate import generate, held_back
+from core.learning.fast_weights import IGNORE, Prepared
+from core.learning.native import Native
+from core.prepare.episodes import Episode, draw, encode_document
+from core.prepare.invented import invented_document
+from core.prepare.material import Material
+from core.prompts import ChatFormat, format_for
+
+KINDS = ("learned", "wrong", "in_context", "base")
+
+
+@torch.no_grad()
+def learned_figures(
+    model: Any,
+    tokenizer: Any,
+    prepared: Prepared | Native,
+    episodes: Sequence[Episode],
+    *,
+    per_document: int = 8,
+    batch: int = 32,
+    most_tokens: int = 16,
+    kinds: Sequence[str] = KINDS,
+) -> dict[str, float]:
+    """Exact match and F1 (percent), greedy, of each kind: learned, wrong document, the text in the prompt, and the
+    model as it is."""
+    plain, fmt = ChatFormat(tokenizer), format_for(tokenizer, prepared=True)
+    device = next(model.parameters()).device
+    reader = prepared.merged(model) if isinstance(prepared, Prepared) else model
+    scores = {kind: [0.0, 0.0] for kind in kinds}
+    count = 0
+    began = time.time()
+    for at in range(0, len(episodes), batch):
+        group = list(episodes[at : at + batch])
+        learned = learn_all(reader, tokenizer, fmt, prepared, group, device)
+        asked = [e.questions[:per_document] for e in group]
+        rows = [len(questions) for questions in asked]
+        flat = [(e, q) for e, questions in zip(group, asked, strict=True) for q in questions]
+        closed = [fmt.closed_book(q.question) for _, q in flat]
+        wrong = {name: delta.roll(1, 0) for name, delta in learned.items()}
+        conditions: Mapping[str, tuple[Any, list[list[int]], dict[str, Tensor]]] = {
+            "learned": (reader, closed, learned),
+            "wrong": (reader, closed, wrong),
+            "in_context": (reader, [fmt.in_context(e.text, q.question) for e, q in flat], {}),
+            "base": (model, [plain.closed_book(q.question) for _, q in flat], {}),
+        }
+        for kind in kinds:
+            network, prompts, deltas = conditions[kind]
+            options = {"stop_ids": fmt.stop_ids, "pad_id": fmt.pad_id, "max_new": most_tokens}
+            hold_back = held_back(fmt) if kind != "base" else None
+            with prepared.reading(network, deltas, rows):
+                answers, _ = generate(network, prompts, hold_back=hold_back, **options)
+            for ids, (_, q) in zip(answers, flat, strict=True):
+                text = tokenizer.decode(ids, skip_special_tokens=True).strip()
+                scores[kind][0] += exact_match(text, [q.answer])
+                scores[kind][1] += f1(text, [q.answer])
+        count += len(flat)
+    figures = {"questions": float(count), "seconds": time.time() - began}
+    for kind, (em, score) in scores.items():
+        figures |= {f"{kind}_em": 100 * em / max(1, count), f"{kind}_f1": 100 * score / max(1, count)}
+    return figures
+
+
+def learn_all(
+    reader: Any, tokenizer: Any, fmt: ChatFormat, prepared: Prepared | Native, episodes: Sequence[Episode], device: Any
+) -> dict[str, Tensor]:
+    """What was learned of each document, [D, ...] by name; documents of several segments share a delta."""
+    encode = lambda text: tokenizer.encode(text, add_special_tokens=False)  # noqa: E731
+    length = prepared.config.segment
+    documents = [encode_document(e, encode, fmt, length, 100_000) for e in episodes]
+    most = max(len(inputs) for inputs, _ in documents)
+    inputs = [i + [[fmt.pad_id] * length] * (most - len(i)) for i, _ in documents]
+    targets = [t + [[IGNORE] * length] * (most - len(t)) for _, t in documents]
+    return prepared.learn(reader, torch.tensor(inputs, device=device), torch.tensor(targets, device=device))[1]
+
+
+def measuring_sets(development: Material, words: int = 130, documents: int = 64) -> dict[str, list[Episode]]:
+    """Documents kept out of training: invented facts, and one excerpt each of people's, long-answer and table texts."""
+    rng = random.Random(11)
+    facts = [invented_document(rng, 8) for _ in range(documents // 2)]
+    sets = {"facts": [Episode(m.title, " ".join(m.sentences), [rng.choice(qs) for qs in m.questions]) for m in facts]}
+    for kind in ("people", "long", "tables", "other-languages"):
+        if len(development.passages.get(kind, [])) >= documents:
+            sets[kind] = [draw(development, rng, words, {kind: 1.0}) for _ in range(documents)]
+    return sets

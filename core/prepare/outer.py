@@ -1,0 +1,333 @@
+"""Learning to learn (the outer loop) for a base model that stays frozen: train the reader, the inner rates and the
+token weights so that after a few inner steps on a raw document, questions about it are answered without it.
+
+    outer loss = answer loss with the document's delta attached, only the question in the prompt
+               + answer loss with the delta attached *and* the text in the prompt
+               + upkeep: next-token loss on the document before learning, reading with the text in the prompt alone
+
+The gradient passes through `fast_weights.inner_steps`, the product's own inner loop (second order). MAML (Finn et al.
+2017) in the form of PERK (arXiv 2507.06415) with full-rank deltas instead of LoRA. Before it, the reader is trained to
+read alone, which is quick.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+
+from core.learning.fast_weights import IGNORE, Prepared, with_reader
+from core.learning.native import Native
+from core.prepare.compiled import OuterStep, weighed
+from core.prepare.episodes import Batch, EpisodeStream, Reading, Shape
+from core.prepare.material import Material
+from core.prompts import format_for
+
+
+@dataclass(frozen=True)
+class OuterConfig:
+    reading_seconds: float = 150  # the reader alone
+    seconds: float = 600  # learning to learn
+    max_steps: int = 10**9  # of each of the two
+    shapes: str = "1x64x4x72,1x64x4x72,1x64x4x72,1x64x2x144"  # SEGMENTSxDOCUMENTSxQUESTIONSxWIDTH of a batch, in turn
+    reading_rows: int = 8  # of 1,024 tokens, a step of learning to learn
+    rows_alone: int = 24  # ... a step of the reader alone
+    length: int = 1024  # tokens of such a row
+    strangers: float = 0.25  # chance that one of a document's questions is not answered by it
+    typed: float = 0.15  # share of the questions written as people type
+    beside: float = 0.25  # share of the documents whose text is read beside their delta, too
+    beside_weight: float = 0.5
+    language: float = 0.2  # weight of the next-token loss before learning
+    reading: float = 0.6  # weight of reading without a delta
+    reader_lr: float = 1e-3
+    learning_lr: float = 6e-4  # of the reader, in learning to learn
+    rate_lr: float = 2e-2
+    weigh_lr: float = 1e-3
+    warmup_steps: int = 30
+    decay: float = 0.6  # share of the time in which the rates fall
+    workers: int = 12
+    every: int = 50  # steps between two reports
+    save_every: int = 200  # steps between two states to resume from
+    seed: int = 0
+    compiled: bool = True  # core.prepare.compiled, where it can
+
+
+def answer_loss(model: Any, batch: Batch, learned: dict[str, Tensor], prepared: Prepared | Native) -> Tensor:
+    """Mean over questions of the mean cross-entropy of the answer's tokens, nats."""
+    per_document = len(batch.questions) // len(batch.inputs)
+    with prepared.reading(model, learned, [per_document] * len(batch.inputs)):
+        hidden = model.model(input_ids=batch.questions[:, :-1], use_cache=False).last_hidden_state
+    goal = batch.labels[:, 1:]
+    here = goal != IGNORE
+    logits = model.lm_head(hidden[here]).float()
+    losses = F.cross_entropy(logits, goal[here], reduction="none")
+    weight = (1.0 / here.sum(1).clamp_min(1))[:, None].expand_as(goal)[here]
+    return (losses * weight).sum() / len(goal)
+
+
+def reading_loss(model: Any, rows: Tensor) -> Tensor:
+    """Packed texts with questions. rows [R, 2, L + 1]: tokens and the weights of their losses."""
+    hidden = model.model(input_ids=rows[:, 0, :-1], use_cache=False).last_hidden_state
+    w = rows[:, 1, 1:].float()
+    here = w > 0
+    losses = F.cross_entropy(model.lm_head(hidden[here]).float(), rows[:, 0, 1:][here], reduction="none")
+    return (losses * w[here]).sum() / w[here].sum().clamp_min(1e-6)
+
+
+def step_losses(model: Any, prepared: Prepared | Native, batch: Batch, config: OuterConfig) -> dict[str, Tensor]:
+    """All terms of one outer step, for any model; "total" carries the graph."""
+    terms: dict[str, Tensor] = {}
+    with nullcontext() if isinstance(prepared, Native) else with_reader(model, prepared):
+        if len(batch.inputs):
+            inner, learned = prepared.learn(model, batch.inputs, batch.targets, differentiable=True)
+            terms = {"answer": answer_loss(model, batch, learned, prepared), "before": inner[0], "after": inner[-1]}
+            if count := len(batch.beside):
+                with prepared.reading(model, {name: d[:count] for name, d in learned.items()}, [1] * count):
+                    terms["beside"] = reading_loss(model, batch.beside)
+        if len(batch.reading):
+            terms["reading"] = reading_loss(model, batch.reading)
+    return weighed(terms, config)
+
+
+def world_size() -> int:
+    """Processes that train together."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def average_gradients(parameters: Iterable[Tensor], world: int) -> None:
+    grads = [p.grad for p in parameters if p.grad is not None]
+    flat = torch._utils._flatten_dense_tensors(grads)
+    dist.all_reduce(flat)
+    for g, mean in zip(grads, torch._utils._unflatten_dense_tensors(flat / world, grads), strict=True):
+        g.copy_(mean)
+
+
+class Trainer:
+    """What is trained, and an optimiser's step on it. Memory that runs out cuts the batches into more parts."""
+
+    def __init__(self, model: Any, prepared: Prepared | Native, config: OuterConfig) -> None:
+        self.prepared, self.config = prepared, config
+        named = list(prepared.named_parameters())
+        reader = [p for name, p in named if name.startswith("reader.")]
+        rates = [p for name, p in named if name == "log_rates"]
+        rest = [p for name, p in named if not name.startswith("reader.") and name != "log_rates"]
+        groups = [
+            {"params": params, "lr": lr}
+            for params, lr in ((reader, config.reader_lr), (rates, config.rate_lr), (rest, config.weigh_lr))
+            if params
+        ]
+        cuda = next(model.parameters()).is_cuda
+        self.optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=0.0, fused=cuda)
+        self.lr = [g["lr"] for g in self.optimiser.param_groups]
+        self.moved = [p for _, p in named]
+        self.parts = 1  # of a batch, as memory allows
+        if config.compiled and OuterStep.can(model, prepared):
+            self.losses = OuterStep(model, prepared, compiled=cuda).losses
+        else:
+            self.losses = partial(step_losses, model, prepared)
+
+    def compile(self, batches: Iterable[Batch]) -> None:
+        """Compile the step for batches of these shapes, without moving anything."""
+        for batch in batches:
+            _gradients(self.losses, batch, self.config, 1)
+        self.optimiser.zero_grad()
+
+    def step(self, batch: Batch, scale: float) -> dict[str, float]:
+        """One step at `scale` times the learning rates; one that is not finite moves nothing. Returns: the losses."""
+        while True:
+            try:
+                losses = _gradients(self.losses, batch, self.config, self.parts)
+                break
+            except torch.OutOfMemoryError:
+                if self.parts >= len(batch.inputs):
+                    raise
+                self.parts *= 2
+                self.optimiser.zero_grad()
+                torch.cuda.empty_cache()
+        if (world := world_size()) > 1:
+            average_gradients(self.moved, world)
+        norm = torch.nn.utils.clip_grad_norm_([p for p in self.moved if p.grad is not None], 1.0)
+        if bool(torch.isfinite(norm)):
+            for group, rate in zip(self.optimiser.param_groups, self.lr, strict=True):
+                group["lr"] = rate * scale
+            self.optimiser.step()
+        self.optimiser.zero_grad()
+        return losses | {"norm": float(norm)}
+
+
+def _gradients(
+    losses_of: Callable[..., dict[str, Tensor]], batch: Batch, config: OuterConfig, parts: int
+) -> dict[str, float]:
+    """Forward and backward, documents in so many parts. Returns: the losses, each a mean over what it is of."""
+    sums: dict[str, Any] = {}
+    for piece in batch.split(parts) if parts > 1 else [batch]:
+        losses = losses_of(piece, config)
+        shares = dict.fromkeys(losses, len(piece.inputs) / max(1, len(batch.inputs))) | {"reading": 1.0}
+        if len(batch.beside):  # a mean over weighed tokens
+            shares["beside"] = float(piece.beside[:, 1].sum() / batch.beside[:, 1].sum().clamp_min(1))
+        scaled = {k: v * shares[k] for k, v in losses.items() if k != "total"}
+        weighed(scaled, config)["total"].backward()
+        for k, v in scaled.items():
+            sums[k] = sums.get(k, 0.0) + v.detach()
+    return {k: float(v) for k, v in weighed(sums, config).items()}
+
+
+class Clock:
+    """The share of a stage's time that is over, the same for all processes."""
+
+    def __init__(self, seconds: float, before: float, device: torch.device) -> None:
+        """`before`: seconds of the stage that an earlier process spent."""
+        self.whole, self.began = max(seconds, 1e-9), time.time() - before
+        self.flag = torch.zeros(1, device=device)
+
+    @property
+    def seconds(self) -> float:
+        return time.time() - self.began
+
+    def done(self) -> float:
+        self.flag.fill_(self.seconds / self.whole)
+        if world_size() > 1:
+            dist.broadcast(self.flag, 0)
+        return float(self.flag)
+
+
+@dataclass(frozen=True)
+class StageOfTraining:
+    name: str  # reading | learning
+    seconds: float
+    lr: float  # of the reader
+    falls: float  # share of the time in which the rates fall
+
+
+def run_outer(
+    model: Any,
+    tokenizer: Any,
+    prepared: Prepared | Native,
+    material: Material,
+    config: OuterConfig,
+    *,
+    report: Callable[[dict[str, Any]], None] = lambda figures: None,
+    resume: dict[str, Any] | None = None,
+    checkpoint: Callable[[dict[str, Any]], None] | None = None,
+) -> dict[str, float]:
+    """Train `prepared`, first its reader alone, then all of it. `checkpoint` gets the state to resume from at times.
+
+    Returns: the last figures, and steps and seconds of learning to learn.
+    """
+    stages = [
+        StageOfTraining("reading", config.reading_seconds, config.reader_lr, 0.3),
+        StageOfTraining("learning", config.seconds, config.learning_lr, config.decay),
+    ]
+    if isinstance(prepared, Native) or not prepared.config.reader:
+        stages = stages[1:]
+    resume = resume or {}
+    stages = [s for s in stages if not (resume.get("stage") == "learning" and s.name == "reading")]
+    trainer = Trainer(model, prepared, config)
+    if resume:
+        prepared.load_state_dict(resume["prepared"])
+        trainer.optimiser.load_state_dict(resume["optimiser"])
+    figures: dict[str, float] = {}
+    for stage in stages:
+        here = resume if resume.get("stage") == stage.name else {}
+        figures = _run_stage(model, tokenizer, prepared, material, config, stage, trainer, report, here, checkpoint)
+    return figures
+
+
+def _run_stage(
+    model: Any,
+    tokenizer: Any,
+    prepared: Prepared | Native,
+    material: Material,
+    config: OuterConfig,
+    stage: StageOfTraining,
+    trainer: Trainer,
+    report: Callable[[dict[str, Any]], None],
+    resume: dict[str, Any],
+    checkpoint: Callable[[dict[str, Any]], None] | None,
+) -> dict[str, float]:
+    rank = dist.get_rank() if dist.is_initialized() else 0
+    device = next(model.parameters()).device
+    alone = stage.name == "reading"
+    shapes = [] if alone else Shape.read(config.shapes)
+    rows = config.rows_alone if alone else config.reading_rows
+    step, before = resume.get("step", 0), resume.get("seconds", 0.0)
+    stream = EpisodeStream(
+        material,
+        tokenizer,
+        format_for(tokenizer, prepared=True),
+        shapes,
+        segment=prepared.config.segment,
+        seed=100 * config.seed + rank + 1 + 1000 * step + 500_000 * alone,
+        strangers=config.strangers,
+        typed=config.typed,
+        beside=config.beside,
+        reading=Reading(rows=rows if config.reading else 0, length=config.length, typed=config.typed),
+    )
+    workers = config.workers
+    loader = iter(
+        torch.utils.data.DataLoader(
+            stream,
+            batch_size=None,
+            num_workers=workers,
+            pin_memory=device.type == "cuda",
+            prefetch_factor=4 if workers else None,
+        )
+    )
+
+    def drawn() -> Batch:
+        return Batch(*(t.to(device, non_blocking=True) for t in next(loader)))
+
+    if device.type == "cuda":  # every shape is compiled before the clock starts
+        trainer.compile(drawn() for _ in shapes or [None])
+        if world_size() > 1:
+            dist.barrier()  # the clock waits for the slowest
+    trainer.lr[0] = stage.lr if not isinstance(prepared, Native) else trainer.lr[0]
+    clock, done = Clock(stage.seconds, before, device), before / max(stage.seconds, 1e-9)
+    sums: dict[str, float] = {}
+    counts: dict[str, int] = {}
+    figures: dict[str, float] = {}
+
+    def state() -> dict[str, Any]:
+        return {
+            "stage": stage.name,
+            "step": step,
+            "seconds": clock.seconds,
+            "prepared": prepared.state_dict(),
+            "optimiser": trainer.optimiser.state_dict(),
+        }
+
+    while step < config.max_steps:
+        if step % 5 == 0 and (done := clock.done()) >= 1:
+            break
+        scale = min(1.0, (step + 1) / config.warmup_steps) * max(0.03, min(1.0, (1 - done) / stage.falls))
+        losses = trainer.step(drawn(), scale)
+        step += 1
+        for k, v in losses.items():
+            sums[k] = sums.get(k, 0.0) + v
+            counts[k] = counts.get(k, 0) + 1
+        if checkpoint and rank == 0 and step % config.save_every == 0:
+            checkpoint(state())
+        if step in (2, 10) or step % config.every == 0:
+            figures = {k: v / counts[k] for k, v in sums.items()} | {"step": step, "seconds": clock.seconds}
+            sums, counts = {}, {}
+            if rank == 0:
+                rates = [round(r, 5) for r in prepared.rates().mean(1).tolist()]
+                report({"stage": stage.name, **figures, "rates": rates, "parts": trainer.parts})
+    return figures | {"step": step, "seconds": clock.seconds}
+
+
+def save_state(state: dict[str, Any], path: Path) -> None:
+    """A state to resume from; the older one stays until the new one is whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_suffix(".new")
+    torch.save(state, new)
+    new.replace(path)

@@ -1,0 +1,179 @@
+"""`prepare`: learning to learn for a base model that stays as it is, once per base model.
+
+What is trained is only how it learns and reads: the reader (a LoRA that all documents share), the rate of each inner
+step and layer, the weight of each token, "not in the text"; and a head that finds the section a question is about. The
+gradient passes through the product's own inner loop (`core.prepare.outer`). The result lies beside the base model's
+fingerprint, where `learn` finds it, with a model card.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from core.errors import Refused
+from core.evaluation.squad import read_squad
+from core.learning.fast_weights import FastWeightsConfig, Prepared, save_prepared, target_modules
+from core.learning.search_head import save_head
+from core.model import LoadedModel, load_model, pick_device, pick_dtype
+from core.prepare import material as sources
+from core.prepare.material import Material, Passage
+from core.prepare.measure import learned_figures, measuring_sets
+from core.prepare.outer import OuterConfig, run_outer, save_state
+from core.prepare.questions import QA
+from core.prepare.search_head import SearchConfig, train_search
+
+INNER = FastWeightsConfig(layers=4, skip=3, steps=2, rule="muon", segment=208, section=192, reader=64)
+SEARCHED_WORDS = 200  # of a passage that the search head is trained on, at most
+QUESTIONS = 6  # of such a passage
+
+
+@dataclass(frozen=True)
+class PrepareConfig:
+    outer: OuterConfig = field(default_factory=OuterConfig)
+    inner: FastWeightsConfig = INNER
+    search: SearchConfig = field(default_factory=lambda: SearchConfig(steps=1_500))
+    searched: int = 3_000  # passages that the search head is trained on
+    held_out: int = 64  # documents of each kind to judge the result by
+
+
+def read_material(path: Path) -> tuple[Material, Material]:
+    """What to train on and what to judge by: a file of `core.prepare.material` with its development file beside it, or
+    a question set in SQuAD's format, of which one context in twenty is held out.
+
+    Raises: Refused.
+    """
+    if path.name.endswith(".jsonl.gz"):
+        development = path.with_name("dev-" + path.name)
+        return sources.load(path), sources.load(development) if development.exists() else Material()
+    passages: dict[str, list[QA]] = {}
+    for article in read_squad(path):
+        for q in article.questions:
+            passages.setdefault(q.context, []).append(QA(q.text, q.answers[0]))
+    every = [Passage("people", "", context, questions) for context, questions in passages.items()]
+    held_out = [p for p in every if sources.is_development(p.text)]
+    training = [p for p in every if not sources.is_development(p.text)]
+    return Material({"people": training}), Material({"people": held_out})
+
+
+def prepare(
+    base: LoadedModel,
+    material: Material,
+    development: Material,
+    out: Path,
+    config: PrepareConfig | None = None,
+    report: Callable[[dict[str, Any]], None] = lambda figures: None,
+) -> dict[str, Any]:
+    """Train `prepared.safetensors`, `prepared.json` and `search.safetensors` in `out`; an unfinished run there is gone
+    on with. Without questions of people there is no search head: facts by rule are found by their words.
+
+    Returns: steps, seconds and, of held-out documents by kind, exact match and F1 in percent.
+    """
+    c = config or PrepareConfig()
+    state = out / "unfinished" / "state.pt"
+    resume = torch.load(state, map_location=base.device, weights_only=True) if state.exists() else None
+    torch.manual_seed(c.outer.seed)
+    prepared = Prepared(c.inner, base.model.config.hidden_size, base.model).train().to(base.device)
+    began = time.time()
+    figures = run_outer(
+        base.model,
+        base.tokenizer,
+        prepared,
+        material,
+        c.outer,
+        report=report,
+        resume=resume,
+        checkpoint=lambda now: save_state(now, state),
+    )
+    prepared.eval().requires_grad_(False)
+    save_prepared(prepared, out)
+    if people := [p for p in material.passages.get("people", []) if len(p.text.split()) <= SEARCHED_WORDS]:
+        chosen = random.Random(0).sample(people, min(c.searched, len(people)))
+        chosen = [p._replace(questions=p.questions[:QUESTIONS]) for p in chosen]
+        reader = LoadedModel(**{**vars(base), "model": prepared.merged(base.model)})
+        save_head(train_search(reader, chosen, c.search), out)
+    sets = measuring_sets(development, documents=c.held_out)
+    judged = {name: learned_figures(base.model, base.tokenizer, prepared, episodes) for name, episodes in sets.items()}
+    result = {"steps": figures["step"], "seconds": time.time() - began, "held_out": judged}
+    write_card(base, c, material, result, out)
+    state.unlink(missing_ok=True)
+    if state.parent.exists():
+        state.parent.rmdir()
+    return result
+
+
+def write_card(base: LoadedModel, config: PrepareConfig, material: Material, result: dict[str, Any], out: Path) -> None:
+    """`PREPARATION.md`: what was trained, on what, for how long, and how well it reads and remembers."""
+    counts = {kind: len(passages) for kind, passages in material.passages.items()}
+    rows = [
+        f"| {name} | {figures['questions']:.0f} | "
+        + " | ".join(
+            f"{figures[k + '_em']:.1f} / {figures[k + '_f1']:.1f}" for k in ("base", "learned", "wrong", "in_context")
+        )
+        + " |"
+        for name, figures in result["held_out"].items()
+    ]
+    text = "\n".join(
+        [
+            f"# Preparation of {base.name}",
+            "",
+            f"Base model fingerprint `{base.fingerprint}`. {result['steps']:,} steps of learning to learn, "
+            f"{result['seconds']:,.0f} seconds in all.",
+            "",
+            f"Trained on passages by kind: {counts}, and {len(material.follow_ups):,} follow-up questions.",
+            "",
+            "Held-out documents of one section, greedy, exact match / F1 in percent:",
+            "",
+            "| documents | questions | base model | learned | wrong document | text in the prompt |",
+            "|---|---|---|---|---|---|",
+            *rows,
+            "",
+            "```json",
+            json.dumps({"inner": asdict(config.inner), "outer": asdict(config.outer)}, indent=1),
+            "```",
+            "",
+        ]
+    )
+    (out / "PREPARATION.md").write_text(text)
+
+
+def prepare_model(
+    name: str,
+    folder: Path,
+    questions: Path | None,
+    config: PrepareConfig,
+    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+    *,
+    device: str = "auto",
+    cache: Path | None = None,
+) -> dict[str, Any]:
+    """Load a base model and prepare it, in `folder` by its fingerprint; without questions on invented facts alone.
+    `progress` gets (what, seconds done, of all).
+
+    Raises: ModelNotFound, Refused (it is no Llama-like model).
+    """
+    place = pick_device(device)
+    exact = place.type != "cuda" or pick_dtype("auto", place) == torch.float16
+    base = load_model(name, device=str(place), dtype="float32" if exact else "bfloat16", cache=cache)
+    try:
+        target_modules(base.model, config.inner.layers, config.inner.skip)
+    except AttributeError:
+        raise Refused(f"The model '{name}' is not built like Llama, so it cannot be prepared.") from None
+    material, development = read_material(questions) if questions else (Material(), Material())
+    whole = config.outer.reading_seconds + config.outer.seconds
+
+    def report(figures: dict[str, Any]) -> None:
+        alone = figures["stage"] == "reading"
+        before = 0 if alone else config.outer.reading_seconds
+        loss = figures["reading" if alone else "answer"]
+        progress(f"{figures['stage']}, loss {loss:.2f}", int(before + figures["seconds"]), int(whole))
+
+    out = folder / base.fingerprint[:16]
+    return {"model": name, "folder": str(out)} | prepare(base, material, development, out, config, report)

@@ -1,0 +1,126 @@
+"""Train a search head: each question has to find its passage among others'. The base model stays as it is.
+
+The loss is that of a softmax over the passages of a batch (InfoNCE), on the scores that `core.closeness` computes, with
+the signs' gradient passed straight through (Bengio et al. 2013, arXiv 1308.3432); beside it the log-odds of the right
+passage, and of the closest wrong one, are fitted, so that closeness says whether a question is about a text at all.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from core.learning.search_head import LAYER, SearchHead, states
+from core.model import LoadedModel
+from core.prepare.material import Passage
+from core.prompts import format_for
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    steps: int = 2_500
+    batch: int = 64  # questions
+    others: int = 64  # passages beside those that are asked about
+    rate: float = 1e-3
+    drop: float = 0.1  # of the states' numbers
+    odds: float = 0.3  # weight of the log-odds' loss
+    longest: int = 256  # tokens of a passage
+    seed: int = 0
+
+
+class Texts:
+    """States of many texts, computed once. [N, T, d] in half precision, and which of the T count."""
+
+    def __init__(self, base: LoadedModel, texts: Sequence[Sequence[int]], layer: int, pad_id: int) -> None:
+        longest, order = max(map(len, texts)), sorted(range(len(texts)), key=lambda i: len(texts[i]))
+        shape = len(texts), longest, base.model.config.hidden_size
+        self.states = torch.zeros(shape, dtype=torch.float16, device=base.device)
+        self.counts = torch.arange(longest, device=base.device) < torch.tensor(
+            [len(t) for t in texts], device=base.device
+        ).unsqueeze(1)
+        for at in range(0, len(order), 64):
+            some = order[at : at + 64]
+            for i, found in zip(some, states(base.model, [texts[i] for i in some], layer, pad_id), strict=True):
+                self.states[i, : len(found)] = found.half()
+
+
+def train_search(
+    base: LoadedModel,
+    passages: Sequence[Passage],
+    config: SearchConfig | None = None,
+    report: Callable[[int, float], None] = lambda step, loss: None,
+) -> SearchHead:
+    """A head for this model, from passages with questions about them. report: gets steps done and the loss."""
+    c = config or SearchConfig()
+    pad_id = format_for(base.tokenizer).pad_id
+    encode = lambda text: base.tokenizer.encode(text, add_special_tokens=False)[: c.longest]  # noqa: E731
+    torch.manual_seed(c.seed)
+    passages = joined(passages, random.Random(c.seed))
+    asked = [
+        (n, q) for n, p in enumerate(passages) for q in dict.fromkeys(q.question for q in p.questions) if encode(q)
+    ]
+    head = SearchHead(round(LAYER * base.model.config.num_hidden_layers), base.model.config.hidden_size)
+    sections = Texts(base, [encode(p.text) for p in passages], head.layer, pad_id)
+    questions = Texts(base, [encode(q) for _, q in asked], head.layer, pad_id)
+    of = torch.tensor([n for n, _ in asked], device=base.device)
+    some = sections.states[:512][sections.counts[:512]].float()
+    head.mean, head.scale = some.mean(0), some.std()
+    nn.init.orthogonal_(head.project)
+    head.to(base.device)
+    sharpness = nn.Parameter(torch.tensor(2.0, device=base.device))  # logarithm of the softmax's scale
+    slow, quick = [head.project, head.weigh], [head.bias, head.odds, sharpness]
+    optimiser = torch.optim.Adam([{"params": slow, "lr": c.rate}, {"params": quick, "lr": 10 * c.rate}])
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda n: min(1, (n + 1) / 50, 2 * (1 - n / c.steps)))
+    for step in range(c.steps):
+        mine = torch.randint(len(of), (c.batch,), device=base.device)
+        other = torch.randint(len(passages), (c.others,), device=base.device)
+        these = torch.unique(torch.cat([of[mine], other]))  # sorted
+        right = torch.searchsorted(these, of[mine])
+        drop = lambda x: F.dropout(x.float(), c.drop)  # noqa: E731
+        vectors, weights = head.question(drop(questions.states[mine]))
+        weights = weights * questions.counts[mine]
+        best = highest(vectors, straight_signs(head, drop(sections.states[these])), sections.counts[these])
+        close = (weights[..., None] * best).sum(1)  # [questions, passages]
+        loss = F.cross_entropy(sharpness.exp() * close, right)
+        odds = head.odds[0] * close / weights.sum(1, keepdim=True) + head.odds[1]
+        yes = odds.gather(1, right[:, None])
+        no = odds.scatter(1, right[:, None], -torch.inf).amax(1)
+        loss = loss + c.odds * (F.softplus(-yes).mean() + F.softplus(no).mean())
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+        if step % 100 == 99:
+            report(step + 1, float(loss.detach()))
+    return head.cpu().eval().requires_grad_(False)
+
+
+def straight_signs(head: SearchHead, states: Tensor) -> Tensor:
+    """[N, T, d] -> signs of length 1, [N, T, D]; backward as if they had stayed numbers."""
+    x = F.normalize(head.centred(states) @ head.project, dim=-1)
+    signs = torch.where(x > 0, 1.0, -1.0) / x.shape[-1] ** 0.5
+    return x + (signs - x).detach()
+
+
+def highest(questions: Tensor, sections: Tensor, counts: Tensor) -> Tensor:
+    """Of each token of B questions [B, T, D] the highest cosine in each of N sections [N, U, D] -> [B, T, N]."""
+    on_gpu = questions.device.type == "cuda"
+    with torch.autocast(questions.device.type, torch.bfloat16, enabled=on_gpu):
+        cosines = questions.flatten(0, 1) @ sections.flatten(0, 1).T
+    cosines = cosines.view(-1, *counts.shape).masked_fill(~counts, -1.0)
+    return cosines.amax(-1).float().view(*questions.shape[:2], -1)
+
+
+def joined(passages: Sequence[Passage], rng: random.Random, words: int = 60) -> list[Passage]:
+    """Passages with questions; short ones four to one, as in a document."""
+    asked = [p for p in passages if p.questions]
+    short = [p for p in asked if len(p.text.split()) < words]
+    rng.shuffle(short)
+    groups = [short[at : at + 4] for at in range(0, len(short), 4)]
+    together = [Passage("people", "", " ".join(p.text for p in g), [q for p in g for q in p.questions]) for g in groups]
+    return [p for p in asked if len(p.text.split()) >= words] + together

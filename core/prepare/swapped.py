@@ -1,0 +1,84 @@
+"""The same text about other people, places, numbers and things, so that no question can be answered by heart.
+
+People's questions are few (46 k): seen twenty times, their answers are known without the text. Words of a document are
+put in place of others, the same ones in its text, its questions and its answers, anew each time (entity substitution,
+Longpre et al. 2021, "Entity-Based Knowledge Conflicts in Question Answering").
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+
+from core.prepare.questions import FUNCTION, MONTHS, NAME, QA, kind_of
+from core.words import STOP_WORDS
+
+WORD = re.compile(r"[^\W_]+")
+NAMED = re.compile(r"(?<=[a-z0-9,;:(\"“] )[A-Z][^\W\d_]+")  # capitalised, not at the beginning of a sentence
+KEPT = STOP_WORDS | FUNCTION | {month.lower() for month in MONTHS.split("|")}
+ENDINGS = ("ing", "ed", "ly", "s")
+
+
+class Words:
+    """Words to put in place of others of their kind: of a person, of a place, of a thing; counted, done, being done."""
+
+    def __init__(self, texts: Iterable[str], answers: Iterable[str]) -> None:
+        votes: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        for text in texts:
+            for name in NAME.finditer(text):
+                kind = kind_of(name.group(), text[max(0, name.start() - 20) : name.start()])
+                for word in WORD.findall(name.group()):
+                    if word[0].isupper() and not word.isupper() and _changes(word):
+                        votes[word][kind] += 1
+        self.kinds = {word: found.most_common(1)[0][0] for word, found in votes.items() if len(word) > 3}
+        self.of_kind: defaultdict[str, list[str]] = defaultdict(list)
+        small = {w for answer in answers for w in WORD.findall(answer) if w.islower() and _changes(w)}
+        for word in sorted([*self.kinds, *small]):
+            self.of_kind[self._kind(word)].append(word)
+
+    def other(self, word: str, rng: random.Random) -> str:
+        """Another word of this kind; the word itself where there is none. Years become years."""
+        if word.isdigit():
+            if len(word) == 4 and word[0] in "12":
+                return str(rng.randint(1200, 2025))
+            return str(rng.randint(1, 9)) + "".join(str(rng.randint(0, 9)) for _ in word[1:])
+        found = self.of_kind[self._kind(word)]
+        return next((other for other in rng.sample(found, min(2, len(found))) if other != word), word)
+
+    def _kind(self, word: str) -> str:
+        if word[0].isupper():
+            return self.kinds.get(word, "what")
+        return next((ending for ending in ENDINGS if word.endswith(ending)), "")
+
+
+def swapped(
+    title: str,
+    text: str,
+    questions: Sequence[QA],
+    words: Words,
+    rng: random.Random,
+    *,
+    names: float = 0.8,
+    things: float = 0.4,
+) -> tuple[str, str, list[QA]]:
+    """Names and numbers (`names`: the share of them) and content words of answers (`things`) as others, everywhere."""
+    picked = {w for w in NAMED.findall(text) if rng.random() < names}
+    picked |= {w for w in WORD.findall(text) if w.isdigit() and rng.random() < names}
+    picked |= {w for q in questions for w in WORD.findall(q.answer) if w.islower() and rng.random() < things}
+    becomes = {w.lower(): words.other(w, rng) for w in sorted(picked) if _changes(w)}
+
+    def put(match: re.Match[str]) -> str:
+        word = match.group()
+        new = becomes.get(word.lower())
+        return word if new is None else new.lower() if word.islower() else new if new[0].isupper() else new.capitalize()
+
+    def said(line: str) -> str:
+        return WORD.sub(put, line)
+
+    return said(title), said(text), [QA(said(q.question), said(q.answer)) for q in questions]
+
+
+def _changes(word: str) -> bool:
+    return word.isdigit() or (len(word) > 2 and word.lower() not in KEPT)

@@ -1,0 +1,49 @@
+"""Questions as people type them: without a question mark, in lower case, with a greeting, a typo, an emoji."""
+
+from __future__ import annotations
+
+import random
+
+GREETINGS = ("hi, ", "Hello! ", "hey ", "Hi there, ", "ok, ", "please tell me: ", "quick question: ", "so ", "hm, ")
+THANKS = (" thanks", " Thanks!", " please", " thank you", " pls", " 🙏", " 🤔", " :)", "??", " ?", "...")
+
+
+def as_typed(question: str, rng: random.Random) -> str:
+    """The same question with one or two of the changes; never empty."""
+    for change in rng.sample((_bare, _lower, _greeted, _thanked, _mistyped, _capitals), rng.choice((1, 1, 2))):
+        question = change(question, rng)
+    return question.strip() or "?"
+
+
+def _bare(question: str, rng: random.Random) -> str:
+    return question.rstrip(" ?.!")
+
+
+def _lower(question: str, rng: random.Random) -> str:
+    return question.lower()
+
+
+def _capitals(question: str, rng: random.Random) -> str:
+    return question.upper() if rng.random() < 0.3 else question[:1].lower() + question[1:]
+
+
+def _greeted(question: str, rng: random.Random) -> str:
+    return rng.choice(GREETINGS) + question
+
+
+def _thanked(question: str, rng: random.Random) -> str:
+    return question.rstrip(" ?") + rng.choice(("?", "")) + rng.choice(THANKS)
+
+
+def _mistyped(question: str, rng: random.Random) -> str:
+    """One long word with two neighbouring letters swapped, or one left out."""
+    words = question.split(" ")
+    places = [at for at, word in enumerate(words) if len(word) > 5 and word.isalpha()]
+    if not places:
+        return question
+    at = rng.choice(places)
+    word = words[at]
+    cut = rng.randrange(1, len(word) - 2)
+    swapped = word[:cut] + word[cut + 1] + word[cut] + word[cut + 2 :]
+    words[at] = swapped if rng.random() < 0.5 else word[:cut] + word[cut + 1 :]
+    return " ".join(words)
