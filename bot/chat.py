@@ -22,6 +22,10 @@ class Unreachable(Undelivered):
     """The channel is gone or closed to the bot; trying again is no use."""
 
 
+class Unfinished(Exception):
+    """This process stops before a request is worked off; the next one begins it again."""
+
+
 # In ------------------------------------------------------------------------------------------------------------------
 
 
@@ -42,7 +46,7 @@ class Request:
     channel: str  # "discord:GUILD:CHANNEL", "discord:dm:USER", "slack:TEAM:CHANNEL": a thread is its parent's channel
     user: str  # "discord:USER", "slack:TEAM:USER"
     user_name: str = ""
-    thread: str = ""  # the platform's id of the thread that it comes from; "": from none
+    thread: str = ""  # the platform's id of the thread, or of the bot's message, that it goes on with; "": of none
     text: str = ""  # what was written, without the mention of the bot
     arguments: Mapping[str, object] = field(default_factory=dict)  # by option name
     attachments: tuple[Attachment, ...] = ()
@@ -50,6 +54,7 @@ class Request:
     is_dm: bool = False
     is_guest: bool = False  # from another workspace, or a restricted account
     is_unknown: bool = False  # the platform does not say at the moment who that is
+    is_addressed: bool = True  # by mention, command or direct message; False: said in a conversation with the bot
     locale: str = "en"
 
 
@@ -94,16 +99,21 @@ class Field:
 
 @dataclass(frozen=True)
 class Message:
-    """What the bot says, before a platform dresses it. Plain text everywhere."""
+    """What the bot says, before a platform dresses it. Plain text everywhere.
+
+    With a title and a text, or with fields, it is a card; else, or when it calls somebody, it is said without a frame.
+    """
 
     title: str = ""
     text: str = ""
     fields: tuple[Field, ...] = ()
-    footer: str = ""
+    footer: str = ""  # small print, one or several lines
     buttons: tuple[Button, ...] = ()
     tone: Tone = Tone.PLAIN
     picture: bytes = b""  # PNG
     picture_text: str = ""  # says what the picture shows to those who cannot see it
+    asked: str = ""  # small print before all else: the question, where nothing else in the channel shows it
+    notify: str = ""  # the `Request.user` whom the platform is to call beside the title
 
 
 class Live(Protocol):
@@ -116,28 +126,39 @@ class Live(Protocol):
         ...
 
     async def finish(self, message: Message) -> None:
-        """Show the end: in place, or as a new message where the old one takes no more edits. Raises: Undelivered."""
+        """Show the end: in place, or as a new message where somebody is to be called or the old one takes no more
+        edits; the old one then goes. Raises: Undelivered."""
         ...
 
 
 class Reply(Protocol):
     """The way back to the person who asked."""
 
-    thread: str  # once something was said: the thread that it stands in, or that it begins; "": none
+    thread: str  # once something was said: the thread that it stands in, or that can begin with it; "": none
+    shows_question: bool  # everybody who sees the answer sees what was asked
+    takes_uploads: bool  # a button "upload" opens a form for files
 
-    async def say(self, message: Message, *, private: bool = False, thread: str = "", replace: bool = False) -> None:
+    async def say(
+        self, message: Message, *, private: bool = False, thread: str | None = None, replace: bool = False
+    ) -> None:
         """Answer. `private`: only the asker sees it, where the platform can. `thread`: the name of the thread to open
-        for it, when there is none yet. `replace`: instead of the message whose button was pressed. Raises: Undelivered.
+        for it, where one can be opened; "": in the channel; None: as is usual on the platform. `replace`: instead of
+        the message whose button was pressed.
+
+        Raises: Undelivered.
         """
+        ...
+
+    async def react(self, emoji: str) -> None:
+        """Answer a message with no more than an emoji. Never fails."""
         ...
 
     async def post(self, message: Message) -> Live:
         """A public message that will be edited. Raises: Undelivered."""
         ...
 
-    def thinking(self, thread: str = "") -> AbstractAsyncContextManager[None]:
-        """Show that an answer is being made, while inside. `thread`: as in `say`, where that is what it shows in.
-        Never fails."""
+    def thinking(self) -> AbstractAsyncContextManager[None]:
+        """Show that an answer is being made, while inside. Never fails."""
         ...
 
     async def name_of(self, user: str) -> str:

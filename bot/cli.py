@@ -146,7 +146,7 @@ def relearn(
         async with open_app(settings) as app:
             with screen.waiting("Loading the model"):
                 await app.runner.device.ready()
-            for name in await app.service.channels() if everywhere else [channel]:
+            for name in await app.service.channels("") if everywhere else [channel]:
                 try:
                     jobs = await app.service.relearn(name)
                 except Refused as problem:
@@ -604,6 +604,9 @@ def slack_manifest(
     url: Annotated[
         str, typer.Option(metavar="URL", help="Where Slack reaches the bot, for HTTP mode: https://HOST/slack/events")
     ] = "",
+    short_commands: Annotated[
+        bool, typer.Option("--short-commands", help="/ask, /docs, ... beside /engram; other apps may have the same")
+    ] = False,
     channel: NoChannel = "",
     data_dir: NoDataDir = None,
     json: NoJson = False,
@@ -613,7 +616,7 @@ def slack_manifest(
 
     from bot.platforms.slack_format import manifest
 
-    typer.echo(dumps(manifest(url), indent=2))
+    typer.echo(dumps(manifest(url, short_commands=short_commands), indent=2))
 
 
 def run(command: Command, json: bool, data_dir: Path | None = None) -> None:

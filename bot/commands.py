@@ -9,20 +9,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections import OrderedDict, defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections import defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from structlog.contextvars import bound_contextvars
 
-from bot import metrics, render
-from bot.chat import Attachment, Live, Message, Reply, Request, Undelivered, Unreachable
+from bot import intents, metrics, render
+from bot.chat import Attachment, Live, Message, Reply, Request, Undelivered, Unfinished, Unreachable
 from bot.quotas import QuotaConfig, Quotas
 from core.errors import EngramError, NotAllowed, NotAPdf, NotFound, PdfTooBig, Refused, StorageFailed
 from core.service import harmless_name
-from core.types import Document, Job, Limits, Progress
+from core.types import Certainty, Document, Job, Limits, Progress, Stage
 
 if TYPE_CHECKING:
     from core.service import Service
@@ -36,6 +36,9 @@ Suggest = Callable[["Bot", Request, str], Awaitable[list[tuple[str, str]]]]  # (
 FETCHES = 4  # files in memory at once
 FETCH_TIMEOUT = 120.0  # seconds for one attachment
 RETRY_AFTER = (1, 5, 15, 30, 60, 120)  # seconds between tries to hand a message to the platform
+TRIED = 4  # example questions that are tried before some are offered
+OVERHEARD = ("ask", "docs", "help", "forget")  # what a message that does not address the bot may want of it
+THREADS = {"slack": "always"}  # by platform: its habit; elsewhere an answer is a reply, and a follow-up opens a thread
 
 
 class Permission(StrEnum):
@@ -98,15 +101,16 @@ class Bot:
         quotas: QuotaConfig | None = None,
         source: str = "",
         commands: Sequence[Command] = (),
+        hears_follow_ups: bool = True,
     ) -> None:
         self.service = service
         self.commands = commands or tuple(COMMANDS.values())  # as /help shows them
         self.limits = limits or Limits()
         self.quotas = Quotas(quotas or QuotaConfig())
         self.source = source  # where this bot's source is; shown by /about
-        self.private_answers: OrderedDict[str, tuple[Request, Message]] = (
-            OrderedDict()
-        )  # by answer's id: who asked, where
+        self.hears_follow_ups = hears_follow_ups  # in threads, without a mention
+        self.hinted: set[str] = set()  # channels that were told so
+        self.pace = dict(render.PACE)  # shares of the time that the stages of the last documents took
         self._fetches = asyncio.Semaphore(FETCHES)
         self._fetch_of: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)  # by user
         self._tasks: set[asyncio.Task[None]] = set()
@@ -126,16 +130,38 @@ class Bot:
         await self._guarded(command.permission, request, reply, lambda: command.run(self, request, reply))
 
     async def press(self, action: str, value: str, request: Request, reply: Reply) -> None:
-        """A button. Unknown ones are from an older version."""
+        """A button. Unknown ones are from an older version. Raises: Unfinished, as `run` and `hear` do."""
         if row := ACTIONS.get(action):
             await self._guarded(row.permission, request, reply, lambda: row.run(self, value, request, reply))
         else:
             await insist(reply.say, render.note("This button no longer works."), private=True)
 
     async def hear(self, request: Request, reply: Reply) -> None:
-        """A message meant for the bot: attachments are learned, a command's name is a command, all else a question."""
-        name, arguments = understand(request)
-        await self.run(name, _with(request, arguments), reply)
+        """A message: PDFs are learned, `bot.intents` knows commands and small talk, and the rest is a question."""
+        name, arguments = await self._understand(request)
+        if name in COMMANDS:
+            await self.run(name, _with(request, arguments), reply)
+        elif name:
+            await self._guarded(Permission.EVERYONE, request, reply, lambda: small_talk(self, name, request, reply))
+
+    async def _understand(self, request: Request) -> tuple[str, Mapping[str, object]]:
+        """A command or small talk with its arguments; "" when nothing is wanted of the bot."""
+        try:
+            names = [document.name for document in await self.service.documents(request.channel)]
+        except StorageFailed:  # the command will say so
+            names = []
+        files = any(is_pdf(file) for file in request.attachments)
+        intent = intents.understand(request.text, names, with_files=files)
+        is_asked = intents.is_question(request.text)
+        if not request.is_addressed:
+            is_heard = intent.name in OVERHEARD and (is_asked or intent.name != "ask")
+            is_heard = is_heard or intent.name == "thanks" or files
+            return (intent.name, intent.arguments) if is_heard else ("", {})
+        if request.attachments and not files and not is_asked:
+            return "learn", {}  # which says what can be learned
+        if intent.name == "ask" and not is_asked:
+            return intent.name, {**intent.arguments, "only_likely": True}
+        return intent.name, intent.arguments
 
     async def suggest(self, option: Option, request: Request, typed: str) -> list[tuple[str, str]]:
         """Choices for an option being typed. Never fails."""
@@ -158,6 +184,18 @@ class Bot:
             self._followed.add(job.id)
             with bound_contextvars(**place_of(job.channel), job=job.id):  # the task takes them along
                 self.spawn(follow(self, job, live))
+
+    async def end_of(self, job: Job) -> Progress | None:
+        """Waits for the end of a job; None when it was erased. Raises: Unfinished, when this process ends first."""
+        try:
+            async for news in self.service.watch(job.id):
+                if news.job.stage.final:
+                    return news
+        except NotFound:
+            return None
+        except EngramError:
+            raise Unfinished from None
+        raise Unfinished
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
@@ -182,6 +220,8 @@ class Bot:
                 await handler()
             except Undelivered:
                 log.warning("a reply could not be delivered")
+            except Unfinished:
+                raise
             except Exception as problem:
                 if not isinstance(problem, Refused):
                     log.exception("a command failed")
@@ -215,25 +255,7 @@ def require_own(owner: str, request: Request) -> None:
         raise NotAllowed("Only the person who brought it, or somebody who manages this channel, can do that.")
 
 
-def understand(request: Request) -> tuple[str, dict[str, object]]:
-    """Free text -> command and arguments. Only a lone command name, `forget NAME` and `ask QUESTION` count as
-    commands, so that a question may begin with any other word."""
-    words = request.text.split(maxsplit=1)
-    first, rest = (words[0].lower().removeprefix("/") if words else ""), (words[1] if len(words) > 1 else "")
-    if request.attachments:
-        return "learn", {}
-    if not first:
-        return "help", {}
-    if first in COMMANDS and not rest:
-        return first, {}
-    if first == "forget":
-        return "forget", {"document": rest}
-    if first == "ask":
-        return "ask", {"question": rest}
-    return "ask", {"question": request.text.strip()}
-
-
-def _with(request: Request, arguments: dict[str, object]) -> Request:
+def _with(request: Request, arguments: Mapping[str, object]) -> Request:
     return replace(request, arguments={**request.arguments, **arguments})
 
 
@@ -254,20 +276,32 @@ async def insist(send: Callable[..., Awaitable[Any]], *args: object, **kwargs: o
 
 
 async def learn(bot: Bot, request: Request, reply: Reply) -> None:
-    """Every attachment gets its own message and its own job."""
+    """Every attachment gets its own message and its own job. A question beside them is answered when they are known."""
     if not request.attachments:
-        raise Refused("Attach a PDF to your message, and I will learn it.")
-    for attachment in request.attachments:
-        await _learn_one(bot, attachment, request, reply)
+        raise Refused("I see no file there. Attach a PDF to your message, and I will learn it.")
+    begun = [await _learn_one(bot, attachment, request, reply) for attachment in request.attachments]
+    question, jobs = str(request.arguments.get("question") or ""), [job for job in begun if job]
+    if question and jobs:
+        await _answer_when_learned(bot, jobs, question, request, reply)
 
 
-async def _learn_one(bot: Bot, attachment: Attachment, request: Request, reply: Reply) -> None:
+async def _answer_when_learned(bot: Bot, jobs: Sequence[Job], question: str, request: Request, reply: Reply) -> None:
+    """Waits for the ends of jobs. What asked is worked off only then, so that the next process asks again."""
+    ends = [await bot.end_of(job) for job in jobs]
+    known = [end.document for end in ends if end and end.document]
+    if known:
+        await _answer(bot, question, known[0].id if len(jobs) == 1 else None, False, request, reply)
+    elif any(end and end.job.stage is Stage.FAILED for end in ends):
+        await insist(reply.say, render.not_learned_after_all(jobs[0].name))
+
+
+async def _learn_one(bot: Bot, attachment: Attachment, request: Request, reply: Reply) -> Job | None:
     name = harmless_name(attachment.name)
     try:
         await _admit(bot, attachment, request)
     except Refused as problem:
-        await insist(reply.say, render.refused(problem, name))
-        return
+        await insist(reply.say, render.refused(problem, name), private=True)
+        return None
     live = await insist(reply.post, render.received(name))
     try:
         async with bot.fetching(request.user):
@@ -278,8 +312,9 @@ async def _learn_one(bot: Bot, attachment: Attachment, request: Request, reply: 
         if not isinstance(problem, Refused):
             log.exception("a document could not be taken in")
         await insist(live.finish, render.refused(problem, name))
-        return
+        return None
     bot.follow(job, live)
+    return job
 
 
 async def _fetch(bot: Bot, attachment: Attachment) -> bytes:
@@ -297,11 +332,16 @@ async def _fetch(bot: Bot, attachment: Attachment) -> bytes:
 
 async def _admit(bot: Bot, attachment: Attachment, request: Request) -> None:
     """What can be refused before the file is fetched. The content is judged later, by `core.pdf`."""
-    if not attachment.name.lower().endswith(".pdf") and attachment.content_type.split(";")[0] != "application/pdf":
+    if not is_pdf(attachment):
         raise NotAPdf("I can only learn PDF files.")
     _check_size(bot, attachment.size)
     known = len(await bot.service.documents(request.channel)) + len(await bot.service.jobs(request.channel))
     bot.quotas.upload(request.user, request.channel, known)
+
+
+def is_pdf(attachment: Attachment) -> bool:
+    """As its name or the platform says."""
+    return attachment.name.lower().endswith(".pdf") or attachment.content_type.split(";")[0] == "application/pdf"
 
 
 def _check_size(bot: Bot, size: int) -> None:
@@ -317,10 +357,9 @@ async def follow(bot: Bot, job: Job, live: Live) -> None:
     """Show a job's progress until its end, and mark the end as told. Told twice is possible, never is not."""
     try:
         last = await _watch(bot, job, live)
-        losses = last.document.metrics.loss_history if last.document else ()
-        picture = await asyncio.to_thread(render.loss_curve, losses)
+        message = await _ending(bot, last)
         with contextlib.suppress(Unreachable):  # nobody is left to be told
-            await insist(live.finish, render.finished(last, picture))
+            await insist(live.finish, message)
         metrics.job_ended(last)
         await _note_told(bot, job)
     except NotFound:  # erased together with its channel
@@ -341,18 +380,84 @@ async def _note_told(bot: Bot, job: Job) -> None:
         log.exception("that an end was told could not be stored; the next start tells it again")
 
 
+async def _ending(bot: Bot, last: Progress) -> Message:
+    if not last.document:
+        return render.finished(last)
+    return render.finished(last, await _older(bot, last.document), await _examples(bot, last.document))
+
+
+async def _older(bot: Bot, document: Document) -> Document | None:
+    """The one that the channel knows by the same name."""
+    known = await bot.service.documents(document.channel)
+    return next((other for other in known if other.name == document.name and other.id != document.id), None)
+
+
+async def _examples(bot: Bot, document: Document) -> list[tuple[int, str]]:
+    """Questions to try, each with its number: they read well, and their answers are supported."""
+    good = [(number, text) for number, text in enumerate(document.questions) if render.reads_well(text)][:TRIED]
+    try:
+        likely = await bot.service.likely(document, [text for _, text in good])
+    except EngramError:  # forgotten meanwhile, or this process stops
+        return []
+    return [(number, text) for number, text in good if text in likely][: render.EXAMPLES]
+
+
 async def _watch(bot: Bot, job: Job, live: Live) -> Progress:
     """The last news, which is final. Raises: NotFound."""
-    clock = asyncio.get_running_loop().time
-    began, next_edit, pages = clock(), 0.0, 0
-    async for news in bot.service.watch(job.id):
-        pages = _charge(bot, news, pages)
-        if news.job.stage.final:
-            return news
-        if clock() >= next_edit:
-            await live.edit(render.progress(news))
-            next_edit = clock() + edit_interval(clock() - began)
+    shown = _Shown(bot, live)
+    ticking = bot.spawn(shown.tick())
+    try:
+        async for news in bot.service.watch(job.id):
+            shown.take(news)
+            if news.job.stage.final:
+                bot.pace = _pace(bot.pace, shown.spent) if news.document else bot.pace
+                return news
+            await shown.edit()
+    finally:
+        ticking.cancel()
+        await asyncio.gather(ticking, return_exceptions=True)  # an edit must not come after the end
     raise NotFound()
+
+
+class _Shown:
+    """A job's progress as its message shows it: with each piece of news and in between, so that it always moves."""
+
+    def __init__(self, bot: Bot, live: Live) -> None:
+        self.spent: dict[Stage, float] = {}  # seconds in each stage
+        self._bot, self._live = bot, live
+        self._clock = asyncio.get_running_loop().time
+        self._began, self._next_edit = self._clock(), 0.0
+        self._news: Progress | None = None
+        self._came = 0.0  # when the news did
+        self._pages = 0
+
+    def take(self, news: Progress) -> None:
+        self._note_time()
+        self._news, self._came = news, self._clock()
+        self._pages = _charge(self._bot, news, self._pages)
+
+    async def edit(self) -> None:
+        """If it is time to."""
+        if self._news and self._clock() >= self._next_edit:
+            self._next_edit = self._clock() + edit_interval(self._clock() - self._began)
+            seconds = self._news.seconds + self._clock() - self._came
+            await self._live.edit(render.progress(replace(self._news, seconds=seconds), self._bot.pace))
+
+    async def tick(self, every: float = 1.0) -> None:
+        while True:
+            await asyncio.sleep(every)
+            await self.edit()
+
+    def _note_time(self) -> None:
+        """Up to now, in the stage that the last news told."""
+        if self._news and (stage := self._news.job.stage) in render.STAGES:
+            self.spent[stage] = self.spent.get(stage, 0.0) + self._clock() - self._came
+
+
+def _pace(known: Mapping[Stage, float], spent: Mapping[Stage, float]) -> dict[Stage, float]:
+    """Half of what was measured before, half of this document's shares."""
+    total = sum(spent.values()) or 1.0
+    return {stage: (share + spent.get(stage, 0.0) / total) / 2 for stage, share in known.items()}
 
 
 def _charge(bot: Bot, news: Progress, charged: int) -> int:
@@ -395,7 +500,8 @@ async def press_cancel(bot: Bot, job_id: str, request: Request, reply: Reply) ->
 async def ask(bot: Bot, request: Request, reply: Reply) -> None:
     question = str(request.arguments.get("question") or "").strip()
     document = str(request.arguments.get("document") or "") or None
-    await _answer(bot, question, document, COMMANDS["ask"].is_private(request), request, reply)
+    private, only_likely = COMMANDS["ask"].is_private(request), bool(request.arguments.get("only_likely"))
+    await _answer(bot, question, document, private, request, reply, only_likely=only_likely)
 
 
 async def press_example(bot: Bot, value: str, request: Request, reply: Reply) -> None:
@@ -407,22 +513,62 @@ async def press_example(bot: Bot, value: str, request: Request, reply: Reply) ->
     await _answer(bot, known[key].questions[int(number)], key, False, request, reply)
 
 
-async def _answer(bot: Bot, question: str, document: str | None, private: bool, request: Request, reply: Reply) -> None:
+async def _answer(
+    bot: Bot,
+    question: str,
+    key: str | None,
+    private: bool,
+    request: Request,
+    reply: Reply,
+    *,
+    only_likely: bool = False,
+) -> None:
+    """`only_likely`: the words may be no question at all, so only a good answer is worth giving."""
     if not question:
         raise Refused("What would you like to know?")
+    known = await bot.service.documents(request.channel)
+    if not known:
+        await _nothing_known(bot, question, private, request, reply)
+        return
+    document = _one(known, key).id if key else None
     bot.quotas.question(request.user, request.channel)
-    thread = "" if private else question
-    async with reply.thinking(thread):
+    chosen = await settings_of(bot, request.channel)
+    async with reply.thinking():
         with metrics.answering():
             answer = await bot.service.ask(
                 request.channel, question, document=document, by=request.user, thread=request.thread
             )
-    coming = [] if answer.learned else await bot.service.jobs(request.channel)
-    message = render.answer(answer, private=private, coming=coming)
-    if private:
-        _remember(bot, answer.id, request, message)
-    await insist(reply.say, message, private=private, thread=thread)
+    if only_likely and answer.certainty is not Certainty.LIKELY:
+        await insist(reply.say, render.not_understood(known))
+        return
+    message = render.answer(
+        answer,
+        compare=chosen["compare"],
+        private=private,
+        asked="" if reply.shows_question else render.asked_by("You" if private else request.user_name, question),
+        coming=[] if answer.learned else await bot.service.jobs(request.channel),
+        hint=_hint(bot, request),
+    )
+    opens_thread = chosen["threads"] == "always" or (chosen["threads"] == "follow-ups" and request.thread)
+    await insist(reply.say, message, private=private, thread=question if opens_thread else "")
     await _note_thread(bot, answer.id, request, reply)
+
+
+async def _nothing_known(bot: Bot, question: str, private: bool, request: Request, reply: Reply) -> None:
+    """The base model is not asked. What is being learned will answer."""
+    coming = await bot.service.jobs(request.channel)
+    message = render.nothing_known(coming, is_dm=request.is_dm, upload=reply.takes_uploads)
+    await insist(reply.say, message, private=private or bool(coming))
+    if coming:
+        await _answer_when_learned(bot, coming[:1], question, request, reply)
+
+
+def _hint(bot: Bot, request: Request) -> str:
+    """What can't be heard is said once in a channel."""
+    if bot.hears_follow_ups or request.is_dm or request.channel in bot.hinted:
+        return ""
+    bot.hinted.add(request.channel)
+    return "To go on, mention me again or reply to this."
 
 
 async def _note_thread(bot: Bot, answer_id: str, request: Request, reply: Reply) -> None:
@@ -434,19 +580,19 @@ async def _note_thread(bot: Bot, answer_id: str, request: Request, reply: Reply)
             log.exception("the thread of an answer could not be stored; a follow-up there is asked as in the channel")
 
 
-def _remember(bot: Bot, answer_id: str, asked: Request, message: Message, keep: int = 500) -> None:
-    """Private answers can be shared for a while; after a restart, one asks again."""
-    bot.private_answers[answer_id] = (replace(asked, attachments=()), message)
-    while len(bot.private_answers) > keep:
-        bot.private_answers.popitem(last=False)
+async def press_details(bot: Bot, answer_id: str, request: Request, reply: Reply) -> None:
+    answer = await bot.service.answer(request.channel, answer_id)
+    await insist(reply.say, render.answer_details(answer), private=True)
 
 
 async def press_share(bot: Bot, answer_id: str, request: Request, reply: Reply) -> None:
-    asked, message = bot.private_answers.get(answer_id, (None, Message()))
-    its_own = asked is not None and (asked.user, asked.channel) == (request.user, request.channel)
-    if not its_own or not await bot.service.has_answer(request.channel, answer_id):  # it may be erased since
-        raise NotFound("I no longer have that answer; ask again to share it.")
-    await insist(reply.say, render.shared(message, request.user_name))
+    """Once, by the person who asked."""
+    answer = await bot.service.share(request.channel, answer_id, by=request.user)
+    if answer is None:
+        raise Refused("You have shared this answer already.")
+    compare = (await settings_of(bot, request.channel))["compare"]
+    asked = render.asked_by(request.user_name, answer.question)
+    await insist(reply.say, render.answer(answer, compare=compare, asked=asked))
     await _note_thread(bot, answer_id, request, reply)
     await insist(reply.say, render.note("Shared."), private=True)
 
@@ -464,6 +610,15 @@ async def _feedback(bot: Bot, answer_id: str, helpful: bool, request: Request, r
     await insist(reply.say, render.thanks(helpful), private=True)
 
 
+async def small_talk(bot: Bot, name: str, request: Request, reply: Reply) -> None:
+    """An emoji or a short sentence; the model is not asked, and no quota is touched."""
+    if emoji := render.REACTIONS.get(name):
+        await reply.react(emoji)
+        return
+    known, coming = await bot.service.documents(request.channel), await bot.service.jobs(request.channel)
+    await insist(reply.say, render.small_talk(name, known, coming, is_dm=request.is_dm))
+
+
 # Managing ------------------------------------------------------------------------------------------------------------
 
 
@@ -471,21 +626,49 @@ async def docs(bot: Bot, request: Request, reply: Reply) -> None:
     known = await bot.service.documents(request.channel)
     coming = await bot.service.jobs(request.channel)
     names = {user: await reply.name_of(user) for user in {document.learned_by for document in known}}
-    await insist(reply.say, render.documents(known, coming, names=names), private=True)
+    await insist(reply.say, render.documents(known, coming, names=names, is_dm=request.is_dm), private=True)
+
+
+async def press_learning(bot: Bot, document_id: str, request: Request, reply: Reply) -> None:
+    """How learning a document went."""
+    document = _by_id(await bot.service.documents(request.channel), document_id)
+    picture = await asyncio.to_thread(render.loss_curve, document.metrics.loss_history)
+    await insist(reply.say, render.learning_details(document, picture), private=True)
+
+
+async def upload_deleted(bot: Bot, channel: str, posted: Callable[[str], bool], reply: Reply) -> None:
+    """Somebody removed a message with files: what is not learned yet is stopped, the rest may be forgotten.
+
+    Args:
+        posted: whether a `Job.reply_to` answers that message.
+    """
+    jobs = [job for job in await bot.service.jobs(channel, unfinished=False) if posted(job.reply_to)]
+    known = {document.id: document for document in await bot.service.documents(channel)}
+    for job in jobs:
+        if not job.stage.final:
+            await bot.service.cancel(channel, job.id)
+        elif job.document_id in known:
+            await insist(reply.say, render.upload_deleted(known[job.document_id]))
 
 
 async def forget(bot: Bot, request: Request, reply: Reply) -> None:
-    """One's own documents; managers any. Without a name, buttons show what there is."""
+    """One's own documents; managers any. Only a whole name or an id is an order; all else is asked about."""
     key = str(request.arguments.get("document") or "").strip()
-    if key:
-        await _forget(bot, await _find(bot, request.channel, key), request, reply)
+    known = await bot.service.documents(request.channel)
+    exact, similar = matching(known, key)
+    if len(exact) == 1:
+        await _forget(bot, exact[0], request, reply)
         return
-    own = [document for document in await bot.service.documents(request.channel) if owns(document.learned_by, request)]
-    await insist(reply.say, render.forget_question(own), private=True)
+    if key and not similar:
+        raise NotFound(f"I know no document called {harmless_name(key)} here; /docs lists what I know.")
+    own = [document for document in similar if owns(document.learned_by, request)]
+    if key and not own:
+        require_own(similar[0].learned_by, request)
+    await insist(reply.say, render.forget_question(own, key), private=True)
 
 
 async def press_forget(bot: Bot, document_id: str, request: Request, reply: Reply) -> None:
-    await _forget(bot, await _find(bot, request.channel, document_id), request, reply)
+    await _forget(bot, _by_id(await bot.service.documents(request.channel), document_id), request, reply)
 
 
 async def _forget(bot: Bot, document: Document, request: Request, reply: Reply) -> None:
@@ -493,16 +676,30 @@ async def _forget(bot: Bot, document: Document, request: Request, reply: Reply) 
     await insist(reply.say, render.forgotten(await bot.service.forget(request.channel, document.id)))
 
 
-async def _find(bot: Bot, channel: str, key: str) -> Document:
-    """By id, name, or the beginning of one name. Raises: NotFound."""
-    known = await bot.service.documents(channel)
-    exact = [document for document in known if key == document.id or key.lower() == document.name.lower()]
-    found = exact or [document for document in known if document.name.lower().startswith(key.lower())]
-    if not found:
+def matching(known: Sequence[Document], key: str) -> tuple[list[Document], list[Document]]:
+    """The documents that are called or numbered exactly so, and those that may be meant."""
+    key = key.casefold()
+    exact = [document for document in known if key in (document.id.casefold(), document.name.casefold())]
+    return exact, exact or [document for document in known if key in document.name.casefold()]
+
+
+def _one(known: Sequence[Document], key: str) -> Document:
+    """The document that is meant, the newest of several versions. Raises: NotFound."""
+    _, similar = matching(known, key)
+    if not similar:
         raise NotFound(f"I know no document called {harmless_name(key)} here; /docs lists what I know.")
-    if len(found) > 1:
-        raise NotFound(f"{len(found)} documents are called that; give the id that /docs shows.")
-    return found[0]
+    if len({document.name for document in similar}) > 1:
+        names = ", ".join(document.name for document in similar[: render.OFFERED])
+        raise NotFound(f"Which one do you mean: {names}?")
+    return similar[0]
+
+
+def _by_id(known: Sequence[Document], document_id: str) -> Document:
+    """Raises: NotFound."""
+    for document in known:
+        if document.id == document_id:
+            return document
+    raise NotFound("I no longer know this document.")
 
 
 async def suggest_documents(bot: Bot, request: Request, typed: str) -> list[tuple[str, str]]:
@@ -524,12 +721,32 @@ async def press_keep(bot: Bot, _: str, request: Request, reply: Reply) -> None:
     await insist(reply.say, render.note("Kept. Nothing was changed."), replace=True)
 
 
+async def settings_of(bot: Bot, channel: str) -> dict[str, str]:
+    """How a channel wants to be answered: what was chosen, else the habit of its platform."""
+    chosen = await bot.service.settings(channel)
+    habit = {"compare": "line", "threads": THREADS.get(channel.partition(":")[0], "follow-ups")}
+    return {name: chosen.get(name, value) for name, value in habit.items()}
+
+
+async def settings(bot: Bot, request: Request, reply: Reply) -> None:
+    await insist(reply.say, render.settings(await settings_of(bot, request.channel)), private=True)
+
+
+async def press_set(bot: Bot, value: str, request: Request, reply: Reply) -> None:
+    """ "NAME=VALUE" """
+    name, _, choice = value.partition("=")
+    if choice not in {"compare": render.COMPARE, "threads": render.THREADS}.get(name, ()):
+        raise Refused("This button no longer works.")
+    await bot.service.change_setting(request.channel, name, choice)
+    await insist(reply.say, render.settings(await settings_of(bot, request.channel)), replace=True)
+
+
 async def status(bot: Bot, request: Request, reply: Reply) -> None:
     await insist(reply.say, render.status(await bot.service.status(request.channel), request.channel), private=True)
 
 
 async def help(bot: Bot, request: Request, reply: Reply) -> None:
-    await insist(reply.say, render.help(bot.commands), private=True)
+    await insist(reply.say, render.help(bot.commands, hears_follow_ups=bot.hears_follow_ups), private=True)
 
 
 async def about(bot: Bot, request: Request, reply: Reply) -> None:
@@ -546,14 +763,14 @@ COMMANDS: dict[str, Command] = {
     for command in (
         Command(
             "learn",
-            "Learn a PDF into this channel's own weights",
+            "Learn a PDF, for this channel alone",
             learn,
             options=(Option("file", "The PDF to learn", Kind.FILE, required=True),),
             permission=Permission.MEMBER,
         ),
         Command(
             "ask",
-            "Ask about what this channel has taught me",
+            "Ask about what I have learned here",
             ask,
             options=(
                 Option("question", "What you want to know", required=True),
@@ -570,17 +787,27 @@ COMMANDS: dict[str, Command] = {
             permission=Permission.MEMBER,
         ),
         Command("reset", "Erase everything I know here (managers)", reset, permission=Permission.MANAGER, private=True),
-        Command("status", "Show the queue, the model and the device", status, private=True),
+        Command("status", "Show what I am doing", status, private=True),
         Command("cancel", "Stop learning: your own, or all if you manage the channel", cancel, private=True),
+        Command(
+            "settings",
+            "Choose how I answer in this channel (managers)",
+            settings,
+            permission=Permission.MANAGER,
+            private=True,
+        ),
         Command("help", "Show what I can do", help, private=True),
-        Command("about", "Show source, licence, model, and what I keep", about, private=True),
+        Command("about", "Show what I keep, and where I come from", about, private=True),
     )
 }
 
 ACTIONS: dict[str, Action] = {
     "cancel": Action(press_cancel),
     "example": Action(press_example, public=True),
-    "forget": Action(press_forget, Permission.MEMBER, public=True),
+    "forget": Action(press_forget, Permission.MEMBER),
+    "details": Action(press_details),
+    "learning": Action(press_learning),
+    "set": Action(press_set, Permission.MANAGER),
     "share": Action(press_share),
     "helpful": Action(press_helpful),
     "wrong": Action(press_wrong),

@@ -16,74 +16,151 @@ from typing import TYPE_CHECKING
 
 from bot.chat import Button, Field, Message, Style, Tone
 from core.errors import AlreadyKnown, EngramError, QuotaReached, SetupError
-from core.types import Answer, Completion, Document, Job, Metrics, Progress, Stage, Status
+from core.prompts import NOT_IN_TEXT
+from core.types import Answer, Certainty, Completion, Document, Job, Progress, Stage, Status
 
 if TYPE_CHECKING:
     from bot.commands import Command
 
 LISTED = 12  # documents, so that a list fits one message
+ENOUGH = 5  # questions of a self-check that tell something
 EXAMPLES = 3  # questions shown as buttons when a document is learned
 OFFERED = 5  # documents shown as buttons: a row on Discord
 LABEL = 75  # characters of a button's label or value: Slack's limit, the narrowest
+ANSWER = 300  # characters of an answer, and
+ANSWER_LINES = 3  # its lines; the rest is behind "Details"
+HEADLINE = 100  # characters up to which a likely answer is shown in bold
+BESIDE = 140  # characters of the base model's answer on its line
+CITED = 3  # pages
 
-NOTHING_YET = "I know no document here yet"
+NOTHING_YET = "I don't know any documents here yet"
 
 # Learning ------------------------------------------------------------------------------------------------------------
 
+STAGES = {
+    Stage.READING: "Reading it …",
+    Stage.LEARNING: "Learning it …",
+    Stage.CHECKING: "Asking myself about it …",
+    Stage.SAVING: "Nearly there …",
+}
+PACE = {Stage.READING: 0.1, Stage.LEARNING: 0.6, Stage.CHECKING: 0.27, Stage.SAVING: 0.03}  # shares of the time
+
 
 def received(name: str) -> Message:
-    return Message(title=f"Got {name}", text="Fetching it …", tone=Tone.WORKING)
+    return Message(title=f"Learning {name}", text=f"{_bar(0.0)}\nFetching it …", tone=Tone.WORKING)
 
 
-def progress(news: Progress) -> Message:
-    """What a learning job is doing now."""
-    title = f"Waiting to learn {news.job.name}" if news.job.stage is Stage.QUEUED else f"Learning {news.job.name}"
-    facts = " · ".join(_facts(news))
-    lines = [_stages(news), _bar(news), facts]
+def progress(news: Progress, pace: Mapping[Stage, float] = PACE) -> Message:
+    """What a learning job is doing now. `pace`: the share of the time that each stage takes."""
+    cancel = (Button("Cancel", "cancel", news.job.id),)
+    if news.job.stage is Stage.QUEUED:
+        before = f"{count(news.place, 'document')} before it." if news.place else "It is next."
+        return Message(f"{news.job.name} is waiting", before, buttons=cancel, tone=Tone.WORKING)
+    share = share_done(news, pace)
+    left = time_left(news.seconds, share)
+    stage = STAGES[news.job.stage]
+    text = f"{_bar(share)}\n{f'{stage} About {in_words(left)} left.' if left else stage}"
+    return Message(f"Learning {news.job.name}", text, buttons=cancel, tone=Tone.WORKING)
+
+
+def share_done(news: Progress, pace: Mapping[Stage, float] = PACE) -> float:
+    """How much of a job is done, 0..1. A stage that does not count its steps approaches its end, so that it moves."""
+    stages = list(STAGES)
+    now = stages.index(news.job.stage)
+    step = news.step if news.step and news.step.stage is news.job.stage and news.step.total > 1 else None
+    within = step.done / step.total if step and step.done else 0.3 * (1 - math.exp(-news.seconds / 20))
+    total = sum(pace.values())
+    return (sum(pace[stage] for stage in stages[:now]) + min(1.0, within) * pace[stages[now]]) / total
+
+
+def time_left(seconds: float, share: float) -> float:
+    """Seconds, by the pace so far; 0 while that tells too little."""
+    return seconds * (1 - share) / share if share >= 0.15 and seconds >= 3 else 0.0
+
+
+def _bar(share: float, width: int = 16) -> str:
+    full = round(share * width)
+    return f"{'█' * full}{'░' * (width - full)} {share:.0%}"
+
+
+def finished(news: Progress, older: Document | None = None, examples: Sequence[tuple[int, str]] = ()) -> Message:
+    """How a learning job ended.
+
+    Args:
+        older: a document of the same name that the channel knew before.
+        examples: questions to try, each with its number.
+    """
+    job = news.job
+    if job.stage is Stage.CANCELLED:
+        return Message(text=f"Stopped. Nothing of {job.name} was kept.")
+    if news.document is None:
+        text = job.error or "Learning failed; nothing was changed."
+        return Message(f"I could not learn {job.name}", text, tone=Tone.BAD, notify=job.requested_by)
+    return replace(_learned(news.document, older, examples), notify=job.requested_by)
+
+
+def _learned(document: Document, older: Document | None, examples: Sequence[tuple[int, str]]) -> Message:
+    metrics = document.metrics
+    plain = [note for note in metrics.notes if not MACHINE_TERMS.search(note)]
+    notes = [note if note.endswith(".") else f"{note}." for note in plain]
+    if metrics.check_total >= ENOUGH and metrics.check_after < metrics.check_total / 2:
+        asked = count(metrics.check_total, "question")
+        notes.append(f"I got {metrics.check_after} of my own {asked} about it right, so look at the pages I give.")
+    hint = "Try one of these, or ask your own:" if examples else "Ask me anything about it."
+    buttons = [Button(question, "example", f"{document.id}/{number}") for number, question in examples]
+    if older:
+        notes.append(f"I still know the older {older.name}, too.")
+        buttons.append(Button("Forget the older one", "forget", older.id, Style.DANGER))
     return Message(
-        title=title,
-        text="\n".join(line for line in lines if line),
-        buttons=(Button("Cancel", "cancel", news.job.id),),
-        tone=Tone.WORKING,
+        title=f"I know {document.name} now",
+        text=" ".join([f"{count(document.pages, 'page')}.", *notes, hint]),
+        buttons=(*buttons, Button("Details", "learning", document.id)),
+        tone=Tone.GOOD,
     )
 
 
-def finished(news: Progress, picture: bytes = b"") -> Message:
-    """How a learning job ended."""
-    job = news.job
-    if job.stage is Stage.CANCELLED:
-        return Message(title=f"Cancelled: {job.name}", text="Nothing of it was kept.")
-    if news.document is None:
-        text = job.error or "Learning failed; the model is as it was."
-        return Message(title=f"I could not learn {job.name}", text=text, tone=Tone.BAD)
-    return _learned(news.document, picture)
+MACHINE_TERMS = re.compile(r"\b(?:rate|loss|steps?|weights?|tokens?|gradients?|layers?|delta|budget)\b", re.IGNORECASE)
+ASKS = re.compile(r"(?:Who|What|When|Where|Why|Which|How)\b")
+DANGLING = re.compile(
+    r"\b(?:a|an|the|and|or|of|in|on|at|by|to|for|from|with|as|than|that|which|who|is|are|was|were|its|their)\?$"
+    r"|\bin \d{4} by\b|\b(\w+) \1\b|[“”\"()|_]|\b[A-Z]\?$",
+    re.IGNORECASE,
+)
 
 
-def _learned(document: Document, picture: bytes) -> Message:
+def reads_well(question: str) -> bool:
+    """Whether a question that a program wrote looks like one that a person would ask."""
+    words = question.split()
+    return (
+        4 <= len(words) <= 14
+        and len(question) <= LABEL
+        and bool(ASKS.match(question))
+        and question.endswith("?")
+        and question.count("?") == 1
+        and not DANGLING.search(question)
+    )
+
+
+def learning_details(document: Document, picture: bytes) -> Message:
+    """How learning a document went, for those who want to know."""
     metrics = document.metrics
-    read = f"{count(document.pages, 'page')}, {document.tokens:,} tokens, learned in {seconds(metrics.seconds)}."
-    loss = f"How much its text surprises me (loss): {metrics.initial_loss:.2f} before, {metrics.final_loss:.2f} now."
-    check = [_checked(metrics)] if metrics.check_total else []
-    notes = [note if note.endswith(".") else f"{note}." for note in metrics.notes]
-    questions = document.questions[:EXAMPLES]
-    hint = "Try one of these, or ask your own:" if questions else "Ask me anything about it."
-    return Message(
-        title=f"I know {document.name} now",
-        text="\n".join([read, loss, *check, *notes, "", hint]),
-        buttons=tuple(
-            Button(clip(question, LABEL), "example", f"{document.id}/{number}")
-            for number, question in enumerate(questions)
+    checked = f"{metrics.check_after} of {metrics.check_total} right; before learning, {metrics.check_before}"
+    fields = [
+        Field(
+            "Read", f"{count(document.pages, 'page')}, {document.tokens:,} tokens in {count(metrics.chunks, 'part')}"
         ),
-        footer="Learned into this channel's own weights. Mention me with “docs” to see all, with “forget” to erase.",
-        tone=Tone.GOOD,
+        Field("Learned", f"in {seconds(metrics.seconds)}"),
+        Field("Surprise at its text (loss)", f"{metrics.initial_loss:.2f} before, {metrics.final_loss:.2f} after"),
+        *([Field("Questions to myself", checked)] if metrics.check_total else []),
+        *(Field("Note", note) for note in metrics.notes),
+    ]
+    return Message(
+        title=document.name,
+        fields=tuple(fields),
+        footer=f"Kept as weights that belong to this channel alone · {document.id}",
         picture=picture,
         picture_text=f"Loss per step while learning, from {metrics.initial_loss:.2f} to {metrics.final_loss:.2f}",
     )
-
-
-def _checked(metrics: Metrics) -> str:
-    asked = count(metrics.check_total, "question")
-    return f"Self-check: I answer {metrics.check_after} of {asked} about it; before, it was {metrics.check_before}."
 
 
 def cancelling(names: Sequence[str]) -> Message:
@@ -100,48 +177,15 @@ def ended_below() -> Message:
 
 
 def vanished(name: str) -> Message:
-    return Message(title=f"{name} is gone", text="This channel was reset before I had learned it.")
+    return Message(text=f"{name} is gone: this channel was reset before I had learned it.")
 
 
-STAGES = {Stage.READING: "read", Stage.LEARNING: "learn", Stage.CHECKING: "check", Stage.SAVING: "save"}
-
-
-def _stages(news: Progress) -> str:
-    """✓ read   ▶ learn   ○ check   ○ save"""
-    if news.job.stage is Stage.QUEUED:
-        ahead = f": {count(news.place, 'document')} ahead of it" if news.place else ": it is next"
-        return f"Place {news.place + 1} in the queue{ahead}."
-    now = list(STAGES).index(news.job.stage)
-    marks = ["✓"] * now + ["▶"] + ["○"] * len(STAGES)
-    return "   ".join(f"{mark} {name}" for mark, name in zip(marks, STAGES.values(), strict=False))
-
-
-def _bar(news: Progress, width: int = 20) -> str:
-    if news.step is None or not news.step.total:
-        return ""
-    share = min(1.0, news.step.done / news.step.total)
-    full = round(share * width)
-    return f"{'█' * full}{'░' * (width - full)} {share:.0%}"
-
-
-def _facts(news: Progress) -> Iterable[str]:
-    if news.pages:
-        yield count(news.pages, "page")
-    if news.tokens:
-        yield f"{news.tokens:,} tokens"
-    if news.losses:
-        yield f"loss {news.losses[0]:.2f} → {news.losses[-1]:.2f}"
-    if news.job.attempts > 1:
-        yield f"try {news.job.attempts}"
-    if left := time_left(news):
-        yield f"about {in_words(left)} left"
-
-
-def time_left(news: Progress) -> float:
-    """Seconds, by the pace so far; 0 while there is nothing to go by."""
-    if news.job.stage is not Stage.LEARNING or news.step is None or not news.step.done:
-        return 0.0
-    return news.seconds * (news.step.total - news.step.done) / news.step.done
+def upload_deleted(document: Document) -> Message:
+    """Somebody removed the message that brought a document."""
+    return Message(
+        text=f"The message with {document.name} is gone. I still know what was in it. Shall I forget it, too?",
+        buttons=(Button("Forget it", "forget", document.id, Style.DANGER), Button("Keep it", "keep")),
+    )
 
 
 def loss_curve(losses: Sequence[float]) -> bytes:
@@ -175,64 +219,109 @@ def loss_curve(losses: Sequence[float]) -> bytes:
 # Answers -------------------------------------------------------------------------------------------------------------
 
 
-def answer(value: Answer, *, private: bool = False, coming: Sequence[Job] = ()) -> Message:
-    """The learned answer beside the base model's. `coming`: what the channel is learning."""
-    if value.learned is None or value.document is None:
-        return _untaught(value, coming)
-    name = value.document.name
-    buttons = (Button("Helpful", "helpful", value.id), Button("Wrong", "wrong", value.id)) if value.id else ()
+def answer(
+    value: Answer,
+    *,
+    compare: str = "line",
+    private: bool = False,
+    asked: str = "",
+    coming: Sequence[Job] = (),
+    hint: str = "",
+) -> Message:
+    """The answer first; below it, small, how sure it is, where it stands, and what the model says without the document.
+
+    Args:
+        compare: "line", "full" or "off": how much of the base model's answer is shown.
+        asked: the question with who asked it, where nothing else shows it.
+        coming: what the channel is learning.
+        hint: a last line of small print.
+    """
+    buttons = (Button("Details", "details", value.id),) if value.id else ()
     if private and value.id:
         buttons += (Button("Share in channel", "share", value.id, Style.PRIMARY),)
+    if value.learned is None or value.document is None:
+        later = f" I am still learning {coming[0].name}; ask again when I know it." if coming else ""
+        text = f"Nothing I have learned here seems to be about that.{later}"
+        return Message(text=text, asked=asked, footer="\n".join([*_left_out(value), hint]).strip(), buttons=buttons)
+    name = value.document.name
+    if value.certainty is Certainty.ABSENT:
+        footer = "\n".join(filter(None, [f"{value.certainty}", *_left_out(value), hint]))
+        return Message(text=f"I can't find that in {name}.", asked=asked, footer=footer, buttons=buttons)
+    text, base = _short(value.learned.text), _base(value)
+    lines = [f"{value.certainty} · {', '.join((name, *where(value.pages)))}"]
+    lines += [f"Without the document: {clip(base, BESIDE)}"] if compare == "line" else []
+    judge = (Button("👍", "helpful", value.id), Button("👎", "wrong", value.id)) if value.id else ()
+    fields = (Field("Without the document", clip(base, ANSWER)),) if compare == "full" else ()
+    is_headline = value.certainty is Certainty.LIKELY and len(text) <= HEADLINE and "\n" not in text
     return Message(
-        title=value.question,
-        fields=(
-            Field("Learned", _said(value.learned), _note(value.learned, *where(value.pages))),
-            Field("Base model (untaught)", _said(value.base), _note(value.base)),
-        ),
-        footer=f"From {name}, by weights alone: 0 document tokens in the prompt" + _left_out(value),
-        buttons=buttons,
-        tone=Tone.GOOD,
+        title=text if is_headline else "",
+        text="" if is_headline else text,
+        fields=fields,
+        footer="\n".join(filter(None, [*lines, *_left_out(value), hint])),
+        asked=asked,
+        buttons=(*judge, *buttons),
     )
 
 
-def _left_out(value: Answer) -> str:
+def _left_out(value: Answer) -> list[str]:
     """Documents that could not be asked."""
-    return f" · left out, to be learned again: {', '.join(value.unusable)}" if value.unusable else ""
+    return [f"Not asked, since I have to learn it again: {', '.join(value.unusable)}"] if value.unusable else []
 
 
-def asked(question: str, by: str) -> Message:
-    """Stands in the channel; the answer is in its thread."""
-    return Message(text=f"{by} asks: {question}")
+def _short(text: str) -> str:
+    """Two or three lines of an answer."""
+    lines = [line.strip() for line in text.strip().splitlines() if line.strip()] or ["(nothing)"]
+    more = " …" if len(lines) > ANSWER_LINES else ""
+    short = clip("\n".join(lines[:ANSWER_LINES]) + more, ANSWER)
+    return short[0].upper() + short[1:]
 
 
-def shared(message: Message, by: str) -> Message:
-    """A private answer, shown to all."""
-    buttons = tuple(button for button in message.buttons if button.action != "share")
-    return replace(message, buttons=buttons, footer=f"{message.footer} · shared by {by}" if by else message.footer)
+def _base(value: Answer) -> str:
+    """What the base model says, on one line."""
+    text = " ".join(value.base.text.split())
+    return "I don't know." if text in ("", NOT_IN_TEXT) else text
+
+
+def asked_by(name: str, question: str) -> str:
+    return f"{name or 'Somebody'} asked: {question}"
+
+
+def answer_details(value: Answer) -> Message:
+    """All that is known of an answer."""
+    learned = (
+        (Field(f"With {value.document.name}", _said(value.learned), _note(value.learned, *where(value.pages))),)
+        if value.learned and value.document
+        else ()
+    )
+    return Message(
+        title=value.question,
+        fields=(*learned, Field("Without the document", _said(value.base), _note(value.base))),
+        footer=f"0 document tokens in the prompt ({value.prompt_tokens} of the question): it is all in the weights",
+    )
 
 
 def thanks(helpful: bool) -> Message:
-    return Message(text="Thank you, noted as helpful." if helpful else "Thank you, noted as wrong.")
+    return Message(text="Thank you!" if helpful else "Thank you, I noted that it was wrong.")
 
 
-def _untaught(value: Answer, coming: Sequence[Job]) -> Message:
-    hint = "I have learned nothing here yet. Attach a PDF and mention me."
-    if value.unrelated:
-        hint = "Nothing that I learned here seems to be about this. To ask a document all the same, name it."
-    elif coming:
-        hint = f"I am still learning {coming[0].name}; ask again when I am done."
-    return Message(
-        title=value.question,
-        fields=(Field("Base model (untaught)", _said(value.base), _note(value.base)),),
-        footer=hint + _left_out(value),
-    )
+def nothing_known(coming: Sequence[Job], *, is_dm: bool, upload: bool = False) -> Message:
+    """There is no document to answer from."""
+    if coming:
+        return Message(text=f"I am still learning {coming[0].name}. I will answer as soon as I know it.")
+    buttons = (Button("Hand me a PDF", "upload", style=Style.PRIMARY),) if upload else ()
+    return Message(text=f"{NOTHING_YET}. {_how_to_teach(is_dm)}", buttons=buttons)
+
+
+def not_learned_after_all(name: str) -> Message:
+    return Message(text=f"I could not learn {name}, so I have no answer to that.")
 
 
 def where(pages: Sequence[int] | None) -> list[str]:
     """The citation: the pages that support an answer, or that none does; none when there is no text to look in."""
     if pages is None:
         return []
-    return [f"p. {', '.join(str(page) for page in pages)}" if pages else "not found in the document"]
+    more = " …" if len(pages) > CITED else ""
+    return [f"p. {', '.join(str(page) for page in pages[:CITED])}{more}" if pages else "no page found"]
 
 
 def _said(completion: Completion) -> str:
@@ -241,6 +330,42 @@ def _said(completion: Completion) -> str:
 
 def _note(completion: Completion, *first: str) -> str:
     return " · ".join((*first, f"confidence {completion.confidence:.0%}", f"{completion.seconds:.1f} s"))
+
+
+# Small talk ----------------------------------------------------------------------------------------------------------
+
+REACTIONS = {"thanks": "❤️", "approval": "👍", "goodbye": "👋"}
+SMALL_TALK = {
+    "greeting": "Hi!",
+    "introduction": "I learn documents by heart. Hand me a PDF, and everybody here can ask me about it afterwards.",
+    "complaint": "Sorry! Press 👎 under the answer, so that whoever runs me sees it.",
+    "chatter": "I am only good at documents.",
+    "summary": "I know facts, but I can't sum up yet. Ask me who, what, when, where or how many.",
+    "forget me": "I keep nothing about you but your questions, each with the document that it was about. They go when "
+    "that document is forgotten: /forget, or /reset for all.",
+}
+
+
+def small_talk(name: str, known: Sequence[Document], coming: Sequence[Job], *, is_dm: bool) -> Message:
+    """A short sentence, and where it helps, what one can ask about."""
+    first = SMALL_TALK[name]
+    return Message(text=f"{first} {_what_to_ask(known, coming, is_dm)}" if name in ("greeting", "chatter") else first)
+
+
+def not_understood(known: Sequence[Document]) -> Message:
+    """What was said is neither a question by its form nor has it a good answer."""
+    return Message(text=f"I did not get that. {_what_to_ask(known, [], False)}")
+
+
+def _what_to_ask(known: Sequence[Document], coming: Sequence[Job], is_dm: bool) -> str:
+    if known:
+        more = f" and {len(known) - 1} more" if len(known) > 1 else ""
+        return f"Ask me about {known[0].name}{more}."
+    return f"I am still learning {coming[0].name}; ask me in a moment." if coming else _how_to_teach(is_dm)
+
+
+def _how_to_teach(is_dm: bool) -> str:
+    return "Send me a PDF, and I will learn it." if is_dm else "Attach a PDF and mention me, and I will learn it."
 
 
 # Managing ------------------------------------------------------------------------------------------------------------
@@ -252,60 +377,61 @@ def documents(
     *,
     names: Mapping[str, str] | None = None,
     now: float | None = None,
+    is_dm: bool = False,
 ) -> Message:
     """What the channel knows and what is on its way. `names`: what to call the users who brought the documents."""
     if not known and not coming:
-        return Message(title=NOTHING_YET, text="Attach a PDF to a message that mentions me, and I will learn it.")
+        return Message(text=f"{NOTHING_YET}. {_how_to_teach(is_dm)}")
     at = time.time() if now is None else now
     by = names or {}
     shown = known[:LISTED]
     lines = [f"• {document.name}\n   {_about(document, by.get(document.learned_by, ''), at)}" for document in shown]
     lines += [f"… and {len(known) - LISTED} more; /forget finds them by name."] if len(known) > LISTED else []
-    lines += [f"• {job.name}: {'in the queue' if job.stage is Stage.QUEUED else 'being learned now'}" for job in coming]
+    lines += [f"• {job.name}\n   {'waiting' if job.stage is Stage.QUEUED else 'being learned now'}" for job in coming]
     return Message(
         title=f"I know {count(len(known), 'document')} here" if known else NOTHING_YET, text="\n".join(lines)
     )
 
 
 def _about(document: Document, name: str, now: float) -> str:
-    metrics = document.metrics
-    facts = (
-        count(document.pages, "page"),
-        f"{ago(now - document.learned_at)}{f' by {name}' if name else ''}",
-        f"loss {metrics.initial_loss:.2f} → {metrics.final_loss:.2f}",
-        *([f"self-check {metrics.check_after}/{metrics.check_total}"] if metrics.check_total else ()),
-        *metrics.notes,
-        f"id {document.id}",
-    )
-    return " · ".join(facts)
+    by = f" by {name}" if name else ""
+    return f"{count(document.pages, 'page')} · {ago(now - document.learned_at)}{by}"
 
 
 def forgotten(document: Document) -> Message:
-    return Message(
-        title=f"{document.name} is forgotten",
-        text="Its weights, its text and the questions about it are gone, from the disk too.",
-    )
+    return Message(text=f"{document.name} is forgotten, with its text and the questions about it.")
 
 
-def forget_question(documents: Sequence[Document]) -> Message:
-    """Which one? The newest as buttons, since not every platform completes names."""
+def forget_question(documents: Sequence[Document], key: str = "") -> Message:
+    """Which one? As buttons, the newest first. `key`: what was asked for, and is no document's whole name."""
     if not documents:
         return Message(text="There is nothing here that you may make me forget; /docs lists what I know.")
-    more = "" if len(documents) <= OFFERED else " For another one, write its name or id after the command."
+    more = "" if len(documents) <= OFFERED else " For another one, write its whole name after the command."
     return Message(
-        title="Which document shall I forget?",
-        text=f"Its weights, its text and the questions about it are erased for good.{more}",
-        buttons=tuple(
-            Button(clip(document.name, LABEL), "forget", document.id, Style.DANGER) for document in documents[:OFFERED]
+        title=f"Forget {documents[0].name}?" if len(documents) == 1 and key else "Which document shall I forget?",
+        text=f"It is erased for good, with its text and the questions about it.{more}",
+        buttons=(
+            *(
+                Button(clip(f"Forget {name}", LABEL), "forget", document.id, Style.DANGER)
+                for document, name in zip(documents[:OFFERED], _told_apart(documents[:OFFERED]), strict=True)
+            ),
+            Button("Keep", "keep"),
         ),
         tone=Tone.BAD,
     )
 
 
+def _told_apart(documents: Sequence[Document]) -> list[str]:
+    """Names; those that stand there twice with their pages and age."""
+    names, now = [document.name for document in documents], time.time()
+    about = [f"{d.name} ({count(d.pages, 'page')}, {ago(now - d.learned_at)})" for d in documents]
+    return [long if names.count(name) > 1 else name for name, long in zip(names, about, strict=True)]
+
+
 def reset_question(known: int) -> Message:
     return Message(
-        title=f"Forget everything? This channel knows {count(known, 'document')}.",
-        text="Weights, texts and questions are erased for good, and unfinished learning stops. "
+        title="Forget everything?" + (f" This channel knows {count(known, 'document')}." if known else ""),
+        text="Documents, questions and this channel's settings are erased for good, and unfinished learning stops. "
         "Other channels keep theirs.",
         buttons=(Button("Forget everything", "reset", style=Style.DANGER), Button("Keep", "keep")),
         tone=Tone.BAD,
@@ -314,8 +440,9 @@ def reset_question(known: int) -> Message:
 
 def reset_done(forgot: int) -> Message:
     return Message(
-        title=f"Forgot {count(forgot, 'document')}" if forgot else "There was nothing to forget",
-        text="In this channel I am the plain base model again.",
+        text=f"Forgot {count(forgot, 'document')}. I know nothing here any more."
+        if forgot
+        else "There was nothing to forget.",
     )
 
 
@@ -342,14 +469,38 @@ def _now(value: Status, channel: str) -> str:
     return f"Learning {value.running.name}" if value.running.channel == channel else "Learning for another channel"
 
 
-def help(commands: Iterable[Command]) -> Message:
+def help(commands: Iterable[Command], *, hears_follow_ups: bool = True) -> Message:
+    """`hears_follow_ups`: without a mention, in threads; what can't be heard is not promised."""
+    follow_up = (
+        "To go on, reply to my answer, or just write in its thread."
+        if hears_follow_ups
+        else "To go on, mention me again or reply to my answer."
+    )
     return Message(
         title="I learn your PDFs",
-        text="Attach a PDF and mention me, or send it to me directly: I learn it into weights that belong to this "
-        "channel alone. Then mention me with a question. You see my answer beside the untaught model's, "
-        "and nothing of the document is in the prompt. Go on in the thread of an answer, and I ask its document first.",
+        text="1. Attach a PDF and mention me. I tell you when I know it.\n"
+        f"2. Mention me with a question. {follow_up}\n\n"
+        "Under each answer stand the page, how sure I am, and what I would have said without the document.",
         fields=(Field("Commands", "\n".join(f"/{command.name}: {command.description}" for command in commands)),),
         footer="No slash commands where you are? Mention me and write the command's name instead.",
+    )
+
+
+COMPARE = {"line": "Comparison: one line", "full": "Comparison: in full", "off": "No comparison"}
+THREADS = {"follow-ups": "Threads: for follow-ups", "always": "Threads: always", "never": "No threads"}
+
+
+def settings(current: Mapping[str, str]) -> Message:
+    """How the bot answers in a channel. current: `compare` and `threads`."""
+    rows = {"compare": COMPARE, "threads": THREADS}
+    return Message(
+        title="How I answer in this channel",
+        text="The comparison is what I would have said without the document. Threads are for answers to mentions.",
+        buttons=tuple(
+            Button(label, "set", f"{name}={value}", Style.PRIMARY if current[name] == value else Style.PLAIN)
+            for name, labels in rows.items()
+            for value, label in labels.items()
+        ),
     )
 
 

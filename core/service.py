@@ -22,7 +22,19 @@ from core.pdf import check_bytes
 from core.ports import Ask, Hit, Inbox, Index, Weights
 from core.prompts import NOT_IN_TEXT
 from core.runner import Runner, new_id
-from core.types import Answer, Completion, Document, DocumentRef, Job, Limits, Progress, Stage, Status, WeightsRecord
+from core.types import (
+    Answer,
+    Certainty,
+    Completion,
+    Document,
+    DocumentRef,
+    Job,
+    Limits,
+    Progress,
+    Stage,
+    Status,
+    WeightsRecord,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,6 +54,8 @@ UNSURE = 0.3  # so much more when the answer is not sure at all: weights doubt w
 CHANCE = 0.01  # so much more for each e-fold of sections: the best of many holds more by chance (LOG.md)
 ODDS = 0.2  # so much less for each nat of log-odds by closeness (LOG.md)
 USUAL = -0.6  # beyond these (LOG.md)
+SURE_ENOUGH = 0.6  # confidence from which an answer that the text supports is likely; not fitted yet
+GUESSED = 0.5  # confidence below which an answer that the text does not support is no answer; not fitted yet
 PDF_MAGIC = b"%PDF-"  # somewhere in the first 1,024 bytes
 
 
@@ -98,10 +112,6 @@ class Service:
             with suppress(AlreadyKnown):  # it is being learned
                 jobs.append(await self._queue(replace(job, sha256=document.sha256), data, again=True))
         return jobs
-
-    async def channels(self) -> list[str]:
-        """That know a document."""
-        return await self._index.channels()
 
     async def _is_usable(self, document: Document) -> bool:
         try:
@@ -161,9 +171,9 @@ class Service:
                 raise NotFound("Nothing of that kind is being learned in this channel.")
         return [await self._runner.cancel(job.id) for job in jobs]
 
-    async def jobs(self, channel: str) -> list[Job]:
-        """The channel's unfinished jobs, the next one first."""
-        return await self._index.jobs(channel=channel)
+    async def jobs(self, channel: str, *, unfinished: bool = True) -> list[Job]:
+        """The channel's jobs, the next one first; without `unfinished` those that have ended, too."""
+        return await self._index.jobs(channel=channel, unfinished=unfinished)
 
     async def pending_deliveries(self) -> list[Job]:
         """Jobs whose channel has not been told how they ended; unfinished ones too. For the start of a platform."""
@@ -194,18 +204,31 @@ class Service:
         answer = await self._answer(channel, question, document, thread)
         return replace(answer, id=await self._index.add_answer(channel, answer, asked_by=by, thread=thread))
 
+    async def likely(self, document: Document, questions: Sequence[str]) -> list[str]:
+        """Those of the questions about a document that it answers well. Nothing is stored."""
+        found = [await self._within(document.id, document.channel, question) for question in questions]
+        asking = (self._ask_learned(q, hits, doubt=False) for q, hits in zip(questions, found, strict=True))
+        given = await asyncio.gather(*asking)
+        return [answer.question for answer in given if answer.certainty is Certainty.LIKELY]
+
     async def placed(self, channel: str, answer_id: str, thread: str) -> None:
         """An answer opened this thread, or was shared there, and what is asked there goes to its document first. A
         private answer opens none: it stands where it was asked."""
         await self._index.place_answer(channel, answer_id, thread)
 
-    async def has_answer(self, channel: str, answer_id: str) -> bool:
-        """Whether an answer of this channel is still stored."""
-        return await self._index.has_answer(channel, answer_id)
-
     async def feedback(self, channel: str, answer_id: str, *, by: str, helpful: bool) -> None:
         """What somebody thinks of an answer. Raises: NotFound."""
         await self._index.feedback(channel, answer_id, by=by, helpful=helpful)
+
+    async def answer(self, channel: str, answer_id: str) -> Answer:
+        """An answer as it was given. Raises: NotFound, also when its document was forgotten since."""
+        return await self._index.answer(channel, answer_id)
+
+    async def share(self, channel: str, answer_id: str, *, by: str) -> Answer | None:
+        """A private answer, to be shown to all by the person who asked for it; None when it was shared before.
+
+        Raises: NotFound."""
+        return await self._index.share_answer(channel, answer_id, by=by)
 
     async def _answer(self, channel: str, question: str, document: str | None, thread: str) -> Answer:
         """By the document that is named; else by that of the thread, as if the channel knew no other, unless the
@@ -249,8 +272,8 @@ class Service:
             return Answer(question, base, None, None, prompt_tokens, unrelated=True, unusable=unusable)
         if learned.confidence < self._floor:
             learned, pages = replace(learned, text=NOT_IN_TEXT), pages and ()
-        ref = DocumentRef(document.id, document.name)
-        return Answer(question, base, learned, ref, prompt_tokens, pages, unusable=unusable)
+        reference, certain = DocumentRef(document.id, document.name), certainty(learned, pages)
+        return Answer(question, base, learned, reference, prompt_tokens, pages, certainty=certain, unusable=unusable)
 
     async def _borne_out(
         self, question: str, hits: Sequence[Hit], completions: Sequence[Completion]
@@ -298,6 +321,17 @@ class Service:
             await self._delete(erased)
             await asyncio.to_thread(self._weights.erase_trash, channel)
         return len(erased)
+
+    async def channels(self, prefix: str) -> list[str]:
+        """Those whose id begins so and of which anything is stored."""
+        return await self._index.channels(prefix)
+
+    async def settings(self, channel: str) -> dict[str, str]:
+        """What was changed for this channel, by name; erased with it."""
+        return await self._index.channel_settings(channel)
+
+    async def change_setting(self, channel: str, name: str, value: str) -> None:
+        await self._index.change_setting(channel, name, value)
 
     async def status(self, channel: str) -> Status:
         """Never waits for the engine: while it loads, or when it can't be loaded, a note says so."""
@@ -383,6 +417,21 @@ def best_of(
         return is_answer(given.text), sure
 
     return max(range(len(completions)), key=order)
+
+
+def certainty(learned: Completion, pages: Sequence[int] | None) -> Certainty:
+    """How far a learned answer can be trusted. An answer that no page supports is never likely.
+
+    Args:
+        pages: those that support the answer; () when none does, None when no text is kept.
+    """
+    if not is_answer(learned.text) or not learned.text.strip():
+        return Certainty.ABSENT
+    if pages and learned.confidence >= SURE_ENOUGH:
+        return Certainty.LIKELY
+    if pages == () and learned.confidence < GUESSED:
+        return Certainty.ABSENT
+    return Certainty.UNSURE
 
 
 def is_answer(text: str) -> bool:

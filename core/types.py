@@ -167,6 +167,14 @@ class DocumentRef:
     name: str
 
 
+class Certainty(StrEnum):
+    """How far an answer can be trusted, as a person reads it."""
+
+    LIKELY = "likely"
+    UNSURE = "unsure"
+    ABSENT = "not in the document"
+
+
 @dataclass(frozen=True)
 class Answer:
     """The same question put to the learned model and to the base model."""
@@ -180,6 +188,7 @@ class Answer:
     id: str = ""  # for feedback
     unusable: tuple[str, ...] = ()  # names of documents that could not be asked and have to be learned again
     unrelated: bool = False  # the channel knows documents, and none of them is about the question
+    certainty: Certainty = Certainty.UNSURE  # of the learned answer
 
 
 @dataclass(frozen=True)

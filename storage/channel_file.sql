@@ -43,7 +43,9 @@ CREATE TABLE answers (
     base TEXT NOT NULL,
     asked_at REAL NOT NULL,  -- Unix time
     asked_by TEXT NOT NULL,
-    thread TEXT NOT NULL  -- the platform's id of the thread that it stands in; '' for none
+    thread TEXT NOT NULL,  -- the platform's id of the thread that it stands in; '' for none
+    details TEXT NOT NULL,  -- the whole core.types.Answer as JSON; '' for older ones
+    shared INTEGER NOT NULL DEFAULT 0  -- 1: was private and is now shown to all
 );
 CREATE INDEX answers_by_document ON answers (document_id);
 CREATE INDEX answers_by_thread ON answers (thread);

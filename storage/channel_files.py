@@ -50,7 +50,7 @@ TAKE_OVER = (
     WHERE job_id IN (SELECT id FROM old.jobs JOIN owner USING (channel))
     """,
     """
-    INSERT INTO answers SELECT id, document_id, question, learned, base, asked_at, asked_by, thread
+    INSERT INTO answers SELECT id, document_id, question, learned, base, asked_at, asked_by, thread, details, shared
     FROM old.answers JOIN owner USING (channel)
     """,
     """
@@ -172,8 +172,8 @@ class ChannelFile:
     def add_answer(self, values: Mapping[str, Any]) -> None:
         self._db.execute(
             """
-            INSERT INTO answers (id, document_id, question, learned, base, asked_at, asked_by, thread)
-            VALUES (:id, :document_id, :question, :learned, :base, :asked_at, :asked_by, :thread)
+            INSERT INTO answers (id, document_id, question, learned, base, asked_at, asked_by, thread, details)
+            VALUES (:id, :document_id, :question, :learned, :base, :asked_at, :asked_by, :thread, :details)
             """,
             values,
         )
@@ -185,8 +185,11 @@ class ChannelFile:
         """The document was learned again, as another one."""
         self._db.execute("UPDATE answers SET document_id = ? WHERE document_id = ?", (new, old))
 
-    def has_answer(self, answer_id: str) -> bool:
-        return bool(self._db.execute("SELECT 1 FROM answers WHERE id = ?", (answer_id,)).fetchone())
+    def answer(self, answer_id: str) -> sqlite3.Row | None:
+        return self._db.execute("SELECT * FROM answers WHERE id = ?", (answer_id,)).fetchone()
+
+    def mark_shared(self, answer_id: str) -> None:
+        self._db.execute("UPDATE answers SET shared = 1 WHERE id = ?", (answer_id,))
 
     def thread_document(self, thread: str) -> str | None:
         row = self._db.execute(
@@ -200,7 +203,7 @@ class ChannelFile:
 
     def feedback(self, answer_id: str, by: str, helpful: bool) -> None:
         """Raises: NotFound."""
-        if not self.has_answer(answer_id):
+        if not self.answer(answer_id):
             raise NotFound("This answer is not stored any more.")
         self._db.execute(
             "INSERT INTO feedback (answer_id, given_by, helpful) VALUES (?, ?, ?) "
@@ -222,7 +225,7 @@ class ChannelFile:
         self.keep_job_files(job_ids)
         self._db.execute("VACUUM")
 
-    # From before version 5 of the index
+    # From before version 6 of the index
 
     def take_over(self, index: Path) -> None:
         """Copy the channel's rows from an index that still held everything."""

@@ -1,4 +1,4 @@
--- Version 5. Each channel's text, PDFs and answers move to a file of their own (channel_file.sql), so that an erase rewrites
+-- Version 6. Each channel's text, PDFs and answers move to a file of their own (channel_file.sql), so that an erase rewrites
 -- or deletes that file alone. `ChannelFile.take_over` has copied them before this runs.
 
 DROP VIEW known_documents;
@@ -31,4 +31,4 @@ INSERT INTO folder VALUES (lower(hex(randomblob(16))));
 ALTER TABLE inbox ADD COLUMN channel TEXT NOT NULL DEFAULT '';  -- whose it is, and with which it is erased; '' for none
 CREATE INDEX inbox_by_channel ON inbox (channel);
 
-PRAGMA user_version = 5;
+PRAGMA user_version = 6;

@@ -29,7 +29,19 @@ import aiosqlite
 from core.closeness import COMPARED, Query, closest_first
 from core.errors import AlreadyKnown, Cancelled, DataTooNew, NotFound, StorageFailed
 from core.ports import Hit
-from core.types import Answer, Chunk, Document, Job, Metrics, Page, Stage, WeightsRecord
+from core.types import (
+    Answer,
+    Certainty,
+    Chunk,
+    Completion,
+    Document,
+    DocumentRef,
+    Job,
+    Metrics,
+    Page,
+    Stage,
+    WeightsRecord,
+)
 from core.words import frequency, scores, search_words, shares, supporting
 from storage.channel_files import ChannelFile, ChannelFiles, sound
 from storage.folder import CHANNELS, Reserve
@@ -41,7 +53,7 @@ MAX_ATTEMPTS = 3  # at one job; a job that always takes the process down is not 
 ERASE_AGAIN = 5.0  # seconds until an erase that another reader held up is tried again
 AFTER_ERASE = 60.0  # seconds in which the log is emptied after each event: it may be the one that ordered the erase
 REMEMBERED = 86_400.0  # seconds for which the inbox knows what was worked off
-SCRIPTS = ("schema.sql", "inbox.sql", "threads.sql", "codes.sql", "channels.sql")
+SCRIPTS = ("schema.sql", "inbox.sql", "threads.sql", "codes.sql", "chat.sql", "channels.sql")
 MIGRATIONS = tuple(Path(__file__).with_name(name) for name in SCRIPTS)  # the n-th makes version n
 SETTINGS = """
 PRAGMA busy_timeout = 5000;
@@ -116,10 +128,6 @@ class Index:
         return [row[0] for row in rows] == ["ok"]
 
     # Jobs
-
-    async def channels(self) -> list[str]:
-        """That know a document."""
-        return [row["channel"] for row in await self._read("SELECT DISTINCT channel FROM documents ORDER BY channel")]
 
     async def add_job(self, job: Job, data: bytes, *, again: bool = False) -> Job:
         key = {"channel": job.channel, "sha256": job.sha256}
@@ -553,6 +561,7 @@ class Index:
             "asked_at": time.time(),
             "asked_by": asked_by,
             "thread": thread,
+            "details": json.dumps(asdict(answer)),
         }
         async with self._channel(channel) as content:
             async with self._transaction() as execute:
@@ -572,9 +581,40 @@ class Index:
         async with self._channel(channel) as content:
             return await content(ChannelFile.thread_document, thread)
 
-    async def has_answer(self, channel: str, answer_id: str) -> bool:
+    async def answer(self, channel: str, answer_id: str) -> Answer:
+        """Raises: NotFound."""
         async with self._channel(channel) as content:
-            return await content(ChannelFile.has_answer, answer_id)
+            row = await content(ChannelFile.answer, answer_id)
+        if not row or not row["details"]:
+            raise NotFound("This answer is not stored any more.")
+        return _answer(row)
+
+    async def share_answer(self, channel: str, answer_id: str, *, by: str) -> Answer | None:
+        """Raises: NotFound, when it was erased, or when somebody else asked for it."""
+        async with self._channel(channel) as content:
+            row = await content(ChannelFile.answer, answer_id)
+            if not row or not row["details"] or row["asked_by"] != sound(by):
+                raise NotFound("I no longer have that answer; ask again to share it.")
+            await content(ChannelFile.mark_shared, answer_id)
+        return None if row["shared"] else _answer(row)
+
+    # Channels
+
+    async def channels(self, prefix: str) -> list[str]:
+        rows = await self._read(
+            "SELECT id FROM channels WHERE substr(id, 1, length(:prefix)) = :prefix ORDER BY id", {"prefix": prefix}
+        )
+        return [row["id"] for row in rows]
+
+    async def channel_settings(self, channel: str) -> dict[str, str]:
+        rows = await self._read("SELECT settings FROM channels WHERE id = :channel", {"channel": channel})
+        return json.loads(rows[0]["settings"]) if rows else {}
+
+    async def change_setting(self, channel: str, name: str, value: str) -> None:
+        values = {"channel": channel, "changed": json.dumps({name: value})}
+        async with self._transaction() as execute:
+            await execute("INSERT OR IGNORE INTO channels (id) VALUES (:channel)", values)
+            await execute("UPDATE channels SET settings = json_patch(settings, :changed) WHERE id = :channel", values)
 
     async def feedback(self, channel: str, answer_id: str, *, by: str, helpful: bool) -> None:
         """The last word of each person counts. Raises: NotFound."""
@@ -762,6 +802,20 @@ def _weights(row: sqlite3.Row, **other: Any) -> WeightsRecord:
 def read_weights(connection: sqlite3.Connection) -> list[WeightsRecord]:
     """For a snapshot of the file; the connection's rows are sqlite3.Row."""
     return [_weights(row) for row in connection.execute("SELECT * FROM weights ORDER BY document_id")]
+
+
+def _answer(row: sqlite3.Row) -> Answer:
+    values = json.loads(row["details"])
+    values |= {
+        "id": row["id"],
+        "base": Completion(**values["base"]),
+        "learned": Completion(**values["learned"]) if values["learned"] else None,
+        "document": DocumentRef(**values["document"]) if values["document"] else None,
+        "pages": None if values["pages"] is None else tuple(values["pages"]),
+        "unusable": tuple(values.get("unusable", ())),
+        "certainty": Certainty(values["certainty"]),
+    }
+    return Answer(**values)
 
 
 def _document(row: sqlite3.Row) -> Document:

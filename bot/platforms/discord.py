@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime
 import hashlib
 import inspect
 import io
@@ -16,6 +17,7 @@ import logging
 import re
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -26,8 +28,22 @@ from aiolimiter import AsyncLimiter
 from discord import app_commands
 
 from bot import render
-from bot.chat import Attachment, Button, Field, Live, Message, Reply, Request, Style, Tone, Undelivered, Unreachable
-from bot.commands import ACTIONS, COMMANDS, Bot, Command, Kind, Permission
+from bot.chat import (
+    Attachment,
+    Button,
+    Field,
+    Live,
+    Message,
+    Reply,
+    Request,
+    Style,
+    Tone,
+    Undelivered,
+    Unfinished,
+    Unreachable,
+)
+from bot.commands import ACTIONS, COMMANDS, Bot, Command, Kind, Permission, upload_deleted
+from bot.intents import understand
 from bot.platforms import supervise
 from core.errors import Refused, SetupError, StorageFailed
 
@@ -41,20 +57,24 @@ log = logging.getLogger(__name__)
 CONTENT, TITLE, DESCRIPTION, FIELD, FOOTER = 2000, 256, 4096, 1024, 2048
 FIELDS_TOGETHER = 3200  # an embed may hold 6,000 in all
 LABEL, CUSTOM_ID, THREAD_NAME, CHOICE, CHOICES = 80, 100, 100, 100, 25
+PER_ROW = 5  # buttons
 
 FILE_HOSTS = {yarl.URL("https://cdn.discordapp.com"), yarl.URL("https://media.discordapp.net")}
 PICTURE = "loss.png"
 BUTTON = "engram"  # custom_id: engram:ACTION:VALUE
+PATIENCE = 1.0  # seconds without an answer to a command after which it is deferred; Discord waits for 3
 EDITS_PER_SECOND = 4  # progress edits of all channels together; more are dropped, not queued
 STALE_AFTER = 15 * 60  # seconds; an older progress message is no longer looked at, so the end is posted anew
 
 TROUBLE = (discord.DiscordException, aiohttp.ClientError, OSError, asyncio.TimeoutError)
 # Error codes
 THREAD_EXISTS = 160004
+THREAD_CLOSED = (50083, 160005)  # archived, locked
 DEAD_TOKEN = (10015, 10062, 50027)  # unknown webhook, unknown interaction, invalid webhook token
 TOO_MANY_EDITS = 30046  # a message older than an hour takes no more
 FINAL = (10003, 10008, 50001, 50013, TOO_MANY_EDITS)  # channel or message gone, no access, no permission
 LOOK_UP = 15  # seconds for what `examine` asks
+LOOK_BACK = datetime.timedelta(hours=1)  # older mentions that nobody heard are not answered any more
 RIGHTS = discord.Permissions(
     view_channel=True,
     send_messages=True,
@@ -63,6 +83,7 @@ RIGHTS = discord.Permissions(
     embed_links=True,
     attach_files=True,
     read_message_history=True,
+    add_reactions=True,
 )
 
 COLOURS = {Tone.PLAIN: 0x99AAB5, Tone.WORKING: 0x5865F2, Tone.GOOD: 0x57F287, Tone.BAD: 0xED4245}
@@ -81,7 +102,8 @@ async def serve(app: App, settings: Settings) -> None:
     """Be on Discord until cancelled. Raises: SetupError."""
 
     def make() -> Client:
-        bot = Bot(app.service, limits=settings.limits, quotas=settings.quotas, source=settings.source_url)
+        given = {"limits": settings.limits, "quotas": settings.quotas, "source": settings.source_url}
+        bot = Bot(app.service, hears_follow_ups=settings.discord_message_content, **given)
         return Client(bot, message_content=settings.discord_message_content, proxy=settings.proxy)
 
     await supervise("Discord", partial(connect, make, _token(settings)))
@@ -175,7 +197,8 @@ class Client(discord.AutoShardedClient):
         self.bot: Bot = bot  # type: ignore[assignment]  # None only to sync commands
         self.tree = _tree(self)
         self.edits = AsyncLimiter(EDITS_PER_SECOND, 1)
-        self.last_speakers: OrderedDict[int, int] = OrderedDict()  # thread -> who wrote last
+        self.spoken_to: OrderedDict[int, set[int]] = OrderedDict()  # thread -> people who are talking to each other
+        self.began_threads: OrderedDict[int, bool] = OrderedDict()  # thread -> whether the bot's message began it
         self.was_ready = False
         self._left: list[tuple[str, str]] = []  # keys of messages that an earlier process did not work off
         _guard_parsers(self)
@@ -190,22 +213,36 @@ class Client(discord.AutoShardedClient):
             log.info("on Discord as %s in %d servers", self.user, len(self.guilds))
             await self.bot.resume(self.reopen)
             await self._take_up()
+            await self._look_back()
 
     async def reopen(self, address: str) -> Live | None:
         platform, _, rest = address.partition(":")
         if platform != "discord":
             return None
-        channel, _, message = rest.partition(":")
-        return Posted(self, int(channel), int(message))
+        channel, message, *origin = rest.split(":")  # no origin before version 5 of the index
+        return Posted(self, int(channel), int(message), *map(int, origin))
 
     async def on_message(self, message: discord.Message) -> None:
         if message.author.bot or message.webhook_id or message.is_system():
-            self._spoke(message)
             return
-        meant = self._is_meant(message)
-        self._spoke(message)
-        if meant:
+        if await self._is_meant(message):
             await self._hear(message)
+
+    async def on_raw_message_edit(self, payload: discord.RawMessageUpdateEvent) -> None:
+        """A mention that was added is heard; a question that was heard before is not answered again."""
+        message = payload.message
+        if message.author.bot or message.webhook_id or not message.edited_at or message.guild is None:
+            return
+        if self._is_mentioned(message):
+            await self._hear(message)
+
+    async def on_raw_message_delete(self, payload: discord.RawMessageDeleteEvent) -> None:
+        """Of a message with a document: see `upload_deleted`."""
+        channel = self.get_channel(payload.channel_id)
+        if payload.guild_id is None or channel is None:
+            return
+        key, end = channel_key(payload.guild_id, channel), f":{payload.message_id}"
+        await upload_deleted(self.bot, key, lambda address: address.endswith(end), ChannelReply(self, channel))
 
     async def _hear(self, message: discord.Message, *, again: bool = False) -> None:
         """Noted until it is worked off, since Discord tells nothing twice: the next process then looks at it again."""
@@ -213,7 +250,10 @@ class Client(discord.AutoShardedClient):
         with contextlib.suppress(StorageFailed):  # the handler will say so
             if not await inbox.receive(key, "noted") and not again:
                 return
-        await self.bot.hear(_heard(message, self), MessageReply(self, message))
+        try:
+            await self.bot.hear(_heard(message, self), MessageReply(self, message))
+        except Unfinished:
+            return
         with contextlib.suppress(StorageFailed):
             await inbox.handled(key)
 
@@ -230,36 +270,62 @@ class Client(discord.AutoShardedClient):
             else:
                 self.bot.spawn(self._hear(message, again=True))
 
-    def _is_meant(self, message: discord.Message) -> bool:
-        """Is this said to the bot? In the bot's own threads people need no mention, unless they talk to each other."""
+    async def _look_back(self) -> None:
+        """Mentions that came while no process was there, in channels that have taught something. What was heard before
+        is in the inbox, and not heard again."""
+        for key in await self.bot.service.channels("discord:"):
+            channel = self.get_channel(int(key.rpartition(":")[2]))
+            if not isinstance(channel, discord.abc.Messageable):
+                continue
+            with contextlib.suppress(*TROUBLE):
+                async for message in channel.history(limit=50, after=discord.utils.utcnow() - LOOK_BACK):
+                    if not message.author.bot and not message.webhook_id and self._is_mentioned(message):
+                        self.bot.spawn(self._hear(message))
+
+    async def _is_meant(self, message: discord.Message) -> bool:
+        """Is this said to the bot, or in a conversation with it? In the bot's threads and answers people need no
+        mention, unless they talk to each other."""
         if message.guild is None or self._is_mentioned(message):
+            self.spoken_to.pop(message.channel.id, None)
             return True
-        thread = message.channel
-        if not isinstance(thread, discord.Thread) or thread.owner_id != self.user.id:
-            return False
-        if not (message.content or message.attachments):  # without the intent, all other texts come empty
-            return False
-        return not self._is_to_others(message)
+        if not isinstance(message.channel, discord.Thread) or not (message.content or message.attachments):
+            return False  # without the intent, all other texts come empty
+        return not self._is_to_others(message) and await self._is_own(message.channel)
 
     def _is_mentioned(self, message: discord.Message) -> bool:
         """By name, by the bot's own role (easy to pick by mistake), or by a reply that pings."""
         return self.user in message.mentions or message.guild.self_role in message.role_mentions
 
     def _is_to_others(self, message: discord.Message) -> bool:
+        """By a mention or a reply; the person who was spoken to then speaks to others, too."""
+        thread, author = message.channel.id, message.author.id
         answered = message.reference.resolved if message.reference else None
-        if message.mentions or message.role_mentions or message.mention_everyone:
-            return True
+        people = {person.id for person in message.mentions}
         if isinstance(answered, discord.Message) and answered.author.id != self.user.id:
-            return True
-        last = self.last_speakers.get(message.channel.id, self.user.id)
-        return last not in (self.user.id, message.author.id)
+            people.add(answered.author.id)
+        talking = self.spoken_to.get(thread, set())
+        if not (people or message.role_mentions or message.mention_everyone or author in talking):
+            return False
+        self._remember(self.spoken_to, thread, talking | people | ({author} if author in talking or people else set()))
+        return True
 
-    def _spoke(self, message: discord.Message, keep: int = 1000) -> None:
-        if isinstance(message.channel, discord.Thread):
-            self.last_speakers[message.channel.id] = message.author.id
-            self.last_speakers.move_to_end(message.channel.id)
-            while len(self.last_speakers) > keep:
-                self.last_speakers.popitem(last=False)
+    async def _is_own(self, thread: discord.Thread) -> bool:
+        """Did the bot open it, or does it hang on one of the bot's messages?"""
+        if thread.owner_id == self.user.id:
+            return True
+        if thread.id not in self.began_threads:
+            began = False
+            with contextlib.suppress(*TROUBLE, AttributeError):  # a parent that is not known
+                began = (await thread.parent.fetch_message(thread.id)).author.id == self.user.id
+            self._remember(self.began_threads, thread.id, began)
+        return self.began_threads[thread.id]
+
+    @staticmethod
+    def _remember(memory: OrderedDict[int, Any], key: int, value: Any, keep: int = 1000) -> None:
+        memory[key] = value
+        memory.move_to_end(key)
+        while len(memory) > keep:
+            memory.popitem(last=False)
 
     async def on_interaction(self, interaction: discord.Interaction) -> None:
         """Buttons; commands go through the tree."""
@@ -267,23 +333,26 @@ class Client(discord.AutoShardedClient):
         brand, _, rest = custom_id.partition(":")
         if interaction.type is discord.InteractionType.component and brand == BUTTON:
             action, _, value = rest.partition(":")
+            if action == "upload":
+                await interaction.response.send_modal(UploadForm(self))
+                return
             public = action in ACTIONS and ACTIONS[action].public
             reply = InteractionReply(self, interaction)
-            await reply.defer(thinking=public)
-            await self.bot.press(action, value, _asked(interaction), reply)
+            async with reply.in_time(thinking=public):
+                await self.bot.press(action, value, _asked(interaction), reply)
 
     async def command(self, command: Command, interaction: discord.Interaction, arguments: dict[str, Any]) -> None:
         files = [value for value in arguments.values() if isinstance(value, discord.Attachment)]
         request = _asked(interaction, arguments, files)
         reply = InteractionReply(self, interaction)
-        await reply.defer(thinking=True, private=command.is_private(request))
-        await self.bot.run(command.name, request, reply)
+        async with reply.in_time(thinking=True, private=command.is_private(request)):
+            await self.bot.run(command.name, request, reply)
 
     async def learn_message(self, interaction: discord.Interaction, message: discord.Message) -> None:
         """The message menu."""
         reply = InteractionReply(self, interaction)
-        await reply.defer(thinking=True)
-        await self.bot.run("learn", _asked(interaction, files=_files(message)), reply)
+        async with reply.in_time(thinking=True):
+            await self.bot.run("learn", _asked(interaction, files=_files(message)), reply)
 
     async def on_guild_channel_delete(self, channel: discord.abc.GuildChannel) -> None:
         """Nobody can ask or erase there any more."""
@@ -291,11 +360,26 @@ class Client(discord.AutoShardedClient):
 
     async def on_guild_remove(self, guild: discord.Guild) -> None:
         """Thrown out of a server: what it taught is erased."""
-        for channel in guild.channels:
-            await self.bot.service.reset(channel_key(guild.id, channel))
+        for channel in await self.bot.service.channels(f"discord:{guild.id}:"):
+            await self.bot.service.reset(channel)
 
     async def on_error(self, event_method: str, /, *_args: Any, **_kwargs: Any) -> None:
         log.exception("an event could not be handled: %s", event_method)
+
+
+class UploadForm(discord.ui.Modal):
+    """Takes files to learn, where no message brings them."""
+
+    def __init__(self, client: Client) -> None:
+        super().__init__(title="Hand me a PDF", timeout=STALE_AFTER)
+        self._client = client
+        self._files = discord.ui.FileUpload(custom_id="files", max_values=10)
+        self.add_item(discord.ui.Label(text="I learn it for this channel", component=self._files))
+
+    async def on_submit(self, interaction: discord.Interaction) -> None:
+        reply = InteractionReply(self._client, interaction)
+        async with reply.in_time(thinking=True):
+            await self._client.bot.run("learn", _asked(interaction, files=self._files.values), reply)
 
 
 def _guard_parsers(client: Client) -> None:
@@ -412,18 +496,21 @@ def _heard(message: discord.Message, client: Client) -> Request:
     """A message as a request."""
     text = _text(message, client)
     files = _files(message)
-    if not files and text.lower().rstrip("!. ") in ("", "learn", "learn this"):
-        files = _files(message.reference.resolved if message.reference else None)
+    answered = message.reference.resolved if message.reference else None
+    if not files and understand(text).name in ("learn", "greeting"):
+        files = _files(answered)
     in_guild = message.guild is not None
+    goes_on = isinstance(answered, discord.Message) and answered.author.id == client.user.id
     return Request(
         channel=channel_key(message.guild.id if in_guild else None, message.channel, message.author.id),
         user=f"discord:{message.author.id}",
         user_name=message.author.display_name,
-        thread=_thread_of(message.channel),
+        thread=_thread_of(message.channel) or (str(answered.id) if goes_on else ""),
         text=text,
         attachments=_attachments(files),
         is_manager=not in_guild or _rights(message.channel, message.author, discord.Permissions.none()).manage_channels,
         is_dm=not in_guild,
+        is_addressed=not in_guild or client._is_mentioned(message),
     )
 
 
@@ -446,7 +533,13 @@ def _files(message: object) -> list[discord.Attachment]:
 
 def _attachments(files: Sequence[discord.Attachment]) -> tuple[Attachment, ...]:
     """Addresses are signed and run out, so they are read at once, by discord.py, and never stored."""
-    return tuple(Attachment(file.filename, file.size, file.content_type or "", partial(_read, file)) for file in files)
+    return tuple(Attachment(_name(file), file.size, file.content_type or "", partial(_read, file)) for file in files)
+
+
+def _name(file: discord.Attachment) -> str:
+    """As the sender called it: Discord takes much out of the file's name, and keeps that as a title."""
+    ending = file.filename.rpartition(".")[2]
+    return f"{file.title}.{ending}" if file.title and "." in file.filename else file.title or file.filename
 
 
 async def _read(file: discord.Attachment) -> bytes:
@@ -468,37 +561,61 @@ def _is_discords(url: str) -> bool:
 
 
 class MessageReply(Reply):
-    """Answers a message: in a thread of its own where that is possible."""
+    """Answers a message: by a reply, or in a thread of its own where that is wanted and possible."""
+
+    shows_question = True
+    takes_uploads = True
 
     def __init__(self, client: Client, message: discord.Message) -> None:
+        self.thread = ""
         self._client = client
         self._message = message
         self._thread: discord.Thread | None = None  # kept, so that trying again does not open another
+        self._sent = 0  # messages, so that two that say the same are two
 
-    @property
-    def thread(self) -> str:
-        return _thread_of(self._thread or self._message.channel)
-
-    async def say(self, message: Message, *, private: bool = False, thread: str = "", replace: bool = False) -> None:
+    async def say(
+        self, message: Message, *, private: bool = False, thread: str | None = None, replace: bool = False
+    ) -> None:
         with _sending():
             if thread and isinstance(self._message.channel, discord.TextChannel):
                 self._thread = self._thread or await _open_thread(self._message, thread)
             if self._thread:
-                await _send(self._thread, message, to=self._message.id)
-            else:
-                await self._reply(message)
+                await self._send(self._thread, message)
+                self.thread = str(self._thread.id)
+                return
+            sent = await self._reply(message)
+            self.thread = _thread_of(sent.channel) or str(sent.id)  # a thread at a message has its number
 
     async def post(self, message: Message) -> Live:
         with _sending():
             sent = await self._reply(message)
-        return Posted(self._client, sent.channel.id, sent.id)
+        return Posted(self._client, sent.channel.id, sent.id, self._message.id)
 
     async def _reply(self, message: Message) -> discord.Message:
-        reference = self._message.to_reference(fail_if_not_exists=False)
-        return await _send(self._message.channel, message, to=self._message.id, reference=reference)
+        """In the channel of a thread, when the thread takes no more."""
+        channel = self._message.channel
+        try:
+            reference = self._message.to_reference(fail_if_not_exists=False)
+            return await self._send(channel, message, reference=reference)
+        except discord.HTTPException as problem:
+            if not (isinstance(channel, discord.Thread) and channel.parent and _is_closed(problem)):
+                raise
+            asked = message.asked or render.asked_by(
+                self._message.author.display_name, _text(self._message, self._client)
+            )
+            return await self._send(channel.parent, replace(message, asked=asked))
+
+    async def _send(self, channel: Any, message: Message, **options: Any) -> discord.Message:
+        sent = await _send(channel, message, to=self._message.id, number=self._sent, **options)
+        self._sent += 1
+        return sent
+
+    async def react(self, emoji: str) -> None:
+        with contextlib.suppress(*TROUBLE):
+            await self._message.add_reaction(emoji)
 
     @contextlib.asynccontextmanager
-    async def thinking(self, thread: str = "") -> AsyncIterator[None]:
+    async def thinking(self) -> AsyncIterator[None]:
         async with contextlib.AsyncExitStack() as stack:
             with contextlib.suppress(*TROUBLE):
                 await stack.enter_async_context(self._message.channel.typing())
@@ -508,38 +625,83 @@ class MessageReply(Reply):
         return await _name_of(self._client, self._message.guild, user)
 
 
+class ChannelReply(Reply):
+    """Says something in a channel that nobody has just asked for."""
+
+    shows_question = True
+    takes_uploads = False
+    thread = ""
+
+    def __init__(self, client: Client, channel: Any) -> None:
+        self._client = client
+        self._channel = channel
+
+    async def say(
+        self, message: Message, *, private: bool = False, thread: str | None = None, replace: bool = False
+    ) -> None:
+        with _sending():
+            await _send(self._channel, message, to=self._channel.id)
+
+
 class InteractionReply(Reply):
-    """Answers a command or a button. The interaction's token dies after 15 minutes; then the channel itself is used."""
+    """Answers a command or a button. The interaction's token dies after 15 minutes; then the channel itself is used.
+
+    A deferral fixes whether the first answer is private. Refusals are quick, so a command is deferred only when there
+    is no answer after a second.
+    """
+
+    shows_question = False
+    takes_uploads = True
 
     def __init__(self, client: Client, interaction: discord.Interaction) -> None:
+        self.thread = ""
         self._client = client
         self._interaction = interaction
         self._alive = True
-        self._thread: discord.Thread | None = None
+        self._acknowledging = asyncio.Lock()
+        self._sent = 0
 
-    @property
-    def thread(self) -> str:
-        return _thread_of(self._thread or self._channel)
+    @contextlib.asynccontextmanager
+    async def in_time(self, *, thinking: bool, private: bool = False) -> AsyncIterator[None]:
+        """Acknowledge within 3 seconds what is worked off inside; the answer may then take 15 minutes.
 
-    async def defer(self, *, thinking: bool, private: bool = False) -> None:
-        """Within 3 seconds; the answer may then take 15 minutes."""
+        Args:
+            thinking: people see that an answer is coming, unless it is there at once.
+            private: only the asker does.
+        """
+        if not thinking:
+            await self._defer(thinking=False)
+            yield
+            return
+        waiting = asyncio.create_task(self._defer_after(PATIENCE, private))
         try:
-            await self._interaction.response.defer(thinking=thinking, ephemeral=private)
+            yield
+        finally:
+            waiting.cancel()
+
+    async def _defer_after(self, seconds: float, private: bool) -> None:
+        await asyncio.sleep(seconds)
+        async with self._acknowledging:
+            if not self._interaction.response.is_done():
+                await self._defer(thinking=True, ephemeral=private)
+
+    async def _defer(self, **how: bool) -> None:
+        try:
+            await self._interaction.response.defer(**how)
         except TROUBLE as problem:
             log.warning("an interaction could not be acknowledged in time: %s", type(problem).__name__)
             self._alive = False
 
-    async def say(self, message: Message, *, private: bool = False, thread: str = "", replace: bool = False) -> None:
+    async def say(
+        self, message: Message, *, private: bool = False, thread: str | None = None, replace: bool = False
+    ) -> None:
         with _sending():
             if replace and self._alive:
                 await self._interaction.edit_original_response(**_dress(message, self._channel, edit=True))
                 return
-            if thread and self._thread is None and self._may_open_threads():
-                self._thread = await self._ask_in_thread(thread)
-            if self._thread:
-                await _send(self._thread, message, to=self._interaction.id)
-            else:
-                await self._send(message, private)
+            sent = await self._send(message, private)
+            if sent and not private:
+                self.thread = _thread_of(self._channel) or str(sent.id)
 
     async def post(self, message: Message) -> Live:
         rights = self._interaction.app_permissions
@@ -547,26 +709,21 @@ class InteractionReply(Reply):
             raise Refused("I may not write here; somebody who manages this channel can give me that right.")
         with _sending():
             sent = await self._send(message, private=False)
-        return Posted(self._client, sent.channel.id, sent.id)
+        return Posted(self._client, sent.channel.id, sent.id, self._about())
+
+    def _about(self) -> int:
+        """The message whose menu was used, or 0."""
+        target = getattr(self._interaction.data, "get", lambda _: None)("target_id")
+        return int(target or 0)
 
     @property
     def _channel(self) -> Any:
         return self._interaction.channel
 
-    def _may_open_threads(self) -> bool:
-        rights = self._interaction.app_permissions
-        return isinstance(self._channel, discord.TextChannel) and rights.create_public_threads and rights.view_channel
-
-    async def _ask_in_thread(self, question: str) -> discord.Thread | None:
-        """The question stands in the channel, the answer in its thread."""
-        asked = await self._send(render.asked(question, self._interaction.user.display_name), private=False)
-        return await _open_thread(self._channel.get_partial_message(asked.id), question)
-
     async def _send(self, message: Message, private: bool) -> Any:
         if self._alive:
             try:
-                dressed = _dress(message, self._channel)
-                return await self._interaction.followup.send(wait=True, ephemeral=private, **dressed)
+                return await self._answer(_dress(message, self._channel), private)
             except discord.HTTPException as problem:
                 if problem.code not in DEAD_TOKEN:
                     raise
@@ -574,10 +731,23 @@ class InteractionReply(Reply):
         if private:
             log.warning("a private answer came too late to be shown")
             return None
-        return await _send(self._channel, message, to=self._interaction.id)
+        sent = await _send(self._channel, message, to=self._interaction.id, number=self._sent)
+        self._sent += 1
+        return sent
+
+    async def _answer(self, dressed: dict[str, Any], private: bool) -> Any:
+        """The response itself where that is still to come; else what follows it."""
+        async with self._acknowledging:
+            if self._interaction.response.is_done():
+                return await self._interaction.followup.send(wait=True, ephemeral=private, **dressed)
+            answered = await self._interaction.response.send_message(ephemeral=private, **dressed)
+            return answered.resource or await self._interaction.original_response()
+
+    async def react(self, emoji: str) -> None:
+        pass  # there is no message
 
     @contextlib.asynccontextmanager
-    async def thinking(self, thread: str = "") -> AsyncIterator[None]:
+    async def thinking(self) -> AsyncIterator[None]:
         yield  # Discord shows it from the deferral on
 
     async def name_of(self, user: str) -> str:
@@ -585,11 +755,12 @@ class InteractionReply(Reply):
 
 
 class Posted(Live):
-    """A message of the bot, known by channel and id, edited with the bot's own token."""
+    """A message of the bot, known by channel and id, edited with the bot's own token. `origin`: what it answers."""
 
-    def __init__(self, client: Client, channel: int, message: int) -> None:
-        self.address = f"discord:{channel}:{message}"
+    def __init__(self, client: Client, channel: int, message: int, origin: int = 0) -> None:
+        self.address = f"discord:{channel}:{message}:{origin}"
         self._client = client
+        self._origin = origin
         self._channel = client.get_channel(channel) or client.get_partial_messageable(channel)
         self._message = self._channel.get_partial_message(message)
         self._editable = True
@@ -606,7 +777,7 @@ class Posted(Live):
 
     async def finish(self, message: Message) -> None:
         with _sending():
-            if self._editable and self._age() < STALE_AFTER:
+            if not message.notify and self._editable and self._age() < STALE_AFTER:
                 try:
                     await self._message.edit(**_dress(message, self._channel, edit=True))
                     return
@@ -616,12 +787,13 @@ class Posted(Live):
             await self._finish_anew(message)
 
     async def _finish_anew(self, message: Message) -> None:
+        """An edit calls nobody: the end is a message of its own, and the progress goes."""
         reference = discord.MessageReference(
-            message_id=self._message.id, channel_id=self._channel.id, fail_if_not_exists=False
+            message_id=self._origin or self._message.id, channel_id=self._channel.id, fail_if_not_exists=False
         )
         await _send(self._channel, message, to=self._message.id, reference=reference)
         with contextlib.suppress(*TROUBLE):
-            await self._message.edit(**_dress(render.ended_below(), self._channel, edit=True))
+            await self._message.delete()
 
     def _age(self) -> float:
         return (discord.utils.utcnow() - self._message.created_at).total_seconds()
@@ -643,30 +815,37 @@ def _sending() -> Iterator[None]:
     except (discord.DiscordServerError, discord.RateLimited, aiohttp.ClientError, OSError, TimeoutError) as problem:
         raise Undelivered from problem
     except discord.HTTPException as problem:
-        if problem.status != 429:
-            raise
-        raise Undelivered from problem
+        if problem.status == 429:
+            raise Undelivered from problem
+        log.exception("Discord refused a message")
+        raise Unreachable from problem
 
 
-async def _send(channel: Any, message: Message, *, to: int, **options: Any) -> discord.Message:
+def _is_closed(problem: discord.HTTPException) -> bool:
+    """Does a thread take no more messages?"""
+    return problem.code in THREAD_CLOSED or problem.status in (403, 404)
+
+
+async def _send(channel: Any, message: Message, *, to: int, number: int = 0, **options: Any) -> discord.Message:
     """Post something in answer to a message or interaction. Trying again is safe when nobody knows whether it arrived:
-    of several messages with the same nonce within some minutes Discord keeps one."""
-    nonce = hashlib.sha256(f"{to} {message}".encode()).hexdigest()[:25]
+    of several messages with the same nonce within some minutes Discord keeps one. `number`: of messages before it."""
+    nonce = hashlib.sha256(f"{to} {number} {message}".encode()).hexdigest()[:25]
     return await channel.send(nonce=nonce, **_dress(message, channel), **options)
 
 
-async def _open_thread(message: discord.Message | discord.PartialMessage, name: str) -> discord.Thread | None:
-    """A thread at a message, or the one that is there already; None where the bot may not."""
+async def _open_thread(message: discord.Message, name: str) -> discord.Thread | None:
+    """A thread at a message, or the one that is there already; None where Discord refuses it, for whatever reason."""
     try:
         return await message.create_thread(
             name=render.clip(render.without_mentions(" ".join(name.split())), THREAD_NAME)
         )
-    except discord.Forbidden:
-        return None
     except discord.HTTPException as problem:
-        if problem.code != THREAD_EXISTS:
+        if problem.code == THREAD_EXISTS:
+            return await message.fetch_thread()
+        if problem.status >= 500 or problem.status == 429:
             raise
-        return await message.fetch_thread()
+        log.info("Discord refused a thread: error %d", problem.code)
+        return None
 
 
 async def _name_of(client: Client, guild: discord.Guild | None, user: str) -> str:
@@ -686,17 +865,22 @@ def _dress(message: Message, channel: Any, *, edit: bool = False) -> dict[str, A
     """A message as arguments of `send` or `edit`, within Discord's limits and the bot's rights in the channel."""
     me = getattr(getattr(channel, "guild", None), "me", None)
     allowed = _rights(channel, me, unknown=discord.Permissions.all())
-    dressed: dict[str, Any] = {"allowed_mentions": discord.AllowedMentions.none()}  # the client's default misses edits
+    called = [discord.Object(int(message.notify.rpartition(":")[2]))] if message.notify else False
+    mentions = discord.AllowedMentions(everyone=False, roles=False, users=called, replied_user=False)
+    dressed: dict[str, Any] = {"allowed_mentions": mentions}
     if message.buttons or edit:
         dressed["view"] = _view(message.buttons) if message.buttons else None
     with_picture = bool(message.picture) and allowed.attach_files
     if with_picture:
         picture = discord.File(io.BytesIO(message.picture), PICTURE, description=message.picture_text)
         dressed["attachments" if edit else "files"] = [picture]
-    if allowed.embed_links:
-        dressed["embed"] = _embed(message, with_picture)
-    else:
-        dressed["content"] = render.clip(_plain(message), CONTENT)
+    is_card = bool(message.fields or (message.title and message.text)) and allowed.embed_links and not called
+    call = f"<@{called[0].id}> " if called else ""
+    content = "" if is_card else call + _plain(message)
+    if content or edit:
+        dressed["content"] = render.clip(content, CONTENT) or None
+    if is_card or edit:
+        dressed["embed"] = _embed(message, with_picture) if is_card else None
     return dressed
 
 
@@ -712,9 +896,10 @@ def _rights(channel: Any, member: Any, unknown: discord.Permissions) -> discord.
 
 def _embed(message: Message, with_picture: bool) -> discord.Embed:
     escape = render.escape_discord
+    text = "\n".join(filter(None, (_small(message.asked), render.clip(escape(message.text), DESCRIPTION - 600))))
     embed = discord.Embed(
         title=render.clip(escape(message.title), TITLE) or None,
-        description=render.clip(escape(message.text), DESCRIPTION) or None,
+        description=text or None,
         colour=COLOURS[message.tone],
     )
     side_by_side = 2 <= len(message.fields) <= 3 and all(len(_field(field)) <= FIELD for field in message.fields)
@@ -734,18 +919,27 @@ def _field(field: Field) -> str:
 
 
 def _plain(message: Message) -> str:
-    """For channels where the bot may not embed."""
+    """Without a frame; the small print as Discord's subtext."""
     escape = render.escape_discord
     fields = (f"**{escape(field.name)}**: {_field(field)}" for field in message.fields)
-    title = f"**{escape(message.title)}**" if message.title else ""
-    return "\n".join(part for part in (title, escape(message.text), *fields, escape(message.footer)) if part)
+    title = f"**{render.clip(escape(message.title), TITLE)}**" if message.title else ""
+    room = CONTENT - 600  # for the rest
+    parts = (_small(message.asked), title, render.clip(escape(message.text), room), *fields, _small(message.footer))
+    return "\n".join(part for part in parts if part)
+
+
+def _small(text: str) -> str:
+    lines = (" ".join(line.split()) for line in render.clip(text, 500).splitlines())
+    return "\n".join(f"-# {render.escape_discord(line)}" for line in lines if line)
 
 
 def _view(buttons: Sequence[Button]) -> discord.ui.View:
     view = discord.ui.View(timeout=None)
-    for button in buttons:
+    rows = -(-len(buttons) // PER_ROW)
+    for number, button in enumerate(buttons):
         view.add_item(
             discord.ui.Button(
+                row=number * rows // len(buttons),
                 style=STYLES[button.style],
                 label=button.label[:LABEL],
                 custom_id=f"{BUTTON}:{button.action}:{button.value}"[:CUSTOM_ID],

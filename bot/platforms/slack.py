@@ -21,7 +21,7 @@ import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -38,10 +38,22 @@ from slack_sdk.web.async_client import AsyncWebClient
 from slack_sdk.webhook.async_client import AsyncWebhookClient
 
 from bot import render
-from bot.chat import Attachment, Live, Message, Reply, Request, Undelivered, Unreachable
-from bot.commands import COMMANDS, Bot, Command, Kind
+from bot.chat import Attachment, Live, Message, Reply, Request, Undelivered, Unfinished, Unreachable
+from bot.commands import COMMANDS, Bot, Command, Kind, upload_deleted
+from bot.intents import understand
 from bot.platforms import supervise
-from bot.platforms.slack_format import BUTTON, SCOPES, SHORTCUT, command_of, commands, dress
+from bot.platforms.slack_format import (
+    BUTTON,
+    COMMAND,
+    EMOJI,
+    PROMPTS,
+    SCOPES,
+    SHORTCUT,
+    command_of,
+    commands,
+    dress,
+    short_names,
+)
 from bot.platforms.slack_http import INSTALL, Recent, listening
 from bot.platforms.slack_oauth import installations, oauth
 from core.errors import PdfTooBig, Refused, SetupError, StorageFailed
@@ -74,6 +86,7 @@ STATUS_FOR = 90  # seconds
 LOOK_UP = 5  # seconds for a question to Slack that we can do without
 LOST_AFTER = 300  # seconds without a connection; slack_sdk reconnects in a few
 
+MOST_PROMPTS = 4  # that Slack shows
 SPOKEN = (None, "file_share", "thread_broadcast", "me_message")  # subtypes of messages that people write
 # Error codes
 FOREIGN = {"channel_not_found", "not_in_channel"}  # channels that the bot is no member of
@@ -184,8 +197,8 @@ class Place:
 
     @property
     def root(self) -> str:
-        """The thread to answer in; "": the channel itself."""
-        return self.thread or ("" if self.is_dm else self.ts)
+        """The thread below what was said; "": nothing was said that others see."""
+        return self.thread or self.ts
 
 
 class Client:
@@ -213,8 +226,8 @@ class Client:
         self.bolt.event(re.compile(""))(self._on_event)
         self.bolt.action(re.compile(f"^{BUTTON}:"))(self._on_action)
         self.bolt.message_shortcut(SHORTCUT)(self._on_shortcut)
-        for command in commands():
-            self.bolt.command(f"/{command.name}")(self._on_command)
+        for name in (COMMAND, *short_names().values()):
+            self.bolt.command(f"/{name}")(self._on_command)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -298,20 +311,27 @@ class Client:
     async def reopen(self, address: str) -> Live | None:
         platform, team, *rest = address.split(":")
         workspace = await self.workspace(team) if platform == "slack" else None
-        return Posted(workspace, *rest) if workspace else None
+        return Posted(workspace, *rest, again=True) if workspace else None
 
     # What Slack hands over: kept, then acknowledged, then worked off, once
 
     async def _on_event(self, body: dict[str, Any], event: dict[str, Any]) -> None:
         """Slack tells again what was not acknowledged. Talk that is none of our business is not kept."""
-        if self._installations and _is_farewell(event):
-            self._installations.forget(_team(body))
-            self._workspaces.pop(_team(body), None)
+        if _removes_the_app(event):
+            await self._erase(_team(body))
             return
         workspace = await self.workspace(_team(body))
         if workspace and (weight := workspace.weight(event)):
             kept = {"team_id": workspace.me.team, "event_id": body["event_id"], "event": event}
             await self._take(f"slack:event:{body['event_id']}", kept, weight > 1)
+
+    async def _erase(self, team: str) -> None:
+        """Thrown out of a workspace: what it taught goes, and its token. Slack tells it again when this fails."""
+        for channel in await self.bot.service.channels(f"slack:{team}:"):
+            await self.bot.service.reset(channel)
+        if self._installations:
+            self._installations.forget(team)
+            self._workspaces.pop(team, None)
 
     async def _on_command(self, ack: AsyncAck, body: dict[str, Any]) -> None:
         await self._on_interaction("command", ack, body)
@@ -343,6 +363,8 @@ class Client:
             try:
                 if workspace := await self.workspace(_team(body)):
                     await workspace.handle(key.split(":")[1], body)
+            except Unfinished:
+                return
             except Exception:
                 log.exception("an event could not be handled")
             with contextlib.suppress(StorageFailed):
@@ -365,18 +387,31 @@ class Workspace:
         self._unknown = Recent(UNKNOWN_FOR)
         self._creators = Recent(PEOPLE_FOR)
         self._threads = Recent(THREADS_FOR)  # (channel, thread) -> "ours" or "theirs"
-        self._speakers = Recent(THREADS_FOR)  # (channel, thread) -> who wrote last
+        self._talking = Recent(THREADS_FOR)  # (channel, thread) -> people who are talking to each other
         self._unsure = Recent(EVENTS_FOR)  # tags of messages that may have arrived
 
     def weight(self, event: dict[str, Any]) -> int:
         """0: none of our business. 1: may be; its text is not kept. 2: must not be lost."""
-        if event["type"] in ("app_mention", "channel_deleted", "group_deleted"):
+        kind, change = event["type"], event.get("subtype")
+        if kind in ("app_mention", "channel_deleted", "group_deleted"):
             return 2
-        if event["type"] != "message" or not _is_spoken(event):
+        if kind == "app_home_opened":
+            return 1 if event.get("tab") == "messages" else 0
+        if kind == "member_left_channel":
+            return 2 if event.get("user") == self.me.user else 0
+        if kind == "message" and change == "message_deleted":
+            return 2 if (event.get("previous_message") or {}).get("files") else 0
+        if kind == "message" and change == "message_changed":
+            return 2 if self._mentioned_by_edit(event) else 0
+        if kind != "message" or not _is_spoken(event):
             return 0
         if event["channel"].startswith("D") or self._mentioned(event.get("text") or ""):
             return 2
-        return (2 if event.get("files") else 1) if event.get("thread_ts") else 0
+        return (2 if files_in(event) else 1) if event.get("thread_ts") else 0
+
+    def _mentioned_by_edit(self, event: dict[str, Any]) -> bool:
+        now, before = event.get("message") or {}, event.get("previous_message") or {}
+        return self._mentioned(now.get("text") or "") and not self._mentioned(before.get("text") or "")
 
     async def handle(self, kind: str, body: dict[str, Any]) -> None:
         handlers = {"event": self._happened, "command": self._commanded, "action": self._pressed}
@@ -391,10 +426,35 @@ class Workspace:
 
     async def _happened(self, body: dict[str, Any]) -> None:
         event = body["event"]
-        if event["type"] in ("message", "app_mention"):
-            await self._said(event, body["event_id"])
-        elif event["type"] in ("channel_deleted", "group_deleted"):  # nobody can ask or erase there any more
+        kind, change = event["type"], event.get("subtype")
+        if kind in ("message", "app_mention") and change == "message_deleted":
+            await self._deleted(event)
+        elif kind in ("message", "app_mention"):
+            edited = {**event, **event["message"], "type": "message"} if change == "message_changed" else event
+            edited = edited if edited.get("subtype") != "message_changed" else {**edited, "subtype": None}
+            await self._said(edited, body["event_id"])
+        elif kind in ("channel_deleted", "group_deleted", "member_left_channel"):  # nobody can ask or erase there
             await self.bot.service.reset(self.key(Place(event["channel"], "")))
+        elif kind == "app_home_opened":
+            await self._suggest(Place(event["channel"], event["user"]))
+
+    async def _suggest(self, place: Place) -> None:
+        """What one can ask, shown where somebody opens the bot's messages. Never fails."""
+        known = await self.bot.service.documents(self.key(place))
+        asked = [question for document in known for question in document.questions if render.reads_well(question)]
+        prompts = [{"title": question, "message": question} for question in asked[:MOST_PROMPTS]] or PROMPTS
+        with contextlib.suppress(*TROUBLE):
+            await self.web.assistant_threads_setSuggestedPrompts(
+                channel_id=place.channel, title="Send me a PDF, or ask me", prompts=prompts
+            )
+
+    async def _deleted(self, event: dict[str, Any]) -> None:
+        """A message with a document: see `upload_deleted`."""
+        gone = event["previous_message"]
+        place = Place(event["channel"], gone.get("user", ""), gone["ts"], gone.get("thread_ts") or "")
+        reply = SlackReply(self, Place(place.channel, place.user, "", place.thread))
+        end = f":{place.ts}"
+        await upload_deleted(self.bot, self.key(place), lambda address: address.endswith(end), reply)
 
     async def _said(self, event: dict[str, Any], event_id: str) -> None:
         """A message. One that mentions the bot comes twice, as `message` and as `app_mention`, in any order."""
@@ -402,26 +462,37 @@ class Workspace:
             return
         thread = event.get("thread_ts", "")
         place = Place(event["channel"], event["user"], event["ts"], "" if thread == event["ts"] else thread)
-        last = self._speakers.get((place.channel, place.thread))
-        self._speakers.put((place.channel, place.thread), place.user)
-        if await self._is_meant(event, place, last) and await self._is_news(event, place, event_id):
+        if await self._is_meant(event, place) and await self._is_news(event, place, event_id):
             await self._hear(event, place, event_id)
 
     async def _is_news(self, event: dict[str, Any], place: Place, event_id: str) -> bool:
         """The first event of a message is; so is a later one that alone carries its files."""
         said = f"said:{place.channel}:{place.ts}"
-        with_files = not event.get("files") or await self._first(f"{said}:files", event_id)
+        with_files = not files_in(event) or await self._first(f"{said}:files", event_id)
         first = await self._first(said, event_id)
-        return with_files if event.get("files") else first
+        return with_files if files_in(event) else first
 
-    async def _is_meant(self, event: dict[str, Any], place: Place, last: str | None) -> bool:
-        """Is this said to the bot? In the bot's own threads people need no mention, unless they talk to each other."""
-        text = event.get("text") or ""
-        if place.is_dm or event["type"] == "app_mention" or self._mentioned(text):
+    async def _is_meant(self, event: dict[str, Any], place: Place) -> bool:
+        """Is this said to the bot, or in a conversation with it? In the bot's own threads people need no mention,
+        unless they talk to each other."""
+        if self._is_addressed(event, place):
+            self._talking.drop((place.channel, place.thread))
             return True
-        if not place.thread or "<@" in text or "<!" in text or last not in (None, self.me.user, place.user):
+        if not place.thread or self._is_to_others(event.get("text") or "", place):
             return False
         return await self._is_own(place, event.get("parent_user_id"))
+
+    def _is_addressed(self, event: dict[str, Any], place: Place) -> bool:
+        return place.is_dm or event["type"] == "app_mention" or self._mentioned(event.get("text") or "")
+
+    def _is_to_others(self, text: str, place: Place) -> bool:
+        """By a mention; the person who was spoken to then speaks to others, too."""
+        key, people = (place.channel, place.thread), set(re.findall(r"<@(\w+)", text))
+        talking = self._talking.get(key) or set()
+        if not (people or "<!" in text or place.user in talking):
+            return False
+        self._talking.put(key, talking | people | {place.user})
+        return True
 
     def _mentioned(self, text: str) -> bool:
         return f"<@{self.me.user}>" in text or f"<@{self.me.user}|" in text
@@ -440,29 +511,31 @@ class Workspace:
         if not place.thread:
             self._threads.put((place.channel, place.ts), "ours")
         text = await self._plain(event.get("text") or "")
-        new = files = event.get("files") or ()
+        new = files = files_in(event)
         if files:
             new = [f for f in files if await self._first(f"file:{place.channel}:{f['id']}", event_id, FILES_FOR)]
             if not new:
                 return  # the same upload, told again
         new = new or await self._files_of(event, place, text)
-        request = await self.request(place, text=text, attachments=[await self._attachment(file) for file in new])
+        attachments = [await self._attachment(file) for file in new]
+        addressed = self._is_addressed(event, place)
+        request = await self.request(place, text=text, attachments=attachments, is_addressed=addressed)
         await self.bot.hear(request, SlackReply(self, place, request.user_name))
 
     async def _files_of(self, event: dict[str, Any], place: Place, text: str) -> Sequence[dict[str, Any]]:
         """Files that the event does not carry: a mention's own, or those of the message that began the thread."""
         if event["type"] == "app_mention" and (
-            own := (await self._message(place.channel, place.ts, place.thread)).get("files")
+            own := files_in(await self._message(place.channel, place.ts, place.thread))
         ):
             return own
-        if place.thread and text.lower().rstrip("!. ") in ("", "learn", "learn this"):
-            return (await self._message(place.channel, place.thread)).get("files") or ()
+        if place.thread and understand(text).name in ("learn", "greeting"):
+            return files_in(await self._message(place.channel, place.thread))
         return ()
 
     async def _commanded(self, body: dict[str, Any]) -> None:
         place = Place(body["channel_id"], body["user_id"])
-        name = command_of(body["command"].removeprefix("/"))
-        arguments = parse(COMMANDS[name], await self._plain(body.get("text") or ""))
+        name, text = command_of(body["command"].removeprefix("/"), await self._plain(body.get("text") or ""))
+        arguments = parse(COMMANDS[name], text)
         request = await self.request(place, arguments=arguments)
         reply = SlackReply(self, place, request.user_name, body["response_url"], body["trigger_id"])
         if name == "learn":
@@ -483,7 +556,7 @@ class Workspace:
         """The message menu."""
         message = body["message"]
         place = Place(body["channel"]["id"], body["user"]["id"], message["ts"], message.get("thread_ts", ""))
-        files = [await self._attachment(file) for file in message.get("files") or ()]
+        files = [await self._attachment(file) for file in files_in(message)]
         request = await self.request(place, attachments=files)
         reply = SlackReply(self, place, request.user_name, body["response_url"], body["trigger_id"])
         await self.bot.run("learn", request, reply)
@@ -634,7 +707,6 @@ class Workspace:
             channel=channel, thread_ts=thread or None, unfurl_links=False, unfurl_media=False, **dressed
         )
         self._unsure.drop(tag)
-        self._speakers.put((channel, thread), self.me.user)
         return sent["ts"]
 
     async def _find(self, channel: str, thread: str, tag: str) -> str:
@@ -711,18 +783,30 @@ def _person(user: Mapping[str, Any], me: Me) -> Person:
 
 
 def parse(command: Command, text: str) -> dict[str, object]:
-    """What follows a slash command: `--private`, `--document NAME` or `--document "A NAME"` first, then the rest.
-
-    Some keyboards turn two hyphens into a dash and quotes into curly ones."""
+    """What follows a slash command: `--private` before or after it, `--document NAME` or `--document "A NAME"`, and
+    the rest. Some keyboards turn two hyphens into a dash and quotes into curly ones; "private:" says it, too."""
     first, others = command.options[:1], {option.name: option for option in command.options[1:]}
     arguments: dict[str, object] = {}
-    while (match := re.match(r"(?:--|—)(\w+)\s*", text)) and match[1] in others:
-        text = text[match.end() :]
-        if others[match[1]].kind is Kind.YES_NO:
-            arguments[match[1]] = True
-        elif value := re.match(r'(?:["“”]([^"“”]*)["“”]|(\S+))\s*', text):
-            arguments[match[1]], text = value[1] or value[2], text[value.end() :]
+    for name, option in others.items():
+        value = "" if option.kind is Kind.YES_NO else r'\s+(?:["“”]([^"“”]*)["“”]|(\S+))'
+        pattern = re.compile(rf"(?:^|(?<=\s))(?:--?|—|–){name}\b{value}", re.IGNORECASE)
+        if match := pattern.search(text):
+            text = f"{text[: match.start()].rstrip()} {text[match.end() :].lstrip()}".strip()
+            arguments[name] = True if option.kind is Kind.YES_NO else match[1] or match[2]
+    if "private" in others and (match := re.match(r"privat(?:e|ely)\s*[:,]\s*", text, re.IGNORECASE)):
+        arguments["private"], text = True, text[match.end() :]
     return arguments | {option.name: text for option in first if text}
+
+
+def files_in(message: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Of a message, also of one that it forwards or shares."""
+    shared = (copy.get("files") or () for copy in message.get("attachments") or ())
+    return [*(message.get("files") or ()), *(file for files in shared for file in files)]
+
+
+def _removes_the_app(event: Mapping[str, Any]) -> bool:
+    revoked = event["type"] == "tokens_revoked" and (event.get("tokens") or {}).get("bot")
+    return event["type"] == "app_uninstalled" or bool(revoked)
 
 
 def _is_spoken(event: dict[str, Any]) -> bool:
@@ -749,12 +833,6 @@ def _place_of(body: Mapping[str, Any]) -> Place:
     return Place(body.get("channel_id") or channel.get("id") or "", body.get("user_id") or user.get("id") or "")
 
 
-def _is_farewell(event: Mapping[str, Any]) -> bool:
-    """The workspace has taken the app away, or the bot's token back."""
-    revoked = event["type"] == "tokens_revoked" and (event.get("tokens") or {}).get("bot")
-    return event["type"] == "app_uninstalled" or bool(revoked)
-
-
 def _unescape(text: str) -> str:
     return text.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
 
@@ -766,6 +844,8 @@ class SlackReply(Reply):
     """Answers in the thread of what was said. What only the asker may see goes through the response URL, which lives
     for 30 minutes, or as an ephemeral message."""
 
+    takes_uploads = False
+
     def __init__(self, workspace: Workspace, place: Place, name: str = "", url: str = "", trigger: str = "") -> None:
         self._workspace = workspace
         self._place = place
@@ -774,18 +854,24 @@ class SlackReply(Reply):
         self._origin = trigger or place.ts
         self._root = place.root
         self.thread = ""
+        self.shows_question = bool(place.ts) and not trigger
 
-    async def say(self, message: Message, *, private: bool = False, thread: str = "", replace: bool = False) -> None:
+    async def say(
+        self, message: Message, *, private: bool = False, thread: str | None = None, replace: bool = False
+    ) -> None:
         with _sending():
             if replace and self._url and await self._respond(message, replace_original=True):
                 return
             if (private or replace) and not self._place.is_dm:
                 await self._whisper(message)
+                if message.picture:
+                    await self._show(message)
                 return
+            if thread == "" and self.shows_question and not (self._place.thread or self._place.is_dm):
+                self._root = ""  # in the channel itself; people may go on in a thread below it
             try:
-                await self._begin(thread)
                 ts = await self._post(message)
-                self.thread = self._root or ts  # people may go on in a thread below it
+                self.thread = self._root or ts
             except SlackApiError as problem:
                 if _code(problem) not in FOREIGN or not self._url:
                     raise
@@ -799,12 +885,7 @@ class SlackReply(Reply):
                 if _code(problem) in FOREIGN and self._url:
                     raise Refused(INVITE_ME) from None
                 raise
-        return Posted(self._workspace, self._place.channel, self._root, ts)
-
-    async def _begin(self, thread: str) -> None:
-        """A command has no message that a thread could hang on: its question becomes one."""
-        if thread and not self._root and not self._place.is_dm:
-            self._root = await self._post(render.asked(thread, self._name))
+        return Posted(self._workspace, self._place.channel, self._root, ts, self._place.ts)
 
     async def _post(self, message: Message) -> str:
         tag = tag_of(self._place.channel, self._origin, message)
@@ -821,6 +902,19 @@ class SlackReply(Reply):
             channel=self._place.channel, user=self._place.user, thread_ts=thread, **dress(message)
         )
 
+    async def _show(self, message: Message) -> None:
+        """Slack shows no picture to one person alone, so it goes into the thread; nothing is lost without it."""
+        if self._root:
+            with contextlib.suppress(*TROUBLE):
+                await self._workspace.web.files_upload_v2(
+                    channel=self._place.channel,
+                    thread_ts=self._root,
+                    content=message.picture,
+                    filename=PICTURE,
+                    title=message.picture_text,
+                    alt_txt=message.picture_text,
+                )
+
     async def _respond(self, message: Message, *, replace_original: bool = False) -> bool:
         """To the asker alone; False when the URL is used up. Raises: Undelivered."""
         body = {"response_type": "ephemeral", "replace_original": replace_original, **dress(message)}
@@ -832,10 +926,8 @@ class SlackReply(Reply):
         return answer.status_code == 200
 
     @contextlib.asynccontextmanager
-    async def thinking(self, thread: str = "") -> AsyncIterator[None]:
-        """Slack takes the status away with the next message; after a failure there may be none."""
-        with contextlib.suppress(*TROUBLE):  # `say` tries again
-            await self._begin(thread)
+    async def thinking(self) -> AsyncIterator[None]:
+        """Slack takes the status away with the next message in the thread; after a failure there may be none."""
         status = asyncio.create_task(self._keep_status("is thinking …"))
         try:
             yield
@@ -861,19 +953,29 @@ class SlackReply(Reply):
                         channel_id=self._place.channel, thread_ts=thread, status=status
                     )
 
+    async def react(self, emoji: str) -> None:
+        with contextlib.suppress(*TROUBLE):
+            await self._workspace.web.reactions_add(
+                channel=self._place.channel, timestamp=self._place.ts, name=EMOJI[emoji]
+            )
+
     async def name_of(self, user: str) -> str:
         platform, _, rest = user.partition(":")
         return (await self._workspace.person(rest.rpartition(":")[2])).name if platform == "slack" else ""
 
 
 class Posted(Live):
-    """A message of the bot, known by channel, thread and time stamp."""
+    """A message of the bot, known by channel, thread and time stamp. `origin`: time stamp of what it answers. `again`:
+    an earlier process may have told the end."""
 
-    def __init__(self, workspace: Workspace, channel: str, thread: str, ts: str) -> None:
-        self.address = f"slack:{workspace.me.team}:{channel}:{thread}:{ts}"
+    def __init__(
+        self, workspace: Workspace, channel: str, thread: str, ts: str, origin: str = "", *, again: bool = False
+    ) -> None:
+        self.address = f"slack:{workspace.me.team}:{channel}:{thread}:{ts}:{origin}"
         self._workspace = workspace
         self._channel, self._thread, self._ts = channel, thread, ts
         self._editable = True
+        self._again = again
 
     async def edit(self, message: Message) -> None:
         if not self._editable or not self._workspace.edits.has_capacity():
@@ -886,10 +988,9 @@ class Posted(Live):
 
     async def finish(self, message: Message) -> None:
         with _sending():
-            if not (self._editable and self._age() < STALE_AFTER and await self._finish_here(message)):
+            stays = not message.notify and self._editable and self._age() < STALE_AFTER
+            if not (stays and await self._finish_here(message)):
                 await self._finish_anew(message)
-        if message.picture:
-            await self._show(message)
 
     async def _finish_here(self, message: Message) -> bool:
         """Twice is as good as once."""
@@ -902,31 +1003,17 @@ class Posted(Live):
         return True
 
     async def _finish_anew(self, message: Message) -> None:
-        """An earlier try, or an earlier process, may have done it already."""
-        tag = tag_of(self._channel, self._ts, replace(message, picture=b""))
-        self._workspace.may_have_posted(tag)
-        await self._workspace.post(self._channel, self._thread or self._below(), message, tag)
+        """An edit calls nobody: the end is a message of its own, and the progress goes."""
+        tag = tag_of(self._channel, self._ts, message)
+        if self._again:
+            self._workspace.may_have_posted(tag)
+        await self._workspace.post(self._channel, self._thread, message, tag)
         with contextlib.suppress(*TROUBLE):
-            await self._update(render.ended_below())
-
-    def _below(self) -> str:
-        return "" if self._channel.startswith("D") else self._ts
+            await self._workspace.web.chat_delete(channel=self._channel, ts=self._ts)
 
     async def _update(self, message: Message) -> None:
         await self._workspace.edits.acquire()
         await self._workspace.web.chat_update(channel=self._channel, ts=self._ts, **dress(message))
-
-    async def _show(self, message: Message) -> None:
-        """The picture is a message of its own; nothing is lost without it."""
-        with contextlib.suppress(*TROUBLE):
-            await self._workspace.web.files_upload_v2(
-                channel=self._channel,
-                thread_ts=self._thread or self._below() or None,
-                content=message.picture,
-                filename=PICTURE,
-                title=message.picture_text,
-                alt_txt=message.picture_text,
-            )
 
     def _age(self) -> float:
         return time.time() - float(self._ts)

@@ -9,6 +9,7 @@ from typing import Any
 from bot import render
 from bot.chat import Button, Field, Message, Style
 from bot.commands import COMMANDS, Command
+from bot.intents import understand
 
 # Slack's limits, in characters after escaping
 SECTION, COLUMN, LABEL, VALUE, FALLBACK = 3000, 2000, 75, 2000, 3000
@@ -16,7 +17,8 @@ TITLE, TEXT, FIELDS_TOGETHER, FOOTER = 300, 4000, 4000, 500  # ours: all blocks 
 
 BUTTON = "engram"  # action_id: engram:ACTION:NUMBER; block_id of a message's first block: engram:TAG
 SHORTCUT = "learn_document"  # callback_id of the message menu
-NAMES = {"status": "engram-status"}  # Slack keeps /status for itself, and refuses a manifest that has it
+COMMAND = "engram"  # /engram ask ...: the one command that clashes with no other app's
+NAMES = {"status": "engram-status", "settings": "engram-settings"}  # of the short ones; Slack keeps /status for itself
 DESCRIPTIONS = {"learn": "Show how to hand me a PDF"}  # Slack gives commands no files
 STYLES = {Style.PRIMARY: "primary", Style.DANGER: "danger"}
 
@@ -33,29 +35,38 @@ SCOPES = (
     "im:history",
     "mpim:history",
     "mpim:read",
+    "reactions:write",
     "users:read",
 )
 EVENTS = (
+    "app_home_opened",
     "app_mention",
     "app_uninstalled",
     "channel_deleted",
     "group_deleted",
+    "member_left_channel",
     "message.channels",
     "message.groups",
     "message.im",
     "message.mpim",
     "tokens_revoked",
 )
+PROMPTS = [
+    {"title": "What can you do?", "message": "help"},
+    {"title": "What do you know here?", "message": "docs"},
+]
+EMOJI = {"❤️": "heart", "👍": "+1", "👋": "wave"}
 
 
 # The manifest --------------------------------------------------------------------------------------------------------
 
 
-def manifest(url: str = "") -> dict[str, Any]:
+def manifest(url: str = "", *, short_commands: bool = False) -> dict[str, Any]:
     """What to paste when the app is created on api.slack.com.
 
     Args:
         url: where Slack reaches the bot, for HTTP mode; Socket Mode needs none.
+        short_commands: /ask, /docs, ... beside /engram ask, /engram docs, ...; other apps may have the same.
     """
     request = {"request_url": url} if url else {}
     redirect = {"redirect_urls": [url.removesuffix("/events") + "/oauth_redirect"]} if url else {}
@@ -75,12 +86,17 @@ def manifest(url: str = "") -> dict[str, Any]:
             "bot_user": {"display_name": "Engram", "always_online": True},
             "agent_view": {
                 "agent_description": "Send me a PDF and I learn it into my weights; then ask me about it.",
-                "suggested_prompts": [
-                    {"title": "What can you do?", "message": "help"},
-                    {"title": "What do you know here?", "message": "docs"},
-                ],
+                "suggested_prompts": PROMPTS,
             },
-            "slash_commands": [_slash(command, url) for command in commands()],
+            "slash_commands": [
+                {
+                    "command": f"/{COMMAND}",
+                    "description": "Ask me, or tell me what to do",
+                    "usage_hint": "Who built it? | ask --private ... | docs | forget | help",
+                    **({"url": url} if url else {}),
+                },
+                *(_slash(COMMANDS[name], short, url) for name, short in short_names().items() if short_commands),
+            ],
             "shortcuts": [
                 {
                     "name": "Learn this document",
@@ -101,26 +117,38 @@ def manifest(url: str = "") -> dict[str, Any]:
     }
 
 
-def _slash(command: Command, url: str) -> dict[str, Any]:
+def _slash(command: Command, name: str, url: str) -> dict[str, Any]:
     hint = " ".join(
         [f"[--{option.name}]" for option in command.options[1:]] + [f"[{o.name}]" for o in command.options[:1]]
     )
     usage = {"usage_hint": hint} if command.options and command.name != "learn" else {}
     request = {"url": url} if url else {}
-    return {"command": f"/{command.name}", "description": command.description, **usage, **request}
+    description = DESCRIPTIONS.get(command.name, command.description)
+    return {"command": f"/{name}", "description": description, **usage, **request}
 
 
 def commands() -> list[Command]:
-    """As they are called here."""
+    """As /help shows them here."""
     return [
-        replace(row, name=NAMES.get(name, name), description=DESCRIPTIONS.get(name, row.description))
+        replace(row, name=f"{COMMAND} {name}", description=DESCRIPTIONS.get(name, row.description))
         for name, row in COMMANDS.items()
     ]
 
 
-def command_of(name: str) -> str:
-    """What a command of Slack's is called in the table."""
-    return next((ours for ours, theirs in NAMES.items() if theirs == name), name)
+def short_names() -> dict[str, str]:
+    """Command -> the short one, for workspaces where no other app has it."""
+    return {name: NAMES.get(name, name) for name in COMMANDS}
+
+
+def command_of(slash: str, text: str) -> tuple[str, str]:
+    """A slash command and what was written after it -> the command in the table, and what follows that."""
+    if slash != COMMAND:
+        return next((name for name, short in short_names().items() if short == slash), slash), text
+    first, _, rest = text.strip().partition(" ")
+    if first.lower() in COMMANDS:
+        return first.lower(), rest.strip()
+    wanted = understand(text).name
+    return (wanted, text) if wanted == "ask" else (wanted if wanted in COMMANDS else "help", "")
 
 
 # Messages ------------------------------------------------------------------------------------------------------------
@@ -129,16 +157,23 @@ def command_of(name: str) -> str:
 def dress(message: Message) -> dict[str, Any]:
     """A message as `text` (for notifications and screen readers) and `blocks`, within Slack's limits."""
     blocks: list[dict[str, Any]] = []
+    if message.asked:
+        blocks.append(_context(message.asked))
     if message.title:
-        blocks.append(_section(f"*{clip(' '.join(message.title.split()), TITLE)}*"))
+        call = f"<@{message.notify.rpartition(':')[2]}> " if message.notify else ""
+        blocks.append(_section(f"{call}*{clip(' '.join(message.title.split()), TITLE)}*"))
     if message.text:
         blocks += [_section(part) for part in split(message.text, TEXT)]
     blocks += _fields(message.fields)
     if message.footer:
-        blocks.append({"type": "context", "elements": [_mrkdwn(clip(message.footer, FOOTER))]})
+        blocks.append(_context(message.footer))
     if message.buttons:
         blocks.append({"type": "actions", "elements": [_button(*pair) for pair in enumerate(message.buttons)]})
     return {"text": clip(_summary(message), FALLBACK), "blocks": blocks}
+
+
+def _context(text: str) -> dict[str, Any]:
+    return {"type": "context", "elements": [_mrkdwn(clip(text, FOOTER))]}
 
 
 def _fields(fields: Sequence[Field]) -> list[dict[str, Any]]:
@@ -181,7 +216,7 @@ def _button(number: int, button: Button) -> dict[str, Any]:
     dressed = {
         "type": "button",
         "action_id": f"{BUTTON}:{button.action}:{number}",
-        "text": {"type": "plain_text", "text": label[:LABEL], "emoji": False},
+        "text": {"type": "plain_text", "text": label[:LABEL], "emoji": True},
     }
     dressed |= {"value": button.value[:VALUE]} if button.value else {}
     return dressed | ({"style": STYLES[button.style]} if button.style in STYLES else {})

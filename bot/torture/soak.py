@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import re
 import signal
 import statistics
 import time
@@ -180,7 +181,9 @@ async def ask(load: Load) -> None:
     load.answered += 1
     others = {one.paper.secret for one in load.uploads.values() if one.channel != channel}
     load.wrong += [f"{channel} was told {secret}" for secret in others if secret in text]
-    if "by weights alone" not in text and "know nothing" not in text.lower() and "untaught" not in text:
+    if not re.search(
+        "without the document|find that in|seem to be about|know any documents|still learning", text, re.I
+    ):
         load.failed.append(f"{channel}: {text}")
     if home and not about.removed:
         load.sure.add(number)

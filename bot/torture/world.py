@@ -202,18 +202,26 @@ def shown(message: Message) -> dict[str, Any]:
 class PipeReply(Reply):
     """What is said goes out with the number of the order."""
 
+    shows_question = True
+    takes_uploads = False
+
     def __init__(self, number: int, thread: str) -> None:
         self._number = number
         self.thread = thread
 
-    async def say(self, message: Message, *, private: bool = False, thread: str = "", replace: bool = False) -> None:
+    async def say(
+        self, message: Message, *, private: bool = False, thread: str | None = None, replace: bool = False
+    ) -> None:
         emit("say", number=self._number, **shown(message))
 
     async def post(self, message: Message) -> Live:
         emit("post", number=self._number, **shown(message))
         return PipeLive(f"pipe:{self._number}")
 
-    def thinking(self, thread: str = "") -> contextlib.AbstractAsyncContextManager[None]:
+    async def react(self, emoji: str) -> None:
+        emit("say", number=self._number, **shown(Message(text=emoji)))
+
+    def thinking(self) -> contextlib.AbstractAsyncContextManager[None]:
         return contextlib.nullcontext()
 
     async def name_of(self, user: str) -> str:

@@ -34,10 +34,15 @@ class FakeReply:
     replaced: list[Message] = field(default_factory=list)
     threads: list[str] = field(default_factory=list)
     thread: str = ""  # that the answers stand in
+    reactions: list[str] = field(default_factory=list)
+    shows_question: bool = True
+    takes_uploads: bool = False
     lives: list[FakeLive] = field(default_factory=list)
     troubles: list[Exception] = field(default_factory=list)  # of the next tries to say something
 
-    async def say(self, message: Message, *, private: bool = False, thread: str = "", replace: bool = False) -> None:
+    async def say(
+        self, message: Message, *, private: bool = False, thread: str | None = None, replace: bool = False
+    ) -> None:
         if self.troubles:
             raise self.troubles.pop(0)
         self.said.append(message)
@@ -52,8 +57,11 @@ class FakeReply:
         self.lives.append(FakeLive(f"fake:{len(self.lives)}", [message]))
         return self.lives[-1]
 
+    async def react(self, emoji: str) -> None:
+        self.reactions.append(emoji)
+
     @asynccontextmanager
-    async def thinking(self, thread: str = "") -> AsyncIterator[None]:
+    async def thinking(self) -> AsyncIterator[None]:
         yield
 
     async def name_of(self, user: str) -> str:

@@ -299,7 +299,7 @@ class FakeDiscord:
         if method == "GET" and (said := self.heard.get(path.rpartition("/messages/")[2])):
             return answer(said)
         if path.endswith("/callback"):
-            return answer({"interaction": {"id": "1", "type": 2, "response_message_loading": True}})
+            return answer(self._called_back(call))
         if path.endswith("/typing"):
             return web.Response(status=204)
         if path.endswith("/threads"):
@@ -308,11 +308,24 @@ class FakeDiscord:
             )
         if method == "POST" and (path.startswith("webhooks/") or path.endswith("/messages")):
             return answer(self._posted(call))
+        if method == "DELETE":
+            self.messages.pop(path.rsplit("/", 1)[1], None)
+            return web.Response(status=204)
         if method == "PATCH":
             number = path.rsplit("/", 1)[1]
             self.messages[number] = self._message(number, call.body)
             return answer(self.messages[number])
         return answer({"message": f"no {method} {path} here", "code": 0}, status=404)
+
+    def _called_back(self, call: Call) -> dict[str, Any]:
+        """A deferral, or at once the message."""
+        told = {"id": "1", "type": 2, "response_message_loading": call.body["type"] == 5}
+        if call.body["type"] != 4:
+            return {"interaction": told}
+        number = self.id()
+        self.messages[number] = self._message(number, call.body["data"])
+        resource = {"type": 4, "message": self.messages[number]}
+        return {"interaction": told | {"response_message_id": number}, "resource": resource}
 
     def _posted(self, call: Call) -> dict[str, Any]:
         nonce = (call.body or {}).get("nonce") or self.id()

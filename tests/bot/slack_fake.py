@@ -145,6 +145,19 @@ class FakeSlack:
             await self.event(mention)
         return message
 
+    async def remove(self, message: dict[str, Any]) -> None:
+        """Somebody deletes a message."""
+        self.delete(message)
+        gone = {"subtype": "message_deleted", "deleted_ts": message["ts"], "previous_message": message, "hidden": True}
+        await self.event({"type": "message", "channel": message["channel"], "ts": self.ts(), **gone})
+
+    async def change(self, message: dict[str, Any], text: str) -> None:
+        """Somebody edits a message."""
+        before = dict(message)
+        message.update(text=text, edited={"user": message["user"], "ts": self.ts()})
+        changed = {"subtype": "message_changed", "message": dict(message), "previous_message": before, "hidden": True}
+        await self.event({"type": "message", "channel": message["channel"], "ts": self.ts(), **changed})
+
     async def event(self, event: dict[str, Any], event_id: str = "", retry: int = 0) -> None:
         payload = {
             "token": "t",
@@ -330,6 +343,17 @@ class FakeSlack:
         message = self.message(body["ts"], body["channel"]) or refuse("message_not_found")
         message.update({"blocks": [], **body, "edits": message.get("edits", 0) + 1})
         return {"channel": body["channel"], "ts": body["ts"]}
+
+    async def _chat_delete(self, body: dict[str, Any]) -> None:
+        self.delete(self.message(body["ts"], body["channel"]) or refuse("message_not_found"))
+
+    async def _reactions_add(self, body: dict[str, Any]) -> None:
+        message = self.message(body["timestamp"], body["channel"]) or refuse("message_not_found")
+        message.setdefault("reactions", []).append(body["name"])
+
+    async def _assistant_threads_setSuggestedPrompts(self, body: dict[str, Any]) -> None:
+        if not body.get("prompts"):
+            raise Refusal("invalid_arguments")
 
     async def _chat_postEphemeral(self, body: dict[str, Any]) -> dict[str, Any]:
         self._check(body)

@@ -5,13 +5,11 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from structlog.contextvars import get_contextvars
 
 from bot import render
-from bot.chat import Attachment, Unreachable
-from bot.commands import ACTIONS, COMMANDS, FETCHES, Bot, Permission, edit_interval, insist, understand
+from bot.chat import Attachment, Style, Unfinished, Unreachable
+from bot.commands import ACTIONS, COMMANDS, FETCHES, Bot, Permission, edit_interval, insist
 from bot.quotas import QuotaConfig
 from core.errors import EngramError, StorageFailed
 from core.service import Service
@@ -49,7 +47,10 @@ async def teach(bot: Bot, *files: Attachment, **changes: object) -> FakeReply:
 
 async def settled(bot: Bot) -> None:
     async with asyncio.timeout(20):
-        await asyncio.gather(*bot._tasks)
+        while bot._tasks:
+            done, _ = await asyncio.wait(bot._tasks)
+            for task in done:
+                assert task.cancelled() or task.exception() is None
 
 
 async def run(bot: Bot, name: str, **changes: object) -> FakeReply:
@@ -76,9 +77,8 @@ async def press(bot: Bot, action: str, value: str = "", **changes: object) -> Fa
 
 async def test_a_pdf_is_learned_and_its_end_is_told(bot):
     (live,) = (await teach(bot)).lives
-    assert live.shown[0].title == "Got handbook.pdf"
-    assert live.ended[0].title == "I know handbook.pdf now"
-    assert live.ended[0].picture.startswith(b"\x89PNG")
+    assert live.shown[0].title == "Learning handbook.pdf"
+    assert live.ended[0].title == "I know handbook.pdf now" and live.ended[0].notify == "fake:ada"
     assert await bot.service.pending_deliveries() == []
 
 
@@ -260,32 +260,181 @@ async def test_insisting_ends_with_the_last_trouble():
 # Asking
 
 
-async def test_the_learned_answer_stands_beside_the_base_answer_in_a_thread(taught):
-    reply = await ask(taught)
-    learned, base = reply.said[0].fields
-    assert "Ada Quill" in learned.text and base.text == "I do not know."
-    assert reply.threads == ["Who is the warden?"]
+async def test_the_answer_comes_first_and_the_base_answer_on_a_small_line(taught):
+    (message,) = (await ask(taught)).said
+    assert message.title == "The warden is Ada Quill"
+    assert message.footer == "likely · handbook.pdf, p. 1\nWithout the document: I do not know."
+    assert [button.label for button in message.buttons] == ["👍", "👎", "Details"]
+    assert "Who is the warden?" not in str(message) and "%" not in str(message)
+
+
+async def test_all_that_is_known_of_an_answer_stands_behind_details(taught):
+    (message,) = (await ask(taught)).said
+    (details,) = (await press(taught, "details", message.buttons[-1].value, **BOB)).private
+    assert "confidence 90%" in str(details) and "0 document tokens in the prompt" in details.footer
+    await run(taught, "forget", arguments={"document": "handbook.pdf"})
+    assert "not stored any more" in (await press(taught, "details", message.buttons[-1].value)).text
+
+
+async def test_how_learning_went_stands_behind_details(taught):
+    (document,) = await taught.service.documents("fake:1")
+    (details,) = (await press(taught, "learning", document.id)).private
+    assert details.picture.startswith(b"\x89PNG") and "loss" in str(details.fields)
+
+
+async def test_an_answer_that_no_page_supports_is_never_likely(taught):
+    (message,) = (await ask(taught, "What burns brightly on the moon?")).said
+    assert "likely" not in message.footer
+
+
+async def test_a_channel_shows_as_much_of_the_base_answer_as_it_wants(taught):
+    shown = {}
+    for value in ("full", "line", "off"):
+        await press(taught, "set", f"compare={value}", **MANAGER)
+        (message,) = (await ask(taught)).said
+        shown[value] = (len(message.fields), "Without the document" in message.footer)
+    assert shown == {"full": (1, False), "line": (0, True), "off": (0, False)}
+    assert "manage this channel" in (await press(taught, "set", "compare=off")).text
+    assert "no longer works" in (await press(taught, "set", "compare=loud", **MANAGER)).text
+
+
+@pytest.mark.parametrize(
+    ("threads", "asked_in", "opens"),
+    [("always", "", True), ("never", "7", False), ("follow-ups", "", False), ("follow-ups", "7", True)],
+)
+async def test_a_channel_chooses_when_an_answer_opens_a_thread(taught, threads, asked_in, opens):
+    await press(taught, "set", f"threads={threads}", **MANAGER)
+    assert bool((await ask(taught, thread=asked_in)).threads) == opens
+
+
+async def test_the_settings_show_what_is_chosen(bot):
+    (message,) = (await run(bot, "settings", **MANAGER)).private
+    chosen = [button.value for button in message.buttons if button.style is Style.PRIMARY]
+    assert chosen == ["compare=line", "threads=follow-ups"]
+    assert "manage this channel" in (await run(bot, "settings")).text
+
+
+# Small talk, and nothing known
+
+
+async def test_small_talk_asks_no_model_and_takes_no_quota(open_service):
+    engine = FakeEngine()
+    async with open_service(engine) as service, Bot(service, quotas=QuotaConfig(user_questions_per_minute=1)) as bot:
+        await teach(bot)
+        engine.batches.clear()
+        for text in ("hello", "", "who are you?", "tell me a joke", "that's wrong", "how are you?", "good morning all"):
+            assert len((await ask(bot, text)).said) == 1
+        for text in ("thanks!", "👍", "lol", "ok cool", "bye"):
+            reply = await ask(bot, text)
+            assert len(reply.reactions) == 1 and not reply.said
+        assert not engine.batches
+        assert "Ada Quill" in (await ask(bot)).text
+
+
+async def test_words_that_are_no_question_get_a_good_answer_or_none(taught):
+    assert "Ada Quill" in (await ask(taught, "the warden please")).said[0].title
+    for text in ("top of the morning to all of you", "I bought new shoes"):
+        assert (await ask(taught, text)).said[0].text == "I did not get that. Ask me about handbook.pdf."
+
+
+async def test_a_greeting_says_what_one_can_ask_about(bot):
+    assert "Attach a PDF" in (await ask(bot, "hi")).text and "Send me a PDF" in (await ask(bot, "hi", is_dm=True)).text
+    await teach(bot)
+    assert "Ask me about handbook.pdf." in (await ask(bot, "hi")).text
+
+
+@pytest.mark.parametrize("text", ["Me neither.", "lol", "hello", "I think so", "this one", "stop it", ""])
+async def test_what_people_say_to_each_other_in_its_thread_is_left_alone(taught, text):
+    reply = await ask(taught, text, is_addressed=False)
+    assert not reply.said and not reply.reactions and not reply.lives
+
+
+@pytest.mark.parametrize("text", ["Who is the warden?", "tell me about the ferry", "when does it leave"])
+async def test_a_question_in_its_thread_needs_no_mention(taught, text):
+    assert len((await ask(taught, text, is_addressed=False)).said) == 1
+
+
+async def test_a_channel_without_documents_says_so_and_asks_no_model(open_service):
+    engine = FakeEngine()
+    async with open_service(engine) as service, Bot(service) as bot:
+        (message,) = (await ask(bot, "Who is the warden?")).said
+        assert message.text.startswith("I don't know any documents here yet.") and not engine.batches
+
+
+async def test_a_question_that_comes_while_the_document_is_learned_is_answered_afterwards(open_service):
+    async with open_service(FakeEngine(step_seconds=0.05)) as service, Bot(service) as bot:
+        await bot.hear(request("", attachment(PDF)), FakeReply())
+        first, second = (await ask(bot, "Who is the warden?", **BOB)).said
+        assert "still learning handbook.pdf" in first.text and "Ada Quill" in second.title
+
+
+async def test_a_question_beside_a_pdf_is_answered_when_it_is_known(bot):
+    reply = FakeReply()
+    await bot.hear(request("who is the warden?", attachment(PDF)), reply)
+    assert "Ada Quill" in reply.said[-1].title
+
+
+async def test_a_question_beside_another_file_is_answered(taught):
+    reply = FakeReply()
+    await taught.hear(request("Who is the warden?", attachment(b"JPEG", "cat.jpg", "image/jpeg")), reply)
+    assert "Ada Quill" in reply.text
+
+
+async def test_a_picture_between_people_is_left_alone(taught):
+    reply = FakeReply()
+    await taught.hear(request("", attachment(b"JPEG", "cat.jpg", "image/jpeg"), is_addressed=False), reply)
+    assert not reply.said
+
+
+async def test_a_question_that_waits_for_a_document_is_left_to_the_next_process(open_service):
+    async with open_service(FakeEngine(step_seconds=0.2)) as service, Bot(service) as bot:
+        await bot.hear(request("", attachment(PDF)), FakeReply())
+        waiting = asyncio.create_task(ask(bot, "Who is the warden?"))
+        await asyncio.sleep(0.1)
+    with pytest.raises(Unfinished):
+        await waiting
+
+
+async def test_a_document_that_is_named_in_the_question_is_asked(taught):
+    await teach(taught, attachment(OTHER_PDF, "bakery.pdf"))
+    for text in ("Who is the warden in bakery.pdf?", "bakery: who is the warden?"):
+        assert "bakery.pdf" in (await ask(taught, text)).text
+    assert "no document called cellar.pdf" in (await ask(taught, "Who is it in cellar.pdf?")).text
+
+
+async def test_the_first_answer_says_when_a_follow_up_can_not_be_heard(open_service):
+    async with open_service() as service, Bot(service, hears_follow_ups=False) as bot:
+        await teach(bot)
+        assert ["mention me again" in (await ask(bot)).text for _ in range(2)] == [True, False]
+        assert "mention me again" in (await run(bot, "help")).text
 
 
 async def test_another_channel_knows_nothing_of_it(taught):
     reply = await ask(taught, channel="fake:2")
-    assert "Ada Quill" not in reply.text and "learned nothing here yet" in reply.text
+    assert "Ada Quill" not in reply.text and "don't know any documents" in reply.text
 
 
 async def test_one_document_can_be_asked(taught):
     await teach(taught, attachment(OTHER_PDF, "bakery.pdf"))
     arguments = {"question": "Who is the warden?", "document": "bakery.pdf"}
-    assert "From bakery.pdf" in (await run(taught, "ask", arguments=arguments)).said[0].footer
+    assert "bakery.pdf" in (await run(taught, "ask", arguments=arguments)).text
 
 
-async def test_a_private_answer_is_shared_only_by_the_one_who_asked(taught):
+async def test_a_private_answer_is_shared_once_by_the_one_who_asked(taught):
     private = await run(taught, "ask", arguments={"question": "Who is the warden?", "private": True})
     (message,) = private.private
     share = message.buttons[-1]
     assert "ask again" in (await press(taught, "share", share.value, **BOB)).text
     shared = await press(taught, "share", share.value)
-    assert "Ada Quill" in shared.text and "shared by Ada" in shared.said[0].footer
+    assert "Ada Quill" in shared.text and shared.said[0].asked == "Ada asked: Who is the warden?"
     assert "share" not in [button.action for button in shared.said[0].buttons]
+    assert "already" in (await press(taught, "share", share.value)).text
+
+
+async def test_what_was_forgotten_is_not_shared(taught):
+    (message,) = (await run(taught, "ask", arguments={"question": "Who is the warden?", "private": True})).private
+    await run(taught, "forget", arguments={"document": "handbook.pdf"})
+    assert "ask again" in (await press(taught, "share", message.buttons[-1].value)).text
 
 
 async def test_an_erased_answer_is_not_shared_nor_one_from_another_channel(taught):
@@ -338,26 +487,27 @@ async def test_an_answer_is_given_also_when_its_thread_cannot_be_stored(taught, 
 
 async def test_too_many_questions_have_to_wait(open_service):
     async with open_service() as service, Bot(service, quotas=QuotaConfig(user_questions_per_minute=1)) as bot:
+        await teach(bot)
         await ask(bot)
         assert "try again in" in (await ask(bot)).text
         assert "try again in" not in (await ask(bot, **BOB)).text
 
 
 async def test_feedback_is_stored(taught, monkeypatch):
-    helpful, wrong = (await ask(taught)).said[0].buttons
-    assert "noted" in (await press(taught, helpful.action, helpful.value, **BOB)).text
+    helpful, wrong, _ = (await ask(taught)).said[0].buttons
+    assert "Thank you!" in (await press(taught, helpful.action, helpful.value, **BOB)).text
     assert "wrong" in (await press(taught, wrong.action, wrong.value)).text
 
 
 async def test_an_example_question_is_asked_by_its_button(open_service):
-    async with open_service(FakeEngine(questions=("Who is the warden?", "x" * 200))) as service, Bot(service) as bot:
+    questions = ("Who is the club founded by?", "What does the moon burn?", "Who is the warden?")
+    async with open_service(FakeEngine(questions=questions)) as service, Bot(service) as bot:
         (live,) = (await teach(bot)).lives
-        first, second = live.ended[0].buttons
-        assert first.label == "Who is the warden?" and second.label.endswith("x…")
-        assert "Ada Quill" in (await press(bot, first.action, first.value)).text
-        assert "x" * 200 in (await press(bot, second.action, second.value)).text
+        example, _ = live.ended[0].buttons
+        assert example.label == "Who is the warden?"
+        assert "Ada Quill" in (await press(bot, example.action, example.value)).text
         await run(bot, "forget", arguments={"document": "handbook.pdf"})
-        assert "no longer know" in (await press(bot, first.action, first.value)).text
+        assert "no longer know" in (await press(bot, example.action, example.value)).text
 
 
 # Managing
@@ -369,16 +519,49 @@ async def test_documents_are_listed_with_who_brought_them(taught):
 
 
 async def test_ones_own_document_can_be_forgotten(taught):
-    assert "forgotten" in (await run(taught, "forget", arguments={"document": "hand"})).text
+    assert "forgotten" in (await run(taught, "forget", arguments={"document": "handbook.pdf"})).text
     assert await taught.service.documents("fake:1") == []
+
+
+@pytest.mark.parametrize("text", ["forget h", "/forget hand", "please delete the handbook", "forget me"])
+async def test_forget_never_guesses(taught, text):
+    await ask(taught, text)
+    assert len(await taught.service.documents("fake:1")) == 1
+
+
+async def test_a_part_of_a_name_is_asked_about(taught):
+    (message,) = (await run(taught, "forget", arguments={"document": "hand"})).private
+    assert message.title == "Forget handbook.pdf?"
+    assert "manages this channel" in (await run(taught, "forget", arguments={"document": "hand"}, **BOB)).text
+    assert "handbook.pdf is forgotten" in (await press(taught, "forget", message.buttons[0].value)).text
 
 
 async def test_without_a_name_buttons_show_what_can_be_forgotten(taught):
     assert "nothing here that you may" in (await run(taught, "forget", **BOB)).text
     (message,) = (await run(taught, "forget")).private
-    (button,) = message.buttons
+    button, keep = message.buttons
     assert "manages this channel" in (await press(taught, button.action, button.value, **BOB)).text
+    assert "Kept" in (await press(taught, keep.action)).text
     assert "handbook.pdf is forgotten" in (await press(taught, button.action, button.value)).text
+
+
+async def test_a_file_that_is_named_like_anothers_id_blocks_nothing(taught):
+    (document,) = await taught.service.documents("fake:1")
+    await teach(taught, attachment(OTHER_PDF, document.id, "application/pdf"))
+    (message,) = (await run(taught, "forget", arguments={"document": document.id})).private
+    assert {button.value for button in message.buttons[:2]} == {d.id for d in await taught.service.documents("fake:1")}
+    await press(taught, "forget", document.id)
+    assert [d.name for d in await taught.service.documents("fake:1")] == [document.id]
+
+
+async def test_a_new_version_offers_to_forget_the_older_one(taught):
+    (older,) = await taught.service.documents("fake:1")
+    (live,) = (await teach(taught, attachment(OTHER_PDF))).lives
+    assert ("forget", older.id) in [(button.action, button.value) for button in live.ended[0].buttons]
+    assert (
+        "Tom Reed"
+        in (await run(taught, "ask", arguments={"question": "Who is the baker?", "document": "handbook"})).text
+    )
 
 
 async def test_anothers_document_only_by_a_manager(taught):
@@ -392,9 +575,10 @@ async def test_an_unknown_document_is_named(taught):
     assert "called nothing.pdf" in (await run(taught, "forget", arguments={"document": "nothing.pdf"})).text
 
 
-async def test_two_documents_of_one_name_need_the_id(taught):
+async def test_two_documents_of_one_name_are_told_apart_by_buttons(taught):
     await teach(taught, attachment(OTHER_PDF))
-    assert "2 documents" in (await run(taught, "forget", arguments={"document": "handbook.pdf"})).text
+    (message,) = (await run(taught, "forget", arguments={"document": "handbook.pdf"})).private
+    assert [button.action for button in message.buttons] == ["forget", "forget", "keep"]
 
 
 async def test_reset_asks_first_and_only_managers(taught):
@@ -406,7 +590,7 @@ async def test_reset_asks_first_and_only_managers(taught):
 
 async def test_the_reset_button_checks_the_right_again(taught):
     assert "manage this channel" in (await press(taught, "reset")).text
-    assert "Forgot 1 document" in (await press(taught, "reset", **MANAGER)).replaced[0].title
+    assert "Forgot 1 document" in (await press(taught, "reset", **MANAGER)).replaced[0].text
     assert await taught.service.documents("fake:1") == []
 
 
@@ -429,7 +613,7 @@ async def test_a_job_is_cancelled_by_its_owner_or_a_manager(open_service):
         assert "manages this channel" in (await press(bot, "cancel", job.id, **BOB)).text
         assert "Stopping" in (await press(bot, "cancel", job.id)).text
         await settled(bot)
-        assert reply.lives[0].ended[0].title == "Cancelled: handbook.pdf"
+        assert reply.lives[0].ended[0].text == "Stopped. Nothing of handbook.pdf was kept."
         assert "already over" in (await press(bot, "cancel", job.id)).text
 
 
@@ -463,28 +647,6 @@ async def test_nothing_can_be_pressed_that_is_not_in_the_table(bot):
     assert all(row.permission is Permission.MANAGER for name, row in ACTIONS.items() if name == "reset")
 
 
-@pytest.mark.parametrize(
-    ("text", "name", "arguments"),
-    [
-        ("", "help", {}),
-        ("docs", "docs", {}),
-        ("/Docs", "docs", {}),
-        ("forget a b.pdf", "forget", {"document": "a b.pdf"}),
-        ("ask who?", "ask", {"question": "who?"}),
-        ("reset the clock how?", "ask", {"question": "reset the clock how?"}),
-        ("help me with page 3", "ask", {"question": "help me with page 3"}),
-    ],
-)
-def test_text_is_understood(text, name, arguments):
-    assert understand(request(text)) == (name, arguments)
-
-
-@given(st.text())
-def test_any_text_is_understood_as_some_command(text):
-    name, arguments = understand(request(text))
-    assert name in COMMANDS and set(arguments) <= {option.name for option in COMMANDS[name].options}
-
-
 async def test_the_log_knows_server_and_channel(bot):
     class Noting(FakeReply):
         async def say(self, *_: object, **__: object) -> None:
@@ -496,6 +658,7 @@ async def test_the_log_knows_server_and_channel(bot):
 
 
 async def test_foreign_errors_are_not_shown(bot):
+    await teach(bot)
     reply = await ask(bot, "explode")
     assert "Something went wrong" in reply.text and "/secret" not in reply.text
 
@@ -527,4 +690,4 @@ async def test_a_hundred_questions_at_once_get_their_own_channels_answers(open_s
         replies = await asyncio.gather(*(ask(bot, "What is the code of this channel?", **place) for place in places))
     for channel, reply in zip(asked, replies, strict=True):
         (message,) = reply.said
-        assert message.fields[0].text == f"The code of this channel is number{channel}"
+        assert message.title == f"The code of this channel is number{channel}"

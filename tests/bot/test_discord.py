@@ -11,12 +11,13 @@ import discord
 import pytest
 import simcord
 import yarl
+from simcord.builders import ChannelHandle
 
 from bot.commands import Bot
 from bot.platforms.discord import STALE_AFTER, Client
 from core.pdf import read_pdf
 from core.service import Service
-from core.types import Completion
+from core.types import Completion, Job, Progress
 from tests.conftest import SMALL, Open
 from tests.fakes import FakeEngine, HeldEngine, make_pdf, plain_pdf, read_plain
 
@@ -42,6 +43,9 @@ class DeclaredBot(Bot):
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         return super().spawn(self.env.external_wait(work, reason="the runner"))
+
+    async def end_of(self, job: Job) -> Progress | None:
+        return await self.env.external_wait(super().end_of(job), reason="the runner")
 
 
 class World:
@@ -97,6 +101,11 @@ class World:
         asked = await self.bob.send(channel or self.channel, f"{self.me} {text}")
         return self.said(channel or self.thread(asked.id) or self.channel)
 
+    async def choose(self, **settings: str) -> None:
+        """How the channel wants to be answered."""
+        for name, value in settings.items():
+            await self.service.change_setting(self.key, name, value)
+
     def text_of(self, number: int) -> str:
         return next(shown(message) for message in self.channel.history() if message.id == number)
 
@@ -125,7 +134,8 @@ class World:
 
 
 def make_client(service: Service, *, message_content: bool = True) -> Client:
-    return Client(DeclaredBot(service, limits=SMALL), message_content=message_content)
+    bot = DeclaredBot(service, limits=SMALL, hears_follow_ups=message_content)
+    return Client(bot, message_content=message_content)
 
 
 def shown(message: discord.Message) -> str:
@@ -191,33 +201,56 @@ def world(env: simcord.Env, service: Service, engine: HeldEngine) -> World:
 async def test_a_pdf_with_a_mention_is_learned_and_its_end_told(world):
     await world.teach()
     end = world.channel.last_message
-    assert "I know handbook.pdf now" in shown(end)
-    assert [file.filename for file in end.attachments] == ["loss.png"]
+    assert "I know handbook.pdf now" in shown(end) and world.ada.mention in end.content
+    assert [person.id for person in end.mentions] == [world.ada.id]
+    assert sum(message.author == world.env.bot.user for message in world.channel.history()) == 1
     assert (await world.service.documents(world.key))[0].name == "handbook.pdf"
+
+
+async def test_how_learning_went_is_shown_to_whoever_wants_to_know(world):
+    await world.teach()
+    result = await world.bob.click(world.channel.last_message, label="Details")
+    (details,) = result.followups
+    assert details.ephemeral and [file.filename for file in details.message.attachments] == ["loss.png"]
 
 
 async def test_progress_is_shown_in_one_message_with_a_cancel_button(world):
     world.engine.go.clear()
     await world.ada.send(world.channel, world.me, attachments=[HANDBOOK])
     progress = await world.learning()
-    assert "loss 4.00" in shown(progress) and "█" in shown(progress) and labels(progress) == ["Cancel"]
+    assert "Learning it" in shown(progress) and "█" in shown(progress) and labels(progress) == ["Cancel"]
     world.engine.go.set()
     await world.told()
-    assert world.channel.last_message.id == progress.id
+    assert not [message for message in world.channel.history() if message.id == progress.id]
 
 
 async def test_the_command_learns(world):
     result = await world.ada.slash(world.channel, "learn", file=HANDBOOK)
     await world.told()
-    assert "I know handbook.pdf now" in shown(result.response.message) and not result.ephemeral
+    assert "I know handbook.pdf now" in world.said() and not result.ephemeral
 
 
 async def test_the_message_menu_learns_what_somebody_else_posted(world):
     posted = await world.bob.send(world.channel, "our handbook", attachments=[HANDBOOK, BAKERY])
-    result = await world.ada.context_menu(world.channel, "Learn this document", posted)
+    await world.ada.context_menu(world.channel, "Learn this document", posted)
     await world.told()
-    assert "I know handbook.pdf now" in shown(result.response.message)
-    assert "I know bakery.pdf now" in shown(result.followups[0].message)
+    ends = [message for message in world.channel.history() if "I know" in shown(message)]
+    assert {message.reference.message_id for message in ends} == {posted.id} and len(ends) == 2
+
+
+async def test_the_message_menu_refuses_privately(world):
+    posted = await world.bob.send(world.channel, "hello")
+    result = await world.ada.context_menu(world.channel, "Learn this document", posted)
+    assert result.response.ephemeral and "no file" in shown(result.response.message)
+
+
+async def test_the_form_for_files_learns(world):
+    asked = await world.bob.send(world.channel, f"{world.me} {WARDEN}")
+    offer = next(message for message in world.channel.history() if message.id > asked.id)
+    form = await world.bob.click(offer, label="Hand me a PDF")
+    await world.bob.submit_modal(form, {"files": [HANDBOOK]})
+    await world.told()
+    assert "I know handbook.pdf now" in world.said()
 
 
 async def test_a_reply_to_a_posted_pdf_learns_it(world):
@@ -262,7 +295,7 @@ async def test_direct_messages_are_a_channel_of_their_own(world, env):
     await world.told()
     await world.ada.send_dm(WARDEN)
     assert "Ada Quill" in world.said(dm)
-    assert "learned nothing here" in await world.ask()
+    assert "don't know any documents" in await world.ask()
     assert len(await world.service.documents(f"discord:dm:{world.ada.id}")) == 1
 
 
@@ -274,19 +307,17 @@ async def test_the_owner_cancels_and_others_cannot(world):
     assert "manages this channel" in shown(refusal.followups[0].message) and refusal.followups[0].ephemeral
     await world.ada.click(progress, label="Cancel")
     await world.told()
-    assert "Cancelled: handbook.pdf" in world.said() and not await world.service.documents(world.key)
+    assert "Nothing of handbook.pdf was kept" in world.said() and not await world.service.documents(world.key)
 
 
 async def test_a_learning_job_that_outlives_its_message_ends_in_a_new_one(world, env):
     world.engine.go.clear()
-    result = await world.ada.slash(world.channel, "learn", file=HANDBOOK)
-    progress = await world.learning()
+    await world.ada.slash(world.channel, "learn", file=HANDBOOK)
+    await world.learning()
     await env.advance_time(STALE_AFTER + 60)
     world.engine.go.set()
     await world.told()
-    end = world.channel.last_message
-    assert "I know handbook.pdf now" in shown(end) and end.reference.message_id == progress.id
-    assert "see my reply" in shown(result.response.message)
+    assert "I know handbook.pdf now" in world.said() and world.ada.mention in world.channel.last_message.content
 
 
 async def test_a_message_that_takes_no_more_edits_is_left_alone(world, env):
@@ -306,7 +337,8 @@ async def test_a_restart_in_the_middle_is_survived_in_the_same_message(world):
     await world.restart()
     world.engine.go.set()
     await world.told()
-    assert "I know handbook.pdf now" in world.said() and world.channel.last_message.id == progress.id
+    texts = [shown(message) for message in world.channel.history() if message.author == world.env.bot.user]
+    assert len(texts) == 1 and "I know handbook.pdf now" in texts[0] and progress.id
 
 
 async def test_an_end_that_came_while_the_bot_was_away_is_told(world, env):
@@ -335,20 +367,32 @@ async def test_a_deleted_progress_message_is_replaced_at_the_end(world):
 # Asking
 
 
-async def test_a_mention_is_answered_in_a_thread_beside_the_base_model(world):
+async def test_a_mention_is_answered_by_a_reply_with_the_answer_first(world):
     await world.teach()
-    answer = await world.ask()
-    assert "Learned: Ada Quill" in answer or "Learned: The warden is Ada Quill" in answer
-    assert "Base model (untaught): I do not know." in answer and "0 document tokens in the prompt" in answer
-    assert "p. 1" in answer and "confidence 90%" in answer
-    assert [thread.name for thread in world.channel.threads] == [WARDEN]
+    asked = await world.bob.send(world.channel, f"{world.me} {WARDEN}")
+    answer = world.channel.last_message
+    assert answer.content.splitlines() == [
+        "**The warden is Ada Quill**",
+        "-# likely · handbook.pdf, p. 1",
+        "-# Without the document: I do not know.",
+    ]
+    assert answer.reference.message_id == asked.id and not answer.embeds and not world.channel.threads
+    assert labels(answer) == ["👍", "👎", "Details"]
 
 
-async def test_the_command_puts_the_question_in_the_channel_and_the_answer_in_its_thread(world):
+async def test_the_command_answers_in_the_channel_with_what_was_asked(world):
     await world.teach()
     result = await world.bob.slash(world.channel, "ask", question=WARDEN)
-    assert shown(result.response.message) == f"bob asks: {WARDEN}"
-    assert "Ada Quill" in world.said(world.thread(result.response.id))
+    assert shown(result.response.message).startswith(f"-# bob asked: {WARDEN}\n**The warden is Ada Quill**")
+    assert not world.channel.threads
+
+
+async def test_small_talk_gets_a_reaction_or_a_sentence(world):
+    await world.teach()
+    thanks = await world.bob.send(world.channel, f"{world.me} thanks!")
+    assert thanks.id == world.channel.last_message.id and [str(r.emoji) for r in world.channel.last_message.reactions]
+    assert await world.ask("hello") == "Hi! Ask me about handbook.pdf."
+    assert world.channel.last_message.content and not world.channel.last_message.embeds
 
 
 async def test_in_a_thread_the_command_answers_right_there(world):
@@ -363,28 +407,69 @@ async def test_a_private_answer_can_be_shared(world):
     result = await world.bob.slash(world.channel, "ask", question=WARDEN, private=True)
     assert result.ephemeral and "Ada Quill" in shown(result.response.message) and not world.channel.threads
     await world.bob.click(result.response.message, label="Share in channel")
-    assert "Ada Quill" in world.said() and "shared by bob" in world.said()
+    assert "Ada Quill" in world.said() and "bob asked" in world.said()
+    shared = world.channel.last_message.id
+    again = await world.bob.click(result.response.message, label="Share in channel")
+    assert world.channel.last_message.id == shared and "already" in shown(again.followups[0].message)
 
 
 async def test_an_example_question_is_asked_by_its_button(world):
     world.engine.questions = (WARDEN, "When does the ferry leave?")
     await world.teach()
-    result = await world.bob.click(world.channel.last_message, label=WARDEN)
-    assert "Ada Quill" in world.said(world.thread(result.response.id))
+    await world.bob.click(world.channel.last_message, label=WARDEN)
+    assert "Ada Quill" in world.said() and f"bob asked: {WARDEN}" in world.said()
 
 
-async def test_follow_ups_in_the_bots_thread_need_no_mention(world):
+async def test_a_follow_up_opens_a_thread_in_which_no_mention_is_needed(world):
     await world.teach()
     await world.ask()
-    (thread,) = world.channel.threads
+    asked = await world.bob.send(
+        world.channel, f"{world.me} And who burns the lamp?", reply_to=world.channel.last_message
+    )
+    thread = world.thread(asked.id)
     await world.ada.send(thread, "And when does the ferry leave?")
     assert "seven" in world.said(thread)
 
 
+async def test_in_a_thread_that_people_open_on_an_answer_no_mention_is_needed(world, env):
+    await world.teach()
+    await world.ask()
+    thread = await thread_on(world, world.channel.last_message)
+    await world.ada.send(thread, "And when does the ferry leave?")
+    assert "seven" in world.said(thread)
+
+
+async def test_a_channel_that_wants_threads_gets_one_for_each_question(world):
+    await world.teach()
+    await world.choose(threads="always")
+    assert "Ada Quill" in await world.ask() and [thread.name for thread in world.channel.threads] == [WARDEN]
+
+
+async def test_two_people_in_one_thread_are_both_answered(world, env):
+    await world.teach()
+    await world.choose(threads="always")
+    await world.ask()
+    (thread,) = world.channel.threads
+    for person, text in ((world.ada, "When does the ferry leave?"), (world.bob, "What does the lamp burn?")):
+        env.backend.create_message(thread.id, person.id, text)
+    env._mark_mutation()
+    await env.settle()
+    assert sum(message.author == env.bot.user for message in thread.history()) == 3
+
+
+async def thread_on(world: World, message: Any) -> Any:
+    """A thread that Ada opens on a message."""
+    thread = world.env.backend.create_thread(world.channel.id, "harbour talk", world.ada.id, message_id=message.id)
+    await world.env.settle()
+    return world.thread(thread.id)
+
+
 async def begin(world: World, question: str, how: str) -> Any:
-    """Bob asks; the thread that the answer opens."""
+    """Bob asks; the thread in which the answer is followed up."""
     if how == "command":
-        return world.thread((await world.bob.slash(world.channel, "ask", question=question)).response.id)
+        await world.bob.slash(world.channel, "ask", question=question)
+        return await thread_on(world, world.channel.last_message)
+    await world.choose(threads="always")
     return world.thread((await world.bob.send(world.channel, f"{world.me} {question}")).id)
 
 
@@ -393,12 +478,11 @@ async def test_a_follow_up_goes_to_the_document_that_answered_in_its_thread(worl
     await world.teach(BAKERY, HARBOUR)
     for name, question in ABOUT.items():
         thread = await begin(world, question, how)
-        assert f"From {name}" in world.said(thread)
         if how == "restart":
             await world.restart()
-        answered = thread.last_message.id
+        before = len(thread.history())
         await world.bob.send(thread, FOLLOW_UP)
-        assert f"From {name}" in world.said(thread) and thread.last_message.id != answered
+        assert f"{name}, " in world.said(thread) and len(thread.history()) == before + 2
 
 
 async def test_a_command_in_a_thread_goes_to_the_document_that_answered_there(world):
@@ -407,7 +491,7 @@ async def test_a_command_in_a_thread_goes_to_the_document_that_answered_there(wo
     for name, question in ABOUT.items():
         for asked in (question, FOLLOW_UP):
             await world.bob.slash(thread, "ask", question=asked)
-            assert f"From {name}" in world.said(thread)
+            assert f"{name}, " in world.said(thread)
 
 
 async def test_a_follow_up_that_was_noted_before_a_crash_goes_there_too(world):
@@ -420,7 +504,7 @@ async def test_a_follow_up_that_was_noted_before_a_crash_goes_there_too(world):
         async with asyncio.timeout(20):
             while thread.last_message.id == unheard.id:
                 await asyncio.sleep(0.01)
-        assert f"From {name}" in world.said(thread)
+        assert f"{name}, " in world.said(thread)
 
 
 async def test_direct_messages_and_channels_know_no_thread(world, env):
@@ -430,13 +514,15 @@ async def test_direct_messages_and_channels_know_no_thread(world, env):
     names = set()
     for name, question in ABOUT.items():
         await world.ada.send_dm(question)
-        assert f"From {name}" in world.said(dm)
+        assert f"{name}, " in world.said(dm)
         await world.ada.send_dm(FOLLOW_UP)
-        names.add(re.search("From (.*),", world.said(dm))[1])
+        names.add(re.search("· (.*), ", world.said(dm))[1])
     assert len(names) == 1
 
 
 async def test_the_bot_is_silent_when_people_talk_to_each_other(world):
+    await world.teach()
+    await world.choose(threads="always")
     await world.ask()
     (thread,) = world.channel.threads
     answered = thread.last_message
@@ -466,9 +552,10 @@ async def test_bots_and_webhooks_are_not_answered(world, env):
 @pytest.mark.parametrize("message_content", [False])
 async def test_mentions_messages_and_commands_work_without_the_content_intent(world):
     await world.teach()
+    await world.choose(threads="always")
     assert "Ada Quill" in await world.ask()
     await world.ada.send_dm(WARDEN)
-    assert "learned nothing here" in world.said(world.ada.user.dm_channel)
+    assert "know any documents" in world.said(world.ada.user.dm_channel)
     (thread,) = world.channel.threads
     before = thread.last_message.id
     await world.ada.send(thread, "And the ferry?")  # comes without its text
@@ -478,9 +565,8 @@ async def test_mentions_messages_and_commands_work_without_the_content_intent(wo
 async def test_feedback_buttons_outlive_a_restart(world):
     await world.teach()
     await world.ask()
-    (thread,) = world.channel.threads
     await world.restart()
-    thanks = await world.ada.click(thread.last_message, label="Helpful")
+    thanks = await world.ada.click(world.channel.last_message, label="👍")
     assert thanks.followups[0].ephemeral and "Thank you" in shown(thanks.followups[0].message)
 
 
@@ -499,10 +585,10 @@ async def test_forget_suggests_and_erases_ones_own(world):
     ((choice),) = await world.ada.autocomplete(world.channel, "forget", "document", "hand")
     assert choice["name"] == "handbook.pdf"
     refusal = await world.bob.slash(world.channel, "forget", document=choice["value"])
-    assert "manages this channel" in shown(refusal.response.message)
+    assert "manages this channel" in shown(refusal.response.message) and refusal.response.ephemeral
     done = await world.ada.slash(world.channel, "forget", document=choice["value"])
     assert "handbook.pdf is forgotten" in shown(done.response.message)
-    assert "learned nothing here" in await world.ask()
+    assert "don't know any documents" in await world.ask()
 
 
 async def test_reset_is_for_moderators_and_asks_first(world):
@@ -546,9 +632,129 @@ async def test_a_deleted_channel_and_a_left_server_are_erased(world, env):
 
 async def test_without_the_right_to_open_threads_the_answer_is_in_the_channel(world):
     deny(world, create_public_threads=False)
+    await world.teach()
+    await world.choose(threads="always")
+    assert "Ada Quill" in await world.ask() and not world.channel.threads
+
+
+@pytest.mark.parametrize("code", [160006, 200001, 30033, 50035])
+async def test_a_refused_thread_leaves_the_answer_in_the_channel(world, env, code):
+    await world.teach()
+    await world.choose(threads="always")
+    env.inject_error("POST", "/channels/*/messages/*/threads", status=400, code=code, times=None)
+    assert "Ada Quill" in await world.ask()
+
+
+async def test_a_thread_that_is_closed_leaves_the_answer_in_the_channel_once(world, env):
+    await world.teach()
+    await world.choose(threads="always")
     await world.ask()
+    (thread,) = world.channel.threads
+    env.inject_error("POST", f"/channels/{thread.id}/messages", status=400, code=50083, times=None)
+    await world.bob.send(thread, f"{world.me} When does the ferry leave?")
+    assert "bob asked: When does the ferry leave?" in world.said() and "seven" in world.said()
+    said = world.channel.last_message.id
+    await world.restart()
+    await env.settle()
+    assert world.channel.last_message.id == said
+
+
+async def test_what_discord_refuses_for_good_is_not_asked_again(world, env):
+    await world.teach()
+    env.inject_error("POST", f"/channels/{world.channel.id}/messages", status=400, code=50035, times=None)
+    await world.bob.send(world.channel, f"{world.me} {WARDEN}")
+    assert not await world.service.inbox.unhandled("discord:")
+
+
+async def test_refusals_of_commands_are_private(world):
+    await world.teach()
+    refused = await world.bob.slash(world.channel, "ask", question=WARDEN, document="nothing.pdf")
+    assert refused.response.ephemeral and "nothing.pdf" in shown(refused.response.message)
+
+
+async def test_a_slow_answer_to_a_command_is_announced(world, env):
+    await world.teach()
+    world.engine.answer_seconds = 1.5
     result = await world.bob.slash(world.channel, "ask", question=WARDEN)
-    assert not world.channel.threads and "Base model" in shown(result.response.message)
+    assert "Ada Quill" in shown(result.response.message) and not result.ephemeral
+
+
+# What is edited, deleted, or missed
+
+
+async def test_deleting_the_upload_stops_learning(world):
+    world.engine.go.clear()
+    upload = await world.ada.send(world.channel, world.me, attachments=[HANDBOOK])
+    await world.learning()
+    await world.ada.delete(upload)
+    world.engine.go.set()
+    await world.told()
+    assert not await world.service.documents(world.key) and "Nothing of handbook.pdf was kept" in world.said()
+
+
+async def test_deleting_the_upload_later_offers_to_forget(world):
+    upload = await world.ada.send(world.channel, world.me, attachments=[HANDBOOK])
+    await world.told()
+    await world.ada.delete(upload)
+    assert "Shall I forget it, too?" in world.said()
+    await world.ada.click(world.channel.last_message, label="Forget it")
+    assert not await world.service.documents(world.key)
+
+
+async def test_a_mention_that_is_added_by_an_edit_is_heard_and_a_second_edit_is_not(world, env):
+    await world.teach()
+    asked = await world.bob.send(world.channel, WARDEN)
+    for text in (f"{world.me} {WARDEN}", f"{world.me} {WARDEN} please"):
+        await world.bob.edit(asked, text)
+        await env.settle()
+    assert "Ada Quill" in world.said() and world.channel.last_message.reference.message_id == asked.id
+    assert sum("Ada Quill" in shown(message) for message in world.channel.history()) == 1
+
+
+async def test_a_mention_that_came_while_the_bot_was_away_is_answered_once(world, env):
+    await world.teach()
+    await world.ask("When does the ferry leave?")
+    await env.bot.bot.__aexit__()
+    await env.bot.close()
+    missed = env.backend.create_message(world.channel.id, world.bob.id, f"{world.me} {WARDEN}")
+    for _ in range(2):
+        client = make_client(world.service)
+        client.bot.env = env
+        await env.restart_bot(client)
+        async with asyncio.timeout(10):
+            while "Ada Quill" not in world.said():
+                await asyncio.sleep(0.01)
+        await env.settle()
+        await env.bot.bot.__aexit__()
+    assert world.channel.last_message.reference.message_id == missed.id
+    texts = [shown(message) for message in world.channel.history()]
+    assert sum("Ada Quill" in text for text in texts) == 1 and sum("leaves at seven" in text for text in texts) == 1
+
+
+async def test_a_question_beside_a_pdf_is_answered_when_it_is_known(world):
+    await world.ada.send(world.channel, f"{world.me} who is the warden?", attachments=[HANDBOOK])
+    await world.told()
+    async with asyncio.timeout(10):
+        while "Ada Quill" not in world.said():
+            await asyncio.sleep(0.01)
+
+
+async def test_in_a_forum_a_post_is_answered_in_the_post(world, env):
+    forum = world.guild.create_forum_channel("help-forum")
+    post = ChannelHandle(env, world.guild, env.backend.create_thread(forum.id, "My contract", world.ada.id))
+    await world.ada.send(post, f"{world.me} learn this", attachments=[BAKERY])
+    await world.told()
+    assert "I know bakery.pdf now" in world.said(post)
+    await world.bob.send(post, f"{world.me} Who is the baker?")
+    assert "Tom Reed" in world.said(post)
+
+
+@pytest.mark.parametrize("message_content", [False])
+async def test_without_the_intent_no_follow_up_is_promised(world, message_content):
+    await world.teach()
+    help = await world.bob.slash(world.channel, "help")
+    assert "mention me again" in shown(help.response.message)
+    assert "mention me again" in await world.ask()
 
 
 async def test_without_the_right_to_embed_the_answer_is_plain_text(world):
@@ -556,6 +762,7 @@ async def test_without_the_right_to_embed_the_answer_is_plain_text(world):
     await world.teach()
     message = world.channel.last_message
     assert not message.embeds and "**I know handbook.pdf now**" in message.content
+    assert not (await world.bob.slash(world.channel, "help")).response.message.embeds
 
 
 async def test_without_the_right_to_write_the_command_says_so(world):
@@ -570,16 +777,19 @@ async def test_nothing_that_the_bot_sends_can_mention(world, env):
     await world.teach(("@everyone <@123>.pdf", evil))
     answer = await world.ask(f"{WARDEN} @everyone")
     places = (world.channel, *world.channel.threads)
-    said = [shown(message) for place in places for message in place.history() if message.author == env.bot.user]
+    texts = [shown(message) for place in places for message in place.history() if message.author == env.bot.user]
+    said = [text.replace(world.ada.mention, "") for text in texts]  # who is told of the end
     assert "everyone" in answer and not any(re.search(r"@everyone|<@(?!\u200b)", text) for text in said)
-    bodies = [call.json for call in env.http_requests if call.json and "embeds" in call.json]
+    bodies = [call.json for call in env.http_requests if call.json and "allowed_mentions" in call.json]
     assert bodies and [body["allowed_mentions"]["parse"] for body in bodies] == [[]] * len(bodies)
+    called = {person for body in bodies for person in body["allowed_mentions"].get("users", [])}
+    assert called == {str(world.ada.id)} or called == {world.ada.id}
 
 
 async def test_long_answers_keep_discords_limits(world, monkeypatch):
     monkeypatch.setattr(FakeEngine, "_complete", lambda self, ask: Completion("*long* " * 2000, 9, 1.0, 0.5))
     await world.teach()
-    assert "long" in await world.ask("What? " * 50)
+    assert "long" in await world.ask("What? " * 50 + "in handbook.pdf?")
 
 
 def deny(world: World, **rights: bool) -> None:
@@ -610,18 +820,17 @@ async def test_the_whole_story_with_a_restart_in_the_middle(world, env):
     await world.restart()
     world.engine.go.set()
     await world.told()
-    assert "I know handbook.pdf now" in world.text_of(progress.id) and "I know bakery.pdf now" in world.said()
+    assert progress.id and "I know bakery.pdf now" in world.said()
 
-    asked = await world.bob.send(world.channel, f"{world.me} {WARDEN}")
-    thread = world.thread(asked.id)
-    assert "Learned: The warden is Ada Quill" in world.said(thread)
+    assert "The warden is Ada Quill" in await world.ask()
+    thread = await thread_on(world, world.channel.last_message)
     await world.ada.send(thread, "And when does the bakery open?")
-    assert "The bakery opens at six" in world.said(thread) and "From bakery.pdf" in world.said(thread)
-    await world.ada.click(thread.last_message, label="Helpful")
+    assert "The bakery opens at six" in world.said(thread) and "bakery.pdf, " in world.said(thread)
+    await world.ada.click(thread.last_message, label="👍")
 
     await world.ada.slash(world.channel, "forget", document="handbook.pdf")
     assert "Ada Quill" not in await world.ask("Who is the warden of the island?")
     question = await world.mod.slash(world.channel, "reset")
     await world.mod.click(question.response.message, label="Forget everything")
-    assert "learned nothing here" in await world.ask("When does the bakery open?")
+    assert "don't know any documents" in await world.ask("When does the bakery open?")
     print(world.transcript())

@@ -19,9 +19,9 @@ from bot.quotas import QuotaConfig
 from bot.settings import Settings
 from core.errors import SetupError
 from core.ports import Engine
-from tests.bot.fake_discord import CHANNEL, FakeDiscord
+from tests.bot.fake_discord import ADA, CHANNEL, FakeDiscord
 from tests.conftest import SMALL, Open
-from tests.fakes import HeldEngine, plain_pdf
+from tests.fakes import FakeEngine, HeldEngine, plain_pdf
 
 TOKEN = "MTAw.secret.token"
 PDF = plain_pdf("The ferry to Marrow Island leaves at seven. The warden is Ada Quill. " * 3)
@@ -77,14 +77,26 @@ def said(discord: FakeDiscord, words: str) -> list[str]:
     return [number for number, message in discord.messages.items() if words in json.dumps(message)]
 
 
-async def test_a_pdf_is_fetched_learned_and_reported_with_a_picture(discord, online):
+async def test_a_pdf_is_fetched_and_learned_and_its_end_calls_ada_alone(discord, online):
     await discord.say("learn this", PDF)
     await until(lambda: said(discord, "I know handbook.pdf now"))
-    first, *_, last = [*discord.sent("POST", POST), *discord.sent("PATCH", EDIT)]
+    first, *_, last = discord.sent("POST", POST)
     assert first.body["allowed_mentions"]["parse"] == [] and first.body["nonce"]
-    assert last.files["files[0]"].startswith(b"\x89PNG")
-    assert last.body["attachments"][0]["filename"] == "loss.png"
-    assert last.body["embeds"][0]["image"]["url"] == "attachment://loss.png"
+    assert last.body["allowed_mentions"] == {"parse": [], "users": [int(ADA)]}
+    assert last.body["content"].startswith(f"<@{ADA}> **I know handbook.pdf now**")
+    await until(lambda: discord.sent("DELETE", EDIT))  # the progress
+
+
+async def test_two_files_of_one_name_are_two_messages(discord, online):
+    other = plain_pdf("The bakery opens at six. The baker is Tom Reed. Bread costs two crowns. " * 3)
+    files = [discord._attachment("document.pdf", data) for data in (PDF, other)]
+    await discord.say("learn these", attachments=files)
+    await until(lambda: len(said(discord, "I know document.pdf now")) == 2)
+
+
+async def test_a_file_is_called_what_its_sender_called_it(discord, online):
+    await discord.say("learn this", attachments=[discord._attachment("my_book.pdf", PDF) | {"title": "my book (2)"}])
+    await until(lambda: said(discord, "I know my book (2).pdf now"))
 
 
 FOREIGN = (
@@ -107,26 +119,42 @@ def test_discords_own_file_hosts_are_asked():
     assert platform._is_discords("https://media.discordapp.net/attachments/1/2/handbook.pdf")
 
 
-async def test_a_question_is_answered_in_a_thread(discord, online):
-    await discord.say("Who is the warden?")
-    await until(lambda: said(discord, "Base model"))
-    assert [call.body["name"] for call in discord.sent("POST", f"{EDIT}/threads")] == ["Who is the warden?"]
+NOTHING_YET = "know any documents"
 
 
-async def test_a_command_is_deferred_at_once_and_answered_later(discord, online):
+async def test_a_question_is_answered_by_a_reply(discord, online):
+    number = await discord.say("Who is the warden?")
+    await until(lambda: said(discord, NOTHING_YET))
+    (call,) = discord.sent("POST", POST)
+    assert call.body["message_reference"]["message_id"] == int(number)
+
+
+async def test_a_command_is_answered_at_once_and_privately_where_it_should_be(discord, online):
     token = await discord.slash("docs")
-    await until(lambda: discord.sent("POST", f"webhooks/100/{token}"))
+    (call,) = await until(lambda: discord.sent("POST", f"interactions/\\d+/{token}/callback"))
+    assert call.body["type"] == 4 and call.body["data"]["flags"] == 64
+    assert NOTHING_YET in call.body["data"]["content"]
+
+
+async def test_a_command_that_takes_longer_is_deferred_first(discord, open_service, monkeypatch):
+    monkeypatch.setattr(platform, "PATIENCE", 0.1)
+    async with running(discord, open_service, monkeypatch, FakeEngine(answer_seconds=0.5)):
+        await discord.say("learn this", PDF)
+        await until(lambda: said(discord, "I know handbook.pdf now"))
+        token = await discord.slash("ask", question="Who is the warden?")
+        await until(lambda: said(discord, "Ada Quill"))
     (deferral,) = discord.sent("POST", f"interactions/\\d+/{token}/callback")
-    assert deferral.body == {"type": 5, "data": {"flags": 64}}
+    assert deferral.body["type"] == 5
     (reply,) = discord.sent("POST", f"webhooks/100/{token}")
-    assert "I know no document here yet" in reply.body["embeds"][0]["title"]
+    assert "Ada Quill" in reply.body["content"]
 
 
-async def test_an_answer_after_fifteen_minutes_goes_to_the_channel(discord, online):
-    discord.fault("POST", "webhooks/100/.*", 404, code=10015, times=99)
+async def test_an_answer_whose_token_died_goes_to_the_channel(discord, online):
+    await discord.say("learn this", PDF)
+    await until(lambda: said(discord, "I know handbook.pdf now"))
+    discord.fault("POST", "interactions/.*/callback", 404, code=10062, times=99)
     await discord.slash("ask", question="Who is the warden?")
-    await until(lambda: said(discord, "Base model"))
-    assert discord.sent("POST", THREAD_POST)
+    await until(lambda: said(discord, "Ada Quill"))
 
 
 DROPS = {
@@ -141,9 +169,9 @@ DROPS = {
 async def test_what_was_said_during_a_drop_is_answered_once_after_resume(discord, online, drop):
     await DROPS[drop](discord)
     await discord.say("Who is the warden?")
-    await until(lambda: said(discord, "Base model"))
+    await until(lambda: said(discord, NOTHING_YET))
     await asyncio.sleep(0.2)
-    assert len(said(discord, "Base model")) == 1
+    assert len(said(discord, NOTHING_YET)) == 1
     assert (discord.identified, discord.resumed) == (1, 1)
 
 
@@ -155,15 +183,16 @@ async def test_drop_after_drop_during_learning_loses_nothing_and_says_nothing_tw
     engine.go.clear()
     async with running(discord, open_service, monkeypatch, engine):
         await discord.say("learn this", PDF)
+        await until(lambda: said(discord, "Cancel"))  # it is in the queue
         for number, drop in zip(range(drops), itertools.cycle(DROPS.values()), strict=False):
             await (new_session if number % 10 == 9 else drop)(discord)
             await discord.say(f"Question {number}?")
             await until(discord.connected.is_set, 60)
-        await until(lambda: len(said(discord, "Base model")) == drops, 60)
+        await until(lambda: len(said(discord, "still learning")) == drops, 60)
         engine.go.set()
-        await until(lambda: said(discord, "I know handbook.pdf now"))
+        await until(lambda: len(said(discord, "Without the document")) == drops, 60)
         await asyncio.sleep(0.2)
-    assert [len(said(discord, f"Question {number}?")) for number in range(drops)] == [1] * drops
+    assert len(said(discord, "still learning")) == len(said(discord, "Without the document")) == drops
     assert len(said(discord, "I know handbook.pdf now")) == 1
     assert (discord.identified, discord.resumed) == (1 + drops // 10, drops - drops // 10)
 
@@ -179,9 +208,9 @@ async def test_a_silence_is_noticed_and_what_was_said_in_it_is_answered_once(dis
     async with running(discord, open_service, monkeypatch, heartbeat_timeout=1.0):
         await discord.silence()
         await discord.say("Who is the warden?")
-        await until(lambda: said(discord, "Base model"))
+        await until(lambda: said(discord, NOTHING_YET))
         await asyncio.sleep(0.2)
-    assert len(said(discord, "Base model")) == 1 and discord.identified == 1 <= discord.resumed
+    assert len(said(discord, NOTHING_YET)) == 1 and discord.identified == 1 <= discord.resumed
 
 
 async def test_an_upload_that_was_heard_survives_a_crash(discord, open_service, monkeypatch):
@@ -194,22 +223,22 @@ async def test_an_upload_that_was_heard_survives_a_crash(discord, open_service, 
         await until(lambda: said(discord, "I know handbook.pdf now"))
     async with running(discord, open_service, monkeypatch):
         await asyncio.sleep(0.3)
-    assert len(discord.messages) == 1  # the one that said "Fetching it"
+    assert len(discord.messages) == 1  # the one that said "Fetching it" is gone
 
 
 async def test_an_invalid_session_begins_a_new_one(discord, online):
     await discord.op(9, False)
     await until(discord.connected.is_set)
     await discord.say("Who is the warden?")
-    await until(lambda: said(discord, "Base model"))
+    await until(lambda: said(discord, NOTHING_YET))
     assert (discord.identified, discord.resumed) == (2, 0)
 
 
 async def test_rate_limits_delay_an_answer_but_do_not_lose_it(discord, online):
     discord.fault("POST", THREAD_POST, 429, times=3)
     await discord.say("Who is the warden?")
-    await until(lambda: said(discord, "Base model"))
-    assert len(said(discord, "Base model")) == 1
+    await until(lambda: said(discord, NOTHING_YET))
+    assert len(said(discord, NOTHING_YET)) == 1
 
 
 async def test_a_server_error_after_the_fact_makes_no_second_answer(discord, online):
@@ -217,22 +246,20 @@ async def test_a_server_error_after_the_fact_makes_no_second_answer(discord, onl
     await discord.say("Who is the warden?")
     await until(lambda: len(discord.sent("POST", THREAD_POST)) == 2)
     await asyncio.sleep(0.2)
-    assert len(said(discord, "Base model")) == 1
+    assert len(said(discord, NOTHING_YET)) == 1
 
 
 async def test_a_failed_answer_is_tried_again(discord, online, monkeypatch):
     monkeypatch.setattr("bot.commands.RETRY_AFTER", (0.01,))
     discord.fault("POST", THREAD_POST, 503)  # discord.py itself gives up on this one
     await discord.say("Who is the warden?")
-    await until(lambda: said(discord, "Base model"))
+    await until(lambda: said(discord, NOTHING_YET))
 
 
 async def test_when_a_message_takes_no_more_edits_the_end_is_a_new_one(discord, online):
     discord.fault("PATCH", EDIT, 429, code=30046, times=99, retry_after=0.01)
     await discord.say("learn this", PDF)
-    (end,) = await until(lambda: said(discord, "I know handbook.pdf now"))
-    (call,) = [call for call in discord.sent("POST", POST) if "I know handbook.pdf now" in json.dumps(call.body)]
-    assert call.body["message_reference"]["message_id"] != end
+    await until(lambda: len(said(discord, "I know handbook.pdf now")) == 1)
 
 
 async def test_a_malformed_event_is_skipped(discord, online):
@@ -240,7 +267,7 @@ async def test_a_malformed_event_is_skipped(discord, online):
     await discord.dispatch("INTERACTION_CREATE", {"type": 3})
     await discord.dispatch("GUILD_CREATE", None)
     await discord.say("Who is the warden?")
-    await until(lambda: said(discord, "Base model"))
+    await until(lambda: said(discord, NOTHING_YET))
     assert discord.identified == 1
 
 
@@ -249,7 +276,7 @@ async def test_a_client_that_breaks_is_replaced(discord, online):
     await discord.send_raw("{this is no JSON")
     await until(discord.connected.is_set)
     await discord.say("Who is the warden?")
-    await until(lambda: said(discord, "Base model"))
+    await until(lambda: said(discord, NOTHING_YET))
     assert discord.identified == 2
 
 
@@ -273,7 +300,7 @@ async def test_the_commands_are_told_to_discord_when_asked(discord, online):
     assert not discord.sent("PUT", ".*/commands")  # never by itself
     number = await platform.sync(Settings(discord_token=TOKEN))
     (call,) = discord.sent("PUT", "applications/100/commands")
-    assert number == len(call.body) == 10
+    assert number == len(call.body) == 11
 
 
 async def test_the_token_is_in_no_log(discord, open_service, monkeypatch, caplog):

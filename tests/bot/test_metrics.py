@@ -14,6 +14,7 @@ from bot.commands import Bot
 from bot.settings import Settings
 from core.errors import SetupError
 from tests.bot.fake_chat import FakeReply, attachment, request
+from tests.bot.test_commands import settled
 from tests.conftest import SMALL, Open
 from tests.fakes import FakeEngine, plain_pdf
 
@@ -38,7 +39,7 @@ async def test_jobs_questions_seconds_queue_errors_and_lag_are_counted(
         await bot.hear(request("", attachment(PDF), attachment(PDF + b" Bread is sold.", "b.pdf")), FakeReply())
         await asyncio.sleep(0.05)
         assert (await read(unused_tcp_port))["engram_queue_length"] == 1
-        await asyncio.gather(*bot._tasks)
+        await settled(bot)
         for question in ("Who is the warden?", "explode"):
             await bot.hear(request(question), FakeReply())
         logging.getLogger("bot.commands").error("for the count")

@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 
 from bot import render
 from bot.commands import COMMANDS
+from bot.intents import SMALL_TALK
 from core.errors import AlreadyKnown, PdfHasNoText, QuotaReached, SetupError
 from core.types import (
     Answer,
+    Certainty,
     Completion,
     Document,
     DocumentRef,
@@ -61,6 +63,7 @@ def answer(**changes: object) -> Answer:
         "prompt_tokens": 17,
         "pages": (12,),
         "id": "a1",
+        "certainty": Certainty.LIKELY,
     }
     return Answer(**{**given, **changes})
 
@@ -68,23 +71,32 @@ def answer(**changes: object) -> Answer:
 # Learning
 
 
-def test_a_waiting_job_says_how_many_are_ahead():
-    assert render.progress(Progress(JOB, place=2)).text == "Place 3 in the queue: 2 documents ahead of it."
-    assert render.progress(Progress(JOB)).text == "Place 1 in the queue: it is next."
+def test_a_waiting_job_says_how_many_are_before_it():
+    assert render.progress(Progress(JOB, place=2)).text == "2 documents before it."
+    assert render.progress(Progress(JOB)).text == "It is next."
 
 
-def test_progress_shows_bar_pages_tokens_loss_and_time_left():
-    news = Progress(
-        job(stage=Stage.LEARNING),
-        step=Step(25, 100, 1.94),
-        losses=(2.81, 1.94),
-        pages=12,
-        tokens=4310,
-        seconds=20.0,
-    )
-    text = render.progress(news).text
-    assert "✓ read   ▶ learn   ○ check   ○ save" in text and "█████░░░░░░░░░░░░░░░ 25%" in text
-    assert "12 pages · 4,310 tokens · loss 2.81 → 1.94 · about 1 minute left" in text
+def learning(stage: Stage = Stage.LEARNING, seconds: float = 20.0, **changes: object) -> Progress:
+    return Progress(job(stage=stage), seconds=seconds, **changes)
+
+
+def test_progress_shows_a_bar_the_stage_and_the_time_left():
+    text = render.progress(learning(step=Step(50, 100, 1.94), losses=(2.81, 1.94), pages=12, tokens=4310)).text
+    assert text == "██████░░░░░░░░░░ 40%\nLearning it … About 30 seconds left."
+
+
+def test_the_bar_moves_from_the_first_second_to_the_end_and_never_back():
+    reading = [learning(Stage.READING, second) for second in (0.0, 1.0, 5.0)]
+    steps = [learning(Stage.LEARNING, 6.0 + n, step=Step(n, 10, 4.0)) for n in range(1, 11)]
+    checking = [learning(Stage.CHECKING, 20.0 + n, step=Step(10, 10, 4.0)) for n in range(3)]
+    shares = [render.share_done(news) for news in [*reading, *steps, *checking, learning(Stage.SAVING, 30.0)]]
+    assert shares == sorted(shares) and len(set(shares)) == len(shares) and shares[0] >= 0 and shares[-1] <= 1
+
+
+def test_no_machine_term_stands_in_what_learning_says():
+    ends = [learning(step=Step(5, 10, 4.0), losses=(4.0, 1.0), tokens=4310), learning(Stage.DONE, document=document())]
+    said = [str(render.progress(ends[0])), str(render.finished(ends[1]))]
+    assert not [text for text in said if re.search(r"\bloss|token|nats|step\b", text, re.IGNORECASE)]
 
 
 def test_progress_can_be_cancelled_until_the_end():
@@ -92,21 +104,40 @@ def test_progress_can_be_cancelled_until_the_end():
     assert not render.finished(Progress(job(stage=Stage.CANCELLED))).buttons
 
 
-def test_the_end_offers_three_questions_that_fit_a_button():
-    learned = document(questions=("Who?", "x" * 76, "When?", "Where?", "Why?"))
-    message = render.finished(Progress(job(stage=Stage.DONE), document=learned), b"PNG")
-    assert [b.value for b in message.buttons] == ["d1/0", "d1/1", "d1/2"]
-    assert [b.label for b in message.buttons][::2] == ["Who?", "When?"] and len(message.buttons[1].label) <= 75
-    assert "12 pages" in message.text and "38 s" in message.text and message.picture == b"PNG"
+QUESTIONS = ("Who founded the club in 1987 by?", "Who?", "Who is the head of the school?", "When does the ferry leave?")
+ODD = ("What is the the lamp?", "Who is it", "Built in 1902 by whom?", "Who is the bakery open on?", "What did A?")
 
 
-def test_the_self_check_is_told_when_there_was_one():
-    checked = replace(METRICS, check_total=12, check_before=1, check_after=9)
-    end = render.finished(Progress(job(stage=Stage.DONE), document=document(metrics=checked))).text
-    assert "Self-check: I answer 9 of 12 questions about it; before, it was 1." in end
-    assert "self-check 9/12" in render.documents([document(metrics=checked)]).text
-    none = render.finished(Progress(job(stage=Stage.DONE), document=document())).text
-    assert "elf-check" not in none + render.documents([document()]).text
+def test_the_end_calls_whoever_asked_and_offers_questions():
+    examples = [(2, "Who is the head of the school?"), (3, "When does the ferry leave?")]
+    message = render.finished(Progress(job(stage=Stage.DONE), document=document()), None, examples)
+    assert [b.label for b in message.buttons] == [examples[0][1], examples[1][1], "Details"]
+    assert [b.value for b in message.buttons] == ["d1/2", "d1/3", "d1"] and message.notify == "discord:7"
+    assert message.text == "12 pages. Try one of these, or ask your own:"
+
+
+def test_without_a_good_question_none_is_offered():
+    message = render.finished(Progress(job(stage=Stage.DONE), document=document(questions=ODD)))
+    assert [b.label for b in message.buttons] == ["Details"] and "Ask me anything" in message.text
+
+
+def test_only_good_sentences_are_questions_to_try():
+    assert [text for text in QUESTIONS + ODD if render.reads_well(text)] == list(QUESTIONS[2:])
+
+
+def test_a_weak_self_check_is_told_and_a_good_one_stands_behind_details():
+    weak, good = (document(metrics=replace(METRICS, check_total=12, check_after=right)) for right in (3, 9))
+    told = [render.finished(Progress(job(stage=Stage.DONE), document=known)).text for known in (weak, good)]
+    assert "I got 3 of my own 12 questions about it right" in told[0] and "12 questions" not in told[1]
+    assert "9 of 12 right" in str(render.learning_details(good, b"").fields)
+
+
+def test_what_only_an_operator_understands_stands_behind_details():
+    notes = ("The learning rate was multiplied by 4", "Page 3 has no text")
+    known = document(metrics=replace(METRICS, notes=notes))
+    end = render.finished(Progress(job(stage=Stage.DONE), document=known)).text
+    assert "Page 3 has no text." in end and "rate" not in end
+    assert "rate" in str(render.learning_details(known, b"").fields)
 
 
 def test_a_failed_job_says_why():
@@ -128,35 +159,58 @@ def test_without_two_losses_there_is_no_curve(losses):
 # Answers
 
 
-def test_the_learned_answer_stands_beside_the_base_answer():
-    learned, base = render.answer(answer()).fields
-    assert learned.text == LEARNED.text and learned.note == "p. 12 · confidence 92% · 1.3 s"
-    assert base.text == BASE.text and base.note == "confidence 40% · 1.1 s"
+def test_the_answer_is_first_and_all_else_is_small():
+    message = render.answer(answer())
+    assert message.title == LEARNED.text and not message.fields
+    assert message.footer == "likely · handbook.pdf, p. 12\nWithout the document: I do not know."
 
 
-def test_an_answer_says_that_nothing_of_the_document_was_in_the_prompt():
-    assert "0 document tokens in the prompt" in render.answer(answer()).footer
+def test_a_base_model_that_has_no_answer_says_so():
+    for text in ("", "not in the text"):
+        footer = render.answer(answer(base=replace(BASE, text=text))).footer
+        assert footer.endswith("Without the document: I don't know.")
+
+
+def test_a_long_answer_is_cut_to_a_few_lines():
+    message = render.answer(answer(learned=replace(LEARNED, text="A long line of an answer.\n\n" * 20)))
+    assert not message.title and len(message.text) <= render.ANSWER and message.text.count("\n") == 2
+    assert message.text.endswith("…")
 
 
 def test_an_answer_without_support_says_so():
-    assert "not found in the document" in render.answer(answer(pages=())).fields[0].note
+    message = render.answer(answer(pages=(), certainty=Certainty.UNSURE))
+    assert message.footer.startswith("unsure · handbook.pdf, no page found")
+    assert (message.title, message.text) == ("", LEARNED.text)  # not in bold
 
 
-def test_an_empty_channel_is_told_how_to_begin():
-    message = render.answer(answer(learned=None, document=None))
-    assert [field.name for field in message.fields] == ["Base model (untaught)"]
-    assert "Attach a PDF" in message.footer
+def test_what_the_document_does_not_say_is_one_sentence():
+    message = render.answer(answer(pages=(), certainty=Certainty.ABSENT))
+    assert (message.text, message.footer) == ("I can't find that in handbook.pdf.", "not in the document")
+    assert LEARNED.text not in str(message) and [b.label for b in message.buttons] == ["Details"]
 
 
 def test_a_question_that_is_about_nothing_learned_says_so():
     message = render.answer(answer(learned=None, document=None, unrelated=True), coming=[job()])
-    assert [field.name for field in message.fields] == ["Base model (untaught)"]
-    assert "Nothing that I learned here" in message.footer
+    assert message.text.startswith("Nothing I have learned here seems to be about that. I am still learning")
+    assert BASE.text not in str(message)
 
 
 def test_only_private_answers_can_be_shared():
-    assert [b.action for b in render.answer(answer(), private=True).buttons] == ["helpful", "wrong", "share"]
-    assert [b.action for b in render.answer(answer()).buttons] == ["helpful", "wrong"]
+    assert [b.action for b in render.answer(answer(), private=True).buttons] == ["helpful", "wrong", "details", "share"]
+    assert [b.action for b in render.answer(answer()).buttons] == ["helpful", "wrong", "details"]
+
+
+def test_details_hold_what_the_answer_leaves_out():
+    details = render.answer_details(answer())
+    learned, base = details.fields
+    assert learned.text == LEARNED.text and learned.note == "p. 12 · confidence 92% · 1.3 s"
+    assert base.text == BASE.text and base.note == "confidence 40% · 1.1 s"
+    assert details.title == "When does the ferry leave?" and "0 document tokens in the prompt" in details.footer
+
+
+def test_small_talk_is_short():
+    for name in SMALL_TALK:
+        assert name in render.REACTIONS or len(render.small_talk(name, [document()], [], is_dm=False).text) < 200
 
 
 # Managing
@@ -164,7 +218,9 @@ def test_only_private_answers_can_be_shared():
 
 def test_documents_show_pages_age_person_and_result():
     text = render.documents([document()], names={"discord:7": "Ada"}, now=1000.0 + 7200).text
-    assert "handbook.pdf" in text and "12 pages · 2 hours ago by Ada · loss 2.81 → 1.94 · id d1" in text
+    assert (
+        "handbook.pdf" in text and "12 pages · 2 hours ago by Ada" in text and "loss" not in text and "d1" not in text
+    )
 
 
 def test_a_long_list_fits_one_message_and_says_what_is_missing():
@@ -174,7 +230,7 @@ def test_a_long_list_fits_one_message_and_says_what_is_missing():
 
 def test_documents_on_their_way_are_listed_too():
     text = render.documents([], [job(stage=Stage.LEARNING), job(name="b.pdf")]).text
-    assert "handbook.pdf: being learned now" in text and "b.pdf: in the queue" in text
+    assert "handbook.pdf\n   being learned now" in text and "b.pdf\n   waiting" in text
 
 
 def test_the_status_keeps_other_channels_documents_to_itself():
@@ -281,5 +337,5 @@ def _letters(text: str) -> str:
 
 def test_without_a_kept_text_nothing_is_said_about_where_an_answer_stands() -> None:
     assert render.where((3, 4)) == ["p. 3, 4"]
-    assert render.where(()) == ["not found in the document"]
+    assert render.where(()) == ["no page found"]
     assert render.where(None) == []

@@ -101,7 +101,8 @@ class World:
         """Ada hands in files; the message that she wrote."""
         given = list(files or [HANDBOOK])
         message = await self.slack.say(LEARN, *given, **where)
-        await self.until(lambda: sum(is_end(said) for said in self.handled(message)) >= len(given))
+        pdfs = [name for name, _ in given if name.endswith(".pdf")]
+        await self.until(lambda: sum(is_end(said) for said in self.handled(message)) >= len(pdfs))
         await self.told()
         return message
 
@@ -136,7 +137,7 @@ class World:
 
 
 def is_end(message: dict[str, Any]) -> bool:
-    return not re.search("Fetching it|Waiting to learn|Learning ", shown(message))
+    return not re.search("is waiting|Learning ", shown(message))
 
 
 def settings(slack: FakeSlack, **given: Any) -> Settings:
@@ -178,25 +179,32 @@ async def world(
 # Learning
 
 
-async def test_a_pdf_with_a_mention_is_learned_and_its_end_told_with_a_picture(world, slack):
+async def test_a_pdf_with_a_mention_is_learned_and_its_end_calls_whoever_asked(world, slack):
     message = await world.teach()
     (end,) = slack.said("I know handbook.pdf now")
-    await world.until(lambda: slack.uploads)
     assert end["thread_ts"] == message["ts"] and len(world.handled(message)) == 1
-    (picture,) = slack.uploads
+    assert end["blocks"][0]["text"]["text"] == "<@UADA> *I know handbook.pdf now*"
+    assert [document.name for document in await world.service.documents(KEY)] == ["handbook.pdf"]
+
+
+async def test_how_learning_went_is_shown_to_whoever_wants_to_know(world, slack):
+    message = await world.teach()
+    (end,) = slack.said("I know handbook.pdf now")
+    await slack.click(end, "Details", by="UBOB")
+    await world.whispered("loss")
+    (picture,) = await world.until(lambda: slack.uploads)
     assert picture["thread_ts"] == message["ts"] and picture["channel_id"] == CHANNEL
     assert slack.files[picture["files"][0]["id"]].data.startswith(b"\x89PNG")
-    assert [document.name for document in await world.service.documents(KEY)] == ["handbook.pdf"]
 
 
 async def test_progress_is_shown_in_one_message_with_a_cancel_button(world, slack):
     world.engine.go.clear()
     await slack.say(LEARN, HANDBOOK)
     progress = await world.learning()
-    assert "loss 4.00" in shown(progress) and [b["text"]["text"] for b in buttons(progress)] == ["Cancel"]
+    assert "Learning it" in shown(progress) and [b["text"]["text"] for b in buttons(progress)] == ["Cancel"]
     world.engine.go.set()
     await world.told()
-    assert "I know handbook.pdf now" in shown(progress) and not [b for b in buttons(progress) if "Cancel" in str(b)]
+    assert slack.said("I know handbook.pdf now") and progress not in slack.messages[CHANNEL]
 
 
 @pytest.mark.parametrize(
@@ -226,8 +234,9 @@ async def test_the_message_menu_learns_what_somebody_else_posted(world, slack):
 
 async def test_every_attachment_gets_an_answer(world, slack):
     await world.teach(HANDBOOK, ("letter.docx", File(b"PK", "application/msword")), BAKERY, ("scan.pdf", b"not one"))
-    for words in ("I know handbook.pdf now", "I know bakery.pdf now", "I can't learn scan.pdf", "only learn PDF files"):
+    for words in ("I know handbook.pdf now", "I know bakery.pdf now", "I can't learn scan.pdf"):
         assert slack.said(words)
+    await world.whispered("only learn PDF files")
 
 
 async def test_a_known_document_is_not_learned_again(world, slack):
@@ -247,9 +256,11 @@ async def test_direct_messages_are_a_channel_of_their_own(world, slack):
     await slack.say("learn this", HANDBOOK, channel="D1")
     await world.said("I know handbook.pdf now", "D1")
     await slack.say(WARDEN, channel="D1")
-    answer = await world.said("0 document tokens", "D1")
-    assert "Ada Quill" in shown(answer) and not answer.get("thread_ts")
-    assert "learned nothing here" in shown(await world.ask())
+    answer = await world.said("Ada Quill", "D1")
+    await world.quiet()
+    status = slack.sent("assistant.threads.setStatus")[-1]
+    assert status["thread_ts"] == answer["thread_ts"]  # where the person asked
+    assert "don't know any documents" in shown(await world.ask())
     assert len(await world.service.documents(f"slack:{TEAM}:dm:UADA")) == 1
 
 
@@ -266,7 +277,7 @@ async def test_a_file_that_only_the_later_event_carries_is_learned(world, slack)
     slack.mentions_carry_files = False
     slack.fault("conversations.replies", "missing_scope", times=9)
     message = await slack.say(LEARN, HANDBOOK)
-    await world.until(lambda: world.handled(message))
+    await world.whispered("I see no file there")
     await slack.event({**message, "channel_type": "channel"})
     await world.said("I know handbook.pdf now")
 
@@ -283,7 +294,7 @@ async def test_the_owner_cancels_and_others_cannot(world, slack):
     await slack.click(progress, "Cancel", by="UBOB")
     await world.whispered("manages this channel")
     await slack.click(progress, "Cancel")
-    await world.said("Cancelled: handbook.pdf")
+    await world.said("Nothing of handbook.pdf was kept")
     assert not await world.service.documents(KEY)
 
 
@@ -295,7 +306,7 @@ async def test_the_end_of_a_long_job_is_posted_anew(world, slack, monkeypatch):
     world.engine.go.set()
     end = await world.said("I know handbook.pdf now")
     assert end is not progress and end["thread_ts"] == message["ts"]
-    await world.until(lambda: "see my reply" in shown(progress))
+    await world.until(lambda: progress not in slack.messages[CHANNEL])
 
 
 async def test_a_deleted_progress_message_is_replaced_at_the_end(world, slack):
@@ -313,7 +324,7 @@ async def test_a_restart_in_the_middle_is_survived_in_the_same_message(world, sl
     await world.restart()
     world.engine.go.set()
     await world.told()
-    assert "I know handbook.pdf now" in shown(progress) and len(world.handled(message)) == 1
+    assert slack.said("I know handbook.pdf now") and progress and len(world.handled(message)) == 1
 
 
 async def test_an_end_that_came_while_the_bot_was_away_is_told_once(world, slack, monkeypatch):
@@ -343,29 +354,136 @@ async def test_an_end_that_came_while_the_bot_was_away_is_told_once(world, slack
 # Asking
 
 
-async def test_a_mention_is_answered_in_a_thread_beside_the_base_model(world, slack):
+async def test_a_mention_is_answered_in_its_thread_with_the_answer_first(world, slack):
     await world.teach()
     answer = await world.ask()
-    (row,) = [block["fields"] for block in answer["blocks"] if "fields" in block]
-    assert [column["text"].splitlines()[0] for column in row] == ["*Learned*", "*Base model (untaught)*"]
-    assert "Ada Quill" in row[0]["text"] and "I do not know." in row[1]["text"]
-    assert "p. 1" in row[0]["text"] and "confidence 90%" in row[0]["text"]
-    assert "0 document tokens in the prompt" in shown(answer) and "Ada Quill" in answer["text"]
+    first, small = answer["blocks"][:2]
+    assert first["text"]["text"] == "*The warden is Ada Quill*" and "Ada Quill" in answer["text"]
+    (line,) = small["elements"]
+    assert line["text"] == "likely · handbook.pdf, p. 1\nWithout the document: I do not know."
+    assert [button["text"]["text"] for button in buttons(answer)] == ["👍", "👎", "Details"]
     assert slack.message(answer["thread_ts"])["user"] == "UBOB"
     assert slack.sent("assistant.threads.setStatus")[0]["thread_ts"] == answer["thread_ts"]
 
 
 async def test_an_answer_needs_no_status(world, slack):
     slack.fault("assistant.threads.setStatus", "not_allowed", times=9)
-    assert "Base model" in shown(await world.ask())
+    await world.teach()
+    assert "Ada Quill" in shown(await world.ask())
 
 
-async def test_the_command_puts_the_question_in_the_channel_and_the_answer_in_its_thread(world, slack):
+@pytest.mark.parametrize("threads", ["follow-ups", "never"])
+async def test_a_channel_may_want_answers_in_the_channel_itself(world, slack, threads):
+    await world.teach()
+    await world.service.change_setting(KEY, "threads", threads)
+    answer = await world.ask()
+    assert "Ada Quill" in shown(answer) and not answer.get("thread_ts")
+    await slack.say("And when does the ferry leave?", thread_ts=answer["ts"])
+    assert (await world.said("leaves at seven"))["thread_ts"] == answer["ts"]
+
+
+async def test_the_command_answers_in_the_channel_with_what_was_asked(world, slack):
     await world.teach()
     await slack.slash("ask", WARDEN, by="UBOB")
-    answer = await world.said("0 document tokens")
-    assert shown(slack.message(answer["thread_ts"])) == f"Bob asks: {WARDEN}"
-    assert slack.sent("assistant.threads.setStatus")[0]["thread_ts"] == answer["thread_ts"]  # shown at once
+    answer = await world.said("Ada Quill")
+    assert shown(answer).startswith(f"Bob asked: {WARDEN}") and not answer.get("thread_ts")
+
+
+async def test_small_talk_gets_a_reaction_or_a_sentence(world, slack):
+    await world.teach()
+    thanks = await slack.say(f"{MENTION} thanks!", by="UBOB")
+    await world.until(lambda: slack.message(thanks["ts"]).get("reactions") == ["heart"])
+    await slack.say(f"{MENTION} hello", by="UBOB")
+    await world.said("Hi! Ask me about handbook.pdf.")
+    assert not world.handled(thanks)[:-1]
+
+
+async def test_a_refused_question_leaves_nothing_in_the_channel(world, slack):
+    await world.teach()
+    await slack.slash("ask", f"--document nothing.pdf {WARDEN}")
+    await world.whispered("no document called nothing.pdf")
+    assert not slack.said("asked")
+
+
+@pytest.mark.parametrize(
+    "text", ["--private {}", "-private {}", "--Private {}", "—private {}", "{} --private", "private: {}"]
+)
+async def test_private_is_private_however_it_is_written(world, slack, text):
+    await world.teach()
+    await slack.slash("ask", text.format(WARDEN))
+    assert "You asked: Who is the warden?" in shown(await world.whispered("Ada Quill"))
+    await world.quiet()
+    assert not slack.said("Ada Quill")
+
+
+async def test_two_people_in_one_thread_are_both_answered(world, slack):
+    await world.teach()
+    thread = (await world.ask())["thread_ts"]
+    await slack.say("When does the ferry leave?", thread_ts=thread)
+    await slack.say("What does the lamp burn?", thread_ts=thread, by="UBOB")
+    await world.said("leaves at seven")
+    await world.said("burns whale oil")
+
+
+# What is edited, deleted, or removed
+
+
+async def test_deleting_the_upload_stops_learning(world, slack):
+    world.engine.go.clear()
+    upload = await slack.say(LEARN, HANDBOOK)
+    await world.learning()
+    await slack.remove(upload)
+    await world.said("Nothing of handbook.pdf was kept")
+    assert not await world.service.documents(KEY)
+
+
+async def test_deleting_the_upload_later_offers_to_forget(world, slack):
+    await slack.remove(await world.teach())
+    await slack.click(await world.said("Shall I forget it, too?"), "Forget it")
+    await world.said("handbook.pdf is forgotten")
+    assert not await world.service.documents(KEY)
+
+
+async def test_a_mention_that_is_added_by_an_edit_is_heard_once(world, slack):
+    await world.teach()
+    asked = await slack.say(WARDEN, by="UBOB")
+    for text in (f"{MENTION} {WARDEN}", f"{MENTION} {WARDEN} please"):
+        await slack.change(asked, text)
+    await world.said("Ada Quill")
+    await world.quiet()
+    assert len(slack.said("Ada Quill")) == 1
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {"type": "app_uninstalled"},
+        {"type": "tokens_revoked", "tokens": {"bot": [BOT], "oauth": []}},
+        {"type": "member_left_channel", "user": BOT, "channel": CHANNEL, "channel_type": "C", "team": TEAM},
+    ],
+)
+async def test_where_the_bot_is_thrown_out_what_it_learned_is_erased(world, slack, event):
+    await world.teach()
+    await slack.event(event)
+    async with asyncio.timeout(5):
+        while await world.service.documents(KEY):
+            await asyncio.sleep(0.01)
+    assert {event["type"]} <= set(manifest()["settings"]["event_subscriptions"]["bot_events"])
+
+
+async def test_a_file_that_is_shared_from_elsewhere_is_learned(world, slack):
+    posted = await slack.say("our handbook", HANDBOOK, by="UBOB")
+    await slack.say(LEARN, attachments=[{"is_share": True, "files": posted["files"]}])
+    await world.said("I know handbook.pdf now")
+
+
+async def test_who_opens_the_bots_messages_sees_what_to_ask(world, slack):
+    world.engine.questions = (WARDEN,)
+    await slack.say("learn this", HANDBOOK, channel="D1")
+    await world.said("I know handbook.pdf now", "D1")
+    await slack.event({"type": "app_home_opened", "user": "UADA", "channel": "D1", "tab": "messages"})
+    (prompts,) = await world.until(lambda: slack.sent("assistant.threads.setSuggestedPrompts"))
+    assert prompts["prompts"] == [{"title": WARDEN, "message": WARDEN}]
 
 
 async def test_a_private_answer_can_be_shared(world, slack):
@@ -375,20 +493,23 @@ async def test_a_private_answer_can_be_shared(world, slack):
     assert answer["response_type"] == "ephemeral" and not slack.said("Ada Quill")
     slack.whispers.append(answer)
     await slack.click(answer, "Share in channel", by="UBOB")
-    assert "shared by Bob" in shown(await world.said("Ada Quill"))
+    assert "Bob asked" in shown(await world.said("Ada Quill"))
     await world.whispered("Shared.")
+    await slack.click(answer, "Share in channel", by="UBOB")
+    await world.whispered("already")
+    assert len(slack.said("Ada Quill")) == 1
 
 
 async def test_a_document_can_be_chosen(world, slack):
     await world.teach(HANDBOOK)
     await world.teach(BAKERY)
     await slack.slash("ask", f"—document “bakery.pdf” {WARDEN}", by="UBOB")
-    assert "From bakery.pdf" in shown(await world.said("0 document tokens"))
+    await world.said("bakery.pdf, ")
 
 
 async def test_where_the_bot_is_no_member_commands_are_answered_privately(world, slack):
     await slack.slash("ask", WARDEN, channel="C9")
-    await world.whispered("learned nothing here")
+    await world.whispered("don't know any documents")
     posted = await slack.say("look", HANDBOOK, channel="C9")
     await slack.choose(posted)
     await world.whispered("Invite me")
@@ -400,7 +521,7 @@ async def test_an_example_question_is_asked_by_its_button(world, slack):
     message = await world.teach()
     (end,) = slack.said("I know handbook.pdf now")
     await slack.click(end, WARDEN, by="UBOB")
-    assert (await world.said("0 document tokens"))["thread_ts"] == message["ts"]
+    assert (await world.said("Ada Quill"))["thread_ts"] == message["ts"]
 
 
 @pytest.mark.parametrize("remembered", [True, False])
@@ -416,8 +537,8 @@ async def test_follow_ups_in_the_bots_threads_need_no_mention(world, slack, reme
 async def test_follow_ups_under_a_command_need_no_mention(world, slack):
     await world.teach()
     await slack.slash("ask", WARDEN, by="UBOB")
-    answer = await world.said("0 document tokens")
-    await slack.say("And when does the ferry leave?", thread_ts=answer["thread_ts"])
+    answer = await world.said("Ada Quill")
+    await slack.say("And when does the ferry leave?", thread_ts=answer["ts"])
     await world.said("leaves at seven")
 
 
@@ -426,21 +547,22 @@ async def test_a_follow_up_goes_to_the_document_that_answered_in_its_thread(worl
     await world.teach(BAKERY, HARBOUR)
     for name, question in ABOUT.items():
         await (slack.slash("ask", question) if how == "command" else slack.say(f"{MENTION} {question}"))
-        thread = (await world.said(f"From {name}"))["thread_ts"]
+        answer = await world.said(f"{name}, p.")
+        thread = answer.get("thread_ts") or answer["ts"]
         if how == "restart":
             await world.placed(thread)
             await world.restart()
         await slack.say(FOLLOW_UP, thread_ts=thread)
-        assert await source(world, thread, 1) == name
+        assert await source(world, thread, int(how != "command")) == name
 
 
 async def source(world: World, thread: str | None, at: int, channel: str = CHANNEL) -> str:
-    """Whose answer is the one `at` this place in a thread; None: in the channel itself."""
+    """Whose answer is the one `at` this place among those in a thread."""
 
     def answers() -> list[dict[str, Any]]:
-        return [m for m in world.slack.said("by weights alone", channel) if m.get("thread_ts") == thread]
+        return [m for m in world.slack.said("Without the document", channel) if m.get("thread_ts") == thread]
 
-    return re.search("From (.*),", shown((await world.until(lambda: answers()[at:]))[0]))[1]
+    return re.search("· (.*), ", shown((await world.until(lambda: answers()[at:]))[0]))[1]
 
 
 async def test_a_follow_up_that_was_received_before_a_crash_goes_there_too(world, slack):
@@ -456,34 +578,31 @@ async def test_a_follow_up_that_was_received_before_a_crash_goes_there_too(world
         assert await source(world, thread, 1) == name
 
 
-async def test_in_direct_messages_a_thread_below_an_answer_follows_it_and_the_rest_does_not(world, slack):
+async def test_in_direct_messages_a_thread_goes_on_with_its_document(world, slack):
     await slack.say("learn these", BAKERY, HARBOUR, channel="D1")
     await world.said("I know harbour.pdf now", "D1")
     await world.said("I know bakery.pdf now", "D1")
-    others = set()
-    for number, (name, question) in enumerate(ABOUT.items()):
-        await slack.say(question, channel="D1")
-        answer = await world.said(f"From {name}", "D1")
-        await slack.say(FOLLOW_UP, channel="D1", thread_ts=answer["ts"])
-        assert await source(world, answer["ts"], 0, "D1") == name
-        await slack.say(FOLLOW_UP, channel="D1")
-        others.add(await source(world, None, 2 * number + 1, "D1"))
-    assert len(others) == 1
+    for name, question in ABOUT.items():
+        asked = await slack.say(question, channel="D1")
+        await world.said(f"{name}, p.", "D1")
+        await slack.say(FOLLOW_UP, channel="D1", thread_ts=asked["ts"])
+        assert await source(world, asked["ts"], 1, "D1") == name
 
 
 async def test_a_shared_answer_steers_the_thread_below_it(world, slack):
     await world.teach(BAKERY, HARBOUR)
     for name, question in ABOUT.items():
         await slack.slash("ask", f"--private {question}")
-        answer = await world.whispered(f"From {name}")
+        answer = await world.whispered(f"{name}, p.")
         slack.whispers.append(answer)
         await slack.click(answer, "Share in channel")
-        thread = (await world.said(f"From {name}"))["ts"]
+        thread = (await world.said(f"{name}, p."))["ts"]
         await slack.say(FOLLOW_UP, thread_ts=thread)
         assert await source(world, thread, 0) == name
 
 
 async def test_the_bot_is_silent_when_people_talk_to_each_other(world, slack):
+    await world.teach()
     answer = await world.ask()
     thread = {"thread_ts": answer["thread_ts"]}
     await slack.say("<@UBOB> is that right?", **thread)
@@ -491,7 +610,7 @@ async def test_the_bot_is_silent_when_people_talk_to_each_other(world, slack):
     await slack.say("Me neither.", **thread)
     await slack.say("<!here> anyone?", **thread)
     await world.quiet()
-    assert len(slack.said("Base model")) == 1
+    assert len(slack.said("Without the document")) == 1
     await world.ask("So who is it?", **thread)
 
 
@@ -512,15 +631,17 @@ async def test_bots_edits_and_joins_are_not_answered(world, slack):
 
 
 async def test_what_was_written_reaches_the_model_as_plain_text(world, slack):
+    await world.teach()
     answer = await world.ask("is <@UADA> or <https://a.example|this> &lt;here&gt; in <#C2|harbour>?")
-    assert "is @Ada or this <here> in #harbour?" in shown(answer)
+    await slack.click(answer, "Details")
+    await world.whispered("is @Ada or this <here> in #harbour?")
 
 
 async def test_feedback_buttons_outlive_a_restart(world, slack):
     await world.teach()
     answer = await world.ask()
     await world.restart()
-    await slack.click(answer, "Helpful")
+    await slack.click(answer, "👍")
     await world.whispered("Thank you")
 
 
@@ -550,7 +671,7 @@ async def test_forget_is_for_ones_own(world, slack):
     await world.whispered("manages this channel")
     await slack.slash("forget", "handbook.pdf")
     await world.said("handbook.pdf is forgotten")
-    assert "learned nothing here" in shown(await world.ask())
+    assert "know any documents" in shown(await world.ask())
 
 
 @pytest.mark.parametrize("manager", ["UMOD", "UBOB"])
@@ -594,7 +715,7 @@ async def test_guests_may_ask_but_not_teach_or_erase(world, slack, kind):
     await slack.slash("reset", by="UGUEST")
     await world.until(lambda: len(slack.whispered("Guests can ask")) == 2)
     assert not await world.service.jobs(KEY)
-    assert "Base model" in shown(await world.ask(by="UGUEST"))
+    assert "know any documents" in shown(await world.ask(by="UGUEST"))
 
 
 async def test_somebody_unknown_is_no_guest_and_may_try_again(world, slack, monkeypatch):
@@ -610,8 +731,9 @@ async def test_somebody_unknown_is_no_guest_and_may_try_again(world, slack, monk
 
 async def test_thousands_of_mentions_are_not_looked_up(world, slack):
     names = " ".join(f"<@U{number:05}>" for number in range(3_000))
-    await slack.say(f"{MENTION} {names} who are they?", by="UBOB")
-    await world.whispered("the limit is 1,000")
+    await slack.say(f"{MENTION} who are {names}", by="UBOB")
+    await world.until(lambda: world.client._workspaces[TEAM]._unknown.get("U00001"))
+    await world.quiet()
     assert len(slack.sent("users.info")) <= platform.NAMED + 1
 
 
@@ -638,7 +760,7 @@ async def test_answers_are_sent_to_slack_alone(world, slack):
 
 @pytest.mark.parametrize(
     ("name", "words"),
-    [("engram-status", "fake"), ("help", "/engram-status:"), ("about", "What I keep"), ("cancel", "nothing")],
+    [("engram-status", "fake"), ("help", "/engram status:"), ("about", "What I keep"), ("cancel", "nothing")],
 )
 async def test_everyone_can_look(world, slack, name, words):
     await slack.slash(name, by="UBOB")
@@ -660,11 +782,12 @@ async def test_nothing_that_the_bot_sends_can_mention_link_or_unfurl(world, slac
     evil = plain_pdf("The warden is <!channel> and <@U123> & <#C1> <http://evil|safe> @everyone. " * 4)
     await world.teach(("<!channel> <@U1>&.pdf", evil))
     await world.ask(f"{WARDEN} &lt;!here&gt; &lt;@U1&gt;")
-    await slack.slash("forget", "&lt;!channel&gt;")
+    await slack.slash("forget", "&lt;!channel&gt; &lt;@U1&gt;&amp;.pdf")
     await world.said("is forgotten")
     mine = [message for message in slack.messages[CHANNEL] if message["user"] == BOT]
     said = [text for message in [*mine, *slack.whispers, *slack.responses] for text in texts(message)]
     assert any("channel" in text for text in said)
+    said = [text.replace("<@UADA>", "") for text in said]  # who is told of the end
     assert not [text for text in said if re.search(r"<|>|&(?!amp;|lt;|gt;)", text)]
     calls = slack.sent("chat.postMessage")
     assert all(call["unfurl_links"] is call["unfurl_media"] is False for call in calls)
@@ -682,7 +805,7 @@ def mrkdwn(value: Any) -> list[dict[str, Any]]:
 async def test_long_answers_keep_slacks_limits(world, slack, monkeypatch):
     monkeypatch.setattr(FakeEngine, "_complete", lambda self, ask: Completion("<&> long " * 4000, 9, 1.0, 0.5))
     await world.teach()
-    assert "long" in shown(await world.ask("What? " * 100))
+    assert "long" in shown(await world.ask("What? " * 100 + "in handbook.pdf?"))
 
 
 @pytest.mark.parametrize("text", ["x" * 50_000, "& " * 20_000, "```py\n" + "<a>\n" * 9_000 + "```", "a\n\nb" * 9000])
@@ -696,17 +819,35 @@ def test_any_message_keeps_slacks_limits(text):
             assert part.count("```") % 2 == 0 or part.startswith("```py\n‹")  # a button's label
 
 
-def test_the_manifest_has_every_command_scope_and_event():
+def test_the_manifest_has_the_command_scopes_and_events():
     made = manifest()
-    names = [command["command"] for command in made["features"]["slash_commands"]]
-    assert names == [f"/{'engram-status' if name == 'status' else name}" for name in COMMANDS]
+    assert [command["command"] for command in made["features"]["slash_commands"]] == ["/engram"]
     assert made["settings"]["socket_mode_enabled"] and made["features"]["agent_view"]["agent_description"]
     assert "request_url" not in json.dumps(made)
-    over_http = manifest("https://bot.example/slack/events")
+    over_http = manifest("https://bot.example/slack/events", short_commands=True)
     assert not over_http["settings"]["socket_mode_enabled"]
-    assert {command["url"] for command in over_http["features"]["slash_commands"]} == {
-        "https://bot.example/slack/events"
-    }
+    all_commands = over_http["features"]["slash_commands"]
+    short = [f"/{'engram-' * (name in ('status', 'settings'))}{name}" for name in COMMANDS]
+    assert [command["command"] for command in all_commands] == ["/engram", *short]
+    assert {command["url"] for command in all_commands} == {"https://bot.example/slack/events"}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (f"ask --private {WARDEN}", "Ada Quill"),
+        (f"private: {WARDEN}", "Ada Quill"),
+        ("docs", "I know 1 document here"),
+        ("what do you know?", "I know 1 document here"),
+        ("", "/engram ask:"),
+        ("hello", "/engram ask:"),
+        ("forget hand", "Forget handbook.pdf?"),
+    ],
+)
+async def test_one_command_does_all(world, slack, text, words):
+    await world.teach()
+    await slack.slash("engram", text)
+    await world.whispered(words)
 
 
 # The whole story
@@ -721,21 +862,21 @@ async def test_the_whole_story_with_a_restart_in_the_middle(world, slack):
     )
     progress = await world.learning()
     await slack.say(f"{MENTION} and this", REAL_BAKERY, by="UBOB")
-    await world.said("Waiting to learn bakery.pdf")
+    await world.said("bakery.pdf is waiting")
     await slack.slash("docs", by="UBOB")
-    await world.whispered("in the queue")
+    await world.whispered("waiting")
     print(slack.transcript(), "\n\n======== the bot is started anew ========")
     await world.restart()
     world.engine.go.set()
     await world.told()
-    assert "I know handbook.pdf now" in shown(progress) and slack.said("I know bakery.pdf now")
+    assert progress and slack.said("I know handbook.pdf now") and slack.said("I know bakery.pdf now")
 
     asked = await world.ask()
     assert "The warden is Ada Quill" in shown(asked)
     await slack.say("And when does the bakery open?", thread_ts=asked["thread_ts"])
     follow_up = await world.said("The bakery opens at six")
-    assert "From bakery.pdf" in shown(follow_up) and follow_up["thread_ts"] == asked["thread_ts"]
-    await slack.click(follow_up, "Helpful")
+    assert "bakery.pdf, " in shown(follow_up) and follow_up["thread_ts"] == asked["thread_ts"]
+    await slack.click(follow_up, "👍")
     await world.whispered("Thank you")
 
     await slack.say(f"{MENTION} forget handbook.pdf", thread_ts=begun["ts"])
@@ -744,6 +885,6 @@ async def test_the_whole_story_with_a_restart_in_the_middle(world, slack):
     await slack.say(f"{MENTION} reset", by="UMOD")
     await slack.click(await world.whispered("1 document"), "Forget everything", by="UMOD")
     await world.whispered("Forgot 1 document")
-    assert "learned nothing here" in shown(await world.ask("When does the bakery open?"))
+    assert "know any documents" in shown(await world.ask("When does the bakery open?"))
     print(slack.transcript())
     print("\nOnly one person sees:\n", *(shown(message) for message in slack.responses), sep="\n--\n")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from core.errors import DataTooNew, StorageFailed
-from core.types import Stage
+from core.types import Certainty, Stage
 from storage.channel_files import ChannelFile, path_in
 from storage.check import examine
 from storage.folder import DataFolder
@@ -24,7 +24,7 @@ def old(request: pytest.FixtureRequest, folder: DataFolder) -> DataFolder:
     """A data folder of an earlier version: a learned document, an answer, and a failed, a running and a waiting job."""
     folder.channels.mkdir()
     scripts = {RELEASED / f"v{request.param}.sql": folder.index}
-    for path in (RELEASED / f"v{request.param}").glob("*.sql"):  # from version 5 on a file for each channel
+    for path in (RELEASED / f"v{request.param}").glob("*.sql"):  # from version 6 on a file for each channel
         scripts[path] = folder.channels / f"{path.stem}.db"
     for script, file in scripts.items():
         with closing(sqlite3.connect(file)) as connection:
@@ -40,7 +40,7 @@ def test_there_is_a_file_of_every_version() -> None:
 async def test_a_file_of_every_version_is_brought_forward_with_all_that_is_in_it(old: DataFolder) -> None:
     with closing(sqlite3.connect(old.index)) as connection:
         (version,) = connection.execute("PRAGMA user_version").fetchone()
-    with closing(sqlite3.connect(old.index if version < 5 else path_in(old.channels, "discord:1:2"))) as connection:
+    with closing(sqlite3.connect(old.index if version < 6 else path_in(old.channels, "discord:1:2"))) as connection:
         [(answer,)] = connection.execute("SELECT id FROM answers")
     async with Index(old.index) as index:
         [document] = await index.documents("discord:1:2")
@@ -59,6 +59,9 @@ async def test_a_file_of_every_version_is_brought_forward_with_all_that_is_in_it
         assert await index.thread_document("discord:1:2", "11") == ("learned" if version > 2 else None)
         await index.place_answer("discord:1:2", answer, "12")
         assert await index.thread_document("discord:1:2", "12") == "learned"
+        if version > 4:
+            assert (await index.answer("discord:1:2", answer)).certainty is Certainty.LIKELY
+        assert await index.channel_settings("discord:1:2") == {}
     with closing(sqlite3.connect(old.index)) as connection:
         assert connection.execute("PRAGMA user_version").fetchone() == (len(MIGRATIONS),)
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]

@@ -1,4 +1,4 @@
--- A file of version 5, as the code of that version wrote it.
+-- A file of version 6, as the code of that version wrote it.
 PRAGMA user_version = 1;
 BEGIN TRANSACTION;
 CREATE TABLE answers (
@@ -9,7 +9,9 @@ CREATE TABLE answers (
     base TEXT NOT NULL,
     asked_at REAL NOT NULL,  -- Unix time
     asked_by TEXT NOT NULL,
-    thread TEXT NOT NULL  -- the platform's id of the thread that it stands in; '' for none
+    thread TEXT NOT NULL,  -- the platform's id of the thread that it stands in; '' for none
+    details TEXT NOT NULL,  -- the whole core.types.Answer as JSON; '' for older ones
+    shared INTEGER NOT NULL DEFAULT 0  -- 1: was private and is now shown to all
 );
 PRAGMA writable_schema=ON;
 INSERT INTO sqlite_master(type,name,tbl_name,rootpage,sql)VALUES('table','chunk_words','chunk_words',0,'CREATE VIRTUAL TABLE chunk_words USING fts5 (

@@ -1,4 +1,4 @@
--- A file of version 5, as the code of that version wrote it.
+-- A file of version 6, as the code of that version wrote it.
 PRAGMA user_version = 1;
 BEGIN TRANSACTION;
 CREATE TABLE answers (
@@ -9,9 +9,11 @@ CREATE TABLE answers (
     base TEXT NOT NULL,
     asked_at REAL NOT NULL,  -- Unix time
     asked_by TEXT NOT NULL,
-    thread TEXT NOT NULL  -- the platform's id of the thread that it stands in; '' for none
+    thread TEXT NOT NULL,  -- the platform's id of the thread that it stands in; '' for none
+    details TEXT NOT NULL,  -- the whole core.types.Answer as JSON; '' for older ones
+    shared INTEGER NOT NULL DEFAULT 0  -- 1: was private and is now shown to all
 );
-INSERT INTO "answers" VALUES('05ef3f1f35efb2c6','learned','Who keeps it?','Ada Quill.','Nobody.',1.79573224628243422506e+09,'discord:8','11');
+INSERT INTO "answers" VALUES('05ef3f1f35efb2c6','learned','Who keeps it?','Ada Quill.','Nobody.',1.79573224628243422506e+09,'discord:8','11','{"question": "Who keeps it?", "base": {"text": "Nobody.", "tokens": 2, "seconds": 0.5, "confidence": 0.1}, "learned": {"text": "Ada Quill.", "tokens": 3, "seconds": 0.5, "confidence": 0.9}, "document": {"id": "learned", "name": "Lighthouse.pdf"}, "prompt_tokens": 9, "pages": [1], "id": "", "unrelated": false, "certainty": "likely"}',0);
 PRAGMA writable_schema=ON;
 INSERT INTO sqlite_master(type,name,tbl_name,rootpage,sql)VALUES('table','chunk_words','chunk_words',0,'CREATE VIRTUAL TABLE chunk_words USING fts5 (
     text, content = ''chunks'', content_rowid = ''id'', tokenize = ''porter unicode61 remove_diacritics 2''

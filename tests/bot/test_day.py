@@ -1,0 +1,56 @@
+"""A day of conversation by script: 500 messages, a third of them not meant for the bot."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+from bot.commands import Bot
+from bot.quotas import QuotaConfig
+from tests.bot.fake_chat import FakeReply, attachment, request
+from tests.bot.test_commands import PDF, teach
+from tests.bot.test_intents import SAID
+from tests.conftest import SMALL, Open
+from tests.fakes import FakeEngine
+
+MESSAGES = 500
+QUESTIONS = [
+    "Who is the warden?",
+    "When does the ferry leave?",
+    "What does the lamp burn?",
+    "who is the warden",
+    "ferry times",
+]
+BETWEEN_PEOPLE = [
+    "Me neither.", "see you at lunch", "I think so too", "lol", "nice picture!", "haha", "the meeting is at three",
+    "I'll bring the cake", "that was fun yesterday", "ok", "good morning", "no idea, sorry", "👍", "brb", "same here",
+    "we should fix the printer", "Tom is ill today", "it works now", "great game last night", "done",
+]  # fmt: skip
+SOCIAL = ["greeting", "introduction", "thanks", "approval", "goodbye", "complaint", "chatter", "forget me"]
+
+
+async def test_a_day_of_talk_brings_no_nonsense_and_leaves_no_question_unanswered(open_service: Open) -> None:
+    chance, engine, came_of = random.Random(7), FakeEngine(), Counter()
+    free = QuotaConfig(user_questions_per_minute=0, channel_questions_per_minute=0)
+    async with open_service(engine) as service, Bot(service, limits=SMALL, quotas=free) as bot:
+        await teach(bot, attachment(PDF))
+        characters = 0
+        for _ in range(MESSAGES):
+            kind = chance.choices(("people", "social", "question"), (0.34, 0.26, 0.4))[0]
+            text = chance.choice({"people": BETWEEN_PEOPLE, "question": QUESTIONS}.get(kind) or _social(chance))
+            reply, asked_before = FakeReply(), len(engine.batches)
+            await bot.hear(request(text, is_addressed=kind != "people"), reply)
+            asked_model = len(engine.batches) - asked_before
+            said = len(reply.said) + len(reply.reactions)
+            assert asked_model == (kind == "question"), text
+            assert said == (kind != "people"), text
+            came_of[kind] += 1
+            if kind == "question":
+                (message,) = reply.said
+                characters += len(message.title + message.text + message.footer)
+        assert len(await service.documents("fake:1")) == 1
+    print(f"{dict(came_of)}; {characters / came_of['question']:.0f} characters an answer, one message each")
+
+
+def _social(chance: random.Random) -> list[str]:
+    return SAID[chance.choice(SOCIAL)]
