@@ -6,9 +6,10 @@ import errno
 import hashlib
 import os
 import re
+import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -54,11 +55,12 @@ class Weights:
         tensors = _to_float16(learned)
         try:
             with _translated():
-                digest, size = _write(temporary, tensors, metadata)
-                os.replace(temporary, path)
+                temporary.mkdir(mode=0o700, exist_ok=True)
+                digest, size = _write(temporary / path.name, tensors, metadata)
+                os.replace(temporary / path.name, path)
                 self._sync_folder()
         finally:
-            temporary.unlink(missing_ok=True)
+            shutil.rmtree(temporary, ignore_errors=True)
         return WeightsRecord(
             document_id=document_id,
             path=self._name(document_id),
@@ -90,7 +92,8 @@ class Weights:
     def delete(self, document_id: str) -> None:
         """Gone for good on return; no error when it was gone before. Raises: OSError."""
         self._path(document_id).unlink(missing_ok=True)
-        self._temporary(document_id).unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            shutil.rmtree(self._temporary(document_id))
         self._sync_folder()
 
     def sweep(self, known: Sequence[WeightsRecord]) -> tuple[list[str], list[str]]:
@@ -122,6 +125,7 @@ class Weights:
         return sorted(self._trash.iterdir()) if self._trash.is_dir() else []
 
     def _temporary(self, document_id: str) -> Path:
+        """A folder for what is not complete: safetensors makes files with names of its own beside the one it writes."""
         return self._path(document_id).with_suffix(".tmp")
 
     def _path(self, document_id: str) -> Path:
