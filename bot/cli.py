@@ -37,7 +37,11 @@ Channel = Annotated[
 ]
 DataDir = Annotated[Path | None, typer.Option("--data-dir", metavar="DIR", help="Where Engram keeps what it learns.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-Pdf = Annotated[Path, typer.Argument(metavar="FILE.pdf")]
+File = Annotated[Path, typer.Argument(metavar="FILE", help="A PDF, an Office file, EPUB, HTML, Markdown or text.")]
+Files = Annotated[
+    list[Path], typer.Argument(metavar="FILE ...", help="PDFs, Office files, EPUB, HTML, Markdown or text.")
+]
+Pages = Annotated[str, typer.Option(metavar="A-B", help="Only these pages, for example 1-100.")]
 
 
 # Every command takes these, so that a script may add them to any; here they mean nothing.
@@ -65,22 +69,24 @@ def main() -> None:
 
 
 @cli.command()
-def read(file: Pdf, channel: NoChannel = "", data_dir: NoDataDir = None, json: Json = False) -> None:
-    """Show what a PDF becomes, or why it is refused. No model is loaded."""
+def read(
+    file: File, pages: Pages = "", channel: NoChannel = "", data_dir: NoDataDir = None, json: Json = False
+) -> None:
+    """Show what a document becomes, or why it is refused. No model is loaded."""
 
     async def command(screen: Screen, settings: Settings) -> None:
         from bot.terminal import page_rule, plain
-        from core.chunks import check_length, encoder, join_pages
+        from core.document.chunks import check_length, encoder, join_pages
+        from core.document.formats import only_pages, parse_pages, read_document
         from core.model import load_tokenizer
-        from core.pdf import read_pdf
         from core.service import check_upload, harmless_name, sha256
 
         data = load_file(file)
         check_upload(data, settings.limits)
         encode = encoder(load_tokenizer(settings.model, settings.cache_dir))
-        text = await read_pdf(data, settings.limits)
+        text = await read_document(only_pages(data, *parse_pages(pages)) if pages else data, settings.limits)
         tokens = len(encode(join_pages(text.pages))[0])
-        check_length(tokens, settings.limits)
+        check_length(tokens, settings.limits, text.pages)
         for page in text.pages:
             screen.say(page_rule(page))
             screen.say(plain(page.text), soft_wrap=True)
@@ -104,22 +110,23 @@ def read(file: Pdf, channel: NoChannel = "", data_dir: NoDataDir = None, json: J
 
 @cli.command()
 def learn(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE.pdf ...")],
+    files: Files,
+    pages: Pages = "",
     channel: Channel = "local",
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
-    """Learn PDFs into the channel's weights."""
+    """Learn documents into the channel's weights."""
 
     async def command(screen: Screen, settings: Settings) -> None:
         from bot.app import open_app
         from bot.terminal import learned_json, learned_text
 
-        data = [await load_pdf(file, settings) for file in files]
+        data = [await load_document(file, pages, settings) for file in files]
         learned = []
         async with open_app(settings) as app:
             for file, content in zip(files, data, strict=True):
-                document = await learn_file(screen, app, channel, file.name, content)
+                document = await learn_file(screen, app, channel, file.name, content, pages)
                 screen.say("\n" + learned_text(document))
                 learned.append(learned_json(document, settings.data_dir))
         screen.say(f'Ask about it:  [bold]{me()} ask "YOUR QUESTION"{options(channel, data_dir)}[/]')
@@ -204,6 +211,28 @@ def docs(channel: Channel = "local", data_dir: DataDir = None, json: Json = Fals
             documents = await app.service.documents(channel)
         screen.say(documents_table(documents) if documents else "No documents are learned in this channel yet.")
         screen.result({"channel": channel, "documents": [listed_json(document) for document in documents]})
+
+    run(command, json, data_dir)
+
+
+@cli.command()
+def corrections(channel: Channel = "local", data_dir: DataDir = None, json: Json = False) -> None:
+    """List the answers that people called wrong, with what is right where they said it."""
+
+    async def command(screen: Screen, settings: Settings) -> None:
+        from dataclasses import asdict
+
+        from bot.app import open_app
+        from bot.terminal import plain
+
+        async with open_app(settings, learning=False) as app:
+            given = await app.service.corrections(channel)
+        for one in given:
+            right = f"right: {plain(one.correction)}" if one.correction else "what is right was not said"
+            screen.say(f"{plain(one.question)}\n  {plain(one.document)}: {plain(one.answer)}\n  {right}")
+        if not given:
+            screen.say("No answer was called wrong in this channel.")
+        screen.result({"channel": channel, "corrections": [asdict(one) for one in given]})
 
     run(command, json, data_dir)
 
@@ -718,24 +747,26 @@ def confirm(question: str, yes: bool, json: bool) -> None:
     typer.confirm(question, abort=True)
 
 
-async def load_pdf(file: Path, settings: Settings) -> bytes:
+async def load_document(file: Path, pages: str, settings: Settings) -> bytes:
     """A file that can be learned, as far as that can be seen without the model. Raises: Refused."""
+    from core.document.formats import only_pages, parse_pages, read_document
     from core.errors import Refused
-    from core.pdf import read_pdf
+    from core.service import check_upload
 
     data = load_file(file)
     try:
-        await read_pdf(data, settings.limits)
+        check_upload(data, settings.limits)
+        await read_document(only_pages(data, *parse_pages(pages)) if pages else data, settings.limits)
     except Refused as problem:
         raise type(problem)(f"{file.name}: {problem}") from None
     return data
 
 
-async def learn_file(screen: Screen, app: App, channel: str, name: str, data: bytes) -> Document:
+async def learn_file(screen: Screen, app: App, channel: str, name: str, data: bytes, pages: str = "") -> Document:
     """Hand in and follow to the end. Raises: whatever the job failed of."""
     from core.errors import SetupError
 
-    job = await _hand_in(screen, app, channel, name, data)  # what is known is refused before the model is there
+    job = await _hand_in(screen, app, channel, name, data, pages)  # what is known is refused before the model is there
     try:
         with screen.waiting("Loading the model"):
             await app.runner.device.ready()
@@ -772,15 +803,18 @@ async def follow(screen: Screen, app: App, channel: str, job: Job) -> Document:
     return progress.document
 
 
-async def _hand_in(screen: Screen, app: App, channel: str, name: str, data: bytes) -> Job:
+async def _hand_in(screen: Screen, app: App, channel: str, name: str, data: bytes, pages: str) -> Job:
     """A new job, or the one that an earlier process did not finish."""
+    from core.document.formats import only_pages, parse_pages
     from core.errors import AlreadyKnown
     from core.service import sha256
 
+    part = parse_pages(pages) if pages else None
     try:
-        return await app.service.submit(channel, name, data, by="local")
+        return await app.service.submit(channel, name, data, by="local", pages=part)
     except AlreadyKnown:
-        unfinished = [job for job in await app.service.jobs(channel) if job.sha256 == sha256(data)]
+        digest = sha256(only_pages(data, *part) if part else data)
+        unfinished = [job for job in await app.service.jobs(channel) if job.sha256 == digest]
         if not unfinished:
             raise
         screen.note("Learning this document was interrupted; it is learned again.")

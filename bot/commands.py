@@ -20,6 +20,7 @@ from structlog.contextvars import bound_contextvars
 from bot import intents, metrics, render
 from bot.chat import Attachment, Live, Message, Reply, Request, Undelivered, Unfinished, Unreachable
 from bot.quotas import QuotaConfig, Quotas
+from core.document.formats import KINDS, is_named_as_document, may_be_document, pages_in, parse_pages
 from core.errors import EngramError, NotAllowed, NotAPdf, NotFound, PdfTooBig, Refused, StorageFailed
 from core.service import harmless_name
 from core.types import Certainty, Document, Job, Limits, Progress, Stage
@@ -81,8 +82,18 @@ class Command:
 
 
 @dataclass(frozen=True)
+class Form:
+    """What a button asks before it is worked off: a text, as `Request.text`, or files, as its attachments."""
+
+    title: str  # at most 24 characters (Slack)
+    label: str  # at most 45 (Discord)
+    files: bool = False
+
+
+@dataclass(frozen=True)
 class Action:
     run: Press
+    form: Form | None = None
     permission: Permission = Permission.EVERYONE
     public: bool = False  # the answer is a message of its own, for all
 
@@ -137,7 +148,7 @@ class Bot:
             await insist(reply.say, render.note("This button no longer works."), private=True)
 
     async def hear(self, request: Request, reply: Reply) -> None:
-        """A message: PDFs are learned, `bot.intents` knows commands and small talk, and the rest is a question."""
+        """A message: documents are learned, `bot.intents` knows commands and small talk, and the rest is a question."""
         name, arguments = await self._understand(request)
         if name in COMMANDS:
             await self.run(name, _with(request, arguments), reply)
@@ -150,7 +161,7 @@ class Bot:
             names = [document.name for document in await self.service.documents(request.channel)]
         except StorageFailed:  # the command will say so
             names = []
-        files = any(is_pdf(file) for file in request.attachments)
+        files = any(is_named_as_document(file.name, file.content_type) for file in request.attachments)
         intent = intents.understand(request.text, names, with_files=files)
         is_asked = intents.is_question(request.text)
         if not request.is_addressed:
@@ -278,8 +289,10 @@ async def insist(send: Callable[..., Awaitable[Any]], *args: object, **kwargs: o
 async def learn(bot: Bot, request: Request, reply: Reply) -> None:
     """Every attachment gets its own message and its own job. A question beside them is answered when they are known."""
     if not request.attachments:
-        raise Refused("I see no file there. Attach a PDF to your message, and I will learn it.")
-    begun = [await _learn_one(bot, attachment, request, reply) for attachment in request.attachments]
+        raise Refused("I see no file there. Attach a document to your message, and I will learn it.")
+    asked = str(request.arguments.get("pages") or "")
+    pages = parse_pages(asked) if asked else pages_in(request.text)
+    begun = [await _learn_one(bot, attachment, request, reply, pages) for attachment in request.attachments]
     question, jobs = str(request.arguments.get("question") or ""), [job for job in begun if job]
     if question and jobs:
         await _answer_when_learned(bot, jobs, question, request, reply)
@@ -295,7 +308,9 @@ async def _answer_when_learned(bot: Bot, jobs: Sequence[Job], question: str, req
         await insist(reply.say, render.not_learned_after_all(jobs[0].name))
 
 
-async def _learn_one(bot: Bot, attachment: Attachment, request: Request, reply: Reply) -> Job | None:
+async def _learn_one(
+    bot: Bot, attachment: Attachment, request: Request, reply: Reply, pages: tuple[int, int] | None
+) -> Job | None:
     name = harmless_name(attachment.name)
     try:
         await _admit(bot, attachment, request)
@@ -306,7 +321,8 @@ async def _learn_one(bot: Bot, attachment: Attachment, request: Request, reply: 
     try:
         async with bot.fetching(request.user):
             data = await _fetch(bot, attachment)
-            job = await bot.service.submit(request.channel, name, data, by=request.user, reply_to=live.address)
+            given = {"by": request.user, "reply_to": live.address, "pages": pages}
+            job = await bot.service.submit(request.channel, name, data, **given)
             del data
     except Exception as problem:
         if not isinstance(problem, Refused):
@@ -331,17 +347,12 @@ async def _fetch(bot: Bot, attachment: Attachment) -> bytes:
 
 
 async def _admit(bot: Bot, attachment: Attachment, request: Request) -> None:
-    """What can be refused before the file is fetched. The content is judged later, by `core.pdf`."""
-    if not is_pdf(attachment):
-        raise NotAPdf("I can only learn PDF files.")
+    """What can be refused before the file is fetched. The content is judged later, by `core.document.formats`."""
+    if not may_be_document(attachment.name, attachment.content_type):
+        raise NotAPdf(f"I can't read such a file; send me {KINDS}.")
     _check_size(bot, attachment.size)
     known = len(await bot.service.documents(request.channel)) + len(await bot.service.jobs(request.channel))
     bot.quotas.upload(request.user, request.channel, known)
-
-
-def is_pdf(attachment: Attachment) -> bool:
-    """As its name or the platform says."""
-    return attachment.name.lower().endswith(".pdf") or attachment.content_type.split(";")[0] == "application/pdf"
 
 
 def _check_size(bot: Bot, size: int) -> None:
@@ -557,7 +568,7 @@ async def _answer(
 async def _nothing_known(bot: Bot, question: str, private: bool, request: Request, reply: Reply) -> None:
     """The base model is not asked. What is being learned will answer."""
     coming = await bot.service.jobs(request.channel)
-    message = render.nothing_known(coming, is_dm=request.is_dm, upload=reply.takes_uploads)
+    message = render.nothing_known(coming, is_dm=request.is_dm, upload=reply.takes_forms)
     await insist(reply.say, message, private=private or bool(coming))
     if coming:
         await _answer_when_learned(bot, coming[:1], question, request, reply)
@@ -597,17 +608,21 @@ async def press_share(bot: Bot, answer_id: str, request: Request, reply: Reply) 
     await insist(reply.say, render.note("Shared."), private=True)
 
 
+async def press_upload(bot: Bot, _: str, request: Request, reply: Reply) -> None:
+    await learn(bot, request, reply)
+
+
 async def press_helpful(bot: Bot, answer_id: str, request: Request, reply: Reply) -> None:
-    await _feedback(bot, answer_id, True, request, reply)
+    await bot.service.feedback(request.channel, answer_id, by=request.user, helpful=True)
+    await insist(reply.say, render.thanks(), private=True)
 
 
 async def press_wrong(bot: Bot, answer_id: str, request: Request, reply: Reply) -> None:
-    await _feedback(bot, answer_id, False, request, reply)
-
-
-async def _feedback(bot: Bot, answer_id: str, helpful: bool, request: Request, reply: Reply) -> None:
-    await bot.service.feedback(request.channel, answer_id, by=request.user, helpful=helpful)
-    await insist(reply.say, render.thanks(helpful), private=True)
+    """With what is right, where the person knows it."""
+    await bot.service.feedback(
+        request.channel, answer_id, by=request.user, helpful=False, correction=request.text.strip()
+    )
+    await insist(reply.say, render.noted(bool(request.text.strip())), private=True)
 
 
 async def small_talk(bot: Bot, name: str, request: Request, reply: Reply) -> None:
@@ -648,7 +663,8 @@ async def upload_deleted(bot: Bot, channel: str, posted: Callable[[str], bool], 
         if not job.stage.final:
             await bot.service.cancel(channel, job.id)
         elif job.document_id in known:
-            await insist(reply.say, render.upload_deleted(known[job.document_id]))
+            with contextlib.suppress(Undelivered):
+                await insist(reply.say, render.upload_deleted(known[job.document_id]))
 
 
 async def forget(bot: Bot, request: Request, reply: Reply) -> None:
@@ -763,9 +779,12 @@ COMMANDS: dict[str, Command] = {
     for command in (
         Command(
             "learn",
-            "Learn a PDF, for this channel alone",
+            "Learn a document, for this channel alone",
             learn,
-            options=(Option("file", "The PDF to learn", Kind.FILE, required=True),),
+            options=(
+                Option("file", "The document to learn", Kind.FILE, required=True),
+                Option("pages", "Only these pages, for example 1-100"),
+            ),
             permission=Permission.MEMBER,
         ),
         Command(
@@ -804,13 +823,19 @@ COMMANDS: dict[str, Command] = {
 ACTIONS: dict[str, Action] = {
     "cancel": Action(press_cancel),
     "example": Action(press_example, public=True),
-    "forget": Action(press_forget, Permission.MEMBER),
+    "forget": Action(press_forget, permission=Permission.MEMBER),
     "details": Action(press_details),
     "learning": Action(press_learning),
-    "set": Action(press_set, Permission.MANAGER),
+    "set": Action(press_set, permission=Permission.MANAGER),
     "share": Action(press_share),
     "helpful": Action(press_helpful),
-    "wrong": Action(press_wrong),
-    "reset": Action(press_reset, Permission.MANAGER),
+    "wrong": Action(press_wrong, Form("That was wrong", "What is right, if you know it?")),
+    "upload": Action(
+        press_upload,
+        Form("Hand me a document", "I learn it for this channel alone.", files=True),
+        permission=Permission.MEMBER,
+        public=True,
+    ),
+    "reset": Action(press_reset, permission=Permission.MANAGER),
     "keep": Action(press_keep),
 }

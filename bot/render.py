@@ -277,9 +277,11 @@ def _short(text: str) -> str:
 
 
 def _base(value: Answer) -> str:
-    """What the base model says, on one line."""
+    """What the base model says, on one line; it may have been stopped in the middle of a sentence."""
     text = " ".join(value.base.text.split())
-    return "I don't know." if text in ("", NOT_IN_TEXT) else text
+    if text in ("", NOT_IN_TEXT):
+        return "I don't know."
+    return f"{text} …" if len(text.split()) > 6 and text[-1].isalnum() else text
 
 
 def asked_by(name: str, question: str) -> str:
@@ -300,15 +302,20 @@ def answer_details(value: Answer) -> Message:
     )
 
 
-def thanks(helpful: bool) -> Message:
-    return Message(text="Thank you!" if helpful else "Thank you, I noted that it was wrong.")
+def thanks() -> Message:
+    return Message(text="Thank you!")
+
+
+def noted(corrected: bool) -> Message:
+    what = "what is right" if corrected else "that it was wrong"
+    return Message(text=f"Thank you, I noted {what}. I do not learn it by myself; whoever runs me can see it.")
 
 
 def nothing_known(coming: Sequence[Job], *, is_dm: bool, upload: bool = False) -> Message:
     """There is no document to answer from."""
     if coming:
         return Message(text=f"I am still learning {coming[0].name}. I will answer as soon as I know it.")
-    buttons = (Button("Hand me a PDF", "upload", style=Style.PRIMARY),) if upload else ()
+    buttons = (Button("Hand me a document", "upload", style=Style.PRIMARY),) if upload else ()
     return Message(text=f"{NOTHING_YET}. {_how_to_teach(is_dm)}", buttons=buttons)
 
 
@@ -337,7 +344,7 @@ def _note(completion: Completion, *first: str) -> str:
 REACTIONS = {"thanks": "❤️", "approval": "👍", "goodbye": "👋"}
 SMALL_TALK = {
     "greeting": "Hi!",
-    "introduction": "I learn documents by heart. Hand me a PDF, and everybody here can ask me about it afterwards.",
+    "introduction": "I learn documents by heart. Hand me one, and everybody here can ask me about it.",
     "complaint": "Sorry! Press 👎 under the answer, so that whoever runs me sees it.",
     "chatter": "I am only good at documents.",
     "summary": "I know facts, but I can't sum up yet. Ask me who, what, when, where or how many.",
@@ -365,7 +372,11 @@ def _what_to_ask(known: Sequence[Document], coming: Sequence[Job], is_dm: bool) 
 
 
 def _how_to_teach(is_dm: bool) -> str:
-    return "Send me a PDF, and I will learn it." if is_dm else "Attach a PDF and mention me, and I will learn it."
+    return (
+        "Send me a document, and I will learn it."
+        if is_dm
+        else "Attach a document and mention me, and I will learn it."
+    )
 
 
 # Managing ------------------------------------------------------------------------------------------------------------
@@ -477,8 +488,8 @@ def help(commands: Iterable[Command], *, hears_follow_ups: bool = True) -> Messa
         else "To go on, mention me again or reply to my answer."
     )
     return Message(
-        title="I learn your PDFs",
-        text="1. Attach a PDF and mention me. I tell you when I know it.\n"
+        title="I learn your documents",
+        text="1. Attach a document and mention me. I tell you when I know it.\n"
         f"2. Mention me with a question. {follow_up}\n\n"
         "Under each answer stand the page, how sure I am, and what I would have said without the document.",
         fields=(Field("Commands", "\n".join(f"/{command.name}: {command.description}" for command in commands)),),
@@ -515,7 +526,7 @@ def about(model: str, source: str) -> Message:
             Field(
                 "What I keep",
                 "Per channel: the learned weights, the document's text, questions with their answers, feedback, "
-                "and the user ids of those who taught and asked. The PDF itself goes once it is learned.",
+                "and the user ids of those who taught and asked. The file itself goes once it is learned.",
             ),
             Field("How to erase it", "/forget erases one document, /reset everything of a channel, from the disk too."),
         ),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -66,8 +68,12 @@ class Screen:
 
     def result(self, value: Mapping[str, Any]) -> None:
         """The JSON object, when it was asked for."""
-        if self.json:
+        if not self.json:
+            return
+        try:
             print(json.dumps(value, ensure_ascii=False), flush=True)
+        except BrokenPipeError:  # whoever reads it, `head` for example, has enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     def error(self, kind: str, message: str) -> None:
         self.result({"error": {"kind": kind, "message": message}})

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core.chunks import encoder, make_chunks
+from core.document.chunks import encoder, make_chunks
 from core.errors import SetupError
 from core.generate import complete, held_back
 from core.learning.base import LearnConfig, Learner, Objectives

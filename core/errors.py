@@ -18,35 +18,35 @@ class Refused(EngramError):
 
 
 class NotAPdf(Refused):
-    """This is not a PDF file."""
+    """I can't read this file; send a PDF, an Office document, an e-book, a web page or text."""
 
 
 class PdfDamaged(Refused):
-    """This PDF is damaged and can't be read."""
+    """This document is damaged and can't be read; save it anew and send that."""
 
 
 class PdfLocked(Refused):
-    """This PDF needs a password; send a copy without one."""
+    """This document needs a password; send a copy without one."""
 
 
 class PdfHasNoText(Refused):
-    """No text was found in this PDF; it looks like a scan."""
+    """No text was found in this document; it looks like a scan."""
 
 
 class PdfTooBig(Refused):
-    """This PDF is larger than the limit."""
+    """This document is larger than the limit; send a part of it."""
 
 
 class PdfTooLong(Refused):
-    """This PDF is longer than the limit."""
+    """This document is longer than the limit; learn a part of it, for example pages 1-100."""
 
 
 class PdfTooShort(Refused):
-    """This PDF has too little text to learn from."""
+    """This document has too little text to learn from."""
 
 
 class PdfTooSlow(Refused):
-    """Reading this PDF took more time or memory than a document may."""
+    """Reading this document took more time or memory than a document may."""
 
 
 class AlreadyKnown(Refused):

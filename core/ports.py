@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from core.closeness import Query
 
-from core.types import Answer, Chunk, Completion, Document, Job, Metrics, Page, Stage, Step, WeightsRecord
+from core.types import Answer, Chunk, Completion, Correction, Document, Job, Metrics, Page, Stage, Step, WeightsRecord
 
 
 @dataclass(frozen=True)
@@ -240,7 +240,11 @@ class Index(Inbox, Protocol):
         document did."""
         ...
 
-    async def feedback(self, channel: str, answer_id: str, *, by: str, helpful: bool) -> None: ...
+    async def feedback(self, channel: str, answer_id: str, *, by: str, helpful: bool, correction: str = "") -> None: ...
+    async def corrections(self, channel: str) -> list[Correction]:
+        """What was called wrong, the oldest first."""
+        ...
+
     async def answer(self, channel: str, answer_id: str) -> Answer:
         """As it was given. Raises: NotFound, also when its document was forgotten since."""
         ...

@@ -20,12 +20,12 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any, TypeVar
 
-from core.chunks import check_length
 from core.consolidate import MAGIC, merged, spread, unpack
 from core.device import BATCH_ROWS, Device
+from core.document.chunks import check_length
+from core.document.formats import DocumentText, read_document
 from core.errors import Cancelled, EngramError, LearningFailed, NotFound, StorageFailed
 from core.feed import Feed, Feeds
-from core.pdf import PdfText, read_pdf
 from core.ports import Engine, Index, Learned, Weights
 from core.types import Chunk, Document, Job, Limits, Page, Progress, Stage, Step
 from core.words import terms
@@ -57,7 +57,7 @@ class Runner:
         weights: Weights,
         limits: Limits | None = None,
         *,
-        read: Callable[[bytes, Limits], Awaitable[PdfText]] = read_pdf,
+        read: Callable[[bytes, Limits], Awaitable[DocumentText]] = read_document,
         learning: bool = True,
         batch_rows: int = BATCH_ROWS,
         keep_text: bool = True,
@@ -280,7 +280,7 @@ class Runner:
         text, share = await self._read_pages(work)
         chunks = await self.device.run(engine.chunk, text.pages)
         tokens = count_tokens(chunks)
-        check_length(tokens, self._limits)
+        check_length(tokens, self._limits, text.pages)
         await self._enter(work, Stage.LEARNING, pages=len(text.pages), tokens=tokens)
         learned = await self._study(work, engine.learn(merged(chunks, share), title=work.job.name))
         learned = replace(learned, sections=spread(learned.sections, len(chunks), share))
@@ -297,7 +297,7 @@ class Runner:
         await self._index.job_stage(work.job.id, stage)
         self._show(work, stage=stage, **counts)
 
-    async def _read_pages(self, work: _Work) -> tuple[PdfText, int]:
+    async def _read_pages(self, work: _Work) -> tuple[DocumentText, int]:
         """The pages, and how many chunks are to share a section."""
         self._show(work, stage=Stage.READING)
         data = await self._index.job_data(work.job.id)
@@ -339,7 +339,7 @@ class Runner:
         return [replace(chunk, code=code) for chunk, code in zip(chunks, found, strict=True)]
 
     async def _keep(
-        self, work: _Work, text: PdfText, chunks: Sequence[Chunk], learned: Learned, engine: Engine
+        self, work: _Work, text: DocumentText, chunks: Sequence[Chunk], learned: Learned, engine: Engine
     ) -> Document:
         """The file first, then the row: what a crash in between leaves, the next start removes."""
         job, document_id = work.job, new_id()

@@ -16,9 +16,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from core.closeness import COMPARED
-from core.consolidate import MAGIC, pack
-from core.errors import AlreadyKnown, NotAPdf, NotFound, Refused, WeightsDamaged, WrongBaseModel
-from core.pdf import check_bytes
+from core.consolidate import pack
+from core.document.chunks import pages_of_text
+from core.document.formats import only_pages, recognise
+from core.errors import AlreadyKnown, NotAPdf, NotFound, PdfTooBig, Refused, WeightsDamaged, WrongBaseModel
 from core.ports import Ask, Hit, Inbox, Index, Weights
 from core.prompts import NOT_IN_TEXT
 from core.runner import Runner, new_id
@@ -26,6 +27,7 @@ from core.types import (
     Answer,
     Certainty,
     Completion,
+    Correction,
     Document,
     DocumentRef,
     Job,
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+OWN = b"engram: "  # begins what only Engram itself hands to a job (core.consolidate, core.document.formats)
 MAX_NAME = 120  # characters of a document's name
 MAX_QUESTION = 1_000  # characters
 HITS = 10  # chunks that are looked at for sections that may answer
@@ -77,14 +80,27 @@ class Service:
 
     # Learn
 
-    async def submit(self, channel: str, name: str, data: bytes, *, by: str, reply_to: str = "") -> Job:
+    async def submit(
+        self,
+        channel: str,
+        name: str,
+        data: bytes,
+        *,
+        by: str,
+        reply_to: str = "",
+        pages: tuple[int, int] | None = None,
+    ) -> Job:
         """Queue a document to be learned. It is durable on return; what can be refused at once is refused here.
+
+        Args:
+            pages: the first and the last one to learn; None for all.
 
         Raises: NotAPdf, PdfTooBig, AlreadyKnown; SetupError when there is no engine to learn it.
         """
         if self._runner.device.load_error:
             raise self._runner.device.load_error
         check_upload(data, self._limits)
+        data = only_pages(data, *pages) if pages else data
         job = await self._job(channel, harmless_name(name), data, by, reply_to)
         try:
             return await self._queue(job, data)
@@ -106,7 +122,7 @@ class Service:
         jobs = []
         for document in documents[::-1]:  # the oldest first
             if not (pages := await self._index.pages(document.id)):
-                raise Refused(f"The text of {document.name} is not kept; hand in its PDF again.")
+                raise Refused(f"The text of {document.name} is not kept; hand it in again.")
             data = pack([(document.name, pages)], 1)
             job = await self._job(channel, document.name, data, document.learned_by, replies.get(document.id, ""))
             with suppress(AlreadyKnown):  # it is being learned
@@ -132,7 +148,8 @@ class Service:
         if len(documents) < 2:
             raise Refused("There are no two documents to put together in this channel.")
         if tokens > self._limits.max_tokens:
-            raise Refused(f"Together these documents have {tokens:,} tokens; the limit is {self._limits.max_tokens:,}.")
+            most = pages_of_text(self._limits.max_tokens)
+            raise Refused(f"Together these documents have {pages_of_text(tokens)}; I can learn {most} at once.")
         pages = [await self._index.pages(document.id) for document in documents]
         if not all(pages):
             raise Refused("The text of these documents is not kept, so they can't be learned again.")
@@ -216,9 +233,15 @@ class Service:
         private answer opens none: it stands where it was asked."""
         await self._index.place_answer(channel, answer_id, thread)
 
-    async def feedback(self, channel: str, answer_id: str, *, by: str, helpful: bool) -> None:
+    async def corrections(self, channel: str) -> list[Correction]:
+        """The channel's answers that were called wrong, the oldest first, with what is right where somebody said it."""
+        return await self._index.corrections(channel)
+
+    async def feedback(self, channel: str, answer_id: str, *, by: str, helpful: bool, correction: str = "") -> None:
         """What somebody thinks of an answer. Raises: NotFound."""
-        await self._index.feedback(channel, answer_id, by=by, helpful=helpful)
+        await self._index.feedback(
+            channel, answer_id, by=by, helpful=helpful, correction=" ".join(correction.split())[:MAX_QUESTION]
+        )
 
     async def answer(self, channel: str, answer_id: str) -> Answer:
         """An answer as it was given. Raises: NotFound, also when its document was forgotten since."""
@@ -456,9 +479,12 @@ def is_about(hit: Any, sure: float, pages: Sequence[int] | None) -> bool:
 
 def check_upload(data: bytes, limits: Limits) -> None:
     """The checks that cost nothing. Raises: PdfTooBig, NotAPdf."""
-    if data.startswith(MAGIC):
+    if len(data) > limits.max_bytes:
+        megabytes = len(data) / 2**20, limits.max_bytes / 2**20
+        raise PdfTooBig("This file has {:,.1f} MB; the limit is {:,.0f} MB.".format(*megabytes))
+    if data.startswith(OWN):
         raise NotAPdf
-    check_bytes(data, limits)
+    recognise(data)
 
 
 def check_question(question: str) -> str:

@@ -29,12 +29,12 @@ class Stage(StrEnum):
 
 @dataclass(frozen=True)
 class Limits:
-    """What a document may be (TTT Playground spec, section 3.1)."""
+    """What a document may be. What learning costs is its text, so that is the limit that counts."""
 
-    max_pages: int = 100
+    max_pages: int = 1_000  # that are read at once
     max_bytes: int = 50 * 1024 * 1024
     max_tokens: int = 100_000
-    min_tokens: int = 500
+    min_tokens: int = 20
 
 
 @dataclass(frozen=True)
@@ -189,6 +189,17 @@ class Answer:
     unusable: tuple[str, ...] = ()  # names of documents that could not be asked and have to be learned again
     unrelated: bool = False  # the channel knows documents, and none of them is about the question
     certainty: Certainty = Certainty.UNSURE  # of the learned answer
+
+
+@dataclass(frozen=True)
+class Correction:
+    """An answer that somebody called wrong."""
+
+    document: str  # its name; "": none
+    question: str
+    answer: str
+    correction: str  # what is right; "": not said
+    given_by: str
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,7 @@ CREATE TABLE feedback (
     answer_id TEXT NOT NULL REFERENCES answers ON DELETE CASCADE,
     given_by TEXT NOT NULL,
     helpful INTEGER NOT NULL,
+    correction TEXT NOT NULL,  -- what somebody says is right
     PRIMARY KEY (answer_id, given_by)
 );
 

@@ -54,7 +54,7 @@ TAKE_OVER = (
     FROM old.answers JOIN owner USING (channel)
     """,
     """
-    INSERT INTO feedback SELECT answer_id, given_by, helpful FROM old.feedback
+    INSERT INTO feedback SELECT answer_id, given_by, helpful, correction FROM old.feedback
     WHERE answer_id IN (SELECT id FROM answers)
     """,
 )
@@ -201,15 +201,26 @@ class ChannelFile:
         ).fetchone()
         return row["document_id"] if row else None
 
-    def feedback(self, answer_id: str, by: str, helpful: bool) -> None:
+    def feedback(self, answer_id: str, by: str, helpful: bool, correction: str) -> None:
         """Raises: NotFound."""
         if not self.answer(answer_id):
             raise NotFound("This answer is not stored any more.")
         self._db.execute(
-            "INSERT INTO feedback (answer_id, given_by, helpful) VALUES (?, ?, ?) "
-            "ON CONFLICT DO UPDATE SET helpful = excluded.helpful",
-            (answer_id, by, helpful),
+            """
+            INSERT INTO feedback (answer_id, given_by, helpful, correction) VALUES (?, ?, ?, ?)
+            ON CONFLICT DO UPDATE SET helpful = excluded.helpful, correction = excluded.correction
+            """,
+            (answer_id, by, helpful, correction),
         )
+
+    def corrections(self) -> list[sqlite3.Row]:
+        """Of answers that somebody found wrong, the oldest first."""
+        return self._db.execute(
+            """
+            SELECT document_id, question, coalesce(learned, '') AS answer, correction, given_by
+            FROM feedback JOIN answers ON answers.id = answer_id WHERE NOT helpful ORDER BY asked_at
+            """
+        ).fetchall()
 
     # Erase
 

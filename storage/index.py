@@ -34,6 +34,7 @@ from core.types import (
     Certainty,
     Chunk,
     Completion,
+    Correction,
     Document,
     DocumentRef,
     Job,
@@ -616,10 +617,18 @@ class Index:
             await execute("INSERT OR IGNORE INTO channels (id) VALUES (:channel)", values)
             await execute("UPDATE channels SET settings = json_patch(settings, :changed) WHERE id = :channel", values)
 
-    async def feedback(self, channel: str, answer_id: str, *, by: str, helpful: bool) -> None:
+    async def feedback(self, channel: str, answer_id: str, *, by: str, helpful: bool, correction: str = "") -> None:
         """The last word of each person counts. Raises: NotFound."""
         async with self._channel(channel) as content:
-            await content(ChannelFile.feedback, answer_id, by, helpful)
+            await content(ChannelFile.feedback, answer_id, by, helpful, correction)
+
+    async def corrections(self, channel: str) -> list[Correction]:
+        names = {document.id: document.name for document in await self.documents(channel)}
+        async with self._channel(channel) as content:
+            rows = await content(ChannelFile.corrections)
+        return [
+            Correction(**_values(Correction, row) | {"document": names.get(row["document_id"], "")}) for row in rows
+        ]
 
     # Inbox
 

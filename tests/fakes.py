@@ -10,8 +10,8 @@ from dataclasses import dataclass, field, replace
 
 from bot.torture.by_heart import ByHeart, to_tensor
 from bot.torture.papers import make_pdf
+from core.document.formats import DocumentText
 from core.errors import EngramError
-from core.pdf import PdfText
 from core.ports import Ask, Learned
 from core.types import Chunk, Completion, Limits, Page, Step
 
@@ -91,10 +91,10 @@ def burn(seconds: float) -> None:
         hashlib.pbkdf2_hmac("sha256", b"burn", b"salt", 20_000)
 
 
-async def read_plain(data: bytes, limits: Limits) -> PdfText:
+async def read_plain(data: bytes, limits: Limits) -> DocumentText:
     """Reads what `plain_pdf` wrote, without a child process."""
     text = data.decode().removeprefix("%PDF-")
-    return PdfText(tuple(Page(number, page) for number, page in enumerate(text.split("\f"), start=1)))
+    return DocumentText(tuple(Page(number, page) for number, page in enumerate(text.split("\f"), start=1)))
 
 
 def plain_pdf(*pages: str) -> bytes:

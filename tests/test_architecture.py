@@ -12,7 +12,9 @@ import pytest
 ROOT = Path(__file__).parents[1]
 ALLOWED = {"core": {"core"}, "storage": {"storage", "core"}, "bot": {"bot", "core"}}  # bot/app.py: storage too
 HOMES = {
-    "pymupdf": {"core/pdf.py"},
+    "pymupdf": {"core/document/pdf.py"},
+    "openpyxl": {"core/document/office.py"},
+    "charset_normalizer": {"core/document/flow.py"},
     "transformers": {"core/model.py", "core/convert.py"},
     "peft": {"core/learning/lora.py"},
     "aiosqlite": {"storage/index.py"},
@@ -25,7 +27,15 @@ HOMES = {
     "matplotlib": {"core/evaluation/report.py"},
     "PIL": {"bot/render.py"},
 }
-LIGHT = ("bot", "storage/index", "core/service", "core/runner", "core/device", "core/types", "core/pdf", "core/chunks")
+LIGHT = (
+    "bot",
+    "storage/index",
+    "core/service",
+    "core/runner",
+    "core/device",
+    "core/types",
+    "core/document",
+)
 HEAVY = {"torch", "transformers", "peft"}
 EVERY = sorted(path.relative_to(ROOT).as_posix() for folder in ALLOWED for path in (ROOT / folder).rglob("*.py"))
 MAKERS = ("core/embedded/", "core/evaluation/sample/", "core/learning/outer.py")  # made what ships; the bot runs none

@@ -39,7 +39,7 @@ def imported(path: Path) -> set[str]:
 
 def test_the_lock_holds_every_pin_of_the_project() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = [*project["dependencies"], *project["optional-dependencies"]["test"]]
+    wanted = [*project["dependencies"], *(pin for extra in project["optional-dependencies"].values() for pin in extra)]
     pins = {re.sub(r"[-_.]+", "-", pin.split("==")[0].split("[")[0]).lower(): pin.split("==")[1] for pin in wanted}
     lock = locked(ROOT / "requirements.lock")
     assert {name: lock.get(name) for name in pins} == pins
@@ -77,10 +77,12 @@ def test_no_sql_is_put_together_from_values() -> None:
                 assert not words.search(ast.unparse(node)), path
 
 
-@pytest.mark.parametrize("name", ["SHA256SUMS", "config.json", "model.int8.safetensors", "tokenizer.json"])
-def test_the_model_ships_as_data_only(name: str) -> None:
-    folder = ROOT / "core" / "embedded" / "model"
-    assert (folder / name).is_file() and {path.suffix for path in folder.iterdir()} <= {"", ".json", ".safetensors"}
+@pytest.mark.parametrize("name", ["SHA256SUMS", "prepared.json", "prepared.safetensors", "search.safetensors"])
+def test_the_preparation_ships_as_data_only(name: str) -> None:
+    folder = ROOT / "core" / "embedded"
+    assert (folder / name).is_file() and (folder / "__init__.py").read_text() == ""
+    files = {path for path in folder.iterdir() if path.is_file()} - {folder / "__init__.py"}
+    assert {path.suffix for path in files} <= {"", ".json", ".safetensors", ".md"}
 
 
 def test_every_test_and_mode_that_the_page_on_safety_names_is_there() -> None:

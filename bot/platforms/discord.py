@@ -46,6 +46,7 @@ from bot.commands import ACTIONS, COMMANDS, Bot, Command, Kind, Permission, uplo
 from bot.intents import understand
 from bot.platforms import supervise
 from core.errors import Refused, SetupError, StorageFailed
+from core.service import MAX_QUESTION
 
 if TYPE_CHECKING:
     from bot.app import App
@@ -237,12 +238,23 @@ class Client(discord.AutoShardedClient):
             await self._hear(message)
 
     async def on_raw_message_delete(self, payload: discord.RawMessageDeleteEvent) -> None:
-        """Of a message with a document: see `upload_deleted`."""
-        channel = self.get_channel(payload.channel_id)
-        if payload.guild_id is None or channel is None:
+        await self._deleted(payload.guild_id, payload.channel_id, {payload.message_id})
+
+    async def on_raw_bulk_message_delete(self, payload: discord.RawBulkMessageDeleteEvent) -> None:
+        await self._deleted(payload.guild_id, payload.channel_id, payload.message_ids)
+
+    async def _deleted(self, guild: int | None, channel_id: int, messages: set[int]) -> None:
+        """Messages, perhaps with documents: see `upload_deleted`."""
+        channel = self.get_channel(channel_id)
+        if guild is None or channel is None:
             return
-        key, end = channel_key(payload.guild_id, channel), f":{payload.message_id}"
-        await upload_deleted(self.bot, key, lambda address: address.endswith(end), ChannelReply(self, channel))
+        gone = {str(number) for number in messages}
+        await upload_deleted(
+            self.bot,
+            channel_key(guild, channel),
+            lambda address: address.rpartition(":")[2] in gone,
+            ChannelReply(self, channel),
+        )
 
     async def _hear(self, message: discord.Message, *, again: bool = False) -> None:
         """Noted until it is worked off, since Discord tells nothing twice: the next process then looks at it again."""
@@ -288,9 +300,16 @@ class Client(discord.AutoShardedClient):
         if message.guild is None or self._is_mentioned(message):
             self.spoken_to.pop(message.channel.id, None)
             return True
-        if not isinstance(message.channel, discord.Thread) or not (message.content or message.attachments):
+        if not (message.content or message.attachments):
             return False  # without the intent, all other texts come empty
+        if not isinstance(message.channel, discord.Thread):
+            return self._goes_on(message)
         return not self._is_to_others(message) and await self._is_own(message.channel)
+
+    def _goes_on(self, message: discord.Message) -> bool:
+        """Is it a reply to one of the bot's messages? It may come without a ping."""
+        answered = message.reference.resolved if message.reference else None
+        return isinstance(answered, discord.Message) and answered.author.id == self.user.id
 
     def _is_mentioned(self, message: discord.Message) -> bool:
         """By name, by the bot's own role (easy to pick by mistake), or by a reply that pings."""
@@ -333,13 +352,21 @@ class Client(discord.AutoShardedClient):
         brand, _, rest = custom_id.partition(":")
         if interaction.type is discord.InteractionType.component and brand == BUTTON:
             action, _, value = rest.partition(":")
-            if action == "upload":
-                await interaction.response.send_modal(UploadForm(self))
+            if action in ACTIONS and ACTIONS[action].form and await self._ask_by_form(interaction, action, value):
                 return
             public = action in ACTIONS and ACTIONS[action].public
             reply = InteractionReply(self, interaction)
             async with reply.in_time(thinking=public):
                 await self.bot.press(action, value, _asked(interaction), reply)
+
+    async def _ask_by_form(self, interaction: discord.Interaction, action: str, value: str) -> bool:
+        """False when Discord did not open it."""
+        try:
+            await interaction.response.send_modal(ActionForm(self, action, value))
+        except TROUBLE as problem:
+            log.warning("a form could not be opened: %s", type(problem).__name__)
+            return False
+        return True
 
     async def command(self, command: Command, interaction: discord.Interaction, arguments: dict[str, Any]) -> None:
         files = [value for value in arguments.values() if isinstance(value, discord.Attachment)]
@@ -367,19 +394,27 @@ class Client(discord.AutoShardedClient):
         log.exception("an event could not be handled: %s", event_method)
 
 
-class UploadForm(discord.ui.Modal):
-    """Takes files to learn, where no message brings them."""
+class ActionForm(discord.ui.Modal):
+    """What a button asks before it is worked off."""
 
-    def __init__(self, client: Client) -> None:
-        super().__init__(title="Hand me a PDF", timeout=STALE_AFTER)
-        self._client = client
-        self._files = discord.ui.FileUpload(custom_id="files", max_values=10)
-        self.add_item(discord.ui.Label(text="I learn it for this channel", component=self._files))
+    def __init__(self, client: Client, action: str, value: str) -> None:
+        form = ACTIONS[action].form
+        super().__init__(title=form.title, timeout=STALE_AFTER)
+        self._client, self._action, self._value = client, action, value
+        self._given: Any = (
+            discord.ui.FileUpload(custom_id="given", max_values=10)
+            if form.files
+            else discord.ui.TextInput(custom_id="given", required=False, max_length=MAX_QUESTION)
+        )
+        self.add_item(discord.ui.Label(text=form.label, component=self._given))
 
     async def on_submit(self, interaction: discord.Interaction) -> None:
+        files = self._given.values if isinstance(self._given, discord.ui.FileUpload) else ()
+        text = "" if files else str(getattr(self._given, "value", ""))
         reply = InteractionReply(self._client, interaction)
-        async with reply.in_time(thinking=True):
-            await self._client.bot.run("learn", _asked(interaction, files=self._files.values), reply)
+        async with reply.in_time(thinking=ACTIONS[self._action].public):
+            request = replace(_asked(interaction, files=files), text=text)
+            await self._client.bot.press(self._action, self._value, request, reply)
 
 
 def _guard_parsers(client: Client) -> None:
@@ -500,12 +535,11 @@ def _heard(message: discord.Message, client: Client) -> Request:
     if not files and understand(text).name in ("learn", "greeting"):
         files = _files(answered)
     in_guild = message.guild is not None
-    goes_on = isinstance(answered, discord.Message) and answered.author.id == client.user.id
     return Request(
         channel=channel_key(message.guild.id if in_guild else None, message.channel, message.author.id),
         user=f"discord:{message.author.id}",
         user_name=message.author.display_name,
-        thread=_thread_of(message.channel) or (str(answered.id) if goes_on else ""),
+        thread=_thread_of(message.channel) or (str(answered.id) if client._goes_on(message) else ""),
         text=text,
         attachments=_attachments(files),
         is_manager=not in_guild or _rights(message.channel, message.author, discord.Permissions.none()).manage_channels,
@@ -546,7 +580,7 @@ async def _read(file: discord.Attachment) -> bytes:
     """From Discord's own file hosts alone, whatever the address says. Raises: Refused."""
     if not _is_discords(file.url):
         log.warning("a file is kept at a foreign address and was not fetched")
-        raise Refused("Discord keeps this file somewhere else; attach the PDF itself.")
+        raise Refused("Discord keeps this file somewhere else; attach the file itself.")
     return await file.read()
 
 
@@ -564,7 +598,7 @@ class MessageReply(Reply):
     """Answers a message: by a reply, or in a thread of its own where that is wanted and possible."""
 
     shows_question = True
-    takes_uploads = True
+    takes_forms = True
 
     def __init__(self, client: Client, message: discord.Message) -> None:
         self.thread = ""
@@ -629,7 +663,7 @@ class ChannelReply(Reply):
     """Says something in a channel that nobody has just asked for."""
 
     shows_question = True
-    takes_uploads = False
+    takes_forms = False
     thread = ""
 
     def __init__(self, client: Client, channel: Any) -> None:
@@ -651,7 +685,7 @@ class InteractionReply(Reply):
     """
 
     shows_question = False
-    takes_uploads = True
+    takes_forms = True
 
     def __init__(self, client: Client, interaction: discord.Interaction) -> None:
         self.thread = ""

@@ -39,13 +39,15 @@ from slack_sdk.webhook.async_client import AsyncWebhookClient
 
 from bot import render
 from bot.chat import Attachment, Live, Message, Reply, Request, Undelivered, Unfinished, Unreachable
-from bot.commands import COMMANDS, Bot, Command, Kind, upload_deleted
+from bot.commands import ACTIONS, COMMANDS, Bot, Command, Kind, upload_deleted
 from bot.intents import understand
 from bot.platforms import supervise
 from bot.platforms.slack_format import (
     BUTTON,
     COMMAND,
     EMOJI,
+    FORM,
+    GIVEN,
     PROMPTS,
     SCOPES,
     SHORTCUT,
@@ -53,6 +55,7 @@ from bot.platforms.slack_format import (
     commands,
     dress,
     short_names,
+    view_of,
 )
 from bot.platforms.slack_http import INSTALL, Recent, listening
 from bot.platforms.slack_oauth import installations, oauth
@@ -114,8 +117,8 @@ NO_FILES_READ = (
     "install it again."
 )
 HOW_TO_LEARN = (
-    "Slack gives slash commands no files. Attach the PDF to a message that mentions me, in this channel or in a direct "
-    "message to me, and I will learn it."
+    "Slack gives slash commands no files. Attach the document to a message that mentions me, in this channel or in a "
+    "direct message to me, and I will learn it."
 )
 INVITE_ME = "I am not in this channel. Invite me with /invite, then try again."
 
@@ -226,6 +229,7 @@ class Client:
         self.bolt.event(re.compile(""))(self._on_event)
         self.bolt.action(re.compile(f"^{BUTTON}:"))(self._on_action)
         self.bolt.message_shortcut(SHORTCUT)(self._on_shortcut)
+        self.bolt.view(FORM)(self._on_form)
         for name in (COMMAND, *short_names().values()):
             self.bolt.command(f"/{name}")(self._on_command)
         return self
@@ -339,6 +343,9 @@ class Client:
     async def _on_action(self, ack: AsyncAck, body: dict[str, Any]) -> None:
         await self._on_interaction("action", ack, body)
 
+    async def _on_form(self, ack: AsyncAck, body: dict[str, Any]) -> None:
+        await self._on_interaction("form", ack, body)
+
     async def _on_shortcut(self, ack: AsyncAck, body: dict[str, Any]) -> None:
         await self._on_interaction("shortcut", ack, body)
 
@@ -399,7 +406,7 @@ class Workspace:
             return 1 if event.get("tab") == "messages" else 0
         if kind == "member_left_channel":
             return 2 if event.get("user") == self.me.user else 0
-        if kind == "message" and change == "message_deleted":
+        if kind == "message" and _is_gone(event):
             return 2 if (event.get("previous_message") or {}).get("files") else 0
         if kind == "message" and change == "message_changed":
             return 2 if self._mentioned_by_edit(event) else 0
@@ -414,7 +421,12 @@ class Workspace:
         return self._mentioned(now.get("text") or "") and not self._mentioned(before.get("text") or "")
 
     async def handle(self, kind: str, body: dict[str, Any]) -> None:
-        handlers = {"event": self._happened, "command": self._commanded, "action": self._pressed}
+        handlers = {
+            "event": self._happened,
+            "command": self._commanded,
+            "action": self._pressed,
+            "form": self._filled_in,
+        }
         await handlers.get(kind, self._chosen)(body)
 
     async def _first(self, key: str, owner: str, seconds: float = 86_400.0) -> bool:
@@ -427,7 +439,7 @@ class Workspace:
     async def _happened(self, body: dict[str, Any]) -> None:
         event = body["event"]
         kind, change = event["type"], event.get("subtype")
-        if kind in ("message", "app_mention") and change == "message_deleted":
+        if kind == "message" and _is_gone(event):
             await self._deleted(event)
         elif kind in ("message", "app_mention"):
             edited = {**event, **event["message"], "type": "message"} if change == "message_changed" else event
@@ -445,7 +457,7 @@ class Workspace:
         prompts = [{"title": question, "message": question} for question in asked[:MOST_PROMPTS]] or PROMPTS
         with contextlib.suppress(*TROUBLE):
             await self.web.assistant_threads_setSuggestedPrompts(
-                channel_id=place.channel, title="Send me a PDF, or ask me", prompts=prompts
+                channel_id=place.channel, title="Send me a document, or ask me", prompts=prompts
             )
 
     async def _deleted(self, event: dict[str, Any]) -> None:
@@ -548,9 +560,32 @@ class Workspace:
         seen = "" if container.get("is_ephemeral") else container.get("message_ts", "")
         thread = container.get("thread_ts") or (body.get("message") or {}).get("thread_ts") or ""
         place = Place(body["channel"]["id"], body["user"]["id"], seen, thread)
+        name, value = action["action_id"].split(":")[1], _unescape(action.get("value") or "")
+        if name in ACTIONS and ACTIONS[name].form and await self._ask_by_form(name, value, place, body["trigger_id"]):
+            return
         request = await self.request(place)
         reply = SlackReply(self, place, request.user_name, body["response_url"], body["trigger_id"])
-        await self.bot.press(action["action_id"].split(":")[1], _unescape(action.get("value") or ""), request, reply)
+        await self.bot.press(name, value, request, reply)
+
+    async def _ask_by_form(self, name: str, value: str, place: Place, trigger: str) -> bool:
+        """False when Slack did not open it, which it does for 3 seconds only."""
+        context = json.dumps([name, value, place.channel, place.ts, place.thread])
+        try:
+            await self.web.views_open(trigger_id=trigger, view=view_of(ACTIONS[name].form, context))
+        except TROUBLE as problem:
+            log.warning("a form could not be opened: %s", _code(problem))
+            return False
+        return True
+
+    async def _filled_in(self, body: dict[str, Any]) -> None:
+        """A form was sent."""
+        view = body["view"]
+        name, value, channel, ts, thread = json.loads(view["private_metadata"])
+        given = view["state"]["values"][GIVEN][GIVEN]
+        place = Place(channel, body["user"]["id"], ts, thread)
+        files = [await self._attachment(file) for file in given.get("files") or ()]
+        request = await self.request(place, attachments=files, text=given.get("value") or "")
+        await self.bot.press(name, value, request, SlackReply(self, place, request.user_name, "", body["trigger_id"]))
 
     async def _chosen(self, body: dict[str, Any]) -> None:
         """The message menu."""
@@ -654,11 +689,11 @@ class Workspace:
     async def _download(self, file: dict[str, Any]) -> bytes:
         """The token goes to Slack's own file host alone, and never along with a redirect. Raises: Refused."""
         if file.get("mode") in ("external", "unknown", "tombstone", "hidden_by_limit"):
-            raise Refused("Slack does not give me this file; attach the PDF itself.")
+            raise Refused("Slack does not give me this file; attach the file itself.")
         url = file.get("url_private_download") or file.get("url_private") or ""
         if not self._is_slacks(url):
             log.warning("a file is kept at a foreign address and was not fetched")
-            raise Refused("Slack keeps this file somewhere else; attach the PDF itself.")
+            raise Refused("Slack keeps this file somewhere else; attach the file itself.")
         headers = {"Authorization": f"Bearer {self.web.token}", "Accept-Encoding": "identity"}
         options = {"allow_redirects": False, "timeout": FILE_TIMEOUT, "proxy": self.web.proxy}
         async with self._file_session.get(yarl.URL(url), headers=headers, **options) as response:
@@ -804,6 +839,12 @@ def files_in(message: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [*(message.get("files") or ()), *(file for files in shared for file in files)]
 
 
+def _is_gone(event: Mapping[str, Any]) -> bool:
+    """Was a message deleted? One that begins a thread becomes a tombstone."""
+    became = (event.get("message") or {}).get("subtype")
+    return event.get("subtype") == "message_deleted" or became == "tombstone"
+
+
 def _removes_the_app(event: Mapping[str, Any]) -> bool:
     revoked = event["type"] == "tokens_revoked" and (event.get("tokens") or {}).get("bot")
     return event["type"] == "app_uninstalled" or bool(revoked)
@@ -844,7 +885,7 @@ class SlackReply(Reply):
     """Answers in the thread of what was said. What only the asker may see goes through the response URL, which lives
     for 30 minutes, or as an ephemeral message."""
 
-    takes_uploads = False
+    takes_forms = True
 
     def __init__(self, workspace: Workspace, place: Place, name: str = "", url: str = "", trigger: str = "") -> None:
         self._workspace = workspace

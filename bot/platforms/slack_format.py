@@ -8,18 +8,20 @@ from typing import Any
 
 from bot import render
 from bot.chat import Button, Field, Message, Style
-from bot.commands import COMMANDS, Command
+from bot.commands import COMMANDS, Command, Form
 from bot.intents import understand
+from core.service import MAX_QUESTION
 
 # Slack's limits, in characters after escaping
 SECTION, COLUMN, LABEL, VALUE, FALLBACK = 3000, 2000, 75, 2000, 3000
 TITLE, TEXT, FIELDS_TOGETHER, FOOTER = 300, 4000, 4000, 500  # ours: all blocks together may hold about 9,500
 
 BUTTON = "engram"  # action_id: engram:ACTION:NUMBER; block_id of a message's first block: engram:TAG
+FORM, GIVEN = f"{BUTTON}:form", "given"  # callback_id of a modal, block_id and action_id of what it asks
 SHORTCUT = "learn_document"  # callback_id of the message menu
 COMMAND = "engram"  # /engram ask ...: the one command that clashes with no other app's
 NAMES = {"status": "engram-status", "settings": "engram-settings"}  # of the short ones; Slack keeps /status for itself
-DESCRIPTIONS = {"learn": "Show how to hand me a PDF"}  # Slack gives commands no files
+DESCRIPTIONS = {"learn": "Show how to hand me a document"}  # Slack gives commands no files
 STYLES = {Style.PRIMARY: "primary", Style.DANGER: "danger"}
 
 SCOPES = (
@@ -74,7 +76,7 @@ def manifest(url: str = "", *, short_commands: bool = False) -> dict[str, Any]:
         "_metadata": {"major_version": 2},
         "display_information": {
             "name": "Engram",
-            "description": "Learns your PDFs, and answers from what it learned.",
+            "description": "Learns your documents, and answers from what it learned.",
             "background_color": "#2f3e9e",
         },
         "features": {
@@ -85,7 +87,7 @@ def manifest(url: str = "", *, short_commands: bool = False) -> dict[str, Any]:
             },
             "bot_user": {"display_name": "Engram", "always_online": True},
             "agent_view": {
-                "agent_description": "Send me a PDF and I learn it into my weights; then ask me about it.",
+                "agent_description": "Send me a document and I learn it; then ask me about it.",
                 "suggested_prompts": PROMPTS,
             },
             "slash_commands": [
@@ -102,7 +104,7 @@ def manifest(url: str = "", *, short_commands: bool = False) -> dict[str, Any]:
                     "name": "Learn this document",
                     "type": "message",
                     "callback_id": SHORTCUT,
-                    "description": "Learn the PDFs of this message",
+                    "description": "Learn the documents of this message",
                 }
             ],
         },
@@ -114,6 +116,26 @@ def manifest(url: str = "", *, short_commands: bool = False) -> dict[str, Any]:
             "org_deploy_enabled": False,
             "token_rotation_enabled": False,
         },
+    }
+
+
+def view_of(form: Form, context: str) -> dict[str, Any]:
+    """What a button asks before it is worked off, as a modal. `context`: what is needed to work it off, as text."""
+    element = (
+        {"type": "file_input", "action_id": GIVEN, "filetypes": ["pdf"], "max_files": 10}
+        if form.files
+        else {"type": "plain_text_input", "action_id": GIVEN, "max_length": MAX_QUESTION}
+    )
+    label = {"type": "plain_text", "text": form.label}
+    return {
+        "type": "modal",
+        "callback_id": FORM,
+        "private_metadata": context,
+        "title": {"type": "plain_text", "text": form.title},
+        "submit": {"type": "plain_text", "text": "Send"},
+        "blocks": [
+            {"type": "input", "block_id": GIVEN, "optional": not form.files, "label": label, "element": element}
+        ],
     }
 
 

@@ -80,13 +80,13 @@ async def read_damaged(
 
 async def read(name: str, data: bytes, tally: Tally) -> float:
     """Returns: seconds."""
+    from core.document.formats import read_document
     from core.errors import Refused
-    from core.pdf import read_pdf
     from core.types import Limits
 
     began = time.monotonic()
     try:
-        end = "read" if (await read_pdf(data, Limits())).pages else "nothing"
+        end = "read" if (await read_document(data, Limits())).pages else "nothing"
     except Refused as refused:
         end = type(refused).__name__
         if FOREIGN.search(str(refused)):
@@ -101,11 +101,11 @@ async def read(name: str, data: bytes, tally: Tally) -> float:
 
 async def killed(data: bytes, chance: random.Random) -> bool:
     """Whether a child's death is one sentence, or came too late."""
+    from core.document.formats import read_document
     from core.errors import Refused
-    from core.pdf import read_pdf
     from core.types import Limits
 
-    reading = asyncio.create_task(read_pdf(data, Limits()))
+    reading = asyncio.create_task(read_document(data, Limits()))
     await asyncio.sleep(chance.uniform(0.02, 0.6))
     for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split():
         os.kill(int(pid), signal.SIGKILL)

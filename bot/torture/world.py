@@ -203,7 +203,7 @@ class PipeReply(Reply):
     """What is said goes out with the number of the order."""
 
     shows_question = True
-    takes_uploads = False
+    takes_forms = False
 
     def __init__(self, number: int, thread: str) -> None:
         self._number = number

@@ -32,6 +32,7 @@ from core.evaluation.statistics import bootstrap
 from core.learning.guard import Guard
 from core.learning.study import Exercise
 from core.model import LoadedModel, load_model
+from core.prepare.outer import OuterConfig
 from core.prompts import NOT_IN_TEXT
 from core.service import ROUTED
 
@@ -211,7 +212,7 @@ ROWS: dict[str, Row] = {
     "ask-embedded": Row(measure=lambda lab, row: speed.asking(lab.base, "fast-weights")),
     "learn-1.1B": Row(measure=lambda lab, row: speed.learning_large(lab.base, "fast-weights")),
     "learn-1.1B-lora": Row(measure=lambda lab, row: speed.learning_large(lab.base, "lora")),
-    "prepare-1.1B": Row(measure=lambda lab, row: speed.preparing(speed.large(lab.base), seconds=40)),
+    "prepare-1.1B": Row(measure=lambda lab, row: speed.preparing(speed.large(lab.base), OuterConfig(seconds=40))),
     "ask-1.1B": Row(measure=lambda lab, row: speed.asking(speed.large(lab.base), "fast-weights")),
 }
 

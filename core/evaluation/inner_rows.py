@@ -1,18 +1,18 @@
-"""How the inner loop should look: one row a form, each with the same seconds of outer loop from the same model.
+"""How the inner loop should look: one row a form, each with the same seconds of outer loop on the same base model.
 
-    python -m core.evaluation.inner_rows --model HF-FOLDER --human reading-comprehension.jsonl.gz --output FILE.json
-        [--passages FILE...] [--dev-passages FILE...] [--seconds 45] [--only NAME,...] [--part 0/2]
+    python -m core.evaluation.inner_rows --material FILE.jsonl.gz --output FILE.json
+        [--model MODEL] [--reading-seconds 20] [--seconds 45] [--only NAME,...] [--part 0/2]
     python -m core.evaluation.inner_rows --show FILE.json...
 
-The model trains along in every row, since what a form is worth shows only when the weights have met it. All rows draw
-the same documents (invented facts, people's questions, passages) and are asked the same held-out ones. Each is written
-down as it ends; a run that is started again goes on with the rows that are missing.
+The base model stays as it is. A reader of rank 16 trains along in every row but the native ones, which have none, since
+what a form is worth shows only when the weights that answer have met it. All rows draw the same documents and are asked
+the same held-out ones. Each is written down as it ends; a run that is started again goes on with the rows that are
+missing.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -21,16 +21,17 @@ from typing import Any
 
 import torch
 
-from core.embedded.corpus import read_human
 from core.evaluation.ablations import Results, chosen, fill
 from core.learning.fast_weights import FastWeightsConfig, Prepared
 from core.learning.native import Native, NativeConfig
-from core.model import load_model
-from core.prepare.episodes import Episode, Material
+from core.model import load_model, pick_dtype
+from core.prepare.episodes import Episode
+from core.prepare.material import Material
 from core.prepare.measure import learned_figures, measuring_sets
-from core.prepare.outer import OuterConfig, run_outer, thin
+from core.prepare.outer import OuterConfig, run_outer
+from core.prepare.prepare import INNER, read_material
 
-BASE = FastWeightsConfig(layers=4, steps=2, rule="muon")
+BASE = replace(INNER, reader=16)
 ROWS: dict[str, dict[str, Any] | NativeConfig] = {
     "base": {},  # muon, 4 layers, 2 steps, full rank, the whole document, learned rates and token weights
     "rms": {"rule": "rms"},
@@ -49,7 +50,8 @@ ROWS: dict[str, dict[str, Any] | NativeConfig] = {
     "native ttt-linear": NativeConfig("ttt-linear", chunk=16),
     "native ttt-mlp": NativeConfig("ttt-mlp", chunk=16),
 }
-SETS = ("facts 10", "facts 32", "sentences 5", "paragraph", "article 200")
+SETS = ("facts", "people", "long", "tables", "other-languages")
+ASKED = ("learned", "wrong")  # kinds of `learned_figures`
 LAST = 30  # outer steps whose mean answer loss is reported
 
 
@@ -70,9 +72,9 @@ def form(name: str) -> FastWeightsConfig | NativeConfig:
 
 
 def measure(lab: Lab, inner: FastWeightsConfig | NativeConfig) -> dict[str, Any]:
-    """Train a copy of the model and its preparation, then ask about the held-out documents."""
+    """Train a preparation of the model, then ask about the held-out documents."""
     torch.manual_seed(lab.config.seed)
-    model = copy.deepcopy(lab.model)
+    model = lab.model
     device = model.device
     native = isinstance(inner, NativeConfig)
     prepared = (Native(inner, model) if native else Prepared(inner, model.config.hidden_size, model)).to(device)
@@ -80,14 +82,12 @@ def measure(lab: Lab, inner: FastWeightsConfig | NativeConfig) -> dict[str, Any]
     cuda = device.type == "cuda"
     if cuda:
         torch.cuda.reset_peak_memory_stats()
-    figures = run_outer(
-        model,
-        lab.tokenizer,
-        prepared,
-        lab.material,
-        lab.config,
-        report=lambda f: curve.append((f["step"], round(f["seconds"], 2), round(f["answer"], 4))),
-    )
+
+    def report(f: dict[str, Any]) -> None:
+        if f["stage"] == "learning":
+            curve.append((f["step"], round(f["seconds"], 2), round(f["answer"], 4)))
+
+    figures = run_outer(model, lab.tokenizer, prepared, lab.material, lab.config, report=report)
     last = [loss for *_, loss in curve[-(LAST // lab.config.every) :]]
     row = {
         "inner": asdict(inner),
@@ -98,9 +98,11 @@ def measure(lab: Lab, inner: FastWeightsConfig | NativeConfig) -> dict[str, Any]
         "rates": prepared.rates().tolist(),
         "curve": curve,
     }
-    model.eval()
-    with torch.autocast(device.type, torch.bfloat16, enabled=cuda):
-        row["sets"] = {name: learned_figures(model, lab.tokenizer, prepared, some) for name, some in lab.sets.items()}
+    prepared.eval()
+    row["sets"] = {
+        name: learned_figures(model, lab.tokenizer, prepared, episodes, kinds=ASKED)
+        for name, episodes in lab.sets.items()
+    }
     return row
 
 
@@ -147,14 +149,11 @@ def show(paths: Sequence[Path]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", help="'embedded', or the folder of a model that reads")
-    parser.add_argument("--human", type=Path)
-    parser.add_argument("--passages", nargs="*", default=[])
-    parser.add_argument("--thin", type=int, default=4, help="take one passage in so many")
-    parser.add_argument("--dev-passages", nargs="*", type=Path, default=[])
-    parser.add_argument("--seconds", type=float, default=45.0, help="of outer loop, for each row")
-    parser.add_argument("--tokens", type=int, default=24_000, help="of documents, an outer step")
-    parser.add_argument("--longest", type=int, default=600, help="tokens of a document")
+    parser.add_argument("--model", default="embedded", help="'embedded', a folder, a GGUF file or a hub id")
+    parser.add_argument("--material", type=Path, help="a file of core.prepare.material, or a SQuAD question set")
+    parser.add_argument("--reading-seconds", type=float, default=20.0, help="of the reader alone, for each row")
+    parser.add_argument("--seconds", type=float, default=45.0, help="of learning to learn, for each row")
+    parser.add_argument("--shapes", default=OuterConfig.shapes, help=OuterConfig.shapes)
     parser.add_argument("--only", default="", metavar="NAME,...", help=", ".join(ROWS))
     parser.add_argument("--part", default="0/1", metavar="I/N")
     parser.add_argument("--output", type=Path)
@@ -162,18 +161,19 @@ def main() -> None:
     o = parser.parse_args()
     if o.show:
         return print(show(o.show))
-    if not (o.model and o.output):
-        parser.error("--model and --output are needed")
+    if not (o.material and o.output):
+        parser.error("--material and --output are needed")
     torch.set_float32_matmul_precision("high")
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    base = load_model(o.model, device=device, dtype="float32")
-    material = Material(human=read_human(o.human, dev=False) if o.human else (), passages=thin(o.passages, o.thin))
-    sets = {name: some for name, some in measuring_sets(o.human, o.dev_passages).items() if name in SETS}
+    exact = device == "cpu" or pick_dtype("auto", torch.device(device)) == torch.float16
+    base = load_model(o.model, device=device, dtype="float32" if exact else "bfloat16")
+    material, development = read_material(o.material)
     config = OuterConfig(
-        seconds=o.seconds, tokens=o.tokens, first=min(256, o.longest), longest=o.longest, every=10, warmup_steps=10
+        reading_seconds=o.reading_seconds, seconds=o.seconds, shapes=o.shapes, every=10, warmup_steps=10
     )
-    lab = Lab(base.model, base.tokenizer, material, sets, config)
-    about = {"model": o.model, "human": len(material.human), "passages": len(material.passages), **asdict(config)}
+    lab = Lab(base.model, base.tokenizer, material, measuring_sets(development), config)
+    passages = {kind: len(some) for kind, some in material.passages.items()}
+    about = {"model": o.model, "passages": passages, **asdict(config)}
     names, results = chosen(ROWS, o.only, o.part), Results(o.output, about)
     if device == "cuda":
         measure(replace(lab, sets={}, config=replace(config, max_steps=3)), BASE)  # the first steps warm the device up

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -13,9 +14,13 @@ import torch
 
 from core.engine import Engine, EngineConfig
 from core.evaluation.bench import learn, peak_memory_mb
+from core.learning.fast_weights import FastWeightsConfig
 from core.model import LoadedModel
 from core.ports import Ask
-from core.prepare.prepare import PrepareConfig, prepare
+from core.prepare.episodes import Shape
+from core.prepare.material import Material
+from core.prepare.outer import OuterConfig
+from core.prepare.prepare import INNER, PrepareConfig, prepare
 from core.types import Chunk
 
 TOKENS = 25_000  # of the document that is learned
@@ -70,17 +75,21 @@ def learning_large(base: LoadedModel, learner: str, memory_mb: int = MEMORY_MB) 
     return learning(large(base), learner, memory_mb=memory_mb)
 
 
-def preparing(base: LoadedModel, **settings: Any) -> dict[str, Any]:
-    """The outer loop (`bot prepare`) on a frozen model: seconds of a step, and peak memory."""
+def preparing(base: LoadedModel, outer: OuterConfig, inner: FastWeightsConfig = INNER) -> dict[str, Any]:
+    """Learning to learn (`bot prepare`) on invented facts: seconds of a step, and peak memory."""
     if base.device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-    config = PrepareConfig(held_out=2, **settings)
+    config = PrepareConfig(outer=replace(outer, reading_seconds=0, every=1), inner=inner, held_out=2)
+    reports: list[dict[str, Any]] = []
     with TemporaryDirectory() as folder:
-        found = prepare(base, [], Path(folder), config)
-    each = found["seconds"] / max(1, found["steps"])
-    peak = torch.cuda.max_memory_allocated() / 2**20 if base.device.type == "cuda" else None
-    return {"steps": found["steps"], "seconds_a_step": each, "tokens_a_step": config.tokens, "peak_memory_mb": peak}
+        prepare(base, Material(), Material(), Path(folder), config, reports.append)
+    return {
+        "steps": reports[-1]["step"],
+        "seconds_a_step": reports[-1]["seconds"] / reports[-1]["step"],
+        "tokens_a_step": statistics.mean(s.segments * s.documents * inner.segment for s in Shape.read(outer.shapes)),
+        "peak_memory_mb": torch.cuda.max_memory_allocated() / 2**20 if base.device.type == "cuda" else None,
+    }
 
 
 def asking(base: LoadedModel, learner: str, tokens: int = CONTEXT) -> dict[str, Any]:

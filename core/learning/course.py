@@ -25,6 +25,8 @@ CHECKS = {"quick": 1, "standard": 2, "deep": 4}  # questions a section, by effor
 MOST_CHECKS = 64  # of one document
 STUDIED = {"quick": 4, "standard": 8, "deep": 12}  # questions a passage, by effort
 
+SHORT = 500  # tokens of a document that is learned without a self-check: a question or two say nothing
+
 
 @dataclass(frozen=True)
 class CourseConfig:
@@ -75,7 +77,7 @@ class Course:
         return Tutor(self.base, self.fmt, self.learning.batch_tokens, config, self.writer)
 
     def _check(self, tutor: Tutor, chunks: Sequence[Chunk]) -> Generator[Step, None, SelfCheck | None]:
-        if not self.config.check:
+        if not self.config.check or sum(chunk.token_count for chunk in chunks) < SHORT:
             return None
         written = yield from gathered(tutor.checks(chunks, CHECKS[self.learning.effort], MOST_CHECKS))
         return SelfCheck(written, self.answer, self.learner.name) if written else None

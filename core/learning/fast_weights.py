@@ -190,12 +190,12 @@ def segments(
     return inputs, targets
 
 
-def orthogonalise(g: Tensor, steps: int = 5) -> Tensor:
+def orthogonalise(g: Tensor, steps: int = 5, dtype: torch.dtype | None = None) -> Tensor:
     """Newton-Schulz towards the nearest semi-orthogonal matrix (Muon; LaCT section 3.2). g: [..., d, f] -> same, with
-    singular values near 1. Runs in bfloat16 on CUDA."""
+    singular values near 1. Runs in `dtype`: by default bfloat16 on CUDA, g's own elsewhere."""
     if g.shape[-2] > g.shape[-1]:  # the same, with the smaller products
-        return orthogonalise(g.transpose(-2, -1), steps).transpose(-2, -1)
-    x = g.to(torch.bfloat16) if g.is_cuda else g
+        return orthogonalise(g.transpose(-2, -1), steps, dtype).transpose(-2, -1)
+    x = g.to(dtype or (torch.bfloat16 if g.is_cuda else g.dtype))
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for a, b, c in (
         (4.0848, -6.8946, 2.9270),
@@ -209,15 +209,15 @@ def orthogonalise(g: Tensor, steps: int = 5) -> Tensor:
     return x.to(g.dtype)
 
 
-def direction(g: Tensor, rule: str) -> Tensor:
-    """The normalised step for a gradient g [D, d, f].
+def direction(g: Tensor, rule: str, dtype: torch.dtype | None = None) -> Tensor:
+    """The normalised step for a gradient g [D, d, f]; `dtype` is that of muon's products.
 
     rms: unit root mean square over a matrix. muon: orthogonalised, scaled to a comparable size. sgd: as it is.
     """
     if rule == "sgd":
         return g
     if rule == "muon":
-        return orthogonalise(g) * math.sqrt(g.shape[-1])
+        return orthogonalise(g, dtype=dtype) * math.sqrt(g.shape[-1])
     return g * torch.rsqrt(g.square().mean((-2, -1), keepdim=True) + 1e-20)
 
 
@@ -287,11 +287,35 @@ def only(model: nn.Module, start: int, stop: int, norm: bool) -> Iterator[nn.Mod
 
 
 def token_losses(model: nn.Module, hidden: Tensor, targets: Tensor) -> Tensor:
-    """Next-token cross-entropy, nats. hidden [R, T, d], targets [R, T] (IGNORE gives 0) -> [R, T], float32."""
-    logits = model.lm_head(hidden).float()
-    return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE, reduction="none").view_as(
-        targets
-    )
+    """Next-token cross-entropy, nats. hidden [R, T, d], targets [R, T] (IGNORE gives 0) -> [R, T], float32. Only what
+    counts meets the vocabulary, by far the largest product."""
+    here = targets != IGNORE
+    losses = F.cross_entropy(model.lm_head(hidden[here]).float(), targets[here], reduction="none")
+    return losses.new_zeros(targets.shape).masked_scatter(here, losses)
+
+
+AT_ONCE = 512  # tokens whose logits are kept, where no graph is needed
+
+
+def pull_of_loss(
+    model: nn.Module, prepared: Prepared, hidden: Tensor, targets: Tensor, share: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The weighted inner loss's gradient at hidden [R, T, d], and the plain losses [R, T], nats, a few tokens at a
+    time: the logits of a whole batch would be the largest tensor by far. share [R]: one over the tokens of a row's
+    document."""
+    here = (targets != IGNORE).nonzero(as_tuple=True)
+    inside, goal, weight = hidden.detach()[here], targets[here], share[here[0]]
+    gradients, losses = [], []
+    for h, t, w in zip(inside.split(AT_ONCE), goal.split(AT_ONCE), weight.split(AT_ONCE), strict=True):
+        with torch.enable_grad():
+            h = h.requires_grad_()
+            each = F.cross_entropy(model.lm_head(h).float(), t, reduction="none")
+            gradients += torch.autograd.grad((each * prepared.token_weights(h) * w).sum(), h)
+        losses.append(each.detach())
+    pull, plain = torch.zeros_like(hidden), hidden.new_zeros(targets.shape, dtype=torch.float32)
+    if losses:
+        pull[here], plain[here] = torch.cat(gradients), torch.cat(losses)
+    return pull, plain
 
 
 def inner_steps(
@@ -323,6 +347,7 @@ def inner_steps(
     if rows_at_once < total and documents > 1:
         raise ValueError("micro_rows needs one document at a time")
     counted = (targets != IGNORE).flatten(1).sum(1).clamp_min(1)  # tokens of each document
+    compute = torch.bfloat16 if next(model.parameters()).dtype == torch.bfloat16 else None  # of muon's products
     chunk = 1 if config.order == "chunks" else per_document
 
     moves: list[list[tuple[Tensor, Tensor]]] = []  # of a pass; each the parts of a chunk: below the deltas, targets
@@ -357,15 +382,23 @@ def inner_steps(
                         second_order() if differentiable else nullcontext(),
                     ):
                         hidden = upper(inputs_embeds=part, use_cache=False).last_hidden_state
-                        each = token_losses(model, hidden, goal)
-                plain = each.sum() / counted.sum()
-                reported = reported + (plain if differentiable else float(plain.detach()))
+                if differentiable:
+                    each = token_losses(model, hidden, goal)
+                    reported = reported + each.sum() / counted.sum()
+                    if not last:
+                        weight = prepared.token_weights(hidden)  # part of the gradient
+                        loss = ((each * weight).view(documents, -1).sum(1) / counted).sum()
+                        more = torch.autograd.grad(loss, leaves, create_graph=True)
+                elif last:
+                    with torch.no_grad():
+                        reported += float(token_losses(model, hidden, goal).sum() / counted.sum())
+                else:
+                    share = (1.0 / counted).repeat_interleave(len(part) // documents)
+                    pull, each = pull_of_loss(model, prepared, hidden, goal, share)
+                    reported += float(each.sum() / counted.sum())
+                    more = torch.autograd.grad(hidden, leaves, pull)
                 if last:
                     continue
-                with torch.enable_grad():  # also where the caller only measures
-                    weight = prepared.token_weights(hidden) * (goal != IGNORE)  # part of the gradient, as in training
-                    loss = ((each * weight).view(documents, -1).sum(1) / counted).sum()
-                more = torch.autograd.grad(loss, leaves, create_graph=differentiable)
                 grads = list(more) if grads is None else [a + b for a, b in zip(grads, more, strict=True)]
             if grads is None:
                 continue
@@ -373,7 +406,7 @@ def inner_steps(
                 grads = [config.momentum * before + g for before, g in zip(sums, grads, strict=True)]
             rates = prepared.rates()[step]
             moved = [
-                leaf - rates[i] * direction(g, config.rule)
+                leaf - rates[i] * direction(g, config.rule, compute)
                 for i, (leaf, g) in enumerate(zip(leaves, grads, strict=True))
             ]
             if chunk < per_document:  # a document that has ended stays as it is, its momentum too

@@ -181,7 +181,8 @@ class OuterStep:
     def learn(self, inputs: Tensor, targets: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """inputs, targets [D, S, T] -> loss before each step, nats a token; a delta [D, d, f] for each upper block."""
         model, config, blocks = self.model.model, self.prepared.config, self.blocks
-        cut = len(blocks) - config.skip - config.layers
+        end = len(blocks) - config.skip
+        cut = max(0, end - config.layers)  # a small model has fewer layers than a delta may lie on
         documents = len(inputs)
         share = 1.0 / (targets != IGNORE).flatten(1).sum(1).clamp_min(1)
         share = share.repeat_interleave(inputs.shape[1])[:, None]
@@ -195,7 +196,7 @@ class OuterStep:
         if self.prepared.start:
             deltas = [start.expand(documents, -1, -1) for start in self.prepared.start]
         else:
-            deltas = [torch.zeros(documents, *b.down.shape, device=x.device) for b in blocks[cut:][: config.layers]]
+            deltas = [torch.zeros(documents, *b.down.shape, device=x.device) for b in blocks[cut:end]]
         losses = []
         for step in range(config.steps):
             rounded_deltas: list[Tensor | None] = [*(delta.to(x.dtype) for delta in deltas), *[None] * config.skip]

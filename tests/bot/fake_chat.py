@@ -36,7 +36,7 @@ class FakeReply:
     thread: str = ""  # that the answers stand in
     reactions: list[str] = field(default_factory=list)
     shows_question: bool = True
-    takes_uploads: bool = False
+    takes_forms: bool = False
     lives: list[FakeLive] = field(default_factory=list)
     troubles: list[Exception] = field(default_factory=list)  # of the next tries to say something
 

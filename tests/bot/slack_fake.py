@@ -75,6 +75,7 @@ class FakeSlack:
         self.responses_left: dict[str, int] = {}
         self.files: dict[str, File] = {}
         self.uploads: list[dict[str, Any]] = []
+        self.views: list[dict[str, Any]] = []  # modals that were opened
         self.file_headers: list[dict[str, str]] = []  # of what was asked of the file host
         self.sent_bytes = 0
         self.acks: dict[str, float] = {}  # envelope -> seconds
@@ -146,9 +147,17 @@ class FakeSlack:
         return message
 
     async def remove(self, message: dict[str, Any]) -> None:
-        """Somebody deletes a message."""
+        """Somebody deletes a message. One that begins a thread becomes a tombstone."""
+        gone = {"subtype": "message_deleted", "deleted_ts": message["ts"], "previous_message": dict(message)}
+        if any(reply.get("thread_ts") == message["ts"] for reply in self.messages[message["channel"]]):
+            stone = {
+                "type": "message",
+                "subtype": "tombstone",
+                "text": "This message was deleted.",
+                "ts": message["ts"],
+            }
+            gone = {"subtype": "message_changed", "message": stone, "previous_message": dict(message)}
         self.delete(message)
-        gone = {"subtype": "message_deleted", "deleted_ts": message["ts"], "previous_message": message, "hidden": True}
         await self.event({"type": "message", "channel": message["channel"], "ts": self.ts(), **gone})
 
     async def change(self, message: dict[str, Any], text: str) -> None:
@@ -217,6 +226,13 @@ class FakeSlack:
                 "message": message,
             }
         )
+
+    async def submit(self, view: dict[str, Any], text: str = "", *files: tuple[str, bytes], by: str = "UADA") -> None:
+        """Somebody fills in a modal and sends it."""
+        given = {"value": text or None, "files": [self._attach(name, data) for name, data in files]}
+        sent = {**view, "state": {"values": {"given": {"given": given}}}}
+        person = {"id": by, "name": by.lower(), "team_id": TEAM}
+        await self.interact({"type": "view_submission", "user": person, "view": sent})
 
     async def interact(self, payload: dict[str, Any]) -> None:
         more = {"api_app_id": "A1", "team": {"id": TEAM, "domain": "harbour"}, "token": "t"}
@@ -346,6 +362,12 @@ class FakeSlack:
 
     async def _chat_delete(self, body: dict[str, Any]) -> None:
         self.delete(self.message(body["ts"], body["channel"]) or refuse("message_not_found"))
+
+    async def _views_open(self, body: dict[str, Any]) -> None:
+        view = body["view"] if isinstance(body["view"], dict) else json.loads(body["view"])
+        if len(view["title"]["text"]) > 24 or len(view["private_metadata"]) > 3000:
+            raise Refusal("invalid_arguments")
+        self.views.append(view)
 
     async def _reactions_add(self, body: dict[str, Any]) -> None:
         message = self.message(body["timestamp"], body["channel"]) or refuse("message_not_found")

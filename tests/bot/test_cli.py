@@ -94,13 +94,22 @@ def test_read_shows_pages_tokens_and_text(engram, pdf: Path) -> None:
     assert "Ada Quill" in read["text"]
 
 
-def test_what_is_no_pdf_is_refused_by_read_and_by_learn(engram, engine: FakeEngine, tmp_path: Path) -> None:
+def test_what_is_no_document_is_refused_by_read_and_by_learn(engram, engine: FakeEngine, tmp_path: Path) -> None:
     page = tmp_path / "page.pdf"
-    page.write_text("<!DOCTYPE html><p>Please sign in")
+    page.write_bytes(b"\x89PNG\r\n\x1a\n")
     for command in ("read", "learn"):
         status, answer, stderr = engram(command, page)
         assert (status, answer["error"]["kind"]) == (1, "NotAPdf")
         assert answer["error"]["message"] in stderr
+
+
+def test_only_some_pages_are_read_and_learned(engram, engine: FakeEngine, tmp_path: Path) -> None:
+    paper = tmp_path / "paper.pdf"
+    paper.write_bytes(make_pdf(*(f"This is what page {n} says. " * 30 for n in range(1, 5))))
+    assert engram("read", paper, "--pages", "2-3")[1]["pages"] == 2
+    assert engram("learn", paper, "--pages", "2-3")[0] == 0
+    assert engram("learn", paper, "--pages", "4")[0] == 0  # another part of the same file is another document
+    assert engram("read", paper, "--pages", "all")[1]["error"]["message"] == "Say which pages, for example 1-100."
 
 
 def test_a_document_without_enough_text_keeps_its_kind_of_error(engram, engine: FakeEngine, tmp_path: Path) -> None:
@@ -370,11 +379,11 @@ def test_what_can_be_refused_is_refused_before_the_model_is_loaded(
         raise AssertionError("the model was loaded")
 
     monkeypatch.setattr("bot.app.load_engine", load)
-    office, empty, page = (tmp_path / f"{name}.pdf" for name in ("office", "empty", "page"))
-    office.write_bytes(b"PK\x03\x04" + bytes(100))
+    archive, empty, scan = (tmp_path / f"{name}.pdf" for name in ("archive", "empty", "scan"))
+    archive.write_bytes(b"PK\x03\x04" + bytes(100))
     empty.write_bytes(b"")
-    page.write_bytes(b"<!DOCTYPE html><p>Please sign in")
-    for file, words in ((office, "Office document"), (empty, "empty"), (page, "a web page")):
+    scan.write_bytes(make_pdf(""))
+    for file, words in ((archive, "zip archive"), (empty, "empty"), (scan, "looks like a scan")):
         status, answer, _ = engram("learn", pdf, file)
         assert status == 1 and words in answer["error"]["message"] and file.name in answer["error"]["message"]
     assert not (tmp_path / "data").exists()
@@ -481,3 +490,10 @@ def test_fetch_says_why_the_default_model_cannot_be_installed(monkeypatch, tmp_p
     result = CliRunner().invoke(cli, ["model", "fetch", "--json"])
     error = json.loads(result.stdout)["error"]
     assert result.exit_code == 1 and "could not be installed (No matching distribution" in error["message"]
+
+
+def test_a_reader_that_has_enough_ends_read_without_a_traceback() -> None:
+    sample = "core/evaluation/sample/sample.pdf"
+    command = f"{sys.executable} -m bot read {sample} --json | head -c 10"
+    run = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (len(run.stdout), run.stderr) == (10, "")

@@ -66,9 +66,9 @@ async def ask(bot: Bot, question: str = "Who is the warden?", *, opens: str = ""
     return reply
 
 
-async def press(bot: Bot, action: str, value: str = "", **changes: object) -> FakeReply:
+async def press(bot: Bot, action: str, value: str = "", text: str = "", **changes: object) -> FakeReply:
     reply = FakeReply()
-    await bot.press(action, value, request(**changes), reply)
+    await bot.press(action, value, request(text, **changes), reply)
     return reply
 
 
@@ -99,10 +99,10 @@ async def test_the_same_pdf_twenty_times_is_one_job_and_twenty_answers(bot):
 @pytest.mark.parametrize(
     ("file", "words"),
     [
-        (attachment(b"PK", "letter.docx", "application/msword"), "only learn PDF"),
-        (attachment(b"<html>", "page.pdf"), "not a PDF"),
+        (attachment(b"GIF89a", "cat.gif", "image/gif"), "can't read such a file"),
+        (attachment(b"GIF89a", "page.pdf"), "This is a picture"),
         (attachment(b"%PDF-" + b"x" * 20_000), "MB"),
-        (attachment(plain_pdf("Too short.")), "tokens"),
+        (attachment(plain_pdf("Too short.")), "too little to learn from"),
     ],
 )
 async def test_a_document_that_cannot_be_learned_is_refused_with_the_reason(bot, file, words):
@@ -125,7 +125,7 @@ async def test_a_file_that_cannot_be_fetched_is_refused(bot):
 
 
 async def test_learning_without_a_file_says_what_to_do(bot):
-    assert "Attach a PDF" in (await run(bot, "learn")).text
+    assert "Attach a document" in (await run(bot, "learn")).text
 
 
 async def test_a_flood_is_answered_one_by_one(open_service):
@@ -338,7 +338,8 @@ async def test_words_that_are_no_question_get_a_good_answer_or_none(taught):
 
 
 async def test_a_greeting_says_what_one_can_ask_about(bot):
-    assert "Attach a PDF" in (await ask(bot, "hi")).text and "Send me a PDF" in (await ask(bot, "hi", is_dm=True)).text
+    assert "Attach a document" in (await ask(bot, "hi")).text
+    assert "Send me a document" in (await ask(bot, "hi", is_dm=True)).text
     await teach(bot)
     assert "Ask me about handbook.pdf." in (await ask(bot, "hi")).text
 
@@ -496,7 +497,12 @@ async def test_too_many_questions_have_to_wait(open_service):
 async def test_feedback_is_stored(taught, monkeypatch):
     helpful, wrong, _ = (await ask(taught)).said[0].buttons
     assert "Thank you!" in (await press(taught, helpful.action, helpful.value, **BOB)).text
-    assert "wrong" in (await press(taught, wrong.action, wrong.value)).text
+    assert "that it was wrong" in (await press(taught, wrong.action, wrong.value)).text
+    assert "what is right" in (await press(taught, wrong.action, wrong.value, text=" It is Tom. ")).text
+    (correction,) = await taught.service.corrections("fake:1")
+    assert (correction.document, correction.question) == ("handbook.pdf", "Who is the warden?")
+    assert (correction.answer, correction.correction) == ("The warden is Ada Quill", "It is Tom.")
+    assert await taught.service.corrections("fake:2") == []
 
 
 async def test_an_example_question_is_asked_by_its_button(open_service):
@@ -640,6 +646,11 @@ async def test_guests_change_nothing(taught, name):
     refused = "Guests can ask" in reply.text or "manage this channel" in reply.text
     assert refused == (COMMANDS[name].permission is not Permission.EVERYONE)
     assert len(await taught.service.documents("fake:1")) == 1
+
+
+def test_forms_keep_both_platforms_limits():
+    forms = [row.form for row in ACTIONS.values() if row.form]
+    assert forms and all(len(form.title) <= 24 and len(form.label) <= 45 for form in forms)
 
 
 async def test_nothing_can_be_pressed_that_is_not_in_the_table(bot):

@@ -15,7 +15,7 @@ from simcord.builders import ChannelHandle
 
 from bot.commands import Bot
 from bot.platforms.discord import STALE_AFTER, Client
-from core.pdf import read_pdf
+from core.document.formats import read_document
 from core.service import Service
 from core.types import Completion, Job, Progress
 from tests.conftest import SMALL, Open
@@ -247,8 +247,8 @@ async def test_the_message_menu_refuses_privately(world):
 async def test_the_form_for_files_learns(world):
     asked = await world.bob.send(world.channel, f"{world.me} {WARDEN}")
     offer = next(message for message in world.channel.history() if message.id > asked.id)
-    form = await world.bob.click(offer, label="Hand me a PDF")
-    await world.bob.submit_modal(form, {"files": [HANDBOOK]})
+    form = await world.bob.click(offer, label="Hand me a document")
+    await world.bob.submit_modal(form, {"given": [HANDBOOK]})
     await world.told()
     assert "I know handbook.pdf now" in world.said()
 
@@ -431,6 +431,16 @@ async def test_a_follow_up_opens_a_thread_in_which_no_mention_is_needed(world):
     assert "seven" in world.said(thread)
 
 
+async def test_a_reply_to_an_answer_is_heard_without_a_ping_when_it_asks(world):
+    await world.teach()
+    await world.ask()
+    answer = world.channel.last_message
+    await world.ada.send(world.channel, "Oh nice, I did not know that one", reply_to=answer)
+    assert not world.channel.threads
+    asked = await world.ada.send(world.channel, "When does the ferry leave?", reply_to=answer)
+    assert "leaves at seven" in world.said(world.thread(asked.id))
+
+
 async def test_in_a_thread_that_people_open_on_an_answer_no_mention_is_needed(world, env):
     await world.teach()
     await world.ask()
@@ -568,6 +578,15 @@ async def test_feedback_buttons_outlive_a_restart(world):
     await world.restart()
     thanks = await world.ada.click(world.channel.last_message, label="👍")
     assert thanks.followups[0].ephemeral and "Thank you" in shown(thanks.followups[0].message)
+
+
+async def test_a_wrong_answer_can_be_corrected(world):
+    await world.teach()
+    await world.ask()
+    form = await world.bob.click(world.channel.last_message, label="👎")
+    done = await world.bob.submit_modal(form, {"given": "It is Tom."})
+    assert done.ephemeral or done.followups[0].ephemeral
+    assert [one.correction for one in await world.service.corrections(world.key)] == ["It is Tom."]
 
 
 # Managing
@@ -722,9 +741,8 @@ async def test_a_mention_that_came_while_the_bot_was_away_is_answered_once(world
         client.bot.env = env
         await env.restart_bot(client)
         async with asyncio.timeout(10):
-            while "Ada Quill" not in world.said():
+            while "Ada Quill" not in world.said() or await world.service.inbox.unhandled("discord:"):
                 await asyncio.sleep(0.01)
-        await env.settle()
         await env.bot.bot.__aexit__()
     assert world.channel.last_message.reference.message_id == missed.id
     texts = [shown(message) for message in world.channel.history()]
@@ -808,7 +826,7 @@ async def open_thread(world: World) -> Any:
 # The whole story
 
 
-@pytest.mark.parametrize("read", [read_pdf])
+@pytest.mark.parametrize("read", [read_document])
 async def test_the_whole_story_with_a_restart_in_the_middle(world, env):
     """Two people, two real PDFs, a restart; `pytest -s -k whole_story` prints what they saw."""
     world.engine.go.clear()

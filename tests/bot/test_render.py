@@ -169,6 +169,8 @@ def test_a_base_model_that_has_no_answer_says_so():
     for text in ("", "not in the text"):
         footer = render.answer(answer(base=replace(BASE, text=text))).footer
         assert footer.endswith("Without the document: I don't know.")
+    stopped = render.answer(answer(base=replace(BASE, text="The port master is the captain of a ship, who is"))).footer
+    assert stopped.endswith("of a ship, who is …")
 
 
 def test_a_long_answer_is_cut_to_a_few_lines():
@@ -248,7 +250,7 @@ def test_help_names_every_command():
 
 
 def test_our_errors_are_shown_as_they_are():
-    assert render.error(PdfHasNoText()).text == "No text was found in this PDF; it looks like a scan."
+    assert render.error(PdfHasNoText()).text == "No text was found in this document; it looks like a scan."
 
 
 @pytest.mark.parametrize("problem", [OSError("/srv/secret/path"), SetupError("/srv/secret/path is missing")])

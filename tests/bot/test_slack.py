@@ -16,7 +16,7 @@ from bot.commands import COMMANDS, Bot
 from bot.platforms import slack as platform
 from bot.platforms.slack_format import commands, dress, manifest
 from bot.settings import Settings
-from core.pdf import read_pdf
+from core.document.formats import read_document
 from core.service import Service
 from core.types import Completion
 from tests.bot.slack_fake import (
@@ -233,7 +233,9 @@ async def test_the_message_menu_learns_what_somebody_else_posted(world, slack):
 
 
 async def test_every_attachment_gets_an_answer(world, slack):
-    await world.teach(HANDBOOK, ("letter.docx", File(b"PK", "application/msword")), BAKERY, ("scan.pdf", b"not one"))
+    await world.teach(
+        HANDBOOK, ("letter.docx", File(b"PK", "application/msword")), BAKERY, ("scan.pdf", b"\0\1 no document")
+    )
     for words in ("I know handbook.pdf now", "I know bakery.pdf now", "I can't learn scan.pdf"):
         assert slack.said(words)
     await world.whispered("only learn PDF files")
@@ -645,6 +647,30 @@ async def test_feedback_buttons_outlive_a_restart(world, slack):
     await world.whispered("Thank you")
 
 
+async def test_a_wrong_answer_can_be_corrected(world, slack):
+    await world.teach()
+    await slack.click(await world.ask(), "👎", by="UBOB")
+    (view,) = await world.until(lambda: slack.views)
+    await slack.submit(view, "It is Tom.", by="UBOB")
+    await world.whispered("I noted what is right")
+    assert [one.correction for one in await world.service.corrections(KEY)] == ["It is Tom."]
+
+
+async def test_a_form_that_slack_does_not_open_costs_only_the_correction(world, slack):
+    await world.teach()
+    slack.fault("views.open", "expired_trigger_id", times=9)
+    await slack.click(await world.ask(), "👎", by="UBOB")
+    await world.whispered("I noted that it was wrong")
+
+
+async def test_the_form_for_files_learns(world, slack):
+    offer = await world.ask()
+    await slack.click(offer, "Hand me a document")
+    (view,) = await world.until(lambda: slack.views)
+    await slack.submit(view, "", HANDBOOK)
+    assert (await world.said("I know handbook.pdf now"))["thread_ts"] == offer["thread_ts"]
+
+
 # Managing
 
 
@@ -853,7 +879,7 @@ async def test_one_command_does_all(world, slack, text, words):
 # The whole story
 
 
-@pytest.mark.parametrize("read", [read_pdf])
+@pytest.mark.parametrize("read", [read_document])
 async def test_the_whole_story_with_a_restart_in_the_middle(world, slack):
     """Two people, two real PDFs, a restart; `pytest -s -k whole_story` prints what they saw."""
     world.engine.go.clear()

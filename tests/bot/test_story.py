@@ -18,8 +18,8 @@ import simcord
 import yarl
 
 from bot.platforms import slack as slack_platform
+from core.document.formats import read_document
 from core.engine import Engine, EngineConfig
-from core.pdf import read_pdf
 from core.service import Service
 from core.types import Stage
 from storage.index import Index
@@ -57,7 +57,7 @@ class Process:
     async def start(self) -> None:
         self._stack = AsyncExitStack()
         self.service: Service = await self._stack.enter_async_context(
-            self._open(self._engine, read=read_pdf, limits=LIMITS)
+            self._open(self._engine, read=read_document, limits=LIMITS)
         )
 
     async def stop(self) -> None:

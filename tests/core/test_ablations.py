@@ -10,6 +10,8 @@ import pytest
 from core.evaluation import ablations, speed
 from core.evaluation.ablations import LEARNED, ROWS, Lab, Results, Row, chosen, quality, run, table
 from core.evaluation.squad import Article, Question
+from core.learning.fast_weights import FastWeightsConfig
+from core.prepare.outer import OuterConfig
 from tests.core.conftest import STORY
 
 
@@ -85,8 +87,10 @@ def test_a_larger_shape_is_learned_asked_and_prepared(tiny, monkeypatch) -> None
     for learner in ("fast-weights", "lora"):
         row = speed.learning(model, learner, 300, memory_mb=2000)
         assert row["learning_seconds"] > 0 and row["megabytes"] > 0
-    row = speed.preparing(model, max_steps=1, tokens=200, longest=60, layers=1)
-    assert row["steps"] == 1 and row["seconds_a_step"] > 0
+    inner = FastWeightsConfig(layers=1, segment=48, rule="muon", reader=2)
+    outer = OuterConfig(max_steps=1, shapes="1x2x2x48", reading_rows=1, length=64, workers=0)
+    row = speed.preparing(model, outer, inner)
+    assert row["steps"] == 1 and row["seconds_a_step"] > 0 and row["tokens_a_step"] == 96
     monkeypatch.setattr(speed, "REPEATS", 1)
     row = speed.asking(model, "fast-weights", 600)
     assert (

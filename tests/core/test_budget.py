@@ -29,7 +29,7 @@ from core.learning.budget import (
     with_steps,
 )
 from core.learning.fast_weights import FastWeightsConfig, Prepared, inner_steps
-from tests.core.conftest import STORY, chunks_of
+from tests.core.conftest import STORY, WIDTH, chunks_of
 from tests.core.test_fast_learner import finish, logits, section
 
 LOSSES = [random.Random(n).gauss(3, 0.4) for n in range(60)]
@@ -113,15 +113,15 @@ def test_other_numbers_of_steps_begin_as_trained_and_go_on_with_the_last_rate() 
 
 @pytest.mark.parametrize("shared", [False, True])
 def test_other_numbers_of_steps_keep_the_start_and_the_basis(tiny, shared: bool) -> None:
-    config = FastWeightsConfig(steps=2, layers=2, start=True, readout=2, rank=4, shared_rate=shared)
-    prepared = Prepared(config, 64, tiny.model)
+    config = FastWeightsConfig(steps=2, layers=2, start=True, reader=2, rank=4, shared_rate=shared)
+    prepared = Prepared(config, WIDTH, tiny.model)
     for start in prepared.start:
         torch.nn.init.normal_(start)
     ids = torch.arange(9, 17).view(1, 1, 8)
     deltas = [list(d.values()) for _, d in inner_steps(tiny.model, ids, ids, prepared)]
     for steps, expected in ((0, [list(prepared.start)]), (1, deltas[:1]), (2, deltas), (4, deltas)):
         view = with_steps(prepared, steps)
-        assert view.rates().shape == (steps, 2) and view.readout is prepared.readout
+        assert view.rates().shape == (steps, 2) and view.reader is prepared.reader
         found = [list(d.values()) for _, d in inner_steps(tiny.model, ids, ids, view, measure=True)]
         assert len(found) == steps + 1
         for now, then in zip(found, expected, strict=False):

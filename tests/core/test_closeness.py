@@ -14,11 +14,11 @@ from core.closeness import NAME, WORTH, Query, closeness, encode
 from core.engine import Engine, EngineConfig
 from core.learning.graphs import Graphs
 from core.learning.search_head import LAYER, Searcher, SearchHead, load_head, save_head, states
-from core.model import SEARCH, check_sums, fingerprint, load_model
+from core.model import SEARCH, SHIPPED, check_sums, fingerprint, load_model
 from core.prepare.material import Passage
 from core.prepare.questions import QA
 from core.prepare.search_head import SearchConfig, highest, joined, train_search
-from tests.core.conftest import STORY, chunks_of
+from tests.core.conftest import STORY, WIDTH, chunks_of
 
 HEAD = b"a head's"
 TEXTS = (
@@ -77,9 +77,9 @@ def test_states_are_the_models_whatever_else_is_in_the_batch(tiny) -> None:
 
 def test_a_head_is_the_same_after_it_was_stored(tiny, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    head = SearchHead(2, 64)
+    head = SearchHead(2, WIDTH)
     torch.nn.init.orthogonal_(head.project)
-    head.mean += torch.randn(64)
+    head.mean += torch.randn(WIDTH)
     assert Searcher.of(tiny, tmp_path, 0) is None and Searcher.of(tiny, None, 0) is None
     save_head(head, tmp_path)
     again = load_head(tmp_path / SEARCH)
@@ -96,7 +96,7 @@ def test_a_head_is_the_same_after_it_was_stored(tiny, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="records on a GPU only")
 def test_on_a_gpu_a_question_is_read_by_a_recording(tiny) -> None:
-    head = SearchHead(2, 64)
+    head = SearchHead(2, WIDTH)
     torch.nn.init.orthogonal_(head.project)
     searcher = Searcher(
         replace(tiny, model=copy.deepcopy(tiny.model).cuda(), device=torch.device("cuda")), head, HEAD, 0
@@ -116,7 +116,7 @@ def test_training_makes_questions_find_their_passages(tiny) -> None:
     for n in range(40):
         some = rng.choice(words, 6, replace=False)
         text = f"{n} " + " ".join(some) + " and so on" * 20
-        passages.append(Passage("", text, [QA(f"Where {some[0]} {some[1]}?", "x")]))
+        passages.append(Passage("people", "", text, [QA(f"Where {some[0]} {some[1]}?", "x")]))
     losses: list[float] = []
     config = SearchConfig(steps=200, batch=8, others=8)
     before = tiny.model.model.layers[0].mlp.down_proj.weight.clone()
@@ -135,15 +135,16 @@ def test_padding_is_never_the_closest_token() -> None:
 def test_short_passages_are_put_together_with_all_their_questions() -> None:
     import random
 
-    short = [Passage("", f"Fact {n}.", [QA(f"Which {n}?", "x")]) for n in range(6)]
-    long, nothing = Passage("", "word " * 60, [QA("Who?", "x")]), Passage("", "word " * 60, [])
+    short = [Passage("people", "", f"Fact {n}.", [QA(f"Which {n}?", "x")]) for n in range(6)]
+    long, nothing = Passage("people", "", "word " * 60, [QA("Who?", "x")]), Passage("people", "", "word " * 60, [])
     found = joined([*short, long, nothing], random.Random(0))
     assert found[0] == long and [len(p.questions) for p in found[1:]] == [4, 2]
     assert sorted(q.question for p in found[1:] for q in p.questions) == [f"Which {n}?" for n in range(6)]
 
 
 def test_an_engine_without_a_head_has_no_codes(engine) -> None:
-    assert engine.query("Who?") is None and engine.codes(chunks_of(engine.base.tokenizer, STORY, 30)) == [b""] * 2
+    chunks = chunks_of(engine.base.tokenizer, STORY, 30)
+    assert engine.query("Who?") is None and engine.codes(chunks) == [b""] * len(chunks)
 
 
 def test_the_embedded_model_finds_what_is_asked_in_other_words() -> None:
@@ -159,12 +160,10 @@ def test_the_embedded_model_finds_what_is_asked_in_other_words() -> None:
 def test_a_search_head_changes_no_fingerprint(tiny, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     before = fingerprint("x", tmp_path, tiny.model)
-    save_head(SearchHead(2, 64), tmp_path)
+    save_head(SearchHead(2, WIDTH), tmp_path)
     assert fingerprint("x", tmp_path, tiny.model) == before
 
 
 def test_the_head_that_ships_is_among_the_checked_files() -> None:
-    from core.model import EMBEDDED
-
-    check_sums(EMBEDDED)
-    assert SEARCH in (EMBEDDED / "SHA256SUMS").read_text()
+    check_sums(SHIPPED)
+    assert SEARCH in (SHIPPED / "SHA256SUMS").read_text()

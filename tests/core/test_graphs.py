@@ -73,6 +73,16 @@ def test_a_long_prompt_is_read_as_ever_and_continued_from_the_recording(tiny, mo
     assert list(recordings.kept) == [Shape(8, 32, False), Shape(1, 32, False)]
 
 
+@pytest.mark.parametrize("prompts", [PROMPTS, PROMPTS[1:2], [list(range(2, 300)), *PROMPTS]], ids=len)
+def test_a_model_with_nothing_to_attach_answers_as_by_the_plain_passes(tiny, prompts) -> None:
+    recordings = Graphs(tiny.model, {})
+    for some in (prompts, [p[::-1] for p in prompts]):  # the second time in the same buffers
+        plain, sure = generate(tiny.model, some, **PLAIN)
+        found, found_sure = generate(tiny.model, some, **PLAIN, passes=recordings.passes(some, 1, 8))
+        assert found == plain and found_sure == pytest.approx(sure, rel=1e-3)
+    assert len(recordings.kept) == 1
+
+
 def test_heads_that_share_keys(tiny) -> None:
     shape = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "initializer_range": 0.3}
     with torch.random.fork_rng():
@@ -107,7 +117,7 @@ def test_on_a_gpu_recordings_are_replayed(tiny) -> None:
 def test_without_room_there_is_no_recording_and_the_longest_unused_goes_first(tiny, modules) -> None:
     recordings = Graphs(tiny.model, modules)
     small, large = PROMPTS[:1], [list(range(2, 42))]
-    recordings.room = 2.5 * recordings._bytes(Shape.of(1, 40))
+    recordings.room = sum(recordings._bytes(Shape.of(rows, 1)) for rows in (1, 2))
     for prompts in (small, large, small, PROMPTS[:2]):
         assert recordings.passes(prompts, 1, 8)
     assert Shape(1, 64, True) not in recordings.kept and Shape(1, 32, True) in recordings.kept

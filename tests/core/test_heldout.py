@@ -8,7 +8,7 @@ import pytest
 
 from core.evaluation.heldout import EACH, LEAST, MOST, by_invention, by_people, by_rule, general, squad
 from core.evaluation.squad import read_squad
-from core.prepare.material import Passage, held_out
+from core.prepare.material import Passage, is_development_article
 from core.prepare.questions import QA
 
 PARAGRAPH = (
@@ -22,12 +22,12 @@ def test_articles_are_held_out_and_of_the_right_length() -> None:
     found = by_rule(articles, 5)
     assert len(found) == 5 and by_rule(articles, 5) == found
     for title, passages in found:
-        assert held_out(title) and LEAST <= sum(len(p.text.split()) for p in passages) <= MOST
+        assert is_development_article(title) and LEAST <= sum(len(p.text.split()) for p in passages) <= MOST
         assert sum(len(p.questions) for p in passages) >= EACH
 
 
 def test_paragraphs_are_joined_with_their_own_questions(tmp_path) -> None:
-    paragraphs = [Passage("nq", f"{n} {PARAGRAPH}", [QA(f"Who is {n}?", str(n))] * 5) for n in range(50)]
+    paragraphs = [Passage("nq", "", f"{n} {PARAGRAPH}", [QA(f"Who is {n}?", str(n))] * 5) for n in range(50)]
     found = by_people(paragraphs, 3)
     (tmp_path / "people.json").write_text(json.dumps(squad(found)))
     articles = read_squad(tmp_path / "people.json")
@@ -36,8 +36,8 @@ def test_paragraphs_are_joined_with_their_own_questions(tmp_path) -> None:
 
 
 def test_general_questions_are_one_of_each_paragraph_of_natural_questions() -> None:
-    found = [Passage("nq", f"{n} {PARAGRAPH}", [QA(f"Who is {n}?", str(n)), QA("Who?", "x")]) for n in range(9)]
-    [(_, paragraphs)] = general([*found, Passage("qamr", PARAGRAPH, [QA("What?", "y")])], 5)
+    found = [Passage("nq", "", f"{n} {PARAGRAPH}", [QA(f"Who is {n}?", str(n)), QA("Who?", "x")]) for n in range(9)]
+    [(_, paragraphs)] = general([*found, Passage("qamr", "", PARAGRAPH, [QA("What?", "y")])], 5)
     assert len(paragraphs) == 5 and all(len(p.questions) == 1 and p.questions[0].question != "Who?" for p in paragraphs)
 
 

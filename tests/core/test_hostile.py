@@ -14,14 +14,13 @@ from bot.torture.hostile import HOSTILE
 from bot.torture.papers import make_pdf
 from bot.torture.pdf import FOREIGN, damaged
 from core import errors
-from core.pdf import _judged, check_bytes, read_pdf
+from core.document.formats import _judged, read_document, recognise
 from core.sandbox import Sandbox
 from core.types import Limits
 
 QUICK = Sandbox(seconds=3)
 SENTENCES = {
     "hundred_thousand_pages": errors.PdfTooLong,
-    "html": errors.NotAPdf,
     "svg": errors.NotAPdf,
     "zip_in_disguise": errors.NotAPdf,
     "deep_nesting": errors.PdfDamaged,
@@ -36,7 +35,7 @@ SENTENCES = {
 async def test_a_hostile_file_ends_in_one_sentence_or_in_text(name: str) -> None:
     wanted = SENTENCES.get(name)
     try:
-        text = await read_pdf(HOSTILE[name](), Limits(max_pages=2000), sandbox=QUICK)
+        text = await read_document(HOSTILE[name](), Limits(max_pages=2000), sandbox=QUICK)
     except errors.Refused as refused:
         assert wanted is None or isinstance(refused, (wanted, errors.PdfTooSlow))  # on a busy machine
         assert not FOREIGN.search(str(refused))
@@ -45,7 +44,7 @@ async def test_a_hostile_file_ends_in_one_sentence_or_in_text(name: str) -> None
 
 
 async def test_control_and_direction_characters_do_not_come_through() -> None:
-    [page] = (await read_pdf(HOSTILE["control_letters"](), Limits())).pages
+    [page] = (await read_document(HOSTILE["control_letters"](), Limits())).pages
     assert not set(page.text) & {*map(chr, range(32)), *map(chr, range(127, 160))} - {"\n", "\t"}
 
 
@@ -56,7 +55,7 @@ def test_damage_ends_in_text_or_in_a_sentence(seed: int) -> None:
 
     async def read() -> None:
         try:
-            assert (await read_pdf(data, Limits(), sandbox=Sandbox(seconds=10))).pages
+            assert (await read_document(data, Limits(), sandbox=Sandbox(seconds=10))).pages
         except errors.Refused as refused:
             assert not FOREIGN.search(str(refused))
 
@@ -67,7 +66,7 @@ def test_damage_ends_in_text_or_in_a_sentence(seed: int) -> None:
 def test_any_bytes_are_judged_without_a_child(data: bytes) -> None:
     for candidate in (data, b"%PDF-1.7" + data, data + b"%PDF-1.7"):
         try:
-            check_bytes(candidate, Limits())
+            recognise(candidate)
         except errors.NotAPdf as refused:
             assert not FOREIGN.search(str(refused))
 
@@ -78,11 +77,11 @@ ANYTHING = st.recursive(
     max_leaves=12,
 )
 PART = ANYTHING | st.lists(st.text(), max_size=3) | st.lists(st.integers(-2, 5), max_size=3) | st.integers(-2, 3)
-KEYS = ("pages", "locked", "is_pdf", "texts", "unreadable", "hidden", "repaired", "recognised", "pictures")
+KEYS = ("pages", "first", "refused", "texts", "unreadable", "hidden", "repaired", "recognised", "pictures", "nameless")
 
 
 @given(ANYTHING | st.fixed_dictionaries({key: PART for key in KEYS}))
-@example({"pages": float("inf"), "locked": False})
+@example({"pages": float("inf"), "first": 1, "texts": []})
 def test_whatever_a_captured_child_replies_ends_in_text_or_in_a_sentence(reply: Any) -> None:
     try:
         text = _judged(reply, Limits())

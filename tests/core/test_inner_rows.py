@@ -7,32 +7,28 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tests.core.test_outer import DOCUMENTS
 
 from core.evaluation import inner_rows
 from core.evaluation.ablations import Results
 from core.evaluation.inner_rows import ROWS, Lab, chosen, measure, run, show, table
 from core.learning.fast_weights import FastWeightsConfig
-from core.prepare.episodes import Episode, Material
-from core.prepare.outer import OuterConfig, run_outer
+from core.prepare.episodes import Episode
+from core.prepare.outer import run_outer
+from tests.core.prepare.test_outer import CONFIG, DOCUMENTS, MATERIAL
 
-NATIVE = {n: replace(c, layers=2, heads=2, segment=32, chunk=16) for n, c in ROWS.items() if n.startswith("native")}
+NATIVE = {n: replace(c, layers=2, heads=3, segment=48, chunk=16) for n, c in ROWS.items() if n.startswith("native")}
 SMALL = {"rank 64": {"rank": 8}, "rank 256": {"rank": 16}} | NATIVE
 
 
 @pytest.fixture
 def lab(tiny, monkeypatch) -> Lab:
-    monkeypatch.setattr(inner_rows, "BASE", FastWeightsConfig(layers=2, steps=2, segment=32, rule="muon"))
+    monkeypatch.setattr(inner_rows, "BASE", FastWeightsConfig(layers=2, steps=2, segment=48, rule="muon", reader=2))
     monkeypatch.setattr(inner_rows, "ROWS", ROWS | SMALL)
-    config = OuterConfig(
-        seconds=1e6, max_steps=1, tokens=160, per_document=2, width=24, strangers=0.0, warmup_steps=1, first=64,
-        longest=64, workers=0, every=1,
-    )  # fmt: skip
-    sets = {"facts 10": [Episode(p.title, p.text, p.questions) for p in DOCUMENTS[:2]]}
-    return Lab(tiny.model, tiny.tokenizer, Material(human=DOCUMENTS, shares={"human": 1.0}), sets, config)
+    sets = {"facts": [Episode(p.title, p.text, p.questions) for p in DOCUMENTS[:2]]}
+    return Lab(tiny.model, tiny.tokenizer, MATERIAL, sets, replace(CONFIG, max_steps=1, every=1))
 
 
-def test_every_row_is_measured_from_the_same_model_written_down_and_shown(lab: Lab, tmp_path) -> None:
+def test_every_row_is_measured_on_the_same_model_written_down_and_shown(lab: Lab, tmp_path) -> None:
     before = {k: v.clone() for k, v in lab.model.state_dict().items()}
     for part in ("0/2", "1/2"):
         run(lab, chosen(ROWS, "", part), Results(tmp_path / part[0], {"run": 1}))
@@ -64,11 +60,11 @@ def test_only_what_is_missing_or_failed_is_measured(lab: Lab, tmp_path, monkeypa
     assert "no memory" in table({"rms": results.rows["rms"]})
 
 
-def test_the_basis_is_trained_with_the_model(lab: Lab, monkeypatch) -> None:
+def test_the_basis_is_trained_with_the_reader(lab: Lab, monkeypatch) -> None:
     moved = []
 
     def runs(model, tokenizer, prepared, *rest, **options):
-        learned = [*model.parameters(), *prepared.basis]
+        learned = [*prepared.reader.values(), *prepared.basis]
         before = [p.detach().clone() for p in learned]
         figures = run_outer(model, tokenizer, prepared, *rest, **options)
         moved.extend(not torch.equal(p, old) for p, old in zip(learned, before, strict=True))

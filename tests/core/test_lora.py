@@ -20,9 +20,9 @@ from core.learning.lora import LoraLearner, LoraSettings, default_settings, make
 from core.learning.objectives import Sample, pack, sum_loss, text_samples
 from core.model import LoadedModel
 from core.ports import Ask, Learned
-from core.prompts import MarkedFormat
+from core.prompts import ReaderFormat
 from core.types import Chunk
-from tests.core.conftest import SHAPE, STORY, chunks_of
+from tests.core.conftest import STORY, WIDTH, chunks_of
 
 ALL = [LoraLearner, TTTLinearLearner, TTTMLPLearner]
 QUICK = LearnConfig("quick")
@@ -39,7 +39,7 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(params=ALL, ids=lambda kind: kind.name)
-def learner(request: pytest.FixtureRequest, tiny: LoadedModel, fmt: MarkedFormat) -> Iterator[AdapterLearner]:
+def learner(request: pytest.FixtureRequest, tiny: LoadedModel, fmt: ReaderFormat) -> Iterator[AdapterLearner]:
     learner = request.param(tiny, fmt, QUICK)
     before, known = logits(learner.base), facts(learner.base.model)
     yield learner
@@ -49,7 +49,7 @@ def learner(request: pytest.FixtureRequest, tiny: LoadedModel, fmt: MarkedFormat
 
 def test_on_a_prepared_model_it_adapts_the_layers_that_were_prepared(tiny: LoadedModel, tmp_path: Path) -> None:
     assert default_settings(tiny) == LoraSettings()
-    save_prepared(Prepared(FastWeightsConfig(layers=1, skip=1), SHAPE.width), tmp_path)
+    save_prepared(Prepared(FastWeightsConfig(layers=1, skip=1), WIDTH), tmp_path)
     assert default_settings(replace(tiny, folder=tmp_path)).targets == ("model.layers.1.mlp.down_proj",)
 
 
@@ -212,7 +212,7 @@ def test_memory_that_runs_out_halves_the_parts(learner: AdapterLearner) -> None:
     assert learned.metrics.final_loss == pytest.approx(whole.metrics.final_loss, rel=1e-3)
 
 
-def test_packed_sequences_do_not_see_each_other(tiny: LoadedModel, fmt: MarkedFormat) -> None:
+def test_packed_sequences_do_not_see_each_other(tiny: LoadedModel, fmt: ReaderFormat) -> None:
     ids = tiny.tokenizer.encode(STORY, add_special_tokens=False)
     samples = [Sample(ids[a:b], ids[a + 1 : b + 1]) for a, b in ((0, 20), (5, 12), (20, 36), (3, 30))]
     packed = pack(samples, 48, fmt.pad_id)
@@ -221,7 +221,7 @@ def test_packed_sequences_do_not_see_each_other(tiny: LoadedModel, fmt: MarkedFo
     torch.testing.assert_close(sum_loss(tiny.model, packed), alone, rtol=1e-5, atol=1e-4)
 
 
-def test_every_token_of_the_document_is_learned_once(tiny: LoadedModel, fmt: MarkedFormat) -> None:
+def test_every_token_of_the_document_is_learned_once(tiny: LoadedModel, fmt: ReaderFormat) -> None:
     heading, chunks = fmt.heading("Vessin"), chunks_of(tiny.tokenizer, STORY * 3)
     samples = text_samples(chunks, heading, 40)
     targets = [t for s in samples for t in s.targets if t != IGNORE]
@@ -229,7 +229,7 @@ def test_every_token_of_the_document_is_learned_once(tiny: LoadedModel, fmt: Mar
     assert all(len(s.ids) == len(s.targets) < 40 and list(s.ids[: len(heading)]) == heading for s in samples)
 
 
-def test_peft_scales_by_the_root_of_the_rank(tiny: LoadedModel, fmt: MarkedFormat) -> None:
+def test_peft_scales_by_the_root_of_the_rank(tiny: LoadedModel, fmt: ReaderFormat) -> None:
     learner = LoraLearner(tiny, fmt, QUICK)
     layers = make_layers(learner.base.model, learner.settings)
     assert len(layers) == 9

@@ -98,6 +98,6 @@ def test_within_a_memory_limit_fewer_sections_are_learned_at_once(tiny, fmt) -> 
     from tests.core.conftest import STORY, chunks_of
 
     chunks = chunks_of(tiny.tokenizer, STORY * 4)
-    learners = [FastWeightsLearner(tiny, fmt, LearnConfig(memory_mb=m)) for m in (None, 40)]
+    learners = [FastWeightsLearner(tiny, fmt, LearnConfig(memory_mb=m)) for m in (None, 10)]
     many, few = (learner._group(chunks, 0, 8192) for learner in learners)
     assert len(many) == len(chunks) > len(few) >= 1

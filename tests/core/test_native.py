@@ -3,34 +3,39 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 import torch
-from core.embedded.export import hf_model
-from core.embedded.llama import Llama, LlamaShape
-from tests.core.test_outer import CONFIG, DOCUMENTS, MATERIAL
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from core.learning.fast_weights import IGNORE
 from core.learning.native import Native, NativeConfig
-from core.prepare.episodes import Batch, Episode, make_batch
-from core.prepare.outer import OuterConfig, run_outer, step_losses
+from core.prepare.episodes import Batch, Episode, Shape, make_batch
+from core.prepare.outer import run_outer, step_losses
+from tests.core.conftest import WIDTH
+from tests.core.prepare.test_outer import CONFIG, DOCUMENTS, MATERIAL
 
 RULES = ("lact", "ttt-linear", "ttt-mlp")
+PAIRS = {
+    "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 1, "intermediate_size": 128, "vocab_size": 64,
+    "tie_word_embeddings": True,
+}  # fmt: skip
 
 
 @pytest.fixture(params=RULES)
 def native(request, tiny) -> Native:
     torch.manual_seed(0)
-    return Native(NativeConfig(request.param, layers=2, heads=2, segment=32, chunk=16), tiny.model)
+    return Native(NativeConfig(request.param, layers=2, heads=3, segment=32, chunk=16), tiny.model)
 
 
 @pytest.fixture
 def batch(tokenizer, fmt) -> Batch:
     """Documents of one and of two segments."""
     encode = lambda text: tokenizer.encode(text, add_special_tokens=False)  # noqa: E731
-    options = dict(segment=32, limit=96, per_document=2, width=24, rng=random.Random(0), strangers=0.0)
+    options = dict(segment=32, rng=random.Random(0), strangers=0.0)
     some = [Episode(p.title, p.text[: 200 if i % 2 else 30], p.questions) for i, p in enumerate(DOCUMENTS)]
-    return make_batch(some, encode, fmt, beside=0.5, **options)
+    return make_batch(some, encode, fmt, Shape(3, 6, 2, 48), beside=0.5, **options)
 
 
 def logits(model, rows: torch.Tensor) -> torch.Tensor:
@@ -75,7 +80,7 @@ def test_a_document_knows_nothing_of_its_neighbours_and_of_empty_segments(tiny, 
 
 def test_what_does_not_count_is_not_written(tiny, native, batch) -> None:
     """Nothing counts: the memory is the slow one. Tokens behind the end: no difference."""
-    x = torch.randn(2, batch.inputs[0].numel() // 32, 32, 64)
+    x = torch.randn(2, batch.inputs[0].numel() // 32, 32, WIDTH)
     none = native.write(x, torch.full_like(batch.targets[:1], IGNORE))
     for m, first in zip(none.values(), native.first, strict=True):
         torch.testing.assert_close(m[0], first[:, 0], rtol=1e-3, atol=1e-4)
@@ -88,11 +93,10 @@ def test_what_does_not_count_is_not_written(tiny, native, batch) -> None:
 
 
 def test_the_answer_loss_reaches_every_slow_weight(tiny, native, batch) -> None:
-    tiny.model.requires_grad_(True)
     found = step_losses(tiny.model, native, batch, CONFIG)
     assert {"answer", "before", "beside"} < set(found)
     found["answer"].backward()
-    for name, p in [*native.named_parameters(), *tiny.model.named_parameters()]:
+    for name, p in native.named_parameters():
         assert p.grad is not None and p.grad.isfinite().all(), name
         assert p.grad.abs().max() > 0, name
 
@@ -101,10 +105,12 @@ def test_the_outer_loop_trains_it_and_lowers_the_answer_loss(tiny, native, batch
     start = float(step_losses(tiny.model, native, batch, CONFIG)["answer"].detach())
     before = {name: p.detach().clone() for name, p in native.named_parameters()}
     reports: list[dict] = []
-    config = OuterConfig(**{**vars(CONFIG), "max_steps": 10})
+    config = replace(
+        CONFIG, weigh_lr=1e-2, max_steps=20
+    )  # the memory alone: less is gained than where the model trains along
     run_outer(tiny.model, tiny.tokenizer, native, MATERIAL, config, report=reports.append)
     end = float(step_losses(tiny.model, native, batch, CONFIG)["answer"].detach())
-    assert end < start - 1 and len(reports[-1]["rates"]) == 2
+    assert end < start - 0.5 and len(reports[-1]["rates"]) == 2
     assert not any(torch.equal(p, before[name]) for name, p in native.named_parameters())
 
 
@@ -112,8 +118,7 @@ def test_the_outer_loop_trains_it_and_lowers_the_answer_loss(tiny, native, batch
 def test_only_the_memory_can_answer_and_it_does(rule: str) -> None:
     """Fresh pairs of tokens each step. Right: by the document's own memory; wrong: by its neighbour's."""
     torch.manual_seed(0)
-    model = hf_model(Llama(LlamaShape(width=64, layers=2, heads=1, mlp=128)).state_dict())
-    model.resize_token_embeddings(64)
+    model = LlamaForCausalLM(LlamaConfig(**PAIRS))
     native = Native(NativeConfig(rule, layers=1, heads=2, segment=16, chunk=16), model)
     optimiser = torch.optim.AdamW([*model.parameters(), *native.parameters()], 2e-3)
     for _ in range(40):
@@ -138,12 +143,12 @@ def test_a_value_is_its_own_token_s_or_the_next_one_s(tiny, batch) -> None:
     targets = torch.full_like(batch.targets[:1], IGNORE)
     targets[0, 0, 4] = 7
     for ahead in (True, False):
-        native = Native(NativeConfig(layers=2, heads=2, segment=32, ahead=ahead), tiny.model)
-        x = torch.randn(2, targets[0].numel() // 32, 32, 64)
+        native = Native(NativeConfig(layers=2, heads=3, segment=32, ahead=ahead), tiny.model)
+        x = torch.randn(2, targets[0].numel() // 32, 32, WIDTH)
         matters = []
         for at in range(3, 7):
             changed = x.clone()
-            changed[:, 0, at] += torch.randn(64)
+            changed[:, 0, at] += torch.randn(WIDTH)
             pairs = zip(native.write(x, targets).values(), native.write(changed, targets).values(), strict=True)
             matters.append(not all(torch.allclose(a, b) for a, b in pairs))
         assert matters == [False, ahead, True, False]

@@ -5,10 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from core.embedded.export import save_folder
-
 from core.engine import Engine, EngineConfig
-from core.model import EMBEDDED
 from core.ports import Ask
 from core.types import Page
 from storage.weights import Weights
@@ -18,8 +15,9 @@ FOUND: list[object] = []
 LISTENING = [False]  # an audit hook can't be removed
 
 
-def test_loading_learning_saving_and_asking_unpickle_nothing(tiny_state, tmp_path: Path) -> None:
-    save_folder(tiny_state, EMBEDDED / "tokenizer.json", tmp_path / "model", int8=True)
+def test_loading_learning_saving_and_asking_unpickle_nothing(tiny, tmp_path: Path) -> None:
+    for part in (tiny.model, tiny.tokenizer):
+        part.save_pretrained(tmp_path / "model")
     sys.addaudithook(lambda event, what: FOUND.append(what) if LISTENING[0] and event == "pickle.find_class" else None)
     LISTENING[0] = True
     try:

@@ -24,7 +24,7 @@ from core.learning.objectives import (
     teach,
 )
 from core.learning.study import Exercise
-from core.prompts import ChatFormat, MarkedFormat
+from core.prompts import ChatFormat, ReaderFormat
 from tests.core.conftest import STORY
 
 ASKED = [
@@ -71,7 +71,7 @@ def test_the_weights_mix_the_losses(tiny, fmt) -> None:
     assert kl > 0 < far and both == pytest.approx(plain + 2 * kl + 3 * far, rel=1e-4)
 
 
-@pytest.mark.parametrize("kind", [MarkedFormat, ChatFormat])
+@pytest.mark.parametrize("kind", [ReaderFormat, ChatFormat])
 def test_a_teacher_is_the_model_with_the_passage_in_context(tiny, tokenizer, kind) -> None:
     fmt = kind(tokenizer)
     samples = taught(tiny, fmt, distil=1.0)

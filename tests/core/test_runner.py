@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import pytest
 
+from core.document.formats import DocumentText
 from core.errors import EngramError, LearningFailed, ModelNotFound, PdfLocked, StorageFailed
-from core.pdf import PdfText
 from core.ports import Index, Learned, Weights
 from core.runner import Runner
 from core.service import Service
@@ -166,7 +166,7 @@ async def test_a_queued_job_is_cancelled_at_once(open_service: Open) -> None:
 async def test_cancelling_does_not_wait_for_a_slow_reader(open_service: Open) -> None:
     given_up = asyncio.Event()
 
-    async def read_forever(data: bytes, limits: Limits) -> PdfText:
+    async def read_forever(data: bytes, limits: Limits) -> DocumentText:
         try:
             await asyncio.sleep(3600)
         finally:
@@ -305,7 +305,7 @@ async def test_an_engine_that_cannot_be_loaded_is_reported_to_everyone(open_serv
 
 
 async def test_a_refusal_ends_the_job_with_its_sentence_and_the_next_one_runs(open_service: Open) -> None:
-    async def read_locked(data: bytes, limits: Limits) -> PdfText:
+    async def read_locked(data: bytes, limits: Limits) -> DocumentText:
         if b"locked" in data:
             raise PdfLocked
         return await read_plain(data, limits)
@@ -340,7 +340,8 @@ async def test_weights_that_are_not_finite_are_never_kept(open_service: Open) ->
 
 
 @pytest.mark.parametrize(
-    ("text", "words"), [("Too short.", "at least 5 are needed"), (TEXT * 40, "the limit is 1,000")]
+    ("text", "words"),
+    [("Too short.", "too little to learn from"), (TEXT * 40, "I can learn about 2 pages of text at once")],
 )
 async def test_a_document_of_the_wrong_length_is_refused_with_the_limit(
     open_service: Open, text: str, words: str

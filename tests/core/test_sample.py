@@ -8,17 +8,17 @@ import re
 from functools import cache
 from pathlib import Path
 
-from core.chunks import join_pages
+from core.document.chunks import join_pages
+from core.document.formats import DocumentText, read_document
 from core.evaluation.sample import make
-from core.pdf import PdfText, read_pdf
 from core.types import Limits
 
 FOLDER = Path(make.__file__).parent
 
 
 @cache
-def read() -> PdfText:
-    return asyncio.run(read_pdf((FOLDER / "sample.pdf").read_bytes(), Limits()))
+def read() -> DocumentText:
+    return asyncio.run(read_document((FOLDER / "sample.pdf").read_bytes(), Limits()))
 
 
 @cache

@@ -50,10 +50,10 @@ async def source(service: Service, question: str, **where: str) -> str:
     return answer.document.name if answer.document else ""
 
 
-async def test_what_is_no_pdf_is_refused_before_anything_is_stored(open_service: Open) -> None:
+async def test_what_is_no_document_is_refused_before_anything_is_stored(open_service: Open) -> None:
     async with open_service(learning=False) as service:
         with pytest.raises(NotAPdf):
-            await service.submit("here", "page.pdf", b"<!DOCTYPE html><p>Please sign in</p>", by="ada")
+            await service.submit("here", "page.png", b"\x89PNG\r\n\x1a\n", by="ada")
         assert await service.jobs("here") == []
 
 
@@ -460,7 +460,7 @@ async def test_the_same_pdf_again_mends_what_is_damaged(open_service: Open, fold
 async def test_without_text_the_pdf_is_asked_for(open_service: Open, folder: DataFolder) -> None:
     async with open_service(keep_text=False) as service:
         damage(folder, await learn(service))
-        with pytest.raises(Refused, match=r"lighthouse\.pdf is not kept; hand in its PDF again"):
+        with pytest.raises(Refused, match=r"lighthouse\.pdf is not kept; hand it in again"):
             await service.relearn("here")
 
 

@@ -24,7 +24,7 @@ from core.learning.study import (
     spread,
     told,
 )
-from core.prompts import ChatFormat, MarkedFormat
+from core.prompts import ChatFormat, ReaderFormat
 from tests.core.conftest import STORY, chunks_of
 
 
@@ -41,7 +41,7 @@ class Scripted:
 @pytest.fixture
 def tutor(tiny, fmt, monkeypatch) -> Tutor:
     """Its model finds an answer when asked: the last word before the question mark, upper case."""
-    tutor = Tutor(tiny, fmt, 512, StudyConfig(passage=64, reverse=False))
+    tutor = Tutor(tiny, fmt, 1024, StudyConfig(passage=128, reverse=False))
     known = {
         "Who keeps the boats?": "Orla Quint",
         "What does a berth cost?": "forty crowns",
@@ -139,7 +139,7 @@ class Slow:
 
 def test_while_a_larger_model_writes_the_device_is_free_and_a_lost_reply_is_counted(tiny, tutor) -> None:
     tutor.writer = Slow(replies=1)
-    written = tutor.exercises(chunks_of(tiny.tokenizer, STORY * 2, 60))
+    written = tutor.exercises(chunks_of(tiny.tokenizer, STORY * 2, 100))
     assert [next(written), next(written)] == [[], []]
     tutor.writer.may.set()
     found = [e for some in written for e in some]
@@ -154,7 +154,7 @@ def test_a_larger_model_that_never_replies_fails_learning(tiny, tutor) -> None:
         list(tutor.exercises(chunks(tiny)))
 
 
-@pytest.mark.parametrize("kind", [MarkedFormat, ChatFormat])
+@pytest.mark.parametrize("kind", [ReaderFormat, ChatFormat])
 def test_the_model_itself_writes_the_same_again(tiny, tokenizer, kind) -> None:
     fmt = kind(tokenizer)
 
@@ -167,7 +167,7 @@ def test_the_model_itself_writes_the_same_again(tiny, tokenizer, kind) -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
-@pytest.mark.parametrize("kind", [MarkedFormat, ChatFormat])
+@pytest.mark.parametrize("kind", [ReaderFormat, ChatFormat])
 def test_answers_in_context_are_those_without_a_cache(tiny, tokenizer, kind) -> None:
     fmt = kind(tokenizer)
     tutor, passages = Tutor(tiny, fmt, 256), [(0, STORY[:80]), (1, STORY[80:170])]
@@ -201,7 +201,7 @@ def test_a_model_that_follows_instructions_writes_several_at_once(tokenizer) -> 
     text = "Question: Where is it? Answer: Vessin\nQuestion: Nothing\nrest\nQuestion: Who? \n Answer: Orla\n"
     assert fmt.read_questions(text) == [("Where is it?", "Vessin"), ("Who?", "Orla")]
     assert for_chat(StudyConfig(questions=4), fmt) == StudyConfig(passage=384, questions=12)
-    assert for_chat(StudyConfig(), MarkedFormat(tokenizer)) == StudyConfig()
+    assert for_chat(StudyConfig(), ReaderFormat(tokenizer)) == StudyConfig()
     [(about, _)] = fmt.write_questions("The port is in Vessin.", 1, about="Vessin")
     assert 'has "Vessin" in it' in tokenizer.decode(about)
 

@@ -66,10 +66,10 @@ CREATE TABLE erasing (  -- one row from an erase's commit until its traces are g
 CREATE TABLE feedback (
     answer_id TEXT NOT NULL REFERENCES answers ON DELETE CASCADE,
     given_by TEXT NOT NULL,
-    helpful INTEGER NOT NULL,
+    helpful INTEGER NOT NULL, correction TEXT NOT NULL DEFAULT '',
     PRIMARY KEY (answer_id, given_by)
 );
-INSERT INTO "feedback" VALUES('05ef3f1f35efb2c6','discord:8',1);
+INSERT INTO "feedback" VALUES('05ef3f1f35efb2c6','discord:8',1,'');
 CREATE TABLE inbox (
     key TEXT PRIMARY KEY,  -- event, message or file, by the platform's own name
     body TEXT NOT NULL,  -- until it is worked off; then ''

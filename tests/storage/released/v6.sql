@@ -27,7 +27,7 @@ CREATE TABLE erasing (  -- from an erase's commit until its traces are gone from
     rewritten INTEGER NOT NULL DEFAULT 0  -- whether only the write-ahead log is left to be emptied
 );
 CREATE TABLE folder (id TEXT NOT NULL);
-INSERT INTO "folder" VALUES('8ddba8dbfdc464a6f54439e3120c7112');
+INSERT INTO "folder" VALUES('06ca114f44c2aef9618375095b9ab851');
 CREATE TABLE inbox (
     key TEXT PRIMARY KEY,  -- event, message or file, by the platform's own name
     body TEXT NOT NULL,  -- until it is worked off; then ''

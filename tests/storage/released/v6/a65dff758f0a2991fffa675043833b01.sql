@@ -45,9 +45,10 @@ CREATE TABLE feedback (
     answer_id TEXT NOT NULL REFERENCES answers ON DELETE CASCADE,
     given_by TEXT NOT NULL,
     helpful INTEGER NOT NULL,
+    correction TEXT NOT NULL,  -- what somebody says is right
     PRIMARY KEY (answer_id, given_by)
 );
-INSERT INTO "feedback" VALUES('05ef3f1f35efb2c6','discord:8',1);
+INSERT INTO "feedback" VALUES('05ef3f1f35efb2c6','discord:8',1,'');
 CREATE TABLE job_files (  -- the PDF, until its job ends
     job_id TEXT PRIMARY KEY,
     data BLOB NOT NULL

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from core.chunks import SLACK, check_length, encoder, join_pages, make_chunks
+from core.document.chunks import SLACK, check_length, encoder, join_pages, make_chunks
 from core.errors import PdfTooLong, PdfTooShort
 from core.types import Limits, Page
 
@@ -117,11 +117,20 @@ def test_a_chunk_of_no_tokens_is_an_error() -> None:
         make_chunks(pages("a"), encoder(tokenizer()), 0)
 
 
-def test_too_short_and_too_long_documents_are_refused_with_figures() -> None:
-    limits = Limits(min_tokens=10, max_tokens=1000)
-    check_length(10, limits)
-    check_length(1000, limits)
-    with pytest.raises(PdfTooShort, match="9 tokens, and at least 10 are needed"):
-        check_length(9, limits)
-    with pytest.raises(PdfTooLong, match="1,001 tokens of text; the limit is 1,000"):
-        check_length(1001, limits)
+def test_a_document_that_is_too_short_or_too_long_is_refused_with_what_to_do() -> None:
+    limits, text = Limits(min_tokens=10, max_tokens=100_000), pages(*["word " * 400] * 300)
+    check_length(10, limits, text)
+    check_length(100_000, limits, text)
+    with pytest.raises(PdfTooShort, match=r"^This document has 2 words; that is too little to learn from, send a"):
+        check_length(9, limits, pages("two words"))
+    with pytest.raises(PdfTooLong) as refused:
+        check_length(150_000, limits, text)
+    assert str(refused.value) == (
+        "This document has about 330 pages of text, and I can learn about 220 pages of text at once; "
+        "learn a part of it, for example pages 1-190."
+    )
+
+
+def test_one_page_that_is_too_long_is_no_range() -> None:
+    with pytest.raises(PdfTooLong, match=r"at once; send a part of it\.$"):
+        check_length(2_000, Limits(max_tokens=1_000), pages("word " * 2_000))

@@ -7,12 +7,14 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate, pairwise
 from typing import Any
 
+from core.document.text import runs_on
 from core.errors import PdfTooLong, PdfTooShort
-from core.layout import runs_on
 from core.types import Chunk, Limits, Page
 
 SLACK = 0.15  # of a chunk may stay empty, so that it ends where a paragraph, a sentence or a word does
 STOPS = (".", "!", "?", "…", "。", "！", "？")
+PAGE_TOKENS = 450  # of a page of print
+SURE = 0.95  # of the limit is offered: pages differ in tokens for each character
 CLOSING = "\"'”’»)]"  # may stand between a sentence's stop and the blank after it
 
 # Text -> the ids of its tokens, and for each token where it begins and ends in the text, in characters.
@@ -65,13 +67,31 @@ def make_chunks(pages: Sequence[Page], encode: Encode, chunk_size: int) -> list[
     return chunks
 
 
-def check_length(tokens: int, limits: Limits) -> None:
-    """Raises: PdfTooShort, PdfTooLong."""
+def check_length(tokens: int, limits: Limits, pages: Sequence[Page]) -> None:
+    """Raises: PdfTooShort; PdfTooLong, with the pages that can be learned at once."""
     if tokens < limits.min_tokens:
-        least = f"at least {limits.min_tokens:,} are needed"
-        raise PdfTooShort(f"This PDF has too little text to learn from: {tokens:,} tokens, and {least}.")
+        words = sum(len(page.text.split()) for page in pages)
+        count = f"{words:,} word{'s' * (words != 1)}"
+        raise PdfTooShort(f"This document has {count}; that is too little to learn from, send a longer one.")
     if tokens > limits.max_tokens:
-        raise PdfTooLong(f"This PDF has {tokens:,} tokens of text; the limit is {limits.max_tokens:,}.")
+        size = f"This document has {pages_of_text(tokens)}, and I can learn {pages_of_text(limits.max_tokens)} at once"
+        fitting = _fitting(pages, SURE * limits.max_tokens / tokens)
+        part = f"learn a part of it, for example pages {fitting[0]}-{fitting[1]}" if fitting else "send a part of it"
+        raise PdfTooLong(f"{size}; {part}.")
+
+
+def pages_of_text(tokens: int) -> str:
+    """So many tokens, in a measure that people have."""
+    pages = round(tokens / PAGE_TOKENS, -1 if tokens > 20 * PAGE_TOKENS else None)
+    return "less than a page of text" if not pages else f"about {pages:,.0f} page{'s' * (pages != 1)} of text"
+
+
+def _fitting(pages: Sequence[Page], share: float) -> tuple[int, int] | None:
+    """The first and the last page of a beginning that holds at most this share of the text."""
+    ends = accumulate(len(page.text) for page in pages)
+    room = share * sum(len(page.text) for page in pages)
+    fitting = [page.number for page, end in zip(pages, ends, strict=True) if end <= room]
+    return (fitting[0], fitting[-1]) if fitting else None
 
 
 def _joinable(pages: Sequence[Page]) -> list[tuple[int, str]]:

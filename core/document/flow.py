@@ -1,0 +1,120 @@
+"""Text that has no pages of its own: cut into pages for citations, its encoding found, its tables read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from itertools import pairwise
+
+from core.document.tables import has_heading, row_sentences, rows_as_text
+
+PAGE = 3_000  # characters, about what a printed page holds
+MARKS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
+DELIMITERS = ",;\t"
+_LINK = re.compile(r"!?\[([^\]\n]*)\]\((?:[^()\s]|\([^()\s]*\))*(?:\s+\"[^\"\n]*\")?\)")
+_HEADING = re.compile(r"#{1,6}\s+(.*?)\s*#*")
+_RULE = re.compile(r"\s*(?:[-*_=]\s*){3,}")
+_TABLE_RULE = re.compile(r"\s*\|?(?:\s*:?-{2,}:?\s*\|)+\s*(?::?-{2,}:?)?\s*")
+_EMPHASIS = re.compile(r"(\*\*|__|\*|(?<!\w)_|`)(?=\S)(.+?)(?<=\S)\1(?!\w)")
+
+
+def pages_of(blocks: Sequence[str]) -> list[str]:
+    """Paragraphs, headings and tables as pages of about 3,000 characters."""
+    pages: list[list[str]] = [[]]
+    room = PAGE
+    for block in filter(None, (block.strip() for block in blocks)):
+        if pages[-1] and len(block) > room:
+            pages.append([])
+            room = PAGE
+        pages[-1].append(block)
+        room -= len(block)
+    return ["\n\n".join(page) for page in pages]
+
+
+def decoded(data: bytes) -> str:
+    """Text in any encoding: by its mark, as UTF-8, else by what its letters make likely.
+
+    Raises: UnicodeDecodeError.
+    """
+    for mark, encoding in MARKS:
+        if data.startswith(mark):
+            return data.decode(encoding)
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        from charset_normalizer import from_bytes
+
+        best = from_bytes(data[:200_000]).best()
+        return data.decode(best.encoding if best else "cp1252", errors="replace").replace("\ufffd", "")
+
+
+def read_text(data: bytes) -> dict[str, object]:
+    """Plain text, Markdown, or values that are parted by commas."""
+    text = decoded(data).replace("\r\n", "\n").replace("\r", "\n")
+    if table := _delimited(text):
+        return {"texts": pages_of(table_blocks(table))}
+    if "\f" in text.strip("\f\n"):
+        return {"texts": [_paragraphs(page) for page in text.split("\f")]}
+    return {"texts": pages_of(_markdown(text))}
+
+
+def table_blocks(rows: Sequence[Sequence[str]]) -> list[str]:
+    """A large table: each row as a sentence where the first one names the columns, else as it stands."""
+    rows = [[" ".join(cell.split()) for cell in row] for row in rows]
+    lines = [" ".join(filter(None, row)) for row in rows]
+    return [lines[0], *row_sentences(rows)] if has_heading(rows) else lines
+
+
+def _delimited(text: str) -> list[list[str]]:
+    """Rows of CSV, where every one of the first lines has as many cells; else nothing."""
+    import csv
+
+    first = [line for line in text.split("\n", 20)[:20] if line.strip()]
+    for delimiter in DELIMITERS:
+        widths = {len(row) for row in csv.reader(first, delimiter=delimiter)}
+        if len(first) >= 3 and len(widths) == 1 and min(widths) > 1:
+            rows = list(csv.reader(text.splitlines(), delimiter=delimiter))
+            return rows if has_heading(rows) else []
+    return []
+
+
+def _paragraphs(text: str) -> str:
+    return "\n\n".join(_unwrapped(part) for part in re.split(r"\n\s*\n", text) if part.strip())
+
+
+def _unwrapped(paragraph: str) -> str:
+    """Lines that were wrapped at a fixed width as one; a list's, a poem's, an address's lines stay."""
+    lines = [line.strip() for line in paragraph.splitlines() if line.strip()]
+    widest = max(map(len, lines), default=0)
+    text = lines[:1]
+    for above, below in pairwise(lines):
+        wrapped = widest >= 50 and len(above) + len(below.split(" ")[0]) >= 0.8 * widest
+        item = re.match(r"(?:[-*•+]|\d{1,3}[.)])\s", below)
+        text += [" " if wrapped and not item else "\n", below]
+    return "".join(text)
+
+
+def _markdown(text: str) -> list[str]:
+    """Paragraphs without Markdown's marks; its tables by rows and as sentences. Plain text stays as it is."""
+    blocks: list[str] = []
+    for number, part in enumerate(re.split(r"(?m)^ {0,3}(?:```|~~~).*$", text)):
+        if number % 2:  # code
+            blocks.append(part.strip("\n"))
+            continue
+        for paragraph in re.split(r"\n\s*\n|\n(?=#{1,6} )|(?<=\n)(#{1,6} .*)\n", part):
+            blocks += _plain(paragraph) if paragraph else []
+    return blocks
+
+
+def _plain(paragraph: str) -> list[str]:
+    lines = [line for line in paragraph.splitlines() if line.strip()]
+    if len(lines) > 1 and _TABLE_RULE.fullmatch(lines[1]):
+        rows = [line.strip().strip("|").split("|") for line in [lines[0], *lines[2:]]]
+        return [rows_as_text([[_bare(cell) for cell in row] for row in rows])]
+    kept = [_bare(line) for line in lines if not _RULE.fullmatch(line)]
+    heading = _HEADING.fullmatch(kept[0].strip()) if len(kept) == 1 else None
+    return [heading[1]] if heading else [_unwrapped("\n".join(kept))] if kept else []
+
+
+def _bare(text: str) -> str:
+    return _EMPHASIS.sub(r"\2", _LINK.sub(r"\1", text))

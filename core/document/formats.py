@@ -1,0 +1,316 @@
+"""Documents of every format -> the clean text of each page. One table, FORMATS; a row is a format.
+
+What a file is, its first bytes say, never its name. It is parsed in a `Sandbox`, whatever it is: no network, no files,
+no secrets, little memory, a clock. Numbers and plain text come back; every sentence that a person reads is written on
+this side.
+"""
+
+from __future__ import annotations
+
+import encodings
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pkgutil import iter_modules
+from typing import Any
+
+from core.document.archive import Unreadable
+from core.document.language import COMMON, other_language
+from core.errors import NotAPdf, PdfDamaged, PdfHasNoText, PdfLocked, PdfTooBig, PdfTooLong, PdfTooSlow, Refused
+from core.sandbox import Crashed, Overrun, Sandbox
+from core.types import Limits, Page
+
+SANDBOX = Sandbox()
+SEARCHED = 1024  # bytes in which a PDF's magic must stand (Adobe's own readers' rule)
+PDF_MAGIC = b"%PDF-"
+ZIP = b"PK\x03\x04"
+PART = b"engram: pages "  # what `only_pages` puts before a document
+WINDOWS = ("mbcs", "oem")  # codecs that are nowhere else
+CODECS = tuple(f"encodings.{m.name}" for m in iter_modules(encodings.__path__) if m.name not in WINDOWS)
+TEXT = ("csv", "zipfile", "xml.etree.ElementTree", "charset_normalizer", *CODECS)
+XML = ("xml.etree.ElementTree", "zipfile", "encodings.cp437", "encodings.utf_16", "encodings.utf_16_le")
+KINDS = "a PDF, a Word, PowerPoint or Excel file, an e-book (EPUB), a web page, Markdown or plain text"
+
+
+@dataclass(frozen=True)
+class DocumentText:
+    """What was read."""
+
+    pages: tuple[Page, ...]  # all that were asked for, in order; a page without text has ""
+    notes: tuple[str, ...] = ()  # what was left out or looks wrong, one sentence each
+
+
+@dataclass(frozen=True)
+class Format:
+    """A kind of document."""
+
+    name: str  # with its article, for people
+    recognises: Callable[[bytes], bool]  # by the file's bytes
+    reader: str  # "module:function", run in the child: bytes, first and last page, limit of pages -> a reply
+    imports: tuple[str, ...]  # what it needs; the child can open no file to import from
+    place: str = "page"  # what its parts are, for citations
+
+
+def _begins(data: bytes) -> bytes:
+    return data[:SEARCHED].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+
+
+def _is_zip_with(part: bytes) -> Callable[[bytes], bool]:
+    return lambda data: data.startswith(ZIP) and part in data
+
+
+def _is_pdf(data: bytes) -> bool:
+    return PDF_MAGIC in data[:SEARCHED] and not _begins(data).startswith((b"<", b"pk"))
+
+
+def _is_html(data: bytes) -> bool:
+    start = _begins(data.replace(b"\0", b"") if data[:2] in (b"\xff\xfe", b"\xfe\xff") else data)
+    if re.match(rb"<(?:h[1-6]|p|div|ul|ol|table|section|article|main)[ >]", start) and data.count(b"</") > 3:
+        return True  # a piece of a page
+    named = start.startswith((b"<!doctype html", b"<html", b"<head", b"<body", b"<!--", b"<?xml"))
+    return named and (b"<html" in start or b"<!doctype html" in start or b"<body" in start)
+
+
+def _is_text(data: bytes) -> bool:
+    """Few control characters, and zeros only in UTF-16."""
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return True
+    head = data[:100_000]
+    few = len(head.translate(None, CONTROL)) >= 0.99 * len(head)
+    return few and b"\0" not in head and not data.startswith(b"engram: ")
+
+
+CONTROL = bytes({*range(32)} - {*b"\t\n\r\f\x1b"})
+PYMUPDF = ("pymupdf", "encodings.raw_unicode_escape", "encodings.unicode_escape")  # the last two: to find tables
+WORD, SLIDES, SHEETS = (
+    _is_zip_with(part) for part in (b"word/document.xml", b"ppt/presentation.xml", b"xl/workbook.xml")
+)
+EPUB = _is_zip_with(b"mimetypeapplication/epub+zip")
+FORMATS = (
+    Format("a PDF", _is_pdf, "core.document.pdf:extract", PYMUPDF),
+    Format("a Word document", WORD, "core.document.office:read_docx", XML),
+    Format("a presentation", SLIDES, "core.document.office:read_pptx", XML, "slide"),
+    Format("a workbook", SHEETS, "core.document.office:read_xlsx", ("openpyxl", *XML), "sheet"),
+    Format("an e-book", EPUB, "core.document.web:read_epub", TEXT, "chapter"),
+    Format("a web page", _is_html, "core.document.web:read_html", TEXT),
+    Format("text", _is_text, "core.document.flow:read_text", TEXT),
+)
+ENDINGS = ("pdf", "docx", "pptx", "xlsx", "epub", "html", "htm", "md", "markdown", "txt")  # of files worth hearing
+SUFFIXES = {"pptx": "slide", "xlsx": "sheet", "epub": "chapter"}
+
+PICTURE = "This is a picture; I read text only: send it as a PDF with recognised text (OCR)."
+
+# What people send and what can't be read: how it begins, what is in it, and what to do. The first that fits is said.
+OTHERS = (
+    (b"\xd0\xcf\x11\xe0", b"E\0n\0c\0r\0y\0p\0t\0e\0d\0P", "This document needs a password; send a copy without one."),
+    (b"\xd0\xcf\x11\xe0", b"", "This is a file of an old Office; save it as .docx, .pptx or .xlsx and send that."),
+    (ZIP, b"application/vnd.oasis.opendocument", "This is an OpenDocument file; save it as a PDF and send that."),
+    (ZIP, b"Index/Document.iwa", "This is a file of Apple's office programs; export it as a PDF and send that."),
+    (ZIP, b"", "This is a zip archive; send the documents in it one by one."),
+    (b"{\\rtf", b"", "This is an RTF file; save it as .docx or as a PDF and send that."),
+    (b"%!PS", b"", "This is a PostScript file; convert it to a PDF and send that."),
+    (b"<svg", b"", f"This is an SVG picture; I read text only: send me {KINDS}."),
+    *((mark, b"", PICTURE) for mark in (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM6", b"II*\0", b"MM\0*", b"RIFF")),
+)  # fmt: skip
+REASONS: dict[str, tuple[type[Refused], str | None]] = {  # why a child refuses a document
+    "bomb": (PdfTooBig, "This document unpacks to more than a document may hold; save it as a PDF and send that."),
+    "cells": (PdfTooLong, "This workbook has more than 200,000 cells; send a sheet with what matters."),
+    "declares": (PdfDamaged, "This document holds declarations that no office program writes; save it anew."),
+    "locked": (PdfLocked, None),
+    "macros": (NotAPdf, "This document has macros; save it without them and send that."),
+}  # fmt: skip
+
+
+def recognise(data: bytes) -> Format:
+    """What a file is. Raises: NotAPdf, with what to do."""
+    if not data:
+        raise NotAPdf("This file is empty.")
+    *marked, text = FORMATS
+    if found := next((format for format in marked if format.recognises(data)), None):
+        return found
+    start = re.sub(rb"^(?:<\?xml[^>]*>|<!--.*?-->|\s)+(?=<svg)", b"", _begins(data), flags=re.S)
+    for beginning, inside, sentence in OTHERS:
+        if start.startswith(beginning.lower()) and inside in data:
+            raise NotAPdf(sentence)
+    if not text.recognises(data):
+        raise NotAPdf(f"I can't read this file; send me {KINDS}.")
+    return text
+
+
+def place_of(name: str) -> str:
+    """What the parts of a document of this name are called: "page", "slide", "sheet" or "chapter"."""
+    return SUFFIXES.get(name.rpartition(".")[2].casefold(), "page")
+
+
+def is_named_as_document(name: str, content_type: str) -> bool:
+    """Whether a file that nobody handed over on purpose is taken for a document: by its name, or as a PDF."""
+    return name.rpartition(".")[2].casefold() in ENDINGS or content_type.partition(";")[0] == "application/pdf"
+
+
+def may_be_document(name: str, content_type: str) -> bool:
+    """Whether a file is worth fetching, as far as its name and what a platform says of it tell. The file decides."""
+    kind = content_type.partition(";")[0].casefold()
+    return kind.startswith(("text/", "application/")) if kind else "." in name
+
+
+def pages_in(text: str) -> tuple[int, int] | None:
+    """The pages that a message names: "learn pages 3-12"."""
+    found = re.search(
+        r"\b(?:pages?|pp?\.|seiten?)\s*:?\s*(\d{1,6}(?:\s*(?:-|–|to|bis)\s*\d{1,6})?)\b", text, re.IGNORECASE
+    )
+    return parse_pages(found[1]) if found else None
+
+
+def only_pages(data: bytes, first: int, last: int) -> bytes:
+    """A document of which only these pages are to be read, to be kept until it is."""
+    return PART + b"%d-%d\n" % (first, last) + data
+
+
+def parse_pages(text: str) -> tuple[int, int]:
+    """ "3-12", "3 to 12", "7". Raises: Refused."""
+    found = re.fullmatch(r"\s*(\d{1,6})(?:\s*(?:-|–|to|bis|à)\s*(\d{1,6}))?\s*", text)
+    if not found or not 0 < int(found[1]) <= int(found[2] or found[1]):
+        raise Refused("Say which pages, for example 1-100.")
+    return int(found[1]), int(found[2] or found[1])
+
+
+async def read_document(data: bytes, limits: Limits, *, sandbox: Sandbox = SANDBOX) -> DocumentText:
+    """Read a document's text in a child process; of one that `only_pages` made, these pages.
+
+    Raises: NotAPdf, PdfDamaged, PdfLocked, PdfHasNoText, PdfTooBig, PdfTooLong, PdfTooSlow.
+    """
+    first, last, data = _asked_for(data)
+    if len(data) > limits.max_bytes:
+        raise PdfTooBig(f"This document has {_size(len(data))}; the limit is {_size(limits.max_bytes)}.")
+    format = recognise(data)
+    if any(find_spec(name.partition(".")[0]) is None for name in format.imports):  # of the extra "formats"
+        raise NotAPdf(f"I am not set up to read {format.name}; save it as a PDF and send that.")
+    try:
+        arguments = (first, last, limits.max_pages)
+        imports = (*format.imports, format.reader.partition(":")[0])
+        reply = await sandbox.call("core.document.formats:read", data, format.reader, arguments, imports=imports)
+    except Overrun:
+        raise PdfTooSlow(
+            f"Reading this document took more than a document may: {sandbox.seconds:g} seconds, "
+            f"{_size(sandbox.memory)} of memory, {_size(sandbox.output)} of text. Send a part of it."
+        ) from None
+    except Crashed:
+        raise PdfDamaged from None
+    return _judged(reply, limits, format)
+
+
+def _asked_for(data: bytes) -> tuple[int, int, bytes]:
+    head = re.match(re.escape(PART) + rb"(\d{1,6})-(\d{1,6})\n", data[:99])
+    return (int(head[1]), int(head[2]), data[head.end() :]) if head else (1, 0, data)
+
+
+def _judged(reply: Any, limits: Limits, format: Format = FORMATS[0]) -> DocumentText:
+    """A child that a hostile file has taken over may reply anything."""
+    try:
+        _check_reply(reply, limits, format)
+        pages = _pages(reply)
+        return DocumentText(pages, (*_notes(reply, format.place), *_language(pages)))
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
+        raise PdfDamaged from None
+
+
+def _check_reply(reply: dict[str, Any], limits: Limits, format: Format) -> None:
+    if refused := reply.get("refused"):
+        error, sentence = REASONS.get(refused, (PdfDamaged, None))
+        raise error(sentence)
+    pages, read = int(reply["pages"]), len(reply["texts"])
+    if not read and pages > limits.max_pages:
+        raise PdfTooLong(
+            f"This document has {_count(pages, 'page')}, and I read {limits.max_pages:,} at once; "
+            f"learn a part of it, for example pages 1-{limits.max_pages}."
+        )
+    if not read and 0 < pages < int(reply["first"]):
+        raise PdfTooLong(f"This document has only {_count(pages, format.place)}.")
+    if read > pages or (read and len(reply.get("unreadable", ())) == read) or (not read and format.place == "page"):
+        raise PdfDamaged
+    if not any(character.isalnum() for text in reply["texts"] for character in text):
+        where = _count(read, format.place)
+        raise PdfHasNoText(f"No text was found on the {where} of this document; {_without_text(reply, format)}.")
+
+
+def _without_text(reply: dict[str, Any], format: Format) -> str:
+    if reply.get("nameless"):
+        return "its fonts do not say which letters they show: run text recognition (OCR) over it and send that"
+    if reply.get("hidden"):
+        return "all of it is hidden"
+    if format is not FORMATS[0]:
+        return "if it shows pictures of text, save it as a PDF, run text recognition (OCR) over it and send that"
+    return "it looks like a scan or a drawing: run text recognition (OCR) over it and send that"
+
+
+def _pages(reply: dict[str, Any]) -> tuple[Page, ...]:
+    texts = (text.encode(errors="ignore").decode() for text in reply["texts"])  # no half of a surrogate pair
+    return tuple(Page(number, text) for number, text in enumerate(texts, start=int(reply["first"])))
+
+
+def _notes(reply: dict[str, Any], place: str) -> tuple[str, ...]:
+    hidden = {int(page): int(letters) for page, letters in reply.get("hidden", ())}
+
+    def on(key: str, sentence: str) -> str:
+        return f"{_numbers(reply[key], place)}{sentence}" if reply.get(key) else ""
+
+    where = _numbers(list(hidden), place).lower()
+    notes = (
+        "The file is damaged; what could be recovered was read." if reply.get("repaired") else "",
+        on("unreadable", " could not be read."),
+        f"Hidden text on {where} was left out ({_count(sum(hidden.values()), 'letter')})." if hidden else "",
+        on("nameless", " could not be read: the fonts do not say which letters they show."),
+        on("partly", " could be read in part: some fonts do not say which letters they show."),
+        on("recognised", ": a scan; its recognised text was read."),
+        on("pictures", ": a picture without text."),
+    )
+    return tuple(note for note in notes if note)
+
+
+def _language(pages: Sequence[Page]) -> tuple[str, ...]:
+    language = other_language("\n".join(page.text for page in pages))
+    where = f"in {language}" if language in COMMON else "in another script than Latin"
+    return (f"This document is {where}; I read English best.",) if language else ()
+
+
+def _numbers(pages: Sequence[int], place: str) -> str:
+    """[1, 2, 3, 5] -> "Pages 1-3, 5"."""
+    runs: list[list[int]] = []
+    for page in map(int, pages):
+        if runs and page == runs[-1][-1] + 1:
+            runs[-1][1:] = [page]
+        else:
+            runs.append([page])
+    return f"{place.capitalize()}{'s' * (len(pages) != 1)} " + ", ".join("-".join(map(str, run)) for run in runs)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
+def _size(number: int) -> str:
+    """Megabytes to one decimal, rounded up, so that what is over a limit also reads so; small numbers in bytes."""
+    tenths = -(-number * 10 // 2**20)
+    return f"{tenths / 10:,g} MB" if number >= 2**20 else _count(number, "byte")
+
+
+# Below, the child: nothing here runs in the parent.
+
+
+def read(data: bytes, reader: str, arguments: Sequence[int]) -> dict[str, Any]:
+    """What a format's reader finds, or why it is refused. Readers that know no pages are asked for all, then cut."""
+    from importlib import import_module
+
+    module, _, name = reader.partition(":")
+    first, last, _most = arguments
+    try:
+        if name == "extract":
+            return getattr(import_module(module), name)(data, *arguments)
+        found = getattr(import_module(module), name)(data)
+    except Unreadable as why:
+        return {"refused": str(why)}
+    texts = found["texts"]
+    asked = texts[first - 1 : last or len(texts)]
+    hidden = [row for row in found.get("hidden", ()) if first <= row[0] < first + len(asked)]
+    return found | {"pages": len(texts), "first": first, "texts": asked, "hidden": hidden}

@@ -1,0 +1,223 @@
+"""Lines of type as they stand on paper -> the text that a reader reads. Pure; knows no PDF library."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby, pairwise
+
+from core.document.heads import Line, Sheet, line_distance, without_running_heads
+from core.document.order import PROSE, columns_apart, in_reading_order, notes_apart, rows_together, without_doubles
+from core.document.tables import has_figures, row_sentences
+from core.document.text import SENTENCE_END, SOFT_HYPHEN, is_broken, join_lines, runs_on, vocabulary
+
+ASIDES = 8  # pieces that a sentence may go on beyond
+LONG = 6  # words of a piece that may be a sentence's beginning
+FULL = 0.75  # of the room: a ragged line of prose fills as much
+TABLE = 3  # rows of a table, with its heading, that is not ruled
+JUSTIFIED = 25  # characters of a line that fills its column
+
+_CAPTION = re.compile(r"(?:figure|fig\.|table|tab\.|abbildung|abb\.|tabelle|listing|algorithm|chart|box)\s*\d", re.I)
+_SENTENCE = re.compile(r".*?[.!?][\"”’)\]]*(?=\s+[^\W\d_a-z]|$)", re.S)  # to the end of the first one
+_ITEM = re.compile(r"(?:[•‣◦▪●○■□–—*·]|\(?(?:\d{1,3}|[a-z])[.)])\s")  # a list's bullet or number
+
+
+def read_sheets(sheets: Sequence[Sheet]) -> list[str]:
+    """The clean text of each page: running heads and page numbers gone, broken words and lines joined, paragraphs and
+    list items on lines of their own, with an empty line where the page leaves room. Nothing else is left out.
+    """
+    sheets = [replace(sheet, lines=tuple(_rows(_ordered(sheet.lines)))) for sheet in sheets]
+    sheets = without_running_heads(sheets)
+    words = vocabulary(line.text for sheet in sheets for line in sheet.lines)
+    pages = [_pieces(sheet, words) for sheet in sheets]
+    for before, after in pairwise(pages):
+        _join_across(before, after, words)
+    return _mend_page_breaks(["".join(p.gap + p.text for p in page).strip("\n") for page in pages], words)
+
+
+def _ordered(lines: Sequence[Line]) -> list[Line]:
+    return in_reading_order(rows_together(columns_apart(notes_apart(without_doubles(lines)))))
+
+
+# Lines and paragraphs
+
+
+@dataclass
+class _Piece:
+    """A paragraph, a list item, a heading or a table's row."""
+
+    text: str
+    size: float  # of its type
+    gap: str  # what parts it from the piece before it: an empty line or a line's end
+    row: bool = False  # of a table
+
+    def is_aside(self, size: float) -> bool:
+        """Whether a sentence in type of this size may go on beyond it: a footnote, a caption, a table."""
+        return self.row or self.size < 0.95 * size or bool(_CAPTION.match(self.text))
+
+
+def _rows(lines: Sequence[Line]) -> Iterator[Line]:
+    """Pieces of one block on one baseline as one line: a table's row, or a line with a wide gap."""
+    row: Line | None = None
+    for line in lines:
+        if row and line.block == row.block and _beside(row, line):
+            cells = row.cells or (row.text,)
+            if line.x0 - row.x1 > row.size:
+                cells = (*cells, line.text)
+            elif len(cells) > 1:
+                cells = (*cells[:-1], f"{cells[-1]} {line.text}")
+            row = replace(row, text=f"{row.text} {line.text}", x1=line.x1, cells=cells if len(cells) > 1 else ())
+            row = replace(row, fonts=row.fonts + line.fonts)
+        else:
+            if row:
+                yield row
+            row = line
+    if row:
+        yield row
+
+
+def _beside(left: Line, right: Line) -> bool:
+    slack = 0.3 * left.size
+    return right.x0 > left.x1 - slack and abs(right.y1 - left.y1) < slack
+
+
+def _pieces(sheet: Sheet, words: set[str]) -> list[_Piece]:
+    pieces: list[_Piece] = []
+    for stack in _stacks(sheet.lines):
+        first, *rest = _paragraphs(stack, sheet, words)
+        begun = None if first.row else _begun(pieces, first)
+        if begun is not None:  # past a column's end, a picture, a caption
+            pieces[begun].text = join_lines((pieces[begun].text, first.text), words)
+        else:
+            pieces.append(first)
+        pieces += rest
+        sentences = [sentence for table in _tables(stack) for sentence in row_sentences(table)]
+        pieces += [_Piece(text, first.size, "\n" if n else "\n\n", row=True) for n, text in enumerate(sentences)]
+    return pieces
+
+
+def _tables(stack: Sequence[Line]) -> list[list[tuple[str, ...]]]:
+    """Lines one below the other that have the same number of cells. Words alone may be a list."""
+    runs = (list(run) for count, run in groupby(stack, key=lambda line: len(line.cells)) if count > 1)
+    tables = ([line.cells for line in run] for run in runs if len(run) >= TABLE)
+    return [table for table in tables if has_figures(table)]
+
+
+def _begun(pieces: Sequence[_Piece], rest: _Piece) -> int | None:
+    """Where the sentence that `rest` goes on with was begun: in the last piece, or before what may stand in between."""
+    for at in range(len(pieces) - 1, max(-1, len(pieces) - 1 - ASIDES), -1):
+        alike = abs(pieces[at].size - rest.size) < 0.15 * rest.size
+        long = at == len(pieces) - 1 or len(pieces[at].text.split()) >= LONG
+        if alike and long and not pieces[at].row and runs_on(pieces[at].text, rest.text):
+            return at
+        if not pieces[at].is_aside(rest.size):
+            return None
+    return None
+
+
+def _join_across(before: list[_Piece], after: list[_Piece], words: set[str]) -> None:
+    """Bring the end of a sentence that footnotes or a float cut off back to the page where it began."""
+    body = max((piece.size for piece in after if len(piece.text.split()) >= LONG), default=0.0)
+    at = next((n for n, piece in enumerate(after[:ASIDES]) if not piece.is_aside(body)), None)
+    begun = None if at is None else _begun(before, after[at])
+    if begun is None or (at == 0 and begun == len(before) - 1):  # else they follow each other as they are
+        return
+    ending = _SENTENCE.match(after[at].text)
+    end = ending.end() if ending else len(after[at].text)
+    before[begun].text = join_lines((before[begun].text, after[at].text[:end]), words)
+    after[at].text = after[at].text[end:].lstrip()
+    if not after[at].text:
+        del after[at]
+
+
+def _stacks(lines: Sequence[Line]) -> list[list[Line]]:
+    """Lines set one below the other at the page's usual distance; MuPDF makes each line of double spacing a block."""
+    most = 1.2 * line_distance(lines)
+    stacks: list[list[Line]] = []
+    for line in lines:
+        above = stacks[-1][-1] if stacks else None
+        if above and (line.block == above.block or _close(above, line, most)):
+            stacks[-1].append(line)
+        else:
+            stacks.append([line])
+    return stacks
+
+
+def _close(above: Line, below: Line, most: float) -> bool:
+    return 0 < below.y0 - above.y0 <= most and _same_size(above, below) and below.x0 < above.x1
+
+
+def _same_size(above: Line, below: Line) -> bool:
+    return abs(above.size - below.size) < 0.15 * above.size
+
+
+def _paragraphs(stack: Sequence[Line], sheet: Sheet, words: set[str]) -> list[_Piece]:
+    stack = [_as_row(stack, at) for at in range(len(stack))]
+    groups = [[stack[0]]]
+    for at, (above, below) in enumerate(pairwise(stack)):
+        if _starts_anew(above, below, _right_edge(stack, at, sheet)):
+            groups.append([])
+        groups[-1].append(below)
+    return [
+        _Piece(
+            join_lines([line.text for line in group], words), group[0].size, "\n" if n else "\n\n", bool(group[0].cells)
+        )
+        for n, group in enumerate(groups)
+    ]
+
+
+def _as_row(stack: Sequence[Line], at: int) -> Line:
+    """A line whose gap makes no row of a table: of prose, between lines without gaps. "... with it. (page 9)"."""
+    beside = [*stack[max(0, at - 1) : at], *stack[at + 1 : at + 2]]
+    alone = stack[at].cells and beside and not any(line.cells for line in beside)
+    return replace(stack[at], cells=()) if alone and len(stack[at].cells[0].split()) >= PROSE else stack[at]
+
+
+def _right_edge(stack: Sequence[Line], at: int, sheet: Sheet) -> float:
+    """How far a line could have gone on: to where its neighbours end, when they end on one line (justified type,
+    perhaps beside a picture); else to the stack's edge, or to what stands beside it."""
+    line = stack[at]
+    if len(line.text) >= JUSTIFIED and any(
+        abs(line.x1 - beside.x1) < 1 for beside in stack[max(0, at - 1) : at + 2] if beside is not line
+    ):
+        return line.x1
+    edge = max(other.x1 for other in stack)
+    beside = [box[0] for box in sheet.pictures if box[0] >= line.x1 and box[1] < line.y1 and box[3] > line.y0]
+    return min([edge, *(x - line.size for x in beside)])
+
+
+def _starts_anew(above: Line, below: Line, edge: float) -> bool:
+    """Whether the line break was meant: a list item, another size of type, a table's row, an indented first line, or a
+    line that left room for the next line's first word."""
+    if is_broken(above.text):
+        return False
+    full = FULL * (edge - above.x0) < above.x1 - above.x0 and len(above.text) >= JUSTIFIED
+    meant = not (full and runs_on(above.text, below.text))  # ragged type never ends where the widest line does
+    word = (below.x1 - below.x0) * (len(below.text.split(" ")[0]) + 1) / len(below.text)
+    return bool(
+        _ITEM.match(below.text)
+        or bool(above.cells)
+        or bool(below.cells)
+        or not _same_size(above, below)
+        or (_other_font(above, below) and not runs_on(above.text, below.text))
+        or (meant and edge - above.x1 > word)
+        or (below.x0 - above.x0 > 0.8 * above.size and above.text.endswith(SENTENCE_END))
+    )
+
+
+def _other_font(above: Line, below: Line) -> bool:
+    """Whether one of them is set in one font throughout, and the other begins or ends in another one: a heading."""
+    if not above.fonts or not below.fonts or above.fonts[-1] == below.fonts[0]:
+        return False
+    return len(set(above.fonts)) == 1 or len(set(below.fonts)) == 1
+
+
+def _mend_page_breaks(texts: list[str], words: set[str]) -> list[str]:
+    """Bring the rest of a word that the end of a page breaks back to where it began."""
+    texts = list(texts)
+    for at in range(1, len(texts)):
+        if is_broken(texts[at - 1]) and texts[at][:1].islower():
+            rest, _, texts[at] = texts[at].partition(" ")
+            texts[at - 1] = join_lines((texts[at - 1], rest), words)
+    return [text.rstrip(SOFT_HYPHEN) for text in texts]

@@ -1,0 +1,213 @@
+"""Word, PowerPoint and Excel documents (ECMA-376) -> text. In the child; links are not followed, macros are refused.
+
+Word and PowerPoint are read as the XML that they are: their libraries leave out footnotes and text boxes. Excel's cells
+need dates and number formats, which openpyxl knows.
+"""
+
+from __future__ import annotations
+
+import io
+import posixpath
+from collections.abc import Iterator
+from datetime import date, datetime, time
+from itertools import pairwise
+from typing import Any
+from xml.etree.ElementTree import Element
+
+from core.document.archive import Archive, Unreadable
+from core.document.flow import pages_of, table_blocks
+from core.document.tables import rows_as_text
+
+W = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
+A = "{http://schemas.openxmlformats.org/drawingml/2006/main}"
+P = "{http://schemas.openxmlformats.org/presentationml/2006/main}"
+R = "{http://schemas.openxmlformats.org/officeDocument/2006/relationships}"
+FALLBACK = "{http://schemas.openxmlformats.org/markup-compatibility/2006}Fallback"  # says once more what is said
+CELLS = 200_000  # of all sheets; more is a data base, not a document
+NOTES = {"word/footnotes.xml": "footnote", "word/endnotes.xml": "endnote"}
+
+
+def read_docx(data: bytes) -> dict[str, Any]:
+    """The pages are those that Word saw when it saved the file; where there are none, of about 3,000 characters."""
+    document = _Word(Archive(data))
+    pages = document.pages()
+    texts = pages if len(pages) > 1 else pages_of(document.blocks)
+    return {"texts": texts, "hidden": [[1, document.hidden]] if document.hidden else []}
+
+
+class _Word:
+    def __init__(self, archive: Archive) -> None:
+        self.hidden = 0  # letters
+        self.blocks: list[str] = []
+        self._breaks: list[int] = []  # before these blocks a page begins
+        self._notes = {
+            (kind, note.get(f"{W}id")): " ".join(self._text(p) for p in note.iter(f"{W}p")).strip()
+            for part, kind in NOTES.items()
+            if part in archive.names
+            for note in archive.xml(part)
+        }
+        body = archive.xml("word/document.xml").find(f"{W}body")
+        if body is None:
+            raise Unreadable("damaged")
+        self._read(body)
+
+    def pages(self) -> list[str]:
+        edges = [0, *self._breaks, len(self.blocks)]
+        return ["\n\n".join(filter(None, self.blocks[a:b])) for a, b in pairwise(edges)]
+
+    def _read(self, parent: Element) -> None:
+        for child in parent:
+            if child.tag == f"{W}p":
+                self._paragraph(child)
+            elif child.tag == f"{W}tbl":
+                rows = [
+                    [" ".join(self._text(p) for p in cell.iter(f"{W}p")) for cell in row.iter(f"{W}tc")]
+                    for row in child.iter(f"{W}tr")
+                ]
+                self.blocks.append(rows_as_text(rows))
+            elif child.tag in (f"{W}sdt", f"{W}sdtContent", f"{W}ins", f"{W}customXml", f"{W}smartTag"):
+                self._read(child)
+
+    def _paragraph(self, paragraph: Element) -> None:
+        breaks = sum(
+            e.tag == f"{W}lastRenderedPageBreak" or (e.tag == f"{W}br" and e.get(f"{W}type") == "page")
+            for e in paragraph.iter()
+        )
+        text = self._text(paragraph).strip()
+        if breaks and self.blocks:
+            self._breaks.append(len(self.blocks))
+        if text:
+            item = paragraph.find(f"{W}pPr/{W}numPr") is not None
+            self.blocks.append(f"• {text}" if item else text)
+
+    def _text(self, element: Element) -> str:
+        return "".join(self._pieces(element))
+
+    def _pieces(self, element: Element) -> Iterator[str]:
+        for child in element:
+            if child.tag == f"{W}r" and child.find(f"{W}rPr/{W}vanish") is not None:
+                self.hidden += sum(map(str.isalnum, "".join(t.text or "" for t in child.iter(f"{W}t"))))
+            elif child.tag == f"{W}t":
+                yield child.text or ""
+            elif child.tag in (f"{W}tab", f"{W}br", f"{W}cr"):
+                yield " "
+            elif child.tag in (f"{W}noBreakHyphen",):
+                yield "-"
+            elif child.tag in (f"{W}footnoteReference", f"{W}endnoteReference"):
+                kind = "footnote" if "foot" in child.tag else "endnote"
+                if note := self._notes.get((kind, child.get(f"{W}id"))):
+                    yield f" ({note})"
+            elif child.tag not in (FALLBACK, f"{W}del", f"{W}instrText", f"{W}pPr"):
+                yield from self._pieces(child)
+                if child.tag == f"{W}p":  # of a text box
+                    yield " "
+
+
+def read_pptx(data: bytes) -> dict[str, Any]:
+    """A part for each slide, in their order: title, text, tables, notes. Hidden slides are left out."""
+    archive = Archive(data)
+    related = _related(archive, "ppt/presentation.xml")
+    texts, hidden = [], []
+    for number, slide in enumerate(archive.xml("ppt/presentation.xml").iter(f"{P}sldId"), start=1):
+        name = related.get(slide.get(f"{R}id", ""), "")
+        xml = archive.xml(name)
+        if xml.get("show") == "0":
+            hidden.append([number, sum(map(str.isalnum, "".join(t.text or "" for t in xml.iter(f"{A}t"))))])
+            texts.append("")
+            continue
+        notes = [target for target in _related(archive, name).values() if "/notesSlides/" in target]
+        said = [*_slide(xml), *(f"Notes: {text}" for note in notes for text in _slide(archive.xml(note)))]
+        texts.append("\n\n".join(said))
+    return {"texts": texts, "hidden": hidden}
+
+
+def _related(archive: Archive, name: str) -> dict[str, str]:
+    """Id -> name of each part of this file that a part names; what lies outside of the file is not looked at."""
+    folder, base = posixpath.split(name)
+    rels = f"{folder}/_rels/{base}.rels"
+    if rels not in archive.names:
+        return {}
+    return {
+        e.get("Id", ""): posixpath.normpath(posixpath.join("/" + folder, e.get("Target", ""))).lstrip("/")
+        for e in archive.xml(rels)
+        if e.get("TargetMode") != "External"
+    }
+
+
+def _slide(xml: Element) -> list[str]:
+    """The texts of a slide's shapes, its title first."""
+    titles, others = [], []
+    for shape in xml.iter():
+        if shape.tag == f"{P}sp":
+            kind = shape.find(f"{P}nvSpPr/{P}nvPr/{P}ph")
+            role = kind.get("type", "") if kind is not None else ""
+            if role in ("sldNum", "dt", "ftr", "hdr", "sldImg"):
+                continue
+            text = "\n".join(filter(None, (_line(p) for p in shape.iter(f"{A}p"))))
+            (titles if role in ("title", "ctrTitle") else others).append(text)
+        elif shape.tag == f"{A}tbl":
+            rows = [
+                [" ".join(map(_line, cell.iter(f"{A}p"))) for cell in row.iter(f"{A}tc")]
+                for row in shape.iter(f"{A}tr")
+            ]
+            others.append(rows_as_text(rows))
+    return [text for text in (*titles, *others) if text.strip()]
+
+
+def _line(paragraph: Element) -> str:
+    words = (e.text or "" if e.tag == f"{A}t" else " " for e in paragraph.iter() if e.tag in (f"{A}t", f"{A}br"))
+    return " ".join("".join(words).split())
+
+
+def read_xlsx(data: bytes) -> dict[str, Any]:
+    """A part for each sheet: a sentence for each row where a row names the columns. Hidden sheets are left out."""
+    import openpyxl
+
+    archive = Archive(data)
+    for name in archive.names:
+        if name.endswith((".xml", ".rels")):
+            archive.check(name)
+    try:
+        book = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True, keep_links=False)
+        return _sheets(book)
+    except (KeyError, ValueError, TypeError, AttributeError, IndexError, OSError):
+        raise Unreadable("damaged") from None
+
+
+def _sheets(book: Any) -> dict[str, Any]:
+    texts, hidden, cells = [], [], 0
+    for number, sheet in enumerate(book.worksheets, start=1):
+        rows = []
+        sheet.reset_dimensions()  # what the file says of them may be wrong
+        for row in sheet.iter_rows(values_only=True):
+            row = [_value(value) for value in row]
+            cells += sum(map(bool, row))
+            if cells > CELLS:
+                raise Unreadable("cells")
+            if any(row):
+                rows.append(row)
+        if sheet.sheet_state != "visible":
+            hidden.append([number, sum(map(str.isalnum, "".join(cell for row in rows for cell in row)))])
+            texts.append("")
+        else:
+            blocks = _sheet(rows)
+            texts.append("\n".join([f"Sheet {sheet.title}\n", *blocks]) if blocks else "")
+    return {"texts": texts, "hidden": hidden}
+
+
+def _sheet(rows: list[list[str]]) -> list[str]:
+    """Lines above the table as they stand, then the table without its empty rows and columns."""
+    columns = [at for at in range(max(map(len, rows), default=0)) if any(at < len(row) and row[at] for row in rows)]
+    rows = [[row[at] if at < len(row) else "" for at in columns] for row in rows]
+    start = next((at for at, row in enumerate(rows) if sum(map(bool, row)) > 1), len(rows))
+    return [*(" ".join(filter(None, row)) for row in rows[:start]), *table_blocks(rows[start:])]
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, datetime):
+        return value.isoformat(" ", "minutes") if value.time() != time() else value.date().isoformat()
+    if isinstance(value, date | time):
+        return value.isoformat()
+    if isinstance(value, float):
+        return f"{value:.10g}"
+    return "" if value is None else str(value)

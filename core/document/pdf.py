@@ -1,0 +1,381 @@
+"""PDF bytes -> the clean text of each page. The one home of PyMuPDF, which runs in a child process only.
+
+MuPDF is a large C library that gets hostile files, and it holds the interpreter's lock for as long as a page takes:
+minutes in the worst case.
+
+Text that cannot be seen is left out and noted: without ink (render mode 3, no opacity), off the page, smaller than a
+point, pale on an equally pale ground. Not detected: dark text on an equally dark ground, text under a picture. The
+inkless text that text recognition lays over a scanned page is read, and noted.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+import unicodedata
+from calendar import month_name
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from core.document.heads import Line, Sheet
+from core.document.layout import read_sheets
+from core.document.order import Box
+from core.document.tables import row_sentences
+from core.document.text import join_lines, tidy
+
+if TYPE_CHECKING:
+    import pymupdf
+
+PALE = 0xE8  # of 0xFF, in red, green and blue: such text is looked at on its background
+HEADINGS = 60  # of an outline that are read
+NO_TITLE = re.compile(
+    r"untitled|unbenannt|microsoft |\.(?:docx?|pptx?|xlsx?|tex|dvi|ps|pdf|indd|qxd|odt)\b|^(?:document|slide) ?\d*$"
+    r"|[\\/]\w+[\\/]",
+    re.IGNORECASE,
+)
+NO_AUTHOR = re.compile(r"^(?:user|admin\w*|owner|author|unknown|root|none|default)$|microsoft|adobe|latex|groff", re.I)
+DRAWN = "Type3 ("  # MuPDF's names of such fonts begin so
+CLIPS = 64  # bit of a span's char_flags: FZ_STEXT_CLIPPED, text as the shape through which something is painted
+READ_IN_PART = 0.1  # share of characters without a letter that people are told of
+DRAWING = 3000  # paths of a page that has no tables
+TABLE_SECONDS = 10.0  # in one document; the tables after it are read like other text
+CONTRAST = 16  # of 255 grey levels: less cannot be seen
+ARABIC = re.compile("[\u0600-\u06ff\ufb50-\ufdff\ufe70-\ufeff]")
+SUPERSCRIPT = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def extract(data: bytes, first: int, last: int, most: int) -> dict[str, Any]:
+    """What PyMuPDF finds on the pages from `first` to `last` (0: to the end); no texts, when they are more than `most`.
+
+    Raises: MemoryError; and whatever PyMuPDF raises, which the sandbox turns into Crashed.
+    """
+    import pymupdf
+
+    with _out_of_memory():
+        document = pymupdf.open(stream=data, filetype="pdf")  # opens HTML and SVG as well
+        if document.needs_pass or not document.is_pdf:
+            return {"refused": "locked" if document.needs_pass else "damaged"}
+        found = {"pages": document.page_count, "first": first, "texts": []}
+        numbers = range(first - 1, min(last or document.page_count, document.page_count))
+        if not 0 < len(numbers) <= most:
+            return found
+        reader = _Reader()
+        texts = read_sheets([reader.sheet(document, number) for number in numbers])
+        if first == 1 and any(texts):
+            texts[0] = "\n\n".join(filter(None, (_about(document), texts[0])))
+        return found | {"texts": texts, "repaired": bool(document.is_repaired)} | vars(reader)
+
+
+def _about(document: pymupdf.Document) -> str:
+    """What the file says of itself: its title, who wrote it and when, its headings with their pages. What programs put
+    there when nobody did is left out."""
+    said = {key: tidy(value) for key, value in (document.metadata or {}).items() if value}
+    title, author = said.get("title", ""), said.get("author", "")
+    made = re.match(r"D:(\d{4})(\d\d)?(\d\d)?", said.get("creationDate", ""))
+    headings = [(level, tidy(text), page) for level, text, page in document.get_toc(simple=True) if page > 0]
+    while len(headings) > HEADINGS:  # the deepest level goes first
+        deepest = max(level for level, *_ in headings)
+        headings = [row for row in headings if row[0] < deepest] if deepest > 1 else headings[:HEADINGS]
+    lines = [
+        f"Title: {title}" if len(title) > 3 and not NO_TITLE.search(title) else "",
+        f"Author: {author}" if len(author) > 3 and not NO_AUTHOR.search(author) else "",
+        "Contents: " + "; ".join(f"{text} (page {page})" for _, text, page in headings if text) if headings else "",
+    ]
+    if any(lines) and made:
+        lines.insert(2, f"Date of this file: {_date(*map(int, filter(None, made.groups())))}")
+    return "\n".join(filter(None, lines))
+
+
+def _date(year: int, month: int = 0, day: int = 0) -> str:
+    """2021, 5, 3 -> "3 May 2021"."""
+    name = f"{month_name[month]} " if 0 < month <= 12 else ""
+    return f"{day} {name}{year}" if name and 0 < day <= 31 else f"{name}{year}"
+
+
+@contextmanager
+def _out_of_memory() -> Iterator[None]:
+    """PyMuPDF's way to say it: some exception "code=2: malloc ... failed", 2 being FZ_ERROR_SYSTEM."""
+    try:
+        yield
+    except Exception as error:
+        if "code=2:" in str(error):
+            raise MemoryError from None
+        raise
+
+
+class _Reader:
+    """Reads page after page and keeps what there is to say about them; pages count from 1."""
+
+    def __init__(self) -> None:
+        self.hidden: list[tuple[int, int]] = []  # (page, letters and digits)
+        self.unreadable: list[int] = []
+        self.recognised: list[int] = []  # scans with a layer of recognised text
+        self.pictures: list[int] = []  # pages that are a picture and have no text
+        self.nameless: list[int] = []  # pages whose fonts do not say which letters they show; left out
+        self.partly: list[int] = []  # pages of which that is true in part
+        self.spent = 0.0  # seconds on the search for tables
+
+    def sheet(self, document: pymupdf.Document, index: int) -> Sheet:
+        try:
+            with _out_of_memory():
+                return self._sheet(document[index], index + 1)
+        except MemoryError:
+            raise
+        except Exception:  # one broken page is not a broken document
+            self.unreadable.append(index + 1)
+            return Sheet(height=1.0, lines=())
+
+    def _sheet(self, page: pymupdf.Page, number: int) -> Sheet:
+        blocks = self._blocks(page, number)
+        lines = [line for block in blocks for line in block["lines"]]
+        if 2 * _letters(_upright(lines, page)) < _letters(lines):  # a wide table, set along the page's long side
+            page.set_rotation((page.rotation + 90) % 360)
+        _measure(lines, page)
+        pictures = _pictures(page)
+        spans = [span for line in lines for span in line["spans"] if span["text"].strip()]
+        hidden = self._hidden(spans, page, pictures, number)
+        if letters := sum(character.isalnum() for span in hidden for character in span["text"]):
+            self.hidden.append((number, letters))
+        upright = {id(line) for line in _upright(lines, page)}
+        found = [*_lines(blocks, {id(span) for span in hidden}, upright)]
+        found = self._with_tables(_filled_in(found, page), page, [span["bbox"] for span in hidden])
+        return Sheet(page.rect.height, tuple(found), tuple(pictures))
+
+    def _with_tables(self, lines: list[Line], page: pymupdf.Page, hidden: Sequence[Box]) -> list[Line]:
+        """The lines with those of ruled tables row by row, and as sentences. Not where something is hidden."""
+        if page.rotation or self.spent > TABLE_SECONDS or not _is_ruled(page):
+            return lines
+        began = time.monotonic()
+        for table in getattr(page.find_tables(use_layout=False), "tables", ()):  # None, where it fails
+            rows = [[_cell(text or "") for text in row] for row in table.extract()]
+            inside = [line for line in lines if _within(_middle(line), table.bbox)]
+            full = sum(bool(cell) for row in rows for cell in row)
+            if len(rows) < 2 or 2 * full < sum(map(len, rows)) or not inside:
+                continue
+            if any(_within(((x0 + x1) / 2, (y0 + y1) / 2), table.bbox) for x0, y0, x1, y1 in hidden):
+                continue
+            at, block = lines.index(inside[0]), max(line.block for line in lines)
+            x0, y0, x1, y1 = table.bbox
+            size = min(line.size for line in inside)
+            texts = [(" ".join(filter(None, row)), block + 1) for row in rows]
+            texts += [(sentence, block + 2) for sentence in row_sentences(rows)]
+            new = [Line(text, x0, y0, x1, y1, size, number, ("", text)) for text, number in texts if text]
+            lines = [*lines[:at], *new, *(line for line in lines[at:] if line not in inside)]
+        self.spent += time.monotonic() - began
+        return lines
+
+    def _blocks(self, page: pymupdf.Page, number: int) -> list[dict[str, Any]]:
+        """The page's blocks of text. Where its fonts do not say which letters they show, character codes may be letters
+        (glyphs named G65); else what has no letter is left out, and a page of little else is empty."""
+        import pymupdf
+
+        flags = pymupdf.TEXT_PRESERVE_WHITESPACE
+
+        def read(flags: int) -> tuple[list[dict[str, Any]], str]:
+            blocks = page.get_text("dict", flags=flags, clip=pymupdf.INFINITE_RECT())["blocks"]
+            spans = [span for block in blocks for line in block["lines"] for span in line["spans"]]
+            return blocks, "".join(span["text"] for span in spans)
+
+        blocks, text = read(flags)
+        if ARABIC.search(text):  # whose ligatures MuPDF spells out from left to right; `tidy` does not
+            flags |= pymupdf.TEXT_PRESERVE_LIGATURES
+            blocks, text = read(flags)
+        if _nameless(text) > READ_IN_PART:
+            by_code, text_by_code = read(flags | pymupdf.TEXT_CID_FOR_UNKNOWN_UNICODE)
+            if is_language(text_by_code):
+                return by_code
+            readable = is_language(text.replace("\ufffd", ""))
+            (self.partly if readable else self.nameless).append(number)
+            return blocks if readable else []
+        return blocks
+
+    def _hidden(
+        self, spans: list[dict[str, Any]], page: pymupdf.Page, pictures: Sequence[Box], number: int
+    ) -> list[dict[str, Any]]:
+        """What cannot be seen. Of type that is painted through, or drawn by the file itself, MuPDF knows no ink: it can
+        be seen if it stands out."""
+        painted = [span for span in spans if span["char_flags"] & CLIPS or span["font"].startswith(DRAWN)]
+        inkless = [span for span in spans if span["alpha"] < CONTRAST and span not in painted]
+        doubtful = [*painted, *filter(_is_pale, spans)]
+        hidden = [span for span in spans if span["size"] < 1 or _is_outside(span, page.rect)]
+        hidden += _melting(doubtful, page)
+        if len(inkless) < len(spans) / 2 or not _is_picture(page, pictures):
+            hidden += inkless
+        elif inkless:
+            self.recognised.append(number)
+        else:
+            self.pictures.append(number)
+        return hidden
+
+
+def is_language(text: str) -> bool:
+    """Whether characters look like words: mostly letters, with blanks among them, and vowels where they are Latin."""
+    solid = "".join(text.split())
+    letters = [character for character in unicodedata.normalize("NFD", text.casefold()) if character.isalpha()]
+    latin = [character for character in letters if character.isascii()]
+    vowels = sum(character in "aeiouy" for character in latin)
+    return (
+        len(letters) > 0.6 * len(solid) > 0
+        and len(solid) / len(text.split()) < 15
+        and (len(latin) < len(letters) / 2 or 0.25 < vowels / len(latin) < 0.6)
+    )
+
+
+def _nameless(text: str) -> float:
+    """The share of characters that nobody can read, 0..1."""
+    bad = text.count("\ufffd")
+    return bad / (bad + sum(character.isalnum() for character in text)) if bad else 0.0
+
+
+def _letters(lines: Iterable[dict[str, Any]]) -> int:
+    return sum(len(span["text"]) for line in lines for span in line["spans"])
+
+
+def _upright(lines: Sequence[dict[str, Any]], page: pymupdf.Page) -> list[dict[str, Any]]:
+    """The lines that a reader who holds the page upright can read."""
+    import pymupdf
+
+    def turned(line: dict[str, Any]) -> bool:
+        along = pymupdf.Point(line["dir"]) * page.rotation_matrix - pymupdf.Point(0, 0) * page.rotation_matrix
+        return abs(along.y) > abs(along.x)
+
+    return [line for line in lines if not turned(line)]
+
+
+def _measure(lines: Sequence[dict[str, Any]], page: pymupdf.Page) -> None:
+    """Set sizes and boxes as the page shows them: a Type 3 font's size and height may say nothing, and the page may be
+    turned."""
+    import pymupdf
+
+    matrix = page.rotation_matrix
+    for line in lines:
+        level = abs(line["dir"][0]) >= abs(line["dir"][1])
+        for span in line["spans"]:
+            x0, y0, x1, y1 = span["bbox"]
+            if span["size"] < 1:
+                span["size"] = y1 - y0 if level else x1 - x0
+            if (
+                not span["size"] and span["text"].strip()
+            ):  # a box without height: letters are about half as wide as high
+                span["size"] = 2 * max(x1 - x0, y1 - y0) / len(span["text"])
+                y0 -= span["size"]
+            span["bbox"] = tuple(pymupdf.Rect(x0, y0, x1, y1) * matrix)
+
+
+def _is_outside(span: dict[str, Any], edges: pymupdf.Rect) -> bool:
+    x0, y0, x1, y1 = span["bbox"]
+    return x1 < 0 or y1 < 0 or x0 > edges.x1 or y0 > edges.y1
+
+
+def _is_pale(span: dict[str, Any]) -> bool:
+    return min(span["color"].to_bytes(3, "big")) >= PALE
+
+
+def _melting(spans: Iterable[dict[str, Any]], page: pymupdf.Page) -> list[dict[str, Any]]:
+    """Those spans where the page, drawn, shows hardly any difference between light and dark."""
+    import pymupdf
+
+    drawing = cache(page.get_displaylist)
+
+    def contrast(box: tuple[float, ...]) -> int:
+        grey = drawing().get_pixmap(colorspace=pymupdf.csGRAY, alpha=0, clip=pymupdf.Rect(box) & page.rect).samples
+        return max(grey, default=0) - min(grey, default=0)
+
+    return [span for span in spans if contrast(span["bbox"]) < CONTRAST]
+
+
+def _pictures(page: pymupdf.Page) -> list[Box]:
+    """The boxes of the page's pictures, as far as they are on it."""
+    import pymupdf
+
+    if not page.get_images():  # cheaper than to draw the page once more
+        return []
+    boxes = (pymupdf.Rect(image["bbox"]) * page.rotation_matrix & page.rect for image in page.get_image_info())
+    return [tuple(box) for box in boxes if not box.is_empty]
+
+
+def _is_picture(page: pymupdf.Page, pictures: Sequence[Box]) -> bool:
+    """Whether pictures cover at least half of the page; a scanner may save strips."""
+    area = sum((x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in set(pictures))
+    return area >= abs(page.rect) / 2
+
+
+def _lines(blocks: Sequence[dict[str, Any]], hidden: set[int], upright: set[int]) -> Iterator[Line]:
+    """Lines that stand on their side, such as a margin's stamp, come last."""
+    lines = [(number, line) for number, block in enumerate(blocks) for line in block["lines"]]
+    for number, line in sorted(lines, key=lambda pair: id(pair[1]) not in upright):
+        spans = [span for span in line["spans"] if id(span) not in hidden]
+        size = max((span["size"] for span in spans), default=0.0)
+        if text := tidy("".join(_text(span, size, first=span is spans[0]) for span in spans)):
+            x0, y0, x1, y1 = zip(*(span["bbox"] for span in spans if span["text"].strip()), strict=True)
+            on_side = 0 if id(line) in upright else len(blocks)
+            fonts = tuple(span["font"] for span in spans if span["text"].strip())
+            yield Line(text, min(x0), min(y0), max(x1), max(y1), size, number + on_side, fonts=fonts)
+
+
+def _is_ruled(page: pymupdf.Page) -> bool:
+    """Whether there may be a ruled table: lines both ways, or boxes, but not thousands: that is a drawing."""
+    sizes = [(x1 - x0, y1 - y0) for kind, (x0, y0, x1, y1) in page.get_bboxlog() if kind.endswith("path")]
+    level = sum(wide > 30 and high < 3 for wide, high in sizes)
+    upright = sum(wide < 3 and high > 6 for wide, high in sizes)
+    boxes = sum(wide > 15 and high > 6 for wide, high in sizes)
+    return len(sizes) <= DRAWING and ((level >= 2 and upright >= 2) or boxes >= 4)
+
+
+def _middle(line: Line) -> tuple[float, float]:
+    return (line.x0 + line.x1) / 2, (line.y0 + line.y1) / 2
+
+
+def _within(point: tuple[float, float], box: Sequence[float]) -> bool:
+    return box[0] <= point[0] <= box[2] and box[1] <= point[1] <= box[3]
+
+
+def _cell(text: str) -> str:
+    return join_lines([tidy(line) for line in text.splitlines()], set())
+
+
+def _filled_in(lines: list[Line], page: pymupdf.Page) -> list[Line]:
+    """The lines with each form field's value behind the label that it belongs to: left of it, else above."""
+    for field in page.widgets() or ():
+        value, box = tidy(_value(field)), field.rect
+        if not value:
+            continue
+        lines = [line for line in lines if not _within(_middle(line), box)]  # the value as the file draws it, or not
+        level = [line for line in lines if line.y0 < (box.y0 + box.y1) / 2 < line.y1]
+        left = [line for line in level if line.x0 < box.x0]
+        above = [line for line in lines if line.y0 < box.y0 and line.x0 < box.x1 and line.x1 > box.x0]
+        label = max(left, key=lambda line: line.x1, default=None) or max(above, key=lambda line: line.y1, default=None)
+        if label is None:
+            lines.append(Line(value, *box, size=10.0, block=max((line.block for line in lines), default=0) + 1))
+        else:
+            text = f"{label.text} {value}"
+            lines[lines.index(label)] = replace(label, text=text, x1=max(label.x1, box.x1))
+    return lines
+
+
+def _value(field: pymupdf.Widget) -> str:
+    import pymupdf
+
+    if field.field_type in (pymupdf.PDF_WIDGET_TYPE_CHECKBOX, pymupdf.PDF_WIDGET_TYPE_RADIOBUTTON):
+        return "[x]" if field.field_value not in (None, False, "", "Off") else ""
+    written = field.field_type in (
+        pymupdf.PDF_WIDGET_TYPE_TEXT,
+        pymupdf.PDF_WIDGET_TYPE_COMBOBOX,
+        pymupdf.PDF_WIDGET_TYPE_LISTBOX,
+    )
+    value = field.field_value if written else ""
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value or "")
+
+
+def _text(span: dict[str, Any], size: float, *, first: bool) -> str:
+    """Figures set as superscript stay so: a footnote's number is no part of the year before it, nor of the word after
+    it. What has no letter is left out."""
+    text = span["text"].replace("\ufffd", "")
+    small = span["size"] < 0.9 * size
+    if small and first and text.strip().isdecimal():
+        text = text.rstrip() + " "
+    raised = span["flags"] & 1 and small  # bit 0: TEXT_FONT_SUPERSCRIPT
+    return text.translate(SUPERSCRIPT) if raised else text

@@ -1,0 +1,69 @@
+"""Tables as text: each row as it stands, and as a sentence that names its row and its columns.
+
+A small model learns "FEVEROUS, Codex: F1 57.85" where it can't learn that 57.85 stands below "F1".
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+FIGURE = re.compile(r"[-+−–]?[€$£]?\s?\d[\d.,:/'’ ]*(?:%|[€$£]|[a-zA-Zµ°]{0,3})\.?|[-–—]|n/?a", re.I)
+LONGEST = 30  # characters of a figure
+YEAR = re.compile(r"(?:19|20)\d\d")
+KEYS = 2  # columns, at most, that name a row
+
+
+def rows_as_text(rows: Sequence[Sequence[str]]) -> str:
+    """A line for each row as it stands; then, of a table with a heading, a line for each row as a sentence."""
+    rows = [[" ".join(cell.split()) for cell in row] for row in rows]
+    rows = [row for row in rows if any(row)]
+    lines = [" ".join(cell for cell in row if cell) for row in rows]
+    return "\n".join([*lines, *([""] if (said := row_sentences(rows)) else []), *said])
+
+
+def row_sentences(rows: Sequence[Sequence[str]]) -> list[str]:
+    """For each row "its name: column value, column value."; nothing where the first row names no columns."""
+    if not has_heading(rows):
+        return []
+    heading, *body = rows
+    keys = _keys(body)
+    sentences = []
+    for row in body:
+        named = zip(heading[keys:], row[keys:], strict=False)
+        cells = [f"{column} {value}".strip() for column, value in named if value]
+        name = ", ".join(cell for cell in row[:keys] if cell)
+        said = ", ".join(cells) + "." if cells else ""
+        sentences.append(f"{name}: {said}" if name and said else name or said)
+    return sentences
+
+
+def has_heading(rows: Sequence[Sequence[str]]) -> bool:
+    """Whether the first row names the columns: by words, each another, or by years. Not less than two of each."""
+    if len(rows) < 2 or len(rows[0]) < 2:
+        return False
+    first = [cell for cell in rows[0] if cell]
+    years = [cell for cell in rows[0][1:] if YEAR.fullmatch(cell)]
+    named = not any(_is_figure(cell) for cell in first) or (len(years) >= 2 and len(years) == len(rows[0]) - 1)
+    return named and 2 * len(first) > len(rows[0]) and len(set(first)) == len(first)
+
+
+def has_figures(rows: Sequence[Sequence[str]]) -> bool:
+    """Whether a column below the first row is one of figures."""
+    return any(_is_figures([row[at] for row in rows[1:]]) for at in range(min(map(len, rows))))
+
+
+def _keys(body: Sequence[Sequence[str]]) -> int:
+    """How many of the first columns name a row: those of words before the first one of figures; without figures one."""
+    width = max(map(len, body))
+    figures = [_is_figures([row[at] for row in body if at < len(row)]) for at in range(width)]
+    return min(figures.index(True), KEYS) or 1 if True in figures else 1
+
+
+def _is_figures(column: Sequence[str]) -> bool:
+    cells = [cell for cell in column if cell]
+    return 2 * sum(map(_is_figure, cells)) > len(cells) > 0
+
+
+def _is_figure(cell: str) -> bool:
+    return 0 < len(cell) <= LONGEST and bool(FIGURE.fullmatch(cell))

@@ -1,0 +1,169 @@
+"""HTML -> paragraphs, and EPUB, which is HTML in a zip archive. In the child; links are not followed."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from html.parser import HTMLParser
+from typing import Any
+
+from core.document.archive import Archive
+from core.document.flow import decoded, pages_of
+from core.document.tables import rows_as_text
+
+SKIPPED = {"script", "style", "template", "noscript", "svg", "math", "nav", "button", "select", "iframe", "object"}
+BLOCKS = {"p", "div", "section", "article", "header", "footer", "main", "aside", "ul", "ol", "dl", "dt", "dd", "figure"}
+BLOCKS |= {
+    "figcaption",
+    "blockquote",
+    "pre",
+    "hr",
+    "form",
+    "fieldset",
+    "address",
+    "caption",
+    "title",
+    "body",
+    "details",
+}
+HEADINGS = {"h1", "h2", "h3", "h4", "h5", "h6"}
+VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "param", "source", "track", "wbr"}
+_UNSEEN = re.compile(
+    r"display\s*:\s*none|visibility\s*:\s*hidden|font-size\s*:\s*0(?![.\d]*[1-9])|opacity\s*:\s*0(?![.\d])"
+)
+_CHARSET = re.compile(rb"<meta[^>]{0,200}?charset\s*=\s*[\"']?\s*([\w.:-]{2,40})", re.I)
+CONTAINER = "META-INF/container.xml"
+
+
+def read_html(data: bytes) -> dict[str, Any]:
+    page = _Page()
+    page.feed(_decoded(data))
+    page.close()
+    return {"texts": pages_of(page.blocks()), "hidden": [[1, page.hidden]] if page.hidden else []}
+
+
+def read_epub(data: bytes) -> dict[str, Any]:
+    """A part for each chapter, in reading order."""
+    archive = Archive(data)
+    root = next(e.get("full-path", "") for e in archive.xml(CONTAINER).iter() if e.tag.endswith("}rootfile"))
+    package = archive.xml(root)
+    files = {e.get("id"): e.get("href", "") for e in package.iter() if e.tag.endswith("}item")}
+    chapters, hidden = [], []
+    for reference in (e for e in package.iter() if e.tag.endswith("}itemref")):
+        name = posixpath.normpath(posixpath.join(posixpath.dirname(root), _unescaped(files[reference.get("idref")])))
+        page = _Page()
+        page.feed(_decoded(archive.read(name)))
+        page.close()
+        chapters.append("\n\n".join(page.blocks()[page.titled :]))
+        if page.hidden:
+            hidden.append([len(chapters), page.hidden])
+    return {"texts": chapters, "hidden": hidden}
+
+
+def _unescaped(name: str) -> str:
+    """A%20name of a file -> A name."""
+    return re.sub(
+        r"(?:%[0-9A-Fa-f]{2})+", lambda run: bytes.fromhex(run[0].replace("%", "")).decode(errors="replace"), name
+    )
+
+
+def _decoded(data: bytes) -> str:
+    named = _CHARSET.search(data[:2048])
+    if named and not data.startswith((b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")):
+        try:
+            return data.decode(named[1].decode(), errors="replace").replace("\ufffd", "")
+        except LookupError:
+            pass
+    return decoded(data)
+
+
+class _Page(HTMLParser):
+    """Collects the blocks that a browser would show."""
+
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self.hidden = 0  # letters that a browser would not show
+        self.titled = 0  # 1, when the first block is the page's title
+        self._blocks: list[str] = []
+        self._text: list[str] = []
+        self._skipped: list[str] = []  # open tags within one that is not read
+        self._unseen = False  # whether that one is a hidden one
+        self._rows: list[list[str]] | None = None
+        self._in_cell = False
+        self._tables = 0  # open ones, within each other
+        self._exact = 0  # open <pre>
+
+    def blocks(self) -> list[str]:
+        self._flush()
+        return self._blocks
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        named = dict(attributes)
+        unseen = "hidden" in named or bool(_UNSEEN.search((named.get("style") or "").casefold()))
+        if self._skipped or tag in SKIPPED or unseen:
+            if tag not in VOID:
+                self._unseen = unseen if not self._skipped else self._unseen
+                self._skipped.append(tag)
+            return
+        if tag == "table":
+            self._tables += 1
+            if self._tables == 1:
+                self._flush()
+                self._rows = []
+        elif self._rows is not None:
+            if tag in ("tr", "td", "th") and self._tables == 1:
+                self._end_cell()
+                self._in_cell = tag != "tr"
+                if tag == "tr" or not self._rows:
+                    self._rows.append([])
+            elif tag not in VOID or tag == "br":
+                self._text.append(" " if tag in BLOCKS or tag in ("br", "td", "th", "tr", "li") else "")
+        elif tag == "br":
+            self._text.append("\n")
+        elif tag == "li":
+            self._flush()
+            self._text.append("• ")
+        elif tag in BLOCKS or tag in HEADINGS:
+            self._flush(keep=self._text == ["• "])
+            self._exact += tag == "pre"
+
+    def handle_endtag(self, tag: str) -> None:
+        if self._skipped:
+            if tag in self._skipped:
+                while self._skipped.pop() != tag:
+                    pass
+            return
+        if tag == "table" and self._tables:
+            self._tables -= 1
+            if not self._tables:
+                self._end_cell()
+                self._blocks.append(rows_as_text(self._rows or []))
+                self._rows, self._text = None, []
+        elif self._rows is not None:
+            if tag in ("td", "th") and self._tables == 1:
+                self._end_cell()
+        elif tag in BLOCKS or tag in HEADINGS or tag == "li":
+            self._flush()
+            self._exact -= tag == "pre" and self._exact > 0
+            self.titled += tag == "title" and len(self._blocks) == 1
+
+    def handle_data(self, data: str) -> None:
+        if self._skipped:
+            self.hidden += self._unseen and sum(map(str.isalnum, data))
+        else:
+            self._text.append(data if self._exact else re.sub(r"\s+", " ", data))
+
+    def _end_cell(self) -> None:
+        """Its end tag may be left out."""
+        if self._in_cell and self._rows:
+            self._rows[-1].append(" ".join("".join(self._text).split()))
+        self._in_cell, self._text = False, []
+
+    def _flush(self, keep: bool = False) -> None:
+        if keep:
+            return
+        lines = "".join(self._text).split("\n")
+        text = "\n".join(lines) if self._exact else "\n".join(" ".join(line.split()) for line in lines)
+        if text.strip() and text.strip() != "•":
+            self._blocks.append(text.strip())
+        self._text = []

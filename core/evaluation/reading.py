@@ -1,0 +1,88 @@
+"""How well PDFs are read: the words and runs of five words of `pdftotext` (poppler) that are kept, and faults to count.
+
+python -m core.evaluation.reading FOLDER [--output FILE]   # PDFs that nobody here wrote; none ships with Engram
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import re
+import subprocess
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+from core.document.chunks import join_pages
+from core.document.formats import read_document
+from core.errors import Refused
+from core.types import Limits
+
+LIMITS = Limits(max_pages=100_000, max_bytes=1 << 30)
+FAULTS = {  # what no reader wrote
+    "unreadable character": re.compile("\ufffd"),
+    "sentence broken by a line": re.compile(r"[a-z,]\n+(?=[a-z]{2,} )"),
+    "number glued to a word": re.compile(r"(?<![\w.])\d{1,2}(?:[A-Z][a-z]{3,}|https?:)"),
+    "accent beside its letter": re.compile(r"[A-Za-z] ?[¨´ˇ˚˝](?=[A-Za-z])|[¨´ˇ˚˝] ?[A-Za-z]"),
+    "mathematical letter": re.compile("[\U0001d400-\U0001d7ff]"),
+    "doubled letters": re.compile(r"\b(?:([A-Za-z])\1){4,}\b"),
+    "blanks between letters": re.compile(r"\b(?:[a-z] ){6,}[a-z]\b"),
+    "word broken by a hyphen": re.compile(r"[a-z]{2,}- ?\n?[a-z]{3,}(?<!and)(?<!or) (?=[a-z])(?<=\n)"),
+}
+
+
+def words(text: str) -> list[str]:
+    return re.findall(r"\w+", unicodedata.normalize("NFKC", text).casefold())
+
+
+def runs(found: list[str], length: int = 5) -> Iterable[tuple[str, ...]]:
+    return zip(*(found[at:] for at in range(length)), strict=False)
+
+
+def kept(ours: Iterable[object], theirs: Iterable[object]) -> tuple[int, int]:
+    """(how many of theirs we have, how many they have), each as often as it stands there."""
+    wanted = Counter(theirs)
+    return (wanted & Counter(ours)).total(), wanted.total()
+
+
+def measure(file: Path) -> dict[str, object]:
+    theirs = subprocess.run(["pdftotext", "-enc", "UTF-8", file, "-"], capture_output=True).stdout.decode()
+    try:
+        read = asyncio.run(read_document(file.read_bytes(), LIMITS))
+    except Refused as refused:
+        return {"file": file.name, "refused": str(refused), "words": [0, len(words(theirs))]}
+    ours = join_pages(read.pages)
+    return {
+        "file": file.name,
+        "words": kept(words(ours), words(theirs)),
+        "runs": kept(runs(words(ours)), runs(words(theirs))),
+        "faults": {name: len(pattern.findall(ours)) for name, pattern in FAULTS.items()},
+        "theirs": {name: len(pattern.findall(theirs)) for name, pattern in FAULTS.items()},
+        "notes": read.notes,
+        "text": ours,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--output", type=Path, help="a line of JSON for each file")
+    options = parser.parse_args()
+    rows = [measure(file) for file in sorted(options.folder.glob("*.pdf"))]
+    if options.output:
+        options.output.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    read = [row for row in rows if "runs" in row]
+    print(f"{len(read)} of {len(rows)} files read")
+    for what in ("words", "runs"):
+        shares = [have / of for have, of in (row[what] for row in read) if of]
+        have, of = map(sum, zip(*(row[what] for row in read), strict=True))
+        print(f"{what}: {100 * have / of:.1f} % of all, {100 * sum(shares) / len(shares):.1f} % of a file on average")
+    for name in FAULTS:
+        found = [row["faults"][name] for row in read]
+        print(f"{name}: {sum(found):,}, in {sum(count > 0 for count in found)} files")
+
+
+if __name__ == "__main__":
+    main()
