@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import sqlite3
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import storage.check
 from bot.settings import Settings
+from core.errors import DataFolderBusy, StorageFailed
 from core.ports import Engine
 from core.runner import Runner
 from core.service import Service
 from storage.backup import Manifest, back_up, restore
 from storage.check import Contents, examine
 from storage.folder import DataFolder
-from storage.index import Index
+from storage.index import Index, ReadOnlyIndex
 from storage.weights import Weights
 
 
@@ -39,22 +42,48 @@ async def open_app(settings: Settings, *, learning: bool = True) -> AsyncIterato
     Raises: DataFolderBusy, DataTooNew, SetupError.
     """
     with DataFolder(settings.data_dir) as folder:
-        weights = Weights(folder.weights)
-        async with (
-            Index(folder.index) as index,
-            Runner(
+        folder.require_index()
+        async with Index(folder.index) as index:
+            weights = Weights(folder.weights, index.id)
+            runner = Runner(
                 partial(load_engine, settings),
                 index,
                 weights,
                 settings.limits,
                 learning=learning,
                 keep_text=settings.keep_text,
-            ) as runner,
-        ):
-            service = Service(
-                index, weights, runner, settings.limits, floor=settings.min_confidence, ground=settings.ground
             )
-            yield App(settings, service, runner)
+            async with runner:
+                yield App(settings, _service(settings, index, weights, runner), runner)
+
+
+@asynccontextmanager
+async def look_into(settings: Settings, note: Callable[[str], None]) -> AsyncIterator[App]:
+    """To ask and to list: as `open_app`, or, where a bot runs on the data folder, beside it, storing nothing.
+
+    Raises: DataTooNew, SetupError, StorageFailed.
+    """
+    async with AsyncExitStack() as stack:
+        try:
+            app = await stack.enter_async_context(open_app(settings, learning=False))
+        except DataFolderBusy:
+            note("A bot runs on this data folder; this looks into it and stores nothing.")
+            app = await stack.enter_async_context(_beside(settings))
+        yield app
+
+
+@asynccontextmanager
+async def _beside(settings: Settings) -> AsyncIterator[App]:
+    folder = DataFolder(settings.data_dir)
+    async with ReadOnlyIndex(folder.index) as index:
+        weights = Weights(folder.weights, index.id)
+        runner = Runner(partial(load_engine, settings), index, weights, settings.limits, learning=False, tidy=False)
+        async with runner:
+            yield App(settings, _service(settings, index, weights, runner), runner)
+
+
+def _service(settings: Settings, index: Index, weights: Weights, runner: Runner) -> Service:
+    return Service(index, weights, runner, settings.limits, floor=settings.min_confidence, ground=settings.ground)
 
 
 def load_engine(settings: Settings) -> Engine:
@@ -84,5 +113,16 @@ def restore_data(folder: Path, file: Path) -> Manifest:
 
 
 def check_data(folder: Path) -> Contents:
-    """What lies in a data folder, and what is wrong with it; blocking. Works beside a running bot."""
-    return examine(folder)
+    """What lies in a data folder, and what is wrong with it; blocking. Works beside a running bot.
+
+    Raises: StorageFailed, when the index can't be read at all.
+    """
+    try:
+        return examine(folder)
+    except sqlite3.Error as error:
+        raise StorageFailed from error
+
+
+def rebuild_search(folder: Path) -> list[str]:
+    """Write damaged search tables anew; blocking; the bot must not run. Raises: DataFolderBusy, SetupError."""
+    return storage.check.rebuild_search(folder)

@@ -53,6 +53,7 @@ class Request:
     is_manager: bool = False  # may manage the channel on the platform; true in a direct message
     is_dm: bool = False
     is_guest: bool = False  # from another workspace, or a restricted account
+    is_unknown: bool = False  # the platform does not say at the moment who that is
     is_addressed: bool = True  # by mention, command or direct message; False: said in a conversation with the bot
     locale: str = "en"
 

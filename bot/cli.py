@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -37,6 +38,9 @@ Channel = Annotated[
 DataDir = Annotated[Path | None, typer.Option("--data-dir", metavar="DIR", help="Where Engram keeps what it learns.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 File = Annotated[Path, typer.Argument(metavar="FILE", help="A PDF, an Office file, EPUB, HTML, Markdown or text.")]
+Files = Annotated[
+    list[Path], typer.Argument(metavar="FILE ...", help="PDFs, Office files, EPUB, HTML, Markdown or text.")
+]
 Pages = Annotated[str, typer.Option(metavar="A-B", help="Only these pages, for example 1-100.")]
 
 
@@ -106,27 +110,71 @@ def read(
 
 @cli.command()
 def learn(
-    file: File, pages: Pages = "", channel: Channel = "local", data_dir: DataDir = None, json: Json = False
+    files: Files,
+    pages: Pages = "",
+    channel: Channel = "local",
+    data_dir: DataDir = None,
+    json: Json = False,
 ) -> None:
-    """Learn a document into the channel's weights."""
+    """Learn documents into the channel's weights."""
 
     async def command(screen: Screen, settings: Settings) -> None:
         from bot.app import open_app
         from bot.terminal import learned_json, learned_text
 
-        data = load_file(file)
+        data = [await load_document(file, pages, settings) for file in files]
+        learned = []
         async with open_app(settings) as app:
-            document = await learn_file(screen, app, channel, file.name, data, pages)
-        screen.say("\n" + learned_text(document))
+            for file, content in zip(files, data, strict=True):
+                document = await learn_file(screen, app, channel, file.name, content, pages)
+                screen.say("\n" + learned_text(document))
+                learned.append(learned_json(document, settings.data_dir))
         screen.say(f'Ask about it:  [bold]{me()} ask "YOUR QUESTION"{options(channel, data_dir)}[/]')
-        screen.result(learned_json(document, settings.data_dir))
+        screen.result(learned[0] if len(learned) == 1 else {"learned": learned})
+
+    run(command, json, data_dir)
+
+
+@cli.command()
+def relearn(
+    everywhere: Annotated[bool, typer.Option("--all", help="In every channel.")] = False,
+    channel: Channel = "local",
+    data_dir: DataDir = None,
+    json: Json = False,
+) -> None:
+    """Learn again, from the kept text, what can't be asked any more: damaged, or learned for another base model."""
+
+    async def command(screen: Screen, settings: Settings) -> None:
+        from bot.app import open_app
+        from bot.terminal import learned_json, learned_text
+        from core.errors import Refused
+
+        learned, refused = [], []
+        async with open_app(settings) as app:
+            with screen.waiting("Loading the model"):
+                await app.runner.device.ready()
+            for name in await app.service.channels("") if everywhere else [channel]:
+                try:
+                    jobs = await app.service.relearn(name)
+                except Refused as problem:
+                    screen.note(f"{name}: {problem}")
+                    refused.append({"channel": name, "message": str(problem)})
+                    continue
+                for job in jobs:
+                    document = await follow(screen, app, name, job)
+                    screen.say(learned_text(document))
+                    learned.append(learned_json(document, settings.data_dir))
+        screen.say("Everything can be asked." if not learned + refused else f"Learned again: {len(learned)}.")
+        screen.result({"learned": learned, "refused": refused})
+        if refused:
+            raise typer.Exit(1)
 
     run(command, json, data_dir)
 
 
 @cli.command()
 def ask(
-    question: Annotated[str, typer.Argument()],
+    question: Annotated[list[str], typer.Argument(metavar="QUESTION", help="With or without quotes around it.")],
     document: Annotated[
         str | None, typer.Option(metavar="DOC", help="Ask this document: id, name or beginning.")
     ] = None,
@@ -137,12 +185,14 @@ def ask(
     """Ask; the answer from the learned weights stands beside the base model's."""
 
     async def command(screen: Screen, settings: Settings) -> None:
-        from bot.app import open_app
+        from bot.app import look_into
         from bot.terminal import answer_json
+        from core.service import check_question
 
-        async with open_app(settings, learning=False) as app:
+        asked = check_question(" ".join(question))
+        async with look_into(settings, screen.note) as app:
             with screen.waiting("Thinking"):
-                answer = await app.service.ask(channel, question, document=document, by="local")
+                answer = await app.service.ask(channel, asked, document=document, by="local")
         show_answer(screen, answer)
         screen.result(answer_json(answer))
 
@@ -154,10 +204,10 @@ def docs(channel: Channel = "local", data_dir: DataDir = None, json: Json = Fals
     """List the documents that the channel knows."""
 
     async def command(screen: Screen, settings: Settings) -> None:
-        from bot.app import open_app
+        from bot.app import look_into
         from bot.terminal import documents_table, listed_json
 
-        async with open_app(settings, learning=False) as app:
+        async with look_into(settings, screen.note) as app:
             documents = await app.service.documents(channel)
         screen.say(documents_table(documents) if documents else "No documents are learned in this channel yet.")
         screen.result({"channel": channel, "documents": [listed_json(document) for document in documents]})
@@ -211,8 +261,7 @@ def consolidate(
         screen.say(f"Forgot the {len(before)} documents by themselves, {saved / 2**20:,.1f} MB less.")
         screen.result(learned_json(document, settings.data_dir) | {"forgotten": [old.id for old in before]})
 
-    if not yes and not json and sys.stdin.isatty():
-        typer.confirm("The documents become one: they can only be forgotten together. Go on?", abort=True)
+    confirm("The documents become one: they can only be forgotten together. Go on?", yes, json)
     run(command, json, data_dir)
 
 
@@ -255,8 +304,7 @@ def reset(
         screen.say(f"Erased {count(erased, 'document')} of the channel {plain(channel)}, and all that was asked there.")
         screen.result({"channel": channel, "documents": erased})
 
-    if not yes and not json and sys.stdin.isatty():
-        typer.confirm(f"Erase all documents and questions of the channel {channel}?", abort=True)
+    confirm(f"Erase all documents and questions of the channel {channel}?", yes, json)
     run(command, json, data_dir)
 
 
@@ -268,11 +316,11 @@ def status(channel: Channel = "local", data_dir: DataDir = None, json: Json = Fa
         from contextlib import suppress
         from dataclasses import asdict
 
-        from bot.app import open_app
+        from bot.app import look_into
         from bot.terminal import status_table
         from core.errors import SetupError
 
-        async with open_app(settings, learning=False) as app:
+        async with look_into(settings, screen.note) as app:
             with screen.waiting("Loading the model"), suppress(SetupError):  # the status says it
                 await app.runner.device.ready()
             now = await app.service.status(channel)
@@ -401,8 +449,7 @@ def restore(
         screen.say(f"Restored {count(manifest.documents, 'document')}; what was there before is gone.")
         screen.result({"file": str(file), "documents": manifest.documents})
 
-    if not yes and not json and sys.stdin.isatty():
-        typer.confirm("Replace everything in the data folder?", abort=True)
+    confirm("Replace everything in the data folder?", yes, json)
     run(command, json, data_dir)
 
 
@@ -606,17 +653,22 @@ def run(command: Command, json: bool, data_dir: Path | None = None) -> None:
     import asyncio
     import traceback
 
-    from bot.settings import load_settings
+    from bot.settings import load_settings, unknown_variables
     from bot.terminal import Screen
-    from core.errors import EngramError
+    from core.errors import EngramError, SetupError, StorageFailed
 
     screen = Screen(json=json)
+    for sentence in unknown_variables():
+        screen.note(sentence)
     try:
         asyncio.run(_until_sigterm(command, screen, load_settings(data_dir=data_dir)))
     except typer.Exit:
         raise
     except EngramError as error:
-        screen.error(type(error).__name__, str(error))
+        told = str(error)
+        if isinstance(error, StorageFailed | SetupError) and error.__cause__:
+            told = told.replace("; the operator's log has the cause", "") + f" ({cause(error)})"
+        screen.error(type(error).__name__, told)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
         screen.note("Stopped.")
@@ -628,6 +680,15 @@ def run(command: Command, json: bool, data_dir: Path | None = None) -> None:
         traceback.print_exc()
         screen.error("EngramError", "Something went wrong; the lines above say where.")
         raise typer.Exit(1) from None
+
+
+def cause(error: BaseException) -> str:
+    """What the system says about it; a terminal has no log to look into."""
+    while error.__cause__:
+        error = error.__cause__
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    return str(error)
 
 
 async def _until_sigterm(command: Command, screen: Screen, settings: Settings) -> None:
@@ -674,11 +735,45 @@ def load_file(file: Path) -> bytes:
         raise Refused(f"{file} can't be opened: {(error.strerror or 'unknown reason').lower()}.") from None
 
 
+def confirm(question: str, yes: bool, json: bool) -> None:
+    """Nothing is erased without a yes: from a person at a terminal, or by --yes."""
+    from bot.terminal import Screen
+
+    if yes:
+        return
+    if json or not sys.stdin.isatty():
+        Screen(json=json).error("Refused", f"{question} Nobody can answer that here; to go on, add --yes.")
+        raise typer.Exit(2)
+    typer.confirm(question, abort=True)
+
+
+async def load_document(file: Path, pages: str, settings: Settings) -> bytes:
+    """A file that can be learned, as far as that can be seen without the model. Raises: Refused."""
+    from core.document.formats import only_pages, parse_pages, read_document
+    from core.errors import Refused
+    from core.service import check_upload
+
+    data = load_file(file)
+    try:
+        check_upload(data, settings.limits)
+        await read_document(only_pages(data, *parse_pages(pages)) if pages else data, settings.limits)
+    except Refused as problem:
+        raise type(problem)(f"{file.name}: {problem}") from None
+    return data
+
+
 async def learn_file(screen: Screen, app: App, channel: str, name: str, data: bytes, pages: str = "") -> Document:
     """Hand in and follow to the end. Raises: whatever the job failed of."""
-    with screen.waiting("Loading the model"):
-        await app.runner.device.ready()
-    return await follow(screen, app, channel, await _hand_in(screen, app, channel, name, data, pages))
+    from core.errors import SetupError
+
+    job = await _hand_in(screen, app, channel, name, data, pages)  # what is known is refused before the model is there
+    try:
+        with screen.waiting("Loading the model"):
+            await app.runner.device.ready()
+    except SetupError:
+        await app.service.cancel(channel, job.id)
+        raise
+    return await follow(screen, app, channel, job)
 
 
 async def follow(screen: Screen, app: App, channel: str, job: Job) -> Document:
@@ -701,7 +796,8 @@ async def follow(screen: Screen, app: App, channel: str, job: Job) -> Document:
             with suppress(NotFound):  # it has just ended
                 await app.service.cancel(channel, job.id)
         raise
-    await app.service.delivered(job.id)
+    if not progress.job.reply_to:  # else its chat is told at the next start of the bot
+        await app.service.delivered(job.id)
     if progress.document is None:
         raise progress.failure or (LearningFailed(progress.job.error) if progress.job.error else Cancelled())
     return progress.document
@@ -736,11 +832,13 @@ def me() -> str:
     """How this program was called, to be typed again."""
     python = Path(sys.executable)
     if python.is_relative_to(Path.cwd()):
-        return f"{python.relative_to(Path.cwd())} -m bot"
+        return f"{quote(str(python.relative_to(Path.cwd())))} -m bot"
     return "python -m bot"
 
 
 def options(channel: str, data_dir: Path | None) -> str:
     """The options that the next command needs to find what this one learned."""
-    chosen = f" --channel {channel}" if channel != "local" else ""
-    return chosen + (f" --data-dir {data_dir}" if data_dir else "")
+    from bot.terminal import plain
+
+    chosen = f" --channel {quote(channel)}" if channel != "local" else ""
+    return plain(chosen + (f" --data-dir {quote(str(data_dir))}" if data_dir else ""))

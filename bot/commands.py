@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,7 @@ Handler = Callable[["Bot", Request, Reply], Awaitable[None]]
 Press = Callable[["Bot", str, Request, Reply], Awaitable[None]]
 Suggest = Callable[["Bot", Request, str], Awaitable[list[tuple[str, str]]]]  # (label, value), best first
 
+FETCHES = 4  # files in memory at once
 FETCH_TIMEOUT = 120.0  # seconds for one attachment
 RETRY_AFTER = (1, 5, 15, 30, 60, 120)  # seconds between tries to hand a message to the platform
 TRIED = 4  # example questions that are tried before some are offered
@@ -119,6 +121,8 @@ class Bot:
         self.hears_follow_ups = hears_follow_ups  # in threads, without a mention
         self.hinted: set[str] = set()  # channels that were told so
         self.pace = dict(render.PACE)  # shares of the time that the stages of the last documents took
+        self._fetches = asyncio.Semaphore(FETCHES)
+        self._fetch_of: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)  # by user
         self._tasks: set[asyncio.Task[None]] = set()
         self._followed: set[str] = set()  # job ids
 
@@ -207,12 +211,19 @@ class Bot:
         task.add_done_callback(self._tasks.discard)
         return task
 
+    @contextlib.asynccontextmanager
+    async def fetching(self, user: str) -> AsyncIterator[None]:
+        """One file of a person in memory at once, and few of all: a file may have 50 MB."""
+        async with self._fetch_of[user], self._fetches:
+            yield
+
     async def _guarded(
         self, permission: Permission, request: Request, reply: Reply, handler: Callable[[], Awaitable[None]]
     ) -> None:
         """Permission before, words for every failure after: the one place for both."""
         with bound_contextvars(**place_of(request.channel)):
             try:
+                self.quotas.command(request.user)
                 require(permission, request)
                 await handler()
             except Undelivered:
@@ -244,10 +255,12 @@ def place_of(channel: str) -> dict[str, str]:
 
 def require(permission: Permission, request: Request) -> None:
     """Raises: NotAllowed."""
-    if permission is Permission.MANAGER and not (request.is_manager or request.is_dm):
-        raise NotAllowed()
+    if permission is not Permission.EVERYONE and request.is_unknown:
+        raise NotAllowed("I can't find out at the moment whether you may do that; try again in a minute.")
     if permission is not Permission.EVERYONE and request.is_guest:
         raise NotAllowed("Guests can ask me questions here, but not change what I know.")
+    if permission is Permission.MANAGER and not (request.is_manager or request.is_dm):
+        raise NotAllowed()
 
 
 def owns(owner: str, request: Request) -> bool:
@@ -314,8 +327,11 @@ async def _learn_one(
         return None
     live = await insist(reply.post, render.received(name))
     try:
-        data = await _fetch(bot, attachment)
-        job = await bot.service.submit(request.channel, name, data, by=request.user, reply_to=live.address, pages=pages)
+        async with bot.fetching(request.user):
+            data = await _fetch(bot, attachment)
+            given = {"by": request.user, "reply_to": live.address, "pages": pages}
+            job = await bot.service.submit(request.channel, name, data, **given)
+            del data
     except Exception as problem:
         if not isinstance(problem, Refused):
             log.exception("a document could not be taken in")

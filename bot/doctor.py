@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import shlex
 import shutil
 import sys
+import tempfile
 import tomllib
 from collections.abc import AsyncIterator
 from importlib import import_module
@@ -13,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from bot.platforms import PLATFORMS, missing, wanted
-from bot.settings import Settings
-from core.errors import SetupError
+from bot.settings import Settings, unknown_variables
+from core.errors import DataFolderBusy, SetupError, StorageFailed
+from core.sandbox import missing as missing_protections
 
 ROOM = 2 * 2**30  # bytes of free disk below which there is a warning
 Check = dict[str, Any]  # name, state ("ok", "warning", "error"), detail, fix
@@ -22,8 +26,11 @@ Check = dict[str, Any]  # name, state ("ok", "warning", "error"), detail, fix
 
 async def examine(settings: Settings) -> list[Check]:
     """All checks. None of them loads the model; platforms that are configured are asked about their tokens."""
-    checks = [python(), dependencies(), model(settings.model, settings.cache_dir), device(settings.device)]
+    checks = [python(), dependencies(), *variables(), sandbox(), model(settings.model, settings.cache_dir)]
+    checks.append(device(settings.device))
     checks += [data_folder(settings.data_dir), disk(settings.data_dir)]
+    if (settings.data_dir / "engram.db").exists():
+        checks.append(await asyncio.to_thread(stored, settings.data_dir))
     for name in PLATFORMS:
         checks += await platform(name, settings)
     return checks
@@ -36,7 +43,12 @@ def python() -> Check:
 
 def dependencies() -> Check:
     """The pins of pyproject.toml against what is installed."""
-    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    file = Path(__file__).parents[1] / "pyproject.toml"
+    if not file.is_file():
+        return warning(
+            "Dependencies", "pyproject.toml is not here, so their versions were not compared", "Copy it here."
+        )
+    project = tomllib.loads(file.read_text())["project"]
     pins = [pin.split("==") for pin in project["dependencies"]]
     found = {name: installed(name) for name, _ in pins}
     absent = [name for name, wanted in pins if found[name] is None]
@@ -96,11 +108,67 @@ def device(wanted: str) -> Check:
     return check("Device", True, f"{place}, {name}")
 
 
+def variables() -> list[Check]:
+    return [warning("Settings", sentence, "Correct its name, or remove it.") for sentence in unknown_variables()]
+
+
+def sandbox() -> Check:
+    lacks = missing_protections()
+    fix = "A newer kernel has both (Landlock from 5.13); a container may have to allow them."
+    return warning("PDF reader", " ".join(lacks), fix) if lacks else check("PDF reader", True, "Landlock and seccomp")
+
+
 def data_folder(folder: Path) -> Check:
-    there = nearest(folder)
-    good = there.is_dir() and os.access(there, os.W_OK | os.X_OK)
-    detail = str(folder) if good else f"{folder} can't be written to"
-    return check("Data folder", good, detail, "Set ENGRAM_DATA_DIR or give --data-dir.")
+    """Whether it, and each file that is written there, can be."""
+    there, fix = nearest(folder), "Set ENGRAM_DATA_DIR or give --data-dir."
+    if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+        return check("Data folder", False, f"{folder} can't be written to", fix)
+    locked = [path for path in sorted(folder.rglob("*")) if not os.access(path, os.R_OK | os.W_OK)]
+    if locked:
+        detail = (
+            f"{len(locked)} files can't be read and written, the first is {locked[0]}, of the user {owner(locked[0])}"
+        )
+        return check("Data folder", False, detail, f"Run `chown -R {os.geteuid()} {shlex.quote(str(folder))}`.")
+    if folder.is_dir() and (problem := write_something(folder)):
+        return check("Data folder", False, f"{folder}: {problem}", "Make room there, or raise the quota.")
+    return check("Data folder", True, str(folder))
+
+
+def owner(path: Path) -> str:
+    try:
+        return path.owner()
+    except (KeyError, OSError):
+        return "unknown"
+
+
+def write_something(folder: Path) -> str:
+    """Why nothing can be stored there; "" when it can."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(1 << 16))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        return (error.strerror or "it can't be written to").lower()
+    return ""
+
+
+def stored(folder: Path) -> Check:
+    """Every table and file; a damaged search table is written anew."""
+    from bot.app import check_data, rebuild_search
+
+    fix = "Stop the bot, and put back a backup: `python -m bot restore FILE`."
+    try:
+        problems = check_data(folder).problems
+        if problems and (rebuilt := rebuild_search(folder)):
+            problems = check_data(folder).problems
+            if not problems:
+                return warning("Stored data", f"search tables were damaged and are rebuilt: {', '.join(rebuilt)}", "")
+    except DataFolderBusy:
+        fix = "Stop the bot, and run this again."
+    except StorageFailed:
+        problems = ("the index engram.db can't be read",)
+    return check("Stored data", not problems, "; ".join(problems[:5]) or "whole", fix)
 
 
 def disk(folder: Path) -> Check:

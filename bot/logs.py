@@ -3,9 +3,39 @@
 from __future__ import annotations
 
 import logging
+import time
 
 import structlog
 import structlog.tracebacks
+
+SAY_EVERY = 60.0  # seconds between two lines about a network that is not there
+
+
+class NoNetwork(logging.Filter):
+    """A network that is not there is one line a minute for each logger, without a traceback: libraries try again every
+    few seconds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._told: dict[str, float] = {}  # by logger
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        problem = record.exc_info[1] if record.exc_info else None
+        while problem and not _is_network(problem):
+            problem = problem.__cause__
+        if not problem:
+            return True
+        if time.monotonic() - self._told.get(record.name, -SAY_EVERY) < SAY_EVERY:
+            return False
+        self._told[record.name] = time.monotonic()
+        record.msg, record.args = f"{record.getMessage()}: no network ({type(problem).__name__})", ()
+        record.exc_info = record.exc_text = None
+        return True
+
+
+def _is_network(problem: BaseException) -> bool:
+    by_a_client = any(kind.__name__ in ("ClientConnectionError", "gaierror") for kind in type(problem).__mro__)
+    return by_a_client or isinstance(problem, ConnectionError | TimeoutError)
 
 
 def configure_logging(level: str, format: str) -> None:
@@ -29,4 +59,5 @@ def configure_logging(level: str, format: str) -> None:
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
         )
     )
+    handler.addFilter(NoNetwork())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

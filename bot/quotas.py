@@ -24,6 +24,7 @@ class QuotaConfig:
     channel_pages_per_day: int = 3000
     user_questions_per_minute: int = 10
     channel_questions_per_minute: int = 60
+    user_commands_per_minute: int = 30  # everything that a person writes to the bot or presses, questions, too
     channel_documents: int = 200
 
 
@@ -83,10 +84,16 @@ class Quotas:
             window(config.user_pages_per_day, DAY, "You may hand in {limit} pages a day"),
             window(config.channel_pages_per_day, DAY, "A channel may hand in {limit} pages a day"),
         )
+        self._commands = window(config.user_commands_per_minute, MINUTE, "I take {limit} commands a minute from you")
         self._questions = (
             window(config.user_questions_per_minute, MINUTE, "You may ask {limit} questions a minute"),
             window(config.channel_questions_per_minute, MINUTE, "A channel may ask {limit} questions a minute"),
         )
+
+    def command(self, user: str) -> None:
+        """Raises: QuotaReached."""
+        self._commands.check(user)
+        self._commands.take(user)
 
     def upload(self, user: str, channel: str, documents: int) -> None:
         """One more document, where the channel has `documents` stored or queued. Raises: QuotaReached."""

@@ -238,10 +238,10 @@ def answer(
     if value.learned is None or value.document is None:
         later = f" I am still learning {coming[0].name}; ask again when I know it." if coming else ""
         text = f"Nothing I have learned here seems to be about that.{later}"
-        return Message(text=text, asked=asked, footer=hint, buttons=buttons)
+        return Message(text=text, asked=asked, footer="\n".join([*_left_out(value), hint]).strip(), buttons=buttons)
     name = value.document.name
     if value.certainty is Certainty.ABSENT:
-        footer = "\n".join(filter(None, [f"{value.certainty}", hint]))
+        footer = "\n".join(filter(None, [f"{value.certainty}", *_left_out(value), hint]))
         return Message(text=f"I can't find that in {name}.", asked=asked, footer=footer, buttons=buttons)
     text, base = _short(value.learned.text), _base(value)
     read = " · read from its text, too" if value.document_tokens else ""
@@ -254,10 +254,15 @@ def answer(
         title=text if is_headline else "",
         text="" if is_headline else text,
         fields=fields,
-        footer="\n".join(filter(None, [*lines, hint])),
+        footer="\n".join(filter(None, [*lines, *_left_out(value), hint])),
         asked=asked,
         buttons=(*judge, *buttons),
     )
+
+
+def _left_out(value: Answer) -> list[str]:
+    """Documents that could not be asked."""
+    return [f"Not asked, since I have to learn it again: {', '.join(value.unusable)}"] if value.unusable else []
 
 
 def _short(text: str) -> str:

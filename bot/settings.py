@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Iterator
+from dataclasses import fields
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from bot.quotas import QuotaConfig
@@ -18,6 +22,7 @@ if TYPE_CHECKING:
     from core.learning.remote import RemoteWriter
 
 PREFIX = "ENGRAM_"
+FILE = Path(".env")
 ENGINE = (  # settings that the engine knows by the same name; those that were set come before the preset's
     "model", "learner", "effort", "device", "dtype", "chunk_size", "budget", "batch_tokens", "memory_mb", "study",
     "objectives", "check", "guard", "votes",
@@ -29,7 +34,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
-        env_file=".env",
+        env_file=FILE,
         env_ignore_empty=True,
         env_nested_delimiter="__",
         extra="ignore",
@@ -43,11 +48,12 @@ class Settings(BaseSettings):
     preset: str = ""  # "cpu", "t4", "h200": values for what is not set here (core/presets)
     model: str = "embedded"  # or a Hugging Face id, a folder or a .gguf file of a causal LM
     learner: str = "fast-weights"  # or "lora"
-    effort: str = "standard"  # how long adapters study a document, and with how many questions it is checked
+    # how long adapters study a document, and with how many questions it is checked
+    effort: Literal["quick", "standard", "deep"] = "standard"
     budget: str = ""  # compute on each section: "fixed:1", "threshold:4"; empty: as the model was prepared
     device: str = "auto"  # "cpu", "cuda", "cuda:1", "mps"
     chunk_size: int | None = Field(None, gt=0)  # tokens; the engine knows its best
-    dtype: str = "auto"  # "float32", "bfloat16", "float16"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     batch_tokens: int | None = Field(None, gt=0)  # learned at once
     memory_mb: int | None = Field(None, gt=0)  # learning stays below it, where it can
     study: bool = False  # adapters: the model writes study material first
@@ -91,6 +97,30 @@ class Settings(BaseSettings):
     metrics_port: int | None = Field(None, gt=0, le=65535)  # figures for Prometheus; unset: none
     metrics_host: str = "127.0.0.1"
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _unquoted(cls, value: Any) -> Any:
+        """`docker run --env-file` keeps the quotes that a shell takes away."""
+        quoted = isinstance(value, str) and len(value) > 1 and value[0] == value[-1] and value[0] in "\"'"
+        return value[1:-1] if quoted else value
+
+    @field_validator("data_dir", "cache_dir")
+    @classmethod
+    def _at_home(cls, folder: Path) -> Path:
+        return folder.expanduser()
+
+    @field_validator("device")
+    @classmethod
+    def _known_device(cls, name: str) -> str:
+        if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", name):
+            raise ValueError("choose auto, cpu, cuda, cuda:1 and so on, or mps")
+        return name
+
+    @property
+    def proxy(self) -> str | None:
+        """For platforms whose library does not look for it by itself."""
+        return os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy") or None
+
     @property
     def limits(self) -> Limits:
         return Limits(self.max_pages, self.max_bytes, self.max_tokens, self.min_tokens)
@@ -130,6 +160,32 @@ def load_settings(**given: Any) -> Settings:
     try:
         return Settings(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
-        wrong = error.errors(include_input=False, include_url=False)[0]
-        name = "_".join(str(part) for part in wrong["loc"])
-        raise SetupError(f"The setting {PREFIX}{name.upper()} is wrong: {wrong['msg']}.") from None
+        wrong = error.errors(include_url=False)[0]
+        name = PREFIX + "__".join(str(part) for part in wrong["loc"]).upper()
+        value = "" if isinstance(wrong["input"], SecretStr) or "TOKEN" in name or "SECRET" in name else wrong["input"]
+        said = f" {str(value)[:60]!r} is not possible" if value != "" else " is wrong"
+        told = wrong["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+        raise SetupError(f"{name}:{said}; {told}.") from None
+    except UnicodeDecodeError:
+        raise SetupError(f"The file {FILE} is not UTF-8; save it as that.") from None
+    except OSError as error:
+        raise SetupError(f"The file {FILE} can't be read.") from error
+    except ValueError as error:  # pydantic-settings: what should be JSON is not
+        raise SetupError(f"A setting can't be understood: {str(error).splitlines()[0]}.") from None
+
+
+def unknown_variables() -> list[str]:
+    """Variables that look like settings and are none, one sentence each."""
+    known = [PREFIX + name.upper() for name in Settings.model_fields]
+    known += [f"{PREFIX}QUOTAS__{field.name.upper()}" for field in fields(QuotaConfig)]
+    return [
+        f"{name} is no setting." + "".join(f" Did you mean {guess}?" for guess in get_close_matches(name, known, n=1))
+        for name in sorted({name.upper() for name in _variables()} - {*known})
+    ]
+
+
+def _variables() -> Iterator[str]:
+    yield from (name for name in os.environ if name.upper().startswith(PREFIX))
+    if FILE.is_file():
+        text = FILE.read_text(errors="replace")
+        yield from re.findall(rf"^\s*(?:export\s+)?({PREFIX}\w+)\s*=", text, re.MULTILINE | re.IGNORECASE)

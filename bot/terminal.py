@@ -188,6 +188,7 @@ def source_line(answer: Answer) -> str:
     parts = [f"{seconds:.1f} s", prompt]
     if answer.learned and answer.document:
         parts = [plain(answer.document.name), *where(answer.pages), str(answer.certainty), *parts]
+    parts += [f"left out, to be learned again: {plain(name)}" for name in answer.unusable]
     return f"[dim]{' · '.join(parts)}[/]"
 
 

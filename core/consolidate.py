@@ -20,17 +20,21 @@ MAGIC = b"engram: documents as one\n"  # no PDF begins so, and no upload may
 def pack(documents: Sequence[tuple[str, Sequence[Page]]], share: int) -> bytes:
     """A job's data from the names and pages of documents; `share` chunks become one section."""
     body = {"share": share, "documents": [[name, [page.text for page in pages]] for name, pages in documents]}
+    if len(documents) == 1:
+        body["first"] = documents[0][1][0].number  # only a part of it may have been learned
     return MAGIC + json.dumps(body).encode()
 
 
 def unpack(data: bytes) -> tuple[DocumentText, int]:
-    """The pages of what `pack` packed, counted on, and the share."""
+    """The pages of what `pack` packed, counted on, and the share; notes say where each of several begins."""
     body = json.loads(data.removeprefix(MAGIC))
     texts, notes = [], []
     for name, pages in body["documents"]:
         notes.append(f"Pages {len(texts) + 1} to {len(texts) + len(pages)} are {name}.")
         texts += pages
-    return DocumentText(tuple(Page(n, text) for n, text in enumerate(texts, start=1)), tuple(notes)), body["share"]
+    notes = notes if len(notes) > 1 else []
+    pages = tuple(Page(n, text) for n, text in enumerate(texts, start=body.get("first", 1)))
+    return DocumentText(pages, tuple(notes)), body["share"]
 
 
 def merged(chunks: Sequence[Chunk], share: int) -> list[Chunk]:

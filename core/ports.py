@@ -107,10 +107,17 @@ class Weights(Protocol):
         """Raises: WeightsDamaged (missing, changed, another channel's), WrongBaseModel."""
         ...
 
-    def delete(self, record: WeightsRecord) -> None: ...
+    def delete(self, document_id: str) -> None:
+        """Raises: OSError, when it can't be deleted."""
+        ...
 
-    def sweep(self, known: Sequence[WeightsRecord]) -> list[str]:
-        """Remove every file that no record names; return their names."""
+    def sweep(self, known: Sequence[WeightsRecord]) -> tuple[list[str], list[str]]:
+        """Move the index's own files that no record names into a trash, which is emptied after days. Returns the names
+        of what was moved, and of what was left alone: nothing shows that it belongs to this index."""
+        ...
+
+    def erase_trash(self, channel: str) -> None:
+        """Delete what lies there of a channel."""
         ...
 
 
@@ -118,8 +125,9 @@ class Inbox(Protocol):
     """What a platform hands over: kept until it is worked off, and done only once, also across a restart. Keys begin
     with the platform's name; what was worked off is remembered for a day. Every method raises StorageFailed."""
 
-    async def receive(self, key: str, body: str) -> bool:
-        """Make an event durable; the caller may then acknowledge it. False when it was received before."""
+    async def receive(self, key: str, body: str, channel: str = "") -> bool:
+        """Make an event durable; the caller may then acknowledge it. False when it was received before. With its
+        channel it is erased."""
         ...
 
     async def unhandled(self, prefix: str) -> list[tuple[str, str]]:
@@ -138,10 +146,11 @@ class Inbox(Protocol):
 class Index(Inbox, Protocol):
     """The SQLite index."""
 
-    async def add_job(self, job: Job, data: bytes) -> Job:
-        """Make a job durable together with its file; the caller may then acknowledge it.
+    async def add_job(self, job: Job, data: bytes, *, again: bool = False) -> Job:
+        """Make a job durable together with its file; the caller may then acknowledge it. `again`: what comes of it
+        takes the place of the document of the same sha256.
 
-        Raises: AlreadyKnown when the channel has or is learning a document of the same sha256.
+        Raises: AlreadyKnown when the channel has (unless `again`) or is learning a document of the same sha256.
         """
         ...
 
@@ -178,7 +187,20 @@ class Index(Inbox, Protocol):
         """By id, name or unambiguous beginning of either. Raises: NotFound."""
         ...
 
+    async def is_sound(self) -> bool:
+        """Whether the index is whole."""
+        ...
+
     async def all_weights(self) -> list[WeightsRecord]: ...
+    async def will_save(self, document_id: str) -> None:
+        """A file of weights is about to be written; until `finish_job` it counts as unused."""
+        ...
+
+    async def unused_weights(self) -> list[str]:
+        """Ids of documents that are gone, or never came to be, and may have left a file."""
+        ...
+
+    async def weights_deleted(self, document_ids: Sequence[str]) -> None: ...
     async def forget(self, channel: str, document_id: str) -> WeightsRecord:
         """Remove a document, its text, chunks, jobs and answers; nothing remains readable in the file."""
         ...

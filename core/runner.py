@@ -14,8 +14,8 @@ import math
 import secrets
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, TypeVar
@@ -24,7 +24,7 @@ from core.consolidate import MAGIC, merged, spread, unpack
 from core.device import BATCH_ROWS, Device
 from core.document.chunks import check_length
 from core.document.formats import DocumentText, read_document
-from core.errors import Cancelled, EngramError, LearningFailed, NotFound
+from core.errors import Cancelled, EngramError, LearningFailed, NotFound, StorageFailed
 from core.feed import Feed, Feeds
 from core.ports import Engine, Index, Learned, Weights
 from core.types import Chunk, Document, Job, Limits, Page, Progress, Stage, Step
@@ -44,6 +44,7 @@ class Runner:
     Args:
         engine_factory: loads the engine; blocking; called once, in the device's thread.
         learning: load the engine at once and take up queued jobs. Without it, the first question loads the engine.
+        tidy: put in order what a crash left behind; not beside another process.
         keep_text: store the pages, for citations; without it only the words to find a chunk by, and no code of it.
     """
 
@@ -60,7 +61,9 @@ class Runner:
         learning: bool = True,
         batch_rows: int = BATCH_ROWS,
         keep_text: bool = True,
+        tidy: bool = True,
     ) -> None:
+        self._tidy = tidy
         self._engine_factory = engine_factory
         self._index = index
         self._weights = weights
@@ -80,7 +83,8 @@ class Runner:
 
     async def __aenter__(self) -> Runner:
         self.device = Device(self._engine_factory, batch_rows=self._batch_rows)
-        await self._recover()
+        if self._tidy:
+            await self._recover()
         if self._learning:
             self.device.load()
             self._worker = asyncio.create_task(self._work_off_the_queue(), name="runner")
@@ -184,12 +188,24 @@ class Runner:
     # The queue
 
     async def _recover(self) -> None:
-        """After a crash: queue again what was being learned, and remove files that no row names."""
+        """After a crash: queue again what was being learned, and delete files that are known to be unused. Files that
+        are not known at all go to a trash, and only if the index is whole and knows documents: it may be an older one.
+        """
         for job in await self._index.requeue_interrupted():
             log.warning("job %s was interrupted in attempt %d and is now %s", job.id, job.attempts, job.stage)
-        orphans = await asyncio.to_thread(self._weights.sweep, await self._index.all_weights())
-        if orphans:
-            log.warning("%d weights files without a document were removed", len(orphans))
+        await self._delete_unused()
+        known = await self._index.all_weights()
+        if known and await self._index.is_sound():
+            with _logged("the folder of weights can't be tidied up"):
+                moved, strange = await asyncio.to_thread(self._weights.sweep, known)
+                if moved or strange:
+                    log.warning("weights without a document: %d moved to the trash, %d left", len(moved), len(strange))
+
+    async def _delete_unused(self) -> None:
+        for document_id in await self._index.unused_weights():
+            with _logged("weights of an erased document can't be deleted; the next start tries again"):
+                await asyncio.to_thread(self._weights.delete, document_id)
+                await self._index.weights_deleted([document_id])
 
     async def _work_off_the_queue(self) -> None:
         await _unless(self._closing, asyncio.wait({self.device.load()}))
@@ -210,7 +226,7 @@ class Runner:
             job = await self._index.next_job()
             self._work = work = _Work(job, self._closing) if job else None
         if not work:
-            await self._wake.wait()
+            await _unless(self._closing, self._wake.wait())
             return
         try:
             await self._tell_places()
@@ -325,8 +341,9 @@ class Runner:
     async def _keep(
         self, work: _Work, text: DocumentText, chunks: Sequence[Chunk], learned: Learned, engine: Engine
     ) -> Document:
-        """The file first, then the row: a crash in between leaves an orphan, which the next start removes."""
+        """The file first, then the row: what a crash in between leaves, the next start removes."""
         job, document_id = work.job, new_id()
+        await self._index.will_save(document_id)
         pages, chunks = (text.pages, chunks) if self._keep_text else without_text(chunks)
         record = await asyncio.to_thread(
             self._weights.save, document_id, job.channel, learned, base=engine.fingerprint, learner=engine.learner
@@ -348,10 +365,12 @@ class Runner:
             if work.cancelled:
                 raise Cancelled
             await self._index.finish_job(job.id, document, pages, chunks)
-        except Exception:  # not a cancelled task's: whether its row was committed, the sweep at the next start sees
+        except Exception:  # not a cancelled task's: whether its row was committed, the next start sees
             if record not in await self._index.all_weights():
-                await asyncio.to_thread(self._weights.delete, record)
+                await asyncio.to_thread(self._weights.delete, document_id)
                 raise
+        with _logged("what a document replaced could not be deleted; the next start tries again"):
+            await self._delete_unused()
         return document
 
 
@@ -407,6 +426,15 @@ def count_tokens(chunks: Sequence[Chunk]) -> int:
 def new_id() -> str:
     """Eight letters and digits, 40 random bits: short enough to type."""
     return base64.b32encode(secrets.token_bytes(5)).decode().lower()
+
+
+@contextmanager
+def _logged(problem: str) -> Iterator[None]:
+    """What a folder that can't be read or written keeps from being done waits for the next start."""
+    try:
+        yield
+    except (OSError, StorageFailed):
+        log.exception(problem)
 
 
 def _advance(steps: Generator[Step, None, Learned]) -> Step | Learned:

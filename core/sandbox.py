@@ -5,6 +5,9 @@ Before the child touches the bytes it gives up, through kernel limits that need 
 - files, sockets, programs: `RLIMIT_NOFILE` 0. Whatever needs a new file descriptor fails with EMFILE: `open()`,
   `socket()`, the loader of another program. Only the pipe for the answer stays. `RLIMIT_FSIZE` and `RLIMIT_CORE` 0.
 - processes: `RLIMIT_NPROC` 0. Memory: `RLIMIT_AS`, over what the interpreter itself takes. Time: `RLIMIT_CPU`.
+- what needs no descriptor: by Landlock it can rename, remove, cut or link no file and send no signal out, from before
+  the parser is loaded; by seccomp, from before it sees a byte, all system calls fail but those for its memory, its
+  time, and the pipe (`core.kernel`). Where the kernel has neither, `missing` says so.
 - secrets: its environment is empty; its folder is an empty one that is already deleted.
 
 Where the kernel permits, it also moves into an empty network namespace, and becomes nobody when root started it; else
@@ -17,6 +20,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import logging
 import math
 import os
 import resource
@@ -26,13 +30,18 @@ import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
+from core.kernel import give_up_calls, give_up_files, has_seccomp, landlock_version
+
 if TYPE_CHECKING:
     import asyncio
+
+log = logging.getLogger(__name__)
 
 ROOT = str(Path(__file__).resolve().parents[1])
 OUT_OF_MEMORY = 3  # the child's exit status
@@ -66,6 +75,7 @@ class Sandbox:
         """
         import asyncio  # only the parent needs it, and it is a third of the child's start-up
 
+        _warn_once()
         async with _turns(self.parallel):
             process = await self._start(function, arguments, imports)
             try:
@@ -106,6 +116,22 @@ class Sandbox:
             env={},
             start_new_session=True,
         )
+
+
+def missing() -> list[str]:
+    """What the kernel can't keep from a child that a hostile file has taken over, one sentence each."""
+    sentences = []
+    if not landlock_version():
+        sentences.append("No Landlock: it could rename, remove or cut files of this user, and send signals.")
+    if not has_seccomp():
+        sentences.append("No seccomp filter: it could change rights of this user's files, and make any system call.")
+    return sentences
+
+
+@cache
+def _warn_once() -> None:
+    for sentence in missing():
+        log.warning("the process that reads PDFs is confined less than it could be. %s", sentence)
 
 
 _semaphores: WeakKeyDictionary[Any, dict[int, Any]] = WeakKeyDictionary()
@@ -159,6 +185,7 @@ def child(order: str) -> None:
     job = json.loads(order)
     _enter_nowhere(job["folder"])
     answer = _private_stdout()
+    give_up_files(reading=True)
     for name in job["imports"]:
         import_module(name)
     module, _, name = job["function"].partition(":")
@@ -213,7 +240,9 @@ def _confine(memory: int, seconds: int, parent: int) -> None:
     _limit(resource.RLIMIT_CORE, 0)
     _limit(resource.RLIMIT_FSIZE, 0)
     _limit(resource.RLIMIT_NPROC, 0)
+    give_up_files(reading=False)
     _limit(resource.RLIMIT_NOFILE, 0)
+    give_up_calls()
 
 
 def _limit(what: int, most: int) -> None:

@@ -10,6 +10,7 @@ import time
 import unicodedata
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from core.closeness import COMPARED
 from core.consolidate import pack
 from core.document.chunks import pages_of_text
 from core.document.formats import only_pages, recognise
-from core.errors import NotFound, PdfTooBig, Refused, WeightsDamaged
+from core.errors import AlreadyKnown, NotAPdf, NotFound, PdfTooBig, Refused, WeightsDamaged, WrongBaseModel
 from core.ports import Ask, Hit, Inbox, Index, Weights
 from core.prompts import NOT_IN_TEXT
 from core.runner import Runner, new_id
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+OWN = b"engram: "  # begins what only Engram itself hands to a job (core.consolidate, core.document.formats)
 MAX_NAME = 120  # characters of a document's name
 MAX_QUESTION = 1_000  # characters
 HITS = 10  # chunks that are looked at for sections that may answer
@@ -109,7 +111,40 @@ class Service:
             raise self._runner.device.load_error
         check_upload(data, self._limits)
         data = only_pages(data, *pages) if pages else data
-        return await self._queue(channel, harmless_name(name), data, by, reply_to)
+        job = await self._job(channel, harmless_name(name), data, by, reply_to)
+        try:
+            return await self._queue(job, data)
+        except AlreadyKnown as known:
+            if not known.document_id or await self._is_usable(
+                await self._index.find_document(channel, known.document_id)
+            ):
+                raise
+            return await self._queue(job, data, again=True)
+
+    async def relearn(self, channel: str) -> list[Job]:
+        """Queue what can't be asked any more, its weights being damaged or of another base model, to be learned again
+        from the text that is kept. Returns the jobs; each takes its document's place when it is done.
+
+        Raises: Refused, when of one of them no text is kept; SetupError.
+        """
+        documents = [d for d in await self._index.documents(channel) if not await self._is_usable(d)]
+        replies = {job.document_id: job.reply_to for job in await self._index.jobs(channel=channel, unfinished=False)}
+        jobs = []
+        for document in documents[::-1]:  # the oldest first
+            if not (pages := await self._index.pages(document.id)):
+                raise Refused(f"The text of {document.name} is not kept; hand it in again.")
+            data = pack([(document.name, pages)], 1)
+            job = await self._job(channel, document.name, data, document.learned_by, replies.get(document.id, ""))
+            with suppress(AlreadyKnown):  # it is being learned
+                jobs.append(await self._queue(replace(job, sha256=document.sha256), data, again=True))
+        return jobs
+
+    async def _is_usable(self, document: Document) -> bool:
+        try:
+            await self._load(document, document.weights.sections[0])
+        except (WeightsDamaged, WrongBaseModel):
+            return False
+        return True
 
     async def consolidate(self, channel: str, *, by: str, share: int) -> tuple[Job, list[Document]]:
         """Queue all documents of a channel to be learned again as one, `share` chunks to a section.
@@ -130,10 +165,10 @@ class Service:
             raise Refused("The text of these documents is not kept, so they can't be learned again.")
         data = pack([(d.name, p) for d, p in zip(documents, pages, strict=True)], share)
         name = f"{documents[0].name[: MAX_NAME - 12]} and {len(documents) - 1} more"
-        return await self._queue(channel, name, data, by, ""), documents
+        return await self._queue(await self._job(channel, name, data, by, ""), data), documents
 
-    async def _queue(self, channel: str, name: str, data: bytes, by: str, reply_to: str) -> Job:
-        job = Job(
+    async def _job(self, channel: str, name: str, data: bytes, by: str, reply_to: str) -> Job:
+        return Job(
             id=new_id(),
             channel=channel,
             name=name,
@@ -142,9 +177,11 @@ class Service:
             reply_to=reply_to,
             created_at=time.time(),
         )
-        async with self._changing[channel]:
+
+    async def _queue(self, job: Job, data: bytes, *, again: bool = False) -> Job:
+        async with self._changing[job.channel]:
             await self._runner.store_ends()  # this document's last job may be among them
-            job = await self._index.add_job(job, data)
+            job = await self._index.add_job(job, data, again=again)
         await self._runner.wake()
         return job
 
@@ -261,25 +298,30 @@ class Service:
         hits = best_of_sections(found)
         if not hits:
             return await self._ask_base(question)
-        loaded = await asyncio.gather(*(self._load(hit.document, hit.section) for hit in hits))
+        tried = await asyncio.gather(*(self._load(hit.document, hit.section) for hit in hits), return_exceptions=True)
+        hits, loaded, unusable = _usable(hits, tried)
         contexts = [await self._text_of(hit) if self._ground else "" for hit in hits]
         rows = [
             Ask(question, weights=weights, context=context, learner=hit.document.weights.learner)
             for weights, context, hit in zip(loaded, contexts, hits, strict=True)
         ]
-        completions, tokens = await self._runner.device.answer([*rows, Ask(question)] if compare else rows)
+        asks = [*rows, Ask(question)] if compare else rows
+        completions, tokens = await self._runner.device.answer(asks)
         base = completions.pop() if compare else Completion("", 0, 0.0)
         borne_out = await self._borne_out(question, hits, completions)
         which = best_of(completions, [hit.score for hit in hits], borne_out)
         document, learned, pages = hits[which].document, completions[which], borne_out[which]
         if doubt and not is_about(hits[which], learned.confidence, pages):
-            return Answer(question, base, None, None, tokens[-1].whole, unrelated=True)
+            return Answer(question, base, None, None, tokens[-1].whole, unrelated=True, unusable=unusable)
         if learned.confidence < self._floor:
             learned, pages = replace(learned, text=NOT_IN_TEXT), pages and ()
         reference = DocumentRef(document.id, document.name)
         certain = certainty(question, learned, await self._evidence(question, learned.text, document, pages))
         whole, of_document = tokens[which]
-        return Answer(question, base, learned, reference, whole, pages, certainty=certain, document_tokens=of_document)
+        return Answer(
+            question, base, learned, reference, whole, pages,
+            certainty=certain, document_tokens=of_document, unusable=unusable,
+        )  # fmt: skip
 
     async def _text_of(self, hit: Hit) -> str:
         """The text of a section; "" when none is kept."""
@@ -340,6 +382,7 @@ class Service:
             await self.cancel(channel)
             erased = await self._index.reset(channel)
             await self._delete(erased)
+            await asyncio.to_thread(self._weights.erase_trash, channel)
         return len(erased)
 
     async def channels(self, prefix: str) -> list[str]:
@@ -373,12 +416,31 @@ class Service:
         )
 
     async def _delete(self, records: Sequence[WeightsRecord]) -> None:
-        """A file that can't be deleted now is an orphan; the next start removes it."""
+        """A file that can't be deleted now stays listed as unused; the next start deletes it."""
+        deleted = []
         for record in records:
             try:
-                await asyncio.to_thread(self._weights.delete, record)
+                await asyncio.to_thread(self._weights.delete, record.document_id)
+                deleted.append(record.document_id)
             except OSError:
                 log.exception("the weights of document %s could not be deleted", record.document_id)
+        if deleted:
+            await self._index.weights_deleted(deleted)
+
+
+def _usable(
+    hits: Sequence[Hit], tried: Sequence[Mapping[str, Tensor] | BaseException]
+) -> tuple[list[Hit], list[Mapping[str, Tensor]], tuple[str, ...]]:
+    """The hits whose weights could be loaded, these weights, and the names of the other documents: one bad document
+    fails no question that another can answer. Raises: what the first one failed of, when all did."""
+    for problem in tried:
+        if isinstance(problem, BaseException) and not isinstance(problem, WeightsDamaged | WrongBaseModel):
+            raise problem
+    good = [(hit, weights) for hit, weights in zip(hits, tried, strict=True) if not isinstance(weights, BaseException)]
+    bad = [hit.document.name for hit, weights in zip(hits, tried, strict=True) if isinstance(weights, BaseException)]
+    if not good:
+        raise type(tried[0])(f"{bad[0]}: {tried[0]}")
+    return [hit for hit, _ in good], [weights for _, weights in good], tuple(dict.fromkeys(bad))
 
 
 def best_of_sections(hits: Sequence[Any], most: int = ROUTED) -> list[Any]:
@@ -462,6 +524,8 @@ def check_upload(data: bytes, limits: Limits) -> None:
     if len(data) > limits.max_bytes:
         megabytes = len(data) / 2**20, limits.max_bytes / 2**20
         raise PdfTooBig("This file has {:,.1f} MB; the limit is {:,.0f} MB.".format(*megabytes))
+    if data.startswith(OWN):
+        raise NotAPdf
     recognise(data)
 
 

@@ -186,6 +186,7 @@ class Answer:
     prompt_tokens: int  # of the prompt that the learned model was asked with
     pages: tuple[int, ...] | None = ()  # where the text supports the learned answer; () = not found, None = none kept
     id: str = ""  # for feedback
+    unusable: tuple[str, ...] = ()  # names of documents that could not be asked and have to be learned again
     unrelated: bool = False  # the channel knows documents, and none of them is about the question
     certainty: Certainty = Certainty.UNSURE  # of the learned answer
     document_tokens: int = 0  # of the prompt, those of the document; 0 unless the operator wants its text in it

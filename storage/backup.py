@@ -1,14 +1,17 @@
 """One archive file with all that a data folder holds, made while the bot runs; and back again.
 
 The archive is a zip: `manifest.json` names every other file with its length and sha256, `engram.db` is a snapshot of
-the index, `weights/` holds the files that this snapshot names, `prepared/` what was prepared for other models. Nothing
-is replaced by a restore before all of it was verified; a crash in the middle of replacing is finished at the next start
-(`DataFolder`).
+the index, `channels/` holds snapshots of the channels that it knows, `weights/` the files that it names, `prepared/`
+what was prepared for other models, `slack.db` the tokens of workspaces that installed the app, where there are some.
+Nothing is replaced by a restore before all of it was verified; a crash in the middle of replacing is finished at the
+next start (`DataFolder`).
 """
 
 from __future__ import annotations
 
 import errno
+import fcntl
+import glob
 import hashlib
 import json
 import os
@@ -19,21 +22,27 @@ import sqlite3
 import time
 import zipfile
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from core.errors import BackupDamaged, DataTooNew, NotFound, StorageFailed
-from storage.check import examine
-from storage.folder import RESTORED, DataFolder, put_restored, sync
+from core.types import WeightsRecord
+from storage.channel_files import path_in
+from storage.check import SPLIT, connect, examine
+from storage.folder import CHANNELS, RESTORED, TOKENS, DataFolder, put_restored, sync
 from storage.index import MIGRATIONS, read_weights
 
 FORMAT = 1  # of the archive
 TRIES = 5  # a document may be forgotten between the snapshot and the copy of its weights
 NAME = re.compile(
-    r"engram\.db|weights/[A-Za-z0-9_-]{1,64}\.safetensors|prepared/[0-9a-f]{1,64}/[a-z_]{1,32}\.[a-z]{1,16}"
+    r"engram\.db|slack\.db|channels/[0-9a-f]{32}\.db|weights/[A-Za-z0-9_-]{1,64}\.safetensors|prepared/[0-9a-f]{1,64}/[a-z_]{1,32}\.[a-z]{1,16}"
 )
+CRAFTED = (  # what reading an archive raises that nobody's backup is
+    zipfile.BadZipFile, KeyError, ValueError, TypeError, AttributeError, EOFError, NotImplementedError, RecursionError,
+)  # fmt: skip
 BLOCK = 1 << 20  # bytes copied at once
 
 
@@ -59,16 +68,18 @@ def back_up(folder: Path, file: Path) -> Manifest:
     """
     if not (folder / "engram.db").is_file():
         raise NotFound("There is no data in this data folder; nothing was backed up.")
-    part, snapshot = (file.with_name(f".{file.name}-{secrets.token_hex(4)}.{end}") for end in ("part", "db"))
+    if file.absolute().resolve().is_relative_to(folder.resolve()):
+        raise StorageFailed("A backup can't be written into the data folder; choose another place.")
+    part = file.with_name(f".{file.name}-{secrets.token_hex(4)}.part")
     try:
         with _translated():
-            manifest = _try_again(folder, snapshot, part)
+            _remove_leftovers(file)
+            manifest = _try_again(folder, part)
             os.replace(part, file)
             sync(file.parent)
         return manifest
     finally:
         part.unlink(missing_ok=True)
-        snapshot.unlink(missing_ok=True)
 
 
 def restore(folder: Path, file: Path) -> Manifest:
@@ -92,21 +103,39 @@ def restore(folder: Path, file: Path) -> Manifest:
 # Back up
 
 
-def _try_again(folder: Path, snapshot: Path, part: Path) -> Manifest:
+def _try_again(folder: Path, part: Path) -> Manifest:
     for _ in range(TRIES):
         try:
-            return _pack(folder, snapshot, part)
+            return _pack(folder, part)
         except _Gone:
             continue
     raise StorageFailed("The weights of a document are missing; `bot docs` and `bot ask` tell which, forget it first.")
 
 
-def _pack(folder: Path, snapshot: Path, part: Path) -> Manifest:
-    records, version = _snapshot(folder / "engram.db", snapshot)
+def _remove_leftovers(file: Path) -> None:
+    """Of backups that were killed: nobody holds their lock any more."""
+    for leftover in file.parent.glob(f".{glob.escape(file.name)}-????????.part"):
+        with suppress(BlockingIOError), leftover.open("rb") as left:
+            fcntl.flock(left, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            leftover.unlink(missing_ok=True)
+
+
+def _pack(folder: Path, part: Path) -> Manifest:
+    index = _snapshot(folder / "engram.db")
+    records, documents, channels, version = _read(index)
     files: dict[str, tuple[int, str]] = {}
     with _private(part) as out, zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
-        with snapshot.open("rb") as source:
-            files["engram.db"] = _add(archive, "engram.db", source)
+        fcntl.flock(out, fcntl.LOCK_EX)
+        files["engram.db"] = _add(archive, "engram.db", BytesIO(index))
+        copied: set[str] = set()
+        for channel in channels:
+            path = path_in(folder / CHANNELS, channel)
+            content = _snapshot(path)
+            copied |= _documents_in(content)
+            name = f"{CHANNELS}/{path.name}"
+            files[name] = _add(archive, name, BytesIO(content))
+        if version >= SPLIT and not documents <= copied:
+            raise _Gone
         for record in records:
             try:
                 source = (folder / record.path).open("rb")
@@ -120,22 +149,51 @@ def _pack(folder: Path, snapshot: Path, part: Path) -> Manifest:
             with path.open("rb") as source:
                 name = path.relative_to(folder).as_posix()
                 files[name] = _add(archive, name, source)
+        if (folder / TOKENS).exists():
+            files[TOKENS] = _add(archive, TOKENS, BytesIO(_snapshot(folder / TOKENS)))
         manifest = Manifest(FORMAT, version, time.time(), len(records), files)
         archive.writestr("manifest.json", json.dumps(asdict(manifest), indent=1))
     sync(part)
     return manifest
 
 
-def _snapshot(index: Path, copy: Path) -> tuple[list[Any], int]:
-    """The whole index at one moment, through SQLite's online backup; returns its weights' records and version."""
-    with _private(copy):
-        pass
-    with closing(sqlite3.connect(index, timeout=60)) as source, closing(sqlite3.connect(copy)) as target:
-        source.backup(target)  # in one step: writers go on, in the write-ahead log
-        target.execute("PRAGMA journal_mode = DELETE")  # one file, without a log beside it
-        target.row_factory = sqlite3.Row
-        [version] = target.execute("PRAGMA user_version").fetchone()
-        return read_weights(target), version
+def _snapshot(file: Path) -> bytes:
+    """A database at one moment, through SQLite's online backup; in memory, so that a crash leaves no copy behind.
+
+    Raises: _Gone.
+    """
+    if not file.exists():
+        raise _Gone
+    with closing(connect(file)) as source, closing(sqlite3.connect(":memory:")) as copy:
+        source.backup(copy)  # in one step: writers go on afterwards, or in the write-ahead log
+        return _without_log(copy.serialize())
+
+
+def _read(index: bytes) -> tuple[list[WeightsRecord], set[str], list[str], int]:
+    """The weights' records, documents' ids, channels that have files, and the version of a snapshot of the index."""
+    with _opened(index) as connection:
+        [version] = connection.execute("PRAGMA user_version").fetchone()
+        documents = {row["id"] for row in connection.execute("SELECT id FROM documents")}
+        channels = connection.execute("SELECT id FROM channels ORDER BY id").fetchall() if version >= SPLIT else []
+        return read_weights(connection), documents, [row["id"] for row in channels], version
+
+
+def _documents_in(content: bytes) -> set[str]:
+    with _opened(content) as connection:
+        return {row["document_id"] for row in connection.execute("SELECT DISTINCT document_id FROM chunks")}
+
+
+@contextmanager
+def _opened(snapshot: bytes) -> Iterator[sqlite3.Connection]:
+    with closing(sqlite3.connect(":memory:")) as connection:
+        connection.deserialize(snapshot)
+        connection.row_factory = sqlite3.Row
+        yield connection
+
+
+def _without_log(snapshot: bytes) -> bytes:
+    """The same database, said to have no write-ahead log beside it: bytes 18 and 19 of its header."""
+    return snapshot[:18] + b"\1\1" + snapshot[20:]
 
 
 def _add(archive: zipfile.ZipFile, name: str, source: BinaryIO) -> tuple[int, str]:
@@ -167,6 +225,10 @@ def _unpack(file: Path, fresh: Path) -> Manifest:
         (fresh / "weights").mkdir(mode=0o700, parents=True)
         for name, (size, digest) in manifest.files.items():
             (fresh / name).parent.mkdir(mode=0o700, exist_ok=True, parents=True)
+            if (
+                archive.getinfo(name).compress_type != zipfile.ZIP_STORED
+            ):  # what is packed may be a thousand times larger
+                raise BackupDamaged
             with archive.open(name) as source, _private(fresh / name) as target:
                 if _copy(source, target, size) != digest:
                     raise BackupDamaged
@@ -180,7 +242,7 @@ def _unpack(file: Path, fresh: Path) -> Manifest:
 def _read_manifest(archive: zipfile.ZipFile) -> Manifest:
     """Raises: BackupDamaged, DataTooNew."""
     info = archive.getinfo("manifest.json")
-    if info.file_size > 1 << 28:
+    if info.file_size > 1 << 28 or info.compress_type != zipfile.ZIP_STORED:
         raise BackupDamaged
     values: Mapping[str, Any] = json.loads(archive.read(info))
     if int(values["format"]) > FORMAT:
@@ -209,12 +271,20 @@ def _verify(fresh: Path, manifest: Manifest) -> None:
     """The index is sound, and names exactly the files that came. Raises: BackupDamaged."""
     try:
         found = examine(fresh)
+        tokens = TOKENS not in manifest.files or _is_plain(fresh / TOKENS)
     except sqlite3.Error:
         raise BackupDamaged from None
-    named = {"engram.db", *(record.path for record in found.weights)}
-    came = {name for name in manifest.files if not name.startswith("prepared/")}
-    if found.problems or found.version != manifest.version or named != came:
+    named = {"engram.db", *(record.path for record in found.weights), *found.channels}
+    came = {name for name in manifest.files if name != TOKENS and not name.startswith("prepared/")}
+    if not tokens or found.problems or found.version != manifest.version or named != came:
         raise BackupDamaged
+
+
+def _is_plain(file: Path) -> bool:
+    """A whole database of tables only: nothing in it acts by itself."""
+    with closing(connect(file)) as tokens:
+        kinds = {row[0] for row in tokens.execute("SELECT type FROM sqlite_schema")}
+        return kinds <= {"table", "index"} and tokens.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
 @contextmanager
@@ -225,7 +295,7 @@ def _understood(file: Path) -> Iterator[zipfile.ZipFile]:
             yield archive
     except FileNotFoundError:
         raise NotFound("There is no such backup.") from None
-    except (zipfile.BadZipFile, KeyError, ValueError, TypeError, AttributeError, EOFError, NotImplementedError):
+    except CRAFTED:
         raise BackupDamaged from None
 
 

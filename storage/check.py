@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 from core.types import WeightsRecord
-from storage.index import read_weights
+from storage.channel_files import VERSIONS, path_in
+from storage.folder import CHANNELS, DataFolder
+from storage.index import MIGRATIONS, read_weights
+from storage.weights import SAFE_ID
+
+NOT_FOUND = "its search table is damaged"
+SPLIT = 1 + [script.stem for script in MIGRATIONS].index("channels")  # the version from which channels have files
 
 
 @dataclass(frozen=True)
@@ -20,34 +27,111 @@ class Contents:
     documents: dict[str, str]  # id -> name
     stages: dict[str, tuple[str, bool]]  # name of a job, the newest of that name -> its stage, and whether it was told
     weights: tuple[WeightsRecord, ...]
-    strays: tuple[str, ...]  # files under weights/ that no row names; the next start removes them
+    channels: tuple[str, ...]  # their files, relative to the data folder
+    strays: tuple[str, ...]  # files under weights/ that no row names; the next start moves its own to the trash
     problems: tuple[str, ...] = field(default=())  # one sentence each; none: the folder is whole
 
 
 def examine(folder: Path) -> Contents:
-    """Every page of the index, every reference in it, every byte of the weights. Reads while others write.
+    """Every page and table of the index and of the channels' files, every reference, every byte of the weights. Reads
+    while others write.
 
     Raises: sqlite3.Error, when the index can't be read at all.
     """
-    with closing(sqlite3.connect(folder / "engram.db", isolation_level=None)) as index:
+    with closing(connect(folder / "engram.db")) as index:
         index.row_factory = sqlite3.Row
         index.execute("PRAGMA query_only = ON")
         index.execute("BEGIN")  # all of it at one moment
         [version] = index.execute("PRAGMA user_version").fetchone()
+        if schema(index) != expected(MIGRATIONS[:version]):  # nothing more is read: it may hold triggers and views
+            return Contents(version, {}, {}, (), (), (), ("index: its tables are not Engram's own",))
         problems = [f"index: {row[0]}" for row in index.execute("PRAGMA integrity_check") if row[0] != "ok"]
         problems += [f"index: a row of {row[0]} refers to nothing" for row in index.execute("PRAGMA foreign_key_check")]
         records = read_weights(index)
         documents = {row["id"]: row["name"] for row in index.execute("SELECT id, name FROM documents")}
         jobs = index.execute("SELECT name, stage, delivered FROM jobs ORDER BY number").fetchall()
+        known = [row["id"] for row in index.execute("SELECT id FROM channels")] if version >= SPLIT else []
+        erased = index.execute("SELECT document_id FROM unused_weights").fetchall() if version >= SPLIT else []
+    files = [path for channel in known if (path := path_in(folder / CHANNELS, channel)).exists()]
+    found = {id for path in files for id in _documents_in(path, problems)} if version >= SPLIT else documents.keys()
+    problems += [f"document {id}: it has no text to find it by" for id in documents.keys() - found]
+    ids = [*documents, *(row[0] for row in erased), *(record.document_id for record in records)]
+    problems += ["index: a document's id can't be the name of a file" for id in ids if not SAFE_ID.fullmatch(id)]
     problems += [f"document {id}: it has no weights" for id in documents.keys() - {r.document_id for r in records}]
     problems += [sentence for record in records if (sentence := _fault(folder, record))]
     names = {Path(record.path).name for record in records}
-    strays = sorted(path.name for path in (folder / "weights").glob("*") if path.name not in names)
+    strays = sorted(p.name for p in (folder / "weights").glob("*") if p.name not in names and p.name != "trash")
     stages = {row["name"]: (row["stage"], bool(row["delivered"])) for row in jobs}
-    return Contents(version, documents, stages, tuple(records), tuple(strays), tuple(problems))
+    channels = sorted(path.relative_to(folder).as_posix() for path in files)
+    return Contents(
+        version, documents, stages, tuple(records), tuple(channels), tuple(strays), tuple(dict.fromkeys(problems))
+    )
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """To a file that is there; none is made. Raises: sqlite3.Error."""
+    return sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, isolation_level=None, timeout=60)
+
+
+def schema(connection: sqlite3.Connection) -> set[tuple[str, str]]:
+    """Every table, view, index and trigger, by name and definition."""
+    rows = connection.execute("SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL")
+    return {(row[0], " ".join(row[1].split())) for row in rows}
+
+
+@cache
+def expected(scripts: tuple[Path, ...]) -> set[tuple[str, str]]:
+    with closing(sqlite3.connect(":memory:")) as connection:
+        for script in scripts:
+            connection.executescript(script.read_text())
+        return schema(connection)
+
+
+def _documents_in(path: Path, problems: list[str]) -> set[str]:
+    """Ids of a channel's documents; what is wrong with its file is added to `problems`."""
+    try:
+        with closing(connect(path)) as file:
+            file.execute("BEGIN IMMEDIATE")
+            if schema(file) != expected(VERSIONS[: file.execute("PRAGMA user_version").fetchone()[0]]):
+                problems.append(f"{path.name}: its tables are not Engram's own")
+                return set()
+            rows = file.execute("PRAGMA integrity_check").fetchall()
+            problems += [f"{path.name}: {row[0]}" for row in rows if row[0] != "ok"]
+            if not _finds(file):
+                problems.append(f"{path.name}: {NOT_FOUND}")
+            return {row[0] for row in file.execute("SELECT DISTINCT document_id FROM chunks")}
+    except sqlite3.Error:
+        problems.append(f"{path.name}: it can't be read")
+        return set()
+
+
+def _finds(file: sqlite3.Connection) -> bool:
+    """Whether the search table agrees with the text."""
+    try:
+        file.execute("INSERT INTO chunk_words (chunk_words, rank) VALUES ('integrity-check', 1)")
+    except sqlite3.DatabaseError:
+        return False
+    return True
+
+
+def rebuild_search(folder: Path) -> list[str]:
+    """Write damaged search tables anew, from the text; returns the names of their files. The bot must not run.
+
+    Raises: DataFolderBusy, SetupError.
+    """
+    rebuilt = []
+    with DataFolder(folder):
+        for path in sorted((folder / CHANNELS).glob("*.db")):
+            with suppress(sqlite3.Error), closing(connect(path)) as file:  # one that can't be read stays as it is
+                if not _finds(file):
+                    file.execute("INSERT INTO chunk_words (chunk_words) VALUES ('rebuild')")
+                    rebuilt.append(path.name)
+    return rebuilt
 
 
 def _fault(folder: Path, record: WeightsRecord) -> str:
+    if record.path != f"weights/{record.document_id}.safetensors":
+        return f"document {record.document_id}: its weights are said to be another file"
     try:
         with (folder / record.path).open("rb") as file:
             whole = hashlib.file_digest(file, "sha256").hexdigest() == record.sha256

@@ -10,6 +10,9 @@ from types import TracebackType
 
 from core.errors import DataFolderBusy, SetupError
 
+CHANNELS = "channels"  # the folder of the channels' files, beside the index
+TOKENS = "slack.db"  # of workspaces that installed the Slack app, where OAuth is on
+RESERVE = 2 << 20  # bytes
 RESTORED = "restored"  # a whole data folder within the data folder, that is to take its place
 
 
@@ -24,19 +27,24 @@ class DataFolder:
         self.path = path
         self.index = path / "engram.db"
         self.weights = path / "weights"
+        self.channels = path / CHANNELS
 
     def __enter__(self) -> DataFolder:
         """Raises: DataFolderBusy, SetupError."""
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if self.path.stat().st_uid == os.geteuid():
+                self.path.chmod(0o700)  # one that was there may be open to all
             self._lock = (self.path / "lock").open("a")
         except OSError as error:
             raise SetupError("The data folder can't be made or written; check --data-dir and its rights.") from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        except OSError as error:
             self._lock.close()
-            raise DataFolderBusy from None
+            if isinstance(error, BlockingIOError):
+                raise DataFolderBusy from None
+            raise SetupError("The data folder's disk has no locks; choose another --data-dir.") from error
         self._umask = os.umask(0o077)  # whatever is written from now on is for its owner only
         try:
             put_restored(self.path)
@@ -51,9 +59,39 @@ class DataFolder:
         os.umask(self._umask)
         self._lock.close()
 
+    def require_index(self) -> None:
+        """An index that is missing or empty beside what it should know is not made anew: everything would be forgotten.
+
+        Raises: SetupError.
+        """
+        there = self.index.is_file() and self.index.stat().st_size > 0
+        if not there and (any(self.weights.glob("*.safetensors")) or any(self.channels.glob("*.db"))):
+            raise SetupError(
+                "The index engram.db of this data folder is missing or empty, though there are documents. Put it back, "
+                "or restore a backup; to begin anew, move the folders weights and channels away. Nothing was changed."
+            )
+
     def size(self) -> int:
         """Bytes of all files in it."""
         return sum(path.stat().st_size for path in self.path.rglob("*") if path.is_file())
+
+
+class Reserve:
+    """Room on the disk that is given up so that an erase works where there is no other room."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def fill(self) -> None:
+        """Where there is no room for it now, it is filled after the next erase, or at the next start."""
+        try:
+            with self._path.open("ab") as file:
+                os.posix_fallocate(file.fileno(), 0, RESERVE)
+        except OSError:
+            self._path.unlink(missing_ok=True)
+
+    def give_up(self) -> None:
+        self._path.unlink(missing_ok=True)
 
 
 def put_restored(folder: Path) -> None:
@@ -61,10 +99,12 @@ def put_restored(folder: Path) -> None:
     fresh = folder / RESTORED
     if not fresh.exists():
         return
-    for name in ("weights", "prepared"):
+    for name in ("weights", CHANNELS, "prepared"):
         if (fresh / name).exists():
             shutil.rmtree(folder / name, ignore_errors=True)
             os.replace(fresh / name, folder / name)
+    if (fresh / TOKENS).exists():
+        os.replace(fresh / TOKENS, folder / TOKENS)
     if (fresh / "engram.db").exists():
         for log in ("engram.db-wal", "engram.db-shm"):  # the old index's: they must never meet the new one
             (folder / log).unlink(missing_ok=True)

@@ -1,30 +1,34 @@
 """The SQLite index: what was handed in, learned and asked. The one home of SQL.
 
+What a channel's documents say, and what was answered, stands in a file for each channel (`storage.channel_files`); here
+stands what there is. So this file stays small, and can be written anew at each erase.
+
 One connection writes, one transaction at a time; another one reads. Both run in threads of their own, so the event loop
-never waits. A commit is on the disk when it returns (WAL, synchronous = FULL).
+never waits. A commit is on the disk when it returns (WAL, synchronous = FULL). Who needs a channel's file and this one
+takes the channel's first.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import logging
 import secrets
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import asdict, fields
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import aiosqlite
 
 from core.closeness import COMPARED, Query, closest_first
 from core.errors import AlreadyKnown, Cancelled, DataTooNew, NotFound, StorageFailed
 from core.ports import Hit
-from core.prompts import NOT_IN_TEXT
 from core.types import (
     Answer,
     Certainty,
@@ -40,14 +44,17 @@ from core.types import (
     WeightsRecord,
 )
 from core.words import frequency, scores, search_words, shares, supporting
+from storage.channel_files import ChannelFile, ChannelFiles, sound
+from storage.folder import CHANNELS, Reserve
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 MAX_ATTEMPTS = 3  # at one job; a job that always takes the process down is not tried for ever
 ERASE_AGAIN = 5.0  # seconds until an erase that another reader held up is tried again
 AFTER_ERASE = 60.0  # seconds in which the log is emptied after each event: it may be the one that ordered the erase
 REMEMBERED = 86_400.0  # seconds for which the inbox knows what was worked off
-SCRIPTS = ("schema.sql", "inbox.sql", "threads.sql", "codes.sql", "chat.sql")
+SCRIPTS = ("schema.sql", "inbox.sql", "threads.sql", "codes.sql", "chat.sql", "channels.sql")
 MIGRATIONS = tuple(Path(__file__).with_name(name) for name in SCRIPTS)  # the n-th makes version n
 SETTINGS = """
 PRAGMA busy_timeout = 5000;
@@ -64,9 +71,14 @@ class Index:
     Every method raises StorageFailed when the file can't be read or written; then nothing was changed.
     """
 
+    id: str  # random, the same for ever: stands in every file of weights that belongs to this index
+
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._files = ChannelFiles(path.parent / CHANNELS)
+        self._reserve = Reserve(path.with_name("reserve"))
         self._writing = asyncio.Lock()
+        self._unerased: set[str] = set()  # channels in whose files there is still something to erase
         self._erased_at = time.monotonic()  # or started: an event may be left from before
         self._finishing: asyncio.Task[None] | None = None
 
@@ -77,11 +89,14 @@ class Index:
                 self._writer = await stack.enter_async_context(_connect(self._path))
                 version = await _version(self._writer)
                 await self._writer.executescript(SETTINGS)
-                await _migrate(self._writer, version)
+                await self._migrate(version)
                 self._reader = await stack.enter_async_context(_connect(self._path))
                 await self._reader.executescript(SETTINGS + "PRAGMA query_only = ON;")
+                [[self.id]] = await self._reader.execute_fetchall("SELECT id FROM folder")
+            stack.callback(self._files.close)
             await self._try_to_finish_erase()
             await self._truncate_log()
+            self._reserve.fill()
             self._open = stack.pop_all()
         return self
 
@@ -93,16 +108,46 @@ class Index:
             await asyncio.gather(self._finishing, return_exceptions=True)
         await self._open.aclose()
 
+    async def _migrate(self, version: int) -> None:
+        """Bring the file from that version to this one, each step in one transaction."""
+        for script in MIGRATIONS[version:]:
+            if script.stem == "channels":
+                await self._split_up()
+            await self._writer.executescript("BEGIN IMMEDIATE;" + script.read_text() + "COMMIT;")
+
+    async def _split_up(self) -> None:
+        """Copy what belongs into the channels' files; a crash begins it anew."""
+        for [channel] in await self._writer.execute_fetchall("SELECT id FROM channels"):
+            async with self._files.of(channel) as content:
+                await self._files.delete(channel)
+                await content(ChannelFile.take_over, self._path, create=True)
+            self._files.trim()
+
+    async def is_sound(self) -> bool:
+        """Whether the index itself is whole, so that what it does not name is not needed."""
+        rows = await self._read("PRAGMA quick_check")
+        return [row[0] for row in rows] == ["ok"]
+
     # Jobs
 
-    async def add_job(self, job: Job, data: bytes) -> Job:
+    async def add_job(self, job: Job, data: bytes, *, again: bool = False) -> Job:
         key = {"channel": job.channel, "sha256": job.sha256}
-        async with self._transaction() as execute:
-            for row in await execute("SELECT id FROM documents WHERE channel = :channel AND sha256 = :sha256", key):
-                raise AlreadyKnown(document_id=row["id"])
-            if await execute("SELECT 1 FROM jobs WHERE channel = :channel AND sha256 = :sha256 AND NOT final", key):
+        async with self._channel(job.channel) as content:
+            for row in await self._read("SELECT id FROM documents WHERE channel = :channel AND sha256 = :sha256", key):
+                if not again:
+                    raise AlreadyKnown(document_id=row["id"])
+            if await self._read("SELECT 1 FROM jobs WHERE channel = :channel AND sha256 = :sha256 AND NOT final", key):
                 raise AlreadyKnown("This document is already being learned in this channel.")
-            await execute("INSERT OR IGNORE INTO channels (id) VALUES (:channel)", key)
+            await content(ChannelFile.add_job_file, job.id, data, create=True)
+            try:
+                return _job(await self._add_job(job))
+            except BaseException:
+                await content(ChannelFile.keep_job_files, await self._waiting(job.channel))
+                raise
+
+    async def _add_job(self, job: Job) -> sqlite3.Row:
+        async with self._transaction() as execute:
+            await execute("INSERT OR IGNORE INTO channels (id) VALUES (:channel)", {"channel": job.channel})
             [row] = await execute(
                 """
                 INSERT INTO jobs (id, channel, name, sha256, requested_by, reply_to, created_at, stage, attempts, error,
@@ -113,8 +158,10 @@ class Index:
                 """,
                 asdict(job),
             )
-            await execute("INSERT INTO job_files (job_id, data) VALUES (:id, :data)", {"id": job.id, "data": data})
-        return _job(row)
+        return row
+
+    async def _waiting(self, channel: str) -> list[str]:
+        return [job.id for job in await self.jobs(channel=channel)]
 
     async def job(self, job_id: str) -> Job:
         """Raises: NotFound."""
@@ -158,9 +205,11 @@ class Index:
 
     async def job_data(self, job_id: str) -> bytes:
         """The PDF. Raises: NotFound, when the job has ended."""
-        for row in await self._read("SELECT data FROM job_files WHERE job_id = :id", {"id": job_id}):
-            return row["data"]
-        raise NotFound("The file of this job is not kept any more.")
+        async with self._channel((await self.job(job_id)).channel) as content:
+            data = await content(ChannelFile.job_file, job_id)
+        if data is None:
+            raise NotFound("The file of this job is not kept any more.")
+        return data
 
     async def job_stage(self, job_id: str, stage: Stage, *, error: str = "") -> None:
         """Move a job on. One that has ended stays as it ended. Back to QUEUED, the attempt does not count.
@@ -172,16 +221,22 @@ class Index:
             changed = await execute(
                 """
                 UPDATE jobs SET stage = :stage, error = :error, attempts = max(0, attempts - (:stage = 'queued'))
-                WHERE id = :id AND NOT final RETURNING id
+                WHERE id = :id AND NOT final RETURNING channel
                 """,
                 values,
             )
             if not changed and not stage.final:
                 raise Cancelled
-            if stage.final:
-                await execute("DELETE FROM job_files WHERE job_id = :id", values)
-        if stage.final:
-            await self._truncate_log()
+        if changed and stage.final:
+            await self._drop_files(changed[0]["channel"])
+
+    async def _drop_files(self, channel: str) -> None:
+        """The PDFs of jobs that have ended. Never raises: the end stands, and the next one takes them along."""
+        try:
+            async with self._channel(channel) as content:
+                await content(ChannelFile.keep_job_files, await self._waiting(channel))
+        except StorageFailed:
+            log.exception("a PDF that is not needed any more could not be removed; the next job's end will do it")
 
     async def requeue_interrupted(self) -> list[Job]:
         async with self._transaction() as execute:
@@ -197,22 +252,44 @@ class Index:
                     "error": f"Learning this document was interrupted {MAX_ATTEMPTS} times and has been given up.",
                 },
             )
-            await execute("DELETE FROM job_files WHERE job_id IN (SELECT id FROM jobs WHERE final)")
-        await self._truncate_log()
+        for channel in {row["channel"] for row in rows}:
+            await self._drop_files(channel)
         return [_job(row) for row in rows]
 
     async def finish_job(self, job_id: str, document: Document, pages: Sequence[Page], chunks: Sequence[Chunk]) -> None:
         """Raises: Cancelled, when the job has ended otherwise, or was erased, meanwhile; then nothing was stored."""
         ids = {"id": job_id, "channel": document.channel, "document_id": document.id}
-        async with self._transaction() as execute:
-            if not await execute("SELECT 1 FROM jobs WHERE id = :id AND channel = :channel AND NOT final", ids):
+        async with self._channel(document.channel) as content:
+            if job_id not in await self._waiting(document.channel):
                 raise Cancelled
-            await self._add_document(document, pages, chunks)
-            await execute("UPDATE jobs SET stage = 'done', error = '', document_id = :document_id WHERE id = :id", ids)
-            await execute("DELETE FROM job_files WHERE job_id = :id", ids)
-        await self._truncate_log()
+            known = [other.id for other in await self.documents(document.channel)]
+            await content(ChannelFile.add_document, document.id, pages, chunks, known, create=True)
+            async with self._transaction() as execute:
+                if not await execute("SELECT 1 FROM jobs WHERE id = :id AND channel = :channel AND NOT final", ids):
+                    raise Cancelled
+                replaced = await self._drop_replaced(execute, document)
+                await self._add_document(document)
+                await execute(
+                    "UPDATE jobs SET stage = 'done', error = '', document_id = :document_id WHERE id = :id", ids
+                )
+                await execute("DELETE FROM unused_weights WHERE document_id = :document_id", ids)
+            for old in replaced:
+                await content(ChannelFile.move_answers, old, document.id)
+                self._unerased.add(sound(document.channel))
+        await self._drop_files(document.channel)
+        if replaced:
+            await self._try_to_finish_erase()
 
-    async def _add_document(self, document: Document, pages: Sequence[Page], chunks: Sequence[Chunk]) -> None:
+    async def _drop_replaced(self, execute: Any, document: Document) -> list[str]:
+        """Ids of documents that were learned from the same file; their rows are gone, their traces go later."""
+        key = {"channel": document.channel, "sha256": document.sha256}
+        rows = await execute("DELETE FROM documents WHERE channel = :channel AND sha256 = :sha256 RETURNING id", key)
+        for row in rows:
+            await execute("INSERT OR IGNORE INTO unused_weights (document_id) VALUES (:id)", {"id": row["id"]})
+            await execute("INSERT INTO erasing (channel) VALUES (:channel)", key)
+        return [row["id"] for row in rows]
+
+    async def _add_document(self, document: Document) -> None:
         row = asdict(document) | {
             "metrics": json.dumps(asdict(document.metrics)),
             "questions": json.dumps(document.questions),
@@ -232,27 +309,6 @@ class Index:
             VALUES (:document_id, :path, :bytes, :sha256, :base, :learner, :sections)
             """,
             [weights],
-        )
-        await self._insert(
-            "INSERT INTO pages (document_id, number, text) VALUES (:document_id, :number, :text)",
-            [{"document_id": document.id, "number": page.number, "text": page.text} for page in pages],
-        )
-        await self._insert(
-            """
-            INSERT INTO chunks (document_id, position, text, start_page, end_page, code)
-            VALUES (:document_id, :position, :text, :start_page, :end_page, :code)
-            """,
-            [
-                {
-                    "document_id": document.id,
-                    "position": chunk.index,
-                    "text": chunk.text,
-                    "start_page": chunk.start_page,
-                    "end_page": chunk.end_page,
-                    "code": chunk.code,
-                }
-                for chunk in chunks
-            ],
         )
 
     async def mark_delivered(self, job_id: str) -> None:
@@ -291,67 +347,144 @@ class Index:
         return [_weights(row) for row in await self._read("SELECT * FROM weights ORDER BY document_id")]
 
     async def pages(self, document_id: str) -> list[Page]:
-        rows = await self._read(
-            "SELECT number, text FROM pages WHERE document_id = :id ORDER BY number", {"id": document_id}
-        )
-        return [Page(row["number"], row["text"]) for row in rows]
+        async with self._channel(await self._channel_of(document_id)) as content:
+            return await content(ChannelFile.pages, document_id)
 
     async def chunk_texts(self, document_id: str) -> list[str]:
+        async with self._channel(await self._channel_of(document_id)) as content:
+            return await content(ChannelFile.chunk_texts, document_id)
+
+    async def _channel_of(self, document_id: str) -> str:
+        """ "" for a document that is not there."""
+        rows = await self._read("SELECT channel FROM documents WHERE id = :id", {"id": document_id})
+        return rows[0]["channel"] if rows else ""
+
+    # Files of weights
+
+    async def will_save(self, document_id: str) -> None:
+        """A file of weights is about to be written; unless its job is finished, the next start deletes it."""
+        async with self._transaction() as execute:
+            await execute("INSERT OR IGNORE INTO unused_weights (document_id) VALUES (:id)", {"id": document_id})
+
+    async def unused_weights(self) -> list[str]:
         rows = await self._read(
-            "SELECT text FROM chunks WHERE document_id = :id ORDER BY position", {"id": document_id}
+            "SELECT document_id FROM unused_weights WHERE document_id NOT IN (SELECT document_id FROM weights)"
         )
-        return [row["text"] for row in rows]
+        return [row["document_id"] for row in rows]
+
+    async def weights_deleted(self, document_ids: Sequence[str]) -> None:
+        async with self._transaction() as execute:
+            await execute(
+                "DELETE FROM unused_weights WHERE document_id IN (SELECT value FROM json_each(:ids))",
+                {"ids": json.dumps(document_ids)},
+            )
 
     # Erase
 
     async def forget(self, channel: str, document_id: str) -> WeightsRecord:
-        """Raises: NotFound."""
+        """Also on a full disk. Raises: NotFound."""
+        return await self._also_on_a_full_disk(self._forget, channel, document_id)
+
+    async def reset(self, channel: str) -> list[WeightsRecord]:
+        """Remove everything of a channel, its unfinished jobs and what a platform handed over, too; nothing remains
+        readable. Where there is nothing, nothing is done. Also on a full disk."""
+        return await self._also_on_a_full_disk(self._reset, channel)
+
+    async def _also_on_a_full_disk(self, erase: Callable[..., Awaitable[T]], *what: str) -> T:
+        try:
+            return await erase(*what)
+        except StorageFailed:
+            self._reserve.give_up()
+            return await erase(*what)
+
+    async def _forget(self, channel: str, document_id: str) -> WeightsRecord:
         key = {"id": document_id, "channel": channel}
-        async with self._transaction() as execute:
-            found = await execute("SELECT sha256 FROM documents WHERE id = :id AND channel = :channel", key)
-            if not found:
-                raise NotFound
-            [record] = await execute("SELECT * FROM weights WHERE document_id = :id", key)
-            await execute(
-                "DELETE FROM jobs WHERE channel = :channel AND sha256 = :sha256", key | {"sha256": found[0]["sha256"]}
-            )
-            await execute("DELETE FROM documents WHERE id = :id", key)
-            await execute("INSERT OR IGNORE INTO erasing (id) VALUES (1)")
+        async with self._channel(channel):
+            async with self._transaction() as execute:
+                found = await execute("SELECT sha256 FROM documents WHERE id = :id AND channel = :channel", key)
+                if not found:
+                    raise NotFound
+                [record] = await execute("SELECT * FROM weights WHERE document_id = :id", key)
+                await execute("INSERT OR IGNORE INTO unused_weights (document_id) VALUES (:id)", key)
+                await execute(
+                    "DELETE FROM jobs WHERE channel = :channel AND sha256 = :sha256",
+                    key | {"sha256": found[0]["sha256"]},
+                )
+                await execute("DELETE FROM documents WHERE id = :id", key)
+                await execute("INSERT INTO erasing (channel) VALUES (:channel)", key)
+            self._unerased.add(sound(channel))
         await self._try_to_finish_erase()
         return _weights(record)
 
-    async def reset(self, channel: str) -> list[WeightsRecord]:
-        """Remove everything of a channel, its unfinished jobs too; nothing remains readable in the file."""
-        async with self._transaction() as execute:
-            records = await execute(
-                """
-                SELECT weights.* FROM weights JOIN documents ON documents.id = weights.document_id
-                WHERE channel = :channel ORDER BY document_id
-                """,
-                {"channel": channel},
-            )
-            await execute("DELETE FROM channels WHERE id = :channel", {"channel": channel})
-            await execute("INSERT OR IGNORE INTO erasing (id) VALUES (1)")
+    async def _reset(self, channel: str) -> list[WeightsRecord]:
+        key = {"channel": channel}
+        async with self._channel(channel):
+            async with self._transaction() as execute:
+                records = await execute(
+                    """
+                    SELECT weights.* FROM weights JOIN documents ON documents.id = weights.document_id
+                    WHERE channel = :channel ORDER BY document_id
+                    """,
+                    key,
+                )
+                await execute(
+                    """
+                    INSERT OR IGNORE INTO unused_weights (document_id)
+                    SELECT id FROM documents WHERE channel = :channel
+                    """,
+                    key,
+                )
+                known = await execute("DELETE FROM channels WHERE id = :channel RETURNING id", key)
+                received = await execute(
+                    "UPDATE inbox SET body = '' WHERE channel = :channel AND body != '' RETURNING key", key
+                )
+                if not known and not received:
+                    return []
+                await execute("INSERT INTO erasing (channel) VALUES (:channel)", key)
+            self._unerased.add(sound(channel))
         await self._try_to_finish_erase()
         return [_weights(record) for record in records]
 
     async def finish_erase(self) -> None:
-        """Remove the traces of what was erased, after each erase, and at start what a crash cut short.
-
-        A removed row leaves words in the search index until that is merged; copies in the free space of pages that were
-        once split, in spite of secure_delete (measured: 8 of 4,000 words), until the file is written anew; and pages
-        in the write-ahead log until that is emptied. Takes about a second for 100 MB.
-        """
+        """Remove the traces of what was erased, after each erase, and at start what a crash cut short: rewrite or
+        delete the channels' files, write the index anew, once, and empty the write-ahead log."""
+        rows = await self._read("SELECT number, channel FROM erasing WHERE NOT rewritten ORDER BY number")
+        self._unerased |= {row["channel"] for row in rows}
+        failed: dict[str, StorageFailed] = {}
+        for channel in {row["channel"] for row in rows}:
+            try:
+                async with self._files.of(channel) as content:
+                    with _translated():
+                        await self._erase_content(channel, content)
+            except StorageFailed as problem:  # the others are erased all the same
+                failed[channel] = problem
         async with self._writing:
             with _translated():
-                if not await self._execute("SELECT 1 FROM erasing"):
-                    return
-                await self._execute("INSERT INTO chunk_words (chunk_words) VALUES ('optimize')")
-                await self._execute("VACUUM")
-                [result] = await self._execute("PRAGMA wal_checkpoint(TRUNCATE)")
-                if result["busy"]:
-                    raise StorageFailed("Another program reads the index; the erase will be finished later.")
-                await self._execute("DELETE FROM erasing")
+                if rows:
+                    await self._execute("VACUUM")
+                    await self._execute(
+                        """
+                        UPDATE erasing SET rewritten = 1
+                        WHERE number <= :last AND channel NOT IN (SELECT value FROM json_each(:failed))
+                        """,
+                        {"last": rows[-1]["number"], "failed": json.dumps([*failed])},
+                    )
+                if await self._execute("SELECT 1 FROM erasing WHERE rewritten"):
+                    [result] = await self._execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                    if result["busy"]:
+                        raise StorageFailed("Another program reads the index; the erase will be finished later.")
+                    await self._execute("DELETE FROM erasing WHERE rewritten")
+        for problem in failed.values():
+            raise problem
+        self._reserve.fill()
+
+    async def _erase_content(self, channel: str, content: Any) -> None:
+        if await self._read("SELECT 1 FROM channels WHERE id = :channel", {"channel": channel}):
+            known = [document.id for document in await self.documents(channel)]
+            await content(ChannelFile.keep, known, await self._waiting(channel))
+        else:
+            await self._files.delete(channel)
+        self._unerased.discard(channel)
 
     async def _try_to_finish_erase(self) -> None:
         """The rows are gone, and the caller has files to delete: what can't be done now is tried again and again, and
@@ -381,61 +514,34 @@ class Index:
         query: Query | None = None,
         limit: int = 10,
     ) -> list[Hit]:
-        values = {"channel": channel, "document_id": document_id}
+        known = {
+            document.id: document for document in await self.documents(channel) if document_id in (None, document.id)
+        }
         words = search_words(question)
-        rows = await self._read(
-            """
-            WITH words AS MATERIALIZED (
-                SELECT value AS word, (
-                    SELECT count(*) FROM chunk_words WHERE chunk_words MATCH '"' || value || '"'
-                ) AS found FROM json_each(:words)
-            ), known AS (
-                SELECT chunks.id, position, learned_at FROM chunks JOIN documents ON documents.id = document_id
-                WHERE channel = :channel AND (:document_id IS NULL OR document_id = :document_id)
-            )
-            SELECT word, known.*, bm25(chunk_words) AS score, found,
-                (SELECT count(*) FROM chunks) AS everywhere, (SELECT count(*) FROM known) AS among
-            FROM words
-            CROSS JOIN chunk_words ON chunk_words MATCH '"' || word || '"'
-            JOIN known ON known.id = chunk_words.rowid
-            """,
-            values | {"words": json.dumps(words)},
-        )
-        if not rows:
-            return [Hit(_document(row), 0, 0.0, 0.0, 1) for row in await self._newest(values)]
-        found: dict[str, dict[int, float]] = {word: {} for word in words}
-        for row in rows:  # nothing of other channels' chunks is left in it
-            found[row["word"]][row["id"]] = frequency(row["score"], row["found"], row["everywhere"])
-        among = rows[0]["among"]
-        score, share = scores(found, among), shares(found, among)
-        order = {row["id"]: (-score[row["id"]], -row["learned_at"], row["position"]) for row in rows}
-        chunks = await self._chunks(sorted(order, key=order.__getitem__)[: max(COMPARED, limit) if query else limit])
-        hits = [Hit(_document(row), row["position"], score[row["chunk"]], share[row["chunk"]], among) for row in chunks]
+        async with self._channel(channel) as content:
+            rows = await content(ChannelFile.search, words, known)
+            if not rows:
+                newest = [*known.values()][:1]
+                return [Hit(document, 0, 0.0, 0.0, 1) for document in newest]
+            found: dict[str, dict[int, float]] = {word: {} for word in words}
+            for row in rows:
+                found[row["word"]][row["id"]] = frequency(row["score"], row["found"], row["everywhere"])
+            among = rows[0]["among"]
+            score, share = scores(found, among), shares(found, among)
+
+            def order(chunk: sqlite3.Row) -> tuple[float, float, int]:
+                return -score[chunk["id"]], -known[chunk["document_id"]].learned_at, chunk["position"]
+
+            chunks = sorted({row["id"]: row for row in rows}.values(), key=order)
+            chunks = chunks[: max(COMPARED, limit) if query else limit]
+            hits = [
+                Hit(known[row["document_id"]], row["position"], score[row["id"]], share[row["id"]], among)
+                for row in chunks
+            ]
+            codes = await content(ChannelFile.codes, [row["id"] for row in chunks]) if query else []
         if query:
-            hits = await asyncio.to_thread(closest_first, hits, [row["code"] for row in chunks], query)
+            hits = await asyncio.to_thread(closest_first, hits, codes, query)
         return hits[:limit]
-
-    async def _chunks(self, ids: Sequence[int]) -> list[sqlite3.Row]:
-        """These chunks, each with its document, in this order."""
-        return await self._read(
-            """
-            SELECT known_documents.*, chunks.id AS chunk, chunks.position, chunks.code FROM json_each(:ids) AS wanted
-            JOIN chunks ON chunks.id = wanted.value
-            JOIN known_documents ON known_documents.id = chunks.document_id
-            ORDER BY wanted.key
-            """,
-            {"ids": json.dumps(ids)},
-        )
-
-    async def _newest(self, values: Mapping[str, Any]) -> list[sqlite3.Row]:
-        return await self._read(
-            """
-            SELECT * FROM known_documents
-            WHERE channel = :channel AND (:document_id IS NULL OR id = :document_id)
-            ORDER BY learned_at DESC LIMIT 1
-            """,
-            values,
-        )
 
     async def support(
         self, document_id: str, answers: Sequence[str], question: str = ""
@@ -458,66 +564,40 @@ class Index:
             "thread": thread,
             "details": json.dumps(asdict(answer)),
         }
-        async with self._transaction() as execute:
-            if answer.document and not await execute(
-                "SELECT 1 FROM documents WHERE id = :document_id AND channel = :channel", values
-            ):
-                raise NotFound("This document was forgotten while it was asked.")
-            await execute("INSERT OR IGNORE INTO channels (id) VALUES (:channel)", values)
-            await execute(
-                """
-                INSERT INTO answers
-                    (id, channel, document_id, question, learned, base, asked_at, asked_by, thread, details)
-                VALUES
-                    (:id, :channel, :document_id, :question, :learned, :base, :asked_at, :asked_by, :thread, :details)
-                """,
-                values,
-            )
+        async with self._channel(channel) as content:
+            async with self._transaction() as execute:
+                if answer.document and not await execute(
+                    "SELECT 1 FROM documents WHERE id = :document_id AND channel = :channel", values
+                ):
+                    raise NotFound("This document was forgotten while it was asked.")
+                await execute("INSERT OR IGNORE INTO channels (id) VALUES (:channel)", values)
+            await content(ChannelFile.add_answer, _sound(values), create=True)
         return str(values["id"])
 
     async def place_answer(self, channel: str, answer_id: str, thread: str) -> None:
-        async with self._transaction() as execute:
-            await execute(
-                "UPDATE answers SET thread = :thread WHERE id = :id AND channel = :channel",
-                {"id": answer_id, "channel": channel, "thread": thread},
-            )
+        async with self._channel(channel) as content:
+            await content(ChannelFile.place_answer, answer_id, thread)
 
     async def thread_document(self, channel: str, thread: str) -> str | None:
-        rows = await self._read(
-            """
-            SELECT document_id FROM answers
-            WHERE thread = :thread AND channel = :channel AND document_id IS NOT NULL AND learned != :nothing
-            ORDER BY asked_at DESC LIMIT 1
-            """,
-            {"channel": channel, "thread": thread, "nothing": NOT_IN_TEXT},
-        )
-        return rows[0]["document_id"] if rows else None
+        async with self._channel(channel) as content:
+            return await content(ChannelFile.thread_document, thread)
 
     async def answer(self, channel: str, answer_id: str) -> Answer:
         """Raises: NotFound."""
-        rows = await self._read(
-            "SELECT id, details FROM answers WHERE id = :id AND channel = :channel AND details != ''",
-            {"id": answer_id, "channel": channel},
-        )
-        if not rows:
+        async with self._channel(channel) as content:
+            row = await content(ChannelFile.answer, answer_id)
+        if not row or not row["details"]:
             raise NotFound("This answer is not stored any more.")
-        return _answer(rows[0])
+        return _answer(row)
 
     async def share_answer(self, channel: str, answer_id: str, *, by: str) -> Answer | None:
         """Raises: NotFound, when it was erased, or when somebody else asked for it."""
-        values = {"id": answer_id, "channel": channel, "by": by}
-        async with self._transaction() as execute:
-            rows = await execute(
-                """
-                SELECT id, details, shared FROM answers
-                WHERE id = :id AND channel = :channel AND asked_by = :by AND details != ''
-                """,
-                values,
-            )
-            await execute("UPDATE answers SET shared = 1 WHERE id = :id AND asked_by = :by", values)
-        if not rows:
-            raise NotFound("I no longer have that answer; ask again to share it.")
-        return None if rows[0]["shared"] else _answer(rows[0])
+        async with self._channel(channel) as content:
+            row = await content(ChannelFile.answer, answer_id)
+            if not row or not row["details"] or row["asked_by"] != sound(by):
+                raise NotFound("I no longer have that answer; ask again to share it.")
+            await content(ChannelFile.mark_shared, answer_id)
+        return None if row["shared"] else _answer(row)
 
     # Channels
 
@@ -539,39 +619,26 @@ class Index:
 
     async def feedback(self, channel: str, answer_id: str, *, by: str, helpful: bool, correction: str = "") -> None:
         """The last word of each person counts. Raises: NotFound."""
-        async with self._transaction() as execute:
-            stored = await execute(
-                """
-                INSERT INTO feedback (answer_id, given_by, helpful, correction)
-                SELECT id, :by, :helpful, :correction FROM answers WHERE id = :id AND channel = :channel
-                ON CONFLICT DO UPDATE SET helpful = excluded.helpful, correction = excluded.correction RETURNING helpful
-                """,
-                {"id": answer_id, "channel": channel, "by": by, "helpful": helpful, "correction": correction},
-            )
-            if not stored:
-                raise NotFound("This answer is not stored any more.")
+        async with self._channel(channel) as content:
+            await content(ChannelFile.feedback, answer_id, by, helpful, correction)
 
     async def corrections(self, channel: str) -> list[Correction]:
-        rows = await self._read(
-            """
-            SELECT coalesce(documents.name, '') AS document, question, coalesce(learned, '') AS answer, correction,
-                given_by
-            FROM feedback JOIN answers ON answers.id = answer_id LEFT JOIN documents ON documents.id = document_id
-            WHERE answers.channel = :channel AND NOT helpful ORDER BY asked_at
-            """,
-            {"channel": channel},
-        )
-        return [Correction(**_values(Correction, row)) for row in rows]
+        names = {document.id: document.name for document in await self.documents(channel)}
+        async with self._channel(channel) as content:
+            rows = await content(ChannelFile.corrections)
+        return [
+            Correction(**_values(Correction, row) | {"document": names.get(row["document_id"], "")}) for row in rows
+        ]
 
     # Inbox
 
-    async def receive(self, key: str, body: str) -> bool:
-        values = {"key": key, "body": body, "now": time.time(), "oldest": time.time() - REMEMBERED}
+    async def receive(self, key: str, body: str, channel: str = "") -> bool:
+        values = {"key": key, "body": body, "channel": channel, "now": time.time(), "oldest": time.time() - REMEMBERED}
         async with self._transaction() as execute:
             await execute("DELETE FROM inbox WHERE body = '' AND received_at < :oldest", values)
             new = await execute(
                 """
-                INSERT INTO inbox (key, body, owner, received_at) VALUES (:key, :body, '', :now)
+                INSERT INTO inbox (key, body, owner, received_at, channel) VALUES (:key, :body, '', :now, :channel)
                 ON CONFLICT DO NOTHING RETURNING key
                 """,
                 values,
@@ -608,6 +675,27 @@ class Index:
     # The connections
 
     @asynccontextmanager
+    async def _channel(self, channel: str) -> AsyncIterator[Any]:
+        """`async with self._channel(channel) as content`: nobody else has it meanwhile, also to change its rows here.
+        An erase that could not be finished comes first: until it is, nothing is added to what is to go."""
+        channel, unfinished = sound(channel), None
+        with _translated():
+            async with self._files.of(channel) as content:
+                if channel in self._unerased:
+                    try:
+                        await self._erase_content(channel, content)
+                    except (sqlite3.Error, OSError) as problem:
+                        unfinished = problem
+
+                async def run(do: Callable[..., Any], *arguments: Any, create: bool = False) -> Any:
+                    if create and unfinished:
+                        raise unfinished
+                    return await content(do, *arguments, create=create)
+
+                yield run
+        self._files.trim()
+
+    @asynccontextmanager
     async def _transaction(self) -> AsyncIterator[Any]:
         """`async with self._transaction() as execute`: committed at the end, rolled back when anything is raised."""
         async with self._writing:
@@ -640,9 +728,39 @@ class Index:
                 log.exception("the write-ahead log could not be emptied; the next job's end or start will do it")
 
 
+class ReadOnlyIndex(Index):
+    """Looks into an index that another process writes. What is asked is answered, and not stored."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._files = ChannelFiles(path.parent / CHANNELS, read_only=True)
+
+    async def __aenter__(self) -> ReadOnlyIndex:
+        """Raises: DataTooNew, StorageFailed."""
+        async with AsyncExitStack() as stack:
+            with _translated():
+                self._reader = await stack.enter_async_context(_connect(self._path, read_only=True))
+                await self._reader.executescript("PRAGMA busy_timeout = 5000; PRAGMA query_only = ON;")
+                if await _version(self._reader) != len(MIGRATIONS):
+                    raise StorageFailed("The bot that runs here is of an older version; stop it first.")
+                [[self.id]] = await self._reader.execute_fetchall("SELECT id FROM folder")
+            stack.callback(self._files.close)
+            self._open = stack.pop_all()
+        return self
+
+    async def add_answer(self, channel: str, answer: Answer, *, asked_by: str, thread: str = "") -> str:
+        return ""
+
+    @asynccontextmanager
+    async def _transaction(self) -> AsyncIterator[Any]:
+        raise StorageFailed("Another Engram process uses this data folder; stop it first.")
+        yield
+
+
 @asynccontextmanager
-async def _connect(path: Path) -> AsyncIterator[aiosqlite.Connection]:
-    async with aiosqlite.connect(path, isolation_level=None) as connection:
+async def _connect(path: Path, *, read_only: bool = False) -> AsyncIterator[aiosqlite.Connection]:
+    address = f"{path.absolute().as_uri()}?mode={'ro' if read_only else 'rwc'}"
+    async with aiosqlite.connect(address, uri=True, isolation_level=None) as connection:
         connection.row_factory = sqlite3.Row
         yield connection
 
@@ -655,27 +773,18 @@ async def _version(connection: aiosqlite.Connection) -> int:
     return version
 
 
-async def _migrate(connection: aiosqlite.Connection, version: int) -> None:
-    """Bring the file from that version to this one, each step in one transaction."""
-    for script in MIGRATIONS[version:]:
-        await connection.executescript("BEGIN IMMEDIATE;" + script.read_text() + "COMMIT;")
-
-
 @contextmanager
 def _translated() -> Iterator[None]:
     try:
         yield
-    except sqlite3.Error as error:
+    except (sqlite3.Error, OSError) as error:
         full = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
+        full |= getattr(error, "errno", None) == errno.ENOSPC
         raise StorageFailed("The disk is full; nothing was changed." if full else None) from error
 
 
 def _sound(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Half a surrogate pair is no text; it becomes a question mark."""
-    return {
-        name: value.encode(errors="replace").decode() if isinstance(value, str) else value
-        for name, value in values.items()
-    }
+    return {name: sound(value) if isinstance(value, str) else value for name, value in values.items()}
 
 
 def _begins(document: Document, key: str) -> bool:
@@ -712,6 +821,7 @@ def _answer(row: sqlite3.Row) -> Answer:
         "learned": Completion(**values["learned"]) if values["learned"] else None,
         "document": DocumentRef(**values["document"]) if values["document"] else None,
         "pages": None if values["pages"] is None else tuple(values["pages"]),
+        "unusable": tuple(values.get("unusable", ())),
         "certainty": Certainty(values["certainty"]),
     }
     return Answer(**values)

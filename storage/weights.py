@@ -6,9 +6,10 @@ import errno
 import hashlib
 import os
 import re
-import secrets
+import shutil
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FORMAT = "1"  # of the files; another number is not read
+TRASH_DAYS = 7  # until what was moved away is deleted
 SAFE_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
@@ -31,23 +33,34 @@ class Weights:
     bytes (about 1.4 GB/s): safetensors has no checksum, and a file's time and size can be put back after a change.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, index_id: str = "") -> None:
+        """index_id: stands in each file; only files with the same one are ever moved away unasked.
+
+        Raises: StorageFailed.
+        """
         self._folder = folder
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        sync(folder.parent)
+        self._trash = folder / "trash"
+        self._index_id = index_id
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            sync(folder.parent)
+        except OSError as error:
+            raise StorageFailed from error
 
     def save(self, document_id: str, channel: str, learned: Learned, *, base: str, learner: str) -> WeightsRecord:
         """Durable on return. Raises: LearningFailed (no number, or out of float16's range), StorageFailed."""
-        path, temporary = self._path(document_id), self._folder / f"{secrets.token_hex(8)}.tmp"
+        path, temporary = self._path(document_id), self._temporary(document_id)
         metadata = {"format": FORMAT, "document": document_id, "channel": channel, "base": base, "learner": learner}
+        metadata["index"] = self._index_id
         tensors = _to_float16(learned)
         try:
             with _translated():
-                digest, size = _write(temporary, tensors, metadata)
-                os.replace(temporary, path)
+                temporary.mkdir(mode=0o700, exist_ok=True)
+                digest, size = _write(temporary / path.name, tensors, metadata)
+                os.replace(temporary / path.name, path)
                 self._sync_folder()
         finally:
-            temporary.unlink(missing_ok=True)
+            shutil.rmtree(temporary, ignore_errors=True)
         return WeightsRecord(
             document_id=document_id,
             path=self._name(document_id),
@@ -76,18 +89,44 @@ class Weights:
         except OSError as error:
             raise StorageFailed from error
 
-    def delete(self, record: WeightsRecord) -> None:
-        """Gone for good on return; no error when it was gone before."""
-        self._path(record.document_id).unlink(missing_ok=True)
+    def delete(self, document_id: str) -> None:
+        """Gone for good on return; no error when it was gone before. Raises: OSError."""
+        self._path(document_id).unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            shutil.rmtree(self._temporary(document_id))
         self._sync_folder()
 
-    def sweep(self, known: Sequence[WeightsRecord]) -> list[str]:
-        names = {self._path(record.document_id).name for record in known}
-        orphans = sorted(path for path in self._folder.iterdir() if path.name not in names)
-        for path in orphans:
-            path.unlink()
+    def sweep(self, known: Sequence[WeightsRecord]) -> tuple[list[str], list[str]]:
+        self._empty_trash()
+        names = {self._path(record.document_id).name for record in known} | {self._trash.name}
+        moved, strange = [], []
+        for path in sorted(path for path in self._folder.iterdir() if path.name not in names):
+            if self._index_id and _metadata(path).get("index") == self._index_id:
+                self._trash.mkdir(mode=0o700, exist_ok=True)
+                os.utime(path)  # the days count from now
+                os.replace(path, self._trash / path.name)
+                moved.append(path.name)
+            else:
+                strange.append(path.name)
         self._sync_folder()
-        return [path.name for path in orphans]
+        return moved, strange
+
+    def erase_trash(self, channel: str) -> None:
+        for path in self._trashed():
+            if _metadata(path).get("channel") == channel:
+                path.unlink()
+
+    def _empty_trash(self) -> None:
+        for path in self._trashed():
+            if path.stat().st_mtime < time.time() - TRASH_DAYS * 86_400:
+                path.unlink()
+
+    def _trashed(self) -> list[Path]:
+        return sorted(self._trash.iterdir()) if self._trash.is_dir() else []
+
+    def _temporary(self, document_id: str) -> Path:
+        """A folder for what is not complete: safetensors makes files with names of its own beside the one it writes."""
+        return self._path(document_id).with_suffix(".tmp")
 
     def _path(self, document_id: str) -> Path:
         if not SAFE_ID.fullmatch(document_id):
@@ -101,6 +140,17 @@ class Weights:
     def _sync_folder(self) -> None:
         """Makes a rename or a removal durable."""
         sync(self._folder)
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    """What stands at the beginning of a file of weights; nothing for any other file."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as tensors:
+            return tensors.metadata() or {}
+    except (SafetensorError, OSError):
+        return {}
 
 
 def _to_float16(learned: Learned) -> dict[str, Tensor]:

@@ -44,7 +44,7 @@ async def index(folder: DataFolder) -> AsyncIterator[Index]:
 
 @pytest.fixture
 def weights(folder: DataFolder) -> Weights:
-    return Weights(folder.weights)
+    return Weights(folder.weights, "index")
 
 
 @pytest.fixture

@@ -105,7 +105,7 @@ async def serve(app: App, settings: Settings) -> None:
     def make() -> Client:
         given = {"limits": settings.limits, "quotas": settings.quotas, "source": settings.source_url}
         bot = Bot(app.service, hears_follow_ups=settings.discord_message_content, **given)
-        return Client(bot, message_content=settings.discord_message_content)
+        return Client(bot, message_content=settings.discord_message_content, proxy=settings.proxy)
 
     await supervise("Discord", partial(connect, make, _token(settings)))
 
@@ -120,7 +120,7 @@ async def connect(make: Callable[[], Client], token: str) -> None:
 
 async def sync(settings: Settings) -> int:
     """Tell Discord which commands there are; needed once for each version. Returns their number. Raises: SetupError."""
-    client = Client(None)
+    client = Client(None, proxy=settings.proxy)
     async with client:
         with _login_errors():
             await client.login(_token(settings))
@@ -129,7 +129,7 @@ async def sync(settings: Settings) -> int:
 
 async def examine(settings: Settings) -> AsyncIterator[tuple[str, str, str, str]]:
     """What Discord says about the token, as (name, state, detail, fix). Raises: SetupError, OSError, TimeoutError."""
-    client = Client(None)
+    client = Client(None, proxy=settings.proxy)
     async with client, asyncio.timeout(LOOK_UP):
         with _login_errors():
             await client.login(_token(settings))

@@ -19,27 +19,21 @@ import json
 import logging
 import re
 import time
-from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import yarl
-from aiohttp import web
 from aiolimiter import AsyncLimiter
 from slack_bolt.adapter.socket_mode.aiohttp import AsyncSocketModeHandler
 from slack_bolt.async_app import AsyncAck, AsyncApp
 from slack_bolt.oauth.async_oauth_settings import AsyncOAuthSettings
 from slack_sdk.errors import SlackApiError, SlackClientError
 from slack_sdk.http_retry.builtin_async_handlers import AsyncRateLimitErrorRetryHandler, async_default_handlers
-from slack_sdk.oauth.installation_store import Bot as InstalledBot
-from slack_sdk.oauth.installation_store import Installation
-from slack_sdk.oauth.installation_store.sqlite3 import SQLite3InstallationStore
-from slack_sdk.oauth.state_store.sqlite3 import SQLite3OAuthStateStore
-from slack_sdk.signature import SignatureVerifier
 from slack_sdk.web.async_client import AsyncWebClient
 from slack_sdk.webhook.async_client import AsyncWebhookClient
 
@@ -63,6 +57,8 @@ from bot.platforms.slack_format import (
     short_names,
     view_of,
 )
+from bot.platforms.slack_http import INSTALL, Recent, listening
+from bot.platforms.slack_oauth import installations, oauth
 from core.errors import PdfTooBig, Refused, SetupError, StorageFailed
 from core.service import PDF_MAGIC
 
@@ -76,16 +72,19 @@ log = logging.getLogger(__name__)
 
 PICTURE = "loss.png"
 PATH = "/slack/events"
-INSTALL = ("/slack/install", "/slack/oauth_redirect")
 DISK = 2.0  # seconds that Slack can wait for the disk
 FILE_HOST = yarl.URL("https://files.slack.com")
+HOOK_HOST = yarl.URL("https://hooks.slack.com")  # of response URLs
 FILE_TIMEOUT = aiohttp.ClientTimeout(total=60, sock_read=15)  # seconds
 CHUNK = 64 * 1024  # bytes of a file taken at once
 
 EDITS = (4, 6.0)  # progress edits of all channels, in so many seconds: chat.update allows about 50 a minute; more are
 # dropped, not queued
 STALE_AFTER = 15 * 60  # seconds; nobody is told of an edit, so the end of a long job is posted anew
-PEOPLE_FOR, EVENTS_FOR, FILES_FOR, THREADS_FOR = 300, 600, 60, 86_400  # seconds that something is remembered
+PEOPLE_FOR, UNKNOWN_FOR, EVENTS_FOR = 300, 30, 600  # seconds that something is remembered
+FILES_FOR, THREADS_FOR = 60, 86_400
+NAMED = 10  # people that one message mentions and who are looked up
+READ = 4_000  # characters of a message; a question may have 1,000
 STATUS_FOR = 90  # seconds
 LOOK_UP = 5  # seconds for a question to Slack that we can do without
 LOST_AFTER = 300  # seconds without a connection; slack_sdk reconnects in a few
@@ -153,6 +152,9 @@ async def examine(settings: Settings) -> AsyncIterator[tuple[str, str, str, str]
         with _login_errors("ENGRAM_SLACK_BOT_TOKEN"):
             found = await web.auth_test()
         yield "Slack bot token", "ok", f"{found.get('user')}, in the workspace {found.get('team')}", ""
+        if apart := _seconds_apart(found.headers.get("Date") or found.headers.get("date")):
+            detail = f"this machine's is {apart:.0f} seconds off Slack's"
+            yield "Slack clock", "error", detail, "Set the clock (NTP): Slack's requests are refused by their time."
         granted = {scope.strip() for scope in found.headers.get("x-oauth-scopes", "").split(",")}
         absent = [scope for scope in SCOPES if scope not in granted]
         fix = "Update the app from `python -m bot slack-manifest`, and install it again."
@@ -164,36 +166,6 @@ async def examine(settings: Settings) -> AsyncIterator[tuple[str, str, str, str]
         with _login_errors("ENGRAM_SLACK_APP_TOKEN"):
             await web.apps_connections_open(app_token=_optional(settings.slack_app_token) or "")
         yield "Slack app token", "ok", "Socket Mode can be opened", ""
-
-
-class Recent:
-    """Remembers for a while, and not too much. A restart begins anew: a document learned twice is still caught, by its
-    sha256 in the index."""
-
-    def __init__(self, seconds: float, keep: int = 10_000, clock: Callable[[], float] = time.monotonic) -> None:
-        self._seconds, self._keep, self._clock = seconds, keep, clock
-        self._marks: OrderedDict[Hashable, tuple[float, Any]] = OrderedDict()
-
-    def get(self, key: Hashable) -> Any:
-        """What was put, or None."""
-        until, value = self._marks.get(key, (float("-inf"), None))
-        return value if self._clock() < until else None
-
-    def put(self, key: Hashable, value: Any = True) -> None:
-        self._marks[key] = (self._clock() + self._seconds, value)
-        self._marks.move_to_end(key)
-        while len(self._marks) > self._keep:
-            self._marks.popitem(last=False)
-
-    def drop(self, key: Hashable) -> None:
-        self._marks.pop(key, None)
-
-    def first(self, key: Hashable) -> bool:
-        """Is it the first time in that while?"""
-        if self.get(key) is not None:
-            return False
-        self.put(key)
-        return True
 
 
 @dataclass(frozen=True)
@@ -210,7 +182,8 @@ class Me:
 class Person:
     name: str = ""
     is_admin: bool = False  # of the workspace
-    is_guest: bool = True  # restricted, or of another workspace
+    is_guest: bool = False  # restricted, or of another workspace
+    is_known: bool = True  # Slack has told
 
 
 @dataclass(frozen=True)
@@ -251,7 +224,7 @@ class Client:
         self.bolt = AsyncApp(
             client=self._web(_optional(self._settings.slack_bot_token) if not self._installations else None),
             signing_secret=_optional(self._settings.slack_signing_secret) or "",
-            oauth_settings=_oauth(self._settings, self._installations) if self._installations else None,
+            oauth_settings=self._oauth() if self._installations else None,
             process_before_response=True,  # our handlers are quick: an event is not acknowledged before it is kept
         )
         self.bolt.event(re.compile(""))(self._on_event)
@@ -331,17 +304,14 @@ class Client:
         secret = _secret(self._settings.slack_signing_secret, "ENGRAM_SLACK_SIGNING_SECRET", "Basic Information")
         host, port = self._settings.slack_http_host, self._settings.slack_http_port
         server = self.bolt.server(port=port, path=PATH, host=host)
-        server.web_app.middlewares.append(only_from_slack(secret))
-        runner = web.AppRunner(server.web_app, access_log=None)
-        await runner.setup()
-        try:
-            try:
-                await web.TCPSite(runner, host, port).start()
-            except OSError:
-                raise SetupError(f"ENGRAM_SLACK_HTTP_PORT: {host}, port {port}, can't be listened on.") from None
+        async with listening(server.web_app, host, port, secret):
             yield asyncio.Event().wait
-        finally:
-            await runner.cleanup()
+
+    def _oauth(self) -> AsyncOAuthSettings:
+        secret = self._settings.slack_client_secret
+        return oauth(
+            self._settings, self._installations, _secret(secret, "ENGRAM_SLACK_CLIENT_SECRET", "Basic Information")
+        )
 
     async def reopen(self, address: str) -> Live | None:
         platform, team, *rest = address.split(":")
@@ -365,7 +335,7 @@ class Client:
         for channel in await self.bot.service.channels(f"slack:{team}:"):
             await self.bot.service.reset(channel)
         if self._installations:
-            self._installations.delete_all(enterprise_id=None, team_id=team)
+            self._installations.forget(team)
             self._workspaces.pop(team, None)
 
     async def _on_command(self, ack: AsyncAck, body: dict[str, Any]) -> None:
@@ -388,7 +358,8 @@ class Client:
 
     async def _take(self, key: str, body: dict[str, Any], keep: bool = True) -> None:
         try:
-            new = await self.bot.service.inbox.receive(key, json.dumps(body) if keep else "")
+            channel = channel_key(_team(body), _place_of(body))
+            new = await self.bot.service.inbox.receive(key, json.dumps(body) if keep else "", channel)
         except StorageFailed:  # the handler will say so
             log.exception("an event could not be kept")
             new = self._seen.first(key)
@@ -421,6 +392,7 @@ class Workspace:
         self.edits = AsyncLimiter(*EDITS)
         self._seen = Recent(EVENTS_FOR)  # for when the disk is full
         self._people = Recent(PEOPLE_FOR)
+        self._unknown = Recent(UNKNOWN_FOR)
         self._creators = Recent(PEOPLE_FOR)
         self._threads = Recent(THREADS_FOR)  # (channel, thread) -> "ours" or "theirs"
         self._talking = Recent(THREADS_FOR)  # (channel, thread) -> people who are talking to each other
@@ -628,8 +600,7 @@ class Workspace:
     # Requests
 
     def key(self, place: Place) -> str:
-        """Whose knowledge it is: a thread's is its channel's, that of direct messages the person's own."""
-        return f"slack:{self.me.team}:" + (f"dm:{place.user}" if place.is_dm else place.channel)
+        return channel_key(self.me.team, place)
 
     async def request(self, place: Place, *, attachments: Sequence[Attachment] = (), **given: Any) -> Request:
         person = await self.person(place.user)
@@ -639,21 +610,29 @@ class Workspace:
             user_name=person.name,
             thread=place.thread,
             attachments=tuple(attachments),
-            is_manager=place.is_dm or person.is_admin or await self._creator(place.channel) == place.user,
+            is_manager=place.is_dm or await self._manages(person, place),
             is_dm=place.is_dm,
             is_guest=person.is_guest and not place.is_dm,
+            is_unknown=not person.is_known and not place.is_dm,
             **given,
         )
 
+    async def _manages(self, person: Person, place: Place) -> bool:
+        """Rights are those of the home workspace: in a shared channel the other side's admins have none here."""
+        at_home = person.is_known and not person.is_guest
+        return at_home and (person.is_admin or await self._creator(place.channel) == place.user)
+
     async def person(self, user: str) -> Person:
-        """Somebody whom Slack does not tell us about counts as a guest. Never fails."""
-        if (known := self._people.get(user)) is None:
+        """Somebody whom Slack does not tell us about is unknown, for a while: that is asked for once. Never fails."""
+        if (known := self._people.get(user) or self._unknown.get(user)) is None:
             try:
                 known = _person((await self.web.users_info(user=user))["user"], self.me)
             except TROUBLE as problem:
                 log.warning("Slack does not say who %s is: %s", user, _code(problem))
-                return Person()
-            self._people.put(user, known)
+                known = Person(is_known=False)
+                self._unknown.put(user, known)
+            else:
+                self._people.put(user, known)
         return known
 
     async def _creator(self, channel: str) -> str:
@@ -681,8 +660,9 @@ class Workspace:
 
     async def _plain(self, text: str) -> str:
         """Slack's markup as plain text: without the mention of the bot, other people by name."""
-        text = re.sub(rf"<@{self.me.user}(\|[^>]*)?>", " ", text)
-        names = {user: (await self.person(user)).name for user in set(re.findall(r"<@(\w+)", text))}
+        text = re.sub(rf"<@{self.me.user}(\|[^>]*)?>", " ", text[:READ])
+        mentioned = dict.fromkeys(re.findall(r"<@(\w+)", text))
+        names = {user: (await self.person(user)).name for user in [*mentioned][:NAMED]}
 
         def shown(match: re.Match[str]) -> str:
             sign, what, label = match.groups(default="")
@@ -726,6 +706,13 @@ class Workspace:
         if response.content_type == "text/html" and PDF_MAGIC not in data[:1024]:
             raise Refused(NO_FILES_READ)
         return data
+
+    def is_slacks_own(self, url: str) -> bool:
+        """May an answer be sent there?"""
+        try:
+            return yarl.URL(url).origin() in (HOOK_HOST, yarl.URL(self.web.base_url).origin())
+        except (ValueError, TypeError):
+            return False
 
     def _is_slacks(self, url: str) -> bool:
         try:
@@ -781,41 +768,6 @@ def _optional(value: SecretStr | None) -> str | None:
     return value.get_secret_value() if value else None
 
 
-class Installations(SQLite3InstallationStore):
-    """Where OAuth keeps the tokens of the workspaces that installed the app. Ids of workspaces are unique, so the
-    enterprise that one may belong to is left aside. Blocks for a millisecond; slack_sdk's other one needs SQLAlchemy.
-    """
-
-    async def async_save(self, installation: Installation) -> None:
-        installation.enterprise_id = None
-        self.save(installation)
-
-    async def async_find_bot(self, *, team_id: str | None, **_: Any) -> InstalledBot | None:
-        return self.find_bot(enterprise_id=None, team_id=team_id)
-
-
-def installations(settings: Settings) -> Installations | None:
-    """None: one workspace, whose token is a setting."""
-    if settings.slack_client_id is None:
-        return None
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
-    file = settings.data_dir / "slack.db"
-    file.touch(mode=0o600)
-    return Installations(database=str(file), client_id=settings.slack_client_id)
-
-
-def _oauth(settings: Settings, store: Installations) -> AsyncOAuthSettings:
-    """Pages /slack/install and /slack/oauth_redirect beside the events' address. Raises: SetupError."""
-    return AsyncOAuthSettings(
-        client_id=settings.slack_client_id,
-        client_secret=_secret(settings.slack_client_secret, "ENGRAM_SLACK_CLIENT_SECRET", "Basic Information"),
-        scopes=SCOPES,
-        installation_store=store,
-        installation_store_bot_only=True,
-        state_store=SQLite3OAuthStateStore(expiration_seconds=600, database=store.database),
-    )
-
-
 def _base(settings: Settings) -> yarl.URL:
     """Raises: SetupError."""
     base = yarl.URL(settings.slack_base_url)
@@ -837,6 +789,15 @@ def _login_errors(name: str) -> Iterator[None]:
         raise
 
 
+def _seconds_apart(date: str | None) -> float:
+    """How far our clock is off, when that is more than a minute; 0 when it is right, or not known."""
+    try:
+        apart = abs(time.time() - parsedate_to_datetime(date or "").timestamp())
+    except ValueError:
+        return 0.0
+    return apart if apart > 60 else 0.0
+
+
 async def _lost(handler: AsyncSocketModeHandler) -> None:
     """Returns never; raises once the connection has been away for minutes."""
     away = 0.0
@@ -844,27 +805,6 @@ async def _lost(handler: AsyncSocketModeHandler) -> None:
         await asyncio.sleep(10)
         away = 0.0 if await handler.client.is_connected() else away + 10
     raise ConnectionError("no connection to Slack")
-
-
-def only_from_slack(secret: str) -> Any:
-    """Middleware of the HTTP server: 401 for what is not signed, too old, or a copy of what was there already."""
-    verifier, seen = SignatureVerifier(secret), Recent(EVENTS_FOR)
-
-    @web.middleware
-    async def check(request: web.Request, handler: Any) -> web.StreamResponse:
-        if request.method == "GET" and request.path in INSTALL:  # people's browsers; OAuth has a check of its own
-            return await handler(request)
-        timestamp = request.headers.get("X-Slack-Request-Timestamp", "")
-        signature = request.headers.get("X-Slack-Signature", "")
-        try:
-            genuine = verifier.is_valid(await request.read(), timestamp, signature)
-        except (ValueError, TypeError, OverflowError):  # no number, one of 400 digits, no UTF-8, no ASCII
-            genuine = False
-        if not genuine or not seen.first(signature):
-            return web.Response(status=401, text="invalid request")
-        return await handler(request)
-
-    return check
 
 
 def _person(user: Mapping[str, Any], me: Me) -> Person:
@@ -922,6 +862,19 @@ def _team(body: Mapping[str, Any]) -> str:
     return str(authorized.get("team_id") or body.get("team_id") or (body.get("team") or {}).get("id") or "")
 
 
+def channel_key(team: str, place: Place) -> str:
+    """Whose knowledge it is: a thread's is its channel's, that of direct messages the person's own."""
+    return f"slack:{team}:" + (f"dm:{place.user}" if place.is_dm else place.channel)
+
+
+def _place_of(body: Mapping[str, Any]) -> Place:
+    """Of an event, a command, a button or a menu."""
+    if event := body.get("event"):
+        return Place(event["channel"], event.get("user") or "")
+    channel, user = body.get("channel") or {}, body.get("user") or {}
+    return Place(body.get("channel_id") or channel.get("id") or "", body.get("user_id") or user.get("id") or "")
+
+
 def _unescape(text: str) -> str:
     return text.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
 
@@ -938,7 +891,7 @@ class SlackReply(Reply):
     def __init__(self, workspace: Workspace, place: Place, url: str = "", trigger: str = "") -> None:
         self._workspace = workspace
         self._place = place
-        self._url = url
+        self._url = url if workspace.is_slacks_own(url) else ""
         self._origin = trigger or place.ts
         self._root = place.root
         self.thread = ""

@@ -58,7 +58,8 @@ async def run(plan: Plan, say: Say) -> list[Figure]:
             ("swaps of two channels' files", SWAPS, swapped),
             ("a forgotten document's file put in its place", OLD, earlier_version),
         ]
-        for name, times, change in kinds:
+        for name, promised, change in kinds:
+            times = plan.times or promised
             good = sum([await noticed(change()) for _ in range(times)])
             figures.append(every(f"{name}, noticed and nothing served", good, times))
             say(f"{name}: {good}/{times}")

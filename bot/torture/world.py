@@ -35,7 +35,7 @@ MANY = 4 << 20  # bytes of one line
 NO_QUOTAS = dict.fromkeys(
     (
         "user_uploads_per_hour", "channel_uploads_per_hour", "user_pages_per_day", "channel_pages_per_day",
-        "user_questions_per_minute", "channel_questions_per_minute", "channel_documents",
+        "user_questions_per_minute", "channel_questions_per_minute", "channel_documents", "user_commands_per_minute",
     ),
     0,
 )  # fmt: skip

@@ -25,7 +25,8 @@ SANDBOX = Sandbox()
 SEARCHED = 1024  # bytes in which a PDF's magic must stand (Adobe's own readers' rule)
 PDF_MAGIC = b"%PDF-"
 ZIP = b"PK\x03\x04"
-PART = b"engram: pages "  # what `only_pages` puts before a document
+OURS = b"engram: "  # so begins what this program itself puts into the queue: several documents as one, or a part
+PART = OURS + b"pages "  # what `only_pages` puts before a document
 WINDOWS = ("mbcs", "oem")  # codecs that are nowhere else
 CODECS = tuple(f"encodings.{m.name}" for m in iter_modules(encodings.__path__) if m.name not in WINDOWS)
 TEXT = ("csv", "zipfile", "xml.etree.ElementTree", "charset_normalizer", *CODECS)
@@ -78,7 +79,7 @@ def _is_text(data: bytes) -> bool:
         return True
     head = data[:100_000]
     few = len(head.translate(None, CONTROL)) >= 0.99 * len(head)
-    return few and b"\0" not in head and not data.startswith(b"engram: ")
+    return few and b"\0" not in head
 
 
 CONTROL = bytes({*range(32)} - {*b"\t\n\r\f\x1b"})
@@ -126,6 +127,8 @@ def recognise(data: bytes) -> Format:
     """What a file is. Raises: NotAPdf, with what to do."""
     if not data:
         raise NotAPdf("This file is empty.")
+    if data.startswith(OURS):
+        raise NotAPdf(f"I can't read this file; send me {KINDS}.")
     *marked, text = FORMATS
     if found := next((format for format in marked if format.recognises(data)), None):
         return found

@@ -207,10 +207,9 @@ def _starts_anew(above: Line, below: Line, edge: float) -> bool:
 
 
 def _other_font(above: Line, below: Line) -> bool:
-    """Whether one of them is set in one font throughout, and the other begins or ends in another one: a heading."""
-    if not above.fonts or not below.fonts or above.fonts[-1] == below.fonts[0]:
-        return False
-    return len(set(above.fonts)) == 1 or len(set(below.fonts)) == 1
+    """Whether one of them is set in one font that the other has nothing of: a heading."""
+    fonts = set(above.fonts), set(below.fonts)
+    return all(fonts) and not fonts[0] & fonts[1] and 1 in map(len, fonts)
 
 
 def _mend_page_breaks(texts: list[str], words: set[str]) -> list[str]:

@@ -30,7 +30,7 @@ _LETTERS = r"[^\W\d_⁰¹²³⁴-⁹]+"
 _WORD = re.compile(rf"{_LETTERS}(?:[-‐’']{_LETTERS})*")
 _BROKEN = re.compile(rf"({_LETTERS}(?:[-‐]{_LETTERS})*)[-‐]$")  # the last word of a line that ends in a hyphen
 _REST = re.compile(rf"{_LETTERS}(?:[-‐]{_LETTERS})*")
-_ADDRESS = re.compile(r"(?:https?://|www\.)\S*[/_=&?]$")  # that goes on in the next line
+_ADDRESS = re.compile(r"(?:https?://|www\.)\S*[/_=&?]$|(?:^|\s)/(?:[\w.-]+/)*$")  # or a path, that goes on below
 _RANGE = re.compile(r"\d[-‐–/]$")
 
 

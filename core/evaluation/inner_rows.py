@@ -33,7 +33,7 @@ from core.prepare.prepare import INNER, read_material
 
 BASE = replace(INNER, reader=16)
 ROWS: dict[str, dict[str, Any] | NativeConfig] = {
-    "base": {},  # muon, 4 layers, 2 steps, full rank, the whole document, learned rates and token weights
+    "base": {},  # muon, 4 layers, 2 steps, full rank, the whole document, learned rates, token weights, reader
     "rms": {"rule": "rms"},
     "momentum": {"momentum": 0.9},
     "rank 64": {"rank": 64},
@@ -45,10 +45,10 @@ ROWS: dict[str, dict[str, Any] | NativeConfig] = {
     "2 layers": {"layers": 2},
     "7 layers": {"layers": 7},
     "chunks with momentum": {"order": "chunks", "momentum": 0.9},
-    "sgd": {"rule": "sgd", "rate": 10.0},  # the gradient's root mean square is near 4e-4 at first: a step like muon's
-    "native lact": NativeConfig(),
-    "native ttt-linear": NativeConfig("ttt-linear", chunk=16),
-    "native ttt-mlp": NativeConfig("ttt-mlp", chunk=16),
+    "sgd": {"rule": "sgd", "rate": 10.0},  # its root mean square was near 4e-4 in a model of 40 M: a step like muon's
+    "native lact": NativeConfig(segment=BASE.segment, chunk=BASE.segment),
+    "native ttt-linear": NativeConfig("ttt-linear", segment=BASE.segment, chunk=16),
+    "native ttt-mlp": NativeConfig("ttt-mlp", segment=BASE.segment, chunk=16),
 }
 SETS = ("facts", "people", "long", "tables", "other-languages")
 ASKED = ("learned", "wrong")  # kinds of `learned_figures`

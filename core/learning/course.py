@@ -25,8 +25,6 @@ CHECKS = {"quick": 1, "standard": 2, "deep": 4}  # questions a section, by effor
 MOST_CHECKS = 64  # of one document
 STUDIED = {"quick": 4, "standard": 8, "deep": 12}  # questions a passage, by effort
 
-SHORT = 500  # tokens of a document that is learned without a self-check: a question or two say nothing
-
 
 @dataclass(frozen=True)
 class CourseConfig:
@@ -34,6 +32,7 @@ class CourseConfig:
 
     study: bool = False  # the model writes study material; only adapters learn from it
     check: bool = True  # self-check, and adapters stop by it
+    short: int = 500  # tokens; a shorter document is learned without a self-check: a question or two say nothing
     guard: bool = True  # weights that do harm are rolled back; a model that was never prepared gets a rate of its own
     material: StudyConfig = field(default_factory=StudyConfig)
 
@@ -77,7 +76,7 @@ class Course:
         return Tutor(self.base, self.fmt, self.learning.batch_tokens, config, self.writer)
 
     def _check(self, tutor: Tutor, chunks: Sequence[Chunk]) -> Generator[Step, None, SelfCheck | None]:
-        if not self.config.check or sum(chunk.token_count for chunk in chunks) < SHORT:
+        if not self.config.check or sum(chunk.token_count for chunk in chunks) < self.config.short:
             return None
         written = yield from gathered(tutor.checks(chunks, CHECKS[self.learning.effort], MOST_CHECKS))
         return SelfCheck(written, self.answer, self.learner.name) if written else None

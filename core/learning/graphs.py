@@ -30,7 +30,7 @@ T = TypeVar("T")
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
 PROMPTS = (32, 64, 128, 256)  # tokens; longer prompts are read as ever, and only what follows is replayed
 LONG = 1024  # tokens; longer prompts take a multiple of it
-NEW = 64  # tokens of an answer, at most
+NEW = 96  # tokens of an answer, at most: what EngineConfig.max_answer_tokens is
 SHARE = 1 / 16  # of the device's memory, for all recordings together
 ROPE = ("default", "linear", "llama3")  # rotations that depend on nothing but the position
 

@@ -14,6 +14,7 @@ import json
 import re
 import time
 from dataclasses import dataclass, field
+from email.utils import formatdate
 from typing import Any
 
 import aiohttp
@@ -88,6 +89,7 @@ class FakeSlack:
         self.mentions_carry_files = True
         self.sends: tuple[str, ...] = ("message", "app_mention")  # which of the two events of a mention come
         self.scopes = ",".join(SCOPES)  # that the bot token has
+        self.ahead = 0.0  # seconds of its clock before ours
         self._ids = itertools.count(1)
         self._socket: web.WebSocketResponse | None = None
         self._answered: dict[str, asyncio.Event] = {}
@@ -305,7 +307,10 @@ class FakeSlack:
             call.answer = {"ok": True, **(await getattr(self, "_" + method.replace(".", "_"))(call.body) or {})}
         except Refusal as refusal:
             call.answer = {"ok": False, "error": str(refusal)}
-        return fail(fault) if fault else web.json_response(call.answer, headers={"x-oauth-scopes": self.scopes})
+        return fail(fault) if fault else web.json_response(call.answer, headers=self._headers())
+
+    def _headers(self) -> dict[str, str]:
+        return {"x-oauth-scopes": self.scopes, "Date": formatdate(time.time() + self.ahead, usegmt=True)}
 
     async def _auth_test(self, body: dict[str, Any]) -> dict[str, Any]:
         return {

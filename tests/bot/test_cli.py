@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import shlex
 import signal
 import subprocess
 import sys
@@ -29,6 +30,7 @@ COMMANDS = [
     "consolidate",
     "forget",
     "reset",
+    "relearn",
     "status",
     "demo",
     "bench",
@@ -61,6 +63,7 @@ def engram(tmp_path: Path):
 
     def run(*arguments: object) -> tuple[int, Any, str]:
         where = [] if arguments[0] in ("read", "bench") else ["--data-dir", str(tmp_path / "data")]
+        where += ["--yes"] if arguments[0] in ("reset", "restore", "consolidate") else []
         result = CliRunner().invoke(cli, [*map(str, arguments), *where, "--json"])
         return result.exit_code, json.loads(result.stdout), result.stderr
 
@@ -167,6 +170,33 @@ def test_a_document_can_be_asked_by_its_name(engram, engine: FakeEngine, pdf: Pa
         assert engram("learn", file)[0] == 0
     assert engram("ask", "Who is the keeper?", "--document", "bakery")[1]["document"]["name"] == "bakery.pdf"
     assert engram("ask", "Who is the keeper?", "--document", "harbour")[1]["error"]["kind"] == "NotFound"
+
+
+@pytest.mark.parametrize("gone", ["moved", "emptied"])
+def test_without_its_index_a_data_folder_stays_as_it_is(
+    engram, engine: FakeEngine, pdf: Path, tmp_path: Path, gone: str
+) -> None:
+    engram("learn", pdf)
+    index, whole = tmp_path / "data" / "engram.db", (tmp_path / "data" / "engram.db").read_bytes()
+    index.unlink() if gone == "moved" else index.write_bytes(b"")
+    for command in (["docs"], ["ask", "Who is the keeper?"], ["reset"], ["learn", pdf]):
+        status, answer, _ = engram(*command)
+        assert status == 1 and "restore a backup" in answer["error"]["message"]
+    index.write_bytes(whole)
+    assert "Ada Quill" in engram("ask", "Who is the keeper?")[1]["learned"]["text"]
+
+
+def test_beside_an_older_index_newer_weights_are_kept_for_days(
+    engram, engine: FakeEngine, pdf: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "bakery.pdf"
+    other.write_bytes(make_pdf(*["The baker is Tomas Reed.\nThe oven is old.\n" * 30] * 2))
+    engram("learn", pdf)
+    older = (tmp_path / "data" / "engram.db").read_bytes()
+    newer = Path(engram("learn", other)[1]["delta"]["path"]).name
+    (tmp_path / "data" / "engram.db").write_bytes(older)
+    assert len(engram("docs")[1]["documents"]) == 1
+    assert (tmp_path / "data" / "weights" / "trash" / newer).exists()
 
 
 def test_channels_are_apart_and_reset_erases_one(engram, engine: FakeEngine, pdf: Path) -> None:
@@ -299,11 +329,91 @@ def test_what_is_no_backup_is_one_sentence(engram, engine: FakeEngine, pdf: Path
     assert engram("backup", pdf)[1]["error"]["kind"] == "NotFound"
 
 
-def test_two_processes_do_not_share_a_data_folder(engram, engine: FakeEngine, pdf: Path, tmp_path: Path) -> None:
+def test_two_processes_do_not_write_to_a_data_folder(engram, engine: FakeEngine, pdf: Path, tmp_path: Path) -> None:
     with slow_learner(pdf, tmp_path) as process:
-        status, answer, _ = engram("docs")
+        refused = [engram(*command) for command in (["reset"], ["forget", "x"], ["learn", pdf], ["relearn"])]
         process.kill()
-    assert (status, answer["error"]["kind"]) == (1, "DataFolderBusy")
+    assert [(status, answer["error"]["kind"]) for status, answer, _ in refused] == [(1, "DataFolderBusy")] * 4
+
+
+def test_beside_a_running_bot_people_may_look_and_ask_and_nothing_is_changed(
+    engram, engine: FakeEngine, pdf: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "bakery.pdf"
+    other.write_bytes(make_pdf(*["The baker is Tomas Reed.\nThe oven is old.\n" * 30] * 2))
+    engram("learn", pdf)
+    with slow_learner(other, tmp_path) as process:
+        before = {path: path.read_bytes() for path in (tmp_path / "data" / "channels").iterdir()}
+        status, answer, stderr = engram("ask", "Who", "is", "the", "keeper?")
+        assert status == 0 and "Ada Quill" in answer["learned"]["text"] and "stores nothing" in stderr
+        assert [document["name"] for document in engram("docs")[1]["documents"]] == ["lighthouse.pdf"]
+        assert engram("status")[1]["documents"] == 1
+        assert {path: path.read_bytes() for path in (tmp_path / "data" / "channels").iterdir()} == before
+        process.kill()
+
+
+@pytest.mark.parametrize("command", [["reset"], ["restore", "saved"], ["consolidate"]])
+@pytest.mark.parametrize("json_too", [True, False])
+def test_nothing_is_erased_where_nobody_can_be_asked(
+    engine: FakeEngine, pdf: Path, tmp_path: Path, command: list[str], json_too: bool
+) -> None:
+    where = ["--data-dir", str(tmp_path / "data")]
+    CliRunner().invoke(cli, ["learn", str(pdf), *where])
+    refused = CliRunner().invoke(cli, [*command, *where, *(["--json"] if json_too else [])])
+    assert refused.exit_code == 2 and "--yes" in refused.stderr
+    assert len(json.loads(CliRunner().invoke(cli, ["docs", "--json", *where]).stdout)["documents"]) == 1
+
+
+def test_several_files_are_learned_one_after_another(engram, engine: FakeEngine, pdf: Path, tmp_path: Path) -> None:
+    other = tmp_path / "bakery.pdf"
+    other.write_bytes(make_pdf(*["The baker is Tomas Reed.\nThe oven is old.\n" * 30] * 2))
+    status, answer, _ = engram("learn", pdf, other)
+    assert status == 0
+    assert [one["document"]["name"] for one in answer["learned"]] == ["lighthouse.pdf", "bakery.pdf"]
+
+
+def test_what_can_be_refused_is_refused_before_the_model_is_loaded(
+    engram, monkeypatch: pytest.MonkeyPatch, pdf: Path, tmp_path: Path
+) -> None:
+    def load(settings: object) -> None:
+        raise AssertionError("the model was loaded")
+
+    monkeypatch.setattr("bot.app.load_engine", load)
+    archive, empty, scan = (tmp_path / f"{name}.pdf" for name in ("archive", "empty", "scan"))
+    archive.write_bytes(b"PK\x03\x04" + bytes(100))
+    empty.write_bytes(b"")
+    scan.write_bytes(make_pdf(""))
+    for file, words in ((archive, "zip archive"), (empty, "empty"), (scan, "looks like a scan")):
+        status, answer, _ = engram("learn", pdf, file)
+        assert status == 1 and words in answer["error"]["message"] and file.name in answer["error"]["message"]
+    assert not (tmp_path / "data").exists()
+
+
+def test_after_a_change_of_model_everything_is_learned_again(engram, engine: FakeEngine, pdf: Path) -> None:
+    engram("learn", pdf)
+    engram("learn", pdf, "--channel", "there")
+    engine.fingerprint = "e" * 64
+    assert engram("ask", "Who is the keeper?")[1]["error"]["kind"] == "WrongBaseModel"
+    assert len(engram("relearn", "--all")[1]["learned"]) == 2
+    assert "Ada Quill" in engram("ask", "Who is the keeper?", "--channel", "there")[1]["learned"]["text"]
+    assert engram("relearn", "--all")[1] == {"learned": [], "refused": []}
+
+
+def test_hints_can_be_typed_as_they_are(engine: FakeEngine, pdf: Path, tmp_path: Path) -> None:
+    where = ["--channel", "our club; rm", "--data-dir", str(tmp_path / "my data")]
+    hint = CliRunner().invoke(cli, ["learn", str(pdf), *where]).stdout.replace("\n", " ")
+    typed = shlex.split(hint[hint.index("--channel") :])
+    assert typed[:2] == ["--channel", "our club; rm"] and typed[3].replace(" ", "") == where[3].replace(" ", "")
+
+
+def test_a_terminal_says_the_cause_itself(engine: FakeEngine, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    refused = CliRunner().invoke(cli, ["docs", "--data-dir", str(tmp_path / "file" / "data")])
+    assert refused.exit_code == 1 and "(Not a directory: " in refused.stderr
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "engram.db").write_bytes(b"not a database, but longer than a header of one " * 10)
+    refused = CliRunner().invoke(cli, ["docs", "--data-dir", str(tmp_path / "data")])
+    assert "(file is not a database)" in refused.stderr and "operator's log" not in refused.stderr
 
 
 def test_a_killed_job_is_learned_by_the_next_learn(engram, engine: FakeEngine, pdf: Path, tmp_path: Path) -> None:

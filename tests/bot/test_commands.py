@@ -9,7 +9,7 @@ from structlog.contextvars import get_contextvars
 
 from bot import render
 from bot.chat import Attachment, Style, Unfinished, Unreachable
-from bot.commands import ACTIONS, COMMANDS, Bot, Permission, edit_interval, insist
+from bot.commands import ACTIONS, COMMANDS, FETCHES, Bot, Permission, edit_interval, insist
 from bot.quotas import QuotaConfig
 from core.errors import EngramError, StorageFailed
 from core.service import Service
@@ -135,6 +135,23 @@ async def test_a_flood_is_answered_one_by_one(open_service):
         assert len(reply.lives) == 3
         assert sum("has to wait" in message.title and "try again in" in message.text for message in reply.said) == 197
         assert len((await teach(bot, *files[5:6], **BOB)).lives) == 1
+
+
+async def test_of_one_persons_files_one_at_a_time_is_in_memory(bot):
+    now, most = 0, 0
+
+    async def read() -> bytes:
+        nonlocal now, most
+        now, most = now + 1, max(most, now + 1)
+        await asyncio.sleep(0.01)
+        now -= 1
+        return plain_pdf(TEXT)
+
+    files = [replace(attachment(b"x"), read=read) for _ in range(10)]
+    await asyncio.gather(*(bot.hear(request("", file), FakeReply()) for file in files))
+    assert most == 1
+    await asyncio.gather(*(bot.hear(request("", file, user=f"fake:{n}"), FakeReply()) for n, file in enumerate(files)))
+    assert most <= FETCHES
 
 
 async def test_a_flood_in_one_channel_delays_another_by_at_most_one_job(open_service):
@@ -424,6 +441,25 @@ async def test_what_was_forgotten_is_not_shared(taught):
     (message,) = (await run(taught, "ask", arguments={"question": "Who is the warden?", "private": True})).private
     await run(taught, "forget", arguments={"document": "handbook.pdf"})
     assert "ask again" in (await press(taught, "share", message.buttons[-1].value)).text
+
+
+async def test_an_erased_answer_is_not_shared_nor_one_from_another_channel(taught):
+    private = await run(taught, "ask", arguments={"question": "Who is the warden?", "private": True})
+    share = private.private[0].buttons[-1]
+    assert "ask again" in (await press(taught, "share", share.value, channel="fake:2")).text
+    await press(taught, "reset", "", is_manager=True)
+    shared = await press(taught, "share", share.value)
+    assert "ask again" in shared.text and "Ada Quill" not in shared.text
+
+
+@pytest.mark.parametrize("who", [{}, {"is_guest": True}, {"is_dm": True, "is_guest": True}])
+async def test_every_command_and_button_counts_for_guests_too(open_service, who):
+    async with open_service() as service, Bot(service, quotas=QuotaConfig(user_commands_per_minute=3)) as bot:
+        for _ in range(3):
+            assert "commands a minute" not in (await run(bot, "docs", **who)).text
+        assert "3 commands a minute" in (await run(bot, "status", **who)).text
+        assert "3 commands a minute" in (await press(bot, "keep", "", **who)).text
+        assert "commands a minute" not in (await run(bot, "docs", **BOB)).text
 
 
 async def steered(bot: Bot, *threads: str) -> list[bool]:

@@ -3,6 +3,10 @@
 # ruff: noqa: F401, F811  # fixtures are imported by name
 from __future__ import annotations
 
+import asyncio
+import resource
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +16,15 @@ from bot.doctor import examine, model
 from bot.platforms import discord as discord_platform
 from bot.settings import Settings, load_settings
 from core.convert import FETCH
+from storage.channel_files import path_in
+from storage.folder import DataFolder
+from storage.index import Index
+from storage.weights import Weights
 from tests.bot.fake_discord import FakeDiscord
 from tests.bot.slack_fake import SECRET, FakeSlack
 from tests.bot.test_discord_wire import TOKEN, discord
 from tests.bot.test_slack import settings, slack
+from tests.storage.samples import learn, make_document, make_job, make_learned
 
 
 async def states(chosen: Settings, platform: str) -> dict[str, tuple[str, str]]:
@@ -40,6 +49,12 @@ async def test_a_missing_scope_is_named(slack: FakeSlack) -> None:
     slack.scopes = slack.scopes.replace(",files:read", "")
     state, words = (await states(settings(slack), "Slack"))["Slack scopes"]
     assert state == "error" and "files:read" in words and "install it again" in words
+
+
+async def test_a_clock_that_is_off_is_said(slack: FakeSlack) -> None:
+    slack.ahead = 400.0
+    state, words = (await states(settings(slack), "Slack"))["Slack clock"]
+    assert state == "error" and "seconds off Slack's" in words
 
 
 @pytest.mark.parametrize(
@@ -93,6 +108,85 @@ async def test_a_wrong_discord_token_is_named(discord: FakeDiscord) -> None:
     discord.fault("GET", "users/@me", 401, times=99)
     state, words = (await states(Settings(_env_file=None, discord_token="wrong"), "Discord"))["Discord"]
     assert state == "error" and "ENGRAM_DISCORD_TOKEN" in words
+
+
+async def checked(folder: Path) -> dict[str, dict[str, Any]]:
+    return {check["name"]: check for check in await examine(Settings(_env_file=None, data_dir=folder))}
+
+
+async def test_a_damaged_search_table_is_rebuilt_and_finds_again(tmp_path: Path) -> None:
+    with DataFolder(tmp_path) as folder:
+        async with Index(folder.index) as index:
+            weights = Weights(folder.weights).save("d1", "here", make_learned(1.0), base="b", learner="lora")
+            await learn(index, "d1", ["The harbour opened."], weights=weights)
+    assert (await checked(tmp_path))["Stored data"]["state"] == "ok"
+    with closing(sqlite3.connect(path_in(tmp_path / "channels", "here"))) as file:
+        file.executescript("DELETE FROM chunk_words_data WHERE id > 10; DELETE FROM chunk_words_docsize")
+    found = (await checked(tmp_path))["Stored data"]
+    assert found["state"] == "warning" and "rebuilt" in found["detail"]
+    async with Index(folder.index) as index:
+        assert [hit.chunk for hit in await index.route("here", "harbour")] == [0]
+    assert (await checked(tmp_path))["Stored data"]["state"] == "ok"
+
+
+@pytest.mark.parametrize("name", ["engram.db", "channels", "weights/d1.safetensors"])
+async def test_what_is_damaged_for_good_is_named_and_a_restore_advised(tmp_path: Path, name: str) -> None:
+    with DataFolder(tmp_path) as folder:
+        async with Index(folder.index) as index:
+            weights = Weights(folder.weights).save("d1", "here", make_learned(1.0), base="b", learner="lora")
+            await learn(index, "d1", ["The harbour opened."] * 50, weights=weights)
+    path = path_in(tmp_path / "channels", "here") if name == "channels" else tmp_path / name
+    data = bytearray(path.read_bytes())
+    data[len(data) // 3 : len(data) * 2 // 3] = b"x" * (len(data) * 2 // 3 - len(data) // 3)
+    path.write_bytes(data)
+    found = (await checked(tmp_path))["Stored data"]
+    assert found["state"] == "error" and "restore FILE" in found["fix"]
+    assert {"engram.db": "index", "channels": path.name}.get(name, "document d1") in found["detail"]
+
+
+async def test_the_doctor_works_where_there_is_no_pyproject(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("bot.doctor.__file__", str(tmp_path / "bot" / "doctor.py"))
+    assert (await checked(tmp_path))["Dependencies"]["state"] == "warning"
+
+
+async def test_variables_and_the_kernel_are_looked_at(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("ENGRAM_MAX_PAGE", "7")
+    monkeypatch.setattr("core.sandbox.landlock_version", lambda: 0)
+    found = await checked(tmp_path)
+    assert found["Settings"]["state"] == "warning" and "ENGRAM_MAX_PAGES" in found["Settings"]["detail"]
+    assert found["PDF reader"]["state"] == "warning" and "Landlock" in found["PDF reader"]["detail"]
+
+
+async def test_a_file_that_cannot_be_written_and_a_full_quota_are_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "engram.lock").write_bytes(b"")
+    monkeypatch.setattr("bot.doctor.os.access", lambda path, mode: Path(path).name != "engram.lock")
+    found = (await checked(tmp_path))["Data folder"]
+    assert found["state"] == "error" and "engram.lock" in found["detail"] and "chown -R" in found["fix"]
+    monkeypatch.undo()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+    try:
+        found = (await checked(tmp_path))["Data folder"]
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert found["state"] == "error" and "too large" in found["detail"]
+
+
+async def test_discord_is_asked_through_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bytes] = []
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append(await reader.readline())
+        writer.write(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(refuse, "127.0.0.1", 0) as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy.sockets[0].getsockname()[1]}")
+        await states(Settings(_env_file=None, discord_token=TOKEN), "Discord")
+    assert asked and set(asked) == {b"CONNECT discord.com:443 HTTP/1.1\r\n"}
 
 
 async def test_a_full_disk_and_a_missing_model_are_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ def test_every_refusal_says_when_to_try_again_and_then_it_works(clock, cap):
     limited = quotas(clock, **{cap: 1})
 
     def use() -> None:
+        limited.command("u")
         limited.question("u", "c")
         limited.upload("u", "c", 0)
         limited.pages("u", "c", 1)

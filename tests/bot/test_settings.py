@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from bot.settings import load_settings
+from bot.settings import load_settings, unknown_variables
 from core.errors import SetupError
 from core.types import Limits
 
@@ -70,6 +70,52 @@ def test_no_document_leaves_the_machine_unless_that_is_configured(monkeypatch: p
     writer = load_settings(question_writer_model="big").engine.question_writer
     assert writer is not None and (writer.model, writer.key) == ("big", "very-secret")
     assert "very-secret" not in repr(load_settings()) + repr(writer)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("DEVICE", "gpu", "ENGRAM_DEVICE: 'gpu' is not possible; choose auto, cpu, cuda"),
+        ("DTYPE", "half", "ENGRAM_DTYPE: 'half' is not possible; 'auto', 'float32', 'bfloat16' or 'float16'"),
+        ("EFFORT", "much", "ENGRAM_EFFORT: 'much' is not possible; 'quick', 'standard' or 'deep'"),
+        ("LOG_LEVEL", "loud", "ENGRAM_LOG_LEVEL: 'loud' is not possible"),
+        ("QUOTAS__CHANNEL_DOCUMENTS", "few", "ENGRAM_QUOTAS__CHANNEL_DOCUMENTS: 'few'"),
+        ("OBJECTIVES", "{", "OBJECTIVES|objectives"),
+    ],
+)
+def test_a_wrong_value_is_said_with_what_is_allowed(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, words: str
+) -> None:
+    monkeypatch.setenv(f"ENGRAM_{name}", value)
+    with pytest.raises(SetupError, match=words):
+        load_settings()
+
+
+def test_quotes_and_the_home_folder_are_understood(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/ada")
+    monkeypatch.setenv("ENGRAM_DATA_DIR", '"~/engram"')
+    monkeypatch.setenv("ENGRAM_DISCORD_TOKEN", "'token'")
+    settings = load_settings()
+    assert settings.data_dir == Path("/home/ada/engram") and settings.discord_token.get_secret_value() == "token"
+
+
+def test_a_misspelt_variable_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".env").write_text("ENGRAM_MAX_PAGE=7\n# ENGRAM_NOTHING=1\nexport ENGRAM_QUOTAS__CHANNEL_DOCS=1\n")
+    monkeypatch.setenv("ENGRAM_DISCORD_TOKN", "very-secret")
+    monkeypatch.setenv("ENGRAM_MAX_PAGES", "7")
+    assert unknown_variables() == [
+        "ENGRAM_DISCORD_TOKN is no setting. Did you mean ENGRAM_DISCORD_TOKEN?",
+        "ENGRAM_MAX_PAGE is no setting. Did you mean ENGRAM_MAX_PAGES?",
+        "ENGRAM_QUOTAS__CHANNEL_DOCS is no setting. Did you mean ENGRAM_QUOTAS__CHANNEL_DOCUMENTS?",
+    ]
+
+
+def test_a_file_that_is_not_utf_8_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".env").write_bytes("ENGRAM_MODEL=caf\xe9\n".encode("latin-1"))
+    with pytest.raises(SetupError, match=r"\.env is not UTF-8"):
+        load_settings()
 
 
 def test_converted_models_lie_in_the_users_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

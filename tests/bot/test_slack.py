@@ -749,10 +749,44 @@ async def test_guests_may_ask_but_not_teach_or_erase(world, slack, kind):
     assert "know any documents" in shown(await world.ask(by="UGUEST"))
 
 
-async def test_somebody_unknown_counts_as_a_guest(world, slack):
-    slack.fault("users.info", "missing_scope", times=9)
+async def test_somebody_unknown_is_no_guest_and_may_try_again(world, slack, monkeypatch):
+    monkeypatch.setattr(platform, "UNKNOWN_FOR", 0.2)
+    await world.restart()
+    slack.fault("users.info", "internal_error", times=1)
     await slack.say(LEARN, HANDBOOK, by="UMOD")
-    await world.whispered("Guests can ask")
+    await world.whispered("try again in a minute")
+    await asyncio.sleep(0.2)
+    await slack.say(LEARN, HANDBOOK, by="UMOD")
+    await world.said("I know handbook.pdf now")
+
+
+async def test_thousands_of_mentions_are_not_looked_up(world, slack):
+    names = " ".join(f"<@U{number:05}>" for number in range(3_000))
+    await slack.say(f"{MENTION} who are {names}", by="UBOB")
+    await world.until(lambda: world.client._workspaces[TEAM]._unknown.get("U00001"))
+    await world.quiet()
+    assert len(slack.sent("users.info")) <= platform.NAMED + 1
+
+
+async def test_admins_of_the_other_side_of_a_shared_channel_cancel_nothing(world, slack, engine):
+    engine.go.clear()
+    await slack.say(LEARN, HANDBOOK)
+    progress = await world.learning()
+    slack.users["UOTHER"] = user("UOTHER", team_id="T2", is_admin=True, is_owner=True)
+    slack.creators[CHANNEL] = "UOTHER"
+    await slack.click(progress, "Cancel", by="UOTHER")
+    await world.whispered("Only the person who brought it")
+    assert len(await world.service.jobs(KEY)) == 1
+
+
+async def test_answers_are_sent_to_slack_alone(world, slack):
+    from bot.platforms.slack import Place, SlackReply
+
+    workspace = await world.client.workspace(TEAM)
+    for url in ("https://evil.example/x", "http://hooks.slack.com/x", "https://hooks.slack.com.evil.example/", "", "x"):
+        assert SlackReply(workspace, Place(CHANNEL, "UADA"), url)._url == ""
+    for url in ("https://hooks.slack.com/actions/1", slack.response_url()):
+        assert SlackReply(workspace, Place(CHANNEL, "UADA"), url)._url == url
 
 
 @pytest.mark.parametrize(

@@ -152,8 +152,8 @@ async def test_the_story_on_emulate(world):
     await world.said("handbook.pdf is forgotten", handed_in)
 
 
-async def test_a_page_is_refused_on_emulate(world):
-    handed_in = await world.hand_in(f"{MENTION} learn this", b"<html>", "page.pdf")
+async def test_a_picture_is_refused_on_emulate(world):
+    handed_in = await world.hand_in(f"{MENTION} learn this", b"GIF89a", "page.pdf")
     await world.said("I can't learn page.pdf", handed_in)
 
 

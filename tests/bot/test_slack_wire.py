@@ -11,11 +11,12 @@ import logging
 import os
 import random
 import re
+import sqlite3
 import statistics
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,6 +27,7 @@ from aiohttp import web
 from bot.chat import Message
 from bot.commands import Bot
 from bot.platforms import slack as platform
+from bot.platforms import slack_http, slack_oauth
 from bot.settings import Settings
 from core.errors import SetupError, StorageFailed
 from tests.bot.slack_fake import (
@@ -41,11 +43,12 @@ from tests.bot.slack_fake import (
     shown,
     signed,
 )
-from tests.bot.test_slack import HANDBOOK, KEY, LEARN, WARDEN, World, engine, read, settings, slack, world
+from tests.bot.test_slack import BAKERY, HANDBOOK, KEY, LEARN, WARDEN, World, engine, read, settings, slack, world
 from tests.conftest import SMALL, Open
 from tests.fakes import FakeEngine, HeldEngine, make_pdf, plain_pdf
 
 ROOT = Path(__file__).parents[2]
+real_time = time.time
 EDITS = platform.EDITS  # before a fixture lifts the limit
 
 
@@ -80,7 +83,7 @@ def forged(kind: str, number: int) -> tuple[bytes, dict[str, str]]:
     body, headers = signed("events_api", mention(ts=f"1.{number:06}") | {"event_id": f"Ev{number}"})
     stamp, sign = "X-Slack-Request-Timestamp", "X-Slack-Signature"
     if kind in ("old", "future"):
-        return signed("events_api", mention(), at=-301 if kind == "old" else 302)
+        return signed("events_api", mention(), at=-301 if kind == "old" else 400)
     if kind == "other secret":
         return signed("events_api", mention(), secret="another")
     changed = {
@@ -118,6 +121,43 @@ async def test_a_thousand_forged_requests_are_refused_and_none_is_handled(http, 
     await http.quiet(0.2)
     assert len(statuses) == 1000 and set(statuses) == {401}
     assert len(slack.calls) == before and not [record for record in caplog.records if record.exc_info]
+
+
+async def test_half_requests_are_given_up_and_never_too_many(http, slack, monkeypatch):
+    monkeypatch.setattr(slack_http, "LIVES_FOR", 0.5)
+    monkeypatch.setattr(slack_http, "CONNECTIONS", 20)
+    port = int(slack.http_url.split(":")[2].split("/")[0])
+    half = b"POST /slack/events HTTP/1.1\r\nHost: x\r\nContent-Le"
+    held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(40)]
+    for _, writer in held:
+        writer.write(half)
+    with suppress(ConnectionError):
+        assert [await asyncio.wait_for(reader.read(), 5) for reader, _ in held[:20]] == [b""] * 20  # at once
+    assert await slack.post(*signed("events_api", mention())) == 200
+    for reader, writer in held:
+        with suppress(ConnectionError):
+            assert await asyncio.wait_for(reader.read(), 5) == b""
+        writer.close()
+
+
+async def test_a_text_that_does_not_come_is_not_waited_for(http, slack, monkeypatch, caplog):
+    monkeypatch.setattr(slack_http, "BODY_WITHIN", 0.2)
+    port = int(slack.http_url.split(":")[2].split("/")[0])
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"POST /slack/events HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{")
+    assert b"408" in await asyncio.wait_for(reader.readline(), 5)
+    writer.close()
+
+
+@pytest.mark.parametrize("kind", ["old", "other secret", "packed"])
+async def test_why_requests_are_refused_is_logged_once_a_minute(http, slack, caplog, kind):
+    words = {"old": "clock", "other secret": "ENGRAM_SLACK_SIGNING_SECRET", "packed": "packed"}[kind]
+    for number in range(5):
+        body, headers = signed("events_api", mention()) if kind == "packed" else forged(kind, number)
+        more = {"Content-Encoding": "gzip"} if kind == "packed" else {}
+        assert await slack.post(body, headers | more) == (415 if more else 401)
+    lines = [record for record in caplog.records if "are refused" in record.message]
+    assert len(lines) == 1 and words in lines[0].message and not lines[0].exc_info
 
 
 async def test_over_http_events_commands_and_buttons_work(http, slack):
@@ -225,6 +265,21 @@ async def test_an_upload_that_was_acknowledged_survives_a_crash(world, slack):
     await world.until(lambda: len(world.handled(message)) == 1)  # the one that said "Fetching it" is gone
 
 
+async def test_what_a_reset_erased_is_not_fetched_by_the_next_start(world, slack):
+    message = await slack.say(LEARN, ("handbook.pdf", File(HANDBOOK[1], slow=True)))
+    await world.said("Fetching it")
+    await slack.say(LEARN, ("bakery.pdf", File(BAKERY[1], slow=True)), channel="D1", by="UBOB")
+    await world.said("Fetching it", "D1")
+    await world.stop()
+    await world.service.reset(KEY)
+    for file in slack.files.values():
+        file.slow = False
+    await world.start()
+    await world.said("I know bakery.pdf now", "D1")
+    await world.quiet()
+    assert not await world.service.documents(KEY) and len(world.handled(message)) == 1
+
+
 SERVE = """
 import sys
 import bot.app, bot.cli
@@ -277,9 +332,9 @@ async def test_what_the_menu_was_asked_survives_a_crash(world, slack):
 async def test_nothing_is_acknowledged_before_it_is_kept(world, slack, monkeypatch):
     disk, receive = asyncio.Event(), world.service.inbox.receive
 
-    async def slow(key: str, body: str) -> bool:
+    async def slow(*event: str) -> bool:
         await disk.wait()
-        return await receive(key, body)
+        return await receive(*event)
 
     monkeypatch.setattr(world.service.inbox, "receive", slow)
     told = asyncio.create_task(slack.event(mention()["event"]))
@@ -294,9 +349,9 @@ async def test_a_slow_disk_costs_a_command_two_seconds_and_not_its_answer(world,
     monkeypatch.setattr(platform, "DISK", 0.1)
     receive = world.service.inbox.receive
 
-    async def slow(key: str, body: str) -> bool:
+    async def slow(*event: str) -> bool:
         await asyncio.sleep(0.5)
-        return await receive(key, body)
+        return await receive(*event)
 
     monkeypatch.setattr(world.service.inbox, "receive", slow)
     await slack.slash("docs")
@@ -372,6 +427,28 @@ async def test_a_workspace_that_installs_the_app_is_served_also_after_a_restart(
             assert await world.client.reopen(f"slack:{TEAM}:{CHANNEL}::1.1") is None  # one workspace less, not all
     assert (tmp_path / "data/slack.db").stat().st_mode & 0o777 == 0o600
     assert len(slack.said("Ada Quill")) == 1
+
+
+@pytest.mark.filterwarnings("ignore:BasicAuth is deprecated:DeprecationWarning")
+@pytest.mark.parametrize("event", [{"type": "app_uninstalled"}, {"type": "tokens_revoked", "tokens": {"bot": [BOT]}}])
+async def test_a_workspace_that_takes_the_app_away_takes_its_token_along(
+    slack, open_service, unused_tcp_port, tmp_path, event, monkeypatch
+):
+    ids = {"slack_client_id": "1", "slack_client_secret": "oauth-very-secret", "data_dir": tmp_path / "data"}
+    tokens = {"slack_bot_token": None, "slack_app_token": None, "slack_signing_secret": SECRET}
+    chosen = settings(slack, slack_http_port=unused_tcp_port, **ids, **tokens)
+    site, file = f"http://127.0.0.1:{unused_tcp_port}/slack", tmp_path / "data/slack.db"
+    slack.http_url = f"{site}/events"
+    async with open_service() as service, serving(World(slack, service, HeldEngine()), chosen):
+        await install(slack, site)
+        assert BOT_TOKEN.encode() in file.read_bytes()
+        await slack.event(event)
+        assert BOT_TOKEN.encode() not in file.read_bytes()
+        monkeypatch.setattr(slack_oauth.time, "time", lambda: real_time() + 700)
+        async with slack.session.get(f"{site}/install"):
+            pass
+    with closing(sqlite3.connect(file)) as states:
+        assert states.execute("SELECT count(*) FROM oauth_states").fetchone() == (1,)
 
 
 async def install(slack: FakeSlack, site: str) -> str:
@@ -484,7 +561,7 @@ async def test_a_packed_file_is_not_unpacked(world, slack):
     bomb = gzip.compress(b"%PDF-" + bytes(5_000_000))
     assert len(bomb) < SMALL.max_bytes
     await slack.say(LEARN, ("handbook.pdf", File(bomb, encoding="gzip")))
-    assert "not a PDF" in shown(await world.said("I can't learn handbook.pdf"))
+    assert "can't read this file" in shown(await world.said("I can't learn handbook.pdf"))
 
 
 async def test_a_file_that_trickles_is_given_up(world, slack, monkeypatch):

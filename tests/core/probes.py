@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import resource
+import signal
 import socket
 import subprocess
 import time
@@ -27,7 +28,7 @@ def environment(data: bytes) -> dict[str, str]:
 
 
 def connect(data: bytes, port: int) -> str:
-    return _refusal(lambda: socket.create_connection(("127.0.0.1", port), timeout=1))
+    return _refusal(lambda: socket.socket().connect((b"127.0.0.1", port)))
 
 
 def escape(data: bytes) -> list[str]:
@@ -41,6 +42,33 @@ def escape(data: bytes) -> list[str]:
         _refusal(os.fork),
         _refusal(lambda: subprocess.run(["/bin/true"])),
         _refusal(lambda: resource.setrlimit(resource.RLIMIT_NOFILE, limit)),
+    ]
+
+
+def destroy(data: bytes, folder: str, parent: int) -> list[str]:
+    """What needs no file descriptor, against files and processes of the same user; each has to fail."""
+    file, other = f"{folder}/file", f"{folder}/other"
+    return [
+        _refusal(lambda: os.rename(file, other)),
+        _refusal(lambda: os.unlink(file)),
+        _refusal(lambda: os.truncate(file, 0)),
+        _refusal(lambda: os.chmod(file, 0o777)),
+        _refusal(lambda: os.chmod(folder, 0)),
+        _refusal(lambda: os.chown(file, -1, -1)),
+        _refusal(lambda: os.utime(file, (0, 0))),
+        _refusal(lambda: os.setxattr(file, "user.x", b"y")),
+        _refusal(lambda: os.symlink("/etc/passwd", other)),
+        _refusal(lambda: os.link(file, other)),
+        _refusal(lambda: os.mkdir(other)),
+        _refusal(lambda: os.mkfifo(other)),
+        _refusal(lambda: os.rmdir(f"{folder}/empty")),
+        _refusal(lambda: os.kill(parent, 0)),
+        _refusal(lambda: os.kill(parent, signal.SIGTERM)),
+        _refusal(lambda: os.killpg(os.getpgrp(), 0)),
+        _refusal(lambda: os.setpriority(os.PRIO_PROCESS, parent, 19)),
+        _refusal(lambda: os.stat(file)),
+        _refusal(lambda: os.readlink("/proc/self/exe")),
+        _refusal(lambda: resource.prlimit(parent, resource.RLIMIT_NOFILE, (0, 0))),
     ]
 
 

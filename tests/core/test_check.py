@@ -248,7 +248,7 @@ def test_a_course_writes_learns_asks_and_guards(tiny, fmt, lora, monkeypatch) ->
     learning = LearnConfig("quick")
     lora.config = learning
     answers = lambda asks: [Completion("Orla Quint", 2, 0.1, 0.5) for _ in asks]  # noqa: E731
-    course = Course(tiny, fmt, lora, learning, CourseConfig(study=True), answers)
+    course = Course(tiny, fmt, lora, learning, CourseConfig(study=True, short=0), answers)
     chunks, steps, found = chunks_of(tiny.tokenizer, STORY * 2), [], None
     running = course.run(chunks, title="Vessin")
     try:
@@ -261,6 +261,18 @@ def test_a_course_writes_learns_asks_and_guards(tiny, fmt, lora, monkeypatch) ->
     assert [s.stage for s in steps].count(Stage.CHECKING) == 1 and steps[-1].stage is Stage.CHECKING
     assert all(s.done == 0 for s in steps[:3]) and course.at_ease
     assert sum(s.done == 0 for s in run_again(course, chunks)) < sum(s.done == 0 for s in steps)  # the rate is known
+
+
+def test_a_short_document_is_learned_without_a_self_check(tiny, fmt, lora, monkeypatch) -> None:
+    monkeypatch.setattr(Tutor, "checks", lambda self, chunks, each, most: iter([ASKED]))
+    learning = LearnConfig("quick")
+    lora.config = learning
+    course = Course(tiny, fmt, lora, learning, CourseConfig(), lambda asks: [])
+    running = course.run(chunks_of(tiny.tokenizer, STORY), title="Vessin")
+    with pytest.raises(StopIteration) as end:
+        while True:
+            next(running)
+    assert end.value.value.metrics.check_total == 0
 
 
 def run_again(course: Course, chunks) -> list[Step]:

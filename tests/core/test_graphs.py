@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from core.engine import EngineConfig
 from core.generate import generate
 from core.learning import graphs
 from core.learning.fast_weights import attached, target_modules
@@ -128,7 +129,11 @@ def test_without_room_there_is_no_recording_and_the_longest_unused_goes_first(ti
 def test_what_no_recording_can_do_is_left_to_the_plain_passes(tiny, modules) -> None:
     recordings = Graphs(tiny.model, modules)
     assert recordings.passes(PROMPTS[:1] * 129, 1, 8) is None
-    assert recordings.passes(PROMPTS, 1, 65) is None
+    assert recordings.passes(PROMPTS, 1, graphs.NEW + 1) is None
+
+
+def test_an_answer_of_the_usual_length_comes_from_a_recording(tiny, modules) -> None:
+    assert Graphs(tiny.model, modules).passes(PROMPTS, 1, EngineConfig().max_answer_tokens)
 
 
 def test_only_llama_s_architecture_is_recorded(tiny, monkeypatch) -> None:

@@ -14,6 +14,8 @@ from core.ports import Index, Learned, Weights
 from core.runner import Runner
 from core.service import Service
 from core.types import Chunk, Job, Limits, Metrics, Progress, Stage, Step
+from storage.channel_files import ChannelFile
+from storage.folder import DataFolder
 from tests.conftest import SMALL, Open
 from tests.fakes import FakeEngine, plain_pdf, read_plain, to_tensor
 
@@ -147,7 +149,7 @@ async def test_a_running_job_is_cancelled_between_steps_and_nothing_is_kept(
         assert ended.stage is Stage.CANCELLED
         assert engine.closed == 1
         assert await service.documents("here") == []
-        assert weights.sweep([]) == []
+        assert weights.sweep([]) == ([], [])
         assert (await learn(service)).job.stage is Stage.DONE  # the same file may come again
 
 
@@ -206,11 +208,75 @@ async def test_a_job_of_a_killed_process_is_taken_up_again_and_says_so(open_serv
     assert last.job.attempts == 2
 
 
-async def test_weights_that_no_document_names_are_removed_at_the_start(open_service: Open, weights: Weights) -> None:
+def save_orphan(weights: Weights, document_id: str) -> None:
     learned = Learned({"0/memory": to_tensor(TEXT)}, (0,), Metrics(4.0, 1.0, (4.0, 1.0), 1, 60, 0.1, 1.0))
-    weights.save("orphan", "here", learned, base="f" * 64, learner="by-heart")
+    weights.save(document_id, "here", learned, base="f" * 64, learner="by-heart")
+
+
+async def test_weights_whose_job_never_ended_are_removed_at_the_start(
+    open_service: Open, index: Index, weights: Weights
+) -> None:
+    await index.will_save("orphan")  # killed between the file and the row
+    save_orphan(weights, "orphan")
     async with open_service():
-        assert weights.sweep([]) == []
+        assert weights.sweep([]) == ([], [])
+    assert await index.unused_weights() == []
+
+
+async def test_weights_that_an_index_without_documents_does_not_name_stay(
+    open_service: Open, folder: DataFolder, weights: Weights
+) -> None:
+    save_orphan(weights, "orphan")
+    async with open_service():
+        assert [path.name for path in folder.weights.iterdir()] == ["orphan.safetensors"]
+
+
+async def test_weights_that_nobody_names_go_to_the_trash_where_the_index_is_sound(
+    open_service: Open, index: Index, folder: DataFolder, weights: Weights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def damaged(*_: object) -> bool:
+        return False
+
+    async with open_service() as service:
+        await learn(service)
+    save_orphan(weights, "orphan")
+    with monkeypatch.context() as patch:
+        patch.setattr(index, "is_sound", damaged)
+        async with open_service():
+            assert (folder.weights / "orphan.safetensors").exists()
+    async with open_service():
+        assert (folder.weights / "trash" / "orphan.safetensors").exists()
+
+
+async def test_a_folder_of_weights_that_cannot_be_tidied_stops_no_start(
+    open_service: Open, weights: Weights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_only(*_: object) -> None:
+        raise OSError("Read-only file system")
+
+    async with open_service() as service:
+        await learn(service)
+    save_orphan(weights, "orphan")
+    for name in ("sweep", "delete"):
+        monkeypatch.setattr(weights, name, read_only)
+    async with open_service() as service:
+        assert (await service.ask("here", "What burns?")).learned
+
+
+async def test_weights_that_could_not_be_deleted_are_deleted_at_the_next_start(
+    open_service: Open, folder: DataFolder, weights: Weights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_only(*_: object) -> None:
+        raise OSError("Read-only file system")
+
+    async with open_service() as service:
+        await learn(service)
+        with monkeypatch.context() as patch:
+            patch.setattr(weights, "delete", read_only)
+            await service.reset("here")
+    assert len([*folder.weights.iterdir()]) == 1
+    async with open_service():
+        assert [*folder.weights.iterdir()] == []
 
 
 async def test_an_engine_that_cannot_be_loaded_is_reported_to_everyone(open_service: Open, index: Index) -> None:
@@ -293,7 +359,7 @@ async def test_a_row_that_cannot_be_written_leaves_no_weights(
     monkeypatch.setattr(index, "finish_job", full)
     async with open_service() as service:
         assert (await learn(service)).job.stage is Stage.FAILED
-    assert weights.sweep([]) == []
+    assert weights.sweep([]) == ([], [])
 
 
 async def test_what_fails_after_the_row_was_committed_costs_no_weights(
@@ -309,7 +375,7 @@ async def test_what_fails_after_the_row_was_committed_costs_no_weights(
     async with open_service() as service:
         assert (await learn(service)).job.stage is Stage.DONE
         assert (await service.ask("here", "What burns?")).learned
-    assert weights.sweep(await index.all_weights()) == []
+    assert weights.sweep(await index.all_weights()) == ([], [])
 
 
 async def test_a_worker_cancelled_at_any_point_costs_no_committed_document_its_weights(
@@ -422,7 +488,8 @@ async def test_chunks_are_kept_with_their_codes_where_their_text_is(
     engine = Coding(chunk_size=6)
     async with open_service(engine, keep_text=keep_text) as service:
         await learn(service)
-    codes = [row["code"] for row in await index._read("SELECT code FROM chunks ORDER BY position")]
+    async with index._channel("here") as file:
+        codes = await file(ChannelFile.codes, [*range(1, 100)])
     assert len(codes) > 8, "more than at once"
     assert codes == [f"a head's{n:02}".encode() if keep_text else b"" for n in range(len(codes))]
     assert {name.split("_")[0] for name in engine.threads} == {"device"}

@@ -1,15 +1,20 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import pytest
 
+import core.sandbox
+from core.kernel import has_seccomp, landlock_version
 from core.sandbox import ROOT, Crashed, Overrun, Sandbox
 
 PROBES = "tests.core.probes:"
@@ -40,13 +45,75 @@ async def test_there_is_no_network() -> None:
     server = await asyncio.start_server(lambda reader, writer: None, "127.0.0.1", 0)
     async with server:
         port = server.sockets[0].getsockname()[1]
-        assert await Sandbox().call(PROBES + "connect", b"", port) == "OSError"
+        assert await Sandbox().call(PROBES + "connect", b"", port) in ("OSError", "PermissionError")
 
 
 @linux
 async def test_there_are_no_files_no_processes_and_no_way_to_lift_a_limit() -> None:
     answers = await Sandbox().call(PROBES + "escape", b"")
     assert not [answer for answer in answers if answer.startswith("done")]
+
+
+needs_landlock = pytest.mark.skipif(not landlock_version() or not has_seccomp(), reason="the kernel lacks it")
+NOBODY = 65534
+PARENT = f"""
+import asyncio, os, sys
+from core.sandbox import Sandbox
+print(asyncio.run(Sandbox().call('{PROBES}destroy', b"", sys.argv[1], os.getpid())))
+"""
+
+
+def an_interpreter_for_everybody() -> str:
+    """This one, or, when root's own can't be run by others, the system's."""
+    return sys.executable if os.geteuid() else shutil.which("python3", path="/usr/local/bin:/usr/bin") or ""
+
+
+@needs_landlock
+@pytest.mark.skipif(not an_interpreter_for_everybody(), reason="root's Python can't be run by anybody else")
+def test_a_child_of_the_same_user_changes_no_file_and_reaches_no_process() -> None:
+    """As in the container, where the bot is no root: the child keeps the bot's user."""
+    user = os.geteuid() or NOBODY
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "empty").mkdir()
+        (Path(folder) / "file").write_bytes(b"weights")
+        for path in (Path(folder), *Path(folder).iterdir()):
+            os.chown(path, user, -1)
+        before = (Path(folder) / "file").stat()
+        command = [an_interpreter_for_everybody(), "-c", PARENT, folder]
+        ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, user=user)
+        assert ended.returncode == 0, ended.stderr
+        assert "done" not in ended.stdout and ended.stdout.count("PermissionError") >= 18
+        after = (Path(folder) / "file").stat()
+        assert (after.st_mode, after.st_mtime, after.st_size) == (before.st_mode, before.st_mtime, 7)
+        assert sorted(path.name for path in Path(folder).iterdir()) == ["empty", "file"]
+
+
+@needs_landlock
+async def test_while_the_parser_is_loaded_no_file_can_be_changed_either(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"weights")
+    assert give_up_in_a_fork(tmp_path / "file") == {"reads": "done: b'weights'", "unlinks": "PermissionError"}
+
+
+def give_up_in_a_fork(file: Path) -> dict[str, str]:
+    code = f"""
+import json
+from core.kernel import give_up_files
+from tests.core.probes import _refusal
+from pathlib import Path
+assert give_up_files(reading=True)
+file = Path({str(file)!r})
+print(json.dumps({{"reads": _refusal(file.read_bytes), "unlinks": _refusal(file.unlink)}}))
+"""
+    return json.loads(subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=True).stdout)
+
+
+async def test_what_the_kernel_lacks_is_logged_once(monkeypatch: pytest.MonkeyPatch, caplog) -> None:
+    monkeypatch.setattr("core.sandbox.landlock_version", lambda: 0)
+    core.sandbox._warn_once.cache_clear()
+    for _ in range(2):
+        await Sandbox().call(PROBES + "length", b"1", 1)
+    assert [record.message for record in caplog.records if "No Landlock" in record.message][1:] == []
+    assert "No Landlock" in caplog.text
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become nobody")

@@ -9,7 +9,16 @@ import numpy as np
 import pytest
 
 from core.closeness import Query
-from core.errors import AlreadyKnown, NotAPdf, NotFound, PdfTooBig, Refused
+from core.errors import (
+    AlreadyKnown,
+    LearningFailed,
+    NotAPdf,
+    NotFound,
+    PdfTooBig,
+    Refused,
+    WeightsDamaged,
+    WrongBaseModel,
+)
 from core.evaluation.bench import Found
 from core.ports import Ask, Hit, Index, Weights
 from core.prompts import NOT_IN_TEXT
@@ -24,6 +33,7 @@ from core.service import (
     points_elsewhere,
 )
 from core.types import Certainty, Chunk, Completion, Document, Stage
+from storage.folder import DataFolder
 from tests.conftest import Open
 from tests.fakes import FakeEngine, plain_pdf
 
@@ -374,7 +384,7 @@ async def test_forgetting_one_document_leaves_the_other(open_service: Open, weig
         assert [document.id for document in await service.documents("here")] == [bakery.id]
         answer = await service.ask("here", "Who is the baker?")
         assert answer.learned and "Tomas Reed" in answer.learned.text
-        assert weights.sweep([bakery.weights]) == []
+        assert weights.sweep([bakery.weights]) == ([], [])
 
 
 async def test_a_reset_erases_one_channel_and_ends_its_jobs(open_service: Open, weights: Weights) -> None:
@@ -388,8 +398,89 @@ async def test_a_reset_erases_one_channel_and_ends_its_jobs(open_service: Open, 
         assert await watching is Stage.CANCELLED
         assert (await service.documents("here"), await service.jobs("here")) == ([], [])
         assert [document.id for document in await service.documents("there")] == [kept.id]
-        assert weights.sweep([kept.weights]) == []
+        assert weights.sweep([kept.weights]) == ([], [])
         assert (await service.ask("here", "Who is the keeper?")).learned is None
+
+
+async def relearned(service: Service) -> list[str]:
+    """Names of what was learned again."""
+    jobs = await service.relearn("here")
+    for job in jobs:
+        assert await end(service, job.id) is Stage.DONE
+    return [job.name for job in jobs]
+
+
+def damage(folder: DataFolder, document: Document) -> None:
+    path = folder.path / document.weights.path
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+async def test_a_damaged_document_fails_no_question_that_another_can_answer_and_is_named(
+    open_service: Open, folder: DataFolder
+) -> None:
+    async with open_service() as service:
+        lighthouse, _ = await learn(service), await learn(service, HARBOUR, "harbour.pdf")
+        damage(folder, lighthouse)
+        answer = await service.ask("here", "Who is the master, and who is the keeper of the harbour?")
+        assert answer.document and answer.document.name == "harbour.pdf" and answer.unusable == ("lighthouse.pdf",)
+        with pytest.raises(WeightsDamaged, match=r"lighthouse\.pdf: "):
+            await service.ask("here", "Who is the keeper of the lighthouse?", document="lighthouse.pdf")
+
+
+async def test_what_is_damaged_is_learned_again_in_its_place_from_the_kept_text(
+    open_service: Open, folder: DataFolder, index: Index
+) -> None:
+    async with open_service() as service:
+        old, kept = await learn(service), await learn(service, HARBOUR, "harbour.pdf")
+        asked = await service.ask("here", "Who is the keeper of the lighthouse?", thread="1")
+        damage(folder, old)
+        assert await relearned(service) == ["lighthouse.pdf"] and await relearned(service) == []
+        assert "Ada Quill" in (await service.ask("here", "Who is the keeper of the lighthouse?")).learned.text
+        new, other = await service.documents("here")
+        assert (new.name, new.sha256, new.learned_by, other) == (old.name, old.sha256, old.learned_by, kept)
+        assert (
+            await index.thread_document("here", "1") == new.id
+            and (await service.answer("here", asked.id)).question == asked.question
+        )
+        assert {path.stem for path in folder.weights.iterdir()} == {new.id, kept.id}
+        await service.forget("here", new.id)
+    assert b"Ada Quill" not in b"".join(path.read_bytes() for path in folder.path.rglob("*") if path.is_file())
+
+
+async def test_for_another_base_model_everything_is_learned_again(open_service: Open) -> None:
+    async with open_service() as service:
+        await learn(service)
+    async with open_service(FakeEngine(fingerprint="e" * 64)) as service:
+        with pytest.raises(WrongBaseModel):
+            await service.ask("here", "Who is the keeper of the lighthouse?")
+        assert await relearned(service) == ["lighthouse.pdf"]
+        assert "Ada Quill" in (await service.ask("here", "Who is the keeper of the lighthouse?")).learned.text
+
+
+async def test_the_same_pdf_again_mends_what_is_damaged(open_service: Open, folder: DataFolder) -> None:
+    async with open_service() as service:
+        damage(folder, await learn(service))
+        mended = await learn(service)
+        assert await service.documents("here") == [mended]
+        assert "Ada Quill" in (await service.ask("here", "Who is the keeper of the lighthouse?")).learned.text
+        with pytest.raises(AlreadyKnown):
+            await learn(service)
+
+
+async def test_without_text_the_pdf_is_asked_for(open_service: Open, folder: DataFolder) -> None:
+    async with open_service(keep_text=False) as service:
+        damage(folder, await learn(service))
+        with pytest.raises(Refused, match=r"lighthouse\.pdf is not kept; hand it in again"):
+            await service.relearn("here")
+
+
+async def test_what_failed_to_be_learned_again_leaves_the_old_document(open_service: Open, folder: DataFolder) -> None:
+    async with open_service() as service:
+        old = await learn(service)
+    damage(folder, old)
+    async with open_service(FakeEngine(fail_at_step=1, learn_error=LearningFailed())) as service:
+        (job,) = await service.relearn("here")
+        assert await end(service, job.id) is Stage.FAILED and await service.documents("here") == [old]
 
 
 async def end(service: Service, job_id: str) -> Stage:

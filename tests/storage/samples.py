@@ -47,13 +47,19 @@ def make_learned(*values: float, sections: tuple[int, ...] = (0, 1)) -> Learned:
 
 
 async def learn(
-    index: Index, id: str, texts: Sequence[str], channel: str = "here", codes: Sequence[bytes] = (), **changes
+    index: Index,
+    id: str,
+    texts: Sequence[str],
+    channel: str = "here",
+    codes: Sequence[bytes] = (),
+    weights: WeightsRecord | None = None,
+    **changes,
 ) -> Document:
     """Through the queue, as the runner does it; a page and a chunk for each text."""
     job = await index.add_job(
         make_job(f"job-{channel}-{id}", channel, **changes), b"%PDF- " + " ".join(texts).encode(errors="replace")
     )
-    document = make_document(id, job, learned_at=2.0 + len(await index.all_weights()))
+    document = make_document(id, job, weights, learned_at=2.0 + len(await index.all_weights()))
     pages = [Page(number, text) for number, text in enumerate(texts, start=1)]
     await index.finish_job(job.id, document, pages, make_chunks(*texts, codes=codes))
     return document

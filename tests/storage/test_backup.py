@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import hashlib
 import json
 import os
 import random
 import sqlite3
+import tempfile
 import zipfile
 from collections.abc import Callable
 from contextlib import closing
@@ -19,6 +22,7 @@ import storage.backup
 from core.errors import BackupDamaged, DataFolderBusy, DataTooNew, NotFound, StorageFailed
 from core.types import Document
 from storage.backup import back_up, restore
+from storage.channel_files import path_in
 from storage.check import examine
 from storage.folder import RESTORED, DataFolder
 from storage.index import MIGRATIONS, Index
@@ -88,7 +92,10 @@ async def test_a_restore_takes_the_place_of_everything(source: Path, file: Path)
     restore(source, file)
     assert set(examine(source).documents) == {"d1", "d2"}
     assert sorted(path.name for path in source.rglob("*")) == sorted(
-        ["abc", "d1.safetensors", "d2.safetensors", "engram.db", "lock", "prepared", "prepared.json", "weights"]
+        [
+            *("abc", "channels", "d1.safetensors", "d2.safetensors", "engram.db", "lock", "prepared", "prepared.json"),
+            *("reserve", "weights", path_in(Path(), "here").name),
+        ]
     )
 
 
@@ -111,7 +118,7 @@ async def come_and_go(index: Index, folder: DataFolder) -> None:
         number += 1
         document = await learn_with_weights(index, folder, f"n{number}")
         if number % 2:
-            Weights(folder.weights).delete(await index.forget("here", document.id))
+            Weights(folder.weights).delete((await index.forget("here", document.id)).document_id)
 
 
 async def test_nothing_half_made_is_left_and_an_older_backup_stays(source: Path, file: Path, monkeypatch) -> None:
@@ -124,6 +131,37 @@ async def test_nothing_half_made_is_left_and_an_older_backup_stays(source: Path,
     with pytest.raises(StorageFailed, match="missing"):
         back_up(source, file)
     assert file.read_bytes() == before and [path.name for path in file.parent.glob(".*")] == []
+
+
+def test_what_a_killed_backup_left_goes_with_the_next_one(source: Path, file: Path) -> None:
+    left, busy = (file.with_name(f".{file.name}-{'0123456' + end}.part") for end in "78")
+    left.write_bytes(b"half")
+    with busy.open("wb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        back_up(source, file)
+        assert sorted(path.name for path in file.parent.glob(".*")) == [busy.name]
+
+
+@pytest.mark.parametrize("name", ["engram.db", "weights/d1.safetensors", "new.backup"])
+def test_a_backup_replaces_nothing_in_the_data_folder(source: Path, name: str) -> None:
+    before = bytes_of(source)
+    with pytest.raises(StorageFailed, match="another place"):
+        back_up(source, source / name)
+    assert bytes_of(source) == before
+
+
+def test_the_tokens_of_workspaces_come_along(source: Path, file: Path, tmp_path: Path) -> None:
+    with closing(sqlite3.connect(source / "slack.db")) as tokens:
+        tokens.executescript("CREATE TABLE slack_bots (token); INSERT INTO slack_bots VALUES ('xoxb');")
+    back_up(source, file)
+    restore(tmp_path / "new", file)
+    with closing(sqlite3.connect(tmp_path / "new" / "slack.db")) as tokens:
+        assert tokens.execute("SELECT token FROM slack_bots").fetchall() == [("xoxb",)]
+    with closing(sqlite3.connect(source / "slack.db")) as tokens:
+        tokens.executescript("CREATE TRIGGER evil AFTER INSERT ON slack_bots BEGIN DELETE FROM slack_bots; END")
+    back_up(source, file)
+    with pytest.raises(BackupDamaged):
+        restore(tmp_path / "new", file)
 
 
 async def test_a_backup_is_for_its_owner_only(source: Path, file: Path) -> None:
@@ -196,6 +234,47 @@ HOSTILE = [
 ]
 
 
+def crafted(path: str, sql: str) -> Callable[[dict[str, bytes]], None]:
+    """An archive whose database does something of its own, with a manifest that fits."""
+
+    def changed(files: dict[str, bytes]) -> None:
+        name = next(name for name in files if name.startswith(path))
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "file.db"
+            file.write_bytes(files[name])
+            with closing(sqlite3.connect(file)) as connection:
+                connection.executescript(sql)
+            files[name] = file.read_bytes()
+        manifest = json.loads(files["manifest.json"])
+        manifest["files"][name] = [len(files[name]), hashlib.sha256(files[name]).hexdigest()]
+        files["manifest.json"] = json.dumps(manifest).encode()
+
+    return changed
+
+
+TRIGGER = "CREATE TRIGGER evil AFTER INSERT ON {} BEGIN DELETE FROM {}; END"
+HOSTILE += [
+    crafted("engram.db", TRIGGER.format("jobs", "documents")),
+    crafted("channels/", TRIGGER.format("answers", "chunks")),
+    crafted("channels/", "DELETE FROM chunks"),
+    crafted("channels/", "UPDATE chunk_words_data SET block = zeroblob(8) WHERE id > 10"),
+    crafted("engram.db", "INSERT INTO unused_weights VALUES ('../../engram')"),
+    crafted("engram.db", "UPDATE weights SET path = 'weights/d3.safetensors' WHERE document_id = 'd2'"),
+    lambda files: files.update({"manifest.json": b"[" * 100_000}),
+]
+
+
+def test_what_is_packed_is_not_unpacked(source: Path, file: Path) -> None:
+    back_up(source, file)
+    rewrite(
+        file, change_the_manifest(lambda manifest: manifest["files"].update({"weights/x.safetensors": [2**31, ""]}))
+    )
+    with zipfile.ZipFile(file, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("weights/x.safetensors", bytes(50 * 2**20))
+    with pytest.raises(BackupDamaged):
+        restore(source, file)
+
+
 @pytest.mark.parametrize("change", HOSTILE, ids=range(len(HOSTILE)))
 async def test_an_archive_that_was_tampered_with_is_refused(source: Path, file: Path, change) -> None:
     back_up(source, file)
@@ -224,23 +303,23 @@ async def test_what_is_no_backup_is_refused(tmp_path: Path, file: Path) -> None:
         restore(tmp_path / "new", file)
 
 
-async def test_an_older_versions_backup_is_brought_forward(source: Path, file: Path, tmp_path: Path) -> None:
-    with closing(sqlite3.connect(tmp_path / "source" / "engram.db")) as index:
-        index.executescript("DROP INDEX answers_by_thread; ALTER TABLE answers DROP COLUMN thread;")
-        index.executescript("ALTER TABLE chunks DROP COLUMN code; ALTER TABLE channels DROP COLUMN settings;")
-        index.executescript(
-            "ALTER TABLE answers DROP COLUMN details; ALTER TABLE answers DROP COLUMN shared;"
-            "ALTER TABLE feedback DROP COLUMN correction;"
+async def test_an_older_versions_backup_is_brought_forward(file: Path, tmp_path: Path) -> None:
+    with DataFolder(tmp_path / "source") as folder:
+        record = Weights(folder.weights).save(
+            "learned", "discord:1:2", make_learned(1.0), base="b" * 64, learner="lora"
         )
-        index.executescript("DROP TABLE inbox; PRAGMA user_version = 1;")
-    assert back_up(source, file).version == 1
+        with closing(sqlite3.connect(folder.index)) as index:
+            index.executescript((Path(__file__).parent / "released" / "v4.sql").read_text())
+            index.execute("UPDATE weights SET sha256 = ?, bytes = ?", (record.sha256, record.bytes))
+            index.commit()
+    assert back_up(tmp_path / "source", file).version == 4
     restore(tmp_path / "new", file)
     async with Index(tmp_path / "new" / "engram.db") as index:
-        assert len(await index.documents("here")) == 2
-    assert examine(tmp_path / "new").version == len(MIGRATIONS)
+        assert await index.support("learned", ["Ada Quill"]) == [(1,)]
+    assert examine(tmp_path / "new").version == len(MIGRATIONS) and examine(tmp_path / "new").problems == ()
 
 
-@pytest.mark.parametrize("at", range(6))
+@pytest.mark.parametrize("at", range(7))
 async def test_a_restore_that_a_crash_cut_short_is_finished_at_the_next_start(
     source: Path, file: Path, monkeypatch, at: int
 ) -> None:

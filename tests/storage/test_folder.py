@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 import subprocess
 import sys
@@ -63,3 +64,18 @@ def test_the_size_counts_every_file(tmp_path: Path) -> None:
         (tmp_path / "weights").mkdir()
         (tmp_path / "weights" / "x").write_bytes(b"123")
         assert folder.size() == 3
+
+
+def test_a_folder_that_was_open_to_all_is_closed(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir(mode=0o755)
+    with DataFolder(tmp_path / "data"):
+        assert (tmp_path / "data").stat().st_mode & 0o777 == 0o700
+
+
+def test_a_disk_without_locks_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("storage.folder.fcntl.flock", no_locks)
+    with pytest.raises(SetupError, match="no locks"), DataFolder(tmp_path / "data"):
+        pass

@@ -8,7 +8,8 @@ import sqlite3
 import subprocess
 import sys
 import time
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,9 +23,10 @@ from core.closeness import WORTH, Query
 from core.errors import AlreadyKnown, Cancelled, DataTooNew, NotFound, StorageFailed
 from core.evaluation.bench import Search
 from core.ports import Index as Port
-from core.types import Chunk, Stage
+from core.types import Chunk, Page, Stage
+from storage.channel_files import ChannelFile, ChannelFiles, path_in
 from storage.folder import DataFolder
-from storage.index import Index
+from storage.index import CHANNELS, Index
 from tests.storage.samples import learn, make_answer, make_chunks, make_document, make_job
 
 HOSTILE = [
@@ -67,6 +69,10 @@ def query(path: Path, sql: str) -> list[tuple]:
     """As another program would see the file."""
     with closing(sqlite3.connect(path)) as connection:
         return connection.execute(sql).fetchall()
+
+
+def file_of(folder: DataFolder, channel: str = "here") -> Path:
+    return path_in(folder.path / CHANNELS, channel)
 
 
 def bytes_of(folder: Path) -> bytes:
@@ -182,8 +188,9 @@ async def test_a_file_that_is_no_index_is_refused_without_its_path(folder: DataF
 
 async def test_a_full_disk_is_said_to_be_full_and_changes_nothing(index: Index) -> None:
     job = await index.add_job(make_job("job1"), b"%PDF-")
-    [[pages]] = await index._writer.execute_fetchall("PRAGMA page_count")
-    await index._writer.execute_fetchall("PRAGMA max_page_count = " + str(pages + 5))
+    content = index._files._open["here"]._db
+    [[pages]] = content.execute("PRAGMA page_count")
+    content.execute("PRAGMA max_page_count = " + str(pages + 5))
     with pytest.raises(StorageFailed, match="disk is full"):
         await index.add_job(make_job("job2"), bytes(100_000))
     with pytest.raises(StorageFailed, match="disk is full"):
@@ -501,6 +508,14 @@ async def test_other_channels_words_change_no_hit(index: Index) -> None:
         assert [hit[3:] for hit in again] == [hit[3:] for hit in hits]
 
 
+async def test_another_channels_upload_shifts_no_score(index: Index) -> None:
+    await learn(index, "d1", ["The harbour opened in May.", "The harbour has a crane and a long pier."])
+    before = [(hit.chunk, hit.score, hit.share) for hit in await index.route("here", "When did the harbour open?")]
+    await learn(index, "d2", ["harbour " * 5_000, "open " * 5_000], "there")
+    after = [(hit.chunk, hit.score, hit.share) for hit in await index.route("here", "When did the harbour open?")]
+    assert after == before and before
+
+
 async def test_the_instrument_searches_as_the_index_does(index: Index) -> None:
     codes = [HEAD + bytes([byte] * 16) for byte in (0x0F, 0xF1, 0xF0)]
     await learn(index, "d1", TEXTS, codes=codes)
@@ -617,14 +632,14 @@ async def test_answers_and_what_people_think_of_them_are_kept(index: Index, fold
     answer = await index.add_answer("here", make_answer(document), asked_by="ada")
     await index.feedback("here", answer, by="bob", helpful=True)
     await index.feedback("here", answer, by="bob", helpful=False)
-    kept = query(folder.index, "SELECT id, document_id, question, learned, base, asked_by FROM answers")
+    kept = query(file_of(folder), "SELECT id, document_id, question, learned, base, asked_by FROM answers")
     assert kept == [(answer, "d1", "Who?", "Ada.", "Nobody.", "ada")]
-    assert query(folder.index, "SELECT answer_id, given_by, helpful FROM feedback") == [(answer, "bob", 0)]
+    assert query(file_of(folder), "SELECT answer_id, given_by, helpful FROM feedback") == [(answer, "bob", 0)]
 
 
 async def test_an_answer_without_a_document_is_kept_too(index: Index, folder: DataFolder) -> None:
     await index.add_answer("empty", make_answer(None), asked_by="ada")
-    assert query(folder.index, "SELECT channel, document_id, learned FROM answers") == [("empty", None, None)]
+    assert query(file_of(folder, "empty"), "SELECT document_id, learned FROM answers") == [(None, None)]
 
 
 async def test_the_document_of_a_thread_is_the_one_that_answered_there_last(index: Index) -> None:
@@ -653,8 +668,9 @@ async def test_an_answer_moves_to_the_thread_that_it_opened(index: Index) -> Non
 
 
 async def test_the_document_of_a_thread_is_found_without_reading_all_answers(index: Index, folder: DataFolder) -> None:
-    found = query(folder.index, "EXPLAIN QUERY PLAN SELECT document_id FROM answers WHERE thread = 1 AND channel = 2")
-    assert "answers_by_thread (thread=? AND channel=?)" in found[0][-1]
+    await index.add_answer("here", make_answer(None), asked_by="ada")
+    found = query(file_of(folder), "EXPLAIN QUERY PLAN SELECT document_id FROM answers WHERE thread = 1")
+    assert "answers_by_thread (thread=?)" in found[0][-1]
 
 
 async def test_feedback_on_another_channels_answer_is_refused(index: Index) -> None:
@@ -718,11 +734,137 @@ async def test_of_many_documents_that_came_and_went_nothing_is_left(index: Index
     assert all(remains(folder.path, words[name]) == words[name] for name in "aceg")
 
 
-async def test_an_erase_writes_the_file_anew(index: Index, folder: DataFolder) -> None:
+async def test_an_erase_writes_both_files_anew(index: Index, folder: DataFolder) -> None:
     await plant(index, "gone")
     await index.forget("here", "gone")
-    assert query(folder.index, "PRAGMA freelist_count") == [(0,)]
+    assert query(folder.index, "PRAGMA freelist_count") == query(file_of(folder), "PRAGMA freelist_count") == [(0,)]
     assert query(folder.index, "SELECT count(*) FROM erasing") == [(0,)]
+
+
+async def test_an_erase_writes_no_other_channels_file(index: Index, folder: DataFolder) -> None:
+    await plant(index, "gone")
+    await plant(index, "kept", "there")
+    before = file_of(folder, "there").stat()
+    await index.forget("here", "gone")
+    await index.reset("here")
+    after = file_of(folder, "there").stat()
+    assert (after.st_mtime_ns, after.st_ino) == (before.st_mtime_ns, before.st_ino)
+
+
+async def test_where_there_is_nothing_to_erase_nothing_is_written(index: Index, folder: DataFolder) -> None:
+    await plant(index, "kept", "there")
+    before = {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in folder.path.rglob("*.db*")}
+    for _ in range(3):
+        assert await index.reset("nobody was here") == []
+    after = {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in folder.path.rglob("*.db")}
+    assert after.items() <= before.items()
+
+
+async def test_a_reader_beside_an_erase_makes_no_log_grow(folder: DataFolder, monkeypatch) -> None:
+    monkeypatch.setattr(storage.index, "SETTINGS", storage.index.SETTINGS.replace("5000", "50"))
+    monkeypatch.setattr(storage.index, "ERASE_AGAIN", 0.05)
+    async with Index(folder.index) as index:
+        await plant(index, "gone")
+        with closing(sqlite3.connect(folder.index, isolation_level=None)) as reader:
+            reader.execute("BEGIN")
+            reader.execute("SELECT count(*) FROM jobs").fetchall()
+            await index.reset("here")
+            log = folder.index.with_name("engram.db-wal")
+            before = log.stat().st_size
+            await asyncio.sleep(0.5)
+            assert log.stat().st_size <= before + 2 * 4096
+
+
+async def test_what_a_crash_left_in_a_channels_file_is_not_found_and_goes_with_the_next_document(
+    index: Index, folder: DataFolder
+) -> None:
+    await index.add_job(make_job("job1"), b"%PDF-")
+    async with index._channel("here") as content:  # killed before the commit in the index
+        await content(ChannelFile.add_document, "lost", [Page(1, "The harbour.")], make_chunks("The harbour."), [])
+    assert await index.route("here", "harbour") == [] and await index.pages("lost") == []
+    await learn(index, "d1", ["The harbour opened."])
+    assert [hit.document.id for hit in await index.route("here", "harbour")] == ["d1"]
+    assert query(file_of(folder), "SELECT document_id FROM chunks") == [("d1",)]
+
+
+async def test_what_is_to_be_erased_goes_before_anything_new_is_added(folder: DataFolder, monkeypatch) -> None:
+    async def fails(self: ChannelFiles, channel: str) -> None:
+        raise OSError("read-only")
+
+    async with Index(folder.index) as index:
+        gone = await plant(index, "gone")
+        monkeypatch.setattr(ChannelFiles, "delete", fails)
+        await index.reset("here")
+        with pytest.raises(StorageFailed):
+            await index.add_answer("here", make_answer(None), asked_by="ada")
+        monkeypatch.undo()
+        await index.add_answer("here", make_answer(None), asked_by="ada")
+        assert query(file_of(folder), "SELECT count(*) FROM answers") == [(1,)]
+        await index.finish_erase()
+    assert remains(folder.path, gone) == []
+
+
+async def test_one_file_that_cannot_be_erased_holds_up_no_other(index: Index, folder: DataFolder, monkeypatch) -> None:
+    stuck, gone = await plant(index, "stuck", "stuck"), await plant(index, "gone")
+    delete = ChannelFiles.delete
+
+    async def fails(self: ChannelFiles, channel: str) -> None:
+        if channel == "stuck":
+            raise OSError("read-only")
+        await delete(self, channel)
+
+    monkeypatch.setattr(ChannelFiles, "delete", fails)
+    await index.reset("stuck")
+    await index.reset("here")
+    assert remains(folder.path, gone) == [] and remains(folder.path, stuck)
+    monkeypatch.undo()
+    await index.finish_erase()
+    assert remains(folder.path, stuck) == []
+
+
+async def test_what_a_channel_handed_over_is_erased_with_it_and_not_handled_twice(folder: DataFolder) -> None:
+    async with Index(folder.index) as index:
+        await index.receive("slack:event:1", "CANARY-IN-AN-EVENT", "here")
+        await index.receive("slack:event:2", "another", "there")
+        await index.reset("here")
+        assert b"CANARY-IN-AN-EVENT" not in bytes_of(folder.path)
+    async with Index(folder.index) as index:
+        assert await index.unhandled("slack:") == [("slack:event:2", "another")]
+        assert not await index.receive("slack:event:1", "told again", "here")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """Of 12 MB."""
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "none", tmp_path], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("only root can mount a small disk")
+    yield tmp_path
+    subprocess.run(["umount", tmp_path], check=True)
+
+
+def fill_up(folder: Path) -> None:
+    with suppress(OSError), (folder / "filler").open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+
+
+@pytest.mark.parametrize("erase", ["forget", "reset"])
+async def test_a_full_disk_keeps_nothing_from_being_erased(small_disk: Path, erase: str, monkeypatch) -> None:
+    monkeypatch.setattr(storage.index, "ERASE_AGAIN", 0.05)
+    with DataFolder(small_disk / "data") as folder:
+        async with Index(folder.index) as index:
+            gone, kept = await plant(index, "gone"), await plant(index, "kept", "there")
+            await learn(index, "large", ["word " * 200_000])
+            fill_up(small_disk)
+            with pytest.raises(StorageFailed, match="disk is full"):
+                await index.add_job(make_job("new"), bytes(100_000))
+            await (index.forget("here", "gone") if erase == "forget" else index.reset("here"))
+            async with asyncio.timeout(10):
+                while remains(folder.path, gone):
+                    await asyncio.sleep(0.05)
+            assert remains(folder.path, kept) == kept
+            assert (erase == "forget") == bool(await index.documents("here"))
 
 
 async def test_forget_takes_one_document_with_its_jobs_and_answers_only(index: Index, folder: DataFolder) -> None:
@@ -730,8 +872,9 @@ async def test_forget_takes_one_document_with_its_jobs_and_answers_only(index: I
     kept = await plant(index, "kept")
     record = await index.forget("here", "gone")
     assert record.document_id == "gone" and [record.document_id for record in await index.all_weights()] == ["kept"]
-    counts = [query(folder.index, "SELECT count(*) FROM " + table)[0][0] for table in ("jobs", "answers", "feedback")]
-    assert counts == [2, 1, 1]
+    assert query(folder.index, "SELECT count(*) FROM jobs") == [(2,)]
+    counts = [query(file_of(folder), "SELECT count(*) FROM " + table)[0][0] for table in ("answers", "feedback")]
+    assert counts == [1, 1]
     assert [document.id for document in await index.documents("here")] == ["kept"] and len(kept) == 100
 
 
@@ -744,7 +887,8 @@ async def test_reset_takes_everything_of_its_channel_and_nothing_of_another(inde
     before = [await index.documents("there"), await index.jobs(channel="there", unfinished=False)]
     assert [record.document_id for record in await index.reset("here")] == ["one", "two"]
     assert [await index.documents("there"), await index.jobs(channel="there", unfinished=False)] == before
-    for table in ("channels WHERE id", "jobs WHERE channel", "documents WHERE channel", "answers WHERE channel"):
+    assert not file_of(folder).exists()
+    for table in ("channels WHERE id", "jobs WHERE channel", "documents WHERE channel"):
         assert query(folder.index, f"SELECT count(*) FROM {table} = 'here'") == [(0,)]
     assert await index.reset("nowhere") == []
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sqlite3
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
 
-from core.errors import DataTooNew
+from core.errors import DataTooNew, StorageFailed
 from core.types import Certainty, Stage
+from storage.channel_files import ChannelFile, path_in
+from storage.check import examine
 from storage.folder import DataFolder
 from storage.index import MIGRATIONS, Index
 
@@ -20,19 +22,25 @@ VERSIONS = range(1, len(MIGRATIONS) + 1)
 @pytest.fixture(params=VERSIONS)
 def old(request: pytest.FixtureRequest, folder: DataFolder) -> DataFolder:
     """A data folder of an earlier version: a learned document, an answer, and a failed, a running and a waiting job."""
-    with closing(sqlite3.connect(folder.index)) as connection:
-        connection.executescript((RELEASED / f"v{request.param}.sql").read_text())
+    folder.channels.mkdir()
+    scripts = {RELEASED / f"v{request.param}.sql": folder.index}
+    for path in (RELEASED / f"v{request.param}").glob("*.sql"):  # from version 6 on a file for each channel
+        scripts[path] = folder.channels / f"{path.stem}.db"
+    for script, file in scripts.items():
+        with closing(sqlite3.connect(file)) as connection:
+            connection.executescript(script.read_text())
     return folder
 
 
 def test_there_is_a_file_of_every_version() -> None:
     """A new migration comes with a file that the version before it wrote, and one of its own."""
-    assert sorted(path.name for path in RELEASED.iterdir()) == [f"v{version}.sql" for version in VERSIONS]
+    assert sorted(path.name for path in RELEASED.glob("*.sql")) == [f"v{version}.sql" for version in VERSIONS]
 
 
 async def test_a_file_of_every_version_is_brought_forward_with_all_that_is_in_it(old: DataFolder) -> None:
     with closing(sqlite3.connect(old.index)) as connection:
-        [(version,)] = connection.execute("PRAGMA user_version")
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+    with closing(sqlite3.connect(old.index if version < 6 else path_in(old.channels, "discord:1:2"))) as connection:
         [(answer,)] = connection.execute("SELECT id FROM answers")
     async with Index(old.index) as index:
         [document] = await index.documents("discord:1:2")
@@ -40,8 +48,9 @@ async def test_a_file_of_every_version_is_brought_forward_with_all_that_is_in_it
         assert document.weights.sections == (0, 1) and document.questions == ("Who keeps the lighthouse?",)
         assert [hit.chunk for hit in await index.route("discord:1:2", "What burns in the lamp?")] == [1]
         assert await index.support("learned", ["Ada Quill"]) == [(1,)]
-        [codes] = await index._read("SELECT group_concat(length(code)) AS lengths FROM chunks")
-        assert codes["lengths"] == ("56,56" if version > 3 else "0,0")
+        async with index._channel("discord:1:2") as file:
+            codes = await file(ChannelFile.codes, [1, 2])
+        assert [*map(len, codes)] == ([56, 56] if version > 3 else [0, 0])
         assert [(job.id, job.stage) for job in await index.requeue_interrupted()] == [("running", Stage.QUEUED)]
         assert [job.id for job in await index.jobs()] == ["waiting", "running"]
         assert await index.job_data("running") == b"%PDF- running"
@@ -63,6 +72,22 @@ async def test_what_an_older_version_wrote_is_erased_without_a_trace(old: DataFo
     async with Index(old.index) as index:
         await index.forget("discord:1:2", "learned")
     assert b"Ada Quill" not in b"".join(path.read_bytes() for path in old.path.rglob("*") if path.is_file())
+
+
+async def test_an_upgrade_that_a_crash_cut_short_begins_anew(old: DataFolder, monkeypatch) -> None:
+    async def dies(self: Index) -> None:
+        await split_up(self)
+        raise StorageFailed
+
+    split_up = Index._split_up
+    monkeypatch.setattr(Index, "_split_up", dies)
+    with suppress(StorageFailed):
+        async with Index(old.index):
+            pass
+    monkeypatch.undo()
+    async with Index(old.index) as index:
+        assert await index.support("learned", ["Ada Quill"]) == [(1,)] and await index.job_data("running")
+    assert examine(old.path).problems == ("document learned: its weights can't be read",)
 
 
 async def test_the_schema_is_the_same_whichever_version_it_began_with(old: DataFolder, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import resource
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from core.errors import LearningFailed, StorageFailed, WeightsDamaged, WrongBase
 from core.ports import Weights as Port
 from core.types import WeightsRecord
 from storage.folder import DataFolder
-from storage.weights import Weights
+from storage.weights import TRASH_DAYS, Weights
 from tests.storage.samples import make_learned
 
 
@@ -164,17 +165,50 @@ def test_no_file_is_named_after_anything_but_an_id(weights: Weights, folder: Dat
 
 def test_a_deleted_file_is_gone_and_may_be_deleted_again(weights: Weights, folder: DataFolder) -> None:
     record, kept = save(weights), save(weights, "d2")
-    weights.delete(record)
-    weights.delete(record)
+    (folder.weights / "d1.tmp").mkdir()
+    (folder.weights / "d1.tmp" / ".tmp0gMIuR").write_bytes(b"half")  # by safetensors, killed in the middle
+    weights.delete(record.document_id)
+    weights.delete(record.document_id)
     assert list(folder.weights.iterdir()) == [file_of(folder, kept)]
 
 
-def test_the_sweep_removes_what_no_record_names(weights: Weights, folder: DataFolder) -> None:
+def test_the_sweep_moves_its_own_indexs_files_only(weights: Weights, folder: DataFolder) -> None:
     kept = save(weights)
     save(weights, "orphan")
+    save(Weights(folder.weights, "another index"), "theirs")
+    save(Weights(folder.weights), "before")
     (folder.weights / "0123.tmp").write_bytes(b"half")
-    assert weights.sweep([kept]) == ["0123.tmp", "orphan.safetensors"]
-    assert load(weights, kept)
+    (folder.weights / "a folder").mkdir()
+    strange = ["0123.tmp", "a folder", "before.safetensors", "theirs.safetensors"]
+    assert weights.sweep([kept]) == (["orphan.safetensors"], strange)
+    assert load(weights, kept) and weights.sweep([kept]) == ([], strange)
+    assert (folder.weights / "trash" / "orphan.safetensors").exists()
+
+
+def test_the_trash_is_emptied_after_days(weights: Weights, folder: DataFolder) -> None:
+    os.utime(file_of(folder, save(weights)), (1.0, 1.0))  # the days count from when it was moved
+    weights.sweep([])
+    weights.sweep([])
+    trashed = folder.weights / "trash" / "d1.safetensors"
+    assert trashed.exists()
+    long_ago = time.time() - TRASH_DAYS * 86_400 - 1
+    os.utime(trashed, (long_ago, long_ago))
+    weights.sweep([])
+    assert not trashed.exists()
+
+
+def test_what_a_channel_has_in_the_trash_is_erased_with_it(weights: Weights, folder: DataFolder) -> None:
+    save(weights, "d1", "here")
+    save(weights, "d2", "there")
+    weights.sweep([])
+    weights.erase_trash("here")
+    assert [path.name for path in (folder.weights / "trash").iterdir()] == ["d2.safetensors"]
+
+
+def test_a_folder_of_weights_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "weights").write_bytes(b"")
+    with pytest.raises(StorageFailed):
+        Weights(tmp_path / "weights")
 
 
 def test_a_file_that_can_not_be_written_to_its_end_is_not_kept(weights: Weights, folder: DataFolder) -> None:

@@ -231,6 +231,12 @@ def test_a_heading_in_another_font_stands_alone() -> None:
     assert read_sheets([sheet(*lines)]) == ["All that we know of the harbour\nThe harbour was built in one summer."]
 
 
+def test_a_word_in_another_font_at_a_lines_beginning_is_no_heading() -> None:
+    above, below = body("Files stand under both", "/usr and /etc.")
+    lines = [replace(above, fonts=("Roman",)), replace(below, fonts=("Mono", "Roman", "Mono", "Roman"))]
+    assert read_sheets([sheet(*lines)]) == ["Files stand under both /usr and /etc."]
+
+
 def test_type_that_is_drawn_twice_to_look_bold_is_read_once() -> None:
     assert read_sheets([sheet(line("Bold", 200), line("Bold", 200, x=72.5))]) == ["Bold"]
 
@@ -257,6 +263,7 @@ def test_a_sentence_goes_on_past_a_columns_end() -> None:
         ("a dash -", "here", "", "a dash - here"),
         ("see http://x.org/", "page.html for", "", "see http://x.org/page.html for"),
         ("either/", "or", "", "either/ or"),
+        ("from /usr/", "share to", "", "from /usr/share to"),
         ("塔は", "白い", "", "塔は白い"),
     ],
 )

@@ -1,0 +1,340 @@
+"""One SQLite file for each channel: its text, the words to find a section by, PDFs that wait, answers.
+
+To erase a channel is to delete its file, and to forget a document is to rewrite this one file: no other channel waits,
+however much is stored. What is known (documents, jobs) stands in the index; what a crash leaves here without a row
+there is never shown, and goes with the next change.
+
+Blocking: `ChannelFiles` calls it in a thread. A commit is on the disk when it returns, and no log stays beside it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import sqlite3
+from collections import OrderedDict, defaultdict
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from core.errors import DataTooNew, NotFound
+from core.prompts import NOT_IN_TEXT
+from core.types import Chunk, Page
+from storage.folder import sync
+
+T = TypeVar("T")
+
+OPEN = 16  # files at once
+VERSIONS = (Path(__file__).with_name("channel_file.sql"),)  # the n-th makes version n
+SETTINGS = """
+PRAGMA busy_timeout = 5000;
+PRAGMA journal_mode = DELETE;
+PRAGMA synchronous = EXTRA;
+PRAGMA foreign_keys = ON;
+PRAGMA secure_delete = ON;
+"""
+TAKE_OVER = (
+    """
+    INSERT INTO pages SELECT document_id, number, text FROM old.pages
+    WHERE document_id IN (SELECT id FROM old.documents JOIN owner USING (channel))
+    """,
+    """
+    INSERT INTO chunks (document_id, position, text, start_page, end_page, code)
+    SELECT document_id, position, text, start_page, end_page, code FROM old.chunks
+    WHERE document_id IN (SELECT id FROM old.documents JOIN owner USING (channel)) ORDER BY id
+    """,
+    """
+    INSERT INTO job_files SELECT job_id, data FROM old.job_files
+    WHERE job_id IN (SELECT id FROM old.jobs JOIN owner USING (channel))
+    """,
+    """
+    INSERT INTO answers SELECT id, document_id, question, learned, base, asked_at, asked_by, thread, details, shared
+    FROM old.answers JOIN owner USING (channel)
+    """,
+    """
+    INSERT INTO feedback SELECT answer_id, given_by, helpful, correction FROM old.feedback
+    WHERE answer_id IN (SELECT id FROM answers)
+    """,
+)
+
+
+class ChannelFile:
+    """What one channel's file holds. Use from one thread at a time. Every method raises sqlite3.Error."""
+
+    def __init__(self, path: Path | None, channel: str, *, read_only: bool = False) -> None:
+        """path: created when missing; None: nothing is there, and nothing is stored.
+
+        Raises: DataTooNew.
+        """
+        address = f"{path.absolute().as_uri()}?mode={'ro' if read_only else 'rwc'}" if path else ":memory:"
+        self._db = sqlite3.connect(address, uri=True, isolation_level=None, check_same_thread=False)
+        try:
+            self._db.row_factory = sqlite3.Row
+            [version] = self._db.execute("PRAGMA user_version").fetchone()
+            if version > len(VERSIONS):
+                raise DataTooNew
+            if read_only:
+                self._db.execute("PRAGMA busy_timeout = 5000")
+                return
+            self._db.execute("PRAGMA auto_vacuum = FULL")  # the room of a PDF goes back to the disk
+            self._db.executescript(SETTINGS)
+            for script in VERSIONS[version:]:
+                self._db.executescript("BEGIN IMMEDIATE;" + script.read_text() + "COMMIT;")
+            if version == 0:
+                self._db.execute("INSERT INTO owner VALUES (?)", (channel,))
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        self._db.close()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Callable[..., sqlite3.Cursor]]:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield self._db.execute
+            self._db.execute("COMMIT")
+        except BaseException:
+            if self._db.in_transaction:  # a full disk has rolled it back
+                self._db.execute("ROLLBACK")
+            raise
+
+    # PDFs that wait
+
+    def add_job_file(self, job_id: str, data: bytes) -> None:
+        self._db.execute("INSERT OR REPLACE INTO job_files (job_id, data) VALUES (?, ?)", (job_id, data))
+
+    def job_file(self, job_id: str) -> bytes | None:
+        row = self._db.execute("SELECT data FROM job_files WHERE job_id = ?", (job_id,)).fetchone()
+        return row["data"] if row else None
+
+    def keep_job_files(self, job_ids: Collection[str]) -> None:
+        """Remove all others."""
+        sql = "DELETE FROM job_files WHERE job_id NOT IN (SELECT value FROM json_each(?))"
+        self._db.execute(sql, (json.dumps([*job_ids]),))
+
+    # Text
+
+    def add_document(
+        self, document_id: str, pages: Sequence[Page], chunks: Sequence[Chunk], known: Collection[str]
+    ) -> None:
+        """known: ids of the channel's documents; what is here of others was left behind by a crash."""
+        with self._transaction() as execute:
+            _keep_documents(execute, known)
+            for page in pages:
+                execute("INSERT INTO pages VALUES (?, ?, ?)", (document_id, page.number, sound(page.text)))
+            for chunk in chunks:
+                execute(
+                    "INSERT INTO chunks (document_id, position, text, start_page, end_page, code) "
+                    "VALUES (?, ?, ?, ?, ?, ?)",
+                    (document_id, chunk.index, sound(chunk.text), chunk.start_page, chunk.end_page, chunk.code),
+                )
+
+    def pages(self, document_id: str) -> list[Page]:
+        rows = self._db.execute("SELECT number, text FROM pages WHERE document_id = ? ORDER BY number", (document_id,))
+        return [Page(row["number"], row["text"]) for row in rows]
+
+    def chunk_texts(self, document_id: str) -> list[str]:
+        rows = self._db.execute("SELECT text FROM chunks WHERE document_id = ? ORDER BY position", (document_id,))
+        return [row["text"] for row in rows]
+
+    def search(self, words: Sequence[str], document_ids: Collection[str]) -> list[sqlite3.Row]:
+        """A row for each word and chunk of these documents in which it stands."""
+        return self._db.execute(
+            """
+            WITH words AS MATERIALIZED (
+                SELECT value AS word, (
+                    SELECT count(*) FROM chunk_words WHERE chunk_words MATCH '"' || value || '"'
+                ) AS found FROM json_each(:words)
+            ), known AS (
+                SELECT id, document_id, position FROM chunks
+                WHERE document_id IN (SELECT value FROM json_each(:documents))
+            )
+            SELECT word, known.*, bm25(chunk_words) AS score, found,
+                (SELECT count(*) FROM chunks) AS everywhere, (SELECT count(*) FROM known) AS among
+            FROM words
+            CROSS JOIN chunk_words ON chunk_words MATCH '"' || word || '"'
+            JOIN known ON known.id = chunk_words.rowid
+            """,
+            {"words": json.dumps(words), "documents": json.dumps([*document_ids])},
+        ).fetchall()
+
+    def codes(self, chunk_ids: Sequence[int]) -> list[bytes]:
+        """Of these chunks, in this order."""
+        sql = "SELECT code FROM json_each(?) AS wanted JOIN chunks ON chunks.id = wanted.value ORDER BY wanted.key"
+        return [row["code"] for row in self._db.execute(sql, (json.dumps(chunk_ids),))]
+
+    # Answers
+
+    def add_answer(self, values: Mapping[str, Any]) -> None:
+        self._db.execute(
+            """
+            INSERT INTO answers (id, document_id, question, learned, base, asked_at, asked_by, thread, details)
+            VALUES (:id, :document_id, :question, :learned, :base, :asked_at, :asked_by, :thread, :details)
+            """,
+            values,
+        )
+
+    def place_answer(self, answer_id: str, thread: str) -> None:
+        self._db.execute("UPDATE answers SET thread = ? WHERE id = ?", (thread, answer_id))
+
+    def move_answers(self, old: str, new: str) -> None:
+        """The document was learned again, as another one."""
+        self._db.execute("UPDATE answers SET document_id = ? WHERE document_id = ?", (new, old))
+
+    def answer(self, answer_id: str) -> sqlite3.Row | None:
+        return self._db.execute("SELECT * FROM answers WHERE id = ?", (answer_id,)).fetchone()
+
+    def mark_shared(self, answer_id: str) -> None:
+        self._db.execute("UPDATE answers SET shared = 1 WHERE id = ?", (answer_id,))
+
+    def thread_document(self, thread: str) -> str | None:
+        row = self._db.execute(
+            """
+            SELECT document_id FROM answers WHERE thread = ? AND document_id IS NOT NULL AND learned != ?
+            ORDER BY asked_at DESC LIMIT 1
+            """,
+            (thread, NOT_IN_TEXT),
+        ).fetchone()
+        return row["document_id"] if row else None
+
+    def feedback(self, answer_id: str, by: str, helpful: bool, correction: str) -> None:
+        """Raises: NotFound."""
+        if not self.answer(answer_id):
+            raise NotFound("This answer is not stored any more.")
+        self._db.execute(
+            """
+            INSERT INTO feedback (answer_id, given_by, helpful, correction) VALUES (?, ?, ?, ?)
+            ON CONFLICT DO UPDATE SET helpful = excluded.helpful, correction = excluded.correction
+            """,
+            (answer_id, by, helpful, correction),
+        )
+
+    def corrections(self) -> list[sqlite3.Row]:
+        """Of answers that somebody found wrong, the oldest first."""
+        return self._db.execute(
+            """
+            SELECT document_id, question, coalesce(learned, '') AS answer, correction, given_by
+            FROM feedback JOIN answers ON answers.id = answer_id WHERE NOT helpful ORDER BY asked_at
+            """
+        ).fetchall()
+
+    # Erase
+
+    def keep(self, document_ids: Collection[str], job_ids: Collection[str]) -> None:
+        """Erase all documents with their answers, and all PDFs, but these; nothing of them remains in the file.
+
+        A removed row leaves words in the search index until that is merged, and copies in the free space of pages that
+        were once split, in spite of secure_delete (measured: 8 of 4,000 words), until the file is written anew.
+        """
+        with self._transaction() as execute:
+            _keep_documents(execute, document_ids)
+            execute("INSERT INTO chunk_words (chunk_words) VALUES ('optimize')")
+        self.keep_job_files(job_ids)
+        self._db.execute("VACUUM")
+
+    # From before version 6 of the index
+
+    def take_over(self, index: Path) -> None:
+        """Copy the channel's rows from an index that still held everything."""
+        self._db.execute("ATTACH ? AS old", (str(index),))
+        with self._transaction() as execute:
+            for sql in TAKE_OVER:
+                execute(sql)
+        self._db.execute("DETACH old")
+
+
+class ChannelFiles:
+    """All channels' files. Some stay open; each is used by one caller at a time."""
+
+    def __init__(self, folder: Path, *, read_only: bool = False) -> None:
+        self._folder = folder
+        self._read_only = read_only
+        self._open: OrderedDict[str, ChannelFile] = OrderedDict()  # by channel, the last used at the end
+        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    def path(self, channel: str) -> Path:
+        return path_in(self._folder, channel)
+
+    @asynccontextmanager
+    async def of(self, channel: str) -> AsyncIterator[Callable[..., Any]]:
+        """`async with files.of(channel) as run: await run(ChannelFile.pages, id)`. Reading makes no file."""
+        async with self._locks[channel]:
+
+            async def run(do: Callable[..., T], *arguments: Any, create: bool = False) -> T:
+                safe = [sound(value) if isinstance(value, str) else value for value in arguments]
+                return await unbroken(self._call, channel, create, do, *safe)
+
+            yield run
+
+    async def delete(self, channel: str) -> None:
+        """Within `of`."""
+        await unbroken(self._delete, channel)
+
+    def close(self) -> None:
+        while self._open:
+            self._open.popitem()[1].close()
+
+    def _call(self, channel: str, create: bool, do: Callable[..., T], *arguments: Any) -> T:
+        if channel not in self._open and not create and not self.path(channel).exists():
+            content = ChannelFile(None, channel)
+            try:
+                return do(content, *arguments)
+            finally:
+                content.close()
+        return do(self._opened(channel), *arguments)
+
+    def _opened(self, channel: str) -> ChannelFile:
+        if channel not in self._open:
+            new = not self.path(channel).exists()
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._open[channel] = ChannelFile(self.path(channel), channel, read_only=self._read_only)
+            if new:
+                sync(self._folder)
+        self._open.move_to_end(channel)
+        return self._open[channel]
+
+    def trim(self) -> None:
+        """Close what was not used for long, and is not in use."""
+        for channel in [*self._open][: max(0, len(self._open) - OPEN)]:
+            if not self._locks[channel].locked():
+                self._open.pop(channel).close()
+
+    def _delete(self, channel: str) -> None:
+        if content := self._open.pop(channel, None):
+            content.close()
+        if self._folder.exists():
+            for end in ("", "-journal"):
+                path = self.path(channel)
+                path.with_name(path.name + end).unlink(missing_ok=True)
+            sync(self._folder)
+
+
+def path_in(folder: Path, channel: str) -> Path:
+    """Named after the channel, so that a crash can't leave a file that nobody knows; in characters that are safe."""
+    return folder / f"{hashlib.sha256(channel.encode(errors='replace')).hexdigest()[:32]}.db"
+
+
+def sound(text: str) -> str:
+    """Half a surrogate pair is no text; it becomes a question mark."""
+    return text.encode(errors="replace").decode()
+
+
+async def unbroken(function: Callable[..., T], *arguments: Any) -> T:
+    """In a thread, and to its end: a cancelled caller waits for it, since what it holds is in use until then."""
+    task = asyncio.ensure_future(asyncio.to_thread(function, *arguments))
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task})
+        raise
+
+
+def _keep_documents(execute: Callable[..., Any], document_ids: Collection[str]) -> None:
+    known = (json.dumps([*document_ids]),)
+    execute("DELETE FROM pages WHERE document_id NOT IN (SELECT value FROM json_each(?))", known)
+    execute("DELETE FROM chunks WHERE document_id NOT IN (SELECT value FROM json_each(?))", known)
+    execute("DELETE FROM answers WHERE document_id NOT IN (SELECT value FROM json_each(?))", known)
