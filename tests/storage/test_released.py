@@ -90,6 +90,11 @@ async def test_an_upgrade_that_a_crash_cut_short_begins_anew(old: DataFolder, mo
     assert examine(old.path).problems == ("document learned: its weights can't be read",)
 
 
+def test_a_file_of_every_version_is_known_as_engrams_own(old: DataFolder) -> None:
+    """A restore refuses any other."""
+    assert examine(old.path).problems == ("document learned: its weights can't be read",)
+
+
 async def test_the_schema_is_the_same_whichever_version_it_began_with(old: DataFolder, tmp_path: Path) -> None:
     async with Index(old.index), Index(tmp_path / "new.db"):
         pass
