@@ -77,7 +77,9 @@ def line_distance(lines: Sequence[Line]) -> float:
 
 
 def _letters(text: str) -> str:
-    return "".join(character for character in text.casefold() if character.isalpha())
+    """A line's letters, without a page number beside its words."""
+    words = (word for word in text.casefold().split() if not _LONE.fullmatch(word))
+    return "".join(character for word in words for character in word if character.isalpha())
 
 
 def _words(text: str) -> set[str]:
@@ -112,7 +114,8 @@ def _marks(line: Line, sheet: Sheet, at: int) -> set[tuple[str, str]]:
         return set()
     numbers = list(_NUMBER.finditer(text))
     counted = (f"{text[: n.start()]}#{int(n[0]) - at:+}{text[n.end() :]}" for n in numbers)
-    return {(edge, mark) for mark in (text, *counted)}
+    roman = any(_LONE.fullmatch(word) and word.isalpha() for word in text.split())
+    return {(edge, mark) for mark in (text, *counted, *([f"#roman {_letters(text)}"] * roman))}
 
 
 def _peeled(sheet: Sheet, at: int, heads: set[tuple[str, str]]) -> set[Line]:

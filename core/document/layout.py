@@ -20,6 +20,7 @@ JUSTIFIED = 25  # characters of a line that fills its column
 
 _CAPTION = re.compile(r"(?:figure|fig\.|table|tab\.|abbildung|abb\.|tabelle|listing|algorithm|chart|box)\s*\d", re.I)
 _SENTENCE = re.compile(r".*?[.!?][\"”’)\]]*(?=\s+[^\W\d_a-z]|$)", re.S)  # to the end of the first one
+_LEADS = re.compile(r"… ?(?:\d+|[ivxlc]+)$")  # a line of a table of contents
 _ITEM = re.compile(r"(?:[•‣◦▪●○■□–—*·]|\(?(?:\d{1,3}|[a-z])[.)])\s")  # a list's bullet or number
 
 
@@ -197,6 +198,7 @@ def _starts_anew(above: Line, below: Line, edge: float) -> bool:
     word = (below.x1 - below.x0) * (len(below.text.split(" ")[0]) + 1) / len(below.text)
     return bool(
         _ITEM.match(below.text)
+        or _LEADS.search(above.text)
         or bool(above.cells)
         or bool(below.cells)
         or not _same_size(above, below)

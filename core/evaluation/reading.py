@@ -29,7 +29,6 @@ FAULTS = {  # what no reader wrote
     "mathematical letter": re.compile("[\U0001d400-\U0001d7ff]"),
     "doubled letters": re.compile(r"\b(?:([A-Za-z])\1){4,}\b"),
     "blanks between letters": re.compile(r"\b(?:[a-z] ){6,}[a-z]\b"),
-    "word broken by a hyphen": re.compile(r"[a-z]{2,}- ?\n?[a-z]{3,}(?<!and)(?<!or) (?=[a-z])(?<=\n)"),
 }
 
 

@@ -78,6 +78,13 @@ def test_a_running_head_that_a_heading_says_goes_everywhere() -> None:
     assert read_sheets([title, *pages(*["The Handbook"] * 8)])[1] == "Amber."
 
 
+def test_a_page_number_beside_a_head_does_not_make_it_another() -> None:
+    title = sheet(line("Preface", 300, size=24))
+    heads = pages(*(f"{number} PREFACE" for number in ("ii", "iii", "iv", "v", "vi")))
+    blank = pages(*["The Island"] * 3)
+    assert "PREFACE" not in "".join(read_sheets([*blank, title, *heads]))
+
+
 def test_text_beside_a_running_head_stays() -> None:
     def page(at: int) -> Sheet:
         other = [line(f"{TEXTS[at]} stands in the other column", 40 + 12 * y, x=320, block=2) for y in range(3)]
@@ -210,6 +217,11 @@ def test_a_table_that_the_file_draws_column_by_column_is_read_by_rows() -> None:
     names = [line(text, 200 + 12 * at) for at, text in enumerate(["whole number", "with a point"])]
     types = [line(text, 200 + 12 * at, x=300, block=1) for at, text in enumerate(["int", "float"])]
     assert read_sheets([sheet(*names, *types)]) == ["whole number int\nwith a point float"]
+
+
+def test_lines_of_a_table_of_contents_stay_lines() -> None:
+    lines = [line(f"The {word} of the old harbour … {at}", 200 + 12 * at, width=400) for at, word in enumerate(TITLES)]
+    assert read_sheets([sheet(*lines)])[0].count("\n") == len(TITLES) - 1
 
 
 def test_a_note_in_the_margin_comes_after_its_paragraph() -> None:
