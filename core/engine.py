@@ -129,7 +129,7 @@ class Engine:
             module, _, attribute = LEARNERS[name].partition(":")
             learning, config = self._learning(), self.config
             learner = getattr(importlib.import_module(module), attribute)(self.reader, self.format, learning)
-            course = CourseConfig(config.study, config.check, config.guard)
+            course = CourseConfig(study=config.study, check=config.check, guard=config.guard)
             answer = partial(self.answer, most_tokens=CHECK_TOKENS, votes=1)
             self._courses[name] = Course(
                 self.reader, self.format, learner, learning, course, answer, config.question_writer

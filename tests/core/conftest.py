@@ -82,7 +82,9 @@ def tokenizer() -> PreTrainedTokenizerFast:
     trainer = trainers.BpeTrainer(
         vocab_size=800, special_tokens=[*MARKS], initial_alphabet=alphabet, show_progress=False
     )
-    texts = [Path(__file__).parents[2].joinpath(name).read_text() for name in ("README.md", "core/prompts.py")]
+    texts = [
+        Path(__file__).parents[2].joinpath("core", name).read_text() for name in ("prepare/invented.py", "prompts.py")
+    ]
     bpe.train_from_iterator([*texts, STORY], trainer)
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=bpe, bos_token=MARKS[1], eos_token=MARKS[2], pad_token=MARKS[2], unk_token=MARKS[0]

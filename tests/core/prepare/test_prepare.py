@@ -59,7 +59,7 @@ def test_the_base_model_stays_and_only_how_it_learns_is_trained(tiny, tmp_path) 
 
 
 def test_a_prepared_model_answers_with_its_reader_beside_the_base_model_as_it_was(tiny, tmp_path) -> None:
-    plain = Engine(tiny, EngineConfig(max_answer_tokens=6)).answer([Ask("Where?")])[0].text
+    plain = Engine(tiny, EngineConfig(max_answer_tokens=6)).answer([Ask("Where?")])[0]
     prepare(tiny, MATERIAL, Material(), tmp_path, CONFIG)
     engine = Engine(replace(tiny, folder=tmp_path), EngineConfig(max_answer_tokens=6, check=False, guard=False))
     assert engine.chunk_size == 48 and engine.reader.model is not tiny.model
@@ -70,7 +70,8 @@ def test_a_prepared_model_answers_with_its_reader_beside_the_base_model_as_it_wa
     except StopIteration as end:
         weights = end.value.section(0)
     learned, base = engine.answer([Ask("Where?", weights), Ask("Where?")])
-    assert base.text == plain != learned.text
+    assert (base.text, base.confidence) == (plain.text, plain.confidence)
+    assert learned.confidence != base.confidence
 
 
 def test_weights_belong_to_the_preparation_that_they_were_learned_with(tiny, tmp_path) -> None:
