@@ -45,7 +45,7 @@ LEARNERS = {
 PRESETS = Path(__file__).parent / "presets"
 CHECK_TOKENS = 16  # of an answer in the self-check
 BASE = "base"  # stands for the base model among the learners
-BASE_TOKENS = 32  # of the base model's answer, which is shown for comparison
+BASE_TOKENS = 16  # of the base model's answer, which is shown for comparison
 CONTEXT = 2048  # tokens of a prompt; readers are trained with half of it
 
 

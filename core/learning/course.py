@@ -21,8 +21,12 @@ from core.types import Chunk, Stage, Step
 
 log = logging.getLogger(__name__)
 
-CHECKS = {"quick": 1, "standard": 2, "deep": 4}  # questions a section, by effort
-MOST_CHECKS = 64  # of one document
+CHECKS = {"quick": 1, "standard": 1, "deep": 4}  # questions a section, by effort
+MOST_CHECKS = {
+    "quick": 8,
+    "standard": 12,
+    "deep": 64,
+}  # of one document, by effort: writing them takes longer than learning
 STUDIED = {"quick": 4, "standard": 8, "deep": 12}  # questions a passage, by effort
 
 
@@ -78,7 +82,9 @@ class Course:
     def _check(self, tutor: Tutor, chunks: Sequence[Chunk]) -> Generator[Step, None, SelfCheck | None]:
         if not self.config.check or sum(chunk.token_count for chunk in chunks) < self.config.short:
             return None
-        written = yield from gathered(tutor.checks(chunks, CHECKS[self.learning.effort], MOST_CHECKS))
+        written = yield from gathered(
+            tutor.checks(chunks, CHECKS[self.learning.effort], MOST_CHECKS[self.learning.effort])
+        )
         return SelfCheck(written, self.answer, self.learner.name) if written else None
 
     def _lessons(self, tutor: Tutor, chunks: Sequence[Chunk], title: str) -> Generator[Step, None, dict[str, object]]:
