@@ -294,6 +294,7 @@ def answer_details(value: Answer) -> Message:
     )
     return Message(
         title=value.question,
+        text=f"Understood as: {value.understood}" if value.understood else "",
         fields=(*learned, Field("Without the document", _said(value.base), _note(value.base))),
         footer=_prompt_note(value),
     )

@@ -97,6 +97,15 @@ class Device:
             log.exception("the search goes on by words alone")
             return None
 
+    async def whole_question(self, history: Sequence[str], question: str) -> str:
+        """A follow-up made whole; as it is where the engine fails to. Raises: SetupError."""
+        engine = await self.ready()
+        try:
+            return await self.run(engine.whole_question, history, question)
+        except Exception:
+            log.exception("a follow-up is asked as it is")
+            return question
+
     def close(self) -> None:
         """Turn away who still waits; what runs in the thread runs to its end."""
         while self._waiting:

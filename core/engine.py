@@ -25,7 +25,8 @@ from core.learning.search_head import Searcher
 from core.memory import fit, limit_memory
 from core.model import LoadedModel, load_model, preparation_digest, prepared_folder
 from core.ports import Ask, Learned
-from core.prompts import NOT_IN_TEXT, format_for
+from core.prompts import COMPLETE, NOT_IN_TEXT, format_for
+from core.search.followup import is_same_question
 from core.types import Chunk, Completion, Page, Step
 from core.voting import ballots, vote
 
@@ -235,6 +236,16 @@ class Engine:
         return (
             self.format.in_context(ask.context, ask.question) if ask.context else self.format.closed_book(ask.question)
         )
+
+    def whole_question(self, history: Sequence[str], question: str) -> str:
+        """A follow-up, written so that it can be understood without the questions before it; as it is where the model
+        has no reader that learned to."""
+        if self.reader is self.base:
+            return question
+        prompt = self.format.in_context("\n".join([*history, question]), COMPLETE)
+        options: dict[str, Any] = {"stop_ids": self.format.stop_ids, "pad_id": self.format.pad_id, "max_new": 40}
+        [written] = complete(self.reader.model, self.base.tokenizer, [prompt], **options)
+        return written.text if is_same_question(written.text, question, history) else question
 
     def query(self, question: str) -> Query | None:
         return self._searcher.query(question) if self._searcher else None

@@ -89,6 +89,10 @@ class Engine(Protocol):
         """Of a question's prompt, and of the text beside it."""
         ...
 
+    def whole_question(self, history: Sequence[str], question: str) -> str:
+        """A follow-up, written so that it can be understood without the questions before it."""
+        ...
+
     def query(self, question: str) -> Query | None:
         """The question, to compare chunks' codes with; None for a model that has no search head."""
         ...
@@ -235,6 +239,10 @@ class Index(Inbox, Protocol):
     async def add_answer(self, channel: str, answer: Answer, *, asked_by: str, thread: str = "") -> str: ...
     async def place_answer(self, channel: str, answer_id: str, thread: str) -> None:
         """An answer stands in this thread. Nothing to do when it was erased meanwhile."""
+        ...
+
+    async def thread_questions(self, channel: str, thread: str, limit: int) -> list[str]:
+        """The last questions of a thread as they were understood, the newest at the end."""
         ...
 
     async def thread_document(self, channel: str, thread: str) -> str | None:

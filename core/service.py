@@ -24,6 +24,7 @@ from core.ports import Ask, Hit, Inbox, Index, Weights
 from core.prompts import NOT_IN_TEXT
 from core.runner import Runner, new_id
 from core.search.evidence import evidence, fits
+from core.search.followup import REMEMBERED, needs_history
 from core.types import (
     Answer,
     Certainty,
@@ -228,8 +229,18 @@ class Service:
         Raises: Refused (question empty or too long), NotFound, WeightsDamaged, WrongBaseModel, SetupError.
         """
         question = check_question(question)
-        answer = await self._answer(channel, question, document, thread)
+        understood = await self._understand(channel, question, thread)
+        answer = await self._answer(channel, understood, document, thread)
+        if understood != question:
+            answer = replace(answer, question=question, understood=understood)
         return replace(answer, id=await self._index.add_answer(channel, answer, asked_by=by, thread=thread))
+
+    async def _understand(self, channel: str, question: str, thread: str) -> str:
+        """The question; in a thread a follow-up made whole from the questions before it, never from the document."""
+        if not thread or not needs_history(question):
+            return question
+        history = await self._index.thread_questions(channel, thread, REMEMBERED)
+        return await self._runner.device.whole_question(history, question) if history else question
 
     async def likely(self, document: Document, questions: Sequence[str]) -> list[str]:
         """Those of the questions about a document that it answers well. Nothing is stored."""

@@ -189,6 +189,7 @@ class Answer:
     unusable: tuple[str, ...] = ()  # names of documents that could not be asked and have to be learned again
     unrelated: bool = False  # the channel knows documents, and none of them is about the question
     certainty: Certainty = Certainty.UNSURE  # of the learned answer
+    understood: str = ""  # the question made whole, where it was a follow-up
     document_tokens: int = 0  # of the prompt, those of the document; 0 unless the operator wants its text in it
 
 

@@ -191,6 +191,16 @@ class ChannelFile:
     def mark_shared(self, answer_id: str) -> None:
         self._db.execute("UPDATE answers SET shared = 1 WHERE id = ?", (answer_id,))
 
+    def thread_questions(self, thread: str, limit: int) -> list[str]:
+        rows = self._db.execute(
+            """
+            SELECT coalesce(nullif(json_extract(nullif(details, ''), '$.understood'), ''), question) AS question
+            FROM answers WHERE thread = ? ORDER BY asked_at DESC LIMIT ?
+            """,
+            (thread, limit),
+        ).fetchall()
+        return [row["question"] for row in rows][::-1]
+
     def thread_document(self, thread: str) -> str | None:
         row = self._db.execute(
             """

@@ -578,6 +578,10 @@ class Index:
         async with self._channel(channel) as content:
             await content(ChannelFile.place_answer, answer_id, thread)
 
+    async def thread_questions(self, channel: str, thread: str, limit: int) -> list[str]:
+        async with self._channel(channel) as content:
+            return await content(ChannelFile.thread_questions, thread, limit)
+
     async def thread_document(self, channel: str, thread: str) -> str | None:
         async with self._channel(channel) as content:
             return await content(ChannelFile.thread_document, thread)

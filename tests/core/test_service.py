@@ -571,3 +571,19 @@ def test_an_answer_is_likely_only_with_a_sentence_that_supports_it_and_of_the_wa
     assert certainty("How many berths are there?", Completion("Orla", 1, 0.1, 0.99), 1.0) is Certainty.UNSURE
     assert certainty("When was it built?", unsure, 0.0) is Certainty.ABSENT
     assert certainty("When?", Completion(NOT_IN_TEXT, 2, 0.1, 0.9), 1.0) is Certainty.ABSENT
+
+
+async def test_a_follow_up_is_understood_from_the_questions_of_its_thread(open_service) -> None:
+    class Completing(FakeEngine):
+        def whole_question(self, history: Sequence[str], question: str) -> str:
+            return f"{question.rstrip('?')} of {history[-1].split()[-1]}" if history else question
+
+    async with open_service(Completing()) as service:
+        await learn(service)
+        await service.ask("here", "Who is the keeper of the lighthouse?", thread="1")
+        first = await service.ask("here", "What is its colour?", thread="1")
+        assert (first.question, first.understood) == ("What is its colour?", "What is its colour of lighthouse?")
+        alone = await service.ask("here", "What is its colour?", thread="2")
+        assert alone.understood == ""
+        questions = await service._index.thread_questions("here", "1", 3)
+        assert questions == ["Who is the keeper of the lighthouse?", "What is its colour of lighthouse?"]
