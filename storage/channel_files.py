@@ -13,9 +13,10 @@ import asyncio
 import hashlib
 import json
 import sqlite3
+import threading
 from collections import OrderedDict, defaultdict
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -69,6 +70,7 @@ class ChannelFile:
         Raises: DataTooNew.
         """
         address = f"{path.absolute().as_uri()}?mode={'ro' if read_only else 'rwc'}" if path else ":memory:"
+        self.in_use = threading.Lock()  # held while a thread is in SQLite: closing then would crash the process
         self._db = sqlite3.connect(address, uri=True, isolation_level=None, check_same_thread=False)
         try:
             self._db.row_factory = sqlite3.Row
@@ -89,7 +91,8 @@ class ChannelFile:
             raise
 
     def close(self) -> None:
-        self._db.close()
+        with self.in_use:
+            self._db.close()
 
     @contextmanager
     def _transaction(self) -> Iterator[Callable[..., sqlite3.Cursor]]:
@@ -295,7 +298,9 @@ class ChannelFiles:
                 return do(content, *arguments)
             finally:
                 content.close()
-        return do(self._opened(channel), *arguments)
+        content = self._opened(channel)
+        with content.in_use:
+            return do(content, *arguments)
 
     def _opened(self, channel: str) -> ChannelFile:
         if channel not in self._open:
@@ -339,7 +344,9 @@ async def unbroken(function: Callable[..., T], *arguments: Any) -> T:
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
-        await asyncio.wait({task})
+        while not task.done():  # cancelled once more, it waits on
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait({task})
         raise
 
 
