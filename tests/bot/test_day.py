@@ -31,7 +31,7 @@ SOCIAL = ["greeting", "introduction", "thanks", "approval", "goodbye", "complain
 
 async def test_a_day_of_talk_brings_no_nonsense_and_leaves_no_question_unanswered(open_service: Open) -> None:
     chance, engine, came_of = random.Random(7), FakeEngine(), Counter()
-    free = QuotaConfig(user_questions_per_minute=0, channel_questions_per_minute=0)
+    free = QuotaConfig(user_questions_per_minute=0, channel_questions_per_minute=0, user_commands_per_minute=0)
     async with open_service(engine) as service, Bot(service, limits=SMALL, quotas=free) as bot:
         await teach(bot, attachment(PDF))
         characters = 0
