@@ -23,7 +23,7 @@ from core.errors import AlreadyKnown, NotAPdf, NotFound, PdfTooBig, Refused, Wei
 from core.ports import Ask, Hit, Inbox, Index, Weights
 from core.prompts import NOT_IN_TEXT
 from core.runner import Runner, new_id
-from core.search.evidence import evidence, fits
+from core.search.evidence import asked_words, evidence, fits
 from core.search.followup import REMEMBERED, needs_history
 from core.types import (
     Answer,
@@ -59,9 +59,9 @@ UNSURE = 0.3  # so much more when the answer is not sure at all: weights doubt w
 CHANCE = 0.01  # so much more for each e-fold of sections: the best of many holds more by chance (LOG.md)
 ODDS = 0.2  # so much less for each nat of log-odds by closeness (LOG.md)
 USUAL = -0.6  # beyond these (LOG.md)
-SUPPORTED = 0.5  # share of what is asked beside the answer from which it is supported; not fitted yet
-SURE_ENOUGH = 0.6  # confidence from which an answer that the text supports is likely; not fitted yet
-GUESSED = 0.5  # confidence below which an answer that the text does not support is no answer; not fitted yet
+SUPPORTED = 0.5  # share of what is asked, beside the answer, from which it is supported (LOG.md)
+SURE_ENOUGH = 0.7  # confidence from which an answer that the text supports is likely (LOG.md)
+GUESSED = 0.8  # confidence below which an answer that the text does not support is no answer (LOG.md)
 PDF_MAGIC = b"%PDF-"  # somewhere in the first 1,024 bytes
 
 
@@ -502,7 +502,8 @@ def certainty(question: str, learned: Completion, share: float | None) -> Certai
     """
     if not is_answer(learned.text) or not learned.text.strip():
         return Certainty.ABSENT
-    is_supported = share is not None and share >= SUPPORTED and fits(question, learned.text)
+    is_plausible = fits(question, learned.text) and bool(asked_words(question))  # "What is it?" asks for anything
+    is_supported = share is not None and share >= SUPPORTED and is_plausible
     if is_supported and learned.confidence >= SURE_ENOUGH:
         return Certainty.LIKELY
     if share == 0.0 and learned.confidence < GUESSED:

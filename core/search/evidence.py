@@ -53,11 +53,16 @@ def fits(question: str, answer: str) -> bool:
     return True
 
 
+def asked_words(question: str) -> set[str]:
+    """The stems of a question's words, those left out that say nothing."""
+    return {stem(word) for word in normalise(question)} - STOPPED
+
+
 def evidence(texts: Sequence[str], question: str, answer: str) -> float:
     """The share of what is asked that stands beside the answer, in the best two neighbouring sentences of these texts;
     0..1, 0 where the answer's words stand nowhere. A word that stands in few sentences weighs more."""
     said = normalise(answer)
-    asked = {stem(w) for w in normalise(question)} - {stem(w) for w in said} - STOPPED
+    asked = asked_words(question) - {stem(word) for word in said}
     if not said:
         return 0.0
     sentences = [words for text in texts for part in SENTENCE_END.split(text) if (words := normalise(part))]

@@ -565,12 +565,12 @@ async def test_the_text_stands_in_the_prompt_only_where_the_operator_wants_it(op
 
 def test_an_answer_is_likely_only_with_a_sentence_that_supports_it_and_of_the_wanted_kind() -> None:
     sure, unsure = Completion("in 1874", 2, 0.1, 0.9), Completion("in 1874", 2, 0.1, 0.3)
-    assert certainty("When was it built?", sure, 0.8) is Certainty.LIKELY
-    assert certainty("When was it built?", sure, 0.2) is Certainty.UNSURE
-    assert certainty("When was it built?", sure, None) is Certainty.UNSURE
+    assert certainty("When was the lighthouse built?", sure, 0.8) is Certainty.LIKELY
+    assert certainty("When was the lighthouse built?", sure, 0.2) is Certainty.UNSURE
+    assert certainty("When was the lighthouse built?", sure, None) is Certainty.UNSURE
     assert certainty("How many berths are there?", Completion("Orla", 1, 0.1, 0.99), 1.0) is Certainty.UNSURE
-    assert certainty("When was it built?", unsure, 0.0) is Certainty.ABSENT
-    assert certainty("When?", Completion(NOT_IN_TEXT, 2, 0.1, 0.9), 1.0) is Certainty.ABSENT
+    assert certainty("When was the lighthouse built?", unsure, 0.0) is Certainty.ABSENT
+    assert certainty("When was the lighthouse built?", Completion(NOT_IN_TEXT, 2, 0.1, 0.9), 1.0) is Certainty.ABSENT
 
 
 async def test_a_follow_up_is_understood_from_the_questions_of_its_thread(open_service) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from core.search.evidence import evidence, fits
+from core.search.evidence import asked_words, evidence, fits
 
 TEXT = (
     "The harbour of Vessin opens at six. Its master is Orla Quint, who keeps nineteen boats. "
@@ -50,3 +50,8 @@ def test_evidence_is_the_share_of_what_is_asked_beside_the_answer() -> None:
     assert evidence([TEXT], "What is the salary of the keeper?", "1874") == 0.0
     assert evidence([TEXT], "Who built the lighthouse?", "Silas Wenn") == 0.0
     assert evidence([], "Who?", "Orla") == 0.0
+
+
+def test_a_question_that_says_nothing_is_supported_by_nothing() -> None:
+    assert asked_words("Who is the warden?") == {"ward"}  # as a stem
+    assert asked_words("Who said yes?") == asked_words("What is it?") == set()
