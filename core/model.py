@@ -140,19 +140,8 @@ def _load_converted(folder: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, 
     transformers.utils.logging.disable_progress_bar()
     architecture = json.loads((folder / "config.json").read_text())["architectures"][0]
     model = getattr(transformers, architecture).from_pretrained(str(folder), dtype=dtype, local_files_only=True)
-    return model, _tokenizer_in(folder)
-
-
-def _tokenizer_in(folder: Path) -> PreTrainedTokenizerFast:
-    from transformers import PreTrainedTokenizerFast
-
     options = json.loads((folder / "tokenizer_config.json").read_text())
-    return PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"), **options)
-
-
-def load_tokenizer_of(name: str, cache: Path | None = None) -> PreTrainedTokenizerFast:
-    """A converted model's tokenizer as transformers' own, with its chat template. Raises: ModelNotFound."""
-    return _tokenizer_in(find_folder(name, cache))
+    return model, transformers.PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"), **options)
 
 
 def _load_any(name: str, dtype: torch.dtype, device: torch.device) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:

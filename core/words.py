@@ -97,16 +97,16 @@ def supporting(pages: Sequence[str], answers: Sequence[str], question: str = "")
     enough of the question's words, so that no chance find is cited. The pages are read once for all answers."""
     words = [normalise(page) for page in pages]
     asked = set(normalise(question)) - STOP_WORDS
-    rare = _rarity({_stem(word) for word in asked}, [s for page in pages for s in SENTENCE_END.split(page)])
+    rare = _rarity({stemmed(word) for word in asked}, [s for page in pages for s in SENTENCE_END.split(page)])
 
     def bear_out(answer: str) -> list[int]:
         wanted = normalise(answer)
-        stems = {_stem(word) for word in asked - set(wanted)}
+        stems = {stemmed(word) for word in asked - set(wanted)}
         enough = NEAR * sum(rare[stem] for stem in stems)
 
         def near(passage: str) -> bool:
             found = normalise(passage)
-            here = stems & {_stem(word) for word in found}
+            here = stems & {stemmed(word) for word in found}
             return _stands_in(found, wanted) and sum(rare[stem] for stem in here) >= enough
 
         hits = [n for n, found in enumerate(words) if _stands_in(found, wanted)]
@@ -120,14 +120,14 @@ def _passages(page: str) -> list[str]:
     return [" ".join(sentences[at : at + PASSAGE]) for at in range(max(1, len(sentences) - PASSAGE + 1))]
 
 
-def _stem(word: str) -> str:
+def stemmed(word: str) -> str:
     """Opens, opened, opening: the same."""
     return word[: max(4, len(word) - 3)] if len(word) > 5 else word
 
 
 def _rarity(stems: set[str], sentences: Sequence[str]) -> dict[str, float]:
     """A word that stands in few sentences tells more."""
-    found = Counter(stem for sentence in sentences for stem in stems & {_stem(word) for word in normalise(sentence)})
+    found = Counter(stem for sentence in sentences for stem in stems & {stemmed(word) for word in normalise(sentence)})
     return {stem: _weight(found[stem], len(sentences)) for stem in stems}
 
 

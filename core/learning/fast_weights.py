@@ -127,22 +127,6 @@ class Prepared(nn.Module):
     def describe(self) -> dict[str, Any]:
         return asdict(self.config)
 
-    def on_layers_of(self, config: FastWeightsConfig, width: int) -> Prepared:
-        """With another configuration, whose layers keep the rates and the token weighting that were learned for them.
-
-        Raises: ValueError, where a start, a reader, a rank or other steps are at stake, or a layer has no rates yet.
-        """
-        plain = not (self.start or self.reader or self.basis or config.start or config.reader or config.rank)
-        same = config.steps == self.config.steps and config.shared_rate == self.config.shared_rate
-        if not (plain and same and set(config.places) <= set(self.config.places)):
-            raise ValueError("Only layers, segments and sections can be changed, to layers that have rates already.")
-        other = Prepared(config, width)
-        state = self.state_dict()
-        if not config.shared_rate:
-            state["log_rates"] = state["log_rates"][:, [self.config.places.index(p) for p in config.places]]
-        other.load_state_dict(state)
-        return other
-
     def learn(
         self, model: nn.Module, inputs: Tensor, targets: Tensor, *, differentiable: bool = False, two_bits: bool = True
     ) -> tuple[list[float | Tensor], dict[str, Tensor]]:

@@ -8,7 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-from core.words import SENTENCE_END, STOP_WORDS, normalise
+from core.words import SENTENCE_END, STOP_WORDS, normalise, stemmed
 
 WINDOW = 2  # neighbouring sentences in which the answer and what is asked must stand
 TIMES = """
@@ -55,18 +55,18 @@ def fits(question: str, answer: str) -> bool:
 
 def asked_words(question: str) -> set[str]:
     """The stems of a question's words, those left out that say nothing."""
-    return {stem(word) for word in normalise(question)} - STOPPED
+    return {stemmed(word) for word in normalise(question)} - STOPPED
 
 
 def evidence(texts: Sequence[str], question: str, answer: str) -> float:
     """The share of what is asked that stands beside the answer, in the best two neighbouring sentences of these texts;
     0..1, 0 where the answer's words stand nowhere. A word that stands in few sentences weighs more."""
     said = normalise(answer)
-    asked = asked_words(question) - {stem(word) for word in said}
+    asked = asked_words(question) - {stemmed(word) for word in said}
     if not said:
         return 0.0
     sentences = [words for text in texts for part in SENTENCE_END.split(text) if (words := normalise(part))]
-    stems = [{stem(word) for word in words} for words in sentences]
+    stems = [{stemmed(word) for word in words} for words in sentences]
     count = Counter(word for words in stems for word in words & asked)
     weight = {word: 1 / (1 + count[word]) for word in asked}
     whole = sum(weight.values())
@@ -85,9 +85,4 @@ def _holds_content(words: Sequence[str], said: Sequence[str]) -> bool:
     return len(content) >= 3 and content <= set(words)
 
 
-def stem(word: str) -> str:
-    """Opens, opened, opening: the same."""
-    return word[: max(4, len(word) - 3)] if len(word) > 5 else word
-
-
-STOPPED = {stem(word) for word in STOP_WORDS}
+STOPPED = {stemmed(word) for word in STOP_WORDS}

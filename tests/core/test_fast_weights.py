@@ -339,14 +339,3 @@ def test_what_was_prepared_is_loaded_as_it_was_saved(tmp_path) -> None:
     assert loaded.config == made.config
     assert all(torch.equal(v, made.state_dict()[k]) for k, v in loaded.state_dict().items())
     assert not any(p.requires_grad for p in loaded.parameters())
-
-
-def test_fewer_layers_keep_the_rates_that_they_had(model, texts) -> None:
-    made = prepared(layers=2)
-    made.log_rates.data = torch.tensor([[-5.0, -6.0], [-7.0, -8.0]])
-    below = made.on_layers_of(FastWeightsConfig(layers=1, skip=1, segment=16), WIDTH)
-    assert below.log_rates.tolist() == [[-5.0], [-7.0]] and below.config.segment == 16
-    assert all(torch.equal(v, made.state_dict()[k]) for k, v in below.state_dict().items() if k != "log_rates")
-    for other in ({"layers": 2, "skip": 1}, {"layers": 2, "steps": 3}, {"layers": 1, "rank": 4}):
-        with pytest.raises(ValueError, match="rates already"):
-            made.on_layers_of(FastWeightsConfig(**other), WIDTH)
