@@ -61,6 +61,7 @@ ODDS = 0.2  # so much less for each nat of log-odds by closeness (LOG.md)
 USUAL = -0.6  # beyond these (LOG.md)
 SUPPORTED = 0.5  # share of what is asked, beside the answer, from which it is supported (LOG.md)
 SURE_ENOUGH = 0.7  # confidence from which an answer that the text supports is likely (LOG.md)
+SPAN = 12  # words of an answer that is taken from the text as it stands, at most
 GUESSED = 0.8  # confidence below which an answer that the text does not support is no answer (LOG.md)
 PDF_MAGIC = b"%PDF-"  # somewhere in the first 1,024 bytes
 
@@ -506,7 +507,8 @@ def certainty(question: str, learned: Completion, share: float | None) -> Certai
     is_supported = share is not None and share >= SUPPORTED and is_plausible
     if is_supported and learned.confidence >= SURE_ENOUGH:
         return Certainty.LIKELY
-    if share == 0.0 and learned.confidence < GUESSED:
+    is_short = len(learned.text.split()) <= SPAN  # a longer answer may be in words of its own
+    if share == 0.0 and is_short and learned.confidence < GUESSED:
         return Certainty.ABSENT
     return Certainty.UNSURE
 

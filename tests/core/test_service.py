@@ -570,6 +570,8 @@ def test_an_answer_is_likely_only_with_a_sentence_that_supports_it_and_of_the_wa
     assert certainty("When was the lighthouse built?", sure, None) is Certainty.UNSURE
     assert certainty("How many berths are there?", Completion("Orla", 1, 0.1, 0.99), 1.0) is Certainty.UNSURE
     assert certainty("When was the lighthouse built?", unsure, 0.0) is Certainty.ABSENT
+    explained = Completion("because the rocks were dangerous and many ships had sunk there in the storms", 14, 0.1, 0.3)
+    assert certainty("Why was the lighthouse built?", explained, 0.0) is Certainty.UNSURE
     assert certainty("When was the lighthouse built?", Completion(NOT_IN_TEXT, 2, 0.1, 0.9), 1.0) is Certainty.ABSENT
 
 
