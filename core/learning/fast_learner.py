@@ -67,7 +67,7 @@ class FastWeightsLearner:
         width = base.model.config.hidden_size
         # A model that was never prepared gets small steps: large ones destroy it (science of the inner rate: LOG.md).
         self.prepared = (
-            load_prepared(folder, width)
+            load_prepared(folder, width, with_reader=False)
             if folder
             else Prepared(FastWeightsConfig(steps=4, rule="rms", rate=5e-4), width)
         )

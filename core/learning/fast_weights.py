@@ -431,9 +431,12 @@ def read_config(folder: Path) -> FastWeightsConfig:
     return FastWeightsConfig(**json.loads((folder / "prepared.json").read_text()))
 
 
-def load_prepared(folder: Path, width: int) -> Prepared:
+def load_prepared(folder: Path, width: int, *, with_reader: bool = True) -> Prepared:
+    """A preparation; without its reader where that is merged into the model already: it is nearly all of the memory."""
     prepared = Prepared(read_config(folder), width)
     kept = load_file(folder / "prepared.safetensors")
+    if not with_reader:
+        kept = {name: tensor for name, tensor in kept.items() if not name.startswith("reader.")}
     scales = {name.removesuffix(SCALE): kept.pop(name) for name in list(kept) if name.endswith(SCALE)}
     state = {k: v.float() * scales[k].float()[:, None] if k in scales else v for k, v in kept.items()}
     prepared.start.extend(
