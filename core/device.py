@@ -18,7 +18,7 @@ from core.ports import Ask, Engine
 from core.types import Completion
 
 if TYPE_CHECKING:
-    from core.closeness import Query
+    from core.search.closeness import Query
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

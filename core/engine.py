@@ -21,19 +21,19 @@ from core.learning.fast_weights import FastWeightsConfig, read_config
 from core.learning.graphs import Graphs
 from core.learning.inner import AdapterLearner
 from core.learning.remote import RemoteWriter
-from core.learning.search_head import Searcher
 from core.memory import fit, limit_memory
 from core.model import LoadedModel, load_model, preparation_digest, prepared_folder
 from core.ports import Ask, Learned
 from core.prompts import COMPLETE, NOT_IN_TEXT, format_for
 from core.search.followup import is_same_question
+from core.search.head import Searcher
 from core.types import Chunk, Completion, Page, Step
 from core.voting import ballots, vote
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from core.closeness import Query
+    from core.search.closeness import Query
 
 # Ways of learning: a row is a name and where its class lives. What each one gives is measured in evaluation/LOG.md.
 LEARNERS = {

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from core.closeness import Query
+    from core.search.closeness import Query
 
 from core.types import Answer, Chunk, Completion, Correction, Document, Job, Metrics, Page, Stage, Step, WeightsRecord
 

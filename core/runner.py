@@ -27,8 +27,8 @@ from core.document.formats import DocumentText, read_document
 from core.errors import Cancelled, EngramError, LearningFailed, NotFound, StorageFailed
 from core.feed import Feed, Feeds
 from core.ports import Engine, Index, Learned, Weights
+from core.search.words import terms
 from core.types import Chunk, Document, Job, Limits, Page, Progress, Stage, Step
-from core.words import terms
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

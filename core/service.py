@@ -15,7 +15,6 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from core.closeness import COMPARED
 from core.consolidate import pack
 from core.document.chunks import pages_of_text
 from core.document.formats import only_pages, recognise
@@ -23,6 +22,7 @@ from core.errors import AlreadyKnown, NotAPdf, NotFound, PdfTooBig, Refused, Wei
 from core.ports import Ask, Hit, Inbox, Index, Weights
 from core.prompts import NOT_IN_TEXT
 from core.runner import Runner, new_id
+from core.search.closeness import COMPARED
 from core.search.evidence import asked_words, evidence, fits
 from core.search.followup import REMEMBERED, needs_history
 from core.types import (

@@ -26,9 +26,10 @@ from typing import Any, TypeVar
 
 import aiosqlite
 
-from core.closeness import COMPARED, Query, closest_first
 from core.errors import AlreadyKnown, Cancelled, DataTooNew, NotFound, StorageFailed
 from core.ports import Hit
+from core.search.closeness import COMPARED, Query, closest_first
+from core.search.words import frequency, scores, search_words, shares, supporting
 from core.types import (
     Answer,
     Certainty,
@@ -43,7 +44,6 @@ from core.types import (
     Stage,
     WeightsRecord,
 )
-from core.words import frequency, scores, search_words, shares, supporting
 from storage.channel_files import ChannelFile, ChannelFiles, sound
 from storage.folder import CHANNELS, Reserve
 

@@ -23,8 +23,8 @@ from core.evaluation.metrics import f1
 from core.generate import Prefix, generate, read
 from core.model import LoadedModel
 from core.prompts import BEGINNINGS, REWRITE, SUMMARISE, PromptFormat
+from core.search.words import normalise, supports
 from core.types import Chunk
-from core.words import normalise, supports
 
 SENTENCE = re.compile(r"(?<=[.!?][\"'”’)])\s+|(?<=[.!?])\s+|\n{2,}")
 NAME_OR_NUMBER = re.compile(r"\d[\d.,:/]*\d|\d|\b[A-Z]\w+")

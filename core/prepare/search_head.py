@@ -1,8 +1,9 @@
 """Train a search head: each question has to find its passage among others'. The base model stays as it is.
 
-The loss is that of a softmax over the passages of a batch (InfoNCE), on the scores that `core.closeness` computes, with
-the signs' gradient passed straight through (Bengio et al. 2013, arXiv 1308.3432); beside it the log-odds of the right
-passage, and of the closest wrong one, are fitted, so that closeness says whether a question is about a text at all.
+The loss is that of a softmax over the passages of a batch (InfoNCE), on the scores that `core.search.closeness`
+computes, with the signs' gradient passed straight through (Bengio et al. 2013, arXiv 1308.3432); beside it the log-odds
+of the right passage, and of the closest wrong one, are fitted, so that closeness says whether a question is about a
+text at all.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from core.learning.search_head import LAYER, SearchHead, states
 from core.model import LoadedModel
 from core.prepare.material import Passage
 from core.prompts import format_for
+from core.search.head import LAYER, SearchHead, states
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-from core.words import SENTENCE_END, STOP_WORDS, normalise, stemmed
+from core.search.words import SENTENCE_END, STOP_WORDS, normalise, stemmed
 
 WINDOW = 2  # neighbouring sentences in which the answer and what is asked must stand
 TIMES = """

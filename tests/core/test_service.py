@@ -8,7 +8,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from core.closeness import Query
 from core.errors import (
     AlreadyKnown,
     LearningFailed,
@@ -22,6 +21,7 @@ from core.errors import (
 from core.evaluation.bench import Found
 from core.ports import Ask, Hit, Index, Weights
 from core.prompts import NOT_IN_TEXT
+from core.search.closeness import Query
 from core.service import (
     MAX_QUESTION,
     Service,

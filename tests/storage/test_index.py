@@ -19,10 +19,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import storage.index
-from core.closeness import WORTH, Query
 from core.errors import AlreadyKnown, Cancelled, DataTooNew, NotFound, StorageFailed
 from core.evaluation.bench import Search
 from core.ports import Index as Port
+from core.search.closeness import WORTH, Query
 from core.types import Chunk, Page, Stage
 from storage.channel_files import ChannelFile, ChannelFiles, path_in
 from storage.folder import DataFolder

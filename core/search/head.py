@@ -1,4 +1,4 @@
-"""The search head: what a section is about, read off the base model's own states, for `core.closeness`.
+"""The search head: what a section is about, read off the base model's own states, for `core.search.closeness`.
 
 A state of one of the middle layers is centred and projected, and of each dimension only the sign is kept; a question's
 tokens keep their numbers, and each has a weight. A model without a head is searched by words alone; `train_search`
@@ -21,10 +21,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from core.closeness import NAME, Query, encode
 from core.learning.fast_weights import only
 from core.learning.graphs import Graphs, arrange, recorded
 from core.model import SEARCH, LoadedModel
+from core.search.closeness import NAME, Query, encode
 
 WIDTH = 128
 RECORDED = (32, 64, 128, 256)  # tokens of a question

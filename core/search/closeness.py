@@ -2,7 +2,7 @@
 2004.12832, section 3.3). Each token of the question is compared with every token of a section; the highest cosine
 counts.
 
-The vectors are made by `core.learning.search_head`. Of a section only their signs are kept, with the name of the head
+The vectors are made by `core.search.head`. Of a section only their signs are kept, with the name of the head
 that made them: 16 bytes a token. Shapes: T tokens, D dimensions, a multiple of 8.
 """
 

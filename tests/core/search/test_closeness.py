@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from core.closeness import NAME, WORTH, Query, closeness, encode
 from core.engine import Engine, EngineConfig
 from core.learning.graphs import Graphs
-from core.learning.search_head import LAYER, Searcher, SearchHead, load_head, save_head, states
 from core.model import SEARCH, SHIPPED, check_sums, fingerprint, load_model
 from core.prepare.material import Passage
 from core.prepare.questions import QA
 from core.prepare.search_head import SearchConfig, highest, joined, train_search
+from core.search.closeness import NAME, WORTH, Query, closeness, encode
+from core.search.head import LAYER, Searcher, SearchHead, load_head, save_head, states
 from tests.core.conftest import STORY, WIDTH, chunks_of
 
 HEAD = b"a head's"
