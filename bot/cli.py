@@ -369,7 +369,6 @@ def bench(
 
         from bot.app import load_engine
         from bot.terminal import bench_table
-        from core.device import Device
         from core.errors import Refused
         from core.evaluation import bench, report
 
@@ -382,19 +381,21 @@ def bench(
         if resume and not output:
             raise Refused("Give --output, the file of the run to go on with.")
         chosen = {name: value for name, value in (("device", device), ("effort", effort)) if value}
-        owner = Device(partial(load_engine, settings.model_copy(update=chosen)))
+        load = partial(load_engine, settings.model_copy(update=chosen))
         unfinished = output.with_name(f"{output.name}.partial") if output else None
         with screen.counting() as progress:
-            measure = partial(
-                bench.run,
+            result = await bench.run(
+                load,
+                squad,
+                documents,
+                progress,
                 conditions=[c.strip() for c in conditions.split(",")] if conditions else bench.CONDITIONS,
                 retrieved=retrieved,
                 together=together,
                 general=general,
-                partial=unfinished,
+                answers_file=unfinished,
                 resume=resume,
             )
-            result = await owner.run(measure, await owner.ready(), squad, documents, progress)
         if output:
             output.write_text(js.dumps(result, indent=2) + "\n")
             unfinished.unlink(missing_ok=True)

@@ -19,7 +19,7 @@ import sqlite3
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -27,9 +27,8 @@ from typing import Any, TypeVar
 import aiosqlite
 
 from core.errors import AlreadyKnown, Cancelled, DataTooNew, NotFound, StorageFailed
-from core.ports import Hit
-from core.search.closeness import COMPARED, Query, closest_first
-from core.search.words import frequency, scores, search_words, shares, supporting
+from core.search.ranking import Hit, WordMatch, by_words
+from core.search.words import search_words
 from core.types import (
     Answer,
     Certainty,
@@ -350,10 +349,6 @@ class Index:
         async with self._channel(await self._channel_of(document_id)) as content:
             return await content(ChannelFile.pages, document_id)
 
-    async def chunk_texts(self, document_id: str) -> list[str]:
-        async with self._channel(await self._channel_of(document_id)) as content:
-            return await content(ChannelFile.chunk_texts, document_id)
-
     async def _channel_of(self, document_id: str) -> str:
         """ "" for a document that is not there."""
         rows = await self._read("SELECT channel FROM documents WHERE id = :id", {"id": document_id})
@@ -505,14 +500,8 @@ class Index:
 
     # Questions
 
-    async def route(
-        self,
-        channel: str,
-        question: str,
-        *,
-        document_id: str | None = None,
-        query: Query | None = None,
-        limit: int = 10,
+    async def candidates(
+        self, channel: str, question: str, *, document_id: str | None = None, limit: int = 10
     ) -> list[Hit]:
         known = {
             document.id: document for document in await self.documents(channel) if document_id in (None, document.id)
@@ -520,35 +509,12 @@ class Index:
         words = search_words(question)
         async with self._channel(channel) as content:
             rows = await content(ChannelFile.search, words, known)
-            if not rows:
-                newest = [*known.values()][:1]
-                return [Hit(document, 0, 0.0, 0.0, 1) for document in newest]
-            found: dict[str, dict[int, float]] = {word: {} for word in words}
-            for row in rows:
-                found[row["word"]][row["id"]] = frequency(row["score"], row["found"], row["everywhere"])
-            among = rows[0]["among"]
-            score, share = scores(found, among), shares(found, among)
-
-            def order(chunk: sqlite3.Row) -> tuple[float, float, int]:
-                return -score[chunk["id"]], -known[chunk["document_id"]].learned_at, chunk["position"]
-
-            chunks = sorted({row["id"]: row for row in rows}.values(), key=order)
-            chunks = chunks[: max(COMPARED, limit) if query else limit]
-            hits = [
-                Hit(known[row["document_id"]], row["position"], score[row["id"]], share[row["id"]], among)
-                for row in chunks
-            ]
-            codes = await content(ChannelFile.codes, [row["id"] for row in chunks]) if query else []
-        if query:
-            hits = await asyncio.to_thread(closest_first, hits, codes, query)
-        return hits[:limit]
-
-    async def support(
-        self, document_id: str, answers: Sequence[str], question: str = ""
-    ) -> list[tuple[int, ...] | None]:
-        pages = await self.pages(document_id)
-        found = await asyncio.to_thread(supporting, [page.text for page in pages], answers, question)
-        return [tuple(pages[at].number for at in places) if pages else None for places in found]
+            hits = by_words([WordMatch(**row) for row in rows], words, known, limit)
+            chunks = await content(ChannelFile.chunks, [(hit.document.id, hit.chunk) for hit in hits])
+        return [
+            replace(hit, text=chunk["text"], code=chunk["code"] if rows else b"")
+            for hit, chunk in zip(hits, chunks, strict=True)
+        ]
 
     async def add_answer(self, channel: str, answer: Answer, *, asked_by: str, thread: str = "") -> str:
         """Store an answer; returns its id. Raises: NotFound, when its document was forgotten meanwhile."""

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-ALLOWED = {"core": {"core"}, "storage": {"storage", "core"}, "bot": {"bot", "core"}}  # bot/app.py: storage too
+ALLOWED = {"core": {"core"}, "storage": {"storage", "core"}, "bot": {"bot", "core"}}
+ALSO_STORAGE = {"bot/app.py", "core/evaluation/served.py"}  # the product, and the instrument, put together
+INSTRUMENT = {"core.evaluation.served", "core.evaluation.bench", "core.evaluation.fit_search"}
 HOMES = {
     "pymupdf": {"core/document/pdf.py"},
     "openpyxl": {"core/document/office.py"},
@@ -35,6 +37,12 @@ LIGHT = (
     "core/device",
     "core/types",
     "core/document",
+    "core/search/closeness",
+    "core/search/evidence",
+    "core/search/followup",
+    "core/search/parameters",
+    "core/search/ranking",
+    "core/search/words",
 )
 HEAVY = {"torch", "transformers", "peft"}
 EVERY = sorted(path.relative_to(ROOT).as_posix() for folder in ALLOWED for path in (ROOT / folder).rglob("*.py"))
@@ -64,8 +72,24 @@ def imports(node: ast.AST, *, now: bool = False) -> Iterator[str]:
 @pytest.mark.parametrize("folder", ALLOWED)
 def test_imports_go_from_bot_to_storage_to_core(folder: str) -> None:
     for file in EVERY:
-        if file.startswith(folder + "/") and file != "bot/app.py":
+        if file.startswith(folder + "/") and file not in ALSO_STORAGE:
             assert set(imports(tree(file))) & set(ALLOWED) <= ALLOWED[folder], file
+
+
+def test_only_the_bench_command_knows_the_instrument() -> None:
+    """It drives the product; nothing of the product needs it."""
+    outside = [file for file in EVERY if not file.startswith("core/evaluation/")]
+    assert {file for file in outside if INSTRUMENT & set(modules(tree(file)))} <= {"bot/cli.py"}
+
+
+def modules(node: ast.AST) -> Iterator[str]:
+    """Full names of imported modules, and of what may be one."""
+    for child in ast.walk(node):
+        if isinstance(child, ast.Import):
+            yield from (alias.name for alias in child.names)
+        elif isinstance(child, ast.ImportFrom):
+            yield child.module or ""
+            yield from (f"{child.module}.{alias.name}" for alias in child.names)
 
 
 @pytest.mark.parametrize("sdk", HOMES)

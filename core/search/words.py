@@ -6,7 +6,10 @@ import math
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
+from typing import TypeVar
+
+Place = TypeVar("Place", bound=Hashable)  # names a section
 
 PASSAGE = 4  # sentences in which an answer and the question's words must stand together
 NEAR = 0.4  # so much of the question's words, weighted by how rare they are in the document (LOG.md)
@@ -33,14 +36,14 @@ def search_words(question: str) -> list[str]:
     return ([word for word in written if word.casefold() not in STOP_WORDS] or written)[:MAX_SEARCH_WORDS]
 
 
-def scores(found: Mapping[str, Mapping[int, float]], total: int) -> dict[int, float]:
+def scores(found: Mapping[str, Mapping[Place, float]], total: int) -> dict[Place, float]:
     """BM25 (Robertson and Zaragoza 2009) of each section, of the `total` that are searched and of no others: a word's
     rarity is that among them, as Lucene has it: it tells something among two, and never the opposite.
 
     Args:
         found: for each word of the question the sections in which it stands, with BM25's term frequency there.
     """
-    score: defaultdict[int, float] = defaultdict(float)
+    score: defaultdict[Place, float] = defaultdict(float)
     for sections in found.values():
         for section, often in sections.items():
             score[section] += often * math.log(1 + (total - len(sections) + 0.5) / (len(sections) + 0.5))
@@ -53,7 +56,7 @@ def frequency(bm25: float, found: int, total: int) -> float:
     return -bm25 / rarity
 
 
-def shares(found: Mapping[str, Collection[int]], total: int) -> dict[int, float]:
+def shares(found: Mapping[str, Collection[Place]], total: int) -> dict[Place, float]:
     """How much of a question's words stands in each section, 0..1; a word that stands in few of `total` weighs more.
 
     Args:
@@ -61,7 +64,7 @@ def shares(found: Mapping[str, Collection[int]], total: int) -> dict[int, float]
     """
     weight = {word: _weight(len(sections), total) for word, sections in found.items()}
     whole = sum(weight.values())
-    held: defaultdict[int, float] = defaultdict(float)
+    held: defaultdict[Place, float] = defaultdict(float)
     for word, sections in found.items():
         for section in sections:
             held[section] += weight[word] / whole
