@@ -27,8 +27,8 @@ from core.search.ranking import (
     Hit,
     by_closeness,
     distinct,
+    groups,
     judge,
-    leaves_thread,
     sections,
 )
 from core.types import (
@@ -226,8 +226,8 @@ class Service:
         question = check_question(question)
         understood = await self._understand(channel, question, thread)
         named = (await self._index.find_document(channel, document)).id if document else ""
-        groups = await self._sections(channel, understood, named, thread)
-        answer = await self._answer(understood, groups, gate=not named)
+        asked = await self._sections(channel, understood, named, thread)
+        answer = await self._answer(understood, asked, gate=not named)
         if understood != question:
             answer = replace(answer, question=question, understood=understood)
         return replace(answer, id=await self._index.add_answer(channel, answer, asked_by=by, thread=thread))
@@ -243,7 +243,7 @@ class Service:
         """Those of the questions about a document that it answers well. Nothing is stored."""
         found = [await self._sections(document.channel, question, document.id) for question in questions]
         pairs = zip(questions, found, strict=True)
-        asking = (self._answer(question, groups, gate=False, compare=False) for question, groups in pairs)
+        asking = (self._answer(question, asked, gate=False, compare=False) for question, asked in pairs)
         answers = await asyncio.gather(*asking)
         return [answer.question for answer in answers if answer.certainty is Certainty.LIKELY]
 
@@ -273,19 +273,16 @@ class Service:
         return await self._index.share_answer(channel, answer_id, by=by)
 
     async def _sections(self, channel: str, question: str, named: str = "", thread: str = "") -> list[list[Hit]]:
-        """Whose weights a question is put to: a document's that is named; else the channel's, and first those of the
-        document that answered in its thread last, as if the channel knew no other, unless the question clearly points
-        at another one. Within a document words find the section as well as closeness does (LOG.md)."""
+        """Whose weights a question is put to: those of a document that is named; else of the channel's documents and,
+        in a thread, of the one that answered there last. Within a document words find the section as well as closeness
+        does (LOG.md)."""
         ranking = await self._parameters()
         within = partial(self._index.candidates, channel, question, limit=ranking.considered_chunks)
         if named:
             return [sections(await within(document_id=named), ranking)]
-        hits = await self._search(channel, question, ranking)
-        groups = [sections(hits, ranking)]
         last = await self._index.thread_document(channel, thread) if thread else None
-        if last and not leaves_thread(hits, last, ranking):
-            groups.insert(0, sections(await within(document_id=last), ranking))
-        return groups
+        in_thread = await within(document_id=last) if last else []
+        return groups(await self._search(channel, question, ranking), in_thread, ranking)
 
     async def _search(self, channel: str, question: str, ranking: RankingParameters) -> list[Hit]:
         """What the question points at in a channel, by closeness, too, where there are documents to choose from."""
@@ -296,17 +293,17 @@ class Service:
         return by_closeness(hits, close, ranking)
 
     async def _answer(
-        self, question: str, groups: Sequence[Sequence[Hit]], *, gate: bool = True, compare: bool = True
+        self, question: str, asked: Sequence[Sequence[Hit]], *, gate: bool = True, compare: bool = True
     ) -> Answer:
         """One batch: a row for each section, and the base model's; of the learned answers one is given, or none.
 
         Args:
-            groups: sections, those first whose answer is given where it is one.
+            asked: groups of sections, those first whose answer is given where it is one.
             gate: whether an answer has to be about the question; else the base model answers alone.
             compare: with the base model's answer, which takes longer than the learned one.
         """
         ranking = await self._parameters()
-        hits, weights, unusable = await self._load_all(distinct(groups).values())
+        hits, weights, unusable = await self._load_all(distinct(asked).values())
         pages = {id: await self._index.pages(id) for id in dict.fromkeys(hit.document.id for hit in hits)}
         asks = [
             Ask(
@@ -320,7 +317,7 @@ class Service:
         completions, tokens = await self._runner.device.answer([*asks, Ask(question)] if compare else asks)
         base = completions.pop() if compare else Completion("", 0, 0.0)
         given = {hit.place: completion for hit, completion in zip(hits, completions, strict=True)}
-        decide = partial(judge, question, groups, given, pages, ranking, floor=self._floor, gate=gate)
+        decide = partial(judge, question, asked, given, pages, ranking, floor=self._floor, gate=gate)
         best, certainty = await asyncio.to_thread(decide)
         row = [*given].index(best.hit.place) if best else -1
         return Answer(

@@ -1,7 +1,7 @@
 """Which sections a question is put to, which of their answers is given, and how far it can be trusted.
 
-A question goes down once: `by_words` and `by_closeness` rank chunks, `sections` says whose weights are asked, and
-`leaves_thread` whether a thread's document comes first. Its answers come up once: `judge` looks them up in the text
+A question goes down once: `by_words` and `by_closeness` rank chunks, `sections` says whose weights are asked,
+`groups` whether a thread's document comes first. Its answers come up once: `judge` looks them up in the text
 (`support_of`), takes one or none (`choose`), and says how far it can be trusted (`certainty`). Pure functions; their
 numbers are `RankingParameters`.
 """
@@ -138,10 +138,24 @@ def leaves_thread(hits: Sequence[Hit], document_id: str, parameters: RankingPara
     return hits[0].score - own > parameters.thread_margin
 
 
-def distinct(groups: Iterable[Sequence[Hit]]) -> dict[Place, Hit]:
+def groups(channel: Sequence[Hit], thread: Sequence[Hit], parameters: RankingParameters) -> list[list[Hit]]:
+    """The sections that a question is put to, those first whose answer is given where it is one: in a thread its
+    document's, as if the channel knew no other, unless the question clearly points at another one; then the channel's.
+
+    Args:
+        channel: hits among all documents, best first.
+        thread: hits within the document that answered in the thread last, best first; none outside of threads.
+    """
+    everywhere = sections(channel, parameters)
+    if not thread or leaves_thread(channel, thread[0].document.id, parameters):
+        return [everywhere]
+    return [sections(thread, parameters), everywhere]
+
+
+def distinct(several: Iterable[Sequence[Hit]]) -> dict[Place, Hit]:
     """Every hit of several groups once, in their order."""
     first: dict[Place, Hit] = {}
-    for group in groups:
+    for group in several:
         for hit in group:
             first.setdefault(hit.place, hit)
     return first
@@ -152,7 +166,7 @@ def distinct(groups: Iterable[Sequence[Hit]]) -> dict[Place, Hit]:
 
 def judge(
     question: str,
-    groups: Sequence[Sequence[Hit]],
+    asked: Sequence[Sequence[Hit]],
     completions: Mapping[Place, Completion],
     pages: Mapping[str, Sequence[Page]],
     parameters: RankingParameters,
@@ -163,7 +177,7 @@ def judge(
     """The answer to give, if any, and how far it can be trusted. Reads whole documents: call through a thread.
 
     Args:
-        groups: the sections that were asked, as for `choose`; those without a completion are left out.
+        asked: groups of sections, as for `choose`; those without a completion are left out.
         pages: the documents' text, by their ids; empty where none is kept.
     """
     support = support_of(question, completions, pages)
@@ -173,7 +187,7 @@ def judge(
             for hit in group
             if hit.place in completions
         ]
-        for group in groups
+        for group in asked
     ]
     best = choose(answers, parameters, floor=floor, gate=gate)
     if best is None:
@@ -215,18 +229,18 @@ def evidence_on(pages: Sequence[Page], supporting: Sequence[int] | None, questio
 
 
 def choose(
-    groups: Sequence[Sequence[SectionAnswer]], parameters: RankingParameters, *, floor: float = 0.0, gate: bool = True
+    answered: Sequence[Sequence[SectionAnswer]], parameters: RankingParameters, *, floor: float = 0.0, gate: bool = True
 ) -> SectionAnswer | None:
     """The best answer of the first group that has one about the question; if none has, that of the last group, or None
     where that is not about the question.
 
     Args:
-        groups: answers of sections; those before the last are a thread's document's.
+        answered: groups of sections' answers; those before the last are a thread's document's.
         floor: confidence below which an answer is none.
         gate: whether an answer has to be about the question at all. Off, where a person named the document.
     """
     best = None
-    for answers in filter(None, groups):
+    for answers in filter(None, answered):
         best = best_answer(answers, parameters)
         if gate and not is_about(best, parameters):
             best = None

@@ -25,6 +25,7 @@ from core.search.ranking import (
     certainty,
     choose,
     distinct,
+    groups,
     is_about,
     judge,
     leaves_thread,
@@ -118,10 +119,16 @@ def test_a_thread_is_left_for_a_document_that_is_far_ahead(scores: dict[str, flo
     assert leaves_thread(hits, "a", NUMBERS) is leaves
 
 
+def test_a_threads_document_comes_first_unless_the_question_leaves_it() -> None:
+    near, far, own = [hit("b", score=6.0)], [hit("b", score=14.0)], [hit("a", 3, score=5.0)]
+    assert groups([*near, *own], own, NUMBERS) == [own, [*near, *own]]
+    assert groups([*far, *own], own, NUMBERS) == [far] and groups(near, [], NUMBERS) == [near]
+
+
 def test_what_stands_in_several_groups_is_asked_once() -> None:
     first, second, third = hit(), hit(chunk=1), hit("b")
-    groups = [[second], [first, replace(second, score=1.0), third]]
-    assert distinct(groups) == {("a", 1): second, ("a", 0): first, ("b", 0): third}
+    several = [[second], [first, replace(second, score=1.0), third]]
+    assert distinct(several) == {("a", 1): second, ("a", 0): first, ("b", 0): third}
 
 
 # Up
@@ -200,10 +207,10 @@ def test_support_names_the_pages_on_which_an_answer_stands() -> None:
 def test_an_answer_is_judged_by_the_text_of_its_own_document() -> None:
     pages = {"a": [Page(4, "The lighthouse was built in 1874.")], "b": [Page(1, "The lighthouse is green.")]}
     said = {("a", 0): Completion("in 1874", 2, 0.1, 0.8), ("b", 0): Completion("in 1874", 2, 0.1, 0.9)}
-    question, groups = "When was the lighthouse built?", [[hit("b"), hit("a"), hit("c")]]
-    best, certain = judge(question, groups, said, pages, NUMBERS)
+    question, asked = "When was the lighthouse built?", [[hit("b"), hit("a"), hit("c")]]
+    best, certain = judge(question, asked, said, pages, NUMBERS)
     assert best and (best.hit.place, best.pages, certain) == (("a", 0), (4,), Certainty.LIKELY)
-    best, certain = judge(question, groups, said, pages, NUMBERS, floor=0.85)
+    best, certain = judge(question, asked, said, pages, NUMBERS, floor=0.85)
     assert best and (best.completion.text, best.pages, certain) == (NOT_IN_TEXT, (), Certainty.ABSENT)
     assert judge(question, [[]], {}, {}, NUMBERS) == (None, Certainty.UNSURE)
 
