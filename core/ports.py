@@ -57,13 +57,15 @@ class BaseModel(Protocol):
 class Engine(Protocol):
     """The base model and everything that touches the device. Called from the runner's one thread only."""
 
-    base: BaseModel
     name: str
     fingerprint: str  # sha256 over the base model's weights and tokenizer
     device: str
     dtype: str
     learner: str  # name of the default learner
     chunk_size: int
+
+    @property
+    def base(self) -> BaseModel: ...
 
     def chunk(self, pages: Sequence[Page]) -> list[Chunk]:
         """Cut pages into chunks by the model's own tokenizer."""

@@ -338,18 +338,21 @@ class Service:
         fails no question that another can answer. Raises: what the first one failed of, when all did."""
         loads = (self._load(hit.document, hit.section) for hit in asked)
         results = await asyncio.gather(*loads, return_exceptions=True)
-        hits, weights, unusable = [], [], []
+        hits: list[Hit] = []
+        weights: list[Mapping[str, Tensor]] = []
+        unusable: dict[str, WeightsDamaged | WrongBaseModel] = {}
         for hit, result in zip(asked, results, strict=True):
             if isinstance(result, WeightsDamaged | WrongBaseModel):
-                unusable.append(hit.document.name)
+                unusable.setdefault(hit.document.name, result)
             elif isinstance(result, BaseException):
                 raise result
             else:
                 hits.append(hit)
                 weights.append(result)
         if unusable and not hits:
-            raise type(results[0])(f"{unusable[0]}: {results[0]}")
-        return hits, weights, tuple(dict.fromkeys(unusable))
+            name, problem = next(iter(unusable.items()))
+            raise type(problem)(f"{name}: {problem}")
+        return hits, weights, tuple(unusable)
 
     async def _parameters(self) -> RankingParameters:
         return self._ranking or await self._runner.device.ranking()

@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
 from core.device import BATCH_ROWS
 from core.engine import Engine, EngineConfig
@@ -190,8 +191,8 @@ class Recorder:
         new = [hit for place, hit in asked.items() if keys[place] not in self.answers]
         if new:
             rows = [await self._row(channel, text, hit) for hit in new]
-            completions, _ = await served.runner.device.answer(rows)
-            self.answers |= {keys[hit.place]: given for hit, given in zip(new, completions, strict=True)}
+            answered, _ = await served.runner.device.answer(rows)
+            self.answers |= {keys[hit.place]: given for hit, given in zip(new, answered, strict=True)}
         completions = {place: self.answers[key] for place, key in keys.items()}
         pages = {id: await served.index.pages(id) for id in {place[0] for place in asked}}
         support = support_of(text, completions, pages)
@@ -275,13 +276,17 @@ def fit(
     for _ in range(ROUNDS):
         before = best
         for name, values in grid.items():
-            tried = {value: score(cases, replace(best, **{name: value})) for value in values}
+            tried = {value: score(cases, changed(best, name, value)) for value in values}
             value = max(tried, key=tried.__getitem__)
             if tried[value] > reached + GAIN:
-                best, reached = replace(best, **{name: value}), tried[value]
+                best, reached = changed(best, name, value), tried[value]
         if best == before:
             break
     return best
+
+
+def changed(parameters: RankingParameters, name: str, value: Any) -> RankingParameters:
+    return replace(parameters, **{name: value})
 
 
 def fit_all(cases: Sequence[Case], start: RankingParameters) -> RankingParameters:

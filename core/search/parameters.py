@@ -65,7 +65,7 @@ def load_parameters(folder: Path | None) -> RankingParameters:
     path = folder / RANKING if folder else None
     if path is None or not path.exists():
         return RankingParameters()
-    values: Mapping[str, float] = json.loads(path.read_text())["parameters"]
+    values: Mapping[str, Any] = json.loads(path.read_text())["parameters"]
     if unknown := set(values) - {f.name for f in fields(RankingParameters)}:
         raise ValueError(f"{path} sets '{min(unknown)}', which is no parameter of the ranking.")
     return RankingParameters(**values)
