@@ -351,7 +351,7 @@ def bench(
     general: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Also questions about none of the documents: what is lost.")
     ] = None,
-    retrieved: Annotated[int, typer.Option(min=1, help="Chunks in the prompt of retrieval and both.")] = 1,
+    retrieved: Annotated[int, typer.Option(min=1, help="Chunks in the prompt of retrieval.")] = 1,
     output: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the figures there, as JSON.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where a run with this --output was stopped.")] = False,
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw quality against seconds: .png, .svg.")] = None,
