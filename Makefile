@@ -5,7 +5,7 @@ BIN := .venv/bin
 
 install: .venv/installed  ## .venv with the pinned dependencies and the default model
 
-.venv/installed: requirements.lock .ci/model.lock
+.venv/installed: requirements.lock core/model.lock
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
 	ENGRAM_MODEL=embedded $(BIN)/python -m bot model fetch

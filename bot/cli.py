@@ -49,7 +49,7 @@ NoChannel = Annotated[str, typer.Option("--channel", hidden=True)]
 NoJson = Annotated[bool, typer.Option("--json", hidden=True)]
 NoDataDir = Annotated[Path | None, typer.Option("--data-dir", hidden=True)]
 
-MODEL_LOCK = Path(__file__).parents[1] / ".ci" / "model.lock"
+MODEL_LOCK = Path(__file__).parents[1] / "core" / "model.lock"
 
 Command = Callable[["Screen", "Settings"], Coroutine[Any, Any, None]]
 
@@ -830,6 +830,8 @@ def show_answer(screen: Screen, answer: Answer) -> None:
 
 def me() -> str:
     """How this program was called, to be typed again."""
+    if Path(sys.argv[0]).name == "engram":
+        return "engram"
     python = Path(sys.executable)
     if python.is_relative_to(Path.cwd()):
         return f"{quote(str(python.relative_to(Path.cwd())))} -m bot"
