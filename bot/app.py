@@ -13,6 +13,7 @@ from pathlib import Path
 import storage.check
 from bot.settings import Settings
 from core.errors import DataFolderBusy, StorageFailed
+from core.inspection import Inspection
 from core.ports import Engine
 from core.runner import Runner
 from core.service import Service
@@ -30,6 +31,7 @@ class App:
     settings: Settings
     service: Service
     runner: Runner
+    inspection: Inspection
 
 
 @asynccontextmanager
@@ -54,7 +56,7 @@ async def open_app(settings: Settings, *, learning: bool = True) -> AsyncIterato
                 keep_text=settings.keep_text,
             )
             async with runner:
-                yield App(settings, _service(settings, index, weights, runner), runner)
+                yield _app(settings, index, weights, runner)
 
 
 @asynccontextmanager
@@ -79,11 +81,12 @@ async def _beside(settings: Settings) -> AsyncIterator[App]:
         weights = Weights(folder.weights, index.id)
         runner = Runner(partial(load_engine, settings), index, weights, settings.limits, learning=False, tidy=False)
         async with runner:
-            yield App(settings, _service(settings, index, weights, runner), runner)
+            yield _app(settings, index, weights, runner)
 
 
-def _service(settings: Settings, index: Index, weights: Weights, runner: Runner) -> Service:
-    return Service(index, weights, runner, settings.limits, floor=settings.min_confidence, ground=settings.ground)
+def _app(settings: Settings, index: Index, weights: Weights, runner: Runner) -> App:
+    service = Service(index, weights, runner, settings.limits, floor=settings.min_confidence, ground=settings.ground)
+    return App(settings, service, runner, Inspection(index, weights, runner.device, settings.limits))
 
 
 def load_engine(settings: Settings) -> Engine:

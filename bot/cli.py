@@ -615,6 +615,34 @@ def serve(channel: NoChannel = "", data_dir: DataDir = None, json: Json = False)
 
 
 @cli.command()
+def playground(
+    host: Annotated[str, typer.Option(metavar="ADDRESS", help="Where to listen.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 7860,
+    channel: NoChannel = "",
+    data_dir: DataDir = None,
+    json: NoJson = False,
+) -> None:
+    """Learn and ask in a browser; all of it is erased at the end."""
+    from tempfile import TemporaryDirectory
+
+    async def command(screen: Screen, settings: Settings) -> None:
+        from bot.app import open_app
+        from bot.logs import configure_logging
+        from core.errors import SetupError
+
+        try:
+            from bot.platforms.playground import serve
+        except ModuleNotFoundError as error:
+            raise SetupError("The playground needs Gradio: pip install 'engram[playground]'.") from error
+        configure_logging(settings.log_level, settings.log_format)
+        async with open_app(settings) as app:
+            await serve(app, settings, host=host, port=port, ready=lambda at: screen.say(f"The playground is at {at}"))
+
+    with TemporaryDirectory(prefix="engram-playground-") as folder:
+        run(command, json, data_dir or Path(folder))
+
+
+@cli.command()
 def sync(channel: NoChannel = "", data_dir: NoDataDir = None, json: Json = False) -> None:
     """Tell Discord which commands there are; once for each new version."""
 

@@ -257,6 +257,10 @@ class Engine:
         """Of the prompt that goes with weights."""
         return len(self.format.in_context(context, question))
 
+    def prompt(self, question: str, context: str = "") -> str:
+        """The prompt that goes with weights, as text, with its marks."""
+        return self.base.tokenizer.decode(self.format.in_context(context, question))
+
     @property
     def context_tokens(self) -> int:
         """How much text fits beside a question."""

@@ -332,7 +332,7 @@ class Service:
         whole, of_document = tokens[which]
         return Answer(
             question, base, learned, reference, whole, pages,
-            certainty=certain, document_tokens=of_document, unusable=unusable,
+            certainty=certain, document_tokens=of_document, unusable=unusable, section=hits[which].section,
         )  # fmt: skip
 
     async def _text_of(self, hit: Hit) -> str:

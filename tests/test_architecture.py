@@ -26,6 +26,8 @@ HOMES = {
     "prometheus_client": {"bot/metrics.py"},
     "matplotlib": {"core/evaluation/report.py"},
     "PIL": {"bot/render.py"},
+    "gradio": {"bot/platforms/playground.py"},
+    "uvicorn": {"bot/platforms/playground.py"},
 }
 LIGHT = (
     "bot",

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
 import tomllib
 from collections.abc import Iterator
+from importlib.metadata import packages_distributions
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -17,8 +20,20 @@ from bot.torture import MODES
 ROOT = Path(__file__).parents[1]
 FILES = {path.name for path in (ROOT / "tests").rglob("test_*.py")}
 SOURCES = [path for folder in ("bot", "core", "storage") for path in sorted((ROOT / folder).rglob("*.py"))]
-NETWORK = {"aiohttp", "discord", "slack_sdk", "slack_bolt", "httpx", "requests", "urllib", "socket", "http", "ftplib"}
-TALKERS = {"bot/platforms/discord.py", "bot/metrics.py", "core/learning/remote.py"} | {
+NETWORK = {
+    "aiohttp",
+    "discord",
+    "slack_sdk",
+    "slack_bolt",
+    "httpx",
+    "requests",
+    "urllib",
+    "socket",
+    "http",
+    "ftplib",
+    "uvicorn",
+}
+TALKERS = {"bot/platforms/discord.py", "bot/platforms/playground.py", "bot/metrics.py", "core/learning/remote.py"} | {
     f"bot/platforms/{name}.py" for name in ("slack", "slack_http", "slack_oauth")
 }
 CODE_FROM_DATA = {"pickle", "dill", "cloudpickle", "marshal", "shelve"}
@@ -47,6 +62,19 @@ def test_the_lock_holds_a_release_in_the_range_of_each_package() -> None:
     missing = [one.name for one in wanted if canonicalize_name(one.name) not in lock]
     assert missing == []
     assert [str(one) for one in wanted if lock[canonicalize_name(one.name)] not in one.specifier] == []
+
+
+def test_every_package_that_is_imported_is_declared() -> None:
+    """In the dependencies or in an extra: so a wheel brings what it needs."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = [*project["dependencies"], *chain.from_iterable(project["optional-dependencies"].values())]
+    declared = {canonicalize_name(Requirement(line).name) for line in lines}
+    brought_by = packages_distributions()
+    own = {"bot", "core", "storage", *sys.stdlib_module_names, ""}
+    used = {name for path in SOURCES for name in imported(path)} - own
+    assert {
+        name for name in used if not {canonicalize_name(one) for one in brought_by.get(name, [])} & declared
+    } == set()
 
 
 def test_the_hashed_lock_is_the_lock_with_a_sha256_for_each_package() -> None:
