@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install install-hashed audit demo playground space test peers lint types docs wheel lock
+.PHONY: install install-hashed audit demo playground space test peers lint types docs pictures wheel lock
 
 install: .venv/installed  ## .venv with the exact releases of the lock, and the default model
 
@@ -48,6 +48,9 @@ types: install
 docs: install  ## what is made from the code: the table of settings, the notebook's outputs
 	$(BIN)/python -m bot.settings_table
 	$(BIN)/python .ci/notebook.py docs/tutorial.ipynb
+
+pictures: install  ## those in docs/ that show what the model really said
+	PYTHONPATH=. $(BIN)/python .ci/pictures.py
 
 wheel: install  ## the package in an empty venv, and the demonstration run from it
 	.ci/wheel

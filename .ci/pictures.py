@@ -1,5 +1,5 @@
 """Draws the README's picture of an answer and the page's picture of learning, from a real run of the embedded model:
-`python .ci/pictures.py` (the extra `test` and a Chromium).
+`make pictures`, where a Chromium is installed.
 
 The messages are those that Slack would be sent (`dress`); their look is drawn here.
 """
@@ -8,13 +8,9 @@ import asyncio
 import html
 import re
 import shutil
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
-
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
 
 from bot import render
 from bot.app import App, open_app
@@ -23,14 +19,17 @@ from bot.platforms.slack_format import dress
 from bot.settings import load_settings
 from core.types import Document
 
+ROOT = Path(__file__).parents[1]
 CHANNEL = "picture"
-QUESTIONS = ("Who built the Vantle lighthouse?", "Who runs the bakery on the harbour?")
+QUESTIONS = ("Who built the Vantle lighthouse?", "How many bells are in the clock tower?")
 CSS = """
 body { font: 15px/1.46 "Noto Sans", sans-serif; margin: 0; padding: 18px 22px; width: 760px; color: #1d1c1d; }
 .message { display: flex; gap: 10px; margin: 0 0 14px; }
 .reply { margin-left: 46px; border-left: 2px solid #ddd; padding-left: 12px; }
-.face { width: 36px; height: 36px; border-radius: 8px; color: #fff; display: grid; place-items: center; font-weight: 700; }
-.name { font-weight: 700; } .app { font-size: 11px; color: #616061; background: #eee; padding: 0 4px; border-radius: 3px; }
+.face { width: 36px; height: 36px; border-radius: 8px; color: #fff; display: grid; place-items: center;
+  font-weight: 700; }
+.name { font-weight: 700; }
+.app { font-size: 11px; color: #616061; background: #eee; padding: 0 4px; border-radius: 3px; }
 .mention { color: #1264a3; background: #e8f5fa; padding: 0 2px; border-radius: 3px; }
 .small { font-size: 12.5px; color: #616061; white-space: pre-line; }
 .button { display: inline-block; border: 1px solid #bbb; border-radius: 4px; padding: 2px 10px; margin: 5px 8px 0 0;
@@ -64,9 +63,9 @@ async def picture_of_answer(app: App) -> None:
 
 
 def message(name: str, colour: str, inside: str, *, reply: bool = False) -> str:
-    app = ' <span class="app">APP</span>' if reply else ""
+    app, kind = (' <span class="app">APP</span>', "message reply") if reply else ("", "message")
     return (
-        f'<div class="message {"reply" if reply else ""}"><div class="face" style="background: {colour}">{name[0]}</div>'
+        f'<div class="{kind}"><div class="face" style="background: {colour}">{name[0]}</div>'
         f'<div><span class="name">{name}</span>{app}<br>{inside}</div></div>'
     )
 

@@ -271,7 +271,9 @@ def build(visits: Visits) -> gr.Blocks:
             return {
                 measured: gr.Row(visible=True),
                 losses: curve(newest.metrics.loss_history),
-                layers: frame({"layer": [str(layer) for layer in norms], "norm": [*norms.values()]}),
+                layers: gr.BarPlot(
+                    frame({"layer": [str(layer) for layer in norms], "norm": [*norms.values()]}), visible=bool(norms)
+                ),
                 metrics: html.metrics(newest),
             }
 

@@ -24,7 +24,8 @@ CSS = """
 .engram-text { white-space: pre-wrap; overflow-wrap: anywhere; font-size: .85rem; max-height: 20rem; overflow-y: auto; }
 .engram-text h5 { margin: .8rem 0 .2rem; color: #52525b; }
 .engram-facts { border-collapse: collapse; width: 100%; }
-.engram-facts td { padding: .15rem .6rem .15rem 0; border: 0; }
+.engram-facts, .engram-facts td, .engram-facts tr { border: 0 !important; }
+.engram-facts td { padding: .15rem .6rem .15rem 0; }
 .engram-facts td:last-child { text-align: right; font-variant-numeric: tabular-nums; }
 .dark .engram-note { background: #450a0a; color: #fecaca; }
 .dark .engram-cleared { background: #052e16; color: #bbf7d0; }
@@ -87,8 +88,8 @@ def _ended(message: Message, news: Progress) -> str:
 def metrics(document: Document) -> str:
     m = document.metrics
     facts = {
-        "loss before": f"{m.initial_loss:.3f} nats a token",
-        "loss after": f"{m.final_loss:.3f} nats a token",
+        "loss before, nats a token": f"{m.initial_loss:.3f}",
+        "loss after, nats a token": f"{m.final_loss:.3f}",
         "sections": f"{m.chunks:,}",
         "tokens": f"{m.tokens:,}",
         "time": render.seconds(m.seconds),
