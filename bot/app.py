@@ -12,6 +12,7 @@ from pathlib import Path
 
 import storage.check
 from bot.settings import Settings
+from bot.traces import exporting
 from core.errors import DataFolderBusy, StorageFailed
 from core.inspection import Inspection
 from core.ports import Engine
@@ -43,7 +44,7 @@ async def open_app(settings: Settings, *, learning: bool = True) -> AsyncIterato
 
     Raises: DataFolderBusy, DataTooNew, SetupError.
     """
-    with DataFolder(settings.data_dir) as folder:
+    with exporting(settings), DataFolder(settings.data_dir) as folder:
         folder.require_index()
         async with Index(folder.index) as index:
             weights = Weights(folder.weights, index.id)

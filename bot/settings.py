@@ -100,6 +100,7 @@ class Settings(BaseSettings):
     log_format: Literal["console", "json"] = "console"  # lines for people or for machines
     metrics_port: int | None = Field(None, gt=0, le=65535)  # figures for Prometheus; unset: none
     metrics_host: str = "127.0.0.1"  # address to serve them on
+    trace_url: str = ""  # OpenTelemetry's traces go there over OTLP/HTTP, or "console": to standard error
 
     @field_validator("*", mode="before")
     @classmethod

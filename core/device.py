@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from core.errors import EngramError, ModelNotFound
 from core.ports import Ask, Engine
+from core.tracing import traced
 from core.types import Completion
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ class Device:
         """Call in the device's thread."""
         return self._loop.run_in_executor(self._thread, function, *args)
 
+    @traced("answer")
     async def answer(self, asks: Sequence[Ask]) -> tuple[list[Completion], list[PromptTokens]]:
         """Answer these rows in one batch, together with whoever else is waiting.
 
@@ -87,6 +89,7 @@ class Device:
         self._thread.submit(self._answer_waiting)  # one for each question, so none is left behind
         return await question.reply
 
+    @traced("query")
     async def query(self, question: str) -> Query | None:
         """What the engine makes of a question, for the search; None where it makes nothing of it, or fails to: words
         find sections, too. Raises: SetupError."""
@@ -97,6 +100,7 @@ class Device:
             log.exception("the search goes on by words alone")
             return None
 
+    @traced("follow-up")
     async def whole_question(self, history: Sequence[str], question: str) -> str:
         """A follow-up made whole; as it is where the engine fails to. Raises: SetupError."""
         engine = await self.ready()

@@ -25,6 +25,7 @@ from core.prompts import NOT_IN_TEXT
 from core.runner import Runner, new_id
 from core.search.evidence import asked_words, evidence, fits
 from core.search.followup import REMEMBERED, needs_history
+from core.tracing import traced
 from core.types import (
     Answer,
     Certainty,
@@ -216,6 +217,7 @@ class Service:
 
     # Ask
 
+    @traced("ask")
     async def ask(
         self, channel: str, question: str, *, document: str | None = None, by: str = "", thread: str = ""
     ) -> Answer:
@@ -290,10 +292,12 @@ class Service:
                 return answer
         return await self._ask_learned(question, hits[:HITS])
 
+    @traced("search")
     async def _within(self, document_id: str, channel: str, question: str) -> list[Hit]:
         """What the question points at in one document, whose words find the section as well as closeness (LOG.md)."""
         return await self._index.route(channel, question, document_id=document_id, limit=HITS)
 
+    @traced("search")
     async def _search(self, channel: str, question: str) -> list[Hit]:
         """What the question points at in a channel, by closeness, too, where there are documents to choose from."""
         several = len(await self._index.documents(channel)) > 1
@@ -350,6 +354,7 @@ class Service:
         texts = [page.text for page in await self._index.pages(document.id) if page.number in pages]
         return await asyncio.to_thread(evidence, texts, question, answer)
 
+    @traced("evidence")
     async def _borne_out(
         self, question: str, hits: Sequence[Hit], completions: Sequence[Completion]
     ) -> list[tuple[int, ...] | None]:
@@ -368,6 +373,7 @@ class Service:
         (base,), ((prompt_tokens, _),) = await self._runner.device.answer([Ask(question)])
         return Answer(question=question, base=base, learned=None, document=None, prompt_tokens=prompt_tokens)
 
+    @traced("load")
     async def _load(self, document: Document, section: int) -> Mapping[str, Tensor]:
         engine = await self._runner.device.ready()
         load = partial(self._weights.load, base=engine.fingerprint, section=section)

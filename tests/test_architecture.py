@@ -24,6 +24,7 @@ HOMES = {
     "pydantic_settings": {"bot/settings.py"},
     "typer": {"bot/cli.py"},
     "prometheus_client": {"bot/metrics.py"},
+    "opentelemetry": {"bot/traces.py"},
     "matplotlib": {"core/evaluation/report.py"},
     "PIL": {"bot/render.py"},
     "gradio": {"bot/platforms/playground.py"},
