@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import typer
+import yaml
+from prometheus_client import REGISTRY
 
+import bot.metrics  # noqa: F401  # registers the figures
 from bot.cli import cli
 from bot.settings import PREFIX, Settings
 from bot.settings_table import PAGE, with_table
@@ -20,6 +24,7 @@ PAGES = sorted(
     if "sample" not in path.parts
 )
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
+FIGURE = re.compile(r"\b((?:engram|process)_[a-z_]+)")
 CODE = re.compile(r"`([^`\n]+)`")
 PLACES = ("bot/", "core/", "storage/", "tests/", "docs/", ".ci/")
 
@@ -95,3 +100,23 @@ def test_the_readmes_results_are_those_of_the_page() -> None:
     here = re.findall(r"\d+\.\d / \d+\.\d", (ROOT / "README.md").read_text())
     there = re.findall(r"\d+\.\d / \d+\.\d", (ROOT / "docs" / "results.md").read_text())
     assert len(here) == 9 and set(here) <= set(there)
+
+
+def test_the_dashboard_asks_for_figures_that_there_are() -> None:
+    dashboard = json.loads((ROOT / "docs" / "grafana.json").read_text())
+    asked = {
+        name for panel in dashboard["panels"] for target in panel["targets"] for name in FIGURE.findall(target["expr"])
+    }
+    known = {sample.name for family in REGISTRY.collect() for sample in family.samples}
+    known |= {family.name for family in REGISTRY.collect()}
+    named = {name for name in known if name.startswith("engram_")}
+    assert {name for name in asked if name not in known and name.removesuffix("_total") not in named} == set()
+    assert len(asked) == 10
+
+
+def test_the_compose_file_starts_commands_that_there_are() -> None:
+    services = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
+    assert {service["command"][0] for service in services.values() if "command" in service} <= {*commands(cli)}
+    for service in services.values():
+        for name in service.get("environment", {}):
+            assert name.removeprefix(PREFIX).lower() in Settings.model_fields

@@ -79,6 +79,9 @@ async def serve(app: App, settings: Settings, *, host: str, port: int, ready: Ca
                 ready(f"http://{host}:{port}")
             await asyncio.shield(serving)
         finally:
+            logging.getLogger("uvicorn.error").setLevel(
+                logging.CRITICAL
+            )  # pages that are open are cut off, and it tells
             server.should_exit = True
             with suppress(asyncio.CancelledError):
                 await serving

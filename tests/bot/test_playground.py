@@ -196,7 +196,7 @@ async def test_the_whole_story_in_a_space_with_the_model(browser: Browser, tmp_p
         await page.locator("#prompt button").first.click()
         await expect(page.locator("#prompt")).to_contain_text(CAPTAIN)
         await expect(page.locator("#prompt")).not_to_contain_text("Osterly")
-        if folder := os.environ.get("ENGRAM_PICTURES"):
+        if folder := os.environ.get("PLAYGROUND_PICTURES"):
             await page.wait_for_timeout(1500)
             await page.screenshot(path=Path(folder) / "playground.png", full_page=True)
         await page.locator("#reset").click()
