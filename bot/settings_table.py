@@ -55,20 +55,23 @@ def groups() -> Iterator[tuple[str, list[tuple[str, str]]]]:
     lines = ["", *source.splitlines()]
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)
     comments = {token.start[0]: token.string.lstrip("# ") for token in tokens if token.type == tokenize.COMMENT}
-    [declared] = [node for node in ast.parse(source).body if getattr(node, "name", "") == Settings.__name__]
-    heading, names = "Folders", []
+    classes = [node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)]
+    [declared] = [node for node in classes if node.name == Settings.__name__]
+    heading = "Folders"
+    names: list[tuple[str, str]] = []
     last = declared.lineno  # line of the statement before
     for node in declared.body:
+        end = node.end_lineno or node.lineno
         if isinstance(node, ast.AnnAssign):
             described = []
-            for number in range(last + 1, node.end_lineno + 1):
+            for number in range(last + 1, end + 1):
                 if number in comments and number < node.lineno and not lines[number - 1]:
                     yield heading, names
                     heading, names = comments[number], []
                 elif number in comments:
                     described.append(comments[number])
-            names.append((node.target.id, " ".join(described)))
-        last = node.end_lineno
+            names.append((ast.unparse(node.target), " ".join(described)))
+        last = end
     yield heading, names
 
 

@@ -29,11 +29,12 @@ def exporting(settings: Settings) -> Iterator[None]:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
         from opentelemetry.sdk.resources import Resource
         from opentelemetry.sdk.trace import TracerProvider
-        from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter, SpanExporter
         from opentelemetry.trace import StatusCode
     except ModuleNotFoundError as error:
         raise SetupError("ENGRAM_TRACE_URL needs OpenTelemetry: pip install 'engram[trace]'.") from error
 
+    exporter: SpanExporter
     if settings.trace_url == CONSOLE:
         exporter = ConsoleSpanExporter(out=sys.stderr)
     else:

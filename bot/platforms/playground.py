@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractContextManager, asynccontextmanager, nullcontext, suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import wraps
 from pathlib import Path
@@ -88,9 +88,10 @@ async def serve(app: App, settings: Settings, *, host: str, port: int, ready: Ca
 
 
 class Server(uvicorn.Server):
-    def capture_signals(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
         """None: the command ends by them, and this with it."""
-        return nullcontext()
+        yield
 
 
 async def _run(server: Any, host: str, port: int) -> None:
@@ -108,7 +109,7 @@ class Visitor:
     """One browser."""
 
     token: str
-    pages: set[str] = field(default_factory=set)  # open ones, by Gradio's session
+    pages: set[str | None] = field(default_factory=set)  # open ones, by Gradio's session
     upload: tuple[str, bytes] | None = None  # what was handed in and not learned yet
     leaving: asyncio.Task[None] | None = None
 
@@ -125,7 +126,7 @@ class Visits:
         self.settings, self.quotas, self._grace = settings, Quotas(settings.quotas), grace
         self._visitors: dict[str, Visitor] = {}
 
-    def enter(self, token: str, page: str) -> Visitor:
+    def enter(self, token: str, page: str | None) -> Visitor:
         """A page was opened: the visitor that its browser remembers, or a new one. Raises: QuotaReached."""
         visitor = self._visitors.get(token)
         if visitor is None:
@@ -139,7 +140,7 @@ class Visits:
             visitor.leaving = None
         return visitor
 
-    def leave(self, page: str) -> None:
+    def leave(self, page: str | None) -> None:
         """A page was closed, or is being loaded again."""
         for visitor in self._visitors.values():
             if page in visitor.pages:
@@ -147,7 +148,7 @@ class Visits:
                 if not visitor.pages:
                     visitor.leaving = asyncio.get_running_loop().create_task(self._forget(visitor))
 
-    async def of(self, page: str) -> Visitor:
+    async def of(self, page: str | None) -> Visitor:
         """Whose page it is; a button may be pressed before the page has told. Raises: EngramError."""
         for _ in range(100):
             for visitor in self._visitors.values():
@@ -259,7 +260,7 @@ def build(visits: Visits) -> gr.Blocks:
         async def overview(visitor: Any) -> Shown:
             """What is known, and the prompt that a question would have."""
             documents = await visits.service.documents(visitor.channel)
-            shown = {state: html.status(await visits.service.status("")), known: html.known(documents)}
+            shown: Shown = {state: html.status(await visits.service.status("")), known: html.known(documents)}
             if documents:
                 given = await visits.inspection.prompt("…")
                 shown |= {cleared: html.cleared(given), **await measurements(visitor)}
