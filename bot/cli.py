@@ -454,40 +454,6 @@ def restore(
 
 
 @cli.command()
-def torture(
-    mode: Annotated[str, typer.Argument(help="One of those that `torture list` lists.")] = "list",
-    times: Annotated[int | None, typer.Option(min=1, help="How often; by default as often as was promised.")] = None,
-    seconds: Annotated[float, typer.Option(min=1, help="For how long, where time is what counts.")] = 60.0,
-    seed: Annotated[int, typer.Option(help="Of the chance in it.")] = 0,
-    fast: Annotated[bool, typer.Option("--fast", help="An engine that learns by heart instead of the model.")] = False,
-    channel: NoChannel = "",
-    data_dir: NoDataDir = None,
-    json: Json = False,
-) -> None:
-    """Kill, flood, damage and erase a bot of its own, in a folder of its own, and count what is lost."""
-    from tempfile import TemporaryDirectory
-
-    from bot.torture import MODES, Plan
-
-    async def command(screen: Screen, settings: Settings) -> None:
-        from bot.terminal import facts_table, figures_table
-        from bot.torture import torture as run_mode
-
-        if mode not in MODES:
-            screen.say(facts_table(MODES))
-            screen.result({"modes": MODES})
-            raise typer.Exit(0 if mode == "list" else 2)
-        with TemporaryDirectory(prefix="engram-torture-") as folder:
-            figures = await run_mode(mode, Plan(Path(folder), times, seconds, seed, fast), screen.note)
-        screen.say(figures_table(mode, figures))
-        screen.result({"mode": mode, "figures": [vars(figure) for figure in figures]})
-        if not all(figure.good for figure in figures):
-            raise typer.Exit(1)
-
-    run(command, json)
-
-
-@cli.command()
 def prepare(
     model: Annotated[
         str | None, typer.Option(metavar="ID-OR-FOLDER", help="The base model; it stays as it is.")

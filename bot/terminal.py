@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -23,9 +23,6 @@ from rich.table import Table
 from rich.text import Text
 
 from core.types import Answer, Document, Page, Progress, Stage, Status
-
-if TYPE_CHECKING:
-    from bot.torture import Figure
 
 STAGE_WORDS = {
     Stage.QUEUED: "Waiting",
@@ -277,17 +274,6 @@ def bench_notes(result: Mapping[str, Any]) -> str:
             f"({talk['fall']:.1f} % less); after another document's answer: {changed['right_document']:.1f} %"
         )
     return "\n".join(lines)
-
-
-def figures_table(title: str, figures: Sequence[Figure]) -> Table:
-    """The torture's: what was counted, what was promised, whether it holds."""
-    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
-    for name in ("", "found", "promised", ""):
-        table.add_column(name)
-    for figure in figures:
-        mark = ("[green]✓[/]" if figure.good else "[red]✗[/]") if figure.wanted else ""
-        table.add_row(plain(figure.what), plain(str(figure.found)), plain(figure.wanted), mark)
-    return table
 
 
 def checks_table(checks: Sequence[Mapping[str, Any]]) -> Table:

@@ -8,12 +8,12 @@ import time
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field, replace
 
-from bot.torture.by_heart import ByHeart, to_tensor
-from bot.torture.papers import make_pdf
 from core.document.formats import DocumentText
 from core.errors import EngramError
 from core.ports import Ask, Learned
 from core.types import Chunk, Completion, Limits, Page, Step
+from tests.torture.by_heart import ByHeart, to_tensor
+from tests.torture.papers import make_pdf
 
 __all__ = ["FakeEngine", "HeldEngine", "burn", "make_pdf", "plain_pdf", "read_plain", "to_tensor"]
 

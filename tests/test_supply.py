@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bot.torture import MODES
+from tests.torture import MODES
 
 ROOT = Path(__file__).parents[1]
 FILES = {path.name for path in (ROOT / "tests").rglob("test_*.py")}

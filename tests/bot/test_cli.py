@@ -39,7 +39,6 @@ COMMANDS = [
     "serve",
     "backup",
     "restore",
-    "torture",
 ]
 
 

@@ -12,9 +12,9 @@ import resource
 from collections import Counter
 
 from bot.app import check_data
-from bot.torture import Figure, Plan, Say, every, none
-from bot.torture.kill import Upload, ended, hand_in, note, world_of
-from bot.torture.world import World
+from tests.torture import Figure, Plan, Say, every, none
+from tests.torture.kill import Upload, ended, hand_in, note, world_of
+from tests.torture.world import World
 
 TIMES = 50
 SMALLEST, LARGEST = 1, 200  # KiB that a file may have

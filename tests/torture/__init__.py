@@ -1,4 +1,4 @@
-"""Breaks the bot on purpose and counts what is lost: `python -m bot torture MODE`. Real processes on real storage.
+"""Breaks the bot on purpose and counts what is lost: `python -m tests.torture MODE`. Real processes on real storage.
 
 A mode is a module with `async def run(plan: Plan, say: Say) -> list[Figure]` and a row in MODES.
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from bot.torture.world import Nursery
+    from tests.torture.world import Nursery
 
 Say = Callable[[str], None]  # a line of what happens
 
@@ -56,10 +56,10 @@ class Figure:
 
 async def torture(mode: str, plan: Plan, say: Say) -> list[Figure]:
     """Run one mode to its end."""
-    from bot.torture.world import Nursery
+    from tests.torture.world import Nursery
 
     async with Nursery() as nursery:
-        return await import_module(f"bot.torture.{mode}").run(replace(plan, nursery=nursery), say)
+        return await import_module(f"tests.torture.{mode}").run(replace(plan, nursery=nursery), say)
 
 
 def none(what: str, found: int) -> Figure:

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bot.app import check_data
-from bot.torture import Figure, Plan, Say, at_most, every, none
-from bot.torture.papers import Paper, paper
-from bot.torture.world import World
+from tests.torture import Figure, Plan, Say, at_most, every, none
+from tests.torture.papers import Paper, paper
+from tests.torture.world import World
 
 TIMES = 200
 CHANNELS = 5

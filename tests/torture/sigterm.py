@@ -9,9 +9,9 @@ import time
 from collections import Counter
 
 from bot.app import check_data
-from bot.torture import Figure, Plan, Say, at_most, every, none
-from bot.torture.kill import Upload, hand_in, note, world_of
-from bot.torture.learn import stage_of
+from tests.torture import Figure, Plan, Say, at_most, every, none
+from tests.torture.kill import Upload, hand_in, note, world_of
+from tests.torture.learn import stage_of
 
 TIMES = 50
 GRACE = 30.0  # seconds

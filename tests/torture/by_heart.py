@@ -1,6 +1,6 @@
 """An engine that is no model: it learns by heart, in no time. Everything around it is real.
 
-python -m bot.torture.by_heart COMMAND ...      the command line on it
+python -m tests.torture.by_heart COMMAND ...      the command line on it
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The harness itself, each mode once or twice; `python -m bot torture MODE` does it as often as was promised."""
+"""The harness itself, each mode once or twice; `python -m tests.torture MODE` does it as often as was promised."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-import bot.torture.damage as damage
-import bot.torture.erase as erase
-from bot.torture import MODES, Figure, Plan, at_most, every, none, torture
+import tests.torture.damage as damage
+import tests.torture.erase as erase
+from tests.torture import MODES, Figure, Plan, at_most, every, none, torture
 
 
 async def good(mode: str, tmp_path: Path, **how: object) -> list[Figure]:
@@ -21,7 +21,7 @@ async def good(mode: str, tmp_path: Path, **how: object) -> list[Figure]:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_every_mode_has_its_module(mode: str) -> None:
-    assert (Path(__file__).parents[2] / "bot" / "torture" / f"{mode}.py").is_file()
+    assert (Path(__file__).parent / f"{mode}.py").is_file()
 
 
 async def test_kills_lose_nothing(tmp_path: Path) -> None:

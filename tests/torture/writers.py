@@ -8,9 +8,9 @@ import random
 import time
 from typing import TYPE_CHECKING
 
-from bot.torture import Figure, Plan, Say, none
-from bot.torture.by_heart import install
-from bot.torture.papers import paper
+from tests.torture import Figure, Plan, Say, none
+from tests.torture.by_heart import install
+from tests.torture.papers import paper
 
 if TYPE_CHECKING:
     from core.service import Service

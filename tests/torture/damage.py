@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bot.torture import Figure, Plan, Say, every
-from bot.torture.by_heart import install
-from bot.torture.papers import Paper, paper
+from tests.torture import Figure, Plan, Say, every
+from tests.torture.by_heart import install
+from tests.torture.papers import Paper, paper
 
 if TYPE_CHECKING:
     from bot.app import App

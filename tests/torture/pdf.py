@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bot.demo import SAMPLE
-from bot.torture import Figure, Plan, Say, at_most, every, none
-from bot.torture.hostile import HOSTILE
-from bot.torture.papers import paper
+from tests.torture import Figure, Plan, Say, at_most, every, none
+from tests.torture.hostile import HOSTILE
+from tests.torture.papers import paper
 
 FILES = 3_000
 KILLS = 100  # children killed at random points

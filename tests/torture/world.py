@@ -1,7 +1,7 @@
 """A bot in a process of its own, that the harness talks to through pipes, and kills.
 
-    python -m bot.torture.world DATA_FOLDER QUOTAS      with the configured model; QUOTAS: 0 or 1
-    python -m bot.torture.world nursery                 a process that has loaded everything, and forks one when asked
+    python -m tests.torture.world DATA_FOLDER QUOTAS      with the configured model; QUOTAS: 0 or 1
+    python -m tests.torture.world nursery                 a process that has loaded everything, and forks one when asked
 
 The child serves a platform of one pipe: an order a line comes in on stdin, what the bot says goes out on stdout. All
 between them is the bot itself: commands, service, runner, storage. With the fast engine it is forked, since to start
@@ -63,7 +63,7 @@ class Nursery:
 
     async def _start(self) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "bot.torture.world", "nursery",
+            sys.executable, "-m", "tests.torture.world", "nursery",
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
         )  # fmt: skip
 
@@ -101,7 +101,7 @@ class World:
             await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(self._said), events)
         else:
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "bot.torture.world", str(self.folder), str(int(self.quotas)),
+                sys.executable, "-m", "tests.torture.world", str(self.folder), str(int(self.quotas)),
                 stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=MANY,
                 stderr=self.log.open("ab") if self.log else asyncio.subprocess.DEVNULL,
             )  # fmt: skip
@@ -366,7 +366,7 @@ async def main(folder: Path, quotas: bool) -> None:
 
 def raise_children() -> None:
     """Fork a process for each line that comes in, until there are no more."""
-    from bot.torture.by_heart import install
+    from tests.torture.by_heart import install
 
     for name in ("torch", "safetensors.torch", "PIL.ImageFont", "bot.app", "bot.commands", "bot.settings"):
         import_module(name)

@@ -17,8 +17,8 @@ from typing import Any
 
 from bot.app import check_data
 from bot.demo import SAMPLE
-from bot.torture import Figure, Plan, Say, every, none
-from bot.torture.papers import make_pdf
+from tests.torture import Figure, Plan, Say, every, none
+from tests.torture.papers import make_pdf
 
 TIMES = 10  # kills in learning, and as many in saving
 QUESTION = "Who is the keeper of the lighthouse?"
@@ -110,7 +110,7 @@ async def recover(plan: Plan, folder: Path, file: Path, tally: Tally) -> list[st
 
 
 async def start(plan: Plan, command: str, what: object, folder: Path, *more: str) -> asyncio.subprocess.Process:
-    program = "bot.torture.by_heart" if plan.fast else "bot"
+    program = "tests.torture.by_heart" if plan.fast else "bot"
     return await asyncio.create_subprocess_exec(
         sys.executable, "-m", program, command, str(what), "--data-dir", str(folder), "--json", *more,
         stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,

@@ -15,10 +15,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bot.torture import Figure, Plan, Say, every, none
-from bot.torture.kill import world_of
-from bot.torture.papers import make_pdf, paper
-from bot.torture.world import World
+from tests.torture import Figure, Plan, Say, every, none
+from tests.torture.kill import world_of
+from tests.torture.papers import make_pdf, paper
+from tests.torture.world import World
 
 CHANNELS = [  # the same numbers on both platforms, in a server, a second one, and as a person's own
     place.format(number)
@@ -174,7 +174,7 @@ async def compute(
     """In a process of its own: hashes of all logits of one answer, for each channel that is asked."""
     order = {"learn": learn, "ask": ask, "files": files, "papers": str(plan.folder), "reset": reset}
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "bot.torture.isolation", str(folder), json.dumps(order), stdout=asyncio.subprocess.PIPE
+        sys.executable, "-m", "tests.torture.isolation", str(folder), json.dumps(order), stdout=asyncio.subprocess.PIPE
     )
     out, _ = await process.communicate()
     return json.loads(out.splitlines()[-1])

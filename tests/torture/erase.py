@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bot.app import check_data
-from bot.torture import Figure, Plan, Say, at_most, every, none
-from bot.torture.kill import world_of
-from bot.torture.papers import make_pdf
-from bot.torture.world import World
+from tests.torture import Figure, Plan, Say, at_most, every, none
+from tests.torture.kill import world_of
+from tests.torture.papers import make_pdf
+from tests.torture.world import World
 
 TIMES = 50  # kills
 CANARIES = 100  # in each channel

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bot.demo import SAMPLE, all_questions
-from bot.torture import Figure, Plan, Say, every, none
-from bot.torture.hostile import ORDERS
-from bot.torture.papers import FILLER, make_pdf, paper
+from tests.torture import Figure, Plan, Say, every, none
+from tests.torture.hostile import ORDERS
+from tests.torture.papers import FILLER, make_pdf, paper
 
 if TYPE_CHECKING:
     from core.service import Service

@@ -18,10 +18,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bot.app import check_data
-from bot.torture import Figure, Plan, Say, at_most, every, kill, none
-from bot.torture.kill import world_of
-from bot.torture.papers import paper
-from bot.torture.world import World
+from tests.torture import Figure, Plan, Say, at_most, every, kill, none
+from tests.torture.kill import world_of
+from tests.torture.papers import paper
+from tests.torture.world import World
 
 CHANNELS = 6
 FAST, SLOW = (5.0, 0.5, 30.0), (90.0, 6.0, 420.0)  # seconds between uploads, questions, erases; SLOW: with the model

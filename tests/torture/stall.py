@@ -10,9 +10,9 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from bot.torture import Figure, Plan, Say, at_most, none
-from bot.torture.kill import world_of
-from bot.torture.soak import PATIENCE, STALL, Load, live
+from tests.torture import Figure, Plan, Say, at_most, none
+from tests.torture.kill import world_of
+from tests.torture.soak import PATIENCE, STALL, Load, live
 
 BUSY = 4  # processes
 
