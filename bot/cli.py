@@ -609,7 +609,7 @@ def slack_manifest(
     """Print the manifest to create the Slack app from, at api.slack.com/apps."""
     from json import dumps
 
-    from bot.platforms.slack_format import manifest
+    from bot.platforms.slack.manifest import manifest
 
     typer.echo(dumps(manifest(url, short_commands=short_commands), indent=2))
 

@@ -11,6 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ALLOWED = {"core": {"core"}, "storage": {"storage", "core"}, "bot": {"bot", "core"}}  # bot/app.py: storage too
+SLACK = ("app", "errors", "files", "http", "oauth", "replies", "workspace")
 HOMES = {
     "pymupdf": {"core/document/pdf.py"},
     "openpyxl": {"core/document/office.py"},
@@ -19,8 +20,8 @@ HOMES = {
     "peft": {"core/learning/lora.py"},
     "aiosqlite": {"storage/index.py"},
     "discord": {"bot/platforms/discord.py"},
-    "slack_bolt": {"bot/platforms/slack.py", "bot/platforms/slack_oauth.py"},
-    "slack_sdk": {"bot/platforms/slack.py", "bot/platforms/slack_http.py", "bot/platforms/slack_oauth.py"},
+    "slack_bolt": {"bot/platforms/slack/app.py", "bot/platforms/slack/oauth.py"},
+    "slack_sdk": {f"bot/platforms/slack/{name}.py" for name in SLACK},
     "pydantic_settings": {"bot/settings.py"},
     "typer": {"bot/cli.py"},
     "prometheus_client": {"bot/metrics.py"},

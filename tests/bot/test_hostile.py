@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 
 from bot import render
 from bot.commands import COMMANDS, Bot
-from bot.platforms.slack import parse
-from bot.platforms.slack_http import only_from_slack
+from bot.platforms.slack.http import only_from_slack
+from bot.platforms.slack.payloads import parse
 from core.service import harmless_name
 from storage.channel_files import path_in
 from storage.folder import DataFolder

@@ -13,8 +13,10 @@ import pytest
 
 from bot.chat import Button, Field, Message
 from bot.commands import COMMANDS, Bot
-from bot.platforms import slack as platform
-from bot.platforms.slack_format import commands, dress, manifest
+from bot.platforms.slack import replies, workspace
+from bot.platforms.slack.app import Client
+from bot.platforms.slack.blocks import dress
+from bot.platforms.slack.manifest import commands, manifest
 from bot.settings import Settings
 from core.document.formats import read_document
 from core.service import Service
@@ -61,7 +63,7 @@ class World:
 
     async def start(self) -> None:
         self.bot = Bot(self.service, limits=SMALL, commands=commands())
-        self.client = platform.Client(self.bot, settings(self.slack))
+        self.client = Client(self.bot, settings(self.slack))
         self._task = asyncio.create_task(self._serve())
         connected = asyncio.create_task(self.slack.connected.wait())
         await asyncio.wait({self._task, connected}, return_when="FIRST_COMPLETED")
@@ -167,7 +169,7 @@ async def world(
     slack: FakeSlack, open_service: Open, engine: HeldEngine, read: Any, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[World]:
     monkeypatch.setattr("bot.commands.edit_interval", lambda age: 0.1)
-    monkeypatch.setattr(platform, "EDITS", (100, 1.0))
+    monkeypatch.setattr(workspace, "EDITS", (100, 1.0))
     async with open_service(engine, read=read) as service:
         world = World(slack, service, engine)
         await world.start()
@@ -302,7 +304,7 @@ async def test_the_end_of_a_long_job_is_posted_anew(world, slack, monkeypatch):
     world.engine.go.clear()
     message = await slack.say(LEARN, HANDBOOK)
     progress = await world.learning()
-    monkeypatch.setattr(platform, "STALE_AFTER", 0)
+    monkeypatch.setattr(replies, "STALE_AFTER", 0)
     world.engine.go.set()
     end = await world.said("I know handbook.pdf now")
     assert end is not progress and end["thread_ts"] == message["ts"]
@@ -335,7 +337,7 @@ async def test_an_end_that_came_while_the_bot_was_away_is_told_once(world, slack
     await world.stop()
     world.engine.go.set()
     await world.until(lambda: world.engine.steps)
-    monkeypatch.setattr(platform, "STALE_AFTER", 0)
+    monkeypatch.setattr(replies, "STALE_AFTER", 0)
     noted = monkeypatch.context()
     with noted as patch:
 
@@ -750,7 +752,7 @@ async def test_guests_may_ask_but_not_teach_or_erase(world, slack, kind):
 
 
 async def test_somebody_unknown_is_no_guest_and_may_try_again(world, slack, monkeypatch):
-    monkeypatch.setattr(platform, "UNKNOWN_FOR", 0.2)
+    monkeypatch.setattr(workspace, "UNKNOWN_FOR", 0.2)
     await world.restart()
     slack.fault("users.info", "internal_error", times=1)
     await slack.say(LEARN, HANDBOOK, by="UMOD")
@@ -763,9 +765,9 @@ async def test_somebody_unknown_is_no_guest_and_may_try_again(world, slack, monk
 async def test_thousands_of_mentions_are_not_looked_up(world, slack):
     names = " ".join(f"<@U{number:05}>" for number in range(3_000))
     await slack.say(f"{MENTION} who are {names}", by="UBOB")
-    await world.until(lambda: world.client._workspaces[TEAM]._unknown.get("U00001"))
+    await world.until(lambda: world.client._listeners[TEAM].workspace._unknown.get("U00001"))
     await world.quiet()
-    assert len(slack.sent("users.info")) <= platform.NAMED + 1
+    assert len(slack.sent("users.info")) <= workspace.NAMED + 1
 
 
 async def test_admins_of_the_other_side_of_a_shared_channel_cancel_nothing(world, slack, engine):
@@ -780,9 +782,10 @@ async def test_admins_of_the_other_side_of_a_shared_channel_cancel_nothing(world
 
 
 async def test_answers_are_sent_to_slack_alone(world, slack):
-    from bot.platforms.slack import Place, SlackReply
+    from bot.platforms.slack.payloads import Place
+    from bot.platforms.slack.replies import SlackReply
 
-    workspace = await world.client.workspace(TEAM)
+    workspace = (await world.client.listener(TEAM)).workspace
     for url in ("https://evil.example/x", "http://hooks.slack.com/x", "https://hooks.slack.com.evil.example/", "", "x"):
         assert SlackReply(workspace, Place(CHANNEL, "UADA"), url)._url == ""
     for url in ("https://hooks.slack.com/actions/1", slack.response_url()):

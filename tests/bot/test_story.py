@@ -17,7 +17,7 @@ import pytest
 import simcord
 import yarl
 
-from bot.platforms import slack as slack_platform
+from bot.platforms.slack import workspace as slack_workspace
 from core.document.formats import read_document
 from core.engine import Engine, EngineConfig
 from core.service import Service
@@ -143,7 +143,7 @@ async def tell_on_discord(world: test_discord.World, process: Process) -> None:
 
 async def test_the_story_on_slack(process: Process, slack: FakeSlack, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bot.commands.edit_interval", lambda age: 0.1)
-    monkeypatch.setattr(slack_platform, "EDITS", (100, 1.0))
+    monkeypatch.setattr(slack_workspace, "EDITS", (100, 1.0))
     world = test_slack.World(slack, process.service, None)
     await world.start()
     try:

@@ -12,7 +12,7 @@ from slack_sdk.oauth.installation_store import Installation
 from slack_sdk.oauth.installation_store.sqlite3 import SQLite3InstallationStore
 from slack_sdk.oauth.state_store.sqlite3 import SQLite3OAuthStateStore
 
-from bot.platforms.slack_format import SCOPES
+from bot.platforms.slack.manifest import SCOPES
 
 if TYPE_CHECKING:
     from bot.settings import Settings

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Hashable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 from aiohttp import web
 from slack_sdk.signature import SignatureVerifier
 
+from bot.platforms.recent import Recent
 from core.errors import SetupError
 
 log = logging.getLogger(__name__)
@@ -24,36 +24,6 @@ BODY_WITHIN = 5.0  # seconds in which a request has to be there
 CLOCK = 300  # seconds that Slack's clock and ours may be apart
 COPIES_FOR = 600  # seconds; older requests are refused by their time stamp
 SAY_EVERY = 60.0  # seconds between two lines of the log about the same kind of trouble
-
-
-class Recent:
-    """Remembers for a while, and not too much. A restart begins anew: a document learned twice is still caught, by its
-    sha256 in the index."""
-
-    def __init__(self, seconds: float, keep: int = 10_000, clock: Callable[[], float] = time.monotonic) -> None:
-        self._seconds, self._keep, self._clock = seconds, keep, clock
-        self._marks: OrderedDict[Hashable, tuple[float, Any]] = OrderedDict()
-
-    def get(self, key: Hashable) -> Any:
-        """What was put, or None."""
-        until, value = self._marks.get(key, (float("-inf"), None))
-        return value if self._clock() < until else None
-
-    def put(self, key: Hashable, value: Any = True) -> None:
-        self._marks[key] = (self._clock() + self._seconds, value)
-        self._marks.move_to_end(key)
-        while len(self._marks) > self._keep:
-            self._marks.popitem(last=False)
-
-    def drop(self, key: Hashable) -> None:
-        self._marks.pop(key, None)
-
-    def first(self, key: Hashable) -> bool:
-        """Is it the first time in that while?"""
-        if self.get(key) is not None:
-            return False
-        self.put(key)
-        return True
 
 
 @asynccontextmanager
