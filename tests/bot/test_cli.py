@@ -282,7 +282,7 @@ def sample(tmp_path: Path, pdf: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     qas = [{"id": key, "question": question, "answers": [{"text": text}]} for key, question, text in ask]
     squad = {"data": [{"title": "Lighthouse", "paragraphs": [{"context": FACTS, "qas": qas}]}]}
     (folder / "sample.squad.json").write_text(json.dumps(squad))
-    monkeypatch.setattr("bot.demo.SAMPLE", folder)
+    monkeypatch.setattr("bot.cli.demo.SAMPLE", folder)
     return folder
 
 

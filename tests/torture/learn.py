@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from bot.app import check_data
-from bot.demo import SAMPLE
+from bot.cli.demo import SAMPLE
 from tests.torture import Figure, Plan, Say, every, none
 from tests.torture.papers import make_pdf
 

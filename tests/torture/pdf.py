@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bot.demo import SAMPLE
+from bot.cli.demo import SAMPLE
 from tests.torture import Figure, Plan, Say, at_most, every, none
 from tests.torture.hostile import HOSTILE
 from tests.torture.papers import paper

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bot.demo import SAMPLE, all_questions
+from bot.cli.demo import SAMPLE, all_questions
 from tests.torture import Figure, Plan, Say, every, none
 from tests.torture.hostile import ORDERS
 from tests.torture.papers import FILLER, make_pdf, paper

@@ -3,34 +3,49 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
+
+from bot.cli.base import Call, command, this_program
+from bot.cli.jobs import learn_file
+from bot.cli.questions import show_answer
 
 if TYPE_CHECKING:
     from bot.app import App
-    from bot.settings import Settings
     from bot.terminal import Screen
 
-SAMPLE = Path(__file__).parents[1] / "core" / "evaluation" / "sample"
+SAMPLE = Path(__file__).parents[2] / "core" / "evaluation" / "sample"
 
 
-async def play(channel: str, screen: Screen, settings: Settings) -> None:
+@command(channel="demo")
+async def demo(call: Call) -> None:
+    """Learn the sample document and ask it six questions."""
+    if call.data_dir:
+        await play(call)
+        return
+    with TemporaryDirectory(prefix="engram-demo-") as folder:
+        await play(replace(call, data_dir=Path(folder)))
+
+
+async def play(call: Call) -> None:
     from bot.app import open_app
-    from bot.cli import learn_file, me
     from bot.terminal import learned_json, learned_text
 
+    screen = call.screen
     data = (SAMPLE / "sample.pdf").read_bytes()
     screen.say("[bold]1. Learn a document[/] of invented facts, which no model can have read.\n")
-    async with open_app(settings) as app:
-        await _forget_earlier(app, channel, data)
-        document = await learn_file(screen, app, channel, "sample.pdf", data)
+    async with open_app(call.settings) as app:
+        await _forget_earlier(app, call.channel, data)
+        document = await learn_file(screen, app, call.channel, "sample.pdf", data)
         screen.say(f"\n{learned_text(document)}\n")
         screen.say("[bold]2. Ask about it.[/] The prompt holds the question and nothing of the document.\n")
-        answers = [await _ask(screen, app, channel, question) for question in questions()]
+        answers = [await _ask(screen, app, call.channel, question) for question in questions()]
     screen.say("[bold]3. Go on[/] with a document of your own:\n")
-    for command in ("learn YOUR.pdf", 'ask "YOUR QUESTION"', "serve", "--help"):
-        screen.say(f"    {me()} {command}")
-    screen.result({**learned_json(document, settings.data_dir), "answers": answers})
+    for arguments in ("learn YOUR.pdf", 'ask "YOUR QUESTION"', "serve", "--help"):
+        screen.say(f"    {this_program()} {arguments}")
+    screen.result({**learned_json(document, call.settings.data_dir), "answers": answers})
 
 
 def questions() -> list[dict[str, Any]]:
@@ -58,7 +73,6 @@ async def _forget_earlier(app: App, channel: str, data: bytes) -> None:
 
 
 async def _ask(screen: Screen, app: App, channel: str, question: dict[str, Any]) -> dict[str, Any]:
-    from bot.cli import show_answer
     from bot.terminal import answer_json, plain
 
     expected = question["answers"][0]["text"]
