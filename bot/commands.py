@@ -770,7 +770,8 @@ async def status(bot: Bot, request: Request, reply: Reply) -> None:
 
 
 async def help(bot: Bot, request: Request, reply: Reply) -> None:
-    await insist(reply.say, render.help(bot.commands, hears_follow_ups=bot.hears_follow_ups), private=True)
+    commands = {command.name: command.description for command in bot.commands}
+    await insist(reply.say, render.help(commands, hears_follow_ups=bot.hears_follow_ups), private=True)
 
 
 async def about(bot: Bot, request: Request, reply: Reply) -> None:

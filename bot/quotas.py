@@ -7,7 +7,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from bot.render import in_words
+from bot.wording import in_words
 from core.errors import QuotaReached
 
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0

@@ -22,6 +22,7 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
+from bot.wording import count
 from core.types import Answer, Document, Page, Progress, Stage, Status
 
 STAGE_WORDS = {
@@ -285,10 +286,6 @@ def checks_table(checks: Sequence[Mapping[str, Any]]) -> Table:
         if check["fix"]:
             table.add_row("", "", f"[yellow]→ {plain(check['fix'])}[/]")
     return table
-
-
-def count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
 def megabytes(number: float) -> str:

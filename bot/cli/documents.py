@@ -129,7 +129,8 @@ async def forget(
 async def reset(call: Call) -> None:
     """Erase everything that the channel handed in, learned and asked."""
     from bot.app import open_app
-    from bot.terminal import count, plain
+    from bot.terminal import plain
+    from bot.wording import count
 
     async with open_app(call.settings, learning=False) as app:
         erased = await app.service.reset(call.channel)

@@ -51,7 +51,8 @@ async def backup(
     import asyncio
 
     from bot.app import back_up_data
-    from bot.terminal import count, megabytes, plain
+    from bot.terminal import megabytes, plain
+    from bot.wording import count
 
     manifest = await asyncio.to_thread(back_up_data, call.settings.data_dir, file)
     size = file.stat().st_size
@@ -67,7 +68,7 @@ async def restore(
     import asyncio
 
     from bot.app import restore_data
-    from bot.terminal import count
+    from bot.wording import count
 
     manifest = await asyncio.to_thread(restore_data, call.settings.data_dir, file)
     call.screen.say(f"Restored {count(manifest.documents, 'document')}; what was there before is gone.")

@@ -43,6 +43,7 @@ from bot.chat import (
     Unreachable,
 )
 from bot.commands import ACTIONS, COMMANDS, Bot, Command, Kind, Permission, upload_deleted
+from bot.escape import clip, escape_discord, split, without_mentions
 from bot.intents import understand
 from bot.platforms import supervise
 from core.errors import Refused, SetupError, StorageFailed
@@ -870,9 +871,7 @@ async def _send(channel: Any, message: Message, *, to: int, number: int = 0, **o
 async def _open_thread(message: discord.Message, name: str) -> discord.Thread | None:
     """A thread at a message, or the one that is there already; None where Discord refuses it, for whatever reason."""
     try:
-        return await message.create_thread(
-            name=render.clip(render.without_mentions(" ".join(name.split())), THREAD_NAME)
-        )
+        return await message.create_thread(name=clip(without_mentions(" ".join(name.split())), THREAD_NAME))
     except discord.HTTPException as problem:
         if problem.code == THREAD_EXISTS:
             return await message.fetch_thread()
@@ -912,7 +911,7 @@ def _dress(message: Message, channel: Any, *, edit: bool = False) -> dict[str, A
     call = f"<@{called[0].id}> " if called else ""
     content = "" if is_card else call + _plain(message)
     if content or edit:
-        dressed["content"] = render.clip(content, CONTENT) or None
+        dressed["content"] = clip(content, CONTENT) or None
     if is_card or edit:
         dressed["embed"] = _embed(message, with_picture) if is_card else None
     return dressed
@@ -929,42 +928,40 @@ def _rights(channel: Any, member: Any, unknown: discord.Permissions) -> discord.
 
 
 def _embed(message: Message, with_picture: bool) -> discord.Embed:
-    escape = render.escape_discord
-    text = "\n".join(filter(None, (_small(message.asked), render.clip(escape(message.text), DESCRIPTION - 600))))
+    text = "\n".join(filter(None, (_small(message.asked), clip(escape_discord(message.text), DESCRIPTION - 600))))
     embed = discord.Embed(
-        title=render.clip(escape(message.title), TITLE) or None,
+        title=clip(escape_discord(message.title), TITLE) or None,
         description=text or None,
         colour=COLOURS[message.tone],
     )
     side_by_side = 2 <= len(message.fields) <= 3 and all(len(_field(field)) <= FIELD for field in message.fields)
     for field in message.fields:
-        for part in render.split(render.clip(_field(field), FIELDS_TOGETHER // len(message.fields)), FIELD):
-            embed.add_field(name=escape(field.name), value=part, inline=side_by_side)
+        for part in split(clip(_field(field), FIELDS_TOGETHER // len(message.fields)), FIELD):
+            embed.add_field(name=escape_discord(field.name), value=part, inline=side_by_side)
     if message.footer:
-        embed.set_footer(text=render.clip(render.without_mentions(message.footer), FOOTER))
+        embed.set_footer(text=clip(without_mentions(message.footer), FOOTER))
     if with_picture:
         embed.set_image(url=f"attachment://{PICTURE}")
     return embed
 
 
 def _field(field: Field) -> str:
-    text = render.escape_discord(field.text)
-    return f"{text}\n*{render.escape_discord(field.note)}*" if field.note else text
+    text = escape_discord(field.text)
+    return f"{text}\n*{escape_discord(field.note)}*" if field.note else text
 
 
 def _plain(message: Message) -> str:
     """Without a frame; the small print as Discord's subtext."""
-    escape = render.escape_discord
-    fields = (f"**{escape(field.name)}**: {_field(field)}" for field in message.fields)
-    title = f"**{render.clip(escape(message.title), TITLE)}**" if message.title else ""
+    fields = (f"**{escape_discord(field.name)}**: {_field(field)}" for field in message.fields)
+    title = f"**{clip(escape_discord(message.title), TITLE)}**" if message.title else ""
     room = CONTENT - 600  # for the rest
-    parts = (_small(message.asked), title, render.clip(escape(message.text), room), *fields, _small(message.footer))
+    parts = (_small(message.asked), title, clip(escape_discord(message.text), room), *fields, _small(message.footer))
     return "\n".join(part for part in parts if part)
 
 
 def _small(text: str) -> str:
-    lines = (" ".join(line.split()) for line in render.clip(text, 500).splitlines())
-    return "\n".join(f"-# {render.escape_discord(line)}" for line in lines if line)
+    lines = (" ".join(line.split()) for line in clip(text, 500).splitlines())
+    return "\n".join(f"-# {escape_discord(line)}" for line in lines if line)
 
 
 def _view(buttons: Sequence[Button]) -> discord.ui.View:

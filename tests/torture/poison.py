@@ -97,7 +97,7 @@ async def answers(service: Service, channel: str, questions: Sequence[str]) -> l
 
 
 def right(answer: Answer, question: dict) -> bool:
-    from core.evaluation.metrics import exact_match
+    from core.squad import exact_match
 
     return bool(answer.learned and exact_match(answer.learned.text, [a["text"] for a in question["answers"]]))
 

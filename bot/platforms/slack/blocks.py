@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from bot import render
 from bot.chat import Button, Field, Message, Style
 from bot.commands import Form
+from bot.escape import clip, escape_slack, split
 from core.service import MAX_QUESTION
 
 # Slack's limits, in characters after escaping
@@ -48,40 +48,40 @@ def dress(message: Message) -> dict[str, Any]:
         blocks.append(_context(message.asked))
     if message.title:
         call = f"<@{message.notify.rpartition(':')[2]}> " if message.notify else ""
-        blocks.append(_section(f"{call}*{clip(' '.join(message.title.split()), TITLE)}*"))
+        blocks.append(_section(f"{call}*{escaped(' '.join(message.title.split()), TITLE)}*"))
     if message.text:
-        blocks += [_section(part) for part in split(message.text, TEXT)]
+        blocks += [_section(part) for part in escaped_parts(message.text, TEXT)]
     blocks += _fields(message.fields)
     if message.footer:
         blocks.append(_context(message.footer))
     if message.buttons:
         blocks.append({"type": "actions", "elements": [_button(*pair) for pair in enumerate(message.buttons)]})
-    return {"text": clip(_summary(message), FALLBACK), "blocks": blocks}
+    return {"text": escaped(_summary(message), FALLBACK), "blocks": blocks}
 
 
 def _context(text: str) -> dict[str, Any]:
-    return {"type": "context", "elements": [_mrkdwn(clip(text, FOOTER))]}
+    return {"type": "context", "elements": [_mrkdwn(escaped(text, FOOTER))]}
 
 
 def _fields(fields: Sequence[Field]) -> list[dict[str, Any]]:
     """Side by side where they fit."""
-    columns = [f"{_head(field)}{render.escape_slack(field.text)}{_foot(field)}" for field in fields]
+    columns = [f"{_head(field)}{escape_slack(field.text)}{_foot(field)}" for field in fields]
     if 2 <= len(fields) <= 3 and all(len(column) <= COLUMN for column in columns):
         return [{"type": "section", "fields": [_mrkdwn(column) for column in columns]}]
     blocks = []
     for field in fields:
-        *parts, last = split(field.text, FIELDS_TOGETHER // len(fields), less=200)
+        *parts, last = escaped_parts(field.text, FIELDS_TOGETHER // len(fields), less=200)
         texts = [*parts, last + _foot(field)]
         blocks += [_section(text) for text in [_head(field) + texts[0], *texts[1:]]]
     return blocks
 
 
 def _head(field: Field) -> str:
-    return f"*{clip(field.name, LABEL)}*\n"
+    return f"*{escaped(field.name, LABEL)}*\n"
 
 
 def _foot(field: Field) -> str:
-    return f"\n_{clip(field.note, 100)}_" if field.note else ""
+    return f"\n_{escaped(field.note, 100)}_" if field.note else ""
 
 
 def _summary(message: Message) -> str:
@@ -109,18 +109,18 @@ def _button(number: int, button: Button) -> dict[str, Any]:
     return dressed | ({"style": STYLES[button.style]} if button.style in STYLES else {})
 
 
-def clip(text: str, limit: int) -> str:
+def escaped(text: str, limit: int) -> str:
     """Escaped, at most `limit` characters."""
     room = limit
-    while len(escaped := render.escape_slack(render.clip(text, room))) > limit:
+    while len(shown := escape_slack(clip(text, room))) > limit:
         room = room * 9 // 10
-    return escaped
+    return shown
 
 
-def split(text: str, limit: int, less: int = 0) -> list[str]:
+def escaped_parts(text: str, limit: int, less: int = 0) -> list[str]:
     """Escaped parts that fit a section, `less` for what is put around them, together about `limit` characters."""
     room = limit
-    while len(render.escape_slack(kept := render.clip(text, room))) > limit:
+    while len(escape_slack(kept := clip(text, room))) > limit:
         room = room * 9 // 10
     room = SECTION - less
     while max(map(len, parts := _parts(kept, room))) > SECTION - less:
@@ -129,4 +129,4 @@ def split(text: str, limit: int, less: int = 0) -> list[str]:
 
 
 def _parts(text: str, room: int) -> list[str]:
-    return [render.escape_slack(part) for part in render.split(text, room)]
+    return [escape_slack(part) for part in split(text, room)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from core.evaluation.metrics import exact_match, f1, normalise
+from core.squad import exact_match, f1, normalise
 
 
 @pytest.mark.parametrize(

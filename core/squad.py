@@ -1,13 +1,20 @@
-"""Question sets in SQuAD's format: each article is a document."""
+"""SQuAD: question sets in its format, each article a document; exact match and F1 with the normalisation of its
+official script (Rajpurkar et al. 2016)."""
 
 from __future__ import annotations
 
 import gzip
 import json
+import re
+import string
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from core.errors import Refused
+
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 @dataclass(frozen=True)
@@ -41,3 +48,26 @@ def read_squad(path: Path) -> list[Article]:
         ]  # fmt: skip
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise Refused(f"'{path.name}' is not a question set in SQuAD's format.") from error
+
+
+def normalise(text: str) -> str:
+    """Lower case, no punctuation, no articles, single spaces."""
+    text = re.sub(r"\b(a|an|the)\b", " ", text.lower().translate(_PUNCTUATION))
+    return " ".join(text.split())
+
+
+def exact_match(prediction: str, answers: Sequence[str]) -> float:
+    """1.0 when the prediction equals one of the answers after normalisation."""
+    return float(any(normalise(prediction) == normalise(a) for a in answers))
+
+
+def f1(prediction: str, answers: Sequence[str]) -> float:
+    """Token F1 against the best of the answers, 0..1. Two empty texts match, as in the official script."""
+    return max((_f1(normalise(prediction).split(), normalise(a).split()) for a in answers), default=0.0)
+
+
+def _f1(predicted: list[str], wanted: list[str]) -> float:
+    if not predicted or not wanted:
+        return float(predicted == wanted)
+    common = sum((Counter(predicted) & Counter(wanted)).values())
+    return 2 * common / (len(predicted) + len(wanted))
