@@ -20,10 +20,11 @@ from structlog.contextvars import bound_contextvars
 from bot import intents, metrics, render
 from bot.chat import Attachment, Live, Message, Reply, Request, Undelivered, Unfinished, Unreachable
 from bot.quotas import QuotaConfig, Quotas
-from core.document.formats import KINDS, is_named_as_document, may_be_document, pages_in, parse_pages
-from core.errors import EngramError, NotAllowed, NotAPdf, NotFound, PdfTooBig, Refused, StorageFailed
+from core.document.formats import KINDS, check_size, is_named_as_document, may_be_document, pages_in, parse_pages
+from core.errors import EngramError, NotAllowed, NotAPdf, NotFound, Refused, StorageFailed
+from core.search.finder import is_named, matching
 from core.service import harmless_name
-from core.types import Certainty, Document, Job, Limits, Progress, Stage
+from core.types import ALL_PAGES, Certainty, Document, Job, Limits, Progress, Stage
 
 if TYPE_CHECKING:
     from core.service import Service
@@ -299,7 +300,7 @@ async def learn(bot: Bot, request: Request, reply: Reply) -> None:
     if not request.attachments:
         raise Refused("I see no file there. Attach a document to your message, and I will learn it.")
     asked = str(request.arguments.get("pages") or "")
-    pages = parse_pages(asked) if asked else pages_in(request.text)
+    pages = parse_pages(asked) if asked else pages_in(request.text) or ALL_PAGES
     begun = [await _learn_one(bot, attachment, request, reply, pages) for attachment in request.attachments]
     question, jobs = str(request.arguments.get("question") or ""), [job for job in begun if job]
     if question and jobs:
@@ -317,7 +318,7 @@ async def _answer_when_learned(bot: Bot, jobs: Sequence[Job], question: str, req
 
 
 async def _learn_one(
-    bot: Bot, attachment: Attachment, request: Request, reply: Reply, pages: tuple[int, int] | None
+    bot: Bot, attachment: Attachment, request: Request, reply: Reply, pages: tuple[int, int]
 ) -> Job | None:
     name = harmless_name(attachment.name)
     try:
@@ -328,7 +329,7 @@ async def _learn_one(
     live = await insist(reply.post, render.received(name))
     try:
         async with bot.fetching(request.user):
-            data = await _fetch(bot, attachment)
+            data = await _fetch(attachment)
             given = {"by": request.user, "reply_to": live.address, "pages": pages}
             job = await bot.service.submit(request.channel, name, data, **given)
             del data
@@ -341,35 +342,24 @@ async def _learn_one(
     return job
 
 
-async def _fetch(bot: Bot, attachment: Attachment) -> bytes:
+async def _fetch(attachment: Attachment) -> bytes:
     """Raises: Refused."""
     try:
-        data = await asyncio.wait_for(attachment.read(), FETCH_TIMEOUT)
+        return await asyncio.wait_for(attachment.read(), FETCH_TIMEOUT)
     except Refused:
         raise
     except Exception as problem:
         log.warning("an attachment could not be fetched", exc_info=problem)
         raise Refused("I could not download it; please send it again.") from None
-    _check_size(bot, len(data))  # what the platform said may be wrong
-    return data
 
 
 async def _admit(bot: Bot, attachment: Attachment, request: Request) -> None:
     """What can be refused before the file is fetched. The content is judged later, by `core.document.formats`."""
     if not may_be_document(attachment.name, attachment.content_type):
         raise NotAPdf(f"I can't read such a file; send me {KINDS}.")
-    _check_size(bot, attachment.size)
+    check_size(attachment.size, bot.limits)
     known = len(await bot.service.documents(request.channel)) + len(await bot.service.jobs(request.channel))
     bot.quotas.upload(request.user, request.channel, known)
-
-
-def _check_size(bot: Bot, size: int) -> None:
-    if size > bot.limits.max_bytes:
-        raise PdfTooBig(f"It has {_megabytes(size)} MB; the limit is {_megabytes(bot.limits.max_bytes)} MB.")
-
-
-def _megabytes(size: int) -> str:
-    return f"{size / 2**20:.1f}".removesuffix(".0")
 
 
 async def follow(bot: Bot, job: Job, live: Live) -> None:
@@ -679,7 +669,8 @@ async def forget(bot: Bot, request: Request, reply: Reply) -> None:
     """One's own documents; managers any. Only a whole name or an id is an order; all else is asked about."""
     key = str(request.arguments.get("document") or "").strip()
     known = await bot.service.documents(request.channel)
-    exact, similar = matching(known, key)
+    similar = matching(known, key)
+    exact = [document for document in similar if is_named(document, key)]
     if len(exact) == 1:
         await _forget(bot, exact[0], request, reply)
         return
@@ -700,16 +691,9 @@ async def _forget(bot: Bot, document: Document, request: Request, reply: Reply) 
     await insist(reply.say, render.forgotten(await bot.service.forget(request.channel, document.id)))
 
 
-def matching(known: Sequence[Document], key: str) -> tuple[list[Document], list[Document]]:
-    """The documents that are called or numbered exactly so, and those that may be meant."""
-    key = key.casefold()
-    exact = [document for document in known if key in (document.id.casefold(), document.name.casefold())]
-    return exact, exact or [document for document in known if key in document.name.casefold()]
-
-
 def _one(known: Sequence[Document], key: str) -> Document:
     """The document that is meant, the newest of several versions. Raises: NotFound."""
-    _, similar = matching(known, key)
+    similar = matching(known, key)
     if not similar:
         raise NotFound(f"I know no document called {harmless_name(key)} here; /docs lists what I know.")
     if len({document.name for document in similar}) > 1:

@@ -28,7 +28,7 @@ from storage.folder import sync
 T = TypeVar("T")
 
 OPEN = 16  # files at once
-VERSIONS = (Path(__file__).with_name("channel_file.sql"),)  # the n-th makes version n
+VERSIONS = tuple(Path(__file__).with_name(name) for name in ("channel_file.sql", "channel_file_pages.sql"))
 SETTINGS = """
 PRAGMA busy_timeout = 5000;
 PRAGMA journal_mode = DELETE;
@@ -47,7 +47,7 @@ TAKE_OVER = (
     WHERE document_id IN (SELECT id FROM old.documents JOIN owner USING (channel)) ORDER BY id
     """,
     """
-    INSERT INTO job_files SELECT job_id, data FROM old.job_files
+    INSERT INTO job_files (job_id, data) SELECT job_id, data FROM old.job_files
     WHERE job_id IN (SELECT id FROM old.jobs JOIN owner USING (channel))
     """,
     """
@@ -107,12 +107,13 @@ class ChannelFile:
 
     # PDFs that wait
 
-    def add_job_file(self, job_id: str, data: bytes) -> None:
-        self._db.execute("INSERT OR REPLACE INTO job_files (job_id, data) VALUES (?, ?)", (job_id, data))
+    def add_job_file(self, job_id: str, data: bytes, pages: tuple[int, int]) -> None:
+        self._db.execute("INSERT OR REPLACE INTO job_files VALUES (?, ?, ?, ?)", (job_id, data, *pages))
 
-    def job_file(self, job_id: str) -> bytes | None:
-        row = self._db.execute("SELECT data FROM job_files WHERE job_id = ?", (job_id,)).fetchone()
-        return row["data"] if row else None
+    def job_file(self, job_id: str) -> tuple[bytes, tuple[int, int]] | None:
+        """Its bytes, and the pages to learn."""
+        row = self._db.execute("SELECT * FROM job_files WHERE job_id = ?", (job_id,)).fetchone()
+        return (row["data"], (row["first_page"], row["last_page"])) if row else None
 
     def keep_job_files(self, job_ids: Collection[str]) -> None:
         """Remove all others."""

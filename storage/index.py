@@ -29,7 +29,9 @@ import aiosqlite
 from core.closeness import COMPARED, Query, closest_first
 from core.errors import AlreadyKnown, Cancelled, DataTooNew, NotFound, StorageFailed
 from core.ports import Hit
+from core.search.finder import the_one
 from core.types import (
+    ALL_PAGES,
     Answer,
     Certainty,
     Chunk,
@@ -38,6 +40,7 @@ from core.types import (
     Document,
     DocumentRef,
     Job,
+    JobKind,
     Metrics,
     Page,
     Stage,
@@ -54,8 +57,9 @@ MAX_ATTEMPTS = 3  # at one job; a job that always takes the process down is not 
 ERASE_AGAIN = 5.0  # seconds until an erase that another reader held up is tried again
 AFTER_ERASE = 60.0  # seconds in which the log is emptied after each event: it may be the one that ordered the erase
 REMEMBERED = 86_400.0  # seconds for which the inbox knows what was worked off
-SCRIPTS = ("schema.sql", "inbox.sql", "threads.sql", "codes.sql", "chat.sql", "channels.sql")
+SCRIPTS = ("schema.sql", "inbox.sql", "threads.sql", "codes.sql", "chat.sql", "channels.sql", "jobs.sql")
 MIGRATIONS = tuple(Path(__file__).with_name(name) for name in SCRIPTS)  # the n-th makes version n
+KEPT_TEXT = b"engram: documents as one\n"  # before version 7, in the place of a file
 SETTINGS = """
 PRAGMA busy_timeout = 5000;
 PRAGMA journal_mode = WAL;
@@ -113,7 +117,29 @@ class Index:
         for script in MIGRATIONS[version:]:
             if script.stem == "channels":
                 await self._split_up()
-            await self._writer.executescript("BEGIN IMMEDIATE;" + script.read_text() + "COMMIT;")
+            await self._writer.executescript("BEGIN IMMEDIATE;" + script.read_text())
+            if script.stem == "jobs":
+                await self._name_kinds()
+            await self._writer.execute("COMMIT")
+
+    async def _name_kinds(self) -> None:
+        """Jobs that wait with the text of documents in the place of a file: one that learns a document again knows its
+        document by the sha256. One that makes several into one does not, and has to be asked for again."""
+        for job in await self._execute("SELECT id, channel FROM jobs WHERE NOT final"):
+            async with self._files.of(job["channel"]) as content:
+                data, _ = await content(ChannelFile.job_file, job["id"]) or (b"", None)
+            if data.startswith(KEPT_TEXT):
+                await self._execute(
+                    """
+                    UPDATE jobs SET kind = 'relearn', sources = json_array(documents.id) FROM documents
+                    WHERE jobs.id = :id AND documents.channel = jobs.channel AND documents.sha256 = jobs.sha256
+                    """,
+                    {"id": job["id"]},
+                )
+                await self._execute(
+                    "UPDATE jobs SET stage = 'failed', error = :error WHERE id = :id AND kind = 'learn'",
+                    {"id": job["id"], "error": "An older version was asked to do this; ask again."},
+                )
 
     async def _split_up(self) -> None:
         """Copy what belongs into the channels' files; a crash begins it anew."""
@@ -130,7 +156,9 @@ class Index:
 
     # Jobs
 
-    async def add_job(self, job: Job, data: bytes, *, again: bool = False) -> Job:
+    async def add_job(
+        self, job: Job, data: bytes = b"", *, pages: tuple[int, int] = ALL_PAGES, again: bool = False
+    ) -> Job:
         key = {"channel": job.channel, "sha256": job.sha256}
         async with self._channel(job.channel) as content:
             for row in await self._read("SELECT id FROM documents WHERE channel = :channel AND sha256 = :sha256", key):
@@ -138,7 +166,8 @@ class Index:
                     raise AlreadyKnown(document_id=row["id"])
             if await self._read("SELECT 1 FROM jobs WHERE channel = :channel AND sha256 = :sha256 AND NOT final", key):
                 raise AlreadyKnown("This document is already being learned in this channel.")
-            await content(ChannelFile.add_job_file, job.id, data, create=True)
+            if job.kind is JobKind.LEARN:
+                await content(ChannelFile.add_job_file, job.id, data, pages, create=True)
             try:
                 return _job(await self._add_job(job))
             except BaseException:
@@ -151,12 +180,12 @@ class Index:
             [row] = await execute(
                 """
                 INSERT INTO jobs (id, channel, name, sha256, requested_by, reply_to, created_at, stage, attempts, error,
-                                  document_id, delivered)
+                                  document_id, delivered, kind, sources, share)
                 VALUES (:id, :channel, :name, :sha256, :requested_by, :reply_to, :created_at, :stage, :attempts, :error,
-                        NULL, :delivered)
+                        NULL, :delivered, :kind, :sources, :share)
                 RETURNING *
                 """,
-                asdict(job),
+                asdict(job) | {"sources": json.dumps(job.sources)},
             )
         return row
 
@@ -203,13 +232,13 @@ class Index:
                 return _job(row)
         return None
 
-    async def job_data(self, job_id: str) -> bytes:
-        """The PDF. Raises: NotFound, when the job has ended."""
+    async def job_file(self, job_id: str) -> tuple[bytes, tuple[int, int]]:
+        """What was handed in, and which pages of it. Raises: NotFound, when the job has ended."""
         async with self._channel((await self.job(job_id)).channel) as content:
-            data = await content(ChannelFile.job_file, job_id)
-        if data is None:
+            file = await content(ChannelFile.job_file, job_id)
+        if file is None:
             raise NotFound("The file of this job is not kept any more.")
-        return data
+        return file
 
     async def job_stage(self, job_id: str, stage: Stage, *, error: str = "") -> None:
         """Move a job on. One that has ended stays as it ended. Back to QUEUED, the attempt does not count.
@@ -330,18 +359,7 @@ class Index:
         return [_document(row) for row in rows]
 
     async def find_document(self, channel: str, key: str) -> Document:
-        documents, key = await self.documents(channel), key.strip().casefold()
-        named = [
-            [document for document in documents if document.id.casefold() == key],
-            [document for document in documents if document.name.casefold() == key],
-            [document for document in documents if _begins(document, key)],
-        ]
-        found = next((matches for matches in named if matches), [])
-        if len(found) > 1:
-            raise NotFound("Several documents in this channel are called that; give the id of one.")
-        if not found or not key:
-            raise NotFound
-        return found[0]
+        return the_one(await self.documents(channel), key)
 
     async def all_weights(self) -> list[WeightsRecord]:
         return [_weights(row) for row in await self._read("SELECT * FROM weights ORDER BY document_id")]
@@ -407,7 +425,11 @@ class Index:
                 [record] = await execute("SELECT * FROM weights WHERE document_id = :id", key)
                 await execute("INSERT OR IGNORE INTO unused_weights (document_id) VALUES (:id)", key)
                 await execute(
-                    "DELETE FROM jobs WHERE channel = :channel AND sha256 = :sha256",
+                    """
+                    DELETE FROM jobs WHERE channel = :channel AND (
+                        sha256 = :sha256 OR NOT final AND :id IN (SELECT value FROM json_each(sources))
+                    )
+                    """,
                     key | {"sha256": found[0]["sha256"]},
                 )
                 await execute("DELETE FROM documents WHERE id = :id", key)
@@ -791,10 +813,6 @@ def _sound(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: sound(value) if isinstance(value, str) else value for name, value in values.items()}
 
 
-def _begins(document: Document, key: str) -> bool:
-    return document.id.casefold().startswith(key) or document.name.casefold().startswith(key)
-
-
 def _values(kind: type[Any], row: sqlite3.Row) -> dict[str, Any]:
     """The columns that are fields of a dataclass."""
     return {field.name: row[field.name] for field in fields(kind) if field.name in row.keys()}  # noqa: SIM118
@@ -802,7 +820,8 @@ def _values(kind: type[Any], row: sqlite3.Row) -> dict[str, Any]:
 
 def _job(row: sqlite3.Row) -> Job:
     values = _values(Job, row)
-    values["stage"] = Stage(row["stage"])
+    values["stage"], values["kind"] = Stage(row["stage"]), JobKind(row["kind"])
+    values["sources"] = tuple(json.loads(row["sources"]))
     values["document_id"] = row["document_id"] or ""
     values["delivered"] = bool(row["delivered"])
     return Job(**values)

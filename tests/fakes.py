@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from core.document.formats import DocumentText
 from core.errors import EngramError
 from core.ports import Ask, Learned
-from core.types import Chunk, Completion, Limits, Page, Step
+from core.types import ALL_PAGES, Chunk, Completion, Limits, Page, Step
 from tests.torture.by_heart import ByHeart, to_tensor
 from tests.torture.papers import make_pdf
 
@@ -91,7 +91,7 @@ def burn(seconds: float) -> None:
         hashlib.pbkdf2_hmac("sha256", b"burn", b"salt", 20_000)
 
 
-async def read_plain(data: bytes, limits: Limits) -> DocumentText:
+async def read_plain(data: bytes, limits: Limits, pages: tuple[int, int] = ALL_PAGES) -> DocumentText:
     """Reads what `plain_pdf` wrote, without a child process."""
     text = data.decode().removeprefix("%PDF-")
     return DocumentText(tuple(Page(number, page) for number, page in enumerate(text.split("\f"), start=1)))

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from bot.cli.base import Call, command, this_program
-from bot.cli.jobs import follow, learn_file, load_document, load_file
+from bot.cli.jobs import follow, learn_file, load_document, load_file, page_range
 
 File = Annotated[Path, typer.Argument(metavar="FILE", help="A PDF, an Office file, EPUB, HTML, Markdown or text.")]
 Files = Annotated[
@@ -23,14 +23,13 @@ async def read(call: Call, file: File, pages: Pages = "") -> None:
     """Show what a document becomes, or why it is refused. No model is loaded."""
     from bot.terminal import page_rule, plain
     from core.document.chunks import check_length, encoder, join_pages
-    from core.document.formats import only_pages, parse_pages, read_document
+    from core.document.formats import read_document
     from core.model import load_tokenizer
-    from core.service import check_upload, harmless_name, sha256
+    from core.service import harmless_name, sha256
 
     data = load_file(file)
-    check_upload(data, call.settings.limits)
     encode = encoder(load_tokenizer(call.settings.model, call.settings.cache_dir))
-    text = await read_document(only_pages(data, *parse_pages(pages)) if pages else data, call.settings.limits)
+    text = await read_document(data, call.settings.limits, page_range(pages))
     tokens = len(encode(join_pages(text.pages))[0])
     check_length(tokens, call.settings.limits, text.pages)
     for page in text.pages:

@@ -22,16 +22,22 @@ def load_file(file: Path) -> bytes:
         raise Refused(f"{file} can't be opened: {(error.strerror or 'unknown reason').lower()}.") from None
 
 
+def page_range(pages: str) -> tuple[int, int]:
+    """ "3-12", or "" for all. Raises: Refused."""
+    from core.document.formats import parse_pages
+    from core.types import ALL_PAGES
+
+    return parse_pages(pages) if pages else ALL_PAGES
+
+
 async def load_document(file: Path, pages: str, settings: Settings) -> bytes:
     """A file that can be learned, as far as that can be seen without the model. Raises: Refused."""
-    from core.document.formats import only_pages, parse_pages, read_document
+    from core.document.formats import read_document
     from core.errors import Refused
-    from core.service import check_upload
 
     data = load_file(file)
     try:
-        check_upload(data, settings.limits)
-        await read_document(only_pages(data, *parse_pages(pages)) if pages else data, settings.limits)
+        await read_document(data, settings.limits, page_range(pages))
     except Refused as problem:
         raise type(problem)(f"{file.name}: {problem}") from None
     return data
@@ -80,15 +86,14 @@ async def follow(screen: Screen, app: App, channel: str, job: Job) -> Document:
 
 async def _hand_in(screen: Screen, app: App, channel: str, name: str, data: bytes, pages: str) -> Job:
     """A new job, or the one that an earlier process did not finish."""
-    from core.document.formats import only_pages, parse_pages
     from core.errors import AlreadyKnown
     from core.service import sha256
 
-    part = parse_pages(pages) if pages else None
+    part = page_range(pages)
     try:
         return await app.service.submit(channel, name, data, by="local", pages=part)
     except AlreadyKnown:
-        digest = sha256(only_pages(data, *part) if part else data)
+        digest = sha256(data, part)
         unfinished = [job for job in await app.service.jobs(channel) if job.sha256 == digest]
         if not unfinished:
             raise

@@ -20,7 +20,7 @@ import pytest
 
 import storage.backup
 from core.errors import BackupDamaged, DataFolderBusy, DataTooNew, NotFound, StorageFailed
-from core.types import Document
+from core.types import ALL_PAGES, Document
 from storage.backup import back_up, restore
 from storage.channel_files import path_in
 from storage.check import examine
@@ -364,7 +364,7 @@ async def test_text_and_jobs_come_along(tmp_path: Path, file: Path) -> None:
     back_up(tmp_path / "source", file)
     restore(tmp_path / "new", file)
     async with Index(tmp_path / "new" / "engram.db") as index:
-        assert await index.job_data("waiting") == b"%PDF- waiting"
+        assert await index.job_file("waiting") == (b"%PDF- waiting", ALL_PAGES)
 
 
 async def test_weights_of_a_document_without_a_file_are_a_problem(folder: DataFolder) -> None:

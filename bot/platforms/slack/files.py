@@ -76,5 +76,5 @@ class Files:
         async for chunk in response.content.iter_chunked(CHUNK):
             data += chunk
             if len(data) > limit:
-                raise PdfTooBig(f"It has more than {limit / 2**20:.4g} MB, the limit.")
+                raise PdfTooBig(f"This document has more than {limit / 2**20:.4g} MB, the limit.")
         return bytes(data)
