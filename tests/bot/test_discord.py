@@ -14,7 +14,8 @@ import yarl
 from simcord.builders import ChannelHandle
 
 from bot.commands import Bot
-from bot.platforms.discord import STALE_AFTER, Client
+from bot.platforms.common import STALE_AFTER
+from bot.platforms.discord import Client
 from core.document.formats import read_document
 from core.service import Service
 from core.types import Completion, Job, Progress

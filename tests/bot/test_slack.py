@@ -13,7 +13,8 @@ import pytest
 
 from bot.chat import Button, Field, Message
 from bot.commands import COMMANDS, Bot
-from bot.platforms.slack import replies, workspace
+from bot.platforms import common
+from bot.platforms.slack import workspace
 from bot.platforms.slack.app import Client
 from bot.platforms.slack.blocks import dress
 from bot.platforms.slack.manifest import commands, manifest
@@ -83,7 +84,7 @@ class World:
         await self.stop()
         await self.start()
 
-    async def until(self, found: Callable[[], Any], seconds: float = 15.0) -> Any:
+    async def until(self, found: Callable[[], Any], seconds: float = 60.0) -> Any:
         async with asyncio.timeout(seconds):
             while not (value := found()):
                 await asyncio.sleep(0.01)
@@ -91,7 +92,7 @@ class World:
 
     async def told(self) -> None:
         """Until all jobs have ended and their channels know it."""
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(60):
             while await self.service.pending_deliveries():
                 await asyncio.sleep(0.01)
 
@@ -123,7 +124,7 @@ class World:
 
     async def placed(self, thread: str) -> None:
         """Until it is stored that an answer stands in this thread, which is a moment after it was said."""
-        async with asyncio.timeout(15.0):
+        async with asyncio.timeout(60):
             while not await self.service._index.thread_document(KEY, thread):
                 await asyncio.sleep(0.01)
 
@@ -304,7 +305,7 @@ async def test_the_end_of_a_long_job_is_posted_anew(world, slack, monkeypatch):
     world.engine.go.clear()
     message = await slack.say(LEARN, HANDBOOK)
     progress = await world.learning()
-    monkeypatch.setattr(replies, "STALE_AFTER", 0)
+    monkeypatch.setattr(common, "STALE_AFTER", 0)
     world.engine.go.set()
     end = await world.said("I know handbook.pdf now")
     assert end is not progress and end["thread_ts"] == message["ts"]
@@ -337,7 +338,7 @@ async def test_an_end_that_came_while_the_bot_was_away_is_told_once(world, slack
     await world.stop()
     world.engine.go.set()
     await world.until(lambda: world.engine.steps)
-    monkeypatch.setattr(replies, "STALE_AFTER", 0)
+    monkeypatch.setattr(common, "STALE_AFTER", 0)
     noted = monkeypatch.context()
     with noted as patch:
 

@@ -28,6 +28,7 @@ from aiolimiter import AsyncLimiter
 
 from bot.chat import Message
 from bot.commands import Bot
+from bot.platforms.common import is_from
 from bot.platforms.recent import Recent
 from bot.platforms.slack import app, files, oauth
 from bot.platforms.slack import http as slack_http
@@ -534,9 +535,7 @@ async def test_foreign_addresses_are_never_asked(world, slack, trap):
 
 
 async def test_slacks_own_file_host_is_asked():
-    assert files.Files(None, None, {files.FILE_HOST}, 0)._is_slacks(
-        "https://files.slack.com/files-pri/T1-F1/download/a.pdf"
-    )
+    assert is_from("https://files.slack.com/files-pri/T1-F1/download/a.pdf", {files.FILE_HOST})
 
 
 async def test_a_login_page_instead_of_the_file_is_explained(world, slack):

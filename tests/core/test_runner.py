@@ -166,7 +166,7 @@ async def test_a_queued_job_is_cancelled_at_once(open_service: Open) -> None:
 async def test_cancelling_does_not_wait_for_a_slow_reader(open_service: Open) -> None:
     given_up = asyncio.Event()
 
-    async def read_forever(data: bytes, limits: Limits) -> DocumentText:
+    async def read_forever(data: bytes, limits: Limits, pages: tuple[int, int]) -> DocumentText:
         try:
             await asyncio.sleep(3600)
         finally:

@@ -34,9 +34,10 @@ from slack_sdk.web.async_client import AsyncWebClient
 from bot.chat import Live, Unfinished
 from bot.commands import Bot
 from bot.platforms import supervise
+from bot.platforms.common import BUTTON, bot_options, erase_all, login_errors
 from bot.platforms.recent import Recent
-from bot.platforms.slack.blocks import BUTTON, FORM
-from bot.platforms.slack.errors import login_errors
+from bot.platforms.slack.blocks import FORM
+from bot.platforms.slack.errors import login_error
 from bot.platforms.slack.files import FILE_HOST, Files
 from bot.platforms.slack.http import INSTALL, listening
 from bot.platforms.slack.listener import Listener
@@ -62,10 +63,9 @@ LOST_AFTER = 300  # seconds without a connection; slack_sdk reconnects in a few
 
 async def serve(app: App, settings: Settings) -> None:
     """Be on Slack until cancelled. Raises: SetupError."""
-    given = {"limits": settings.limits, "quotas": settings.quotas, "source": settings.source_url}
 
     async def connect() -> None:
-        bot = Bot(app.service, commands=commands(), **given)
+        bot = Bot(app.service, commands=commands(), **bot_options(settings))
         async with Client(bot, settings) as client, bot:
             await client.run()
 
@@ -79,7 +79,7 @@ async def examine(settings: Settings) -> AsyncIterator[tuple[str, str, str, str]
             yield "Slack OAuth", "ok", f"workspaces install the app at {INSTALL[0]}", ""
             return
         web = client.bolt.client
-        with login_errors("ENGRAM_SLACK_BOT_TOKEN"):
+        with login_errors(partial(login_error, "ENGRAM_SLACK_BOT_TOKEN")):
             found = await web.auth_test()
         yield "Slack bot token", "ok", f"{found.get('user')}, in the workspace {found.get('team')}", ""
         if apart := _seconds_apart(found.headers.get("Date") or found.headers.get("date")):
@@ -93,7 +93,7 @@ async def examine(settings: Settings) -> AsyncIterator[tuple[str, str, str, str]
         if settings.slack_http_port:
             yield "Slack requests", "ok", f"by HTTP, port {settings.slack_http_port}, path {PATH}", ""
             return
-        with login_errors("ENGRAM_SLACK_APP_TOKEN"):
+        with login_errors(partial(login_error, "ENGRAM_SLACK_APP_TOKEN")):
             await web.apps_connections_open(app_token=_optional(settings.slack_app_token) or "")
         yield "Slack app token", "ok", "Socket Mode can be opened", ""
 
@@ -154,7 +154,7 @@ class Client:
     async def _enter(self, token: str) -> Listener:
         """Raises: SetupError."""
         web = self._web(token)
-        with login_errors("ENGRAM_SLACK_BOT_TOKEN"):
+        with login_errors(partial(login_error, "ENGRAM_SLACK_BOT_TOKEN")):
             found = await web.auth_test()
         me = Me(found["user_id"], found["team_id"], found.get("enterprise_id") or "", found.get("user") or "")
         files = Files(web, self._file_session, {FILE_HOST, self._base.origin()}, self.bot.limits.max_bytes)
@@ -182,7 +182,7 @@ class Client:
     async def _connected(self) -> AsyncIterator[Callable[[], Awaitable[None]]]:
         """Socket Mode."""
         token = _secret(self._settings.slack_app_token, "ENGRAM_SLACK_APP_TOKEN", "Basic Information, App-Level Tokens")
-        with login_errors("ENGRAM_SLACK_APP_TOKEN"):
+        with login_errors(partial(login_error, "ENGRAM_SLACK_APP_TOKEN")):
             opened = await self.bolt.client.apps_connections_open(app_token=token)
         handler = AsyncSocketModeHandler(self.bolt, token)
         handler.client.wss_uri = opened["url"]
@@ -226,8 +226,7 @@ class Client:
 
     async def _erase(self, team: str) -> None:
         """Thrown out of a workspace: what it taught goes, and its token. Slack tells it again when this fails."""
-        for channel in await self.bot.service.channels(f"slack:{team}:"):
-            await self.bot.service.reset(channel)
+        await erase_all(self.bot, f"slack:{team}:")
         if self._installations:
             self._installations.forget(team)
             self._listeners.pop(team, None)

@@ -8,13 +8,13 @@ from typing import Any
 from bot.chat import Button, Field, Message, Style
 from bot.commands import Form
 from bot.escape import clip, escape_slack, split
+from bot.platforms.common import BUTTON
 from core.service import MAX_QUESTION
 
 # Slack's limits, in characters after escaping
 SECTION, COLUMN, LABEL, VALUE, FALLBACK = 3000, 2000, 75, 2000, 3000
 TITLE, TEXT, FIELDS_TOGETHER, FOOTER = 300, 4000, 4000, 500  # ours: all blocks together may hold about 9,500
 
-BUTTON = "engram"  # action_id: engram:ACTION:NUMBER; block_id of a message's first block: engram:TAG
 FORM, GIVEN = f"{BUTTON}:form", "given"  # callback_id of a modal, block_id and action_id of what it asks
 STYLES = {Style.PRIMARY: "primary", Style.DANGER: "danger"}
 

@@ -3,17 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import aiohttp
 from slack_sdk.errors import SlackApiError, SlackClientError
-
-from bot.chat import Undelivered, Unreachable
-from core.errors import SetupError
-
-log = logging.getLogger(__name__)
 
 FOREIGN = {"channel_not_found", "not_in_channel"}  # channels that the bot is no member of
 CLOSED = FOREIGN | {
@@ -43,31 +36,20 @@ def code(problem: BaseException) -> str:
     return str(data.get("error")) if isinstance(data, Mapping) else type(problem).__name__
 
 
-@contextlib.contextmanager
-def login_errors(name: str) -> Iterator[None]:
-    """What trying again cannot heal, as one clear line."""
-    try:
-        yield
-    except SlackApiError as problem:
-        if code(problem) in DEAD_TOKEN:
-            raise SetupError(f"Slack does not accept {name} ({code(problem)}); copy it again.") from None
-        if code(problem) == "missing_scope":
-            raise SetupError(f"{name} lacks a scope; install the app again from `bot slack-manifest`.") from None
-        raise
+def login_error(name: str, problem: Exception) -> str:
+    """What trying again can't heal, in a sentence; "" for what it may. `name`: of the setting that holds the token."""
+    if code(problem) in DEAD_TOKEN:
+        return f"Slack does not accept {name} ({code(problem)}); copy it again."
+    if code(problem) == "missing_scope":
+        return f"{name} lacks a scope; install the app again from `bot slack-manifest`."
+    return ""
 
 
-@contextlib.contextmanager
-def sending() -> Iterator[None]:
-    """Trouble becomes Undelivered, or Unreachable where it will not pass."""
-    try:
-        yield
-    except SlackApiError as problem:
+def will_pass(problem: Exception) -> bool | None:
+    """See `bot.platforms.common.sending`."""
+    if isinstance(problem, SlackApiError):
         status = getattr(problem.response, "status_code", 0)
         if code(problem) in CLOSED:
-            log.warning("a message could not be sent: %s", code(problem))
-            raise Unreachable from problem
-        if code(problem) in PASSING or status == 429 or status >= 500:
-            raise Undelivered from problem
-        raise
-    except (SlackClientError, aiohttp.ClientError, OSError, TimeoutError) as problem:
-        raise Undelivered from problem
+            return False
+        return True if code(problem) in PASSING or status == 429 or status >= 500 else None
+    return True if isinstance(problem, TROUBLE) else None

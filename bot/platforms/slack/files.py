@@ -11,6 +11,7 @@ import yarl
 from slack_sdk.web.async_client import AsyncWebClient
 
 from bot.chat import Attachment
+from bot.platforms.common import require_host
 from bot.platforms.slack.errors import TROUBLE, code
 from core.errors import PdfTooBig, Refused
 from core.service import PDF_MAGIC
@@ -49,9 +50,7 @@ class Files:
         if file.get("mode") in ("external", "unknown", "tombstone", "hidden_by_limit"):
             raise Refused("Slack does not give me this file; attach the file itself.")
         url = file.get("url_private_download") or file.get("url_private") or ""
-        if not self._is_slacks(url):
-            log.warning("a file is kept at a foreign address and was not fetched")
-            raise Refused("Slack keeps this file somewhere else; attach the file itself.")
+        require_host(url, self._hosts, "Slack")
         headers = {"Authorization": f"Bearer {self._web.token}", "Accept-Encoding": "identity"}
         options = {"allow_redirects": False, "timeout": FILE_TIMEOUT, "proxy": self._web.proxy}
         async with self._session.get(yarl.URL(url), headers=headers, **options) as response:
@@ -63,12 +62,6 @@ class Files:
         if response.content_type == "text/html" and PDF_MAGIC not in data[:1024]:
             raise Refused(NO_FILES_READ)
         return data
-
-    def _is_slacks(self, url: str) -> bool:
-        try:
-            return yarl.URL(url).origin() in self._hosts
-        except (ValueError, TypeError):
-            return False
 
     async def _capped(self, response: aiohttp.ClientResponse) -> bytes:
         """What is said about the size may be wrong, so it is counted."""

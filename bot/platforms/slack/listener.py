@@ -13,6 +13,7 @@ from bot import render
 from bot.chat import Attachment, Request
 from bot.commands import ACTIONS, COMMANDS, Bot, upload_deleted
 from bot.intents import understand
+from bot.platforms.common import THREADS_FOR, Conversations
 from bot.platforms.recent import Recent
 from bot.platforms.slack.blocks import GIVEN, view_of
 from bot.platforms.slack.errors import TROUBLE, code
@@ -25,7 +26,7 @@ from core.errors import StorageFailed
 
 log = logging.getLogger(__name__)
 
-FILES_FOR, THREADS_FOR = 60, 86_400  # seconds that something is remembered
+FILES_FOR = 60  # seconds that a file is remembered
 MOST_PROMPTS = 4  # that Slack shows
 HOW_TO_LEARN = (
     "Slack gives slash commands no files. Attach the document to a message that mentions me, in this channel or in a "
@@ -40,7 +41,7 @@ class Listener:
         self.bot, self.workspace, self._files = bot, workspace, files
         self._seen = Recent(EVENTS_FOR)  # for when the disk is full
         self._threads = Recent(THREADS_FOR)  # (channel, thread) -> "ours" or "theirs"
-        self._talking = Recent(THREADS_FOR)  # (channel, thread) -> people who are talking to each other
+        self._conversations = Conversations()
 
     def weight(self, event: dict[str, Any]) -> int:
         """0: none of our business. 1: may be; its text is not kept. 2: must not be lost."""
@@ -133,7 +134,7 @@ class Listener:
         """Is this said to the bot, or in a conversation with it? In the bot's own threads people need no mention,
         unless they talk to each other."""
         if self._is_addressed(event, place):
-            self._talking.drop((place.channel, place.thread))
+            self._conversations.end((place.channel, place.thread))
             return True
         if not place.thread or self._is_to_others(event.get("text") or "", place):
             return False
@@ -143,13 +144,8 @@ class Listener:
         return place.is_dm or event["type"] == "app_mention" or self._mentioned(event.get("text") or "")
 
     def _is_to_others(self, text: str, place: Place) -> bool:
-        """By a mention; the person who was spoken to then speaks to others, too."""
-        key, people = (place.channel, place.thread), set(re.findall(r"<@(\w+)", text))
-        talking = self._talking.get(key) or set()
-        if not (people or "<!" in text or place.user in talking):
-            return False
-        self._talking.put(key, talking | people | {place.user})
-        return True
+        people = set(re.findall(r"<@(\w+)", text))
+        return self._conversations.is_to_others((place.channel, place.thread), place.user, people, "<!" in text)
 
     def _mentioned(self, text: str) -> bool:
         return f"<@{self.workspace.me.user}>" in text or f"<@{self.workspace.me.user}|" in text

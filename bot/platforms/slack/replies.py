@@ -8,22 +8,22 @@ import hashlib
 import logging
 import time
 from collections.abc import AsyncIterator
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 
 from slack_sdk.errors import SlackApiError
 from slack_sdk.webhook.async_client import AsyncWebhookClient
 
 from bot.chat import Live, Message, Reply, Undelivered
-from bot.platforms.slack.blocks import BUTTON, EMOJI, dress
-from bot.platforms.slack.errors import CLOSED, FIXED, FOREIGN, THREAD_CLOSED, TROUBLE, code, sending
+from bot.platforms.common import BUTTON, PICTURE, PostedMessage, sending
+from bot.platforms.slack.blocks import EMOJI, dress
+from bot.platforms.slack.errors import FIXED, FOREIGN, THREAD_CLOSED, TROUBLE, code, will_pass
 from bot.platforms.slack.payloads import Place
 from bot.platforms.slack.workspace import LOOK_UP, Workspace
 from core.errors import Refused
 
 log = logging.getLogger(__name__)
 
-PICTURE = "loss.png"
-STALE_AFTER = 15 * 60  # seconds; nobody is told of an edit, so the end of a long job is posted anew
 STATUS_FOR = 90  # seconds
 INVITE_ME = "I am not in this channel. Invite me with /invite, then try again."
 
@@ -48,7 +48,7 @@ class SlackReply(Reply):
     async def say(
         self, message: Message, *, private: bool = False, thread: str | None = None, replace: bool = False
     ) -> None:
-        with sending():
+        with sending(will_pass):
             if replace and self._url and await self._respond(message, replace_original=True):
                 return
             if (private or replace) and not self._place.is_dm:
@@ -67,7 +67,7 @@ class SlackReply(Reply):
                 await self._respond(message)
 
     async def post(self, message: Message) -> Live:
-        with sending():
+        with sending(will_pass):
             try:
                 ts = await self._post(message)
             except SlackApiError as problem:
@@ -163,59 +163,44 @@ class SlackReply(Reply):
         return (await self._workspace.person(rest.rpartition(":")[2])).name if platform == "slack" else ""
 
 
-class Posted(Live):
-    """A message of the bot, known by channel, thread and time stamp. `origin`: time stamp of what it answers. `again`:
-    an earlier process may have told the end."""
+class Posted(PostedMessage):
+    """Known by channel, thread and time stamp.
+
+    Args:
+        origin: time stamp of what it answers.
+        again: an earlier process may have told the end.
+    """
+
+    trouble = TROUBLE
 
     def __init__(
         self, workspace: Workspace, channel: str, thread: str, ts: str, origin: str = "", *, again: bool = False
     ) -> None:
-        self.address = f"slack:{workspace.me.team}:{channel}:{thread}:{ts}:{origin}"
+        super().__init__(f"slack:{workspace.me.team}:{channel}:{thread}:{ts}:{origin}", workspace.edits)
         self._workspace = workspace
         self._channel, self._thread, self._ts = channel, thread, ts
-        self._editable = True
         self._again = again
 
-    async def edit(self, message: Message) -> None:
-        if not self._editable or not self._workspace.edits.has_capacity():
-            return
-        try:
-            await self._update(message)
-        except TROUBLE as problem:
-            self._editable = code(problem) not in FIXED
-            log.debug("a progress message could not be edited: %s", code(problem))
+    def _sending(self) -> AbstractContextManager[None]:
+        return sending(will_pass)
 
-    async def finish(self, message: Message) -> None:
-        with sending():
-            stays = not message.notify and self._editable and self._age() < STALE_AFTER
-            if not (stays and await self._finish_here(message)):
-                await self._finish_anew(message)
+    def _is_final(self, problem: BaseException) -> bool:
+        return code(problem) in FIXED
 
-    async def _finish_here(self, message: Message) -> bool:
-        """Twice is as good as once."""
-        try:
-            await self._update(message)
-        except SlackApiError as problem:
-            if code(problem) not in FIXED - CLOSED:
-                raise
-            return False
-        return True
+    def _age(self) -> float:
+        return time.time() - float(self._ts)
 
-    async def _finish_anew(self, message: Message) -> None:
-        """An edit calls nobody: the end is a message of its own, and the progress goes."""
+    async def _update(self, message: Message) -> None:
+        await self._workspace.web.chat_update(channel=self._channel, ts=self._ts, **dress(message))
+
+    async def _post_end(self, message: Message) -> None:
         tag = tag_of(self._channel, self._ts, message)
         if self._again:
             self._workspace.may_have_posted(tag)
         await self._workspace.post(self._channel, self._thread, message, tag)
-        with contextlib.suppress(*TROUBLE):
-            await self._workspace.web.chat_delete(channel=self._channel, ts=self._ts)
 
-    async def _update(self, message: Message) -> None:
-        await self._workspace.edits.acquire()
-        await self._workspace.web.chat_update(channel=self._channel, ts=self._ts, **dress(message))
-
-    def _age(self) -> float:
-        return time.time() - float(self._ts)
+    async def _delete(self) -> None:
+        await self._workspace.web.chat_delete(channel=self._channel, ts=self._ts)
 
 
 def tag_of(channel: str, origin: str, message: Message) -> str:

@@ -12,6 +12,7 @@ from aiolimiter import AsyncLimiter
 from slack_sdk.web.async_client import AsyncWebClient
 
 from bot.chat import Message
+from bot.platforms.common import is_from
 from bot.platforms.recent import Recent
 from bot.platforms.slack.blocks import dress
 from bot.platforms.slack.errors import TROUBLE, code
@@ -95,10 +96,7 @@ class Workspace:
 
     def is_slacks_own(self, url: str) -> bool:
         """May an answer be sent there?"""
-        try:
-            return yarl.URL(url).origin() in (HOOK_HOST, yarl.URL(self.web.base_url).origin())
-        except (ValueError, TypeError):
-            return False
+        return is_from(url, (HOOK_HOST, yarl.URL(self.web.base_url).origin()))
 
     async def post(self, channel: str, thread: str, message: Message, tag: str) -> str:
         """Post once, and return the time stamp. When nobody knows whether an earlier try arrived, look first: the tag
