@@ -113,6 +113,7 @@ class Bot:
         source: str = "",
         commands: Sequence[Command] = (),
         hears_follow_ups: bool = True,
+        edit_every: Callable[[float], float] | None = None,
     ) -> None:
         self.service = service
         self.commands = commands or tuple(COMMANDS.values())  # as /help shows them
@@ -120,6 +121,7 @@ class Bot:
         self.quotas = Quotas(quotas or QuotaConfig())
         self.source = source  # where this bot's source is; shown by /about
         self.hears_follow_ups = hears_follow_ups  # in threads, without a mention
+        self.edit_every = edit_every or edit_interval  # age of a progress message -> seconds until its next edit
         self.hinted: set[str] = set()  # channels that were told so
         self.pace = dict(render.PACE)  # shares of the time that the stages of the last documents took
         self._fetches = asyncio.Semaphore(FETCHES)
@@ -448,7 +450,7 @@ class _Shown:
     async def edit(self) -> None:
         """If it is time to."""
         if self._news and self._clock() >= self._next_edit:
-            self._next_edit = self._clock() + edit_interval(self._clock() - self._began)
+            self._next_edit = self._clock() + self._bot.edit_every(self._clock() - self._began)
             seconds = self._news.seconds + self._clock() - self._came
             await self._live.edit(render.progress(replace(self._news, seconds=seconds), self._bot.pace))
 

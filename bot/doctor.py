@@ -37,8 +37,8 @@ async def examine(settings: Settings) -> list[Check]:
 
 
 def python() -> Check:
-    found = ".".join(map(str, sys.version_info[:3]))
-    return check("Python", sys.version_info >= (3, 11), found, "Install Python 3.11 or newer.")
+    running = ".".join(map(str, sys.version_info[:3]))
+    return check("Python", sys.version_info >= (3, 11), running, "Install Python 3.11 or newer.")
 
 
 def dependencies() -> Check:
@@ -50,9 +50,9 @@ def dependencies() -> Check:
         )
     project = tomllib.loads(file.read_text())["project"]
     pins = [pin.split("==") for pin in project["dependencies"]]
-    found = {name: installed(name) for name, _ in pins}
-    absent = [name for name, wanted in pins if found[name] is None]
-    other = [f"{name} {found[name]}" for name, wanted in pins if found[name] and found[name].split("+")[0] != wanted]
+    here = {name: installed(name) for name, _ in pins}
+    absent = [name for name, wanted in pins if here[name] is None]
+    other = [f"{name} {here[name]}" for name, wanted in pins if here[name] and here[name].split("+")[0] != wanted]
     if absent:
         return check("Dependencies", False, f"missing: {', '.join(absent)}", "Run `make install`.")
     if other:

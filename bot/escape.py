@@ -55,9 +55,9 @@ def split(text: str, limit: int) -> list[str]:
 
 def _best_cut(text: str, room: int) -> int:
     for gap in ("\n\n", "\n", ". ", " "):
-        at = text.rfind(gap, room // 2, room - len(gap))
-        if at > 0:
-            return at + len(gap)
+        start = text.rfind(gap, room // 2, room - len(gap))
+        if start > 0:
+            return start + len(gap)
     fence = re.search(r"`+\w*$", text[:room])  # a fence and its language stay together
     return fence.start() if fence and fence.start() and re.match(r"[`\w]", text[room:]) else room
 

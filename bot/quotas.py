@@ -61,10 +61,10 @@ class Window:
     def _room_at(self, taken: deque[tuple[float, int]]) -> float:
         """When enough of the window has run off for one more unit."""
         left = sum(amount for _, amount in taken)
-        for at, amount in taken:
+        for taken_at, amount in taken:
             left -= amount
             if left < self.limit:
-                return at + self.period
+                return taken_at + self.period
         return self._clock()
 
 

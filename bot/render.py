@@ -396,10 +396,10 @@ def documents(
     """What the channel knows and what is on its way. `names`: what to call the users who brought the documents."""
     if not known and not coming:
         return Message(text=f"{NOTHING_YET}. {_how_to_teach(is_dm)}")
-    at = time.time() if now is None else now
+    moment = time.time() if now is None else now
     by = names or {}
     shown = known[:LISTED]
-    lines = [f"• {document.name}\n   {_about(document, by.get(document.learned_by, ''), at)}" for document in shown]
+    lines = [f"• {document.name}\n   {_about(document, by.get(document.learned_by, ''), moment)}" for document in shown]
     lines += [f"… and {len(known) - LISTED} more; /forget finds them by name."] if len(known) > LISTED else []
     lines += [f"• {job.name}\n   {'waiting' if job.stage is Stage.QUEUED else 'being learned now'}" for job in coming]
     return Message(

@@ -33,7 +33,7 @@ def joined(documents: Sequence[tuple[str, Sequence[Page]]]) -> DocumentText:
 
 def merged(chunks: Sequence[Chunk], share: int) -> list[Chunk]:
     """`share` neighbouring chunks become one."""
-    groups = [chunks[at : at + share] for at in range(0, len(chunks), share)]
+    groups = [chunks[first : first + share] for first in range(0, len(chunks), share)]
     return [_join(n, group) for n, group in enumerate(groups)]
 
 

@@ -329,15 +329,15 @@ class Runner:
 
     async def _encode(self, work: _Work, chunks: Sequence[Chunk], engine: Engine) -> list[Chunk]:
         """The chunks with their codes, a few at a time, so that no question waits long."""
-        found: list[bytes] = []
-        for at in range(0, len(chunks), ENCODED):
+        codes: list[bytes] = []
+        for first in range(0, len(chunks), ENCODED):
             work.go_on()
             try:
-                found += await self.device.run(engine.codes, chunks[at : at + ENCODED])
+                codes += await self.device.run(engine.codes, chunks[first : first + ENCODED])
             except Exception:  # what was learned is not lost for it
                 log.exception("this document will be found by words alone")
                 return list(chunks)
-        return [replace(chunk, code=code) for chunk, code in zip(chunks, found, strict=True)]
+        return [replace(chunk, code=code) for chunk, code in zip(chunks, codes, strict=True)]
 
     async def _keep(
         self, work: _Work, text: DocumentText, chunks: Sequence[Chunk], learned: Learned, engine: Engine

@@ -274,8 +274,8 @@ class ChannelFiles:
         return path_in(self._folder, channel)
 
     @asynccontextmanager
-    async def of(self, channel: str) -> AsyncIterator[Callable[..., Any]]:
-        """`async with files.of(channel) as run: await run(ChannelFile.pages, id)`. Reading makes no file."""
+    async def use(self, channel: str) -> AsyncIterator[Callable[..., Any]]:
+        """`async with files.use(channel) as run: await run(ChannelFile.pages, id)`. Reading makes no file."""
         async with self._locks[channel]:
 
             async def run(do: Callable[..., T], *arguments: Any, create: bool = False) -> T:
@@ -285,7 +285,7 @@ class ChannelFiles:
             yield run
 
     async def delete(self, channel: str) -> None:
-        """Within `of`."""
+        """Within `use`."""
         await unbroken(self._delete, channel)
 
     def close(self) -> None:

@@ -11,14 +11,13 @@ takes the channel's first.
 from __future__ import annotations
 
 import asyncio
-import errno
 import json
 import logging
 import secrets
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import asdict, fields
 from pathlib import Path
 from types import TracebackType
@@ -48,7 +47,7 @@ from core.types import (
 )
 from core.words import frequency, scores, search_words, shares, supporting
 from storage.channel_files import ChannelFile, ChannelFiles, sound
-from storage.folder import CHANNELS, Reserve
+from storage.folder import CHANNELS, Reserve, storage_errors
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -89,7 +88,7 @@ class Index:
     async def __aenter__(self) -> Index:
         """Raises: DataTooNew, StorageFailed."""
         async with AsyncExitStack() as stack:
-            with _translated():
+            with storage_errors():
                 self._writer = await stack.enter_async_context(_connect(self._path))
                 version = await _version(self._writer)
                 await self._writer.executescript(SETTINGS)
@@ -126,7 +125,7 @@ class Index:
         """Jobs that wait with the text of documents in the place of a file: one that learns a document again knows its
         document by the sha256. One that makes several into one does not, and has to be asked for again."""
         for job in await self._execute("SELECT id, channel FROM jobs WHERE NOT final"):
-            async with self._files.of(job["channel"]) as content:
+            async with self._files.use(job["channel"]) as content:
                 data, _ = await content(ChannelFile.job_file, job["id"]) or (b"", None)
             if data.startswith(KEPT_TEXT):
                 await self._execute(
@@ -144,7 +143,7 @@ class Index:
     async def _split_up(self) -> None:
         """Copy what belongs into the channels' files; a crash begins it anew."""
         for [channel] in await self._writer.execute_fetchall("SELECT id FROM channels"):
-            async with self._files.of(channel) as content:
+            async with self._files.use(channel) as content:
                 await self._files.delete(channel)
                 await content(ChannelFile.take_over, self._path, create=True)
             self._files.trim()
@@ -419,8 +418,8 @@ class Index:
         key = {"id": document_id, "channel": channel}
         async with self._channel(channel):
             async with self._transaction() as execute:
-                found = await execute("SELECT sha256 FROM documents WHERE id = :id AND channel = :channel", key)
-                if not found:
+                documents = await execute("SELECT sha256 FROM documents WHERE id = :id AND channel = :channel", key)
+                if not documents:
                     raise NotFound
                 [record] = await execute("SELECT * FROM weights WHERE document_id = :id", key)
                 await execute("INSERT OR IGNORE INTO unused_weights (document_id) VALUES (:id)", key)
@@ -430,7 +429,7 @@ class Index:
                         sha256 = :sha256 OR NOT final AND :id IN (SELECT value FROM json_each(sources))
                     )
                     """,
-                    key | {"sha256": found[0]["sha256"]},
+                    key | {"sha256": documents[0]["sha256"]},
                 )
                 await execute("DELETE FROM documents WHERE id = :id", key)
                 await execute("INSERT INTO erasing (channel) VALUES (:channel)", key)
@@ -475,13 +474,13 @@ class Index:
         failed: dict[str, StorageFailed] = {}
         for channel in {row["channel"] for row in rows}:
             try:
-                async with self._files.of(channel) as content:
-                    with _translated():
+                async with self._files.use(channel) as content:
+                    with storage_errors():
                         await self._erase_content(channel, content)
             except StorageFailed as problem:  # the others are erased all the same
                 failed[channel] = problem
         async with self._writing:
-            with _translated():
+            with storage_errors():
                 if rows:
                     await self._execute("VACUUM")
                     await self._execute(
@@ -545,11 +544,11 @@ class Index:
             if not rows:
                 newest = [*known.values()][:1]
                 return [Hit(document, 0, 0.0, 0.0, 1) for document in newest]
-            found: dict[str, dict[int, float]] = {word: {} for word in words}
+            frequencies: dict[str, dict[int, float]] = {word: {} for word in words}
             for row in rows:
-                found[row["word"]][row["id"]] = frequency(row["score"], row["found"], row["everywhere"])
+                frequencies[row["word"]][row["id"]] = frequency(row["score"], row["found"], row["everywhere"])
             among = rows[0]["among"]
-            score, share = scores(found, among), shares(found, among)
+            score, share = scores(frequencies, among), shares(frequencies, among)
 
             def order(chunk: sqlite3.Row) -> tuple[float, float, int]:
                 return -score[chunk["id"]], -known[chunk["document_id"]].learned_at, chunk["position"]
@@ -569,8 +568,10 @@ class Index:
         self, document_id: str, answers: Sequence[str], question: str = ""
     ) -> list[tuple[int, ...] | None]:
         pages = await self.pages(document_id)
-        found = await asyncio.to_thread(supporting, [page.text for page in pages], answers, question)
-        return [tuple(pages[at].number for at in places) if pages else None for places in found]
+        if not pages:
+            return [None] * len(answers)
+        positions = await asyncio.to_thread(supporting, [page.text for page in pages], answers, question)
+        return [tuple(pages[position].number for position in of_answer) for of_answer in positions]
 
     async def add_answer(self, channel: str, answer: Answer, *, asked_by: str, thread: str = "") -> str:
         """Store an answer; returns its id. Raises: NotFound, when its document was forgotten meanwhile."""
@@ -688,7 +689,7 @@ class Index:
     async def claim(self, key: str, owner: str, seconds: float = REMEMBERED) -> bool:
         now = time.time()
         async with self._transaction() as execute:
-            mine = await execute(
+            claimed = await execute(
                 """
                 INSERT INTO inbox (key, body, owner, received_at) VALUES (:key, '', :owner, :now)
                 ON CONFLICT DO UPDATE SET owner = excluded.owner, received_at = excluded.received_at
@@ -696,7 +697,7 @@ class Index:
                 """,
                 {"key": key, "owner": owner, "now": now, "oldest": now - seconds},
             )
-        return bool(mine)
+        return bool(claimed)
 
     # The connections
 
@@ -705,8 +706,8 @@ class Index:
         """`async with self._channel(channel) as content`: nobody else has it meanwhile, also to change its rows here.
         An erase that could not be finished comes first: until it is, nothing is added to what is to go."""
         channel, unfinished = sound(channel), None
-        with _translated():
-            async with self._files.of(channel) as content:
+        with storage_errors():
+            async with self._files.use(channel) as content:
                 if channel in self._unerased:
                     try:
                         await self._erase_content(channel, content)
@@ -725,7 +726,7 @@ class Index:
     async def _transaction(self) -> AsyncIterator[Any]:
         """`async with self._transaction() as execute`: committed at the end, rolled back when anything is raised."""
         async with self._writing:
-            with _translated():
+            with storage_errors():
                 try:
                     await self._execute("BEGIN IMMEDIATE")
                     yield self._execute
@@ -742,7 +743,7 @@ class Index:
         await self._writer.executemany(sql, [_sound(row) for row in rows])
 
     async def _read(self, sql: str, values: Mapping[str, Any] | None = None) -> list[sqlite3.Row]:
-        with _translated():
+        with storage_errors():
             return list(await self._reader.execute_fetchall(sql, _sound(values or {})))
 
     async def _truncate_log(self) -> None:
@@ -764,7 +765,7 @@ class ReadOnlyIndex(Index):
     async def __aenter__(self) -> ReadOnlyIndex:
         """Raises: DataTooNew, StorageFailed."""
         async with AsyncExitStack() as stack:
-            with _translated():
+            with storage_errors():
                 self._reader = await stack.enter_async_context(_connect(self._path, read_only=True))
                 await self._reader.executescript("PRAGMA busy_timeout = 5000; PRAGMA query_only = ON;")
                 if await _version(self._reader) != len(MIGRATIONS):
@@ -797,16 +798,6 @@ async def _version(connection: aiosqlite.Connection) -> int:
     if version > len(MIGRATIONS):
         raise DataTooNew
     return version
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    try:
-        yield
-    except (sqlite3.Error, OSError) as error:
-        full = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
-        full |= getattr(error, "errno", None) == errno.ENOSPC
-        raise StorageFailed("The disk is full; nothing was changed." if full else None) from error
 
 
 def _sound(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -29,6 +29,7 @@ class FakeEngine(ByHeart):
     batches: list[list[Ask]] = field(default_factory=list)  # what `answer` was asked
     threads: set[str] = field(default_factory=set)  # names of the threads that called
     steps: int = 0
+    says: Completion | None = None  # whatever it is asked; None: what it knows
     closed: int = 0  # generators that were closed before their end
 
     def chunk(self, pages: Sequence[Page]) -> list[Chunk]:
@@ -61,6 +62,8 @@ class FakeEngine(ByHeart):
         burn(seconds)
 
     def _complete(self, ask: Ask) -> Completion:
+        if self.says is not None:
+            return self.says
         if "explode" in ask.question:
             raise RuntimeError("/secret/path exploded")
         return super()._complete(ask)

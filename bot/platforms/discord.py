@@ -471,8 +471,8 @@ def _signature(command: Command) -> inspect.Signature:
 
 def _autocomplete(client: Client, option: Any) -> Any:
     async def choices(interaction: discord.Interaction, typed: str) -> list[app_commands.Choice[str]]:
-        found = await client.bot.suggest(option, _asked(interaction), typed)
-        return [app_commands.Choice(name=name[:CHOICE], value=value) for name, value in found[:CHOICES]]
+        suggested = await client.bot.suggest(option, _asked(interaction), typed)
+        return [app_commands.Choice(name=name[:CHOICE], value=value) for name, value in suggested[:CHOICES]]
 
     return choices
 

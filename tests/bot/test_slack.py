@@ -38,7 +38,7 @@ from tests.bot.slack_fake import (
     user,
 )
 from tests.conftest import SMALL, Open
-from tests.fakes import FakeEngine, HeldEngine, make_pdf, plain_pdf, read_plain
+from tests.fakes import HeldEngine, make_pdf, plain_pdf, read_plain
 
 TEXT = "The ferry to Marrow Island leaves at seven. The warden is Ada Quill. The lamp burns whale oil. " * 3
 HANDBOOK = ("handbook.pdf", plain_pdf(TEXT))
@@ -63,8 +63,8 @@ class World:
         self.slack, self.service, self.engine = slack, service, engine
 
     async def start(self) -> None:
-        self.bot = Bot(self.service, limits=SMALL, commands=commands())
-        self.client = Client(self.bot, settings(self.slack))
+        self.bot = Bot(self.service, limits=SMALL, commands=commands(), edit_every=lambda age: 0.1)
+        self.client = Client(self.bot, settings(self.slack), edits=(100, 1.0))
         self._task = asyncio.create_task(self._serve())
         connected = asyncio.create_task(self.slack.connected.wait())
         await asyncio.wait({self._task, connected}, return_when="FIRST_COMPLETED")
@@ -166,11 +166,7 @@ async def slack() -> AsyncIterator[FakeSlack]:
 
 
 @pytest.fixture
-async def world(
-    slack: FakeSlack, open_service: Open, engine: HeldEngine, read: Any, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[World]:
-    monkeypatch.setattr("bot.commands.edit_interval", lambda age: 0.1)
-    monkeypatch.setattr(workspace, "EDITS", (100, 1.0))
+async def world(slack: FakeSlack, open_service: Open, engine: HeldEngine, read: Any) -> AsyncIterator[World]:
     async with open_service(engine, read=read) as service:
         world = World(slack, service, engine)
         await world.start()
@@ -837,8 +833,8 @@ def mrkdwn(value: Any) -> list[dict[str, Any]]:
     return [text for part in value for text in mrkdwn(part)] if isinstance(value, list) else []
 
 
-async def test_long_answers_keep_slacks_limits(world, slack, monkeypatch):
-    monkeypatch.setattr(FakeEngine, "_complete", lambda self, ask: Completion("<&> long " * 4000, 9, 1.0, 0.5))
+async def test_long_answers_keep_slacks_limits(world, slack):
+    world.engine.says = Completion("<&> long " * 4000, 9, 1.0, 0.5)
     await world.teach()
     assert "long" in shown(await world.ask("What? " * 100 + "in handbook.pdf?"))
 

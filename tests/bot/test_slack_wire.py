@@ -32,8 +32,9 @@ from bot.platforms.common import is_from
 from bot.platforms.recent import Recent
 from bot.platforms.slack import app, files, oauth
 from bot.platforms.slack import http as slack_http
+from bot.platforms.slack.app import EDITS
 from bot.platforms.slack.replies import Posted
-from bot.platforms.slack.workspace import EDITS, EVENTS_FOR
+from bot.platforms.slack.workspace import EVENTS_FOR
 from bot.settings import Settings
 from core.errors import SetupError, StorageFailed
 from tests.bot.slack_fake import (

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import yarl
+from aiolimiter import AsyncLimiter
 from slack_bolt.adapter.socket_mode.aiohttp import AsyncSocketModeHandler
 from slack_bolt.async_app import AsyncAck, AsyncApp
 from slack_bolt.oauth.async_oauth_settings import AsyncOAuthSettings
@@ -58,6 +59,7 @@ log = logging.getLogger(__name__)
 
 PATH = "/slack/events"
 DISK = 2.0  # seconds that Slack can wait for the disk
+EDITS = (4, 6.0)  # chat.update allows about 50 a minute
 LOST_AFTER = 300  # seconds without a connection; slack_sdk reconnects in a few
 
 
@@ -80,12 +82,12 @@ async def examine(settings: Settings) -> AsyncIterator[tuple[str, str, str, str]
             return
         web = client.bolt.client
         with login_errors(partial(login_error, "ENGRAM_SLACK_BOT_TOKEN")):
-            found = await web.auth_test()
-        yield "Slack bot token", "ok", f"{found.get('user')}, in the workspace {found.get('team')}", ""
-        if apart := _seconds_apart(found.headers.get("Date") or found.headers.get("date")):
+            answer = await web.auth_test()
+        yield "Slack bot token", "ok", f"{answer.get('user')}, in the workspace {answer.get('team')}", ""
+        if apart := _seconds_apart(answer.headers.get("Date") or answer.headers.get("date")):
             detail = f"this machine's is {apart:.0f} seconds off Slack's"
             yield "Slack clock", "error", detail, "Set the clock (NTP): Slack's requests are refused by their time."
-        granted = {scope.strip() for scope in found.headers.get("x-oauth-scopes", "").split(",")}
+        granted = {scope.strip() for scope in answer.headers.get("x-oauth-scopes", "").split(",")}
         absent = [scope for scope in SCOPES if scope not in granted]
         fix = "Update the app from `python -m bot slack-manifest`, and install it again."
         detail = f"missing: {', '.join(absent)}" if absent else f"all {len(SCOPES)}"
@@ -101,8 +103,10 @@ async def examine(settings: Settings) -> AsyncIterator[tuple[str, str, str, str]
 class Client:
     """The app: one connection to Slack, and the workspaces that it serves. Use as `async with`."""
 
-    def __init__(self, bot: Bot, settings: Settings) -> None:
+    def __init__(self, bot: Bot, settings: Settings, *, edits: tuple[int, float] = EDITS) -> None:
+        """edits: progress edits of a workspace, in so many seconds."""
         self.bot = bot
+        self._edits = edits
         self._settings = settings
         self._base = _base(settings)
         self._installations = installations(settings)
@@ -155,10 +159,10 @@ class Client:
         """Raises: SetupError."""
         web = self._web(token)
         with login_errors(partial(login_error, "ENGRAM_SLACK_BOT_TOKEN")):
-            found = await web.auth_test()
-        me = Me(found["user_id"], found["team_id"], found.get("enterprise_id") or "", found.get("user") or "")
+            answer = await web.auth_test()
+        me = Me(answer["user_id"], answer["team_id"], answer.get("enterprise_id") or "", answer.get("user") or "")
         files = Files(web, self._file_session, {FILE_HOST, self._base.origin()}, self.bot.limits.max_bytes)
-        listener = Listener(self.bot, Workspace(me, web), files)
+        listener = Listener(self.bot, Workspace(me, web, AsyncLimiter(*self._edits)), files)
         self._listeners[me.team] = listener
         return listener
 

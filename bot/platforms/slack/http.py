@@ -72,10 +72,10 @@ def _end(protocol: Any) -> None:
 
 def only_from_slack(secret: str) -> Any:
     """Middleware of the HTTP server: 401 for what is not signed, too old, or a copy of what was there already."""
-    verifier, seen, told = SignatureVerifier(secret), Recent(COPIES_FOR), Recent(SAY_EVERY)
+    verifier, seen, logged = SignatureVerifier(secret), Recent(COPIES_FOR), Recent(SAY_EVERY)
 
     def refuse(status: int, reason: str) -> web.Response:
-        if told.first(reason):
+        if logged.first(reason):
             log.warning("requests to Slack's address are refused: %s", reason)
         return web.Response(status=status, text="invalid request", headers={"Connection": "close"})
 

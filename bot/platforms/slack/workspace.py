@@ -21,8 +21,6 @@ from bot.platforms.slack.payloads import Me, Person, person_of, unescape
 log = logging.getLogger(__name__)
 
 HOOK_HOST = yarl.URL("https://hooks.slack.com")  # of response URLs
-EDITS = (4, 6.0)  # progress edits of all channels, in so many seconds: chat.update allows about 50 a minute; more are
-# dropped, not queued
 PEOPLE_FOR, UNKNOWN_FOR, EVENTS_FOR = 300, 30, 600  # seconds that something is remembered
 NAMED = 10  # people that one message mentions and who are looked up
 READ = 4_000  # characters of a message; a question may have 1,000
@@ -30,9 +28,9 @@ LOOK_UP = 5  # seconds for a question to Slack that we can do without
 
 
 class Workspace:
-    def __init__(self, me: Me, web: AsyncWebClient) -> None:
+    def __init__(self, me: Me, web: AsyncWebClient, edits: AsyncLimiter) -> None:
         self.me, self.web = me, web
-        self.edits = AsyncLimiter(*EDITS)
+        self.edits = edits  # progress edits of all channels
         self._people = Recent(PEOPLE_FOR)
         self._unknown = Recent(UNKNOWN_FOR)
         self._creators = Recent(PEOPLE_FOR)
@@ -68,13 +66,13 @@ class Workspace:
         """One message as it stands in its channel or thread; {} when Slack does not show it soon."""
         try:
             async with asyncio.timeout(LOOK_UP):
-                found = await self.web.conversations_replies(
+                answer = await self.web.conversations_replies(
                     channel=channel, ts=thread or ts, oldest=ts, latest=ts, inclusive=True, limit=1
                 )
         except TROUBLE as problem:
             log.warning("a message could not be looked up: %s", code(problem))
             return {}
-        return next((message for message in found["messages"] if message["ts"] == ts), {})
+        return next((message for message in answer["messages"] if message["ts"] == ts), {})
 
     async def plain_text(self, text: str) -> str:
         """Slack's markup as plain text: without the mention of the bot, other people by name."""
@@ -114,11 +112,13 @@ class Workspace:
 
     async def _find(self, channel: str, thread: str, tag: str) -> str:
         if thread:
-            found = await self.web.conversations_replies(channel=channel, ts=thread, limit=200)
+            answer = await self.web.conversations_replies(channel=channel, ts=thread, limit=200)
         else:
-            found = await self.web.conversations_history(channel=channel, limit=20)
-        blocks = ((message["ts"], block) for message in found["messages"] for block in message.get("blocks") or ())
-        return next((ts for ts, block in blocks if block.get("block_id") == tag), "")
+            answer = await self.web.conversations_history(channel=channel, limit=20)
+        for message in answer["messages"]:
+            if any(block.get("block_id") == tag for block in message.get("blocks") or ()):
+                return message["ts"]
+        return ""
 
     def may_have_posted(self, tag: str) -> None:
         self._unsure.put(tag)
