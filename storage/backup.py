@@ -30,7 +30,7 @@ from typing import Any, BinaryIO
 from core.errors import BackupDamaged, DataTooNew, NotFound, StorageFailed
 from core.types import WeightsRecord
 from storage.channel_files import path_in
-from storage.check import SPLIT, connect, examine
+from storage.check import SPLIT, check_folder, connect
 from storage.folder import CHANNELS, RESTORED, TOKENS, DataFolder, put_restored, storage_errors, sync
 from storage.index import MIGRATIONS, read_weights
 
@@ -269,7 +269,7 @@ def _copy(source: Any, target: BinaryIO, size: int) -> str:
 def _verify(fresh: Path, manifest: Manifest) -> None:
     """The index is sound, and names exactly the files that came. Raises: BackupDamaged."""
     try:
-        contents = examine(fresh)
+        contents = check_folder(fresh)
         tokens = TOKENS not in manifest.files or _is_plain(fresh / TOKENS)
     except sqlite3.Error:
         raise BackupDamaged from None

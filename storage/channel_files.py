@@ -129,12 +129,12 @@ class ChannelFile:
         with self._transaction() as execute:
             _keep_documents(execute, known)
             for page in pages:
-                execute("INSERT INTO pages VALUES (?, ?, ?)", (document_id, page.number, sound(page.text)))
+                execute("INSERT INTO pages VALUES (?, ?, ?)", (document_id, page.number, valid_text(page.text)))
             for chunk in chunks:
                 execute(
                     "INSERT INTO chunks (document_id, position, text, start_page, end_page, code) "
                     "VALUES (?, ?, ?, ?, ?, ?)",
-                    (document_id, chunk.index, sound(chunk.text), chunk.start_page, chunk.end_page, chunk.code),
+                    (document_id, chunk.index, valid_text(chunk.text), chunk.start_page, chunk.end_page, chunk.code),
                 )
 
     def pages(self, document_id: str) -> list[Page]:
@@ -279,14 +279,14 @@ class ChannelFiles:
         async with self._locks[channel]:
 
             async def run(do: Callable[..., T], *arguments: Any, create: bool = False) -> T:
-                safe = [sound(value) if isinstance(value, str) else value for value in arguments]
-                return await unbroken(self._call, channel, create, do, *safe)
+                safe = [valid_text(value) if isinstance(value, str) else value for value in arguments]
+                return await run_to_end(self._call, channel, create, do, *safe)
 
             yield run
 
     async def delete(self, channel: str) -> None:
         """Within `use`."""
-        await unbroken(self._delete, channel)
+        await run_to_end(self._delete, channel)
 
     def close(self) -> None:
         while self._open:
@@ -334,12 +334,12 @@ def path_in(folder: Path, channel: str) -> Path:
     return folder / f"{hashlib.sha256(channel.encode(errors='replace')).hexdigest()[:32]}.db"
 
 
-def sound(text: str) -> str:
+def valid_text(text: str) -> str:
     """Half a surrogate pair is no text; it becomes a question mark."""
     return text.encode(errors="replace").decode()
 
 
-async def unbroken(function: Callable[..., T], *arguments: Any) -> T:
+async def run_to_end(function: Callable[..., T], *arguments: Any) -> T:
     """In a thread, and to its end: a cancelled caller waits for it, since what it holds is in use until then."""
     task = asyncio.ensure_future(asyncio.to_thread(function, *arguments))
     try:

@@ -32,7 +32,7 @@ class Contents:
     problems: tuple[str, ...] = field(default=())  # one sentence each; none: the folder is whole
 
 
-def examine(folder: Path) -> Contents:
+def check_folder(folder: Path) -> Contents:
     """Every page and table of the index and of the channels' files, every reference, every byte of the weights. Reads
     while others write.
 

@@ -46,7 +46,7 @@ from core.types import (
     WeightsRecord,
 )
 from core.words import frequency, scores, search_words, shares, supporting
-from storage.channel_files import ChannelFile, ChannelFiles, sound
+from storage.channel_files import ChannelFile, ChannelFiles, valid_text
 from storage.folder import CHANNELS, Reserve, storage_errors
 
 log = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ T = TypeVar("T")
 MAX_ATTEMPTS = 3  # at one job; a job that always takes the process down is not tried for ever
 ERASE_AGAIN = 5.0  # seconds until an erase that another reader held up is tried again
 AFTER_ERASE = 60.0  # seconds in which the log is emptied after each event: it may be the one that ordered the erase
-REMEMBERED = 86_400.0  # seconds for which the inbox knows what was worked off
+REMEMBERED = 86_400.0  # seconds for which the inbox knows what was handled
 SCRIPTS = ("schema.sql", "inbox.sql", "threads.sql", "codes.sql", "chat.sql", "channels.sql", "jobs.sql")
 MIGRATIONS = tuple(Path(__file__).with_name(name) for name in SCRIPTS)  # the n-th makes version n
 KEPT_TEXT = b"engram: documents as one\n"  # before version 7, in the place of a file
@@ -303,7 +303,7 @@ class Index:
                 await execute("DELETE FROM unused_weights WHERE document_id = :document_id", ids)
             for old in replaced:
                 await content(ChannelFile.move_answers, old, document.id)
-                self._unerased.add(sound(document.channel))
+                self._unerased.add(valid_text(document.channel))
         await self._drop_files(document.channel)
         if replaced:
             await self._try_to_finish_erase()
@@ -400,14 +400,14 @@ class Index:
 
     async def forget(self, channel: str, document_id: str) -> WeightsRecord:
         """Also on a full disk. Raises: NotFound."""
-        return await self._also_on_a_full_disk(self._forget, channel, document_id)
+        return await self._with_reserve(self._forget, channel, document_id)
 
     async def reset(self, channel: str) -> list[WeightsRecord]:
         """Remove everything of a channel, its unfinished jobs and what a platform handed over, too; nothing remains
         readable. Where there is nothing, nothing is done. Also on a full disk."""
-        return await self._also_on_a_full_disk(self._reset, channel)
+        return await self._with_reserve(self._reset, channel)
 
-    async def _also_on_a_full_disk(self, erase: Callable[..., Awaitable[T]], *what: str) -> T:
+    async def _with_reserve(self, erase: Callable[..., Awaitable[T]], *what: str) -> T:
         try:
             return await erase(*what)
         except StorageFailed:
@@ -433,7 +433,7 @@ class Index:
                 )
                 await execute("DELETE FROM documents WHERE id = :id", key)
                 await execute("INSERT INTO erasing (channel) VALUES (:channel)", key)
-            self._unerased.add(sound(channel))
+            self._unerased.add(valid_text(channel))
         await self._try_to_finish_erase()
         return _weights(record)
 
@@ -462,7 +462,7 @@ class Index:
                 if not known and not received:
                     return []
                 await execute("INSERT INTO erasing (channel) VALUES (:channel)", key)
-            self._unerased.add(sound(channel))
+            self._unerased.add(valid_text(channel))
         await self._try_to_finish_erase()
         return [_weights(record) for record in records]
 
@@ -594,7 +594,7 @@ class Index:
                 ):
                     raise NotFound("This document was forgotten while it was asked.")
                 await execute("INSERT OR IGNORE INTO channels (id) VALUES (:channel)", values)
-            await content(ChannelFile.add_answer, _sound(values), create=True)
+            await content(ChannelFile.add_answer, _valid(values), create=True)
         return str(values["id"])
 
     async def place_answer(self, channel: str, answer_id: str, thread: str) -> None:
@@ -621,7 +621,7 @@ class Index:
         """Raises: NotFound, when it was erased, or when somebody else asked for it."""
         async with self._channel(channel) as content:
             row = await content(ChannelFile.answer, answer_id)
-            if not row or not row["details"] or row["asked_by"] != sound(by):
+            if not row or not row["details"] or row["asked_by"] != valid_text(by):
                 raise NotFound("I no longer have that answer; ask again to share it.")
             await content(ChannelFile.mark_shared, answer_id)
         return None if row["shared"] else _answer(row)
@@ -705,7 +705,7 @@ class Index:
     async def _channel(self, channel: str) -> AsyncIterator[Any]:
         """`async with self._channel(channel) as content`: nobody else has it meanwhile, also to change its rows here.
         An erase that could not be finished comes first: until it is, nothing is added to what is to go."""
-        channel, unfinished = sound(channel), None
+        channel, unfinished = valid_text(channel), None
         with storage_errors():
             async with self._files.use(channel) as content:
                 if channel in self._unerased:
@@ -737,14 +737,14 @@ class Index:
 
     async def _execute(self, sql: str, values: Mapping[str, Any] | None = None) -> list[sqlite3.Row]:
         """On the writer's connection, within a transaction."""
-        return list(await self._writer.execute_fetchall(sql, _sound(values or {})))
+        return list(await self._writer.execute_fetchall(sql, _valid(values or {})))
 
     async def _insert(self, sql: str, rows: Iterable[Mapping[str, Any]]) -> None:
-        await self._writer.executemany(sql, [_sound(row) for row in rows])
+        await self._writer.executemany(sql, [_valid(row) for row in rows])
 
     async def _read(self, sql: str, values: Mapping[str, Any] | None = None) -> list[sqlite3.Row]:
         with storage_errors():
-            return list(await self._reader.execute_fetchall(sql, _sound(values or {})))
+            return list(await self._reader.execute_fetchall(sql, _valid(values or {})))
 
     async def _truncate_log(self) -> None:
         """Empty the write-ahead log, where a removed PDF could still be read. Never raises: the commit stands."""
@@ -800,8 +800,8 @@ async def _version(connection: aiosqlite.Connection) -> int:
     return version
 
 
-def _sound(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: sound(value) if isinstance(value, str) else value for name, value in values.items()}
+def _valid(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: valid_text(value) if isinstance(value, str) else value for name, value in values.items()}
 
 
 def _values(kind: type[Any], row: sqlite3.Row) -> dict[str, Any]:

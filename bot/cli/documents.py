@@ -101,10 +101,10 @@ async def relearn(
 @command()
 async def docs(call: Call) -> None:
     """List the documents that the channel knows."""
-    from bot.app import look_into
+    from bot.app import open_for_reading
     from bot.terminal import documents_table, listed_json
 
-    async with look_into(call.settings, call.screen.note) as app:
+    async with open_for_reading(call.settings, call.screen.note) as app:
         documents = await app.service.documents(call.channel)
     call.screen.say(documents_table(documents) if documents else "No documents are learned in this channel yet.")
     call.screen.result({"channel": call.channel, "documents": [listed_json(document) for document in documents]})

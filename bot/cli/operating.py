@@ -16,11 +16,11 @@ async def status(call: Call) -> None:
     from contextlib import suppress
     from dataclasses import asdict
 
-    from bot.app import look_into
+    from bot.app import open_for_reading
     from bot.terminal import status_table
     from core.errors import SetupError
 
-    async with look_into(call.settings, call.screen.note) as app:
+    async with open_for_reading(call.settings, call.screen.note) as app:
         with call.screen.waiting("Loading the model"), suppress(SetupError):  # the status says it
             await app.runner.device.ready()
         now = await app.service.status(call.channel)

@@ -22,12 +22,12 @@ async def ask(
     ] = None,
 ) -> None:
     """Ask; the answer from the learned weights stands beside the base model's."""
-    from bot.app import look_into
+    from bot.app import open_for_reading
     from bot.terminal import answer_json
     from core.service import check_question
 
     asked = check_question(" ".join(question))
-    async with look_into(call.settings, call.screen.note) as app:
+    async with open_for_reading(call.settings, call.screen.note) as app:
         with call.screen.waiting("Thinking"):
             answer = await app.service.ask(call.channel, asked, document=document, by="local")
     show_answer(call.screen, answer)

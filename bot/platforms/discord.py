@@ -261,7 +261,7 @@ class Client(discord.AutoShardedClient):
         )
 
     async def _hear(self, message: discord.Message, *, again: bool = False) -> None:
-        """Noted until it is worked off, since Discord tells nothing twice: the next process then looks at it again."""
+        """Noted until it is handled, since Discord tells nothing twice: the next process then looks at it again."""
         inbox, key = self.bot.service.inbox, f"discord:{message.channel.id}:{message.id}"
         with contextlib.suppress(StorageFailed):  # the handler will say so
             if not await inbox.receive(key, "noted") and not again:
@@ -386,7 +386,7 @@ class Client(discord.AutoShardedClient):
 
 
 class ActionForm(discord.ui.Modal):
-    """What a button asks before it is worked off."""
+    """What a button asks before it is handled."""
 
     def __init__(self, client: Client, action: str, value: str) -> None:
         form = ACTIONS[action].form
@@ -679,7 +679,7 @@ class InteractionReply(Reply):
 
     @contextlib.asynccontextmanager
     async def in_time(self, *, thinking: bool, private: bool = False) -> AsyncIterator[None]:
-        """Acknowledge within 3 seconds what is worked off inside; the answer may then take 15 minutes.
+        """Acknowledge within 3 seconds what is handled inside; the answer may then take 15 minutes.
 
         Args:
             thinking: people see that an answer is coming, unless it is there at once.
@@ -713,7 +713,7 @@ class InteractionReply(Reply):
     ) -> None:
         with _sending():
             if replace and self._alive:
-                await self._interaction.edit_original_response(**_dress(message, self._channel, edit=True))
+                await self._interaction.edit_original_response(**_to_arguments(message, self._channel, edit=True))
                 return
             sent = await self._send(message, private)
             if sent and not private:
@@ -739,7 +739,7 @@ class InteractionReply(Reply):
     async def _send(self, message: Message, private: bool) -> Any:
         if self._alive:
             try:
-                return await self._answer(_dress(message, self._channel), private)
+                return await self._answer(_to_arguments(message, self._channel), private)
             except discord.HTTPException as problem:
                 if problem.code not in DEAD_TOKEN:
                     raise
@@ -751,12 +751,12 @@ class InteractionReply(Reply):
         self._sent += 1
         return sent
 
-    async def _answer(self, dressed: dict[str, Any], private: bool) -> Any:
+    async def _answer(self, arguments: dict[str, Any], private: bool) -> Any:
         """The response itself where that is still to come; else what follows it."""
         async with self._acknowledging:
             if self._interaction.response.is_done():
-                return await self._interaction.followup.send(wait=True, ephemeral=private, **dressed)
-            answered = await self._interaction.response.send_message(ephemeral=private, **dressed)
+                return await self._interaction.followup.send(wait=True, ephemeral=private, **arguments)
+            answered = await self._interaction.response.send_message(ephemeral=private, **arguments)
             return answered.resource or await self._interaction.original_response()
 
     async def react(self, emoji: str) -> None:
@@ -791,7 +791,7 @@ class Posted(PostedMessage):
         return (discord.utils.utcnow() - self._message.created_at).total_seconds()
 
     async def _update(self, message: Message) -> None:
-        await self._message.edit(**_dress(message, self._channel, edit=True))
+        await self._message.edit(**_to_arguments(message, self._channel, edit=True))
 
     async def _post_end(self, message: Message) -> None:
         reference = discord.MessageReference(
@@ -825,7 +825,7 @@ async def _send(channel: Any, message: Message, *, to: int, number: int = 0, **o
     """Post something in answer to a message or interaction. Trying again is safe when nobody knows whether it arrived:
     of several messages with the same nonce within some minutes Discord keeps one. `number`: of messages before it."""
     nonce = hashlib.sha256(f"{to} {number} {message}".encode()).hexdigest()[:25]
-    return await channel.send(nonce=nonce, **_dress(message, channel), **options)
+    return await channel.send(nonce=nonce, **_to_arguments(message, channel), **options)
 
 
 async def _open_thread(message: discord.Message, name: str) -> discord.Thread | None:
@@ -854,27 +854,27 @@ async def _name_of(client: Client, guild: discord.Guild | None, user: str) -> st
 # Looks ---------------------------------------------------------------------------------------------------------------
 
 
-def _dress(message: Message, channel: Any, *, edit: bool = False) -> dict[str, Any]:
+def _to_arguments(message: Message, channel: Any, *, edit: bool = False) -> dict[str, Any]:
     """A message as arguments of `send` or `edit`, within Discord's limits and the bot's rights in the channel."""
     me = getattr(getattr(channel, "guild", None), "me", None)
     allowed = _rights(channel, me, unknown=discord.Permissions.all())
     called = [discord.Object(int(message.notify.rpartition(":")[2]))] if message.notify else False
     mentions = discord.AllowedMentions(everyone=False, roles=False, users=called, replied_user=False)
-    dressed: dict[str, Any] = {"allowed_mentions": mentions}
+    arguments: dict[str, Any] = {"allowed_mentions": mentions}
     if message.buttons or edit:
-        dressed["view"] = _view(message.buttons) if message.buttons else None
+        arguments["view"] = _view(message.buttons) if message.buttons else None
     with_picture = bool(message.picture) and allowed.attach_files
     if with_picture:
         picture = discord.File(io.BytesIO(message.picture), PICTURE, description=message.picture_text)
-        dressed["attachments" if edit else "files"] = [picture]
+        arguments["attachments" if edit else "files"] = [picture]
     is_card = bool(message.fields or (message.title and message.text)) and allowed.embed_links and not called
     call = f"<@{called[0].id}> " if called else ""
     content = "" if is_card else call + _plain(message)
     if content or edit:
-        dressed["content"] = clip(content, CONTENT) or None
+        arguments["content"] = clip(content, CONTENT) or None
     if is_card or edit:
-        dressed["embed"] = _embed(message, with_picture) if is_card else None
-    return dressed
+        arguments["embed"] = _embed(message, with_picture) if is_card else None
+    return arguments
 
 
 def _rights(channel: Any, member: Any, unknown: discord.Permissions) -> discord.Permissions:

@@ -9,7 +9,7 @@ from structlog.contextvars import get_contextvars
 
 from bot import render
 from bot.chat import Attachment, Style, Unfinished, Unreachable
-from bot.commands import ACTIONS, COMMANDS, FETCHES, Bot, Permission, edit_interval, insist
+from bot.commands import ACTIONS, COMMANDS, FETCHES, Bot, Permission, edit_interval, send_with_retry
 from bot.quotas import QuotaConfig
 from core.errors import EngramError, StorageFailed
 from core.service import Service
@@ -254,7 +254,7 @@ async def test_insisting_ends_with_the_last_trouble():
     reply = FakeReply(troubles=[*undelivered(1), Unreachable()])
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Unreachable):
         patch.setattr("bot.commands.RETRY_AFTER", (0, 0, 0))
-        await insist(reply.say, "anything")
+        await send_with_retry(reply.say, "anything")
 
 
 # Asking

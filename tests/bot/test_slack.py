@@ -16,7 +16,7 @@ from bot.commands import COMMANDS, Bot
 from bot.platforms import common
 from bot.platforms.slack import workspace
 from bot.platforms.slack.app import Client
-from bot.platforms.slack.blocks import dress
+from bot.platforms.slack.blocks import to_blocks
 from bot.platforms.slack.manifest import commands, manifest
 from bot.settings import Settings
 from core.document.formats import read_document
@@ -843,7 +843,7 @@ async def test_long_answers_keep_slacks_limits(world, slack):
 def test_any_message_keeps_slacks_limits(text):
     many = tuple(Button(text[:75], "ask", text[:75]) for _ in range(5))
     for fields in ((), (Field("A", text, text),), (Field("A", text), Field("B", text)), (Field("A", "short"),) * 4):
-        dressed = dress(Message(text, text, fields, text, many))
+        dressed = to_blocks(Message(text, text, fields, text, many))
         check_blocks(dressed["blocks"])
         assert len(dressed["text"]) <= 4000
         for part in texts(dressed):

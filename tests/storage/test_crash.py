@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from storage.check import examine
+from storage.check import check_folder
 from storage.folder import DataFolder
 from storage.index import Index
 from storage.weights import Weights
@@ -56,4 +56,4 @@ async def check(folder: DataFolder, acknowledged: list[str]) -> None:
             assert await index.job_file(job.id)
             await index.next_job()
         await index.requeue_interrupted()
-    assert examine(folder.path).problems == ()
+    assert check_folder(folder.path).problems == ()

@@ -11,7 +11,7 @@ import pytest
 from core.errors import DataTooNew, StorageFailed
 from core.types import ALL_PAGES, Certainty, JobKind, Stage
 from storage.channel_files import ChannelFile, path_in
-from storage.check import examine
+from storage.check import check_folder
 from storage.folder import DataFolder
 from storage.index import MIGRATIONS, Index
 
@@ -87,12 +87,12 @@ async def test_an_upgrade_that_a_crash_cut_short_begins_anew(old: DataFolder, mo
     monkeypatch.undo()
     async with Index(old.index) as index:
         assert await index.support("learned", ["Ada Quill"]) == [(1,)] and await index.job_file("running")
-    assert examine(old.path).problems == ("document learned: its weights can't be read",)
+    assert check_folder(old.path).problems == ("document learned: its weights can't be read",)
 
 
 def test_a_file_of_every_version_is_known_as_engrams_own(old: DataFolder) -> None:
     """A restore refuses any other."""
-    assert examine(old.path).problems == ("document learned: its weights can't be read",)
+    assert check_folder(old.path).problems == ("document learned: its weights can't be read",)
 
 
 async def test_the_schema_is_the_same_whichever_version_it_began_with(old: DataFolder, tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """The connection to Slack: Socket Mode, HTTP, or OAuth for several workspaces.
 
-Every event is kept on disk, acknowledged and worked off, in that order: a crash loses none, and none is handled twice.
+Every event is kept on disk, acknowledged and handled, in that order: a crash loses none, and none is handled twice.
 A progress message is known by channel, thread and time stamp, so the next process can go on with it. Buttons carry all
 they need, so they outlive a restart without any state. The app serves the workspace that its bot token belongs to; with
 OAuth switched on, every workspace that installs it.
@@ -147,7 +147,7 @@ class Client:
             await self.bot.resume(self.reopen)
             before = may_repeat.set(True)  # for the tasks that begin here
             for key, body in left:
-                self._work_off(key, json.loads(body))
+                self._start_handling(key, json.loads(body))
             may_repeat.reset(before)
             await until_lost()
 
@@ -216,7 +216,7 @@ class Client:
         listener = await self.listener(team) if platform == "slack" else None
         return Posted(listener.workspace, *rest, again=True) if listener else None
 
-    # What Slack hands over: kept, then acknowledged, then worked off, once
+    # What Slack hands over: kept, then acknowledged, then handled, once
 
     async def _on_event(self, body: dict[str, Any], event: dict[str, Any]) -> None:
         """Slack tells again what was not acknowledged. Talk that is none of our business is not kept."""
@@ -261,9 +261,9 @@ class Client:
             log.exception("an event could not be kept")
             new = self._seen.first(key)
         if new:
-            self._work_off(key, body)
+            self._start_handling(key, body)
 
-    def _work_off(self, key: str, body: dict[str, Any]) -> None:
+    def _start_handling(self, key: str, body: dict[str, Any]) -> None:
         async def work() -> None:
             try:
                 if listener := await self.listener(team_of(body)):

@@ -22,7 +22,7 @@ EMOJI = {"❤️": "heart", "👍": "+1", "👋": "wave"}
 
 
 def view_of(form: Form, context: str) -> dict[str, Any]:
-    """What a button asks before it is worked off, as a modal. `context`: what is needed to work it off, as text."""
+    """What a button asks before it is handled, as a modal. `context`: what is needed to work it off, as text."""
     element = (
         {"type": "file_input", "action_id": GIVEN, "filetypes": ["pdf"], "max_files": 10}
         if form.files
@@ -41,7 +41,7 @@ def view_of(form: Form, context: str) -> dict[str, Any]:
     }
 
 
-def dress(message: Message) -> dict[str, Any]:
+def to_blocks(message: Message) -> dict[str, Any]:
     """A message as `text` (for notifications and screen readers) and `blocks`, within Slack's limits."""
     blocks: list[dict[str, Any]] = []
     if message.asked:
@@ -100,13 +100,13 @@ def _mrkdwn(text: str) -> dict[str, Any]:
 
 def _button(number: int, button: Button) -> dict[str, Any]:
     label = button.label.translate(str.maketrans("<>&", "‹›＆"))  # plain text, for which Slack names no escapes
-    dressed = {
+    body = {
         "type": "button",
         "action_id": f"{BUTTON}:{button.action}:{number}",
         "text": {"type": "plain_text", "text": label[:LABEL], "emoji": True},
     }
-    dressed |= {"value": button.value[:VALUE]} if button.value else {}
-    return dressed | ({"style": STYLES[button.style]} if button.style in STYLES else {})
+    body |= {"value": button.value[:VALUE]} if button.value else {}
+    return body | ({"style": STYLES[button.style]} if button.style in STYLES else {})
 
 
 def escaped(text: str, limit: int) -> str:

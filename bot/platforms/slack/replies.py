@@ -16,7 +16,7 @@ from slack_sdk.webhook.async_client import AsyncWebhookClient
 
 from bot.chat import Live, Message, Reply, Undelivered
 from bot.platforms.common import BUTTON, PICTURE, PostedMessage, sending
-from bot.platforms.slack.blocks import EMOJI, dress
+from bot.platforms.slack.blocks import EMOJI, to_blocks
 from bot.platforms.slack.errors import FIXED, FOREIGN, THREAD_CLOSED, TROUBLE, code, will_pass
 from bot.platforms.slack.payloads import Place
 from bot.platforms.slack.workspace import LOOK_UP, Workspace
@@ -98,7 +98,7 @@ class SlackReply(Reply):
             return
         thread = self._place.thread or None
         await self._workspace.web.chat_postEphemeral(
-            channel=self._place.channel, user=self._place.user, thread_ts=thread, **dress(message)
+            channel=self._place.channel, user=self._place.user, thread_ts=thread, **to_blocks(message)
         )
 
     async def _show(self, message: Message) -> None:
@@ -116,7 +116,7 @@ class SlackReply(Reply):
 
     async def _respond(self, message: Message, *, replace_original: bool = False) -> bool:
         """To the asker alone; False when the URL is used up. Raises: Undelivered."""
-        body = {"response_type": "ephemeral", "replace_original": replace_original, **dress(message)}
+        body = {"response_type": "ephemeral", "replace_original": replace_original, **to_blocks(message)}
         if self._place.thread:
             body["thread_ts"] = self._place.thread
         answer = await AsyncWebhookClient(self._url).send_dict(body)
@@ -191,7 +191,7 @@ class Posted(PostedMessage):
         return time.time() - float(self._ts)
 
     async def _update(self, message: Message) -> None:
-        await self._workspace.web.chat_update(channel=self._channel, ts=self._ts, **dress(message))
+        await self._workspace.web.chat_update(channel=self._channel, ts=self._ts, **to_blocks(message))
 
     async def _post_end(self, message: Message) -> None:
         tag = tag_of(self._channel, self._ts, message)

@@ -14,7 +14,7 @@ from slack_sdk.web.async_client import AsyncWebClient
 from bot.chat import Message
 from bot.platforms.common import is_from
 from bot.platforms.recent import Recent
-from bot.platforms.slack.blocks import dress
+from bot.platforms.slack.blocks import to_blocks
 from bot.platforms.slack.errors import TROUBLE, code
 from bot.platforms.slack.payloads import Me, Person, person_of, unescape
 
@@ -102,10 +102,10 @@ class Workspace:
         if self._unsure.get(tag) and (ts := await self._find(channel, thread, tag)):
             return ts
         self._unsure.put(tag)
-        dressed = dress(message)
-        dressed["blocks"][0]["block_id"] = tag
+        body = to_blocks(message)
+        body["blocks"][0]["block_id"] = tag
         sent = await self.web.chat_postMessage(
-            channel=channel, thread_ts=thread or None, unfurl_links=False, unfurl_media=False, **dressed
+            channel=channel, thread_ts=thread or None, unfurl_links=False, unfurl_media=False, **body
         )
         self._unsure.drop(tag)
         return sent["ts"]
