@@ -9,7 +9,9 @@ import pytest
 
 from tests.architecture import (
     GENERATORS,
+    ROOT,
     cycles,
+    filler_names,
     imported,
     imports,
     sources,
@@ -114,3 +116,15 @@ def test_torch_waits_until_it_is_needed() -> None:
 def test_only_settings_reads_the_environment() -> None:
     nodes = ((file, node) for file in FILES for node in ast.walk(tree(file)) if isinstance(node, ast.Attribute))
     assert {file for file, node in nodes if node.attr in ("environ", "getenv")} <= {"bot/settings.py"}
+
+
+def test_the_size_of_a_document_is_checked_by_one_function() -> None:
+    """Which is called where bytes enter and where they are parsed; a stream is cut off where it is read."""
+    served = [file for file in FILES if not file.startswith("core/evaluation/")]
+    files = {file for file in served if "max_bytes" in (ROOT / file).read_text()}
+    assert files == {"bot/settings.py", "core/types.py", "core/document/formats.py", "bot/platforms/slack/app.py"}
+
+
+@pytest.mark.parametrize("place", ["bot/", "storage/", "core/runner.py", "core/device.py"])
+def test_no_name_is_a_filler(place: str) -> None:
+    assert [name for name in filler_names() if name.startswith(place)] == []

@@ -159,6 +159,8 @@ class PostedMessage(Live, ABC):
         await self._edits.acquire()
         await self._update(message)
 
+    # What a platform has to say
+
     @abstractmethod
     def _sending(self) -> Any:
         """Context manager: `sending` of this platform."""

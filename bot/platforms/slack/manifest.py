@@ -13,7 +13,7 @@ COMMAND = "engram"  # /engram ask ...: the one command that clashes with no othe
 NAMES = {"status": "engram-status", "settings": "engram-settings"}  # of the short ones; Slack keeps /status for itself
 DESCRIPTIONS = {"learn": "Show how to hand me a document"}  # Slack gives commands no files
 
-SCOPES = (
+SCOPES = [
     "app_mentions:read",
     "channels:history",
     "channels:read",
@@ -28,8 +28,8 @@ SCOPES = (
     "mpim:read",
     "reactions:write",
     "users:read",
-)
-EVENTS = (
+]
+EVENTS = [
     "app_home_opened",
     "app_mention",
     "app_uninstalled",
@@ -41,7 +41,7 @@ EVENTS = (
     "message.im",
     "message.mpim",
     "tokens_revoked",
-)
+]
 PROMPTS = [
     {"title": "What can you do?", "message": "help"},
     {"title": "What do you know here?", "message": "docs"},
@@ -93,9 +93,9 @@ def manifest(url: str = "", *, short_commands: bool = False) -> dict[str, Any]:
                 }
             ],
         },
-        "oauth_config": {"scopes": {"bot": list(SCOPES)}, **redirect},
+        "oauth_config": {"scopes": {"bot": SCOPES}, **redirect},
         "settings": {
-            "event_subscriptions": {**request, "bot_events": list(EVENTS)},
+            "event_subscriptions": {**request, "bot_events": EVENTS},
             "interactivity": {"is_enabled": True, **request},
             "socket_mode_enabled": not url,
             "org_deploy_enabled": False,
