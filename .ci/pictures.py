@@ -1,7 +1,7 @@
 """Draws the README's picture of an answer and the page's picture of learning, from a real run of the embedded model:
 `make pictures`, where a Chromium is installed.
 
-The messages are those that Slack would be sent (`dress`); their look is drawn here.
+The messages are those that Slack would be sent (`to_blocks`); their look is drawn here.
 """
 
 import asyncio
@@ -14,8 +14,8 @@ from typing import Any
 
 from bot import render
 from bot.app import App, open_app
-from bot.demo import SAMPLE
-from bot.platforms.slack_format import dress
+from bot.cli.demo import SAMPLE
+from bot.platforms.slack.blocks import to_blocks
 from bot.settings import load_settings
 from core.types import Document
 
@@ -57,7 +57,7 @@ async def picture_of_answer(app: App) -> None:
         answer = await app.service.ask(CHANNEL, question, by="me")
         print(question, answer.learned, answer.base, answer.pages, flush=True)
         parts.append(message("Bob", "#d9a441", f'<span class="mention">@Engram</span> {html.escape(question)}'))
-        parts.append(message("Engram", "#2f3e9e", blocks(dress(render.answer(answer))["blocks"]), reply=True))
+        parts.append(message("Engram", "#2f3e9e", blocks(to_blocks(render.answer(answer))["blocks"]), reply=True))
     page = f"<!doctype html><meta charset=utf-8><style>{CSS}</style>{''.join(parts)}"
     await shoot(page, ROOT / "docs" / "chat" / "answer.png")
 

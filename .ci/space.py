@@ -33,7 +33,8 @@ about it with nothing of the document in the prompt. Each visitor has a session,
 """
 APP = '''"""The playground, as a Space serves it."""
 
-from bot.cli import cli, install_default_model
+from bot.cli import cli
+from bot.cli.models import install_default_model
 
 install_default_model()
 cli(["playground", "--host", "0.0.0.0", "--port", "7860"])

@@ -19,7 +19,7 @@ from core.ports import Engine
 from core.runner import Runner
 from core.service import Service
 from storage.backup import Manifest, back_up, restore
-from storage.check import Contents, examine
+from storage.check import Contents, check_folder
 from storage.folder import DataFolder
 from storage.index import Index, ReadOnlyIndex
 from storage.weights import Weights
@@ -61,7 +61,7 @@ async def open_app(settings: Settings, *, learning: bool = True) -> AsyncIterato
 
 
 @asynccontextmanager
-async def look_into(settings: Settings, note: Callable[[str], None]) -> AsyncIterator[App]:
+async def open_for_reading(settings: Settings, note: Callable[[str], None]) -> AsyncIterator[App]:
     """To ask and to list: as `open_app`, or, where a bot runs on the data folder, beside it, storing nothing.
 
     Raises: DataTooNew, SetupError, StorageFailed.
@@ -71,12 +71,12 @@ async def look_into(settings: Settings, note: Callable[[str], None]) -> AsyncIte
             app = await stack.enter_async_context(open_app(settings, learning=False))
         except DataFolderBusy:
             note("A bot runs on this data folder; this looks into it and stores nothing.")
-            app = await stack.enter_async_context(_beside(settings))
+            app = await stack.enter_async_context(_open_beside_running_bot(settings))
         yield app
 
 
 @asynccontextmanager
-async def _beside(settings: Settings) -> AsyncIterator[App]:
+async def _open_beside_running_bot(settings: Settings) -> AsyncIterator[App]:
     folder = DataFolder(settings.data_dir)
     async with ReadOnlyIndex(folder.index) as index:
         weights = Weights(folder.weights, index.id)
@@ -122,7 +122,7 @@ def check_data(folder: Path) -> Contents:
     Raises: StorageFailed, when the index can't be read at all.
     """
     try:
-        return examine(folder)
+        return check_folder(folder)
     except sqlite3.Error as error:
         raise StorageFailed from error
 

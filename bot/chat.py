@@ -23,7 +23,7 @@ class Unreachable(Undelivered):
 
 
 class Unfinished(Exception):
-    """This process stops before a request is worked off; the next one begins it again."""
+    """This process stops before a request is handled; the next one begins it again."""
 
 
 # In ------------------------------------------------------------------------------------------------------------------

@@ -40,8 +40,8 @@ async def examine(settings: Settings) -> list[Check]:
 
 
 def python() -> Check:
-    found = ".".join(map(str, sys.version_info[:3]))
-    return check("Python", sys.version_info >= (3, 11), found, "Install Python 3.11 or newer.")
+    running = ".".join(map(str, sys.version_info[:3]))
+    return check("Python", sys.version_info >= (3, 11), running, "Install Python 3.11 or newer.")
 
 
 def dependencies(ranges: Sequence[Requirement]) -> Check:

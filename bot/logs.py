@@ -17,7 +17,7 @@ class NoNetwork(logging.Filter):
 
     def __init__(self) -> None:
         super().__init__()
-        self._told: dict[str, float] = {}  # by logger
+        self._last_line: dict[str, float] = {}  # by logger
 
     def filter(self, record: logging.LogRecord) -> bool:
         problem = record.exc_info[1] if record.exc_info else None
@@ -25,9 +25,9 @@ class NoNetwork(logging.Filter):
             problem = problem.__cause__
         if not problem:
             return True
-        if time.monotonic() - self._told.get(record.name, -SAY_EVERY) < SAY_EVERY:
+        if time.monotonic() - self._last_line.get(record.name, -SAY_EVERY) < SAY_EVERY:
             return False
-        self._told[record.name] = time.monotonic()
+        self._last_line[record.name] = time.monotonic()
         record.msg, record.args = f"{record.getMessage()}: no network ({type(problem).__name__})", ()
         record.exc_info = record.exc_text = None
         return True

@@ -169,8 +169,8 @@ def load_settings(**given: Any) -> Settings:
         name = PREFIX + "__".join(str(part) for part in wrong["loc"]).upper()
         value = "" if isinstance(wrong["input"], SecretStr) or "TOKEN" in name or "SECRET" in name else wrong["input"]
         said = f" {str(value)[:60]!r} is not possible" if value != "" else " is wrong"
-        told = wrong["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-        raise SetupError(f"{name}:{said}; {told}.") from None
+        sentence = wrong["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+        raise SetupError(f"{name}:{said}; {sentence}.") from None
     except UnicodeDecodeError:
         raise SetupError(f"The file {FILE} is not UTF-8; save it as that.") from None
     except OSError as error:

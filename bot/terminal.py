@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -22,10 +22,8 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
+from bot.wording import count
 from core.types import Answer, Document, Page, Progress, Stage, Status
-
-if TYPE_CHECKING:
-    from bot.torture import Figure
 
 STAGE_WORDS = {
     Stage.QUEUED: "Waiting",
@@ -279,17 +277,6 @@ def bench_notes(result: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def figures_table(title: str, figures: Sequence[Figure]) -> Table:
-    """The torture's: what was counted, what was promised, whether it holds."""
-    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
-    for name in ("", "found", "promised", ""):
-        table.add_column(name)
-    for figure in figures:
-        mark = ("[green]✓[/]" if figure.good else "[red]✗[/]") if figure.wanted else ""
-        table.add_row(plain(figure.what), plain(str(figure.found)), plain(figure.wanted), mark)
-    return table
-
-
 def checks_table(checks: Sequence[Mapping[str, Any]]) -> Table:
     """The doctor's: what was looked at, how it is, what to do."""
     marks = {"ok": "[green]✓[/]", "warning": "[yellow]![/]", "error": "[red]✗[/]"}
@@ -299,10 +286,6 @@ def checks_table(checks: Sequence[Mapping[str, Any]]) -> Table:
         if check["fix"]:
             table.add_row("", "", f"[yellow]→ {plain(check['fix'])}[/]")
     return table
-
-
-def count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
 def megabytes(number: float) -> str:

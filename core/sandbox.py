@@ -141,8 +141,8 @@ def _turns(parallel: int) -> asyncio.Semaphore:
     """The event loop's own semaphore: one that is shared between loops raises."""
     import asyncio
 
-    mine = _semaphores.setdefault(asyncio.get_running_loop(), {})
-    return mine.setdefault(parallel, asyncio.Semaphore(parallel))
+    of_this_loop = _semaphores.setdefault(asyncio.get_running_loop(), {})
+    return of_this_loop.setdefault(parallel, asyncio.Semaphore(parallel))
 
 
 async def _converse(process: asyncio.subprocess.Process, data: bytes, most: int) -> bytes:

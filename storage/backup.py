@@ -9,7 +9,6 @@ next start (`DataFolder`).
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import glob
 import hashlib
@@ -31,8 +30,8 @@ from typing import Any, BinaryIO
 from core.errors import BackupDamaged, DataTooNew, NotFound, StorageFailed
 from core.types import WeightsRecord
 from storage.channel_files import path_in
-from storage.check import SPLIT, connect, examine
-from storage.folder import CHANNELS, RESTORED, TOKENS, DataFolder, put_restored, sync
+from storage.check import SPLIT, check_folder, connect
+from storage.folder import CHANNELS, RESTORED, TOKENS, DataFolder, put_restored, storage_errors, sync
 from storage.index import MIGRATIONS, read_weights
 
 FORMAT = 1  # of the archive
@@ -72,7 +71,7 @@ def back_up(folder: Path, file: Path) -> Manifest:
         raise StorageFailed("A backup can't be written into the data folder; choose another place.")
     part = file.with_name(f".{file.name}-{secrets.token_hex(4)}.part")
     try:
-        with _translated():
+        with storage_errors():
             _remove_leftovers(file)
             manifest = _try_again(folder, part)
             os.replace(part, file)
@@ -87,7 +86,7 @@ def restore(folder: Path, file: Path) -> Manifest:
 
     Raises: BackupDamaged, DataTooNew, StorageFailed, DataFolderBusy; then nothing was changed.
     """
-    with DataFolder(folder), _translated():
+    with DataFolder(folder), storage_errors():
         fresh = folder / f"{secrets.token_hex(4)}.tmp"
         try:
             manifest = _unpack(file, fresh)
@@ -270,13 +269,13 @@ def _copy(source: Any, target: BinaryIO, size: int) -> str:
 def _verify(fresh: Path, manifest: Manifest) -> None:
     """The index is sound, and names exactly the files that came. Raises: BackupDamaged."""
     try:
-        found = examine(fresh)
+        contents = check_folder(fresh)
         tokens = TOKENS not in manifest.files or _is_plain(fresh / TOKENS)
     except sqlite3.Error:
         raise BackupDamaged from None
-    named = {"engram.db", *(record.path for record in found.weights), *found.channels}
+    named = {"engram.db", *(record.path for record in contents.weights), *contents.channels}
     came = {name for name in manifest.files if name != TOKENS and not name.startswith("prepared/")}
-    if not tokens or found.problems or found.version != manifest.version or named != came:
+    if not tokens or contents.problems or contents.version != manifest.version or named != came:
         raise BackupDamaged
 
 
@@ -297,13 +296,3 @@ def _understood(file: Path) -> Iterator[zipfile.ZipFile]:
         raise NotFound("There is no such backup.") from None
     except CRAFTED:
         raise BackupDamaged from None
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    try:
-        yield
-    except (OSError, sqlite3.Error) as error:
-        full = getattr(error, "errno", None) == errno.ENOSPC
-        full |= getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
-        raise StorageFailed("The disk is full; nothing was changed." if full else None) from error

@@ -32,7 +32,7 @@ class Contents:
     problems: tuple[str, ...] = field(default=())  # one sentence each; none: the folder is whole
 
 
-def examine(folder: Path) -> Contents:
+def check_folder(folder: Path) -> Contents:
     """Every page and table of the index and of the channels' files, every reference, every byte of the weights. Reads
     while others write.
 
@@ -51,20 +51,32 @@ def examine(folder: Path) -> Contents:
         documents = {row["id"]: row["name"] for row in index.execute("SELECT id, name FROM documents")}
         jobs = index.execute("SELECT name, stage, delivered FROM jobs ORDER BY number").fetchall()
         known = [row["id"] for row in index.execute("SELECT id FROM channels")] if version >= SPLIT else []
-        erased = index.execute("SELECT document_id FROM unused_weights").fetchall() if version >= SPLIT else []
-    files = [path for channel in known if (path := path_in(folder / CHANNELS, channel)).exists()]
-    found = {id for path in files for id in _documents_in(path, problems)} if version >= SPLIT else documents.keys()
-    problems += [f"document {id}: it has no text to find it by" for id in documents.keys() - found]
-    ids = [*documents, *(row[0] for row in erased), *(record.document_id for record in records)]
-    problems += ["index: a document's id can't be the name of a file" for id in ids if not SAFE_ID.fullmatch(id)]
-    problems += [f"document {id}: it has no weights" for id in documents.keys() - {r.document_id for r in records}]
-    problems += [sentence for record in records if (sentence := _fault(folder, record))]
-    names = {Path(record.path).name for record in records}
-    strays = sorted(p.name for p in (folder / "weights").glob("*") if p.name not in names and p.name != "trash")
-    stages = {row["name"]: (row["stage"], bool(row["delivered"])) for row in jobs}
-    channels = sorted(path.relative_to(folder).as_posix() for path in files)
+        unused = index.execute("SELECT document_id FROM unused_weights").fetchall() if version >= SPLIT else []
+        erased = [row[0] for row in unused]
+    files = [path for path in (path_in(folder / CHANNELS, channel) for channel in known) if path.exists()]
+    searchable = set(documents) if version < SPLIT else set()
+    for path in files:
+        searchable |= _documents_in(path, problems)
+    names = {"trash"}
+    for record in records:
+        names.add(Path(record.path).name)
+        problems.append(_fault(folder, record))
+    for id in documents:
+        if id not in searchable:
+            problems.append(f"document {id}: it has no text to find it by")
+        if id not in {record.document_id for record in records}:
+            problems.append(f"document {id}: it has no weights")
+    for id in (*documents, *erased, *(record.document_id for record in records)):
+        if not SAFE_ID.fullmatch(id):
+            problems.append("index: a document's id can't be the name of a file")
     return Contents(
-        version, documents, stages, tuple(records), tuple(channels), tuple(strays), tuple(dict.fromkeys(problems))
+        version=version,
+        documents=documents,
+        stages={row["name"]: (row["stage"], bool(row["delivered"])) for row in jobs},
+        weights=tuple(records),
+        channels=tuple(sorted(path.relative_to(folder).as_posix() for path in files)),
+        strays=tuple(sorted(path.name for path in (folder / "weights").glob("*") if path.name not in names)),
+        problems=tuple(dict.fromkeys(filter(None, problems))),
     )
 
 

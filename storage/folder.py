@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
-from core.errors import DataFolderBusy, SetupError
+from core.errors import DataFolderBusy, SetupError, StorageFailed
 
 CHANNELS = "channels"  # the folder of the channels' files, beside the index
 TOKENS = "slack.db"  # of workspaces that installed the Slack app, where OAuth is on
@@ -120,3 +124,14 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def storage_errors() -> Iterator[None]:
+    """What SQLite or the system says, as one error. Raises: StorageFailed."""
+    try:
+        yield
+    except (sqlite3.Error, OSError) as error:
+        full = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
+        full |= getattr(error, "errno", None) == errno.ENOSPC
+        raise StorageFailed("The disk is full; nothing was changed." if full else None) from error

@@ -15,7 +15,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from bot.torture import MODES
+from tests.torture import MODES
 
 ROOT = Path(__file__).parents[1]
 FILES = {path.name for path in (ROOT / "tests").rglob("test_*.py")}
@@ -31,11 +31,11 @@ NETWORK = {
     "socket",
     "http",
     "ftplib",
-    "uvicorn",
+} | {"uvicorn"}
+TALKERS = {"bot/platforms/discord.py", "bot/metrics.py", "core/learning/remote.py"} | {
+    f"bot/platforms/slack/{name}.py" for name in ("app", "errors", "files", "http", "oauth", "replies", "workspace")
 }
-TALKERS = {"bot/platforms/discord.py", "bot/platforms/playground.py", "bot/metrics.py", "core/learning/remote.py"} | {
-    f"bot/platforms/{name}.py" for name in ("slack", "slack_http", "slack_oauth")
-}
+TALKERS.add("bot/platforms/playground.py")
 CODE_FROM_DATA = {"pickle", "dill", "cloudpickle", "marshal", "shelve"}
 
 

@@ -36,7 +36,7 @@ def _slack_needs(settings: Settings) -> tuple[str, ...]:
 
 PLATFORMS: dict[str, tuple[str, Callable[[Settings], tuple[str, ...]]]] = {  # name -> module, settings that it needs
     "discord": ("bot.platforms.discord", _discord_needs),
-    "slack": ("bot.platforms.slack", _slack_needs),
+    "slack": ("bot.platforms.slack.app", _slack_needs),
 }
 
 

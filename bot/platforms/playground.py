@@ -49,11 +49,11 @@ A small language model learns a document into its weights (test-time training), 
 Shown = dict[Any, Any]  # component -> what it shows from now on
 
 
-async def serve(app: App, settings: Settings, *, host: str, port: int, ready: Callable[[str], None]) -> None:
+async def serve(app: App, settings: Settings, *, host: str, port: int, ready: Callable[[], None]) -> None:
     """Serve the page until cancelled.
 
     Args:
-        ready: called with the address once the page can be opened.
+        ready: called once the page can be opened.
 
     Raises: SetupError, when the port is taken.
     """
@@ -76,7 +76,7 @@ async def serve(app: App, settings: Settings, *, host: str, port: int, ready: Ca
             while not server.started and not serving.done():
                 await asyncio.sleep(0.05)
             if server.started:
-                ready(f"http://{host}:{port}")
+                ready()
             await asyncio.shield(serving)
         finally:
             logging.getLogger("uvicorn.error").setLevel(

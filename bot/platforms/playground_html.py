@@ -7,6 +7,7 @@ from html import escape
 
 from bot import render
 from bot.chat import Message
+from bot.wording import count, seconds
 from core.inspection import Preview, Prompt, Reading
 from core.types import Answer, Certainty, Completion, Document, Progress, Stage, Status
 
@@ -41,15 +42,15 @@ def note(problem: BaseException | None = None, text: str = "") -> str:
 
 def status(value: Status) -> str:
     model = f"{value.model} on {value.device}, {value.dtype}" if value.model else " ".join(value.notes)
-    waiting = f"{render.count(value.queued, 'document')} waiting to be learned"
+    waiting = f"{count(value.queued, 'document')} waiting to be learned"
     return f"<small>{escape(model)} · {escape(waiting)}</small>"
 
 
 def preview(name: str, value: Preview) -> str:
     counts = (
-        render.count(value.pages, "page"),
-        render.count(value.tokens, "token"),
-        render.count(len(value.chunks), "section"),
+        count(value.pages, "page"),
+        count(value.tokens, "token"),
+        count(len(value.chunks), "section"),
     )
     notes = "".join(f"<br>{escape(said)}" for said in value.notes)
     return f"<b>{escape(name)}</b>: {', '.join(counts)}.{notes}"
@@ -59,7 +60,7 @@ def sections(value: Preview) -> str:
     """The text as it will be learned, section by section."""
     parts = [
         f"<h5>Section {chunk.index + 1} · {_pages(chunk.start_page, chunk.end_page)} · "
-        f"{render.count(chunk.token_count, 'token')}</h5>{escape(chunk.text)}"
+        f"{count(chunk.token_count, 'token')}</h5>{escape(chunk.text)}"
         for chunk in value.chunks
     ]
     return f'<div class="engram-text">{"".join(parts)}</div>'
@@ -92,7 +93,7 @@ def metrics(document: Document) -> str:
         "loss after, nats a token": f"{m.final_loss:.3f}",
         "sections": f"{m.chunks:,}",
         "tokens": f"{m.tokens:,}",
-        "time": render.seconds(m.seconds),
+        "time": seconds(m.seconds),
         "L2 norm of the weight change": f"{m.delta_norm:.2f}",
         "weights on disk": f"{document.weights.bytes / 2**20:.1f} MB",
     }
@@ -107,7 +108,7 @@ def known(documents: Sequence[Document]) -> str:
     """What the session knows."""
     if not documents:
         return "Nothing is learned in this session yet."
-    names = ", ".join(f"{d.name} ({render.count(d.pages, 'page')})" for d in documents)
+    names = ", ".join(f"{d.name} ({count(d.pages, 'page')})" for d in documents)
     return f"Learned in this session: <b>{escape(names)}</b>."
 
 
@@ -115,7 +116,7 @@ def cleared(prompt: Prompt | None) -> str:
     """The proof that no text of the document is in the prompt."""
     if prompt is None:
         return ""
-    place = f"of {render.count(prompt.tokens, 'token')}"
+    place = f"of {count(prompt.tokens, 'token')}"
     state = "Context cleared" if prompt.document_tokens == 0 else "The prompt holds text of the document"
     return (
         f'<div class="engram-cleared"><b>{state}.</b> Tokens of the document in the prompt: '
@@ -143,7 +144,7 @@ def learned(value: Answer) -> str:
         *render.where(value.pages),
         section,
         f"confidence {value.learned.confidence:.0%}",
-        render.seconds(value.learned.seconds),
+        seconds(value.learned.seconds),
     ]
     left_out = [f"{name} has to be learned again" for name in value.unusable]
     return _card("From the weights", text, " · ".join(filter(None, [*facts, *left_out])), "engram-learned")
@@ -161,7 +162,7 @@ def reading(value: Reading | None) -> str:
 
 
 def _completion(title: str, value: Completion, *more: str) -> str:
-    facts = [f"confidence {value.confidence:.0%}", render.seconds(value.seconds), *more]
+    facts = [f"confidence {value.confidence:.0%}", seconds(value.seconds), *more]
     return _card(title, value.text or "(nothing)", " · ".join(facts))
 
 

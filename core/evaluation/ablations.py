@@ -27,7 +27,6 @@ from core.evaluation.bench import BATCH, Bench, peak_memory_mb
 from core.evaluation.budgets import lessons_of, scores
 from core.evaluation.journal import Journal, Reply
 from core.evaluation.report import f1_scores, mean, report
-from core.evaluation.squad import Article, read_squad
 from core.evaluation.statistics import bootstrap
 from core.learning.guard import Guard
 from core.learning.study import Exercise
@@ -35,6 +34,7 @@ from core.model import LoadedModel, load_model
 from core.prepare.outer import OuterConfig
 from core.prompts import NOT_IN_TEXT
 from core.service import ROUTED
+from core.squad import Article, read_squad
 
 log = logging.getLogger(__name__)
 

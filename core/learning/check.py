@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from core.evaluation.metrics import f1
 from core.learning.study import Exercise
 from core.ports import Ask, Learned
+from core.squad import f1
 from core.types import Completion
 
 if TYPE_CHECKING:

@@ -19,10 +19,10 @@ from typing import Protocol
 import torch
 
 from core.errors import LearningFailed
-from core.evaluation.metrics import f1
 from core.generate import Prefix, generate, read
 from core.model import LoadedModel
 from core.prompts import BEGINNINGS, REWRITE, SUMMARISE, PromptFormat
+from core.squad import f1
 from core.types import Chunk
 from core.words import normalise, supports
 

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from core.evaluation.metrics import exact_match, f1
 from core.generate import generate, held_back
 from core.learning.fast_weights import IGNORE, Prepared
 from core.learning.native import Native
@@ -18,6 +17,7 @@ from core.prepare.episodes import Episode, draw, encode_document
 from core.prepare.invented import invented_document
 from core.prepare.material import Material
 from core.prompts import ChatFormat, format_for
+from core.squad import exact_match, f1
 
 KINDS = ("learned", "wrong", "in_context", "base")
 

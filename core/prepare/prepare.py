@@ -19,7 +19,6 @@ from typing import Any
 import torch
 
 from core.errors import Refused
-from core.evaluation.squad import read_squad
 from core.learning.fast_weights import FastWeightsConfig, Prepared, save_prepared, target_modules
 from core.learning.search_head import save_head
 from core.model import LoadedModel, load_model, pick_device, pick_dtype
@@ -29,6 +28,7 @@ from core.prepare.measure import learned_figures, measuring_sets
 from core.prepare.outer import OuterConfig, run_outer, save_state
 from core.prepare.questions import QA
 from core.prepare.search_head import SearchConfig, train_search
+from core.squad import read_squad
 
 INNER = FastWeightsConfig(layers=4, skip=3, steps=2, rule="muon", segment=208, section=192, reader=64)
 SEARCHED_WORDS = 200  # of a passage that the search head is trained on, at most

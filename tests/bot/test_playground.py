@@ -64,7 +64,7 @@ def port() -> int:
 def by_heart(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """On an engine that learns by heart, a second a document."""
     log = tmp_path_factory.mktemp("playground") / "log"
-    command = [sys.executable, "-m", "bot.torture.by_heart", "playground", "--port", str(port())]
+    command = [sys.executable, "-m", "tests.torture.by_heart", "playground", "--port", str(port())]
     with started(command, ROOT, log) as at:
         yield at
     assert "Traceback" not in log.read_text()

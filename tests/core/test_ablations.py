@@ -9,9 +9,9 @@ import pytest
 
 from core.evaluation import ablations, speed
 from core.evaluation.ablations import LEARNED, ROWS, Lab, Results, Row, chosen, quality, run, table
-from core.evaluation.squad import Article, Question
 from core.learning.fast_weights import FastWeightsConfig
 from core.prepare.outer import OuterConfig
+from core.squad import Article, Question
 from tests.core.conftest import STORY
 
 

@@ -10,12 +10,12 @@ import torch
 
 from core.engine import Engine, EngineConfig
 from core.errors import LearningFailed
-from core.evaluation.metrics import exact_match
 from core.learning.base import LearnConfig
 from core.learning.fast_learner import FastWeightsLearner
 from core.learning.packing import unpack
 from core.ports import Ask, Learned
 from core.prepare.invented import invented_document
+from core.squad import exact_match
 from core.types import Page, Step
 from tests.core.conftest import STORY, WIDTH, chunks_of
 
