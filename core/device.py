@@ -34,6 +34,9 @@ class PromptTokens(NamedTuple):
     document: int  # those of a document's text
 
 
+Reply = tuple[list[Completion], list[PromptTokens]]  # to one question: for each of its rows
+
+
 class Device:
     """The engine behind one thread; made inside a running event loop.
 
@@ -78,7 +81,7 @@ class Device:
         return self._loop.run_in_executor(self._thread, function, *args)
 
     @traced("answer")
-    async def answer(self, asks: Sequence[Ask]) -> tuple[list[Completion], list[PromptTokens]]:
+    async def answer(self, asks: Sequence[Ask]) -> Reply:
         """Answer these rows in one batch, together with whoever else is waiting.
 
         Returns: for each row a completion, and the tokens of its prompt.
@@ -141,7 +144,7 @@ class Device:
     def _answer_batch(self, batch: list[_Question]) -> None:
         engine = self.engine
         assert engine is not None  # `answer` waited for it
-        replies: list[tuple[list[Completion], list[PromptTokens]]] | list[EngramError]
+        replies: Sequence[Reply | EngramError]
         try:
             completions = iter(engine.answer([ask for question in batch for ask in question.asks]))
             replies = [
@@ -165,7 +168,7 @@ class _Question:
     """Rows that wait for one reply."""
 
     asks: tuple[Ask, ...]
-    reply: asyncio.Future[tuple[list[Completion], int]]
+    reply: asyncio.Future[Reply]
 
 
 def _prompt_tokens(engine: Engine, ask: Ask) -> PromptTokens:
@@ -173,7 +176,7 @@ def _prompt_tokens(engine: Engine, ask: Ask) -> PromptTokens:
     return PromptTokens(whole, whole - engine.prompt_tokens(ask.question) if ask.context else 0)
 
 
-def _settle(question: _Question, reply: tuple[list[Completion], int] | EngramError) -> None:
+def _settle(question: _Question, reply: Reply | EngramError) -> None:
     if question.reply.done():
         return
     if isinstance(reply, EngramError):

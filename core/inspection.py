@@ -15,7 +15,6 @@ from core.device import Device
 from core.document.chunks import check_length
 from core.document.formats import read_document
 from core.ports import Ask, Index, Weights
-from core.service import check_upload
 from core.types import Answer, Chunk, Completion, Limits
 
 
@@ -55,7 +54,6 @@ class Inspection:
 
     async def preview(self, data: bytes) -> Preview:
         """What a document becomes. Raises: Refused, SetupError."""
-        check_upload(data, self._limits)
         document = await read_document(data, self._limits)
         engine = await self._device.ready()
         chunks = await self._device.run(engine.chunk, document.pages)

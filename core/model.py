@@ -58,10 +58,12 @@ def preparation_digest(base: LoadedModel) -> str:
     """sha256 over the preparation, the search head left out; "" without one. What was learned with one preparation
     means nothing to another."""
     folder = prepared_folder(base)
+    if folder is None:
+        return ""
     digest = hashlib.sha256()
-    for name in ("prepared.json", "prepared.safetensors") if folder else ():
+    for name in ("prepared.json", "prepared.safetensors"):
         digest.update((folder / name).read_bytes())
-    return digest.hexdigest() if folder else ""
+    return digest.hexdigest()
 
 
 def find_folder(name: str, cache: Path | None = None) -> Path | None:

@@ -445,13 +445,14 @@ def _usable(
 ) -> tuple[list[Hit], list[Mapping[str, Tensor]], tuple[str, ...]]:
     """The hits whose weights could be loaded, these weights, and the names of the other documents: one bad document
     fails no question that another can answer. Raises: what the first one failed of, when all did."""
-    for problem in tried:
-        if isinstance(problem, BaseException) and not isinstance(problem, WeightsDamaged | WrongBaseModel):
+    problems = [problem for problem in tried if isinstance(problem, BaseException)]
+    for problem in problems:
+        if not isinstance(problem, WeightsDamaged | WrongBaseModel):
             raise problem
     good = [(hit, weights) for hit, weights in zip(hits, tried, strict=True) if not isinstance(weights, BaseException)]
     bad = [hit.document.name for hit, weights in zip(hits, tried, strict=True) if isinstance(weights, BaseException)]
     if not good:
-        raise type(tried[0])(f"{bad[0]}: {tried[0]}")
+        raise type(problems[0])(f"{bad[0]}: {problems[0]}")
     return [hit for hit, _ in good], [weights for _, weights in good], tuple(dict.fromkeys(bad))
 
 

@@ -154,7 +154,8 @@ async def _until_sigterm(work: Awaitable[None], screen: Screen) -> None:
 
     def terminate() -> None:
         screen.terminated = True
-        task.cancel()
+        if task:
+            task.cancel()
 
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, terminate)
     await work
