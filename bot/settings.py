@@ -19,7 +19,7 @@ from core.types import Limits
 
 if TYPE_CHECKING:
     from core.engine import EngineConfig
-    from core.learning.remote import RemoteWriter
+    from core.learning.adapters.remote import RemoteWriter
 
 PREFIX = "ENGRAM_"
 FILE = Path(".env")
@@ -139,7 +139,7 @@ class Settings(BaseSettings):
         )
 
     def _question_writer(self) -> RemoteWriter | None:
-        from core.learning.remote import RemoteWriter
+        from core.learning.adapters.remote import RemoteWriter
 
         key = self.question_writer_key.get_secret_value() if self.question_writer_key else ""
         return (

@@ -16,7 +16,7 @@ HOMES = {
     "openpyxl": {"core/document/office.py"},
     "charset_normalizer": {"core/document/flow.py"},
     "transformers": {"core/model.py", "core/convert.py"},
-    "peft": {"core/learning/lora.py"},
+    "peft": {"core/learning/adapters/lora.py"},
     "aiosqlite": {"storage/index.py"},
     "discord": {"bot/platforms/discord.py"},
     "slack_bolt": {"bot/platforms/slack.py", "bot/platforms/slack_oauth.py"},
@@ -47,6 +47,15 @@ def tree(file: str) -> ast.Module:
     return ast.parse((ROOT / file).read_text())
 
 
+def modules(node: ast.AST) -> Iterator[str]:
+    """Full names of the modules that are imported anywhere in it."""
+    for child in ast.walk(node):
+        if isinstance(child, ast.ImportFrom):
+            yield child.module or ""
+        elif isinstance(child, ast.Import):
+            yield from (alias.name for alias in child.names)
+
+
 def imports(node: ast.AST, *, now: bool = False) -> Iterator[str]:
     """The top names of imported modules; `now`: without what waits in functions or is for the type checker only."""
     if isinstance(node, ast.Import):
@@ -71,6 +80,14 @@ def test_imports_go_from_bot_to_storage_to_core(folder: str) -> None:
 @pytest.mark.parametrize("sdk", HOMES)
 def test_every_sdk_has_one_home(sdk: str) -> None:
     assert {file for file in FILES if sdk in imports(tree(file))} <= HOMES[sdk]
+
+
+def test_what_ships_imports_no_other_form_of_learning() -> None:
+    """Whoever measures forms, and the table of learners by name, may know them."""
+    forms, measures = "core/learning/forms/", "core/evaluation/"
+    for file in FILES:
+        if not file.startswith((forms, measures)):
+            assert "core.learning.forms" not in " ".join(modules(tree(file))), file
 
 
 def test_torch_waits_until_it_is_needed() -> None:

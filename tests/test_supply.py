@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 FILES = {path.name for path in (ROOT / "tests").rglob("test_*.py")}
 SOURCES = [path for folder in ("bot", "core", "storage") for path in sorted((ROOT / folder).rglob("*.py"))]
 NETWORK = {"aiohttp", "discord", "slack_sdk", "slack_bolt", "httpx", "requests", "urllib", "socket", "http", "ftplib"}
-TALKERS = {"bot/platforms/discord.py", "bot/metrics.py", "core/learning/remote.py"} | {
+TALKERS = {"bot/platforms/discord.py", "bot/metrics.py", "core/learning/adapters/remote.py"} | {
     f"bot/platforms/{name}.py" for name in ("slack", "slack_http", "slack_oauth")
 }
 CODE_FROM_DATA = {"pickle", "dill", "cloudpickle", "marshal", "shelve"}

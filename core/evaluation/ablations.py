@@ -29,8 +29,8 @@ from core.evaluation.journal import Journal, Reply
 from core.evaluation.report import f1_scores, mean, report
 from core.evaluation.squad import Article, read_squad
 from core.evaluation.statistics import bootstrap
+from core.learning.adapters.study import Exercise
 from core.learning.guard import Guard
-from core.learning.study import Exercise
 from core.model import LoadedModel, load_model
 from core.prepare.outer import OuterConfig
 from core.prompts import NOT_IN_TEXT

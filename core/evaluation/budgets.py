@@ -21,7 +21,7 @@ from core.evaluation.journal import Journal
 from core.evaluation.metrics import f1
 from core.evaluation.squad import Article, read_squad
 from core.evaluation.statistics import bootstrap
-from core.learning.budget import (
+from core.learning.forms.budget import (
     ACTIONS,
     COST,
     Action,

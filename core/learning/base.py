@@ -19,7 +19,7 @@ from core.types import Chunk, Step
 
 @dataclass(frozen=True)
 class Objectives:
-    """What adapters are trained on: the weight of each loss, a token; 0 leaves it out (`core.learning.objectives`)."""
+    """What adapters are trained on (`core.learning.adapters.objectives`): the weight of each loss; 0 leaves it out."""
 
     text: float = 1.0
     masked: float = 0.0
@@ -42,7 +42,7 @@ class LearnConfig:
 
     effort: str = "standard"  # quick | standard | deep
     batch_tokens: int = 8192  # tokens of one forward and backward pass; halved when memory runs out
-    budget: str = ""  # how much to compute on each chunk: see core.learning.budget; empty: as prepared
+    budget: str = ""  # how much to compute on each chunk: see core.learning.forms.budget; empty: as prepared
     recompute: bool = False  # gradient checkpointing: less memory, a third more time
     memory_mb: int | None = None  # learning stays below it, where it can
     objectives: Objectives = Objectives()

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from core.evaluation.metrics import f1
-from core.learning.study import Exercise
+from core.learning.adapters.study import Exercise
 from core.ports import Ask, Learned
 from core.types import Completion
 

@@ -8,12 +8,12 @@ import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
+from core.learning.adapters.adapter import AdapterLearner
+from core.learning.adapters.objectives import Lessons, Sample
+from core.learning.adapters.study import Exercise, StudyConfig, Tutor, Writer, for_chat, told
 from core.learning.base import LearnConfig, Learner
 from core.learning.check import Answerer, SelfCheck
 from core.learning.guard import Guard
-from core.learning.inner import AdapterLearner
-from core.learning.objectives import Lessons, Sample
-from core.learning.study import Exercise, StudyConfig, Tutor, Writer, for_chat, told
 from core.model import LoadedModel, prepared_folder
 from core.ports import Learned
 from core.prompts import PromptFormat

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.generate import Next, Passes
-from core.learning.fast_weights import attached
+from core.learning.hooks import attached
 
 T = TypeVar("T")
 

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from core.errors import LearningFailed
 from core.generate import start
+from core.learning.adapters.objectives import HELD_OUT
+from core.learning.adapters.study import spread
 from core.learning.base import Learner
-from core.learning.objectives import HELD_OUT
-from core.learning.study import spread
 from core.model import LoadedModel
 from core.ports import Learned
 from core.prompts import UNRELATED, PromptFormat

@@ -18,8 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from core.learning.fast_weights import IGNORE, Prepared, direction
+from core.learning.muon import muon
 from core.learning.packing import rounded
+from core.learning.preparation import Prepared
+from core.learning.segments import IGNORE
 
 READ_AT_ONCE = 8  # rows without a delta
 
@@ -117,7 +119,7 @@ def block_pull(
 
 
 def weighted_loss(
-    x: Tensor, norm: Tensor, head: Tensor, weigh: Weigh | None, targets: Tensor, share: Tensor, eps: float
+    x: Tensor, norm: Tensor, head: Tensor, weigh: Weigh, targets: Tensor, share: Tensor, eps: float
 ) -> tuple[Tensor, Tensor]:
     """x [R, T, d] above the last block, targets [R, T], share [R, 1] (one over the tokens of the row's document)
     -> the inner loss, summed over documents; and the plain mean, nats a token."""
@@ -125,22 +127,20 @@ def weighted_loss(
     each = F.cross_entropy(
         F.linear(hidden, head).float().flatten(0, 1), targets.flatten(), ignore_index=IGNORE, reduction="none"
     ).view_as(targets)
-    weight: Tensor | float = 1.0
-    if weigh is not None:
-        inside = F.gelu(F.linear(hidden.float(), weigh.w1, weigh.b1))
-        weight = F.softplus(F.linear(inside, weigh.w2, weigh.b2).squeeze(-1)) / math.log(2)
+    inside = F.gelu(F.linear(hidden.float(), weigh.w1, weigh.b1))
+    weight = F.softplus(F.linear(inside, weigh.w2, weigh.b2).squeeze(-1)) / math.log(2)
     return (each * weight * share).sum(), each.sum() / (targets != IGNORE).sum()
 
 
 def loss_pull(
-    x: Tensor, norm: Tensor, head: Tensor, weigh: Weigh | None, targets: Tensor, share: Tensor, eps: float
+    x: Tensor, norm: Tensor, head: Tensor, weigh: Weigh, targets: Tensor, share: Tensor, eps: float
 ) -> tuple[Tensor, Tensor]:
     """Gradient of the inner loss at x [R, T, d], and the plain mean loss."""
     return torch.func.grad(weighted_loss, has_aux=True)(x, norm, head, weigh, targets, share, eps)
 
 
-def stepped(delta: Tensor, gradient: Tensor, rate: Tensor, rule: str) -> Tensor:
-    return delta - rate * direction(gradient.float(), rule)
+def stepped(delta: Tensor, gradient: Tensor, rate: Tensor) -> Tensor:
+    return delta - rate * muon(gradient.float())
 
 
 class OuterStep:
@@ -165,10 +165,7 @@ class OuterStep:
         """Whether it computes this model's step; the plain step does all others."""
         c = model.config
         plain = c.model_type == "llama" and (c.hidden_act, c.attention_bias, c.mlp_bias) == ("silu", False, False)
-        if not plain or c.rope_parameters["rope_type"] != "default" or not isinstance(prepared, Prepared):
-            return False
-        p = prepared.config
-        return not (p.momentum or p.rank or p.order != "whole" or p.shared_rate)
+        return plain and c.rope_parameters["rope_type"] == "default" and type(prepared) is Prepared
 
     def run(self, x: Tensor, blocks: Sequence[Block], deltas: Sequence[Tensor | None], exact: bool) -> list[Tensor]:
         """What goes into each block, and what comes out of the last."""
@@ -187,16 +184,11 @@ class OuterStep:
         share = 1.0 / (targets != IGNORE).flatten(1).sum(1).clamp_min(1)
         share = share.repeat_interleave(inputs.shape[1])[:, None]
         goal = targets.flatten(0, 1)
-        weigh = None
-        if self.prepared.weigh is not None:
-            first, _, second = self.prepared.weigh
-            weigh = Weigh(first.weight, first.bias, second.weight, second.bias)
+        first, _, second = self.prepared.weigh
+        weigh = Weigh(first.weight, first.bias, second.weight, second.bias)
         x = self.run(model.embed_tokens(inputs.flatten(0, 1)), blocks[:cut], [None] * cut, False)[-1]
         cos, sin = (a[: x.shape[1]].to(x.dtype) for a in (self.cos, self.sin))
-        if self.prepared.start:
-            deltas = [start.expand(documents, -1, -1) for start in self.prepared.start]
-        else:
-            deltas = [torch.zeros(documents, *b.down.shape, device=x.device) for b in blocks[cut:end]]
+        deltas = [torch.zeros(documents, *b.down.shape, device=x.device) for b in blocks[cut:end]]
         losses = []
         for step in range(config.steps):
             rounded_deltas: list[Tensor | None] = [*(delta.to(x.dtype) for delta in deltas), *[None] * config.skip]
@@ -210,7 +202,7 @@ class OuterStep:
                 delta = rounded_deltas[i]
                 above, *gradient = self.block_pull(xs[i], blocks[cut + i], cos, sin, delta, above, self.eps)
                 if gradient:
-                    deltas[i] = self.stepped(deltas[i], gradient[0], rates[i], config.rule)
+                    deltas[i] = self.stepped(deltas[i], gradient[0], rates[i])
         return losses, deltas
 
     def answer(self, questions: Tensor, labels: Tensor, deltas: Sequence[Tensor]) -> Tensor:
@@ -256,8 +248,7 @@ class OuterStep:
         self.blocks = blocks_of(self.model, self.prepared)
         if len(batch.inputs):
             inner, deltas = self.learn(batch.inputs, batch.targets)
-            starts = self.prepared.start or [0.0] * len(deltas)
-            stored = [start + self.rounded(d - start) for d, start in zip(deltas, starts, strict=True)]
+            stored = [self.rounded(delta) for delta in deltas]
             answer = self.answer(batch.questions, batch.labels, stored)
             terms = {"answer": answer, "before": inner[0], "after": inner[-1]}
             if count := len(batch.beside):

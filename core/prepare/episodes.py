@@ -20,7 +20,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from core.learning.fast_weights import IGNORE, segments
+from core.learning.segments import IGNORE, segments, stack_segments
 from core.prepare.invented import invented_document
 from core.prepare.material import FollowUp, Material, Passage
 from core.prepare.questions import QA, sentences
@@ -240,11 +240,9 @@ def make_batch(
     """Tensors of a batch; documents and questions are cut or padded to the shape. `beside`: share of the documents
     whose text is read beside their delta, too."""
     most = shape.segments
-    inputs, targets, rows, labels = [], [], [], []
+    documents, rows, labels = [], [], []
     for e in episodes:
-        some, goals = encode_document(e, encode, fmt, segment, most * segment)
-        inputs.append(some[:most] + [[fmt.pad_id] * segment] * (most - len(some)))
-        targets.append(goals[:most] + [[IGNORE] * segment] * (most - len(goals)))
+        documents.append(encode_document(e, encode, fmt, segment, most * segment))
         fits = len(e.questions) >= shape.questions
         asked = rng.sample(e.questions, shape.questions) if fits else rng.choices(e.questions, k=shape.questions)
         if rng.random() < strangers and (unanswered := stranger(e, episodes, rng)):
@@ -260,8 +258,7 @@ def make_batch(
     width = most * segment + 2 * shape.width
     both = [text_beside(e, encode, fmt, rng, width) for e in episodes[: round(beside * len(episodes))]]
     return Batch(
-        torch.tensor(inputs),
-        torch.tensor(targets),
+        *stack_segments(documents, segment, fmt.pad_id, most),
         torch.tensor(rows),
         torch.tensor(labels),
         torch.tensor(both, dtype=torch.long).view(len(both), 2, width),

@@ -5,7 +5,7 @@ token weights so that after a few inner steps on a raw document, questions about
                + answer loss with the delta attached *and* the text in the prompt
                + upkeep: next-token loss on the document before learning, reading with the text in the prompt alone
 
-The gradient passes through `fast_weights.inner_steps`, the product's own inner loop (second order). MAML (Finn et al.
+The gradient passes through `core.learning.inner_loop`, the product's own inner loop (second order). MAML (Finn et al.
 2017) in the form of PERK (arXiv 2507.06415) with full-rank deltas instead of LoRA. Before it, the reader is trained to
 read alone, which is quick.
 """
@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,8 +24,9 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from core.learning.fast_weights import IGNORE, Prepared, with_reader
-from core.learning.native import Native
+from core.learning.hooks import with_low_rank
+from core.learning.preparation import SlowWeights
+from core.learning.segments import IGNORE
 from core.prepare.compiled import OuterStep, weighed
 from core.prepare.episodes import Batch, EpisodeStream, Reading, Shape
 from core.prepare.material import Material
@@ -61,7 +61,7 @@ class OuterConfig:
     compiled: bool = True  # core.prepare.compiled, where it can
 
 
-def answer_loss(model: Any, batch: Batch, learned: dict[str, Tensor], prepared: Prepared | Native) -> Tensor:
+def answer_loss(model: Any, batch: Batch, learned: dict[str, Tensor], prepared: SlowWeights) -> Tensor:
     """Mean over questions of the mean cross-entropy of the answer's tokens, nats."""
     per_document = len(batch.questions) // len(batch.inputs)
     with prepared.reading(model, learned, [per_document] * len(batch.inputs)):
@@ -83,10 +83,10 @@ def reading_loss(model: Any, rows: Tensor) -> Tensor:
     return (losses * w[here]).sum() / w[here].sum().clamp_min(1e-6)
 
 
-def step_losses(model: Any, prepared: Prepared | Native, batch: Batch, config: OuterConfig) -> dict[str, Tensor]:
+def step_losses(model: Any, prepared: SlowWeights, batch: Batch, config: OuterConfig) -> dict[str, Tensor]:
     """All terms of one outer step, for any model; "total" carries the graph."""
     terms: dict[str, Tensor] = {}
-    with nullcontext() if isinstance(prepared, Native) else with_reader(model, prepared):
+    with with_low_rank(model, prepared.low_rank()):
         if len(batch.inputs):
             inner, learned = prepared.learn(model, batch.inputs, batch.targets, differentiable=True)
             terms = {"answer": answer_loss(model, batch, learned, prepared), "before": inner[0], "after": inner[-1]}
@@ -114,7 +114,7 @@ def average_gradients(parameters: Iterable[Tensor], world: int) -> None:
 class Trainer:
     """What is trained, and an optimiser's step on it. Memory that runs out cuts the batches into more parts."""
 
-    def __init__(self, model: Any, prepared: Prepared | Native, config: OuterConfig) -> None:
+    def __init__(self, model: Any, prepared: SlowWeights, config: OuterConfig) -> None:
         self.prepared, self.config = prepared, config
         named = list(prepared.named_parameters())
         reader = [p for name, p in named if name.startswith("reader.")]
@@ -211,7 +211,7 @@ class StageOfTraining:
 def run_outer(
     model: Any,
     tokenizer: Any,
-    prepared: Prepared | Native,
+    prepared: SlowWeights,
     material: Material,
     config: OuterConfig,
     *,
@@ -227,7 +227,7 @@ def run_outer(
         StageOfTraining("reading", config.reading_seconds, config.reader_lr, 0.3),
         StageOfTraining("learning", config.seconds, config.learning_lr, config.decay),
     ]
-    if isinstance(prepared, Native) or not prepared.config.reader:
+    if not prepared.low_rank():
         stages = stages[1:]
     resume = resume or {}
     stages = [s for s in stages if not (resume.get("stage") == "learning" and s.name == "reading")]
@@ -245,7 +245,7 @@ def run_outer(
 def _run_stage(
     model: Any,
     tokenizer: Any,
-    prepared: Prepared | Native,
+    prepared: SlowWeights,
     material: Material,
     config: OuterConfig,
     stage: StageOfTraining,
@@ -290,7 +290,8 @@ def _run_stage(
         trainer.compile(drawn() for _ in shapes or [None])
         if world_size() > 1:
             dist.barrier()  # the clock waits for the slowest
-    trainer.lr[0] = stage.lr if not isinstance(prepared, Native) else trainer.lr[0]
+    if prepared.low_rank():
+        trainer.lr[0] = stage.lr  # the reader's
     clock, done = Clock(stage.seconds, before, device), before / max(stage.seconds, 1e-9)
     sums: dict[str, float] = {}
     counts: dict[str, int] = {}

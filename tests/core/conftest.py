@@ -12,7 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from core.engine import Engine, EngineConfig
 from core.learning.base import LearnConfig
-from core.learning.fast_learner import FastWeightsLearner
+from core.learning.forms.fast_weights import FormLearner
 from core.model import LoadedModel
 from core.prompts import ReaderFormat
 from core.types import Chunk
@@ -105,9 +105,10 @@ def fmt(tokenizer) -> ReaderFormat:
 
 
 @pytest.fixture
-def learner(tiny, fmt, monkeypatch, tmp_path) -> FastWeightsLearner:
+def learner(tiny, fmt, monkeypatch, tmp_path) -> FormLearner:
+    """As for a model that was never prepared."""
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
-    return FastWeightsLearner(tiny, fmt, LearnConfig(batch_tokens=1024))
+    return FormLearner(tiny, fmt, LearnConfig(batch_tokens=1024))
 
 
 @pytest.fixture

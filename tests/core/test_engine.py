@@ -8,7 +8,7 @@ import pytest
 
 from core.engine import Engine, EngineConfig, whole_abstention
 from core.errors import SetupError
-from core.learning.fast_weights import FastWeightsConfig, Prepared, save_prepared
+from core.learning.preparation import FastWeightsConfig, Prepared, save_prepared
 from core.ports import Ask, Learned
 from core.prompts import NOT_IN_TEXT
 from core.types import Completion, Page

@@ -10,7 +10,7 @@ from functools import partial
 import pytest
 import torch
 
-from core.learning.fast_weights import FastWeightsConfig, Prepared, load_prepared, save_prepared
+from core.learning.preparation import FastWeightsConfig, Prepared, load_prepared, save_prepared
 from core.prepare.compiled import OuterStep
 from core.prepare.episodes import Batch, Episode, Reading, Shape, make_batch, reading_rows
 from core.prepare.material import Material, Passage
@@ -39,7 +39,7 @@ CONFIG = OuterConfig(
     reader_lr=1e-2,
     learning_lr=1e-2,
 )
-INNER = FastWeightsConfig(layers=1, skip=1, steps=2, segment=48, rule="muon", reader=4)
+INNER = FastWeightsConfig(layers=1, skip=1, steps=2, segment=48, reader=4)
 
 
 @pytest.fixture
@@ -109,12 +109,12 @@ def test_a_batch_in_parts_has_the_gradient_of_the_whole(tiny, fmt, prepared) -> 
     assert (three[1] - whole[1]).norm() < 0.02 * whole[1].norm()
 
 
-@pytest.mark.parametrize("form", [{}, {"start": True}, {"layers": 7}], ids=str)  # the model has fewer than 7 layers
+@pytest.mark.parametrize("form", [{}, {"layers": 7}], ids=str)  # the model has fewer than 7 layers
 def test_the_compiled_step_gives_the_losses_and_gradients_of_the_plain_one(tiny, fmt, form) -> None:
     torch.manual_seed(0)
     prepared = Prepared(replace(INNER, **form), tiny.model.config.hidden_size, tiny.model)
     for name, p in prepared.named_parameters():
-        if name.endswith("/b") or name.startswith(("weigh.2.weight", "start")):
+        if name.endswith("/b") or name.startswith("weigh.2.weight"):
             torch.nn.init.normal_(p, std=0.05)
     batch = batch_of(tiny.tokenizer, fmt)
 

@@ -81,7 +81,7 @@ class Exercise:
 
 
 class Writer(Protocol):
-    """A larger model that writes the questions, outside of this process (`core.learning.remote`)."""
+    """A larger model that writes the questions, outside of this process (`core.learning.adapters.remote`)."""
 
     def write(self, passage: str, count: int) -> list[tuple[str, str]]:
         """Questions and answers. Raises: LearningFailed when it can't be reached."""

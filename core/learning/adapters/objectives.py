@@ -24,9 +24,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.generate import Prefix, generate, held_back, read, start
+from core.learning.adapters.study import Exercise
 from core.learning.base import Objectives
-from core.learning.fast_weights import IGNORE, segments
-from core.learning.study import Exercise
+from core.learning.segments import IGNORE, segments
 from core.model import LoadedModel
 from core.prompts import UNRELATED, PromptFormat
 from core.types import Chunk

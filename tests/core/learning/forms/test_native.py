@@ -9,8 +9,8 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from core.learning.fast_weights import IGNORE
-from core.learning.native import Native, NativeConfig
+from core.learning.forms.native import Native, NativeConfig
+from core.learning.segments import IGNORE
 from core.prepare.episodes import Batch, Episode, Shape, make_batch
 from core.prepare.outer import run_outer, step_losses
 from tests.core.conftest import WIDTH

@@ -10,12 +10,12 @@ import torch
 
 from core.engine import Engine, EngineConfig
 from core.errors import LearningFailed
+from core.learning.adapters.lora import A, B, LoraLearner
+from core.learning.adapters.study import Exercise, Tutor
 from core.learning.base import LearnConfig
 from core.learning.check import SelfCheck
 from core.learning.course import Course, CourseConfig
 from core.learning.guard import FACTORS, Guard, GuardConfig, silent, worse
-from core.learning.lora import A, B, LoraLearner
-from core.learning.study import Exercise, Tutor
 from core.ports import Ask, Learned
 from core.types import Completion, Metrics, Stage, Step
 from tests.core.conftest import STORY, chunks_of

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from core.learning.fast_weights import orthogonalise
+from core.learning.muon import orthogonalise
 
 
 class SwiGLU(NamedTuple):

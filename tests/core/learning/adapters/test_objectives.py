@@ -7,10 +7,8 @@ import torch
 
 from core.errors import SetupError
 from core.generate import read
-from core.learning.base import Objectives
-from core.learning.fast_weights import IGNORE
-from core.learning.inner import recomputed
-from core.learning.objectives import (
+from core.learning.adapters.adapter import recomputed
+from core.learning.adapters.objectives import (
     TOP,
     Lessons,
     Sample,
@@ -23,7 +21,9 @@ from core.learning.objectives import (
     sum_loss,
     teach,
 )
-from core.learning.study import Exercise
+from core.learning.adapters.study import Exercise
+from core.learning.base import Objectives
+from core.learning.segments import IGNORE
 from core.prompts import ChatFormat, ReaderFormat
 from tests.core.conftest import STORY
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from core.errors import LearningFailed
-from core.learning.remote import RemoteWriter
-from core.learning.study import (
+from core.learning.adapters.remote import RemoteWriter
+from core.learning.adapters.study import (
     Exercise,
     StudyConfig,
     Tutor,

@@ -28,9 +28,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from core.learning import lact, ttt
-from core.learning.fast_weights import IGNORE, token_losses
-from core.learning.inner import added
+from core.learning.forms import lact, ttt
+from core.learning.hooks import LowRank, with_branches
+from core.learning.segments import IGNORE
+from core.learning.text_gradient import token_losses
 
 DEPTHS = {"ttt-linear": 1, "ttt-mlp": 2}
 BASES = {"lact": 1e-3, "ttt-linear": 1.0, "ttt-mlp": 0.1}  # the rates' scale, from the papers' code
@@ -50,7 +51,7 @@ class NativeConfig:
 
 
 class Native(nn.Module):
-    """The slow weights; float32. Takes the place of `core.learning.fast_weights.Prepared` in the outer loop."""
+    """The slow weights; float32. Takes the place of `core.learning.preparation.Prepared` in the outer loop."""
 
     def __init__(self, config: NativeConfig, model: Any) -> None:
         """Raises: ValueError, when TTT's mini-batches do not fill a segment."""
@@ -82,6 +83,13 @@ class Native(nn.Module):
     def rates(self) -> Tensor:
         """How far the gates are open, mean over heads. [U, 1]"""
         return self.gate.tanh().mean(1, keepdim=True)
+
+    def low_rank(self) -> LowRank:
+        """It has no reader."""
+        return {}
+
+    def merged(self, model: Any) -> Any:
+        return model
 
     def learn(
         self, model: Any, inputs: Tensor, targets: Tensor, *, differentiable: bool = False, two_bits: bool = True
@@ -128,11 +136,11 @@ class Native(nn.Module):
         """Within the context, the batch rows of each document read its memory; further rows, and all rows without
         memories, read none."""
         if not memories:
-            return added(model, [])
+            return with_branches(model, [])
         tensors = [memories[str(i)] for i in range(len(memories))]
         if len(set(rows)) == 1:
-            return added(model, [(self._branches(tensors), sum(rows))])
-        return added(model, [(self._branches([t[i : i + 1] for t in tensors]), n) for i, n in enumerate(rows)])
+            return with_branches(model, [(self._branches(tensors), sum(rows))])
+        return with_branches(model, [(self._branches([t[i : i + 1] for t in tensors]), n) for i, n in enumerate(rows)])
 
     def _branches(self, tensors: Sequence[Tensor]) -> dict[str, partial[Tensor]]:
         return {name: partial(self._read, u, [t[:, u] for t in tensors]) for u, name in enumerate(self.names)}
