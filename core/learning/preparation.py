@@ -34,6 +34,7 @@ FORM = {  # what `prepared.json` says of the shipped form; other values belong t
 class FastWeightsConfig:
     layers: int = 7  # U: how many upper blocks carry fast weights
     skip: int = 0  # so many blocks above them carry none
+    stride: int = 1  # from one block with fast weights to the next: 2 leaves out every other block
     steps: int = 2  # inner steps over the whole text
     segment: int = 128  # T: tokens a segment, its heading included
     section: int = 512  # tokens of a document that share fast weights: what the outer loop practised
@@ -42,8 +43,9 @@ class FastWeightsConfig:
 
     def blocks_of(self, model: Any) -> range:
         """The blocks that carry fast weights; a small model may have fewer than `layers`."""
-        end = len(model.model.layers) - self.skip
-        return range(max(0, end - self.layers), end)
+        uppermost = len(model.model.layers) - self.skip - 1
+        lowest = uppermost - (self.layers - 1) * self.stride
+        return range(lowest if lowest >= 0 else uppermost % self.stride, uppermost + 1, self.stride)
 
 
 class Prepared(nn.Module):

@@ -159,6 +159,7 @@ class OuterStep:
         angles = torch.outer(torch.arange(2048, device=model.device).float(), inverse).repeat(1, 2)
         self.cos, self.sin = angles.cos(), angles.sin()
         self.blocks: list[Block] = []  # of the step that is being computed
+        self.fast_blocks = prepared.config.blocks_of(model)  # those with a delta
 
     @staticmethod
     def can(model: Any, prepared: Any) -> bool:
@@ -178,8 +179,7 @@ class OuterStep:
     def learn(self, inputs: Tensor, targets: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """inputs, targets [D, S, T] -> loss before each step, nats a token; a delta [D, d, f] for each upper block."""
         model, config, blocks = self.model.model, self.prepared.config, self.blocks
-        end = len(blocks) - config.skip
-        cut = max(0, end - config.layers)  # a small model has fewer layers than a delta may lie on
+        cut = self.fast_blocks.start
         documents = len(inputs)
         share = 1.0 / (targets != IGNORE).flatten(1).sum(1).clamp_min(1)
         share = share.repeat_interleave(inputs.shape[1])[:, None]
@@ -188,21 +188,21 @@ class OuterStep:
         weigh = Weigh(first.weight, first.bias, second.weight, second.bias)
         x = self.run(model.embed_tokens(inputs.flatten(0, 1)), blocks[:cut], [None] * cut, False)[-1]
         cos, sin = (a[: x.shape[1]].to(x.dtype) for a in (self.cos, self.sin))
-        deltas = [torch.zeros(documents, *b.down.shape, device=x.device) for b in blocks[cut:end]]
+        deltas = [torch.zeros(documents, *b.down.shape, device=x.device) for b in (blocks[i] for i in self.fast_blocks)]
         losses = []
         for step in range(config.steps):
-            rounded_deltas: list[Tensor | None] = [*(delta.to(x.dtype) for delta in deltas), *[None] * config.skip]
-            xs = self.run(x, blocks[cut:], rounded_deltas, True)
+            at_block = self._at_block(deltas, x.dtype)
+            xs = self.run(x, blocks[cut:], at_block[cut:], True)
             above, loss = self.loss_pull(
                 xs[-1], model.norm.weight, self.model.lm_head.weight, weigh, goal, share, self.eps
             )
             losses.append(loss)
             rates = self.prepared.log_rates[step].exp()
-            for i in reversed(range(len(rounded_deltas))):
-                delta = rounded_deltas[i]
-                above, *gradient = self.block_pull(xs[i], blocks[cut + i], cos, sin, delta, above, self.eps)
+            for i in reversed(range(cut, len(blocks))):
+                above, *gradient = self.block_pull(xs[i - cut], blocks[i], cos, sin, at_block[i], above, self.eps)
                 if gradient:
-                    deltas[i] = self.stepped(deltas[i], gradient[0], rates[i])
+                    u = self.fast_blocks.index(i)
+                    deltas[u] = self.stepped(deltas[u], gradient[0], rates[u])
         return losses, deltas
 
     def answer(self, questions: Tensor, labels: Tensor, deltas: Sequence[Tensor]) -> Tensor:
@@ -229,10 +229,14 @@ class OuterStep:
     def _read(self, ids: Tensor, deltas: Sequence[Tensor]) -> Tensor:
         """ids [R, T], no deltas or one for each upper block -> [R, T, d] above the last block."""
         x = self.model.model.embed_tokens(ids)
-        upper = [d.to(x.dtype) for d in deltas]
-        skip = self.prepared.config.skip
-        lower = len(self.blocks) - skip - len(upper)
-        return self.run(x, self.blocks, [*[None] * lower, *upper, *[None] * skip], False)[-1]
+        return self.run(x, self.blocks, self._at_block(deltas, x.dtype), False)[-1]
+
+    def _at_block(self, deltas: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor | None]:
+        """Of each block its delta, if it has one."""
+        at_block: list[Tensor | None] = [None] * len(self.blocks)
+        for i, delta in zip(self.fast_blocks, deltas, strict=bool(deltas)):
+            at_block[i] = delta.to(dtype)
+        return at_block
 
     def _entropy(self, x: Tensor, goal: Tensor, weight: Tensor) -> Tensor:
         """Summed weighted cross-entropy of N picked positions; padded to a few sizes, so that few are compiled."""

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from core.learning.hooks import attached, down_projections
 from core.learning.muon import muon, orthogonalise
+from core.learning.preparation import FastWeightsConfig
 from core.learning.segments import IGNORE, segments
 from core.learning.text_gradient import second_order, states_below, text_gradient
 from tests.core.learning.toy import FORMS, UPPER, loss_with, prepared, run
@@ -25,6 +26,16 @@ def test_the_uppermost_layers_can_go_without_a_delta(model, texts) -> None:
     below = len(model.model.layers) - 2
     assert list(deltas) == [f"model.layers.{below}.mlp.down_proj"]
     assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize(
+    ("config", "blocks"),
+    [({}, [0, 1, 2]), ({"layers": 1, "skip": 1}, [1]), ({"layers": 2, "stride": 2}, [0, 2]),
+     ({"layers": 5, "skip": 1, "stride": 2}, [1]), ({"layers": 5, "stride": 2}, [0, 2])],
+    ids=str,
+)  # fmt: skip
+def test_blocks_are_counted_from_above_and_a_small_model_has_fewer(model, config: dict, blocks: list[int]) -> None:
+    assert list(FastWeightsConfig(**config).blocks_of(model)) == blocks
 
 
 def test_the_gradient_is_that_of_finite_differences(model, texts) -> None:
