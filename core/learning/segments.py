@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -13,22 +13,27 @@ IGNORE = -100  # a target that is not learned; what torch's cross-entropy leaves
 Segments = tuple[list[list[int]], list[list[int]]]  # inputs and targets, S lists of T token ids
 
 
-def segments(ids: Sequence[int], heading: Sequence[int], length: int, pad: int) -> Segments:
+def split_text(ids: Sequence[int], heading: Sequence[int], length: int) -> Iterator[tuple[list[int], list[int]]]:
     """Cut a text into segments of at most `length` tokens, each after the heading; even lengths, nothing lost.
 
-    Returns: inputs and targets, S lists of `length` tokens; a target is IGNORE on the heading and on padding.
+    Yields: the tokens of a segment, and the target of each: the token after it, IGNORE within the heading and at the
+    end.
     """
     heading = list(heading)[: length // 2]
-    room = length - len(heading)
-    count = max(1, math.ceil(len(ids) / room))
+    count = max(1, math.ceil(len(ids) / (length - len(heading))))
     each = max(1, math.ceil(len(ids) / count))
-    inputs, targets = [], []
     for start in range(0, len(ids), each):
         part = list(ids[start : start + each])
-        row = heading + part
-        inputs.append(row + [pad] * (length - len(row)))
-        goal = [IGNORE] * len(heading) + part
-        targets.append((goal[1:] + [IGNORE] * length)[:length])  # position i predicts token i + 1
+        targets = [IGNORE] * len(heading) + part
+        yield heading + part, [*targets[1:], IGNORE]
+
+
+def segments(ids: Sequence[int], heading: Sequence[int], length: int, pad: int) -> Segments:
+    """The same, inputs padded with `pad` and targets with IGNORE to `length`."""
+    inputs, targets = [], []
+    for tokens, goals in split_text(ids, heading, length):
+        inputs.append(tokens + [pad] * (length - len(tokens)))
+        targets.append(goals + [IGNORE] * (length - len(goals)))
     return inputs, targets
 
 

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from core.generate import Prefix, generate, held_back, read, start
 from core.learning.adapters.study import Exercise
 from core.learning.base import Objectives
-from core.learning.segments import IGNORE, segments
+from core.learning.segments import IGNORE, split_text
 from core.model import LoadedModel
 from core.prompts import UNRELATED, PromptFormat
 from core.types import Chunk
@@ -167,9 +167,7 @@ def text_samples(chunks: Sequence[Chunk], heading: Sequence[int], length: int) -
 
 
 def cut(ids: Sequence[int], heading: Sequence[int], length: int) -> list[Sample]:
-    pairs = zip(*segments(ids, heading, length, pad=0), strict=True)
-    ends = [(row, goal, max(i for i, t in enumerate(goal) if t != IGNORE) + 1) for row, goal in pairs]
-    return [Sample(row[:end], goal[:end]) for row, goal, end in ends]
+    return [Sample(tokens[:-1], targets[:-1]) for tokens, targets in split_text(ids, heading, length)]
 
 
 def masked(samples: Sequence[Sample], blank: int, weight: float) -> list[Sample]:

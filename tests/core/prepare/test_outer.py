@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import copy
+import json
 import random
 from dataclasses import replace
 from functools import partial
 
 import pytest
 import torch
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerFast
 
 from core.learning.preparation import FastWeightsConfig, Prepared, load_prepared, save_prepared
+from core.model import LoadedModel
 from core.prepare.compiled import OuterStep
 from core.prepare.episodes import Batch, Episode, Reading, Shape, make_batch, reading_rows
 from core.prepare.material import Material, Passage
@@ -137,3 +141,35 @@ def test_figures_are_percent_and_a_single_document_has_no_stranger(tiny, prepare
     episodes = [Episode(p.title, p.text, p.questions) for p in DOCUMENTS[:3]]
     f = learned_figures(tiny.model, tiny.tokenizer, prepared, episodes, batch=2, most_tokens=4)
     assert f["questions"] == 3 and all(0 <= f[f"{k}_{m}"] <= 100 for k in KINDS for m in ("em", "f1"))
+
+
+def permuted(tiny: LoadedModel) -> LoadedModel:
+    """The same model with another tokenizer: every token has another id."""
+    backend = json.loads(tiny.tokenizer.backend_tokenizer.to_str())
+    last = len(tiny.tokenizer) - 1
+    backend["model"]["vocab"] = {token: last - i for token, i in backend["model"]["vocab"].items()}
+    for token in backend["added_tokens"]:
+        token["id"] = last - token["id"]
+    special = {k: getattr(tiny.tokenizer, k) for k in ("bos_token", "eos_token", "pad_token", "unk_token")}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(backend)), **special)
+    tokenizer.chat_template = tiny.tokenizer.chat_template
+    model = copy.deepcopy(tiny.model)
+    model.model.embed_tokens.weight.data = model.model.embed_tokens.weight.flip(0).contiguous()
+    return replace(tiny, model=model, tokenizer=tokenizer)
+
+
+@pytest.mark.parametrize("compiled", [True, False], ids=["by blocks", "by hooks"])
+def test_a_step_with_another_tokenizer_is_the_same_step(tiny, compiled: bool) -> None:
+    """No token id is known to anything but the prompts' format, which asks the tokenizer."""
+    other = permuted(tiny)
+    text = "Who is master 1?"
+    assert other.tokenizer.encode(text) == [len(tiny.tokenizer) - 1 - i for i in tiny.tokenizer.encode(text)]
+    figures = []
+    for base in (tiny, other):
+        torch.manual_seed(0)
+        slow = Prepared(INNER, base.model.config.hidden_size, base.model).train()
+        config = replace(CONFIG, max_steps=2, every=2, compiled=compiled, strangers=1.0, beside=0.5, typed=0.5)
+        reports: list[dict] = []
+        run_outer(base.model, base.tokenizer, slow, MATERIAL, config, report=reports.append)
+        figures.append([{k: v for k, v in r.items() if k not in ("stage", "seconds", "rates")} for r in reports])
+    assert len(figures[0]) == 2 and figures[1] == [pytest.approx(f, rel=1e-3) for f in figures[0]]
