@@ -28,106 +28,20 @@ SENTENCE = re.compile(r"(?<=[a-z0-9)\"”][.!?]) +(?=[A-Z\"“])")
 PRONOUN = re.compile(r"^(?:He|She|It|They|His|Her|Its|Their)\b")
 AUX = "was|were|is|are|has|had|have|can|could|will|would|may|must"
 FUNCTION = set(
-    [
-        "the",
-        "a",
-        "an",
-        "of",
-        "in",
-        "on",
-        "at",
-        "by",
-        "for",
-        "to",
-        "and",
-        "or",
-        "but",
-        "with",
-        "from",
-        "as",
-        "it",
-        "he",
-        "she",
-        "they",
-        "his",
-        "her",
-        "its",
-        "their",
-        "this",
-        "that",
-        "these",
-        "those",
-    ]
+    "the a an of in on at by for to and or but with from as it he she they his her its their this that these those".split()
 )
 PLACE_PREPOSITIONS = ("in", "at", "near", "from", "to", "on")
 IRREGULAR = dict(
     pair.split(":")
-    for pair in [
-        "became:become",
-        "began:begin",
-        "broke:break",
-        "brought:bring",
-        "built:build",
-        "bought:buy",
-        "caught:catch",
-        "chose:choose",
-        "came:come",
-        "cost:cost",
-        "created:create",
-        "dealt:deal",
-        "drew:draw",
-        "drove:drive",
-        "ate:eat",
-        "fell:fall",
-        "felt:feel",
-        "fought:fight",
-        "found:find",
-        "flew:fly",
-        "gave:give",
-        "went:go",
-        "grew:grow",
-        "held:hold",
-        "hit:hit",
-        "kept:keep",
-        "knew:know",
-        "led:lead",
-        "left:leave",
-        "lent:lend",
-        "lost:lose",
-        "made:make",
-        "meant:mean",
-        "met:meet",
-        "paid:pay",
-        "put:put",
-        "ran:run",
-        "rose:rise",
-        "said:say",
-        "saw:see",
-        "sold:sell",
-        "sent:send",
-        "set:set",
-        "shot:shoot",
-        "showed:show",
-        "sang:sing",
-        "sat:sit",
-        "slept:sleep",
-        "spoke:speak",
-        "spent:spend",
-        "stood:stand",
-        "stole:steal",
-        "swam:swim",
-        "took:take",
-        "taught:teach",
-        "told:tell",
-        "thought:think",
-        "threw:throw",
-        "understood:understand",
-        "wore:wear",
-        "won:win",
-        "wrote:write",
-        "died:die",
-        "lay:lie",
-    ]
+    for pair in """
+    became:become began:begin broke:break brought:bring built:build bought:buy caught:catch chose:choose came:come
+    cost:cost created:create dealt:deal drew:draw drove:drive ate:eat fell:fall felt:feel fought:fight found:find
+    flew:fly gave:give went:go grew:grow held:hold hit:hit kept:keep knew:know led:lead left:leave lent:lend
+    lost:lose made:make meant:mean met:meet paid:pay put:put ran:run rose:rise said:say saw:see sold:sell sent:send
+    set:set shot:shoot showed:show sang:sing sat:sit slept:sleep spoke:speak spent:spend stood:stand stole:steal
+    swam:swim took:take taught:teach told:tell thought:think threw:throw understood:understand wore:wear won:win
+    wrote:write died:die lay:lie
+""".split()
 )
 
 
