@@ -57,7 +57,7 @@ class Settings(BaseSettings):
     batch_tokens: int | None = Field(None, gt=0)  # learned at once
     memory_mb: int | None = Field(None, gt=0)  # learning stays below it, where it can
     study: bool = False  # adapters: the model writes study material first
-    objectives: dict[str, float] = {}  # adapters: weights, as JSON: {"distil": 1.0}
+    objectives: dict[str, float] = {}  # adapters: weights, as JSON: {"keep": 1.0}
     check: bool = True  # after learning the model asks itself about the document
     guard: bool = True  # weights that do harm are rolled back
     votes: int = Field(1, ge=1, le=9)  # answers to a question, of which the most agreed on counts; each costs as much

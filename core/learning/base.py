@@ -24,8 +24,6 @@ class Objectives:
     text: float = 1.0
     masked: float = 0.0
     answers: float = 1.0
-    distil: float = 0.0
-    layers: float = 0.0
     keep: float = 0.5  # without it, study material moves unrelated answers by twenty nats
 
     @classmethod

@@ -113,8 +113,8 @@ def block_pull(
     x: Tensor, w: Block, cos: Tensor, sin: Tensor, delta: Tensor | None, above: Tensor, eps: float
 ) -> tuple[Tensor, ...]:
     """Gradient of a block at x and, where there is one, at delta, for the gradient `above` [R, T, d] at its output."""
-    at = (x,) if delta is None else (x, delta)
-    _, pull = torch.func.vjp(lambda x, delta=None: block(x, w, cos, sin, delta, True, eps), *at)
+    inputs = (x,) if delta is None else (x, delta)
+    _, pull = torch.func.vjp(lambda x, delta=None: block(x, w, cos, sin, delta, True, eps), *inputs)
     return pull(above)
 
 
@@ -217,10 +217,10 @@ class OuterStep:
         """As `core.prepare.outer.reading_loss`. rows [R, 2, L + 1]: tokens, weights; a delta [R, d, f] for each."""
         total = rows[:, 1, 1:].sum().clamp_min(1e-6)
         if deltas:
-            return self._read_some(rows, total, deltas)
-        return torch.stack([self._read_some(some, total, ()) for some in rows.split(READ_AT_ONCE)]).sum()
+            return self._read_batch(rows, total, deltas)
+        return torch.stack([self._read_batch(batch, total, ()) for batch in rows.split(READ_AT_ONCE)]).sum()
 
-    def _read_some(self, rows: Tensor, total: Tensor, deltas: Sequence[Tensor]) -> Tensor:
+    def _read_batch(self, rows: Tensor, total: Tensor, deltas: Sequence[Tensor]) -> Tensor:
         ids, w = rows[:, 0], rows[:, 1, 1:].float()
         x = self._read(ids[:, :-1], deltas)
         here = w > 0

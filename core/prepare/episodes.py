@@ -70,17 +70,19 @@ class Batch(NamedTuple):
         each = -(-len(self.inputs) // parts) if len(self.inputs) else 1
         n = len(self.questions) // max(1, len(self.inputs))
         none = self.reading[:0]
-        documents = [
-            Batch(
-                self.inputs[at : at + each],
-                self.targets[at : at + each],
-                self.questions[at * n : (at + each) * n],
-                self.labels[at * n : (at + each) * n],
-                self.beside[at : at + each],
-                none,
+        documents = []
+        for start in range(0, len(self.inputs), each):
+            part, asked = slice(start, start + each), slice(start * n, (start + each) * n)
+            documents.append(
+                Batch(
+                    self.inputs[part],
+                    self.targets[part],
+                    self.questions[asked],
+                    self.labels[asked],
+                    self.beside[part],
+                    none,
+                )
             )
-            for at in range(0, len(self.inputs), each)
-        ]
         alone = Batch(*(t[:0] for t in self[:-1]), self.reading)
         return [*documents, alone] if len(self.reading) else documents
 
@@ -143,15 +145,16 @@ def draw(material: Material, rng: random.Random, words: int, kinds: Mapping[str,
 def joined(passages: Sequence[Passage], rng: random.Random, words: int) -> Episode:
     """A passage, or a part of it, and as many others as there is room for: neighbours or any. Passages of an article
     stay with it."""
-    at = rng.randrange(len(passages))
-    first = excerpt(passages[at], rng, words)
+    place = rng.randrange(len(passages))
+    first = excerpt(passages[place], rng, words)
     parts = [first]
     size = len(first.text.split())
     while words - size > 20 and rng.random() < 0.9:
-        at = (at + 1) % len(passages) if rng.random() < 0.5 or first.title else rng.randrange(len(passages))
-        if passages[at].title != first.title:
+        neighbour = rng.random() < 0.5 or first.title
+        place = (place + 1) % len(passages) if neighbour else rng.randrange(len(passages))
+        if passages[place].title != first.title:
             break
-        more = excerpt(passages[at], rng, words - size)
+        more = excerpt(passages[place], rng, words - size)
         parts.append(more)
         size += max(1, len(more.text.split()))
     if rng.random() < 0.3:

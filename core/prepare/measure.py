@@ -42,8 +42,8 @@ def learned_figures(
     scores = {kind: [0.0, 0.0] for kind in kinds}
     count = 0
     began = time.time()
-    for at in range(0, len(episodes), batch):
-        group = list(episodes[at : at + batch])
+    for start in range(0, len(episodes), batch):
+        group = list(episodes[start : start + batch])
         learned = learn_all(reader, tokenizer, fmt, prepared, group, device)
         asked = [e.questions[:per_document] for e in group]
         rows = [len(questions) for questions in asked]

@@ -77,7 +77,7 @@ def test_study_material_is_written_once_for_all_rows(lab: Lab, monkeypatch) -> N
     monkeypatch.setattr(
         "core.learning.adapters.study.Tutor.exercises", lambda self, chunks: iter([written.append(1) or []])
     )
-    for objectives in ({}, {"distil": 1.0}):
+    for objectives in ({}, {"keep": 1.0}):
         engine = lab.engine(learner="lora", study=True, effort="quick", objectives=objectives)
         lab.bench(engine).learn(0)
     assert len(written) == 1

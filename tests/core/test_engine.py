@@ -78,7 +78,7 @@ def test_an_unknown_learner_is_an_error_at_the_start(tiny) -> None:
     [
         ({"learner": "lora", "budget": "fixed:1"}, "'lora' has no budget"),
         ({"study": True}, "set ENGRAM_LEARNER=lora as well"),
-        ({"objectives": {"distil": 1.0}}, "studies only the text"),
+        ({"objectives": {"keep": 1.0}}, "studies only the text"),
     ],
 )
 def test_a_setting_that_the_learner_would_ignore_is_an_error_at_the_start(tiny, settings, told: str) -> None:

@@ -150,8 +150,8 @@ class AdapterLearner:
         scale = 1024.0 if self.base.dtype == torch.float16 else 1.0  # small gradients vanish in float16
 
         def backward(loss: Tensor) -> None:
-            found = torch.autograd.grad(loss * scale, adapter.leaves)
-            torch._foreach_add_(sums, [g.float() for g in found])
+            gradients = torch.autograd.grad(loss * scale, adapter.leaves)
+            torch._foreach_add_(sums, [g.float() for g in gradients])
 
         loss, count = self._run(adapter, batch, backward, lambda: torch._foreach_zero_(sums))
         torch._foreach_div_(sums, count * scale)

@@ -71,11 +71,11 @@ class LoraAdapter:
         self.optimiser.zero_grad(set_to_none=True)
 
     def tensors(self) -> dict[str, Tensor]:
-        found = {}
+        pairs = {}
         for name, layer in self.layers.items():
             a, b = _pair(layer)
-            found[name + A], found[name + B] = a, b * layer.scaling["default"]
-        return found
+            pairs[name + A], pairs[name + B] = a, b * layer.scaling["default"]
+        return pairs
 
     def norm(self) -> float:
         """|| s B A || of all layers, without forming B A: trace((B^T B)(A A^T))."""

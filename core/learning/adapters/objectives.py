@@ -3,27 +3,23 @@
     text      cross-entropy of the document's next tokens
     masked    the same, with a share of the tokens before hidden: they have to come from the weights
     answers   cross-entropy of an answer, given only its question
-    distil    KL to what the same model says with the passage in context and nothing attached (prompt distillation,
-              arXiv 2412.14964); its top logits are computed once
-    layers    distance of the blocks' hidden states to those of that same reading (deep context distillation,
-              2503.08727)
     keep      KL to the base model on questions that have nothing to do with the document
 
-Shapes: R rows, L tokens, N taught tokens of a batch, k top logits, m hidden states, d width.
+Shapes: R rows, L tokens, N taught tokens of a batch, k top logits.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from core.generate import Prefix, generate, held_back, read, start
+from core.generate import generate, held_back, start
 from core.learning.adapters.study import Exercise
 from core.learning.base import Objectives
 from core.learning.segments import IGNORE, split_text
@@ -42,9 +38,7 @@ class Teacher:
 
     top: Tensor  # [n, k] token ids
     chance: Tensor  # [n, k] their probabilities
-    hidden: Tensor | None = None  # [n, m, d]
     weight: float = 1.0  # of the KL
-    layers: float = 0.0  # of the hidden states' distance
 
 
 @dataclass(frozen=True)
@@ -65,10 +59,10 @@ class Packed:
     targets: Tensor  # [R, L]
     positions: Tensor  # [R, L]; begin at 0 with each sequence: transformers then keeps the sequences of a row apart
     weight: Tensor  # [R, L] of the cross-entropy
-    taught: Tensor  # [R, L] the token's place in `teacher`; -1: it has none
-    teacher: Teacher | None  # of all taught tokens, N in a row
-    kl: Tensor  # [N]
-    layers: Tensor  # [N]
+    taught: Tensor  # [R, L] the token's row in `top`; -1: it has no teacher
+    top: Tensor  # [N, k] of all taught tokens
+    chance: Tensor  # [N, k]
+    kl: Tensor  # [N] weight of the KL
 
     @property
     def count(self) -> int:
@@ -82,64 +76,78 @@ class Packed:
             yield replace(self, **dict(zip(names, part, strict=True)))
 
 
+@dataclass
+class Row:
+    """A row of a packed batch while it is filled."""
+
+    ids: list[int] = field(default_factory=list)
+    targets: list[int] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
+    weight: list[float] = field(default_factory=list)
+    taught: list[int] = field(default_factory=list)
+
+    def add(self, sample: Sample, first_taught: int) -> int:
+        """Returns: how many of its tokens have a teacher; their rows there begin at `first_taught`."""
+        count = len(sample.ids)
+        self.ids += sample.ids
+        self.targets += sample.targets
+        self.positions += range(count)
+        self.weight += [sample.weight] * count
+        learned = 0
+        for target in sample.targets:
+            has_teacher = sample.teacher is not None and target != IGNORE
+            self.taught.append(first_taught + learned if has_teacher else -1)
+            learned += has_teacher
+        return learned
+
+    def pad(self, width: int, token: int) -> None:
+        missing = width - len(self.ids)
+        self.ids += [token] * missing
+        self.targets += [IGNORE] * missing
+        self.positions += [0] * missing
+        self.weight += [0.0] * missing
+        self.taught += [-1] * missing
+
+
 def pack(samples: Sequence[Sample], length: int, pad: int) -> Packed:
     """First fit, so that next to nothing is computed on padding. L <= max(length, longest sample)."""
-    rows: list[list[Sample]] = []
+    rows: list[Row] = []
+    teachers: list[Teacher] = []
+    taught = 0
     length = max(length, *(len(s.ids) for s in samples))
-    for s in sorted(samples, key=lambda s: -len(s.ids)):
-        row = next((r for r in rows if sum(len(x.ids) for x in r) + len(s.ids) <= length), None)
+    for sample in sorted(samples, key=lambda s: -len(s.ids)):
+        row = next((r for r in rows if len(r.ids) + len(sample.ids) <= length), None)
         if row is None:
-            rows.append([s])
-        else:
-            row.append(s)
-    widest = max(sum(len(s.ids) for s in row) for row in rows)
-    fill = lambda parts, empty: (parts + [empty] * widest)[:widest]  # noqa: E731
-    teachers = [s.teacher for row in rows for s in row if s.teacher]
-    places = iter(range(sum(len(t.top) for t in teachers)))
-    taught = [
-        fill([next(places) if s.teacher and t != IGNORE else -1 for s in row for t in s.targets], -1) for row in rows
-    ]
+            row = Row()
+            rows.append(row)
+        taught += row.add(sample, taught)
+        if sample.teacher:
+            teachers.append(sample.teacher)
+    widest = max(len(row.ids) for row in rows)
+    for row in rows:
+        row.pad(widest, pad)
+    tensors = {f.name: torch.tensor([getattr(row, f.name) for row in rows]) for f in fields(Row)}
+    none = [torch.zeros(0, TOP)]
     return Packed(
-        ids=torch.tensor([fill([i for s in row for i in s.ids], pad) for row in rows]),
-        targets=torch.tensor([fill([t for s in row for t in s.targets], IGNORE) for row in rows]),
-        positions=torch.tensor([fill([p for s in row for p in range(len(s.ids))], 0) for row in rows]),
-        weight=torch.tensor([fill([s.weight for s in row for _ in s.ids], 0.0) for row in rows]),
-        taught=torch.tensor(taught),
-        teacher=_joined(teachers),
-        kl=torch.tensor([t.weight for t in teachers for _ in t.top]),
-        layers=torch.tensor([t.layers for t in teachers for _ in t.top]),
+        **tensors,
+        top=torch.cat([t.top for t in teachers] or none).long(),
+        chance=torch.cat([t.chance for t in teachers] or none),
+        kl=torch.cat([torch.full((len(t.top),), t.weight) for t in teachers] or [torch.zeros(0)]),
     )
-
-
-def _joined(teachers: Sequence[Teacher]) -> Teacher | None:
-    if not teachers:
-        return None
-    top, chance = torch.cat([t.top for t in teachers]), torch.cat([t.chance for t in teachers])
-    known = next((t.hidden for t in teachers if t.hidden is not None), None)
-    if known is None:
-        return Teacher(top, chance)
-    blank = lambda t: known.new_ones(len(t.top), *known.shape[1:])  # noqa: E731
-    return Teacher(top, chance, torch.cat([blank(t) if t.hidden is None else t.hidden for t in teachers]))
 
 
 def sum_loss(model: nn.Module, batch: Packed) -> Tensor:
     """Sum over tokens of all objectives, nats, float32. Logits only where something is learned."""
-    deep = batch.teacher is not None and batch.teacher.hidden is not None
-    out = model.model(input_ids=batch.ids, position_ids=batch.positions, use_cache=False, output_hidden_states=deep)
+    out = model.model(input_ids=batch.ids, position_ids=batch.positions, use_cache=False)
     wanted = batch.targets != IGNORE
     logits = model.lm_head(out.last_hidden_state[wanted]).float()
-    each = F.cross_entropy(logits, batch.targets[wanted], reduction="none")
-    loss = (each * batch.weight[wanted]).sum()
+    losses = F.cross_entropy(logits, batch.targets[wanted], reduction="none")
+    loss = (losses * batch.weight[wanted]).sum()
     taught = batch.taught[wanted]
-    where, place = taught >= 0, taught[taught >= 0].cpu()
-    if batch.teacher is None or not len(place):
-        return loss
-    on = lambda t: t[place].to(logits.device)  # noqa: E731
-    apart = divergence(on(batch.teacher.top), on(batch.teacher.chance), logits[where])
-    loss = loss + (apart * on(batch.kl)).sum()
-    if deep:
-        mine = torch.stack([h[wanted][where] for h in out.hidden_states[1:]], 1)
-        loss = loss + (distance(on(batch.teacher.hidden), mine) * on(batch.layers)).sum()
+    places = taught[taught >= 0].cpu()
+    if len(places):
+        top, chance, kl = (t[places].to(logits.device) for t in (batch.top, batch.chance, batch.kl))
+        loss = loss + (divergence(top, chance, logits[taught >= 0]) * kl).sum()
     return loss
 
 
@@ -148,21 +156,19 @@ def divergence(top: Tensor, chance: Tensor, logits: Tensor) -> Tensor:
 
     top, chance [N, k], logits [N, V] -> [N], never negative.
     """
-    mine = logits.log_softmax(-1).gather(-1, top)
+    logs = logits.log_softmax(-1).gather(-1, top)
     chance = chance.float()
-    rest, my_rest = (1 - p.sum(-1).clamp(max=1 - 1e-6) for p in (chance, mine.exp()))
-    return (chance * (chance.clamp_min(1e-9).log() - mine)).sum(-1) + rest * (rest.log() - my_rest.log())
-
-
-def distance(teacher: Tensor, mine: Tensor) -> Tensor:
-    """Mean over the hidden states of ||t - h||_1 / ||t||_1. Both [N, m, d] -> [N]."""
-    teacher, mine = teacher.float(), mine.float()
-    return ((teacher - mine).abs().sum(-1) / teacher.abs().sum(-1).clamp_min(1e-6)).mean(-1)
+    teacher_rest = 1 - chance.sum(-1).clamp(max=1 - 1e-6)
+    model_rest = 1 - logs.exp().sum(-1).clamp(max=1 - 1e-6)
+    of_top = (chance * (chance.clamp_min(1e-9).log() - logs)).sum(-1)
+    return of_top + teacher_rest * (teacher_rest.log() - model_rest.log())
 
 
 def text_samples(chunks: Sequence[Chunk], heading: Sequence[int], length: int) -> list[Sample]:
     """The document, cut into even segments of at most `length` tokens, each after the heading."""
-    ids = [i for chunk in chunks for i in chunk.token_ids]
+    ids: list[int] = []
+    for chunk in chunks:
+        ids += chunk.token_ids
     return cut(ids, heading, length)
 
 
@@ -173,84 +179,66 @@ def cut(ids: Sequence[int], heading: Sequence[int], length: int) -> list[Sample]
 def masked(samples: Sequence[Sample], blank: int, weight: float) -> list[Sample]:
     """The same sequences with some of their tokens hidden."""
     rng = random.Random(0)
+    hidden = []
+    for sample in samples:
+        ids = list(sample.ids)
+        for i, target in enumerate(sample.targets):
+            if target != IGNORE and rng.random() < HIDDEN_SHARE:
+                ids[i] = blank
+        hidden.append(replace(sample, ids=ids, weight=weight))
+    return hidden
 
-    def hide(s: Sample) -> list[int]:
-        pairs = zip(s.ids, s.targets, strict=True)
-        return [blank if t != IGNORE and rng.random() < HIDDEN_SHARE else i for i, t in pairs]
 
-    return [replace(s, ids=hide(s), weight=weight) for s in samples]
-
-
-def answer_sample(prompt: Sequence[int], answer: Sequence[int], weight: float, teacher: Teacher | None) -> Sample:
+def answer_sample(
+    prompt: Sequence[int], answer: Sequence[int], weight: float, teacher: Teacher | None = None
+) -> Sample:
     """Only the answer is learned."""
     ids = [*prompt, *answer]
     return Sample(ids[:-1], [*[IGNORE] * (len(prompt) - 1), *answer], weight, teacher)
 
 
-class Lessons:
+class SampleMaker:
     """Makes samples of study material for one base model."""
 
-    def __init__(self, base: LoadedModel, fmt: PromptFormat, objectives: Objectives, batch_tokens: int) -> None:
-        self.base, self.fmt, self.objectives, self.batch_tokens = base, fmt, objectives, batch_tokens
+    def __init__(self, base: LoadedModel, fmt: PromptFormat, objectives: Objectives) -> None:
+        self.base, self.fmt, self.objectives = base, fmt, objectives
 
-    def of(self, exercises: Sequence[Exercise], heading: Sequence[int], length: int) -> list[Sample]:
-        """Questions closed book, with their teacher; texts after the heading."""
-        asked = [e for e in exercises if e.question]
-        made = []
-        for e, teacher in zip(asked, self._in_context(asked), strict=True):
-            prompt, answer = self.fmt.closed_book(e.question), self.fmt.answer(e.answer)
-            made.append(answer_sample(prompt, answer, self.objectives.answers, teacher))
-        texts = [self.base.tokenizer.encode(e.answer, add_special_tokens=False) for e in exercises if not e.question]
-        return made + [replace(s, weight=self.objectives.text) for ids in texts for s in cut(ids, heading, length)]
+    def from_exercises(self, exercises: Sequence[Exercise], heading: Sequence[int], length: int) -> list[Sample]:
+        """Questions closed book; texts after the heading."""
+        answers, texts = [], []
+        for e in exercises:
+            if e.question:
+                prompt, answer = self.fmt.closed_book(e.question), self.fmt.answer(e.answer)
+                answers.append(answer_sample(prompt, answer, self.objectives.answers))
+            else:
+                ids = self.base.tokenizer.encode(e.answer, add_special_tokens=False)
+                texts += [replace(s, weight=self.objectives.text) for s in cut(ids, heading, length)]
+        return answers + texts
 
     def unrelated(self) -> list[Sample]:
-        """What the base model answers to strange questions, to be answered so afterwards."""
+        """What the base model answers to unrelated questions, to be answered so afterwards."""
         if not self.objectives.keep:
             return []
         prompts = [self.fmt.closed_book(q) for q in UNRELATED[HELD_OUT:]]
         options: dict[str, Any] = {"stop_ids": self.fmt.stop_ids, "pad_id": self.fmt.pad_id, "max_new": 8}
         written, _ = generate(self.base.model, prompts, hold_back=held_back(self.fmt), **options)
         answers = [[*ids, *sorted(self.fmt.stop_ids)[:1]] for ids in written]
-        taught = teach(self.base.model, prompts, answers, self.fmt.pad_id)
-        taught = [replace(t, weight=self.objectives.keep) for t in taught]
-        return [answer_sample(p, a, 0.0, t) for p, a, t in zip(prompts, answers, taught, strict=True)]
-
-    def _in_context(self, asked: Sequence[Exercise]) -> list[Teacher | None]:
-        o = self.objectives
-        if not asked or not (o.distil or o.layers):
-            return [None] * len(asked)
-        found: list[Teacher | None] = []
-        for some in self._batches(asked):
-            passages = list(dict.fromkeys(e.passage for e in some))
-            prefix = read(self.base.model, [self.fmt.in_context(p, "?") for p in passages], self.fmt.pad_id)
-            prompts = [self.fmt.in_context(e.passage, e.question) for e in some]
-            answers = [self.fmt.answer(e.answer) for e in some]
-            of = [passages.index(e.passage) for e in some]
-            taught = teach(self.base.model, prompts, answers, self.fmt.pad_id, prefix, of, deep=o.layers > 0)
-            found += [replace(t, weight=o.distil, layers=o.layers) for t in taught]
-        return found
-
-    def _batches(self, asked: Sequence[Exercise]) -> Iterator[Sequence[Exercise]]:
-        longest = max(len(self.fmt.in_context(e.passage, e.question)) for e in asked)
-        size = max(1, self.batch_tokens // longest)
-        return (asked[at : at + size] for at in range(0, len(asked), size))
+        samples = []
+        teachers = teach(self.base.model, prompts, answers, self.fmt.pad_id)
+        for prompt, answer, teacher in zip(prompts, answers, teachers, strict=True):
+            teacher = replace(teacher, weight=self.objectives.keep)
+            samples.append(answer_sample(prompt, answer, 0.0, teacher))
+        return samples
 
 
 @torch.no_grad()
-def teach(
-    model: Any, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], pad_id: int,
-    prefix: Prefix | None = None, of: Sequence[int] = (), *, deep: bool = False,
-) -> list[Teacher]:  # fmt: skip
+def teach(model: Any, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], pad_id: int) -> list[Teacher]:
     """What the model, as it is now, says at each token of these answers. Kept on the CPU."""
     rows = [[*p, *a[:-1]] for p, a in zip(prompts, answers, strict=True)]
-    cache, ids, mask, position = start(rows, pad_id, model.device, prefix, of)
-    out = model.model(
-        input_ids=ids, attention_mask=mask, position_ids=position, past_key_values=cache, output_hidden_states=deep
-    )
-    found = []
-    for i, answer in enumerate(answers):
-        here = slice(-len(answer), None)
-        best = model.lm_head(out.last_hidden_state[i, here]).float().softmax(-1).topk(TOP)
-        hidden = torch.stack([h[i, here] for h in out.hidden_states[1:]], 1).half().cpu() if deep else None
-        found.append(Teacher(best.indices.cpu(), best.values.cpu(), hidden))
-    return found
+    _, ids, mask, position = start(rows, pad_id, model.device)
+    out = model.model(input_ids=ids, attention_mask=mask, position_ids=position, use_cache=False)
+    teachers = []
+    for hidden, answer in zip(out.last_hidden_state, answers, strict=True):
+        best = model.lm_head(hidden[-len(answer) :]).float().softmax(-1).topk(TOP)
+        teachers.append(Teacher(best.indices.cpu(), best.values.cpu()))
+    return teachers

@@ -175,11 +175,11 @@ def oracle(gains: Sequence[Sequence[float]], each: float) -> list[Action]:
         nxt: dict[int, tuple[float, list[Action]]] = {}
         for cost, (gain, chosen) in best.items():
             for action, more in zip(ACTIONS, row, strict=True):
-                at = cost + COST[action]
-                if at <= each * len(gains) and (at not in nxt or gain + more > nxt[at][0]):
-                    nxt[at] = (gain + more, [*chosen, action])
+                total = cost + COST[action]
+                if total <= each * len(gains) and (total not in nxt or gain + more > nxt[total][0]):
+                    nxt[total] = (gain + more, [*chosen, action])
         best = nxt
-    return max(best.values(), key=lambda found: found[0])[1]
+    return max(best.values(), key=lambda pair: pair[0])[1]
 
 
 # A trained policy
@@ -258,9 +258,12 @@ def train(lessons: Sequence[Lesson], each: float, config: PPOConfig = DEFAULTS, 
             rewards = [gain / spread - multiplier * more for gain, more in zip(gains, spent, strict=True)]
             with torch.no_grad():
                 values = net(torch.tensor(seen))[1].tolist()
-            found = advantage(rewards, values, config.discount, config.smoothing)
-            returns += [a + v for a, v in zip(found, values, strict=True)]
-            looks, chosen, advantages, costs = looks + seen, chosen + actions, advantages + found, costs + spent
+            better = advantage(rewards, values, config.discount, config.smoothing)
+            returns += [a + v for a, v in zip(better, values, strict=True)]
+            looks += seen
+            chosen += actions
+            advantages += better
+            costs += spent
         places = [ACTIONS.index(a) for a in chosen]
         _improve(net, optimiser, config, *map(torch.tensor, (looks, places, returns, advantages)))
         multiplier = pid.update(sum(costs) / len(costs))
@@ -274,10 +277,10 @@ def rollouts(
     """Looks, drawn actions and their gains of each document; too much spent is the multiplier's matter, not capped."""
     free = [Budget(net.decide, each, len(lesson.losses), capped=False) for lesson in lessons]
     seen: list[list[Look]] = [[] for _ in lessons]
-    for at in range(max(b.chunks for b in free)):
-        active = [n for n, b in enumerate(free) if at < b.chunks]
+    for chunk in range(max(b.chunks for b in free)):
+        active = [n for n, b in enumerate(free) if chunk < b.chunks]
         for n in active:
-            seen[n].append(free[n].look(lessons[n].losses[at]))
+            seen[n].append(free[n].look(lessons[n].losses[chunk]))
         drawn = net(torch.tensor([seen[n][-1] for n in active]))[0].softmax(-1).multinomial(1, generator=generator)
         for n, place in zip(active, drawn.flatten().tolist(), strict=True):
             free[n].take(ACTIONS[place])

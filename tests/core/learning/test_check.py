@@ -259,7 +259,7 @@ def test_a_course_writes_learns_asks_and_guards(tiny, fmt, lora, monkeypatch) ->
     assert (found.metrics.check_total, found.metrics.check_before, found.metrics.check_after) == (3, 1, 1)
     assert found.questions == ("Who keeps the boats?",) and "rate was multiplied by" in found.metrics.notes[0]
     assert [s.stage for s in steps].count(Stage.CHECKING) == 1 and steps[-1].stage is Stage.CHECKING
-    assert all(s.done == 0 for s in steps[:3]) and course.at_ease
+    assert all(s.done == 0 for s in steps[:3]) and course.rate_is_safe
     assert sum(s.done == 0 for s in run_again(course, chunks)) < sum(s.done == 0 for s in steps)  # the rate is known
 
 
