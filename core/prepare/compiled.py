@@ -1,6 +1,6 @@
 """The outer step on pure functions that `torch.compile` can take, block by block, for models of Llama's architecture.
 
-It computes what `core.prepare.outer.step_losses` does with hooks on the model (a test holds both to the same
+It computes what `core.prepare.step.HookStep` does with hooks on the model (a test holds both to the same
 gradients), 2.7 times as fast on a GPU (LOG.md). Compiled code can't be differentiated twice, so a block's own gradient
 (`block_pull`) is a function of its own, which the outer loop differentiates once. All blocks share what is compiled for
 one. The reader is merged into the blocks' weights once a step: the gradient passes through the sum W + b a.
@@ -11,7 +11,8 @@ Shapes: R rows, T tokens, d width, f MLP width, V vocabulary, D documents (R a m
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -23,7 +24,7 @@ from core.learning.packing import rounded
 from core.learning.preparation import Prepared
 from core.learning.segments import IGNORE
 
-READ_AT_ONCE = 8  # rows without a delta
+ENTROPY_AT_ONCE = 4096  # positions
 
 
 class Block(NamedTuple):
@@ -143,8 +144,8 @@ def stepped(delta: Tensor, gradient: Tensor, rate: Tensor) -> Tensor:
     return delta - rate * muon(gradient.float())
 
 
-class OuterStep:
-    """The losses of an outer step for one model and its preparation."""
+class LlamaStep:
+    """Implements core.prepare.step.OuterStep for one model and its preparation."""
 
     def __init__(self, model: Any, prepared: Prepared, *, compiled: bool) -> None:
         self.model, self.prepared = model, prepared
@@ -176,96 +177,51 @@ class OuterStep:
             xs.append(self.block(xs[-1], w, cos, sin, delta, exact, self.eps))
         return xs
 
-    def learn(self, inputs: Tensor, targets: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """inputs, targets [D, S, T] -> loss before each step, nats a token; a delta [D, d, f] for each upper block."""
-        model, config, blocks = self.model.model, self.prepared.config, self.blocks
+    @contextmanager
+    def reader_on(self) -> Iterator[None]:
+        self.blocks = blocks_of(self.model, self.prepared)
+        yield
+
+    def learn(self, inputs: Tensor, targets: Tensor) -> tuple[list[Tensor], dict[int, Tensor]]:
+        """What was learned is by number of the block, [D, d, f]."""
+        model, blocks = self.model.model, self.blocks
         cut = self.fast_blocks.start
-        documents = len(inputs)
         share = 1.0 / (targets != IGNORE).flatten(1).sum(1).clamp_min(1)
         share = share.repeat_interleave(inputs.shape[1])[:, None]
-        goal = targets.flatten(0, 1)
         first, _, second = self.prepared.weigh
         weigh = Weigh(first.weight, first.bias, second.weight, second.bias)
+        above = model.norm.weight, self.model.lm_head.weight, weigh, targets.flatten(0, 1), share, self.eps
         x = self.run(model.embed_tokens(inputs.flatten(0, 1)), blocks[:cut], [None] * cut, False)[-1]
         cos, sin = (a[: x.shape[1]].to(x.dtype) for a in (self.cos, self.sin))
-        deltas = [torch.zeros(documents, *b.down.shape, device=x.device) for b in (blocks[i] for i in self.fast_blocks)]
+        deltas = {i: torch.zeros(len(inputs), *blocks[i].down.shape, device=x.device) for i in self.fast_blocks}
         losses = []
-        for step in range(config.steps):
+        for rates in self.prepared.rates():
             at_block = self._at_block(deltas, x.dtype)
             xs = self.run(x, blocks[cut:], at_block[cut:], True)
-            above, loss = self.loss_pull(
-                xs[-1], model.norm.weight, self.model.lm_head.weight, weigh, goal, share, self.eps
-            )
+            pull, loss = self.loss_pull(xs[-1], *above)
             losses.append(loss)
-            rates = self.prepared.log_rates[step].exp()
             for i in reversed(range(cut, len(blocks))):
-                above, *gradient = self.block_pull(xs[i - cut], blocks[i], cos, sin, at_block[i], above, self.eps)
+                pull, *gradient = self.block_pull(xs[i - cut], blocks[i], cos, sin, at_block[i], pull, self.eps)
                 if gradient:
-                    u = self.fast_blocks.index(i)
-                    deltas[u] = self.stepped(deltas[u], gradient[0], rates[u])
-        return losses, deltas
+                    deltas[i] = self.stepped(deltas[i], gradient[0], rates[self.fast_blocks.index(i)])
+        return losses, {i: self.rounded(delta) for i, delta in deltas.items()}
 
-    def answer(self, questions: Tensor, labels: Tensor, deltas: Sequence[Tensor]) -> Tensor:
-        """As `core.prepare.outer.answer_loss`. questions, labels [D n, Q]."""
-        x = self._read(questions[:, :-1], deltas)
-        goal = labels[:, 1:]
-        here = goal != IGNORE
-        weight = (1.0 / here.sum(1).clamp_min(1))[:, None].expand_as(goal)[here] / len(goal)
-        return self._entropy(x[here], goal[here], weight)
-
-    def read(self, rows: Tensor, deltas: Sequence[Tensor] = ()) -> Tensor:
-        """As `core.prepare.outer.reading_loss`. rows [R, 2, L + 1]: tokens, weights; a delta [R, d, f] for each."""
-        total = rows[:, 1, 1:].sum().clamp_min(1e-6)
-        if deltas:
-            return self._read_batch(rows, total, deltas)
-        return torch.stack([self._read_batch(batch, total, ()) for batch in rows.split(READ_AT_ONCE)]).sum()
-
-    def _read_batch(self, rows: Tensor, total: Tensor, deltas: Sequence[Tensor]) -> Tensor:
-        ids, w = rows[:, 0], rows[:, 1, 1:].float()
-        x = self._read(ids[:, :-1], deltas)
-        here = w > 0
-        return self._entropy(x[here], ids[:, 1:][here], w[here] / total)
-
-    def _read(self, ids: Tensor, deltas: Sequence[Tensor]) -> Tensor:
-        """ids [R, T], no deltas or one for each upper block -> [R, T, d] above the last block."""
+    def states(self, ids: Tensor, learned: Mapping[int, Tensor]) -> Tensor:
+        """Below the final norm, which `entropy` applies."""
         x = self.model.model.embed_tokens(ids)
-        return self.run(x, self.blocks, self._at_block(deltas, x.dtype), False)[-1]
+        return self.run(x, self.blocks, self._at_block(learned, x.dtype), False)[-1]
 
-    def _at_block(self, deltas: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor | None]:
+    def _at_block(self, deltas: Mapping[int, Tensor], dtype: torch.dtype) -> list[Tensor | None]:
         """Of each block its delta, if it has one."""
-        at_block: list[Tensor | None] = [None] * len(self.blocks)
-        for i, delta in zip(self.fast_blocks, deltas, strict=bool(deltas)):
-            at_block[i] = delta.to(dtype)
-        return at_block
+        return [deltas[i].to(dtype) if i in deltas else None for i in range(len(self.blocks))]
 
-    def _entropy(self, x: Tensor, goal: Tensor, weight: Tensor) -> Tensor:
-        """Summed weighted cross-entropy of N picked positions; padded to a few sizes, so that few are compiled."""
-        more = -len(goal) % 4096
-        x, goal, weight = F.pad(x, (0, 0, 0, more)), F.pad(goal, (0, more)), F.pad(weight, (0, more))
-        parts = zip(x.split(4096), goal.split(4096), weight.split(4096), strict=True)
+    def entropy(self, states: Tensor, goals: Tensor, weights: Tensor) -> Tensor:
+        """Padded to a few sizes, so that few are compiled."""
+        more = -len(goals) % ENTROPY_AT_ONCE
+        padded = F.pad(states, (0, 0, 0, more)), F.pad(goals, (0, more)), F.pad(weights, (0, more))
+        parts = zip(*(t.split(ENTROPY_AT_ONCE) for t in padded), strict=True)
         norm, head = self.model.model.norm.weight, self.model.lm_head.weight
         return torch.stack([self.cross_entropy(*part, norm, head, self.eps) for part in parts]).sum()
-
-    def losses(self, batch: Any, config: Any) -> dict[str, Tensor]:
-        """As `core.prepare.outer.step_losses`; `config` is its OuterConfig."""
-        terms: dict[str, Tensor] = {}
-        self.blocks = blocks_of(self.model, self.prepared)
-        if len(batch.inputs):
-            inner, deltas = self.learn(batch.inputs, batch.targets)
-            stored = [self.rounded(delta) for delta in deltas]
-            answer = self.answer(batch.questions, batch.labels, stored)
-            terms = {"answer": answer, "before": inner[0], "after": inner[-1]}
-            if count := len(batch.beside):
-                terms["beside"] = self.read(batch.beside, [d[:count] for d in stored])
-        if len(batch.reading):
-            terms["reading"] = self.read(batch.reading)
-        return weighed(terms, config)
-
-
-def weighed(terms: dict[str, Tensor], config: Any) -> dict[str, Tensor]:
-    """The terms of an outer step, and their "total", which carries the graph."""
-    weights = {"answer": 1.0, "before": config.language, "beside": config.beside_weight, "reading": config.reading}
-    return terms | {"total": sum(weights[k] * v for k, v in terms.items() if k in weights)}
 
 
 def answer_entropy(x: Tensor, goal: Tensor, weight: Tensor, norm: Tensor, head: Tensor, eps: float) -> Tensor:

@@ -1,13 +1,9 @@
 """Learning to learn (the outer loop) for a base model that stays frozen: train the reader, the inner rates and the
 token weights so that after a few inner steps on a raw document, questions about it are answered without it.
 
-    outer loss = answer loss with the document's delta attached, only the question in the prompt
-               + answer loss with the delta attached *and* the text in the prompt
-               + upkeep: next-token loss on the document before learning, reading with the text in the prompt alone
-
-The gradient passes through `core.learning.inner_loop`, the product's own inner loop (second order). MAML (Finn et al.
-2017) in the form of PERK (arXiv 2507.06415) with full-rank deltas instead of LoRA. Before it, the reader is trained to
-read alone, which is quick.
+The losses are in `core.prepare.step`. Their gradient passes through `core.learning.inner_loop`, the product's own inner
+loop (second order). MAML (Finn et al. 2017) in the form of PERK (arXiv 2507.06415) with full-rank deltas instead of
+LoRA. Before it, the reader is trained to read alone, which is quick.
 """
 
 from __future__ import annotations
@@ -15,21 +11,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor
 
-from core.learning.hooks import with_low_rank
 from core.learning.preparation import SlowWeights
-from core.learning.segments import IGNORE
-from core.prepare.compiled import OuterStep, weighed
+from core.prepare.compiled import LlamaStep
 from core.prepare.episodes import Batch, EpisodeStream, Reading, Shape
 from core.prepare.material import Material
+from core.prepare.step import HookStep, OuterStep, step_losses, weighed
 from core.prompts import format_for
 
 
@@ -59,43 +52,6 @@ class OuterConfig:
     save_every: int = 200  # steps between two states to resume from
     seed: int = 0
     compiled: bool = True  # core.prepare.compiled, where it can
-
-
-def answer_loss(model: Any, batch: Batch, learned: dict[str, Tensor], prepared: SlowWeights) -> Tensor:
-    """Mean over questions of the mean cross-entropy of the answer's tokens, nats."""
-    per_document = len(batch.questions) // len(batch.inputs)
-    with prepared.reading(model, learned, [per_document] * len(batch.inputs)):
-        hidden = model.model(input_ids=batch.questions[:, :-1], use_cache=False).last_hidden_state
-    goal = batch.labels[:, 1:]
-    here = goal != IGNORE
-    logits = model.lm_head(hidden[here]).float()
-    losses = F.cross_entropy(logits, goal[here], reduction="none")
-    weight = (1.0 / here.sum(1).clamp_min(1))[:, None].expand_as(goal)[here]
-    return (losses * weight).sum() / len(goal)
-
-
-def reading_loss(model: Any, rows: Tensor) -> Tensor:
-    """Packed texts with questions. rows [R, 2, L + 1]: tokens and the weights of their losses."""
-    hidden = model.model(input_ids=rows[:, 0, :-1], use_cache=False).last_hidden_state
-    w = rows[:, 1, 1:].float()
-    here = w > 0
-    losses = F.cross_entropy(model.lm_head(hidden[here]).float(), rows[:, 0, 1:][here], reduction="none")
-    return (losses * w[here]).sum() / w[here].sum().clamp_min(1e-6)
-
-
-def step_losses(model: Any, prepared: SlowWeights, batch: Batch, config: OuterConfig) -> dict[str, Tensor]:
-    """All terms of one outer step, for any model; "total" carries the graph."""
-    terms: dict[str, Tensor] = {}
-    with with_low_rank(model, prepared.low_rank()):
-        if len(batch.inputs):
-            inner, learned = prepared.learn(model, batch.inputs, batch.targets, differentiable=True)
-            terms = {"answer": answer_loss(model, batch, learned, prepared), "before": inner[0], "after": inner[-1]}
-            if count := len(batch.beside):
-                with prepared.reading(model, {name: d[:count] for name, d in learned.items()}, [1] * count):
-                    terms["beside"] = reading_loss(model, batch.beside)
-        if len(batch.reading):
-            terms["reading"] = reading_loss(model, batch.reading)
-    return weighed(terms, config)
 
 
 def world_size() -> int:
@@ -130,22 +86,21 @@ class Trainer:
         self.lr = [g["lr"] for g in self.optimiser.param_groups]
         self.moved = [p for _, p in named]
         self.parts = 1  # of a batch, as memory allows
-        if config.compiled and OuterStep.can(model, prepared):
-            self.losses = OuterStep(model, prepared, compiled=cuda).losses
-        else:
-            self.losses = partial(step_losses, model, prepared)
+        self.outer_step: OuterStep = HookStep(model, prepared)
+        if config.compiled and LlamaStep.can(model, prepared):
+            self.outer_step = LlamaStep(model, prepared, compiled=cuda)
 
     def compile(self, batches: Iterable[Batch]) -> None:
         """Compile the step for batches of these shapes, without moving anything."""
         for batch in batches:
-            _gradients(self.losses, batch, self.config, 1)
+            _gradients(self.outer_step, batch, self.config, 1)
         self.optimiser.zero_grad()
 
     def step(self, batch: Batch, scale: float) -> dict[str, float]:
         """One step at `scale` times the learning rates; one that is not finite moves nothing. Returns: the losses."""
         while True:
             try:
-                losses = _gradients(self.losses, batch, self.config, self.parts)
+                losses = _gradients(self.outer_step, batch, self.config, self.parts)
                 break
             except torch.OutOfMemoryError:
                 if self.parts >= len(batch.inputs):
@@ -164,13 +119,11 @@ class Trainer:
         return losses | {"norm": float(norm)}
 
 
-def _gradients(
-    losses_of: Callable[..., dict[str, Tensor]], batch: Batch, config: OuterConfig, parts: int
-) -> dict[str, float]:
+def _gradients(outer_step: OuterStep, batch: Batch, config: OuterConfig, parts: int) -> dict[str, float]:
     """Forward and backward, documents in so many parts. Returns: the losses, each a mean over what it is of."""
     sums: dict[str, Any] = {}
     for piece in batch.split(parts) if parts > 1 else [batch]:
-        losses = losses_of(piece, config)
+        losses = step_losses(outer_step, piece, config)
         shares = dict.fromkeys(losses, len(piece.inputs) / max(1, len(batch.inputs))) | {"reading": 1.0}
         if len(batch.beside):  # a mean over weighed tokens
             shares["beside"] = float(piece.beside[:, 1].sum() / batch.beside[:, 1].sum().clamp_min(1))

@@ -6,7 +6,6 @@ import copy
 import json
 import random
 from dataclasses import replace
-from functools import partial
 
 import pytest
 import torch
@@ -15,12 +14,13 @@ from transformers import PreTrainedTokenizerFast
 
 from core.learning.preparation import FastWeightsConfig, Prepared, load_prepared, save_prepared
 from core.model import LoadedModel
-from core.prepare.compiled import OuterStep
+from core.prepare.compiled import LlamaStep
 from core.prepare.episodes import Batch, Episode, Reading, Shape, make_batch, reading_rows
 from core.prepare.material import Material, Passage
 from core.prepare.measure import KINDS, learned_figures
-from core.prepare.outer import OuterConfig, _gradients, run_outer, step_losses
+from core.prepare.outer import OuterConfig, _gradients, run_outer
 from core.prepare.questions import QA
+from core.prepare.step import HookStep, step_losses
 
 NAMES = ("Orla", "Tam", "Vess", "Quint", "Edda", "Brun")
 DOCUMENTS = [
@@ -63,7 +63,7 @@ def batch_of(tokenizer, fmt) -> Batch:
 
 def losses(tiny, fmt, prepared) -> dict[str, float]:
     """On a fixed batch."""
-    terms = step_losses(tiny.model, prepared, batch_of(tiny.tokenizer, fmt), CONFIG)
+    terms = step_losses(HookStep(tiny.model, prepared), batch_of(tiny.tokenizer, fmt), CONFIG)
     return {name: float(value.detach()) for name, value in terms.items()}
 
 
@@ -105,7 +105,7 @@ def test_a_batch_in_parts_has_the_gradient_of_the_whole(tiny, fmt, prepared) -> 
 
     def gradient(parts: int) -> tuple[dict, torch.Tensor]:
         prepared.zero_grad()
-        found = _gradients(partial(step_losses, tiny.model, prepared), batch, CONFIG, parts)
+        found = _gradients(HookStep(tiny.model, prepared), batch, CONFIG, parts)
         return found, next(p for n, p in prepared.named_parameters() if n.endswith("down_proj/b")).grad.clone()
 
     whole, three = gradient(1), gradient(3)
@@ -122,17 +122,17 @@ def test_the_compiled_step_gives_the_losses_and_gradients_of_the_plain_one(tiny,
             torch.nn.init.normal_(p, std=0.05)
     batch = batch_of(tiny.tokenizer, fmt)
 
-    def gradients(losses_of) -> tuple[dict, dict]:
+    def gradients(step) -> tuple[dict, dict]:
         prepared.zero_grad()
-        terms = losses_of(batch, CONFIG)
+        terms = step_losses(step, batch, CONFIG)
         terms["total"].backward()
         return {k: float(v.detach()) for k, v in terms.items()}, {
             n: p.grad.clone() for n, p in prepared.named_parameters()
         }
 
-    assert OuterStep.can(tiny.model, prepared)
-    plain, expected = gradients(partial(step_losses, tiny.model, prepared))
-    quick, actual = gradients(OuterStep(tiny.model, prepared, compiled=False).losses)
+    assert LlamaStep.can(tiny.model, prepared)
+    plain, expected = gradients(HookStep(tiny.model, prepared))
+    quick, actual = gradients(LlamaStep(tiny.model, prepared, compiled=False))
     assert quick == pytest.approx(plain, rel=1e-3)
     assert all((actual[n] - g).norm() <= 5e-3 * g.norm() + 1e-6 for n, g in expected.items())
 

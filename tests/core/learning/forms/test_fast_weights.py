@@ -19,7 +19,7 @@ from core.learning.packing import unpack
 from core.learning.preparation import FastWeightsConfig, Prepared, load_prepared, save_prepared
 from core.learning.segments import IGNORE
 from core.learning.text_gradient import second_order, token_losses
-from core.prepare.compiled import OuterStep
+from core.prepare.compiled import LlamaStep
 from tests.core.conftest import STORY, WIDTH, chunks_of
 from tests.core.learning.test_fast_learner import finish
 from tests.core.learning.toy import FORMS, UPPER, prepared, run
@@ -87,7 +87,7 @@ def test_a_shared_rate_is_one_number_that_begins_as_the_others(model, texts) -> 
 
 @pytest.mark.parametrize("form", FORMS.values(), ids=str)
 def test_the_compiled_outer_step_leaves_other_forms_to_the_plain_one(model, form: dict) -> None:
-    assert OuterStep.can(model, prepared()) and not OuterStep.can(model, prepared(**form))
+    assert LlamaStep.can(model, prepared()) and not LlamaStep.can(model, prepared(**form))
 
 
 @pytest.mark.parametrize("form", FORMS.values(), ids=str)
