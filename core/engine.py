@@ -143,7 +143,9 @@ class Engine:
         c, on_gpu = self.config, self.base.device.type == "cuda"
         wanted = c.batch_tokens or (16_384 if on_gpu else 2_048)
         batch_tokens, recompute = fit(self.base.model, wanted, c.memory_mb, c.recompute)
-        return LearnConfig(c.effort, batch_tokens, c.budget, recompute, c.memory_mb, Objectives.of(c.objectives))
+        return LearnConfig(
+            c.effort, batch_tokens, c.budget, recompute, c.memory_mb, Objectives.from_weights(c.objectives)
+        )
 
     def chunk(self, pages: Sequence[Page]) -> list[Chunk]:
         return make_chunks(pages, encoder(self.base.tokenizer), self.chunk_size)

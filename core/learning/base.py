@@ -27,7 +27,7 @@ class Objectives:
     keep: float = 0.5  # without it, study material moves unrelated answers by twenty nats
 
     @classmethod
-    def of(cls, weights: Mapping[str, float]) -> Objectives:
+    def from_weights(cls, weights: Mapping[str, float]) -> Objectives:
         """Raises: SetupError."""
         if unknown := set(weights) - {f.name for f in fields(cls)}:
             raise SetupError(f"There is no objective '{min(unknown)}'.")
@@ -61,7 +61,7 @@ class Learner(Protocol):
         """
         ...
 
-    def at(self, factor: float) -> Learner:
+    def with_rate(self, factor: float) -> Learner:
         """The same learner with its rate multiplied."""
         ...
 

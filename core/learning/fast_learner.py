@@ -153,7 +153,7 @@ class FastWeightsLearner:
             stop += 1
         return range(start, stop)
 
-    def at(self, factor: float) -> FastWeightsLearner:
+    def with_rate(self, factor: float) -> FastWeightsLearner:
         """The same learner with its rates multiplied."""
         other = copy.copy(self)
         other.prepared = copy.deepcopy(self.prepared)

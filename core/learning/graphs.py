@@ -43,7 +43,7 @@ class Shape(NamedTuple):
     short: bool  # the prompts' own pass is recorded, too
 
     @classmethod
-    def of(cls, rows: int, prompt: int) -> Shape | None:
+    def fitting(cls, rows: int, prompt: int) -> Shape | None:
         """The smallest that holds so many rows of so many tokens; None when they are too many rows."""
         fitting = next((r for r in ROWS if r >= rows), None)
         short = next((p for p in PROMPTS if p >= prompt), None)
@@ -76,7 +76,7 @@ class Graphs:
 
     def passes(self, prompts: Sequence[Sequence[int]], pad_id: int, max_new: int) -> Replayed | None:
         """Passes of these prompts, valid until the next ones; None when there is no room for them."""
-        shape = Shape.of(len(prompts), max(map(len, prompts)))
+        shape = Shape.fitting(len(prompts), max(map(len, prompts)))
         if shape is None or max_new > NEW or self._bytes(shape) > self.room:
             return None
         if shape not in self.kept:

@@ -101,7 +101,7 @@ class Guard:
         """
         best: tuple[float, Learner, float] | None = None
         for factor in FACTORS:
-            tried = learner.at(factor)
+            tried = learner.with_rate(factor)
             probe = copy.copy(tried)
             probe.config = replace(tried.config, effort="quick")
             try:

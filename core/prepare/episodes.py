@@ -189,16 +189,18 @@ def stranger(episode: Episode, others: Sequence[Episode], rng: random.Random) ->
     in common with its text."""
     if episode.beyond and rng.random() < 0.6:
         return rng.choice(list(episode.beyond))
-    text = normalise(episode.text)
-    said, words = f" {' '.join(text)} ", set(text)
+    words = normalise(episode.text)
+    text, known = f" {' '.join(words)} ", set(words)
     best, closest = -1.0, None
     for other in rng.sample(others, min(OTHERS, len(others))):
-        if other is not episode:
-            q = rng.choice(other.questions)
-            wanted = [word.casefold() for word in search_words(q.question)]
-            share = sum(word in words for word in wanted) / max(len(wanted), TELLING)
-            if share > best and f" {' '.join(normalise(q.answer))} " not in said:
-                best, closest = share, QA(q.question, NOT_IN_TEXT)
+        if other is episode:
+            continue
+        q = rng.choice(other.questions)
+        wanted = [word.casefold() for word in search_words(q.question)]
+        share = sum(word in known for word in wanted) / max(len(wanted), TELLING)
+        answered = f" {' '.join(normalise(q.answer))} " in text
+        if share > best and not answered:
+            best, closest = share, QA(q.question, NOT_IN_TEXT)
     return closest
 
 

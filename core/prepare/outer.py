@@ -9,7 +9,7 @@ LoRA. Before it, the reader is trained to read alone, which is quick.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,10 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
+def process_rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
 def average_gradients(parameters: Iterable[Tensor], world: int) -> None:
     grads = [p.grad for p in parameters if p.grad is not None]
     flat = torch._utils._flatten_dense_tensors(grads)
@@ -71,17 +75,15 @@ class Trainer:
     """What is trained, and an optimiser's step on it. Memory that runs out cuts the batches into more parts."""
 
     def __init__(self, model: Any, prepared: SlowWeights, config: OuterConfig) -> None:
-        self.prepared, self.config = prepared, config
+        self.slow, self.config = prepared, config
+        self.device = next(model.parameters()).device
         named = list(prepared.named_parameters())
         reader = [p for name, p in named if name.startswith("reader.")]
         rates = [p for name, p in named if name == "log_rates"]
         rest = [p for name, p in named if not name.startswith("reader.") and name != "log_rates"]
-        groups = [
-            {"params": params, "lr": lr}
-            for params, lr in ((reader, config.reader_lr), (rates, config.rate_lr), (rest, config.weigh_lr))
-            if params
-        ]
-        cuda = next(model.parameters()).is_cuda
+        with_rates = ((reader, config.reader_lr), (rates, config.rate_lr), (rest, config.weigh_lr))
+        groups = [{"params": params, "lr": lr} for params, lr in with_rates if params]
+        cuda = self.device.type == "cuda"
         self.optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=0.0, fused=cuda)
         self.lr = [g["lr"] for g in self.optimiser.param_groups]
         self.moved = [p for _, p in named]
@@ -89,6 +91,10 @@ class Trainer:
         self.outer_step: OuterStep = HookStep(model, prepared)
         if config.compiled and LlamaStep.can(model, prepared):
             self.outer_step = LlamaStep(model, prepared, compiled=cuda)
+
+    def state(self) -> dict[str, Any]:
+        """To resume from."""
+        return {"prepared": self.slow.state_dict(), "optimiser": self.optimiser.state_dict()}
 
     def compile(self, batches: Iterable[Batch]) -> None:
         """Compile the step for batches of these shapes, without moving anything."""
@@ -153,12 +159,30 @@ class Clock:
         return float(self.flag)
 
 
+class Means:
+    """Of losses, between two reports."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, float] = {}
+        self.counts: dict[str, int] = {}
+
+    def add(self, losses: Mapping[str, float]) -> None:
+        for name, value in losses.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+            self.counts[name] = self.counts.get(name, 0) + 1
+
+    def values(self) -> dict[str, float]:
+        return {name: total / self.counts[name] for name, total in self.sums.items()}
+
+
 @dataclass(frozen=True)
 class StageOfTraining:
     name: str  # reading | learning
     seconds: float
     lr: float  # of the reader
     falls: float  # share of the time in which the rates fall
+    shapes: str  # of batches of documents; "": the reader alone
+    rows: int  # to read, a step
 
 
 def run_outer(
@@ -176,107 +200,89 @@ def run_outer(
 
     Returns: the last figures, and steps and seconds of learning to learn.
     """
-    stages = [
-        StageOfTraining("reading", config.reading_seconds, config.reader_lr, 0.3),
-        StageOfTraining("learning", config.seconds, config.learning_lr, config.decay),
-    ]
-    if not prepared.low_rank():
-        stages = stages[1:]
+    c = config
+    alone = StageOfTraining("reading", c.reading_seconds, c.reader_lr, falls=0.3, shapes="", rows=c.rows_alone)
+    learning = StageOfTraining("learning", c.seconds, c.learning_lr, c.decay, c.shapes, c.reading_rows)
     resume = resume or {}
-    stages = [s for s in stages if not (resume.get("stage") == "learning" and s.name == "reading")]
+    stages = [learning] if resume.get("stage") == "learning" or not prepared.low_rank() else [alone, learning]
     trainer = Trainer(model, prepared, config)
     if resume:
         prepared.load_state_dict(resume["prepared"])
         trainer.optimiser.load_state_dict(resume["optimiser"])
     figures: dict[str, float] = {}
     for stage in stages:
-        here = resume if resume.get("stage") == stage.name else {}
-        figures = _run_stage(model, tokenizer, prepared, material, config, stage, trainer, report, here, checkpoint)
+        resumed = resume if resume.get("stage") == stage.name else {}
+        step, before = resumed.get("step", 0), resumed.get("seconds", 0.0)
+        batches = draw_batches(trainer, tokenizer, material, stage, step)
+        figures = _run_stage(trainer, batches, stage, step, before, report, checkpoint)
     return figures
 
 
 def _run_stage(
-    model: Any,
-    tokenizer: Any,
-    prepared: SlowWeights,
-    material: Material,
-    config: OuterConfig,
-    stage: StageOfTraining,
     trainer: Trainer,
+    batches: Iterator[Batch],
+    stage: StageOfTraining,
+    step: int,
+    before: float,
     report: Callable[[dict[str, Any]], None],
-    resume: dict[str, Any],
     checkpoint: Callable[[dict[str, Any]], None] | None,
 ) -> dict[str, float]:
-    rank = dist.get_rank() if dist.is_initialized() else 0
-    device = next(model.parameters()).device
-    alone = stage.name == "reading"
-    shapes = [] if alone else Shape.read(config.shapes)
-    rows = config.rows_alone if alone else config.reading_rows
-    step, before = resume.get("step", 0), resume.get("seconds", 0.0)
+    """Train until the stage's time is over, from `step` on, after `before` seconds of an earlier process."""
+    config, slow, rank = trainer.config, trainer.slow, process_rank()
+    if trainer.device.type == "cuda":  # every shape is compiled before the clock starts
+        trainer.compile(next(batches) for _ in Shape.read(stage.shapes) or [None])
+        if world_size() > 1:
+            dist.barrier()  # the clock waits for the slowest
+    if slow.low_rank():
+        trainer.lr[0] = stage.lr  # the reader's
+    clock, done = Clock(stage.seconds, before, trainer.device), before / max(stage.seconds, 1e-9)
+    means, figures = Means(), {}
+    while step < config.max_steps:
+        if step % 5 == 0:
+            done = clock.done()
+        if done >= 1:
+            break
+        warm_up = min(1.0, (step + 1) / config.warmup_steps)
+        fall = max(0.03, min(1.0, (1 - done) / stage.falls))
+        means.add(trainer.step(next(batches), warm_up * fall))
+        step += 1
+        if checkpoint and rank == 0 and step % config.save_every == 0:
+            checkpoint({"stage": stage.name, "step": step, "seconds": clock.seconds, **trainer.state()})
+        if step in (2, 10) or step % config.every == 0:
+            figures = means.values() | {"step": step, "seconds": clock.seconds}
+            means = Means()
+            if rank == 0:
+                rates = [round(r, 5) for r in slow.rates().mean(1).tolist()]
+                report({"stage": stage.name, **figures, "rates": rates, "parts": trainer.parts})
+    return figures | {"step": step, "seconds": clock.seconds}
+
+
+def draw_batches(
+    trainer: Trainer, tokenizer: Any, material: Material, stage: StageOfTraining, step: int
+) -> Iterator[Batch]:
+    """Endless batches for a stage, drawn by worker processes; those that follow `step` are other ones than before."""
+    config, device = trainer.config, trainer.device
     stream = EpisodeStream(
         material,
         tokenizer,
         format_for(tokenizer, prepared=True),
-        shapes,
-        segment=prepared.config.segment,
-        seed=100 * config.seed + rank + 1 + 1000 * step + 500_000 * alone,
+        Shape.read(stage.shapes),
+        segment=trainer.slow.config.segment,
+        seed=100 * config.seed + process_rank() + 1 + 1000 * step + 500_000 * (stage.name == "reading"),
         strangers=config.strangers,
         typed=config.typed,
         beside=config.beside,
-        reading=Reading(rows=rows if config.reading else 0, length=config.length, typed=config.typed),
+        reading=Reading(rows=stage.rows if config.reading else 0, length=config.length, typed=config.typed),
     )
-    workers = config.workers
-    loader = iter(
-        torch.utils.data.DataLoader(
-            stream,
-            batch_size=None,
-            num_workers=workers,
-            pin_memory=device.type == "cuda",
-            prefetch_factor=4 if workers else None,
-        )
+    loader = torch.utils.data.DataLoader(
+        stream,
+        batch_size=None,
+        num_workers=config.workers,
+        pin_memory=device.type == "cuda",
+        prefetch_factor=4 if config.workers else None,
     )
-
-    def drawn() -> Batch:
-        return Batch(*(t.to(device, non_blocking=True) for t in next(loader)))
-
-    if device.type == "cuda":  # every shape is compiled before the clock starts
-        trainer.compile(drawn() for _ in shapes or [None])
-        if world_size() > 1:
-            dist.barrier()  # the clock waits for the slowest
-    if prepared.low_rank():
-        trainer.lr[0] = stage.lr  # the reader's
-    clock, done = Clock(stage.seconds, before, device), before / max(stage.seconds, 1e-9)
-    sums: dict[str, float] = {}
-    counts: dict[str, int] = {}
-    figures: dict[str, float] = {}
-
-    def state() -> dict[str, Any]:
-        return {
-            "stage": stage.name,
-            "step": step,
-            "seconds": clock.seconds,
-            "prepared": prepared.state_dict(),
-            "optimiser": trainer.optimiser.state_dict(),
-        }
-
-    while step < config.max_steps:
-        if step % 5 == 0 and (done := clock.done()) >= 1:
-            break
-        scale = min(1.0, (step + 1) / config.warmup_steps) * max(0.03, min(1.0, (1 - done) / stage.falls))
-        losses = trainer.step(drawn(), scale)
-        step += 1
-        for k, v in losses.items():
-            sums[k] = sums.get(k, 0.0) + v
-            counts[k] = counts.get(k, 0) + 1
-        if checkpoint and rank == 0 and step % config.save_every == 0:
-            checkpoint(state())
-        if step in (2, 10) or step % config.every == 0:
-            figures = {k: v / counts[k] for k, v in sums.items()} | {"step": step, "seconds": clock.seconds}
-            sums, counts = {}, {}
-            if rank == 0:
-                rates = [round(r, 5) for r in prepared.rates().mean(1).tolist()]
-                report({"stage": stage.name, **figures, "rates": rates, "parts": trainer.parts})
-    return figures | {"step": step, "seconds": clock.seconds}
+    for batch in loader:
+        yield Batch(*(t.to(device, non_blocking=True) for t in batch))
 
 
 def save_state(state: dict[str, Any], path: Path) -> None:

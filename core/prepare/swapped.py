@@ -72,15 +72,20 @@ def swapped(
     picked |= {w for q in questions for w in WORD.findall(q.answer) if w.islower() and rng.random() < things}
     becomes = {w.lower(): words.other(w, rng) for w in sorted(picked) if _changes(w)}
 
-    def put(match: re.Match[str]) -> str:
+    def other(match: re.Match[str]) -> str:
+        """In the case of the word that it replaces."""
         word = match.group()
         new = becomes.get(word.lower())
-        return word if new is None else new.lower() if word.islower() else new if new[0].isupper() else new.capitalize()
+        if new is None:
+            return word
+        if word.islower():
+            return new.lower()
+        return new if new[0].isupper() else new.capitalize()
 
-    def said(line: str) -> str:
-        return WORD.sub(put, line)
+    def replaced(line: str) -> str:
+        return WORD.sub(other, line)
 
-    return said(title), said(text), [QA(said(q.question), said(q.answer)) for q in questions]
+    return replaced(title), replaced(text), [QA(*map(replaced, q)) for q in questions]
 
 
 def _changes(word: str) -> bool:

@@ -115,7 +115,7 @@ class AdapterLearner:
         named = {f"0/{name}": t for name, t in tensors.items()}
         return Learned(named, (0,) * len(chunks), metrics)
 
-    def at(self, factor: float) -> AdapterLearner:
+    def with_rate(self, factor: float) -> AdapterLearner:
         """The same learner with its rate multiplied."""
         other = copy.copy(self)
         other.settings = replace(self.settings, rate=self.settings.rate * factor)

@@ -126,7 +126,7 @@ def guard(tiny, fmt) -> Guard:
 
 
 def large(lora: LoraLearner, factor: float) -> Learned:
-    result = run(lora.at(factor).learn(chunks_of(lora.base.tokenizer, STORY), title="Vessin"))
+    result = run(lora.with_rate(factor).learn(chunks_of(lora.base.tokenizer, STORY), title="Vessin"))
     return result
 
 
@@ -203,7 +203,7 @@ class Rated:
     def __init__(self, factor: float = 1.0) -> None:
         self.factor = factor
 
-    def at(self, factor: float) -> Rated:
+    def with_rate(self, factor: float) -> Rated:
         return Rated(factor)
 
     def learn(self, chunks, *, title):

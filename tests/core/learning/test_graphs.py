@@ -118,7 +118,7 @@ def test_on_a_gpu_recordings_are_replayed(tiny) -> None:
 def test_without_room_there_is_no_recording_and_the_longest_unused_goes_first(tiny, modules) -> None:
     recordings = Graphs(tiny.model, modules)
     small, large = PROMPTS[:1], [list(range(2, 42))]
-    recordings.room = sum(recordings._bytes(Shape.of(rows, 1)) for rows in (1, 2))
+    recordings.room = sum(recordings._bytes(Shape.fitting(rows, 1)) for rows in (1, 2))
     for prompts in (small, large, small, PROMPTS[:2]):
         assert recordings.passes(prompts, 1, 8)
     assert Shape(1, 64, True) not in recordings.kept and Shape(1, 32, True) in recordings.kept

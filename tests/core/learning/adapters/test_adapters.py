@@ -175,7 +175,7 @@ def test_before_the_first_step_an_adapter_changes_nothing(learner: AdapterLearne
 
 
 def test_without_a_rate_nothing_is_learned(learner: AdapterLearner) -> None:
-    before, learned = logits(learner.base), run(learner.at(0.0))
+    before, learned = logits(learner.base), run(learner.with_rate(0.0))
     with learner.attach([(section(learned), 4)]):
         assert torch.equal(logits(learner.base), before) and learned.metrics.delta_norm == 0
 

@@ -135,6 +135,6 @@ def test_recomputing_changes_no_gradient_and_is_undone(tiny, fmt) -> None:
 
 
 def test_an_unknown_objective_is_a_setup_error() -> None:
-    assert Objectives.of({"keep": 0.25}) == Objectives(keep=0.25)
+    assert Objectives.from_weights({"keep": 0.25}) == Objectives(keep=0.25)
     with pytest.raises(SetupError, match="no objective 'magic'"):
-        Objectives.of({"magic": 1.0})
+        Objectives.from_weights({"magic": 1.0})

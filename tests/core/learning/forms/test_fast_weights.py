@@ -104,7 +104,7 @@ def test_the_product_learns_in_every_form(learner, form: dict) -> None:
     kept = unpack(learned.section(0), 128)
     for n, stored in learner.prepared.as_stored(deltas).items():
         assert (kept[n] - stored[0]).norm() < 0.05 * stored.norm()
-    assert learner.at(2.0).prepared.rates() == pytest.approx(2 * learner.prepared.rates())
+    assert learner.with_rate(2.0).prepared.rates() == pytest.approx(2 * learner.prepared.rates())
 
 
 def test_rms_has_unit_root_mean_square_whatever_the_gradients_size() -> None:
