@@ -19,7 +19,7 @@ from core.types import Limits
 
 if TYPE_CHECKING:
     from core.engine import EngineConfig
-    from core.learning.remote import RemoteWriter
+    from core.learning.adapters.remote import RemoteWriter
 
 PREFIX = "ENGRAM_"
 FILE = Path(".env")
@@ -59,7 +59,7 @@ class Settings(BaseSettings):
     batch_tokens: int | None = Field(None, gt=0)  # learned at once
     memory_mb: int | None = Field(None, gt=0)  # learning stays below it, where it can
     study: bool = False  # adapters: the model writes study material first
-    objectives: dict[str, float] = {}  # adapters: weights, as JSON: {"distil": 1.0}
+    objectives: dict[str, float] = {}  # adapters: weights, as JSON: {"keep": 1.0}
     check: bool = True  # after learning the model asks itself about the document
     guard: bool = True  # weights that do harm are rolled back
     votes: int = Field(1, ge=1, le=9)  # answers to a question, of which the most agreed on counts; each costs as much
@@ -144,7 +144,7 @@ class Settings(BaseSettings):
         )
 
     def _question_writer(self) -> RemoteWriter | None:
-        from core.learning.remote import RemoteWriter
+        from core.learning.adapters.remote import RemoteWriter
 
         key = self.question_writer_key.get_secret_value() if self.question_writer_key else ""
         return (

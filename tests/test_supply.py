@@ -32,7 +32,7 @@ NETWORK = {
     "http",
     "ftplib",
 } | {"uvicorn"}
-TALKERS = {"bot/platforms/discord.py", "bot/metrics.py", "core/learning/remote.py"} | {
+TALKERS = {"bot/platforms/discord.py", "bot/metrics.py", "core/learning/adapters/remote.py"} | {
     f"bot/platforms/slack/{name}.py" for name in ("app", "errors", "files", "http", "oauth", "replies", "workspace")
 }
 TALKERS.add("bot/platforms/playground.py")

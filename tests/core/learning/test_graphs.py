@@ -12,8 +12,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from core.engine import EngineConfig
 from core.generate import generate
 from core.learning import graphs
-from core.learning.fast_weights import attached, target_modules
 from core.learning.graphs import Graphs, Shape
+from core.learning.hooks import attached, down_projections
 
 PROMPTS = [[7, 8, 9], list(range(20, 40)), [11], list(range(50, 62)), [5, 6]]
 PLAIN = {"stop_ids": frozenset({0}), "pad_id": 1, "max_new": 8}
@@ -23,7 +23,7 @@ Q = "model.layers.0.self_attn.q_proj"
 
 @pytest.fixture
 def modules(tiny) -> dict:
-    return target_modules(tiny.model, 2, 0)
+    return down_projections(tiny.model, range(1, 3))
 
 
 def deltas(modules, seed: int = 0) -> dict[str, torch.Tensor]:
@@ -90,7 +90,7 @@ def test_heads_that_share_keys(tiny) -> None:
         torch.manual_seed(0)
         config = LlamaConfig(**tiny.model.config.to_dict() | shape)
         model = LlamaForCausalLM(config).eval().requires_grad_(False)
-    modules = target_modules(model, 1, 1)
+    modules = down_projections(model, range(1, 2))
     both(replace(tiny, model=model), modules, Graphs(model, modules), PROMPTS)
 
 
@@ -108,7 +108,7 @@ def test_weights_that_lie_side_by_side_are_what_they_were_and_stay_there(tiny) -
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="records on a GPU only")
 def test_on_a_gpu_recordings_are_replayed(tiny) -> None:
     model = copy.deepcopy(tiny.model).cuda()
-    here, modules = replace(tiny, model=model), target_modules(model, 2, 0)
+    here, modules = replace(tiny, model=model), down_projections(model, range(1, 3))
     recordings = Graphs(model, modules)
     for seed in range(3):
         both(here, modules, recordings, PROMPTS, seed)
@@ -118,7 +118,7 @@ def test_on_a_gpu_recordings_are_replayed(tiny) -> None:
 def test_without_room_there_is_no_recording_and_the_longest_unused_goes_first(tiny, modules) -> None:
     recordings = Graphs(tiny.model, modules)
     small, large = PROMPTS[:1], [list(range(2, 42))]
-    recordings.room = sum(recordings._bytes(Shape.of(rows, 1)) for rows in (1, 2))
+    recordings.room = sum(recordings._bytes(Shape.fitting(rows, 1)) for rows in (1, 2))
     for prompts in (small, large, small, PROMPTS[:2]):
         assert recordings.passes(prompts, 1, 8)
     assert Shape(1, 64, True) not in recordings.kept and Shape(1, 32, True) in recordings.kept

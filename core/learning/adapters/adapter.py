@@ -1,6 +1,7 @@
-"""The inner loop of learners that train an adapter: a document as packed sequences, one loss, many small steps.
+"""Learners that train an adapter: a document as packed sequences, one loss, many small steps.
 
-What is attached to the model is the adapter's own affair (`core.learning.lora`, `core.learning.branches`).
+What is attached to the model is the adapter's own affair (`core.learning.adapters.lora`,
+`core.learning.forms.branches`).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -18,14 +19,14 @@ import torch
 from torch import Tensor, nn
 
 from core.errors import LearningFailed
+from core.learning.adapters.objectives import Sample, masked, pack, sum_loss, text_samples
 from core.learning.base import LearnConfig
-from core.learning.objectives import Sample, masked, pack, sum_loss, text_samples
+from core.learning.hooks import Branch, with_branches
 from core.model import LoadedModel
 from core.ports import Learned
 from core.prompts import PromptFormat
 from core.types import Chunk, Metrics, Step
 
-Branch = Callable[[Tensor], Tensor]  # a module's input [R, T, in] -> what is added to its output [R, T, out]
 Score = Callable[[Mapping[str, Tensor]], float]  # weights of one section -> how many questions they answer
 
 
@@ -46,31 +47,6 @@ class Adapter(Protocol):
     def norm(self) -> float:
         """L2 norm of the weight change."""
         ...
-
-
-@contextmanager
-def added(model: nn.Module, groups: Sequence[tuple[Mapping[str, Branch], int]]) -> Iterator[None]:
-    """Within the context each module's output gains its branch, on the rows of each group; further rows gain nothing.
-
-    groups: (module name -> branch, number of batch rows), in row order.
-    """
-
-    def hook(mine: Sequence[tuple[Branch | None, int]]) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
-        def add(_module: nn.Module, args: tuple[Tensor, ...], y: Tensor) -> Tensor:
-            parts, at = [], 0
-            for branch, rows in mine:
-                part = slice(at, at + rows)
-                parts.append(y[part] + branch(args[0][part]) if branch else y[part])
-                at += rows
-            return torch.cat([*parts, y[at:]])
-
-        return add
-
-    with ExitStack() as stack:
-        for name in sorted({name for branches, _ in groups for name in branches}):
-            mine = [(branches.get(name), rows) for branches, rows in groups]
-            stack.callback(model.get_submodule(name).register_forward_hook(hook(mine)).remove)
-        yield
 
 
 @contextmanager
@@ -139,7 +115,7 @@ class AdapterLearner:
         named = {f"0/{name}": t for name, t in tensors.items()}
         return Learned(named, (0,) * len(chunks), metrics)
 
-    def at(self, factor: float) -> AdapterLearner:
+    def with_rate(self, factor: float) -> AdapterLearner:
         """The same learner with its rate multiplied."""
         other = copy.copy(self)
         other.settings = replace(self.settings, rate=self.settings.rate * factor)
@@ -148,7 +124,7 @@ class AdapterLearner:
     def attach(self, groups: Sequence[tuple[Mapping[str, Tensor], int]]) -> AbstractContextManager[None]:
         place = {"device": self.base.device, "dtype": self.base.dtype}
         ready = [({n: t.to(**place) for n, t in weights.items()}, rows) for weights, rows in groups]
-        return added(self.base.model, [(self.branches(weights), rows) for weights, rows in ready])
+        return with_branches(self.base.model, [(self.branches(weights), rows) for weights, rows in ready])
 
     def recorded(self, groups: object, prompts: object, max_new: int) -> None:
         """Adapters are attached."""
@@ -174,8 +150,8 @@ class AdapterLearner:
         scale = 1024.0 if self.base.dtype == torch.float16 else 1.0  # small gradients vanish in float16
 
         def backward(loss: Tensor) -> None:
-            found = torch.autograd.grad(loss * scale, adapter.leaves)
-            torch._foreach_add_(sums, [g.float() for g in found])
+            gradients = torch.autograd.grad(loss * scale, adapter.leaves)
+            torch._foreach_add_(sums, [g.float() for g in gradients])
 
         loss, count = self._run(adapter, batch, backward, lambda: torch._foreach_zero_(sums))
         torch._foreach_div_(sums, count * scale)

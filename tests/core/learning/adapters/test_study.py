@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from core.errors import LearningFailed
-from core.learning.remote import RemoteWriter
-from core.learning.study import (
+from core.learning.adapters.remote import RemoteWriter
+from core.learning.adapters.study import (
     Exercise,
     StudyConfig,
     Tutor,
@@ -22,7 +22,7 @@ from core.learning.study import (
     gather,
     grounded,
     spread,
-    told,
+    summary,
 )
 from core.prompts import ChatFormat, ReaderFormat
 from tests.core.conftest import STORY, chunks_of
@@ -68,7 +68,7 @@ def test_a_question_is_kept_when_its_answer_comes_back(tiny, tutor) -> None:
         (0, "Who keeps the boats?", "Orla Quint", 0.9),
         (0, "What does a berth cost?", "forty crowns a night", 0.9),
     ]
-    assert told(tutor.dropped) == ""
+    assert summary(tutor.dropped) == ""
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_a_question_is_kept_when_its_answer_comes_back(tiny, tutor) -> None:
 def test_what_is_not_sound_is_dropped_and_counted(tiny, tutor, question, answer, why) -> None:
     tutor.writer = Scripted((question, answer))
     assert list(tutor.exercises(chunks(tiny))) == [[]]
-    assert tutor.dropped[why] == 1 and told(tutor.dropped) == f"1 {why}"
+    assert tutor.dropped[why] == 1 and summary(tutor.dropped) == f"1 {why}"
 
 
 def test_a_question_is_asked_once(tiny, tutor) -> None:

@@ -10,12 +10,13 @@ import torch
 
 from core.errors import SetupError
 from core.learning.base import LearnConfig
-from core.learning.budget import (
+from core.learning.forms.budget import (
     ACTIONS,
     COST,
     PID,
     Action,
     Budget,
+    BudgetedLearner,
     Lesson,
     Look,
     PPOConfig,
@@ -26,11 +27,10 @@ from core.learning.budget import (
     save_policy,
     shares,
     train,
-    with_steps,
 )
-from core.learning.fast_weights import FastWeightsConfig, Prepared, inner_steps
+from core.learning.forms.fast_weights import Form, FormConfig
 from tests.core.conftest import STORY, WIDTH, chunks_of
-from tests.core.test_fast_learner import finish, logits, section
+from tests.core.learning.test_fast_learner import finish, logits, section
 
 LOSSES = [random.Random(n).gauss(3, 0.4) for n in range(60)]
 
@@ -103,36 +103,33 @@ def test_a_single_chunk_can_be_trained_on() -> None:
     assert all(p.isfinite().all() for p in net.parameters())
 
 
-def test_other_numbers_of_steps_begin_as_trained_and_go_on_with_the_last_rate() -> None:
-    prepared = Prepared(FastWeightsConfig(steps=2, layers=3), 8)
-    torch.nn.init.uniform_(prepared.log_rates)
-    one, four = with_steps(prepared, 1), with_steps(prepared, 4)
-    assert torch.equal(one.log_rates, prepared.log_rates[:1]) and one.weigh is prepared.weigh
-    assert torch.equal(four.log_rates, prepared.log_rates[[0, 1, 1, 1]]) and four.config.steps == 4
-
-
 @pytest.mark.parametrize("shared", [False, True])
-def test_other_numbers_of_steps_keep_the_start_and_the_basis(tiny, shared: bool) -> None:
-    config = FastWeightsConfig(steps=2, layers=2, start=True, reader=2, rank=4, shared_rate=shared)
-    prepared = Prepared(config, WIDTH, tiny.model)
-    for start in prepared.start:
+def test_other_numbers_of_steps_begin_as_trained_and_go_on_with_the_last_rate(tiny, shared: bool) -> None:
+    form = Form(FormConfig(steps=2, layers=2, start=True, rank=4, shared_rate=shared), WIDTH, tiny.model)
+    torch.nn.init.uniform_(form.log_rates, -6, -5)
+    for start in form.start:
         torch.nn.init.normal_(start)
     ids = torch.arange(9, 17).view(1, 1, 8)
-    deltas = [list(d.values()) for _, d in inner_steps(tiny.model, ids, ids, prepared)]
-    for steps, expected in ((0, [list(prepared.start)]), (1, deltas[:1]), (2, deltas), (4, deltas)):
-        view = with_steps(prepared, steps)
-        assert view.rates().shape == (steps, 2) and view.reader is prepared.reader
-        found = [list(d.values()) for _, d in inner_steps(tiny.model, ids, ids, view, measure=True)]
-        assert len(found) == steps + 1
-        for now, then in zip(found, expected, strict=False):
-            assert all(torch.equal(a, b.expand_as(a)) for a, b in zip(now, then, strict=True))
+    trained = [list(fast.values()) for _, fast in form.inner_loop(tiny.model, ids, ids)]
+    for steps, expected in ((0, [list(form.start)]), (1, trained[:1]), (2, trained), (4, trained)):
+        loop = list(form.inner_loop(tiny.model, ids, ids, measure=True, steps=steps))
+        assert len(loop) == steps + 1 and [x for x, _ in loop] == sorted((x for x, _ in loop), reverse=True)
+        for (_, fast), then in zip(loop, expected, strict=False):
+            assert all(torch.equal(a, b.expand_as(a)) for a, b in zip(fast.values(), then, strict=True))
+    assert torch.equal(form._rates_of(4)[2:], form.rates()[[1, 1]])
 
 
-def test_under_a_budget_skipped_chunks_answer_as_the_base_and_the_others_as_without_it(learner) -> None:
+@pytest.fixture
+def budgeted(tiny, fmt):
+    return lambda budget, batch_tokens: BudgetedLearner(
+        tiny, fmt, LearnConfig(batch_tokens=batch_tokens, budget=budget)
+    )
+
+
+def test_under_a_budget_skipped_chunks_answer_as_the_base_and_the_others_as_without_it(learner, budgeted) -> None:
     chunks = chunks_of(learner.base.tokenizer, STORY * 6)
     _, whole = finish(learner.learn(chunks, title="Vessin"))
-    learner.config = LearnConfig(batch_tokens=256, budget="random:6")
-    seen, learned = finish(learner.learn(chunks, title="Vessin"))
+    seen, learned = finish(budgeted("random:6", 256).learn(chunks, title="Vessin"))
     assert learned.sections == whole.sections and seen[-1].done == seen[-1].total
     norms = [sum(float(t.abs().sum()) for n, t in section(learned, c).items()) for c in range(len(chunks))]
     assert 0 < sum(n == 0 for n in norms) < len(chunks)
@@ -142,11 +139,10 @@ def test_under_a_budget_skipped_chunks_answer_as_the_base_and_the_others_as_with
         assert torch.equal(logits(learner)[:2], base[:2])
 
 
-def test_four_steps_by_budget_are_the_steps_that_were_trained(learner) -> None:
+def test_four_steps_by_budget_are_the_steps_that_were_trained(learner, budgeted) -> None:
     chunks = chunks_of(learner.base.tokenizer, STORY * 2)
     _, whole = finish(learner.learn(chunks, title="Vessin"))  # the unprepared model's own number of steps
-    learner.config = LearnConfig(batch_tokens=1024, budget="fixed:4")
-    _, learned = finish(learner.learn(chunks, title="Vessin"))
+    _, learned = finish(budgeted("fixed:4", 1024).learn(chunks, title="Vessin"))
     assert learned.tensors.keys() == whole.tensors.keys()
     assert all(torch.equal(t, whole.tensors[n]) for n, t in learned.tensors.items())
     assert learned.metrics.final_loss == pytest.approx(whole.metrics.final_loss)

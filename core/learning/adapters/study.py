@@ -81,7 +81,7 @@ class Exercise:
 
 
 class Writer(Protocol):
-    """A larger model that writes the questions, outside of this process (`core.learning.remote`)."""
+    """A larger model that writes the questions, outside of this process (`core.learning.adapters.remote`)."""
 
     def write(self, passage: str, count: int) -> list[tuple[str, str]]:
         """Questions and answers. Raises: LearningFailed when it can't be reached."""
@@ -103,37 +103,42 @@ class Tutor:
     def exercises(self, chunks: Sequence[Chunk]) -> Iterator[list[Exercise]]:
         """All study material of a document, a batch of passages at a time; nothing while a larger model writes."""
         c = self.config
-        for some in self._batches(self._passages(chunks), c.questions):
-            found = self._new((yield from self._questions(some, c.questions)))
+        for passages in self._batches(self._passages(chunks), c.questions):
+            exercises = self._new((yield from self._questions(passages, c.questions)))
             if c.reverse:
-                found += self._new(self._reverse(found))
-            yield found + self._texts(some, [REWRITE] * c.rewrites + [SUMMARISE] * c.summaries)
+                exercises += self._new(self._reverse(exercises))
+            yield exercises + self._texts(passages, [REWRITE] * c.rewrites + [SUMMARISE] * c.summaries)
 
     def checks(self, chunks: Sequence[Chunk], each: int, most: int) -> Iterator[list[Exercise]]:
         """At most `each` questions a chunk, plain and sure; of a long document `most` in all, of evenly chosen chunks.
         Short ones first, and such as ask for one thing: the others are mostly the passage's own words."""
-        chosen = spread(chunks, max(1, most // each))
-        passages = [p for chunk in chosen for p in spread(self._passages([chunk]), each + 1)]
-        for some in self._batches(passages, DRAFTS):
-            sure = [e for e in (yield from self._questions(some, DRAFTS)) if e.sure >= SURE]
-            yield self._new(sorted(sure, key=lambda e: (e.question.startswith("What"), len(e.question))), each)
+        passages: list[Passage] = []
+        for chunk in spread(chunks, max(1, most // each)):
+            passages += spread(self._passages([chunk]), each + 1)
+        for batch in self._batches(passages, DRAFTS):
+            drafts = yield from self._questions(batch, DRAFTS)
+            sure = [e for e in drafts if e.sure >= SURE]
+            sure.sort(key=lambda e: (e.question.startswith("What"), len(e.question)))
+            yield self._new(sure, each)
 
     def _passages(self, chunks: Sequence[Chunk]) -> list[Passage]:
         """(chunk, text): whole sentences, of at most `config.passage` tokens together."""
-        count = lambda text: len(self.base.tokenizer.encode(text, add_special_tokens=False))  # noqa: E731
-        found = []
+        encode = self.base.tokenizer.encode
+        passages = []
         for chunk in chunks:
             sentences = [s.strip() for s in SENTENCE.split(chunk.text) if s and s.strip()]
-            texts = gather(sentences, [count(s) for s in sentences], self.config.passage)
-            found += [(chunk.index, text) for text in texts]
-        return [(n, text) for n, text in found if len(text.split()) >= 12]
+            sizes = [len(encode(s, add_special_tokens=False)) for s in sentences]
+            for text in gather(sentences, sizes, self.config.passage):
+                if len(text.split()) >= 12:
+                    passages.append((chunk.index, text))
+        return passages
 
     def _batches(self, passages: Sequence[Passage], count: int) -> Iterator[list[Passage]]:
         """Where `count` questions are written about each, every prompt with the passage before it in the cache."""
         rows = len(self.fmt.write_questions("", count))
         size = max(1, 2 * self.batch_tokens // (self.config.passage * rows))
-        for at in range(0, len(passages), size):
-            yield list(passages[at : at + size])
+        for start in range(0, len(passages), size):
+            yield list(passages[start : start + size])
 
     def _questions(self, passages: Sequence[Passage], count: int) -> Generator[list[Exercise], None, list[Exercise]]:
         """Sound ones, about each passage; some may be alike."""
@@ -157,7 +162,11 @@ class Tutor:
         if len(failed) == len(replies):
             failed[0].result()
         self.dropped["passages without a reply"] += len(failed)
-        return [(n, *pair) for n, reply in enumerate(replies) if reply not in failed for pair in reply.result()]
+        asked = []
+        for n, reply in enumerate(replies):
+            if reply not in failed:
+                asked += [(n, question, answer) for question, answer in reply.result()]
+        return asked
 
     def _reverse(self, exercises: Sequence[Exercise]) -> list[Exercise]:
         """Questions that have the answer of one of these in them, where it is a name or a number."""
@@ -168,38 +177,39 @@ class Tutor:
 
     def _written(self, passages: Sequence[Passage], wanted: Sequence[tuple[int, int, str]]) -> list[Exercise]:
         """wanted: (number of a passage, how many questions, what they should have in them), some for each passage."""
-        heat = lambda i: self.config.temperature * (i >= len(BEGINNINGS))  # noqa: E731
         rows: list[tuple[int, str, list[int], float]] = []  # passage, what is begun, prompt, temperature
+        first: dict[int, list[int]] = {}  # prompt of each passage
         for n, count, about in wanted:
-            drafts = self.fmt.write_questions(passages[n][1], count, about)
-            rows += [(n, begin, prompt, heat(i)) for i, (prompt, begin) in enumerate(drafts)]
-        first = {n: prompt for n, _, prompt, _ in reversed(rows)}
+            for i, (prompt, begin) in enumerate(self.fmt.write_questions(passages[n][1], count, about)):
+                first.setdefault(n, prompt)
+                rows.append((n, begin, prompt, self.config.temperature * (i >= len(BEGINNINGS))))
         prefix = read(self.base.model, [first[n] for n in range(len(passages))], self.fmt.pad_id)
-        of, begun, prompts, heats = zip(*rows, strict=True)
+        numbers, begun, prompts, temperatures = zip(*rows, strict=True)
         longest = QUESTION_TOKENS * max(count for _, count, _ in wanted) * len(wanted) // len(rows)
-        written, _ = self._generate(prompts, prefix, of, longest, heats, stops=self.fmt.write_stops)
+        written, _ = self._generate(prompts, prefix, numbers, longest, temperatures, stops=self.fmt.write_stops)
         asked = []
-        for n, begin, ids in zip(of, begun, written, strict=True):
-            found = self.fmt.read_questions(begin + self.base.tokenizer.decode(ids, skip_special_tokens=True))
-            self.dropped["malformed"] += not found
-            asked += [(n, question, answer) for question, answer in found]
+        for n, begin, ids in zip(numbers, begun, written, strict=True):
+            text = begin + self.base.tokenizer.decode(ids, skip_special_tokens=True)
+            pairs = self.fmt.read_questions(text)
+            self.dropped["malformed"] += not pairs
+            asked += [(n, question, answer) for question, answer in pairs]
         return self._answered(passages, asked, prefix)
 
     def _answered(self, passages: Sequence[Passage], asked: Sequence[Asked], prefix: Prefix | None) -> list[Exercise]:
         """What is sound, unlike what is kept already, and answered in the same way once more."""
         asked = [(n, q, a) for n, q, a in asked if self._sound(flaw(q, passages[n][1]))]
         asked = [(n, q, a) for n, q, a in asked if self._sound(self._seen(passages[n][0], q))]
-        without = [(n, q) for n, q, a in asked if not a]
-        found = iter(self._answers(passages, without, prefix, self.fmt.write_answer))
-        asked = [(n, q, a or next(found)[0]) for n, q, a in asked]
+        unanswered = [(n, q) for n, q, a in asked if not a]
+        written = iter(self._answers(passages, unanswered, prefix, self.fmt.write_answer))
+        asked = [(n, q, a or next(written)[0]) for n, q, a in asked]
         most = self.config.most_words
         asked = [(n, q, a) for n, q, a in asked if self._sound(answer_flaw(q, a, passages[n][1], most))]
         again = self._answers(passages, [(n, q) for n, q, _ in asked], prefix, self.fmt.in_context)
-        return [
-            Exercise(*passages[n], question, answer, sure)
-            for (n, question, answer), (back, sure) in zip(asked, again, strict=True)
-            if self._sound("" if f1(back, [answer]) >= self.config.agree else "round trip")
-        ]
+        exercises = []
+        for (n, question, answer), (second, sure) in zip(asked, again, strict=True):
+            if self._sound("" if f1(second, [answer]) >= self.config.agree else "round trip"):
+                exercises.append(Exercise(*passages[n], question, answer, sure))
+        return exercises
 
     def _answers(
         self, passages: Sequence[Passage], asked: Sequence[tuple[int, str]], prefix: Prefix | None,
@@ -208,12 +218,13 @@ class Tutor:
         """Answers in context, and how sure they are."""
         if not asked:
             return []
-        prompts, of = [prompt(passages[n][1], question) for n, question in asked], [n for n, _ in asked]
-        if prefix is None or 2 * sum(prefix.shared(prompts, of)) < sum(map(len, prompts)):
-            order = sorted(set(of))
-            prefix = read(self.base.model, [prompts[of.index(n)] for n in order], self.fmt.pad_id)
-            of = [order.index(n) for n in of]
-        rows, sure = self._generate(prompts, prefix, of, ANSWER_TOKENS, 0.0)
+        prompts = [prompt(passages[n][1], question) for n, question in asked]
+        numbers = [n for n, _ in asked]
+        if prefix is None or 2 * sum(prefix.shared(prompts, numbers)) < sum(map(len, prompts)):
+            order = sorted(set(numbers))
+            prefix = read(self.base.model, [prompts[numbers.index(n)] for n in order], self.fmt.pad_id)
+            numbers = [order.index(n) for n in numbers]
+        rows, sure = self._generate(prompts, prefix, numbers, ANSWER_TOKENS, 0.0)
         texts = [self.base.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in rows]
         return list(zip(texts, sure, strict=True))
 
@@ -222,32 +233,32 @@ class Tutor:
         return not fault
 
     def _texts(self, passages: Sequence[Passage], tasks: Sequence[str]) -> list[Exercise]:
-        """Each passage in other words, where the model can be told to."""
-        found = []
+        """Each passage in other words, where the model follows such a task."""
+        exercises = []
         for number, task in enumerate(tasks):
             prompts = [p for _, text in passages if (p := self.fmt.write_text(text, task)) is not None]
             if not prompts:
                 return []
-            heat = self.config.temperature if number else 0.0
-            rows, _ = self._generate(prompts, None, (), 2 * self.config.passage, heat)
+            temperature = self.config.temperature if number else 0.0
+            rows, _ = self._generate(prompts, None, (), 2 * self.config.passage, temperature)
             for (n, passage), ids in zip(passages, rows, strict=True):
                 text = self.base.tokenizer.decode(ids, skip_special_tokens=True).strip()
                 fault = "" if grounded(text, passage) else "not in the passage"
                 if self._sound("malformed" if len(text.split()) < 8 else fault):
-                    found.append(Exercise(n, passage, "", text))
-        return found
+                    exercises.append(Exercise(n, passage, "", text))
+        return exercises
 
     def _new(self, exercises: Sequence[Exercise], each: int | None = None) -> list[Exercise]:
         """Those unlike any that is kept, at most `each` a chunk; they are kept from now on, so that no question of the
         self-check is studied."""
-        found: list[Exercise] = []
+        new: list[Exercise] = []
         counts: Counter[int] = Counter()
         for e in exercises:
             if counts[e.chunk] != each and self._sound(self._seen(e.chunk, e.question)):
                 self.kept[e.chunk].append(set(normalise(e.question)))
                 counts[e.chunk] += 1
-                found.append(e)
-        return found
+                new.append(e)
+        return new
 
     def _seen(self, chunk: int, question: str) -> str:
         """Why a question is not kept: one like it is. "" otherwise."""
@@ -256,8 +267,8 @@ class Tutor:
         return "seen before" if any(alike) else ""
 
     def _generate(
-        self, prompts: Sequence[Sequence[int]], prefix: Prefix | None, of: Sequence[int], most: int,
-        heat: float | Sequence[float], stops: frozenset[int] | None = None,
+        self, prompts: Sequence[Sequence[int]], prefix: Prefix | None, texts: Sequence[int], most: int,
+        temperature: float | Sequence[float], stops: frozenset[int] | None = None,
     ) -> tuple[list[list[int]], list[float]]:  # fmt: skip
         """The same for the same document: the seed is fixed, and the caller's random numbers stay as they are."""
         devices = [self.base.device] if self.base.device.type == "cuda" else []
@@ -265,7 +276,7 @@ class Tutor:
             torch.manual_seed(0)
             return generate(
                 self.base.model, prompts, stop_ids=stops or self.fmt.stop_ids, pad_id=self.fmt.pad_id, max_new=most,
-                temperature=heat, prefix=prefix, of=of,
+                temperature=temperature, prefix=prefix, of=texts,
             )  # fmt: skip
 
 
@@ -279,10 +290,10 @@ def flaw(question: str, passage: str) -> str:
 
 def answer_flaw(question: str, answer: str, passage: str, most_words: int = 8) -> str:
     """Why an answer is not kept; "" when nothing speaks against it."""
-    said = normalise(answer)
-    if not 1 <= len(answer.split()) <= most_words or not said or len(set(said)) < len(said):
+    words = normalise(answer)
+    if not 1 <= len(answer.split()) <= most_words or not words or len(set(words)) < len(words):
         return "malformed"
-    if f" {' '.join(said)} " in f" {' '.join(normalise(question))} ":
+    if f" {' '.join(words)} " in f" {' '.join(normalise(question))} ":
         return "answer in the question"
     if any(asks.match(question) and not given.search(answer) for asks, given in KINDS):
         return "another kind of answer"
@@ -292,7 +303,7 @@ def answer_flaw(question: str, answer: str, passage: str, most_words: int = 8) -
 def grounded(text: str, passage: str) -> bool:
     """Whether its numbers and names stand in the passage. A sentence's first word is not taken for a name."""
     inner = " ".join(s[:1].lower() + s[1:] for s in SENTENCE.split(text) if s)
-    return {w for found in NAME_OR_NUMBER.findall(inner) for w in normalise(found)} <= set(normalise(passage))
+    return set(normalise(" ".join(NAME_OR_NUMBER.findall(inner)))) <= set(normalise(passage))
 
 
 def gather(sentences: Sequence[str], sizes: Sequence[int], most: int) -> list[str]:
@@ -320,6 +331,6 @@ def for_chat(config: StudyConfig, fmt: PromptFormat) -> StudyConfig:
     return replace(config, passage=384, questions=3 * config.questions) if follows else config
 
 
-def told(dropped: Mapping[str, int]) -> str:
+def summary(dropped: Mapping[str, int]) -> str:
     """For the log: what was dropped, and why."""
     return ", ".join(f"{count} {why}" for why, count in sorted(dropped.items()) if why and count)

@@ -4,8 +4,8 @@
 
 A model that was never trained with TTT layers has no projections that say what a token's key and value are. Its own
 next-token loss does: with v = -d loss / d y, LaCT's loss -<f_W(x), v> has the gradient of the next-token loss. So the
-delta of a chunk is that gradient, and the step is LaCT's (`core.learning.lact.step`): the loss of a large chunk is
-measured with what came before, then the chunk is written.
+delta of a chunk is that gradient, and the step is LaCT's (`lact.step`): the loss of a large chunk is measured with what
+came before, then the chunk is written.
 
 Shapes: R rows, T tokens, d width, n heads of f = d / n, h hidden width of a head (4 f).
 """
@@ -20,10 +20,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from core.learning import lact
+from core.learning.adapters.adapter import AdapterLearner
 from core.learning.base import LearnConfig
-from core.learning.inner import AdapterLearner, Branch, added
-from core.learning.ttt import gelu
+from core.learning.forms import lact
+from core.learning.forms.ttt import gelu
+from core.learning.hooks import Branch, with_branches
 from core.model import LoadedModel
 from core.prompts import PromptFormat
 
@@ -39,7 +40,7 @@ class BranchSettings:
 
 
 class BranchAdapter:
-    """Implements core.learning.inner.Adapter. Its tensors: `model.layers.I.mlp.w1` [n, f, f or h], `.w2` [n, h, f]."""
+    """Implements Adapter. Its tensors: `model.layers.I.mlp.w1` [n, f, f or h] and `.w2` [n, h, f]."""
 
     def __init__(self, base: LoadedModel, settings: BranchSettings) -> None:
         self.model, self.settings = base.model, settings
@@ -51,7 +52,7 @@ class BranchAdapter:
         self.before: list[Tensor | None] = [None] * len(self.leaves)
 
     def on(self) -> AbstractContextManager[None]:
-        return added(self.model, [(branches(self.weights), 1 << 30)])
+        return with_branches(self.model, [(branches(self.weights), 1 << 30)])
 
     @torch.no_grad()
     def step(self, gradients: Sequence[Tensor], done: float) -> None:

@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from core.errors import SetupError
-from core.generate import read
-from core.learning.base import Objectives
-from core.learning.fast_weights import IGNORE
-from core.learning.inner import recomputed
-from core.learning.objectives import (
+from core.learning.adapters.adapter import recomputed
+from core.learning.adapters.objectives import (
     TOP,
-    Lessons,
     Sample,
-    Teacher,
-    answer_sample,
-    distance,
+    SampleMaker,
     divergence,
     masked,
     pack,
     sum_loss,
     teach,
 )
-from core.learning.study import Exercise
-from core.prompts import ChatFormat, ReaderFormat
+from core.learning.adapters.study import Exercise
+from core.learning.base import Objectives
+from core.learning.segments import IGNORE
 from tests.core.conftest import STORY
 
 ASKED = [
@@ -34,12 +31,12 @@ ASKED = [
 ]
 
 
-def lessons(tiny, fmt, **weights: float) -> Lessons:
-    return Lessons(tiny, fmt, Objectives(**weights), 256)
+def maker(tiny, fmt, **weights: float) -> SampleMaker:
+    return SampleMaker(tiny, fmt, Objectives(**weights))
 
 
-def taught(tiny, fmt, *, of=ASKED, **weights: float) -> list[Sample]:
-    return lessons(tiny, fmt, **weights).of(of, fmt.heading("Vessin"), 64)
+def made(tiny, fmt, exercises=ASKED, **weights: float) -> list[Sample]:
+    return maker(tiny, fmt, **weights).from_exercises(exercises, fmt.heading("Vessin"), 64)
 
 
 def loss(tiny, samples: list[Sample]) -> torch.Tensor:
@@ -48,7 +45,7 @@ def loss(tiny, samples: list[Sample]) -> torch.Tensor:
 
 
 def test_only_the_answer_is_learned(tiny, fmt) -> None:
-    [sample, *_] = taught(tiny, fmt)
+    [sample, *_] = made(tiny, fmt)
     answer = fmt.answer("Orla Quint")
     assert [t for t in sample.targets if t != IGNORE] == answer
     assert [*sample.ids, answer[-1]] == [*fmt.closed_book("Who keeps the boats?"), *answer]
@@ -56,65 +53,45 @@ def test_only_the_answer_is_learned(tiny, fmt) -> None:
 
 
 def test_a_text_in_other_words_is_learned_as_text(tiny, fmt) -> None:
-    samples = taught(tiny, fmt, of=[Exercise(0, STORY, "", STORY)], text=0.5)
-    told = [t for s in samples for t in s.targets if t != IGNORE]
-    assert told == tiny.tokenizer.encode(STORY, add_special_tokens=False)
+    samples = made(tiny, fmt, [Exercise(0, STORY, "", STORY)], text=0.5)
+    learned = [t for s in samples for t in s.targets if t != IGNORE]
+    assert learned == tiny.tokenizer.encode(STORY, add_special_tokens=False)
     assert all(s.weight == 0.5 and list(s.ids[:3]) == fmt.heading("Vessin")[:3] for s in samples)
 
 
 def test_the_weights_mix_the_losses(tiny, fmt) -> None:
-    plain = float(loss(tiny, taught(tiny, fmt, answers=1.0)))
-    assert float(loss(tiny, taught(tiny, fmt, answers=0.25))) == pytest.approx(plain / 4, rel=1e-5)
-    kl = float(loss(tiny, taught(tiny, fmt, answers=0.0, distil=1.0)))
-    far = float(loss(tiny, taught(tiny, fmt, answers=0.0, layers=1.0)))
-    both = float(loss(tiny, taught(tiny, fmt, answers=1.0, distil=2.0, layers=3.0)))
-    assert kl > 0 < far and both == pytest.approx(plain + 2 * kl + 3 * far, rel=1e-4)
+    plain = float(loss(tiny, made(tiny, fmt, answers=1.0)))
+    assert float(loss(tiny, made(tiny, fmt, answers=0.25))) == pytest.approx(plain / 4, rel=1e-5)
+    kept = maker(tiny, fmt, keep=2.0).unrelated()
+    other = [
+        replace(k, teacher=replace(k.teacher, top=k.teacher.top.flip(1), weight=w)) for w in (1.0, 2.0) for k in kept
+    ]
+    one, two = (float(loss(tiny, part)) for part in (other[: len(kept)], other[len(kept) :]))
+    assert one > 0.1 and two == pytest.approx(2 * one, rel=1e-4)
+    mixed = made(tiny, fmt, answers=1.0) + other[len(kept) :]
+    assert float(loss(tiny, mixed)) == pytest.approx(plain + two, rel=1e-4)
 
 
-@pytest.mark.parametrize("kind", [ReaderFormat, ChatFormat])
-def test_a_teacher_is_the_model_with_the_passage_in_context(tiny, tokenizer, kind) -> None:
-    fmt = kind(tokenizer)
-    samples = taught(tiny, fmt, distil=1.0)
-    for e, sample in zip(ASKED, samples, strict=True):
-        prompt, answer = fmt.in_context(e.passage, e.question), fmt.answer(e.answer)
+def test_a_teacher_is_what_the_model_says_now(tiny, fmt) -> None:
+    prompts = [fmt.closed_book(q) for q in ("Who?", "Who keeps the boats?")]
+    answers = [fmt.answer(a) for a in ("Orla Quint", "Tam")]
+    for prompt, answer, teacher in zip(prompts, answers, teach(tiny.model, prompts, answers, 1), strict=True):
         with torch.no_grad():
             logits = tiny.model(input_ids=torch.tensor([[*prompt, *answer[:-1]]])).logits[0, -len(answer) :]
         best = logits.softmax(-1).topk(TOP)
-        assert torch.equal(sample.teacher.top, best.indices)
-        torch.testing.assert_close(sample.teacher.chance, best.values, rtol=1e-3, atol=1e-6)
-
-
-def test_who_says_what_the_teacher_says_has_nothing_to_learn(tiny, fmt) -> None:
-    prompt, answer = fmt.closed_book("Who?"), fmt.answer("Orla Quint")
-    [teacher] = teach(tiny.model, [prompt], [answer], 1, deep=True)
-    own = answer_sample(prompt, answer, 0.0, Teacher(teacher.top, teacher.chance, teacher.hidden, 1.0, 1.0))
-    assert float(loss(tiny, [own])) == pytest.approx(0.0, abs=1e-2)  # hidden states are kept in half precision
-
-
-def test_a_teacher_with_a_cached_passage_is_the_same(tiny, fmt) -> None:
-    prompt, answer = fmt.in_context(STORY, "Who?"), fmt.answer("Orla Quint")
-    prefix = read(tiny.model, [fmt.in_context(STORY, "?")], 1)
-    [plain] = teach(tiny.model, [prompt], [answer], 1)
-    [cached] = teach(tiny.model, [prompt], [answer], 1, prefix, [0])
-    assert torch.equal(plain.top, cached.top)
-    torch.testing.assert_close(plain.chance, cached.chance, rtol=1e-3, atol=1e-6)
+        assert torch.equal(teacher.top, best.indices)
+        torch.testing.assert_close(teacher.chance, best.values, rtol=1e-3, atol=1e-6)
 
 
 def test_the_divergence_over_all_tokens_is_the_textbook_s() -> None:
     torch.manual_seed(0)
-    teacher, mine = torch.randn(3, 8).log_softmax(-1), torch.randn(3, 8)
+    teacher, student = torch.randn(3, 8).log_softmax(-1), torch.randn(3, 8)
     best = teacher.exp().topk(8)
-    exact = (teacher.exp() * (teacher - mine.log_softmax(-1))).sum(-1)
-    torch.testing.assert_close(divergence(best.indices, best.values, mine), exact, rtol=1e-4, atol=1e-4)
+    exact = (teacher.exp() * (teacher - student.log_softmax(-1))).sum(-1)
+    torch.testing.assert_close(divergence(best.indices, best.values, student), exact, rtol=1e-4, atol=1e-4)
     few = teacher.exp().topk(3)
-    less = divergence(few.indices, few.values, mine)
+    less = divergence(few.indices, few.values, student)
     assert (less >= 0).all() and (less <= exact + 1e-5).all()  # what is lumped together can't differ
-
-
-def test_the_distance_is_relative() -> None:
-    t = torch.randn(2, 3, 5)
-    assert distance(t, t).abs().max() == 0
-    torch.testing.assert_close(distance(t, 3 * t), torch.full((2,), 2.0))
 
 
 def test_masking_hides_tokens_but_no_target_and_no_heading(tiny, fmt) -> None:
@@ -127,15 +104,16 @@ def test_masking_hides_tokens_but_no_target_and_no_heading(tiny, fmt) -> None:
 
 
 def test_unrelated_questions_are_to_be_answered_as_before(tiny, fmt) -> None:
-    assert lessons(tiny, fmt, keep=0.0).unrelated() == []
-    samples = lessons(tiny, fmt, keep=0.5).unrelated()
+    assert maker(tiny, fmt, keep=0.0).unrelated() == []
+    samples = maker(tiny, fmt, keep=0.5).unrelated()
     assert len(samples) > 8 and all(s.weight == 0 and s.teacher.weight == 0.5 for s in samples)
     assert float(loss(tiny, samples)) == pytest.approx(0.0, abs=1e-3)  # nothing is attached: nothing moved
 
 
 def test_packing_keeps_each_token_with_its_teacher(tiny, fmt) -> None:
     text = [Sample(list(range(20, 50)), list(range(21, 51)))]
-    samples = taught(tiny, fmt, distil=1.0)
+    samples = [*made(tiny, fmt), *maker(tiny, fmt, keep=1.0).unrelated()]
+    samples = [replace(s, teacher=replace(s.teacher, top=s.teacher.top.flip(1))) if s.teacher else s for s in samples]
     together = float(loss(tiny, [*samples, *text]))
     assert together == pytest.approx(sum(float(loss(tiny, [s])) for s in [*samples, *text]), rel=1e-4)
     parts = pack([*samples, *text], 16, 1).split(1, tiny.device)
@@ -145,7 +123,7 @@ def test_packing_keeps_each_token_with_its_teacher(tiny, fmt) -> None:
 
 def test_recomputing_changes_no_gradient_and_is_undone(tiny, fmt) -> None:
     weight = tiny.model.model.layers[1].mlp.up_proj.weight.requires_grad_(True)
-    packed = pack(taught(tiny, fmt, distil=1.0), 64, 1)
+    packed = pack(made(tiny, fmt), 64, 1)
     [plain] = torch.autograd.grad(sum_loss(tiny.model, packed), [weight])
     calls = []
     hook = tiny.model.model.layers[0].mlp.register_forward_hook(lambda *_: calls.append(1))
@@ -157,6 +135,6 @@ def test_recomputing_changes_no_gradient_and_is_undone(tiny, fmt) -> None:
 
 
 def test_an_unknown_objective_is_a_setup_error() -> None:
-    assert Objectives.of({"distil": 0.5}) == Objectives(distil=0.5)
+    assert Objectives.from_weights({"keep": 0.25}) == Objectives(keep=0.25)
     with pytest.raises(SetupError, match="no objective 'magic'"):
-        Objectives.of({"magic": 1.0})
+        Objectives.from_weights({"magic": 1.0})

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from core.learning.fast_weights import orthogonalise
+from core.learning.muon import orthogonalise
 
 
 class SwiGLU(NamedTuple):
@@ -98,7 +98,11 @@ def update(memory: SwiGLU, added: SwiGLU, lengths: SwiGLU) -> SwiGLU:
 
 def causal(total: int, chunk: int) -> list[Span]:
     """For a language model: each chunk is read with what came before it, then written; the last one is only read."""
-    return [Span(at, min(at + chunk, total), at + chunk < total, True) for at in range(0, total, chunk)]
+    spans = []
+    for start in range(0, total, chunk):
+        end = start + chunk
+        spans.append(Span(start, min(end, total), update=end < total, apply=True))
+    return spans
 
 
 def whole(total: int) -> list[Span]:
@@ -130,8 +134,8 @@ def run(
             out[part] = apply(memory, q[part])
         if write:
             m = 0.0 if momentum is None else momentum[part].mean(-2, keepdim=True)
-            found = deltas(memory, k[part], v[part], lr[part])
-            stepped = [step(d, b, m, muon) for d, b in zip(found, before, strict=True)]
+            delta = deltas(memory, k[part], v[part], lr[part])
+            stepped = [step(d, b, m, muon) for d, b in zip(delta, before, strict=True)]
             before = tuple(b for _, b in stepped)
             memory = update(memory, SwiGLU(*(d for d, _ in stepped)), lengths)
     return out, memory

@@ -10,12 +10,12 @@ import torch
 
 from core.engine import Engine, EngineConfig
 from core.errors import LearningFailed
+from core.learning.adapters.lora import A, B, LoraLearner
+from core.learning.adapters.study import Exercise, Tutor
 from core.learning.base import LearnConfig
 from core.learning.check import SelfCheck
 from core.learning.course import Course, CourseConfig
 from core.learning.guard import FACTORS, Guard, GuardConfig, silent, worse
-from core.learning.lora import A, B, LoraLearner
-from core.learning.study import Exercise, Tutor
 from core.ports import Ask, Learned
 from core.types import Completion, Metrics, Stage, Step
 from tests.core.conftest import STORY, chunks_of
@@ -126,7 +126,7 @@ def guard(tiny, fmt) -> Guard:
 
 
 def large(lora: LoraLearner, factor: float) -> Learned:
-    result = run(lora.at(factor).learn(chunks_of(lora.base.tokenizer, STORY), title="Vessin"))
+    result = run(lora.with_rate(factor).learn(chunks_of(lora.base.tokenizer, STORY), title="Vessin"))
     return result
 
 
@@ -203,7 +203,7 @@ class Rated:
     def __init__(self, factor: float = 1.0) -> None:
         self.factor = factor
 
-    def at(self, factor: float) -> Rated:
+    def with_rate(self, factor: float) -> Rated:
         return Rated(factor)
 
     def learn(self, chunks, *, title):
@@ -259,7 +259,7 @@ def test_a_course_writes_learns_asks_and_guards(tiny, fmt, lora, monkeypatch) ->
     assert (found.metrics.check_total, found.metrics.check_before, found.metrics.check_after) == (3, 1, 1)
     assert found.questions == ("Who keeps the boats?",) and "rate was multiplied by" in found.metrics.notes[0]
     assert [s.stage for s in steps].count(Stage.CHECKING) == 1 and steps[-1].stage is Stage.CHECKING
-    assert all(s.done == 0 for s in steps[:3]) and course.at_ease
+    assert all(s.done == 0 for s in steps[:3]) and course.rate_is_safe
     assert sum(s.done == 0 for s in run_again(course, chunks)) < sum(s.done == 0 for s in steps)  # the rate is known
 
 

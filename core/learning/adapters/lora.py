@@ -19,9 +19,10 @@ from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
+from core.learning.adapters.adapter import AdapterLearner
 from core.learning.base import LearnConfig
-from core.learning.fast_weights import read_config, target_modules
-from core.learning.inner import AdapterLearner, Branch
+from core.learning.hooks import Branch, down_projections
+from core.learning.preparation import read_config
 from core.model import LoadedModel, prepared_folder
 from core.prompts import PromptFormat
 
@@ -39,7 +40,7 @@ class LoraSettings:
 
 
 class LoraAdapter:
-    """Implements core.learning.inner.Adapter with peft's layers."""
+    """Implements core.learning.adapters.adapter.Adapter with peft's layers."""
 
     def __init__(self, model: nn.Module, settings: LoraSettings) -> None:
         self.model, self.settings = model, settings
@@ -70,11 +71,11 @@ class LoraAdapter:
         self.optimiser.zero_grad(set_to_none=True)
 
     def tensors(self) -> dict[str, Tensor]:
-        found = {}
+        pairs = {}
         for name, layer in self.layers.items():
             a, b = _pair(layer)
-            found[name + A], found[name + B] = a, b * layer.scaling["default"]
-        return found
+            pairs[name + A], pairs[name + B] = a, b * layer.scaling["default"]
+        return pairs
 
     def norm(self) -> float:
         """|| s B A || of all layers, without forming B A: trace((B^T B)(A A^T))."""
@@ -111,7 +112,7 @@ def default_settings(base: LoadedModel) -> LoraSettings:
     if folder is None:
         return LoraSettings()
     c = read_config(folder)
-    return LoraSettings(targets=tuple(target_modules(base.model, c.layers, c.skip, c.stride)), rate=1e-2)
+    return LoraSettings(targets=tuple(down_projections(base.model, c.blocks_of(base.model))), rate=1e-2)
 
 
 def make_layers(model: nn.Module, settings: LoraSettings) -> dict[str, LoraLayer]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from core.learning import lact
-from core.learning.lact import Span, SwiGLU
+from core.learning.forms import lact
+from core.learning.forms.lact import Span, SwiGLU
 
 HEADS, D, H, T = 2, 8, 12, 24
 

@@ -28,9 +28,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from core.learning import lact, ttt
-from core.learning.fast_weights import IGNORE, token_losses
-from core.learning.inner import added
+from core.learning.forms import lact, ttt
+from core.learning.hooks import LowRank, with_branches
+from core.learning.segments import IGNORE
+from core.learning.text_gradient import token_losses
 
 DEPTHS = {"ttt-linear": 1, "ttt-mlp": 2}
 BASES = {"lact": 1e-3, "ttt-linear": 1.0, "ttt-mlp": 0.1}  # the rates' scale, from the papers' code
@@ -50,7 +51,7 @@ class NativeConfig:
 
 
 class Native(nn.Module):
-    """The slow weights; float32. Takes the place of `core.learning.fast_weights.Prepared` in the outer loop."""
+    """The slow weights; float32. Takes the place of `core.learning.preparation.Prepared` in the outer loop."""
 
     def __init__(self, config: NativeConfig, model: Any) -> None:
         """Raises: ValueError, when TTT's mini-batches do not fill a segment."""
@@ -83,6 +84,13 @@ class Native(nn.Module):
         """How far the gates are open, mean over heads. [U, 1]"""
         return self.gate.tanh().mean(1, keepdim=True)
 
+    def low_rank(self) -> LowRank:
+        """It has no reader."""
+        return {}
+
+    def merged(self, model: Any) -> Any:
+        return model
+
     def learn(
         self, model: Any, inputs: Tensor, targets: Tensor, *, differentiable: bool = False, two_bits: bool = True
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
@@ -101,25 +109,24 @@ class Native(nn.Module):
         """x [U, D S, T, d]: what goes into MLPs; pairs count where targets [D, S, T] do -> name -> [D, U, n, ...]"""
         c, documents = self.config, len(targets)
         after = x.roll(-1, 2).float().flatten(1, 2)  # [U, D N, d]; the last of a segment never counts
-        at = x.float().flatten(1, 2) if c.ahead else after
+        before = x.float().flatten(1, 2) if c.ahead else after
         counts = (targets != IGNORE).flatten(1).float()[:, None]  # [D, 1, N]
-        k = self._heads(at @ self.k + self.k_shift, documents)
+        k = self._heads(before @ self.k + self.k_shift, documents)
         v = self._heads(after @ self.v, documents)
         if c.rule == "lact":
             k = lact.normalise(k)
-            lr = self._heads(lact.rates(at, self.rate, BASES[c.rule]), documents) * counts[..., None]
-            momentum = self._heads((at @ self.momentum).sigmoid(), documents) * counts[..., None]
+            lr = self._heads(lact.rates(before, self.rate, BASES[c.rule]), documents) * counts[..., None]
+            momentum = self._heads((before @ self.momentum).sigmoid(), documents) * counts[..., None]
             total = k.shape[-2]
             spans = [lact.Span(n, min(n + c.chunk, total), True, False) for n in range(0, total, c.chunk)]
             _, memory = lact.run(lact.SwiGLU(*self.first), k, k, v, lr, spans, momentum=momentum, muon=c.muon)
             tensors = list(memory)
         else:
-            found = [
-                ttt.rates(x, w, b, self.place, BASES[c.rule], self.width)
-                for x, w, b in zip(at, self.rate, self.rate_shift, strict=True)
-            ]
-            token = torch.stack([r.token for r in found]).unflatten(-1, (documents, -1)).transpose(1, 2)
-            rates = ttt.Rates(token * counts, found[0].factor)
+            by_block = []
+            for states, w, b in zip(before, self.rate, self.rate_shift, strict=True):
+                by_block.append(ttt.rates(states, w, b, self.place, BASES[c.rule], self.width))
+            token = torch.stack([r.token for r in by_block]).unflatten(-1, (documents, -1)).transpose(1, 2)
+            rates = ttt.Rates(token * counts, by_block[0].factor)
             _, memory = ttt.scan(ttt.start_memory(state_of(self.first)), k, k, v, rates, self._norm(slice(None)))
             tensors = [t for layer in memory.start for t in layer]
         return {str(i): t.transpose(0, 1) for i, t in enumerate(tensors)}
@@ -128,11 +135,11 @@ class Native(nn.Module):
         """Within the context, the batch rows of each document read its memory; further rows, and all rows without
         memories, read none."""
         if not memories:
-            return added(model, [])
+            return with_branches(model, [])
         tensors = [memories[str(i)] for i in range(len(memories))]
         if len(set(rows)) == 1:
-            return added(model, [(self._branches(tensors), sum(rows))])
-        return added(model, [(self._branches([t[i : i + 1] for t in tensors]), n) for i, n in enumerate(rows)])
+            return with_branches(model, [(self._branches(tensors), sum(rows))])
+        return with_branches(model, [(self._branches([t[i : i + 1] for t in tensors]), n) for i, n in enumerate(rows)])
 
     def _branches(self, tensors: Sequence[Tensor]) -> dict[str, partial[Tensor]]:
         return {name: partial(self._read, u, [t[:, u] for t in tensors]) for u, name in enumerate(self.names)}
@@ -142,11 +149,11 @@ class Native(nn.Module):
         documents, flat = len(tensors[0]), x.float().flatten(0, 1)[None]  # [1, R T, d]
         q = self._heads(flat @ self.q[u] + self.q_shift[u], documents)[0]  # [D, n, R T / D, f]
         if self.config.rule == "lact":
-            found = lact.apply(lact.SwiGLU(*tensors), lact.normalise(q))
+            read = lact.apply(lact.SwiGLU(*tensors), lact.normalise(q))
         else:
-            found = ttt.read(state_of(tensors), q, self._norm(u))
+            read = ttt.read(state_of(tensors), q, self._norm(u))
         gate = self._heads((self.gate[u] + flat @ self.open[u]).tanh(), documents)[0]  # [D, n, R T / D, 1]
-        heads = gate * F.rms_norm(found, found.shape[-1:], eps=1e-6)
+        heads = gate * F.rms_norm(read, read.shape[-1:], eps=1e-6)
         return (heads.transpose(1, 2).flatten(2) @ self.out[u]).view_as(x).to(x.dtype)
 
     def _heads(self, x: Tensor, documents: int) -> Tensor:

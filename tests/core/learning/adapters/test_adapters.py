@@ -12,12 +12,13 @@ import torch
 
 from core.engine import Engine, EngineConfig
 from core.errors import LearningFailed
+from core.learning.adapters.adapter import AdapterLearner
+from core.learning.adapters.lora import LoraLearner, LoraSettings, default_settings, make_layers
+from core.learning.adapters.objectives import Sample, pack, sum_loss, text_samples
 from core.learning.base import LearnConfig
-from core.learning.branches import TTTLinearLearner, TTTMLPLearner
-from core.learning.fast_weights import IGNORE, FastWeightsConfig, Prepared, save_prepared
-from core.learning.inner import AdapterLearner
-from core.learning.lora import LoraLearner, LoraSettings, default_settings, make_layers
-from core.learning.objectives import Sample, pack, sum_loss, text_samples
+from core.learning.forms.branches import TTTLinearLearner, TTTMLPLearner
+from core.learning.preparation import FastWeightsConfig, Prepared, save_prepared
+from core.learning.segments import IGNORE
 from core.model import LoadedModel
 from core.ports import Ask, Learned
 from core.prompts import ReaderFormat
@@ -174,7 +175,7 @@ def test_before_the_first_step_an_adapter_changes_nothing(learner: AdapterLearne
 
 
 def test_without_a_rate_nothing_is_learned(learner: AdapterLearner) -> None:
-    before, learned = logits(learner.base), run(learner.at(0.0))
+    before, learned = logits(learner.base), run(learner.with_rate(0.0))
     with learner.attach([(section(learned), 4)]):
         assert torch.equal(logits(learner.base), before) and learned.metrics.delta_norm == 0
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from itertools import accumulate
@@ -26,9 +26,17 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from core.errors import SetupError
-from core.learning.fast_weights import Prepared
-from core.model import POLICY
+from core.learning.base import LearnConfig
+from core.learning.fast_learner import Progress, Section
+from core.learning.forms.fast_weights import FormLearner
+from core.learning.segments import IGNORE
+from core.learning.text_gradient import token_losses
+from core.model import POLICY, LoadedModel, prepared_folder
+from core.ports import Learned
+from core.prompts import PromptFormat
+from core.types import Chunk, Step
 
+SKIPPED = "skipped"  # stands for the weights of a chunk that the budget left out
 MEMORY = 0.1  # weight of the newest loss in the running mean and variance
 
 
@@ -167,11 +175,11 @@ def oracle(gains: Sequence[Sequence[float]], each: float) -> list[Action]:
         nxt: dict[int, tuple[float, list[Action]]] = {}
         for cost, (gain, chosen) in best.items():
             for action, more in zip(ACTIONS, row, strict=True):
-                at = cost + COST[action]
-                if at <= each * len(gains) and (at not in nxt or gain + more > nxt[at][0]):
-                    nxt[at] = (gain + more, [*chosen, action])
+                total = cost + COST[action]
+                if total <= each * len(gains) and (total not in nxt or gain + more > nxt[total][0]):
+                    nxt[total] = (gain + more, [*chosen, action])
         best = nxt
-    return max(best.values(), key=lambda found: found[0])[1]
+    return max(best.values(), key=lambda pair: pair[0])[1]
 
 
 # A trained policy
@@ -250,9 +258,12 @@ def train(lessons: Sequence[Lesson], each: float, config: PPOConfig = DEFAULTS, 
             rewards = [gain / spread - multiplier * more for gain, more in zip(gains, spent, strict=True)]
             with torch.no_grad():
                 values = net(torch.tensor(seen))[1].tolist()
-            found = advantage(rewards, values, config.discount, config.smoothing)
-            returns += [a + v for a, v in zip(found, values, strict=True)]
-            looks, chosen, advantages, costs = looks + seen, chosen + actions, advantages + found, costs + spent
+            better = advantage(rewards, values, config.discount, config.smoothing)
+            returns += [a + v for a, v in zip(better, values, strict=True)]
+            looks += seen
+            chosen += actions
+            advantages += better
+            costs += spent
         places = [ACTIONS.index(a) for a in chosen]
         _improve(net, optimiser, config, *map(torch.tensor, (looks, places, returns, advantages)))
         multiplier = pid.update(sum(costs) / len(costs))
@@ -266,10 +277,10 @@ def rollouts(
     """Looks, drawn actions and their gains of each document; too much spent is the multiplier's matter, not capped."""
     free = [Budget(net.decide, each, len(lesson.losses), capped=False) for lesson in lessons]
     seen: list[list[Look]] = [[] for _ in lessons]
-    for at in range(max(b.chunks for b in free)):
-        active = [n for n, b in enumerate(free) if at < b.chunks]
+    for chunk in range(max(b.chunks for b in free)):
+        active = [n for n, b in enumerate(free) if chunk < b.chunks]
         for n in active:
-            seen[n].append(free[n].look(lessons[n].losses[at]))
+            seen[n].append(free[n].look(lessons[n].losses[chunk]))
         drawn = net(torch.tensor([seen[n][-1] for n in active]))[0].softmax(-1).multinomial(1, generator=generator)
         for n, place in zip(active, drawn.flatten().tolist(), strict=True):
             free[n].take(ACTIONS[place])
@@ -322,14 +333,57 @@ def load_policy(folder: Path | None) -> Policy:
     return net.eval().decide
 
 
-# For the inner loop
+# The learner
 
 
-def with_steps(prepared: Prepared, steps: int) -> Prepared:
-    """The same learning for another number of steps: the first of the trained ones, or on with the last one's rate."""
-    view = Prepared(replace(prepared.config, steps=steps, token_weights=False), 0)
-    view.weigh, view.start, view.reader, view.basis = prepared.weigh, prepared.start, prepared.reader, prepared.basis
-    rates = prepared.log_rates.detach()
-    more = rates[-1:].expand(max(0, steps - len(rates)), -1)
-    view.log_rates = nn.Parameter(torch.cat([rates[:steps], more]), requires_grad=False)
-    return view
+class BudgetedLearner(FormLearner):
+    """Decides chunk by chunk how many steps to take; what is skipped answers as the base model."""
+
+    def __init__(self, base: LoadedModel, fmt: PromptFormat, config: LearnConfig) -> None:
+        super().__init__(base, fmt, config)
+        self._budget_for(1)  # what can't be is an error now, not at the first document
+
+    def _budget_for(self, chunks: int) -> Budget:
+        return budget_for(self.config.budget, chunks, prepared_folder(self.base))
+
+    def learn(self, chunks: Sequence[Chunk], *, title: str) -> Generator[Step, None, Learned]:
+        self.budget = self._budget_for(len(chunks))
+        self.plan: list[Action] = []  # for each chunk that was looked at
+        learned = yield from super().learn(chunks, title=title)
+        note = f"{self.budget.skipped} of {len(chunks)} sections were skipped to keep the budget"
+        return replace(learned, metrics=replace(learned.metrics, notes=(note,)))
+
+    def learn_group(
+        self, chunks: Sequence[Chunk], numbers: range, heading: Sequence[int], rows: int
+    ) -> Generator[Step, None, list[Section]]:
+        new = [chunks[n] for n in numbers if n >= len(self.plan)]
+        if new:
+            losses = self.losses_before(*self.tensors(new, heading), rows)
+            self.plan += [self.budget.decide(loss) for loss in losses]
+        sections: dict[int, Section] = {}
+        trained = self.prepared.config.steps
+        for action in sorted({self.plan[n] for n in numbers}):
+            members = [n for n in numbers if self.plan[n] == action]
+            done = (numbers.start + len(sections)) * trained
+            progress = Progress(done, len(members) * trained, len(chunks) * trained)
+            text = self.tensors([chunks[n] for n in members], heading)
+            micro_rows = rows if len(members) == 1 else None
+            fast = self.prepared.inner_loop(
+                self.base.model, *text, micro_rows=micro_rows, measure=True, steps=int(action)
+            )
+            learned = yield from self.learn_batch(fast, int(action), progress)
+            if action == Action.SKIP:
+                learned = [section._replace(tensors={SKIPPED: torch.zeros(1)}) for section in learned]
+            sections |= zip(members, learned, strict=True)
+        return [sections[n] for n in numbers]
+
+    @torch.no_grad()
+    def losses_before(self, inputs: Tensor, targets: Tensor, rows: int) -> list[float]:
+        """Nats a token of each chunk before any step: the budget's signal. inputs, targets: [D, S, T]."""
+        model = self.base.model
+        sums = []
+        for ids, goal in zip(inputs.flatten(0, 1).split(rows), targets.flatten(0, 1).split(rows), strict=True):
+            hidden = model.model(input_ids=ids, use_cache=False)[0]
+            sums.append(token_losses(model, hidden, goal).sum(1))
+        counts = (targets != IGNORE).flatten(1).sum(1).clamp_min(1)
+        return (torch.cat(sums).view(len(inputs), -1).sum(1) / counts).tolist()

@@ -144,11 +144,11 @@ def token_gradients(state: State, k: Tensor, v: Tensor, norm: Norm) -> list[tupl
         x = inputs[-1] @ w + b
         outs.append(x)
     g = loss_gradient(outs[-1], v - k, norm)
-    found = [(inputs[-1], g)]
+    pairs = [(inputs[-1], g)]
     for n in range(len(state) - 1, 0, -1):
         g = (g @ state[n].w.transpose(-2, -1)) * gelu_slope(outs[n - 1])
-        found.insert(0, (inputs[n - 1], g))
-    return found
+        pairs.insert(0, (inputs[n - 1], g))
+    return pairs
 
 
 def dual(state: State, q: Tensor, k: Tensor, v: Tensor, eta: Tensor, norm: Norm) -> tuple[Tensor, State]:
@@ -194,19 +194,19 @@ def scan(memory: Memory, q: Tensor, k: Tensor, v: Tensor, rate: Rates, norm: Nor
 
     q, k, v [..., T, f], rate.token [..., T] -> outputs [..., T, f], memory. Causal: output i depends on tokens <= i.
     """
-    outs, at, size, total = [], 0, len(rate.factor), q.shape[-2]
-    while at < total:
-        if memory.count == 0 and at + size <= total:
-            part = slice(at, at + size)
+    outs, start, size, total = [], 0, len(rate.factor), q.shape[-2]
+    while start < total:
+        if memory.count == 0 and start + size <= total:
+            part = slice(start, start + size)
             eta = rate.factor[:, None] * rate.token[..., None, part]
             out, state = dual(memory.start, q[..., part, :], k[..., part, :], v[..., part, :], eta, norm)
             memory = start_memory(state)
         else:
-            part = slice(at, at + 1)
+            part = slice(start, start + 1)
             parts = (x[..., part, :] for x in (q, k, v))
             out, memory = step(memory, *parts, rate.token[..., part], rate.factor, norm)
         outs.append(out)
-        at = part.stop
+        start = part.stop
     return torch.cat(outs, -2), memory
 
 
