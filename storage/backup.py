@@ -249,7 +249,13 @@ def _read_manifest(archive: zipfile.ZipFile) -> Manifest:
     files = {str(name): (int(size), str(digest)) for name, (size, digest) in values["files"].items()}
     if "engram.db" not in files or not all(NAME.fullmatch(name) for name in files):
         raise BackupDamaged
-    return Manifest(FORMAT, int(values["version"]), float(values["created_at"]), int(values["documents"]), files)
+    return Manifest(
+        format=FORMAT,
+        version=int(values["version"]),
+        created_at=float(values["created_at"]),
+        documents=int(values["documents"]),
+        files=files,
+    )
 
 
 def _copy(source: Any, target: BinaryIO, size: int) -> str:

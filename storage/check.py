@@ -75,7 +75,7 @@ def check_folder(folder: Path) -> Contents:
         stages={row["name"]: (row["stage"], bool(row["delivered"])) for row in jobs},
         weights=tuple(records),
         channels=tuple(sorted(path.relative_to(folder).as_posix() for path in files)),
-        strays=tuple(sorted(path.name for path in (folder / "weights").glob("*") if path.name not in names)),
+        strays=tuple(sorted({path.name for path in (folder / "weights").glob("*")} - names)),
         problems=tuple(dict.fromkeys(filter(None, problems))),
     )
 
