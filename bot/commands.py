@@ -360,8 +360,9 @@ async def _admit(bot: Bot, attachment: Attachment, request: Request) -> None:
     if not may_be_document(attachment.name, attachment.content_type):
         raise NotAPdf(f"I can't read such a file; send me {KINDS}.")
     check_size(attachment.size, bot.limits)
-    known = len(await bot.service.documents(request.channel)) + len(await bot.service.jobs(request.channel))
-    bot.quotas.upload(request.user, request.channel, known)
+    known = await bot.service.documents(request.channel)
+    coming = await bot.service.jobs(request.channel)
+    bot.quotas.upload(request.user, request.channel, len(known) + len(coming))
 
 
 async def follow(bot: Bot, job: Job, live: Live) -> None:

@@ -64,10 +64,11 @@ def share_done(news: Progress, pace: Mapping[Stage, float] = PACE) -> float:
     """How much of a job is done, 0..1. A stage that does not count its steps approaches its end, so that it moves."""
     stages = list(STAGES)
     now = stages.index(news.job.stage)
-    step = news.step if news.step and news.step.stage is news.job.stage and news.step.total > 1 else None
-    within = step.done / step.total if step and step.done else 0.3 * (1 - math.exp(-news.seconds / 20))
-    total = sum(pace.values())
-    return (sum(pace[stage] for stage in stages[:now]) + min(1.0, within) * pace[stages[now]]) / total
+    step = news.step
+    is_counted = step is not None and step.stage is news.job.stage and step.total > 1 and step.done > 0
+    within = step.done / step.total if is_counted else 0.3 * (1 - math.exp(-news.seconds / 20))
+    before = sum(pace[stage] for stage in stages[:now])
+    return (before + min(1.0, within) * pace[news.job.stage]) / sum(pace.values())
 
 
 def time_left(seconds: float, share: float) -> float:
@@ -192,7 +193,8 @@ def loss_curve(losses: Sequence[float]) -> bytes:
 
     left, top, right, bottom = 90, 50, 940, 310  # of the plot, in dots; halved at the end, which smooths the line
     low, high = min(loss for _, loss in points), max(loss for _, loss in points)
-    wide, tall = (right - left) / (points[-1][0] - 1), (bottom - top) / ((high - low) or 1.0)
+    wide = (right - left) / (points[-1][0] - 1)  # dots a step
+    tall = (bottom - top) / ((high - low) or 1.0)  # dots a nat
     picture = Image.new("RGB", (960, 360), "white")
     draw, font = ImageDraw.Draw(picture), ImageFont.load_default(22)
     draw.line([(left, top), (left, bottom), (right, bottom)], fill="black", width=2)

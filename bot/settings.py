@@ -106,8 +106,8 @@ class Settings(BaseSettings):
     @classmethod
     def _unquoted(cls, value: Any) -> Any:
         """`docker run --env-file` keeps the quotes that a shell takes away."""
-        quoted = isinstance(value, str) and len(value) > 1 and value[0] == value[-1] and value[0] in "\"'"
-        return value[1:-1] if quoted else value
+        match = re.fullmatch(r"(['\"])(.*)\1", value, re.DOTALL) if isinstance(value, str) else None
+        return match[2] if match else value
 
     @field_validator("data_dir", "cache_dir")
     @classmethod

@@ -185,12 +185,12 @@ def source_line(answer: Answer) -> str:
     prompt = f"{answer.document_tokens} document tokens in the prompt ({answer.prompt_tokens} in all)"
     parts = [f"{seconds:.1f} s", prompt]
     if answer.learned and answer.document:
-        parts = [plain(answer.document.name), *where(answer.pages), str(answer.certainty), *parts]
+        parts = [plain(answer.document.name), *supported_pages(answer.pages), str(answer.certainty), *parts]
     parts += [f"left out, to be learned again: {plain(name)}" for name in answer.unusable]
     return f"[dim]{' · '.join(parts)}[/]"
 
 
-def where(pages: Sequence[int] | None) -> list[str]:
+def supported_pages(pages: Sequence[int] | None) -> list[str]:
     """Where the text bears an answer out; nothing when there is no text to look in."""
     if pages is None:
         return []

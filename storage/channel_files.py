@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 from core.errors import DataTooNew, NotFound
 from core.prompts import NOT_IN_TEXT
 from core.types import Chunk, Page
-from storage.folder import sync
+from storage.folder import fsync_path
 
 T = TypeVar("T")
 
@@ -309,7 +309,7 @@ class ChannelFiles:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._open[channel] = ChannelFile(self.path(channel), channel, read_only=self._read_only)
             if new:
-                sync(self._folder)
+                fsync_path(self._folder)
         self._open.move_to_end(channel)
         return self._open[channel]
 
@@ -326,7 +326,7 @@ class ChannelFiles:
             for end in ("", "-journal"):
                 path = self.path(channel)
                 path.with_name(path.name + end).unlink(missing_ok=True)
-            sync(self._folder)
+            fsync_path(self._folder)
 
 
 def path_in(folder: Path, channel: str) -> Path:

@@ -38,7 +38,7 @@ def check_folder(folder: Path) -> Contents:
 
     Raises: sqlite3.Error, when the index can't be read at all.
     """
-    with closing(connect(folder / "engram.db")) as index:
+    with closing(open_database(folder / "engram.db")) as index:
         index.row_factory = sqlite3.Row
         index.execute("PRAGMA query_only = ON")
         index.execute("BEGIN")  # all of it at one moment
@@ -75,12 +75,12 @@ def check_folder(folder: Path) -> Contents:
         stages={row["name"]: (row["stage"], bool(row["delivered"])) for row in jobs},
         weights=tuple(records),
         channels=tuple(sorted(path.relative_to(folder).as_posix() for path in files)),
-        strays=tuple(sorted(path.name for path in (folder / "weights").glob("*") if path.name not in names)),
+        strays=tuple(sorted({path.name for path in (folder / "weights").glob("*")} - names)),
         problems=tuple(dict.fromkeys(filter(None, problems))),
     )
 
 
-def connect(path: Path) -> sqlite3.Connection:
+def open_database(path: Path) -> sqlite3.Connection:
     """To a file that is there; none is made. Raises: sqlite3.Error."""
     return sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, isolation_level=None, timeout=60)
 
@@ -102,7 +102,7 @@ def expected(scripts: tuple[Path, ...]) -> set[tuple[str, str]]:
 def _documents_in(path: Path, problems: list[str]) -> set[str]:
     """Ids of a channel's documents; what is wrong with its file is added to `problems`."""
     try:
-        with closing(connect(path)) as file:
+        with closing(open_database(path)) as file:
             file.execute("BEGIN IMMEDIATE")
             if schema(file) != expected(VERSIONS[: file.execute("PRAGMA user_version").fetchone()[0]]):
                 problems.append(f"{path.name}: its tables are not Engram's own")
@@ -134,7 +134,7 @@ def rebuild_search(folder: Path) -> list[str]:
     rebuilt = []
     with DataFolder(folder):
         for path in sorted((folder / CHANNELS).glob("*.db")):
-            with suppress(sqlite3.Error), closing(connect(path)) as file:  # one that can't be read stays as it is
+            with suppress(sqlite3.Error), closing(open_database(path)) as file:  # one that can't be read stays as it is
                 if not _finds(file):
                     file.execute("INSERT INTO chunk_words (chunk_words) VALUES ('rebuild')")
                     rebuilt.append(path.name)

@@ -113,11 +113,11 @@ def put_restored(folder: Path) -> None:
         for log in ("engram.db-wal", "engram.db-shm"):  # the old index's: they must never meet the new one
             (folder / log).unlink(missing_ok=True)
         os.replace(fresh / "engram.db", folder / "engram.db")
-    sync(folder)
+    fsync_path(folder)
     shutil.rmtree(fresh)
 
 
-def sync(path: Path) -> None:
+def fsync_path(path: Path) -> None:
     """Make a file's bytes, or a folder's names, durable."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

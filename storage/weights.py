@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from core.errors import LearningFailed, StorageFailed, WeightsDamaged, WrongBaseModel
 from core.ports import Learned
 from core.types import WeightsRecord
-from storage.folder import sync
+from storage.folder import fsync_path
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,7 +44,7 @@ class Weights:
         self._index_id = index_id
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            sync(folder.parent)
+            fsync_path(folder.parent)
         except OSError as error:
             raise StorageFailed from error
 
@@ -140,7 +140,7 @@ class Weights:
 
     def _sync_folder(self) -> None:
         """Makes a rename or a removal durable."""
-        sync(self._folder)
+        fsync_path(self._folder)
 
 
 def _metadata(path: Path) -> dict[str, str]:
@@ -182,7 +182,7 @@ def _write(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) 
     from safetensors.torch import save_file
 
     save_file(dict(tensors), path, metadata)
-    sync(path)
+    fsync_path(path)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest(), os.fstat(file.fileno()).st_size
 

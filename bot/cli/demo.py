@@ -50,7 +50,8 @@ async def play(call: Call) -> None:
 
 def questions() -> list[dict[str, Any]]:
     """The six of the sample's question file, in SQuAD's format."""
-    return sorted((q for q in all_questions() if q["id"].startswith("demo-")), key=lambda q: q["id"])
+    chosen = [question for question in all_questions() if question["id"].startswith("demo-")]
+    return sorted(chosen, key=lambda question: question["id"])
 
 
 def all_questions() -> list[dict[str, Any]]:

@@ -570,7 +570,11 @@ def _files(message: object) -> list[discord.Attachment]:
 
 def _attachments(files: Sequence[discord.Attachment]) -> tuple[Attachment, ...]:
     """Addresses are signed and run out, so they are read at once, by discord.py, and never stored."""
-    return tuple(Attachment(_name(file), file.size, file.content_type or "", partial(_read, file)) for file in files)
+    attachments = []
+    for file in files:
+        kind = file.content_type or ""
+        attachments.append(Attachment(name=_name(file), size=file.size, content_type=kind, read=partial(_read, file)))
+    return tuple(attachments)
 
 
 def _name(file: discord.Attachment) -> str:
@@ -901,13 +905,15 @@ def _rights(channel: Any, member: Any, unknown: discord.Permissions) -> discord.
 
 
 def _embed(message: Message, with_picture: bool) -> discord.Embed:
-    text = "\n".join(filter(None, (_small(message.asked), clip(escape_discord(message.text), DESCRIPTION - 600))))
+    text = clip(escape_discord(message.text), DESCRIPTION - 600)
+    text = "\n".join(part for part in (_small(message.asked), text) if part)
     embed = discord.Embed(
         title=clip(escape_discord(message.title), TITLE) or None,
         description=text or None,
         colour=COLOURS[message.tone],
     )
-    side_by_side = 2 <= len(message.fields) <= 3 and all(len(_field(field)) <= FIELD for field in message.fields)
+    longest = max((len(_field(field)) for field in message.fields), default=0)
+    side_by_side = 2 <= len(message.fields) <= 3 and longest <= FIELD
     for field in message.fields:
         for part in split(clip(_field(field), FIELDS_TOGETHER // len(message.fields)), FIELD):
             embed.add_field(name=escape_discord(field.name), value=part, inline=side_by_side)
@@ -928,7 +934,8 @@ def _plain(message: Message) -> str:
     fields = (f"**{escape_discord(field.name)}**: {_field(field)}" for field in message.fields)
     title = f"**{clip(escape_discord(message.title), TITLE)}**" if message.title else ""
     room = CONTENT - 600  # for the rest
-    parts = (_small(message.asked), title, clip(escape_discord(message.text), room), *fields, _small(message.footer))
+    text = clip(escape_discord(message.text), room)
+    parts = (_small(message.asked), title, text, *fields, _small(message.footer))
     return "\n".join(part for part in parts if part)
 
 

@@ -161,8 +161,14 @@ class Client:
         web = self._web(token)
         with login_errors(partial(login_error, "ENGRAM_SLACK_BOT_TOKEN")):
             answer = await web.auth_test()
-        me = Me(answer["user_id"], answer["team_id"], answer.get("enterprise_id") or "", answer.get("user") or "")
-        files = Files(web, self._file_session, {FILE_HOST, self._base.origin()}, self.bot.limits.max_bytes)
+        me = Me(
+            user=answer["user_id"],
+            team=answer["team_id"],
+            enterprise=answer.get("enterprise_id") or "",
+            name=answer.get("user") or "",
+        )
+        hosts = {FILE_HOST, self._base.origin()}
+        files = Files(web, self._file_session, hosts, self.bot.limits.max_bytes)
         listener = Listener(self.bot, Workspace(me, web, AsyncLimiter(*self._edits)), files)
         self._listeners[me.team] = listener
         return listener

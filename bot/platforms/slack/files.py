@@ -43,7 +43,12 @@ class Files:
                 log.warning("a file could not be looked up: %s", code(problem))
                 file = {"name": file.get("name") or "document.pdf", "mode": "unknown"}
         name = file.get("name") or file.get("title") or "document.pdf"
-        return Attachment(name, int(file.get("size") or 0), file.get("mimetype") or "", partial(self._download, file))
+        return Attachment(
+            name=name,
+            size=int(file.get("size") or 0),
+            content_type=file.get("mimetype") or "",
+            read=partial(self._download, file),
+        )
 
     async def _download(self, file: dict[str, Any]) -> bytes:
         """The token goes to Slack's own file host alone, and never along with a redirect. Raises: Refused."""

@@ -56,7 +56,10 @@ class Bounded:
 
     def __call__(self) -> asyncio.Protocol:
         loop = asyncio.get_running_loop()
-        self._open = [(since, one) for since, one in self._open if one.transport or since > loop.time() - 1]
+        for since, protocol in [*self._open]:
+            is_new = since > loop.time() - 1  # its transport is not there yet
+            if not (protocol.transport or is_new):
+                self._open.remove((since, protocol))
         if len(self._open) >= CONNECTIONS:
             _, oldest = self._open.pop(0)
             _end(oldest)

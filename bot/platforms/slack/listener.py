@@ -7,6 +7,7 @@ import json
 import logging
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from bot import render
@@ -109,8 +110,10 @@ class Listener:
     async def _deleted(self, event: dict[str, Any]) -> None:
         """A message with a document: see `upload_deleted`."""
         gone = event["previous_message"]
-        place = Place(event["channel"], gone.get("user", ""), gone["ts"], gone.get("thread_ts") or "")
-        reply = SlackReply(self.workspace, Place(place.channel, place.user, "", place.thread))
+        place = Place(
+            channel=event["channel"], user=gone.get("user", ""), ts=gone["ts"], thread=gone.get("thread_ts") or ""
+        )
+        reply = SlackReply(self.workspace, replace(place, ts=""))
         end = f":{place.ts}"
         await upload_deleted(self.bot, self.key(place), lambda address: address.endswith(end), reply)
 
@@ -119,7 +122,10 @@ class Listener:
         if not is_spoken(event):
             return
         thread = event.get("thread_ts", "")
-        place = Place(event["channel"], event["user"], event["ts"], "" if thread == event["ts"] else thread)
+        begins_thread = thread == event["ts"]
+        place = Place(
+            channel=event["channel"], user=event["user"], ts=event["ts"], thread="" if begins_thread else thread
+        )
         if await self._is_meant(event, place) and await self._is_news(event, place, event_id):
             await self._hear(event, place, event_id)
 
@@ -155,9 +161,11 @@ class Listener:
         key = (place.channel, place.thread)
         if parent_user == self.workspace.me.user:
             return True
-        if self._threads.get(key) is None and (parent := await self.workspace.message(place.channel, place.thread)):
-            ours = parent.get("user") == self.workspace.me.user or self._mentioned(parent.get("text") or "")
-            self._threads.put(key, "ours" if ours else "theirs")
+        if self._threads.get(key) is None:
+            parent = await self.workspace.message(place.channel, place.thread)
+            is_ours = parent.get("user") == self.workspace.me.user or self._mentioned(parent.get("text") or "")
+            if parent:
+                self._threads.put(key, "ours" if is_ours else "theirs")
         return self._threads.get(key) == "ours"
 
     async def _hear(self, event: dict[str, Any], place: Place, event_id: str) -> None:
@@ -237,7 +245,12 @@ class Listener:
     async def _chosen(self, body: dict[str, Any]) -> None:
         """The message menu."""
         message = body["message"]
-        place = Place(body["channel"]["id"], body["user"]["id"], message["ts"], message.get("thread_ts", ""))
+        place = Place(
+            channel=body["channel"]["id"],
+            user=body["user"]["id"],
+            ts=message["ts"],
+            thread=message.get("thread_ts", ""),
+        )
         files = [await self._files.attachment(file) for file in files_in(message)]
         request = await self.request(place, attachments=files)
         reply = SlackReply(self.workspace, place, body["response_url"], body["trigger_id"])

@@ -57,20 +57,25 @@ def channel_key(team: str, place: Place) -> str:
 def team_of(body: Mapping[str, Any]) -> str:
     """Whose installation is meant; in channels shared between workspaces, the authorization says it."""
     authorized: Mapping[str, Any] = (body.get("authorizations") or [{}])[0]
-    return str(authorized.get("team_id") or body.get("team_id") or (body.get("team") or {}).get("id") or "")
+    team = body.get("team") or {}
+    return str(authorized.get("team_id") or body.get("team_id") or team.get("id") or "")
 
 
 def place_of(body: Mapping[str, Any]) -> Place:
     """Of an event, a command, a button or a menu."""
     if event := body.get("event"):
-        return Place(event["channel"], event.get("user") or "")
+        return Place(channel=event["channel"], user=event.get("user") or "")
     channel, user = body.get("channel") or {}, body.get("user") or {}
-    return Place(body.get("channel_id") or channel.get("id") or "", body.get("user_id") or user.get("id") or "")
+    return Place(
+        channel=body.get("channel_id") or channel.get("id") or "",
+        user=body.get("user_id") or user.get("id") or "",
+    )
 
 
 def person_of(user: Mapping[str, Any], me: Me) -> Person:
     profile = user.get("profile") or {}
-    team, enterprise = user.get("team_id") or me.team, (user.get("enterprise_user") or {}).get("enterprise_id")
+    team = user.get("team_id") or me.team
+    enterprise = (user.get("enterprise_user") or {}).get("enterprise_id")
     at_home = team == me.team or bool(me.enterprise and enterprise == me.enterprise)
     return Person(
         name=profile.get("display_name") or user.get("real_name") or user.get("name") or "",
@@ -81,8 +86,10 @@ def person_of(user: Mapping[str, Any], me: Me) -> Person:
 
 def files_in(message: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Of a message, also of one that it forwards or shares."""
-    shared = (copy.get("files") or () for copy in message.get("attachments") or ())
-    return [*(message.get("files") or ()), *(file for files in shared for file in files)]
+    files = list(message.get("files") or ())
+    for shared in message.get("attachments") or ():
+        files += shared.get("files") or ()
+    return files
 
 
 def is_gone(event: Mapping[str, Any]) -> bool:
