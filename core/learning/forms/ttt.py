@@ -172,14 +172,12 @@ def step(
     """One token (the primal form, for decoding). q, k, v [..., 1, f], rate [..., 1], factor [K] -> output, memory."""
     pairs = token_gradients(memory.start, k, v, norm)
     rate = rate[..., None]
-    moved = tuple(
-        Affine(m.w + (rate * x).transpose(-2, -1) @ g, m.b + rate * g)
-        for m, (x, g) in zip(memory.moved, pairs, strict=True)
-    )
-    now = tuple(
-        Affine(w - factor[memory.count] * m.w, b - factor[memory.count] * m.b)
-        for (w, b), m in zip(memory.start, moved, strict=True)
-    )
+    moved, now = [], []
+    for (w, b), before, (x, g) in zip(memory.start, memory.moved, pairs, strict=True):
+        after = Affine(before.w + (rate * x).transpose(-2, -1) @ g, before.b + rate * g)
+        moved.append(after)
+        now.append(Affine(w - factor[memory.count] * after.w, b - factor[memory.count] * after.b))
+    moved, now = tuple(moved), tuple(now)
     out = read(now, q, norm)
     full = memory.count + 1 == len(factor)
     return out, start_memory(now) if full else Memory(memory.start, moved, memory.count + 1)
