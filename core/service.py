@@ -14,10 +14,10 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from core.consolidate import pack
+from core.consolidate import joined
 from core.document.chunks import pages_of_text
-from core.document.formats import only_pages, recognise
-from core.errors import AlreadyKnown, NotAPdf, NotFound, PdfTooBig, Refused, WeightsDamaged, WrongBaseModel
+from core.document.formats import check_size, recognise
+from core.errors import AlreadyKnown, NotFound, Refused, WeightsDamaged, WrongBaseModel
 from core.ports import Ask, Inbox, Index, Weights
 from core.runner import Runner, new_id
 from core.search.closeness import closeness
@@ -31,7 +31,9 @@ from core.search.ranking import (
     judge,
     sections,
 )
+from core.tracing import traced
 from core.types import (
+    ALL_PAGES,
     Answer,
     Certainty,
     Completion,
@@ -39,6 +41,7 @@ from core.types import (
     Document,
     DocumentRef,
     Job,
+    JobKind,
     Limits,
     Progress,
     Stage,
@@ -51,7 +54,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-OWN = b"engram: "  # begins what only Engram itself hands to a job (core.consolidate, core.document.formats)
 MAX_NAME = 120  # characters of a document's name
 MAX_QUESTION = 1_000  # characters
 PDF_MAGIC = b"%PDF-"  # somewhere in the first 1,024 bytes
@@ -94,28 +96,29 @@ class Service:
         *,
         by: str,
         reply_to: str = "",
-        pages: tuple[int, int] | None = None,
+        pages: tuple[int, int] = ALL_PAGES,
     ) -> Job:
         """Queue a document to be learned. It is durable on return; what can be refused at once is refused here.
 
         Args:
-            pages: the first and the last one to learn; None for all.
+            pages: the first and the last one to learn; another part of a file is another document.
 
         Raises: NotAPdf, PdfTooBig, AlreadyKnown; SetupError when there is no engine to learn it.
         """
         if self._runner.device.load_error:
             raise self._runner.device.load_error
-        check_upload(data, self._limits)
-        data = only_pages(data, *pages) if pages else data
-        job = await self._job(channel, harmless_name(name), data, by, reply_to)
+        check_size(len(data), self._limits)
+        recognise(data)
+        digest = await asyncio.to_thread(sha256, data, pages)
+        job = new_job(channel, harmless_name(name), digest, by, reply_to)
         try:
-            return await self._queue(job, data)
+            return await self._queue(job, data, pages=pages)
         except AlreadyKnown as known:
             if not known.document_id or await self._is_usable(
                 await self._index.find_document(channel, known.document_id)
             ):
                 raise
-            return await self._queue(job, data, again=True)
+            return await self._queue(job, data, pages=pages, again=True)
 
     async def relearn(self, channel: str) -> list[Job]:
         """Queue what can't be asked any more, its weights being damaged or of another base model, to be learned again
@@ -127,12 +130,13 @@ class Service:
         replies = {job.document_id: job.reply_to for job in await self._index.jobs(channel=channel, unfinished=False)}
         jobs = []
         for document in documents[::-1]:  # the oldest first
-            if not (pages := await self._index.pages(document.id)):
+            if not await self._index.pages(document.id):
                 raise Refused(f"The text of {document.name} is not kept; hand it in again.")
-            data = pack([(document.name, pages)], 1)
-            job = await self._job(channel, document.name, data, document.learned_by, replies.get(document.id, ""))
+            reply_to = replies.get(document.id, "")
+            job = new_job(channel, document.name, document.sha256, document.learned_by, reply_to)
+            job = replace(job, kind=JobKind.RELEARN, sources=(document.id,))
             with suppress(AlreadyKnown):  # it is being learned
-                jobs.append(await self._queue(replace(job, sha256=document.sha256), data, again=True))
+                jobs.append(await self._queue(job, again=True))
         return jobs
 
     async def _is_usable(self, document: Document) -> bool:
@@ -156,28 +160,19 @@ class Service:
         if tokens > self._limits.max_tokens:
             most = pages_of_text(self._limits.max_tokens)
             raise Refused(f"Together these documents have {pages_of_text(tokens)}; I can learn {most} at once.")
-        pages = [await self._index.pages(document.id) for document in documents]
-        if not all(pages):
-            raise Refused("The text of these documents is not kept, so they can't be learned again.")
-        data = pack([(d.name, p) for d, p in zip(documents, pages, strict=True)], share)
+        joined([(document.name, await self._index.pages(document.id)) for document in documents])
         name = f"{documents[0].name[: MAX_NAME - 12]} and {len(documents) - 1} more"
-        return await self._queue(await self._job(channel, name, data, by, ""), data), documents
+        digest = sha256("\n".join([f"{share}", *(document.sha256 for document in documents)]).encode())
+        sources = tuple(document.id for document in documents)
+        job = replace(new_job(channel, name, digest, by), kind=JobKind.CONSOLIDATE, sources=sources, share=share)
+        return await self._queue(job), documents
 
-    async def _job(self, channel: str, name: str, data: bytes, by: str, reply_to: str) -> Job:
-        return Job(
-            id=new_id(),
-            channel=channel,
-            name=name,
-            sha256=await asyncio.to_thread(sha256, data),
-            requested_by=by,
-            reply_to=reply_to,
-            created_at=time.time(),
-        )
-
-    async def _queue(self, job: Job, data: bytes, *, again: bool = False) -> Job:
+    async def _queue(
+        self, job: Job, data: bytes = b"", *, pages: tuple[int, int] = ALL_PAGES, again: bool = False
+    ) -> Job:
         async with self._changing[job.channel]:
             await self._runner.store_ends()  # this document's last job may be among them
-            job = await self._index.add_job(job, data, again=again)
+            job = await self._index.add_job(job, data, pages=pages, again=again)
         await self._runner.wake()
         return job
 
@@ -210,6 +205,7 @@ class Service:
 
     # Ask
 
+    @traced("ask")
     async def ask(
         self, channel: str, question: str, *, document: str | None = None, by: str = "", thread: str = ""
     ) -> Answer:
@@ -284,6 +280,7 @@ class Service:
         in_thread = await within(document_id=last) if last else []
         return groups(await self._search(channel, question, ranking), in_thread, ranking)
 
+    @traced("search")
     async def _search(self, channel: str, question: str, ranking: RankingParameters) -> list[Hit]:
         """What the question points at in a channel, by closeness, too, where there are documents to choose from."""
         hits = await self._index.candidates(channel, question, limit=ranking.reranked_chunks)
@@ -331,6 +328,7 @@ class Service:
             unrelated=best is None and bool(hits),
             certainty=certainty,
             document_tokens=tokens[row].document,
+            section=best.hit.section if best else None,
         )
 
     async def _load_all(self, asked: Collection[Hit]) -> tuple[list[Hit], list[Mapping[str, Tensor]], tuple[str, ...]]:
@@ -357,6 +355,7 @@ class Service:
     async def _parameters(self) -> RankingParameters:
         return self._ranking or await self._runner.device.ranking()
 
+    @traced("load")
     async def _load(self, document: Document, section: int) -> Mapping[str, Tensor]:
         engine = await self._runner.device.ready()
         load = partial(self._weights.load, base=engine.fingerprint, section=section)
@@ -429,14 +428,16 @@ class Service:
             await self._index.weights_deleted(deleted)
 
 
-def check_upload(data: bytes, limits: Limits) -> None:
-    """The checks that cost nothing. Raises: PdfTooBig, NotAPdf."""
-    if len(data) > limits.max_bytes:
-        megabytes = len(data) / 2**20, limits.max_bytes / 2**20
-        raise PdfTooBig("This file has {:,.1f} MB; the limit is {:,.0f} MB.".format(*megabytes))
-    if data.startswith(OWN):
-        raise NotAPdf
-    recognise(data)
+def new_job(channel: str, name: str, digest: str, by: str, reply_to: str = "") -> Job:
+    return Job(
+        id=new_id(),
+        channel=channel,
+        name=name,
+        sha256=digest,
+        requested_by=by,
+        reply_to=reply_to,
+        created_at=time.time(),
+    )
 
 
 def check_question(question: str) -> str:
@@ -456,5 +457,7 @@ def harmless_name(name: str) -> str:
     return " ".join(visible.split())[-MAX_NAME:].strip(" .") or "document.pdf"
 
 
-def sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
+def sha256(data: bytes, pages: tuple[int, int] = ALL_PAGES) -> str:
+    """Of a file; of a part of it, another one."""
+    part = b"" if pages == ALL_PAGES else b"engram: pages %d-%d\n" % pages
+    return hashlib.sha256(part + data).hexdigest()

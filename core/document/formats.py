@@ -19,14 +19,12 @@ from core.document.archive import Unreadable
 from core.document.language import COMMON, other_language
 from core.errors import NotAPdf, PdfDamaged, PdfHasNoText, PdfLocked, PdfTooBig, PdfTooLong, PdfTooSlow, Refused
 from core.sandbox import Crashed, Overrun, Sandbox
-from core.types import Limits, Page
+from core.types import ALL_PAGES, Limits, Page
 
 SANDBOX = Sandbox()
 SEARCHED = 1024  # bytes in which a PDF's magic must stand (Adobe's own readers' rule)
 PDF_MAGIC = b"%PDF-"
 ZIP = b"PK\x03\x04"
-OURS = b"engram: "  # so begins what this program itself puts into the queue: several documents as one, or a part
-PART = OURS + b"pages "  # what `only_pages` puts before a document
 WINDOWS = ("mbcs", "oem")  # codecs that are nowhere else
 CODECS = tuple(f"encodings.{m.name}" for m in iter_modules(encodings.__path__) if m.name not in WINDOWS)
 TEXT = ("csv", "zipfile", "xml.etree.ElementTree", "charset_normalizer", *CODECS)
@@ -127,8 +125,6 @@ def recognise(data: bytes) -> Format:
     """What a file is. Raises: NotAPdf, with what to do."""
     if not data:
         raise NotAPdf("This file is empty.")
-    if data.startswith(OURS):
-        raise NotAPdf(f"I can't read this file; send me {KINDS}.")
     *marked, text = FORMATS
     if found := next((format for format in marked if format.recognises(data)), None):
         return found
@@ -165,11 +161,6 @@ def pages_in(text: str) -> tuple[int, int] | None:
     return parse_pages(found[1]) if found else None
 
 
-def only_pages(data: bytes, first: int, last: int) -> bytes:
-    """A document of which only these pages are to be read, to be kept until it is."""
-    return PART + b"%d-%d\n" % (first, last) + data
-
-
 def parse_pages(text: str) -> tuple[int, int]:
     """ "3-12", "3 to 12", "7". Raises: Refused."""
     found = re.fullmatch(r"\s*(\d{1,6})(?:\s*(?:-|–|to|bis|à)\s*(\d{1,6}))?\s*", text)
@@ -178,19 +169,28 @@ def parse_pages(text: str) -> tuple[int, int]:
     return int(found[1]), int(found[2] or found[1])
 
 
-async def read_document(data: bytes, limits: Limits, *, sandbox: Sandbox = SANDBOX) -> DocumentText:
-    """Read a document's text in a child process; of one that `only_pages` made, these pages.
+def check_size(size: int, limits: Limits) -> None:
+    """size: bytes, as they come in or as a platform announces them. Raises: PdfTooBig."""
+    if size > limits.max_bytes:
+        raise PdfTooBig(f"This document has {_size(size)}; the limit is {_size(limits.max_bytes)}.")
+
+
+async def read_document(
+    data: bytes, limits: Limits, pages: tuple[int, int] = ALL_PAGES, *, sandbox: Sandbox = SANDBOX
+) -> DocumentText:
+    """Read a document's text in a child process.
+
+    Args:
+        pages: the first and the last one to read.
 
     Raises: NotAPdf, PdfDamaged, PdfLocked, PdfHasNoText, PdfTooBig, PdfTooLong, PdfTooSlow.
     """
-    first, last, data = _asked_for(data)
-    if len(data) > limits.max_bytes:
-        raise PdfTooBig(f"This document has {_size(len(data))}; the limit is {_size(limits.max_bytes)}.")
+    check_size(len(data), limits)
     format = recognise(data)
     if any(find_spec(name.partition(".")[0]) is None for name in format.imports):  # of the extra "formats"
         raise NotAPdf(f"I am not set up to read {format.name}; save it as a PDF and send that.")
     try:
-        arguments = (first, last, limits.max_pages)
+        arguments = (*pages, limits.max_pages)
         imports = (*format.imports, format.reader.partition(":")[0])
         reply = await sandbox.call("core.document.formats:read", data, format.reader, arguments, imports=imports)
     except Overrun:
@@ -201,11 +201,6 @@ async def read_document(data: bytes, limits: Limits, *, sandbox: Sandbox = SANDB
     except Crashed:
         raise PdfDamaged from None
     return _judged(reply, limits, format)
-
-
-def _asked_for(data: bytes) -> tuple[int, int, bytes]:
-    head = re.match(re.escape(PART) + rb"(\d{1,6})-(\d{1,6})\n", data[:99])
-    return (int(head[1]), int(head[2]), data[head.end() :]) if head else (1, 0, data)
 
 
 def _judged(reply: Any, limits: Limits, format: Format = FORMATS[0]) -> DocumentText:

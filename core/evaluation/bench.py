@@ -35,9 +35,9 @@ from core.errors import Refused
 from core.evaluation.journal import Journal, Reply
 from core.evaluation.report import RIGHT, f1_scores, mean, report, share_lost
 from core.evaluation.served import Served, pages_of, serve
-from core.evaluation.squad import Article, Question, read_squad
 from core.evaluation.statistics import bootstrap
 from core.ports import Ask, Engine, Learned
+from core.squad import Article, Question, read_squad
 from core.types import Answer, Chunk, Document
 
 CONDITIONS = (

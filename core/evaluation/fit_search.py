@@ -23,10 +23,8 @@ from typing import Any
 from core.device import BATCH_ROWS
 from core.engine import Engine, EngineConfig
 from core.evaluation.bench import BATCH, NOBODY, TOGETHER, own
-from core.evaluation.metrics import f1
 from core.evaluation.report import RIGHT
 from core.evaluation.served import Served, serve
-from core.evaluation.squad import Article, Question, read_squad
 from core.ports import Ask
 from core.search.closeness import Close, closeness
 from core.search.parameters import RankingParameters, save_parameters
@@ -42,6 +40,7 @@ from core.search.ranking import (
     groups,
     support_of,
 )
+from core.squad import Article, Question, f1, read_squad
 from core.types import Certainty, Completion
 
 # What is tried for each number. The widest of each decide which sections are recorded.

@@ -14,11 +14,11 @@ from typing import Any
 
 from core.device import BATCH_ROWS
 from core.document.formats import DocumentText
-from core.evaluation.squad import Article
 from core.ports import Engine, Learned
 from core.runner import Runner
 from core.search.parameters import RankingParameters
 from core.service import Service
+from core.squad import Article
 from core.types import Chunk, Document, Limits, Page, Step
 from storage.folder import DataFolder
 from storage.index import Index
@@ -115,7 +115,7 @@ async def serve(
                 )
 
 
-async def read_article(data: bytes, limits: Limits) -> DocumentText:
+async def read_article(data: bytes, limits: Limits, pages: tuple[int, int]) -> DocumentText:
     """What `Served.learn` handed in, paragraph by paragraph. How files of people are read is measured elsewhere."""
     return DocumentText(tuple(Page(n, text) for n, text in enumerate(data.decode().split(PAGE_END), start=1)))
 

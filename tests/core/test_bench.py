@@ -13,11 +13,10 @@ import pytest
 from core.errors import Refused
 from core.evaluation.bench import CONDITIONS, TOGETHER, Bench, own, run
 from core.evaluation.journal import Journal
-from core.evaluation.metrics import f1
 from core.evaluation.report import plot
 from core.evaluation.served import serve
-from core.evaluation.squad import read_squad
 from core.ports import Ask
+from core.squad import f1, read_squad
 from tests.core.conftest import STORY
 
 

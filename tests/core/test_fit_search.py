@@ -25,11 +25,10 @@ from core.evaluation.fit_search import (
     trust,
     widest,
 )
-from core.evaluation.metrics import f1
 from core.evaluation.served import serve
-from core.evaluation.squad import Article, Question
 from core.search.parameters import RankingParameters, load_parameters
 from core.search.ranking import groups
+from core.squad import Article, Question, f1
 from core.types import Completion
 from tests.core.conftest import STORY
 from tests.core.search.test_ranking import hit
