@@ -237,8 +237,8 @@ class Service:
 
     async def likely(self, document: Document, questions: Sequence[str]) -> list[str]:
         """Those of the questions about a document that it answers well. Nothing is stored."""
-        found = [await self._sections(document.channel, question, document.id) for question in questions]
-        pairs = zip(questions, found, strict=True)
+        sections_of = [await self._sections(document.channel, question, document.id) for question in questions]
+        pairs = zip(questions, sections_of, strict=True)
         asking = (self._answer(question, asked, gate=False, compare=False) for question, asked in pairs)
         answers = await asyncio.gather(*asking)
         return [answer.question for answer in answers if answer.certainty is Certainty.LIKELY]

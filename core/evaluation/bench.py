@@ -194,10 +194,10 @@ class Bench:
     ) -> None:
         """Ask what was not answered yet, a batch at a time, and write it down."""
         new = [key for key in asks if key not in self.journal.replies]
-        for at in range(0, len(new), self.batch):
-            keys = new[at : at + self.batch]
+        for start in range(0, len(new), self.batch):
+            keys = new[start : start + self.batch]
             await self._write_down({key: asks[key] for key in keys})
-            tick(len(asks) - len(new) + at + len(keys))
+            tick(len(asks) - len(new) + start + len(keys))
 
     async def _write_down(self, asks: Mapping[str, Callable[[], Awaitable[Reply]]]) -> None:
         """Ask these at once; each gets an equal share of the time."""
@@ -314,7 +314,7 @@ class Bench:
         )
 
     def _all_scores(self, replies: Sequence[Sequence[Reply]]) -> list[list[float]]:
-        return [f1_scores(of, article) for of, article in zip(replies, self.articles, strict=False)]
+        return [f1_scores(given, article) for given, article in zip(replies, self.articles, strict=False)]
 
     # Questions about none of the documents
 

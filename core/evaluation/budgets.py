@@ -61,22 +61,22 @@ async def _lessons_of(engine: Engine, articles: Sequence[Article], batch: int) -
     config = replace(engine.config, check=False, guard=False)
     chunks = [engine.chunk(pages_of(article)) for article in articles]
     losses: list[list[float]] = []
-    found = [[[0.0] * len(ACTIONS) for _ in of] for of in chunks]  # F1 by document, chunk, action
+    by_action = [[[0.0] * len(ACTIONS) for _ in cut] for cut in chunks]  # F1 by document, chunk, action
     for place, action in enumerate(ACTIONS):
         fixed = Engine(engine.base, replace(config, budget=f"fixed:{int(action)}"))
         if action == Action.SKIP:
-            for article, of in zip(articles, chunks, strict=True):
-                losses.append([learn(fixed, [chunk], article.title)[0].metrics.initial_loss for chunk in of])
+            for article, cut in zip(articles, chunks, strict=True):
+                losses.append([learn(fixed, [chunk], article.title)[0].metrics.initial_loss for chunk in cut])
         one_section = replace(engine.base.ranking, max_sections=1)
         async with serve(lambda fixed=fixed: fixed, ranking=one_section, batch_rows=max(BATCH_ROWS, batch)) as served:
             bench = Bench(served, articles, Journal(None, {}), lambda *_: None, batch=batch)
             replies = await bench.ask_all("weights")
-            for n, (article, rows) in enumerate(zip(articles, found, strict=True)):
+            for n, (article, rows) in enumerate(zip(articles, by_action, strict=True)):
                 for question, reply in zip(article.questions, replies[n], strict=True):
                     [hit] = await served.index.candidates(own(n), question.text, limit=1)
                     rows[hit.chunk][place] += f1(reply.text, question.answers)
-    base = [sum(row[0] for row in rows) for rows in found]
-    gains = [[[score - row[0] for score in row] for row in rows] for rows in found]
+    base = [sum(row[0] for row in rows) for rows in by_action]
+    gains = [[[score - row[0] for score in row] for row in rows] for rows in by_action]
     return [Lesson(*pair) for pair in zip(losses, gains, strict=True)], base
 
 

@@ -132,7 +132,7 @@ class Recorder:
     answers: dict[tuple[int, int, str], Completion]  # by article, chunk and question: channels share them
 
     @classmethod
-    async def of(cls, served: Served, articles: Sequence[Article]) -> Recorder:
+    async def learn_all(cls, served: Served, articles: Sequence[Article]) -> Recorder:
         """Learn the articles, each in a channel of its own and all in one."""
         for n, article in enumerate(articles):
             await served.learn(own(n), n, article)
@@ -227,15 +227,15 @@ async def record(
     served: Served, articles: Sequence[Article], general: Sequence[Question] = (), batch: int = BATCH
 ) -> list[Case]:
     """Every question in every setting, so many at once."""
-    recorder = await Recorder.of(served, articles)
+    recorder = await Recorder.learn_all(served, articles)
     questions = [(n, question) for n, article in enumerate(articles) for question in article.questions]
     jobs = [partial(recorder.cases, n, question, place) for place, (n, question) in enumerate(questions)]
     jobs += [partial(recorder.general, question, place) for place, question in enumerate(general)]
     cases: list[Case] = []
-    for at in range(0, len(jobs), batch):
-        for found in await asyncio.gather(*(job() for job in jobs[at : at + batch])):
-            cases += found
-        print(f"recorded {min(at + batch, len(jobs))} of {len(jobs)} questions", flush=True)
+    for start in range(0, len(jobs), batch):
+        for recorded in await asyncio.gather(*(job() for job in jobs[start : start + batch])):
+            cases += recorded
+        print(f"recorded {min(start + batch, len(jobs))} of {len(jobs)} questions", flush=True)
     return cases
 
 
@@ -302,11 +302,11 @@ def table(cases: Sequence[Case], before: RankingParameters, after: RankingParame
     ]
     for name in dict.fromkeys(case.setting for case in cases):
         for is_fitted, half in ((True, "fitted on"), (False, "judged by")):
-            some = [case for case in cases if case.setting == name and case.is_fitted is is_fitted]
-            if some:
-                pairs = zip(figures(some, before), figures(some, after), strict=True)
+            chosen = [case for case in cases if case.setting == name and case.is_fitted is is_fitted]
+            if chosen:
+                pairs = zip(figures(chosen, before), figures(chosen, after), strict=True)
                 cells = " | ".join(f"{old:.1f} -> {new:.1f}" for old, new in pairs)
-                lines.append(f"| {name} | {len(some)}, {half} | {cells} |")
+                lines.append(f"| {name} | {len(chosen)}, {half} | {cells} |")
     return "\n".join(lines)
 
 

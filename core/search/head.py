@@ -104,8 +104,8 @@ class Searcher:
     @torch.no_grad()
     def codes(self, sections: Sequence[Sequence[int]]) -> list[bytes]:
         """Of sections, as token ids; one batch."""
-        found = states(self.base.model, sections, self.head.layer, self.pad_id)
-        return [encode(self.name, self.head.section(s).cpu().numpy()) for s in found]
+        read = states(self.base.model, sections, self.head.layer, self.pad_id)
+        return [encode(self.name, self.head.section(s).cpu().numpy()) for s in read]
 
 
 @torch.no_grad()

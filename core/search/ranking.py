@@ -117,9 +117,9 @@ def sections(hits: Sequence[Hit], parameters: RankingParameters) -> list[Hit]:
     for hit in considered:
         if hit.score >= considered[0].score - parameters.score_margin:
             best.setdefault((hit.document.id, hit.section), hit)
-    found = list(best.values())
-    asked, rest = found[: parameters.max_sections], found[parameters.max_sections :]
-    others = [hit for hit in rest if hit.document.id != found[0].document.id]
+    worth_asking = list(best.values())
+    asked, rest = worth_asking[: parameters.max_sections], worth_asking[parameters.max_sections :]
+    others = [hit for hit in rest if hit.document.id != worth_asking[0].document.id]
     if others and len(asked) > 1 and len({hit.document.id for hit in asked}) == 1:
         asked[-1] = others[0]
     return asked
@@ -210,9 +210,10 @@ def support_of(
     support: dict[Place, tuple[int, ...] | None] = {}
     for document_id, places in by_document.items():
         text = pages[document_id]
-        found = supporting([page.text for page in text], [completions[place].text for place in places], question)
-        for place, at in zip(places, found, strict=True):
-            support[place] = tuple(text[n].number for n in at) if text else None
+        answers = [completions[place].text for place in places]
+        supported = supporting([page.text for page in text], answers, question)
+        for place, positions in zip(places, supported, strict=True):
+            support[place] = tuple(text[n].number for n in positions) if text else None
     return support
 
 
