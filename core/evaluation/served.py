@@ -67,7 +67,7 @@ class Served:
         if known := self.documents.get((channel, number)):
             return known
         data = PAGE_END.join(article.text).encode()
-        job = await self.service.submit(channel, f"{article.title}.txt", data, by="bench")
+        job = await self.service.submit(channel, article.title, data, by="bench")
         async for progress in self.service.watch(job.id):
             if progress.step:
                 tick(progress.step.done, progress.step.total)

@@ -112,7 +112,7 @@ async def test_a_text_is_learned_once_for_all_channels(engine, squad: Path, lear
         for _ in range(2):
             await bench.learn(0)
             await bench.together()
-        assert learned == ["Vessin.txt", "Odrey.txt"]
+        assert learned == ["Vessin", "Odrey"]
         assert {channel for channel, _ in bench.served.documents} == {own(0), own(1), TOGETHER}
 
 
