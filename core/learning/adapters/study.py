@@ -276,7 +276,7 @@ class Tutor:
             torch.manual_seed(0)
             return generate(
                 self.base.model, prompts, stop_ids=stops or self.fmt.stop_ids, pad_id=self.fmt.pad_id, max_new=most,
-                temperature=temperature, prefix=prefix, of=texts,
+                temperature=temperature, prefix=prefix, text_of=texts,
             )  # fmt: skip
 
 
