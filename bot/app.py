@@ -12,7 +12,9 @@ from pathlib import Path
 
 import storage.check
 from bot.settings import Settings
+from bot.traces import exporting
 from core.errors import DataFolderBusy, StorageFailed
+from core.inspection import Inspection
 from core.ports import Engine
 from core.runner import Runner
 from core.service import Service
@@ -30,6 +32,7 @@ class App:
     settings: Settings
     service: Service
     runner: Runner
+    inspection: Inspection
 
 
 @asynccontextmanager
@@ -41,7 +44,7 @@ async def open_app(settings: Settings, *, learning: bool = True) -> AsyncIterato
 
     Raises: DataFolderBusy, DataTooNew, SetupError.
     """
-    with DataFolder(settings.data_dir) as folder:
+    with exporting(settings), DataFolder(settings.data_dir) as folder:
         folder.require_index()
         async with Index(folder.index) as index:
             weights = Weights(folder.weights, index.id)
@@ -54,7 +57,7 @@ async def open_app(settings: Settings, *, learning: bool = True) -> AsyncIterato
                 keep_text=settings.keep_text,
             )
             async with runner:
-                yield App(settings, _service(settings, index, weights, runner), runner)
+                yield _app(settings, index, weights, runner)
 
 
 @asynccontextmanager
@@ -79,11 +82,12 @@ async def _open_beside_running_bot(settings: Settings) -> AsyncIterator[App]:
         weights = Weights(folder.weights, index.id)
         runner = Runner(partial(load_engine, settings), index, weights, settings.limits, learning=False, tidy=False)
         async with runner:
-            yield App(settings, _service(settings, index, weights, runner), runner)
+            yield _app(settings, index, weights, runner)
 
 
-def _service(settings: Settings, index: Index, weights: Weights, runner: Runner) -> Service:
-    return Service(index, weights, runner, settings.limits, floor=settings.min_confidence, ground=settings.ground)
+def _app(settings: Settings, index: Index, weights: Weights, runner: Runner) -> App:
+    service = Service(index, weights, runner, settings.limits, floor=settings.min_confidence, ground=settings.ground)
+    return App(settings, service, runner, Inspection(index, weights, runner.device, settings.limits))
 
 
 def load_engine(settings: Settings) -> Engine:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from structlog.contextvars import bound_contextvars
 
 from bot import intents, metrics, render
-from bot.chat import Attachment, Live, Message, Reply, Request, Undelivered, Unfinished, Unreachable
+from bot.chat import Attachment, Live, Message, Reply, Request, Speaker, Undelivered, Unfinished, Unreachable
 from bot.quotas import QuotaConfig, Quotas
 from core.document.formats import KINDS, check_size, is_named_as_document, may_be_document, pages_in, parse_pages
 from core.errors import EngramError, NotAllowed, NotAPdf, NotFound, Refused, StorageFailed
@@ -652,7 +652,7 @@ async def press_learning(bot: Bot, document_id: str, request: Request, reply: Re
     await send_with_retry(reply.say, render.learning_details(document, picture), private=True)
 
 
-async def upload_deleted(bot: Bot, channel: str, posted: Callable[[str], bool], reply: Reply) -> None:
+async def upload_deleted(bot: Bot, channel: str, posted: Callable[[str], bool], reply: Speaker) -> None:
     """Somebody removed a message with files: what is not learned yet is stopped, the rest may be forgotten.
 
     Args:

@@ -40,7 +40,7 @@ def _is_network(problem: BaseException) -> bool:
 
 def configure_logging(level: str, format: str) -> None:
     """From now on, write lines for people ("console") or for machines ("json")."""
-    shared = [
+    shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
@@ -49,7 +49,10 @@ def configure_logging(level: str, format: str) -> None:
     ]
     # Tracebacks without the values of variables: tokens are among them
     bare = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
-    last = [structlog.processors.ExceptionRenderer(bare), structlog.processors.JSONRenderer()]
+    last: list[structlog.typing.Processor] = [
+        structlog.processors.ExceptionRenderer(bare),
+        structlog.processors.JSONRenderer(),
+    ]
     if format == "console":
         last = [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
     handler = logging.StreamHandler()

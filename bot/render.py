@@ -231,7 +231,7 @@ def answer(
         coming: what the channel is learning.
         hint: a last line of small print.
     """
-    buttons = (Button("Details", "details", value.id),) if value.id else ()
+    buttons: tuple[Button, ...] = (Button("Details", "details", value.id),) if value.id else ()
     if private and value.id:
         buttons += (Button("Share in channel", "share", value.id, Style.PRIMARY),)
     if value.learned is None or value.document is None:

@@ -19,7 +19,7 @@ from core.types import Limits
 
 if TYPE_CHECKING:
     from core.engine import EngineConfig
-    from core.learning.remote import RemoteWriter
+    from core.learning.adapters.remote import RemoteWriter
 
 PREFIX = "ENGRAM_"
 FILE = Path(".env")
@@ -46,24 +46,26 @@ class Settings(BaseSettings):
 
     # The engine
     preset: str = ""  # "cpu", "t4", "h200": values for what is not set here (core/presets)
-    model: str = "embedded"  # or a Hugging Face id, a folder or a .gguf file of a causal LM
-    learner: str = "fast-weights"  # or "lora"
+    model: str = (
+        "embedded"  # the one that Engram comes with, or a Hugging Face id, a folder or a .gguf file of a causal LM
+    )
+    learner: str = "fast-weights"  # or "lora", "ttt-linear", "ttt-mlp"
     # how long adapters study a document, and with how many questions it is checked
     effort: Literal["quick", "standard", "deep"] = "standard"
     budget: str = ""  # compute on each section: "fixed:1", "threshold:4"; empty: as the model was prepared
-    device: str = "auto"  # "cpu", "cuda", "cuda:1", "mps"
-    chunk_size: int | None = Field(None, gt=0)  # tokens; the engine knows its best
+    device: str = "auto"  # or "cpu", "cuda", "cuda:1", "mps"
+    chunk_size: int | None = Field(None, gt=0)  # tokens of a section; empty: as the model was prepared
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     batch_tokens: int | None = Field(None, gt=0)  # learned at once
     memory_mb: int | None = Field(None, gt=0)  # learning stays below it, where it can
     study: bool = False  # adapters: the model writes study material first
-    objectives: dict[str, float] = {}  # adapters: weights, as JSON: {"distil": 1.0}
+    objectives: dict[str, float] = {}  # adapters: weights, as JSON: {"keep": 1.0}
     check: bool = True  # after learning the model asks itself about the document
     guard: bool = True  # weights that do harm are rolled back
     votes: int = Field(1, ge=1, le=9)  # answers to a question, of which the most agreed on counts; each costs as much
     question_writer_url: str = ""  # an OpenAI-compatible endpoint writes the questions: DOCUMENTS LEAVE THE MACHINE
-    question_writer_model: str = ""
-    question_writer_key: SecretStr | None = None
+    question_writer_model: str = ""  # its name there
+    question_writer_key: SecretStr | None = None  # its API key
 
     # Answers
     min_confidence: float = Field(0.0, ge=0, le=1)  # a less sure answer is not given
@@ -71,31 +73,34 @@ class Settings(BaseSettings):
     keep_text: bool = True  # for citations; without it only the words to find a section by are kept
 
     # What a document may be
-    max_pages: int = Field(Limits.max_pages, gt=0)
-    max_bytes: int = Field(Limits.max_bytes, gt=0)
-    max_tokens: int = Field(Limits.max_tokens, gt=0)
-    min_tokens: int = Field(Limits.min_tokens, ge=1)
+    max_pages: int = Field(Limits.max_pages, gt=0)  # read at once; a longer document is refused
+    max_bytes: int = Field(Limits.max_bytes, gt=0)  # of the file
+    max_tokens: int = Field(Limits.max_tokens, gt=0)  # of its text: what learning costs
+    min_tokens: int = Field(Limits.min_tokens, ge=1)  # less is no document
 
     # Platforms
-    discord_token: SecretStr | None = None
-    discord_message_content: bool = False  # the intent; with it, questions in the bot's threads need no mention
-    slack_bot_token: SecretStr | None = None  # xoxb-
-    slack_app_token: SecretStr | None = None  # xapp-, for Socket Mode
+    discord_token: SecretStr | None = None  # of the application's bot
+    discord_message_content: bool = (
+        False  # the privileged intent; with it, questions in the bot's threads need no mention
+    )
+    slack_bot_token: SecretStr | None = None  # begins with xoxb-
+    slack_app_token: SecretStr | None = None  # begins with xapp-; for Socket Mode
     slack_http_port: int | None = Field(None, gt=0, le=65535)  # listen for Slack's requests instead of Socket Mode
-    slack_http_host: str = "127.0.0.1"
+    slack_http_host: str = "127.0.0.1"  # address to listen on
     slack_signing_secret: SecretStr | None = None  # for HTTP mode
     slack_client_id: str | None = None  # for OAuth: workspaces install the app themselves; HTTP mode, no bot token
-    slack_client_secret: SecretStr | None = None
-    slack_base_url: str = "https://slack.com/api/"
+    slack_client_secret: SecretStr | None = None  # for OAuth
+    slack_base_url: str = "https://slack.com/api/"  # Slack's API
 
     source_url: str = ""  # this bot's source, for /about; PyMuPDF's licence (AGPL) asks modified services for it
     quotas: QuotaConfig = QuotaConfig()  # ENGRAM_QUOTAS__USER_UPLOADS_PER_HOUR and so on
 
     # Running
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
-    log_format: Literal["console", "json"] = "console"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"  # what is logged, and worse
+    log_format: Literal["console", "json"] = "console"  # lines for people or for machines
     metrics_port: int | None = Field(None, gt=0, le=65535)  # figures for Prometheus; unset: none
-    metrics_host: str = "127.0.0.1"
+    metrics_host: str = "127.0.0.1"  # address to serve them on
+    trace_url: str = ""  # OpenTelemetry's traces go there over OTLP/HTTP, or "console": to standard error
 
     @field_validator("*", mode="before")
     @classmethod
@@ -139,7 +144,7 @@ class Settings(BaseSettings):
         )
 
     def _question_writer(self) -> RemoteWriter | None:
-        from core.learning.remote import RemoteWriter
+        from core.learning.adapters.remote import RemoteWriter
 
         key = self.question_writer_key.get_secret_value() if self.question_writer_key else ""
         return (

@@ -131,7 +131,7 @@ class JobView:
             self._line = self._bars.add_task(STAGE_WORDS[stage], total=None, text="") if stage in STAGE_WORDS else None
         if self._line is not None:
             steps = progress.step if stage is Stage.LEARNING else None
-            bar = {"total": steps.total, "completed": steps.done, "steps": True} if steps else {}
+            bar: dict[str, Any] = {"total": steps.total, "completed": steps.done, "steps": True} if steps else {}
             self._bars.update(self._line, text=job_text(progress, stage), **bar)
 
     def _tick_off(self, progress: Progress) -> None:

@@ -102,6 +102,10 @@ class Engine(Protocol):
         """Of a question's prompt, and of the text beside it."""
         ...
 
+    def prompt(self, question: str, context: str = "") -> str:
+        """The prompt that goes with weights, as text, with its marks."""
+        ...
+
     def whole_question(self, history: Sequence[str], question: str) -> str:
         """A follow-up, written so that it can be understood without the questions before it."""
         ...

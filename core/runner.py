@@ -27,6 +27,7 @@ from core.document.formats import DocumentText, read_document
 from core.errors import Cancelled, EngramError, LearningFailed, NotFound, StorageFailed
 from core.feed import Feed, Feeds
 from core.ports import Engine, Index, Learned, Weights
+from core.tracing import Stages, traced
 from core.types import Chunk, Document, Job, JobKind, Limits, Page, Progress, Stage, Step
 from core.words import terms
 
@@ -275,6 +276,7 @@ class Runner:
 
     # One job
 
+    @traced("learn")
     async def _learn(self, work: _Work) -> Document:
         engine = await self.device.ready()
         text, share = await self._read_pages(work), work.job.share
@@ -297,6 +299,7 @@ class Runner:
         await self._index.job_stage(work.job.id, stage)
         self._show(work, stage=stage, **counts)
 
+    @traced("read")
     async def _read_pages(self, work: _Work) -> DocumentText:
         """From the file; of a job that learns again, from the text that is kept."""
         self._show(work, stage=Stage.READING)
@@ -313,6 +316,8 @@ class Runner:
     async def _study(self, work: _Work, steps: Generator[Step, None, Learned]) -> Learned:
         """Drive the learner. Questions that came in during a step are ahead of the next one in the device's line."""
         losses: list[float] = []
+        stages = Stages()
+        stages.enter(Stage.LEARNING, pages=work.progress.pages, tokens=work.progress.tokens)
         try:
             while True:
                 work.go_on()
@@ -320,13 +325,16 @@ class Runner:
                 if isinstance(step, Learned):
                     return step
                 if step.stage is not work.job.stage:
+                    stages.enter(step.stage)
                     await self._enter(work, step.stage)
                 if step.done and step.stage is Stage.LEARNING:
                     losses.append(step.loss)
                 self._show(work, step=step, losses=tuple(losses))
         finally:
+            stages.leave()
             await self.device.run(steps.close)
 
+    @traced("encode")
     async def _encode(self, work: _Work, chunks: Sequence[Chunk], engine: Engine) -> list[Chunk]:
         """The chunks with their codes, a few at a time, so that no question waits long."""
         codes: list[bytes] = []
@@ -339,6 +347,7 @@ class Runner:
                 return list(chunks)
         return [replace(chunk, code=code) for chunk, code in zip(chunks, codes, strict=True)]
 
+    @traced("save")
     async def _keep(
         self, work: _Work, text: DocumentText, chunks: Sequence[Chunk], learned: Learned, engine: Engine
     ) -> Document:

@@ -149,15 +149,18 @@ async def _converse(process: asyncio.subprocess.Process, data: bytes, most: int)
     """Write everything, read everything, but not more than `most` bytes."""
     import asyncio
 
+    stdin, stdout = process.stdin, process.stdout
+    assert stdin is not None and stdout is not None  # pipes, both
+
     async def feed() -> None:
         with suppress(BrokenPipeError, ConnectionResetError):  # it died; its status tells of what
-            process.stdin.write(data)
-            await process.stdin.drain()
-        process.stdin.close()
+            stdin.write(data)
+            await stdin.drain()
+        stdin.close()
 
     feeding, reply = asyncio.create_task(feed()), bytearray()
     try:
-        while part := await process.stdout.read(1 << 16):
+        while part := await stdout.read(1 << 16):
             reply += part
             if len(reply) > most:
                 raise Overrun

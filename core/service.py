@@ -25,6 +25,7 @@ from core.prompts import NOT_IN_TEXT
 from core.runner import Runner, new_id
 from core.search.evidence import asked_words, evidence, fits
 from core.search.followup import REMEMBERED, needs_history
+from core.tracing import traced
 from core.types import (
     ALL_PAGES,
     Answer,
@@ -210,6 +211,7 @@ class Service:
 
     # Ask
 
+    @traced("ask")
     async def ask(
         self, channel: str, question: str, *, document: str | None = None, by: str = "", thread: str = ""
     ) -> Answer:
@@ -284,10 +286,12 @@ class Service:
                 return answer
         return await self._ask_learned(question, hits[:HITS])
 
+    @traced("search")
     async def _within(self, document_id: str, channel: str, question: str) -> list[Hit]:
         """What the question points at in one document, whose words find the section as well as closeness (LOG.md)."""
         return await self._index.route(channel, question, document_id=document_id, limit=HITS)
 
+    @traced("search")
     async def _search(self, channel: str, question: str) -> list[Hit]:
         """What the question points at in a channel, by closeness, too, where there are documents to choose from."""
         several = len(await self._index.documents(channel)) > 1
@@ -326,7 +330,7 @@ class Service:
         whole, of_document = tokens[which]
         return Answer(
             question, base, learned, reference, whole, pages,
-            certainty=certain, document_tokens=of_document, unusable=unusable,
+            certainty=certain, document_tokens=of_document, unusable=unusable, section=hits[which].section,
         )  # fmt: skip
 
     async def _text_of(self, hit: Hit) -> str:
@@ -344,6 +348,7 @@ class Service:
         texts = [page.text for page in await self._index.pages(document.id) if page.number in pages]
         return await asyncio.to_thread(evidence, texts, question, answer)
 
+    @traced("evidence")
     async def _borne_out(
         self, question: str, hits: Sequence[Hit], completions: Sequence[Completion]
     ) -> list[tuple[int, ...] | None]:
@@ -362,6 +367,7 @@ class Service:
         (base,), ((prompt_tokens, _),) = await self._runner.device.answer([Ask(question)])
         return Answer(question=question, base=base, learned=None, document=None, prompt_tokens=prompt_tokens)
 
+    @traced("load")
     async def _load(self, document: Document, section: int) -> Mapping[str, Tensor]:
         engine = await self._runner.device.ready()
         load = partial(self._weights.load, base=engine.fingerprint, section=section)
@@ -439,13 +445,14 @@ def _usable(
 ) -> tuple[list[Hit], list[Mapping[str, Tensor]], tuple[str, ...]]:
     """The hits whose weights could be loaded, these weights, and the names of the other documents: one bad document
     fails no question that another can answer. Raises: what the first one failed of, when all did."""
-    for problem in tried:
-        if isinstance(problem, BaseException) and not isinstance(problem, WeightsDamaged | WrongBaseModel):
+    problems = [problem for problem in tried if isinstance(problem, BaseException)]
+    for problem in problems:
+        if not isinstance(problem, WeightsDamaged | WrongBaseModel):
             raise problem
     good = [(hit, weights) for hit, weights in zip(hits, tried, strict=True) if not isinstance(weights, BaseException)]
     bad = [hit.document.name for hit, weights in zip(hits, tried, strict=True) if isinstance(weights, BaseException)]
     if not good:
-        raise type(tried[0])(f"{bad[0]}: {tried[0]}")
+        raise type(problems[0])(f"{bad[0]}: {problems[0]}")
     return [hit for hit, _ in good], [weights for _, weights in good], tuple(dict.fromkeys(bad))
 
 

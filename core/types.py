@@ -205,6 +205,7 @@ class Answer:
     certainty: Certainty = Certainty.UNSURE  # of the learned answer
     understood: str = ""  # the question made whole, where it was a follow-up
     document_tokens: int = 0  # of the prompt, those of the document; 0 unless the operator wants its text in it
+    section: int | None = None  # whose weights answered, by number; None where none did
 
 
 @dataclass(frozen=True)

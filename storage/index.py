@@ -501,8 +501,8 @@ class Index:
                     if result["busy"]:
                         raise StorageFailed("Another program reads the index; the erase will be finished later.")
                     await self._execute("DELETE FROM erasing WHERE rewritten")
-        for problem in failed.values():
-            raise problem
+        for failure in failed.values():
+            raise failure
         self._reserve.fill()
 
     async def _erase_content(self, channel: str, content: Any) -> None:
@@ -852,7 +852,9 @@ def _answer(row: sqlite3.Row) -> Answer:
 
 
 def _document(row: sqlite3.Row) -> Document:
-    metrics = {name: tuple(v) if isinstance(v, list) else v for name, v in json.loads(row["metrics"]).items()}
+    metrics: dict[str, Any] = {
+        name: tuple(v) if isinstance(v, list) else v for name, v in json.loads(row["metrics"]).items()
+    }
     values = _values(Document, row)
     metrics.pop("peak_memory_mb", None)  # of documents from before 2026-11-25, always 0
     values["metrics"] = Metrics(**metrics)

@@ -10,6 +10,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -186,7 +187,7 @@ def _write(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) 
         return hashlib.file_digest(file, "sha256").hexdigest(), os.fstat(file.fileno()).st_size
 
 
-def _check_bytes(file: BinaryIO, record: WeightsRecord) -> None:
+def _check_bytes(file: BufferedReader, record: WeightsRecord) -> None:
     """Raises: WeightsDamaged."""
     if os.fstat(file.fileno()).st_size != record.bytes:
         raise WeightsDamaged

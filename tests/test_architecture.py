@@ -37,7 +37,7 @@ HOMES = {  # an SDK -> the files and folders that may import it
     "openpyxl": ("core/document/office.py",),
     "charset_normalizer": ("core/document/flow.py",),
     "transformers": ("core/model.py", "core/convert.py"),
-    "peft": ("core/learning/lora.py",),
+    "peft": ("core/learning/adapters/lora.py",),
     "aiosqlite": ("storage/index.py",),
     "discord": ("bot/platforms/discord.py",),
     "slack_bolt": ("bot/platforms/slack/",),
@@ -45,8 +45,11 @@ HOMES = {  # an SDK -> the files and folders that may import it
     "pydantic_settings": ("bot/settings.py",),
     "typer": ("bot/cli/",),
     "prometheus_client": ("bot/metrics.py",),
+    "opentelemetry": ("bot/traces.py",),
     "matplotlib": ("core/evaluation/report.py",),
     "PIL": ("bot/render.py",),
+    "gradio": ("bot/platforms/playground.py",),
+    "uvicorn": ("bot/platforms/playground.py",),
 }
 LIGHT = (
     "bot",
@@ -64,6 +67,15 @@ FILES = [file for file in sources() if not file.startswith(GENERATORS)]
 def packages(node: ast.AST) -> set[str]:
     """The top names of everything that is imported below a node."""
     return {name.partition(".")[0] for child in ast.walk(node) for name in imported(child)}
+
+
+def modules(node: ast.AST) -> Iterator[str]:
+    """Full names of the modules that are imported anywhere in it."""
+    for child in ast.walk(node):
+        if isinstance(child, ast.ImportFrom):
+            yield child.module or ""
+        elif isinstance(child, ast.Import):
+            yield from (alias.name for alias in child.names)
 
 
 def at_once(node: ast.AST) -> Iterator[str]:
@@ -107,6 +119,14 @@ def test_the_tool_sees_lazy_imports_and_those_for_the_type_checker() -> None:
 @pytest.mark.parametrize("sdk", HOMES)
 def test_every_sdk_has_one_home(sdk: str) -> None:
     assert [file for file in FILES if sdk in packages(tree(file)) and not file.startswith(HOMES[sdk])] == []
+
+
+def test_what_ships_imports_no_other_form_of_learning() -> None:
+    """Whoever measures forms, and the table of learners by name, may know them."""
+    forms, measures = "core/learning/forms/", "core/evaluation/"
+    for file in FILES:
+        if not file.startswith((forms, measures)):
+            assert "core.learning.forms" not in " ".join(modules(tree(file))), file
 
 
 def test_torch_waits_until_it_is_needed() -> None:

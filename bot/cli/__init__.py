@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import sys
 
-from bot.cli import demo, documents, models, operating, questions
+from bot.cli import demo, documents, models, operating, playground, questions
 from bot.cli.base import cli
 
-__all__ = ["cli", "demo", "documents", "main", "models", "operating", "questions"]
+__all__ = ["cli", "demo", "documents", "main", "models", "operating", "playground", "questions"]
 
 
 def main() -> None:

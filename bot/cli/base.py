@@ -154,7 +154,8 @@ async def _until_sigterm(work: Awaitable[None], screen: Screen) -> None:
 
     def terminate() -> None:
         screen.terminated = True
-        task.cancel()
+        if task:
+            task.cancel()
 
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, terminate)
     await work
@@ -174,6 +175,8 @@ def ask_first(question: str, yes: bool, json: bool) -> None:
 
 def this_program() -> str:
     """How this program was called, to be typed again."""
+    if Path(sys.argv[0]).name == cli.info.name:
+        return Path(sys.argv[0]).name
     python = Path(sys.executable)
     if python.is_relative_to(Path.cwd()):
         return f"{quote(str(python.relative_to(Path.cwd())))} -m bot"

@@ -13,7 +13,7 @@ from bot.cli.base import Call, cli, command
 models = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 cli.add_typer(models, name="model", help="The base model: fetch it.")
 
-MODEL_LOCK = Path(__file__).parents[2] / ".ci" / "model.lock"
+MODEL_LOCK = Path(__file__).parents[2] / "core" / "model.lock"
 
 
 @command(hidden=("channel", "data_dir"))
@@ -36,13 +36,16 @@ async def bench(
     """Measure answers from weights against the base model, another document's weights, and text in the prompt."""
     import json
     from functools import partial
+    from importlib.util import find_spec
 
     from bot.app import load_engine
     from bot.terminal import bench_table
     from core.device import Device
-    from core.errors import Refused
+    from core.errors import Refused, SetupError
     from core.evaluation import bench, report
 
+    if missing := [name for name in ("scipy", "matplotlib") if find_spec(name) is None]:
+        raise SetupError(f"This needs {' and '.join(missing)}: pip install 'engram[bench]'.")
     for file in (squad, general):
         if file and not file.is_file():
             raise Refused(f"There is no file {file}.")
@@ -65,7 +68,7 @@ async def bench(
             resume=resume,
         )
         result = await owner.run(measure, await owner.ready(), squad, documents, progress)
-    if output:
+    if output and unfinished:
         output.write_text(json.dumps(result, indent=2) + "\n")
         unfinished.unlink(missing_ok=True)
     if plot:

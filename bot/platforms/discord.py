@@ -200,6 +200,7 @@ class Client(discord.AutoShardedClient):
             **options,
         )
         self.bot: Bot = bot  # type: ignore[assignment]  # None only to sync commands
+        self._serves = bot is not None
         self.tree = _tree(self)
         self.edits = AsyncLimiter(EDITS_PER_SECOND, 1)
         self.conversations = Conversations()
@@ -209,8 +210,13 @@ class Client(discord.AutoShardedClient):
         _guard_parsers(self)
 
     async def setup_hook(self) -> None:
-        if self.bot:
+        if self._serves:
             self._left = await self.bot.service.inbox.unhandled("discord:")  # before anything new comes in
+
+    @property
+    def own_id(self) -> int:
+        assert self.user is not None  # logged in before any event comes
+        return self.user.id
 
     async def on_ready(self) -> None:
         if not self.was_ready:
@@ -278,7 +284,7 @@ class Client(discord.AutoShardedClient):
         for key, _ in self._left:
             _, channel, number = key.split(":")
             try:
-                place = self.get_channel(int(channel)) or await self.fetch_channel(int(channel))
+                place: Any = self.get_channel(int(channel)) or await self.fetch_channel(int(channel))
                 message = await place.fetch_message(int(number))  # its links to files are new
             except TROUBLE as problem:
                 log.warning("a message of an earlier process could not be looked at: %s", type(problem).__name__)
@@ -313,34 +319,37 @@ class Client(discord.AutoShardedClient):
     def _goes_on(self, message: discord.Message) -> bool:
         """Is it a reply to one of the bot's messages? It may come without a ping."""
         answered = message.reference.resolved if message.reference else None
-        return isinstance(answered, discord.Message) and answered.author.id == self.user.id
+        return isinstance(answered, discord.Message) and answered.author.id == self.own_id
 
     def _is_mentioned(self, message: discord.Message) -> bool:
         """By name, by the bot's own role (easy to pick by mistake), or by a reply that pings."""
-        return self.user in message.mentions or message.guild.self_role in message.role_mentions
+        role = message.guild.self_role if message.guild else None
+        return self.user in message.mentions or (role is not None and role in message.role_mentions)
 
     def _is_to_others(self, message: discord.Message) -> bool:
         answered = message.reference.resolved if message.reference else None
         people = {person.id for person in message.mentions}
-        if isinstance(answered, discord.Message) and answered.author.id != self.user.id:
+        if isinstance(answered, discord.Message) and answered.author.id != self.own_id:
             people.add(answered.author.id)
         to_all = bool(message.role_mentions) or message.mention_everyone
         return self.conversations.is_to_others(message.channel.id, message.author.id, people, to_all)
 
     async def _is_own(self, thread: discord.Thread) -> bool:
         """Did the bot open it, or does it hang on one of the bot's messages?"""
-        if thread.owner_id == self.user.id:
+        if thread.owner_id == self.own_id:
             return True
         if self._began_threads.get(thread.id) is None:
             began = False
             with contextlib.suppress(*TROUBLE, AttributeError):  # a parent that is not known
-                began = (await thread.parent.fetch_message(thread.id)).author.id == self.user.id
+                parent: Any = thread.parent
+                began = (await parent.fetch_message(thread.id)).author.id == self.own_id
             self._began_threads.put(thread.id, began)
         return bool(self._began_threads.get(thread.id))
 
     async def on_interaction(self, interaction: discord.Interaction) -> None:
         """Buttons; commands go through the tree."""
-        custom_id = str((interaction.data or {}).get("custom_id", ""))
+        data: Any = interaction.data or {}
+        custom_id = str(data.get("custom_id", ""))
         brand, _, rest = custom_id.partition(":")
         if interaction.type is discord.InteractionType.component and brand == BUTTON:
             action, _, value = rest.partition(":")
@@ -390,6 +399,7 @@ class ActionForm(discord.ui.Modal):
 
     def __init__(self, client: Client, action: str, value: str) -> None:
         form = ACTIONS[action].form
+        assert form is not None
         super().__init__(title=form.title, timeout=STALE_AFTER)
         self._client, self._action, self._value = client, action, value
         self._given: Any = (
@@ -448,7 +458,9 @@ def _slash(client: Client, command: Command) -> app_commands.Command[Any, Any, N
 
     callback.__signature__ = _signature(command)  # type: ignore[attr-defined]
     app_commands.describe(**{option.name: option.description for option in command.options})(callback)
-    slash = app_commands.Command(name=command.name, description=command.description, callback=callback)
+    slash: app_commands.Command[Any, Any, None] = app_commands.Command(
+        name=command.name, description=command.description, callback=callback
+    )
     if command.permission is Permission.MANAGER:
         slash.default_permissions = discord.Permissions(manage_channels=True)  # a default; `require` is what counts
     for option in command.options:
@@ -527,10 +539,10 @@ def _heard(message: discord.Message, client: Client) -> Request:
         files = _files(answered)
     in_guild = message.guild is not None
     return Request(
-        channel=channel_key(message.guild.id if in_guild else None, message.channel, message.author.id),
+        channel=channel_key(message.guild.id if message.guild else None, message.channel, message.author.id),
         user=f"discord:{message.author.id}",
         user_name=message.author.display_name,
-        thread=_thread_of(message.channel) or (str(answered.id) if client._goes_on(message) else ""),
+        thread=_thread_of(message.channel) or (str(answered.id) if answered and client._goes_on(message) else ""),
         text=text,
         attachments=_attachments(files),
         is_manager=not in_guild or _rights(message.channel, message.author, discord.Permissions.none()).manage_channels,
@@ -542,7 +554,7 @@ def _heard(message: discord.Message, client: Client) -> Request:
 def _text(message: discord.Message, client: Client) -> str:
     """What was written, without the mention of the bot, other people by name."""
     role = message.guild.self_role if message.guild else None
-    text = re.sub(rf"<@!?{client.user.id}>", " ", message.content)
+    text = re.sub(rf"<@!?{client.own_id}>", " ", message.content)
     text = re.sub(rf"<@&{role.id}>", " ", text) if role else text
     for person in message.mentions:
         text = re.sub(rf"<@!?{person.id}>", f"@{person.display_name}", text)
@@ -645,7 +657,7 @@ class MessageReply(Reply):
         return await _name_of(self._client, self._message.guild, user)
 
 
-class ChannelReply(Reply):
+class ChannelReply:
     """Says something in a channel that nobody has just asked for."""
 
     shows_question = True
@@ -782,7 +794,8 @@ class Posted(PostedMessage):
     def __init__(self, client: Client, channel: int, message: int, origin: int = 0) -> None:
         super().__init__(f"discord:{channel}:{message}:{origin}", client.edits)
         self._origin = origin
-        self._channel = client.get_channel(channel) or client.get_partial_messageable(channel)
+        self._channel: Any = client.get_channel(channel)
+        self._channel = self._channel or client.get_partial_messageable(channel)
         self._message = self._channel.get_partial_message(message)
 
     def _sending(self) -> AbstractContextManager[None]:
@@ -862,8 +875,8 @@ def _to_arguments(message: Message, channel: Any, *, edit: bool = False) -> dict
     """A message as arguments of `send` or `edit`, within Discord's limits and the bot's rights in the channel."""
     me = getattr(getattr(channel, "guild", None), "me", None)
     allowed = _rights(channel, me, unknown=discord.Permissions.all())
-    called = [discord.Object(int(message.notify.rpartition(":")[2]))] if message.notify else False
-    mentions = discord.AllowedMentions(everyone=False, roles=False, users=called, replied_user=False)
+    called = [discord.Object(int(message.notify.rpartition(":")[2]))] if message.notify else []
+    mentions = discord.AllowedMentions(everyone=False, roles=False, users=called or False, replied_user=False)
     arguments: dict[str, Any] = {"allowed_mentions": mentions}
     if message.buttons or edit:
         arguments["view"] = _view(message.buttons) if message.buttons else None

@@ -57,7 +57,7 @@ def make_chunks(pages: Sequence[Page], encode: Encode, chunk_size: int) -> list[
     def page_at(position: int) -> int:
         return parts[bisect_right(page_starts, position) - 1][0]
 
-    chunks = []
+    chunks: list[Chunk] = []
     for start, end in pairwise(_cuts(text, offsets, ends, chunk_size)):
         first = ends[start - 1] if start else 0
         piece = text[first : ends[end - 1] if end < len(ids) else len(text)]

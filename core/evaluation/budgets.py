@@ -19,7 +19,7 @@ from core.errors import SetupError
 from core.evaluation.bench import BATCH, Bench, learn
 from core.evaluation.journal import Journal
 from core.evaluation.statistics import bootstrap
-from core.learning.budget import (
+from core.learning.forms.budget import (
     ACTIONS,
     COST,
     Action,

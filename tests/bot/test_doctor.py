@@ -7,12 +7,14 @@ import asyncio
 import resource
 import sqlite3
 from contextlib import closing
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.requirements import Requirement
 
-from bot.doctor import examine, model
+from bot.doctor import dependencies, examine, model
 from bot.platforms import discord as discord_platform
 from bot.settings import Settings, load_settings
 from core.convert import FETCH
@@ -145,9 +147,14 @@ async def test_what_is_damaged_for_good_is_named_and_a_restore_advised(tmp_path:
     assert {"engram.db": "index", "channels": path.name}.get(name, "document d1") in found["detail"]
 
 
-async def test_the_doctor_works_where_there_is_no_pyproject(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("bot.doctor.__file__", str(tmp_path / "bot" / "doctor.py"))
-    assert (await checked(tmp_path))["Dependencies"]["state"] == "warning"
+def test_packages_are_compared_with_the_ranges() -> None:
+    def state(*lines: str) -> tuple[str, str]:
+        found = dependencies([Requirement(line) for line in lines])
+        return found["state"], found["detail"]
+
+    assert state("pydantic>=2,<3", "rich>1")[0] == "ok"
+    assert state("pydantic>=2,<3", "rich<1") == ("warning", f"not the tested releases: rich {version('rich')}")
+    assert state("rich>1", "no-such-package>=1") == ("error", "missing: no-such-package")
 
 
 async def test_variables_and_the_kernel_are_looked_at(

@@ -62,6 +62,9 @@ class ByHeart:
     def prompt_tokens(self, question: str, context: str = "") -> int:
         return len(question.split()) + len(context.split())
 
+    def prompt(self, question: str, context: str = "") -> str:
+        return f"{context} {question}".strip()
+
     def whole_question(self, history: Sequence[str], question: str) -> str:
         return question
 

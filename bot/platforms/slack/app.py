@@ -76,7 +76,8 @@ async def serve(app: App, settings: Settings) -> None:
 
 async def examine(settings: Settings) -> AsyncIterator[tuple[str, str, str, str]]:
     """What Slack says about the tokens, as (name, state, detail, fix). Raises: SetupError, OSError, TimeoutError."""
-    async with Client(Bot(None), settings) as client, asyncio.timeout(LOOK_UP * 3):
+    nobody = Bot(None)  # type: ignore[arg-type]  # it hears nothing: only the tokens are looked at
+    async with Client(nobody, settings) as client, asyncio.timeout(LOOK_UP * 3):
         if settings.slack_client_id:
             yield "Slack OAuth", "ok", f"workspaces install the app at {INSTALL[0]}", ""
             return
@@ -207,15 +208,16 @@ class Client:
         """HTTP mode."""
         secret = _secret(self._settings.slack_signing_secret, "ENGRAM_SLACK_SIGNING_SECRET", "Basic Information")
         host, port = self._settings.slack_http_host, self._settings.slack_http_port
+        assert port is not None  # or it were Socket Mode
         server = self.bolt.server(port=port, path=PATH, host=host)
         async with listening(server.web_app, host, port, secret):
             yield asyncio.Event().wait
 
     def _oauth(self) -> AsyncOAuthSettings:
-        secret = self._settings.slack_client_secret
-        return oauth(
-            self._settings, self._installations, _secret(secret, "ENGRAM_SLACK_CLIENT_SECRET", "Basic Information")
-        )
+        assert self._installations is not None
+        given = self._settings.slack_client_secret
+        secret = _secret(given, "ENGRAM_SLACK_CLIENT_SECRET", "Basic Information")
+        return oauth(self._settings, self._installations, secret)
 
     async def reopen(self, address: str) -> Live | None:
         platform, team, *rest = address.split(":")

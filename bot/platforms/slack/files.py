@@ -57,7 +57,7 @@ class Files:
         url = file.get("url_private_download") or file.get("url_private") or ""
         require_host(url, self._hosts, "Slack")
         headers = {"Authorization": f"Bearer {self._web.token}", "Accept-Encoding": "identity"}
-        options = {"allow_redirects": False, "timeout": FILE_TIMEOUT, "proxy": self._web.proxy}
+        options: dict[str, Any] = {"allow_redirects": False, "timeout": FILE_TIMEOUT, "proxy": self._web.proxy}
         async with self._session.get(yarl.URL(url), headers=headers, **options) as response:
             if response.status in (301, 302, 303, 307, 308):  # to a login page, too
                 raise Refused(NO_FILES_READ)

@@ -33,6 +33,7 @@ async def listening(app: web.Application, host: str, port: int, secret: str) -> 
     runner = web.AppRunner(app, access_log=None, keepalive_timeout=LIVES_FOR)
     await runner.setup()
     try:
+        assert runner.server is not None  # after setup
         bounded = Bounded(runner.server)
         try:
             server = await asyncio.get_running_loop().create_server(bounded, host, port)

@@ -172,7 +172,8 @@ class Listener:
         if not place.thread:
             self._threads.put((place.channel, place.ts), "ours")
         text = await self.workspace.plain_text(event.get("text") or "")
-        new = files = files_in(event)
+        files = files_in(event)
+        new: Sequence[dict[str, Any]] = files
         if files:
             new = [f for f in files if await self._first(f"file:{place.channel}:{f['id']}", event_id, FILES_FOR)]
             if not new:
@@ -212,17 +213,20 @@ class Listener:
         thread = container.get("thread_ts") or (body.get("message") or {}).get("thread_ts") or ""
         place = Place(body["channel"]["id"], body["user"]["id"], seen, thread)
         name, value = action["action_id"].split(":")[1], unescape(action.get("value") or "")
-        if name in ACTIONS and ACTIONS[name].form and await self._ask_by_form(name, value, place, body["trigger_id"]):
+        if await self._ask_by_form(name, value, place, body["trigger_id"]):
             return
         request = await self.request(place)
         reply = SlackReply(self.workspace, place, body["response_url"], body["trigger_id"])
         await self.bot.press(name, value, request, reply)
 
     async def _ask_by_form(self, name: str, value: str, place: Place, trigger: str) -> bool:
-        """False when Slack did not open it, which it does for 3 seconds only."""
+        """False when there is none, or Slack did not open it, which it does for 3 seconds only."""
+        form = ACTIONS[name].form if name in ACTIONS else None
+        if form is None:
+            return False
         context = json.dumps([name, value, place.channel, place.ts, place.thread])
         try:
-            await self.workspace.web.views_open(trigger_id=trigger, view=view_of(ACTIONS[name].form, context))
+            await self.workspace.web.views_open(trigger_id=trigger, view=view_of(form, context))
         except TROUBLE as problem:
             log.warning("a form could not be opened: %s", code(problem))
             return False

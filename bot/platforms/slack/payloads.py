@@ -56,7 +56,7 @@ def channel_key(team: str, place: Place) -> str:
 
 def team_of(body: Mapping[str, Any]) -> str:
     """Whose installation is meant; in channels shared between workspaces, the authorization says it."""
-    (authorized, *_) = body.get("authorizations") or ({},)
+    authorized: Mapping[str, Any] = (body.get("authorizations") or [{}])[0]
     team = body.get("team") or {}
     return str(authorized.get("team_id") or body.get("team_id") or team.get("id") or "")
 
