@@ -17,7 +17,6 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from types import TracebackType
 from typing import Any, TypeVar
 
 from core.consolidate import joined, merged, spread
@@ -91,9 +90,7 @@ class Runner:
             self._worker = asyncio.create_task(self._process_queue(), name="runner")
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """Stop after the current step; the job goes back to the queue."""
         self._closing.set()
         self._wake.set()
