@@ -128,6 +128,12 @@ def test_what_serves_neither_trains_nor_measures(package: str) -> None:
     assert [m for m in USE_CASES if any(is_in(target, package) for target in imports()[m])] == []
 
 
+@pytest.mark.parametrize("folder", ["core.learning.forms", "core.learning.adapters"])
+@pytest.mark.parametrize("heart", ["core.learning.inner_loop", "core.learning.fast_learner"])
+def test_the_shipped_form_knows_no_other_form(heart: str, folder: str) -> None:
+    assert [target for target in imports()[heart] if is_in(target, folder)] == []
+
+
 def test_no_module_imports_itself_around_others() -> None:
     assert cycles() == []
 
@@ -161,9 +167,10 @@ def test_only_settings_reads_the_environment() -> None:
 
 def test_the_size_of_a_document_is_checked_by_one_function() -> None:
     """Which is called where bytes enter and where they are parsed; a stream is cut off where it is read."""
+    streams = {"bot/platforms/slack/app.py", "bot/platforms/playground.py"}
     served = [file for file in FILES if not file.startswith("core/evaluation/")]
     files = {file for file in served if "max_bytes" in (ROOT / file).read_text()}
-    assert files == {"bot/settings.py", "core/types.py", "core/document/formats.py", "bot/platforms/slack/app.py"}
+    assert files == {"bot/settings.py", "core/types.py", "core/document/formats.py"} | streams
 
 
 @pytest.mark.parametrize("place", PLAIN)
