@@ -481,9 +481,7 @@ def points_elsewhere(hits: Sequence[Any], mine: Callable[[Any], bool]) -> bool:
     return bool(hits) and hits[0].score - own > LEAVES
 
 
-def best_of(
-    completions: Sequence[Completion], scores: Sequence[float], pages: Sequence[Sequence[int] | None] = ()
-) -> int:
+def best_of(completions: Sequence[Any], scores: Sequence[float], pages: Sequence[Sequence[int] | None] = ()) -> int:
     """Which section answers: the surest, with regard to its score in the search and to the pages that bear its answer
     out, where they are known. One that says "not in the text" only when all do."""
 

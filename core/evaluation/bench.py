@@ -234,7 +234,9 @@ class Bench:
     def _by_weights(self, n: int, q: Question, limit: int, context: str = "") -> list[Row]:
         """Rows of a document's sections that the question points at, best first."""
         of = self.learn(n)
-        best = best_of_sections(in_sections(of.search(q.text, HITS), lambda _: of.learned.sections), limit)
+        assert of.learned is not None
+        sections = of.learned.sections
+        best = best_of_sections(in_sections(of.search(q.text, HITS), lambda _: sections), limit)
         return [Row(Ask(q.text, of.weights(f.section), context, self.engine.learner), f, of) for f in best]
 
     def _whole(self, n: int) -> str:

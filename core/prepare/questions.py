@@ -141,14 +141,10 @@ def ask_sentence(sentence: str, title: str, rng: random.Random) -> list[QA]:
         s = m.group(2)[0].upper() + m.group(2)[1:] + f" in {m.group(1)}" if DATE.fullmatch(m.group(1)) else m.group(2)
     out: list[QA] = []
     m = re.match(rf"(.{{2,60}}?) ({AUX}) (.+)", s)
-    aux_ok = (
-        bool(m)
-        and "," not in m.group(1)
-        and len(m.group(1).split()) <= 8
-        and not re.search(r"\b(?:that|which|who|if)\b", m.group(1))
-    )
+    if m and ("," in m[1] or len(m[1].split()) > 8 or re.search(r"\b(?:that|which|who|if)\b", m[1])):
+        m = None  # no subject
     # Subject questions: the sentence itself with its subject replaced.
-    if aux_ok:
+    if m:
         subject, aux, rest = m.group(1), m.group(2), m.group(3)
         if not subject_is_title or rng.random() < 0.3:
             word = "Who" if NAME.fullmatch(subject) and kind_of(subject, "") == "who" else "What"
@@ -162,8 +158,8 @@ def ask_sentence(sentence: str, title: str, rng: random.Random) -> list[QA]:
             out.append(QA(f"{who} {aux} {subject}?", n.group(1)))
     # Verb questions: wh + did + subject + base verb.
     verb = re.match(r"((?:[A-Z][\w'’.-]*)(?: [\w'’.-]+){0,5}?) ([a-z]+) (.+)", s)
-    lemma = base_form(verb.group(2)) if verb and not aux_ok else None
-    if lemma:
+    lemma = base_form(verb.group(2)) if verb and not m else None
+    if verb and lemma:
         word = "Who" if NAME.fullmatch(verb.group(1)) and kind_of(verb.group(1), "") == "who" else "What"
         if not subject_is_title or rng.random() < 0.3:
             out.append(QA(f"{word} {verb.group(2)} {_trim(verb.group(3), rng)}?", verb.group(1)))
@@ -184,9 +180,12 @@ def ask_sentence(sentence: str, title: str, rng: random.Random) -> list[QA]:
             )
     # Spans: dates, places, people, counts.
     for span, wh, prep in _spans(s, rng):
-        out.extend(_span_question(s, span, wh, prep, m if aux_ok else None, verb if lemma else None, lemma, rng))
-    seen: set[str] = set()
-    return [q for q in out if _good(q) and not (q.question.lower() in seen or seen.add(q.question.lower()))]
+        out.extend(_span_question(s, span, wh, prep, m, verb if lemma else None, lemma, rng))
+    kept: dict[str, QA] = {}
+    for made in out:
+        if _good(made):
+            kept.setdefault(made.question.lower(), made)
+    return [*kept.values()]
 
 
 def _spans(s: str, rng: random.Random) -> list[tuple[str, str, str]]:

@@ -47,7 +47,7 @@ class Memory(NamedTuple):
 
     start: State  # the weights at the start of the unfinished mini-batch
     moved: State  # sum over its tokens of (rate * gradient), without the position's factor
-    count: int  # tokens of the unfinished mini-batch, 0..K-1
+    length: int  # tokens of the unfinished mini-batch, 0..K-1
 
 
 class Rates(NamedTuple):
@@ -177,12 +177,12 @@ def step(
         for m, (x, g) in zip(memory.moved, pairs, strict=True)
     )
     now = tuple(
-        Affine(w - factor[memory.count] * m.w, b - factor[memory.count] * m.b)
+        Affine(w - factor[memory.length] * m.w, b - factor[memory.length] * m.b)
         for (w, b), m in zip(memory.start, moved, strict=True)
     )
     out = read(now, q, norm)
-    full = memory.count + 1 == len(factor)
-    return out, start_memory(now) if full else Memory(memory.start, moved, memory.count + 1)
+    full = memory.length + 1 == len(factor)
+    return out, start_memory(now) if full else Memory(memory.start, moved, memory.length + 1)
 
 
 def start_memory(state: State) -> Memory:
@@ -196,15 +196,16 @@ def scan(memory: Memory, q: Tensor, k: Tensor, v: Tensor, rate: Rates, norm: Nor
     """
     outs, start, size, total = [], 0, len(rate.factor), q.shape[-2]
     while start < total:
-        if memory.count == 0 and start + size <= total:
+        if memory.length == 0 and start + size <= total:
             part = slice(start, start + size)
             eta = rate.factor[:, None] * rate.token[..., None, part]
             out, state = dual(memory.start, q[..., part, :], k[..., part, :], v[..., part, :], eta, norm)
             memory = start_memory(state)
         else:
             part = slice(start, start + 1)
-            parts = (x[..., part, :] for x in (q, k, v))
-            out, memory = step(memory, *parts, rate.token[..., part], rate.factor, norm)
+            out, memory = step(
+                memory, q[..., part, :], k[..., part, :], v[..., part, :], rate.token[..., part], rate.factor, norm
+            )
         outs.append(out)
         start = part.stop
     return torch.cat(outs, -2), memory
