@@ -220,12 +220,11 @@ def fingerprint(name: str, folder: Path | None, model: PreTrainedModel) -> str:
     if folder and (source := read_source(folder)):
         return fingerprint_of(source["gguf"])
     digest = hashlib.sha256()
-    files = sorted(
-        p
-        for p in (folder.iterdir() if folder else ())
-        if (p.suffix == ".safetensors" and p.name not in (POLICY, SEARCH))
-        or p.name in ("config.json", "tokenizer.json")
-    )
+    files = []
+    for path in sorted(folder.iterdir()) if folder else ():
+        is_weights = path.suffix == ".safetensors" and path.name not in (POLICY, SEARCH)
+        if is_weights or path.name in ("config.json", "tokenizer.json"):
+            files.append(path)
     for path in files:
         digest.update(path.name.encode())
         with path.open("rb") as f:

@@ -211,8 +211,8 @@ def mean_losses(losses: Sequence[Sequence[float]], tokens: Sequence[int]) -> lis
     fewer steps stays at its last loss."""
     history = []
     for step in range(max(map(len, losses))):
-        total = sum(
-            n * of_section[min(step, len(of_section) - 1)] for n, of_section in zip(tokens, losses, strict=True)
-        )
+        total = 0.0
+        for count, of_section in zip(tokens, losses, strict=True):
+            total += count * of_section[min(step, len(of_section) - 1)]
         history.append(total / sum(tokens))
     return history

@@ -215,16 +215,18 @@ def load_prepared(folder: Path, width: int, *, with_reader: bool = True) -> Prep
 
 def fill(prepared: Prepared, state: Mapping[str, Tensor]) -> Prepared:
     """Load the state, ready to learn with."""
-    reader = {name.removeprefix("reader."): t for name, t in state.items() if name.startswith("reader.")}
-    prepared.reader.update(reader)
+    prepared.reader.update(reader_of(state))
     prepared.load_state_dict(state)
     return prepared.eval().requires_grad_(False)
 
 
 def read_reader(folder: Path) -> LowRank:
     """The reader alone, of a preparation for any form."""
-    state = read_state(folder)
-    return pairs_of({name.removeprefix("reader."): t for name, t in state.items() if name.startswith("reader.")})
+    return pairs_of(reader_of(read_state(folder)))
+
+
+def reader_of(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix("reader."): t for name, t in state.items() if name.startswith("reader.")}
 
 
 def pairs_of(reader: Mapping[str, Tensor]) -> LowRank:

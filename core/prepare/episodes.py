@@ -323,7 +323,9 @@ def reading_example(
     asked = rng.sample(episode.questions, min(len(episode.questions), rng.choice((1, 2, 4, 6))))
     if episode.beyond and rng.random() < config.unanswerable:
         asked.insert(rng.randint(0, len(asked)), rng.choice(list(episode.beyond)))
-    asked = [QA(as_typed(q.question, rng), q.answer) if rng.random() < config.typed else q for q in asked]
+    for n, q in enumerate(asked):
+        if rng.random() < config.typed:
+            asked[n] = QA(as_typed(q.question, rng), q.answer)
     return conversation(text, asked, encode, fmt, config)
 
 

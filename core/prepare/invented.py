@@ -152,13 +152,13 @@ def fact(rng: random.Random) -> tuple[str, list[QA]]:
     values = _slots(rng)
     statement = rng.choice(statements.split("|")).format(**values)
     statement = statement[0].upper() + statement[1:]
-    pairs = [q.format(**values).split(">") for q in questions.split("|")]
-    found = [
-        QA(q, a)
-        for q, a in pairs
-        if all(w.lower() in statement.lower() for w in re.findall(r"[\w-]+", a) if w not in ("the", "every", "of"))
-    ]
-    return statement, found
+    answered = []
+    for pair in questions.split("|"):
+        question, answer = pair.format(**values).split(">")
+        words = set(re.findall(r"[\w-]+", answer)) - {"the", "every", "of"}
+        if all(word.lower() in statement.lower() for word in words):
+            answered.append(QA(question, answer))
+    return statement, answered
 
 
 def invented_document(rng: random.Random, facts: int) -> Invented:

@@ -87,8 +87,12 @@ def learn_all(
 def measuring_sets(development: Material, words: int = 130, documents: int = 64) -> dict[str, list[Episode]]:
     """Documents kept out of training: invented facts, and one excerpt each of people's, long-answer and table texts."""
     rng = random.Random(11)
-    facts = [invented_document(rng, 8) for _ in range(documents // 2)]
-    sets = {"facts": [Episode(m.title, " ".join(m.sentences), [rng.choice(qs) for qs in m.questions]) for m in facts]}
+    made = [invented_document(rng, 8) for _ in range(documents // 2)]
+    facts = []
+    for document in made:
+        asked = [rng.choice(questions) for questions in document.questions]
+        facts.append(Episode(document.title, " ".join(document.sentences), asked))
+    sets = {"facts": facts}
     for kind in ("people", "long", "tables", "other-languages"):
         if len(development.passages.get(kind, [])) >= documents:
             sets[kind] = [draw(development, rng, words, {kind: 1.0}) for _ in range(documents)]

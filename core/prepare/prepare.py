@@ -101,7 +101,9 @@ def prepare(
         reader = LoadedModel(**{**vars(base), "model": prepared.merged(base.model)})
         save_head(train_search(reader, chosen, c.search), out)
     sets = measuring_sets(development, documents=c.held_out)
-    judged = {name: learned_figures(base.model, base.tokenizer, prepared, episodes) for name, episodes in sets.items()}
+    judged = {}
+    for name, episodes in sets.items():
+        judged[name] = learned_figures(base.model, base.tokenizer, prepared, episodes)
     result = {"steps": figures["step"], "seconds": time.time() - began, "held_out": judged}
     write_card(base, c, material, result, out)
     state.unlink(missing_ok=True)
@@ -113,14 +115,12 @@ def prepare(
 def write_card(base: LoadedModel, config: PrepareConfig, material: Material, result: dict[str, Any], out: Path) -> None:
     """`PREPARATION.md`: what was trained, on what, for how long, and how well it reads and remembers."""
     counts = {kind: len(passages) for kind, passages in material.passages.items()}
-    rows = [
-        f"| {name} | {figures['questions']:.0f} | "
-        + " | ".join(
-            f"{figures[k + '_em']:.1f} / {figures[k + '_f1']:.1f}" for k in ("base", "learned", "wrong", "in_context")
-        )
-        + " |"
-        for name, figures in result["held_out"].items()
-    ]
+    rows = []
+    for name, figures in result["held_out"].items():
+        cells = [name, f"{figures['questions']:.0f}"]
+        for kind in ("base", "learned", "wrong", "in_context"):
+            cells.append(f"{figures[kind + '_em']:.1f} / {figures[kind + '_f1']:.1f}")
+        rows.append(f"| {' | '.join(cells)} |")
     text = "\n".join(
         [
             f"# Preparation of {base.name}",

@@ -30,6 +30,7 @@ AUX = "was|were|is|are|has|had|have|can|could|will|would|may|must"
 FUNCTION = set(
     "the a an of in on at by for to and or but with from as it he she they his her its their this that these those".split()
 )
+CLAUSE_BEGINS = ("in", "on", "at", "for", "with", "and", "that", "which", "from")
 PLACE_PREPOSITIONS = ("in", "at", "near", "from", "to", "on")
 IRREGULAR = dict(
     pair.split(":")
@@ -101,11 +102,7 @@ def _trim(rest: str, rng: random.Random) -> str:
         rest = re.split(r", (?:and|but|which|who|where|when|while|as|with)\b|[;:]", rest)[0]
     words = rest.split()
     if len(words) > 14:
-        cut = [
-            i
-            for i, w in enumerate(words)
-            if w in ("in", "on", "at", "for", "with", "and", "that", "which", "from") and 4 < i < 15
-        ]
+        cut = [i for i in range(5, min(15, len(words))) if words[i] in CLAUSE_BEGINS]
         words = words[: rng.choice(cut)] if cut else words[:14]
     return " ".join(words).rstrip(" ,.;:")
 
@@ -181,11 +178,11 @@ def ask_sentence(sentence: str, title: str, rng: random.Random) -> list[QA]:
     # Spans: dates, places, people, counts.
     for span, wh, prep in _spans(s, rng):
         out.extend(_span_question(s, span, wh, prep, m, verb if lemma else None, lemma, rng))
-    kept: dict[str, QA] = {}
-    for made in out:
-        if _good(made):
-            kept.setdefault(made.question.lower(), made)
-    return [*kept.values()]
+    first: dict[str, QA] = {}
+    for q in out:
+        if _good(q):
+            first.setdefault(q.question.lower(), q)
+    return list(first.values())
 
 
 def _spans(s: str, rng: random.Random) -> list[tuple[str, str, str]]:

@@ -69,7 +69,8 @@ def swapped(
     """Names and numbers (`names`: the share of them) and content words of answers (`things`) as others, everywhere."""
     picked = {w for w in NAMED.findall(text) if rng.random() < names}
     picked |= {w for w in WORD.findall(text) if w.isdigit() and rng.random() < names}
-    picked |= {w for q in questions for w in WORD.findall(q.answer) if w.islower() and rng.random() < things}
+    for q in questions:
+        picked |= {w for w in WORD.findall(q.answer) if w.islower() and rng.random() < things}
     becomes = {w.lower(): words.other(w, rng) for w in sorted(picked) if _changes(w)}
 
     def other(match: re.Match[str]) -> str:

@@ -123,8 +123,11 @@ class AdapterLearner:
 
     def attach(self, groups: Sequence[tuple[Mapping[str, Tensor], int]]) -> AbstractContextManager[None]:
         device, dtype = self.base.device, self.base.dtype
-        ready = [({n: t.to(device, dtype) for n, t in weights.items()}, rows) for weights, rows in groups]
-        return with_branches(self.base.model, [(self.branches(weights), rows) for weights, rows in ready])
+        branches = []
+        for weights, rows in groups:
+            on_device = {name: t.to(device, dtype) for name, t in weights.items()}
+            branches.append((self.branches(on_device), rows))
+        return with_branches(self.base.model, branches)
 
     def recorded(self, groups: object, prompts: object, max_new: int) -> None:
         """Adapters are attached."""

@@ -79,9 +79,12 @@ class LoraAdapter:
 
     def norm(self) -> float:
         """|| s B A || of all layers, without forming B A: trace((B^T B)(A A^T))."""
-        made = self.tensors()
-        pairs = [(made[name + A].detach().double(), made[name + B].detach().double()) for name in self.layers]
-        return math.sqrt(sum(float(((b.T @ b) * (a @ a.T)).sum()) for a, b in pairs))
+        tensors = {name: t.detach().double() for name, t in self.tensors().items()}
+        square = 0.0
+        for name in self.layers:
+            a, b = tensors[name + A], tensors[name + B]
+            square += float(((b.T @ b) * (a @ a.T)).sum())
+        return math.sqrt(square)
 
 
 class LoraLearner(AdapterLearner):

@@ -284,10 +284,11 @@ def rollouts(
         drawn = net(torch.tensor([seen[n][-1] for n in active]))[0].softmax(-1).multinomial(1, generator=generator)
         for n, place in zip(active, drawn.flatten().tolist(), strict=True):
             free[n].take(ACTIONS[place])
-    return [
-        (looks, b.actions, [row[ACTIONS.index(a)] for row, a in zip(lesson.gains, b.actions, strict=True)])
-        for looks, b, lesson in zip(seen, free, lessons, strict=True)
-    ]
+    rollouts = []
+    for looks, budget, lesson in zip(seen, free, lessons, strict=True):
+        gains = [row[ACTIONS.index(a)] for row, a in zip(lesson.gains, budget.actions, strict=True)]
+        rollouts.append((looks, budget.actions, gains))
+    return rollouts
 
 
 def advantage(rewards: Sequence[float], values: Sequence[float], discount: float, smoothing: float) -> list[float]:

@@ -163,10 +163,11 @@ class Form(Prepared):
         """What moves, before the first step: M with a basis, else the deltas. [D, r or d, f]"""
         if self.start and not self.basis:
             return [start.expand(documents, -1, -1) for start in self.start]
-        weights = [module.weight for module in self.modules_of(model).values()]
-        return [
-            w.new_zeros(documents, self.config.rank or w.shape[0], w.shape[1], dtype=torch.float32) for w in weights
-        ]
+        zeros = []
+        for module in self.modules_of(model).values():
+            d, f = module.weight.shape
+            zeros.append(module.weight.new_zeros(documents, self.config.rank or d, f, dtype=torch.float32))
+        return zeros
 
     def _deltas(self, model: Any, moving: Sequence[Tensor]) -> dict[str, Tensor]:
         """By module, [D, d, f]."""

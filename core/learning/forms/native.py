@@ -140,10 +140,17 @@ class Native(nn.Module):
         tensors = [memories[str(i)] for i in range(len(memories))]
         if len(set(rows)) == 1:
             return with_branches(model, [(self._branches(tensors), sum(rows))])
-        return with_branches(model, [(self._branches([t[i : i + 1] for t in tensors]), n) for i, n in enumerate(rows)])
+        groups = []
+        for document, count in enumerate(rows):
+            of_document = [t[document : document + 1] for t in tensors]
+            groups.append((self._branches(of_document), count))
+        return with_branches(model, groups)
 
     def _branches(self, tensors: Sequence[Tensor]) -> dict[str, partial[Tensor]]:
-        return {name: partial(self._read, u, [t[:, u] for t in tensors]) for u, name in enumerate(self.names)}
+        branches = {}
+        for u, name in enumerate(self.names):
+            branches[name] = partial(self._read, u, [t[:, u] for t in tensors])
+        return branches
 
     def _read(self, u: int, tensors: Sequence[Tensor], x: Tensor) -> Tensor:
         """Block u, memories of D documents [D, n, ...], x [R, T, d] (R a multiple of D) -> [R, T, d]."""

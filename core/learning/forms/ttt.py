@@ -172,14 +172,13 @@ def step(
     """One token (the primal form, for decoding). q, k, v [..., 1, f], rate [..., 1], factor [K] -> output, memory."""
     pairs = token_gradients(memory.start, k, v, norm)
     rate = rate[..., None]
-    moved = tuple(
-        Affine(m.w + (rate * x).transpose(-2, -1) @ g, m.b + rate * g)
-        for m, (x, g) in zip(memory.moved, pairs, strict=True)
-    )
-    now = tuple(
-        Affine(w - factor[memory.length] * m.w, b - factor[memory.length] * m.b)
-        for (w, b), m in zip(memory.start, moved, strict=True)
-    )
+    steps: list[Affine] = []
+    here: list[Affine] = []
+    for (w, b), before, (x, g) in zip(memory.start, memory.moved, pairs, strict=True):
+        after = Affine(before.w + (rate * x).transpose(-2, -1) @ g, before.b + rate * g)
+        steps.append(after)
+        here.append(Affine(w - factor[memory.length] * after.w, b - factor[memory.length] * after.b))
+    moved, now = tuple(steps), tuple(here)
     out = read(now, q, norm)
     full = memory.length + 1 == len(factor)
     return out, start_memory(now) if full else Memory(memory.start, moved, memory.length + 1)
