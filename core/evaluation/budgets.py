@@ -13,6 +13,7 @@ import argparse
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from core.device import BATCH_ROWS
@@ -95,13 +96,25 @@ def scores(lessons: Sequence[Lesson], base: Sequence[float], questions: Sequence
     found = [score(f"fixed:{int(a)}", COST[a], [[a] * len(m.losses) for m in lessons]) for a in ACTIONS]
     for each in EACH:
         plans: dict[str, Callable[[], Plan]] = {
-            "random": lambda e=each: planned(lessons, e, lambda n: by_chance(e, seed=n)),
-            "threshold": lambda e=each: planned(lessons, e, lambda n: by_threshold(e)),
-            "ppo": lambda e=each: crossed(lessons, e),
-            "oracle": lambda e=each: [oracle(m.gains, e) for m in lessons],
+            "random": partial(planned, lessons, each, partial(_by_chance, each)),
+            "threshold": partial(planned, lessons, each, partial(_by_threshold, each)),
+            "ppo": partial(crossed, lessons, each),
+            "oracle": partial(_oracles, lessons, each),
         }
         found += [score(name, each, plan()) for name, plan in plans.items()]
     return found
+
+
+def _by_chance(each: float, document: int) -> Policy:
+    return by_chance(each, seed=document)
+
+
+def _by_threshold(each: float, document: int) -> Policy:
+    return by_threshold(each)
+
+
+def _oracles(lessons: Sequence[Lesson], each: float) -> Plan:
+    return [oracle(m.gains, each) for m in lessons]
 
 
 def planned(lessons: Sequence[Lesson], each: float, policy: Callable[[int], Policy]) -> Plan:

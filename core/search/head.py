@@ -34,6 +34,9 @@ LAYER = 4 / 7  # of the model's depth, whose states tell most (LOG.md)
 class SearchHead(nn.Module):
     """Projects states of one layer."""
 
+    mean: Tensor  # [d]
+    scale: Tensor  # a number
+
     def __init__(self, layer: int, d: int, width: int = WIDTH) -> None:
         super().__init__()
         self.layer = layer  # so many blocks are run
