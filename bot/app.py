@@ -12,6 +12,7 @@ from pathlib import Path
 
 import storage.check
 from bot.settings import Settings
+from core.document.formats import read_document
 from core.errors import DataFolderBusy, StorageFailed
 from core.ports import Engine
 from core.runner import Runner
@@ -50,6 +51,7 @@ async def open_app(settings: Settings, *, learning: bool = True) -> AsyncIterato
                 index,
                 weights,
                 settings.limits,
+                read=partial(read_document, ocr=settings.ocr),
                 learning=learning,
                 keep_text=settings.keep_text,
             )

@@ -84,7 +84,8 @@ def read(
         data = load_file(file)
         check_upload(data, settings.limits)
         encode = encoder(load_tokenizer(settings.model, settings.cache_dir))
-        text = await read_document(only_pages(data, *parse_pages(pages)) if pages else data, settings.limits)
+        data = only_pages(data, *parse_pages(pages)) if pages else data
+        text = await read_document(data, settings.limits, ocr=settings.ocr, progress=screen.recognised)
         tokens = len(encode(join_pages(text.pages))[0])
         check_length(tokens, settings.limits, text.pages)
         for page in text.pages:
@@ -102,6 +103,7 @@ def read(
                 "tokens": tokens,
                 "text": "\f".join(page.text for page in text.pages),
                 "notes": list(text.notes),
+                "recognised": {page.number: page.confidence for page in text.pages if page.confidence is not None},
             }
         )
 

@@ -59,6 +59,8 @@ def progress(news: Progress, pace: Mapping[Stage, float] = PACE) -> Message:
     share = share_done(news, pace)
     left = time_left(news.seconds, share)
     stage = STAGES[news.job.stage]
+    if news.job.stage is Stage.READING and news.step:
+        stage = f"It is a scan: I recognise its text, {news.step.done} of {count(news.step.total, 'page')} done."
     text = f"{_bar(share)}\n{f'{stage} About {in_words(left)} left.' if left else stage}"
     return Message(f"Learning {news.job.name}", text, buttons=cancel, tone=Tone.WORKING)
 

@@ -79,6 +79,10 @@ class Screen:
         self.result({"error": {"kind": kind, "message": message}})
         self.note(message)
 
+    def recognised(self, done: int, total: int) -> None:
+        """Text recognition takes seconds for a page."""
+        self.note(f"recognised the text of page {done} of {total}")
+
     @contextmanager
     def waiting(self, text: str) -> Iterator[None]:
         if not self.live.is_terminal:
@@ -166,7 +170,8 @@ def job_text(progress: Progress, stage: Stage | None) -> str:
 
 
 def page_rule(page: Page) -> Rule:
-    return Rule(f"page {page.number}", align="left", style="dim")
+    sure = "" if page.confidence is None else f", by text recognition (OCR), {page.confidence:.0%} sure"
+    return Rule(f"page {page.number}{sure}", align="left", style="dim")
 
 
 def side_by_side(answer: Answer) -> Table:

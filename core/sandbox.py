@@ -46,6 +46,7 @@ log = logging.getLogger(__name__)
 ROOT = str(Path(__file__).resolve().parents[1])
 OUT_OF_MEMORY = 3  # the child's exit status
 NOBODY = 65534
+FILES = 64  # that a program may have open at once
 CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000  # <sched.h>
 PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38  # <sys/prctl.h>
 
@@ -73,11 +74,33 @@ class Sandbox:
         imports: modules that the function needs; once it runs, it can open no file to import from.
         Raises: Overrun, Crashed.
         """
+        reply, status = await self._talk("child", data, function=function, arguments=arguments, imports=imports)
+        try:
+            if status == 0:
+                return json.loads(reply)
+        except (ValueError, RecursionError):
+            pass
+        raise Crashed
+
+    async def run(self, command: Sequence[str], data: bytes) -> bytes:
+        """What another program prints that reads `data` from its standard input. It may read files, for its own data,
+        and make system calls; all else is as for `call`.
+
+        command: the program's absolute path, and its arguments.
+        Raises: Overrun, Crashed.
+        """
+        reply, status = await self._talk("program", data, command=command)
+        if status:
+            raise Crashed
+        return reply
+
+    async def _talk(self, entry: str, data: bytes, **job: Any) -> tuple[bytes, int]:
+        """What a process replies, and its exit status. Raises: Overrun."""
         import asyncio  # only the parent needs it, and it is a third of the child's start-up
 
         _warn_once()
         async with _turns(self.parallel):
-            process = await self._start(function, arguments, imports)
+            process = await self._start(entry, job)
             try:
                 async with asyncio.timeout(self.seconds):
                     reply = await _converse(process, data, self.output)
@@ -88,24 +111,21 @@ class Sandbox:
                 with suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
                 await process.communicate()  # reaps the child and closes the pipes
-        return _understood(reply, status)
+        if status in (OUT_OF_MEMORY, -signal.SIGKILL, -signal.SIGXCPU):  # SIGKILL: by the kernel, short of memory
+            raise Overrun
+        return reply, status
 
-    async def _start(
-        self, function: str, arguments: Sequence[Any], imports: Sequence[str]
-    ) -> asyncio.subprocess.Process:
+    async def _start(self, entry: str, job: dict[str, Any]) -> asyncio.subprocess.Process:
         import asyncio
 
-        order = {
-            "function": function,
-            "arguments": arguments,
-            "imports": imports,
+        order = job | {
             "memory": self.memory,
             "seconds": math.ceil(self.seconds),
             "parent": os.getpid(),
             "folder": tempfile.gettempdir(),
         }
-        entry = "import sys; sys.path[:] = sys.argv[2:]; from core.sandbox import child; child(sys.argv[1])"
-        command = [sys.executable, "-I", "-S", "-B", "-X", "utf8", "-c", entry, json.dumps(order)]
+        start = f"import sys; sys.path[:] = sys.argv[2:]; from core.sandbox import {entry}; {entry}(sys.argv[1])"
+        command = [sys.executable, "-I", "-S", "-B", "-X", "utf8", "-c", start, json.dumps(order)]
         path = [ROOT, *(folder for folder in sys.path if folder)]
         return await asyncio.create_subprocess_exec(
             *command,
@@ -166,17 +186,6 @@ async def _converse(process: asyncio.subprocess.Process, data: bytes, most: int)
     return bytes(reply)
 
 
-def _understood(reply: bytes, status: int) -> Any:
-    if status in (OUT_OF_MEMORY, -signal.SIGKILL, -signal.SIGXCPU):  # SIGKILL: by the kernel, short of memory
-        raise Overrun
-    try:
-        if status == 0:
-            return json.loads(reply)
-    except (ValueError, RecursionError):
-        pass
-    raise Crashed
-
-
 # Below, the child.
 
 
@@ -193,6 +202,9 @@ def child(order: str) -> None:
     data = sys.stdin.buffer.read()
     _leave_network()
     _confine(job["memory"], job["seconds"], job["parent"])
+    give_up_files(reading=False)
+    _limit(resource.RLIMIT_NOFILE, 0)
+    give_up_calls()
     try:
         reply = json.dumps(function(data, *job["arguments"])).encode()
     except MemoryError:
@@ -200,6 +212,17 @@ def child(order: str) -> None:
     while reply:
         reply = reply[os.write(answer, reply) :]
     os._exit(0)  # no finalisers: nothing here is worth the time
+
+
+def program(order: str) -> None:
+    """Give up all but reading files, and become another program."""
+    job = json.loads(order)
+    _enter_nowhere(job["folder"])
+    give_up_files(reading=True)
+    _leave_network()
+    _confine(job["memory"], job["seconds"], job["parent"])
+    _limit(resource.RLIMIT_NOFILE, FILES)
+    os.execve(job["command"][0], job["command"], {"OMP_THREAD_LIMIT": "1"})
 
 
 def _enter_nowhere(folder: str) -> None:
@@ -240,9 +263,6 @@ def _confine(memory: int, seconds: int, parent: int) -> None:
     _limit(resource.RLIMIT_CORE, 0)
     _limit(resource.RLIMIT_FSIZE, 0)
     _limit(resource.RLIMIT_NPROC, 0)
-    give_up_files(reading=False)
-    _limit(resource.RLIMIT_NOFILE, 0)
-    give_up_calls()
 
 
 def _limit(what: int, most: int) -> None:

@@ -43,6 +43,7 @@ class Page:
 
     number: int  # as a person counts: the first is 1
     text: str
+    confidence: float | None = None  # of text recognition, 0..1; None: the file itself holds the text
 
 
 @dataclass(frozen=True)

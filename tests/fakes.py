@@ -91,7 +91,7 @@ def burn(seconds: float) -> None:
         hashlib.pbkdf2_hmac("sha256", b"burn", b"salt", 20_000)
 
 
-async def read_plain(data: bytes, limits: Limits) -> DocumentText:
+async def read_plain(data: bytes, limits: Limits, **_: object) -> DocumentText:
     """Reads what `plain_pdf` wrote, without a child process."""
     text = data.decode().removeprefix("%PDF-")
     return DocumentText(tuple(Page(number, page) for number, page in enumerate(text.split("\f"), start=1)))

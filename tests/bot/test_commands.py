@@ -99,8 +99,8 @@ async def test_the_same_pdf_twenty_times_is_one_job_and_twenty_answers(bot):
 @pytest.mark.parametrize(
     ("file", "words"),
     [
-        (attachment(b"GIF89a", "cat.gif", "image/gif"), "can't read such a file"),
-        (attachment(b"GIF89a", "page.pdf"), "This is a picture"),
+        (attachment(b"ID3", "song.mp3", "audio/mpeg"), "can't read such a file"),
+        (attachment(rb"{\rtf1 hello}", "page.pdf"), "This is an RTF file"),
         (attachment(b"%PDF-" + b"x" * 20_000), "MB"),
         (attachment(plain_pdf("Too short.")), "too little to learn from"),
     ],

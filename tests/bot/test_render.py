@@ -93,6 +93,12 @@ def test_the_bar_moves_from_the_first_second_to_the_end_and_never_back():
     assert shares == sorted(shares) and len(set(shares)) == len(shares) and shares[0] >= 0 and shares[-1] <= 1
 
 
+def test_text_recognition_says_how_far_it_is_and_moves_the_bar():
+    scans = [learning(Stage.READING, 1.0, step=Step(n, 12, math.nan, Stage.READING)) for n in (3, 9)]
+    assert "It is a scan: I recognise its text, 3 of 12 pages done." in render.progress(scans[0]).text
+    assert render.share_done(scans[0]) < render.share_done(scans[1])
+
+
 def test_no_machine_term_stands_in_what_learning_says():
     ends = [learning(step=Step(5, 10, 4.0), losses=(4.0, 1.0), tokens=4310), learning(Stage.DONE, document=document())]
     said = [str(render.progress(ends[0])), str(render.finished(ends[1]))]

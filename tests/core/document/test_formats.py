@@ -271,7 +271,7 @@ BROKEN = "This document is damaged and can't be read; save it anew and send that
 DECLARES = "This document holds declarations that no office program writes; save it anew."
 UNPACKS = "This document unpacks to more than a document may hold; save it as a PDF and send that."
 PASSWORD = "This document needs a password; send a copy without one."
-PICTURE = "This is a picture; I read text only: send it as a PDF with recognised text (OCR)."
+PICTURE = "This is a picture, and I am not set up to recognise text: send it as a PDF with recognised text (OCR)."
 HOSTILE = {
     "zip bomb": (bomb(), UNPACKS),
     "zip bomb as slides": (bomb("ppt/presentation.xml"), UNPACKS),
@@ -316,6 +316,8 @@ HOSTILE = {
     "GIF": (b"GIF89a", PICTURE),
     "PNG": (b"\x89PNG\r\n\x1a\n" + bytes(99), PICTURE),
     "JPEG": (b"\xff\xd8\xff\xe0" + bytes(99), PICTURE),
+    "WebP": (b"RIFF\0\0\0\0WEBPVP8 ", "This is a WebP picture; save it as PNG or JPEG and send that."),
+    "HEIC": (b"\0\0\0\x18ftypheic" + bytes(9), "This is a HEIC picture; save it as JPEG and send that."),
     "empty": (b"", "This file is empty."),
 }
 
@@ -362,9 +364,9 @@ def test_the_pages_that_a_message_names_are_found(text: str, pages: tuple[int, i
         ("a.pdf", "", True),
         ("notes.md", "text/markdown; charset=utf-8", True),
         ("a.docx", "application/vnd.openxmlformats-officedocument.wordprocessingml.document", True),
-        ("cat.png", "image/png", False),
+        ("page.png", "image/png", True),
         ("song.mp3", "audio/mpeg", False),
     ],
 )
-def test_pictures_and_sounds_are_not_fetched(name: str, kind: str, worth: bool) -> None:
+def test_sounds_are_not_fetched(name: str, kind: str, worth: bool) -> None:
     assert may_be_document(name, kind) is worth
