@@ -36,6 +36,7 @@ IGNORE = -100
 class FastWeightsConfig:
     layers: int = 7  # U: how many upper layers carry a delta
     skip: int = 0  # so many layers above them carry none
+    stride: int = 1  # from one layer with a delta to the next: 2 leaves out every other layer
     steps: int = 2  # inner steps over the whole text
     segment: int = 128  # T: tokens a segment, its heading included
     section: int = 512  # tokens of a document that share a delta: what the outer loop practised
@@ -52,7 +53,8 @@ class FastWeightsConfig:
     @property
     def places(self) -> range:
         """The layers that carry a delta, counted from the top: -1 is the uppermost."""
-        return range(-self.skip - self.layers, -self.skip)
+        lowest = -self.skip - 1 - (self.layers - 1) * self.stride
+        return range(lowest, -self.skip, self.stride)
 
 
 class Prepared(nn.Module):
@@ -93,7 +95,7 @@ class Prepared(nn.Module):
 
     def modules_of(self, model: nn.Module) -> dict[str, nn.Linear]:
         """The modules that carry a delta, by their names in the model."""
-        return target_modules(model, self.config.layers, self.config.skip)
+        return target_modules(model, self.config.layers, self.config.skip, self.config.stride)
 
     def rates(self) -> Tensor:
         """[steps, U]"""
@@ -145,12 +147,18 @@ class Prepared(nn.Module):
             yield
 
 
-def target_modules(model: nn.Module, layers: int, skip: int = 0) -> dict[str, nn.Linear]:
+def target_modules(model: nn.Module, layers: int, skip: int = 0, stride: int = 1) -> dict[str, nn.Linear]:
     """The down-projections [d, f] of `layers` blocks of a Llama-like model, by their names in it: of the upper ones,
-    but for the `skip` uppermost."""
+    but for the `skip` uppermost, or of one in `stride` of them. A small model has fewer."""
     blocks = model.model.layers
-    end = len(blocks) - skip
-    return {f"model.layers.{i}.mlp.down_proj": blocks[i].mlp.down_proj for i in range(max(0, end - layers), end)}
+    uppermost = len(blocks) - skip - 1
+    chosen = [i for i in range(uppermost - (layers - 1) * stride, uppermost + 1, stride) if i >= 0]
+    return {f"model.layers.{i}.mlp.down_proj": blocks[i].mlp.down_proj for i in chosen}
+
+
+def lowest_block(modules: Mapping[str, nn.Module]) -> int:
+    """The number of the lowest block that carries a delta: the blocks below it run once a document."""
+    return min(int(name.split(".")[2]) for name in modules)
 
 
 def segments(
@@ -325,7 +333,7 @@ def inner_steps(
     documents, per_document, _ = inputs.shape
     config = prepared.config
     modules = prepared.modules_of(model)
-    cut = len(model.model.layers) - config.skip - len(modules)
+    cut = lowest_block(modules)
     total = documents * per_document
     rows_at_once = total if differentiable or not micro_rows else max(1, min(micro_rows, total))
     if rows_at_once < total and documents > 1:

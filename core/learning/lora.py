@@ -111,7 +111,7 @@ def default_settings(base: LoadedModel) -> LoraSettings:
     if folder is None:
         return LoraSettings()
     c = read_config(folder)
-    return LoraSettings(targets=tuple(target_modules(base.model, c.layers, c.skip)), rate=1e-2)
+    return LoraSettings(targets=tuple(target_modules(base.model, c.layers, c.skip, c.stride)), rate=1e-2)
 
 
 def make_layers(model: nn.Module, settings: LoraSettings) -> dict[str, LoraLayer]:

@@ -159,6 +159,7 @@ class OuterStep:
         angles = torch.outer(torch.arange(2048, device=model.device).float(), inverse).repeat(1, 2)
         self.cos, self.sin = angles.cos(), angles.sin()
         self.blocks: list[Block] = []  # of the step that is being computed
+        self.carrying = [int(name.split(".")[2]) for name in prepared.modules_of(model)]  # blocks with a delta
 
     @staticmethod
     def can(model: Any, prepared: Any) -> bool:
@@ -181,8 +182,8 @@ class OuterStep:
     def learn(self, inputs: Tensor, targets: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """inputs, targets [D, S, T] -> loss before each step, nats a token; a delta [D, d, f] for each upper block."""
         model, config, blocks = self.model.model, self.prepared.config, self.blocks
-        end = len(blocks) - config.skip
-        cut = max(0, end - config.layers)  # a small model has fewer layers than a delta may lie on
+        carrying = self.carrying
+        cut = carrying[0]
         documents = len(inputs)
         share = 1.0 / (targets != IGNORE).flatten(1).sum(1).clamp_min(1)
         share = share.repeat_interleave(inputs.shape[1])[:, None]
@@ -196,21 +197,22 @@ class OuterStep:
         if self.prepared.start:
             deltas = [start.expand(documents, -1, -1) for start in self.prepared.start]
         else:
-            deltas = [torch.zeros(documents, *b.down.shape, device=x.device) for b in blocks[cut:end]]
+            deltas = [torch.zeros(documents, *blocks[i].down.shape, device=x.device) for i in carrying]
         losses = []
         for step in range(config.steps):
-            rounded_deltas: list[Tensor | None] = [*(delta.to(x.dtype) for delta in deltas), *[None] * config.skip]
-            xs = self.run(x, blocks[cut:], rounded_deltas, True)
+            at_block = dict(zip(carrying, [delta.to(x.dtype) for delta in deltas], strict=True))
+            xs = self.run(x, blocks[cut:], [at_block.get(i) for i in range(cut, len(blocks))], True)
             above, loss = self.loss_pull(
                 xs[-1], model.norm.weight, self.model.lm_head.weight, weigh, goal, share, self.eps
             )
             losses.append(loss)
             rates = self.prepared.log_rates[step].exp()
-            for i in reversed(range(len(rounded_deltas))):
-                delta = rounded_deltas[i]
-                above, *gradient = self.block_pull(xs[i], blocks[cut + i], cos, sin, delta, above, self.eps)
+            for i in reversed(range(cut, len(blocks))):
+                delta = at_block.get(i)
+                above, *gradient = self.block_pull(xs[i - cut], blocks[i], cos, sin, delta, above, self.eps)
                 if gradient:
-                    deltas[i] = self.stepped(deltas[i], gradient[0], rates[i], config.rule)
+                    n = carrying.index(i)
+                    deltas[n] = self.stepped(deltas[n], gradient[0], rates[n], config.rule)
         return losses, deltas
 
     def answer(self, questions: Tensor, labels: Tensor, deltas: Sequence[Tensor]) -> Tensor:
@@ -237,10 +239,8 @@ class OuterStep:
     def _read(self, ids: Tensor, deltas: Sequence[Tensor]) -> Tensor:
         """ids [R, T], no deltas or one for each upper block -> [R, T, d] above the last block."""
         x = self.model.model.embed_tokens(ids)
-        upper = [d.to(x.dtype) for d in deltas]
-        skip = self.prepared.config.skip
-        lower = len(self.blocks) - skip - len(upper)
-        return self.run(x, self.blocks, [*[None] * lower, *upper, *[None] * skip], False)[-1]
+        at_block = dict(zip(self.carrying, [d.to(x.dtype) for d in deltas], strict=bool(deltas)))
+        return self.run(x, self.blocks, [at_block.get(i) for i in range(len(self.blocks))], False)[-1]
 
     def _entropy(self, x: Tensor, goal: Tensor, weight: Tensor) -> Tensor:
         """Summed weighted cross-entropy of N picked positions; padded to a few sizes, so that few are compiled."""

@@ -109,7 +109,9 @@ def test_a_batch_in_parts_has_the_gradient_of_the_whole(tiny, fmt, prepared) -> 
     assert (three[1] - whole[1]).norm() < 0.02 * whole[1].norm()
 
 
-@pytest.mark.parametrize("form", [{}, {"start": True}, {"layers": 7}], ids=str)  # the model has fewer than 7 layers
+@pytest.mark.parametrize(
+    "form", [{}, {"start": True}, {"layers": 7}, {"layers": 2, "skip": 0, "stride": 2}], ids=str
+)  # the model has fewer than 7 layers
 def test_the_compiled_step_gives_the_losses_and_gradients_of_the_plain_one(tiny, fmt, form) -> None:
     torch.manual_seed(0)
     prepared = Prepared(replace(INNER, **form), tiny.model.config.hidden_size, tiny.model)
