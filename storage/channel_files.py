@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 from core.errors import DataTooNew, NotFound
 from core.prompts import NOT_IN_TEXT
 from core.types import Chunk, Page
+from core.words import spaced, unspaced
 from storage.folder import sync
 
 T = TypeVar("T")
@@ -133,7 +134,7 @@ class ChannelFile:
                 execute(
                     "INSERT INTO chunks (document_id, position, text, start_page, end_page, code) "
                     "VALUES (?, ?, ?, ?, ?, ?)",
-                    (document_id, chunk.index, sound(chunk.text), chunk.start_page, chunk.end_page, chunk.code),
+                    (document_id, chunk.index, spaced(sound(chunk.text)), chunk.start_page, chunk.end_page, chunk.code),
                 )
 
     def pages(self, document_id: str) -> list[Page]:
@@ -142,7 +143,7 @@ class ChannelFile:
 
     def chunk_texts(self, document_id: str) -> list[str]:
         rows = self._db.execute("SELECT text FROM chunks WHERE document_id = ? ORDER BY position", (document_id,))
-        return [row["text"] for row in rows]
+        return [unspaced(row["text"]) for row in rows]
 
     def search(self, words: Sequence[str], document_ids: Collection[str]) -> list[sqlite3.Row]:
         """A row for each word and chunk of these documents in which it stands."""

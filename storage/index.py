@@ -517,7 +517,7 @@ class Index:
         known = {
             document.id: document for document in await self.documents(channel) if document_id in (None, document.id)
         }
-        words = search_words(question)
+        words = await asyncio.to_thread(search_words, question)
         async with self._channel(channel) as content:
             rows = await content(ChannelFile.search, words, known)
             if not rows:

@@ -16,7 +16,7 @@ from pkgutil import iter_modules
 from typing import Any
 
 from core.document.archive import Unreadable
-from core.document.language import COMMON, other_language
+from core.document.language import ENGLISH, NAMES, language_of
 from core.document.ocr import MINUTES, Ocr, Recognised
 from core.errors import NotAPdf, PdfDamaged, PdfHasNoText, PdfLocked, PdfTooBig, PdfTooLong, PdfTooSlow, Refused
 from core.sandbox import Crashed, Overrun, Sandbox
@@ -28,6 +28,7 @@ PDF_MAGIC = b"%PDF-"
 ZIP = b"PK\x03\x04"
 OURS = b"engram: "  # so begins what this program itself puts into the queue: several documents as one, or a part
 PART = OURS + b"pages "  # what `only_pages` puts before a document
+FEWEST = 40  # words that tell a document's language
 POOR = 0.6  # confidence of text recognition below which a page is called hardly recognised
 WINDOWS = ("mbcs", "oem")  # codecs that are nowhere else
 CODECS = tuple(f"encodings.{m.name}" for m in iter_modules(encodings.__path__) if m.name not in WINDOWS)
@@ -204,6 +205,8 @@ async def read_document(
 
     Raises: NotAPdf, PdfDamaged, PdfLocked, PdfHasNoText, PdfTooBig, PdfTooLong, PdfTooSlow.
     """
+    import asyncio  # only the parent needs it
+
     first, last, data = _asked_for(data)
     if len(data) > limits.max_bytes:
         raise PdfTooBig(f"This document has {_size(len(data))}; the limit is {_size(limits.max_bytes)}.")
@@ -226,7 +229,7 @@ async def read_document(
     if ocr and ocr.path and (scans := _scans(reply, limits)):
         kind = "pdf" if format is FORMATS[0] else ""
         reply = _with_recognised(reply, await ocr.recognise(data, kind, scans, progress), ocr)
-    return _judged(reply, limits, format)
+    return await asyncio.to_thread(_judged, reply, limits, format)  # to tell the language takes its time
 
 
 def _asked_for(data: bytes) -> tuple[int, int, bytes]:
@@ -343,9 +346,10 @@ def _ocr_notes(reply: dict[str, Any], place: str) -> tuple[str, ...]:
 
 
 def _language(pages: Sequence[Page]) -> tuple[str, ...]:
-    language = other_language("\n".join(page.text for page in pages))
-    where = f"in {language}" if language in COMMON else "in another script than Latin"
-    return (f"This document is {where}; I read English best.",) if language else ()
+    """Said of a document that is not English."""
+    text = "\n".join(page.text for page in pages)
+    language = language_of(text) if len(text.split()) >= FEWEST or not text.isascii() else ENGLISH
+    return (f"This document is in {NAMES[language]}; I read English best.",) if language != ENGLISH else ()
 
 
 def _numbers(pages: Sequence[int], place: str) -> str:

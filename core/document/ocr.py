@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import base64
 import json
-import shutil
-import subprocess
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -59,6 +57,8 @@ class Ocr:
     @property
     def path(self) -> str | None:
         """Where Tesseract is, if it is to be used and installed."""
+        import shutil  # what the children need not is not loaded there
+
         return shutil.which(self.program) if self.pages else None
 
     async def recognise(
@@ -122,6 +122,8 @@ def _image(drawing: Any) -> tuple[bytes, int]:
 
 def installed(path: str | None) -> list[str]:
     """The languages that Tesseract has models of. Blocking, for some milliseconds."""
+    import subprocess
+
     try:
         listing = subprocess.run([path or "", "--list-langs"], capture_output=True, text=True, timeout=20)
     except (OSError, ValueError, subprocess.SubprocessError):

@@ -36,7 +36,7 @@ from core.evaluation.statistics import bootstrap
 from core.ports import Ask, Engine, Learned
 from core.service import HITS, ROUTED, best_of, best_of_sections, is_about, is_answer, points_elsewhere
 from core.types import Chunk, Page
-from core.words import frequency, scores, search_words, shares, supporting
+from core.words import frequency, scores, search_words, shares, spaced, supporting
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -95,7 +95,8 @@ class Search:
             "CREATE VIRTUAL TABLE chunk USING fts5(text, tokenize = 'porter unicode61 remove_diacritics 2')"
         )
         self.rows.executemany(
-            "INSERT INTO chunk(rowid, text) VALUES (?, ?)", ((at, chunk.text) for at, (_, chunk) in enumerate(chunks))
+            "INSERT INTO chunk(rowid, text) VALUES (?, ?)",
+            ((at, spaced(chunk.text)) for at, (_, chunk) in enumerate(chunks)),
         )
 
     def __call__(self, question: str, limit: int, query: Query | None = None) -> list[Found]:
