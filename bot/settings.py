@@ -77,6 +77,7 @@ class Settings(BaseSettings):
     max_tokens: int = Field(Limits.max_tokens, gt=0)
     min_tokens: int = Field(Limits.min_tokens, ge=1)
 
+    links: bool = False  # open links to public addresses that people send, and learn what is there
     ocr_languages: str = Field(
         "eng", pattern=r"^[A-Za-z_]+(\+[A-Za-z_]+)*$"
     )  # of scans, as Tesseract has them: eng+deu

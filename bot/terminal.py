@@ -192,17 +192,20 @@ def source_line(answer: Answer) -> str:
     prompt = f"{answer.document_tokens} document tokens in the prompt ({answer.prompt_tokens} in all)"
     parts = [f"{seconds:.1f} s", prompt]
     if answer.learned and answer.document:
-        parts = [plain(answer.document.name), *where(answer.pages), str(answer.certainty), *parts]
+        parts = [plain(answer.document.name), *where(answer), str(answer.certainty), *parts]
     parts += [f"left out, to be learned again: {plain(name)}" for name in answer.unusable]
     return f"[dim]{' · '.join(parts)}[/]"
 
 
-def where(pages: Sequence[int] | None) -> list[str]:
-    """Where the text bears an answer out; nothing when there is no text to look in."""
-    if pages is None:
+def where(answer: Answer) -> list[str]:
+    """Where the text bears an answer out; nothing when there is no text to look in, or the document has no places."""
+    if answer.pages is None:
         return []
-    numbers = ", ".join(map(str, pages))
-    return [f"page{'s' * (len(pages) > 1)} {numbers}" if pages else "not found in the document's text"]
+    if not answer.pages:
+        return ["not found in the document's text"]
+    if not answer.places or answer.places == tuple(f"p. {page}" for page in answer.pages):
+        return [f"page{'s' * (len(answer.pages) > 1)} {', '.join(map(str, answer.pages))}"]
+    return [plain("; ".join(answer.places))] if any(answer.places) else []
 
 
 def documents_table(documents: Sequence[Document]) -> Table:
@@ -343,5 +346,6 @@ def answer_json(answer: Answer) -> dict[str, Any]:
         "base": asdict(answer.base),
         "document": asdict(answer.document) if answer.document else None,
         "pages": None if answer.pages is None else list(answer.pages),
+        "places": list(answer.places),
         "prompt_tokens": answer.prompt_tokens,
     }

@@ -19,6 +19,7 @@ from core.closeness import COMPARED
 from core.consolidate import pack
 from core.document.chunks import pages_of_text
 from core.document.formats import only_pages, recognise
+from core.document.places import cite
 from core.errors import AlreadyKnown, NotAPdf, NotFound, PdfTooBig, Refused, WeightsDamaged, WrongBaseModel
 from core.ports import Ask, Hit, Inbox, Index, Weights
 from core.prompts import NOT_IN_TEXT
@@ -329,10 +330,11 @@ class Service:
             learned, pages = replace(learned, text=NOT_IN_TEXT), pages and ()
         reference = DocumentRef(document.id, document.name)
         certain = certainty(question, learned, await self._evidence(question, learned.text, document, pages))
+        places = await self._places(question, learned.text, document, pages)
         whole, of_document = tokens[which]
         return Answer(
             question, base, learned, reference, whole, pages,
-            certainty=certain, document_tokens=of_document, unusable=unusable,
+            places=places, certainty=certain, document_tokens=of_document, unusable=unusable,
         )  # fmt: skip
 
     async def _text_of(self, hit: Hit) -> str:
@@ -349,6 +351,15 @@ class Service:
             return None
         texts = [page.text for page in await self._index.pages(document.id) if page.number in pages]
         return await asyncio.to_thread(evidence, texts, question, answer)
+
+    async def _places(
+        self, question: str, answer: str, document: Document, pages: Sequence[int] | None
+    ) -> tuple[str, ...]:
+        """What the format calls the places on these pages where the answer stands."""
+        if not pages:
+            return ()
+        kept = [page for page in await self._index.pages(document.id) if page.number in pages]
+        return tuple(dict.fromkeys(cite(page, question, answer) for page in kept))
 
     async def _borne_out(
         self, question: str, hits: Sequence[Hit], completions: Sequence[Completion]

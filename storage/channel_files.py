@@ -29,7 +29,7 @@ from storage.folder import sync
 T = TypeVar("T")
 
 OPEN = 16  # files at once
-VERSIONS = (Path(__file__).with_name("channel_file.sql"),)  # the n-th makes version n
+VERSIONS = tuple(map(Path(__file__).with_name, ("channel_file.sql", "places.sql")))  # the n-th makes version n
 SETTINGS = """
 PRAGMA busy_timeout = 5000;
 PRAGMA journal_mode = DELETE;
@@ -39,7 +39,7 @@ PRAGMA secure_delete = ON;
 """
 TAKE_OVER = (
     """
-    INSERT INTO pages SELECT document_id, number, text FROM old.pages
+    INSERT INTO pages (document_id, number, text) SELECT document_id, number, text FROM old.pages
     WHERE document_id IN (SELECT id FROM old.documents JOIN owner USING (channel))
     """,
     """
@@ -129,7 +129,10 @@ class ChannelFile:
         with self._transaction() as execute:
             _keep_documents(execute, known)
             for page in pages:
-                execute("INSERT INTO pages VALUES (?, ?, ?)", (document_id, page.number, sound(page.text)))
+                execute(
+                    "INSERT INTO pages (document_id, number, text, places, confidence) VALUES (?, ?, ?, ?, ?)",
+                    (document_id, page.number, sound(page.text), json.dumps(page.places), page.confidence),
+                )
             for chunk in chunks:
                 execute(
                     "INSERT INTO chunks (document_id, position, text, start_page, end_page, code) "
@@ -138,8 +141,8 @@ class ChannelFile:
                 )
 
     def pages(self, document_id: str) -> list[Page]:
-        rows = self._db.execute("SELECT number, text FROM pages WHERE document_id = ? ORDER BY number", (document_id,))
-        return [Page(row["number"], row["text"]) for row in rows]
+        rows = self._db.execute("SELECT * FROM pages WHERE document_id = ? ORDER BY number", (document_id,))
+        return [_page(dict(row)) for row in rows]
 
     def chunk_texts(self, document_id: str) -> list[str]:
         rows = self._db.execute("SELECT text FROM chunks WHERE document_id = ? ORDER BY position", (document_id,))
@@ -349,6 +352,12 @@ async def unbroken(function: Callable[..., T], *arguments: Any) -> T:
             with suppress(asyncio.CancelledError):
                 await asyncio.wait({task})
         raise
+
+
+def _page(row: dict[str, Any]) -> Page:
+    """A file of version 1, which is only looked into, has neither places nor confidence."""
+    places = tuple((at, name) for at, name in json.loads(row.get("places", "[]")))
+    return Page(number=row["number"], text=row["text"], places=places, confidence=row.get("confidence"))
 
 
 def _keep_documents(execute: Callable[..., Any], document_ids: Collection[str]) -> None:

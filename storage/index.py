@@ -825,6 +825,7 @@ def _answer(row: sqlite3.Row) -> Answer:
         "learned": Completion(**values["learned"]) if values["learned"] else None,
         "document": DocumentRef(**values["document"]) if values["document"] else None,
         "pages": None if values["pages"] is None else tuple(values["pages"]),
+        "places": tuple(values.get("places", ())),
         "unusable": tuple(values.get("unusable", ())),
         "certainty": Certainty(values["certainty"]),
     }

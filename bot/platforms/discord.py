@@ -104,6 +104,7 @@ async def serve(app: App, settings: Settings) -> None:
 
     def make() -> Client:
         given = {"limits": settings.limits, "quotas": settings.quotas, "source": settings.source_url}
+        given["opens_links"] = settings.links
         bot = Bot(app.service, hears_follow_ups=settings.discord_message_content, **given)
         return Client(bot, message_content=settings.discord_message_content, proxy=settings.proxy)
 

@@ -133,6 +133,7 @@ _again: ContextVar[bool] = ContextVar("again", default=False)  # an earlier proc
 async def serve(app: App, settings: Settings) -> None:
     """Be on Slack until cancelled. Raises: SetupError."""
     given = {"limits": settings.limits, "quotas": settings.quotas, "source": settings.source_url}
+    given["opens_links"] = settings.links
 
     async def connect() -> None:
         bot = Bot(app.service, commands=commands(), **given)
@@ -689,6 +690,8 @@ class Workspace:
 
     async def _download(self, file: dict[str, Any]) -> bytes:
         """The token goes to Slack's own file host alone, and never along with a redirect. Raises: Refused."""
+        if sentence := export_of(file):
+            raise Refused(sentence)
         if file.get("mode") in ("external", "unknown", "tombstone", "hidden_by_limit"):
             raise Refused("Slack does not give me this file; attach the file itself.")
         url = file.get("url_private_download") or file.get("url_private") or ""
@@ -873,6 +876,17 @@ def _place_of(body: Mapping[str, Any]) -> Place:
         return Place(event["channel"], event.get("user") or "")
     channel, user = body.get("channel") or {}, body.get("user") or {}
     return Place(body.get("channel_id") or channel.get("id") or "", body.get("user_id") or user.get("id") or "")
+
+
+def export_of(file: Mapping[str, Any]) -> str:
+    """How to export what is no file: a canvas, or a document that lies at Google or Microsoft; "" for a file."""
+    if file.get("filetype") in ("quip", "canvas") or file.get("mimetype") == "application/vnd.slack-docs":
+        return "This is a Slack canvas; print it to a PDF and attach that."
+    if file.get("external_type") == "gdrive" or str(file.get("filetype", "")).startswith("gdoc"):
+        return "This lies in Google Drive; choose File > Download > PDF there and attach that."
+    if file.get("external_type") in ("onedrive", "sharepoint", "onedrive_business"):
+        return "This lies in Microsoft 365; download a copy there and attach it."
+    return ""
 
 
 def _unescape(text: str) -> str:

@@ -18,6 +18,8 @@ from typing import Any
 from core.document.archive import Unreadable
 from core.document.language import ENGLISH, NAMES, language_of
 from core.document.ocr import MINUTES, Ocr, Recognised
+from core.document.places import shortened
+from core.document.text import tidy
 from core.errors import NotAPdf, PdfDamaged, PdfHasNoText, PdfLocked, PdfTooBig, PdfTooLong, PdfTooSlow, Refused
 from core.sandbox import Crashed, Overrun, Sandbox
 from core.types import Limits, Page
@@ -28,6 +30,7 @@ PDF_MAGIC = b"%PDF-"
 ZIP = b"PK\x03\x04"
 OURS = b"engram: "  # so begins what this program itself puts into the queue: several documents as one, or a part
 PART = OURS + b"pages "  # what `only_pages` puts before a document
+PLACE = 160  # characters of what a place is called
 FEWEST = 40  # words that tell a document's language
 POOR = 0.6  # confidence of text recognition below which a page is called hardly recognised
 WINDOWS = ("mbcs", "oem")  # codecs that are nowhere else
@@ -304,8 +307,17 @@ def _without_text(reply: dict[str, Any], format: Format) -> str:
 
 def _pages(reply: dict[str, Any]) -> tuple[Page, ...]:
     texts = (text.encode(errors="ignore").decode() for text in reply["texts"])  # no half of a surrogate pair
-    sure = reply.get("ocr", {})
-    return tuple(Page(number, text, sure.get(number)) for number, text in enumerate(texts, start=int(reply["first"])))
+    sure, places = reply.get("ocr", {}), reply.get("places", ())
+    named = [*map(_places, places), *[()] * (len(reply["texts"]) - len(places))]
+    return tuple(
+        Page(number=number, text=text, places=begin, confidence=sure.get(number))
+        for number, (text, begin) in enumerate(zip(texts, named, strict=False), start=int(reply["first"]))
+    )
+
+
+def _places(begin: Sequence[Sequence[Any]]) -> tuple[tuple[int, str], ...]:
+    """Names that can be shown, in the order of the text."""
+    return tuple(sorted((max(0, int(at)), shortened(tidy(str(name)), PLACE)) for at, name in begin))
 
 
 def _notes(reply: dict[str, Any], place: str) -> tuple[str, ...]:
@@ -393,6 +405,6 @@ def read(data: bytes, reader: str, arguments: Sequence[int]) -> dict[str, Any]:
     except Unreadable as why:
         return {"refused": str(why)}
     texts = found["texts"]
-    asked = texts[first - 1 : last or len(texts)]
+    asked, places = texts[first - 1 : last or len(texts)], found.get("places", [])[first - 1 : last or len(texts)]
     hidden = [row for row in found.get("hidden", ()) if first <= row[0] < first + len(asked)]
-    return found | {"pages": len(texts), "first": first, "texts": asked, "hidden": hidden}
+    return found | {"pages": len(texts), "first": first, "texts": asked, "places": places, "hidden": hidden}

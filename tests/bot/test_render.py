@@ -344,6 +344,15 @@ def _letters(text: str) -> str:
 
 
 def test_without_a_kept_text_nothing_is_said_about_where_an_answer_stands() -> None:
-    assert render.where((3, 4)) == ["p. 3, 4"]
-    assert render.where(()) == ["no page found"]
-    assert render.where(None) == []
+    assert render.where(answer(pages=(3, 4))) == ["p. 3, 4"]
+    assert render.where(answer(pages=(3, 4), places=("p. 3", "p. 4"))) == ["p. 3, 4"]
+    assert render.where(answer(pages=())) == ["no page found"]
+    assert render.where(answer(pages=None)) == []
+
+
+def test_a_citation_names_what_the_format_has() -> None:
+    assert render.where(answer(pages=(1,), places=("sheet Ships, row 7",))) == ["sheet Ships, row 7"]
+    assert render.where(answer(pages=(1, 2), places=("slide 1", "slide 2"))) == ["slide 1; slide 2"]
+    assert render.where(answer(pages=(1,), places=("",))) == []
+    assert "handbook.pdf, “Tides”" in render.answer(answer(places=("“Tides”",))).footer
+    assert "3 slides" in render.finished(learning(Stage.DONE, document=document(name="a.pptx", pages=3))).text
