@@ -27,7 +27,7 @@ import resource
 import signal
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -46,6 +46,8 @@ log = logging.getLogger(__name__)
 ROOT = str(Path(__file__).resolve().parents[1])
 OUT_OF_MEMORY = 3  # the child's exit status
 NOBODY = 65534
+SIGN = b" "  # which JSON may begin with
+LOOK_AFTER = 0.25  # seconds between two looks at a child's processor time
 FILES = 64  # that a program may have open at once
 CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000  # <sched.h>
 PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38  # <sys/prctl.h>
@@ -53,6 +55,10 @@ PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38  # <sys/prctl.h>
 
 class Overrun(Exception):
     """The child took more time, memory or output than it may, and is gone."""
+
+
+class Stuck(Overrun):
+    """The child gave no sign of life for more processor time than it may; its argument is how many it gave before."""
 
 
 class Crashed(Exception):
@@ -66,15 +72,21 @@ class Sandbox:
     seconds: float = 60.0  # of the wall clock, and of the processor
     memory: int = 1 << 30  # bytes of address space over the interpreter's own
     output: int = 20 << 20  # bytes of the answer
+    patience: float = 8.0  # seconds of processor time (Linux) from one sign of life to the next
     parallel: int = 2  # children at once; the others wait for their turn
 
-    async def call(self, function: str, data: bytes, *arguments: Any, imports: Sequence[str] = ()) -> Any:
+    async def call(
+        self, function: str, data: bytes, *arguments: Any, imports: Sequence[str] = (), signs: bool = False
+    ) -> Any:
         """`function` ("module:name") of `data` and `arguments`, as JSON carries them there and its result back.
 
         imports: modules that the function needs; once it runs, it can open no file to import from.
-        Raises: Overrun, Crashed.
+        signs: whether it gives a `sign_of_life` as it goes on.
+        Raises: Overrun, Stuck, Crashed.
         """
-        reply, status = await self._talk("child", data, function=function, arguments=arguments, imports=imports)
+        patience = self.patience if signs else math.inf
+        job = {"function": function, "arguments": arguments, "imports": imports}
+        reply, status = await self._talk("child", data, patience, job)
         try:
             if status == 0:
                 return json.loads(reply)
@@ -89,12 +101,12 @@ class Sandbox:
         command: the program's absolute path, and its arguments.
         Raises: Overrun, Crashed.
         """
-        reply, status = await self._talk("program", data, command=command)
+        reply, status = await self._talk("program", data, math.inf, {"command": command})
         if status:
             raise Crashed
         return reply
 
-    async def _talk(self, entry: str, data: bytes, **job: Any) -> tuple[bytes, int]:
+    async def _talk(self, entry: str, data: bytes, patience: float, job: dict[str, Any]) -> tuple[bytes, int]:
         """What a process replies, and its exit status. Raises: Overrun."""
         import asyncio  # only the parent needs it, and it is a third of the child's start-up
 
@@ -103,7 +115,7 @@ class Sandbox:
             process = await self._start(entry, job)
             try:
                 async with asyncio.timeout(self.seconds):
-                    reply = await _converse(process, data, self.output)
+                    reply = await _converse(process, data, self.output, patience)
                     status = await process.wait()
             except TimeoutError:
                 raise Overrun from None
@@ -165,8 +177,8 @@ def _turns(parallel: int) -> asyncio.Semaphore:
     return mine.setdefault(parallel, asyncio.Semaphore(parallel))
 
 
-async def _converse(process: asyncio.subprocess.Process, data: bytes, most: int) -> bytes:
-    """Write everything, read everything, but not more than `most` bytes."""
+async def _converse(process: asyncio.subprocess.Process, data: bytes, most: int, patience: float) -> bytes:
+    """Write everything, read everything, but not more than `most` bytes, and with patience between signs of life."""
     import asyncio
 
     async def feed() -> None:
@@ -176,24 +188,74 @@ async def _converse(process: asyncio.subprocess.Process, data: bytes, most: int)
         process.stdin.close()
 
     feeding, reply = asyncio.create_task(feed()), bytearray()
+    watching = asyncio.create_task(_watch(process.pid, reply, patience)) if patience < math.inf else None
     try:
-        while part := await process.stdout.read(1 << 16):
+        while part := await _unless_stuck(process.stdout.read(1 << 16), watching):
             reply += part
             if len(reply) > most:
                 raise Overrun
     finally:
         feeding.cancel()
+        if watching:
+            watching.cancel()
     return bytes(reply)
 
 
+async def _watch(pid: int, reply: bytearray, patience: float) -> None:
+    """Ends when the process has used so much processor time since its reply last grew; never once it says that no more
+    signs will come. Raises: Stuck."""
+    import asyncio
+
+    signs, since = 0, 0.0
+    while not reply.strip(SIGN):
+        await asyncio.sleep(LOOK_AFTER)
+        used = _processor_seconds(pid)
+        if len(reply) > signs:
+            signs, since = len(reply), used
+        elif used - since > patience:
+            raise Stuck(signs)
+    await asyncio.Event().wait()
+
+
+async def _unless_stuck(reading: Awaitable[bytes], watching: asyncio.Task[None] | None) -> bytes:
+    import asyncio
+
+    task = asyncio.ensure_future(reading)
+    try:
+        await asyncio.wait({task, watching} if watching else {task}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done() and watching:
+            watching.result()
+        return task.result()
+    finally:
+        task.cancel()
+
+
+def _processor_seconds(pid: int) -> float:
+    """That a process has used; 0 where that can't be seen."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")  # utime, stime: proc(5)
+
+
 # Below, the child.
+
+_answer: int | None = None  # the descriptor of the pipe to the parent
+
+
+def sign_of_life(last: bool = False) -> None:
+    """To be given by a function that is called with `signs`. last: no other will come."""
+    if _answer is not None:
+        os.write(_answer, b"\n" if last else SIGN)
 
 
 def child(order: str) -> None:
     """Read stdin, give up everything, run the function, write its result to stdout as JSON."""
     job = json.loads(order)
+    global _answer
     _enter_nowhere(job["folder"])
-    answer = _private_stdout()
+    _answer = answer = _private_stdout()
     give_up_files(reading=True)
     for name in job["imports"]:
         import_module(name)

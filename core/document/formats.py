@@ -21,7 +21,7 @@ from core.document.ocr import MINUTES, Ocr, Recognised
 from core.document.places import shortened
 from core.document.text import tidy
 from core.errors import NotAPdf, PdfDamaged, PdfHasNoText, PdfLocked, PdfTooBig, PdfTooLong, PdfTooSlow, Refused
-from core.sandbox import Crashed, Overrun, Sandbox
+from core.sandbox import Crashed, Overrun, Sandbox, Stuck
 from core.types import Limits, Page
 
 SANDBOX = Sandbox()
@@ -57,6 +57,7 @@ class Format:
     reader: str  # "module:function", run in the child: bytes, first and last page, limit of pages -> a reply
     imports: tuple[str, ...]  # what it needs; the child can open no file to import from
     place: str = "page"  # what its parts are, for citations
+    signs: bool = False  # whether the reader gives a sign of life after each of them
 
 
 def _begins(data: bytes) -> bytes:
@@ -100,7 +101,7 @@ WORD, SLIDES, SHEETS = (
 )
 EPUB = _is_zip_with(b"mimetypeapplication/epub+zip")
 FORMATS = (
-    Format("a PDF", _is_pdf, "core.document.pdf:extract", PYMUPDF),
+    Format("a PDF", _is_pdf, "core.document.pdf:extract", PYMUPDF, signs=True),
     Format("a Word document", WORD, "core.document.office:read_docx", XML),
     Format("a presentation", SLIDES, "core.document.office:read_pptx", XML, "slide"),
     Format("a workbook", SHEETS, "core.document.office:read_xlsx", ("openpyxl", *XML), "sheet"),
@@ -221,7 +222,11 @@ async def read_document(
     try:
         arguments = (first, last, limits.max_pages)
         imports = (*format.imports, format.reader.partition(":")[0])
-        reply = await sandbox.call("core.document.formats:read", data, format.reader, arguments, imports=imports)
+        reply = await sandbox.call(
+            "core.document.formats:read", data, format.reader, arguments, imports=imports, signs=format.signs
+        )
+    except Stuck as stuck:
+        raise PdfTooSlow(_stuck(first, first + int(stuck.args[0]), sandbox)) from None
     except Overrun:
         raise PdfTooSlow(
             f"Reading this document took more than a document may: {sandbox.seconds:g} seconds, "
@@ -233,6 +238,11 @@ async def read_document(
         kind = "pdf" if format is FORMATS[0] else ""
         reply = _with_recognised(reply, await ocr.recognise(data, kind, scans, progress), ocr)
     return await asyncio.to_thread(_judged, reply, limits, format)  # to tell the language takes its time
+
+
+def _stuck(first: int, page: int, sandbox: Sandbox) -> str:
+    part = f"learn the pages before it (pages {first}-{page - 1}), or " if page > first else ""
+    return f"Page {page} takes more than {sandbox.patience:g} seconds to read; {part}save the document anew."
 
 
 def _asked_for(data: bytes) -> tuple[int, int, bytes]:

@@ -98,7 +98,14 @@ class Ocr:
     async def _page(self, data: bytes, number: int, kind: str, turned: bool) -> str:
         """What Tesseract prints for a page, as TSV; "" for a blank one. Raises: Overrun, Crashed, NoDrawing."""
         drawing = await self.sandbox.call(
-            "core.document.pdf:draw", data, number, kind, DPI, DOTS, imports=("core.document.pdf", "pymupdf")
+            "core.document.pdf:draw",
+            data,
+            number,
+            kind,
+            DPI,
+            DOTS,
+            imports=("core.document.pdf", "pymupdf"),
+            signs=True,
         )
         image, dpi = _image(drawing)
         if not image:

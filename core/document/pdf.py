@@ -28,6 +28,7 @@ from core.document.order import Box
 from core.document.places import ABOUT
 from core.document.tables import row_sentences
 from core.document.text import join_lines, tidy
+from core.sandbox import sign_of_life
 
 if TYPE_CHECKING:
     import pymupdf
@@ -61,7 +62,12 @@ def extract(data: bytes, first: int, last: int, most: int) -> dict[str, Any]:
         if not 0 < len(numbers) <= most:
             return found
         reader = _Reader()
-        texts = read_sheets([reader.sheet(document, number) for number in numbers])
+        sheets = []
+        for number in numbers:
+            sheets.append(reader.sheet(document, number))
+            sign_of_life()
+        sign_of_life(last=True)
+        texts = read_sheets(sheets)
         places: list[list[tuple[int, str]]] = [[] for _ in texts]
         if first == 1 and any(texts) and (own := _about(document)):
             texts[0] = f"{own}\n\n{texts[0]}"
