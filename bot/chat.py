@@ -23,7 +23,7 @@ class Unreachable(Undelivered):
 
 
 class Unfinished(Exception):
-    """This process stops before a request is worked off; the next one begins it again."""
+    """This process stops before a request is handled; the next one begins it again."""
 
 
 # In ------------------------------------------------------------------------------------------------------------------
@@ -128,6 +128,16 @@ class Live(Protocol):
     async def finish(self, message: Message) -> None:
         """Show the end: in place, or as a new message where somebody is to be called or the old one takes no more
         edits; the old one then goes. Raises: Undelivered."""
+        ...
+
+
+class Speaker(Protocol):
+    """Who can say something in a channel."""
+
+    async def say(
+        self, message: Message, *, private: bool = False, thread: str | None = None, replace: bool = False
+    ) -> None:
+        """As `Reply.say`. Raises: Undelivered."""
         ...
 
 

@@ -18,14 +18,15 @@ from typing import TYPE_CHECKING, Any
 from structlog.contextvars import bound_contextvars
 
 from bot import intents, metrics, render
-from bot.chat import Attachment, Live, Message, Reply, Request, Undelivered, Unfinished, Unreachable
+from bot.chat import Attachment, Live, Message, Reply, Request, Speaker, Undelivered, Unfinished, Unreachable
 from bot.links import linked, links_in, without_links
 from bot.quotas import QuotaConfig, Quotas
-from core.document.formats import KINDS, is_named_as_document, may_be_document, pages_in, parse_pages
+from core.document.formats import KINDS, check_size, is_named_as_document, may_be_document, pages_in, parse_pages
 from core.document.language import ENGLISH, language_of
-from core.errors import EngramError, NotAllowed, NotAPdf, NotFound, PdfTooBig, Refused, StorageFailed
+from core.errors import EngramError, NotAllowed, NotAPdf, NotFound, Refused, StorageFailed
+from core.search.finder import is_named, matching
 from core.service import harmless_name
-from core.types import Certainty, Document, Job, Limits, Progress, Stage
+from core.types import ALL_PAGES, Certainty, Document, Job, Limits, Progress, Stage
 
 if TYPE_CHECKING:
     from core.service import Service
@@ -84,7 +85,7 @@ class Command:
 
 @dataclass(frozen=True)
 class Form:
-    """What a button asks before it is worked off: a text, as `Request.text`, or files, as its attachments."""
+    """What a button asks before it is handled: a text, as `Request.text`, or files, as its attachments."""
 
     title: str  # at most 24 characters (Slack)
     label: str  # at most 45 (Discord)
@@ -115,6 +116,7 @@ class Bot:
         commands: Sequence[Command] = (),
         hears_follow_ups: bool = True,
         opens_links: bool = False,
+        edit_every: Callable[[float], float] | None = None,
     ) -> None:
         self.service = service
         self.commands = commands or tuple(COMMANDS.values())  # as /help shows them
@@ -123,6 +125,7 @@ class Bot:
         self.source = source  # where this bot's source is; shown by /about
         self.opens_links = opens_links  # that people send to have learned what is there
         self.hears_follow_ups = hears_follow_ups  # in threads, without a mention
+        self.edit_every = edit_every or edit_interval  # age of a progress message -> seconds until its next edit
         self.hinted: set[tuple[str, str]] = set()  # channels, and what they were told once
         self.pace = dict(render.PACE)  # shares of the time that the stages of the last documents took
         self._fetches = asyncio.Semaphore(FETCHES)
@@ -148,7 +151,7 @@ class Bot:
         if row := ACTIONS.get(action):
             await self._guarded(row.permission, request, reply, lambda: row.run(self, value, request, reply))
         else:
-            await insist(reply.say, render.note("This button no longer works."), private=True)
+            await send_with_retry(reply.say, render.note("This button no longer works."), private=True)
 
     async def hear(self, request: Request, reply: Reply) -> None:
         """A message: documents are learned, `bot.intents` knows commands and small talk, and the rest is a question."""
@@ -198,7 +201,7 @@ class Bot:
         """Keep a message up to date with a job, once: a job may be new and found by `resume` at the same time."""
         if job.id not in self._followed:
             self._followed.add(job.id)
-            with bound_contextvars(**place_of(job.channel), job=job.id):  # the task takes them along
+            with bound_contextvars(**log_context(job.channel), job=job.id):  # the task takes them along
                 self.spawn(follow(self, job, live))
 
     async def end_of(self, job: Job) -> Progress | None:
@@ -229,7 +232,7 @@ class Bot:
         self, permission: Permission, request: Request, reply: Reply, handler: Callable[[], Awaitable[None]]
     ) -> None:
         """Permission before, words for every failure after: the one place for both."""
-        with bound_contextvars(**place_of(request.channel)):
+        with bound_contextvars(**log_context(request.channel)):
             try:
                 self.quotas.command(request.user)
                 require(permission, request)
@@ -242,7 +245,7 @@ class Bot:
                 if not isinstance(problem, Refused):
                     log.exception("a command failed")
                 with contextlib.suppress(Undelivered):
-                    await insist(reply.say, render.error(problem), private=True)
+                    await send_with_retry(reply.say, render.error(problem), private=True)
 
 
 def is_wanted(intent: intents.Intent, text: str, documents: Sequence[str]) -> bool:
@@ -256,7 +259,7 @@ def is_wanted(intent: intents.Intent, text: str, documents: Sequence[str]) -> bo
     return intent.name in ("thanks", "summary") or intents.normal(text) == intent.name
 
 
-def place_of(channel: str) -> dict[str, str]:
+def log_context(channel: str) -> dict[str, str]:
     """For the log: "discord:GUILD" or "slack:TEAM", and the channel."""
     return {"guild": channel.rpartition(":")[0], "channel": channel}
 
@@ -286,7 +289,7 @@ def _with(request: Request, arguments: Mapping[str, object]) -> Request:
     return replace(request, arguments={**request.arguments, **arguments})
 
 
-async def insist(send: Callable[..., Awaitable[Any]], *args: object, **kwargs: object) -> Any:
+async def send_with_retry(send: Callable[..., Awaitable[Any]], *args: object, **kwargs: object) -> Any:
     """Try until the platform takes it, for some minutes. Raises: Undelivered."""
     for wait in RETRY_AFTER:
         try:
@@ -305,12 +308,12 @@ async def insist(send: Callable[..., Awaitable[Any]], *args: object, **kwargs: o
 async def learn(bot: Bot, request: Request, reply: Reply) -> None:
     """Every attachment gets its own message and its own job. A question beside them is answered when they are known."""
     if links := request.arguments.get("links"):
-        more = linked(links, bot.limits.max_bytes, allowed=bot.opens_links)
+        more = linked(links, bot.limits, allowed=bot.opens_links)
         request = replace(request, attachments=(*request.attachments, *more))
     if not request.attachments:
         raise Refused("I see no file there. Attach a document to your message, and I will learn it.")
     asked = str(request.arguments.get("pages") or "")
-    pages = parse_pages(asked) if asked else pages_in(without_links(request.text))
+    pages = parse_pages(asked) if asked else pages_in(without_links(request.text)) or ALL_PAGES
     begun = [await _learn_one(bot, attachment, request, reply, pages) for attachment in request.attachments]
     question, jobs = str(request.arguments.get("question") or ""), [job for job in begun if job]
     if question and jobs:
@@ -318,69 +321,59 @@ async def learn(bot: Bot, request: Request, reply: Reply) -> None:
 
 
 async def _answer_when_learned(bot: Bot, jobs: Sequence[Job], question: str, request: Request, reply: Reply) -> None:
-    """Waits for the ends of jobs. What asked is worked off only then, so that the next process asks again."""
+    """Waits for the ends of jobs. What asked is handled only then, so that the next process asks again."""
     ends = [await bot.end_of(job) for job in jobs]
     known = [end.document for end in ends if end and end.document]
     if known:
         await _answer(bot, question, known[0].id if len(jobs) == 1 else None, False, request, reply)
     elif any(end and end.job.stage is Stage.FAILED for end in ends):
-        await insist(reply.say, render.not_learned_after_all(jobs[0].name))
+        await send_with_retry(reply.say, render.not_learned_after_all(jobs[0].name))
 
 
 async def _learn_one(
-    bot: Bot, attachment: Attachment, request: Request, reply: Reply, pages: tuple[int, int] | None
+    bot: Bot, attachment: Attachment, request: Request, reply: Reply, pages: tuple[int, int]
 ) -> Job | None:
     name = harmless_name(attachment.name)
     try:
         await _admit(bot, attachment, request)
     except Refused as problem:
-        await insist(reply.say, render.refused(problem, name), private=True)
+        await send_with_retry(reply.say, render.refused(problem, name), private=True)
         return None
-    live = await insist(reply.post, render.received(name))
+    live = await send_with_retry(reply.post, render.received(name))
     try:
         async with bot.fetching(request.user):
-            data = await _fetch(bot, attachment)
+            data = await _fetch(attachment)
             given = {"by": request.user, "reply_to": live.address, "pages": pages}
             job = await bot.service.submit(request.channel, name, data, **given)
             del data
     except Exception as problem:
         if not isinstance(problem, Refused):
             log.exception("a document could not be taken in")
-        await insist(live.finish, render.refused(problem, name))
+        await send_with_retry(live.finish, render.refused(problem, name))
         return None
     bot.follow(job, live)
     return job
 
 
-async def _fetch(bot: Bot, attachment: Attachment) -> bytes:
+async def _fetch(attachment: Attachment) -> bytes:
     """Raises: Refused."""
     try:
-        data = await asyncio.wait_for(attachment.read(), FETCH_TIMEOUT)
+        return await asyncio.wait_for(attachment.read(), FETCH_TIMEOUT)
     except Refused:
         raise
     except Exception as problem:
         log.warning("an attachment could not be fetched", exc_info=problem)
         raise Refused("I could not download it; please send it again.") from None
-    _check_size(bot, len(data))  # what the platform said may be wrong
-    return data
 
 
 async def _admit(bot: Bot, attachment: Attachment, request: Request) -> None:
     """What can be refused before the file is fetched. The content is judged later, by `core.document.formats`."""
     if not may_be_document(attachment.name, attachment.content_type):
         raise NotAPdf(f"I can't read such a file; send me {KINDS}.")
-    _check_size(bot, attachment.size)
-    known = len(await bot.service.documents(request.channel)) + len(await bot.service.jobs(request.channel))
-    bot.quotas.upload(request.user, request.channel, known)
-
-
-def _check_size(bot: Bot, size: int) -> None:
-    if size > bot.limits.max_bytes:
-        raise PdfTooBig(f"It has {_megabytes(size)} MB; the limit is {_megabytes(bot.limits.max_bytes)} MB.")
-
-
-def _megabytes(size: int) -> str:
-    return f"{size / 2**20:.1f}".removesuffix(".0")
+    check_size(attachment.size, bot.limits)
+    known = await bot.service.documents(request.channel)
+    coming = await bot.service.jobs(request.channel)
+    bot.quotas.upload(request.user, request.channel, len(known) + len(coming))
 
 
 async def follow(bot: Bot, job: Job, live: Live) -> None:
@@ -389,12 +382,12 @@ async def follow(bot: Bot, job: Job, live: Live) -> None:
         last = await _watch(bot, job, live)
         message = await _ending(bot, last)
         with contextlib.suppress(Unreachable):  # nobody is left to be told
-            await insist(live.finish, message)
+            await send_with_retry(live.finish, message)
         metrics.job_ended(last)
         await _note_told(bot, job)
     except NotFound:  # erased together with its channel
         with contextlib.suppress(Undelivered):
-            await insist(live.finish, render.vanished(job.name))
+            await send_with_retry(live.finish, render.vanished(job.name))
     except EngramError as problem:  # this process stops, or has no model: the job waits for the next start
         await live.edit(render.waits(job.name, problem))
     except Exception:
@@ -434,7 +427,7 @@ async def _examples(bot: Bot, document: Document) -> list[tuple[int, str]]:
 
 async def _watch(bot: Bot, job: Job, live: Live) -> Progress:
     """The last news, which is final. Raises: NotFound."""
-    shown = _Shown(bot, live)
+    shown = ProgressMessage(bot, live)
     ticking = bot.spawn(shown.tick())
     try:
         async for news in bot.service.watch(job.id):
@@ -449,7 +442,7 @@ async def _watch(bot: Bot, job: Job, live: Live) -> Progress:
     raise NotFound()
 
 
-class _Shown:
+class ProgressMessage:
     """A job's progress as its message shows it: with each piece of news and in between, so that it always moves."""
 
     def __init__(self, bot: Bot, live: Live) -> None:
@@ -469,7 +462,7 @@ class _Shown:
     async def edit(self) -> None:
         """If it is time to."""
         if self._news and self._clock() >= self._next_edit:
-            self._next_edit = self._clock() + edit_interval(self._clock() - self._began)
+            self._next_edit = self._clock() + self._bot.edit_every(self._clock() - self._began)
             seconds = self._news.seconds + self._clock() - self._came
             await self._live.edit(render.progress(replace(self._news, seconds=seconds), self._bot.pace))
 
@@ -512,7 +505,7 @@ async def cancel(bot: Bot, request: Request, reply: Reply) -> None:
         )
     for job in own:
         await bot.service.cancel(request.channel, job.id)
-    await insist(reply.say, render.cancelling([job.name for job in own]), private=True)
+    await send_with_retry(reply.say, render.cancelling([job.name for job in own]), private=True)
 
 
 async def press_cancel(bot: Bot, job_id: str, request: Request, reply: Reply) -> None:
@@ -521,7 +514,7 @@ async def press_cancel(bot: Bot, job_id: str, request: Request, reply: Reply) ->
         raise NotFound("This is already over.")
     require_own(job.requested_by, request)
     await bot.service.cancel(request.channel, job_id)
-    await insist(reply.say, render.cancelling([job.name]), private=True)
+    await send_with_retry(reply.say, render.cancelling([job.name]), private=True)
 
 
 # Asking --------------------------------------------------------------------------------------------------------------
@@ -569,7 +562,7 @@ async def _answer(
                 request.channel, question, document=document, by=request.user, thread=request.thread
             )
     if only_likely and answer.certainty is not Certainty.LIKELY:
-        await insist(reply.say, render.not_understood(known))
+        await send_with_retry(reply.say, render.not_understood(known))
         return
     language = await asyncio.to_thread(language_of, question)
     message = render.answer(
@@ -581,7 +574,7 @@ async def _answer(
         hint=_hints(bot, request, language),
     )
     opens_thread = chosen["threads"] == "always" or (chosen["threads"] == "follow-ups" and request.thread)
-    await insist(reply.say, message, private=private, thread=question if opens_thread else "")
+    await send_with_retry(reply.say, message, private=private, thread=question if opens_thread else "")
     await _note_thread(bot, answer.id, request, reply)
 
 
@@ -589,7 +582,7 @@ async def _nothing_known(bot: Bot, question: str, private: bool, request: Reques
     """The base model is not asked. What is being learned will answer."""
     coming = await bot.service.jobs(request.channel)
     message = render.nothing_known(coming, is_dm=request.is_dm, upload=reply.takes_forms)
-    await insist(reply.say, message, private=private or bool(coming))
+    await send_with_retry(reply.say, message, private=private or bool(coming))
     if coming:
         await _answer_when_learned(bot, coming[:1], question, request, reply)
 
@@ -616,7 +609,7 @@ async def _note_thread(bot: Bot, answer_id: str, request: Request, reply: Reply)
 
 async def press_details(bot: Bot, answer_id: str, request: Request, reply: Reply) -> None:
     answer = await bot.service.answer(request.channel, answer_id)
-    await insist(reply.say, render.answer_details(answer), private=True)
+    await send_with_retry(reply.say, render.answer_details(answer), private=True)
 
 
 async def press_share(bot: Bot, answer_id: str, request: Request, reply: Reply) -> None:
@@ -626,9 +619,9 @@ async def press_share(bot: Bot, answer_id: str, request: Request, reply: Reply) 
         raise Refused("You have shared this answer already.")
     compare = (await settings_of(bot, request.channel))["compare"]
     asked = render.asked_by(request.user_name, answer.question)
-    await insist(reply.say, render.answer(answer, compare=compare, asked=asked))
+    await send_with_retry(reply.say, render.answer(answer, compare=compare, asked=asked))
     await _note_thread(bot, answer_id, request, reply)
-    await insist(reply.say, render.note("Shared."), private=True)
+    await send_with_retry(reply.say, render.note("Shared."), private=True)
 
 
 async def press_upload(bot: Bot, _: str, request: Request, reply: Reply) -> None:
@@ -637,7 +630,7 @@ async def press_upload(bot: Bot, _: str, request: Request, reply: Reply) -> None
 
 async def press_helpful(bot: Bot, answer_id: str, request: Request, reply: Reply) -> None:
     await bot.service.feedback(request.channel, answer_id, by=request.user, helpful=True)
-    await insist(reply.say, render.thanks(), private=True)
+    await send_with_retry(reply.say, render.thanks(), private=True)
 
 
 async def press_wrong(bot: Bot, answer_id: str, request: Request, reply: Reply) -> None:
@@ -645,7 +638,7 @@ async def press_wrong(bot: Bot, answer_id: str, request: Request, reply: Reply) 
     await bot.service.feedback(
         request.channel, answer_id, by=request.user, helpful=False, correction=request.text.strip()
     )
-    await insist(reply.say, render.noted(bool(request.text.strip())), private=True)
+    await send_with_retry(reply.say, render.noted(bool(request.text.strip())), private=True)
 
 
 async def small_talk(bot: Bot, name: str, request: Request, reply: Reply) -> None:
@@ -654,7 +647,7 @@ async def small_talk(bot: Bot, name: str, request: Request, reply: Reply) -> Non
         await reply.react(emoji)
         return
     known, coming = await bot.service.documents(request.channel), await bot.service.jobs(request.channel)
-    await insist(reply.say, render.small_talk(name, known, coming, is_dm=request.is_dm))
+    await send_with_retry(reply.say, render.small_talk(name, known, coming, is_dm=request.is_dm))
 
 
 # Managing ------------------------------------------------------------------------------------------------------------
@@ -664,17 +657,17 @@ async def docs(bot: Bot, request: Request, reply: Reply) -> None:
     known = await bot.service.documents(request.channel)
     coming = await bot.service.jobs(request.channel)
     names = {user: await reply.name_of(user) for user in {document.learned_by for document in known}}
-    await insist(reply.say, render.documents(known, coming, names=names, is_dm=request.is_dm), private=True)
+    await send_with_retry(reply.say, render.documents(known, coming, names=names, is_dm=request.is_dm), private=True)
 
 
 async def press_learning(bot: Bot, document_id: str, request: Request, reply: Reply) -> None:
     """How learning a document went."""
     document = _by_id(await bot.service.documents(request.channel), document_id)
     picture = await asyncio.to_thread(render.loss_curve, document.metrics.loss_history)
-    await insist(reply.say, render.learning_details(document, picture), private=True)
+    await send_with_retry(reply.say, render.learning_details(document, picture), private=True)
 
 
-async def upload_deleted(bot: Bot, channel: str, posted: Callable[[str], bool], reply: Reply) -> None:
+async def upload_deleted(bot: Bot, channel: str, posted: Callable[[str], bool], reply: Speaker) -> None:
     """Somebody removed a message with files: what is not learned yet is stopped, the rest may be forgotten.
 
     Args:
@@ -687,14 +680,15 @@ async def upload_deleted(bot: Bot, channel: str, posted: Callable[[str], bool], 
             await bot.service.cancel(channel, job.id)
         elif job.document_id in known:
             with contextlib.suppress(Undelivered):
-                await insist(reply.say, render.upload_deleted(known[job.document_id]))
+                await send_with_retry(reply.say, render.upload_deleted(known[job.document_id]))
 
 
 async def forget(bot: Bot, request: Request, reply: Reply) -> None:
     """One's own documents; managers any. Only a whole name or an id is an order; all else is asked about."""
     key = str(request.arguments.get("document") or "").strip()
     known = await bot.service.documents(request.channel)
-    exact, similar = matching(known, key)
+    similar = matching(known, key)
+    exact = [document for document in similar if is_named(document, key)]
     if len(exact) == 1:
         await _forget(bot, exact[0], request, reply)
         return
@@ -703,7 +697,7 @@ async def forget(bot: Bot, request: Request, reply: Reply) -> None:
     own = [document for document in similar if owns(document.learned_by, request)]
     if key and not own:
         require_own(similar[0].learned_by, request)
-    await insist(reply.say, render.forget_question(own, key), private=True)
+    await send_with_retry(reply.say, render.forget_question(own, key), private=True)
 
 
 async def press_forget(bot: Bot, document_id: str, request: Request, reply: Reply) -> None:
@@ -712,19 +706,12 @@ async def press_forget(bot: Bot, document_id: str, request: Request, reply: Repl
 
 async def _forget(bot: Bot, document: Document, request: Request, reply: Reply) -> None:
     require_own(document.learned_by, request)
-    await insist(reply.say, render.forgotten(await bot.service.forget(request.channel, document.id)))
-
-
-def matching(known: Sequence[Document], key: str) -> tuple[list[Document], list[Document]]:
-    """The documents that are called or numbered exactly so, and those that may be meant."""
-    key = key.casefold()
-    exact = [document for document in known if key in (document.id.casefold(), document.name.casefold())]
-    return exact, exact or [document for document in known if key in document.name.casefold()]
+    await send_with_retry(reply.say, render.forgotten(await bot.service.forget(request.channel, document.id)))
 
 
 def _one(known: Sequence[Document], key: str) -> Document:
     """The document that is meant, the newest of several versions. Raises: NotFound."""
-    _, similar = matching(known, key)
+    similar = matching(known, key)
     if not similar:
         raise NotFound(f"I know no document called {harmless_name(key)} here; /docs lists what I know.")
     if len({document.name for document in similar}) > 1:
@@ -749,15 +736,15 @@ async def suggest_documents(bot: Bot, request: Request, typed: str) -> list[tupl
 async def reset(bot: Bot, request: Request, reply: Reply) -> None:
     """Asks first; the button does it."""
     known = await bot.service.documents(request.channel)
-    await insist(reply.say, render.reset_question(len(known)), private=True)
+    await send_with_retry(reply.say, render.reset_question(len(known)), private=True)
 
 
 async def press_reset(bot: Bot, _: str, request: Request, reply: Reply) -> None:
-    await insist(reply.say, render.reset_done(await bot.service.reset(request.channel)), replace=True)
+    await send_with_retry(reply.say, render.reset_done(await bot.service.reset(request.channel)), replace=True)
 
 
 async def press_keep(bot: Bot, _: str, request: Request, reply: Reply) -> None:
-    await insist(reply.say, render.note("Kept. Nothing was changed."), replace=True)
+    await send_with_retry(reply.say, render.note("Kept. Nothing was changed."), replace=True)
 
 
 async def settings_of(bot: Bot, channel: str) -> dict[str, str]:
@@ -768,7 +755,7 @@ async def settings_of(bot: Bot, channel: str) -> dict[str, str]:
 
 
 async def settings(bot: Bot, request: Request, reply: Reply) -> None:
-    await insist(reply.say, render.settings(await settings_of(bot, request.channel)), private=True)
+    await send_with_retry(reply.say, render.settings(await settings_of(bot, request.channel)), private=True)
 
 
 async def press_set(bot: Bot, value: str, request: Request, reply: Reply) -> None:
@@ -777,20 +764,23 @@ async def press_set(bot: Bot, value: str, request: Request, reply: Reply) -> Non
     if choice not in {"compare": render.COMPARE, "threads": render.THREADS}.get(name, ()):
         raise Refused("This button no longer works.")
     await bot.service.change_setting(request.channel, name, choice)
-    await insist(reply.say, render.settings(await settings_of(bot, request.channel)), replace=True)
+    await send_with_retry(reply.say, render.settings(await settings_of(bot, request.channel)), replace=True)
 
 
 async def status(bot: Bot, request: Request, reply: Reply) -> None:
-    await insist(reply.say, render.status(await bot.service.status(request.channel), request.channel), private=True)
+    await send_with_retry(
+        reply.say, render.status(await bot.service.status(request.channel), request.channel), private=True
+    )
 
 
 async def help(bot: Bot, request: Request, reply: Reply) -> None:
-    await insist(reply.say, render.help(bot.commands, hears_follow_ups=bot.hears_follow_ups), private=True)
+    commands = {command.name: command.description for command in bot.commands}
+    await send_with_retry(reply.say, render.help(commands, hears_follow_ups=bot.hears_follow_ups), private=True)
 
 
 async def about(bot: Bot, request: Request, reply: Reply) -> None:
     model = (await bot.service.status(request.channel)).model
-    await insist(reply.say, render.about(model, bot.source), private=True)
+    await send_with_retry(reply.say, render.about(model, bot.source), private=True)
 
 
 # The tables ----------------------------------------------------------------------------------------------------------

@@ -9,11 +9,13 @@ import shutil
 import sys
 import tempfile
 import tomllib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any
+
+from packaging.requirements import Requirement
 
 from bot.platforms import PLATFORMS, missing, wanted
 from bot.settings import Settings, unknown_variables
@@ -22,6 +24,7 @@ from core.document.ocr import installed as installed_languages
 from core.errors import DataFolderBusy, SetupError, StorageFailed
 from core.sandbox import missing as missing_protections
 
+PROJECT = Path(__file__).parents[1] / "pyproject.toml"  # absent where Engram is installed as a package
 ROOM = 2 * 2**30  # bytes of free disk below which there is a warning
 Check = dict[str, Any]  # name, state ("ok", "warning", "error"), detail, fix
 
@@ -30,7 +33,7 @@ async def examine(settings: Settings) -> list[Check]:
     """All checks. None of them loads the model; platforms that are configured are asked about their tokens."""
     checks = [
         python(),
-        dependencies(),
+        dependencies(required()),
         *variables(),
         sandbox(),
         recognition(settings),
@@ -46,27 +49,32 @@ async def examine(settings: Settings) -> list[Check]:
 
 
 def python() -> Check:
-    found = ".".join(map(str, sys.version_info[:3]))
-    return check("Python", sys.version_info >= (3, 11), found, "Install Python 3.11 or newer.")
+    running = ".".join(map(str, sys.version_info[:3]))
+    return check("Python", sys.version_info >= (3, 11), running, "Install Python 3.11 or newer.")
 
 
-def dependencies() -> Check:
-    """The pins of pyproject.toml against what is installed."""
-    file = Path(__file__).parents[1] / "pyproject.toml"
-    if not file.is_file():
-        return warning(
-            "Dependencies", "pyproject.toml is not here, so their versions were not compared", "Copy it here."
-        )
-    project = tomllib.loads(file.read_text())["project"]
-    pins = [pin.split("==") for pin in project["dependencies"]]
-    found = {name: installed(name) for name, _ in pins}
-    absent = [name for name, wanted in pins if found[name] is None]
-    other = [f"{name} {found[name]}" for name, wanted in pins if found[name] and found[name].split("+")[0] != wanted]
+def dependencies(ranges: Sequence[Requirement]) -> Check:
+    """What is installed against the ranges that the project was tested with."""
+    releases = {one.name: installed(one.name) for one in ranges}
+    absent = [name for name, release in releases.items() if release is None]
+    other = [
+        f"{one.name} {release}"
+        for one in ranges
+        if (release := releases[one.name]) and not one.specifier.contains(release, prereleases=True)
+    ]
+    fix = "Install Engram again: `make install`, or pip."
     if absent:
-        return check("Dependencies", False, f"missing: {', '.join(absent)}", "Run `make install`.")
+        return check("Dependencies", False, f"missing: {', '.join(absent)}", fix)
     if other:
-        return warning("Dependencies", f"not the tested versions: {', '.join(other)}", "Run `make install`.")
-    return check("Dependencies", True, f"{len(pins)} packages, all as tested")
+        return warning("Dependencies", f"not the tested releases: {', '.join(other)}", fix)
+    return check("Dependencies", True, f"{len(ranges)} packages, all of the tested releases")
+
+
+def required(file: Path = PROJECT) -> list[Requirement]:
+    """The packages that Engram always needs: by pyproject.toml where it lies beside the code, else by the package."""
+    lines = tomllib.loads(file.read_text())["project"]["dependencies"] if file.is_file() else requires("engram") or []
+    every = [Requirement(line) for line in lines]
+    return [one for one in every if one.marker is None or one.marker.evaluate({"extra": ""})]
 
 
 def installed(name: str) -> str | None:

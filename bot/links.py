@@ -11,7 +11,7 @@ import logging
 import re
 import socket
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import aiohttp
@@ -20,6 +20,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 
 from bot.chat import Attachment
 from core.errors import PdfTooBig, Refused
+from core.types import Limits
 
 log = logging.getLogger(__name__)
 
@@ -49,8 +50,8 @@ Public = Callable[[str], bool]
 
 def links_in(text: str) -> list[str]:
     """The first few, without the punctuation behind them."""
-    found = [match.rstrip(".,;:!?") for match in LINK.findall(text)]
-    whole = [link[:-1] if link.count(")") > link.count("(") else link for link in found]
+    written = [match.rstrip(".,;:!?") for match in LINK.findall(text)]
+    whole = [link[:-1] if link.count(")") > link.count("(") else link for link in written]
     return list(dict.fromkeys(whole))[:MOST]
 
 
@@ -58,7 +59,7 @@ def without_links(text: str) -> str:
     return LINK.sub(" ", text)
 
 
-def linked(links: list[str], most: int, *, allowed: bool) -> tuple[Attachment, ...]:
+def linked(links: Sequence[str], limits: Limits, *, allowed: bool) -> tuple[Attachment, ...]:
     """What these links lead to, to be fetched as a file is. Raises: Refused, with how to export it."""
     for link in links:
         address = link.partition("://")[2]
@@ -67,7 +68,10 @@ def linked(links: list[str], most: int, *, allowed: bool) -> tuple[Attachment, .
                 raise Refused(f"I can't open {what}; {export} there and attach that.")
     if not allowed:
         raise Refused(CLOSED)
-    return tuple(Attachment(name_of(link), 0, "application/octet-stream", partial(fetch, link, most)) for link in links)
+    return tuple(
+        Attachment(name_of(link), 0, "application/octet-stream", partial(fetch, link, limits.max_bytes))
+        for link in links
+    )
 
 
 def name_of(link: str) -> str:
@@ -138,10 +142,10 @@ class _Resolver(AbstractResolver):
         self._system = aiohttp.ThreadedResolver()
 
     async def resolve(self, host: str, port: int = 0, family: int = socket.AF_INET) -> list[ResolveResult]:
-        found = await self._system.resolve(host, port, family)
-        if not found or not all(self._public(address["host"]) for address in found):
+        addresses = await self._system.resolve(host, port, family)
+        if not addresses or not all(self._public(address["host"]) for address in addresses):
             raise Refused(PRIVATE)
-        return found
+        return addresses
 
     async def close(self) -> None:
         await self._system.close()

@@ -17,7 +17,7 @@ class NoNetwork(logging.Filter):
 
     def __init__(self) -> None:
         super().__init__()
-        self._told: dict[str, float] = {}  # by logger
+        self._last_line: dict[str, float] = {}  # by logger
 
     def filter(self, record: logging.LogRecord) -> bool:
         problem = record.exc_info[1] if record.exc_info else None
@@ -25,9 +25,9 @@ class NoNetwork(logging.Filter):
             problem = problem.__cause__
         if not problem:
             return True
-        if time.monotonic() - self._told.get(record.name, -SAY_EVERY) < SAY_EVERY:
+        if time.monotonic() - self._last_line.get(record.name, -SAY_EVERY) < SAY_EVERY:
             return False
-        self._told[record.name] = time.monotonic()
+        self._last_line[record.name] = time.monotonic()
         record.msg, record.args = f"{record.getMessage()}: no network ({type(problem).__name__})", ()
         record.exc_info = record.exc_text = None
         return True
@@ -40,7 +40,7 @@ def _is_network(problem: BaseException) -> bool:
 
 def configure_logging(level: str, format: str) -> None:
     """From now on, write lines for people ("console") or for machines ("json")."""
-    shared = [
+    shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
@@ -49,7 +49,10 @@ def configure_logging(level: str, format: str) -> None:
     ]
     # Tracebacks without the values of variables: tokens are among them
     bare = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
-    last = [structlog.processors.ExceptionRenderer(bare), structlog.processors.JSONRenderer()]
+    last: list[structlog.typing.Processor] = [
+        structlog.processors.ExceptionRenderer(bare),
+        structlog.processors.JSONRenderer(),
+    ]
     if format == "console":
         last = [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
     handler = logging.StreamHandler()

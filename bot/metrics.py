@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     from bot.settings import Settings
     from core.service import Service
 
-SAMPLED = 5.0  # seconds between two looks at the queue
-BEAT = 0.5  # seconds between two looks at the event loop
+SAMPLED, BEAT = 5.0, 0.5  # seconds
 
 JOBS = Counter("engram_jobs", "Learning jobs that ended, by their last stage", ["stage"])
 LEARNING = Histogram("engram_learning_seconds", "Learning one document", buckets=(1, 3, 10, 30, 100, 300, 1000, 3600))
@@ -53,8 +52,17 @@ def answering() -> Iterator[None]:
 
 
 @contextlib.asynccontextmanager
-async def serving(service: Service, settings: Settings) -> AsyncIterator[None]:
-    """Serve the figures while inside, if a port is set. Raises: SetupError."""
+async def serving(
+    service: Service, settings: Settings, *, sample_every: float = SAMPLED, beat_every: float = BEAT
+) -> AsyncIterator[None]:
+    """Serve the figures while inside, if a port is set.
+
+    Args:
+        sample_every: seconds between two looks at the queue.
+        beat_every: seconds between two looks at the event loop.
+
+    Raises: SetupError.
+    """
     if settings.metrics_port is None:
         yield
         return
@@ -65,7 +73,7 @@ async def serving(service: Service, settings: Settings) -> AsyncIterator[None]:
         raise SetupError(f"ENGRAM_METRICS_PORT: {where}, can't be listened on.") from None
     counting = _CountErrors(logging.ERROR)
     logging.getLogger().addHandler(counting)
-    tasks = [asyncio.create_task(_sample(service)), asyncio.create_task(_beat())]
+    tasks = [asyncio.create_task(_sample(service, sample_every)), asyncio.create_task(_beat(beat_every))]
     try:
         yield
     finally:
@@ -77,7 +85,7 @@ async def serving(service: Service, settings: Settings) -> AsyncIterator[None]:
         server.server_close()
 
 
-async def _sample(service: Service) -> None:
+async def _sample(service: Service, seconds: float) -> None:
     while True:
         with contextlib.suppress(EngramError):
             now = await service.status("")
@@ -87,13 +95,13 @@ async def _sample(service: Service) -> None:
                     AT_WORK.labels(stage).set(now.queued if stage is Stage.QUEUED else 0)
             if now.running:
                 AT_WORK.labels(now.running.stage).set(1)
-        await asyncio.sleep(SAMPLED)
+        await asyncio.sleep(seconds)
 
 
-async def _beat() -> None:
+async def _beat(seconds: float) -> None:
     while True:
-        due = time.perf_counter() + BEAT
-        await asyncio.sleep(BEAT)
+        due = time.perf_counter() + seconds
+        await asyncio.sleep(seconds)
         LAG.observe(max(0.0, time.perf_counter() - due))
 
 

@@ -7,7 +7,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from bot.render import in_words
+from bot.wording import in_words
 from core.errors import QuotaReached
 
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
@@ -61,10 +61,10 @@ class Window:
     def _room_at(self, taken: deque[tuple[float, int]]) -> float:
         """When enough of the window has run off for one more unit."""
         left = sum(amount for _, amount in taken)
-        for at, amount in taken:
+        for taken_at, amount in taken:
             left -= amount
             if left < self.limit:
-                return at + self.period
+                return taken_at + self.period
         return self._clock()
 
 

@@ -1,7 +1,6 @@
-"""Values into words: every sentence that the bot says, as platform-neutral messages, and the means to show them safely.
+"""Values into words: every sentence that the bot says, as platform-neutral messages.
 
-Messages hold plain text. A platform escapes it (`escape_discord`, `escape_slack`) and cuts it to its limits (`split`,
-`clip`).
+Messages hold plain text. A platform makes it safe and cuts it to its limits with `bot.escape`.
 """
 
 from __future__ import annotations
@@ -10,18 +9,16 @@ import io
 import math
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from bot.chat import Button, Field, Message, Style, Tone
+from bot.escape import clip
+from bot.wording import ago, count, in_words, seconds
 from core.document.formats import place_of
 from core.errors import AlreadyKnown, EngramError, QuotaReached, SetupError
 from core.prompts import NOT_IN_TEXT
 from core.types import Answer, Certainty, Completion, Document, Job, Progress, Stage, Status
-
-if TYPE_CHECKING:
-    from bot.commands import Command
 
 LISTED = 12  # documents, so that a list fits one message
 ENOUGH = 5  # questions of a self-check that tell something
@@ -70,10 +67,11 @@ def share_done(news: Progress, pace: Mapping[Stage, float] = PACE) -> float:
     """How much of a job is done, 0..1. A stage that does not count its steps approaches its end, so that it moves."""
     stages = list(STAGES)
     now = stages.index(news.job.stage)
-    step = news.step if news.step and news.step.stage is news.job.stage and news.step.total > 1 else None
-    within = step.done / step.total if step and step.done else 0.3 * (1 - math.exp(-news.seconds / 20))
-    total = sum(pace.values())
-    return (sum(pace[stage] for stage in stages[:now]) + min(1.0, within) * pace[stages[now]]) / total
+    step = news.step
+    is_counted = step is not None and step.stage is news.job.stage and step.total > 1 and step.done > 0
+    within = step.done / step.total if is_counted else 0.3 * (1 - math.exp(-news.seconds / 20))
+    before = sum(pace[stage] for stage in stages[:now])
+    return (before + min(1.0, within) * pace[news.job.stage]) / sum(pace.values())
 
 
 def time_left(seconds: float, share: float) -> float:
@@ -201,7 +199,8 @@ def loss_curve(losses: Sequence[float]) -> bytes:
 
     left, top, right, bottom = 90, 50, 940, 310  # of the plot, in dots; halved at the end, which smooths the line
     low, high = min(loss for _, loss in points), max(loss for _, loss in points)
-    wide, tall = (right - left) / (points[-1][0] - 1), (bottom - top) / ((high - low) or 1.0)
+    wide = (right - left) / (points[-1][0] - 1)  # dots a step
+    tall = (bottom - top) / ((high - low) or 1.0)  # dots a nat
     picture = Image.new("RGB", (960, 360), "white")
     draw, font = ImageDraw.Draw(picture), ImageFont.load_default(22)
     draw.line([(left, top), (left, bottom), (right, bottom)], fill="black", width=2)
@@ -238,7 +237,7 @@ def answer(
         coming: what the channel is learning.
         hint: a last line of small print.
     """
-    buttons = (Button("Details", "details", value.id),) if value.id else ()
+    buttons: tuple[Button, ...] = (Button("Details", "details", value.id),) if value.id else ()
     if private and value.id:
         buttons += (Button("Share in channel", "share", value.id, Style.PRIMARY),)
     if value.learned is None or value.document is None:
@@ -412,10 +411,10 @@ def documents(
     """What the channel knows and what is on its way. `names`: what to call the users who brought the documents."""
     if not known and not coming:
         return Message(text=f"{NOTHING_YET}. {_how_to_teach(is_dm)}")
-    at = time.time() if now is None else now
+    moment = time.time() if now is None else now
     by = names or {}
     shown = known[:LISTED]
-    lines = [f"• {document.name}\n   {_about(document, by.get(document.learned_by, ''), at)}" for document in shown]
+    lines = [f"• {document.name}\n   {_about(document, by.get(document.learned_by, ''), moment)}" for document in shown]
     lines += [f"… and {len(known) - LISTED} more; /forget finds them by name."] if len(known) > LISTED else []
     lines += [f"• {job.name}\n   {'waiting' if job.stage is Stage.QUEUED else 'being learned now'}" for job in coming]
     return Message(
@@ -499,8 +498,13 @@ def _now(value: Status, channel: str) -> str:
     return f"Learning {value.running.name}" if value.running.channel == channel else "Learning for another channel"
 
 
-def help(commands: Iterable[Command], *, hears_follow_ups: bool = True) -> Message:
-    """`hears_follow_ups`: without a mention, in threads; what can't be heard is not promised."""
+def help(commands: Mapping[str, str], *, hears_follow_ups: bool = True) -> Message:
+    """What people can do.
+
+    Args:
+        commands: name -> description.
+        hears_follow_ups: without a mention, in threads; what can't be heard is not promised.
+    """
     follow_up = (
         "To go on, reply to my answer, or just write in its thread."
         if hears_follow_ups
@@ -511,7 +515,7 @@ def help(commands: Iterable[Command], *, hears_follow_ups: bool = True) -> Messa
         text="1. Attach a document and mention me. I tell you when I know it.\n"
         f"2. Mention me with a question. {follow_up}\n\n"
         "Under each answer stand the page, how sure I am, and what I would have said without the document.",
-        fields=(Field("Commands", "\n".join(f"/{command.name}: {command.description}" for command in commands)),),
+        fields=(Field("Commands", "\n".join(f"/{name}: {about}" for name, about in commands.items())),),
         footer="No slash commands where you are? Mention me and write the command's name instead.",
     )
 
@@ -575,107 +579,3 @@ def error(problem: BaseException) -> Message:
 
 def note(text: str, tone: Tone = Tone.PLAIN) -> Message:
     return Message(text=text, tone=tone)
-
-
-# Words ---------------------------------------------------------------------------------------------------------------
-
-
-def count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def seconds(value: float) -> str:
-    """0.4 s, 12 s, 3 min 20 s, 2 h 5 min."""
-    if value < 10:
-        return f"{value:.1f} s"
-    whole = round(value)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
-
-
-def in_words(value: float) -> str:
-    """24 seconds, 3 minutes, 2 hours: rounded up, so that trying again then works."""
-    for size, noun in ((3600, "hour"), (60, "minute")):
-        if value >= size:
-            return count(int(-(-value // size)), noun)
-    return count(max(1, int(-(-value // 1))), "second")
-
-
-def ago(value: float) -> str:
-    if value < 60:
-        return "just now"
-    for size, noun in ((86400, "day"), (3600, "hour"), (60, "minute")):
-        if value >= size:
-            return f"{count(int(value // size), noun)} ago"
-    raise AssertionError("unreachable")
-
-
-# Safety --------------------------------------------------------------------------------------------------------------
-
-
-FENCE = "```"
-_DISCORD_SPECIAL = re.compile(r"([\\*_~|`<>\[\]]|^#|(?<=^-)#|:(?=//))", re.MULTILINE)
-_SLACK_SPECIAL = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
-
-
-def escape_discord(text: str) -> str:
-    """Plain text -> Discord Markdown that shows exactly it: no formatting, links, time stamps, emoji codes or mentions.
-    Fenced code stays code."""
-    return _outside_fences(text, lambda part: without_mentions(_DISCORD_SPECIAL.sub(r"\\\1", part)))
-
-
-def without_mentions(text: str) -> str:
-    """A zero-width space after each @: for places that show plain text."""
-    return text.replace("@", "@\u200b")
-
-
-def escape_slack(text: str) -> str:
-    """Plain text -> Slack mrkdwn: only & < > have power to mention, link or call; * _ ~ ` are left as written."""
-    return re.sub("[&<>]", lambda match: _SLACK_SPECIAL[match[0]], text)
-
-
-def _outside_fences(text: str, escape: Callable[[str], str]) -> str:
-    """Escape all but complete ``` blocks, in which only mentions are broken."""
-    parts = re.split(r"(```.*?```)", text, flags=re.DOTALL)
-    return "".join(
-        without_mentions(part) if part.startswith(FENCE) and len(part) >= 6 else escape(part) for part in parts
-    )
-
-
-def clip(text: str, limit: int) -> str:
-    """At most `limit` characters, with an ellipsis where something was cut; an open code fence is closed."""
-    return text if len(text) <= limit else split(text, limit - 1)[0].rstrip() + "…"
-
-
-def split(text: str, limit: int) -> list[str]:
-    """Cut a text into parts of at most `limit` (40 or more) characters: between paragraphs, lines or words where
-    possible. A code fence that has to be cut is closed and opened again, so that every part stands alone."""
-    parts: list[str] = []
-    opening = ""  # what the next part begins with when a fence was cut
-    rest = text
-    while len(opening) + len(rest) > limit:
-        cut = _best_cut(rest, limit - len(opening) - len(FENCE) - 1)  # a fence may have to be closed
-        part, rest = opening + rest[:cut].rstrip(), rest[cut:]
-        opening = _open_fence(part)
-        parts.append(f"{part}\n{FENCE}" if opening else part)
-    return [*parts, opening + rest]
-
-
-def _best_cut(text: str, room: int) -> int:
-    for gap in ("\n\n", "\n", ". ", " "):
-        at = text.rfind(gap, room // 2, room - len(gap))
-        if at > 0:
-            return at + len(gap)
-    fence = re.search(r"`+\w*$", text[:room])  # a fence and its language stay together
-    return fence.start() if fence and fence.start() and re.match(r"[`\w]", text[room:]) else room
-
-
-def _open_fence(text: str) -> str:
-    """The line that opens again the fence which is open at the end of a text, or ""."""
-    if text.count(FENCE) % 2 == 0:
-        return ""
-    language = re.match(r"(\w{0,20})\n", text.rpartition(FENCE)[2])
-    return f"{FENCE}{language[1] if language else ''}\n"

@@ -20,7 +20,7 @@ from core.types import Limits
 
 if TYPE_CHECKING:
     from core.engine import EngineConfig
-    from core.learning.remote import RemoteWriter
+    from core.learning.adapters.remote import RemoteWriter
 
 PREFIX = "ENGRAM_"
 FILE = Path(".env")
@@ -47,24 +47,26 @@ class Settings(BaseSettings):
 
     # The engine
     preset: str = ""  # "cpu", "t4", "h200": values for what is not set here (core/presets)
-    model: str = "embedded"  # or a Hugging Face id, a folder or a .gguf file of a causal LM
-    learner: str = "fast-weights"  # or "lora"
+    model: str = (
+        "embedded"  # the one that Engram comes with, or a Hugging Face id, a folder or a .gguf file of a causal LM
+    )
+    learner: str = "fast-weights"  # or "lora", "ttt-linear", "ttt-mlp"
     # how long adapters study a document, and with how many questions it is checked
     effort: Literal["quick", "standard", "deep"] = "standard"
     budget: str = ""  # compute on each section: "fixed:1", "threshold:4"; empty: as the model was prepared
-    device: str = "auto"  # "cpu", "cuda", "cuda:1", "mps"
-    chunk_size: int | None = Field(None, gt=0)  # tokens; the engine knows its best
+    device: str = "auto"  # or "cpu", "cuda", "cuda:1", "mps"
+    chunk_size: int | None = Field(None, gt=0)  # tokens of a section; empty: as the model was prepared
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     batch_tokens: int | None = Field(None, gt=0)  # learned at once
     memory_mb: int | None = Field(None, gt=0)  # learning stays below it, where it can
     study: bool = False  # adapters: the model writes study material first
-    objectives: dict[str, float] = {}  # adapters: weights, as JSON: {"distil": 1.0}
+    objectives: dict[str, float] = {}  # adapters: weights, as JSON: {"keep": 1.0}
     check: bool = True  # after learning the model asks itself about the document
     guard: bool = True  # weights that do harm are rolled back
     votes: int = Field(1, ge=1, le=9)  # answers to a question, of which the most agreed on counts; each costs as much
     question_writer_url: str = ""  # an OpenAI-compatible endpoint writes the questions: DOCUMENTS LEAVE THE MACHINE
-    question_writer_model: str = ""
-    question_writer_key: SecretStr | None = None
+    question_writer_model: str = ""  # its name there
+    question_writer_key: SecretStr | None = None  # its API key
 
     # Answers
     min_confidence: float = Field(0.0, ge=0, le=1)  # a less sure answer is not given
@@ -72,10 +74,10 @@ class Settings(BaseSettings):
     keep_text: bool = True  # for citations; without it only the words to find a section by are kept
 
     # What a document may be
-    max_pages: int = Field(Limits.max_pages, gt=0)
-    max_bytes: int = Field(Limits.max_bytes, gt=0)
-    max_tokens: int = Field(Limits.max_tokens, gt=0)
-    min_tokens: int = Field(Limits.min_tokens, ge=1)
+    max_pages: int = Field(Limits.max_pages, gt=0)  # read at once; a longer document is refused
+    max_bytes: int = Field(Limits.max_bytes, gt=0)  # of the file
+    max_tokens: int = Field(Limits.max_tokens, gt=0)  # of its text: what learning costs
+    min_tokens: int = Field(Limits.min_tokens, ge=1)  # less is no document
 
     links: bool = False  # open links to public addresses that people send, and learn what is there
     ocr_languages: str = Field(
@@ -84,32 +86,35 @@ class Settings(BaseSettings):
     ocr_pages: int = Field(PAGES_AT_ONCE, ge=0)  # of a scan that are recognised; 0: none
 
     # Platforms
-    discord_token: SecretStr | None = None
-    discord_message_content: bool = False  # the intent; with it, questions in the bot's threads need no mention
-    slack_bot_token: SecretStr | None = None  # xoxb-
-    slack_app_token: SecretStr | None = None  # xapp-, for Socket Mode
+    discord_token: SecretStr | None = None  # of the application's bot
+    discord_message_content: bool = (
+        False  # the privileged intent; with it, questions in the bot's threads need no mention
+    )
+    slack_bot_token: SecretStr | None = None  # begins with xoxb-
+    slack_app_token: SecretStr | None = None  # begins with xapp-; for Socket Mode
     slack_http_port: int | None = Field(None, gt=0, le=65535)  # listen for Slack's requests instead of Socket Mode
-    slack_http_host: str = "127.0.0.1"
+    slack_http_host: str = "127.0.0.1"  # address to listen on
     slack_signing_secret: SecretStr | None = None  # for HTTP mode
     slack_client_id: str | None = None  # for OAuth: workspaces install the app themselves; HTTP mode, no bot token
-    slack_client_secret: SecretStr | None = None
-    slack_base_url: str = "https://slack.com/api/"
+    slack_client_secret: SecretStr | None = None  # for OAuth
+    slack_base_url: str = "https://slack.com/api/"  # Slack's API
 
     source_url: str = ""  # this bot's source, for /about; PyMuPDF's licence (AGPL) asks modified services for it
     quotas: QuotaConfig = QuotaConfig()  # ENGRAM_QUOTAS__USER_UPLOADS_PER_HOUR and so on
 
     # Running
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
-    log_format: Literal["console", "json"] = "console"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"  # what is logged, and worse
+    log_format: Literal["console", "json"] = "console"  # lines for people or for machines
     metrics_port: int | None = Field(None, gt=0, le=65535)  # figures for Prometheus; unset: none
-    metrics_host: str = "127.0.0.1"
+    metrics_host: str = "127.0.0.1"  # address to serve them on
+    trace_url: str = ""  # OpenTelemetry's traces go there over OTLP/HTTP, or "console": to standard error
 
     @field_validator("*", mode="before")
     @classmethod
     def _unquoted(cls, value: Any) -> Any:
         """`docker run --env-file` keeps the quotes that a shell takes away."""
-        quoted = isinstance(value, str) and len(value) > 1 and value[0] == value[-1] and value[0] in "\"'"
-        return value[1:-1] if quoted else value
+        match = re.fullmatch(r"(['\"])(.*)\1", value, re.DOTALL) if isinstance(value, str) else None
+        return match[2] if match else value
 
     @field_validator("data_dir", "cache_dir")
     @classmethod
@@ -150,7 +155,7 @@ class Settings(BaseSettings):
         )
 
     def _question_writer(self) -> RemoteWriter | None:
-        from core.learning.remote import RemoteWriter
+        from core.learning.adapters.remote import RemoteWriter
 
         key = self.question_writer_key.get_secret_value() if self.question_writer_key else ""
         return (
@@ -175,8 +180,8 @@ def load_settings(**given: Any) -> Settings:
         name = PREFIX + "__".join(str(part) for part in wrong["loc"]).upper()
         value = "" if isinstance(wrong["input"], SecretStr) or "TOKEN" in name or "SECRET" in name else wrong["input"]
         said = f" {str(value)[:60]!r} is not possible" if value != "" else " is wrong"
-        told = wrong["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-        raise SetupError(f"{name}:{said}; {told}.") from None
+        sentence = wrong["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+        raise SetupError(f"{name}:{said}; {sentence}.") from None
     except UnicodeDecodeError:
         raise SetupError(f"The file {FILE} is not UTF-8; save it as that.") from None
     except OSError as error:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -22,10 +22,8 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
+from bot.wording import count
 from core.types import Answer, Document, Page, Progress, Stage, Status
-
-if TYPE_CHECKING:
-    from bot.torture import Figure
 
 STAGE_WORDS = {
     Stage.QUEUED: "Waiting",
@@ -137,7 +135,7 @@ class JobView:
             self._line = self._bars.add_task(STAGE_WORDS[stage], total=None, text="") if stage in STAGE_WORDS else None
         if self._line is not None:
             steps = progress.step if stage is Stage.LEARNING else None
-            bar = {"total": steps.total, "completed": steps.done, "steps": True} if steps else {}
+            bar: dict[str, Any] = {"total": steps.total, "completed": steps.done, "steps": True} if steps else {}
             self._bars.update(self._line, text=job_text(progress, stage), **bar)
 
     def _tick_off(self, progress: Progress) -> None:
@@ -192,12 +190,12 @@ def source_line(answer: Answer) -> str:
     prompt = f"{answer.document_tokens} document tokens in the prompt ({answer.prompt_tokens} in all)"
     parts = [f"{seconds:.1f} s", prompt]
     if answer.learned and answer.document:
-        parts = [plain(answer.document.name), *where(answer), str(answer.certainty), *parts]
+        parts = [plain(answer.document.name), *supported_places(answer), str(answer.certainty), *parts]
     parts += [f"left out, to be learned again: {plain(name)}" for name in answer.unusable]
     return f"[dim]{' · '.join(parts)}[/]"
 
 
-def where(answer: Answer) -> list[str]:
+def supported_places(answer: Answer) -> list[str]:
     """Where the text bears an answer out; nothing when there is no text to look in, or the document has no places."""
     if answer.pages is None:
         return []
@@ -287,17 +285,6 @@ def bench_notes(result: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def figures_table(title: str, figures: Sequence[Figure]) -> Table:
-    """The torture's: what was counted, what was promised, whether it holds."""
-    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
-    for name in ("", "found", "promised", ""):
-        table.add_column(name)
-    for figure in figures:
-        mark = ("[green]✓[/]" if figure.good else "[red]✗[/]") if figure.wanted else ""
-        table.add_row(plain(figure.what), plain(str(figure.found)), plain(figure.wanted), mark)
-    return table
-
-
 def checks_table(checks: Sequence[Mapping[str, Any]]) -> Table:
     """The doctor's: what was looked at, how it is, what to do."""
     marks = {"ok": "[green]✓[/]", "warning": "[yellow]![/]", "error": "[red]✗[/]"}
@@ -307,10 +294,6 @@ def checks_table(checks: Sequence[Mapping[str, Any]]) -> Table:
         if check["fix"]:
             table.add_row("", "", f"[yellow]→ {plain(check['fix'])}[/]")
     return table
-
-
-def count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
 def megabytes(number: float) -> str:

@@ -7,39 +7,33 @@ begins. What was learned together is forgotten together.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 
 from core.document.formats import DocumentText
+from core.errors import Refused
 from core.types import Chunk, Page
 
-MAGIC = b"engram: documents as one\n"  # no PDF begins so, and no upload may
 
-
-def pack(documents: Sequence[tuple[str, Sequence[Page]]], share: int) -> bytes:
-    """A job's data from the names and pages of documents; `share` chunks become one section."""
-    body = {"share": share, "documents": [[name, [page.text for page in pages]] for name, pages in documents]}
+def joined(documents: Sequence[tuple[str, Sequence[Page]]]) -> DocumentText:
+    """The pages of one document as they are; those of several, given as name and pages, counted on, with notes that say
+    where each begins. Raises: Refused, when of one of them no text is kept."""
+    if not all(pages for _, pages in documents):
+        raise Refused("The text of these documents is not kept, so they can't be learned again.")
     if len(documents) == 1:
-        body["first"] = documents[0][1][0].number  # only a part of it may have been learned
-    return MAGIC + json.dumps(body).encode()
-
-
-def unpack(data: bytes) -> tuple[DocumentText, int]:
-    """The pages of what `pack` packed, counted on, and the share; notes say where each of several begins."""
-    body = json.loads(data.removeprefix(MAGIC))
-    texts, notes = [], []
-    for name, pages in body["documents"]:
+        return DocumentText(tuple(documents[0][1]))
+    texts: list[str] = []
+    notes = []
+    for name, pages in documents:
         notes.append(f"Pages {len(texts) + 1} to {len(texts) + len(pages)} are {name}.")
-        texts += pages
-    notes = notes if len(notes) > 1 else []
-    pages = tuple(Page(n, text) for n, text in enumerate(texts, start=body.get("first", 1)))
-    return DocumentText(pages, tuple(notes)), body["share"]
+        texts += [page.text for page in pages]
+    numbered = tuple(Page(number, text) for number, text in enumerate(texts, start=1))
+    return DocumentText(numbered, tuple(notes))
 
 
 def merged(chunks: Sequence[Chunk], share: int) -> list[Chunk]:
     """`share` neighbouring chunks become one."""
-    groups = [chunks[at : at + share] for at in range(0, len(chunks), share)]
+    groups = [chunks[first : first + share] for first in range(0, len(chunks), share)]
     return [_join(n, group) for n, group in enumerate(groups)]
 
 

@@ -147,7 +147,7 @@ def _errors_in_a_sentence(gguf: Path, cache: Path) -> Iterator[None]:
         elif number in NOT_WRITABLE:
             text = f"The model can't be written to {cache}: set ENGRAM_CACHE_DIR to a folder that can, {mend}."
         elif number is not None:
-            text = f"The model file {gguf} could not be converted in {cache}: {error.strerror}."
+            text = f"The model file {gguf} could not be converted in {cache}: {os.strerror(number)}."
         else:
             text = f"The model file {gguf} could not be converted: it is damaged, or its architecture is not known."
         raise ModelNotFound(text) from error

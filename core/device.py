@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from core.errors import EngramError, ModelNotFound
 from core.ports import Ask, Engine
+from core.tracing import traced
 from core.types import Completion
 
 if TYPE_CHECKING:
@@ -31,6 +32,9 @@ class PromptTokens(NamedTuple):
 
     whole: int
     document: int  # those of a document's text
+
+
+Reply = tuple[list[Completion], list[PromptTokens]]  # to one question: for each of its rows
 
 
 class Device:
@@ -76,7 +80,8 @@ class Device:
         """Call in the device's thread."""
         return self._loop.run_in_executor(self._thread, function, *args)
 
-    async def answer(self, asks: Sequence[Ask]) -> tuple[list[Completion], list[PromptTokens]]:
+    @traced("answer")
+    async def answer(self, asks: Sequence[Ask]) -> Reply:
         """Answer these rows in one batch, together with whoever else is waiting.
 
         Returns: for each row a completion, and the tokens of its prompt.
@@ -87,6 +92,7 @@ class Device:
         self._thread.submit(self._answer_waiting)  # one for each question, so none is left behind
         return await question.reply
 
+    @traced("query")
     async def query(self, question: str) -> Query | None:
         """What the engine makes of a question, for the search; None where it makes nothing of it, or fails to: words
         find sections, too. Raises: SetupError."""
@@ -97,6 +103,7 @@ class Device:
             log.exception("the search goes on by words alone")
             return None
 
+    @traced("follow-up")
     async def whole_question(self, history: Sequence[str], question: str) -> str:
         """A follow-up made whole; as it is where the engine fails to. Raises: SetupError."""
         engine = await self.ready()
@@ -137,7 +144,7 @@ class Device:
     def _answer_batch(self, batch: list[_Question]) -> None:
         engine = self.engine
         assert engine is not None  # `answer` waited for it
-        replies: list[tuple[list[Completion], list[PromptTokens]]] | list[EngramError]
+        replies: Sequence[Reply | EngramError]
         try:
             completions = iter(engine.answer([ask for question in batch for ask in question.asks]))
             replies = [
@@ -161,7 +168,7 @@ class _Question:
     """Rows that wait for one reply."""
 
     asks: tuple[Ask, ...]
-    reply: asyncio.Future[tuple[list[Completion], int]]
+    reply: asyncio.Future[Reply]
 
 
 def _prompt_tokens(engine: Engine, ask: Ask) -> PromptTokens:
@@ -169,7 +176,7 @@ def _prompt_tokens(engine: Engine, ask: Ask) -> PromptTokens:
     return PromptTokens(whole, whole - engine.prompt_tokens(ask.question) if ask.context else 0)
 
 
-def _settle(question: _Question, reply: tuple[list[Completion], int] | EngramError) -> None:
+def _settle(question: _Question, reply: Reply | EngramError) -> None:
     if question.reply.done():
         return
     if isinstance(reply, EngramError):

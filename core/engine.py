@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, fields, replace
@@ -14,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 from core.document.chunks import encoder, make_chunks
 from core.errors import SetupError
 from core.generate import complete, held_back
+from core.learning.adapters.adapter import AdapterLearner
+from core.learning.adapters.remote import RemoteWriter
 from core.learning.base import LearnConfig, Learner, Objectives
 from core.learning.course import Course, CourseConfig
 from core.learning.fast_learner import reading_model
-from core.learning.fast_weights import FastWeightsConfig, read_config
 from core.learning.graphs import Graphs
-from core.learning.inner import AdapterLearner
-from core.learning.remote import RemoteWriter
+from core.learning.learners import make_learner
+from core.learning.preparation import FastWeightsConfig, read_config
 from core.learning.search_head import Searcher
 from core.memory import fit, limit_memory
 from core.model import LoadedModel, load_model, preparation_digest, prepared_folder
@@ -34,14 +34,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from core.closeness import Query
-
-# Ways of learning: a row is a name and where its class lives. What each one gives is measured in evaluation/LOG.md.
-LEARNERS = {
-    "fast-weights": "core.learning.fast_learner:FastWeightsLearner",
-    "lora": "core.learning.lora:LoraLearner",
-    "ttt-linear": "core.learning.branches:TTTLinearLearner",
-    "ttt-mlp": "core.learning.branches:TTTMLPLearner",
-}
 
 PRESETS = Path(__file__).parent / "presets"
 CHECK_TOKENS = 16  # of an answer in the self-check
@@ -61,7 +53,7 @@ class EngineConfig:
     batch_tokens: int | None = None  # tokens of one pass; None: 2,048 on a CPU, 16,384 on a GPU
     abstain: float = 1.1  # "not in the text" is answered only from this probability; above 1: never, its share is doubt
     max_answer_tokens: int = 96
-    budget: str = ""  # how much to compute on each chunk, for example "threshold:4": see core.learning.budget
+    budget: str = ""  # how much to compute on each chunk, for example "threshold:4": see core.learning.forms.budget
     memory_mb: int | None = None  # learning stays below it, where it can: smaller batches, gradient checkpointing
     recompute: bool = False  # gradient checkpointing in any case
     study: bool = False  # adapters also learn questions that the model writes: pays for models that were never prepared
@@ -124,12 +116,9 @@ class Engine:
 
     def course(self, name: str) -> Course:
         """How documents are learned by this learner. Raises: SetupError when there is none."""
-        if name not in LEARNERS:
-            raise SetupError(f"There is no learner '{name}'; choose one of {', '.join(LEARNERS)}.")
         if name not in self._courses:
-            module, _, attribute = LEARNERS[name].partition(":")
             learning, config = self._learning(), self.config
-            learner = getattr(importlib.import_module(module), attribute)(self.reader, self.format, learning)
+            learner = make_learner(name, self.reader, self.format, learning)
             course = CourseConfig(study=config.study, check=config.check, guard=config.guard)
             answer = partial(self.answer, most_tokens=CHECK_TOKENS, votes=1)
             self._courses[name] = Course(
@@ -154,7 +143,9 @@ class Engine:
         c, on_gpu = self.config, self.base.device.type == "cuda"
         wanted = c.batch_tokens or (16_384 if on_gpu else 2_048)
         batch_tokens, recompute = fit(self.base.model, wanted, c.memory_mb, c.recompute)
-        return LearnConfig(c.effort, batch_tokens, c.budget, recompute, c.memory_mb, Objectives.of(c.objectives))
+        return LearnConfig(
+            c.effort, batch_tokens, c.budget, recompute, c.memory_mb, Objectives.from_weights(c.objectives)
+        )
 
     def chunk(self, pages: Sequence[Page]) -> list[Chunk]:
         return make_chunks(pages, encoder(self.base.tokenizer), self.chunk_size)
@@ -256,6 +247,10 @@ class Engine:
     def prompt_tokens(self, question: str, context: str = "") -> int:
         """Of the prompt that goes with weights."""
         return len(self.format.in_context(context, question))
+
+    def prompt(self, question: str, context: str = "") -> str:
+        """The prompt that goes with weights, as text, with its marks."""
+        return self.base.tokenizer.decode(self.format.in_context(context, question))
 
     @property
     def context_tokens(self) -> int:

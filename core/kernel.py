@@ -132,7 +132,7 @@ def give_up_calls() -> bool:
     for at, number in enumerate(allowed):
         steps.append((IS_EQUAL, len(allowed) - at, 0, number))
     steps += [(RETURN, 0, 0, EPERM), (RETURN, 0, 0, ALLOW)]
-    program = _Program(len(steps), (_Instruction * len(steps))(*steps))
+    program = _Program(len(steps), (_Instruction * len(steps))(*(_Instruction(*step) for step in steps)))
     _libc().prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     return _libc().prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(program), 0, 0) == 0
 

@@ -1,5 +1,5 @@
 """Learning within a memory limit: a batch that fits, activations computed again where it would not, and a hard end on a
-GPU, where memory that runs out halves the batch (`core.learning.inner`, `core.learning.fast_learner`)."""
+GPU, where memory that runs out halves the batch (`core.learning.adapters.adapter`, `core.learning.fast_learner`)."""
 
 from __future__ import annotations
 

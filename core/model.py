@@ -58,10 +58,12 @@ def preparation_digest(base: LoadedModel) -> str:
     """sha256 over the preparation, the search head left out; "" without one. What was learned with one preparation
     means nothing to another."""
     folder = prepared_folder(base)
+    if folder is None:
+        return ""
     digest = hashlib.sha256()
-    for name in ("prepared.json", "prepared.safetensors") if folder else ():
+    for name in ("prepared.json", "prepared.safetensors"):
         digest.update((folder / name).read_bytes())
-    return digest.hexdigest() if folder else ""
+    return digest.hexdigest()
 
 
 def find_folder(name: str, cache: Path | None = None) -> Path | None:
@@ -218,12 +220,11 @@ def fingerprint(name: str, folder: Path | None, model: PreTrainedModel) -> str:
     if folder and (source := read_source(folder)):
         return fingerprint_of(source["gguf"])
     digest = hashlib.sha256()
-    files = sorted(
-        p
-        for p in (folder.iterdir() if folder else ())
-        if (p.suffix == ".safetensors" and p.name not in (POLICY, SEARCH))
-        or p.name in ("config.json", "tokenizer.json")
-    )
+    files = []
+    for path in sorted(folder.iterdir()) if folder else ():
+        is_weights = path.suffix == ".safetensors" and path.name not in (POLICY, SEARCH)
+        if is_weights or path.name in ("config.json", "tokenizer.json"):
+            files.append(path)
     for path in files:
         digest.update(path.name.encode())
         with path.open("rb") as f:

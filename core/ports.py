@@ -11,7 +11,20 @@ if TYPE_CHECKING:
 
     from core.closeness import Query
 
-from core.types import Answer, Chunk, Completion, Correction, Document, Job, Metrics, Page, Stage, Step, WeightsRecord
+from core.types import (
+    ALL_PAGES,
+    Answer,
+    Chunk,
+    Completion,
+    Correction,
+    Document,
+    Job,
+    Metrics,
+    Page,
+    Stage,
+    Step,
+    WeightsRecord,
+)
 
 
 @dataclass(frozen=True)
@@ -89,6 +102,10 @@ class Engine(Protocol):
         """Of a question's prompt, and of the text beside it."""
         ...
 
+    def prompt(self, question: str, context: str = "") -> str:
+        """The prompt that goes with weights, as text, with its marks."""
+        ...
+
     def whole_question(self, history: Sequence[str], question: str) -> str:
         """A follow-up, written so that it can be understood without the questions before it."""
         ...
@@ -150,9 +167,15 @@ class Inbox(Protocol):
 class Index(Inbox, Protocol):
     """The SQLite index."""
 
-    async def add_job(self, job: Job, data: bytes, *, again: bool = False) -> Job:
-        """Make a job durable together with its file; the caller may then acknowledge it. `again`: what comes of it
-        takes the place of the document of the same sha256.
+    async def add_job(
+        self, job: Job, data: bytes = b"", *, pages: tuple[int, int] = ALL_PAGES, again: bool = False
+    ) -> Job:
+        """Make a job durable together with its file; the caller may then acknowledge it.
+
+        Args:
+            data: the file, for a job of kind LEARN.
+            pages: the first and the last page to learn.
+            again: what comes of it takes the place of the document of the same sha256.
 
         Raises: AlreadyKnown when the channel has (unless `again`) or is learning a document of the same sha256.
         """
@@ -164,7 +187,10 @@ class Index(Inbox, Protocol):
         """Claim the next queued job, channels taking turns; marks it READING and counts the attempt."""
         ...
 
-    async def job_data(self, job_id: str) -> bytes: ...
+    async def job_file(self, job_id: str) -> tuple[bytes, tuple[int, int]]:
+        """What was handed in, and which pages of it. Raises: NotFound, when the job has ended."""
+        ...
+
     async def job_stage(self, job_id: str, stage: Stage, *, error: str = "") -> None:
         """Move a job on. One that has ended stays as it ended. Back to QUEUED, the attempt does not count.
 

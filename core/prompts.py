@@ -135,7 +135,7 @@ class ChatFormat:
     def write_questions(self, context: str, count: int, about: str = "") -> list[tuple[list[int], str]]:
         task = WRITE_ABOUT.format(about=about) if about else WRITE_QUESTIONS.format(count=count)
         begin = "" if self._tokenizer.chat_template else "Question:"
-        return [([*self.write_text(context, task), *self._encode(begin)], begin)]
+        return [([*self._write(context, task), *self._encode(begin)], begin)]
 
     def read_questions(self, text: str) -> list[tuple[str, str]]:
         return WRITTEN.findall(text)
@@ -144,6 +144,9 @@ class ChatFormat:
         return self.in_context(context, question)
 
     def write_text(self, context: str, task: str) -> list[int] | None:
+        return self._write(context, task)
+
+    def _write(self, context: str, task: str) -> list[int]:
         return self._ask(f"{context.strip()}\n\n{task}\n")
 
 

@@ -20,14 +20,15 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any, TypeVar
 
-from core.consolidate import MAGIC, merged, spread, unpack
+from core.consolidate import joined, merged, spread
 from core.device import BATCH_ROWS, Device
 from core.document.chunks import check_length
 from core.document.formats import DocumentText, read_document
 from core.errors import Cancelled, EngramError, LearningFailed, NotFound, StorageFailed
 from core.feed import Feed, Feeds
 from core.ports import Engine, Index, Learned, Weights
-from core.types import Chunk, Document, Job, Limits, Page, Progress, Stage, Step
+from core.tracing import Stages, traced
+from core.types import Chunk, Document, Job, JobKind, Limits, Page, Progress, Stage, Step
 from core.words import terms
 
 log = logging.getLogger(__name__)
@@ -276,9 +277,10 @@ class Runner:
 
     # One job
 
+    @traced("learn")
     async def _learn(self, work: _Work) -> Document:
         engine = await self.device.ready()
-        text, share = await self._read_pages(work)
+        text, share = await self._read_pages(work), work.job.share
         chunks = await self.device.run(engine.chunk, text.pages)
         tokens = count_tokens(chunks)
         check_length(tokens, self._limits, text.pages)
@@ -298,25 +300,29 @@ class Runner:
         await self._index.job_stage(work.job.id, stage)
         self._show(work, stage=stage, **counts)
 
-    async def _read_pages(self, work: _Work) -> tuple[DocumentText, int]:
-        """The pages, and how many chunks are to share a section."""
+    @traced("read")
+    async def _read_pages(self, work: _Work) -> DocumentText:
+        """From the file; of a job that learns again, from the text that is kept."""
         self._show(work, stage=Stage.READING)
-        data = await self._index.job_data(work.job.id)
-        if data.startswith(MAGIC):
-            return await asyncio.to_thread(unpack, data)
+        if work.job.kind is not JobKind.LEARN:
+            documents = [await self._index.find_document(work.job.channel, source) for source in work.job.sources]
+            return joined([(document.name, await self._index.pages(document.id)) for document in documents])
+        data, pages = await self._index.job_file(work.job.id)
 
         def recognised(done: int, total: int) -> None:
             self._show(work, step=Step(done=done, total=total, loss=math.nan, stage=Stage.READING))
 
-        text = await _unless(work.stop, self._read(data, self._limits, progress=recognised))
+        text = await _unless(work.stop, self._read(data, self._limits, pages, progress=recognised))
         work.go_on()
         if text is None:
             raise _Interrupted
-        return text, 1
+        return text
 
     async def _study(self, work: _Work, steps: Generator[Step, None, Learned]) -> Learned:
         """Drive the learner. Questions that came in during a step are ahead of the next one in the device's line."""
         losses: list[float] = []
+        stages = Stages()
+        stages.enter(Stage.LEARNING, pages=work.progress.pages, tokens=work.progress.tokens)
         try:
             while True:
                 work.go_on()
@@ -324,25 +330,29 @@ class Runner:
                 if isinstance(step, Learned):
                     return step
                 if step.stage is not work.job.stage:
+                    stages.enter(step.stage)
                     await self._enter(work, step.stage)
                 if step.done and step.stage is Stage.LEARNING:
                     losses.append(step.loss)
                 self._show(work, step=step, losses=tuple(losses))
         finally:
+            stages.leave()
             await self.device.run(steps.close)
 
+    @traced("encode")
     async def _encode(self, work: _Work, chunks: Sequence[Chunk], engine: Engine) -> list[Chunk]:
         """The chunks with their codes, a few at a time, so that no question waits long."""
-        found: list[bytes] = []
-        for at in range(0, len(chunks), ENCODED):
+        codes: list[bytes] = []
+        for first in range(0, len(chunks), ENCODED):
             work.go_on()
             try:
-                found += await self.device.run(engine.codes, chunks[at : at + ENCODED])
+                codes += await self.device.run(engine.codes, chunks[first : first + ENCODED])
             except Exception:  # what was learned is not lost for it
                 log.exception("this document will be found by words alone")
                 return list(chunks)
-        return [replace(chunk, code=code) for chunk, code in zip(chunks, found, strict=True)]
+        return [replace(chunk, code=code) for chunk, code in zip(chunks, codes, strict=True)]
 
+    @traced("save")
     async def _keep(
         self, work: _Work, text: DocumentText, chunks: Sequence[Chunk], learned: Learned, engine: Engine
     ) -> Document:

@@ -173,24 +173,27 @@ def _turns(parallel: int) -> asyncio.Semaphore:
     """The event loop's own semaphore: one that is shared between loops raises."""
     import asyncio
 
-    mine = _semaphores.setdefault(asyncio.get_running_loop(), {})
-    return mine.setdefault(parallel, asyncio.Semaphore(parallel))
+    of_this_loop = _semaphores.setdefault(asyncio.get_running_loop(), {})
+    return of_this_loop.setdefault(parallel, asyncio.Semaphore(parallel))
 
 
 async def _converse(process: asyncio.subprocess.Process, data: bytes, most: int, patience: float) -> bytes:
     """Write everything, read everything, but not more than `most` bytes, and with patience between signs of life."""
     import asyncio
 
+    stdin, stdout = process.stdin, process.stdout
+    assert stdin is not None and stdout is not None  # pipes, both
+
     async def feed() -> None:
         with suppress(BrokenPipeError, ConnectionResetError):  # it died; its status tells of what
-            process.stdin.write(data)
-            await process.stdin.drain()
-        process.stdin.close()
+            stdin.write(data)
+            await stdin.drain()
+        stdin.close()
 
     feeding, reply = asyncio.create_task(feed()), bytearray()
     watching = asyncio.create_task(_watch(process.pid, reply, patience)) if patience < math.inf else None
     try:
-        while part := await _unless_stuck(process.stdout.read(1 << 16), watching):
+        while part := await _unless_stuck(stdout.read(1 << 16), watching):
             reply += part
             if len(reply) > most:
                 raise Overrun

@@ -16,17 +16,20 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from core.closeness import COMPARED
-from core.consolidate import pack
+from core.consolidate import joined
 from core.document.chunks import pages_of_text
-from core.document.formats import only_pages, recognise
+from core.document.formats import check_size, recognise
+from core.document.language import ENGLISH, language_of
 from core.document.places import cite
-from core.errors import AlreadyKnown, NotAPdf, NotFound, PdfTooBig, Refused, WeightsDamaged, WrongBaseModel
+from core.errors import AlreadyKnown, NotFound, Refused, WeightsDamaged, WrongBaseModel
 from core.ports import Ask, Hit, Inbox, Index, Weights
 from core.prompts import NOT_IN_TEXT
 from core.runner import Runner, new_id
 from core.search.evidence import asked_words, evidence, fits
 from core.search.followup import REMEMBERED, needs_history
+from core.tracing import traced
 from core.types import (
+    ALL_PAGES,
     Answer,
     Certainty,
     Completion,
@@ -34,6 +37,7 @@ from core.types import (
     Document,
     DocumentRef,
     Job,
+    JobKind,
     Limits,
     Progress,
     Stage,
@@ -46,7 +50,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-OWN = b"engram: "  # begins what only Engram itself hands to a job (core.consolidate, core.document.formats)
 MAX_NAME = 120  # characters of a document's name
 MAX_QUESTION = 1_000  # characters
 HITS = 10  # chunks that are looked at for sections that may answer
@@ -101,28 +104,29 @@ class Service:
         *,
         by: str,
         reply_to: str = "",
-        pages: tuple[int, int] | None = None,
+        pages: tuple[int, int] = ALL_PAGES,
     ) -> Job:
         """Queue a document to be learned. It is durable on return; what can be refused at once is refused here.
 
         Args:
-            pages: the first and the last one to learn; None for all.
+            pages: the first and the last one to learn; another part of a file is another document.
 
         Raises: NotAPdf, PdfTooBig, AlreadyKnown; SetupError when there is no engine to learn it.
         """
         if self._runner.device.load_error:
             raise self._runner.device.load_error
-        check_upload(data, self._limits)
-        data = only_pages(data, *pages) if pages else data
-        job = await self._job(channel, harmless_name(name), data, by, reply_to)
+        check_size(len(data), self._limits)
+        recognise(data)
+        digest = await asyncio.to_thread(sha256, data, pages)
+        job = new_job(channel, harmless_name(name), digest, by, reply_to)
         try:
-            return await self._queue(job, data)
+            return await self._queue(job, data, pages=pages)
         except AlreadyKnown as known:
             if not known.document_id or await self._is_usable(
                 await self._index.find_document(channel, known.document_id)
             ):
                 raise
-            return await self._queue(job, data, again=True)
+            return await self._queue(job, data, pages=pages, again=True)
 
     async def relearn(self, channel: str) -> list[Job]:
         """Queue what can't be asked any more, its weights being damaged or of another base model, to be learned again
@@ -134,12 +138,13 @@ class Service:
         replies = {job.document_id: job.reply_to for job in await self._index.jobs(channel=channel, unfinished=False)}
         jobs = []
         for document in documents[::-1]:  # the oldest first
-            if not (pages := await self._index.pages(document.id)):
+            if not await self._index.pages(document.id):
                 raise Refused(f"The text of {document.name} is not kept; hand it in again.")
-            data = pack([(document.name, pages)], 1)
-            job = await self._job(channel, document.name, data, document.learned_by, replies.get(document.id, ""))
+            reply_to = replies.get(document.id, "")
+            job = new_job(channel, document.name, document.sha256, document.learned_by, reply_to)
+            job = replace(job, kind=JobKind.RELEARN, sources=(document.id,))
             with suppress(AlreadyKnown):  # it is being learned
-                jobs.append(await self._queue(replace(job, sha256=document.sha256), data, again=True))
+                jobs.append(await self._queue(job, again=True))
         return jobs
 
     async def _is_usable(self, document: Document) -> bool:
@@ -163,28 +168,19 @@ class Service:
         if tokens > self._limits.max_tokens:
             most = pages_of_text(self._limits.max_tokens)
             raise Refused(f"Together these documents have {pages_of_text(tokens)}; I can learn {most} at once.")
-        pages = [await self._index.pages(document.id) for document in documents]
-        if not all(pages):
-            raise Refused("The text of these documents is not kept, so they can't be learned again.")
-        data = pack([(d.name, p) for d, p in zip(documents, pages, strict=True)], share)
+        joined([(document.name, await self._index.pages(document.id)) for document in documents])
         name = f"{documents[0].name[: MAX_NAME - 12]} and {len(documents) - 1} more"
-        return await self._queue(await self._job(channel, name, data, by, ""), data), documents
+        digest = sha256("\n".join([f"{share}", *(document.sha256 for document in documents)]).encode())
+        sources = tuple(document.id for document in documents)
+        job = replace(new_job(channel, name, digest, by), kind=JobKind.CONSOLIDATE, sources=sources, share=share)
+        return await self._queue(job), documents
 
-    async def _job(self, channel: str, name: str, data: bytes, by: str, reply_to: str) -> Job:
-        return Job(
-            id=new_id(),
-            channel=channel,
-            name=name,
-            sha256=await asyncio.to_thread(sha256, data),
-            requested_by=by,
-            reply_to=reply_to,
-            created_at=time.time(),
-        )
-
-    async def _queue(self, job: Job, data: bytes, *, again: bool = False) -> Job:
+    async def _queue(
+        self, job: Job, data: bytes = b"", *, pages: tuple[int, int] = ALL_PAGES, again: bool = False
+    ) -> Job:
         async with self._changing[job.channel]:
             await self._runner.store_ends()  # this document's last job may be among them
-            job = await self._index.add_job(job, data, again=again)
+            job = await self._index.add_job(job, data, pages=pages, again=again)
         await self._runner.wake()
         return job
 
@@ -217,6 +213,7 @@ class Service:
 
     # Ask
 
+    @traced("ask")
     async def ask(
         self, channel: str, question: str, *, document: str | None = None, by: str = "", thread: str = ""
     ) -> Answer:
@@ -291,10 +288,12 @@ class Service:
                 return answer
         return await self._ask_learned(question, hits[:HITS])
 
+    @traced("search")
     async def _within(self, document_id: str, channel: str, question: str) -> list[Hit]:
         """What the question points at in one document, whose words find the section as well as closeness (LOG.md)."""
         return await self._index.route(channel, question, document_id=document_id, limit=HITS)
 
+    @traced("search")
     async def _search(self, channel: str, question: str) -> list[Hit]:
         """What the question points at in a channel, by closeness, too, where there are documents to choose from."""
         several = len(await self._index.documents(channel)) > 1
@@ -335,6 +334,7 @@ class Service:
         return Answer(
             question, base, learned, reference, whole, pages,
             places=places, certainty=certain, document_tokens=of_document, unusable=unusable,
+            section=hits[which].section,
         )  # fmt: skip
 
     async def _text_of(self, hit: Hit) -> str:
@@ -361,6 +361,7 @@ class Service:
         kept = [page for page in await self._index.pages(document.id) if page.number in pages]
         return tuple(dict.fromkeys(cite(page, question, answer) for page in kept))
 
+    @traced("evidence")
     async def _borne_out(
         self, question: str, hits: Sequence[Hit], completions: Sequence[Completion]
     ) -> list[tuple[int, ...] | None]:
@@ -379,6 +380,7 @@ class Service:
         (base,), ((prompt_tokens, _),) = await self._runner.device.answer([Ask(question)])
         return Answer(question=question, base=base, learned=None, document=None, prompt_tokens=prompt_tokens)
 
+    @traced("load")
     async def _load(self, document: Document, section: int) -> Mapping[str, Tensor]:
         engine = await self._runner.device.ready()
         load = partial(self._weights.load, base=engine.fingerprint, section=section)
@@ -456,13 +458,14 @@ def _usable(
 ) -> tuple[list[Hit], list[Mapping[str, Tensor]], tuple[str, ...]]:
     """The hits whose weights could be loaded, these weights, and the names of the other documents: one bad document
     fails no question that another can answer. Raises: what the first one failed of, when all did."""
-    for problem in tried:
-        if isinstance(problem, BaseException) and not isinstance(problem, WeightsDamaged | WrongBaseModel):
+    problems = [problem for problem in tried if isinstance(problem, BaseException)]
+    for problem in problems:
+        if not isinstance(problem, WeightsDamaged | WrongBaseModel):
             raise problem
     good = [(hit, weights) for hit, weights in zip(hits, tried, strict=True) if not isinstance(weights, BaseException)]
     bad = [hit.document.name for hit, weights in zip(hits, tried, strict=True) if isinstance(weights, BaseException)]
     if not good:
-        raise type(tried[0])(f"{bad[0]}: {tried[0]}")
+        raise type(problems[0])(f"{bad[0]}: {problems[0]}")
     return [hit for hit, _ in good], [weights for _, weights in good], tuple(dict.fromkeys(bad))
 
 
@@ -515,6 +518,7 @@ def certainty(question: str, learned: Completion, share: float | None) -> Certai
     if not is_answer(learned.text) or not learned.text.strip():
         return Certainty.ABSENT
     is_plausible = fits(question, learned.text) and bool(asked_words(question))  # "What is it?" asks for anything
+    is_plausible = is_plausible and language_of(question) == ENGLISH  # of others 1 of 12 was right (LOG.md)
     is_supported = share is not None and share >= SUPPORTED and is_plausible
     if is_supported and learned.confidence >= SURE_ENOUGH:
         return Certainty.LIKELY
@@ -544,14 +548,16 @@ def is_about(hit: Any, sure: float, pages: Sequence[int] | None) -> bool:
     return hit.share + closer >= bar or bool(pages)
 
 
-def check_upload(data: bytes, limits: Limits) -> None:
-    """The checks that cost nothing. Raises: PdfTooBig, NotAPdf."""
-    if len(data) > limits.max_bytes:
-        megabytes = len(data) / 2**20, limits.max_bytes / 2**20
-        raise PdfTooBig("This file has {:,.1f} MB; the limit is {:,.0f} MB.".format(*megabytes))
-    if data.startswith(OWN):
-        raise NotAPdf
-    recognise(data)
+def new_job(channel: str, name: str, digest: str, by: str, reply_to: str = "") -> Job:
+    return Job(
+        id=new_id(),
+        channel=channel,
+        name=name,
+        sha256=digest,
+        requested_by=by,
+        reply_to=reply_to,
+        created_at=time.time(),
+    )
 
 
 def check_question(question: str) -> str:
@@ -571,5 +577,7 @@ def harmless_name(name: str) -> str:
     return " ".join(visible.split())[-MAX_NAME:].strip(" .") or "document.pdf"
 
 
-def sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
+def sha256(data: bytes, pages: tuple[int, int] = ALL_PAGES) -> str:
+    """Of a file; of a part of it, another one."""
+    part = b"" if pages == ALL_PAGES else b"engram: pages %d-%d\n" % pages
+    return hashlib.sha256(part + data).hexdigest()

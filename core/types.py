@@ -27,6 +27,17 @@ class Stage(StrEnum):
         return self in (Stage.DONE, Stage.FAILED, Stage.CANCELLED)
 
 
+class JobKind(StrEnum):
+    """What a job learns from."""
+
+    LEARN = "learn"  # a file that was handed in
+    RELEARN = "relearn"  # the kept text of a document that can't be asked any more, and whose place it takes
+    CONSOLIDATE = "consolidate"  # the kept text of several documents, as one
+
+
+ALL_PAGES = (1, 0)  # first and last page; 0: to the end
+
+
 @dataclass(frozen=True)
 class Limits:
     """What a document may be. What learning costs is its text, so that is the limit that counts."""
@@ -136,6 +147,9 @@ class Job:
     error: str = ""  # one sentence for a person, when stage is FAILED
     document_id: str = ""  # when stage is DONE
     delivered: bool = False  # the channel has been told how it ended
+    kind: JobKind = JobKind.LEARN
+    sources: tuple[str, ...] = ()  # ids of the documents whose text it learns again
+    share: int = 1  # how many chunks become one section
 
 
 @dataclass(frozen=True)
@@ -194,6 +208,7 @@ class Answer:
     certainty: Certainty = Certainty.UNSURE  # of the learned answer
     understood: str = ""  # the question made whole, where it was a follow-up
     document_tokens: int = 0  # of the prompt, those of the document; 0 unless the operator wants its text in it
+    section: int | None = None  # whose weights answered, by number; None where none did
 
 
 @dataclass(frozen=True)

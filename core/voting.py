@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from core.evaluation.metrics import f1, normalise
+from core.squad import f1, normalise
 from core.types import Completion
 
 ALIKE = 0.75  # F1 from which two answers are the same vote

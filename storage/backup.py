@@ -9,7 +9,6 @@ next start (`DataFolder`).
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import glob
 import hashlib
@@ -31,8 +30,8 @@ from typing import Any, BinaryIO
 from core.errors import BackupDamaged, DataTooNew, NotFound, StorageFailed
 from core.types import WeightsRecord
 from storage.channel_files import path_in
-from storage.check import SPLIT, connect, examine
-from storage.folder import CHANNELS, RESTORED, TOKENS, DataFolder, put_restored, sync
+from storage.check import SPLIT, check_folder, open_database
+from storage.folder import CHANNELS, RESTORED, TOKENS, DataFolder, fsync_path, put_restored, storage_errors
 from storage.index import MIGRATIONS, read_weights
 
 FORMAT = 1  # of the archive
@@ -72,11 +71,11 @@ def back_up(folder: Path, file: Path) -> Manifest:
         raise StorageFailed("A backup can't be written into the data folder; choose another place.")
     part = file.with_name(f".{file.name}-{secrets.token_hex(4)}.part")
     try:
-        with _translated():
+        with storage_errors():
             _remove_leftovers(file)
             manifest = _try_again(folder, part)
             os.replace(part, file)
-            sync(file.parent)
+            fsync_path(file.parent)
         return manifest
     finally:
         part.unlink(missing_ok=True)
@@ -87,13 +86,13 @@ def restore(folder: Path, file: Path) -> Manifest:
 
     Raises: BackupDamaged, DataTooNew, StorageFailed, DataFolderBusy; then nothing was changed.
     """
-    with DataFolder(folder), _translated():
+    with DataFolder(folder), storage_errors():
         fresh = folder / f"{secrets.token_hex(4)}.tmp"
         try:
             manifest = _unpack(file, fresh)
             _verify(fresh, manifest)
             os.replace(fresh, folder / RESTORED)  # from here on it is done, if not now then at the next start
-            sync(folder)
+            fsync_path(folder)
             put_restored(folder)
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
@@ -153,7 +152,7 @@ def _pack(folder: Path, part: Path) -> Manifest:
             files[TOKENS] = _add(archive, TOKENS, BytesIO(_snapshot(folder / TOKENS)))
         manifest = Manifest(FORMAT, version, time.time(), len(records), files)
         archive.writestr("manifest.json", json.dumps(asdict(manifest), indent=1))
-    sync(part)
+    fsync_path(part)
     return manifest
 
 
@@ -164,7 +163,7 @@ def _snapshot(file: Path) -> bytes:
     """
     if not file.exists():
         raise _Gone
-    with closing(connect(file)) as source, closing(sqlite3.connect(":memory:")) as copy:
+    with closing(open_database(file)) as source, closing(sqlite3.connect(":memory:")) as copy:
         source.backup(copy)  # in one step: writers go on afterwards, or in the write-ahead log
         return _without_log(copy.serialize())
 
@@ -235,7 +234,7 @@ def _unpack(file: Path, fresh: Path) -> Manifest:
                 target.flush()
                 os.fsync(target.fileno())
     for place in (*filter(Path.is_dir, fresh.rglob("*")), fresh):
-        sync(place)
+        fsync_path(place)
     return manifest
 
 
@@ -250,7 +249,13 @@ def _read_manifest(archive: zipfile.ZipFile) -> Manifest:
     files = {str(name): (int(size), str(digest)) for name, (size, digest) in values["files"].items()}
     if "engram.db" not in files or not all(NAME.fullmatch(name) for name in files):
         raise BackupDamaged
-    return Manifest(FORMAT, int(values["version"]), float(values["created_at"]), int(values["documents"]), files)
+    return Manifest(
+        format=FORMAT,
+        version=int(values["version"]),
+        created_at=float(values["created_at"]),
+        documents=int(values["documents"]),
+        files=files,
+    )
 
 
 def _copy(source: Any, target: BinaryIO, size: int) -> str:
@@ -270,19 +275,19 @@ def _copy(source: Any, target: BinaryIO, size: int) -> str:
 def _verify(fresh: Path, manifest: Manifest) -> None:
     """The index is sound, and names exactly the files that came. Raises: BackupDamaged."""
     try:
-        found = examine(fresh)
+        contents = check_folder(fresh)
         tokens = TOKENS not in manifest.files or _is_plain(fresh / TOKENS)
     except sqlite3.Error:
         raise BackupDamaged from None
-    named = {"engram.db", *(record.path for record in found.weights), *found.channels}
+    named = {"engram.db", *(record.path for record in contents.weights), *contents.channels}
     came = {name for name in manifest.files if name != TOKENS and not name.startswith("prepared/")}
-    if not tokens or found.problems or found.version != manifest.version or named != came:
+    if not tokens or contents.problems or contents.version != manifest.version or named != came:
         raise BackupDamaged
 
 
 def _is_plain(file: Path) -> bool:
     """A whole database of tables only: nothing in it acts by itself."""
-    with closing(connect(file)) as tokens:
+    with closing(open_database(file)) as tokens:
         kinds = {row[0] for row in tokens.execute("SELECT type FROM sqlite_schema")}
         return kinds <= {"table", "index"} and tokens.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
@@ -297,13 +302,3 @@ def _understood(file: Path) -> Iterator[zipfile.ZipFile]:
         raise NotFound("There is no such backup.") from None
     except CRAFTED:
         raise BackupDamaged from None
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    try:
-        yield
-    except (OSError, sqlite3.Error) as error:
-        full = getattr(error, "errno", None) == errno.ENOSPC
-        full |= getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
-        raise StorageFailed("The disk is full; nothing was changed." if full else None) from error

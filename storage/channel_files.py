@@ -24,12 +24,14 @@ from core.errors import DataTooNew, NotFound
 from core.prompts import NOT_IN_TEXT
 from core.types import Chunk, Page
 from core.words import spaced, unspaced
-from storage.folder import sync
+from storage.folder import fsync_path
 
 T = TypeVar("T")
 
 OPEN = 16  # files at once
-VERSIONS = tuple(map(Path(__file__).with_name, ("channel_file.sql", "places.sql")))  # the n-th makes version n
+VERSIONS = tuple(
+    Path(__file__).with_name(name) for name in ("channel_file.sql", "channel_file_pages.sql", "channel_file_places.sql")
+)  # the n-th makes version n
 SETTINGS = """
 PRAGMA busy_timeout = 5000;
 PRAGMA journal_mode = DELETE;
@@ -48,7 +50,7 @@ TAKE_OVER = (
     WHERE document_id IN (SELECT id FROM old.documents JOIN owner USING (channel)) ORDER BY id
     """,
     """
-    INSERT INTO job_files SELECT job_id, data FROM old.job_files
+    INSERT INTO job_files (job_id, data) SELECT job_id, data FROM old.job_files
     WHERE job_id IN (SELECT id FROM old.jobs JOIN owner USING (channel))
     """,
     """
@@ -108,12 +110,13 @@ class ChannelFile:
 
     # PDFs that wait
 
-    def add_job_file(self, job_id: str, data: bytes) -> None:
-        self._db.execute("INSERT OR REPLACE INTO job_files (job_id, data) VALUES (?, ?)", (job_id, data))
+    def add_job_file(self, job_id: str, data: bytes, pages: tuple[int, int]) -> None:
+        self._db.execute("INSERT OR REPLACE INTO job_files VALUES (?, ?, ?, ?)", (job_id, data, *pages))
 
-    def job_file(self, job_id: str) -> bytes | None:
-        row = self._db.execute("SELECT data FROM job_files WHERE job_id = ?", (job_id,)).fetchone()
-        return row["data"] if row else None
+    def job_file(self, job_id: str) -> tuple[bytes, tuple[int, int]] | None:
+        """Its bytes, and the pages to learn."""
+        row = self._db.execute("SELECT * FROM job_files WHERE job_id = ?", (job_id,)).fetchone()
+        return (row["data"], (row["first_page"], row["last_page"])) if row else None
 
     def keep_job_files(self, job_ids: Collection[str]) -> None:
         """Remove all others."""
@@ -131,13 +134,20 @@ class ChannelFile:
             for page in pages:
                 execute(
                     "INSERT INTO pages (document_id, number, text, places, confidence) VALUES (?, ?, ?, ?, ?)",
-                    (document_id, page.number, sound(page.text), json.dumps(page.places), page.confidence),
+                    (document_id, page.number, valid_text(page.text), json.dumps(page.places), page.confidence),
                 )
             for chunk in chunks:
                 execute(
                     "INSERT INTO chunks (document_id, position, text, start_page, end_page, code) "
                     "VALUES (?, ?, ?, ?, ?, ?)",
-                    (document_id, chunk.index, spaced(sound(chunk.text)), chunk.start_page, chunk.end_page, chunk.code),
+                    (
+                        document_id,
+                        chunk.index,
+                        spaced(valid_text(chunk.text)),
+                        chunk.start_page,
+                        chunk.end_page,
+                        chunk.code,
+                    ),
                 )
 
     def pages(self, document_id: str) -> list[Page]:
@@ -277,19 +287,19 @@ class ChannelFiles:
         return path_in(self._folder, channel)
 
     @asynccontextmanager
-    async def of(self, channel: str) -> AsyncIterator[Callable[..., Any]]:
-        """`async with files.of(channel) as run: await run(ChannelFile.pages, id)`. Reading makes no file."""
+    async def use(self, channel: str) -> AsyncIterator[Callable[..., Any]]:
+        """`async with files.use(channel) as run: await run(ChannelFile.pages, id)`. Reading makes no file."""
         async with self._locks[channel]:
 
             async def run(do: Callable[..., T], *arguments: Any, create: bool = False) -> T:
-                safe = [sound(value) if isinstance(value, str) else value for value in arguments]
-                return await unbroken(self._call, channel, create, do, *safe)
+                safe = [valid_text(value) if isinstance(value, str) else value for value in arguments]
+                return await run_to_end(self._call, channel, create, do, *safe)
 
             yield run
 
     async def delete(self, channel: str) -> None:
-        """Within `of`."""
-        await unbroken(self._delete, channel)
+        """Within `use`."""
+        await run_to_end(self._delete, channel)
 
     def close(self) -> None:
         while self._open:
@@ -312,7 +322,7 @@ class ChannelFiles:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._open[channel] = ChannelFile(self.path(channel), channel, read_only=self._read_only)
             if new:
-                sync(self._folder)
+                fsync_path(self._folder)
         self._open.move_to_end(channel)
         return self._open[channel]
 
@@ -329,7 +339,7 @@ class ChannelFiles:
             for end in ("", "-journal"):
                 path = self.path(channel)
                 path.with_name(path.name + end).unlink(missing_ok=True)
-            sync(self._folder)
+            fsync_path(self._folder)
 
 
 def path_in(folder: Path, channel: str) -> Path:
@@ -337,12 +347,12 @@ def path_in(folder: Path, channel: str) -> Path:
     return folder / f"{hashlib.sha256(channel.encode(errors='replace')).hexdigest()[:32]}.db"
 
 
-def sound(text: str) -> str:
+def valid_text(text: str) -> str:
     """Half a surrogate pair is no text; it becomes a question mark."""
     return text.encode(errors="replace").decode()
 
 
-async def unbroken(function: Callable[..., T], *arguments: Any) -> T:
+async def run_to_end(function: Callable[..., T], *arguments: Any) -> T:
     """In a thread, and to its end: a cancelled caller waits for it, since what it holds is in use until then."""
     task = asyncio.ensure_future(asyncio.to_thread(function, *arguments))
     try:
@@ -356,7 +366,7 @@ async def unbroken(function: Callable[..., T], *arguments: Any) -> T:
 
 def _page(row: dict[str, Any]) -> Page:
     """A file of version 1, which is only looked into, has neither places nor confidence."""
-    places = tuple((at, name) for at, name in json.loads(row.get("places", "[]")))
+    places = tuple((start, name) for start, name in json.loads(row.get("places", "[]")))
     return Page(number=row["number"], text=row["text"], places=places, confidence=row.get("confidence"))
 
 

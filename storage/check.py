@@ -32,13 +32,13 @@ class Contents:
     problems: tuple[str, ...] = field(default=())  # one sentence each; none: the folder is whole
 
 
-def examine(folder: Path) -> Contents:
+def check_folder(folder: Path) -> Contents:
     """Every page and table of the index and of the channels' files, every reference, every byte of the weights. Reads
     while others write.
 
     Raises: sqlite3.Error, when the index can't be read at all.
     """
-    with closing(connect(folder / "engram.db")) as index:
+    with closing(open_database(folder / "engram.db")) as index:
         index.row_factory = sqlite3.Row
         index.execute("PRAGMA query_only = ON")
         index.execute("BEGIN")  # all of it at one moment
@@ -51,24 +51,36 @@ def examine(folder: Path) -> Contents:
         documents = {row["id"]: row["name"] for row in index.execute("SELECT id, name FROM documents")}
         jobs = index.execute("SELECT name, stage, delivered FROM jobs ORDER BY number").fetchall()
         known = [row["id"] for row in index.execute("SELECT id FROM channels")] if version >= SPLIT else []
-        erased = index.execute("SELECT document_id FROM unused_weights").fetchall() if version >= SPLIT else []
-    files = [path for channel in known if (path := path_in(folder / CHANNELS, channel)).exists()]
-    found = {id for path in files for id in _documents_in(path, problems)} if version >= SPLIT else documents.keys()
-    problems += [f"document {id}: it has no text to find it by" for id in documents.keys() - found]
-    ids = [*documents, *(row[0] for row in erased), *(record.document_id for record in records)]
-    problems += ["index: a document's id can't be the name of a file" for id in ids if not SAFE_ID.fullmatch(id)]
-    problems += [f"document {id}: it has no weights" for id in documents.keys() - {r.document_id for r in records}]
-    problems += [sentence for record in records if (sentence := _fault(folder, record))]
-    names = {Path(record.path).name for record in records}
-    strays = sorted(p.name for p in (folder / "weights").glob("*") if p.name not in names and p.name != "trash")
-    stages = {row["name"]: (row["stage"], bool(row["delivered"])) for row in jobs}
-    channels = sorted(path.relative_to(folder).as_posix() for path in files)
+        unused = index.execute("SELECT document_id FROM unused_weights").fetchall() if version >= SPLIT else []
+        erased = [row[0] for row in unused]
+    files = [path for path in (path_in(folder / CHANNELS, channel) for channel in known) if path.exists()]
+    searchable = set(documents) if version < SPLIT else set()
+    for path in files:
+        searchable |= _documents_in(path, problems)
+    names = {"trash"}
+    for record in records:
+        names.add(Path(record.path).name)
+        problems.append(_fault(folder, record))
+    for id in documents:
+        if id not in searchable:
+            problems.append(f"document {id}: it has no text to find it by")
+        if id not in {record.document_id for record in records}:
+            problems.append(f"document {id}: it has no weights")
+    for id in (*documents, *erased, *(record.document_id for record in records)):
+        if not SAFE_ID.fullmatch(id):
+            problems.append("index: a document's id can't be the name of a file")
     return Contents(
-        version, documents, stages, tuple(records), tuple(channels), tuple(strays), tuple(dict.fromkeys(problems))
+        version=version,
+        documents=documents,
+        stages={row["name"]: (row["stage"], bool(row["delivered"])) for row in jobs},
+        weights=tuple(records),
+        channels=tuple(sorted(path.relative_to(folder).as_posix() for path in files)),
+        strays=tuple(sorted({path.name for path in (folder / "weights").glob("*")} - names)),
+        problems=tuple(dict.fromkeys(filter(None, problems))),
     )
 
 
-def connect(path: Path) -> sqlite3.Connection:
+def open_database(path: Path) -> sqlite3.Connection:
     """To a file that is there; none is made. Raises: sqlite3.Error."""
     return sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, isolation_level=None, timeout=60)
 
@@ -90,7 +102,7 @@ def expected(scripts: tuple[Path, ...]) -> set[tuple[str, str]]:
 def _documents_in(path: Path, problems: list[str]) -> set[str]:
     """Ids of a channel's documents; what is wrong with its file is added to `problems`."""
     try:
-        with closing(connect(path)) as file:
+        with closing(open_database(path)) as file:
             file.execute("BEGIN IMMEDIATE")
             if schema(file) != expected(VERSIONS[: file.execute("PRAGMA user_version").fetchone()[0]]):
                 problems.append(f"{path.name}: its tables are not Engram's own")
@@ -122,7 +134,7 @@ def rebuild_search(folder: Path) -> list[str]:
     rebuilt = []
     with DataFolder(folder):
         for path in sorted((folder / CHANNELS).glob("*.db")):
-            with suppress(sqlite3.Error), closing(connect(path)) as file:  # one that can't be read stays as it is
+            with suppress(sqlite3.Error), closing(open_database(path)) as file:  # one that can't be read stays as it is
                 if not _finds(file):
                     file.execute("INSERT INTO chunk_words (chunk_words) VALUES ('rebuild')")
                     rebuilt.append(path.name)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
-from core.errors import DataFolderBusy, SetupError
+from core.errors import DataFolderBusy, SetupError, StorageFailed
 
 CHANNELS = "channels"  # the folder of the channels' files, beside the index
 TOKENS = "slack.db"  # of workspaces that installed the Slack app, where OAuth is on
@@ -109,14 +113,25 @@ def put_restored(folder: Path) -> None:
         for log in ("engram.db-wal", "engram.db-shm"):  # the old index's: they must never meet the new one
             (folder / log).unlink(missing_ok=True)
         os.replace(fresh / "engram.db", folder / "engram.db")
-    sync(folder)
+    fsync_path(folder)
     shutil.rmtree(fresh)
 
 
-def sync(path: Path) -> None:
+def fsync_path(path: Path) -> None:
     """Make a file's bytes, or a folder's names, durable."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def storage_errors() -> Iterator[None]:
+    """What SQLite or the system says, as one error. Raises: StorageFailed."""
+    try:
+        yield
+    except (sqlite3.Error, OSError) as error:
+        full = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
+        full |= getattr(error, "errno", None) == errno.ENOSPC
+        raise StorageFailed("The disk is full; nothing was changed." if full else None) from error

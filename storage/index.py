@@ -11,14 +11,13 @@ takes the channel's first.
 from __future__ import annotations
 
 import asyncio
-import errno
 import json
 import logging
 import secrets
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import asdict, fields
 from pathlib import Path
 from types import TracebackType
@@ -29,7 +28,9 @@ import aiosqlite
 from core.closeness import COMPARED, Query, closest_first
 from core.errors import AlreadyKnown, Cancelled, DataTooNew, NotFound, StorageFailed
 from core.ports import Hit
+from core.search.finder import the_one
 from core.types import (
+    ALL_PAGES,
     Answer,
     Certainty,
     Chunk,
@@ -38,14 +39,15 @@ from core.types import (
     Document,
     DocumentRef,
     Job,
+    JobKind,
     Metrics,
     Page,
     Stage,
     WeightsRecord,
 )
 from core.words import frequency, scores, search_words, shares, supporting
-from storage.channel_files import ChannelFile, ChannelFiles, sound
-from storage.folder import CHANNELS, Reserve
+from storage.channel_files import ChannelFile, ChannelFiles, valid_text
+from storage.folder import CHANNELS, Reserve, storage_errors
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -53,9 +55,10 @@ T = TypeVar("T")
 MAX_ATTEMPTS = 3  # at one job; a job that always takes the process down is not tried for ever
 ERASE_AGAIN = 5.0  # seconds until an erase that another reader held up is tried again
 AFTER_ERASE = 60.0  # seconds in which the log is emptied after each event: it may be the one that ordered the erase
-REMEMBERED = 86_400.0  # seconds for which the inbox knows what was worked off
-SCRIPTS = ("schema.sql", "inbox.sql", "threads.sql", "codes.sql", "chat.sql", "channels.sql")
+REMEMBERED = 86_400.0  # seconds for which the inbox knows what was handled
+SCRIPTS = ("schema.sql", "inbox.sql", "threads.sql", "codes.sql", "chat.sql", "channels.sql", "jobs.sql")
 MIGRATIONS = tuple(Path(__file__).with_name(name) for name in SCRIPTS)  # the n-th makes version n
+KEPT_TEXT = b"engram: documents as one\n"  # before version 7, in the place of a file
 SETTINGS = """
 PRAGMA busy_timeout = 5000;
 PRAGMA journal_mode = WAL;
@@ -85,7 +88,7 @@ class Index:
     async def __aenter__(self) -> Index:
         """Raises: DataTooNew, StorageFailed."""
         async with AsyncExitStack() as stack:
-            with _translated():
+            with storage_errors():
                 self._writer = await stack.enter_async_context(_connect(self._path))
                 version = await _version(self._writer)
                 await self._writer.executescript(SETTINGS)
@@ -113,12 +116,34 @@ class Index:
         for script in MIGRATIONS[version:]:
             if script.stem == "channels":
                 await self._split_up()
-            await self._writer.executescript("BEGIN IMMEDIATE;" + script.read_text() + "COMMIT;")
+            await self._writer.executescript("BEGIN IMMEDIATE;" + script.read_text())
+            if script.stem == "jobs":
+                await self._name_kinds()
+            await self._writer.execute("COMMIT")
+
+    async def _name_kinds(self) -> None:
+        """Jobs that wait with the text of documents in the place of a file: one that learns a document again knows its
+        document by the sha256. One that makes several into one does not, and has to be asked for again."""
+        for job in await self._execute("SELECT id, channel FROM jobs WHERE NOT final"):
+            async with self._files.use(job["channel"]) as content:
+                data, _ = await content(ChannelFile.job_file, job["id"]) or (b"", None)
+            if data.startswith(KEPT_TEXT):
+                await self._execute(
+                    """
+                    UPDATE jobs SET kind = 'relearn', sources = json_array(documents.id) FROM documents
+                    WHERE jobs.id = :id AND documents.channel = jobs.channel AND documents.sha256 = jobs.sha256
+                    """,
+                    {"id": job["id"]},
+                )
+                await self._execute(
+                    "UPDATE jobs SET stage = 'failed', error = :error WHERE id = :id AND kind = 'learn'",
+                    {"id": job["id"], "error": "An older version was asked to do this; ask again."},
+                )
 
     async def _split_up(self) -> None:
         """Copy what belongs into the channels' files; a crash begins it anew."""
         for [channel] in await self._writer.execute_fetchall("SELECT id FROM channels"):
-            async with self._files.of(channel) as content:
+            async with self._files.use(channel) as content:
                 await self._files.delete(channel)
                 await content(ChannelFile.take_over, self._path, create=True)
             self._files.trim()
@@ -130,7 +155,9 @@ class Index:
 
     # Jobs
 
-    async def add_job(self, job: Job, data: bytes, *, again: bool = False) -> Job:
+    async def add_job(
+        self, job: Job, data: bytes = b"", *, pages: tuple[int, int] = ALL_PAGES, again: bool = False
+    ) -> Job:
         key = {"channel": job.channel, "sha256": job.sha256}
         async with self._channel(job.channel) as content:
             for row in await self._read("SELECT id FROM documents WHERE channel = :channel AND sha256 = :sha256", key):
@@ -138,7 +165,8 @@ class Index:
                     raise AlreadyKnown(document_id=row["id"])
             if await self._read("SELECT 1 FROM jobs WHERE channel = :channel AND sha256 = :sha256 AND NOT final", key):
                 raise AlreadyKnown("This document is already being learned in this channel.")
-            await content(ChannelFile.add_job_file, job.id, data, create=True)
+            if job.kind is JobKind.LEARN:
+                await content(ChannelFile.add_job_file, job.id, data, pages, create=True)
             try:
                 return _job(await self._add_job(job))
             except BaseException:
@@ -151,12 +179,12 @@ class Index:
             [row] = await execute(
                 """
                 INSERT INTO jobs (id, channel, name, sha256, requested_by, reply_to, created_at, stage, attempts, error,
-                                  document_id, delivered)
+                                  document_id, delivered, kind, sources, share)
                 VALUES (:id, :channel, :name, :sha256, :requested_by, :reply_to, :created_at, :stage, :attempts, :error,
-                        NULL, :delivered)
+                        NULL, :delivered, :kind, :sources, :share)
                 RETURNING *
                 """,
-                asdict(job),
+                asdict(job) | {"sources": json.dumps(job.sources)},
             )
         return row
 
@@ -203,13 +231,13 @@ class Index:
                 return _job(row)
         return None
 
-    async def job_data(self, job_id: str) -> bytes:
-        """The PDF. Raises: NotFound, when the job has ended."""
+    async def job_file(self, job_id: str) -> tuple[bytes, tuple[int, int]]:
+        """What was handed in, and which pages of it. Raises: NotFound, when the job has ended."""
         async with self._channel((await self.job(job_id)).channel) as content:
-            data = await content(ChannelFile.job_file, job_id)
-        if data is None:
+            file = await content(ChannelFile.job_file, job_id)
+        if file is None:
             raise NotFound("The file of this job is not kept any more.")
-        return data
+        return file
 
     async def job_stage(self, job_id: str, stage: Stage, *, error: str = "") -> None:
         """Move a job on. One that has ended stays as it ended. Back to QUEUED, the attempt does not count.
@@ -275,7 +303,7 @@ class Index:
                 await execute("DELETE FROM unused_weights WHERE document_id = :document_id", ids)
             for old in replaced:
                 await content(ChannelFile.move_answers, old, document.id)
-                self._unerased.add(sound(document.channel))
+                self._unerased.add(valid_text(document.channel))
         await self._drop_files(document.channel)
         if replaced:
             await self._try_to_finish_erase()
@@ -330,18 +358,7 @@ class Index:
         return [_document(row) for row in rows]
 
     async def find_document(self, channel: str, key: str) -> Document:
-        documents, key = await self.documents(channel), key.strip().casefold()
-        named = [
-            [document for document in documents if document.id.casefold() == key],
-            [document for document in documents if document.name.casefold() == key],
-            [document for document in documents if _begins(document, key)],
-        ]
-        found = next((matches for matches in named if matches), [])
-        if len(found) > 1:
-            raise NotFound("Several documents in this channel are called that; give the id of one.")
-        if not found or not key:
-            raise NotFound
-        return found[0]
+        return the_one(await self.documents(channel), key)
 
     async def all_weights(self) -> list[WeightsRecord]:
         return [_weights(row) for row in await self._read("SELECT * FROM weights ORDER BY document_id")]
@@ -383,14 +400,14 @@ class Index:
 
     async def forget(self, channel: str, document_id: str) -> WeightsRecord:
         """Also on a full disk. Raises: NotFound."""
-        return await self._also_on_a_full_disk(self._forget, channel, document_id)
+        return await self._with_reserve(self._forget, channel, document_id)
 
     async def reset(self, channel: str) -> list[WeightsRecord]:
         """Remove everything of a channel, its unfinished jobs and what a platform handed over, too; nothing remains
         readable. Where there is nothing, nothing is done. Also on a full disk."""
-        return await self._also_on_a_full_disk(self._reset, channel)
+        return await self._with_reserve(self._reset, channel)
 
-    async def _also_on_a_full_disk(self, erase: Callable[..., Awaitable[T]], *what: str) -> T:
+    async def _with_reserve(self, erase: Callable[..., Awaitable[T]], *what: str) -> T:
         try:
             return await erase(*what)
         except StorageFailed:
@@ -401,18 +418,22 @@ class Index:
         key = {"id": document_id, "channel": channel}
         async with self._channel(channel):
             async with self._transaction() as execute:
-                found = await execute("SELECT sha256 FROM documents WHERE id = :id AND channel = :channel", key)
-                if not found:
+                documents = await execute("SELECT sha256 FROM documents WHERE id = :id AND channel = :channel", key)
+                if not documents:
                     raise NotFound
                 [record] = await execute("SELECT * FROM weights WHERE document_id = :id", key)
                 await execute("INSERT OR IGNORE INTO unused_weights (document_id) VALUES (:id)", key)
                 await execute(
-                    "DELETE FROM jobs WHERE channel = :channel AND sha256 = :sha256",
-                    key | {"sha256": found[0]["sha256"]},
+                    """
+                    DELETE FROM jobs WHERE channel = :channel AND (
+                        sha256 = :sha256 OR NOT final AND :id IN (SELECT value FROM json_each(sources))
+                    )
+                    """,
+                    key | {"sha256": documents[0]["sha256"]},
                 )
                 await execute("DELETE FROM documents WHERE id = :id", key)
                 await execute("INSERT INTO erasing (channel) VALUES (:channel)", key)
-            self._unerased.add(sound(channel))
+            self._unerased.add(valid_text(channel))
         await self._try_to_finish_erase()
         return _weights(record)
 
@@ -441,7 +462,7 @@ class Index:
                 if not known and not received:
                     return []
                 await execute("INSERT INTO erasing (channel) VALUES (:channel)", key)
-            self._unerased.add(sound(channel))
+            self._unerased.add(valid_text(channel))
         await self._try_to_finish_erase()
         return [_weights(record) for record in records]
 
@@ -453,13 +474,13 @@ class Index:
         failed: dict[str, StorageFailed] = {}
         for channel in {row["channel"] for row in rows}:
             try:
-                async with self._files.of(channel) as content:
-                    with _translated():
+                async with self._files.use(channel) as content:
+                    with storage_errors():
                         await self._erase_content(channel, content)
             except StorageFailed as problem:  # the others are erased all the same
                 failed[channel] = problem
         async with self._writing:
-            with _translated():
+            with storage_errors():
                 if rows:
                     await self._execute("VACUUM")
                     await self._execute(
@@ -474,8 +495,8 @@ class Index:
                     if result["busy"]:
                         raise StorageFailed("Another program reads the index; the erase will be finished later.")
                     await self._execute("DELETE FROM erasing WHERE rewritten")
-        for problem in failed.values():
-            raise problem
+        for failure in failed.values():
+            raise failure
         self._reserve.fill()
 
     async def _erase_content(self, channel: str, content: Any) -> None:
@@ -523,11 +544,11 @@ class Index:
             if not rows:
                 newest = [*known.values()][:1]
                 return [Hit(document, 0, 0.0, 0.0, 1) for document in newest]
-            found: dict[str, dict[int, float]] = {word: {} for word in words}
+            frequencies: dict[str, dict[int, float]] = {word: {} for word in words}
             for row in rows:
-                found[row["word"]][row["id"]] = frequency(row["score"], row["found"], row["everywhere"])
+                frequencies[row["word"]][row["id"]] = frequency(row["score"], row["found"], row["everywhere"])
             among = rows[0]["among"]
-            score, share = scores(found, among), shares(found, among)
+            score, share = scores(frequencies, among), shares(frequencies, among)
 
             def order(chunk: sqlite3.Row) -> tuple[float, float, int]:
                 return -score[chunk["id"]], -known[chunk["document_id"]].learned_at, chunk["position"]
@@ -547,8 +568,10 @@ class Index:
         self, document_id: str, answers: Sequence[str], question: str = ""
     ) -> list[tuple[int, ...] | None]:
         pages = await self.pages(document_id)
-        found = await asyncio.to_thread(supporting, [page.text for page in pages], answers, question)
-        return [tuple(pages[at].number for at in places) if pages else None for places in found]
+        if not pages:
+            return [None] * len(answers)
+        positions = await asyncio.to_thread(supporting, [page.text for page in pages], answers, question)
+        return [tuple(pages[position].number for position in of_answer) for of_answer in positions]
 
     async def add_answer(self, channel: str, answer: Answer, *, asked_by: str, thread: str = "") -> str:
         """Store an answer; returns its id. Raises: NotFound, when its document was forgotten meanwhile."""
@@ -571,7 +594,7 @@ class Index:
                 ):
                     raise NotFound("This document was forgotten while it was asked.")
                 await execute("INSERT OR IGNORE INTO channels (id) VALUES (:channel)", values)
-            await content(ChannelFile.add_answer, _sound(values), create=True)
+            await content(ChannelFile.add_answer, _valid(values), create=True)
         return str(values["id"])
 
     async def place_answer(self, channel: str, answer_id: str, thread: str) -> None:
@@ -598,7 +621,7 @@ class Index:
         """Raises: NotFound, when it was erased, or when somebody else asked for it."""
         async with self._channel(channel) as content:
             row = await content(ChannelFile.answer, answer_id)
-            if not row or not row["details"] or row["asked_by"] != sound(by):
+            if not row or not row["details"] or row["asked_by"] != valid_text(by):
                 raise NotFound("I no longer have that answer; ask again to share it.")
             await content(ChannelFile.mark_shared, answer_id)
         return None if row["shared"] else _answer(row)
@@ -666,7 +689,7 @@ class Index:
     async def claim(self, key: str, owner: str, seconds: float = REMEMBERED) -> bool:
         now = time.time()
         async with self._transaction() as execute:
-            mine = await execute(
+            claimed = await execute(
                 """
                 INSERT INTO inbox (key, body, owner, received_at) VALUES (:key, '', :owner, :now)
                 ON CONFLICT DO UPDATE SET owner = excluded.owner, received_at = excluded.received_at
@@ -674,7 +697,7 @@ class Index:
                 """,
                 {"key": key, "owner": owner, "now": now, "oldest": now - seconds},
             )
-        return bool(mine)
+        return bool(claimed)
 
     # The connections
 
@@ -682,9 +705,9 @@ class Index:
     async def _channel(self, channel: str) -> AsyncIterator[Any]:
         """`async with self._channel(channel) as content`: nobody else has it meanwhile, also to change its rows here.
         An erase that could not be finished comes first: until it is, nothing is added to what is to go."""
-        channel, unfinished = sound(channel), None
-        with _translated():
-            async with self._files.of(channel) as content:
+        channel, unfinished = valid_text(channel), None
+        with storage_errors():
+            async with self._files.use(channel) as content:
                 if channel in self._unerased:
                     try:
                         await self._erase_content(channel, content)
@@ -703,7 +726,7 @@ class Index:
     async def _transaction(self) -> AsyncIterator[Any]:
         """`async with self._transaction() as execute`: committed at the end, rolled back when anything is raised."""
         async with self._writing:
-            with _translated():
+            with storage_errors():
                 try:
                     await self._execute("BEGIN IMMEDIATE")
                     yield self._execute
@@ -714,14 +737,14 @@ class Index:
 
     async def _execute(self, sql: str, values: Mapping[str, Any] | None = None) -> list[sqlite3.Row]:
         """On the writer's connection, within a transaction."""
-        return list(await self._writer.execute_fetchall(sql, _sound(values or {})))
+        return list(await self._writer.execute_fetchall(sql, _valid(values or {})))
 
     async def _insert(self, sql: str, rows: Iterable[Mapping[str, Any]]) -> None:
-        await self._writer.executemany(sql, [_sound(row) for row in rows])
+        await self._writer.executemany(sql, [_valid(row) for row in rows])
 
     async def _read(self, sql: str, values: Mapping[str, Any] | None = None) -> list[sqlite3.Row]:
-        with _translated():
-            return list(await self._reader.execute_fetchall(sql, _sound(values or {})))
+        with storage_errors():
+            return list(await self._reader.execute_fetchall(sql, _valid(values or {})))
 
     async def _truncate_log(self) -> None:
         """Empty the write-ahead log, where a removed PDF could still be read. Never raises: the commit stands."""
@@ -742,7 +765,7 @@ class ReadOnlyIndex(Index):
     async def __aenter__(self) -> ReadOnlyIndex:
         """Raises: DataTooNew, StorageFailed."""
         async with AsyncExitStack() as stack:
-            with _translated():
+            with storage_errors():
                 self._reader = await stack.enter_async_context(_connect(self._path, read_only=True))
                 await self._reader.executescript("PRAGMA busy_timeout = 5000; PRAGMA query_only = ON;")
                 if await _version(self._reader) != len(MIGRATIONS):
@@ -777,22 +800,8 @@ async def _version(connection: aiosqlite.Connection) -> int:
     return version
 
 
-@contextmanager
-def _translated() -> Iterator[None]:
-    try:
-        yield
-    except (sqlite3.Error, OSError) as error:
-        full = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
-        full |= getattr(error, "errno", None) == errno.ENOSPC
-        raise StorageFailed("The disk is full; nothing was changed." if full else None) from error
-
-
-def _sound(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: sound(value) if isinstance(value, str) else value for name, value in values.items()}
-
-
-def _begins(document: Document, key: str) -> bool:
-    return document.id.casefold().startswith(key) or document.name.casefold().startswith(key)
+def _valid(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: valid_text(value) if isinstance(value, str) else value for name, value in values.items()}
 
 
 def _values(kind: type[Any], row: sqlite3.Row) -> dict[str, Any]:
@@ -802,7 +811,8 @@ def _values(kind: type[Any], row: sqlite3.Row) -> dict[str, Any]:
 
 def _job(row: sqlite3.Row) -> Job:
     values = _values(Job, row)
-    values["stage"] = Stage(row["stage"])
+    values["stage"], values["kind"] = Stage(row["stage"]), JobKind(row["kind"])
+    values["sources"] = tuple(json.loads(row["sources"]))
     values["document_id"] = row["document_id"] or ""
     values["delivered"] = bool(row["delivered"])
     return Job(**values)
@@ -833,7 +843,9 @@ def _answer(row: sqlite3.Row) -> Answer:
 
 
 def _document(row: sqlite3.Row) -> Document:
-    metrics = {name: tuple(v) if isinstance(v, list) else v for name, v in json.loads(row["metrics"]).items()}
+    metrics: dict[str, Any] = {
+        name: tuple(v) if isinstance(v, list) else v for name, v in json.loads(row["metrics"]).items()
+    }
     values = _values(Document, row)
     metrics.pop("peak_memory_mb", None)  # of documents from before 2026-11-25, always 0
     values["metrics"] = Metrics(**metrics)

@@ -10,13 +10,14 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from core.errors import LearningFailed, StorageFailed, WeightsDamaged, WrongBaseModel
 from core.ports import Learned
 from core.types import WeightsRecord
-from storage.folder import sync
+from storage.folder import fsync_path
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,7 +44,7 @@ class Weights:
         self._index_id = index_id
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            sync(folder.parent)
+            fsync_path(folder.parent)
         except OSError as error:
             raise StorageFailed from error
 
@@ -139,7 +140,7 @@ class Weights:
 
     def _sync_folder(self) -> None:
         """Makes a rename or a removal durable."""
-        sync(self._folder)
+        fsync_path(self._folder)
 
 
 def _metadata(path: Path) -> dict[str, str]:
@@ -181,12 +182,12 @@ def _write(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) 
     from safetensors.torch import save_file
 
     save_file(dict(tensors), path, metadata)
-    sync(path)
+    fsync_path(path)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest(), os.fstat(file.fileno()).st_size
 
 
-def _check_bytes(file: BinaryIO, record: WeightsRecord) -> None:
+def _check_bytes(file: BufferedReader, record: WeightsRecord) -> None:
     """Raises: WeightsDamaged."""
     if os.fstat(file.fileno()).st_size != record.bytes:
         raise WeightsDamaged

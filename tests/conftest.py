@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
+import os
+from collections.abc import AsyncIterator, Callable, Iterator, MutableMapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ settings.load_profile("any machine")
 
 SMALL = Limits(min_tokens=5, max_tokens=1_000, max_bytes=10_000)
 Open = Callable[..., AbstractAsyncContextManager[Service]]
+Environment = MutableMapping[str, str]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -34,6 +36,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def folder(tmp_path: Path) -> Iterator[DataFolder]:
     with DataFolder(tmp_path / "data") as opened:
         yield opened
+
+
+@pytest.fixture
+def environment() -> Iterator[Environment]:
+    """The process' own variables; put back afterwards."""
+    before = dict(os.environ)
+    yield os.environ
+    os.environ.clear()
+    os.environ.update(before)
 
 
 @pytest.fixture

@@ -8,12 +8,12 @@ import time
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field, replace
 
-from bot.torture.by_heart import ByHeart, to_tensor
-from bot.torture.papers import make_pdf
 from core.document.formats import DocumentText
 from core.errors import EngramError
 from core.ports import Ask, Learned
-from core.types import Chunk, Completion, Limits, Page, Step
+from core.types import ALL_PAGES, Chunk, Completion, Limits, Page, Step
+from tests.torture.by_heart import ByHeart, to_tensor
+from tests.torture.papers import make_pdf
 
 __all__ = ["FakeEngine", "HeldEngine", "burn", "make_pdf", "plain_pdf", "read_plain", "to_tensor"]
 
@@ -29,6 +29,7 @@ class FakeEngine(ByHeart):
     batches: list[list[Ask]] = field(default_factory=list)  # what `answer` was asked
     threads: set[str] = field(default_factory=set)  # names of the threads that called
     steps: int = 0
+    says: Completion | None = None  # whatever it is asked; None: what it knows
     closed: int = 0  # generators that were closed before their end
 
     def chunk(self, pages: Sequence[Page]) -> list[Chunk]:
@@ -61,6 +62,8 @@ class FakeEngine(ByHeart):
         burn(seconds)
 
     def _complete(self, ask: Ask) -> Completion:
+        if self.says is not None:
+            return self.says
         if "explode" in ask.question:
             raise RuntimeError("/secret/path exploded")
         return super()._complete(ask)
@@ -91,7 +94,7 @@ def burn(seconds: float) -> None:
         hashlib.pbkdf2_hmac("sha256", b"burn", b"salt", 20_000)
 
 
-async def read_plain(data: bytes, limits: Limits, **_: object) -> DocumentText:
+async def read_plain(data: bytes, limits: Limits, pages: tuple[int, int] = ALL_PAGES, **_: object) -> DocumentText:
     """Reads what `plain_pdf` wrote, without a child process."""
     text = data.decode().removeprefix("%PDF-")
     return DocumentText(tuple(Page(number, page) for number, page in enumerate(text.split("\f"), start=1)))

@@ -36,15 +36,17 @@ def _slack_needs(settings: Settings) -> tuple[str, ...]:
 
 PLATFORMS: dict[str, tuple[str, Callable[[Settings], tuple[str, ...]]]] = {  # name -> module, settings that it needs
     "discord": ("bot.platforms.discord", _discord_needs),
-    "slack": ("bot.platforms.slack", _slack_needs),
+    "slack": ("bot.platforms.slack.app", _slack_needs),
 }
 
 
 def wanted(settings: Settings) -> list[str]:
     """The platforms of which at least one setting is there."""
-    return [
-        name for name, (_, needs) in PLATFORMS.items() if any(getattr(settings, n) is not None for n in needs(settings))
-    ]
+    names = []
+    for name, (_, needs) in PLATFORMS.items():
+        if any(getattr(settings, need) is not None for need in needs(settings)):
+            names.append(name)
+    return names
 
 
 def missing(name: str, settings: Settings) -> list[str]:

@@ -15,8 +15,8 @@ import inspect
 import io
 import logging
 import re
-from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -38,13 +38,26 @@ from bot.chat import (
     Request,
     Style,
     Tone,
-    Undelivered,
     Unfinished,
-    Unreachable,
 )
 from bot.commands import ACTIONS, COMMANDS, Bot, Command, Kind, Permission, upload_deleted
+from bot.escape import clip, escape_discord, split, without_mentions
 from bot.intents import understand
 from bot.platforms import supervise
+from bot.platforms.common import (
+    BUTTON,
+    PICTURE,
+    STALE_AFTER,
+    THREADS_FOR,
+    Conversations,
+    PostedMessage,
+    bot_options,
+    erase_all,
+    login_errors,
+    require_host,
+    sending,
+)
+from bot.platforms.recent import Recent
 from core.errors import Refused, SetupError, StorageFailed
 from core.service import MAX_QUESTION
 
@@ -61,11 +74,8 @@ LABEL, CUSTOM_ID, THREAD_NAME, CHOICE, CHOICES = 80, 100, 100, 100, 25
 PER_ROW = 5  # buttons
 
 FILE_HOSTS = {yarl.URL("https://cdn.discordapp.com"), yarl.URL("https://media.discordapp.net")}
-PICTURE = "loss.png"
-BUTTON = "engram"  # custom_id: engram:ACTION:VALUE
 PATIENCE = 1.0  # seconds without an answer to a command after which it is deferred; Discord waits for 3
-EDITS_PER_SECOND = 4  # progress edits of all channels together; more are dropped, not queued
-STALE_AFTER = 15 * 60  # seconds; an older progress message is no longer looked at, so the end is posted anew
+EDITS_PER_SECOND = 4  # progress edits of all channels together
 
 TROUBLE = (discord.DiscordException, aiohttp.ClientError, OSError, asyncio.TimeoutError)
 # Error codes
@@ -74,6 +84,7 @@ THREAD_CLOSED = (50083, 160005)  # archived, locked
 DEAD_TOKEN = (10015, 10062, 50027)  # unknown webhook, unknown interaction, invalid webhook token
 TOO_MANY_EDITS = 30046  # a message older than an hour takes no more
 FINAL = (10003, 10008, 50001, 50013, TOO_MANY_EDITS)  # channel or message gone, no access, no permission
+FINAL_CLOSE_CODES = (4004, 4010, 4011, 4012, 4013, 4014)  # of the gateway: connecting again fails, too
 LOOK_UP = 15  # seconds for what `examine` asks
 LOOK_BACK = datetime.timedelta(hours=1)  # older mentions that nobody heard are not answered any more
 RIGHTS = discord.Permissions(
@@ -103,9 +114,7 @@ async def serve(app: App, settings: Settings) -> None:
     """Be on Discord until cancelled. Raises: SetupError."""
 
     def make() -> Client:
-        given = {"limits": settings.limits, "quotas": settings.quotas, "source": settings.source_url}
-        given["opens_links"] = settings.links
-        bot = Bot(app.service, hears_follow_ups=settings.discord_message_content, **given)
+        bot = Bot(app.service, hears_follow_ups=settings.discord_message_content, **bot_options(settings))
         return Client(bot, message_content=settings.discord_message_content, proxy=settings.proxy)
 
     await supervise("Discord", partial(connect, make, _token(settings)))
@@ -115,7 +124,7 @@ async def connect(make: Callable[[], Client], token: str) -> None:
     """Run a new client to its end. Raises: SetupError when it can't log in."""
     client = make()
     async with client, client.bot:
-        with _login_errors():
+        with login_errors(_login_error):
             await client.start(token)
 
 
@@ -123,7 +132,7 @@ async def sync(settings: Settings) -> int:
     """Tell Discord which commands there are; needed once for each version. Returns their number. Raises: SetupError."""
     client = Client(None, proxy=settings.proxy)
     async with client:
-        with _login_errors():
+        with login_errors(_login_error):
             await client.login(_token(settings))
             return len(await client.tree.sync())
 
@@ -132,7 +141,7 @@ async def examine(settings: Settings) -> AsyncIterator[tuple[str, str, str, str]
     """What Discord says about the token, as (name, state, detail, fix). Raises: SetupError, OSError, TimeoutError."""
     client = Client(None, proxy=settings.proxy)
     async with client, asyncio.timeout(LOOK_UP):
-        with _login_errors():
+        with login_errors(_login_error):
             await client.login(_token(settings))
         app = await client.application_info()
         link = discord.utils.oauth_url(app.id, permissions=RIGHTS, scopes=("bot", "applications.commands"))
@@ -163,25 +172,19 @@ def _token(settings: Settings) -> str:
     return settings.discord_token.get_secret_value()
 
 
-@contextlib.contextmanager
-def _login_errors() -> Iterator[None]:
-    """What trying again cannot heal, as one clear line."""
-    try:
-        yield
-    except discord.LoginFailure:
-        raise SetupError(
-            "Discord does not accept ENGRAM_DISCORD_TOKEN; copy it again from the developer portal."
-        ) from None
-    except discord.PrivilegedIntentsRequired:
-        raise SetupError(
+def _login_error(problem: Exception) -> str:
+    """What trying again can't heal, in a sentence; "" for what it may."""
+    if isinstance(problem, discord.LoginFailure):
+        return "Discord does not accept ENGRAM_DISCORD_TOKEN; copy it again from the developer portal."
+    if isinstance(problem, discord.PrivilegedIntentsRequired):
+        return (
             "Discord refuses the message content intent: switch it on in the developer portal under Bot, "
             "or unset ENGRAM_DISCORD_MESSAGE_CONTENT."
-        ) from None
-    except discord.ConnectionClosed as closed:
-        if closed.code not in (4004, 4010, 4011, 4012, 4013, 4014):
-            raise
-        text = "the token is no longer valid" if closed.code == 4004 else f"close code {closed.code}"
-        raise SetupError(f"Discord ended the connection for good: {text}.") from None
+        )
+    if isinstance(problem, discord.ConnectionClosed) and problem.code in FINAL_CLOSE_CODES:
+        text = "the token is no longer valid" if problem.code == 4004 else f"close code {problem.code}"
+        return f"Discord ended the connection for good: {text}."
+    return ""
 
 
 class Client(discord.AutoShardedClient):
@@ -197,17 +200,23 @@ class Client(discord.AutoShardedClient):
             **options,
         )
         self.bot: Bot = bot  # type: ignore[assignment]  # None only to sync commands
+        self._serves = bot is not None
         self.tree = _tree(self)
         self.edits = AsyncLimiter(EDITS_PER_SECOND, 1)
-        self.spoken_to: OrderedDict[int, set[int]] = OrderedDict()  # thread -> people who are talking to each other
-        self.began_threads: OrderedDict[int, bool] = OrderedDict()  # thread -> whether the bot's message began it
+        self.conversations = Conversations()
+        self._began_threads = Recent(THREADS_FOR)  # thread -> whether the bot's message began it
         self.was_ready = False
         self._left: list[tuple[str, str]] = []  # keys of messages that an earlier process did not work off
         _guard_parsers(self)
 
     async def setup_hook(self) -> None:
-        if self.bot:
+        if self._serves:
             self._left = await self.bot.service.inbox.unhandled("discord:")  # before anything new comes in
+
+    @property
+    def own_id(self) -> int:
+        assert self.user is not None  # logged in before any event comes
+        return self.user.id
 
     async def on_ready(self) -> None:
         if not self.was_ready:
@@ -258,7 +267,7 @@ class Client(discord.AutoShardedClient):
         )
 
     async def _hear(self, message: discord.Message, *, again: bool = False) -> None:
-        """Noted until it is worked off, since Discord tells nothing twice: the next process then looks at it again."""
+        """Noted until it is handled, since Discord tells nothing twice: the next process then looks at it again."""
         inbox, key = self.bot.service.inbox, f"discord:{message.channel.id}:{message.id}"
         with contextlib.suppress(StorageFailed):  # the handler will say so
             if not await inbox.receive(key, "noted") and not again:
@@ -275,7 +284,7 @@ class Client(discord.AutoShardedClient):
         for key, _ in self._left:
             _, channel, number = key.split(":")
             try:
-                place = self.get_channel(int(channel)) or await self.fetch_channel(int(channel))
+                place: Any = self.get_channel(int(channel)) or await self.fetch_channel(int(channel))
                 message = await place.fetch_message(int(number))  # its links to files are new
             except TROUBLE as problem:
                 log.warning("a message of an earlier process could not be looked at: %s", type(problem).__name__)
@@ -299,7 +308,7 @@ class Client(discord.AutoShardedClient):
         """Is this said to the bot, or in a conversation with it? In the bot's threads and answers people need no
         mention, unless they talk to each other."""
         if message.guild is None or self._is_mentioned(message):
-            self.spoken_to.pop(message.channel.id, None)
+            self.conversations.end(message.channel.id)
             return True
         if not (message.content or message.attachments):
             return False  # without the intent, all other texts come empty
@@ -310,46 +319,37 @@ class Client(discord.AutoShardedClient):
     def _goes_on(self, message: discord.Message) -> bool:
         """Is it a reply to one of the bot's messages? It may come without a ping."""
         answered = message.reference.resolved if message.reference else None
-        return isinstance(answered, discord.Message) and answered.author.id == self.user.id
+        return isinstance(answered, discord.Message) and answered.author.id == self.own_id
 
     def _is_mentioned(self, message: discord.Message) -> bool:
         """By name, by the bot's own role (easy to pick by mistake), or by a reply that pings."""
-        return self.user in message.mentions or message.guild.self_role in message.role_mentions
+        role = message.guild.self_role if message.guild else None
+        return self.user in message.mentions or (role is not None and role in message.role_mentions)
 
     def _is_to_others(self, message: discord.Message) -> bool:
-        """By a mention or a reply; the person who was spoken to then speaks to others, too."""
-        thread, author = message.channel.id, message.author.id
         answered = message.reference.resolved if message.reference else None
         people = {person.id for person in message.mentions}
-        if isinstance(answered, discord.Message) and answered.author.id != self.user.id:
+        if isinstance(answered, discord.Message) and answered.author.id != self.own_id:
             people.add(answered.author.id)
-        talking = self.spoken_to.get(thread, set())
-        if not (people or message.role_mentions or message.mention_everyone or author in talking):
-            return False
-        self._remember(self.spoken_to, thread, talking | people | ({author} if author in talking or people else set()))
-        return True
+        to_all = bool(message.role_mentions) or message.mention_everyone
+        return self.conversations.is_to_others(message.channel.id, message.author.id, people, to_all)
 
     async def _is_own(self, thread: discord.Thread) -> bool:
         """Did the bot open it, or does it hang on one of the bot's messages?"""
-        if thread.owner_id == self.user.id:
+        if thread.owner_id == self.own_id:
             return True
-        if thread.id not in self.began_threads:
+        if self._began_threads.get(thread.id) is None:
             began = False
             with contextlib.suppress(*TROUBLE, AttributeError):  # a parent that is not known
-                began = (await thread.parent.fetch_message(thread.id)).author.id == self.user.id
-            self._remember(self.began_threads, thread.id, began)
-        return self.began_threads[thread.id]
-
-    @staticmethod
-    def _remember(memory: OrderedDict[int, Any], key: int, value: Any, keep: int = 1000) -> None:
-        memory[key] = value
-        memory.move_to_end(key)
-        while len(memory) > keep:
-            memory.popitem(last=False)
+                parent: Any = thread.parent
+                began = (await parent.fetch_message(thread.id)).author.id == self.own_id
+            self._began_threads.put(thread.id, began)
+        return bool(self._began_threads.get(thread.id))
 
     async def on_interaction(self, interaction: discord.Interaction) -> None:
         """Buttons; commands go through the tree."""
-        custom_id = str((interaction.data or {}).get("custom_id", ""))
+        data: Any = interaction.data or {}
+        custom_id = str(data.get("custom_id", ""))
         brand, _, rest = custom_id.partition(":")
         if interaction.type is discord.InteractionType.component and brand == BUTTON:
             action, _, value = rest.partition(":")
@@ -388,18 +388,18 @@ class Client(discord.AutoShardedClient):
 
     async def on_guild_remove(self, guild: discord.Guild) -> None:
         """Thrown out of a server: what it taught is erased."""
-        for channel in await self.bot.service.channels(f"discord:{guild.id}:"):
-            await self.bot.service.reset(channel)
+        await erase_all(self.bot, f"discord:{guild.id}:")
 
     async def on_error(self, event_method: str, /, *_args: Any, **_kwargs: Any) -> None:
         log.exception("an event could not be handled: %s", event_method)
 
 
 class ActionForm(discord.ui.Modal):
-    """What a button asks before it is worked off."""
+    """What a button asks before it is handled."""
 
     def __init__(self, client: Client, action: str, value: str) -> None:
         form = ACTIONS[action].form
+        assert form is not None
         super().__init__(title=form.title, timeout=STALE_AFTER)
         self._client, self._action, self._value = client, action, value
         self._given: Any = (
@@ -458,7 +458,9 @@ def _slash(client: Client, command: Command) -> app_commands.Command[Any, Any, N
 
     callback.__signature__ = _signature(command)  # type: ignore[attr-defined]
     app_commands.describe(**{option.name: option.description for option in command.options})(callback)
-    slash = app_commands.Command(name=command.name, description=command.description, callback=callback)
+    slash: app_commands.Command[Any, Any, None] = app_commands.Command(
+        name=command.name, description=command.description, callback=callback
+    )
     if command.permission is Permission.MANAGER:
         slash.default_permissions = discord.Permissions(manage_channels=True)  # a default; `require` is what counts
     for option in command.options:
@@ -481,8 +483,8 @@ def _signature(command: Command) -> inspect.Signature:
 
 def _autocomplete(client: Client, option: Any) -> Any:
     async def choices(interaction: discord.Interaction, typed: str) -> list[app_commands.Choice[str]]:
-        found = await client.bot.suggest(option, _asked(interaction), typed)
-        return [app_commands.Choice(name=name[:CHOICE], value=value) for name, value in found[:CHOICES]]
+        suggested = await client.bot.suggest(option, _asked(interaction), typed)
+        return [app_commands.Choice(name=name[:CHOICE], value=value) for name, value in suggested[:CHOICES]]
 
     return choices
 
@@ -537,10 +539,10 @@ def _heard(message: discord.Message, client: Client) -> Request:
         files = _files(answered)
     in_guild = message.guild is not None
     return Request(
-        channel=channel_key(message.guild.id if in_guild else None, message.channel, message.author.id),
+        channel=channel_key(message.guild.id if message.guild else None, message.channel, message.author.id),
         user=f"discord:{message.author.id}",
         user_name=message.author.display_name,
-        thread=_thread_of(message.channel) or (str(answered.id) if client._goes_on(message) else ""),
+        thread=_thread_of(message.channel) or (str(answered.id) if answered and client._goes_on(message) else ""),
         text=text,
         attachments=_attachments(files),
         is_manager=not in_guild or _rights(message.channel, message.author, discord.Permissions.none()).manage_channels,
@@ -552,7 +554,7 @@ def _heard(message: discord.Message, client: Client) -> Request:
 def _text(message: discord.Message, client: Client) -> str:
     """What was written, without the mention of the bot, other people by name."""
     role = message.guild.self_role if message.guild else None
-    text = re.sub(rf"<@!?{client.user.id}>", " ", message.content)
+    text = re.sub(rf"<@!?{client.own_id}>", " ", message.content)
     text = re.sub(rf"<@&{role.id}>", " ", text) if role else text
     for person in message.mentions:
         text = re.sub(rf"<@!?{person.id}>", f"@{person.display_name}", text)
@@ -568,7 +570,11 @@ def _files(message: object) -> list[discord.Attachment]:
 
 def _attachments(files: Sequence[discord.Attachment]) -> tuple[Attachment, ...]:
     """Addresses are signed and run out, so they are read at once, by discord.py, and never stored."""
-    return tuple(Attachment(_name(file), file.size, file.content_type or "", partial(_read, file)) for file in files)
+    attachments = []
+    for file in files:
+        kind = file.content_type or ""
+        attachments.append(Attachment(name=_name(file), size=file.size, content_type=kind, read=partial(_read, file)))
+    return tuple(attachments)
 
 
 def _name(file: discord.Attachment) -> str:
@@ -579,17 +585,8 @@ def _name(file: discord.Attachment) -> str:
 
 async def _read(file: discord.Attachment) -> bytes:
     """From Discord's own file hosts alone, whatever the address says. Raises: Refused."""
-    if not _is_discords(file.url):
-        log.warning("a file is kept at a foreign address and was not fetched")
-        raise Refused("Discord keeps this file somewhere else; attach the file itself.")
+    require_host(file.url, FILE_HOSTS, "Discord")
     return await file.read()
-
-
-def _is_discords(url: str) -> bool:
-    try:
-        return yarl.URL(url).origin() in FILE_HOSTS
-    except (ValueError, TypeError):
-        return False
 
 
 # Replies -------------------------------------------------------------------------------------------------------------
@@ -660,7 +657,7 @@ class MessageReply(Reply):
         return await _name_of(self._client, self._message.guild, user)
 
 
-class ChannelReply(Reply):
+class ChannelReply:
     """Says something in a channel that nobody has just asked for."""
 
     shows_question = True
@@ -698,7 +695,7 @@ class InteractionReply(Reply):
 
     @contextlib.asynccontextmanager
     async def in_time(self, *, thinking: bool, private: bool = False) -> AsyncIterator[None]:
-        """Acknowledge within 3 seconds what is worked off inside; the answer may then take 15 minutes.
+        """Acknowledge within 3 seconds what is handled inside; the answer may then take 15 minutes.
 
         Args:
             thinking: people see that an answer is coming, unless it is there at once.
@@ -732,7 +729,7 @@ class InteractionReply(Reply):
     ) -> None:
         with _sending():
             if replace and self._alive:
-                await self._interaction.edit_original_response(**_dress(message, self._channel, edit=True))
+                await self._interaction.edit_original_response(**_to_arguments(message, self._channel, edit=True))
                 return
             sent = await self._send(message, private)
             if sent and not private:
@@ -758,7 +755,7 @@ class InteractionReply(Reply):
     async def _send(self, message: Message, private: bool) -> Any:
         if self._alive:
             try:
-                return await self._answer(_dress(message, self._channel), private)
+                return await self._answer(_to_arguments(message, self._channel), private)
             except discord.HTTPException as problem:
                 if problem.code not in DEAD_TOKEN:
                     raise
@@ -770,12 +767,12 @@ class InteractionReply(Reply):
         self._sent += 1
         return sent
 
-    async def _answer(self, dressed: dict[str, Any], private: bool) -> Any:
+    async def _answer(self, arguments: dict[str, Any], private: bool) -> Any:
         """The response itself where that is still to come; else what follows it."""
         async with self._acknowledging:
             if self._interaction.response.is_done():
-                return await self._interaction.followup.send(wait=True, ephemeral=private, **dressed)
-            answered = await self._interaction.response.send_message(ephemeral=private, **dressed)
+                return await self._interaction.followup.send(wait=True, ephemeral=private, **arguments)
+            answered = await self._interaction.response.send_message(ephemeral=private, **arguments)
             return answered.resource or await self._interaction.original_response()
 
     async def react(self, emoji: str) -> None:
@@ -789,71 +786,51 @@ class InteractionReply(Reply):
         return await _name_of(self._client, self._interaction.guild, user)
 
 
-class Posted(Live):
-    """A message of the bot, known by channel and id, edited with the bot's own token. `origin`: what it answers."""
+class Posted(PostedMessage):
+    """Known by channel and id, edited with the bot's own token. `origin`: what it answers."""
+
+    trouble = TROUBLE
 
     def __init__(self, client: Client, channel: int, message: int, origin: int = 0) -> None:
-        self.address = f"discord:{channel}:{message}:{origin}"
-        self._client = client
+        super().__init__(f"discord:{channel}:{message}:{origin}", client.edits)
         self._origin = origin
-        self._channel = client.get_channel(channel) or client.get_partial_messageable(channel)
+        self._channel: Any = client.get_channel(channel)
+        self._channel = self._channel or client.get_partial_messageable(channel)
         self._message = self._channel.get_partial_message(message)
-        self._editable = True
 
-    async def edit(self, message: Message) -> None:
-        if not self._editable or not self._client.edits.has_capacity():
-            return
-        await self._client.edits.acquire()
-        try:
-            await self._message.edit(**_dress(message, self._channel, edit=True))
-        except TROUBLE as problem:
-            self._editable = not _is_final(problem)
-            log.debug("a progress message could not be edited: %s", type(problem).__name__)
+    def _sending(self) -> AbstractContextManager[None]:
+        return _sending()
 
-    async def finish(self, message: Message) -> None:
-        with _sending():
-            if not message.notify and self._editable and self._age() < STALE_AFTER:
-                try:
-                    await self._message.edit(**_dress(message, self._channel, edit=True))
-                    return
-                except discord.HTTPException as problem:
-                    if not _is_final(problem):
-                        raise
-            await self._finish_anew(message)
-
-    async def _finish_anew(self, message: Message) -> None:
-        """An edit calls nobody: the end is a message of its own, and the progress goes."""
-        reference = discord.MessageReference(
-            message_id=self._origin or self._message.id, channel_id=self._channel.id, fail_if_not_exists=False
-        )
-        await _send(self._channel, message, to=self._message.id, reference=reference)
-        with contextlib.suppress(*TROUBLE):
-            await self._message.delete()
+    def _is_final(self, problem: BaseException) -> bool:
+        return isinstance(problem, discord.HTTPException) and problem.code in FINAL
 
     def _age(self) -> float:
         return (discord.utils.utcnow() - self._message.created_at).total_seconds()
 
+    async def _update(self, message: Message) -> None:
+        await self._message.edit(**_to_arguments(message, self._channel, edit=True))
 
-def _is_final(problem: BaseException) -> bool:
-    """Will editing this message never work again?"""
-    return isinstance(problem, discord.HTTPException) and problem.code in FINAL
+    async def _post_end(self, message: Message) -> None:
+        reference = discord.MessageReference(
+            message_id=self._origin or self._message.id, channel_id=self._channel.id, fail_if_not_exists=False
+        )
+        await _send(self._channel, message, to=self._message.id, reference=reference)
+
+    async def _delete(self) -> None:
+        await self._message.delete()
 
 
-@contextlib.contextmanager
-def _sending() -> Iterator[None]:
-    """Trouble becomes Undelivered, or Unreachable where it will not pass."""
-    try:
-        yield
-    except (discord.Forbidden, discord.NotFound) as problem:
-        log.warning("a message could not be sent: error %d", problem.code)
-        raise Unreachable from problem
-    except (discord.DiscordServerError, discord.RateLimited, aiohttp.ClientError, OSError, TimeoutError) as problem:
-        raise Undelivered from problem
-    except discord.HTTPException as problem:
-        if problem.status == 429:
-            raise Undelivered from problem
-        log.exception("Discord refused a message")
-        raise Unreachable from problem
+def _sending() -> AbstractContextManager[None]:
+    return sending(_will_pass)
+
+
+def _will_pass(problem: Exception) -> bool | None:
+    """See `bot.platforms.common.sending`."""
+    if isinstance(problem, discord.Forbidden | discord.NotFound):
+        return False
+    if isinstance(problem, discord.DiscordServerError | discord.RateLimited | aiohttp.ClientError | OSError):
+        return True
+    return problem.status == 429 if isinstance(problem, discord.HTTPException) else None
 
 
 def _is_closed(problem: discord.HTTPException) -> bool:
@@ -865,15 +842,13 @@ async def _send(channel: Any, message: Message, *, to: int, number: int = 0, **o
     """Post something in answer to a message or interaction. Trying again is safe when nobody knows whether it arrived:
     of several messages with the same nonce within some minutes Discord keeps one. `number`: of messages before it."""
     nonce = hashlib.sha256(f"{to} {number} {message}".encode()).hexdigest()[:25]
-    return await channel.send(nonce=nonce, **_dress(message, channel), **options)
+    return await channel.send(nonce=nonce, **_to_arguments(message, channel), **options)
 
 
 async def _open_thread(message: discord.Message, name: str) -> discord.Thread | None:
     """A thread at a message, or the one that is there already; None where Discord refuses it, for whatever reason."""
     try:
-        return await message.create_thread(
-            name=render.clip(render.without_mentions(" ".join(name.split())), THREAD_NAME)
-        )
+        return await message.create_thread(name=clip(without_mentions(" ".join(name.split())), THREAD_NAME))
     except discord.HTTPException as problem:
         if problem.code == THREAD_EXISTS:
             return await message.fetch_thread()
@@ -896,27 +871,27 @@ async def _name_of(client: Client, guild: discord.Guild | None, user: str) -> st
 # Looks ---------------------------------------------------------------------------------------------------------------
 
 
-def _dress(message: Message, channel: Any, *, edit: bool = False) -> dict[str, Any]:
+def _to_arguments(message: Message, channel: Any, *, edit: bool = False) -> dict[str, Any]:
     """A message as arguments of `send` or `edit`, within Discord's limits and the bot's rights in the channel."""
     me = getattr(getattr(channel, "guild", None), "me", None)
     allowed = _rights(channel, me, unknown=discord.Permissions.all())
-    called = [discord.Object(int(message.notify.rpartition(":")[2]))] if message.notify else False
-    mentions = discord.AllowedMentions(everyone=False, roles=False, users=called, replied_user=False)
-    dressed: dict[str, Any] = {"allowed_mentions": mentions}
+    called = [discord.Object(int(message.notify.rpartition(":")[2]))] if message.notify else []
+    mentions = discord.AllowedMentions(everyone=False, roles=False, users=called or False, replied_user=False)
+    arguments: dict[str, Any] = {"allowed_mentions": mentions}
     if message.buttons or edit:
-        dressed["view"] = _view(message.buttons) if message.buttons else None
+        arguments["view"] = _view(message.buttons) if message.buttons else None
     with_picture = bool(message.picture) and allowed.attach_files
     if with_picture:
         picture = discord.File(io.BytesIO(message.picture), PICTURE, description=message.picture_text)
-        dressed["attachments" if edit else "files"] = [picture]
+        arguments["attachments" if edit else "files"] = [picture]
     is_card = bool(message.fields or (message.title and message.text)) and allowed.embed_links and not called
     call = f"<@{called[0].id}> " if called else ""
     content = "" if is_card else call + _plain(message)
     if content or edit:
-        dressed["content"] = render.clip(content, CONTENT) or None
+        arguments["content"] = clip(content, CONTENT) or None
     if is_card or edit:
-        dressed["embed"] = _embed(message, with_picture) if is_card else None
-    return dressed
+        arguments["embed"] = _embed(message, with_picture) if is_card else None
+    return arguments
 
 
 def _rights(channel: Any, member: Any, unknown: discord.Permissions) -> discord.Permissions:
@@ -930,42 +905,43 @@ def _rights(channel: Any, member: Any, unknown: discord.Permissions) -> discord.
 
 
 def _embed(message: Message, with_picture: bool) -> discord.Embed:
-    escape = render.escape_discord
-    text = "\n".join(filter(None, (_small(message.asked), render.clip(escape(message.text), DESCRIPTION - 600))))
+    text = clip(escape_discord(message.text), DESCRIPTION - 600)
+    text = "\n".join(part for part in (_small(message.asked), text) if part)
     embed = discord.Embed(
-        title=render.clip(escape(message.title), TITLE) or None,
+        title=clip(escape_discord(message.title), TITLE) or None,
         description=text or None,
         colour=COLOURS[message.tone],
     )
-    side_by_side = 2 <= len(message.fields) <= 3 and all(len(_field(field)) <= FIELD for field in message.fields)
+    longest = max((len(_field(field)) for field in message.fields), default=0)
+    side_by_side = 2 <= len(message.fields) <= 3 and longest <= FIELD
     for field in message.fields:
-        for part in render.split(render.clip(_field(field), FIELDS_TOGETHER // len(message.fields)), FIELD):
-            embed.add_field(name=escape(field.name), value=part, inline=side_by_side)
+        for part in split(clip(_field(field), FIELDS_TOGETHER // len(message.fields)), FIELD):
+            embed.add_field(name=escape_discord(field.name), value=part, inline=side_by_side)
     if message.footer:
-        embed.set_footer(text=render.clip(render.without_mentions(message.footer), FOOTER))
+        embed.set_footer(text=clip(without_mentions(message.footer), FOOTER))
     if with_picture:
         embed.set_image(url=f"attachment://{PICTURE}")
     return embed
 
 
 def _field(field: Field) -> str:
-    text = render.escape_discord(field.text)
-    return f"{text}\n*{render.escape_discord(field.note)}*" if field.note else text
+    text = escape_discord(field.text)
+    return f"{text}\n*{escape_discord(field.note)}*" if field.note else text
 
 
 def _plain(message: Message) -> str:
     """Without a frame; the small print as Discord's subtext."""
-    escape = render.escape_discord
-    fields = (f"**{escape(field.name)}**: {_field(field)}" for field in message.fields)
-    title = f"**{render.clip(escape(message.title), TITLE)}**" if message.title else ""
+    fields = (f"**{escape_discord(field.name)}**: {_field(field)}" for field in message.fields)
+    title = f"**{clip(escape_discord(message.title), TITLE)}**" if message.title else ""
     room = CONTENT - 600  # for the rest
-    parts = (_small(message.asked), title, render.clip(escape(message.text), room), *fields, _small(message.footer))
+    text = clip(escape_discord(message.text), room)
+    parts = (_small(message.asked), title, text, *fields, _small(message.footer))
     return "\n".join(part for part in parts if part)
 
 
 def _small(text: str) -> str:
-    lines = (" ".join(line.split()) for line in render.clip(text, 500).splitlines())
-    return "\n".join(f"-# {render.escape_discord(line)}" for line in lines if line)
+    lines = (" ".join(line.split()) for line in clip(text, 500).splitlines())
+    return "\n".join(f"-# {escape_discord(line)}" for line in lines if line)
 
 
 def _view(buttons: Sequence[Button]) -> discord.ui.View:

@@ -58,7 +58,7 @@ def make_chunks(pages: Sequence[Page], encode: Encode, chunk_size: int) -> list[
     def page_at(position: int) -> int:
         return parts[bisect_right(page_starts, position) - 1][0]
 
-    chunks = []
+    chunks: list[Chunk] = []
     cuts = [0]
     for last in (bisect_right(ends, _own_length(pages)), len(ids)):  # what the file says of itself is a section alone
         cuts += _cuts(text, offsets, ends, chunk_size, cuts[-1], last)

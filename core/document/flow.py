@@ -17,6 +17,12 @@ _LINK = re.compile(r"!?\[([^\]\n]*)\]\((?:[^()\s]|\([^()\s]*\))*(?:\s+\"[^\"\n]*
 _HEADING = re.compile(r"#{1,6}\s+(.*?)\s*#*")
 _RULE = re.compile(r"\s*(?:[-*_=]\s*){3,}")
 _TABLE_RULE = re.compile(r"\s*\|?(?:\s*:?-{2,}:?\s*\|)+\s*(?::?-{2,}:?)?\s*")
+_HTML = re.compile(  # which Markdown may hold
+    r"<!--.*?-->|</?(?:a|abbr|b|blockquote|br|center|code|dd|details|div|dl|dt|em|figure|h[1-6]|hr|i|img|kbd|li|ol|p|picture"
+    r"|pre|q|small|source|span|strong|sub|summary|sup|table|tbody|td|tfoot|th|thead|tr|u|ul)(?:\s[^<>]*)?/?>",
+    re.DOTALL | re.IGNORECASE,
+)
+_BOLD = re.compile(r"\*\*(?=\S)((?:(?!\*\*).)+?)(?<=\S)\*\*", re.DOTALL)  # also over the end of a line
 _EMPHASIS = re.compile(r"(\*\*|__|\*|(?<!\w)_|`)(?=\S)(.+?)(?<=\S)\1(?!\w)")
 
 
@@ -124,6 +130,7 @@ def _markdown(text: str) -> list[str]:
 
 
 def _plain(paragraph: str) -> list[str]:
+    paragraph = _BOLD.sub(r"\1", _HTML.sub("", paragraph))
     lines = [line for line in paragraph.splitlines() if line.strip()]
     if len(lines) > 1 and _TABLE_RULE.fullmatch(lines[1]):
         rows = [line.strip().strip("|").split("|") for line in [lines[0], *lines[2:]]]

@@ -22,14 +22,12 @@ from core.document.places import shortened
 from core.document.text import tidy
 from core.errors import NotAPdf, PdfDamaged, PdfHasNoText, PdfLocked, PdfTooBig, PdfTooLong, PdfTooSlow, Refused
 from core.sandbox import Crashed, Overrun, Sandbox, Stuck
-from core.types import Limits, Page
+from core.types import ALL_PAGES, Limits, Page
 
 SANDBOX = Sandbox()
 SEARCHED = 1024  # bytes in which a PDF's magic must stand (Adobe's own readers' rule)
 PDF_MAGIC = b"%PDF-"
 ZIP = b"PK\x03\x04"
-OURS = b"engram: "  # so begins what this program itself puts into the queue: several documents as one, or a part
-PART = OURS + b"pages "  # what `only_pages` puts before a document
 PLACE = 160  # characters of what a place is called
 FEWEST = 40  # words that tell a document's language
 POOR = 0.6  # confidence of text recognition below which a page is called hardly recognised
@@ -142,8 +140,6 @@ def recognise(data: bytes) -> Format:
     """What a file is. Raises: NotAPdf, with what to do."""
     if not data:
         raise NotAPdf("This file is empty.")
-    if data.startswith(OURS):
-        raise NotAPdf(f"I can't read this file; send me {KINDS}.")
     *marked, text = FORMATS
     if found := next((format for format in marked if format.recognises(data)), None):
         return found
@@ -180,11 +176,6 @@ def pages_in(text: str) -> tuple[int, int] | None:
     return parse_pages(found[1]) if found else None
 
 
-def only_pages(data: bytes, first: int, last: int) -> bytes:
-    """A document of which only these pages are to be read, to be kept until it is."""
-    return PART + b"%d-%d\n" % (first, last) + data
-
-
 def parse_pages(text: str) -> tuple[int, int]:
     """ "3-12", "3 to 12", "7". Raises: Refused."""
     found = re.fullmatch(r"\s*(\d{1,6})(?:\s*(?:-|–|to|bis|à)\s*(\d{1,6}))?\s*", text)
@@ -193,17 +184,25 @@ def parse_pages(text: str) -> tuple[int, int]:
     return int(found[1]), int(found[2] or found[1])
 
 
+def check_size(size: int, limits: Limits) -> None:
+    """size: bytes, as they come in or as a platform announces them. Raises: PdfTooBig."""
+    if size > limits.max_bytes:
+        raise PdfTooBig(f"This document has {_size(size)}; the limit is {_size(limits.max_bytes)}.")
+
+
 async def read_document(
     data: bytes,
     limits: Limits,
+    pages: tuple[int, int] = ALL_PAGES,
     *,
     sandbox: Sandbox = SANDBOX,
     ocr: Ocr | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> DocumentText:
-    """Read a document's text in a child process; of one that `only_pages` made, these pages.
+    """Read a document's text in a child process.
 
     Args:
+        pages: the first and the last one to read.
         ocr: how scanned pages and pictures are read; None: not at all.
         progress: told after each page of text recognition, (done, of all).
 
@@ -211,22 +210,20 @@ async def read_document(
     """
     import asyncio  # only the parent needs it
 
-    first, last, data = _asked_for(data)
-    if len(data) > limits.max_bytes:
-        raise PdfTooBig(f"This document has {_size(len(data))}; the limit is {_size(limits.max_bytes)}.")
+    check_size(len(data), limits)
     format = recognise(data)
     if any(find_spec(name.partition(".")[0]) is None for name in format.imports):  # of the extra "formats"
         raise NotAPdf(f"I am not set up to read {format.name}; save it as a PDF and send that.")
     if format.recognises is _is_picture and not (ocr and ocr.path):
         raise NotAPdf(PICTURE)
     try:
-        arguments = (first, last, limits.max_pages)
+        arguments = (*pages, limits.max_pages)
         imports = (*format.imports, format.reader.partition(":")[0])
         reply = await sandbox.call(
             "core.document.formats:read", data, format.reader, arguments, imports=imports, signs=format.signs
         )
     except Stuck as stuck:
-        raise PdfTooSlow(_stuck(first, first + int(stuck.args[0]), sandbox)) from None
+        raise PdfTooSlow(_stuck(pages[0], pages[0] + int(stuck.args[0]), sandbox)) from None
     except Overrun:
         raise PdfTooSlow(
             f"Reading this document took more than a document may: {sandbox.seconds:g} seconds, "
@@ -243,11 +240,6 @@ async def read_document(
 def _stuck(first: int, page: int, sandbox: Sandbox) -> str:
     part = f"learn the pages before it (pages {first}-{page - 1}), or " if page > first else ""
     return f"Page {page} takes more than {sandbox.patience:g} seconds to read; {part}save the document anew."
-
-
-def _asked_for(data: bytes) -> tuple[int, int, bytes]:
-    head = re.match(re.escape(PART) + rb"(\d{1,6})-(\d{1,6})\n", data[:99])
-    return (int(head[1]), int(head[2]), data[head.end() :]) if head else (1, 0, data)
 
 
 def _scans(reply: Any, limits: Limits) -> list[int]:

@@ -121,7 +121,9 @@ def _join_across(before: list[_Piece], after: list[_Piece], words: set[str]) -> 
     """Bring the end of a sentence that footnotes or a float cut off back to the page where it began."""
     body = max((piece.size for piece in after if len(piece.text.split()) >= LONG), default=0.0)
     at = next((n for n, piece in enumerate(after[:ASIDES]) if not piece.is_aside(body)), None)
-    begun = None if at is None else _begun(before, after[at])
+    if at is None:
+        return
+    begun = _begun(before, after[at])
     if begun is None or (at == 0 and begun == len(before) - 1):  # else they follow each other as they are
         return
     ending = _SENTENCE.match(after[at].text)

@@ -186,7 +186,8 @@ def _related(archive: Archive, name: str) -> dict[str, str]:
 
 def _slide(xml: Element) -> list[str]:
     """The texts of a slide's shapes, its title first."""
-    titles, others = [], []
+    titles: list[str] = []
+    others: list[str] = []
     for shape in xml.iter():
         if shape.tag == f"{P}sp":
             kind = shape.find(f"{P}nvSpPr/{P}nvPr/{P}ph")

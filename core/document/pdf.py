@@ -383,7 +383,8 @@ def _filled_in(lines: list[Line], page: pymupdf.Page) -> list[Line]:
         above = [line for line in lines if line.y0 < box.y0 and line.x0 < box.x1 and line.x1 > box.x0]
         label = max(left, key=lambda line: line.x1, default=None) or max(above, key=lambda line: line.y1, default=None)
         if label is None:
-            lines.append(Line(value, *box, size=10.0, block=max((line.block for line in lines), default=0) + 1))
+            block = max((line.block for line in lines), default=0) + 1
+            lines.append(Line(value, box.x0, box.y0, box.x1, box.y1, size=10.0, block=block))
         else:
             text = f"{label.text} {value}"
             lines[lines.index(label)] = replace(label, text=text, x1=max(label.x1, box.x1))

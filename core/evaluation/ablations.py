@@ -27,14 +27,14 @@ from core.evaluation.bench import BATCH, Bench, peak_memory_mb
 from core.evaluation.budgets import lessons_of, scores
 from core.evaluation.journal import Journal, Reply
 from core.evaluation.report import f1_scores, mean, report
-from core.evaluation.squad import Article, read_squad
 from core.evaluation.statistics import bootstrap
+from core.learning.adapters.study import Exercise
 from core.learning.guard import Guard
-from core.learning.study import Exercise
 from core.model import LoadedModel, load_model
 from core.prepare.outer import OuterConfig
 from core.prompts import NOT_IN_TEXT
 from core.service import ROUTED
+from core.squad import Article, read_squad
 
 log = logging.getLogger(__name__)
 
@@ -199,9 +199,6 @@ ROWS: dict[str, Row] = {
     "threshold-4": Row({"budget": "threshold:4"}),
     "abstain-0.5": Row({"abstain": 0.5}, ("weights", "learned", "wrong_document")),
     "abstain-0.9": Row({"abstain": 0.9}, ("weights", "learned", "wrong_document")),
-    "lora+study+distil": lora(STUDY, distil=1.0),
-    "lora+study+distil-answers": lora(STUDY, distil=1.0, answers=0.0),
-    "lora+study+layers": lora(STUDY, layers=1.0),
     "lora+study-text": lora(STUDY, text=0.0),
     "lora+study-keep": lora(STUDY, keep=0.0),
     "lora-keep": lora(LORA, keep=0.0),

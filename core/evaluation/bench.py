@@ -31,10 +31,10 @@ from core.closeness import COMPARED, Query, closest_first
 from core.errors import Refused
 from core.evaluation.journal import Journal, Reply
 from core.evaluation.report import RIGHT, f1_scores, mean, report, share_lost
-from core.evaluation.squad import Article, Question, read_squad
 from core.evaluation.statistics import bootstrap
 from core.ports import Ask, Engine, Learned
 from core.service import HITS, ROUTED, best_of, best_of_sections, is_about, is_answer, points_elsewhere
+from core.squad import Article, Question, read_squad
 from core.types import Chunk, Page
 from core.words import frequency, scores, search_words, shares, spaced, supporting
 

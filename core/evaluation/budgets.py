@@ -18,10 +18,8 @@ from core.engine import Engine, EngineConfig
 from core.errors import SetupError
 from core.evaluation.bench import BATCH, Bench, learn
 from core.evaluation.journal import Journal
-from core.evaluation.metrics import f1
-from core.evaluation.squad import Article, read_squad
 from core.evaluation.statistics import bootstrap
-from core.learning.budget import (
+from core.learning.forms.budget import (
     ACTIONS,
     COST,
     Action,
@@ -35,6 +33,7 @@ from core.learning.budget import (
     train,
 )
 from core.model import prepared_folder
+from core.squad import Article, f1, read_squad
 
 EACH = (2.0, 3.0, 4.0, 5.0, 7.0)  # forward passes a chunk
 Plan = list[list[Action]]  # of each document, for each chunk

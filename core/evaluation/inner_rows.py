@@ -15,15 +15,16 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from core.evaluation.ablations import Results, chosen, fill
-from core.learning.fast_weights import FastWeightsConfig, Prepared
-from core.learning.native import Native, NativeConfig
+from core.learning.forms.fast_weights import Form, FormConfig
+from core.learning.forms.native import Native, NativeConfig
+from core.learning.preparation import FastWeightsConfig, Prepared, SlowWeights
 from core.model import load_model, pick_dtype
 from core.prepare.episodes import Episode
 from core.prepare.material import Material
@@ -67,8 +68,20 @@ class Lab:
 
 
 def form(name: str) -> FastWeightsConfig | NativeConfig:
+    """The shipped form where only its own numbers differ."""
     row = ROWS[name]
-    return row if isinstance(row, NativeConfig) else replace(BASE, **row)
+    if isinstance(row, NativeConfig):
+        return row
+    if set(row) <= {f.name for f in fields(FastWeightsConfig)}:
+        return replace(BASE, **row)
+    return FormConfig(**{**asdict(BASE), "rule": "muon", **row})
+
+
+def slow_weights(config: FastWeightsConfig | NativeConfig, model: Any) -> SlowWeights:
+    if isinstance(config, NativeConfig):
+        return Native(config, model)
+    kind = Form if isinstance(config, FormConfig) else Prepared
+    return kind(config, model.config.hidden_size, model)
 
 
 def measure(lab: Lab, inner: FastWeightsConfig | NativeConfig) -> dict[str, Any]:
@@ -76,8 +89,7 @@ def measure(lab: Lab, inner: FastWeightsConfig | NativeConfig) -> dict[str, Any]
     torch.manual_seed(lab.config.seed)
     model = lab.model
     device = model.device
-    native = isinstance(inner, NativeConfig)
-    prepared = (Native(inner, model) if native else Prepared(inner, model.config.hidden_size, model)).to(device)
+    prepared = slow_weights(inner, model).to(device)
     curve: list[tuple[int, float, float]] = []  # outer step, seconds, answer loss since the entry before
     cuda = device.type == "cuda"
     if cuda:

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from core.evaluation.journal import Reply
-from core.evaluation.metrics import exact_match, f1
-from core.evaluation.squad import Article
 from core.evaluation.statistics import ByDocument, bootstrap, compare, interquartile_mean
+from core.squad import Article, exact_match, f1
 
 COMPARED = (  # what the tests are about: does the first differ from the second?
     ("learned", "base"),

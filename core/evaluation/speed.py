@@ -14,7 +14,7 @@ import torch
 
 from core.engine import Engine, EngineConfig
 from core.evaluation.bench import learn, peak_memory_mb
-from core.learning.fast_weights import FastWeightsConfig
+from core.learning.preparation import FastWeightsConfig
 from core.model import LoadedModel
 from core.ports import Ask
 from core.prepare.episodes import Shape

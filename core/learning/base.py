@@ -19,17 +19,15 @@ from core.types import Chunk, Step
 
 @dataclass(frozen=True)
 class Objectives:
-    """What adapters are trained on: the weight of each loss, a token; 0 leaves it out (`core.learning.objectives`)."""
+    """What adapters are trained on (`core.learning.adapters.objectives`): the weight of each loss; 0 leaves it out."""
 
     text: float = 1.0
     masked: float = 0.0
     answers: float = 1.0
-    distil: float = 0.0
-    layers: float = 0.0
     keep: float = 0.5  # without it, study material moves unrelated answers by twenty nats
 
     @classmethod
-    def of(cls, weights: Mapping[str, float]) -> Objectives:
+    def from_weights(cls, weights: Mapping[str, float]) -> Objectives:
         """Raises: SetupError."""
         if unknown := set(weights) - {f.name for f in fields(cls)}:
             raise SetupError(f"There is no objective '{min(unknown)}'.")
@@ -42,7 +40,7 @@ class LearnConfig:
 
     effort: str = "standard"  # quick | standard | deep
     batch_tokens: int = 8192  # tokens of one forward and backward pass; halved when memory runs out
-    budget: str = ""  # how much to compute on each chunk: see core.learning.budget; empty: as prepared
+    budget: str = ""  # how much to compute on each chunk: see core.learning.forms.budget; empty: as prepared
     recompute: bool = False  # gradient checkpointing: less memory, a third more time
     memory_mb: int | None = None  # learning stays below it, where it can
     objectives: Objectives = Objectives()
@@ -63,7 +61,7 @@ class Learner(Protocol):
         """
         ...
 
-    def at(self, factor: float) -> Learner:
+    def with_rate(self, factor: float) -> Learner:
         """The same learner with its rate multiplied."""
         ...
 

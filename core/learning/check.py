@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from core.evaluation.metrics import f1
-from core.learning.study import Exercise
+from core.learning.adapters.study import Exercise
 from core.ports import Ask, Learned
+from core.squad import f1
 from core.types import Completion
 
 if TYPE_CHECKING:
@@ -53,14 +53,23 @@ class SelfCheck:
     def _marks(self, weights: Sequence[Mapping[str, Tensor] | None]) -> list[tuple[bool, float]]:
         """Whether each answer is right, and how sure it is."""
         asks = [Ask(e.question, w, learner=self.learner) for e, w in zip(self.exercises, weights, strict=True)]
-        given = [a for at in range(0, len(asks), ROWS) for a in self.answer(asks[at : at + ROWS])]
-        pairs = zip(given, self.exercises, strict=True)
-        return [(f1(a.text, [e.answer]) >= RIGHT, a.confidence) for a, e in pairs]
+        answers: list[Completion] = []
+        for start in range(0, len(asks), ROWS):
+            answers += self.answer(asks[start : start + ROWS])
+        marks = []
+        for answer, e in zip(answers, self.exercises, strict=True):
+            marks.append((f1(answer.text, [e.answer]) >= RIGHT, answer.confidence))
+        return marks
 
     def _examples(self, marks: Sequence[tuple[bool, float]]) -> tuple[str, ...]:
         """The surest right ones, of different chunks first."""
-        good = [(sure, e) for (right, sure), e in zip(marks, self.exercises, strict=True) if right]
-        order = [e for _, e in sorted(good, key=lambda pair: -pair[0]) if len(e.question) <= SHOWN_LENGTH]
-        firsts = list({e.chunk: e for e in reversed(order)}.values())[::-1]
-        rest = [e for e in order if e not in firsts]
-        return tuple(e.question for e in [*firsts, *rest][:SHOWN])
+        good = []
+        for (right, sure), e in zip(marks, self.exercises, strict=True):
+            if right and len(e.question) <= SHOWN_LENGTH:
+                good.append((sure, e))
+        good.sort(key=lambda pair: -pair[0])
+        firsts: dict[int, Exercise] = {}  # the surest of each chunk
+        for _, e in good:
+            firsts.setdefault(e.chunk, e)
+        rest = [e for _, e in good if firsts[e.chunk] is not e]
+        return tuple(e.question for e in [*firsts.values(), *rest][:SHOWN])

@@ -8,12 +8,12 @@ import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
+from core.learning.adapters.adapter import AdapterLearner
+from core.learning.adapters.objectives import Sample, SampleMaker
+from core.learning.adapters.study import Exercise, StudyConfig, Tutor, Writer, for_chat, summary
 from core.learning.base import LearnConfig, Learner
 from core.learning.check import Answerer, SelfCheck
 from core.learning.guard import Guard
-from core.learning.inner import AdapterLearner
-from core.learning.objectives import Lessons, Sample
-from core.learning.study import Exercise, StudyConfig, Tutor, Writer, for_chat, told
 from core.model import LoadedModel, prepared_folder
 from core.ports import Learned
 from core.prompts import PromptFormat
@@ -51,7 +51,7 @@ class Course:
         self.base, self.fmt, self.learner, self.learning, self.config = base, fmt, learner, learning, config
         self.answer, self.writer = answer, writer
         self.guard = Guard(base, fmt)
-        self.at_ease = prepared_folder(base) is not None or not config.guard  # the learner's rate is known to be safe
+        self.rate_is_safe = prepared_folder(base) is not None or not config.guard
         self.written: dict[str, list[Exercise]] | None = None  # by text, to compare learners by the same study material
 
     def run(self, chunks: Sequence[Chunk], *, title: str) -> Generator[Step, None, Learned]:
@@ -59,10 +59,10 @@ class Course:
         began, notes = time.perf_counter(), ()
         tutor = self._tutor()
         check = yield from self._check(tutor, chunks)
-        if not self.at_ease:
+        if not self.rate_is_safe:
             self.learner, factor = yield from self.guard.careful(self.learner, chunks, title)
-            self.at_ease, notes = True, (f"For this model the learning rate was multiplied by {factor:g}.",)
-        options = yield from self._lessons(tutor, chunks, title)
+            self.rate_is_safe, notes = True, (f"For this model the learning rate was multiplied by {factor:g}.",)
+        options = yield from self._study(tutor, chunks, title)
         if check and isinstance(self.learner, AdapterLearner):
             options["score"] = check.score
         learned = yield from self.learner.learn(chunks, title=title, **options)
@@ -87,15 +87,15 @@ class Course:
         )
         return SelfCheck(written, self.answer, self.learner.name) if written else None
 
-    def _lessons(self, tutor: Tutor, chunks: Sequence[Chunk], title: str) -> Generator[Step, None, dict[str, object]]:
+    def _study(self, tutor: Tutor, chunks: Sequence[Chunk], title: str) -> Generator[Step, None, dict[str, object]]:
         """Study material as samples; nothing for learners that can't use it."""
         if not isinstance(self.learner, AdapterLearner):
             return {}
-        lessons = Lessons(self.base, self.fmt, self.learning.objectives, self.learning.batch_tokens)
-        extra: list[Sample] = lessons.unrelated()
+        maker = SampleMaker(self.base, self.fmt, self.learning.objectives)
+        extra: list[Sample] = maker.unrelated()
         if self.config.study:
             exercises = yield from self._exercises(tutor, chunks)
-            extra += lessons.of(exercises, self.fmt.heading(title), self.learner.segment)
+            extra += maker.from_exercises(exercises, self.fmt.heading(title), self.learner.segment)
         return {"extra": extra}
 
     def _exercises(self, tutor: Tutor, chunks: Sequence[Chunk]) -> Generator[Step, None, list[Exercise]]:
@@ -104,7 +104,7 @@ class Course:
         if self.written is not None and text in self.written:
             return self.written[text]
         exercises = yield from gathered(tutor.exercises(chunks))
-        log.info("study: %d exercises; dropped: %s", len(exercises), told(tutor.dropped))
+        log.info("study: %d exercises; dropped: %s", len(exercises), summary(tutor.dropped))
         if self.written is not None:
             self.written[text] = exercises
         return exercises
@@ -112,8 +112,8 @@ class Course:
 
 def gathered(batches: Iterator[list[Exercise]]) -> Generator[Step, None, list[Exercise]]:
     """All that is written; between two batches the device is free."""
-    found: list[Exercise] = []
-    for some in batches:
-        found += some
+    exercises: list[Exercise] = []
+    for batch in batches:
+        exercises += batch
         yield Step(0, 1, math.nan)
-    return found
+    return exercises

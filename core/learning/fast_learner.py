@@ -1,4 +1,4 @@
-"""The row `fast-weights`: each chunk of the document becomes one delta, by the prepared inner loop."""
+"""The row `fast-weights`: each chunk of a document becomes one section of fast weights, by the prepared inner loop."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import copy
 import math
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -16,36 +16,26 @@ from torch import Tensor
 from core.errors import LearningFailed
 from core.generate import Passes
 from core.learning.base import LearnConfig
-from core.learning.budget import budget_for, with_steps
-from core.learning.fast_weights import (
-    IGNORE,
-    FastWeightsConfig,
-    Prepared,
-    attached,
-    inner_steps,
-    load_prepared,
-    read_config,
-    segments,
-    token_losses,
-)
 from core.learning.graphs import Graphs
+from core.learning.hooks import attached
 from core.learning.packing import SCALE, pack, unpack
+from core.learning.preparation import Prepared, load_prepared, merge, read_reader
+from core.learning.segments import segments, stack_segments
 from core.memory import sections_at_once
 from core.model import LoadedModel, prepared_folder
 from core.ports import Learned
 from core.prompts import PromptFormat
 from core.types import Chunk, Metrics, Step
 
-SKIPPED = "skipped"  # stands for the weights of a chunk that the budget left out
+Groups = Sequence[tuple[Mapping[str, Tensor], int]]  # weights of one section, number of batch rows
 
 
 def reading_model(base: LoadedModel) -> LoadedModel:
     """The base model with the reader that `prepare` trained merged into a second copy of its weights; the base model
     itself where there is none."""
     folder = prepared_folder(base)
-    if folder is None or not read_config(folder).reader:
-        return base
-    return replace(base, model=load_prepared(folder, base.model.config.hidden_size).merged(base.model))
+    reader = read_reader(folder) if folder else {}
+    return replace(base, model=merge(base.model, reader)) if reader else base
 
 
 class Section(NamedTuple):
@@ -57,153 +47,135 @@ class Section(NamedTuple):
 
 
 class FastWeightsLearner:
-    """Chunks are learned independently, so a long document is as easy as a short one; the router picks the chunk."""
+    """Chunks are learned independently, so a long document is as easy as a short one; the search picks the chunk."""
 
     name = "fast-weights"
 
     def __init__(self, base: LoadedModel, fmt: PromptFormat, config: LearnConfig) -> None:
         self.base, self.fmt, self.config = base, fmt, config
-        folder = prepared_folder(base)
-        width = base.model.config.hidden_size
-        # A model that was never prepared gets small steps: large ones destroy it (science of the inner rate: LOG.md).
-        self.prepared = (
-            load_prepared(folder, width, with_reader=False)
-            if folder
-            else Prepared(FastWeightsConfig(steps=4, rule="rms", rate=5e-4), width)
-        )
-        self.prepared.to(base.device).requires_grad_(False)
-        if config.budget:
-            budget_for(config.budget, 1, folder)  # what can't be is an error now, not at the first document
+        self.prepared = self.load().to(base.device).requires_grad_(False)
         self.modules = self.prepared.modules_of(base.model)
         weight = next(iter(self.modules.values())).weight
-        self.f = weight.shape[1]
         self.nothing = pack({"": torch.zeros(weight.shape)})  # stands for the weights of a chunk that was skipped
         self.graphs: Graphs | None = None
+
+    def load(self) -> Prepared:
+        """What `prepare` left for this model, without the reader: it is merged into the model."""
+        return load_prepared(prepared_folder(self.base), self.base.model.config.hidden_size, with_reader=False)
 
     def learn(self, chunks: Sequence[Chunk], *, title: str) -> Generator[Step, None, Learned]:
         began = time.perf_counter()
         heading = self.fmt.heading(title)
-        trained = self.prepared.config.steps
         batch_tokens = self.config.batch_tokens
-        spec = self.config.budget
-        budget = budget_for(spec, len(chunks), prepared_folder(self.base)) if spec else None
-        plan: dict[int, int] = {} if budget else dict.fromkeys(range(len(chunks)), trained)  # chunk -> inner steps
-        found: dict[int, Section] = {}
-        done, total = 0, len(chunks) * trained
-        at = 0
-        while at < len(chunks):
-            group = range(at, at + len(self._group(chunks, at, batch_tokens)))
+        sections: list[Section] = []
+        while len(sections) < len(chunks):
+            numbers = self._group(chunks, len(sections), batch_tokens)
             rows = max(1, batch_tokens // self.prepared.config.segment)
             try:
-                if budget and (new := [n for n in group if n not in plan]):
-                    looked = self._losses(*self._tensors([chunks[n] for n in new], heading), rows)
-                    plan |= {n: budget.decide(loss) for n, loss in zip(new, looked, strict=True)}
-                for steps in sorted({plan[n] for n in group}):
-                    members = [n for n in group if plan[n] == steps]
-                    share = len(members) * trained  # of the progress
-                    learning = self._sections([chunks[n] for n in members], heading, steps, rows, done, share, total)
-                    found |= dict(zip(members, (yield from learning), strict=True))
-                    done += share
+                sections += yield from self.learn_group(chunks, numbers, heading, rows)
             except torch.OutOfMemoryError:
                 if batch_tokens <= self.prepared.config.segment:
                     raise LearningFailed(
                         "There is not enough memory to learn this document, even in small parts."
                     ) from None
                 torch.cuda.empty_cache()
-                done = at * trained
                 batch_tokens //= 2
-                continue
-            at = group.stop
-        square = sum(section.square for section in found.values())
+        square = sum(section.square for section in sections)
         if not math.isfinite(square):
             raise LearningFailed
-        tensors = {f"{n}/{name}": t for n, section in found.items() for name, t in section.tensors.items()}
-        losses = {n: section.losses for n, section in found.items()}
-        weights = [c.token_count for c in chunks]
-        history = [
-            sum(w * losses[n][min(s, len(losses[n]) - 1)] for n, w in enumerate(weights)) / sum(weights)
-            for s in range(max(map(len, losses.values())))
-        ]
-        notes = (f"{budget.skipped} of {len(chunks)} sections were skipped to keep the budget",) if budget else ()
+        tensors = {f"{n}/{name}": t for n, section in enumerate(sections) for name, t in section.tensors.items()}
+        tokens = [chunk.token_count for chunk in chunks]
+        history = mean_losses([section.losses for section in sections], tokens)
         metrics = Metrics(
             initial_loss=history[0],
             final_loss=history[-1],
             loss_history=tuple(history),
             chunks=len(chunks),
-            tokens=sum(weights),
+            tokens=sum(tokens),
             seconds=time.perf_counter() - began,
             delta_norm=math.sqrt(square),
-            notes=notes,
         )
         return Learned(tensors, tuple(range(len(chunks))), metrics)
 
-    def _sections(
-        self, chunks: Sequence[Chunk], heading: Sequence[int], steps: int, rows: int, done: int, share: int, total: int
+    def learn_group(
+        self, chunks: Sequence[Chunk], numbers: range, heading: Sequence[int], rows: int
     ) -> Generator[Step, None, list[Section]]:
-        """Learn these chunks in one batch, each a section. Progress goes from `done` to `done + share` of `total`.
+        """Learn the chunks of these numbers, at most `rows` segments of one chunk at once."""
+        steps = self.prepared.config.steps
+        progress = Progress(numbers.start * steps, len(numbers) * steps, len(chunks) * steps)
+        text = self.tensors([chunks[n] for n in numbers], heading)
+        micro_rows = rows if len(numbers) == 1 else None
+        fast = self.prepared.inner_loop(self.base.model, *text, micro_rows=micro_rows, measure=True)
+        return (yield from self.learn_batch(fast, steps, progress))
+
+    def learn_batch(
+        self, inner_loop: Iterator[tuple[float | Tensor, dict[str, Tensor]]], steps: int, progress: Progress
+    ) -> Generator[Step, None, list[Section]]:
+        """Run the loop; what it learned of each of its documents.
 
         Raises: LearningFailed when a loss is not finite.
         """
-        inputs, targets = self._tensors(chunks, heading)
-        prepared = self.prepared if steps == self.prepared.config.steps else with_steps(self.prepared, steps)
-        micro_rows = rows if len(chunks) == 1 else None
-        deltas: dict[str, Tensor] = {}
         losses: list[float] = []
-        for loss, deltas in inner_steps(  # noqa: B007
-            self.base.model, inputs, targets, prepared, micro_rows=micro_rows, measure=True
-        ):
+        fast: dict[str, Tensor] = {}
+        for loss, fast in inner_loop:  # noqa: B007
             if not math.isfinite(float(loss)):
                 raise LearningFailed
             losses.append(float(loss))
             if len(losses) <= max(steps, 1):
-                yield Step(done + share * len(losses) // max(steps, 1), total, float(loss))
-        for name, first in zip(self.modules, self.prepared.start, strict=False):
-            deltas[name] = deltas[name] - first
-        squares = sum(d.double().square().sum((1, 2)) for d in deltas.values()).tolist()
-        if not steps:
-            return [Section({SKIPPED: torch.zeros(1)}, losses, square) for square in squares]
-        return [
-            Section(pack({name: d[i] for name, d in deltas.items()}), losses, square)
-            for i, square in enumerate(squares)
-        ]
+                yield progress.step(len(losses), max(steps, 1), float(loss))
+        changes = self.changes(fast)
+        squares = sum(change.double().square().sum((1, 2)) for change in changes.values()).tolist()
+        sections = []
+        for i, square in enumerate(squares):
+            tensors = pack({name: change[i] for name, change in changes.items()})
+            sections.append(Section(tensors, losses, square))
+        return sections
 
-    @torch.no_grad()
-    def _losses(self, inputs: Tensor, targets: Tensor, rows: int) -> list[float]:
-        """Nats a token of each chunk before any step: the budget's signal. inputs, targets: [D, S, T]."""
-        model = self.base.model
-        parts = zip(inputs.flatten(0, 1).split(rows), targets.flatten(0, 1).split(rows), strict=True)
-        sums = [token_losses(model, model.model(input_ids=i, use_cache=False)[0], t).sum(1) for i, t in parts]
-        counted = (targets != IGNORE).flatten(1).sum(1).clamp_min(1)
-        return (torch.cat(sums).view(len(inputs), -1).sum(1) / counted).tolist()
+    def changes(self, fast: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """What of the fast weights is stored."""
+        return fast
 
-    def at(self, factor: float) -> FastWeightsLearner:
+    def tensors(self, chunks: Sequence[Chunk], heading: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Inputs and targets, [D, S, T]."""
+        length, pad = self.prepared.config.segment, self.fmt.pad_id
+        documents = [segments(chunk.token_ids, heading, length, pad) for chunk in chunks]
+        inputs, targets = stack_segments(documents, length, pad)
+        return inputs.to(self.base.device), targets.to(self.base.device)
+
+    def _group(self, chunks: Sequence[Chunk], start: int, batch_tokens: int) -> range:
+        """As many chunks from `start` on as fit into one batch and into memory, at least one."""
+        padded = max(chunk.token_count for chunk in chunks) * 5 // 4
+        most = sections_at_once(self.base.model, len(self.modules), padded, self.config.memory_mb) or len(chunks)
+        size = chunks[start].token_count
+        stop = start + 1
+        while stop < min(len(chunks), start + most) and size + chunks[stop].token_count <= batch_tokens:
+            size += chunks[stop].token_count
+            stop += 1
+        return range(start, stop)
+
+    def with_rate(self, factor: float) -> FastWeightsLearner:
         """The same learner with its rates multiplied."""
         other = copy.copy(self)
         other.prepared = copy.deepcopy(self.prepared)
         other.prepared.log_rates.data += math.log(factor)
         return other
 
-    @contextmanager
-    def attach(self, groups: Sequence[tuple[Mapping[str, Tensor], int]]) -> Iterator[None]:
-        rows = [rows for _, rows in groups]
-        deltas = self._open([weights for weights, _ in groups])
-        with attached(self.modules, deltas, rows):
-            yield
+    def attach(self, groups: Groups) -> AbstractContextManager[None]:
+        fast = self._unpacked([weights for weights, _ in groups])
+        return attached(self.modules, fast, [rows for _, rows in groups])
 
-    def recorded(
-        self, groups: Sequence[tuple[Mapping[str, Tensor], int]], prompts: Sequence[Sequence[int]], max_new: int
-    ) -> Passes | None:
+    def recorded(self, groups: Groups, prompts: Sequence[Sequence[int]], max_new: int) -> Passes | None:
         if self.base.device.type != "cuda" or not Graphs.can(self.base.model):
             return None
         self.graphs = self.graphs or Graphs(self.base.model, self.modules)
         passes = self.graphs.passes(prompts, self.fmt.pad_id, max_new)
         if passes:
-            of = [n for n, (_, rows) in enumerate(groups) for _ in range(rows)]
-            passes.attach(self._open([weights for weights, _ in groups]), of)
+            documents = [n for n, (_, rows) in enumerate(groups) for _ in range(rows)]
+            passes.attach(self._unpacked([weights for weights, _ in groups]), documents)
         return passes
 
-    def _open(self, sections: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-        """Stored weights of D sections, each beginning where learning does, as name -> [D, d, f]; {} of none."""
+    def _unpacked(self, sections: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        """The fast weights of D stored sections, name -> [D, d, f]; {} of none."""
         if not sections:
             return {}
         packed = {}
@@ -211,26 +183,34 @@ class FastWeightsLearner:
             whole = torch.stack([w.get(n + part, self.nothing[part]) for n in self.modules for w in sections])
             whole = whole.pin_memory() if self.base.device.type == "cuda" else whole
             packed["all" + part] = whole.to(self.base.device, non_blocking=True)  # at once, and nothing waits for it
-        deltas = unpack(packed, self.f)["all"].unflatten(0, (len(self.modules), -1))
-        if self.prepared.start:
-            deltas = deltas + torch.stack(list(self.prepared.start))[:, None]
-        return dict(zip(self.modules, deltas.to(self.base.dtype), strict=True))
+        width = next(iter(self.modules.values())).in_features
+        changes = unpack(packed, width)["all"].unflatten(0, (len(self.modules), -1))
+        return dict(zip(self.modules, self.fast_weights(changes).to(self.base.dtype), strict=True))
 
-    def _group(self, chunks: Sequence[Chunk], at: int, batch_tokens: int) -> Sequence[Chunk]:
-        """As many chunks as fit into one batch and into memory, at least one."""
-        padded = max(c.token_count for c in chunks) * 5 // 4
-        most = sections_at_once(self.base.model, len(self.modules), padded, self.config.memory_mb)
-        size, end = 0, at
-        while end < len(chunks) and (end == at or size + chunks[end].token_count <= batch_tokens):
-            size += chunks[end].token_count
-            end += 1
-        return chunks[at : end if most is None else min(end, at + most)]
+    def fast_weights(self, changes: Tensor) -> Tensor:
+        """From what was stored, [U, D, d, f]."""
+        return changes
 
-    def _tensors(self, group: Sequence[Chunk], heading: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """[D, S, T] inputs and targets; shorter chunks are padded with empty segments."""
-        length = self.prepared.config.segment
-        cut = [segments(c.token_ids, heading, length, self.fmt.pad_id) for c in group]
-        most = max(len(i) for i, _ in cut)
-        inputs = [i + [[self.fmt.pad_id] * length] * (most - len(i)) for i, _ in cut]
-        targets = [t + [[IGNORE] * length] * (most - len(t)) for _, t in cut]
-        return torch.tensor(inputs, device=self.base.device), torch.tensor(targets, device=self.base.device)
+
+class Progress(NamedTuple):
+    """Where a batch stands in the learning of its document, in inner steps of a chunk."""
+
+    done: int  # before the batch
+    share: int  # of the batch
+    total: int
+
+    def step(self, taken: int, steps: int, loss: float) -> Step:
+        """After so many of the steps of the batch."""
+        return Step(self.done + self.share * taken // steps, self.total, loss)
+
+
+def mean_losses(losses: Sequence[Sequence[float]], tokens: Sequence[int]) -> list[float]:
+    """The document's mean loss before each step and after the last one, from those of its sections; a section that took
+    fewer steps stays at its last loss."""
+    history = []
+    for step in range(max(map(len, losses))):
+        total = 0.0
+        for count, of_section in zip(tokens, losses, strict=True):
+            total += count * of_section[min(step, len(of_section) - 1)]
+        history.append(total / sum(tokens))
+    return history

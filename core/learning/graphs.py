@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.generate import Next, Passes
-from core.learning.fast_weights import attached
+from core.learning.hooks import attached
 
 T = TypeVar("T")
 
@@ -43,7 +43,7 @@ class Shape(NamedTuple):
     short: bool  # the prompts' own pass is recorded, too
 
     @classmethod
-    def of(cls, rows: int, prompt: int) -> Shape | None:
+    def fitting(cls, rows: int, prompt: int) -> Shape | None:
         """The smallest that holds so many rows of so many tokens; None when they are too many rows."""
         fitting = next((r for r in ROWS if r >= rows), None)
         short = next((p for p in PROMPTS if p >= prompt), None)
@@ -76,7 +76,7 @@ class Graphs:
 
     def passes(self, prompts: Sequence[Sequence[int]], pad_id: int, max_new: int) -> Replayed | None:
         """Passes of these prompts, valid until the next ones; None when there is no room for them."""
-        shape = Shape.of(len(prompts), max(map(len, prompts)))
+        shape = Shape.fitting(len(prompts), max(map(len, prompts)))
         if shape is None or max_new > NEW or self._bytes(shape) > self.room:
             return None
         if shape not in self.kept:
@@ -124,9 +124,9 @@ class Graph:
         self.seen.copy_(F.pad(counts, (0, NEW)))
         self.position.copy_(positions[:, -1:])
         self.column.fill_(length)
-        mine = columns[:length]
-        itself = columns == mine[:, None]  # padding sees itself: out of nothing comes no number
-        return self._follow(ids, positions, mine, self.seen[:, None] & (columns < mine[:, None]) | itself)
+        written = columns[:length]
+        itself = columns == written[:, None]  # padding sees itself: a softmax over nothing is no number
+        return self._follow(ids, positions, written, self.seen[:, None] & (columns < written[:, None]) | itself)
 
     def _step(self) -> Next:
         """What follows `token`."""
@@ -158,13 +158,13 @@ class Replayed(Passes):
     def __init__(self, graph: Graph, prompts: Sequence[Sequence[int]], pad_id: int) -> None:
         self.graph, self.prompts, self.pad_id = graph, prompts, pad_id
 
-    def attach(self, deltas: Mapping[str, Tensor], of: Sequence[int]) -> None:
-        """Row i gets the weights `of[i]`, name -> [D, d, f]; further rows get none."""
-        places = torch.tensor(of, device=self.graph.column.device)
+    def attach(self, deltas: Mapping[str, Tensor], documents: Sequence[int]) -> None:
+        """Row i gets the weights of `documents[i]`, name -> [D, d, f]; further rows get none."""
+        places, count = torch.tensor(documents, device=self.graph.column.device), len(documents)
         for name, slot in self.graph.slots.items():
-            slot[len(of) :] = 0
-            if of:
-                torch.index_select(deltas[name], 0, places, out=slot[: len(of)])
+            slot[count:] = 0
+            if count:
+                torch.index_select(deltas[name], 0, places, out=slot[:count])
 
     def first(self) -> Next:
         g, rows = self.graph, len(self.prompts)
@@ -191,8 +191,8 @@ class Replayed(Passes):
         with g.attached(rows):
             first = passes.first()
         length = passes.mask.shape[1]
-        for mine, read in zip(g.cache, passes.cache.layers, strict=True):
-            mine[:rows, :length] = torch.cat([read.keys, read.values], 1).transpose(1, 2)
+        for own, read in zip(g.cache, passes.cache.layers, strict=True):
+            own[:rows, :length] = torch.cat([read.keys, read.values], 1).transpose(1, 2)
         g.seen.zero_()
         g.seen[:rows, :length] = passes.mask.bool()
         g.position[:rows] = passes.position[:, -1:]
@@ -275,12 +275,12 @@ def recorded(function: Callable[[], T], device: torch.device) -> Callable[[], T]
     with torch.cuda.stream(aside):  # torch.cuda.graph would collect garbage, which stops every other thread
         graph.capture_begin(capture_error_mode="thread_local")
         try:
-            found = function()
+            result = function()
         finally:
             graph.capture_end()
 
     def replay() -> T:
         graph.replay()
-        return found
+        return result
 
     return replay

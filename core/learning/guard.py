@@ -18,9 +18,9 @@ from torch import Tensor
 
 from core.errors import LearningFailed
 from core.generate import start
+from core.learning.adapters.objectives import HELD_OUT
+from core.learning.adapters.study import spread
 from core.learning.base import Learner
-from core.learning.objectives import HELD_OUT
-from core.learning.study import spread
 from core.model import LoadedModel
 from core.ports import Learned
 from core.prompts import UNRELATED, PromptFormat
@@ -101,7 +101,7 @@ class Guard:
         """
         best: tuple[float, Learner, float] | None = None
         for factor in FACTORS:
-            tried = learner.at(factor)
+            tried = learner.with_rate(factor)
             probe = copy.copy(tried)
             probe.config = replace(tried.config, effort="quick")
             try:

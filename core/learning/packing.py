@@ -8,7 +8,7 @@ which rounding shortens. 2.25 bits a weight; the outer loop trains through it, a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
@@ -58,8 +58,6 @@ def unpack(packed: Mapping[str, Tensor], width: int) -> dict[str, Tensor]:
     return deltas
 
 
-def as_stored(deltas: Mapping[str, Tensor], start: Sequence[Tensor] = ()) -> dict[str, Tensor]:
-    """The deltas after storage: what was learned in two bits, on top of where it started (one tensor a delta)."""
-    if not start:
-        return {name: rounded(d) for name, d in deltas.items()}
-    return {name: first + rounded(d - first) for (name, d), first in zip(deltas.items(), start, strict=True)}
+def as_stored(deltas: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The deltas after storage, each with the gradient of the identity."""
+    return {name: rounded(delta) for name, delta in deltas.items()}

@@ -22,8 +22,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from core.closeness import NAME, Query, encode
-from core.learning.fast_weights import only
 from core.learning.graphs import Graphs, arrange, recorded
+from core.learning.hooks import decoder_slice
 from core.model import SEARCH, LoadedModel
 
 WIDTH = 128
@@ -119,7 +119,7 @@ def states(model: Any, texts: Sequence[Sequence[int]], layer: int, pad_id: int) 
 
 def blocks(model: Any, ids: Tensor, layer: int) -> Tensor:
     """What the first `layer` blocks make of ids [R, T] -> [R, T, d]."""
-    with only(model, 0, layer, norm=False) as lower:
+    with decoder_slice(model, 0, layer, norm=False) as lower:
         return lower(input_ids=ids, use_cache=False).last_hidden_state
 
 

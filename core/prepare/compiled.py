@@ -1,6 +1,6 @@
 """The outer step on pure functions that `torch.compile` can take, block by block, for models of Llama's architecture.
 
-It computes what `core.prepare.outer.step_losses` does with hooks on the model (a test holds both to the same
+It computes what `core.prepare.step.HookStep` does with hooks on the model (a test holds both to the same
 gradients), 2.7 times as fast on a GPU (LOG.md). Compiled code can't be differentiated twice, so a block's own gradient
 (`block_pull`) is a function of its own, which the outer loop differentiates once. All blocks share what is compiled for
 one. The reader is merged into the blocks' weights once a step: the gradient passes through the sum W + b a.
@@ -11,17 +11,20 @@ Shapes: R rows, T tokens, d width, f MLP width, V vocabulary, D documents (R a m
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from core.learning.fast_weights import IGNORE, Prepared, direction
+from core.learning.muon import muon
 from core.learning.packing import rounded
+from core.learning.preparation import Prepared
+from core.learning.segments import IGNORE
 
-READ_AT_ONCE = 8  # rows without a delta
+ENTROPY_AT_ONCE = 4096  # positions
 
 
 class Block(NamedTuple):
@@ -111,13 +114,13 @@ def block_pull(
     x: Tensor, w: Block, cos: Tensor, sin: Tensor, delta: Tensor | None, above: Tensor, eps: float
 ) -> tuple[Tensor, ...]:
     """Gradient of a block at x and, where there is one, at delta, for the gradient `above` [R, T, d] at its output."""
-    at = (x,) if delta is None else (x, delta)
-    _, pull = torch.func.vjp(lambda x, delta=None: block(x, w, cos, sin, delta, True, eps), *at)
+    inputs = (x,) if delta is None else (x, delta)
+    _, pull = torch.func.vjp(lambda x, delta=None: block(x, w, cos, sin, delta, True, eps), *inputs)
     return pull(above)
 
 
 def weighted_loss(
-    x: Tensor, norm: Tensor, head: Tensor, weigh: Weigh | None, targets: Tensor, share: Tensor, eps: float
+    x: Tensor, norm: Tensor, head: Tensor, weigh: Weigh, targets: Tensor, share: Tensor, eps: float
 ) -> tuple[Tensor, Tensor]:
     """x [R, T, d] above the last block, targets [R, T], share [R, 1] (one over the tokens of the row's document)
     -> the inner loss, summed over documents; and the plain mean, nats a token."""
@@ -125,26 +128,24 @@ def weighted_loss(
     each = F.cross_entropy(
         F.linear(hidden, head).float().flatten(0, 1), targets.flatten(), ignore_index=IGNORE, reduction="none"
     ).view_as(targets)
-    weight: Tensor | float = 1.0
-    if weigh is not None:
-        inside = F.gelu(F.linear(hidden.float(), weigh.w1, weigh.b1))
-        weight = F.softplus(F.linear(inside, weigh.w2, weigh.b2).squeeze(-1)) / math.log(2)
+    inside = F.gelu(F.linear(hidden.float(), weigh.w1, weigh.b1))
+    weight = F.softplus(F.linear(inside, weigh.w2, weigh.b2).squeeze(-1)) / math.log(2)
     return (each * weight * share).sum(), each.sum() / (targets != IGNORE).sum()
 
 
 def loss_pull(
-    x: Tensor, norm: Tensor, head: Tensor, weigh: Weigh | None, targets: Tensor, share: Tensor, eps: float
+    x: Tensor, norm: Tensor, head: Tensor, weigh: Weigh, targets: Tensor, share: Tensor, eps: float
 ) -> tuple[Tensor, Tensor]:
     """Gradient of the inner loss at x [R, T, d], and the plain mean loss."""
     return torch.func.grad(weighted_loss, has_aux=True)(x, norm, head, weigh, targets, share, eps)
 
 
-def stepped(delta: Tensor, gradient: Tensor, rate: Tensor, rule: str) -> Tensor:
-    return delta - rate * direction(gradient.float(), rule)
+def stepped(delta: Tensor, gradient: Tensor, rate: Tensor) -> Tensor:
+    return delta - rate * muon(gradient.float())
 
 
-class OuterStep:
-    """The losses of an outer step for one model and its preparation."""
+class LlamaStep:
+    """Implements core.prepare.step.OuterStep for one model and its preparation."""
 
     def __init__(self, model: Any, prepared: Prepared, *, compiled: bool) -> None:
         self.model, self.prepared = model, prepared
@@ -159,17 +160,14 @@ class OuterStep:
         angles = torch.outer(torch.arange(2048, device=model.device).float(), inverse).repeat(1, 2)
         self.cos, self.sin = angles.cos(), angles.sin()
         self.blocks: list[Block] = []  # of the step that is being computed
-        self.carrying = [int(name.split(".")[2]) for name in prepared.modules_of(model)]  # blocks with a delta
+        self.fast_blocks = prepared.config.blocks_of(model)  # those with a delta
 
     @staticmethod
     def can(model: Any, prepared: Any) -> bool:
         """Whether it computes this model's step; the plain step does all others."""
         c = model.config
         plain = c.model_type == "llama" and (c.hidden_act, c.attention_bias, c.mlp_bias) == ("silu", False, False)
-        if not plain or c.rope_parameters["rope_type"] != "default" or not isinstance(prepared, Prepared):
-            return False
-        p = prepared.config
-        return not (p.momentum or p.rank or p.order != "whole" or p.shared_rate)
+        return plain and c.rope_parameters["rope_type"] == "default" and type(prepared) is Prepared
 
     def run(self, x: Tensor, blocks: Sequence[Block], deltas: Sequence[Tensor | None], exact: bool) -> list[Tensor]:
         """What goes into each block, and what comes out of the last."""
@@ -179,98 +177,51 @@ class OuterStep:
             xs.append(self.block(xs[-1], w, cos, sin, delta, exact, self.eps))
         return xs
 
-    def learn(self, inputs: Tensor, targets: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """inputs, targets [D, S, T] -> loss before each step, nats a token; a delta [D, d, f] for each upper block."""
-        model, config, blocks = self.model.model, self.prepared.config, self.blocks
-        carrying = self.carrying
-        cut = carrying[0]
-        documents = len(inputs)
+    @contextmanager
+    def reader_on(self) -> Iterator[None]:
+        self.blocks = blocks_of(self.model, self.prepared)
+        yield
+
+    def learn(self, inputs: Tensor, targets: Tensor) -> tuple[list[Tensor], dict[int, Tensor]]:
+        """What was learned is by number of the block, [D, d, f]."""
+        model, blocks = self.model.model, self.blocks
+        cut = self.fast_blocks.start
         share = 1.0 / (targets != IGNORE).flatten(1).sum(1).clamp_min(1)
         share = share.repeat_interleave(inputs.shape[1])[:, None]
-        goal = targets.flatten(0, 1)
-        weigh = None
-        if self.prepared.weigh is not None:
-            first, _, second = self.prepared.weigh
-            weigh = Weigh(first.weight, first.bias, second.weight, second.bias)
+        first, _, second = self.prepared.weigh
+        weigh = Weigh(first.weight, first.bias, second.weight, second.bias)
+        above = model.norm.weight, self.model.lm_head.weight, weigh, targets.flatten(0, 1), share, self.eps
         x = self.run(model.embed_tokens(inputs.flatten(0, 1)), blocks[:cut], [None] * cut, False)[-1]
         cos, sin = (a[: x.shape[1]].to(x.dtype) for a in (self.cos, self.sin))
-        if self.prepared.start:
-            deltas = [start.expand(documents, -1, -1) for start in self.prepared.start]
-        else:
-            deltas = [torch.zeros(documents, *blocks[i].down.shape, device=x.device) for i in carrying]
+        deltas = {i: torch.zeros(len(inputs), *blocks[i].down.shape, device=x.device) for i in self.fast_blocks}
         losses = []
-        for step in range(config.steps):
-            at_block = dict(zip(carrying, [delta.to(x.dtype) for delta in deltas], strict=True))
-            xs = self.run(x, blocks[cut:], [at_block.get(i) for i in range(cut, len(blocks))], True)
-            above, loss = self.loss_pull(
-                xs[-1], model.norm.weight, self.model.lm_head.weight, weigh, goal, share, self.eps
-            )
+        for rates in self.prepared.rates():
+            at_block = self._at_block(deltas, x.dtype)
+            xs = self.run(x, blocks[cut:], at_block[cut:], True)
+            pull, loss = self.loss_pull(xs[-1], *above)
             losses.append(loss)
-            rates = self.prepared.log_rates[step].exp()
             for i in reversed(range(cut, len(blocks))):
-                delta = at_block.get(i)
-                above, *gradient = self.block_pull(xs[i - cut], blocks[i], cos, sin, delta, above, self.eps)
+                pull, *gradient = self.block_pull(xs[i - cut], blocks[i], cos, sin, at_block[i], pull, self.eps)
                 if gradient:
-                    n = carrying.index(i)
-                    deltas[n] = self.stepped(deltas[n], gradient[0], rates[n], config.rule)
-        return losses, deltas
+                    deltas[i] = self.stepped(deltas[i], gradient[0], rates[self.fast_blocks.index(i)])
+        return losses, {i: self.rounded(delta) for i, delta in deltas.items()}
 
-    def answer(self, questions: Tensor, labels: Tensor, deltas: Sequence[Tensor]) -> Tensor:
-        """As `core.prepare.outer.answer_loss`. questions, labels [D n, Q]."""
-        x = self._read(questions[:, :-1], deltas)
-        goal = labels[:, 1:]
-        here = goal != IGNORE
-        weight = (1.0 / here.sum(1).clamp_min(1))[:, None].expand_as(goal)[here] / len(goal)
-        return self._entropy(x[here], goal[here], weight)
-
-    def read(self, rows: Tensor, deltas: Sequence[Tensor] = ()) -> Tensor:
-        """As `core.prepare.outer.reading_loss`. rows [R, 2, L + 1]: tokens, weights; a delta [R, d, f] for each."""
-        total = rows[:, 1, 1:].sum().clamp_min(1e-6)
-        if deltas:
-            return self._read_some(rows, total, deltas)
-        return torch.stack([self._read_some(some, total, ()) for some in rows.split(READ_AT_ONCE)]).sum()
-
-    def _read_some(self, rows: Tensor, total: Tensor, deltas: Sequence[Tensor]) -> Tensor:
-        ids, w = rows[:, 0], rows[:, 1, 1:].float()
-        x = self._read(ids[:, :-1], deltas)
-        here = w > 0
-        return self._entropy(x[here], ids[:, 1:][here], w[here] / total)
-
-    def _read(self, ids: Tensor, deltas: Sequence[Tensor]) -> Tensor:
-        """ids [R, T], no deltas or one for each upper block -> [R, T, d] above the last block."""
+    def states(self, ids: Tensor, learned: Mapping[int, Tensor]) -> Tensor:
+        """Below the final norm, which `entropy` applies."""
         x = self.model.model.embed_tokens(ids)
-        at_block = dict(zip(self.carrying, [d.to(x.dtype) for d in deltas], strict=bool(deltas)))
-        return self.run(x, self.blocks, [at_block.get(i) for i in range(len(self.blocks))], False)[-1]
+        return self.run(x, self.blocks, self._at_block(learned, x.dtype), False)[-1]
 
-    def _entropy(self, x: Tensor, goal: Tensor, weight: Tensor) -> Tensor:
-        """Summed weighted cross-entropy of N picked positions; padded to a few sizes, so that few are compiled."""
-        more = -len(goal) % 4096
-        x, goal, weight = F.pad(x, (0, 0, 0, more)), F.pad(goal, (0, more)), F.pad(weight, (0, more))
-        parts = zip(x.split(4096), goal.split(4096), weight.split(4096), strict=True)
+    def _at_block(self, deltas: Mapping[int, Tensor], dtype: torch.dtype) -> list[Tensor | None]:
+        """Of each block its delta, if it has one."""
+        return [deltas[i].to(dtype) if i in deltas else None for i in range(len(self.blocks))]
+
+    def entropy(self, states: Tensor, goals: Tensor, weights: Tensor) -> Tensor:
+        """Padded to a few sizes, so that few are compiled."""
+        more = -len(goals) % ENTROPY_AT_ONCE
+        padded = F.pad(states, (0, 0, 0, more)), F.pad(goals, (0, more)), F.pad(weights, (0, more))
+        parts = zip(*(t.split(ENTROPY_AT_ONCE) for t in padded), strict=True)
         norm, head = self.model.model.norm.weight, self.model.lm_head.weight
         return torch.stack([self.cross_entropy(*part, norm, head, self.eps) for part in parts]).sum()
-
-    def losses(self, batch: Any, config: Any) -> dict[str, Tensor]:
-        """As `core.prepare.outer.step_losses`; `config` is its OuterConfig."""
-        terms: dict[str, Tensor] = {}
-        self.blocks = blocks_of(self.model, self.prepared)
-        if len(batch.inputs):
-            inner, deltas = self.learn(batch.inputs, batch.targets)
-            starts = self.prepared.start or [0.0] * len(deltas)
-            stored = [start + self.rounded(d - start) for d, start in zip(deltas, starts, strict=True)]
-            answer = self.answer(batch.questions, batch.labels, stored)
-            terms = {"answer": answer, "before": inner[0], "after": inner[-1]}
-            if count := len(batch.beside):
-                terms["beside"] = self.read(batch.beside, [d[:count] for d in stored])
-        if len(batch.reading):
-            terms["reading"] = self.read(batch.reading)
-        return weighed(terms, config)
-
-
-def weighed(terms: dict[str, Tensor], config: Any) -> dict[str, Tensor]:
-    """The terms of an outer step, and their "total", which carries the graph."""
-    weights = {"answer": 1.0, "before": config.language, "beside": config.beside_weight, "reading": config.reading}
-    return terms | {"total": sum(weights[k] * v for k, v in terms.items() if k in weights)}
 
 
 def answer_entropy(x: Tensor, goal: Tensor, weight: Tensor, norm: Tensor, head: Tensor, eps: float) -> Tensor:

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from core.learning.fast_weights import IGNORE, segments
+from core.learning.segments import IGNORE, segments, stack_segments
 from core.prepare.invented import invented_document
 from core.prepare.material import FollowUp, Material, Passage
 from core.prepare.questions import QA, sentences
@@ -70,17 +70,19 @@ class Batch(NamedTuple):
         each = -(-len(self.inputs) // parts) if len(self.inputs) else 1
         n = len(self.questions) // max(1, len(self.inputs))
         none = self.reading[:0]
-        documents = [
-            Batch(
-                self.inputs[at : at + each],
-                self.targets[at : at + each],
-                self.questions[at * n : (at + each) * n],
-                self.labels[at * n : (at + each) * n],
-                self.beside[at : at + each],
-                none,
+        documents = []
+        for start in range(0, len(self.inputs), each):
+            part, asked = slice(start, start + each), slice(start * n, (start + each) * n)
+            documents.append(
+                Batch(
+                    self.inputs[part],
+                    self.targets[part],
+                    self.questions[asked],
+                    self.labels[asked],
+                    self.beside[part],
+                    none,
+                )
             )
-            for at in range(0, len(self.inputs), each)
-        ]
         alone = Batch(*(t[:0] for t in self[:-1]), self.reading)
         return [*documents, alone] if len(self.reading) else documents
 
@@ -143,15 +145,16 @@ def draw(material: Material, rng: random.Random, words: int, kinds: Mapping[str,
 def joined(passages: Sequence[Passage], rng: random.Random, words: int) -> Episode:
     """A passage, or a part of it, and as many others as there is room for: neighbours or any. Passages of an article
     stay with it."""
-    at = rng.randrange(len(passages))
-    first = excerpt(passages[at], rng, words)
+    place = rng.randrange(len(passages))
+    first = excerpt(passages[place], rng, words)
     parts = [first]
     size = len(first.text.split())
     while words - size > 20 and rng.random() < 0.9:
-        at = (at + 1) % len(passages) if rng.random() < 0.5 or first.title else rng.randrange(len(passages))
-        if passages[at].title != first.title:
+        neighbour = rng.random() < 0.5 or first.title
+        place = (place + 1) % len(passages) if neighbour else rng.randrange(len(passages))
+        if passages[place].title != first.title:
             break
-        more = excerpt(passages[at], rng, words - size)
+        more = excerpt(passages[place], rng, words - size)
         parts.append(more)
         size += max(1, len(more.text.split()))
     if rng.random() < 0.3:
@@ -186,16 +189,18 @@ def stranger(episode: Episode, others: Sequence[Episode], rng: random.Random) ->
     in common with its text."""
     if episode.beyond and rng.random() < 0.6:
         return rng.choice(list(episode.beyond))
-    text = normalise(episode.text)
-    said, words = f" {' '.join(text)} ", set(text)
+    words = normalise(episode.text)
+    text, known = f" {' '.join(words)} ", set(words)
     best, closest = -1.0, None
     for other in rng.sample(others, min(OTHERS, len(others))):
-        if other is not episode:
-            q = rng.choice(other.questions)
-            wanted = [word.casefold() for word in search_words(q.question)]
-            share = sum(word in words for word in wanted) / max(len(wanted), TELLING)
-            if share > best and f" {' '.join(normalise(q.answer))} " not in said:
-                best, closest = share, QA(q.question, NOT_IN_TEXT)
+        if other is episode:
+            continue
+        q = rng.choice(other.questions)
+        wanted = [word.casefold() for word in search_words(q.question)]
+        share = sum(word in known for word in wanted) / max(len(wanted), TELLING)
+        answered = f" {' '.join(normalise(q.answer))} " in text
+        if share > best and not answered:
+            best, closest = share, QA(q.question, NOT_IN_TEXT)
     return closest
 
 
@@ -240,11 +245,9 @@ def make_batch(
     """Tensors of a batch; documents and questions are cut or padded to the shape. `beside`: share of the documents
     whose text is read beside their delta, too."""
     most = shape.segments
-    inputs, targets, rows, labels = [], [], [], []
+    documents, rows, labels = [], [], []
     for e in episodes:
-        some, goals = encode_document(e, encode, fmt, segment, most * segment)
-        inputs.append(some[:most] + [[fmt.pad_id] * segment] * (most - len(some)))
-        targets.append(goals[:most] + [[IGNORE] * segment] * (most - len(goals)))
+        documents.append(encode_document(e, encode, fmt, segment, most * segment))
         fits = len(e.questions) >= shape.questions
         asked = rng.sample(e.questions, shape.questions) if fits else rng.choices(e.questions, k=shape.questions)
         if rng.random() < strangers and (unanswered := stranger(e, episodes, rng)):
@@ -260,8 +263,7 @@ def make_batch(
     width = most * segment + 2 * shape.width
     both = [text_beside(e, encode, fmt, rng, width) for e in episodes[: round(beside * len(episodes))]]
     return Batch(
-        torch.tensor(inputs),
-        torch.tensor(targets),
+        *stack_segments(documents, segment, fmt.pad_id, most),
         torch.tensor(rows),
         torch.tensor(labels),
         torch.tensor(both, dtype=torch.long).view(len(both), 2, width),
@@ -319,7 +321,9 @@ def reading_example(
     asked = rng.sample(episode.questions, min(len(episode.questions), rng.choice((1, 2, 4, 6))))
     if episode.beyond and rng.random() < config.unanswerable:
         asked.insert(rng.randint(0, len(asked)), rng.choice(list(episode.beyond)))
-    asked = [QA(as_typed(q.question, rng), q.answer) if rng.random() < config.typed else q for q in asked]
+    for n, q in enumerate(asked):
+        if rng.random() < config.typed:
+            asked[n] = QA(as_typed(q.question, rng), q.answer)
     return conversation(text, asked, encode, fmt, config)
 
 

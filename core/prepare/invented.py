@@ -12,102 +12,15 @@ from typing import NamedTuple
 
 from core.prepare.questions import QA
 
-ONSETS = [
-    "b",
-    "c",
-    "d",
-    "f",
-    "g",
-    "h",
-    "j",
-    "k",
-    "l",
-    "m",
-    "n",
-    "p",
-    "r",
-    "s",
-    "t",
-    "v",
-    "w",
-    "z",
-    "br",
-    "cr",
-    "dr",
-    "fr",
-    "gr",
-    "pr",
-    "tr",
-    "st",
-    "sk",
-    "sl",
-    "pl",
-    "bl",
-    "cl",
-    "kl",
-    "th",
-    "sh",
-    "ch",
-    "qu",
-]
+ONSETS = "b c d f g h j k l m n p r s t v w z br cr dr fr gr pr tr st sk sl pl bl cl kl th sh ch qu".split()
 VOWELS = ["a", "e", "i", "o", "u", "a", "e", "i", "o", "ai", "ea", "ou", "io", "y", "ee"]
 CODAS = ["", "", "", "n", "r", "s", "l", "m", "th", "nd", "rk", "x", "ck", "t"]
-MONTHS = [
-    "January",
-    "February",
-    "March",
-    "April",
-    "May",
-    "June",
-    "July",
-    "August",
-    "September",
-    "October",
-    "November",
-    "December",
-]
-FIRST = [
-    "Anna",
-    "Peter",
-    "Maria",
-    "John",
-    "Laura",
-    "Thomas",
-    "Emma",
-    "David",
-    "Sofia",
-    "Daniel",
-    "Clara",
-    "Martin",
-    "Helen",
-    "Simon",
-    "Julia",
-    "Robert",
-    "Nora",
-    "Victor",
-    "Alice",
-    "George",
-    "Irene",
-    "Paul",
-    "Rosa",
-    "Henry",
-    "Ella",
-    "Frank",
-    "Lucy",
-    "Oscar",
-    "Ruth",
-    "Edgar",
-    "Mara",
-    "Felix",
-    "Vera",
-    "Hugo",
-    "Ida",
-    "Leo",
-    "Greta",
-    "Max",
-    "Tilda",
-    "Arthur",
-]
+MONTHS = "January February March April May June July August September October November December".split()
+FIRST = """
+    Anna Peter Maria John Laura Thomas Emma David Sofia Daniel Clara Martin Helen Simon Julia Robert Nora Victor
+    Alice George Irene Paul Rosa Henry Ella Frank Lucy Oscar Ruth Edgar Mara Felix Vera Hugo Ida Leo Greta Max Tilda
+    Arthur
+""".split()
 LISTS = {
     "job": "engineer painter judge farmer nurse pilot chemist baker lawyer poet sailor teacher miner dancer architect gardener "
     "cook surgeon weaver librarian mechanic botanist printer tailor blacksmith singer clockmaker translator",
@@ -239,13 +152,13 @@ def fact(rng: random.Random) -> tuple[str, list[QA]]:
     values = _slots(rng)
     statement = rng.choice(statements.split("|")).format(**values)
     statement = statement[0].upper() + statement[1:]
-    pairs = [q.format(**values).split(">") for q in questions.split("|")]
-    found = [
-        QA(q, a)
-        for q, a in pairs
-        if all(w.lower() in statement.lower() for w in re.findall(r"[\w-]+", a) if w not in ("the", "every", "of"))
-    ]
-    return statement, found
+    answered = []
+    for pair in questions.split("|"):
+        question, answer = pair.format(**values).split(">")
+        words = set(re.findall(r"[\w-]+", answer)) - {"the", "every", "of"}
+        if all(word.lower() in statement.lower() for word in words):
+            answered.append(QA(question, answer))
+    return statement, answered
 
 
 def invented_document(rng: random.Random, facts: int) -> Invented:

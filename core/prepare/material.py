@@ -166,7 +166,7 @@ def gist_of(article: tuple[str, str]) -> Passage | None:
 def eight_words(text: str) -> Iterator[tuple[str, ...]]:
     """Every eight words in a row, lower case, without punctuation."""
     words = re.findall(r"[^\W_]+", text.lower())
-    return zip(*(words[at:] for at in range(8)), strict=False)
+    return zip(*(words[first:] for first in range(8)), strict=False)
 
 
 def without_development(training: Sequence[Passage], development: Sequence[Passage]) -> tuple[list[Passage], int, int]:
@@ -176,7 +176,7 @@ def without_development(training: Sequence[Passage], development: Sequence[Passa
     """
     runs = {run for p in development for run in eight_words(p.text)}
     asked = {q.question.lower() for p in development for q in p.questions}
-    apart = [p for p in training if not any(run in runs for run in eight_words(p.text))]
+    apart = [p for p in training if runs.isdisjoint(eight_words(p.text))]
     kept, went = [], 0
     for p in apart:
         fresh = [q for q in p.questions if q.question.lower() not in asked]
@@ -236,7 +236,9 @@ def build(question_files: Sequence[Path], article_files: Sequence[Path], every: 
     development = grouped(row for row in rows if is_development(row["context"]))
     training = grouped(row for row in rows if not is_development(row["context"]))
     training, passages_gone, questions_gone = without_development(training, development)
-    articles = [a for path in article_files for a in read_articles(path)[::every] if not is_development_article(a[0])]
+    articles: list[tuple[str, str]] = []
+    for path in article_files:
+        articles += [a for a in read_articles(path)[::every] if not is_development_article(a[0])]
     with Pool(workers) as pool:
         for made in pool.imap(partial(passages_of, recur=0.4), articles, chunksize=64):
             training += [p for p in made if p.questions]

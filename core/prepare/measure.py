@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from core.evaluation.metrics import exact_match, f1
 from core.generate import generate, held_back
-from core.learning.fast_weights import IGNORE, Prepared
-from core.learning.native import Native
+from core.learning.preparation import SlowWeights
+from core.learning.segments import stack_segments
 from core.prepare.episodes import Episode, draw, encode_document
 from core.prepare.invented import invented_document
 from core.prepare.material import Material
 from core.prompts import ChatFormat, format_for
+from core.squad import exact_match, f1
 
 KINDS = ("learned", "wrong", "in_context", "base")
 
@@ -26,7 +26,7 @@ KINDS = ("learned", "wrong", "in_context", "base")
 def learned_figures(
     model: Any,
     tokenizer: Any,
-    prepared: Prepared | Native,
+    prepared: SlowWeights,
     episodes: Sequence[Episode],
     *,
     per_document: int = 8,
@@ -38,12 +38,12 @@ def learned_figures(
     model as it is."""
     plain, fmt = ChatFormat(tokenizer), format_for(tokenizer, prepared=True)
     device = next(model.parameters()).device
-    reader = prepared.merged(model) if isinstance(prepared, Prepared) else model
+    reader = prepared.merged(model)
     scores = {kind: [0.0, 0.0] for kind in kinds}
     count = 0
     began = time.time()
-    for at in range(0, len(episodes), batch):
-        group = list(episodes[at : at + batch])
+    for start in range(0, len(episodes), batch):
+        group = list(episodes[start : start + batch])
         learned = learn_all(reader, tokenizer, fmt, prepared, group, device)
         asked = [e.questions[:per_document] for e in group]
         rows = [len(questions) for questions in asked]
@@ -74,23 +74,25 @@ def learned_figures(
 
 
 def learn_all(
-    reader: Any, tokenizer: Any, fmt: ChatFormat, prepared: Prepared | Native, episodes: Sequence[Episode], device: Any
+    reader: Any, tokenizer: Any, fmt: ChatFormat, prepared: SlowWeights, episodes: Sequence[Episode], device: Any
 ) -> dict[str, Tensor]:
     """What was learned of each document, [D, ...] by name; documents of several segments share a delta."""
     encode = lambda text: tokenizer.encode(text, add_special_tokens=False)  # noqa: E731
     length = prepared.config.segment
     documents = [encode_document(e, encode, fmt, length, 100_000) for e in episodes]
-    most = max(len(inputs) for inputs, _ in documents)
-    inputs = [i + [[fmt.pad_id] * length] * (most - len(i)) for i, _ in documents]
-    targets = [t + [[IGNORE] * length] * (most - len(t)) for _, t in documents]
-    return prepared.learn(reader, torch.tensor(inputs, device=device), torch.tensor(targets, device=device))[1]
+    inputs, targets = stack_segments(documents, length, fmt.pad_id)
+    return prepared.learn(reader, inputs.to(device), targets.to(device))[1]
 
 
 def measuring_sets(development: Material, words: int = 130, documents: int = 64) -> dict[str, list[Episode]]:
     """Documents kept out of training: invented facts, and one excerpt each of people's, long-answer and table texts."""
     rng = random.Random(11)
-    facts = [invented_document(rng, 8) for _ in range(documents // 2)]
-    sets = {"facts": [Episode(m.title, " ".join(m.sentences), [rng.choice(qs) for qs in m.questions]) for m in facts]}
+    made = [invented_document(rng, 8) for _ in range(documents // 2)]
+    facts = []
+    for document in made:
+        asked = [rng.choice(questions) for questions in document.questions]
+        facts.append(Episode(document.title, " ".join(document.sentences), asked))
+    sets = {"facts": facts}
     for kind in ("people", "long", "tables", "other-languages"):
         if len(development.passages.get(kind, [])) >= documents:
             sets[kind] = [draw(development, rng, words, {kind: 1.0}) for _ in range(documents)]

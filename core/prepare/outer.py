@@ -1,35 +1,28 @@
 """Learning to learn (the outer loop) for a base model that stays frozen: train the reader, the inner rates and the
 token weights so that after a few inner steps on a raw document, questions about it are answered without it.
 
-    outer loss = answer loss with the document's delta attached, only the question in the prompt
-               + answer loss with the delta attached *and* the text in the prompt
-               + upkeep: next-token loss on the document before learning, reading with the text in the prompt alone
-
-The gradient passes through `fast_weights.inner_steps`, the product's own inner loop (second order). MAML (Finn et al.
-2017) in the form of PERK (arXiv 2507.06415) with full-rank deltas instead of LoRA. Before it, the reader is trained to
-read alone, which is quick.
+The losses are in `core.prepare.step`. Their gradient passes through `core.learning.inner_loop`, the product's own inner
+loop (second order). MAML (Finn et al. 2017) in the form of PERK (arXiv 2507.06415) with full-rank deltas instead of
+LoRA. Before it, the reader is trained to read alone, which is quick.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor
 
-from core.learning.fast_weights import IGNORE, Prepared, with_reader
-from core.learning.native import Native
-from core.prepare.compiled import OuterStep, weighed
+from core.learning.preparation import SlowWeights
+from core.prepare.compiled import LlamaStep
 from core.prepare.episodes import Batch, EpisodeStream, Reading, Shape
 from core.prepare.material import Material
+from core.prepare.step import HookStep, OuterStep, step_losses, weighed
 from core.prompts import format_for
 
 
@@ -61,46 +54,13 @@ class OuterConfig:
     compiled: bool = True  # core.prepare.compiled, where it can
 
 
-def answer_loss(model: Any, batch: Batch, learned: dict[str, Tensor], prepared: Prepared | Native) -> Tensor:
-    """Mean over questions of the mean cross-entropy of the answer's tokens, nats."""
-    per_document = len(batch.questions) // len(batch.inputs)
-    with prepared.reading(model, learned, [per_document] * len(batch.inputs)):
-        hidden = model.model(input_ids=batch.questions[:, :-1], use_cache=False).last_hidden_state
-    goal = batch.labels[:, 1:]
-    here = goal != IGNORE
-    logits = model.lm_head(hidden[here]).float()
-    losses = F.cross_entropy(logits, goal[here], reduction="none")
-    weight = (1.0 / here.sum(1).clamp_min(1))[:, None].expand_as(goal)[here]
-    return (losses * weight).sum() / len(goal)
-
-
-def reading_loss(model: Any, rows: Tensor) -> Tensor:
-    """Packed texts with questions. rows [R, 2, L + 1]: tokens and the weights of their losses."""
-    hidden = model.model(input_ids=rows[:, 0, :-1], use_cache=False).last_hidden_state
-    w = rows[:, 1, 1:].float()
-    here = w > 0
-    losses = F.cross_entropy(model.lm_head(hidden[here]).float(), rows[:, 0, 1:][here], reduction="none")
-    return (losses * w[here]).sum() / w[here].sum().clamp_min(1e-6)
-
-
-def step_losses(model: Any, prepared: Prepared | Native, batch: Batch, config: OuterConfig) -> dict[str, Tensor]:
-    """All terms of one outer step, for any model; "total" carries the graph."""
-    terms: dict[str, Tensor] = {}
-    with nullcontext() if isinstance(prepared, Native) else with_reader(model, prepared):
-        if len(batch.inputs):
-            inner, learned = prepared.learn(model, batch.inputs, batch.targets, differentiable=True)
-            terms = {"answer": answer_loss(model, batch, learned, prepared), "before": inner[0], "after": inner[-1]}
-            if count := len(batch.beside):
-                with prepared.reading(model, {name: d[:count] for name, d in learned.items()}, [1] * count):
-                    terms["beside"] = reading_loss(model, batch.beside)
-        if len(batch.reading):
-            terms["reading"] = reading_loss(model, batch.reading)
-    return weighed(terms, config)
-
-
 def world_size() -> int:
     """Processes that train together."""
     return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def process_rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
 
 
 def average_gradients(parameters: Iterable[Tensor], world: int) -> None:
@@ -114,38 +74,39 @@ def average_gradients(parameters: Iterable[Tensor], world: int) -> None:
 class Trainer:
     """What is trained, and an optimiser's step on it. Memory that runs out cuts the batches into more parts."""
 
-    def __init__(self, model: Any, prepared: Prepared | Native, config: OuterConfig) -> None:
-        self.prepared, self.config = prepared, config
+    def __init__(self, model: Any, prepared: SlowWeights, config: OuterConfig) -> None:
+        self.slow, self.config = prepared, config
+        self.device = next(model.parameters()).device
         named = list(prepared.named_parameters())
         reader = [p for name, p in named if name.startswith("reader.")]
         rates = [p for name, p in named if name == "log_rates"]
         rest = [p for name, p in named if not name.startswith("reader.") and name != "log_rates"]
-        groups = [
-            {"params": params, "lr": lr}
-            for params, lr in ((reader, config.reader_lr), (rates, config.rate_lr), (rest, config.weigh_lr))
-            if params
-        ]
-        cuda = next(model.parameters()).is_cuda
+        with_rates = ((reader, config.reader_lr), (rates, config.rate_lr), (rest, config.weigh_lr))
+        groups = [{"params": params, "lr": lr} for params, lr in with_rates if params]
+        cuda = self.device.type == "cuda"
         self.optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=0.0, fused=cuda)
         self.lr = [g["lr"] for g in self.optimiser.param_groups]
         self.moved = [p for _, p in named]
         self.parts = 1  # of a batch, as memory allows
-        if config.compiled and OuterStep.can(model, prepared):
-            self.losses = OuterStep(model, prepared, compiled=cuda).losses
-        else:
-            self.losses = partial(step_losses, model, prepared)
+        self.outer_step: OuterStep = HookStep(model, prepared)
+        if config.compiled and LlamaStep.can(model, prepared):
+            self.outer_step = LlamaStep(model, prepared, compiled=cuda)
+
+    def state(self) -> dict[str, Any]:
+        """To resume from."""
+        return {"prepared": self.slow.state_dict(), "optimiser": self.optimiser.state_dict()}
 
     def compile(self, batches: Iterable[Batch]) -> None:
         """Compile the step for batches of these shapes, without moving anything."""
         for batch in batches:
-            _gradients(self.losses, batch, self.config, 1)
+            _gradients(self.outer_step, batch, self.config, 1)
         self.optimiser.zero_grad()
 
     def step(self, batch: Batch, scale: float) -> dict[str, float]:
         """One step at `scale` times the learning rates; one that is not finite moves nothing. Returns: the losses."""
         while True:
             try:
-                losses = _gradients(self.losses, batch, self.config, self.parts)
+                losses = _gradients(self.outer_step, batch, self.config, self.parts)
                 break
             except torch.OutOfMemoryError:
                 if self.parts >= len(batch.inputs):
@@ -164,13 +125,11 @@ class Trainer:
         return losses | {"norm": float(norm)}
 
 
-def _gradients(
-    losses_of: Callable[..., dict[str, Tensor]], batch: Batch, config: OuterConfig, parts: int
-) -> dict[str, float]:
+def _gradients(outer_step: OuterStep, batch: Batch, config: OuterConfig, parts: int) -> dict[str, float]:
     """Forward and backward, documents in so many parts. Returns: the losses, each a mean over what it is of."""
     sums: dict[str, Any] = {}
     for piece in batch.split(parts) if parts > 1 else [batch]:
-        losses = losses_of(piece, config)
+        losses = step_losses(outer_step, piece, config)
         shares = dict.fromkeys(losses, len(piece.inputs) / max(1, len(batch.inputs))) | {"reading": 1.0}
         if len(batch.beside):  # a mean over weighed tokens
             shares["beside"] = float(piece.beside[:, 1].sum() / batch.beside[:, 1].sum().clamp_min(1))
@@ -200,18 +159,36 @@ class Clock:
         return float(self.flag)
 
 
+class Means:
+    """Of losses, between two reports."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, float] = {}
+        self.counts: dict[str, int] = {}
+
+    def add(self, losses: Mapping[str, float]) -> None:
+        for name, value in losses.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+            self.counts[name] = self.counts.get(name, 0) + 1
+
+    def values(self) -> dict[str, float]:
+        return {name: total / self.counts[name] for name, total in self.sums.items()}
+
+
 @dataclass(frozen=True)
 class StageOfTraining:
     name: str  # reading | learning
     seconds: float
     lr: float  # of the reader
     falls: float  # share of the time in which the rates fall
+    shapes: str  # of batches of documents; "": the reader alone
+    rows: int  # to read, a step
 
 
 def run_outer(
     model: Any,
     tokenizer: Any,
-    prepared: Prepared | Native,
+    prepared: SlowWeights,
     material: Material,
     config: OuterConfig,
     *,
@@ -223,106 +200,89 @@ def run_outer(
 
     Returns: the last figures, and steps and seconds of learning to learn.
     """
-    stages = [
-        StageOfTraining("reading", config.reading_seconds, config.reader_lr, 0.3),
-        StageOfTraining("learning", config.seconds, config.learning_lr, config.decay),
-    ]
-    if isinstance(prepared, Native) or not prepared.config.reader:
-        stages = stages[1:]
+    c = config
+    alone = StageOfTraining("reading", c.reading_seconds, c.reader_lr, falls=0.3, shapes="", rows=c.rows_alone)
+    learning = StageOfTraining("learning", c.seconds, c.learning_lr, c.decay, c.shapes, c.reading_rows)
     resume = resume or {}
-    stages = [s for s in stages if not (resume.get("stage") == "learning" and s.name == "reading")]
+    stages = [learning] if resume.get("stage") == "learning" or not prepared.low_rank() else [alone, learning]
     trainer = Trainer(model, prepared, config)
     if resume:
         prepared.load_state_dict(resume["prepared"])
         trainer.optimiser.load_state_dict(resume["optimiser"])
     figures: dict[str, float] = {}
     for stage in stages:
-        here = resume if resume.get("stage") == stage.name else {}
-        figures = _run_stage(model, tokenizer, prepared, material, config, stage, trainer, report, here, checkpoint)
+        resumed = resume if resume.get("stage") == stage.name else {}
+        step, before = resumed.get("step", 0), resumed.get("seconds", 0.0)
+        batches = draw_batches(trainer, tokenizer, material, stage, step)
+        figures = _run_stage(trainer, batches, stage, step, before, report, checkpoint)
     return figures
 
 
 def _run_stage(
-    model: Any,
-    tokenizer: Any,
-    prepared: Prepared | Native,
-    material: Material,
-    config: OuterConfig,
-    stage: StageOfTraining,
     trainer: Trainer,
+    batches: Iterator[Batch],
+    stage: StageOfTraining,
+    step: int,
+    before: float,
     report: Callable[[dict[str, Any]], None],
-    resume: dict[str, Any],
     checkpoint: Callable[[dict[str, Any]], None] | None,
 ) -> dict[str, float]:
-    rank = dist.get_rank() if dist.is_initialized() else 0
-    device = next(model.parameters()).device
-    alone = stage.name == "reading"
-    shapes = [] if alone else Shape.read(config.shapes)
-    rows = config.rows_alone if alone else config.reading_rows
-    step, before = resume.get("step", 0), resume.get("seconds", 0.0)
+    """Train until the stage's time is over, from `step` on, after `before` seconds of an earlier process."""
+    config, slow, rank = trainer.config, trainer.slow, process_rank()
+    if trainer.device.type == "cuda":  # every shape is compiled before the clock starts
+        trainer.compile(next(batches) for _ in Shape.read(stage.shapes) or [None])
+        if world_size() > 1:
+            dist.barrier()  # the clock waits for the slowest
+    if slow.low_rank():
+        trainer.lr[0] = stage.lr  # the reader's
+    clock, done = Clock(stage.seconds, before, trainer.device), before / max(stage.seconds, 1e-9)
+    means, figures = Means(), {}
+    while step < config.max_steps:
+        if step % 5 == 0:
+            done = clock.done()
+        if done >= 1:
+            break
+        warm_up = min(1.0, (step + 1) / config.warmup_steps)
+        fall = max(0.03, min(1.0, (1 - done) / stage.falls))
+        means.add(trainer.step(next(batches), warm_up * fall))
+        step += 1
+        if checkpoint and rank == 0 and step % config.save_every == 0:
+            checkpoint({"stage": stage.name, "step": step, "seconds": clock.seconds, **trainer.state()})
+        if step in (2, 10) or step % config.every == 0:
+            figures = means.values() | {"step": step, "seconds": clock.seconds}
+            means = Means()
+            if rank == 0:
+                rates = [round(r, 5) for r in slow.rates().mean(1).tolist()]
+                report({"stage": stage.name, **figures, "rates": rates, "parts": trainer.parts})
+    return figures | {"step": step, "seconds": clock.seconds}
+
+
+def draw_batches(
+    trainer: Trainer, tokenizer: Any, material: Material, stage: StageOfTraining, step: int
+) -> Iterator[Batch]:
+    """Endless batches for a stage, drawn by worker processes; those that follow `step` are other ones than before."""
+    config, device = trainer.config, trainer.device
     stream = EpisodeStream(
         material,
         tokenizer,
         format_for(tokenizer, prepared=True),
-        shapes,
-        segment=prepared.config.segment,
-        seed=100 * config.seed + rank + 1 + 1000 * step + 500_000 * alone,
+        Shape.read(stage.shapes),
+        segment=trainer.slow.config.segment,
+        seed=100 * config.seed + process_rank() + 1 + 1000 * step + 500_000 * (stage.name == "reading"),
         strangers=config.strangers,
         typed=config.typed,
         beside=config.beside,
-        reading=Reading(rows=rows if config.reading else 0, length=config.length, typed=config.typed),
+        reading=Reading(rows=stage.rows if config.reading else 0, length=config.length, typed=config.typed),
     )
-    workers = config.workers
-    loader = iter(
-        torch.utils.data.DataLoader(
-            stream,
-            batch_size=None,
-            num_workers=workers,
-            pin_memory=device.type == "cuda",
-            prefetch_factor=4 if workers else None,
-        )
+    loader = torch.utils.data.DataLoader(
+        stream,
+        batch_size=None,
+        num_workers=config.workers,
+        pin_memory=device.type == "cuda",
+        prefetch_factor=4 if config.workers else None,
     )
-
-    def drawn() -> Batch:
-        return Batch(*(t.to(device, non_blocking=True) for t in next(loader)))
-
-    if device.type == "cuda":  # every shape is compiled before the clock starts
-        trainer.compile(drawn() for _ in shapes or [None])
-        if world_size() > 1:
-            dist.barrier()  # the clock waits for the slowest
-    trainer.lr[0] = stage.lr if not isinstance(prepared, Native) else trainer.lr[0]
-    clock, done = Clock(stage.seconds, before, device), before / max(stage.seconds, 1e-9)
-    sums: dict[str, float] = {}
-    counts: dict[str, int] = {}
-    figures: dict[str, float] = {}
-
-    def state() -> dict[str, Any]:
-        return {
-            "stage": stage.name,
-            "step": step,
-            "seconds": clock.seconds,
-            "prepared": prepared.state_dict(),
-            "optimiser": trainer.optimiser.state_dict(),
-        }
-
-    while step < config.max_steps:
-        if step % 5 == 0 and (done := clock.done()) >= 1:
-            break
-        scale = min(1.0, (step + 1) / config.warmup_steps) * max(0.03, min(1.0, (1 - done) / stage.falls))
-        losses = trainer.step(drawn(), scale)
-        step += 1
-        for k, v in losses.items():
-            sums[k] = sums.get(k, 0.0) + v
-            counts[k] = counts.get(k, 0) + 1
-        if checkpoint and rank == 0 and step % config.save_every == 0:
-            checkpoint(state())
-        if step in (2, 10) or step % config.every == 0:
-            figures = {k: v / counts[k] for k, v in sums.items()} | {"step": step, "seconds": clock.seconds}
-            sums, counts = {}, {}
-            if rank == 0:
-                rates = [round(r, 5) for r in prepared.rates().mean(1).tolist()]
-                report({"stage": stage.name, **figures, "rates": rates, "parts": trainer.parts})
-    return figures | {"step": step, "seconds": clock.seconds}
+    for batch in loader:
+        yield Batch(*(t.to(device, non_blocking=True) for t in batch))
 
 
 def save_state(state: dict[str, Any], path: Path) -> None:

@@ -19,8 +19,8 @@ from typing import Any
 import torch
 
 from core.errors import Refused
-from core.evaluation.squad import read_squad
-from core.learning.fast_weights import FastWeightsConfig, Prepared, save_prepared, target_modules
+from core.learning.hooks import down_projections
+from core.learning.preparation import FastWeightsConfig, Prepared, save_prepared
 from core.learning.search_head import save_head
 from core.model import LoadedModel, load_model, pick_device, pick_dtype
 from core.prepare import material as sources
@@ -29,8 +29,9 @@ from core.prepare.measure import learned_figures, measuring_sets
 from core.prepare.outer import OuterConfig, run_outer, save_state
 from core.prepare.questions import QA
 from core.prepare.search_head import SearchConfig, train_search
+from core.squad import read_squad
 
-INNER = FastWeightsConfig(layers=4, skip=3, steps=2, rule="muon", segment=208, section=192, reader=64)
+INNER = FastWeightsConfig(layers=4, skip=3, steps=2, segment=208, section=192, reader=64)
 SEARCHED_WORDS = 200  # of a passage that the search head is trained on, at most
 QUESTIONS = 6  # of such a passage
 
@@ -100,7 +101,9 @@ def prepare(
         reader = LoadedModel(**{**vars(base), "model": prepared.merged(base.model)})
         save_head(train_search(reader, chosen, c.search), out)
     sets = measuring_sets(development, documents=c.held_out)
-    judged = {name: learned_figures(base.model, base.tokenizer, prepared, episodes) for name, episodes in sets.items()}
+    judged = {}
+    for name, episodes in sets.items():
+        judged[name] = learned_figures(base.model, base.tokenizer, prepared, episodes)
     result = {"steps": figures["step"], "seconds": time.time() - began, "held_out": judged}
     write_card(base, c, material, result, out)
     state.unlink(missing_ok=True)
@@ -112,14 +115,12 @@ def prepare(
 def write_card(base: LoadedModel, config: PrepareConfig, material: Material, result: dict[str, Any], out: Path) -> None:
     """`PREPARATION.md`: what was trained, on what, for how long, and how well it reads and remembers."""
     counts = {kind: len(passages) for kind, passages in material.passages.items()}
-    rows = [
-        f"| {name} | {figures['questions']:.0f} | "
-        + " | ".join(
-            f"{figures[k + '_em']:.1f} / {figures[k + '_f1']:.1f}" for k in ("base", "learned", "wrong", "in_context")
-        )
-        + " |"
-        for name, figures in result["held_out"].items()
-    ]
+    rows = []
+    for name, figures in result["held_out"].items():
+        cells = [name, f"{figures['questions']:.0f}"]
+        for kind in ("base", "learned", "wrong", "in_context"):
+            cells.append(f"{figures[kind + '_em']:.1f} / {figures[kind + '_f1']:.1f}")
+        rows.append(f"| {' | '.join(cells)} |")
     text = "\n".join(
         [
             f"# Preparation of {base.name}",
@@ -163,7 +164,7 @@ def prepare_model(
     exact = place.type != "cuda" or pick_dtype("auto", place) == torch.float16
     base = load_model(name, device=str(place), dtype="float32" if exact else "bfloat16", cache=cache)
     try:
-        target_modules(base.model, config.inner.layers, config.inner.skip)
+        down_projections(base.model, config.inner.blocks_of(base.model))
     except AttributeError:
         raise Refused(f"The model '{name}' is not built like Llama, so it cannot be prepared.") from None
     material, development = read_material(questions) if questions else (Material(), Material())

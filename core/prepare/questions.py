@@ -28,106 +28,21 @@ SENTENCE = re.compile(r"(?<=[a-z0-9)\"”][.!?]) +(?=[A-Z\"“])")
 PRONOUN = re.compile(r"^(?:He|She|It|They|His|Her|Its|Their)\b")
 AUX = "was|were|is|are|has|had|have|can|could|will|would|may|must"
 FUNCTION = set(
-    [
-        "the",
-        "a",
-        "an",
-        "of",
-        "in",
-        "on",
-        "at",
-        "by",
-        "for",
-        "to",
-        "and",
-        "or",
-        "but",
-        "with",
-        "from",
-        "as",
-        "it",
-        "he",
-        "she",
-        "they",
-        "his",
-        "her",
-        "its",
-        "their",
-        "this",
-        "that",
-        "these",
-        "those",
-    ]
+    "the a an of in on at by for to and or but with from as it he she they his her its their this that these those".split()
 )
+CLAUSE_BEGINS = ("in", "on", "at", "for", "with", "and", "that", "which", "from")
 PLACE_PREPOSITIONS = ("in", "at", "near", "from", "to", "on")
 IRREGULAR = dict(
     pair.split(":")
-    for pair in [
-        "became:become",
-        "began:begin",
-        "broke:break",
-        "brought:bring",
-        "built:build",
-        "bought:buy",
-        "caught:catch",
-        "chose:choose",
-        "came:come",
-        "cost:cost",
-        "created:create",
-        "dealt:deal",
-        "drew:draw",
-        "drove:drive",
-        "ate:eat",
-        "fell:fall",
-        "felt:feel",
-        "fought:fight",
-        "found:find",
-        "flew:fly",
-        "gave:give",
-        "went:go",
-        "grew:grow",
-        "held:hold",
-        "hit:hit",
-        "kept:keep",
-        "knew:know",
-        "led:lead",
-        "left:leave",
-        "lent:lend",
-        "lost:lose",
-        "made:make",
-        "meant:mean",
-        "met:meet",
-        "paid:pay",
-        "put:put",
-        "ran:run",
-        "rose:rise",
-        "said:say",
-        "saw:see",
-        "sold:sell",
-        "sent:send",
-        "set:set",
-        "shot:shoot",
-        "showed:show",
-        "sang:sing",
-        "sat:sit",
-        "slept:sleep",
-        "spoke:speak",
-        "spent:spend",
-        "stood:stand",
-        "stole:steal",
-        "swam:swim",
-        "took:take",
-        "taught:teach",
-        "told:tell",
-        "thought:think",
-        "threw:throw",
-        "understood:understand",
-        "wore:wear",
-        "won:win",
-        "wrote:write",
-        "died:die",
-        "lay:lie",
-    ]
+    for pair in """
+    became:become began:begin broke:break brought:bring built:build bought:buy caught:catch chose:choose came:come
+    cost:cost created:create dealt:deal drew:draw drove:drive ate:eat fell:fall felt:feel fought:fight found:find
+    flew:fly gave:give went:go grew:grow held:hold hit:hit kept:keep knew:know led:lead left:leave lent:lend
+    lost:lose made:make meant:mean met:meet paid:pay put:put ran:run rose:rise said:say saw:see sold:sell sent:send
+    set:set shot:shoot showed:show sang:sing sat:sit slept:sleep spoke:speak spent:spend stood:stand stole:steal
+    swam:swim took:take taught:teach told:tell thought:think threw:throw understood:understand wore:wear won:win
+    wrote:write died:die lay:lie
+""".split()
 )
 
 
@@ -187,11 +102,7 @@ def _trim(rest: str, rng: random.Random) -> str:
         rest = re.split(r", (?:and|but|which|who|where|when|while|as|with)\b|[;:]", rest)[0]
     words = rest.split()
     if len(words) > 14:
-        cut = [
-            i
-            for i, w in enumerate(words)
-            if w in ("in", "on", "at", "for", "with", "and", "that", "which", "from") and 4 < i < 15
-        ]
+        cut = [i for i in range(5, min(15, len(words))) if words[i] in CLAUSE_BEGINS]
         words = words[: rng.choice(cut)] if cut else words[:14]
     return " ".join(words).rstrip(" ,.;:")
 
@@ -271,18 +182,19 @@ def ask_sentence(sentence: str, title: str, rng: random.Random) -> list[QA]:
     # Spans: dates, places, people, counts.
     for span, wh, prep in _spans(s, rng):
         out.extend(_span_question(s, span, wh, prep, m if aux_ok else None, verb if lemma else None, lemma, rng))
-    seen: set[str] = set()
-    return [q for q in out if _good(q) and not (q.question.lower() in seen or seen.add(q.question.lower()))]
+    first: dict[str, QA] = {}
+    for q in out:
+        if _good(q):
+            first.setdefault(q.question.lower(), q)
+    return list(first.values())
 
 
 def _spans(s: str, rng: random.Random) -> list[tuple[str, str, str]]:
-    found = [(d.group(), "when", _before(s, d.start())) for d in DATE.finditer(s)]
-    found += [
-        (c.group(1), f"how many {c.group(2)}", _before(s, c.start()))
-        for c in COUNT.finditer(s)
-        if not DATE.fullmatch(c.group(1))
-    ]
-    found += [(p.group(1), "what percentage", _before(s, p.start())) for p in PERCENT.finditer(s)]
+    spans = [(d.group(), "when", _before(s, d.start())) for d in DATE.finditer(s)]
+    for c in COUNT.finditer(s):
+        if not DATE.fullmatch(c.group(1)):
+            spans.append((c.group(1), f"how many {c.group(2)}", _before(s, c.start())))
+    spans += [(p.group(1), "what percentage", _before(s, p.start())) for p in PERCENT.finditer(s)]
     dates = [d.span() for d in DATE.finditer(s)]
     for n in NAME.finditer(s):
         if (
@@ -291,17 +203,18 @@ def _spans(s: str, rng: random.Random) -> list[tuple[str, str, str]]:
             and len(n.group()) > 2
             and not any(a <= n.start() < b for a, b in dates)
         ):
-            found.append((n.group().rstrip(".'"), kind_of(n.group(), s[: n.start()]), _before(s, n.start())))
-    return found
+            spans.append((n.group().rstrip(".'"), kind_of(n.group(), s[: n.start()]), _before(s, n.start())))
+    return spans
 
 
-def _before(s: str, at: int) -> str:
-    words = s[:at].split()
+def _before(s: str, place: int) -> str:
+    words = s[:place].split()
     return words[-1].lower() if words else ""
 
 
 def _span_question(s, span, wh, prep, aux, verb, lemma, rng) -> list[QA]:
-    at = s.find(span)
+    start = s.find(span)
+    end = start + len(span)
     phrase = f"{prep} {span}" if prep in ("in", "on", "at", "near", "from", "by", "to", "of") else span
     head = {"when": _when_word(span, rng), "where": "Where", "who": "Who", "what": "What"}.get(wh, wh.capitalize())
     if wh in ("when", "where") and prep in PLACE_PREPOSITIONS:
@@ -331,9 +244,9 @@ def _span_question(s, span, wh, prep, aux, verb, lemma, rng) -> list[QA]:
         word = {"when": "what year" if len(span) == 4 else "what date", "where": "what place"}.get(
             wh, wh.split(" ")[0] + (" many" if wh.startswith("how") else "")
         )
-        left, right = s[max(0, at - 90) : at], s[at + len(span) : at + len(span) + 60]
-        left = left[left.find(" ") + 1 :] if at > 90 else left
-        right = right[: right.rfind(" ")] if at + len(span) + 60 < len(s) else right
+        left, right = s[max(0, start - 90) : start], s[end : end + 60]
+        left = left[left.find(" ") + 1 :] if start > 90 else left
+        right = right[: right.rfind(" ")] if end + 60 < len(s) else right
         return [QA(_trim_cloze(left + word + right), span)]
     return []
 
@@ -372,16 +285,18 @@ def recurring(paragraphs: Sequence[str], title: str, rng: random.Random) -> tupl
     Returns: the paragraphs without that sentence, and the question; None where nothing recurs.
     """
     split = [sentences(p) for p in paragraphs]
-    places = [(i, j) for i, found in enumerate(split) for j in range(len(found)) if i or j]
+    places = [(i, j) for i, paragraph in enumerate(split) for j in range(len(paragraph)) if i or j]
     for i, j in rng.sample(places, len(places)):
         sentence = split[i][j]
         if not 7 <= len(sentence.split()) <= 40 or PRONOUN.match(sentence):
             continue
-        rest = [" ".join(s for k, s in enumerate(found) if (i, j) != (n, k)) for n, found in enumerate(split)]
-        others = [s for n, found in enumerate(split) for k, s in enumerate(found) if (i, j) != (n, k)]
+        without = [paragraph[:j] + paragraph[j + 1 :] if n == i else paragraph for n, paragraph in enumerate(split)]
+        rest = [" ".join(paragraph) for paragraph in without]
+        others = [s for paragraph in without for s in paragraph]
         if sentence in others:  # it stands there word for word, once more
             continue
-        for span, word in rng.sample(found := _recurring_spans(sentence, title, rng), len(found)):
+        spans = _recurring_spans(sentence, title, rng)
+        for span, word in rng.sample(spans, len(spans)):
             stands = re.compile(rf"(?<!\w){re.escape(span)}(?!\w)")
             about = set(WORD.findall(sentence.lower())) - set(WORD.findall(f"{span} {title}".lower()))
             if any(stands.search(s) and len(about & set(WORD.findall(s.lower()))) >= 2 for s in others):
@@ -394,15 +309,15 @@ def recurring(paragraphs: Sequence[str], title: str, rng: random.Random) -> tupl
 def _recurring_spans(sentence: str, title: str, rng: random.Random) -> list[tuple[str, str]]:
     """Names and dates of a sentence that are not its subject's, each with the question word for its place."""
     known, words = title.lower(), {"when": "what date", "where": "what place", "who": "who", "what": "what"}
-    found = []
+    spans = []
     for span, kind, _ in _spans(_clean(sentence), rng):
         if kind in words and span.lower() not in known and known not in span.lower():
-            found.append((span, "what year" if kind == "when" and len(span) == 4 else words[kind]))
-    return found
+            spans.append((span, "what year" if kind == "when" and len(span) == 4 else words[kind]))
+    return spans
 
 
 def _trim_around(text: str, word: str, reach: int = 11) -> str:
     """Up to so many words on both sides of the question word."""
     words = text.split()
-    at = next((n for n in range(len(words)) if " ".join(words[n:]).startswith(word)), 0)
-    return " ".join(words[max(0, at - reach) : at + reach + 2]).rstrip(" ,.;:") + "?"
+    place = next((n for n in range(len(words)) if " ".join(words[n:]).startswith(word)), 0)
+    return " ".join(words[max(0, place - reach) : place + reach + 2]).rstrip(" ,.;:") + "?"

@@ -32,7 +32,7 @@ class Words:
                 for word in WORD.findall(name.group()):
                     if word[0].isupper() and not word.isupper() and _changes(word):
                         votes[word][kind] += 1
-        self.kinds = {word: found.most_common(1)[0][0] for word, found in votes.items() if len(word) > 3}
+        self.kinds = {word: counts.most_common(1)[0][0] for word, counts in votes.items() if len(word) > 3}
         self.of_kind: defaultdict[str, list[str]] = defaultdict(list)
         small = {w for answer in answers for w in WORD.findall(answer) if w.islower() and _changes(w)}
         for word in sorted([*self.kinds, *small]):
@@ -44,8 +44,11 @@ class Words:
             if len(word) == 4 and word[0] in "12":
                 return str(rng.randint(1200, 2025))
             return str(rng.randint(1, 9)) + "".join(str(rng.randint(0, 9)) for _ in word[1:])
-        found = self.of_kind[self._kind(word)]
-        return next((other for other in rng.sample(found, min(2, len(found))) if other != word), word)
+        alike = self.of_kind[self._kind(word)]
+        for other in rng.sample(alike, min(2, len(alike))):
+            if other != word:
+                return other
+        return word
 
     def _kind(self, word: str) -> str:
         if word[0].isupper():
@@ -66,18 +69,24 @@ def swapped(
     """Names and numbers (`names`: the share of them) and content words of answers (`things`) as others, everywhere."""
     picked = {w for w in NAMED.findall(text) if rng.random() < names}
     picked |= {w for w in WORD.findall(text) if w.isdigit() and rng.random() < names}
-    picked |= {w for q in questions for w in WORD.findall(q.answer) if w.islower() and rng.random() < things}
+    for q in questions:
+        picked |= {w for w in WORD.findall(q.answer) if w.islower() and rng.random() < things}
     becomes = {w.lower(): words.other(w, rng) for w in sorted(picked) if _changes(w)}
 
-    def put(match: re.Match[str]) -> str:
+    def other(match: re.Match[str]) -> str:
+        """In the case of the word that it replaces."""
         word = match.group()
         new = becomes.get(word.lower())
-        return word if new is None else new.lower() if word.islower() else new if new[0].isupper() else new.capitalize()
+        if new is None:
+            return word
+        if word.islower():
+            return new.lower()
+        return new if new[0].isupper() else new.capitalize()
 
-    def said(line: str) -> str:
-        return WORD.sub(put, line)
+    def replaced(line: str) -> str:
+        return WORD.sub(other, line)
 
-    return said(title), said(text), [QA(said(q.question), said(q.answer)) for q in questions]
+    return replaced(title), replaced(text), [QA(*map(replaced, q)) for q in questions]
 
 
 def _changes(word: str) -> bool:

@@ -38,12 +38,12 @@ def _thanked(question: str, rng: random.Random) -> str:
 def _mistyped(question: str, rng: random.Random) -> str:
     """One long word with two neighbouring letters swapped, or one left out."""
     words = question.split(" ")
-    places = [at for at, word in enumerate(words) if len(word) > 5 and word.isalpha()]
+    places = [n for n, word in enumerate(words) if len(word) > 5 and word.isalpha()]
     if not places:
         return question
-    at = rng.choice(places)
-    word = words[at]
+    place = rng.choice(places)
+    word = words[place]
     cut = rng.randrange(1, len(word) - 2)
     swapped = word[:cut] + word[cut + 1] + word[cut] + word[cut + 2 :]
-    words[at] = swapped if rng.random() < 0.5 else word[:cut] + word[cut + 1 :]
+    words[place] = swapped if rng.random() < 0.5 else word[:cut] + word[cut + 1 :]
     return " ".join(words)

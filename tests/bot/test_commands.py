@@ -9,7 +9,7 @@ from structlog.contextvars import get_contextvars
 
 from bot import links, render
 from bot.chat import Attachment, Style, Unfinished, Unreachable
-from bot.commands import ACTIONS, COMMANDS, FETCHES, Bot, Permission, edit_interval, insist
+from bot.commands import ACTIONS, COMMANDS, FETCHES, Bot, Permission, edit_interval, send_with_retry
 from bot.quotas import QuotaConfig
 from core.errors import EngramError, StorageFailed
 from core.service import Service
@@ -101,7 +101,7 @@ async def test_the_same_pdf_twenty_times_is_one_job_and_twenty_answers(bot):
     [
         (attachment(b"ID3", "song.mp3", "audio/mpeg"), "can't read such a file"),
         (attachment(rb"{\rtf1 hello}", "page.pdf"), "This is an RTF file"),
-        (attachment(b"%PDF-" + b"x" * 20_000), "MB"),
+        (attachment(b"%PDF-" + b"x" * 20_000), "20,005 bytes; the limit is"),
         (attachment(plain_pdf("Too short.")), "too little to learn from"),
     ],
 )
@@ -254,7 +254,7 @@ async def test_insisting_ends_with_the_last_trouble():
     reply = FakeReply(troubles=[*undelivered(1), Unreachable()])
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Unreachable):
         patch.setattr("bot.commands.RETRY_AFTER", (0, 0, 0))
-        await insist(reply.say, "anything")
+        await send_with_retry(reply.say, "anything")
 
 
 # Asking

@@ -14,12 +14,13 @@ import yarl
 from simcord.builders import ChannelHandle
 
 from bot.commands import Bot
-from bot.platforms.discord import STALE_AFTER, Client
+from bot.platforms.common import STALE_AFTER
+from bot.platforms.discord import Client
 from core.document.formats import read_document
 from core.service import Service
 from core.types import Completion, Job, Progress
 from tests.conftest import SMALL, Open
-from tests.fakes import FakeEngine, HeldEngine, make_pdf, plain_pdf, read_plain
+from tests.fakes import HeldEngine, make_pdf, plain_pdf, read_plain
 
 TEXT = "The ferry to Marrow Island leaves at seven. The warden is Ada Quill. The lamp burns whale oil. " * 3
 HANDBOOK = ("handbook.pdf", plain_pdf(TEXT))
@@ -804,8 +805,8 @@ async def test_nothing_that_the_bot_sends_can_mention(world, env):
     assert called == {str(world.ada.id)} or called == {world.ada.id}
 
 
-async def test_long_answers_keep_discords_limits(world, monkeypatch):
-    monkeypatch.setattr(FakeEngine, "_complete", lambda self, ask: Completion("*long* " * 2000, 9, 1.0, 0.5))
+async def test_long_answers_keep_discords_limits(world):
+    world.engine.says = Completion("*long* " * 2000, 9, 1.0, 0.5)
     await world.teach()
     assert "long" in await world.ask("What? " * 50 + "in handbook.pdf?")
 

@@ -15,6 +15,7 @@ import pytest
 from bot.commands import Bot
 from bot.platforms import discord as platform
 from bot.platforms import supervise
+from bot.platforms.common import is_from
 from bot.quotas import QuotaConfig
 from bot.settings import Settings
 from core.errors import SetupError
@@ -115,8 +116,8 @@ async def test_foreign_addresses_are_never_asked(discord, online):
 
 
 def test_discords_own_file_hosts_are_asked():
-    assert platform._is_discords("https://cdn.discordapp.com/attachments/1/2/handbook.pdf?ex=1&is=2&hm=3")
-    assert platform._is_discords("https://media.discordapp.net/attachments/1/2/handbook.pdf")
+    assert is_from("https://cdn.discordapp.com/attachments/1/2/handbook.pdf?ex=1&is=2&hm=3", platform.FILE_HOSTS)
+    assert is_from("https://media.discordapp.net/attachments/1/2/handbook.pdf", platform.FILE_HOSTS)
 
 
 NOTHING_YET = "know any documents"

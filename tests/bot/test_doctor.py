@@ -7,12 +7,14 @@ import asyncio
 import resource
 import sqlite3
 from contextlib import closing
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.requirements import Requirement
 
-from bot.doctor import examine, model
+from bot.doctor import dependencies, examine, model
 from bot.platforms import discord as discord_platform
 from bot.settings import Settings, load_settings
 from core.convert import FETCH
@@ -24,6 +26,7 @@ from tests.bot.fake_discord import FakeDiscord
 from tests.bot.slack_fake import SECRET, FakeSlack
 from tests.bot.test_discord_wire import TOKEN, discord
 from tests.bot.test_slack import settings, slack
+from tests.conftest import Environment
 from tests.storage.samples import learn, make_document, make_job, make_learned
 
 
@@ -144,13 +147,20 @@ async def test_what_is_damaged_for_good_is_named_and_a_restore_advised(tmp_path:
     assert {"engram.db": "index", "channels": path.name}.get(name, "document d1") in found["detail"]
 
 
-async def test_the_doctor_works_where_there_is_no_pyproject(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("bot.doctor.__file__", str(tmp_path / "bot" / "doctor.py"))
-    assert (await checked(tmp_path))["Dependencies"]["state"] == "warning"
+def test_packages_are_compared_with_the_ranges() -> None:
+    def state(*lines: str) -> tuple[str, str]:
+        found = dependencies([Requirement(line) for line in lines])
+        return found["state"], found["detail"]
+
+    assert state("pydantic>=2,<3", "rich>1")[0] == "ok"
+    assert state("pydantic>=2,<3", "rich<1") == ("warning", f"not the tested releases: rich {version('rich')}")
+    assert state("rich>1", "no-such-package>=1") == ("error", "missing: no-such-package")
 
 
-async def test_variables_and_the_kernel_are_looked_at(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("ENGRAM_MAX_PAGE", "7")
+async def test_variables_and_the_kernel_are_looked_at(
+    monkeypatch: pytest.MonkeyPatch, environment: Environment, tmp_path: Path
+) -> None:
+    environment["ENGRAM_MAX_PAGE"] = "7"
     monkeypatch.setattr("core.sandbox.landlock_version", lambda: 0)
     found = await checked(tmp_path)
     assert found["Settings"]["state"] == "warning" and "ENGRAM_MAX_PAGES" in found["Settings"]["detail"]
@@ -174,14 +184,12 @@ async def test_a_file_that_cannot_be_written_and_a_full_quota_are_named(
     assert found["state"] == "error" and "too large" in found["detail"]
 
 
-async def test_text_recognition_is_looked_for_with_its_languages(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+async def test_text_recognition_is_looked_for_with_its_languages(environment: Environment, tmp_path: Path) -> None:
     async def said(**chosen: Any) -> tuple[str, str]:
         found = await states(Settings(data_dir=tmp_path, **chosen), "Text recognition")
         return found["Text recognition"]
 
-    monkeypatch.setenv("PATH", str(tmp_path))
+    environment["PATH"] = str(tmp_path)
     state, words = await said()
     assert state == "warning" and "`apt install tesseract-ocr`" in words and "`--build-arg OCR=eng`" in words
     program = tmp_path / "tesseract"
@@ -193,7 +201,7 @@ async def test_text_recognition_is_looked_for_with_its_languages(
     assert (await said(ocr_pages=0)) == ("ok", "switched off: scans and pictures are refused ")
 
 
-async def test_discord_is_asked_through_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_discord_is_asked_through_the_proxy(environment: Environment) -> None:
     asked: list[bytes] = []
 
     async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -203,7 +211,7 @@ async def test_discord_is_asked_through_the_proxy(monkeypatch: pytest.MonkeyPatc
         writer.close()
 
     async with await asyncio.start_server(refuse, "127.0.0.1", 0) as proxy:
-        monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy.sockets[0].getsockname()[1]}")
+        environment["HTTPS_PROXY"] = f"http://127.0.0.1:{proxy.sockets[0].getsockname()[1]}"
         await states(Settings(_env_file=None, discord_token=TOKEN), "Discord")
     assert asked and set(asked) == {b"CONNECT discord.com:443 HTTP/1.1\r\n"}
 

@@ -17,10 +17,10 @@ from aiohttp.test_utils import make_mocked_request
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from bot import render
 from bot.commands import COMMANDS, Bot
-from bot.platforms.slack import parse
-from bot.platforms.slack_http import only_from_slack
+from bot.escape import escape_discord, escape_slack
+from bot.platforms.slack.http import only_from_slack
+from bot.platforms.slack.payloads import parse
 from core.service import harmless_name
 from storage.channel_files import path_in
 from storage.folder import DataFolder
@@ -136,7 +136,7 @@ def test_any_text_after_a_slash_command_is_understood(text: str) -> None:
 @example("<@")  # no mention; with a number after it, it would be one
 @example("<@1> <@!2> <@&3> @everyone @here")
 def test_no_text_survives_as_a_mention_or_a_link(text: str) -> None:
-    slack, discord = render.escape_slack(text), render.escape_discord(text)
+    slack, discord = escape_slack(text), escape_discord(text)
     assert not any(mark in slack for mark in ("<!", "<@", "<#", "<http"))
     assert not re.search("@(?!\u200b)", discord)  # nothing stands right after an at sign
 

@@ -13,6 +13,7 @@ from aiohttp import web
 from bot import links
 from bot.links import CLOSED, PRIVATE, fetch, is_public, linked, links_in, name_of
 from core.errors import PdfTooBig, Refused
+from core.types import Limits
 
 MOST = 100_000
 
@@ -172,13 +173,13 @@ def test_a_document_is_called_by_the_end_of_its_address() -> None:
 def test_what_only_members_can_open_says_how_to_export_it(link: str, words: str) -> None:
     for allowed in (True, False):
         with pytest.raises(Refused) as refused:
-            linked([link], MOST, allowed=allowed)
+            linked([link], Limits(), allowed=allowed)
         assert words in str(refused.value)
 
 
 def test_links_are_not_opened_unless_that_is_allowed() -> None:
     with pytest.raises(Refused) as refused:
-        linked(["https://a.org/b.pdf"], MOST, allowed=False)
+        linked(["https://a.org/b.pdf"], Limits(), allowed=False)
     assert str(refused.value) == CLOSED
-    [attachment] = linked(["https://a.org/b.pdf"], MOST, allowed=True)
+    [attachment] = linked(["https://a.org/b.pdf"], Limits(), allowed=True)
     assert attachment.name == "b.pdf"

@@ -10,7 +10,10 @@ from hypothesis import strategies as st
 
 from bot import render
 from bot.commands import COMMANDS
+from bot.escape import clip, escape_discord, escape_slack, split
 from bot.intents import SMALL_TALK
+from bot.wording import in_words
+from bot.wording import seconds as in_short
 from core.errors import AlreadyKnown, PdfHasNoText, QuotaReached, SetupError
 from core.types import (
     Answer,
@@ -248,7 +251,7 @@ def test_the_status_keeps_other_channels_documents_to_itself():
 
 
 def test_help_names_every_command():
-    text = render.help(COMMANDS.values()).fields[0].text
+    text = render.help({command.name: command.description for command in COMMANDS.values()}).fields[0].text
     assert all(f"/{name}: " in text for name in COMMANDS)
 
 
@@ -276,14 +279,14 @@ def test_refusals_name_the_document():
     ("seconds", "words"), [(0.4, "0.4 s"), (12, "12 s"), (59.6, "1 min 0 s"), (200, "3 min 20 s"), (7500, "2 h 5 min")]
 )
 def test_durations_are_short(seconds, words):
-    assert render.seconds(seconds) == words
+    assert in_short(seconds) == words
 
 
 @pytest.mark.parametrize(
     ("seconds", "words"), [(0, "1 second"), (23.2, "24 seconds"), (61, "2 minutes"), (3601, "2 hours")]
 )
 def test_waiting_times_are_rounded_up(seconds, words):
-    assert render.in_words(seconds) == words
+    assert in_words(seconds) == words
 
 
 # Safety
@@ -291,27 +294,27 @@ def test_waiting_times_are_rounded_up(seconds, words):
 
 @pytest.mark.parametrize("text", ["@everyone", "@here", "<@123>", "<@&123>", "<#1>", "</ask:1>", "<t:1>", "<:x:1>"])
 def test_discord_sees_no_mention(text):
-    shown = render.escape_discord(text)
+    shown = escape_discord(text)
     assert "@everyone" not in shown and "@here" not in shown and not re.search(r"(?<!\\)<", shown)
 
 
 def test_discord_shows_markdown_as_it_was_written():
-    shown = render.escape_discord("# **a** [b](http://c)\n-# d: #e")
+    shown = escape_discord("# **a** [b](http://c)\n-# d: #e")
     assert shown == "\\# \\*\\*a\\*\\* \\[b\\](http\\://c)\n-\\# d: #e"
 
 
 def test_fenced_code_stays_code_but_cannot_mention():
-    assert render.escape_discord("```py\nx = '*'  # @here\n```") == "```py\nx = '*'  # @\u200bhere\n```"
+    assert escape_discord("```py\nx = '*'  # @here\n```") == "```py\nx = '*'  # @\u200bhere\n```"
 
 
 def test_slack_control_characters_are_escaped():
-    assert render.escape_slack("<!channel> & <@U1|you>") == "&lt;!channel&gt; &amp; &lt;@U1|you&gt;"
+    assert escape_slack("<!channel> & <@U1|you>") == "&lt;!channel&gt; &amp; &lt;@U1|you&gt;"
 
 
 @given(st.text())
 def test_escaped_text_never_holds_control_characters(text):
-    assert not re.search(r"[<>]|&(?!amp;|lt;|gt;)", render.escape_slack(text))
-    assert not re.search(r"@(everyone|here)", render.escape_discord(text))
+    assert not re.search(r"[<>]|&(?!amp;|lt;|gt;)", escape_slack(text))
+    assert not re.search(r"@(everyone|here)", escape_discord(text))
 
 
 CODE = st.lists(st.sampled_from(["word ", "Sentence. ", "\n", "\n\n", "```", "```py\n", "x" * 50, "é✓ "])).map("".join)
@@ -319,24 +322,24 @@ CODE = st.lists(st.sampled_from(["word ", "Sentence. ", "\n", "\n\n", "```", "``
 
 @given(CODE, st.integers(40, 120))
 def test_parts_keep_the_limit_and_every_word(text, limit):
-    parts = render.split(text, limit)
+    parts = split(text, limit)
     assert all(len(part) <= limit for part in parts)
     assert _letters("".join(parts)) == _letters(text)
 
 
 @given(CODE, st.integers(40, 120))
 def test_no_part_but_the_last_leaves_a_fence_open(text, limit):
-    assert all(part.count("```") % 2 == 0 for part in render.split(text, limit)[:-1])
+    assert all(part.count("```") % 2 == 0 for part in split(text, limit)[:-1])
 
 
 def test_a_cut_fence_goes_on_in_the_next_part():
-    first, second = render.split("```py\n" + "a = 1\n" * 12 + "```", 60)
+    first, second = split("```py\n" + "a = 1\n" * 12 + "```", 60)
     assert first.endswith("\n```") and second.startswith("```py\na = 1")
 
 
 def test_clipping_says_that_something_is_missing():
-    assert render.clip("one two three", 50) == "one two three"
-    assert render.clip("word " * 20, 50).endswith("…") and len(render.clip("word " * 20, 50)) <= 50
+    assert clip("one two three", 50) == "one two three"
+    assert clip("word " * 20, 50).endswith("…") and len(clip("word " * 20, 50)) <= 50
 
 
 def _letters(text: str) -> str:

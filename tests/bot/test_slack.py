@@ -13,8 +13,11 @@ import pytest
 
 from bot.chat import Button, Field, Message
 from bot.commands import COMMANDS, Bot
-from bot.platforms import slack as platform
-from bot.platforms.slack_format import commands, dress, manifest
+from bot.platforms import common
+from bot.platforms.slack import workspace
+from bot.platforms.slack.app import Client
+from bot.platforms.slack.blocks import to_blocks
+from bot.platforms.slack.manifest import commands, manifest
 from bot.settings import Settings
 from core.document.formats import read_document
 from core.service import Service
@@ -35,7 +38,7 @@ from tests.bot.slack_fake import (
     user,
 )
 from tests.conftest import SMALL, Open
-from tests.fakes import FakeEngine, HeldEngine, make_pdf, plain_pdf, read_plain
+from tests.fakes import HeldEngine, make_pdf, plain_pdf, read_plain
 
 TEXT = "The ferry to Marrow Island leaves at seven. The warden is Ada Quill. The lamp burns whale oil. " * 3
 HANDBOOK = ("handbook.pdf", plain_pdf(TEXT))
@@ -60,8 +63,8 @@ class World:
         self.slack, self.service, self.engine = slack, service, engine
 
     async def start(self) -> None:
-        self.bot = Bot(self.service, limits=SMALL, commands=commands())
-        self.client = platform.Client(self.bot, settings(self.slack))
+        self.bot = Bot(self.service, limits=SMALL, commands=commands(), edit_every=lambda age: 0.1)
+        self.client = Client(self.bot, settings(self.slack), edits=(100, 1.0))
         self._task = asyncio.create_task(self._serve())
         connected = asyncio.create_task(self.slack.connected.wait())
         await asyncio.wait({self._task, connected}, return_when="FIRST_COMPLETED")
@@ -81,7 +84,7 @@ class World:
         await self.stop()
         await self.start()
 
-    async def until(self, found: Callable[[], Any], seconds: float = 15.0) -> Any:
+    async def until(self, found: Callable[[], Any], seconds: float = 60.0) -> Any:
         async with asyncio.timeout(seconds):
             while not (value := found()):
                 await asyncio.sleep(0.01)
@@ -89,7 +92,7 @@ class World:
 
     async def told(self) -> None:
         """Until all jobs have ended and their channels know it."""
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(60):
             while await self.service.pending_deliveries():
                 await asyncio.sleep(0.01)
 
@@ -121,7 +124,7 @@ class World:
 
     async def placed(self, thread: str) -> None:
         """Until it is stored that an answer stands in this thread, which is a moment after it was said."""
-        async with asyncio.timeout(15.0):
+        async with asyncio.timeout(60):
             while not await self.service._index.thread_document(KEY, thread):
                 await asyncio.sleep(0.01)
 
@@ -163,11 +166,7 @@ async def slack() -> AsyncIterator[FakeSlack]:
 
 
 @pytest.fixture
-async def world(
-    slack: FakeSlack, open_service: Open, engine: HeldEngine, read: Any, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[World]:
-    monkeypatch.setattr("bot.commands.edit_interval", lambda age: 0.1)
-    monkeypatch.setattr(platform, "EDITS", (100, 1.0))
+async def world(slack: FakeSlack, open_service: Open, engine: HeldEngine, read: Any) -> AsyncIterator[World]:
     async with open_service(engine, read=read) as service:
         world = World(slack, service, engine)
         await world.start()
@@ -302,7 +301,7 @@ async def test_the_end_of_a_long_job_is_posted_anew(world, slack, monkeypatch):
     world.engine.go.clear()
     message = await slack.say(LEARN, HANDBOOK)
     progress = await world.learning()
-    monkeypatch.setattr(platform, "STALE_AFTER", 0)
+    monkeypatch.setattr(common, "STALE_AFTER", 0)
     world.engine.go.set()
     end = await world.said("I know handbook.pdf now")
     assert end is not progress and end["thread_ts"] == message["ts"]
@@ -335,7 +334,7 @@ async def test_an_end_that_came_while_the_bot_was_away_is_told_once(world, slack
     await world.stop()
     world.engine.go.set()
     await world.until(lambda: world.engine.steps)
-    monkeypatch.setattr(platform, "STALE_AFTER", 0)
+    monkeypatch.setattr(common, "STALE_AFTER", 0)
     noted = monkeypatch.context()
     with noted as patch:
 
@@ -750,7 +749,7 @@ async def test_guests_may_ask_but_not_teach_or_erase(world, slack, kind):
 
 
 async def test_somebody_unknown_is_no_guest_and_may_try_again(world, slack, monkeypatch):
-    monkeypatch.setattr(platform, "UNKNOWN_FOR", 0.2)
+    monkeypatch.setattr(workspace, "UNKNOWN_FOR", 0.2)
     await world.restart()
     slack.fault("users.info", "internal_error", times=1)
     await slack.say(LEARN, HANDBOOK, by="UMOD")
@@ -763,9 +762,9 @@ async def test_somebody_unknown_is_no_guest_and_may_try_again(world, slack, monk
 async def test_thousands_of_mentions_are_not_looked_up(world, slack):
     names = " ".join(f"<@U{number:05}>" for number in range(3_000))
     await slack.say(f"{MENTION} who are {names}", by="UBOB")
-    await world.until(lambda: world.client._workspaces[TEAM]._unknown.get("U00001"))
+    await world.until(lambda: world.client._listeners[TEAM].workspace._unknown.get("U00001"))
     await world.quiet()
-    assert len(slack.sent("users.info")) <= platform.NAMED + 1
+    assert len(slack.sent("users.info")) <= workspace.NAMED + 1
 
 
 async def test_admins_of_the_other_side_of_a_shared_channel_cancel_nothing(world, slack, engine):
@@ -780,9 +779,10 @@ async def test_admins_of_the_other_side_of_a_shared_channel_cancel_nothing(world
 
 
 async def test_answers_are_sent_to_slack_alone(world, slack):
-    from bot.platforms.slack import Place, SlackReply
+    from bot.platforms.slack.payloads import Place
+    from bot.platforms.slack.replies import SlackReply
 
-    workspace = await world.client.workspace(TEAM)
+    workspace = (await world.client.listener(TEAM)).workspace
     for url in ("https://evil.example/x", "http://hooks.slack.com/x", "https://hooks.slack.com.evil.example/", "", "x"):
         assert SlackReply(workspace, Place(CHANNEL, "UADA"), url)._url == ""
     for url in ("https://hooks.slack.com/actions/1", slack.response_url()):
@@ -833,8 +833,8 @@ def mrkdwn(value: Any) -> list[dict[str, Any]]:
     return [text for part in value for text in mrkdwn(part)] if isinstance(value, list) else []
 
 
-async def test_long_answers_keep_slacks_limits(world, slack, monkeypatch):
-    monkeypatch.setattr(FakeEngine, "_complete", lambda self, ask: Completion("<&> long " * 4000, 9, 1.0, 0.5))
+async def test_long_answers_keep_slacks_limits(world, slack):
+    world.engine.says = Completion("<&> long " * 4000, 9, 1.0, 0.5)
     await world.teach()
     assert "long" in shown(await world.ask("What? " * 100 + "in handbook.pdf?"))
 
@@ -843,7 +843,7 @@ async def test_long_answers_keep_slacks_limits(world, slack, monkeypatch):
 def test_any_message_keeps_slacks_limits(text):
     many = tuple(Button(text[:75], "ask", text[:75]) for _ in range(5))
     for fields in ((), (Field("A", text, text),), (Field("A", text), Field("B", text)), (Field("A", "short"),) * 4):
-        dressed = dress(Message(text, text, fields, text, many))
+        dressed = to_blocks(Message(text, text, fields, text, many))
         check_blocks(dressed["blocks"])
         assert len(dressed["text"]) <= 4000
         for part in texts(dressed):

@@ -17,8 +17,8 @@ import pytest
 from slack_sdk.web.async_client import AsyncWebClient
 
 from bot.commands import Bot
-from bot.platforms import slack as platform
-from bot.platforms.slack_format import SCOPES
+from bot.platforms.slack import app
+from bot.platforms.slack.manifest import SCOPES
 from bot.settings import Settings
 from core.service import Service
 from tests.bot.slack_fake import BOT_TOKEN, SECRET, shown
@@ -79,7 +79,7 @@ class World:
 
     async def _serve(self, chosen: Settings) -> None:
         bot = Bot(self.service, limits=SMALL)
-        async with platform.Client(bot, chosen) as client, bot:
+        async with app.Client(bot, chosen) as client, bot:
             await client.run()
 
     async def _listens(self) -> bool:
@@ -117,7 +117,7 @@ class World:
 
 @pytest.fixture
 async def world(open_service: Open, unused_tcp_port: int) -> AsyncIterator[World]:
-    events = f"http://127.0.0.1:{unused_tcp_port}{platform.PATH}"
+    events = f"http://127.0.0.1:{unused_tcp_port}{app.PATH}"
     pipes = {"stdin": asyncio.subprocess.PIPE, "stdout": asyncio.subprocess.PIPE}
     process = await asyncio.create_subprocess_exec(NODE, "launch.mjs", events, json.dumps(SEED), cwd=FOLDER, **pipes)
     url = (await asyncio.wait_for(process.stdout.readline(), 20)).decode().strip()

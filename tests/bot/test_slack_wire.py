@@ -21,13 +21,20 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import aiohttp
 import pytest
 from aiohttp import web
+from aiolimiter import AsyncLimiter
 
 from bot.chat import Message
 from bot.commands import Bot
-from bot.platforms import slack as platform
-from bot.platforms import slack_http, slack_oauth
+from bot.platforms.common import is_from
+from bot.platforms.recent import Recent
+from bot.platforms.slack import app, files, oauth
+from bot.platforms.slack import http as slack_http
+from bot.platforms.slack.app import EDITS
+from bot.platforms.slack.replies import Posted
+from bot.platforms.slack.workspace import EVENTS_FOR
 from bot.settings import Settings
 from core.errors import SetupError, StorageFailed
 from tests.bot.slack_fake import (
@@ -49,7 +56,6 @@ from tests.fakes import FakeEngine, HeldEngine, make_pdf, plain_pdf
 
 ROOT = Path(__file__).parents[2]
 real_time = time.time
-EDITS = platform.EDITS  # before a fixture lifts the limit
 
 
 @pytest.fixture
@@ -58,7 +64,7 @@ async def http(slack: FakeSlack, open_service: Open, unused_tcp_port: int) -> As
     async with open_service() as service:
         world = World(slack, service, HeldEngine())
         chosen = settings(slack, slack_app_token=None, slack_http_port=unused_tcp_port, slack_signing_secret=SECRET)
-        slack.http_url = f"http://127.0.0.1:{unused_tcp_port}{platform.PATH}"
+        slack.http_url = f"http://127.0.0.1:{unused_tcp_port}{app.PATH}"
         async with serving(world, chosen):
             yield world
 
@@ -202,7 +208,7 @@ async def test_a_command_whose_request_is_copied_is_handled_once(http, slack):
 
 def test_marks_last_as_long_as_slack_retries_and_are_bounded():
     now = [0.0]
-    marks = platform.Recent(platform.EVENTS_FOR, keep=100, clock=lambda: now[0])
+    marks = Recent(EVENTS_FOR, keep=100, clock=lambda: now[0])
     seen = []
     for now[0] in (0, 1, 61, 361):
         seen.append(marks.first("Ev1"))
@@ -346,7 +352,7 @@ async def test_nothing_is_acknowledged_before_it_is_kept(world, slack, monkeypat
 
 
 async def test_a_slow_disk_costs_a_command_two_seconds_and_not_its_answer(world, slack, monkeypatch):
-    monkeypatch.setattr(platform, "DISK", 0.1)
+    monkeypatch.setattr(app, "DISK", 0.1)
     receive = world.service.inbox.receive
 
     async def slow(*event: str) -> bool:
@@ -444,7 +450,7 @@ async def test_a_workspace_that_takes_the_app_away_takes_its_token_along(
         assert BOT_TOKEN.encode() in file.read_bytes()
         await slack.event(event)
         assert BOT_TOKEN.encode() not in file.read_bytes()
-        monkeypatch.setattr(slack_oauth.time, "time", lambda: real_time() + 700)
+        monkeypatch.setattr(oauth.time, "time", lambda: real_time() + 700)
         async with slack.session.get(f"{site}/install"):
             pass
     with closing(sqlite3.connect(file)) as states:
@@ -466,7 +472,7 @@ async def install(slack: FakeSlack, site: str) -> str:
 async def serving(world: World, chosen: Settings) -> AsyncIterator[None]:
     """Our bot in HTTP mode."""
     bot = Bot(world.service, limits=SMALL)
-    world.client = client = platform.Client(bot, chosen)
+    world.client = client = app.Client(bot, chosen)
 
     async def serve() -> None:
         async with client, bot:
@@ -530,8 +536,7 @@ async def test_foreign_addresses_are_never_asked(world, slack, trap):
 
 
 async def test_slacks_own_file_host_is_asked():
-    workspace = platform.Workspace(Bot(None), platform.Me("U", "T"), None, None, {platform.FILE_HOST})
-    assert workspace._is_slacks("https://files.slack.com/files-pri/T1-F1/download/a.pdf")
+    assert is_from("https://files.slack.com/files-pri/T1-F1/download/a.pdf", {files.FILE_HOST})
 
 
 async def test_a_login_page_instead_of_the_file_is_explained(world, slack):
@@ -565,7 +570,7 @@ async def test_a_packed_file_is_not_unpacked(world, slack):
 
 
 async def test_a_file_that_trickles_is_given_up(world, slack, monkeypatch):
-    monkeypatch.setattr(platform, "FILE_TIMEOUT", platform.aiohttp.ClientTimeout(total=0.3))
+    monkeypatch.setattr(files, "FILE_TIMEOUT", aiohttp.ClientTimeout(total=0.3))
     await slack.say(LEARN, ("handbook.pdf", File(b"x", slow=True)))
     await world.said("could not download it")
 
@@ -585,7 +590,7 @@ async def test_a_message_that_arrived_all_the_same_is_not_sent_twice(world, slac
     monkeypatch.setattr("bot.commands.RETRY_AFTER", (0, 0))
     slack.fault("chat.postMessage", "internal_error", status=503, after_the_fact=True)
     slack.fault("chat.postMessage", "internal_error", status=503)
-    monkeypatch.setattr(platform, "async_default_handlers", lambda: [])
+    monkeypatch.setattr(app, "async_default_handlers", lambda: [])
     await slack.say(f"{MENTION} {WARDEN}", channel=channel)
     await world.said("know any documents", channel)
     await world.quiet()
@@ -594,9 +599,9 @@ async def test_a_message_that_arrived_all_the_same_is_not_sent_twice(world, slac
 
 async def test_edits_of_all_channels_together_keep_to_slacks_limit(world, slack):
     messages = [await world.ask(f"Question {number}?") for number in range(5)]
-    workspace = await world.client.workspace(TEAM)
-    workspace.edits = platform.AsyncLimiter(*EDITS)
-    posted = [platform.Posted(workspace, CHANNEL, "", message["ts"]) for message in messages]
+    workspace = (await world.client.listener(TEAM)).workspace
+    workspace.edits = AsyncLimiter(*EDITS)
+    posted = [Posted(workspace, CHANNEL, "", message["ts"]) for message in messages]
     for live in posted * 10:
         await live.edit(Message("news"))
     assert len(slack.sent("chat.update")) == EDITS[0]
@@ -613,7 +618,7 @@ async def test_a_broken_client_is_replaced(slack, open_service, monkeypatch):
     monkeypatch.setattr("bot.platforms.RESTART_AFTER", (0,))
     slack.fault("auth.test", "internal_error", times=2)
     async with open_service() as service:
-        task = asyncio.create_task(platform.serve(SimpleNamespace(service=service), settings(slack)))
+        task = asyncio.create_task(app.serve(SimpleNamespace(service=service), settings(slack)))
         await asyncio.wait_for(slack.connected.wait(), 5)
         task.cancel()
         with suppress(asyncio.CancelledError):
@@ -635,7 +640,7 @@ async def test_a_broken_client_is_replaced(slack, open_service, monkeypatch):
 async def test_a_wrong_setting_is_one_clear_sentence(slack, open_service, given, words):
     async with open_service() as service:
         with pytest.raises(SetupError, match=words):
-            await platform.serve(SimpleNamespace(service=service), settings(slack).model_copy(update=chosen(given)))
+            await app.serve(SimpleNamespace(service=service), settings(slack).model_copy(update=chosen(given)))
 
 
 def chosen(given: dict[str, Any]) -> dict[str, Any]:

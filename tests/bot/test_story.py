@@ -17,7 +17,6 @@ import pytest
 import simcord
 import yarl
 
-from bot.platforms import slack as slack_platform
 from core.document.formats import read_document
 from core.engine import Engine, EngineConfig
 from core.service import Service
@@ -141,9 +140,7 @@ async def tell_on_discord(world: test_discord.World, process: Process) -> None:
     assert "nothing to forget" in test_discord.shown(question.response.message)
 
 
-async def test_the_story_on_slack(process: Process, slack: FakeSlack, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bot.commands.edit_interval", lambda age: 0.1)
-    monkeypatch.setattr(slack_platform, "EDITS", (100, 1.0))
+async def test_the_story_on_slack(process: Process, slack: FakeSlack) -> None:
     world = test_slack.World(slack, process.service, None)
     await world.start()
     try:

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from core.engine import Engine, EngineConfig
 from core.learning.base import LearnConfig
-from core.learning.fast_learner import FastWeightsLearner
+from core.learning.forms.fast_weights import FormLearner
 from core.model import LoadedModel
 from core.prompts import ReaderFormat
 from core.types import Chunk
@@ -73,19 +73,9 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def tokenizer() -> PreTrainedTokenizerFast:
-    """Byte-level BPE of 800 tokens, digits one by one, with a chat template."""
-    bpe = Tokenizer(models.BPE())
-    digits, text = pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.pre_tokenizer = pre_tokenizers.Sequence([digits, text])
-    bpe.decoder = decoders.ByteLevel()
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(
-        vocab_size=800, special_tokens=[*MARKS], initial_alphabet=alphabet, show_progress=False
-    )
-    texts = [
-        Path(__file__).parents[2].joinpath("core", name).read_text() for name in ("prepare/invented.py", "prompts.py")
-    ]
-    bpe.train_from_iterator([*texts, STORY], trainer)
+    """Byte-level BPE of 800 tokens, digits one by one, with a chat template. Its file was trained on sentences of
+    `core.prepare.invented`, on `core.prompts` and on STORY."""
+    bpe = Tokenizer.from_file(str(Path(__file__).with_name("tokenizer.json")))
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=bpe, bos_token=MARKS[1], eos_token=MARKS[2], pad_token=MARKS[2], unk_token=MARKS[0]
     )
@@ -105,9 +95,10 @@ def fmt(tokenizer) -> ReaderFormat:
 
 
 @pytest.fixture
-def learner(tiny, fmt, monkeypatch, tmp_path) -> FastWeightsLearner:
+def learner(tiny, fmt, monkeypatch, tmp_path) -> FormLearner:
+    """As for a model that was never prepared."""
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
-    return FastWeightsLearner(tiny, fmt, LearnConfig(batch_tokens=1024))
+    return FormLearner(tiny, fmt, LearnConfig(batch_tokens=1024))
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pymupdf
 
-from bot.torture.hostile import HOSTILE, endless_loop, many_pages, memory_bomb, one_page, stream
+from tests.torture.hostile import HOSTILE, endless_loop, many_pages, memory_bomb, one_page, stream
 
 __all__ = ["HOSTILE", "endless_loop", "many_pages", "memory_bomb", "one_page", "stream"]
 

@@ -9,9 +9,9 @@ import pytest
 
 from core.evaluation import ablations, speed
 from core.evaluation.ablations import LEARNED, ROWS, Lab, Results, Row, chosen, quality, run, table
-from core.evaluation.squad import Article, Question
-from core.learning.fast_weights import FastWeightsConfig
+from core.learning.preparation import FastWeightsConfig
 from core.prepare.outer import OuterConfig
+from core.squad import Article, Question
 from tests.core.conftest import STORY
 
 
@@ -74,8 +74,10 @@ def test_every_row_names_settings_that_there_are(lab: Lab) -> None:
 
 def test_study_material_is_written_once_for_all_rows(lab: Lab, monkeypatch) -> None:
     written = []
-    monkeypatch.setattr("core.learning.study.Tutor.exercises", lambda self, chunks: iter([written.append(1) or []]))
-    for objectives in ({}, {"distil": 1.0}):
+    monkeypatch.setattr(
+        "core.learning.adapters.study.Tutor.exercises", lambda self, chunks: iter([written.append(1) or []])
+    )
+    for objectives in ({}, {"keep": 1.0}):
         engine = lab.engine(learner="lora", study=True, effort="quick", objectives=objectives)
         lab.bench(engine).learn(0)
     assert len(written) == 1
@@ -87,7 +89,7 @@ def test_a_larger_shape_is_learned_asked_and_prepared(tiny, monkeypatch) -> None
     for learner in ("fast-weights", "lora"):
         row = speed.learning(model, learner, 300, memory_mb=2000)
         assert row["learning_seconds"] > 0 and row["megabytes"] > 0
-    inner = FastWeightsConfig(layers=1, segment=48, rule="muon", reader=2)
+    inner = FastWeightsConfig(layers=1, segment=48, reader=2)
     outer = OuterConfig(max_steps=1, shapes="1x2x2x48", reading_rows=1, length=64, workers=0)
     row = speed.preparing(model, outer, inner)
     assert row["steps"] == 1 and row["seconds_a_step"] > 0 and row["tokens_a_step"] == 96

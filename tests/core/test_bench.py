@@ -11,10 +11,9 @@ import pytest
 from core.errors import Refused
 from core.evaluation.bench import CONDITIONS, Bench, Found, Served, run
 from core.evaluation.journal import Journal, Reply
-from core.evaluation.metrics import f1
 from core.evaluation.report import plot
-from core.evaluation.squad import read_squad
 from core.ports import Ask
+from core.squad import f1, read_squad
 from tests.core.conftest import STORY
 
 

@@ -6,8 +6,8 @@ import pytest
 
 from core.evaluation import budgets
 from core.evaluation.budgets import lessons_of, scores
-from core.evaluation.squad import Article, Question
-from core.learning.budget import Lesson
+from core.learning.forms.budget import Lesson
+from core.squad import Article, Question
 from tests.core.conftest import STORY
 
 

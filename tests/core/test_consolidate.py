@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import pytest
 
-from core.consolidate import merged, pack, spread, unpack
-from core.errors import NotAPdf, Refused
-from core.types import Chunk, Page
+from core.consolidate import joined, merged, spread
+from core.errors import Refused
+from core.types import Chunk, JobKind, Page
+from storage.index import Index
 from tests.conftest import Open
 from tests.core.test_service import BAKERY, LIGHTHOUSE, learn
 
 
 def test_pages_are_counted_on_and_a_note_says_whose_they_are() -> None:
-    text, share = unpack(pack([("a.pdf", [Page(1, "One."), Page(2, "Two.")]), ("b.pdf", [Page(7, "Three.")])], 3))
+    text = joined([("a.pdf", [Page(1, "One."), Page(2, "Two.")]), ("b.pdf", [Page(7, "Three.")])])
     assert [(p.number, p.text) for p in text.pages] == [(1, "One."), (2, "Two."), (3, "Three.")]
-    assert text.notes == ("Pages 1 to 2 are a.pdf.", "Pages 3 to 3 are b.pdf.") and share == 3
+    assert text.notes == ("Pages 1 to 2 are a.pdf.", "Pages 3 to 3 are b.pdf.")
+    assert joined([("b.pdf", [Page(7, "Three.")])]).pages == (Page(7, "Three."),)
 
 
 def test_neighbouring_chunks_become_one_and_nothing_is_lost() -> None:
@@ -51,7 +53,20 @@ async def test_one_document_or_one_without_text_is_refused(open_service: Open) -
             await service.consolidate("here", by="ada", share=2)
 
 
-async def test_an_upload_that_poses_as_documents_is_no_pdf(open_service: Open) -> None:
+async def test_a_document_that_is_forgotten_meanwhile_is_in_no_consolidation(open_service: Open, index: Index) -> None:
+    async with open_service() as service:
+        first = await learn(service)
+        await learn(service, BAKERY, "bakery.pdf")
     async with open_service(learning=False) as service:
-        with pytest.raises(NotAPdf):
-            await service.submit("here", "a.pdf", pack([("%PDF-", [Page(1, "x")])], 1), by="eve")
+        job, _ = await service.consolidate("here", by="ada", share=2)
+        assert (job.kind, job.share, len(job.sources)) == (JobKind.CONSOLIDATE, 2, 2)
+        assert (await index.job(job.id)) == job
+        await service.forget("here", first.id)
+        assert await service.jobs("here") == []
+
+
+async def test_a_text_that_begins_as_older_versions_marked_their_own_is_only_a_text(open_service: Open) -> None:
+    """No bytes of an upload are an order."""
+    async with open_service(learning=False) as service:
+        job = await service.submit("here", "a.txt", b"engram: documents as one\n" + b"words " * 99, by="eve")
+        assert job.kind is JobKind.LEARN

@@ -8,7 +8,7 @@ import pytest
 
 from core.engine import Engine, EngineConfig, whole_abstention
 from core.errors import SetupError
-from core.learning.fast_weights import FastWeightsConfig, Prepared, save_prepared
+from core.learning.preparation import FastWeightsConfig, Prepared, save_prepared
 from core.ports import Ask, Learned
 from core.prompts import NOT_IN_TEXT
 from core.types import Completion, Page
@@ -78,7 +78,7 @@ def test_an_unknown_learner_is_an_error_at_the_start(tiny) -> None:
     [
         ({"learner": "lora", "budget": "fixed:1"}, "'lora' has no budget"),
         ({"study": True}, "set ENGRAM_LEARNER=lora as well"),
-        ({"objectives": {"distil": 1.0}}, "studies only the text"),
+        ({"objectives": {"keep": 1.0}}, "studies only the text"),
     ],
 )
 def test_a_setting_that_the_learner_would_ignore_is_an_error_at_the_start(tiny, settings, told: str) -> None:

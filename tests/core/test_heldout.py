@@ -7,9 +7,9 @@ import json
 import pytest
 
 from core.evaluation.heldout import EACH, LEAST, MOST, by_invention, by_people, by_rule, general, squad
-from core.evaluation.squad import read_squad
 from core.prepare.material import Passage, is_development_article
 from core.prepare.questions import QA
+from core.squad import read_squad
 
 PARAGRAPH = (
     "Orla Quint was born in Vessin in 1874. She became the master of the harbour in 1901. The lighthouse was built by "

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from bot.torture.hostile import HOSTILE
-from bot.torture.papers import make_pdf
-from bot.torture.pdf import FOREIGN, damaged
 from core import errors
 from core.document.formats import _judged, read_document, recognise
 from core.sandbox import Sandbox
 from core.types import Limits
+from tests.torture.hostile import HOSTILE
+from tests.torture.papers import make_pdf
+from tests.torture.pdf import FOREIGN, damaged
 
 QUICK = Sandbox(seconds=3)
 SENTENCES = {

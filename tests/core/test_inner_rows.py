@@ -11,7 +11,7 @@ import torch
 from core.evaluation import inner_rows
 from core.evaluation.ablations import Results
 from core.evaluation.inner_rows import ROWS, Lab, chosen, measure, run, show, table
-from core.learning.fast_weights import FastWeightsConfig
+from core.learning.preparation import FastWeightsConfig
 from core.prepare.episodes import Episode
 from core.prepare.outer import run_outer
 from tests.core.prepare.test_outer import CONFIG, DOCUMENTS, MATERIAL
@@ -22,7 +22,7 @@ SMALL = {"rank 64": {"rank": 8}, "rank 256": {"rank": 16}} | NATIVE
 
 @pytest.fixture
 def lab(tiny, monkeypatch) -> Lab:
-    monkeypatch.setattr(inner_rows, "BASE", FastWeightsConfig(layers=2, steps=2, segment=48, rule="muon", reader=2))
+    monkeypatch.setattr(inner_rows, "BASE", FastWeightsConfig(layers=2, steps=2, segment=48, reader=2))
     monkeypatch.setattr(inner_rows, "ROWS", ROWS | SMALL)
     sets = {"facts": [Episode(p.title, p.text, p.questions) for p in DOCUMENTS[:2]]}
     return Lab(tiny.model, tiny.tokenizer, MATERIAL, sets, replace(CONFIG, max_steps=1, every=1))
@@ -71,7 +71,7 @@ def test_the_basis_is_trained_with_the_reader(lab: Lab, monkeypatch) -> None:
         return figures
 
     monkeypatch.setattr(inner_rows, "run_outer", runs)
-    row = measure(replace(lab, sets={}), replace(inner_rows.BASE, rank=8))
+    row = measure(replace(lab, sets={}), inner_rows.form("rank 64"))
     assert len(moved) > 2 and all(moved) and row["steps"] == 1
 
 

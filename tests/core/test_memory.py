@@ -71,7 +71,7 @@ def test_a_preset_that_sets_what_there_is_not_is_refused(tmp_path, monkeypatch) 
 
 
 def test_learning_with_less_memory_gives_the_same_weights(tiny, fmt) -> None:
-    from core.learning.lora import LoraLearner
+    from core.learning.adapters.lora import LoraLearner
     from tests.core.conftest import STORY, chunks_of
 
     def weights(**config):
@@ -94,10 +94,10 @@ def test_fast_weights_count_the_deltas_of_each_section(tiny) -> None:
 
 
 def test_within_a_memory_limit_fewer_sections_are_learned_at_once(tiny, fmt) -> None:
-    from core.learning.fast_learner import FastWeightsLearner
+    from core.learning.forms.fast_weights import FormLearner
     from tests.core.conftest import STORY, chunks_of
 
     chunks = chunks_of(tiny.tokenizer, STORY * 4)
-    learners = [FastWeightsLearner(tiny, fmt, LearnConfig(memory_mb=m)) for m in (None, 10)]
+    learners = [FormLearner(tiny, fmt, LearnConfig(memory_mb=m)) for m in (None, 10)]
     many, few = (learner._group(chunks, 0, 8192) for learner in learners)
     assert len(many) == len(chunks) > len(few) >= 1

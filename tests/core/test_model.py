@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from core.errors import ModelNotFound
-from core.learning.budget import PolicyNet, save_policy
+from core.learning.forms.budget import PolicyNet, save_policy
 from core.model import (
     SEARCH,
     SHIPPED,

@@ -20,10 +20,10 @@ import pytest
 
 import storage.backup
 from core.errors import BackupDamaged, DataFolderBusy, DataTooNew, NotFound, StorageFailed
-from core.types import Document
+from core.types import ALL_PAGES, Document
 from storage.backup import back_up, restore
 from storage.channel_files import path_in
-from storage.check import examine
+from storage.check import check_folder
 from storage.folder import RESTORED, DataFolder
 from storage.index import MIGRATIONS, Index
 from storage.weights import Weights
@@ -74,7 +74,7 @@ def rewrite(file: Path, change: Callable[[dict[str, bytes]], object]) -> None:
 async def test_what_was_backed_up_comes_back(source: Path, file: Path, tmp_path: Path) -> None:
     assert back_up(source, file).documents == 2
     assert restore(tmp_path / "new", file).documents == 2
-    assert examine(tmp_path / "new") == examine(source)
+    assert check_folder(tmp_path / "new") == check_folder(source)
     assert (tmp_path / "new" / "prepared" / "abc" / "prepared.json").read_text() == "{}"
     async with Index(tmp_path / "new" / "engram.db") as index:
         [document, _] = await index.documents("here")
@@ -90,7 +90,7 @@ async def test_a_restore_takes_the_place_of_everything(source: Path, file: Path)
             await learn_with_weights(index, folder, "later")
     (source / "weights" / "stray.tmp").touch()
     restore(source, file)
-    assert set(examine(source).documents) == {"d1", "d2"}
+    assert set(check_folder(source).documents) == {"d1", "d2"}
     assert sorted(path.name for path in source.rglob("*")) == sorted(
         [
             *("abc", "channels", "d1.safetensors", "d2.safetensors", "engram.db", "lock", "prepared", "prepared.json"),
@@ -108,7 +108,7 @@ async def test_a_backup_is_made_beside_a_running_bot_and_is_one_moment(file: Pat
             assert manifest.documents >= 1
             restored = folder.path.parent / "restored"
             await asyncio.to_thread(restore, restored, file)
-            assert examine(restored).problems == () and "first" in examine(restored).documents
+            assert check_folder(restored).problems == () and "first" in check_folder(restored).documents
         busy.cancel()
 
 
@@ -197,7 +197,7 @@ async def test_every_damage_is_noticed_and_nothing_is_changed(source: Path, file
             assert bytes_of(source) == before
     file.write_bytes(whole)
     restore(source, file)
-    assert set(examine(source).documents) == {"d1", "d2"}
+    assert set(check_folder(source).documents) == {"d1", "d2"}
 
 
 def drop_a_document(files: dict[str, bytes]) -> None:
@@ -316,7 +316,7 @@ async def test_an_older_versions_backup_is_brought_forward(file: Path, tmp_path:
     restore(tmp_path / "new", file)
     async with Index(tmp_path / "new" / "engram.db") as index:
         assert await index.support("learned", ["Ada Quill"]) == [(1,)]
-    assert examine(tmp_path / "new").version == len(MIGRATIONS) and examine(tmp_path / "new").problems == ()
+    assert check_folder(tmp_path / "new").version == len(MIGRATIONS) and check_folder(tmp_path / "new").problems == ()
 
 
 @pytest.mark.parametrize("at", range(7))
@@ -353,7 +353,7 @@ async def test_a_restore_that_a_crash_cut_short_is_finished_at_the_next_start(
     monkeypatch.undo()
     with DataFolder(source):
         pass
-    assert set(examine(source).documents) == {"d1", "d2"} and examine(source).problems == ()
+    assert set(check_folder(source).documents) == {"d1", "d2"} and check_folder(source).problems == ()
     assert not (source / RESTORED).exists()
 
 
@@ -364,10 +364,10 @@ async def test_text_and_jobs_come_along(tmp_path: Path, file: Path) -> None:
     back_up(tmp_path / "source", file)
     restore(tmp_path / "new", file)
     async with Index(tmp_path / "new" / "engram.db") as index:
-        assert await index.job_data("waiting") == b"%PDF- waiting"
+        assert await index.job_file("waiting") == (b"%PDF- waiting", ALL_PAGES)
 
 
 async def test_weights_of_a_document_without_a_file_are_a_problem(folder: DataFolder) -> None:
     async with Index(folder.index) as index:
         await learn(index, "d1", ["x"])
-    assert examine(folder.path).problems == ("document d1: its weights can't be read",)
+    assert check_folder(folder.path).problems == ("document d1: its weights can't be read",)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from storage.channel_files import ChannelFile, unbroken
+from storage.channel_files import ChannelFile, run_to_end
 
 
 def test_closing_waits_for_the_thread_that_is_in_the_file(tmp_path: Path) -> None:
@@ -32,7 +32,7 @@ def test_closing_waits_for_the_thread_that_is_in_the_file(tmp_path: Path) -> Non
 
 async def test_a_caller_that_is_cancelled_twice_waits_for_its_thread() -> None:
     ended = threading.Event()
-    task = asyncio.create_task(unbroken(lambda: (time.sleep(0.3), ended.set())))
+    task = asyncio.create_task(run_to_end(lambda: (time.sleep(0.3), ended.set())))
     for _ in range(2):
         await asyncio.sleep(0.05)
         task.cancel()

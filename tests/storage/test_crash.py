@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from storage.check import examine
+from storage.check import check_folder
 from storage.folder import DataFolder
 from storage.index import Index
 from storage.weights import Weights
@@ -53,7 +53,7 @@ async def check(folder: DataFolder, acknowledged: list[str]) -> None:
         for record in records.values():
             assert len(weights.load(record, "here", base="base", section=1)) == 4
         for job in await index.jobs():
-            assert await index.job_data(job.id)
+            assert await index.job_file(job.id)
             await index.next_job()
         await index.requeue_interrupted()
-    assert examine(folder.path).problems == ()
+    assert check_folder(folder.path).problems == ()

@@ -23,7 +23,7 @@ from core.closeness import WORTH, Query
 from core.errors import AlreadyKnown, Cancelled, DataTooNew, NotFound, StorageFailed
 from core.evaluation.bench import Search
 from core.ports import Index as Port
-from core.types import Chunk, Page, Stage
+from core.types import ALL_PAGES, Chunk, Page, Stage
 from storage.channel_files import ChannelFile, ChannelFiles, path_in
 from storage.folder import DataFolder
 from storage.index import CHANNELS, Index
@@ -207,7 +207,9 @@ async def test_a_cancelled_writer_blocks_nobody_and_leaves_nothing_half_done(ind
         await asyncio.gather(writing, return_exceptions=True)
     await index.add_job(make_job("last"), b"%PDF-")
     jobs = await index.jobs()
-    assert jobs[-1].id == "last" and [await index.job_data(job.id) for job in jobs] == [b"%PDF-"] * len(jobs)
+    assert jobs[-1].id == "last" and [await index.job_file(job.id) for job in jobs] == [(b"%PDF-", ALL_PAGES)] * len(
+        jobs
+    )
 
 
 async def test_eight_writers_at_once_never_see_a_locked_file(index: Index) -> None:
@@ -237,7 +239,7 @@ async def test_a_file_of_50_mb_does_not_hold_up_the_event_loop(index: Index) -> 
 
     ticking = asyncio.create_task(tick())
     await index.add_job(make_job("big"), bytes(50 * 2**20))
-    assert len(await index.job_data("big")) == 50 * 2**20
+    assert len((await index.job_file("big"))[0]) == 50 * 2**20
     await index.job_stage("big", Stage.CANCELLED)
     stop.set()
     await ticking
@@ -252,11 +254,11 @@ async def test_a_job_comes_back_as_it_went_in(index: Index) -> None:
     assert await index.add_job(job, b"%PDF-1.4") == job
     assert await index.job("job1") == job
     assert await index.jobs(channel="here") == [job] and await index.jobs(channel="there") == []
-    assert await index.job_data("job1") == b"%PDF-1.4"
+    assert await index.job_file("job1") == (b"%PDF-1.4", ALL_PAGES)
 
 
 async def test_a_job_that_is_not_there_is_not_found(index: Index) -> None:
-    for call in (index.job, index.job_data):
+    for call in (index.job, index.job_file):
         with pytest.raises(NotFound):
             await call("nothing")
 
@@ -367,7 +369,7 @@ async def test_an_interrupted_job_is_queued_again_twice_and_then_given_up(index:
         assert (job.attempts, job.stage) == (attempt, Stage.QUEUED if attempt < 3 else Stage.FAILED)
     assert "3 times" in job.error and await index.next_job() is None
     with pytest.raises(NotFound):
-        await index.job_data("job1")
+        await index.job_file("job1")
     assert await index.undelivered() == [job]
 
 
@@ -408,7 +410,7 @@ async def test_a_document_is_stored_whole_or_not_at_all(index: Index) -> None:
     with pytest.raises(StorageFailed):
         await index.finish_job("job1", make_document("d1", job), [], [*make_chunks("One."), *make_chunks("One.")])
     assert await index.documents("here") == [] and await index.chunk_texts("d1") == []
-    assert (await index.job("job1")).stage is Stage.QUEUED and await index.job_data("job1") == b"%PDF-"
+    assert (await index.job("job1")).stage is Stage.QUEUED and await index.job_file("job1") == (b"%PDF-", ALL_PAGES)
 
 
 async def test_documents_are_listed_newest_first_and_by_channel(index: Index) -> None:

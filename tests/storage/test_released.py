@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from core.errors import DataTooNew, StorageFailed
-from core.types import Certainty, Stage
+from core.types import ALL_PAGES, Certainty, JobKind, Stage
 from storage.channel_files import ChannelFile, path_in
-from storage.check import examine
+from storage.check import check_folder
 from storage.folder import DataFolder
 from storage.index import MIGRATIONS, Index
 
@@ -53,7 +53,7 @@ async def test_a_file_of_every_version_is_brought_forward_with_all_that_is_in_it
         assert [*map(len, codes)] == ([56, 56] if version > 3 else [0, 0])
         assert [(job.id, job.stage) for job in await index.requeue_interrupted()] == [("running", Stage.QUEUED)]
         assert [job.id for job in await index.jobs()] == ["waiting", "running"]
-        assert await index.job_data("running") == b"%PDF- running"
+        assert await index.job_file("running") == (b"%PDF- running", ALL_PAGES)
         assert [job.error for job in await index.undelivered()] == ["It failed."]
         assert await index.receive("slack:Ev9", "{}")
         assert await index.thread_document("discord:1:2", "11") == ("learned" if version > 2 else None)
@@ -86,13 +86,13 @@ async def test_an_upgrade_that_a_crash_cut_short_begins_anew(old: DataFolder, mo
             pass
     monkeypatch.undo()
     async with Index(old.index) as index:
-        assert await index.support("learned", ["Ada Quill"]) == [(1,)] and await index.job_data("running")
-    assert examine(old.path).problems == ("document learned: its weights can't be read",)
+        assert await index.support("learned", ["Ada Quill"]) == [(1,)] and await index.job_file("running")
+    assert check_folder(old.path).problems == ("document learned: its weights can't be read",)
 
 
 def test_a_file_of_every_version_is_known_as_engrams_own(old: DataFolder) -> None:
     """A restore refuses any other."""
-    assert examine(old.path).problems == ("document learned: its weights can't be read",)
+    assert check_folder(old.path).problems == ("document learned: its weights can't be read",)
 
 
 async def test_the_schema_is_the_same_whichever_version_it_began_with(old: DataFolder, tmp_path: Path) -> None:
@@ -115,3 +115,45 @@ async def test_a_newer_versions_file_is_refused_and_stays_as_it_is(old: DataFold
         async with Index(old.index):
             pass
     assert old.index.read_bytes() == before
+
+
+@pytest.fixture
+def waiting_since_version_6(folder: DataFolder) -> DataFolder:
+    """Jobs as version 6 kept them: marks before the first byte say that a file is only a part, or is no file at all."""
+    folder.channels.mkdir()
+    text = b'engram: documents as one\n{"share": 1, "documents": [["Lighthouse.pdf", ["One.", "Two."]]]}'
+    files = {"part": b"engram: pages 3-12\n%PDF- part", "again": text, "several": text, "whole": b"%PDF- whole\n"}
+    with closing(sqlite3.connect(folder.index)) as connection:
+        connection.executescript((RELEASED / "v6.sql").read_text())
+        connection.execute("DELETE FROM jobs WHERE stage = 'queued'")
+        for job in files:
+            connection.execute(
+                "INSERT INTO jobs (id, channel, name, sha256, requested_by, reply_to, created_at, stage, attempts, "
+                "error, delivered) VALUES (?, 'discord:1:2', ?, ?, '', '', 1.5, 'queued', 0, '', 0)",
+                (job, f"{job}.pdf", job),
+            )
+        connection.execute("UPDATE jobs SET sha256 = (SELECT sha256 FROM documents) WHERE id = 'again'")
+        connection.commit()
+    name = path_in(folder.channels, "discord:1:2")
+    with closing(sqlite3.connect(name)) as connection:
+        connection.executescript((RELEASED / "v6" / f"{name.stem}.sql").read_text())
+        connection.executemany("INSERT INTO job_files VALUES (?, ?)", files.items())
+        connection.commit()
+    return folder
+
+
+async def test_marks_in_files_become_kinds_of_jobs(waiting_since_version_6: DataFolder) -> None:
+    async with Index(waiting_since_version_6.index) as index:
+        jobs = {job.id: job for job in await index.jobs(channel="discord:1:2", unfinished=False)}
+        assert {job: jobs[job].kind for job in ("part", "whole", "again")} == {
+            "part": JobKind.LEARN,
+            "whole": JobKind.LEARN,
+            "again": JobKind.RELEARN,
+        }
+        assert await index.job_file("part") == (b"%PDF- part", (3, 12))
+        assert await index.job_file("whole") == (b"%PDF- whole\n", ALL_PAGES)
+        assert jobs["again"].sources == ("learned",)
+        assert (jobs["several"].stage, jobs["several"].error) == (
+            Stage.FAILED,
+            "An older version was asked to do this; ask again.",
+        )

@@ -11,12 +11,13 @@ import time
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pymupdf
 import pytest
 
 from core import errors
-from core.document.formats import DocumentText, _stuck, only_pages, parse_pages, read_document
+from core.document.formats import DocumentText, _stuck, parse_pages, read_document
 from core.sandbox import ROOT, Sandbox
 from core.types import Limits, Page
 from tests.core import documents
@@ -30,7 +31,7 @@ async def texts(data: bytes) -> list[str]:
     return [page.text for page in (await read_document(data, Limits())).pages]
 
 
-async def refusal(data: bytes, limits: Limits | None = None, **how: Sandbox) -> errors.Refused:
+async def refusal(data: bytes, limits: Limits | None = None, **how: Any) -> errors.Refused:
     with pytest.raises(errors.Refused) as caught:
         await read_document(data, limits or Limits(), **how)
     return caught.value
@@ -66,9 +67,9 @@ async def test_a_refusal_is_one_sentence_that_names_the_cause(
 
 
 async def test_only_the_pages_that_were_asked_for_are_read_under_their_numbers() -> None:
-    data = only_pages(pdf("One.", "Two.", "Three.", "Four."), 2, 3)
-    assert (await read_document(data, Limits(max_pages=2))).pages == (Page(2, "Two."), Page(3, "Three."))
-    refused = await refusal(only_pages(pdf("One."), 7, 9))
+    data = pdf("One.", "Two.", "Three.", "Four.")
+    assert (await read_document(data, Limits(max_pages=2), (2, 3))).pages == (Page(2, "Two."), Page(3, "Three."))
+    refused = await refusal(pdf("One."), pages=(7, 9))
     assert str(refused) == "This document has only 1 page."
 
 

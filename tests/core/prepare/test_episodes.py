@@ -7,7 +7,7 @@ import random
 import pytest
 import torch
 
-from core.learning.fast_weights import IGNORE
+from core.learning.segments import IGNORE
 from core.prepare.episodes import (
     Batch,
     Episode,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 
-from core.evaluation.metrics import normalise
 from core.prepare.invented import RELATIONS, fact, invented_document
+from core.squad import normalise
 
 
 def test_a_seed_gives_always_the_same_document_and_another_seed_another() -> None:

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import copy
+import json
 import random
 from dataclasses import replace
-from functools import partial
 
 import pytest
 import torch
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerFast
 
-from core.learning.fast_weights import FastWeightsConfig, Prepared, load_prepared, save_prepared
-from core.prepare.compiled import OuterStep
+from core.learning.preparation import FastWeightsConfig, Prepared, load_prepared, save_prepared
+from core.model import LoadedModel
+from core.prepare.compiled import LlamaStep
 from core.prepare.episodes import Batch, Episode, Reading, Shape, make_batch, reading_rows
 from core.prepare.material import Material, Passage
 from core.prepare.measure import KINDS, learned_figures
-from core.prepare.outer import OuterConfig, _gradients, run_outer, step_losses
+from core.prepare.outer import OuterConfig, _gradients, run_outer
 from core.prepare.questions import QA
+from core.prepare.step import HookStep, step_losses
 
 NAMES = ("Orla", "Tam", "Vess", "Quint", "Edda", "Brun")
 DOCUMENTS = [
@@ -39,7 +43,7 @@ CONFIG = OuterConfig(
     reader_lr=1e-2,
     learning_lr=1e-2,
 )
-INNER = FastWeightsConfig(layers=1, skip=1, steps=2, segment=48, rule="muon", reader=4)
+INNER = FastWeightsConfig(layers=1, skip=1, steps=2, segment=48, reader=4)
 
 
 @pytest.fixture
@@ -59,7 +63,7 @@ def batch_of(tokenizer, fmt) -> Batch:
 
 def losses(tiny, fmt, prepared) -> dict[str, float]:
     """On a fixed batch."""
-    terms = step_losses(tiny.model, prepared, batch_of(tiny.tokenizer, fmt), CONFIG)
+    terms = step_losses(HookStep(tiny.model, prepared), batch_of(tiny.tokenizer, fmt), CONFIG)
     return {name: float(value.detach()) for name, value in terms.items()}
 
 
@@ -101,7 +105,7 @@ def test_a_batch_in_parts_has_the_gradient_of_the_whole(tiny, fmt, prepared) -> 
 
     def gradient(parts: int) -> tuple[dict, torch.Tensor]:
         prepared.zero_grad()
-        found = _gradients(partial(step_losses, tiny.model, prepared), batch, CONFIG, parts)
+        found = _gradients(HookStep(tiny.model, prepared), batch, CONFIG, parts)
         return found, next(p for n, p in prepared.named_parameters() if n.endswith("down_proj/b")).grad.clone()
 
     whole, three = gradient(1), gradient(3)
@@ -109,28 +113,26 @@ def test_a_batch_in_parts_has_the_gradient_of_the_whole(tiny, fmt, prepared) -> 
     assert (three[1] - whole[1]).norm() < 0.02 * whole[1].norm()
 
 
-@pytest.mark.parametrize(
-    "form", [{}, {"start": True}, {"layers": 7}, {"layers": 2, "skip": 0, "stride": 2}], ids=str
-)  # the model has fewer than 7 layers
+@pytest.mark.parametrize("form", [{}, {"layers": 7}, {"layers": 2, "skip": 0, "stride": 2}], ids=str)
 def test_the_compiled_step_gives_the_losses_and_gradients_of_the_plain_one(tiny, fmt, form) -> None:
     torch.manual_seed(0)
     prepared = Prepared(replace(INNER, **form), tiny.model.config.hidden_size, tiny.model)
     for name, p in prepared.named_parameters():
-        if name.endswith("/b") or name.startswith(("weigh.2.weight", "start")):
+        if name.endswith("/b") or name.startswith("weigh.2.weight"):
             torch.nn.init.normal_(p, std=0.05)
     batch = batch_of(tiny.tokenizer, fmt)
 
-    def gradients(losses_of) -> tuple[dict, dict]:
+    def gradients(step) -> tuple[dict, dict]:
         prepared.zero_grad()
-        terms = losses_of(batch, CONFIG)
+        terms = step_losses(step, batch, CONFIG)
         terms["total"].backward()
         return {k: float(v.detach()) for k, v in terms.items()}, {
             n: p.grad.clone() for n, p in prepared.named_parameters()
         }
 
-    assert OuterStep.can(tiny.model, prepared)
-    plain, expected = gradients(partial(step_losses, tiny.model, prepared))
-    quick, actual = gradients(OuterStep(tiny.model, prepared, compiled=False).losses)
+    assert LlamaStep.can(tiny.model, prepared)
+    plain, expected = gradients(HookStep(tiny.model, prepared))
+    quick, actual = gradients(LlamaStep(tiny.model, prepared, compiled=False))
     assert quick == pytest.approx(plain, rel=1e-3)
     assert all((actual[n] - g).norm() <= 5e-3 * g.norm() + 1e-6 for n, g in expected.items())
 
@@ -139,3 +141,35 @@ def test_figures_are_percent_and_a_single_document_has_no_stranger(tiny, prepare
     episodes = [Episode(p.title, p.text, p.questions) for p in DOCUMENTS[:3]]
     f = learned_figures(tiny.model, tiny.tokenizer, prepared, episodes, batch=2, most_tokens=4)
     assert f["questions"] == 3 and all(0 <= f[f"{k}_{m}"] <= 100 for k in KINDS for m in ("em", "f1"))
+
+
+def permuted(tiny: LoadedModel) -> LoadedModel:
+    """The same model with another tokenizer: every token has another id."""
+    backend = json.loads(tiny.tokenizer.backend_tokenizer.to_str())
+    last = len(tiny.tokenizer) - 1
+    backend["model"]["vocab"] = {token: last - i for token, i in backend["model"]["vocab"].items()}
+    for token in backend["added_tokens"]:
+        token["id"] = last - token["id"]
+    special = {k: getattr(tiny.tokenizer, k) for k in ("bos_token", "eos_token", "pad_token", "unk_token")}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(backend)), **special)
+    tokenizer.chat_template = tiny.tokenizer.chat_template
+    model = copy.deepcopy(tiny.model)
+    model.model.embed_tokens.weight.data = model.model.embed_tokens.weight.flip(0).contiguous()
+    return replace(tiny, model=model, tokenizer=tokenizer)
+
+
+@pytest.mark.parametrize("compiled", [True, False], ids=["by blocks", "by hooks"])
+def test_a_step_with_another_tokenizer_is_the_same_step(tiny, compiled: bool) -> None:
+    """No token id is known to anything but the prompts' format, which asks the tokenizer."""
+    other = permuted(tiny)
+    text = "Who is master 1?"
+    assert other.tokenizer.encode(text) == [len(tiny.tokenizer) - 1 - i for i in tiny.tokenizer.encode(text)]
+    figures = []
+    for base in (tiny, other):
+        torch.manual_seed(0)
+        slow = Prepared(INNER, base.model.config.hidden_size, base.model).train()
+        config = replace(CONFIG, max_steps=2, every=2, compiled=compiled, strangers=1.0, beside=0.5, typed=0.5)
+        reports: list[dict] = []
+        run_outer(base.model, base.tokenizer, slow, MATERIAL, config, report=reports.append)
+        figures.append([{k: v for k, v in r.items() if k not in ("stage", "seconds", "rates")} for r in reports])
+    assert len(figures[0]) == 2 and figures[1] == [pytest.approx(f, rel=1e-3) for f in figures[0]]

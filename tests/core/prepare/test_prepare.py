@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, Gemma3TextConfig, MistralConfig, 
 
 from core.engine import Engine, EngineConfig
 from core.errors import Refused
-from core.learning.fast_weights import FastWeightsConfig, load_prepared
+from core.learning.preparation import FastWeightsConfig, load_prepared
 from core.learning.search_head import Searcher
 from core.ports import Ask
 from core.prepare.material import Material, Passage, is_development
@@ -34,7 +34,7 @@ OUTER = OuterConfig(
 )  # fmt: skip
 CONFIG = PrepareConfig(
     outer=OUTER,
-    inner=FastWeightsConfig(layers=1, skip=1, steps=2, rule="muon", segment=64, section=48, reader=2),
+    inner=FastWeightsConfig(layers=1, skip=1, steps=2, segment=64, section=48, reader=2),
     search=SearchConfig(steps=3),
     held_out=2,
 )

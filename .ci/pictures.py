@@ -1,0 +1,120 @@
+"""Draws the README's picture of an answer and the page's picture of learning, from a real run of the embedded model:
+`make pictures`, where a Chromium is installed.
+
+The messages are those that Slack would be sent (`to_blocks`); their look is drawn here.
+"""
+
+import asyncio
+import html
+import re
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from bot import render
+from bot.app import App, open_app
+from bot.cli.demo import SAMPLE
+from bot.platforms.slack.blocks import to_blocks
+from bot.settings import load_settings
+from core.types import Document
+
+ROOT = Path(__file__).parents[1]
+CHANNEL = "picture"
+QUESTIONS = ("Who built the Vantle lighthouse?", "Who runs the bakery on the harbour?")
+CSS = """
+body { font: 15px/1.46 "Noto Sans", sans-serif; margin: 0; padding: 18px 22px; width: 760px; color: #1d1c1d; }
+.message { display: flex; gap: 10px; margin: 0 0 14px; }
+.reply { margin-left: 46px; border-left: 2px solid #ddd; padding-left: 12px; }
+.face { width: 36px; height: 36px; border-radius: 8px; color: #fff; display: grid; place-items: center;
+  font-weight: 700; }
+.name { font-weight: 700; }
+.app { font-size: 11px; color: #616061; background: #eee; padding: 0 4px; border-radius: 3px; }
+.mention { color: #1264a3; background: #e8f5fa; padding: 0 2px; border-radius: 3px; }
+.small { font-size: 12.5px; color: #616061; white-space: pre-line; }
+.button { display: inline-block; border: 1px solid #bbb; border-radius: 4px; padding: 2px 10px; margin: 5px 8px 0 0;
+  font-weight: 700; font-size: 13px; }
+"""
+
+
+async def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        async with open_app(load_settings(data_dir=Path(folder))) as app:
+            job = await app.service.submit(
+                CHANNEL, "Island Handbook.pdf", (SAMPLE / "sample.pdf").read_bytes(), by="me"
+            )
+            async for news in app.service.watch(job.id):
+                if news.step:
+                    print(news.job.stage, news.step.done, news.step.total, flush=True)
+            assert news.document, news.job.error
+            await picture_of_answer(app)
+            await picture_of_learning(app, news.document)
+
+
+async def picture_of_answer(app: App) -> None:
+    parts = []
+    for question in QUESTIONS:
+        answer = await app.service.ask(CHANNEL, question, by="me")
+        print(question, answer.learned, answer.base, answer.pages, flush=True)
+        parts.append(message("Bob", "#d9a441", f'<span class="mention">@Engram</span> {html.escape(question)}'))
+        parts.append(message("Engram", "#2f3e9e", blocks(to_blocks(render.answer(answer))["blocks"]), reply=True))
+    page = f"<!doctype html><meta charset=utf-8><style>{CSS}</style>{''.join(parts)}"
+    await shoot(page, ROOT / "docs" / "chat" / "answer.png")
+
+
+def message(name: str, colour: str, inside: str, *, reply: bool = False) -> str:
+    app, kind = (' <span class="app">APP</span>', "message reply") if reply else ("", "message")
+    return (
+        f'<div class="{kind}"><div class="face" style="background: {colour}">{name[0]}</div>'
+        f'<div><span class="name">{name}</span>{app}<br>{inside}</div></div>'
+    )
+
+
+def blocks(given: list[dict[str, Any]]) -> str:
+    """Slack's blocks as HTML."""
+    drawn = []
+    for block in given:
+        if block["type"] == "section":
+            drawn.append(f"<div>{marked(block['text']['text'])}</div>")
+        elif block["type"] == "context":
+            drawn.append(f'<div class="small">{marked(block["elements"][0]["text"])}</div>')
+        elif block["type"] == "actions":
+            drawn += [f'<span class="button">{html.escape(one["text"]["text"])}</span>' for one in block["elements"]]
+    return "".join(drawn)
+
+
+def marked(text: str) -> str:
+    """mrkdwn as HTML; it comes escaped."""
+    return re.sub(r"\*(.+?)\*", r"<b>\1</b>", text)
+
+
+async def shoot(page: str, file: Path) -> None:
+    from playwright.async_api import async_playwright
+
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        tab = await browser.new_page(device_scale_factor=1.5)
+        await tab.set_content(page)
+        await tab.locator("body").screenshot(path=file)
+        await browser.close()
+
+
+async def picture_of_learning(app: App, document: Document) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    norms = await app.inspection.layer_norms(CHANNEL, document.id)
+    print(document.metrics, norms, flush=True)
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3), layout="constrained")
+    left.plot(range(len(document.metrics.loss_history)), document.metrics.loss_history, marker="o")
+    left.set(xlabel="step", ylabel="loss, nats a token", title="The sample while it is learned", ylim=(0, None))
+    right.bar([str(layer) for layer in norms], [*norms.values()])
+    right.set(xlabel="layer", ylabel="L2 norm", title="Change of the down-projections, all sections")
+    (ROOT / "docs" / "how-it-works").mkdir(exist_ok=True)
+    figure.savefig(ROOT / "docs" / "how-it-works" / "learning.png", dpi=110)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

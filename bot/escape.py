@@ -1,0 +1,70 @@
+"""Plain text made safe for a platform, and cut to its limits."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+FENCE = "```"
+_DISCORD_SPECIAL = re.compile(r"([\\*_~|`<>\[\]]|^#|(?<=^-)#|:(?=//))", re.MULTILINE)
+_SLACK_SPECIAL = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
+
+
+def escape_discord(text: str) -> str:
+    """Plain text -> Discord Markdown that shows exactly it: no formatting, links, time stamps, emoji codes or mentions.
+    Fenced code stays code."""
+    return _outside_fences(text, lambda part: without_mentions(_DISCORD_SPECIAL.sub(r"\\\1", part)))
+
+
+def without_mentions(text: str) -> str:
+    """A zero-width space after each @: for places that show plain text."""
+    return text.replace("@", "@\u200b")
+
+
+def escape_slack(text: str) -> str:
+    """Plain text -> Slack mrkdwn: only & < > have power to mention, link or call; * _ ~ ` are left as written."""
+    return re.sub("[&<>]", lambda match: _SLACK_SPECIAL[match[0]], text)
+
+
+def _outside_fences(text: str, escape: Callable[[str], str]) -> str:
+    """Escape all but complete ``` blocks, in which only mentions are broken."""
+    parts = re.split(r"(```.*?```)", text, flags=re.DOTALL)
+    return "".join(
+        without_mentions(part) if part.startswith(FENCE) and len(part) >= 6 else escape(part) for part in parts
+    )
+
+
+def clip(text: str, limit: int) -> str:
+    """At most `limit` characters, with an ellipsis where something was cut; an open code fence is closed."""
+    return text if len(text) <= limit else split(text, limit - 1)[0].rstrip() + "…"
+
+
+def split(text: str, limit: int) -> list[str]:
+    """Cut a text into parts of at most `limit` (40 or more) characters: between paragraphs, lines or words where
+    possible. A code fence that has to be cut is closed and opened again, so that every part stands alone."""
+    parts: list[str] = []
+    opening = ""  # what the next part begins with when a fence was cut
+    rest = text
+    while len(opening) + len(rest) > limit:
+        cut = _best_cut(rest, limit - len(opening) - len(FENCE) - 1)  # a fence may have to be closed
+        part, rest = opening + rest[:cut].rstrip(), rest[cut:]
+        opening = _open_fence(part)
+        parts.append(f"{part}\n{FENCE}" if opening else part)
+    return [*parts, opening + rest]
+
+
+def _best_cut(text: str, room: int) -> int:
+    for gap in ("\n\n", "\n", ". ", " "):
+        start = text.rfind(gap, room // 2, room - len(gap))
+        if start > 0:
+            return start + len(gap)
+    fence = re.search(r"`+\w*$", text[:room])  # a fence and its language stay together
+    return fence.start() if fence and fence.start() and re.match(r"[`\w]", text[room:]) else room
+
+
+def _open_fence(text: str) -> str:
+    """The line that opens again the fence which is open at the end of a text, or ""."""
+    if text.count(FENCE) % 2 == 0:
+        return ""
+    language = re.match(r"(\w{0,20})\n", text.rpartition(FENCE)[2])
+    return f"{FENCE}{language[1] if language else ''}\n"

@@ -1,0 +1,1 @@
+"""Slack: events into requests, messages into blocks."""

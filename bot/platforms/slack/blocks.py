@@ -1,0 +1,132 @@
+"""Messages as Slack's blocks, forms as its modals, within its limits. The SDK is not needed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from bot.chat import Button, Field, Message, Style
+from bot.commands import Form
+from bot.escape import clip, escape_slack, split
+from bot.platforms.common import BUTTON
+from core.service import MAX_QUESTION
+
+# Slack's limits, in characters after escaping
+SECTION, COLUMN, LABEL, VALUE, FALLBACK = 3000, 2000, 75, 2000, 3000
+TITLE, TEXT, FIELDS_TOGETHER, FOOTER = 300, 4000, 4000, 500  # ours: all blocks together may hold about 9,500
+
+FORM, GIVEN = f"{BUTTON}:form", "given"  # callback_id of a modal, block_id and action_id of what it asks
+STYLES = {Style.PRIMARY: "primary", Style.DANGER: "danger"}
+
+EMOJI = {"❤️": "heart", "👍": "+1", "👋": "wave"}
+
+
+def view_of(form: Form, context: str) -> dict[str, Any]:
+    """What a button asks before it is handled, as a modal. `context`: what is needed to work it off, as text."""
+    element = (
+        {"type": "file_input", "action_id": GIVEN, "filetypes": ["pdf"], "max_files": 10}
+        if form.files
+        else {"type": "plain_text_input", "action_id": GIVEN, "max_length": MAX_QUESTION}
+    )
+    label = {"type": "plain_text", "text": form.label}
+    return {
+        "type": "modal",
+        "callback_id": FORM,
+        "private_metadata": context,
+        "title": {"type": "plain_text", "text": form.title},
+        "submit": {"type": "plain_text", "text": "Send"},
+        "blocks": [
+            {"type": "input", "block_id": GIVEN, "optional": not form.files, "label": label, "element": element}
+        ],
+    }
+
+
+def to_blocks(message: Message) -> dict[str, Any]:
+    """A message as `text` (for notifications and screen readers) and `blocks`, within Slack's limits."""
+    blocks: list[dict[str, Any]] = []
+    if message.asked:
+        blocks.append(_context(message.asked))
+    if message.title:
+        call = f"<@{message.notify.rpartition(':')[2]}> " if message.notify else ""
+        blocks.append(_section(f"{call}*{escaped(' '.join(message.title.split()), TITLE)}*"))
+    if message.text:
+        blocks += [_section(part) for part in escaped_parts(message.text, TEXT)]
+    blocks += _fields(message.fields)
+    if message.footer:
+        blocks.append(_context(message.footer))
+    if message.buttons:
+        blocks.append({"type": "actions", "elements": [_button(*pair) for pair in enumerate(message.buttons)]})
+    return {"text": escaped(_summary(message), FALLBACK), "blocks": blocks}
+
+
+def _context(text: str) -> dict[str, Any]:
+    return {"type": "context", "elements": [_mrkdwn(escaped(text, FOOTER))]}
+
+
+def _fields(fields: Sequence[Field]) -> list[dict[str, Any]]:
+    """Side by side where they fit."""
+    columns = [f"{_head(field)}{escape_slack(field.text)}{_foot(field)}" for field in fields]
+    if 2 <= len(fields) <= 3 and all(len(column) <= COLUMN for column in columns):
+        return [{"type": "section", "fields": [_mrkdwn(column) for column in columns]}]
+    blocks = []
+    for field in fields:
+        *parts, last = escaped_parts(field.text, FIELDS_TOGETHER // len(fields), less=200)
+        texts = [*parts, last + _foot(field)]
+        blocks += [_section(text) for text in [_head(field) + texts[0], *texts[1:]]]
+    return blocks
+
+
+def _head(field: Field) -> str:
+    return f"*{escaped(field.name, LABEL)}*\n"
+
+
+def _foot(field: Field) -> str:
+    return f"\n_{escaped(field.note, 100)}_" if field.note else ""
+
+
+def _summary(message: Message) -> str:
+    fields = (f"{field.name}: {field.text}" for field in message.fields)
+    return "\n".join(part for part in (message.title, message.text, *fields) if part) or "…"
+
+
+def _section(text: str) -> dict[str, Any]:
+    return {"type": "section", "text": _mrkdwn(text), "expand": True}
+
+
+def _mrkdwn(text: str) -> dict[str, Any]:
+    """Verbatim: no links, mentions or channels are made of what looks like one."""
+    return {"type": "mrkdwn", "text": text, "verbatim": True}
+
+
+def _button(number: int, button: Button) -> dict[str, Any]:
+    label = button.label.translate(str.maketrans("<>&", "‹›＆"))  # plain text, for which Slack names no escapes
+    body = {
+        "type": "button",
+        "action_id": f"{BUTTON}:{button.action}:{number}",
+        "text": {"type": "plain_text", "text": label[:LABEL], "emoji": True},
+    }
+    body |= {"value": button.value[:VALUE]} if button.value else {}
+    return body | ({"style": STYLES[button.style]} if button.style in STYLES else {})
+
+
+def escaped(text: str, limit: int) -> str:
+    """Escaped, at most `limit` characters."""
+    room = limit
+    while len(shown := escape_slack(clip(text, room))) > limit:
+        room = room * 9 // 10
+    return shown
+
+
+def escaped_parts(text: str, limit: int, less: int = 0) -> list[str]:
+    """Escaped parts that fit a section, `less` for what is put around them, together about `limit` characters."""
+    room = limit
+    while len(escape_slack(kept := clip(text, room))) > limit:
+        room = room * 9 // 10
+    room = SECTION - less
+    while max(map(len, parts := _parts(kept, room))) > SECTION - less:
+        room = room * 9 // 10
+    return parts
+
+
+def _parts(text: str, room: int) -> list[str]:
+    return [escape_slack(part) for part in split(text, room)]

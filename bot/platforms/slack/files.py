@@ -1,0 +1,92 @@
+"""Files that people attach: where they are, and their bytes, from Slack's own file host alone."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import aiohttp
+import yarl
+from slack_sdk.web.async_client import AsyncWebClient
+
+from bot.chat import Attachment
+from bot.platforms.common import require_host
+from bot.platforms.slack.errors import TROUBLE, code
+from core.errors import PdfTooBig, Refused
+from core.service import PDF_MAGIC
+
+log = logging.getLogger(__name__)
+
+FILE_HOST = yarl.URL("https://files.slack.com")
+FILE_TIMEOUT = aiohttp.ClientTimeout(total=60, sock_read=15)  # seconds
+CHUNK = 64 * 1024  # bytes of a file taken at once
+
+NO_FILES_READ = (
+    "Slack shows me a login page instead of the file. Whoever runs me has to give the app the scope files:read and "
+    "install it again."
+)
+
+
+def how_to_export(file: Mapping[str, Any]) -> str:
+    """Of what is no file: a canvas, or a document that lies at Google or Microsoft; "" for a file."""
+    if file.get("filetype") in ("quip", "canvas") or file.get("mimetype") == "application/vnd.slack-docs":
+        return "This is a Slack canvas; print it to a PDF and attach that."
+    if file.get("external_type") == "gdrive" or str(file.get("filetype", "")).startswith("gdoc"):
+        return "This lies in Google Drive; choose File > Download > PDF there and attach that."
+    if file.get("external_type") in ("onedrive", "sharepoint", "onedrive_business"):
+        return "This lies in Microsoft 365; download a copy there and attach it."
+    return ""
+
+
+class Files:
+    """Of one workspace. `limit`: bytes of a file at most."""
+
+    def __init__(self, web: AsyncWebClient, session: aiohttp.ClientSession, hosts: set[yarl.URL], limit: int) -> None:
+        self._web, self._session, self._hosts, self._limit = web, session, hosts, limit
+
+    async def attachment(self, file: dict[str, Any]) -> Attachment:
+        """In shared channels the event carries an id only. Never fails: what is wrong is said when it is read."""
+        if file.get("file_access") == "check_file_info" or not file.get("url_private"):
+            try:
+                file = (await self._web.files_info(file=file["id"]))["file"]
+            except TROUBLE as problem:
+                log.warning("a file could not be looked up: %s", code(problem))
+                file = {"name": file.get("name") or "document.pdf", "mode": "unknown"}
+        name = file.get("name") or file.get("title") or "document.pdf"
+        return Attachment(
+            name=name,
+            size=int(file.get("size") or 0),
+            content_type=file.get("mimetype") or "",
+            read=partial(self._download, file),
+        )
+
+    async def _download(self, file: dict[str, Any]) -> bytes:
+        """The token goes to Slack's own file host alone, and never along with a redirect. Raises: Refused."""
+        if sentence := how_to_export(file):
+            raise Refused(sentence)
+        if file.get("mode") in ("external", "unknown", "tombstone", "hidden_by_limit"):
+            raise Refused("Slack does not give me this file; attach the file itself.")
+        url = file.get("url_private_download") or file.get("url_private") or ""
+        require_host(url, self._hosts, "Slack")
+        headers = {"Authorization": f"Bearer {self._web.token}", "Accept-Encoding": "identity"}
+        options: dict[str, Any] = {"allow_redirects": False, "timeout": FILE_TIMEOUT, "proxy": self._web.proxy}
+        async with self._session.get(yarl.URL(url), headers=headers, **options) as response:
+            if response.status in (301, 302, 303, 307, 308):  # to a login page, too
+                raise Refused(NO_FILES_READ)
+            if response.status != 200:
+                raise Refused("Slack did not give me this file; please send it again.")
+            data = await self._capped(response)
+        if response.content_type == "text/html" and PDF_MAGIC not in data[:1024]:
+            raise Refused(NO_FILES_READ)
+        return data
+
+    async def _capped(self, response: aiohttp.ClientResponse) -> bytes:
+        """What is said about the size may be wrong, so it is counted."""
+        data, limit = bytearray(), self._limit
+        async for chunk in response.content.iter_chunked(CHUNK):
+            data += chunk
+            if len(data) > limit:
+                raise PdfTooBig(f"This document has more than {limit / 2**20:.4g} MB, the limit.")
+        return bytes(data)

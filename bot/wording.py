@@ -1,0 +1,36 @@
+"""Numbers and times in words."""
+
+from __future__ import annotations
+
+
+def count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def seconds(value: float) -> str:
+    """0.4 s, 12 s, 3 min 20 s, 2 h 5 min."""
+    if value < 10:
+        return f"{value:.1f} s"
+    whole = round(value)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def in_words(value: float) -> str:
+    """24 seconds, 3 minutes, 2 hours: rounded up, so that trying again then works."""
+    for size, noun in ((3600, "hour"), (60, "minute")):
+        if value >= size:
+            return count(int(-(-value // size)), noun)
+    return count(max(1, int(-(-value // 1))), "second")
+
+
+def ago(value: float) -> str:
+    if value < 60:
+        return "just now"
+    for size, noun in ((86400, "day"), (3600, "hour"), (60, "minute")):
+        if value >= size:
+            return f"{count(int(value // size), noun)} ago"
+    raise AssertionError("unreachable")

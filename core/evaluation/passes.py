@@ -1,0 +1,164 @@
+"""Answers' passes: recorded by `core.learning.graphs`, compiled by torch, and plain, on the embedded model.
+
+    python -m core.evaluation.passes [--rows 4] [--seconds 55]
+
+Each way reads prompts of up to 64 tokens with weights of their own in every row, then continues them, which is what a
+question costs. Printed are the seconds of the first use (recording, compiling), the median seconds of the prompts' pass
+and of one more token, and how far the first probabilities are from the plain ones. A way that is not done when the
+time is over is left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from core.generate import Passes
+from core.learning.graphs import NEW, Graphs
+from core.learning.hooks import attached, down_projections
+from core.learning.preparation import read_config
+from core.model import SHIPPED, load_model
+
+LENGTH = 64  # tokens of the longest prompt
+TOKENS = 16  # that are continued
+REPEATS = 20
+
+
+class CompiledPasses:
+    """The model's own forward pass with a static cache, under `torch.compile(mode="reduce-overhead")`."""
+
+    def __init__(self, model: Any, rows: int) -> None:
+        from transformers import StaticCache
+
+        self.model, self.rows, c = model, rows, model.config
+        self.columns = LENGTH + NEW
+        place = {"dtype": model.dtype, "device": model.device}
+        self.cache = StaticCache(config=c, max_cache_len=self.columns)
+        self.cache.early_initialization(rows, c.num_key_value_heads, c.head_dim, **place)
+        self.forward = torch.compile(self._forward, mode="reduce-overhead", fullgraph=True, dynamic=False)
+
+    def _forward(self, ids: Tensor, positions: Tensor, columns: Tensor, mask: Tensor) -> Tensor:
+        """ids, positions [R, T], columns [T] of the cache, mask [R, 1, T, C] added to the scores -> [R, V]."""
+        return self.model(
+            input_ids=ids, position_ids=positions, cache_position=columns, attention_mask=mask,
+            past_key_values=self.cache, use_cache=True, logits_to_keep=1,
+        ).logits[:, -1].float().softmax(-1)  # fmt: skip
+
+    def _run(self, ids: Tensor, positions: Tensor, columns: Tensor, seen: Tensor) -> Tensor:
+        """seen [R, C]: columns that count."""
+        every = torch.arange(self.columns, device=ids.device)
+        visible = seen[:, None] & (every <= columns[:, None]) | (every == columns[:, None])
+        mask = torch.zeros(visible.shape, dtype=self.model.dtype, device=ids.device)
+        mask = mask.masked_fill_(~visible, -torch.inf)[:, None]
+        torch.compiler.cudagraph_mark_step_begin()
+        return self.forward(ids, positions, columns, mask)
+
+    def first(self, prompts: Sequence[Sequence[int]], pad_id: int) -> Tensor:
+        device = self.model.device
+        for layer in self.cache.layers:
+            layer.keys.zero_()
+            layer.values.zero_()
+            if hasattr(layer, "cumulative_length"):
+                layer.cumulative_length.zero_()
+        ids = torch.tensor([[pad_id] * (LENGTH - len(p)) + list(p) for p in prompts], device=device)
+        counts = torch.tensor([[0] * (LENGTH - len(p)) + [1] * len(p) for p in prompts], device=device)
+        self.seen = torch.zeros(self.rows, self.columns, dtype=torch.bool, device=device)
+        self.seen[:, :LENGTH] = counts.bool()
+        positions = (counts.cumsum(1) - 1).clamp_min(0)
+        self.position, self.column = positions[:, -1:], LENGTH
+        return self._run(ids, positions, torch.arange(LENGTH, device=device), self.seen)
+
+    def next(self, tokens: Tensor) -> Tensor:
+        self.seen[:, self.column] = True
+        self.position = self.position + 1
+        column = torch.tensor([self.column], device=tokens.device)
+        self.column += 1
+        return self._run(tokens[:, None], self.position, column, self.seen)
+
+
+def median(device: torch.device, run: Callable[[], Any], repeats: int = REPEATS) -> float:
+    """Seconds of one call."""
+    taken = []
+    for _ in range(repeats):
+        synchronize(device)
+        began = time.perf_counter()
+        run()
+        synchronize(device)
+        taken.append(time.perf_counter() - began)
+    return statistics.median(taken)
+
+
+def synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+@torch.no_grad()
+def measure(model: Any, rows: int, pad_id: int, ways: Sequence[str], end: float) -> None:
+    draw = torch.Generator().manual_seed(0)
+    vocabulary, device = model.config.vocab_size, model.device
+    prompts = [torch.randint(vocabulary, (LENGTH - n % 20,), generator=draw).tolist() for n in range(rows)]
+    modules = down_projections(model, read_config(SHIPPED).blocks_of(model))
+    deltas = {}
+    for name, m in modules.items():
+        deltas[name] = (0.01 * torch.randn(rows, *m.weight.shape, generator=draw)).to(device, model.dtype)
+    token = torch.zeros(rows, dtype=torch.long, device=device)
+    plain: Tensor | None = None
+    for way in ways:
+        if time.monotonic() > end:
+            print(f"{rows:4} rows  {way:9} left out: the time is over", flush=True)
+            continue
+        began = time.perf_counter()
+        if way == "recorded":
+            passes = Graphs(model, modules).passes(prompts, pad_id, NEW)
+            passes.attach(deltas, range(rows))
+            first, step = lambda passes=passes: passes.first().p, passes.next
+        elif way == "compiled":
+            compiled = CompiledPasses(model, rows)
+            first, step = partial(compiled.first, prompts, pad_id), compiled.next
+        else:
+            start = lambda: Passes(model, prompts, pad_id)  # noqa: E731
+            first = lambda start=start: start().first().p  # noqa: E731
+            growing = start()
+            growing.first()
+            step = growing.next
+        with attached(modules, {} if way == "recorded" else deltas, [1] * rows):
+            p = first().clone()
+            for _ in range(3):  # a compiled pass is recorded at its second use
+                step(token)
+            synchronize(device)
+            ready = time.perf_counter() - began
+            prompt = median(device, first)
+            first()
+            one = median(device, lambda step=step: step(token), TOKENS)
+        plain = p if plain is None else plain
+        apart = float((p - plain).abs().max())
+        print(
+            f"{rows:4} rows  {way:9} first use {ready:6.2f} s  prompts {1e3 * prompt:7.2f} ms  "
+            f"a token {1e3 * one:6.2f} ms  apart {apart:.4f}",
+            flush=True,
+        )
+        torch.compiler.reset()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", default="4")
+    parser.add_argument("--seconds", type=float, default=55.0, help="begin no further way after so many seconds")
+    parser.add_argument("--ways", default="plain,recorded,compiled")
+    o = parser.parse_args()
+    end = time.monotonic() + o.seconds
+    base = load_model("embedded")
+    for rows in map(int, o.rows.split(",")):
+        measure(base.model, rows, base.tokenizer.eos_token_id, o.ways.split(","), end)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""To look at what Engram did: the text as it is learned, the prompt, what each layer changed, what reading would say.
+
+For the playground and for notebooks; nothing here is stored, and no use case needs it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from core.device import Device
+from core.document.chunks import check_length
+from core.document.formats import read_document
+from core.ports import Ask, Index, Weights
+from core.types import Answer, Chunk, Completion, Limits
+
+
+@dataclass(frozen=True)
+class Preview:
+    """A document before it is learned."""
+
+    pages: int
+    chunks: tuple[Chunk, ...]  # the sections, each of which becomes a delta
+    notes: tuple[str, ...]  # what was left out or looks wrong
+
+    @property
+    def tokens(self) -> int:
+        return sum(chunk.token_count for chunk in self.chunks)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What the model was given."""
+
+    text: str  # with its marks
+    tokens: int
+    document_tokens: int  # of them, those of a document's text
+
+
+@dataclass(frozen=True)
+class Reading:
+    """An answer with a section's text in the prompt and no weights attached."""
+
+    completion: Completion
+    prompt: Prompt
+
+
+class Inspection:
+    def __init__(self, index: Index, weights: Weights, device: Device, limits: Limits) -> None:
+        self._index, self._weights, self._device, self._limits = index, weights, device, limits
+
+    async def preview(self, data: bytes) -> Preview:
+        """What a document becomes. Raises: Refused, SetupError."""
+        document = await read_document(data, self._limits)
+        engine = await self._device.ready()
+        chunks = await self._device.run(engine.chunk, document.pages)
+        preview = Preview(len(document.pages), tuple(chunks), document.notes)
+        check_length(preview.tokens, self._limits, document.pages)
+        return preview
+
+    async def prompt(self, question: str, context: str = "") -> Prompt:
+        """The prompt of a question. Raises: SetupError."""
+        engine = await self._device.ready()
+
+        def read() -> Prompt:
+            whole, bare = engine.prompt_tokens(question, context), engine.prompt_tokens(question)
+            return Prompt(engine.prompt(question, context), whole, whole - bare if context else 0)
+
+        return await self._device.run(read)
+
+    async def reading(self, channel: str, answer: Answer) -> Reading | None:
+        """The same question, answered by reading the section whose weights answered; None where none did, or where no
+        text is kept. Raises: NotFound, SetupError."""
+        text = await self.section_text(channel, answer)
+        if not text:
+            return None
+        question = answer.understood or answer.question
+        [completion], _ = await self._device.answer([Ask(question, context=text)])
+        return Reading(completion, await self.prompt(question, text))
+
+    async def section_text(self, channel: str, answer: Answer) -> str:
+        """The text of the section whose weights answered; "" where none did, or where no text is kept.
+
+        Raises: NotFound."""
+        if answer.document is None or answer.section is None:
+            return ""
+        document = await self._index.find_document(channel, answer.document.id)
+        if not await self._index.pages(document.id):
+            return ""
+        texts = await self._index.chunk_texts(document.id)
+        return "".join(
+            text for text, section in zip(texts, document.weights.sections, strict=True) if section == answer.section
+        )
+
+    async def layer_norms(self, channel: str, document_id: str) -> dict[int, float]:
+        """L2 norm of the weight change by layer, over all sections. Raises: NotFound, WeightsDamaged ..."""
+        from core.learning.norms import layer_norms
+
+        document = await self._index.find_document(channel, document_id)
+        engine = await self._device.ready()
+        load = partial(self._weights.load, document.weights, channel, base=engine.fingerprint)
+
+        def add_up(sections: Sequence[int]) -> dict[int, float]:
+            squares: defaultdict[int, float] = defaultdict(float)
+            for section in sections:
+                for layer, norm in layer_norms(load(section=section)).items():
+                    squares[layer] += norm**2
+            return {layer: square**0.5 for layer, square in sorted(squares.items())}
+
+        return await asyncio.to_thread(add_up, sorted({*document.weights.sections}))

@@ -1,0 +1,244 @@
+"""What an adapter is trained on: sequences, each token with the losses that it counts in, mixed by weight.
+
+    text      cross-entropy of the document's next tokens
+    masked    the same, with a share of the tokens before hidden: they have to come from the weights
+    answers   cross-entropy of an answer, given only its question
+    keep      KL to the base model on questions that have nothing to do with the document
+
+Shapes: R rows, L tokens, N taught tokens of a batch, k top logits.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from core.generate import generate, held_back, start
+from core.learning.adapters.study import Exercise
+from core.learning.base import Objectives
+from core.learning.segments import IGNORE, split_text
+from core.model import LoadedModel
+from core.prompts import UNRELATED, PromptFormat
+from core.types import Chunk
+
+HIDDEN_SHARE = 0.15  # of the tokens, for `masked`
+TOP = 16  # logits kept of a teacher; what remains of its probability is one more outcome
+HELD_OUT = 8  # of UNRELATED: the guard's, never trained on
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """What the base model says at the learned tokens of a sample."""
+
+    top: Tensor  # [n, k] token ids
+    chance: Tensor  # [n, k] their probabilities
+    weight: float = 1.0  # of the KL
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One training sequence."""
+
+    ids: Sequence[int]
+    targets: Sequence[int]  # the token that should follow each; IGNORE: not learned
+    weight: float = 1.0  # of its cross-entropy
+    teacher: Teacher | None = None
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Several sequences a row."""
+
+    ids: Tensor  # [R, L]
+    targets: Tensor  # [R, L]
+    positions: Tensor  # [R, L]; begin at 0 with each sequence: transformers then keeps the sequences of a row apart
+    weight: Tensor  # [R, L] of the cross-entropy
+    taught: Tensor  # [R, L] the token's row in `top`; -1: it has no teacher
+    top: Tensor  # [N, k] of all taught tokens
+    chance: Tensor  # [N, k]
+    kl: Tensor  # [N] weight of the KL
+
+    @property
+    def count(self) -> int:
+        """Learned tokens."""
+        return int((self.targets != IGNORE).sum())
+
+    def split(self, rows: int, device: torch.device) -> Iterator[Packed]:
+        """Parts of at most so many rows, on the device."""
+        names = ("ids", "targets", "positions", "weight", "taught")
+        for part in zip(*(getattr(self, n).to(device).split(rows) for n in names), strict=True):
+            yield replace(self, **dict(zip(names, part, strict=True)))
+
+
+@dataclass
+class Row:
+    """A row of a packed batch while it is filled."""
+
+    ids: list[int] = field(default_factory=list)
+    targets: list[int] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
+    weight: list[float] = field(default_factory=list)
+    taught: list[int] = field(default_factory=list)
+
+    def add(self, sample: Sample, first_taught: int) -> int:
+        """Returns: how many of its tokens have a teacher; their rows there begin at `first_taught`."""
+        count = len(sample.ids)
+        self.ids += sample.ids
+        self.targets += sample.targets
+        self.positions += range(count)
+        self.weight += [sample.weight] * count
+        learned = 0
+        for target in sample.targets:
+            has_teacher = sample.teacher is not None and target != IGNORE
+            self.taught.append(first_taught + learned if has_teacher else -1)
+            learned += has_teacher
+        return learned
+
+    def pad(self, width: int, token: int) -> None:
+        missing = width - len(self.ids)
+        self.ids += [token] * missing
+        self.targets += [IGNORE] * missing
+        self.positions += [0] * missing
+        self.weight += [0.0] * missing
+        self.taught += [-1] * missing
+
+
+def pack(samples: Sequence[Sample], length: int, pad: int) -> Packed:
+    """First fit, so that next to nothing is computed on padding. L <= max(length, longest sample)."""
+    rows: list[Row] = []
+    teachers: list[Teacher] = []
+    taught = 0
+    length = max(length, *(len(s.ids) for s in samples))
+    for sample in sorted(samples, key=lambda s: -len(s.ids)):
+        row = next((r for r in rows if len(r.ids) + len(sample.ids) <= length), None)
+        if row is None:
+            row = Row()
+            rows.append(row)
+        taught += row.add(sample, taught)
+        if sample.teacher:
+            teachers.append(sample.teacher)
+    widest = max(len(row.ids) for row in rows)
+    for row in rows:
+        row.pad(widest, pad)
+    tensors = {f.name: torch.tensor([getattr(row, f.name) for row in rows]) for f in fields(Row)}
+    none = [torch.zeros(0, TOP)]
+    return Packed(
+        **tensors,
+        top=torch.cat([t.top for t in teachers] or none).long(),
+        chance=torch.cat([t.chance for t in teachers] or none),
+        kl=torch.cat([torch.full((len(t.top),), t.weight) for t in teachers] or [torch.zeros(0)]),
+    )
+
+
+def sum_loss(model: nn.Module, batch: Packed) -> Tensor:
+    """Sum over tokens of all objectives, nats, float32. Logits only where something is learned."""
+    out = model.model(input_ids=batch.ids, position_ids=batch.positions, use_cache=False)
+    wanted = batch.targets != IGNORE
+    logits = model.lm_head(out.last_hidden_state[wanted]).float()
+    losses = F.cross_entropy(logits, batch.targets[wanted], reduction="none")
+    loss = (losses * batch.weight[wanted]).sum()
+    taught = batch.taught[wanted]
+    places = taught[taught >= 0].cpu()
+    if len(places):
+        top, chance, kl = (t[places].to(logits.device) for t in (batch.top, batch.chance, batch.kl))
+        loss = loss + (divergence(top, chance, logits[taught >= 0]) * kl).sum()
+    return loss
+
+
+def divergence(top: Tensor, chance: Tensor, logits: Tensor) -> Tensor:
+    """KL(teacher || model), nats, over the teacher's top tokens and the rest of its probability as one outcome.
+
+    top, chance [N, k], logits [N, V] -> [N], never negative.
+    """
+    logs = logits.log_softmax(-1).gather(-1, top)
+    chance = chance.float()
+    teacher_rest = 1 - chance.sum(-1).clamp(max=1 - 1e-6)
+    model_rest = 1 - logs.exp().sum(-1).clamp(max=1 - 1e-6)
+    of_top = (chance * (chance.clamp_min(1e-9).log() - logs)).sum(-1)
+    return of_top + teacher_rest * (teacher_rest.log() - model_rest.log())
+
+
+def text_samples(chunks: Sequence[Chunk], heading: Sequence[int], length: int) -> list[Sample]:
+    """The document, cut into even segments of at most `length` tokens, each after the heading."""
+    ids: list[int] = []
+    for chunk in chunks:
+        ids += chunk.token_ids
+    return cut(ids, heading, length)
+
+
+def cut(ids: Sequence[int], heading: Sequence[int], length: int) -> list[Sample]:
+    return [Sample(tokens[:-1], targets[:-1]) for tokens, targets in split_text(ids, heading, length)]
+
+
+def masked(samples: Sequence[Sample], blank: int, weight: float) -> list[Sample]:
+    """The same sequences with some of their tokens hidden."""
+    rng = random.Random(0)
+    hidden = []
+    for sample in samples:
+        ids = list(sample.ids)
+        for i, target in enumerate(sample.targets):
+            if target != IGNORE and rng.random() < HIDDEN_SHARE:
+                ids[i] = blank
+        hidden.append(replace(sample, ids=ids, weight=weight))
+    return hidden
+
+
+def answer_sample(
+    prompt: Sequence[int], answer: Sequence[int], weight: float, teacher: Teacher | None = None
+) -> Sample:
+    """Only the answer is learned."""
+    ids = [*prompt, *answer]
+    return Sample(ids[:-1], [*[IGNORE] * (len(prompt) - 1), *answer], weight, teacher)
+
+
+class SampleMaker:
+    """Makes samples of study material for one base model."""
+
+    def __init__(self, base: LoadedModel, fmt: PromptFormat, objectives: Objectives) -> None:
+        self.base, self.fmt, self.objectives = base, fmt, objectives
+
+    def from_exercises(self, exercises: Sequence[Exercise], heading: Sequence[int], length: int) -> list[Sample]:
+        """Questions closed book; texts after the heading."""
+        answers, texts = [], []
+        for e in exercises:
+            if e.question:
+                prompt, answer = self.fmt.closed_book(e.question), self.fmt.answer(e.answer)
+                answers.append(answer_sample(prompt, answer, self.objectives.answers))
+            else:
+                ids = self.base.tokenizer.encode(e.answer, add_special_tokens=False)
+                texts += [replace(s, weight=self.objectives.text) for s in cut(ids, heading, length)]
+        return answers + texts
+
+    def unrelated(self) -> list[Sample]:
+        """What the base model answers to unrelated questions, to be answered so afterwards."""
+        if not self.objectives.keep:
+            return []
+        prompts = [self.fmt.closed_book(q) for q in UNRELATED[HELD_OUT:]]
+        options: dict[str, Any] = {"stop_ids": self.fmt.stop_ids, "pad_id": self.fmt.pad_id, "max_new": 8}
+        written, _ = generate(self.base.model, prompts, hold_back=held_back(self.fmt), **options)
+        answers = [[*ids, *sorted(self.fmt.stop_ids)[:1]] for ids in written]
+        samples = []
+        teachers = teach(self.base.model, prompts, answers, self.fmt.pad_id)
+        for prompt, answer, teacher in zip(prompts, answers, teachers, strict=True):
+            teacher = replace(teacher, weight=self.objectives.keep)
+            samples.append(answer_sample(prompt, answer, 0.0, teacher))
+        return samples
+
+
+@torch.no_grad()
+def teach(model: Any, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], pad_id: int) -> list[Teacher]:
+    """What the model, as it is now, says at each token of these answers. Kept on the CPU."""
+    rows = [[*p, *a[:-1]] for p, a in zip(prompts, answers, strict=True)]
+    _, ids, mask, position = start(rows, pad_id, model.device)
+    out = model.model(input_ids=ids, attention_mask=mask, position_ids=position, use_cache=False)
+    teachers = []
+    for hidden, answer in zip(out.last_hidden_state, answers, strict=True):
+        best = model.lm_head(hidden[-len(answer) :]).float().softmax(-1).topk(TOP)
+        teachers.append(Teacher(best.indices.cpu(), best.values.cpu()))
+    return teachers

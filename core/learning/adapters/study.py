@@ -1,0 +1,336 @@
+"""Study material: questions with answers, rewrites and summaries that the model writes with a passage in context.
+
+Text alone lowers the loss and answers nothing; what a model is asked about a text is what it learns to answer (SEAL,
+arXiv 2506.10943; Active Reading, 2508.09494). A question is kept only when the model, asked with the passage in
+context, gives the same answer again (round trip, Alberti et al. 2019), when its names and numbers stand in the
+passage, and when nothing like it is there yet. What is dropped is counted. Nothing is stored: material lives while a
+document is learned.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+import torch
+
+from core.errors import LearningFailed
+from core.generate import Prefix, generate, read
+from core.model import LoadedModel
+from core.prompts import BEGINNINGS, REWRITE, SUMMARISE, PromptFormat
+from core.squad import f1
+from core.types import Chunk
+from core.words import normalise, supports
+
+SENTENCE = re.compile(r"(?<=[.!?][\"'”’)])\s+|(?<=[.!?])\s+|\n{2,}")
+NAME_OR_NUMBER = re.compile(r"\d[\d.,:/]*\d|\d|\b[A-Z]\w+")
+COUNTS = "one two three four five six seven eight nine ten eleven twelve twenty thirty forty fifty hundred thousand no"
+TIMES = """
+    january february march april may june july august september october november december monday tuesday wednesday
+    thursday friday saturday sunday spring summer autumn winter day night morning evening noon midnight week month year
+    century o'clock before after during until every
+    """
+KINDS = [  # English questions that can be answered by one kind of thing only, and what has to be in the answer
+    (re.compile(asks), re.compile(rf"\d|\b(?:{'|'.join(words.split())})", re.IGNORECASE))
+    for asks, words in (
+        ("How many ", COUNTS),
+        ("When ", TIMES),
+        ("What year ", COUNTS),
+        ("In (?:what|which) year ", COUNTS),
+    )
+] + [
+    (re.compile("Who "), re.compile(r"\b(?!(?:The|A|An|In|At|On|It)\b)[A-Z]")),
+    (re.compile("Where "), re.compile(r"[^\W\d]{3}")),
+]
+COPIED = re.compile(r"\S (?:The|A|An|This|These|It|In|At|On) \w")  # a sentence of the passage, with a question word
+DRAFTS = 2  # questions written for a check, a passage
+SURE = 0.9  # confidence that a check needs
+ANSWER_TOKENS = 12
+QUESTION_TOKENS = 24  # with its answer, where the model writes both
+SENT_AT_ONCE = 4  # passages, to a larger model
+Passage = tuple[int, str]  # number of its chunk, text
+Asked = tuple[int, str, str]  # number of the passage, question, answer ("": not written yet)
+
+
+@dataclass(frozen=True)
+class StudyConfig:
+    passage: int = 64  # tokens in context while writing; a small model reads long passages badly
+    questions: int = 8  # asked for, a passage
+    reverse: bool = True  # also questions that have another question's answer in them: the other direction
+    rewrites: int = 1  # a passage, where the model can follow the instruction
+    summaries: int = 1
+    temperature: float = 0.9  # of what is written a second time; the first is greedy
+    agree: float = 0.6  # F1 of the round trip, at least
+    similar: float = 0.75  # two questions about one chunk share this much of their words: one is dropped
+    most_words: int = 8  # of an answer
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """Something to learn about a chunk: a question and its answer; or, without a question, a text in other words."""
+
+    chunk: int
+    passage: str  # what was in context
+    question: str
+    answer: str
+    sure: float = 0.0  # confidence of the round trip's answer, 0..1
+
+
+class Writer(Protocol):
+    """A larger model that writes the questions, outside of this process (`core.learning.adapters.remote`)."""
+
+    def write(self, passage: str, count: int) -> list[tuple[str, str]]:
+        """Questions and answers. Raises: LearningFailed when it can't be reached."""
+        ...
+
+
+@dataclass
+class Tutor:
+    """Writes about one document. `dropped` counts what was not kept, and why."""
+
+    base: LoadedModel
+    fmt: PromptFormat
+    batch_tokens: int  # in context at once
+    config: StudyConfig = field(default_factory=StudyConfig)
+    writer: Writer | None = None
+    dropped: Counter[str] = field(default_factory=Counter)
+    kept: defaultdict[int, list[set[str]]] = field(default_factory=lambda: defaultdict(list))  # words of questions
+
+    def exercises(self, chunks: Sequence[Chunk]) -> Iterator[list[Exercise]]:
+        """All study material of a document, a batch of passages at a time; nothing while a larger model writes."""
+        c = self.config
+        for passages in self._batches(self._passages(chunks), c.questions):
+            exercises = self._new((yield from self._questions(passages, c.questions)))
+            if c.reverse:
+                exercises += self._new(self._reverse(exercises))
+            yield exercises + self._texts(passages, [REWRITE] * c.rewrites + [SUMMARISE] * c.summaries)
+
+    def checks(self, chunks: Sequence[Chunk], each: int, most: int) -> Iterator[list[Exercise]]:
+        """At most `each` questions a chunk, plain and sure; of a long document `most` in all, of evenly chosen chunks.
+        Short ones first, and such as ask for one thing: the others are mostly the passage's own words."""
+        passages: list[Passage] = []
+        for chunk in spread(chunks, max(1, most // each)):
+            passages += spread(self._passages([chunk]), each + 1)
+        for batch in self._batches(passages, DRAFTS):
+            drafts = yield from self._questions(batch, DRAFTS)
+            sure = [e for e in drafts if e.sure >= SURE]
+            sure.sort(key=lambda e: (e.question.startswith("What"), len(e.question)))
+            yield self._new(sure, each)
+
+    def _passages(self, chunks: Sequence[Chunk]) -> list[Passage]:
+        """(chunk, text): whole sentences, of at most `config.passage` tokens together."""
+        encode = self.base.tokenizer.encode
+        passages = []
+        for chunk in chunks:
+            sentences = [s.strip() for s in SENTENCE.split(chunk.text) if s and s.strip()]
+            sizes = [len(encode(s, add_special_tokens=False)) for s in sentences]
+            for text in gather(sentences, sizes, self.config.passage):
+                if len(text.split()) >= 12:
+                    passages.append((chunk.index, text))
+        return passages
+
+    def _batches(self, passages: Sequence[Passage], count: int) -> Iterator[list[Passage]]:
+        """Where `count` questions are written about each, every prompt with the passage before it in the cache."""
+        rows = len(self.fmt.write_questions("", count))
+        size = max(1, 2 * self.batch_tokens // (self.config.passage * rows))
+        for start in range(0, len(passages), size):
+            yield list(passages[start : start + size])
+
+    def _questions(self, passages: Sequence[Passage], count: int) -> Generator[list[Exercise], None, list[Exercise]]:
+        """Sound ones, about each passage; some may be alike."""
+        if not self.writer:
+            return self._written(passages, [(n, count, "") for n in range(len(passages))])
+        asked = yield from self._sent(self.writer, passages, count)
+        return self._answered(passages, asked, None)
+
+    def _sent(
+        self, writer: Writer, passages: Sequence[Passage], count: int
+    ) -> Generator[list[Exercise], None, list[Asked]]:
+        """What a larger model writes. Meanwhile the device is free. Raises: LearningFailed when it writes nothing."""
+        pool = ThreadPoolExecutor(SENT_AT_ONCE, thread_name_prefix="writer")
+        try:
+            replies = [pool.submit(writer.write, text, count) for _, text in passages]
+            while wait(replies, timeout=0.2).not_done:
+                yield []
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+        failed = [reply for reply in replies if isinstance(reply.exception(), LearningFailed)]
+        if len(failed) == len(replies):
+            failed[0].result()
+        self.dropped["passages without a reply"] += len(failed)
+        asked = []
+        for n, reply in enumerate(replies):
+            if reply not in failed:
+                asked += [(n, question, answer) for question, answer in reply.result()]
+        return asked
+
+    def _reverse(self, exercises: Sequence[Exercise]) -> list[Exercise]:
+        """Questions that have the answer of one of these in them, where it is a name or a number."""
+        named = [e for e in exercises if NAME_OR_NUMBER.search(e.answer)]
+        passages = list(dict.fromkeys((e.chunk, e.passage) for e in named))
+        wanted = dict.fromkeys((passages.index((e.chunk, e.passage)), 1, e.answer) for e in named)
+        return self._written(passages, list(wanted)) if named else []
+
+    def _written(self, passages: Sequence[Passage], wanted: Sequence[tuple[int, int, str]]) -> list[Exercise]:
+        """wanted: (number of a passage, how many questions, what they should have in them), some for each passage."""
+        rows: list[tuple[int, str, list[int], float]] = []  # passage, what is begun, prompt, temperature
+        first: dict[int, list[int]] = {}  # prompt of each passage
+        for n, count, about in wanted:
+            for i, (prompt, begin) in enumerate(self.fmt.write_questions(passages[n][1], count, about)):
+                first.setdefault(n, prompt)
+                rows.append((n, begin, prompt, self.config.temperature * (i >= len(BEGINNINGS))))
+        prefix = read(self.base.model, [first[n] for n in range(len(passages))], self.fmt.pad_id)
+        numbers, begun, prompts, temperatures = zip(*rows, strict=True)
+        longest = QUESTION_TOKENS * max(count for _, count, _ in wanted) * len(wanted) // len(rows)
+        written, _ = self._generate(prompts, prefix, numbers, longest, temperatures, stops=self.fmt.write_stops)
+        asked = []
+        for n, begin, ids in zip(numbers, begun, written, strict=True):
+            text = begin + self.base.tokenizer.decode(ids, skip_special_tokens=True)
+            pairs = self.fmt.read_questions(text)
+            self.dropped["malformed"] += not pairs
+            asked += [(n, question, answer) for question, answer in pairs]
+        return self._answered(passages, asked, prefix)
+
+    def _answered(self, passages: Sequence[Passage], asked: Sequence[Asked], prefix: Prefix | None) -> list[Exercise]:
+        """What is sound, unlike what is kept already, and answered in the same way once more."""
+        asked = [(n, q, a) for n, q, a in asked if self._sound(flaw(q, passages[n][1]))]
+        asked = [(n, q, a) for n, q, a in asked if self._sound(self._seen(passages[n][0], q))]
+        unanswered = [(n, q) for n, q, a in asked if not a]
+        written = iter(self._answers(passages, unanswered, prefix, self.fmt.write_answer))
+        asked = [(n, q, a or next(written)[0]) for n, q, a in asked]
+        most = self.config.most_words
+        asked = [(n, q, a) for n, q, a in asked if self._sound(answer_flaw(q, a, passages[n][1], most))]
+        again = self._answers(passages, [(n, q) for n, q, _ in asked], prefix, self.fmt.in_context)
+        exercises = []
+        for (n, question, answer), (second, sure) in zip(asked, again, strict=True):
+            if self._sound("" if f1(second, [answer]) >= self.config.agree else "round trip"):
+                exercises.append(Exercise(*passages[n], question, answer, sure))
+        return exercises
+
+    def _answers(
+        self, passages: Sequence[Passage], asked: Sequence[tuple[int, str]], prefix: Prefix | None,
+        prompt: Callable[[str, str], list[int]],
+    ) -> list[tuple[str, float]]:  # fmt: skip
+        """Answers in context, and how sure they are."""
+        if not asked:
+            return []
+        prompts = [prompt(passages[n][1], question) for n, question in asked]
+        numbers = [n for n, _ in asked]
+        if prefix is None or 2 * sum(prefix.shared(prompts, numbers)) < sum(map(len, prompts)):
+            order = sorted(set(numbers))
+            prefix = read(self.base.model, [prompts[numbers.index(n)] for n in order], self.fmt.pad_id)
+            numbers = [order.index(n) for n in numbers]
+        rows, sure = self._generate(prompts, prefix, numbers, ANSWER_TOKENS, 0.0)
+        texts = [self.base.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in rows]
+        return list(zip(texts, sure, strict=True))
+
+    def _sound(self, fault: str) -> bool:
+        self.dropped[fault] += bool(fault)
+        return not fault
+
+    def _texts(self, passages: Sequence[Passage], tasks: Sequence[str]) -> list[Exercise]:
+        """Each passage in other words, where the model follows such a task."""
+        exercises = []
+        for number, task in enumerate(tasks):
+            prompts = [p for _, text in passages if (p := self.fmt.write_text(text, task)) is not None]
+            if not prompts:
+                return []
+            temperature = self.config.temperature if number else 0.0
+            rows, _ = self._generate(prompts, None, (), 2 * self.config.passage, temperature)
+            for (n, passage), ids in zip(passages, rows, strict=True):
+                text = self.base.tokenizer.decode(ids, skip_special_tokens=True).strip()
+                fault = "" if grounded(text, passage) else "not in the passage"
+                if self._sound("malformed" if len(text.split()) < 8 else fault):
+                    exercises.append(Exercise(n, passage, "", text))
+        return exercises
+
+    def _new(self, exercises: Sequence[Exercise], each: int | None = None) -> list[Exercise]:
+        """Those unlike any that is kept, at most `each` a chunk; they are kept from now on, so that no question of the
+        self-check is studied."""
+        new: list[Exercise] = []
+        counts: Counter[int] = Counter()
+        for e in exercises:
+            if counts[e.chunk] != each and self._sound(self._seen(e.chunk, e.question)):
+                self.kept[e.chunk].append(set(normalise(e.question)))
+                counts[e.chunk] += 1
+                new.append(e)
+        return new
+
+    def _seen(self, chunk: int, question: str) -> str:
+        """Why a question is not kept: one like it is. "" otherwise."""
+        words = set(normalise(question))
+        alike = (len(words & other) >= self.config.similar * len(words | other) for other in self.kept[chunk])
+        return "seen before" if any(alike) else ""
+
+    def _generate(
+        self, prompts: Sequence[Sequence[int]], prefix: Prefix | None, texts: Sequence[int], most: int,
+        temperature: float | Sequence[float], stops: frozenset[int] | None = None,
+    ) -> tuple[list[list[int]], list[float]]:  # fmt: skip
+        """The same for the same document: the seed is fixed, and the caller's random numbers stay as they are."""
+        devices = [self.base.device] if self.base.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(0)
+            return generate(
+                self.base.model, prompts, stop_ids=stops or self.fmt.stop_ids, pad_id=self.fmt.pad_id, max_new=most,
+                temperature=temperature, prefix=prefix, of=texts,
+            )  # fmt: skip
+
+
+def flaw(question: str, passage: str) -> str:
+    """Why a question is not kept; "" when nothing speaks against it."""
+    words = question.split()
+    if not question.endswith("?") or not 4 <= len(words) <= 20 or COPIED.search(question):
+        return "malformed"
+    return "" if grounded(question, passage) else "not in the passage"
+
+
+def answer_flaw(question: str, answer: str, passage: str, most_words: int = 8) -> str:
+    """Why an answer is not kept; "" when nothing speaks against it."""
+    words = normalise(answer)
+    if not 1 <= len(answer.split()) <= most_words or not words or len(set(words)) < len(words):
+        return "malformed"
+    if f" {' '.join(words)} " in f" {' '.join(normalise(question))} ":
+        return "answer in the question"
+    if any(asks.match(question) and not given.search(answer) for asks, given in KINDS):
+        return "another kind of answer"
+    return "" if supports(passage, answer) else "not in the passage"
+
+
+def grounded(text: str, passage: str) -> bool:
+    """Whether its numbers and names stand in the passage. A sentence's first word is not taken for a name."""
+    inner = " ".join(s[:1].lower() + s[1:] for s in SENTENCE.split(text) if s)
+    return set(normalise(" ".join(NAME_OR_NUMBER.findall(inner)))) <= set(normalise(passage))
+
+
+def gather(sentences: Sequence[str], sizes: Sequence[int], most: int) -> list[str]:
+    """Neighbours joined, as many as fit into `most` tokens; a longer sentence stands alone."""
+    groups: list[list[str]] = []
+    room = 0
+    for sentence, size in zip(sentences, sizes, strict=True):
+        if not groups or size > room:
+            groups.append([])
+            room = most
+        groups[-1].append(sentence)
+        room -= size
+    return [" ".join(group) for group in groups]
+
+
+def spread(items: Sequence, most: int) -> list:
+    """At most so many, evenly chosen."""
+    count = min(most, len(items))
+    return [items[(2 * i + 1) * len(items) // (2 * count)] for i in range(count)]
+
+
+def for_chat(config: StudyConfig, fmt: PromptFormat) -> StudyConfig:
+    """Models that follow instructions read longer passages, and write several questions about one at once."""
+    follows = fmt.write_text("", REWRITE) is not None
+    return replace(config, passage=384, questions=3 * config.questions) if follows else config
+
+
+def summary(dropped: Mapping[str, int]) -> str:
+    """For the log: what was dropped, and why."""
+    return ", ".join(f"{count} {why}" for why, count in sorted(dropped.items()) if why and count)

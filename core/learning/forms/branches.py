@@ -1,0 +1,121 @@
+"""The rows `ttt-linear` and `ttt-mlp`: the states of TTT as branches beside the upper MLPs of any Llama-like model.
+
+    y = MLP(x) + f_W(x),    f_W = 0 at the start
+
+A model that was never trained with TTT layers has no projections that say what a token's key and value are. Its own
+next-token loss does: with v = -d loss / d y, LaCT's loss -<f_W(x), v> has the gradient of the next-token loss. So the
+delta of a chunk is that gradient, and the step is LaCT's (`lact.step`): the loss of a large chunk is measured with what
+came before, then the chunk is written.
+
+Shapes: R rows, T tokens, d width, n heads of f = d / n, h hidden width of a head (4 f).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from core.learning.adapters.adapter import AdapterLearner
+from core.learning.base import LearnConfig
+from core.learning.forms import lact
+from core.learning.forms.ttt import gelu
+from core.learning.hooks import Branch, with_branches
+from core.model import LoadedModel
+from core.prompts import PromptFormat
+
+
+@dataclass(frozen=True)
+class BranchSettings:
+    depth: int = 1  # 1: TTT-Linear, 2: TTT-MLP
+    heads: int = 1
+    layers: int = 7  # how many upper blocks carry a branch
+    rate: float = 4e-3  # root mean square of a step's change of a matrix
+    momentum: float = 0.0
+    muon: bool = True
+
+
+class BranchAdapter:
+    """Implements Adapter. Its tensors: `model.layers.I.mlp.w1` [n, f, f or h] and `.w2` [n, h, f]."""
+
+    def __init__(self, base: LoadedModel, settings: BranchSettings) -> None:
+        self.model, self.settings = base.model, settings
+        blocks, width = len(base.model.model.layers), base.model.config.hidden_size
+        names = [f"model.layers.{i}.mlp" for i in range(max(0, blocks - settings.layers), blocks)]
+        self.first = {f"{m}.{k}": t.to(base.device) for m in names for k, t in zero_branch(width, settings).items()}
+        self.weights = {name: t.clone().requires_grad_(True) for name, t in self.first.items()}
+        self.leaves = list(self.weights.values())
+        self.before: list[Tensor | None] = [None] * len(self.leaves)
+
+    def on(self) -> AbstractContextManager[None]:
+        return with_branches(self.model, [(branches(self.weights), 1 << 30)])
+
+    @torch.no_grad()
+    def step(self, gradients: Sequence[Tensor], done: float) -> None:
+        s = self.settings
+        for i, (leaf, gradient) in enumerate(zip(self.leaves, gradients, strict=True)):
+            move, self.before[i] = lact.step(-gradient, self.before[i], s.momentum, s.muon)
+            leaf += s.rate * move * torch.rsqrt(move.square().mean() + 1e-20)
+
+    def tensors(self) -> dict[str, Tensor]:
+        return self.weights
+
+    def norm(self) -> float:
+        changes = (w.detach() - self.first[name] for name, w in self.weights.items())
+        return math.sqrt(sum(float(c.double().square().sum()) for c in changes))
+
+
+class TTTLinearLearner(AdapterLearner):
+    """One linear map a block (and head)."""
+
+    name = "ttt-linear"
+    passes = {"quick": 2, "standard": 4, "deep": 8}  # noqa: RUF012
+    settings = BranchSettings()
+
+    def __init__(
+        self, base: LoadedModel, fmt: PromptFormat, config: LearnConfig, settings: BranchSettings | None = None
+    ) -> None:
+        super().__init__(base, fmt, config)
+        self.settings = settings or self.settings
+
+    def start(self) -> BranchAdapter:
+        return BranchAdapter(self.base, self.settings)
+
+    def branches(self, weights: Mapping[str, Tensor]) -> dict[str, Branch]:
+        return branches(weights)
+
+
+class TTTMLPLearner(TTTLinearLearner):
+    """Two layers with a GELU between; the second is zero at the start."""
+
+    name = "ttt-mlp"
+    settings = replace(TTTLinearLearner.settings, depth=2, heads=4)
+
+
+def zero_branch(width: int, settings: BranchSettings) -> dict[str, Tensor]:
+    """Weights of a branch that adds nothing yet. The first of two layers begins as a fixed draw."""
+    n, f = settings.heads, width // settings.heads
+    if settings.depth == 1:
+        return {"w1": torch.zeros(n, f, f)}
+    draw = torch.randn(n, f, 4 * f, generator=torch.Generator().manual_seed(0))
+    return {"w1": draw * f**-0.5, "w2": torch.zeros(n, 4 * f, f)}
+
+
+def branches(weights: Mapping[str, Tensor]) -> dict[str, Branch]:
+    """By module, what to add to an MLP's output."""
+    names = [name.removesuffix(".w1") for name in weights if name.endswith(".w1")]
+    return {name: _branch(weights[name + ".w1"], weights.get(name + ".w2")) for name in names}
+
+
+def _branch(w1: Tensor, w2: Tensor | None) -> Branch:
+    def run(x: Tensor) -> Tensor:
+        heads = x.unflatten(-1, (w1.shape[0], -1)).transpose(-3, -2)  # [R, n, T, f]
+        z = heads @ w1.to(x.dtype)
+        z = z if w2 is None else gelu(z) @ w2.to(x.dtype)
+        return z.transpose(-3, -2).flatten(-2)
+
+    return run

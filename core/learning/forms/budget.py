@@ -1,0 +1,390 @@
+"""How much to compute on each chunk: SKIP, or 1, 2 or 4 inner steps, under a budget (PonderTTT).
+
+A policy looks at the learner's own loss on the chunk before the update, and asks for an action; the budget grants what
+it can still pay. Costs are forward passes over the chunk: a look is one, and who only looks has skipped.
+
+    "fixed:2"      always two steps
+    "random:4"     4 forward passes a chunk on average, whichever chunk it is
+    "threshold:4"  the same, more for a chunk whose loss stands high among those seen so far
+    "ppo:4"        a small policy, trained by PPO with a PID-controlled Lagrange multiplier (`train`)
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, replace
+from enum import IntEnum
+from itertools import accumulate
+from pathlib import Path
+from statistics import NormalDist
+from typing import NamedTuple
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from core.errors import SetupError
+from core.learning.base import LearnConfig
+from core.learning.fast_learner import Progress, Section
+from core.learning.forms.fast_weights import FormLearner
+from core.learning.segments import IGNORE
+from core.learning.text_gradient import token_losses
+from core.model import POLICY, LoadedModel, prepared_folder
+from core.ports import Learned
+from core.prompts import PromptFormat
+from core.types import Chunk, Step
+
+SKIPPED = "skipped"  # stands for the weights of a chunk that the budget left out
+MEMORY = 0.1  # weight of the newest loss in the running mean and variance
+
+
+class Action(IntEnum):
+    """The value is the number of inner steps."""
+
+    SKIP = 0
+    UPDATE_1 = 1
+    UPDATE_2 = 2
+    UPDATE_4 = 4
+
+
+ACTIONS = tuple(Action)
+COST = dict(zip(ACTIONS, (1, 3, 5, 12), strict=True))  # in forward passes over the chunk
+
+
+class Look(NamedTuple):
+    """What a policy sees before a chunk."""
+
+    loss: float  # nats a token, before any update
+    score: float  # how far above the losses so far, in standard deviations
+    done: float  # share of the chunks that is behind
+    spare: float  # what is left for each chunk that is left, as a multiple of the budget
+
+
+Policy = Callable[[Look], Action]
+
+
+class Budget:
+    """Decides chunk by chunk; spends at most `each` forward passes a chunk on average, unless not `capped`.
+
+    Raises: SetupError when not even looking at every chunk is paid for.
+    """
+
+    def __init__(self, policy: Policy, each: float, chunks: int, *, capped: bool = True) -> None:
+        if each < COST[Action.SKIP]:
+            raise SetupError(f"A budget of {each:g} forward passes a chunk is too small; give at least 1.")
+        self.policy, self.each, self.chunks, self.capped = policy, each, chunks, capped
+        self.actions: list[Action] = []
+        self.mean = self.variance = 0.0
+
+    @property
+    def spent(self) -> int:
+        return sum(COST[a] for a in self.actions)
+
+    @property
+    def skipped(self) -> int:
+        return self.actions.count(Action.SKIP)
+
+    def decide(self, loss: float) -> Action:
+        return self.take(self.policy(self.look(loss)))
+
+    def look(self, loss: float) -> Look:
+        left = self.chunks - len(self.actions)
+        spare = (self.each * self.chunks - self.spent) / left / self.each
+        return Look(loss, self._score(loss), 1 - left / self.chunks, spare)
+
+    def take(self, wanted: Action) -> Action:
+        """The most steps that are wanted and paid for, when every later chunk is still looked at."""
+        later = self.chunks - len(self.actions) - 1
+        most = self.each * self.chunks - self.spent - later * COST[Action.SKIP] if self.capped else math.inf
+        self.actions.append(max(a for a in ACTIONS if a == Action.SKIP or (a <= wanted and COST[a] <= most)))
+        return self.actions[-1]
+
+    def _score(self, loss: float) -> float:
+        """And remember the loss."""
+        if not self.actions:
+            self.mean, self.variance = loss, 0.25**2  # nats; about the spread of the chunks of one document
+        away = loss - self.mean
+        score = away / math.sqrt(self.variance)
+        self.mean += MEMORY * away
+        self.variance += MEMORY * (away * away - self.variance)
+        return score
+
+
+def budget_for(spec: str, chunks: int, folder: Path | None = None) -> Budget:
+    """The budget that a setting such as "threshold:4" describes. `folder`: where a trained policy lies.
+
+    Raises: SetupError.
+    """
+    name, _, number = spec.partition(":")
+    try:
+        each = float(number)
+        if name == "fixed":
+            action = Action(int(number))
+            return Budget(lambda look: action, COST[action], chunks)
+        policies: dict[str, Callable[[], Policy]] = {
+            "random": lambda: by_chance(each),
+            "threshold": lambda: by_threshold(each),
+            "ppo": lambda: load_policy(folder),
+        }
+        return Budget(policies[name](), each, chunks)
+    except (KeyError, ValueError) as error:
+        hint = "write 'fixed:2' (0, 1, 2 or 4 steps), or 'threshold:4', 'random:4' or 'ppo:4'"
+        raise SetupError(f"There is no budget '{spec}'; {hint} (forward passes a chunk).") from error
+
+
+# Schedules
+
+
+def shares(each: float, actions: Sequence[Action] = ACTIONS) -> list[float]:
+    """How often to take each action so that the mean cost is `each`: the flattest way, p ~ exp(-t cost)."""
+    costs = [COST[a] for a in actions]
+
+    def tilted(t: float) -> list[float]:
+        weights = [math.exp(-t * (c - min(costs))) for c in costs]
+        return [w / sum(weights) for w in weights]
+
+    low, high = -20.0, 20.0  # the mean cost falls as t grows
+    for _ in range(60):
+        t = (low + high) / 2
+        low, high = (t, high) if sum(p * c for p, c in zip(tilted(t), costs, strict=True)) > each else (low, t)
+    return tilted(t)
+
+
+def quantile_action(u: float, each: float, actions: Sequence[Action] = ACTIONS) -> Action:
+    """The action for a chunk that stands at quantile u: the lowest are skipped, the highest get most."""
+    return next((a for a, top in zip(actions, accumulate(shares(each, actions)), strict=True) if u <= top), actions[-1])
+
+
+def by_chance(each: float, seed: int = 0, actions: Sequence[Action] = ACTIONS) -> Policy:
+    rng = random.Random(seed)
+    return lambda look: quantile_action(rng.random(), each * look.spare, actions)
+
+
+def by_threshold(each: float, actions: Sequence[Action] = ACTIONS) -> Policy:
+    """More for a chunk whose loss stands higher than those before it, taken as normal."""
+    normal = NormalDist()
+    return lambda look: quantile_action(normal.cdf(look.score), each * look.spare, actions)
+
+
+def oracle(gains: Sequence[Sequence[float]], each: float) -> list[Action]:
+    """The best actions in hindsight: gains [chunks][4 actions], total cost at most `each` a chunk (exact, by cost)."""
+    best: dict[int, tuple[float, list[Action]]] = {0: (0.0, [])}
+    for row in gains:
+        nxt: dict[int, tuple[float, list[Action]]] = {}
+        for cost, (gain, chosen) in best.items():
+            for action, more in zip(ACTIONS, row, strict=True):
+                total = cost + COST[action]
+                if total <= each * len(gains) and (total not in nxt or gain + more > nxt[total][0]):
+                    nxt[total] = (gain + more, [*chosen, action])
+        best = nxt
+    return max(best.values(), key=lambda pair: pair[0])[1]
+
+
+# A trained policy
+
+
+class PolicyNet(nn.Module):
+    """Looks [N, 4] -> action logits [N, 4] and values [N]."""
+
+    def __init__(self, hidden: int = 32) -> None:
+        super().__init__()
+        width = len(Look._fields)
+        self.actor = nn.Sequential(nn.Linear(width, hidden), nn.Tanh(), nn.Linear(hidden, len(ACTIONS)))
+        self.critic = nn.Sequential(nn.Linear(width, hidden), nn.Tanh(), nn.Linear(hidden, 1))
+
+    def forward(self, looks: Tensor) -> tuple[Tensor, Tensor]:
+        return self.actor(looks), self.critic(looks).squeeze(-1)
+
+    @torch.no_grad()
+    def decide(self, look: Look) -> Action:
+        return ACTIONS[int(self(torch.tensor([look]))[0].argmax())]
+
+
+@dataclass
+class PID:
+    """The Lagrange multiplier: grows while more than the budget is spent (Stooke et al. 2020)."""
+
+    kp: float = 0.1
+    ki: float = 0.01
+    kd: float = 0.01
+    total: float = 0.0
+    last: float = 0.0
+
+    def update(self, excess: float) -> float:
+        """excess: spent / budget - 1. Returns the multiplier, at least 0."""
+        self.total = max(0.0, self.total + excess)
+        change, self.last = excess - self.last, excess
+        return max(0.0, self.kp * excess + self.ki * self.total + self.kd * max(0.0, change))
+
+
+class Lesson(NamedTuple):
+    """A document to train the policy on: for each chunk its loss, and what each of the four actions gains."""
+
+    losses: Sequence[float]
+    gains: Sequence[Sequence[float]]
+
+
+@dataclass(frozen=True)
+class PPOConfig:
+    iterations: int = 100
+    epochs: int = 4  # passes over one rollout
+    rate: float = 3e-3
+    clip: float = 0.2
+    value: float = 0.5
+    entropy: float = 0.01
+    discount: float = 0.99
+    smoothing: float = 0.95  # lambda of generalised advantage estimation
+    pid: tuple[float, float, float] = (0.5, 0.1, 0.1)
+
+
+DEFAULTS = PPOConfig()
+
+
+def train(lessons: Sequence[Lesson], each: float, config: PPOConfig = DEFAULTS, seed: int = 0) -> PolicyNet:
+    """PPO: the reward is the gain less the multiplier times what was spent beyond the budget."""
+    torch.manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
+    net, pid = PolicyNet(), PID(*config.pid)
+    optimiser = torch.optim.Adam(net.parameters(), config.rate)
+    spread = torch.tensor([g for lesson in lessons for row in lesson.gains for g in row]).std()
+    spread = max(1e-6, float(spread))
+    multiplier = 0.0
+    for _ in range(config.iterations):
+        looks, chosen, returns, advantages, costs = [], [], [], [], []
+        for seen, actions, gains in rollouts(net, lessons, each, generator):
+            spent = [COST[a] / each - 1 for a in actions]
+            rewards = [gain / spread - multiplier * more for gain, more in zip(gains, spent, strict=True)]
+            with torch.no_grad():
+                values = net(torch.tensor(seen))[1].tolist()
+            better = advantage(rewards, values, config.discount, config.smoothing)
+            returns += [a + v for a, v in zip(better, values, strict=True)]
+            looks += seen
+            chosen += actions
+            advantages += better
+            costs += spent
+        places = [ACTIONS.index(a) for a in chosen]
+        _improve(net, optimiser, config, *map(torch.tensor, (looks, places, returns, advantages)))
+        multiplier = pid.update(sum(costs) / len(costs))
+    return net
+
+
+@torch.no_grad()
+def rollouts(
+    net: PolicyNet, lessons: Sequence[Lesson], each: float, generator: torch.Generator
+) -> list[tuple[list[Look], list[Action], list[float]]]:
+    """Looks, drawn actions and their gains of each document; too much spent is the multiplier's matter, not capped."""
+    free = [Budget(net.decide, each, len(lesson.losses), capped=False) for lesson in lessons]
+    seen: list[list[Look]] = [[] for _ in lessons]
+    for chunk in range(max(b.chunks for b in free)):
+        active = [n for n, b in enumerate(free) if chunk < b.chunks]
+        for n in active:
+            seen[n].append(free[n].look(lessons[n].losses[chunk]))
+        drawn = net(torch.tensor([seen[n][-1] for n in active]))[0].softmax(-1).multinomial(1, generator=generator)
+        for n, place in zip(active, drawn.flatten().tolist(), strict=True):
+            free[n].take(ACTIONS[place])
+    rollouts = []
+    for looks, budget, lesson in zip(seen, free, lessons, strict=True):
+        gains = [row[ACTIONS.index(a)] for row, a in zip(lesson.gains, budget.actions, strict=True)]
+        rollouts.append((looks, budget.actions, gains))
+    return rollouts
+
+
+def advantage(rewards: Sequence[float], values: Sequence[float], discount: float, smoothing: float) -> list[float]:
+    """Generalised advantage estimation over one document (Schulman et al. 2016)."""
+    out, after, running = [], 0.0, 0.0
+    for reward, value in zip(reversed(rewards), reversed(values), strict=True):
+        running = reward + discount * after - value + discount * smoothing * running
+        after = value
+        out.append(running)
+    return out[::-1]
+
+
+def _improve(
+    net: PolicyNet, optimiser: torch.optim.Optimizer, c: PPOConfig,
+    looks: Tensor, chosen: Tensor, returns: Tensor, advantages: Tensor,
+) -> None:  # fmt: skip
+    advantages = (advantages - advantages.mean()) / (advantages.std(correction=0) + 1e-6)
+    with torch.no_grad():
+        before = net(looks)[0].log_softmax(-1).gather(1, chosen[:, None]).squeeze(1)
+    for _ in range(c.epochs):
+        logits, values = net(looks)
+        logs = logits.log_softmax(-1)
+        ratio = (logs.gather(1, chosen[:, None]).squeeze(1) - before).exp()
+        surrogate = torch.minimum(ratio * advantages, ratio.clamp(1 - c.clip, 1 + c.clip) * advantages).mean()
+        entropy = -(logs.exp() * logs).sum(-1).mean()
+        loss = -surrogate + c.value * (values - returns).square().mean() - c.entropy * entropy
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(net.parameters(), 0.5)
+        optimiser.step()
+
+
+def save_policy(net: PolicyNet, folder: Path) -> None:
+    save_file({name: t.contiguous() for name, t in net.state_dict().items()}, folder / POLICY)
+
+
+def load_policy(folder: Path | None) -> Policy:
+    """Raises: SetupError when none was trained for this model."""
+    if folder is None or not (folder / POLICY).exists():
+        raise SetupError("No budget policy was trained for this model; choose 'threshold:4', or train one.")
+    net = PolicyNet()
+    net.load_state_dict(load_file(folder / POLICY))
+    return net.eval().decide
+
+
+# The learner
+
+
+class BudgetedLearner(FormLearner):
+    """Decides chunk by chunk how many steps to take; what is skipped answers as the base model."""
+
+    def __init__(self, base: LoadedModel, fmt: PromptFormat, config: LearnConfig) -> None:
+        super().__init__(base, fmt, config)
+        self._budget_for(1)  # what can't be is an error now, not at the first document
+
+    def _budget_for(self, chunks: int) -> Budget:
+        return budget_for(self.config.budget, chunks, prepared_folder(self.base))
+
+    def learn(self, chunks: Sequence[Chunk], *, title: str) -> Generator[Step, None, Learned]:
+        self.budget = self._budget_for(len(chunks))
+        self.plan: list[Action] = []  # for each chunk that was looked at
+        learned = yield from super().learn(chunks, title=title)
+        note = f"{self.budget.skipped} of {len(chunks)} sections were skipped to keep the budget"
+        return replace(learned, metrics=replace(learned.metrics, notes=(note,)))
+
+    def learn_group(
+        self, chunks: Sequence[Chunk], numbers: range, heading: Sequence[int], rows: int
+    ) -> Generator[Step, None, list[Section]]:
+        new = [chunks[n] for n in numbers if n >= len(self.plan)]
+        if new:
+            losses = self.losses_before(*self.tensors(new, heading), rows)
+            self.plan += [self.budget.decide(loss) for loss in losses]
+        sections: dict[int, Section] = {}
+        trained = self.prepared.config.steps
+        for action in sorted({self.plan[n] for n in numbers}):
+            members = [n for n in numbers if self.plan[n] == action]
+            done = (numbers.start + len(sections)) * trained
+            progress = Progress(done, len(members) * trained, len(chunks) * trained)
+            text = self.tensors([chunks[n] for n in members], heading)
+            micro_rows = rows if len(members) == 1 else None
+            fast = self.prepared.inner_loop(
+                self.base.model, *text, micro_rows=micro_rows, measure=True, steps=int(action)
+            )
+            learned = yield from self.learn_batch(fast, int(action), progress)
+            if action == Action.SKIP:
+                learned = [section._replace(tensors={SKIPPED: torch.zeros(1)}) for section in learned]
+            sections |= zip(members, learned, strict=True)
+        return [sections[n] for n in numbers]
+
+    @torch.no_grad()
+    def losses_before(self, inputs: Tensor, targets: Tensor, rows: int) -> list[float]:
+        """Nats a token of each chunk before any step: the budget's signal. inputs, targets: [D, S, T]."""
+        model = self.base.model
+        sums = []
+        for ids, goal in zip(inputs.flatten(0, 1).split(rows), targets.flatten(0, 1).split(rows), strict=True):
+            hidden = model.model(input_ids=ids, use_cache=False)[0]
+            sums.append(token_losses(model, hidden, goal).sum(1))
+        counts = (targets != IGNORE).flatten(1).sum(1).clamp_min(1)
+        return (torch.cat(sums).view(len(inputs), -1).sum(1) / counts).tolist()

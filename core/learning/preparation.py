@@ -1,0 +1,237 @@
+"""What `prepare` learns about learning, for one base model: the slow weights of the inner loop, and a reader.
+
+Shapes: U blocks with fast weights, d width, f width of the MLP, D documents of S segments of T tokens.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from core.errors import SetupError
+from core.learning.hooks import LowRank, attached, down_projections
+from core.learning.inner_loop import inner_loop
+from core.learning.packing import SCALE, as_stored
+
+FORM = {  # what `prepared.json` says of the shipped form; other values belong to `core.learning.forms.fast_weights`
+    "rule": "muon", "token_weights": True, "start": False, "momentum": 0.0, "rank": 0, "order": "whole",
+    "shared_rate": False,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class FastWeightsConfig:
+    layers: int = 7  # U: how many upper blocks carry fast weights
+    skip: int = 0  # so many blocks above them carry none
+    stride: int = 1  # from one block with fast weights to the next: 2 leaves out every other block
+    steps: int = 2  # inner steps over the whole text
+    segment: int = 128  # T: tokens a segment, its heading included
+    section: int = 512  # tokens of a document that share fast weights: what the outer loop practised
+    rate: float = 4e-3  # where the learned rates start
+    reader: int = 0  # rank of the reader, a LoRA on every projection shared by all documents; 0: none
+
+    def blocks_of(self, model: Any) -> range:
+        """The blocks that carry fast weights; a small model may have fewer than `layers`."""
+        uppermost = len(model.model.layers) - self.skip - 1
+        lowest = uppermost - (self.layers - 1) * self.stride
+        return range(lowest if lowest >= 0 else uppermost % self.stride, uppermost + 1, self.stride)
+
+
+class Prepared(nn.Module):
+    """The rates of the inner steps [steps, U], the weighting of tokens (d -> 64 -> 1), and the reader: a LoRA that is
+    on while a document is learned and while it is asked about."""
+
+    def __init__(self, config: FastWeightsConfig, width: int, model: Any = None) -> None:
+        """`model` gives the shapes of the reader; without it the reader stays empty until it is loaded."""
+        super().__init__()
+        self.config = config
+        self.reader = nn.ParameterDict()  # "MODULE/a" [rank, in] and "MODULE/b" [out, rank]; dots are slashes
+        if model is not None and config.reader:
+            self._start_reader(model)
+        self.log_rates = nn.Parameter(torch.full((config.steps, config.layers), math.log(config.rate)))
+        self.weigh = nn.Sequential(nn.Linear(width, 64), nn.GELU(), nn.Linear(64, 1))
+        nn.init.zeros_(self.weigh[2].weight)
+        nn.init.zeros_(self.weigh[2].bias)
+
+    def _start_reader(self, model: Any) -> None:
+        """As LoRA begins: `a` random, `b` zero."""
+        for name, linear in model.model.layers.named_modules(prefix="model.layers"):
+            if isinstance(linear, nn.Linear):
+                a = torch.empty(self.config.reader, linear.in_features)
+                nn.init.kaiming_uniform_(a, a=math.sqrt(5))
+                key = name.replace(".", "/")
+                self.reader[f"{key}/a"] = a
+                self.reader[f"{key}/b"] = torch.zeros(linear.out_features, self.config.reader)
+
+    def modules_of(self, model: Any) -> dict[str, nn.Linear]:
+        """The modules that carry fast weights, by their names in the model."""
+        return down_projections(model, self.config.blocks_of(model))
+
+    def rates(self) -> Tensor:
+        """[steps, U]"""
+        return self.log_rates.exp()
+
+    def token_weights(self, hidden: Tensor) -> Tensor:
+        """[..., d] -> [...]; all ones before training (softplus(0) = ln 2)."""
+        return F.softplus(self.weigh(hidden.float()).squeeze(-1)) / math.log(2)
+
+    def low_rank(self) -> LowRank:
+        """The reader by module."""
+        return pairs_of(self.reader)
+
+    def merged(self, model: nn.Module) -> nn.Module:
+        """A second model with the reader in its weights; the model itself where there is no reader."""
+        return merge(model, self.low_rank())
+
+    def inner_loop(
+        self, model: Any, inputs: Tensor, targets: Tensor, **options: Any
+    ) -> Iterator[tuple[float | Tensor, dict[str, Tensor]]]:
+        """`core.learning.inner_loop.inner_loop` with these slow weights."""
+        blocks = self.config.blocks_of(model)
+        return inner_loop(model, inputs, targets, blocks, self.rates(), self.token_weights, **options)
+
+    def learn(
+        self, model: Any, inputs: Tensor, targets: Tensor, *, differentiable: bool = False, two_bits: bool = True
+    ) -> tuple[list[float | Tensor], dict[str, Tensor]]:
+        """inputs, targets [D, S, T] -> the loss before each step; fast weights by name, [D, d, f], with `two_bits` as
+        they are stored."""
+        losses: list[float | Tensor] = []
+        fast: dict[str, Tensor] = {}
+        for loss, fast in self.inner_loop(model, inputs, targets, differentiable=differentiable):  # noqa: B007
+            losses.append(loss)
+        return losses, self.as_stored(fast) if two_bits else fast
+
+    def as_stored(self, fast: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What storage makes of them, with the gradient of the identity."""
+        return as_stored(fast)
+
+    def reading(self, model: Any, fast: Mapping[str, Tensor], rows: Sequence[int]) -> AbstractContextManager[None]:
+        """Within the context, each document's rows of a batch (so many, in order) have its fast weights."""
+        return attached(self.modules_of(model), fast, rows)
+
+    def describe(self) -> dict[str, Any]:
+        """What `prepared.json` says."""
+        return FORM | asdict(self.config)
+
+
+class SlowWeights(Protocol):
+    """What the outer loop trains: Prepared, or another form of `core.learning.forms`. Also a torch module."""
+
+    config: Any  # with `segment`
+
+    def low_rank(self) -> LowRank: ...
+    def merged(self, model: Any) -> Any: ...
+    def rates(self) -> Tensor: ...
+    def learn(
+        self, model: Any, inputs: Tensor, targets: Tensor, *, differentiable: bool = False
+    ) -> tuple[list[float | Tensor], dict[str, Tensor]]: ...
+    def reading(self, model: Any, fast: Mapping[str, Tensor], rows: Sequence[int]) -> AbstractContextManager[None]: ...
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]: ...
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: Mapping[str, Any]) -> Any: ...
+
+
+def merge(model: nn.Module, low_rank: LowRank) -> nn.Module:
+    """A second model with W + b a in place of W, in the model's dtype; all else is shared with the first."""
+    if not low_rank:
+        return model
+    shared = {id(t): t for t in (*model.parameters(), *model.buffers())}
+    second = copy.deepcopy(model, shared)
+    for name, (a, b) in low_rank.items():
+        linear = second.get_submodule(name)
+        weight = linear.weight
+        merged = weight.float() + b.float().to(weight.device) @ a.float().to(weight.device)
+        linear.weight = nn.Parameter(merged.to(weight.dtype), requires_grad=False)
+    return second
+
+
+def save_prepared(prepared: Prepared, out: Path) -> None:
+    """`prepared.safetensors` and `prepared.json` (the inner loop's configuration). The reader is kept as int8 with a
+    float16 scale a row."""
+    out.mkdir(parents=True, exist_ok=True)
+    tensors: dict[str, Tensor] = {}
+    for name, value in prepared.state_dict().items():
+        value = value.detach().cpu().contiguous()
+        if name.startswith("reader."):
+            scale = (value.float().abs().amax(1) / 127).clamp_min(1e-8).half()
+            tensors[name] = (value.float() / scale.float()[:, None]).round().clamp(-127, 127).to(torch.int8)
+            tensors[name + SCALE] = scale
+        else:
+            tensors[name] = value
+    save_file(tensors, out / "prepared.safetensors")
+    (out / "prepared.json").write_text(json.dumps(prepared.describe(), indent=1) + "\n")
+
+
+def read_form(folder: Path) -> dict[str, Any]:
+    """`prepared.json`; a key that it lacks was not there yet when it was written, and has its first value."""
+    return FORM | {"rule": "rms"} | json.loads((folder / "prepared.json").read_text())
+
+
+def is_shipped_form(folder: Path) -> bool:
+    """Whether it was prepared for the shipped form of the inner loop."""
+    form = read_form(folder)
+    return all(form[key] == value for key, value in FORM.items())
+
+
+def read_config(folder: Path) -> FastWeightsConfig:
+    """What all forms have in common."""
+    known = {f.name for f in fields(FastWeightsConfig)}
+    return FastWeightsConfig(**{key: value for key, value in read_form(folder).items() if key in known})
+
+
+def read_state(folder: Path, *, with_reader: bool = True) -> dict[str, Tensor]:
+    """The tensors of `prepared.safetensors`, the reader's as float32."""
+    state = load_file(folder / "prepared.safetensors")
+    if not with_reader:
+        state = {name: tensor for name, tensor in state.items() if not name.startswith("reader.")}
+    for name in [n for n in state if n.endswith(SCALE)]:
+        tensor = name.removesuffix(SCALE)
+        state[tensor] = state[tensor].float() * state.pop(name).float()[:, None]
+    return state
+
+
+def load_prepared(folder: Path, width: int, *, with_reader: bool = True) -> Prepared:
+    """A preparation; without its reader where that is merged into the model already: it is nearly all of the memory.
+
+    Raises: SetupError when it was prepared for another form of the inner loop.
+    """
+    if not is_shipped_form(folder):
+        raise SetupError(f"'{folder}' was prepared for another form of the inner loop.")
+    return fill(Prepared(read_config(folder), width), read_state(folder, with_reader=with_reader))
+
+
+def fill(prepared: Prepared, state: Mapping[str, Tensor]) -> Prepared:
+    """Load the state, ready to learn with."""
+    prepared.reader |= reader_of(state)
+    prepared.load_state_dict(state)
+    return prepared.eval().requires_grad_(False)
+
+
+def read_reader(folder: Path) -> LowRank:
+    """The reader alone, of a preparation for any form."""
+    return pairs_of(reader_of(read_state(folder)))
+
+
+def reader_of(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix("reader."): t for name, t in state.items() if name.startswith("reader.")}
+
+
+def pairs_of(reader: Mapping[str, Tensor]) -> LowRank:
+    """By module, from tensors named "MODULE/a" and "MODULE/b" with slashes for dots."""
+    pairs = {}
+    for key in reader:
+        if key.endswith("/a"):
+            name = key.removesuffix("/a")
+            pairs[name.replace("/", ".")] = reader[key], reader[f"{name}/b"]
+    return pairs

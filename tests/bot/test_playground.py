@@ -1,0 +1,205 @@
+"""The playground in a real browser: Chromium, headless, driven by Playwright. Nothing may come from another host."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+MISSING = not CHROMIUM or not all(map(importlib.util.find_spec, ("gradio", "playwright")))
+pytestmark = [
+    pytest.mark.skipif(MISSING and not os.environ.get("CI"), reason="needs Gradio, Playwright and a Chromium"),
+    pytest.mark.timeout(300),
+]
+if not MISSING:
+    from playwright.async_api import Browser, Page, async_playwright, expect
+
+    expect.set_options(timeout=60_000)
+
+CAPTAIN = "Who is the captain of the ferry?"
+
+
+@contextmanager
+def started(command: list[str], folder: Path, log: Path) -> Iterator[str]:
+    """The address of a playground in a process of its own."""
+    with log.open("w") as output:
+        process = subprocess.Popen(command, cwd=folder, stdout=output, stderr=subprocess.STDOUT)
+    try:
+        yield address(process, log)
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def address(process: subprocess.Popen[bytes], log: Path) -> str:
+    for _ in range(1200):
+        if found := re.search(r"playground is at (http://\S+)", log.read_text()):
+            return found[1]
+        assert process.poll() is None, log.read_text()
+        time.sleep(0.1)
+    raise AssertionError(log.read_text())
+
+
+def port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def by_heart(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """On an engine that learns by heart, a second a document."""
+    log = tmp_path_factory.mktemp("playground") / "log"
+    command = [sys.executable, "-m", "tests.torture.by_heart", "playground", "--port", str(port())]
+    with started(command, ROOT, log) as at:
+        yield at
+    assert "Traceback" not in log.read_text()
+
+
+@pytest.fixture
+async def browser() -> AsyncIterator[Browser]:
+    async with async_playwright() as playwright:
+        opened = await playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield opened
+        await opened.close()
+
+
+async def visit(browser: Browser, at: str, width: int = 1200) -> Page:
+    """A visitor with a browser profile of its own. What goes wrong in the page is kept in `problems`."""
+    context = await browser.new_context(viewport={"width": width, "height": 900})
+    page = await context.new_page()
+    problems: list[str] = []
+    page.on("console", lambda said: problems.append(said.text) if said.type == "error" else None)
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("request", lambda asked: problems.append(asked.url) if is_foreign(asked.url) else None)
+    page.problems = problems
+    await page.goto(at)
+    await expect(page.locator("#known")).to_contain_text("session")
+    return page
+
+
+def is_foreign(url: str) -> bool:
+    return urlsplit(url).scheme.startswith("http") and urlsplit(url).hostname not in ("127.0.0.1", "localhost")
+
+
+async def learn_sample(page: Page) -> None:
+    await page.get_by_role("button", name="A ferry").click()
+    await expect(page.locator("#summary")).to_contain_text("ferry.md: 1 page,")
+    await page.locator("#learn").click()
+
+
+async def ask(page: Page, question: str) -> None:
+    await page.get_by_label("Question").fill(question)
+    await page.locator("#ask").click()
+    await expect(page.locator("#base")).to_contain_text("confidence")
+
+
+async def test_two_visitors_see_nothing_of_each_other_and_a_reset_erases(browser: Browser, by_heart: str) -> None:
+    ada, bob = await asyncio.gather(visit(browser, by_heart), visit(browser, by_heart))
+    await learn_sample(ada)
+    await expect(ada.locator("#progress")).to_contain_text("I know ferry.md now")
+    await ask(ada, CAPTAIN)
+    await expect(ada.locator("#learned")).to_contain_text("Bram Osterly")
+    await ask(bob, CAPTAIN)
+    await expect(bob.locator("#learned")).to_contain_text("Nothing learned here")
+    await expect(bob.locator("#known")).to_contain_text("Nothing is learned")
+    await ada.locator("#reset").click()
+    await expect(ada.locator("#known")).to_contain_text("Nothing is learned")
+    await ask(ada, CAPTAIN)
+    await expect(ada.locator("#learned")).not_to_contain_text("Bram Osterly")
+    assert ada.problems + bob.problems == []
+
+
+async def test_a_reload_in_the_middle_of_learning_goes_on_and_others_see_their_place(
+    browser: Browser, by_heart: str, tmp_path: Path
+) -> None:
+    ada, bob = await asyncio.gather(visit(browser, by_heart), visit(browser, by_heart))
+    long = tmp_path / "long.txt"
+    long.write_text("The harbour of Vessin has nineteen boats. Its master is Orla Quint. " * 700)
+    await ada.locator("#file input[type=file]").set_input_files(long)
+    await expect(ada.locator("#summary")).to_contain_text("long.txt:")
+    await ada.locator("#learn").click()
+    await expect(ada.locator("#progress")).to_contain_text("step")
+    await learn_sample(bob)
+    await expect(bob.locator("#progress")).to_contain_text("waiting")
+    await ada.reload()
+    ada.problems.clear()  # of the page that went: its streams end
+    await expect(ada.locator("#progress")).to_contain_text("Learning long.txt")
+    await expect(ada.locator("#progress")).to_contain_text("I know long.txt now")
+    await expect(bob.locator("#progress")).to_contain_text("I know ferry.md now")
+    await expect(ada.locator("#cleared")).to_contain_text("Context cleared")
+    assert ada.problems + bob.problems == []
+
+
+async def test_what_is_refused_is_said_as_the_bot_says_it(browser: Browser, by_heart: str, tmp_path: Path) -> None:
+    page = await visit(browser, by_heart)
+    for name, data, words in (
+        ("picture.png", b"\x89PNG\r\n\x1a\n" + b"0" * 100, "This is a picture"),
+        ("broken.pdf", b"%PDF-1.7 nothing", "damaged"),
+        ("<b>short</b>.txt", b"Hello there.", "too little to learn from"),
+    ):
+        file = tmp_path / name.replace("/", "")
+        file.write_bytes(data)
+        await page.locator("#file input[type=file]").set_input_files(file)
+        await expect(page.locator("#notice")).to_contain_text(words)
+        await expect(page.locator("#learn")).to_be_disabled()
+        await page.reload()
+        await expect(page.locator("#known")).to_contain_text("session")
+    await page.locator("#ask").click()
+    await expect(page.locator("#notice")).to_contain_text("There is no question")
+    assert page.problems == []
+
+
+async def test_on_a_phone_nothing_is_wider_than_the_screen(browser: Browser, by_heart: str) -> None:
+    page = await visit(browser, by_heart, width=360)
+    await learn_sample(page)
+    await expect(page.locator("#progress")).to_contain_text("I know ferry.md now")
+    await page.get_by_label("Also answer").check()
+    await ask(page, CAPTAIN)
+    await expect(page.locator("#reading")).to_contain_text("tokens in the prompt are the document's")
+    assert await page.evaluate("document.documentElement.scrollWidth") <= 360
+    assert page.problems == []
+
+
+async def test_the_whole_story_in_a_space_with_the_model(browser: Browser, tmp_path: Path) -> None:
+    """The folder that `make space` builds, as it is but for its port, with the embedded model."""
+    space = tmp_path / "space"
+    subprocess.run([sys.executable, ROOT / ".ci" / "space.py", space], check=True)
+    app = space / "app.py"
+    app.write_text(app.read_text().replace("7860", str(port())).replace("0.0.0.0", "127.0.0.1"))
+    assert (space / "README.md").read_text().startswith("---\ntitle: Engram\n")
+    log = tmp_path / "log"
+    with started([sys.executable, "app.py"], space, log) as at:
+        page = await visit(browser, at)
+        await learn_sample(page)
+        await expect(page.locator("#progress")).to_contain_text("I know ferry.md now", timeout=180_000)
+        await expect(page.locator("#metrics")).to_contain_text("L2 norm of the weight change")
+        await expect(page.locator("#cleared")).to_contain_text("Tokens of the document in the prompt: 0 of")
+        await page.get_by_label("Also answer").check()
+        await ask(page, CAPTAIN)
+        await expect(page.locator("#learned")).to_contain_text("ferry.md · ")
+        await expect(page.locator("#reading")).to_contain_text("tokens in the prompt are the document's")
+        await page.locator("#prompt button").first.click()
+        await expect(page.locator("#prompt")).to_contain_text(CAPTAIN)
+        await expect(page.locator("#prompt")).not_to_contain_text("Osterly")
+        if folder := os.environ.get("PLAYGROUND_PICTURES"):
+            await page.wait_for_timeout(1500)
+            await page.screenshot(path=Path(folder) / "playground.png", full_page=True)
+        await page.locator("#reset").click()
+        await expect(page.locator("#known")).to_contain_text("Nothing is learned")
+        assert page.problems == []
+    assert "Traceback" not in log.read_text()

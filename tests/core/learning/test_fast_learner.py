@@ -1,0 +1,142 @@
+"""The learner `fast-weights`: chunks to deltas, cancelling, failing, memory."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import pytest
+import torch
+
+from core.engine import Engine, EngineConfig
+from core.errors import LearningFailed
+from core.learning.base import LearnConfig
+from core.learning.fast_learner import FastWeightsLearner
+from core.learning.packing import unpack
+from core.ports import Ask, Learned
+from core.prepare.invented import invented_document
+from core.squad import exact_match
+from core.types import Page, Step
+from tests.core.conftest import STORY, WIDTH, chunks_of
+
+
+def finish(steps) -> tuple[list[Step], Learned]:
+    seen = []
+    while True:
+        try:
+            seen.append(next(steps))
+        except StopIteration as end:
+            return seen, end.value
+
+
+def learn(learner: FastWeightsLearner, text: str = STORY * 3) -> tuple[list[Step], Learned]:
+    return finish(learner.learn(chunks_of(learner.base.tokenizer, text), title="Vessin"))
+
+
+def section(learned: Learned, n: int) -> dict[str, torch.Tensor]:
+    return {k.partition("/")[2]: v for k, v in learned.tensors.items() if k.startswith(f"{n}/")}
+
+
+def logits(learner: FastWeightsLearner, rows: int = 4) -> torch.Tensor:
+    ids = torch.tensor(learner.base.tokenizer.encode(STORY)[:24])
+    return learner.base.model(input_ids=ids.repeat(rows, 1)).logits
+
+
+def test_each_chunk_becomes_a_section_of_two_bit_deltas(learner) -> None:
+    chunks = chunks_of(learner.base.tokenizer, STORY * 3)
+    seen, learned = learn(learner)
+    assert learned.sections == tuple(range(len(chunks))) and len(chunks) > 1
+    matrices = [v for v in learned.tensors.values() if v.dtype == torch.uint8]
+    assert len(matrices) == 3 * len(chunks)  # three layers
+    assert all(v.any() and v.shape == (WIDTH, 128 // 4) for v in matrices)
+    assert [s.done for s in seen] == [len(chunks) * n for n in range(1, 5)] and seen[-1].done == seen[-1].total
+    assert learned.metrics.final_loss < learned.metrics.initial_loss - 0.05
+    assert learned.metrics.tokens == sum(c.token_count for c in chunks)
+    assert math.isfinite(learned.metrics.delta_norm) and learned.metrics.delta_norm > 0
+
+
+def test_between_steps_and_after_closing_half_way_the_model_is_exactly_the_base(learner) -> None:
+    before = logits(learner)
+    steps = learner.learn(chunks_of(learner.base.tokenizer, STORY * 3), title="Vessin")
+    for _ in range(2):
+        next(steps)
+        assert torch.equal(logits(learner), before)
+    steps.close()
+    assert torch.equal(logits(learner), before)
+    assert not any(m._forward_hooks for m in learner.base.model.modules())
+
+
+def test_several_sections_in_one_batch_answer_as_each_alone(learner) -> None:
+    _, learned = learn(learner)
+    one, two, before = section(learned, 0), section(learned, 1), logits(learner)
+    with learner.attach([(one, 2), (two, 1)]):
+        found = logits(learner)
+    with learner.attach([(one, 4)]):
+        assert torch.allclose(found[:2], logits(learner)[:2], rtol=1e-3, atol=1e-3)
+    with learner.attach([(two, 4)]):
+        assert torch.allclose(found[2], logits(learner)[2], rtol=1e-3, atol=1e-3)
+    assert torch.equal(found[3], before[3]) and not torch.allclose(found[:3], before[:3], atol=1e-2)
+    assert torch.equal(logits(learner), before)
+
+
+def test_small_batches_learn_the_same(learner) -> None:
+    _, whole = learn(learner)
+    learner.config = LearnConfig(batch_tokens=64)
+    seen, parts = learn(learner)
+    assert seen[-1].done == seen[-1].total
+    again, deltas = unpack(parts.tensors, 128), unpack(whole.tensors, 128)
+    same = [torch.isclose(again[name], delta, rtol=0.02).float().mean() for name, delta in deltas.items()]
+    assert min(same) > 0.95  # a weight on the edge of two levels may fall to either side
+
+
+def test_a_loss_that_is_not_finite_is_a_failure_and_the_model_stays(learner) -> None:
+    before = logits(learner)
+    torch.nn.init.constant_(learner.prepared.log_rates, math.inf)
+    with pytest.raises(LearningFailed, match="rolled back"):
+        learn(learner)
+    assert torch.equal(logits(learner), before)
+
+
+def out_of_memory_above(learner: FastWeightsLearner, rows: int) -> None:
+    """A device on which more rows than that do not fit."""
+
+    def check(_module, args) -> None:
+        if args[0].shape[0] > rows:
+            raise torch.OutOfMemoryError("out of memory")
+
+    learner.base.model.model.layers[0].register_forward_pre_hook(check)
+
+
+def test_when_memory_runs_out_the_batch_is_halved_and_no_step_is_counted_twice(learner) -> None:
+    _, whole = learn(learner)
+    out_of_memory_above(learner, rows=2)
+    seen, parts = learn(learner)
+    assert [s.done for s in seen] == sorted({s.done for s in seen}) and seen[-1].done == seen[-1].total
+    assert parts.tensors.keys() == whole.tensors.keys()
+
+
+def test_when_even_small_parts_do_not_fit_the_sentence_says_so(learner) -> None:
+    out_of_memory_above(learner, rows=0)
+    with pytest.raises(LearningFailed, match="not enough memory"):
+        learn(learner)
+
+
+@pytest.fixture(scope="module")
+def embedded() -> Engine:
+    return Engine.load(EngineConfig(device="cpu", dtype="float32", max_answer_tokens=12, check=False, guard=False))
+
+
+def test_the_embedded_model_learns_ten_invented_facts(embedded) -> None:
+    mine, other = (invented_document(random.Random(seed), 10) for seed in (1, 2))
+    pages = [Page(1, " ".join(d.sentences)) for d in (mine, other)]
+    weights = []
+    for page in pages:
+        _, learned = finish(embedded.learn(embedded.chunk([page]), title="Notes"))
+        weights.append(section(learned, 0))
+    asked = [qs[0] for qs in mine.questions]
+    answers = embedded.answer([Ask(q.question, w) for w in (*weights, None) for q in asked])
+    right = [exact_match(a.text, [q.answer]) for a, q in zip(answers, asked * 3, strict=True)]
+    n = len(asked)
+    assert sum(right[:n]) >= n / 2
+    assert sum(right[n : 2 * n]) <= 1, "another document's weights must not help"
+    assert sum(right[2 * n :]) == 0, "the base model can't know"

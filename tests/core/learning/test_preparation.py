@@ -1,0 +1,65 @@
+"""What ships and what was stored means the same in every version, to the bit. A new preparation changes the first two
+digests on purpose; weights learned with the old one then belong to another fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from core.convert import EMBEDDED_FINGERPRINT
+from core.engine import combined
+from core.learning.fast_learner import reading_model
+from core.learning.forms.fast_weights import load_form
+from core.learning.packing import pack, unpack
+from core.learning.preparation import is_shipped_form, load_prepared, read_config, read_reader, save_prepared
+from core.model import SHIPPED, LoadedModel, preparation_digest
+
+FINGERPRINT = "84b0357b71645f861c174d0d1728c05ca4ee6a9ed8da5d579aec093695226ea2"
+SLOW_WEIGHTS = "bc7c28f36350a52b70aa13e806387fb38b0ac2bd352d3cb385f04606deb05d9b"
+PACKED = "00b50e643cd38bd618b9a4fed19d8133f414630c8a31b72727fdd78c3bf80bc8"
+UNPACKED = "2fc23bf72f1a57f3235b619f139e43021d80e4e00158366bd707e38095e71272"
+WIDTH = 576  # of the embedded model
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    whole = hashlib.sha256()
+    for name in sorted(tensors):
+        whole.update(name.encode())
+        whole.update(tensors[name].detach().contiguous().view(torch.uint8).numpy().tobytes())
+    return whole.hexdigest()
+
+
+def test_the_fingerprint_of_what_ships_is_what_it_was() -> None:
+    base = LoadedModel("embedded", None, None, torch.device("cpu"), torch.float32, EMBEDDED_FINGERPRINT, None)
+    assert combined(base.fingerprint, preparation_digest(base)) == FINGERPRINT
+
+
+def test_the_slow_weights_that_ship_are_what_they_were() -> None:
+    assert is_shipped_form(SHIPPED)
+    prepared = load_prepared(SHIPPED, WIDTH)
+    assert digest(prepared.state_dict()) == SLOW_WEIGHTS
+    without_reader = load_prepared(SHIPPED, WIDTH, with_reader=False).state_dict()
+    assert without_reader.keys() == {n for n in prepared.state_dict() if not n.startswith("reader.")}
+    assert all(torch.equal(t, load_form(SHIPPED, WIDTH).state_dict()[n]) for n, t in without_reader.items())
+
+
+def test_stored_weights_mean_what_they_meant() -> None:
+    weights = torch.arange(-384, 384).view(4, 192).float() * torch.tensor([[1.0], [2.0], [3.0], [4.0]])
+    packed = pack({"m": weights})
+    assert (digest(packed), digest(unpack(packed, 192))) == (PACKED, UNPACKED)
+
+
+def test_what_is_saved_again_is_the_same_file(tmp_path) -> None:
+    save_prepared(load_prepared(SHIPPED, WIDTH), tmp_path)
+    assert read_config(tmp_path) == read_config(SHIPPED) and is_shipped_form(tmp_path)
+    again, first = read_reader(tmp_path), read_reader(SHIPPED)
+    assert again.keys() == first.keys()
+    for name, (a, b) in first.items():
+        torch.testing.assert_close(again[name], (a, b), rtol=1e-3, atol=1e-6)
+
+
+def test_a_model_without_a_reader_is_its_own_reading_model(tiny) -> None:
+    assert reading_model(tiny) is tiny

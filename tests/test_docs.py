@@ -1,0 +1,122 @@
+"""The pages say what is there: links lead somewhere, names are those of the code, tables are today's."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import typer
+import yaml
+from prometheus_client import REGISTRY
+
+import bot.metrics  # noqa: F401  # registers the figures
+from bot.cli import cli
+from bot.settings import PREFIX, Settings
+from bot.settings_table import PAGE, with_table
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted(
+    path
+    for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("core/**/*.md")]
+    if "sample" not in path.parts
+)
+LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
+FIGURE = re.compile(r"\b((?:engram|process)_[a-z_]+)")
+CODE = re.compile(r"`([^`\n]+)`")
+PLACES = ("bot/", "core/", "storage/", "tests/", "docs/", ".ci/")
+
+
+def named(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+def without_code(text: str) -> str:
+    return re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+
+
+def anchors(page: Path) -> set[str]:
+    """As GitHub makes them of headings."""
+    heads = re.findall(r"^#+ (.*)$", without_code(page.read_text()), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+def commands(app: typer.Typer, before: str = "") -> Iterator[str]:
+    command = typer.main.get_command(app)
+    yield from command.commands  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_links_lead_somewhere(page: Path) -> None:
+    lost = []
+    for link in LINK.findall(without_code(page.read_text())):
+        file, _, anchor = link.partition("#")
+        if re.match(r"https?:", link):
+            continue
+        target = (page.parent / file).resolve() if file else page
+        if not target.exists() or (anchor and anchor not in anchors(target)):
+            lost.append(link)
+    assert lost == []
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if p.name != "LOG.md"], ids=named)
+def test_files_that_are_named_are_there(page: Path) -> None:
+    said = {code.split(":")[0].rstrip("/") for code in CODE.findall(page.read_text()) if code.startswith(PLACES)}
+    assert {name for name in said if " " not in name and not (ROOT / name).exists()} == set()
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if p.name != "LOG.md"], ids=named)
+def test_settings_that_are_named_are_there(page: Path) -> None:
+    said = set(re.findall(rf"{PREFIX}([A-Z_]*[A-Z])\b", page.read_text()))
+    known = {name.upper() for name in Settings.model_fields}
+    assert {name for name in said if name.partition("__")[0] not in known} == set()
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if p.name != "LOG.md"], ids=named)
+def test_commands_that_are_named_are_there(page: Path) -> None:
+    said = set(re.findall(r"(?:\bengram|python -m bot) ([a-z][a-z-]+)", page.read_text()))
+    assert said <= {*commands(cli)}
+
+
+def test_the_table_of_settings_is_todays() -> None:
+    assert with_table(PAGE.read_text()) == PAGE.read_text(), "run `make docs`"
+
+
+def test_every_setting_says_what_it_does() -> None:
+    rows = re.findall(rf"^\| `{PREFIX}(\w+)` \|.*?\| (.*?) \|$", PAGE.read_text(), re.MULTILINE)
+    assert len(rows) > len(Settings.model_fields) and [name for name, text in rows if not text] == []
+
+
+def test_the_readme_is_a_front_page() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert len(text.split()) <= 700
+    assert text.count("![") == 1
+
+
+def test_the_readmes_results_are_those_of_the_page() -> None:
+    """Its table is a part of the one in docs/results.md, turned on its side."""
+    here = re.findall(r"\d+\.\d / \d+\.\d", (ROOT / "README.md").read_text())
+    there = re.findall(r"\d+\.\d / \d+\.\d", (ROOT / "docs" / "results.md").read_text())
+    assert len(here) == 9 and set(here) <= set(there)
+
+
+def test_the_dashboard_asks_for_figures_that_there_are() -> None:
+    dashboard = json.loads((ROOT / "docs" / "grafana.json").read_text())
+    asked = {
+        name for panel in dashboard["panels"] for target in panel["targets"] for name in FIGURE.findall(target["expr"])
+    }
+    known = {sample.name for family in REGISTRY.collect() for sample in family.samples}
+    known |= {family.name for family in REGISTRY.collect()}
+    named = {name for name in known if name.startswith("engram_")}
+    assert {name for name in asked if name not in known and name.removesuffix("_total") not in named} == set()
+    assert len(asked) == 10
+
+
+def test_the_compose_file_starts_commands_that_there_are() -> None:
+    services = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
+    assert {service["command"][0] for service in services.values() if "command" in service} <= {*commands(cli)}
+    for service in services.values():
+        for name in service.get("environment", {}):
+            assert name.removeprefix(PREFIX).lower() in Settings.model_fields

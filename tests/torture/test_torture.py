@@ -1,0 +1,69 @@
+"""The harness itself, each mode once or twice; `python -m tests.torture MODE` does it as often as was promised."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import tests.torture.damage as damage
+import tests.torture.erase as erase
+from tests.torture import MODES, Figure, Plan, at_most, every, none, torture
+
+
+async def good(mode: str, tmp_path: Path, **how: object) -> list[Figure]:
+    figures = await torture(mode, Plan(tmp_path, fast=True, **how), print)
+    assert [figure for figure in figures if not figure.good] == []
+    return figures
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_mode_has_its_module(mode: str) -> None:
+    assert (Path(__file__).parent / f"{mode}.py").is_file()
+
+
+async def test_kills_lose_nothing(tmp_path: Path) -> None:
+    figures = await good("kill", tmp_path, times=1, seed=4)
+    assert "documents told as learned that are gone" in {figure.what for figure in figures}
+
+
+async def test_what_was_erased_is_gone_also_after_a_kill(tmp_path: Path) -> None:
+    await good("erase", tmp_path, times=1)
+
+
+async def test_damage_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("FLIPS", "CUTS", "SWAPS", "OLD"):
+        monkeypatch.setattr(damage, name, 5)
+    await good("damage", tmp_path)
+
+
+async def test_writers_at_once_see_no_lock(tmp_path: Path) -> None:
+    await good("writers", tmp_path, seconds=2)
+
+
+def test_a_canary_is_found_in_every_form_in_which_it_is_stored(tmp_path: Path) -> None:
+    import torch
+
+    word = "0123456789abcd"
+    tensor = torch.tensor(list(word.encode()), dtype=torch.float16)
+    for form in (word.encode(), word.encode("utf-16-le"), tensor.numpy().tobytes()):
+        (tmp_path / "file").write_bytes(b"..." + form + b"...")
+        assert erase.remains(tmp_path, [word, "dcba9876543210"]) == 1
+
+
+def test_a_figure_that_falls_short_is_not_good() -> None:
+    assert not none("x", 1).good and not every("x", 1, 2).good and not at_most("x", 2.0, 1.0).good
+    assert none("x", 0).good and every("x", 2, 2).good and at_most("x", 1.0, 1.0).good
+
+
+def test_loading_the_engine_collects_nothing_and_nothing_of_it_is_looked_at_again() -> None:
+    """Else a collection looks at 390,000 objects, and the event loop stands still for a third of a second."""
+    code = (
+        "import gc; from bot.app import load_engine; from bot.settings import Settings; seen = [];"
+        "gc.callbacks.append(lambda phase, info: seen.append(info['generation']));"
+        "engine = load_engine(Settings(_env_file=None)); print(seen.count(2), len(gc.get_objects()), gc.isenabled())"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert out[0] == "0" and int(out[1]) < 10_000 and out[2] == "True"
