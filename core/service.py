@@ -518,7 +518,7 @@ def certainty(question: str, learned: Completion, share: float | None) -> Certai
     if not is_answer(learned.text) or not learned.text.strip():
         return Certainty.ABSENT
     is_plausible = fits(question, learned.text) and bool(asked_words(question))  # "What is it?" asks for anything
-    is_plausible = is_plausible and language_of(question) == ENGLISH  # of others 1 of 12 was right (LOG.md)
+    is_plausible = is_plausible and language_of(question) == ENGLISH  # of others 2 of 17 were right (LOG.md)
     is_supported = share is not None and share >= SUPPORTED and is_plausible
     if is_supported and learned.confidence >= SURE_ENOUGH:
         return Certainty.LIKELY

@@ -63,7 +63,7 @@ async def source(service: Service, question: str, **where: str) -> str:
 async def test_what_is_no_document_is_refused_before_anything_is_stored(open_service: Open) -> None:
     async with open_service(learning=False) as service:
         with pytest.raises(NotAPdf):
-            await service.submit("here", "page.png", b"\x89PNG\r\n\x1a\n", by="ada")
+            await service.submit("here", "page.rtf", b"{\\rtf1 hello}", by="ada")
         assert await service.jobs("here") == []
 
 
@@ -566,6 +566,7 @@ async def test_the_text_stands_in_the_prompt_only_where_the_operator_wants_it(op
 def test_an_answer_is_likely_only_with_a_sentence_that_supports_it_and_of_the_wanted_kind() -> None:
     sure, unsure = Completion("in 1874", 2, 0.1, 0.9), Completion("in 1874", 2, 0.1, 0.3)
     assert certainty("When was the lighthouse built?", sure, 0.8) is Certainty.LIKELY
+    assert certainty("Wann wurde der Leuchtturm gebaut?", sure, 0.8) is Certainty.UNSURE
     assert certainty("When was the lighthouse built?", sure, 0.2) is Certainty.UNSURE
     assert certainty("When was the lighthouse built?", sure, None) is Certainty.UNSURE
     assert certainty("How many berths are there?", Completion("Orla", 1, 0.1, 0.99), 1.0) is Certainty.UNSURE
