@@ -148,7 +148,7 @@ class Visits:
                 if not visitor.pages:
                     visitor.leaving = asyncio.get_running_loop().create_task(self._forget(visitor))
 
-    async def of(self, page: str | None) -> Visitor:
+    async def visitor_of(self, page: str | None) -> Visitor:
         """Whose page it is; a button may be pressed before the page has told. Raises: EngramError."""
         for _ in range(100):
             for visitor in self._visitors.values():
@@ -328,7 +328,7 @@ def build(visits: Visits) -> gr.Blocks:
             if path is None:
                 return
             data = await asyncio.to_thread(taken, Path(path))
-            visitor = await visits.of(request.session_hash)
+            visitor = await visits.visitor_of(request.session_hash)
             async for shown in hand_in(visitor, harmless_name(Path(path).name), data):
                 yield shown
 
@@ -344,13 +344,13 @@ def build(visits: Visits) -> gr.Blocks:
         def sample(path: Path) -> Callable[[gr.Request], AsyncIterator[Shown]]:
             async def click(request: gr.Request) -> AsyncIterator[Shown]:
                 data = await asyncio.to_thread(path.read_bytes)
-                async for shown in hand_in(await visits.of(request.session_hash), path.name, data):
+                async for shown in hand_in(await visits.visitor_of(request.session_hash), path.name, data):
                     yield shown
 
             return click
 
         async def start(request: gr.Request) -> AsyncIterator[Shown]:
-            visitor = await visits.of(request.session_hash)
+            visitor = await visits.visitor_of(request.session_hash)
             try:
                 job = await visits.learn(visitor)
             except AlreadyKnown as problem:
@@ -360,12 +360,12 @@ def build(visits: Visits) -> gr.Blocks:
                 yield shown
 
         async def stop(request: gr.Request) -> AsyncIterator[Shown]:
-            visitor = await visits.of(request.session_hash)
+            visitor = await visits.visitor_of(request.session_hash)
             await visits.service.cancel(visitor.channel)
             yield {cancel: gr.Button(interactive=False)}
 
         async def answer(asked: str, compare: bool, request: gr.Request) -> AsyncIterator[Shown]:
-            visitor = await visits.of(request.session_hash)
+            visitor = await visits.visitor_of(request.session_hash)
             waiting = '<div class="engram-answer" aria-busy="true">…</div>'
             yield {learned: waiting, base: waiting, reading: gr.HTML(waiting, visible=compare)}
             try:
@@ -388,7 +388,7 @@ def build(visits: Visits) -> gr.Blocks:
                 yield {reading: html.reading(await visits.inspection.reading(visitor.channel, given))}
 
         async def erase(request: gr.Request) -> AsyncIterator[Shown]:
-            visitor = await visits.of(request.session_hash)
+            visitor = await visits.visitor_of(request.session_hash)
             await visits.reset(visitor)
             empty = (summary, text, progress, learned, base, prompt, section)
             yield {

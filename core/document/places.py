@@ -5,8 +5,8 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 
+from core.search.words import normalise, stemmed, supports
 from core.types import Page
-from core.words import normalise, stemmed, supports
 
 ABOUT = "the file's own data"  # the place of what a file says of itself: title, author, date, contents
 AROUND = 200  # characters on both sides of an answer in which the question's words are looked for

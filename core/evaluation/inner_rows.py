@@ -80,8 +80,9 @@ def form(name: str) -> FastWeightsConfig | NativeConfig:
 def slow_weights(config: FastWeightsConfig | NativeConfig, model: Any) -> SlowWeights:
     if isinstance(config, NativeConfig):
         return Native(config, model)
-    kind = Form if isinstance(config, FormConfig) else Prepared
-    return kind(config, model.config.hidden_size, model)
+    if isinstance(config, FormConfig):
+        return Form(config, model.config.hidden_size, model)
+    return Prepared(config, model.config.hidden_size, model)
 
 
 def measure(lab: Lab, inner: FastWeightsConfig | NativeConfig) -> dict[str, Any]:

@@ -100,6 +100,14 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
+def _first_anew(model: Any, prompts: Sequence[Sequence[int]], pad_id: int) -> Tensor:
+    return Passes(model, prompts, pad_id).first().p
+
+
+def _first_of(passes: Any) -> Tensor:
+    return passes.first().p
+
+
 @torch.no_grad()
 def measure(model: Any, rows: int, pad_id: int, ways: Sequence[str], end: float) -> None:
     draw = torch.Generator().manual_seed(0)
@@ -116,17 +124,19 @@ def measure(model: Any, rows: int, pad_id: int, ways: Sequence[str], end: float)
             print(f"{rows:4} rows  {way:9} left out: the time is over", flush=True)
             continue
         began = time.perf_counter()
+        first: Callable[[], Tensor]
+        step: Callable[[Tensor], Any]
         if way == "recorded":
             passes = Graphs(model, modules).passes(prompts, pad_id, NEW)
+            assert passes is not None
             passes.attach(deltas, range(rows))
-            first, step = lambda passes=passes: passes.first().p, passes.next
+            first, step = partial(_first_of, passes), passes.next
         elif way == "compiled":
             compiled = CompiledPasses(model, rows)
             first, step = partial(compiled.first, prompts, pad_id), compiled.next
         else:
-            start = lambda: Passes(model, prompts, pad_id)  # noqa: E731
-            first = lambda start=start: start().first().p  # noqa: E731
-            growing = start()
+            growing = Passes(model, prompts, pad_id)
+            first = partial(_first_anew, model, prompts, pad_id)
             growing.first()
             step = growing.next
         with attached(modules, {} if way == "recorded" else deltas, [1] * rows):
@@ -137,7 +147,7 @@ def measure(model: Any, rows: int, pad_id: int, ways: Sequence[str], end: float)
             ready = time.perf_counter() - began
             prompt = median(device, first)
             first()
-            one = median(device, lambda step=step: step(token), TOKENS)
+            one = median(device, partial(step, token), TOKENS)
         plain = p if plain is None else plain
         apart = float((p - plain).abs().max())
         print(

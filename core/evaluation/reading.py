@@ -14,6 +14,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
+from typing import cast
 
 from core.document.chunks import join_pages
 from core.document.formats import read_document
@@ -75,11 +76,12 @@ def main() -> None:
     read = [row for row in rows if "runs" in row]
     print(f"{len(read)} of {len(rows)} files read")
     for what in ("words", "runs"):
-        shares = [have / of for have, of in (row[what] for row in read) if of]
-        have, of = map(sum, zip(*(row[what] for row in read), strict=True))
+        pairs = [cast(tuple[int, int], row[what]) for row in read]
+        shares = [kept / total for kept, total in pairs if total]
+        have, of = sum(kept for kept, _ in pairs), sum(total for _, total in pairs)
         print(f"{what}: {100 * have / of:.1f} % of all, {100 * sum(shares) / len(shares):.1f} % of a file on average")
     for name in FAULTS:
-        found = [row["faults"][name] for row in read]
+        found = [cast(dict[str, int], row["faults"])[name] for row in read]
         print(f"{name}: {sum(found):,}, in {sum(count > 0 for count in found)} files")
 
 

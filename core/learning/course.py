@@ -56,7 +56,8 @@ class Course:
 
     def run(self, chunks: Sequence[Chunk], *, title: str) -> Generator[Step, None, Learned]:
         """Raises: LearningFailed."""
-        began, notes = time.perf_counter(), ()
+        began = time.perf_counter()
+        notes: tuple[str, ...] = ()
         tutor = self._tutor()
         check = yield from self._check(tutor, chunks)
         if not self.rate_is_safe:

@@ -61,7 +61,9 @@ class FastWeightsLearner:
 
     def load(self) -> Prepared:
         """What `prepare` left for this model, without the reader: it is merged into the model."""
-        return load_prepared(prepared_folder(self.base), self.base.model.config.hidden_size, with_reader=False)
+        folder = prepared_folder(self.base)
+        assert folder is not None  # or nothing would be loaded
+        return load_prepared(folder, self.base.model.config.hidden_size, with_reader=False)
 
     def learn(self, chunks: Sequence[Chunk], *, title: str) -> Generator[Step, None, Learned]:
         began = time.perf_counter()
@@ -124,7 +126,7 @@ class FastWeightsLearner:
             if len(losses) <= max(steps, 1):
                 yield progress.step(len(losses), max(steps, 1), float(loss))
         changes = self.changes(fast)
-        squares = sum(change.double().square().sum((1, 2)) for change in changes.values()).tolist()
+        squares = torch.stack([change.double().square().sum((1, 2)) for change in changes.values()]).sum(0).tolist()
         sections = []
         for i, square in enumerate(squares):
             tensors = pack({name: change[i] for name, change in changes.items()})

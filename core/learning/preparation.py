@@ -60,9 +60,10 @@ class Prepared(nn.Module):
         if model is not None and config.reader:
             self._start_reader(model)
         self.log_rates = nn.Parameter(torch.full((config.steps, config.layers), math.log(config.rate)))
-        self.weigh = nn.Sequential(nn.Linear(width, 64), nn.GELU(), nn.Linear(64, 1))
-        nn.init.zeros_(self.weigh[2].weight)
-        nn.init.zeros_(self.weigh[2].bias)
+        first, last = nn.Linear(width, 64), nn.Linear(64, 1)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.weigh = nn.Sequential(first, nn.GELU(), last)
 
     def _start_reader(self, model: Any) -> None:
         """As LoRA begins: `a` random, `b` zero."""
@@ -88,7 +89,7 @@ class Prepared(nn.Module):
 
     def low_rank(self) -> LowRank:
         """The reader by module."""
-        return pairs_of(self.reader)
+        return pairs_of(dict(self.reader.items()))
 
     def merged(self, model: nn.Module) -> nn.Module:
         """A second model with the reader in its weights; the model itself where there is no reader."""
@@ -135,11 +136,12 @@ class SlowWeights(Protocol):
     def rates(self) -> Tensor: ...
     def learn(
         self, model: Any, inputs: Tensor, targets: Tensor, *, differentiable: bool = False
-    ) -> tuple[list[float | Tensor], dict[str, Tensor]]: ...
+    ) -> tuple[Sequence[float | Tensor], dict[str, Tensor]]: ...
     def reading(self, model: Any, fast: Mapping[str, Tensor], rows: Sequence[int]) -> AbstractContextManager[None]: ...
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]: ...
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state: Mapping[str, Any]) -> Any: ...
+    def to(self, device: torch.device) -> Any: ...
 
 
 def merge(model: nn.Module, low_rank: LowRank) -> nn.Module:
@@ -149,7 +151,7 @@ def merge(model: nn.Module, low_rank: LowRank) -> nn.Module:
     shared = {id(t): t for t in (*model.parameters(), *model.buffers())}
     second = copy.deepcopy(model, shared)
     for name, (a, b) in low_rank.items():
-        linear = second.get_submodule(name)
+        linear: Any = second.get_submodule(name)
         weight = linear.weight
         merged = weight.float() + b.float().to(weight.device) @ a.float().to(weight.device)
         linear.weight = nn.Parameter(merged.to(weight.dtype), requires_grad=False)
@@ -213,7 +215,7 @@ def load_prepared(folder: Path, width: int, *, with_reader: bool = True) -> Prep
 
 def fill(prepared: Prepared, state: Mapping[str, Tensor]) -> Prepared:
     """Load the state, ready to learn with."""
-    prepared.reader |= reader_of(state)
+    prepared.reader.update(reader_of(state))
     prepared.load_state_dict(state)
     return prepared.eval().requires_grad_(False)
 

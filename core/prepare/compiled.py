@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -115,7 +115,7 @@ def block_pull(
 ) -> tuple[Tensor, ...]:
     """Gradient of a block at x and, where there is one, at delta, for the gradient `above` [R, T, d] at its output."""
     inputs = (x,) if delta is None else (x, delta)
-    _, pull = torch.func.vjp(lambda x, delta=None: block(x, w, cos, sin, delta, True, eps), *inputs)
+    pull = torch.func.vjp(lambda x, delta=None: block(x, w, cos, sin, delta, True, eps), *inputs)[1]
     return pull(above)
 
 
@@ -182,13 +182,13 @@ class LlamaStep:
         self.blocks = blocks_of(self.model, self.prepared)
         yield
 
-    def learn(self, inputs: Tensor, targets: Tensor) -> tuple[list[Tensor], dict[int, Tensor]]:
+    def learn(self, inputs: Tensor, targets: Tensor) -> tuple[Sequence[Tensor], dict[int, Tensor]]:
         """What was learned is by number of the block, [D, d, f]."""
         model, blocks = self.model.model, self.blocks
         cut = self.fast_blocks.start
         share = 1.0 / (targets != IGNORE).flatten(1).sum(1).clamp_min(1)
         share = share.repeat_interleave(inputs.shape[1])[:, None]
-        first, _, second = self.prepared.weigh
+        first, _, second = cast(Sequence[Any], self.prepared.weigh)
         weigh = Weigh(first.weight, first.bias, second.weight, second.bias)
         above = model.norm.weight, self.model.lm_head.weight, weigh, targets.flatten(0, 1), share, self.eps
         x = self.run(model.embed_tokens(inputs.flatten(0, 1)), blocks[:cut], [None] * cut, False)[-1]

@@ -27,7 +27,7 @@ from core.prepare.questions import QA, sentences
 from core.prepare.swapped import swapped
 from core.prepare.typed import as_typed
 from core.prompts import ASK, COMPLETE, NOT_IN_TEXT, ChatFormat
-from core.words import normalise, search_words
+from core.search.words import normalise, search_words
 
 OTHERS = 24  # other documents' questions, of which the closest is asked
 TELLING = 3  # words; "Who led?" has too few to say which document it is about
@@ -83,7 +83,9 @@ class Batch(NamedTuple):
                     none,
                 )
             )
-        alone = Batch(*(t[:0] for t in self[:-1]), self.reading)
+        alone = Batch(
+            self.inputs[:0], self.targets[:0], self.questions[:0], self.labels[:0], self.beside[:0], self.reading
+        )
         return [*documents, alone] if len(self.reading) else documents
 
 
@@ -136,10 +138,10 @@ def draw(material: Material, rng: random.Random, words: int, kinds: Mapping[str,
             break
     if rng.random() >= SWAPPED.get(kind, 0.0):
         return episode
-    made = Episode(*swapped(*episode[:3], material.words, rng, things=0.1))
-    pairs = zip(episode.questions, made.questions, strict=True)
+    other = Episode(*swapped(*episode[:3], material.words, rng, things=0.1))
+    pairs = zip(episode.questions, other.questions, strict=True)
     about_others = [QA(before.question, NOT_IN_TEXT) for before, after in pairs if before.question != after.question]
-    return made._replace(beyond=about_others)
+    return other._replace(beyond=about_others)
 
 
 def joined(passages: Sequence[Passage], rng: random.Random, words: int) -> Episode:

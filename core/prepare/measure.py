@@ -58,7 +58,7 @@ def learned_figures(
         }
         for kind in kinds:
             network, prompts, deltas = conditions[kind]
-            options = {"stop_ids": fmt.stop_ids, "pad_id": fmt.pad_id, "max_new": most_tokens}
+            options: dict[str, Any] = {"stop_ids": fmt.stop_ids, "pad_id": fmt.pad_id, "max_new": most_tokens}
             hold_back = held_back(fmt) if kind != "base" else None
             with prepared.reading(network, deltas, rows):
                 answers, _ = generate(network, prompts, hold_back=hold_back, **options)

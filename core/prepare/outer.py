@@ -12,13 +12,13 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from core.learning.preparation import SlowWeights
+from core.learning.preparation import Prepared, SlowWeights
 from core.prepare.compiled import LlamaStep
 from core.prepare.episodes import Batch, EpisodeStream, Reading, Shape
 from core.prepare.material import Material
@@ -90,7 +90,7 @@ class Trainer:
         self.parts = 1  # of a batch, as memory allows
         self.outer_step: OuterStep = HookStep(model, prepared)
         if config.compiled and LlamaStep.can(model, prepared):
-            self.outer_step = LlamaStep(model, prepared, compiled=cuda)
+            self.outer_step = LlamaStep(model, cast(Prepared, prepared), compiled=cuda)
 
     def state(self) -> dict[str, Any]:
         """To resume from."""
@@ -230,7 +230,7 @@ def _run_stage(
     """Train until the stage's time is over, from `step` on, after `before` seconds of an earlier process."""
     config, slow, rank = trainer.config, trainer.slow, process_rank()
     if trainer.device.type == "cuda":  # every shape is compiled before the clock starts
-        trainer.compile(next(batches) for _ in Shape.read(stage.shapes) or [None])
+        trainer.compile(next(batches) for _ in range(max(1, len(Shape.read(stage.shapes)))))
         if world_size() > 1:
             dist.barrier()  # the clock waits for the slowest
     if slow.low_rank():

@@ -11,7 +11,7 @@ Shapes: D documents of S segments of T tokens, n questions each of Q tokens; R r
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -36,7 +36,7 @@ class OuterStep(Protocol):
         """The rest is called within this context."""
         ...
 
-    def learn(self, inputs: Tensor, targets: Tensor) -> tuple[list[Tensor], Learned]:
+    def learn(self, inputs: Tensor, targets: Tensor) -> tuple[Sequence[float | Tensor], Learned]:
         """inputs, targets [D, S, T] -> the loss before each inner step; what was learned, as it is stored."""
         ...
 
@@ -58,7 +58,7 @@ class HookStep:
     def reader_on(self) -> AbstractContextManager[None]:
         return with_low_rank(self.model, self.slow.low_rank())
 
-    def learn(self, inputs: Tensor, targets: Tensor) -> tuple[list[Tensor], Learned]:
+    def learn(self, inputs: Tensor, targets: Tensor) -> tuple[Sequence[float | Tensor], Learned]:
         return self.slow.learn(self.model, inputs, targets, differentiable=True)
 
     def states(self, ids: Tensor, learned: Learned) -> Tensor:
@@ -98,7 +98,11 @@ def step_losses(step: OuterStep, batch: Batch, config: Any) -> dict[str, Tensor]
     with step.reader_on():
         if len(batch.inputs):
             inner, learned = step.learn(batch.inputs, batch.targets)
-            terms = {"answer": answer_loss(step, batch, learned), "before": inner[0], "after": inner[-1]}
+            terms = {
+                "answer": answer_loss(step, batch, learned),
+                "before": torch.as_tensor(inner[0]),
+                "after": torch.as_tensor(inner[-1]),
+            }
             if count := len(batch.beside):
                 first = {place: learned_of[:count] for place, learned_of in learned.items()}
                 terms["beside"] = reading_loss(step, batch.beside, first)

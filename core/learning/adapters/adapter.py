@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from core.errors import LearningFailed
 from core.learning.adapters.objectives import Sample, masked, pack, sum_loss, text_samples
@@ -50,7 +50,7 @@ class Adapter(Protocol):
 
 
 @contextmanager
-def recomputed(model: nn.Module) -> Iterator[None]:
+def recomputed(model: Any) -> Iterator[None]:
     """Within the context the blocks keep only their inputs and compute the rest again on the way back: a third more
     time, and memory for one block instead of all. Only the blocks are told that they train: dropout stays off."""
     blocks = list(model.model.layers)
@@ -122,10 +122,10 @@ class AdapterLearner:
         return other
 
     def attach(self, groups: Sequence[tuple[Mapping[str, Tensor], int]]) -> AbstractContextManager[None]:
-        place = {"device": self.base.device, "dtype": self.base.dtype}
+        device, dtype = self.base.device, self.base.dtype
         branches = []
         for weights, rows in groups:
-            on_device = {name: t.to(**place) for name, t in weights.items()}
+            on_device = {name: t.to(device, dtype) for name, t in weights.items()}
             branches.append((self.branches(on_device), rows))
         return with_branches(self.base.model, branches)
 

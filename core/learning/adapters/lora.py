@@ -45,7 +45,7 @@ class LoraAdapter:
     def __init__(self, model: nn.Module, settings: LoraSettings) -> None:
         self.model, self.settings = model, settings
         self.layers = make_layers(model, settings)
-        self.leaves = [p for layer in self.layers.values() for p in _pair(layer)]
+        self.leaves: Sequence[Tensor] = [p for layer in self.layers.values() for p in _pair(layer)]
         self.optimiser = torch.optim.AdamW(self.leaves, lr=settings.rate, weight_decay=0.0)
 
     @contextmanager
@@ -147,8 +147,8 @@ def make_layers(model: nn.Module, settings: LoraSettings) -> dict[str, LoraLayer
         for name, p in model.named_parameters():
             p.requires_grad_(needed_gradients[name])
     for layer in layers.values():
-        for p in _pair(layer):
-            p.data = p.data.float()
+        for factor in _pair(layer):
+            factor.data = factor.data.float()
     return layers
 
 

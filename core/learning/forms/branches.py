@@ -48,7 +48,7 @@ class BranchAdapter:
         names = [f"model.layers.{i}.mlp" for i in range(max(0, blocks - settings.layers), blocks)]
         self.first = {f"{m}.{k}": t.to(base.device) for m in names for k, t in zero_branch(width, settings).items()}
         self.weights = {name: t.clone().requires_grad_(True) for name, t in self.first.items()}
-        self.leaves = list(self.weights.values())
+        self.leaves: Sequence[Tensor] = list(self.weights.values())
         self.before: list[Tensor | None] = [None] * len(self.leaves)
 
     def on(self) -> AbstractContextManager[None]:

@@ -248,8 +248,8 @@ def train(lessons: Sequence[Lesson], each: float, config: PPOConfig = DEFAULTS, 
     generator = torch.Generator().manual_seed(seed)
     net, pid = PolicyNet(), PID(*config.pid)
     optimiser = torch.optim.Adam(net.parameters(), config.rate)
-    spread = torch.tensor([g for lesson in lessons for row in lesson.gains for g in row]).std()
-    spread = max(1e-6, float(spread))
+    every = torch.tensor([g for lesson in lessons for row in lesson.gains for g in row])
+    spread = max(1e-6, float(every.std()))
     multiplier = 0.0
     for _ in range(config.iterations):
         looks, chosen, returns, advantages, costs = [], [], [], [], []

@@ -64,7 +64,7 @@ class Form(Prepared):
         if config.shared_rate:
             self.log_rates = nn.Parameter(self.log_rates.detach()[:1, :1].clone())
         if not config.token_weights:
-            self.weigh = None
+            self.weigh = None  # type: ignore[assignment]  # every token counts alike
         self.basis = nn.ParameterList()  # U tensors [d, r]
         for _ in range(config.layers if config.rank else 0):
             self.basis.append(nn.init.orthogonal_(torch.empty(width, config.rank)))
@@ -86,7 +86,7 @@ class Form(Prepared):
     def describe(self) -> dict[str, Any]:
         return asdict(self.config)
 
-    def inner_loop(
+    def inner_loop(  # type: ignore[override]  # its options by name
         self,
         model: Any,
         inputs: Tensor,

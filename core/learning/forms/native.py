@@ -66,6 +66,7 @@ class Native(nn.Module):
         self.k, self.v, self.q, self.out = (nn.Parameter(torch.eye(d).repeat(count, 1, 1)) for _ in range(4))
         self.k_shift, self.q_shift = zeros(1, d), zeros(1, d)
         self.gate, self.open = nn.Parameter(torch.full((count, n), config.gate)), zeros(d, n)  # g, G
+        first: Sequence[Tensor]
         if config.rule == "lact":
             first = lact.init_memory(count * n, self.width, config.inner * self.width)
             self.rate, self.momentum = zeros(d, 3 * n), zeros(d, n)
@@ -127,8 +128,8 @@ class Native(nn.Module):
                 by_block.append(ttt.rates(states, w, b, self.place, BASES[c.rule], self.width))
             token = torch.stack([r.token for r in by_block]).unflatten(-1, (documents, -1)).transpose(1, 2)
             rates = ttt.Rates(token * counts, by_block[0].factor)
-            _, memory = ttt.scan(ttt.start_memory(state_of(self.first)), k, k, v, rates, self._norm(slice(None)))
-            tensors = [t for layer in memory.start for t in layer]
+            _, written = ttt.scan(ttt.start_memory(state_of([*self.first])), k, k, v, rates, self._norm(slice(None)))
+            tensors = [t for layer in written.start for t in layer]
         return {str(i): t.transpose(0, 1) for i, t in enumerate(tensors)}
 
     def reading(self, model: Any, memories: Mapping[str, Tensor], rows: Sequence[int]) -> AbstractContextManager[None]:

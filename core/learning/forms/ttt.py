@@ -47,7 +47,7 @@ class Memory(NamedTuple):
 
     start: State  # the weights at the start of the unfinished mini-batch
     moved: State  # sum over its tokens of (rate * gradient), without the position's factor
-    count: int  # tokens of the unfinished mini-batch, 0..K-1
+    length: int  # tokens of the unfinished mini-batch, 0..K-1
 
 
 class Rates(NamedTuple):
@@ -172,15 +172,16 @@ def step(
     """One token (the primal form, for decoding). q, k, v [..., 1, f], rate [..., 1], factor [K] -> output, memory."""
     pairs = token_gradients(memory.start, k, v, norm)
     rate = rate[..., None]
-    moved, now = [], []
+    steps: list[Affine] = []
+    here: list[Affine] = []
     for (w, b), before, (x, g) in zip(memory.start, memory.moved, pairs, strict=True):
         after = Affine(before.w + (rate * x).transpose(-2, -1) @ g, before.b + rate * g)
-        moved.append(after)
-        now.append(Affine(w - factor[memory.count] * after.w, b - factor[memory.count] * after.b))
-    moved, now = tuple(moved), tuple(now)
+        steps.append(after)
+        here.append(Affine(w - factor[memory.length] * after.w, b - factor[memory.length] * after.b))
+    moved, now = tuple(steps), tuple(here)
     out = read(now, q, norm)
-    full = memory.count + 1 == len(factor)
-    return out, start_memory(now) if full else Memory(memory.start, moved, memory.count + 1)
+    full = memory.length + 1 == len(factor)
+    return out, start_memory(now) if full else Memory(memory.start, moved, memory.length + 1)
 
 
 def start_memory(state: State) -> Memory:
@@ -194,15 +195,16 @@ def scan(memory: Memory, q: Tensor, k: Tensor, v: Tensor, rate: Rates, norm: Nor
     """
     outs, start, size, total = [], 0, len(rate.factor), q.shape[-2]
     while start < total:
-        if memory.count == 0 and start + size <= total:
+        if memory.length == 0 and start + size <= total:
             part = slice(start, start + size)
             eta = rate.factor[:, None] * rate.token[..., None, part]
             out, state = dual(memory.start, q[..., part, :], k[..., part, :], v[..., part, :], eta, norm)
             memory = start_memory(state)
         else:
             part = slice(start, start + 1)
-            parts = (x[..., part, :] for x in (q, k, v))
-            out, memory = step(memory, *parts, rate.token[..., part], rate.factor, norm)
+            out, memory = step(
+                memory, q[..., part, :], k[..., part, :], v[..., part, :], rate.token[..., part], rate.factor, norm
+            )
         outs.append(out)
         start = part.stop
     return torch.cat(outs, -2), memory
