@@ -54,7 +54,7 @@ async def source(service: Service, question: str, **where: str) -> str:
 async def test_what_is_no_document_is_refused_before_anything_is_stored(open_service: Open) -> None:
     async with open_service(learning=False) as service:
         with pytest.raises(NotAPdf):
-            await service.submit("here", "page.png", b"\x89PNG\r\n\x1a\n", by="ada")
+            await service.submit("here", "page.rtf", b"{\\rtf1 hello}", by="ada")
         assert await service.jobs("here") == []
 
 
