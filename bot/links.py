@@ -69,7 +69,12 @@ def linked(links: Sequence[str], limits: Limits, *, allowed: bool) -> tuple[Atta
     if not allowed:
         raise Refused(CLOSED)
     return tuple(
-        Attachment(name_of(link), 0, "application/octet-stream", partial(fetch, link, limits.max_bytes))
+        Attachment(
+            name=name_of(link),
+            size=0,  # nobody says
+            content_type="application/octet-stream",
+            read=partial(fetch, link, limits.max_bytes),
+        )
         for link in links
     )
 

@@ -222,6 +222,7 @@ def test_an_answer_is_likely_only_with_a_sentence_that_supports_it_and_of_the_wa
 
     when = "When was the lighthouse built?"
     assert judged(when, "in 1874", 0.9, 0.8) is Certainty.LIKELY
+    assert judged("Wann wurde der Leuchtturm gebaut?", "in 1874", 0.9, 0.8) is Certainty.UNSURE
     assert judged(when, "in 1874", 0.9, 0.2) is judged(when, "in 1874", 0.9, None) is Certainty.UNSURE
     assert judged("How many berths are there?", "Orla", 0.99, 1.0) is Certainty.UNSURE
     assert judged(when, "in 1874", 0.3, 0.0) is Certainty.ABSENT
