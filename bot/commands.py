@@ -121,6 +121,7 @@ class Bot:
         self.quotas = Quotas(quotas or QuotaConfig())
         self.source = source  # where this bot's source is; shown by /about
         self.hears_follow_ups = hears_follow_ups  # in threads, without a mention
+        self.retry_after: Sequence[float] = RETRY_AFTER
         self.edit_every = edit_every or edit_interval  # age of a progress message -> seconds until its next edit
         self.hinted: set[str] = set()  # channels that were told so
         self.pace = dict(render.PACE)  # shares of the time that the stages of the last documents took
@@ -147,7 +148,7 @@ class Bot:
         if row := ACTIONS.get(action):
             await self._guarded(row.permission, request, reply, lambda: row.run(self, value, request, reply))
         else:
-            await send_with_retry(reply.say, render.note("This button no longer works."), private=True)
+            await self.send(reply.say, render.note("This button no longer works."), private=True)
 
     async def hear(self, request: Request, reply: Reply) -> None:
         """A message: documents are learned, `bot.intents` knows commands and small talk, and the rest is a question."""
@@ -208,6 +209,18 @@ class Bot:
             raise Unfinished from None
         raise Unfinished
 
+    async def send(self, send: Callable[..., Awaitable[Any]], *args: object, **kwargs: object) -> Any:
+        """Try until the platform takes it, for some minutes. Raises: Undelivered."""
+        for wait in self.retry_after:
+            try:
+                return await send(*args, **kwargs)
+            except Unreachable:
+                raise
+            except Undelivered as problem:
+                log.warning("a message was not taken (%r); trying again in %d s", problem.__cause__, wait)
+                await asyncio.sleep(wait)
+        return await send(*args, **kwargs)
+
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
         self._tasks.add(task)
@@ -237,7 +250,7 @@ class Bot:
                 if not isinstance(problem, Refused):
                     log.exception("a command failed")
                 with contextlib.suppress(Undelivered):
-                    await send_with_retry(reply.say, render.error(problem), private=True)
+                    await self.send(reply.say, render.error(problem), private=True)
 
 
 def is_wanted(intent: intents.Intent, text: str, documents: Sequence[str]) -> bool:
@@ -281,19 +294,6 @@ def _with(request: Request, arguments: Mapping[str, object]) -> Request:
     return replace(request, arguments={**request.arguments, **arguments})
 
 
-async def send_with_retry(send: Callable[..., Awaitable[Any]], *args: object, **kwargs: object) -> Any:
-    """Try until the platform takes it, for some minutes. Raises: Undelivered."""
-    for wait in RETRY_AFTER:
-        try:
-            return await send(*args, **kwargs)
-        except Unreachable:
-            raise
-        except Undelivered as problem:
-            log.warning("a message was not taken (%r); trying again in %d s", problem.__cause__, wait)
-            await asyncio.sleep(wait)
-    return await send(*args, **kwargs)
-
-
 # Learning ------------------------------------------------------------------------------------------------------------
 
 
@@ -316,7 +316,7 @@ async def _answer_when_learned(bot: Bot, jobs: Sequence[Job], question: str, req
     if known:
         await _answer(bot, question, known[0].id if len(jobs) == 1 else None, False, request, reply)
     elif any(end and end.job.stage is Stage.FAILED for end in ends):
-        await send_with_retry(reply.say, render.not_learned_after_all(jobs[0].name))
+        await bot.send(reply.say, render.not_learned_after_all(jobs[0].name))
 
 
 async def _learn_one(
@@ -326,9 +326,9 @@ async def _learn_one(
     try:
         await _admit(bot, attachment, request)
     except Refused as problem:
-        await send_with_retry(reply.say, render.refused(problem, name), private=True)
+        await bot.send(reply.say, render.refused(problem, name), private=True)
         return None
-    live = await send_with_retry(reply.post, render.received(name))
+    live = await bot.send(reply.post, render.received(name))
     try:
         async with bot.fetching(request.user):
             data = await _fetch(attachment)
@@ -338,7 +338,7 @@ async def _learn_one(
     except Exception as problem:
         if not isinstance(problem, Refused):
             log.exception("a document could not be taken in")
-        await send_with_retry(live.finish, render.refused(problem, name))
+        await bot.send(live.finish, render.refused(problem, name))
         return None
     bot.follow(job, live)
     return job
@@ -371,12 +371,12 @@ async def follow(bot: Bot, job: Job, live: Live) -> None:
         last = await _watch(bot, job, live)
         message = await _ending(bot, last)
         with contextlib.suppress(Unreachable):  # nobody is left to be told
-            await send_with_retry(live.finish, message)
+            await bot.send(live.finish, message)
         metrics.job_ended(last)
         await _note_told(bot, job)
     except NotFound:  # erased together with its channel
         with contextlib.suppress(Undelivered):
-            await send_with_retry(live.finish, render.vanished(job.name))
+            await bot.send(live.finish, render.vanished(job.name))
     except EngramError as problem:  # this process stops, or has no model: the job waits for the next start
         await live.edit(render.waits(job.name, problem))
     except Exception:
@@ -494,7 +494,7 @@ async def cancel(bot: Bot, request: Request, reply: Reply) -> None:
         )
     for job in own:
         await bot.service.cancel(request.channel, job.id)
-    await send_with_retry(reply.say, render.cancelling([job.name for job in own]), private=True)
+    await bot.send(reply.say, render.cancelling([job.name for job in own]), private=True)
 
 
 async def press_cancel(bot: Bot, job_id: str, request: Request, reply: Reply) -> None:
@@ -503,7 +503,7 @@ async def press_cancel(bot: Bot, job_id: str, request: Request, reply: Reply) ->
         raise NotFound("This is already over.")
     require_own(job.requested_by, request)
     await bot.service.cancel(request.channel, job_id)
-    await send_with_retry(reply.say, render.cancelling([job.name]), private=True)
+    await bot.send(reply.say, render.cancelling([job.name]), private=True)
 
 
 # Asking --------------------------------------------------------------------------------------------------------------
@@ -551,7 +551,7 @@ async def _answer(
                 request.channel, question, document=document, by=request.user, thread=request.thread
             )
     if only_likely and answer.certainty is not Certainty.LIKELY:
-        await send_with_retry(reply.say, render.not_understood(known))
+        await bot.send(reply.say, render.not_understood(known))
         return
     message = render.answer(
         answer,
@@ -562,7 +562,7 @@ async def _answer(
         hint=_hint(bot, request),
     )
     opens_thread = chosen["threads"] == "always" or (chosen["threads"] == "follow-ups" and request.thread)
-    await send_with_retry(reply.say, message, private=private, thread=question if opens_thread else "")
+    await bot.send(reply.say, message, private=private, thread=question if opens_thread else "")
     await _note_thread(bot, answer.id, request, reply)
 
 
@@ -570,7 +570,7 @@ async def _nothing_known(bot: Bot, question: str, private: bool, request: Reques
     """The base model is not asked. What is being learned will answer."""
     coming = await bot.service.jobs(request.channel)
     message = render.nothing_known(coming, is_dm=request.is_dm, upload=reply.takes_forms)
-    await send_with_retry(reply.say, message, private=private or bool(coming))
+    await bot.send(reply.say, message, private=private or bool(coming))
     if coming:
         await _answer_when_learned(bot, coming[:1], question, request, reply)
 
@@ -594,7 +594,7 @@ async def _note_thread(bot: Bot, answer_id: str, request: Request, reply: Reply)
 
 async def press_details(bot: Bot, answer_id: str, request: Request, reply: Reply) -> None:
     answer = await bot.service.answer(request.channel, answer_id)
-    await send_with_retry(reply.say, render.answer_details(answer), private=True)
+    await bot.send(reply.say, render.answer_details(answer), private=True)
 
 
 async def press_share(bot: Bot, answer_id: str, request: Request, reply: Reply) -> None:
@@ -604,9 +604,9 @@ async def press_share(bot: Bot, answer_id: str, request: Request, reply: Reply) 
         raise Refused("You have shared this answer already.")
     compare = (await settings_of(bot, request.channel))["compare"]
     asked = render.asked_by(request.user_name, answer.question)
-    await send_with_retry(reply.say, render.answer(answer, compare=compare, asked=asked))
+    await bot.send(reply.say, render.answer(answer, compare=compare, asked=asked))
     await _note_thread(bot, answer_id, request, reply)
-    await send_with_retry(reply.say, render.note("Shared."), private=True)
+    await bot.send(reply.say, render.note("Shared."), private=True)
 
 
 async def press_upload(bot: Bot, _: str, request: Request, reply: Reply) -> None:
@@ -615,7 +615,7 @@ async def press_upload(bot: Bot, _: str, request: Request, reply: Reply) -> None
 
 async def press_helpful(bot: Bot, answer_id: str, request: Request, reply: Reply) -> None:
     await bot.service.feedback(request.channel, answer_id, by=request.user, helpful=True)
-    await send_with_retry(reply.say, render.thanks(), private=True)
+    await bot.send(reply.say, render.thanks(), private=True)
 
 
 async def press_wrong(bot: Bot, answer_id: str, request: Request, reply: Reply) -> None:
@@ -623,7 +623,7 @@ async def press_wrong(bot: Bot, answer_id: str, request: Request, reply: Reply) 
     await bot.service.feedback(
         request.channel, answer_id, by=request.user, helpful=False, correction=request.text.strip()
     )
-    await send_with_retry(reply.say, render.noted(bool(request.text.strip())), private=True)
+    await bot.send(reply.say, render.noted(bool(request.text.strip())), private=True)
 
 
 async def small_talk(bot: Bot, name: str, request: Request, reply: Reply) -> None:
@@ -632,7 +632,7 @@ async def small_talk(bot: Bot, name: str, request: Request, reply: Reply) -> Non
         await reply.react(emoji)
         return
     known, coming = await bot.service.documents(request.channel), await bot.service.jobs(request.channel)
-    await send_with_retry(reply.say, render.small_talk(name, known, coming, is_dm=request.is_dm))
+    await bot.send(reply.say, render.small_talk(name, known, coming, is_dm=request.is_dm))
 
 
 # Managing ------------------------------------------------------------------------------------------------------------
@@ -642,14 +642,14 @@ async def docs(bot: Bot, request: Request, reply: Reply) -> None:
     known = await bot.service.documents(request.channel)
     coming = await bot.service.jobs(request.channel)
     names = {user: await reply.name_of(user) for user in {document.learned_by for document in known}}
-    await send_with_retry(reply.say, render.documents(known, coming, names=names, is_dm=request.is_dm), private=True)
+    await bot.send(reply.say, render.documents(known, coming, names=names, is_dm=request.is_dm), private=True)
 
 
 async def press_learning(bot: Bot, document_id: str, request: Request, reply: Reply) -> None:
     """How learning a document went."""
     document = _by_id(await bot.service.documents(request.channel), document_id)
     picture = await asyncio.to_thread(render.loss_curve, document.metrics.loss_history)
-    await send_with_retry(reply.say, render.learning_details(document, picture), private=True)
+    await bot.send(reply.say, render.learning_details(document, picture), private=True)
 
 
 async def upload_deleted(bot: Bot, channel: str, posted: Callable[[str], bool], reply: Speaker) -> None:
@@ -665,7 +665,7 @@ async def upload_deleted(bot: Bot, channel: str, posted: Callable[[str], bool], 
             await bot.service.cancel(channel, job.id)
         elif job.document_id in known:
             with contextlib.suppress(Undelivered):
-                await send_with_retry(reply.say, render.upload_deleted(known[job.document_id]))
+                await bot.send(reply.say, render.upload_deleted(known[job.document_id]))
 
 
 async def forget(bot: Bot, request: Request, reply: Reply) -> None:
@@ -682,7 +682,7 @@ async def forget(bot: Bot, request: Request, reply: Reply) -> None:
     own = [document for document in similar if owns(document.learned_by, request)]
     if key and not own:
         require_own(similar[0].learned_by, request)
-    await send_with_retry(reply.say, render.forget_question(own, key), private=True)
+    await bot.send(reply.say, render.forget_question(own, key), private=True)
 
 
 async def press_forget(bot: Bot, document_id: str, request: Request, reply: Reply) -> None:
@@ -691,7 +691,7 @@ async def press_forget(bot: Bot, document_id: str, request: Request, reply: Repl
 
 async def _forget(bot: Bot, document: Document, request: Request, reply: Reply) -> None:
     require_own(document.learned_by, request)
-    await send_with_retry(reply.say, render.forgotten(await bot.service.forget(request.channel, document.id)))
+    await bot.send(reply.say, render.forgotten(await bot.service.forget(request.channel, document.id)))
 
 
 def _one(known: Sequence[Document], key: str) -> Document:
@@ -721,15 +721,15 @@ async def suggest_documents(bot: Bot, request: Request, typed: str) -> list[tupl
 async def reset(bot: Bot, request: Request, reply: Reply) -> None:
     """Asks first; the button does it."""
     known = await bot.service.documents(request.channel)
-    await send_with_retry(reply.say, render.reset_question(len(known)), private=True)
+    await bot.send(reply.say, render.reset_question(len(known)), private=True)
 
 
 async def press_reset(bot: Bot, _: str, request: Request, reply: Reply) -> None:
-    await send_with_retry(reply.say, render.reset_done(await bot.service.reset(request.channel)), replace=True)
+    await bot.send(reply.say, render.reset_done(await bot.service.reset(request.channel)), replace=True)
 
 
 async def press_keep(bot: Bot, _: str, request: Request, reply: Reply) -> None:
-    await send_with_retry(reply.say, render.note("Kept. Nothing was changed."), replace=True)
+    await bot.send(reply.say, render.note("Kept. Nothing was changed."), replace=True)
 
 
 async def settings_of(bot: Bot, channel: str) -> dict[str, str]:
@@ -740,7 +740,7 @@ async def settings_of(bot: Bot, channel: str) -> dict[str, str]:
 
 
 async def settings(bot: Bot, request: Request, reply: Reply) -> None:
-    await send_with_retry(reply.say, render.settings(await settings_of(bot, request.channel)), private=True)
+    await bot.send(reply.say, render.settings(await settings_of(bot, request.channel)), private=True)
 
 
 async def press_set(bot: Bot, value: str, request: Request, reply: Reply) -> None:
@@ -749,23 +749,21 @@ async def press_set(bot: Bot, value: str, request: Request, reply: Reply) -> Non
     if choice not in {"compare": render.COMPARE, "threads": render.THREADS}.get(name, ()):
         raise Refused("This button no longer works.")
     await bot.service.change_setting(request.channel, name, choice)
-    await send_with_retry(reply.say, render.settings(await settings_of(bot, request.channel)), replace=True)
+    await bot.send(reply.say, render.settings(await settings_of(bot, request.channel)), replace=True)
 
 
 async def status(bot: Bot, request: Request, reply: Reply) -> None:
-    await send_with_retry(
-        reply.say, render.status(await bot.service.status(request.channel), request.channel), private=True
-    )
+    await bot.send(reply.say, render.status(await bot.service.status(request.channel), request.channel), private=True)
 
 
 async def help(bot: Bot, request: Request, reply: Reply) -> None:
     commands = {command.name: command.description for command in bot.commands}
-    await send_with_retry(reply.say, render.help(commands, hears_follow_ups=bot.hears_follow_ups), private=True)
+    await bot.send(reply.say, render.help(commands, hears_follow_ups=bot.hears_follow_ups), private=True)
 
 
 async def about(bot: Bot, request: Request, reply: Reply) -> None:
     model = (await bot.service.status(request.channel)).model
-    await send_with_retry(reply.say, render.about(model, bot.source), private=True)
+    await bot.send(reply.say, render.about(model, bot.source), private=True)
 
 
 # The tables ----------------------------------------------------------------------------------------------------------

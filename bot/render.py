@@ -65,9 +65,9 @@ def share_done(news: Progress, pace: Mapping[Stage, float] = PACE) -> float:
     stages = list(STAGES)
     now = stages.index(news.job.stage)
     step = news.step
-    if step and (step.stage is not news.job.stage or step.total < 2 or not step.done):
-        step = None  # it counts nothing
-    within = step.done / step.total if step else 0.3 * (1 - math.exp(-news.seconds / 20))
+    within = 0.3 * (1 - math.exp(-news.seconds / 20))
+    if step and step.stage is news.job.stage and step.total > 1 and step.done:
+        within = step.done / step.total
     before = sum(pace[stage] for stage in stages[:now])
     return (before + min(1.0, within) * pace[news.job.stage]) / sum(pace.values())
 

@@ -15,16 +15,20 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from core.errors import EngramError, ModelNotFound
 from core.ports import Ask, Engine
+from core.search.parameters import RankingParameters
 from core.tracing import traced
 from core.types import Completion
 
 if TYPE_CHECKING:
-    from core.closeness import Query
+    from core.search.closeness import Query
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-BATCH_ROWS = 16  # rows of one engine.answer call; a question has up to four: three sections and the base model
+BATCH_ROWS = (
+    16  # rows of one engine.answer call; a question has up to four: three sections and the base model, and in a
+)
+# thread three more, of its document
 
 
 class PromptTokens(NamedTuple):
@@ -66,6 +70,11 @@ class Device:
     def engine(self) -> Engine | None:
         """The engine, if it is loaded by now."""
         return self._loading.result() if self._loading and self._loaded and not self.load_error else None
+
+    async def ranking(self) -> RankingParameters:
+        """The numbers of the search that belong to the engine's model. Raises: SetupError."""
+        await self.ready()
+        return self._ranking
 
     @property
     def load_error(self) -> BaseException | None:
@@ -123,7 +132,9 @@ class Device:
 
     def _load(self) -> Engine:
         try:
-            return self._engine_factory()
+            engine = self._engine_factory()
+            self._ranking = engine.base.ranking
+            return engine
         except EngramError:
             raise
         except Exception as error:

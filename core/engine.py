@@ -21,19 +21,19 @@ from core.learning.fast_learner import reading_model
 from core.learning.graphs import Graphs
 from core.learning.learners import make_learner
 from core.learning.preparation import FastWeightsConfig, read_config
-from core.learning.search_head import Searcher
 from core.memory import fit, limit_memory
 from core.model import LoadedModel, load_model, preparation_digest, prepared_folder
 from core.ports import Ask, Learned
 from core.prompts import COMPLETE, NOT_IN_TEXT, format_for
 from core.search.followup import is_same_question
+from core.search.head import Searcher
 from core.types import Chunk, Completion, Page, Step
 from core.voting import ballots, vote
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from core.closeness import Query
+    from core.search.closeness import Query
 
 PRESETS = Path(__file__).parent / "presets"
 CHECK_TOKENS = 16  # of an answer in the self-check

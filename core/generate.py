@@ -24,18 +24,18 @@ class Prefix:
     texts: Sequence[Sequence[int]]
     cache: Any  # keys and values of [texts, tokens of the longest]; filled up on the right
 
-    def shared(self, prompts: Sequence[Sequence[int]], of: Sequence[int]) -> list[int]:
+    def shared(self, prompts: Sequence[Sequence[int]], text_of: Sequence[int]) -> list[int]:
         """How many tokens of each prompt need not be read again; one is left at least."""
-        return [min(_shared(p, self.texts[n]), len(p) - 1) for p, n in zip(prompts, of, strict=True)]
+        return [min(_shared(p, self.texts[n]), len(p) - 1) for p, n in zip(prompts, text_of, strict=True)]
 
-    def rows(self, prompts: Sequence[Sequence[int]], of: Sequence[int]) -> tuple[Any, Tensor, list[Sequence[int]]]:
-        """For prompt i, which begins (nearly) as text `of[i]`: the cache [R, P], what of it counts, and what is left to
-        read of the prompt, at least one token."""
-        shared = self.shared(prompts, of)
+    def rows(self, prompts: Sequence[Sequence[int]], text_of: Sequence[int]) -> tuple[Any, Tensor, list[Sequence[int]]]:
+        """For prompt i, which begins (nearly) as text `text_of[i]`: the cache [R, P], what of it counts, and what is
+        left to read of the prompt, at least one token."""
+        shared = self.shared(prompts, text_of)
         cache = copy.copy(self.cache)
         cache.layers = [copy.copy(layer) for layer in cache.layers]
         device = cache.layers[0].keys.device
-        cache.batch_select_indices(torch.tensor(of, device=device))
+        cache.batch_select_indices(torch.tensor(text_of, device=device))
         counts = torch.arange(cache.get_seq_length(), device=device) < torch.tensor(shared, device=device)[:, None]
         return cache, counts.long(), [p[n:] for p, n in zip(prompts, shared, strict=True)]
 
@@ -56,7 +56,7 @@ class Next(NamedTuple):
     token: Tensor  # the likeliest, [R]
 
     @classmethod
-    def of(cls, p: Tensor) -> Next:
+    def from_probabilities(cls, p: Tensor) -> Next:
         return cls(p, *p.max(-1))
 
 
@@ -69,10 +69,10 @@ class Passes:
         prompts: Sequence[Sequence[int]],
         pad_id: int,
         prefix: Prefix | None = None,
-        of: Sequence[int] = (),
+        text_of: Sequence[int] = (),
     ) -> None:
         self.model = model
-        self.cache, self.ids, self.mask, self.position = start(prompts, pad_id, model.device, prefix, of)
+        self.cache, self.ids, self.mask, self.position = start(prompts, pad_id, model.device, prefix, text_of)
 
     def first(self) -> Next:
         """Read the prompts."""
@@ -85,7 +85,7 @@ class Passes:
             logits_to_keep=1,
         )
         self.cache = result.past_key_values
-        return Next.of(result.logits[:, -1].float().softmax(-1))
+        return Next.from_probabilities(result.logits[:, -1].float().softmax(-1))
 
     def next(self, tokens: Tensor) -> Next:
         """Read a token more of each row, [R]."""
@@ -105,19 +105,20 @@ def generate(
     temperature: float | Sequence[float] = 0.0,
     hold_back: tuple[int, float] | None = None,
     prefix: Prefix | None = None,
-    of: Sequence[int] = (),
+    text_of: Sequence[int] = (),
     passes: Passes | None = None,
 ) -> tuple[list[list[int]], list[float]]:
     """Continue each prompt until a stop token: greedily, or sampling at `temperature` (one for all, or one a prompt).
     `hold_back` = (token, floor): as the first token of an answer it is chosen only with at least that probability; what
-    it had is taken off the confidence. `prefix` and `of`: prompt i begins as the text `of[i]`, which was read already.
+    it had is taken off the confidence. `prefix` and `text_of`: prompt i begins as the text `text_of[i]`, which was read
+    already.
     `passes`: of these prompts, other than the plain ones.
 
     Returns: for each prompt its new tokens (stop token left out) and the mean probability of what was chosen, 0..1.
     """
-    passes = passes or Passes(model, prompts, pad_id, prefix, of)
-    heats = [temperature] * len(prompts) if isinstance(temperature, (int, float)) else temperature
-    heat = torch.tensor(heats, device=model.device) if any(heats) else None
+    passes = passes or Passes(model, prompts, pad_id, prefix, text_of)
+    by_row = [temperature] * len(prompts) if isinstance(temperature, (int, float)) else temperature
+    temperatures = torch.tensor(by_row, device=model.device) if any(by_row) else None
     answers: list[list[int]] = [[] for _ in prompts]
     counts = [0] * len(prompts)  # tokens whose chances make the confidence: the answer's, and the stop token
     going = list(range(len(prompts)))
@@ -127,11 +128,11 @@ def generate(
     if hold_back:
         unsure = p[:, hold_back[0]].clone()
         p[:, hold_back[0]] *= unsure >= hold_back[1]
-        p, chance, token = Next.of(p / p.sum(-1, keepdim=True).clamp_min(1e-30))
+        p, chance, token = Next.from_probabilities(p / p.sum(-1, keepdim=True).clamp_min(1e-30))
     while True:
-        if heat is not None:
-            drawn = (p.log() / heat.clamp_min(1e-3)[:, None]).softmax(-1).multinomial(1).squeeze(1)
-            token = torch.where(heat > 0, drawn, token)
+        if temperatures is not None:
+            drawn = (p.log() / temperatures.clamp_min(1e-3)[:, None]).softmax(-1).multinomial(1).squeeze(1)
+            token = torch.where(temperatures > 0, drawn, token)
             chance = p.gather(1, token[:, None]).squeeze(1)
         chances.append(chance.clone())  # the next pass may write over it
         chosen = token.tolist()
@@ -153,12 +154,16 @@ def generate(
 
 
 def start(
-    prompts: Sequence[Sequence[int]], pad_id: int, device: Any, prefix: Prefix | None = None, of: Sequence[int] = ()
+    prompts: Sequence[Sequence[int]],
+    pad_id: int,
+    device: Any,
+    prefix: Prefix | None = None,
+    text_of: Sequence[int] = (),
 ) -> tuple[Any, Tensor, Tensor, Tensor]:
     """What a model is first called with: cache (or None), ids [R, T], mask [R, P + T], positions [R, T]."""
     cache, before = None, torch.zeros(len(prompts), 0, dtype=torch.long, device=device)
     if prefix:
-        cache, before, prompts = prefix.rows(prompts, of)
+        cache, before, prompts = prefix.rows(prompts, text_of)
     longest = max(len(p) for p in prompts)
     ids = torch.tensor([[pad_id] * (longest - len(p)) + list(p) for p in prompts], device=device)  # left padding
     mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts], device=device)

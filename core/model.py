@@ -19,6 +19,7 @@ from core.convert import (
     read_source,
 )
 from core.errors import ModelNotFound
+from core.search.parameters import RankingParameters, load_parameters
 
 if TYPE_CHECKING:
     import torch
@@ -42,6 +43,11 @@ class LoadedModel:
     fingerprint: str  # sha256 over the weights' files and the tokenizer, or of the file that they were converted from
     folder: Path | None  # where its files lie, when they lie in one folder
     prepared: Path | None = None  # where preparations of models lie that do not bring their own
+
+    @property
+    def ranking(self) -> RankingParameters:
+        """The numbers of the search that were fitted to its preparation; read from the disk."""
+        return load_parameters(prepared_folder(self))
 
 
 def prepared_folder(base: LoadedModel) -> Path | None:

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Protocol
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from core.closeness import Query
-
+from core.search.parameters import RankingParameters
+from core.search.ranking import Hit
 from core.types import (
     ALL_PAGES,
     Answer,
@@ -25,6 +22,11 @@ from core.types import (
     Step,
     WeightsRecord,
 )
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from core.search.closeness import Query
 
 
 @dataclass(frozen=True)
@@ -56,20 +58,13 @@ class Ask:
         return self.weights is None and not self.context
 
 
-class Hit(NamedTuple):
-    """A chunk that a question points at."""
-
-    document: Document
-    chunk: int
-    score: float  # BM25, and what its closeness is worth
-    share: float  # of the question's words, weighted by how rare they are, that stands in it, 0..1
-    among: int  # chunks that were searched, at least 1
-    odds: float | None = None  # log-odds that the question is about it, by closeness; None where that was not asked
+class BaseModel(Protocol):
+    """The model that an engine works with."""
 
     @property
-    def section(self) -> int:
-        """Whose weights learned the chunk."""
-        return self.document.weights.sections[self.chunk]
+    def ranking(self) -> RankingParameters:
+        """The numbers of the search that were fitted to its preparation."""
+        ...
 
 
 class Engine(Protocol):
@@ -81,6 +76,9 @@ class Engine(Protocol):
     dtype: str
     learner: str  # name of the default learner
     chunk_size: int
+
+    @property
+    def base(self) -> BaseModel: ...
 
     def chunk(self, pages: Sequence[Page]) -> list[Chunk]:
         """Cut pages into chunks by the model's own tokenizer."""
@@ -237,27 +235,13 @@ class Index(Inbox, Protocol):
 
     async def reset(self, channel: str) -> list[WeightsRecord]: ...
 
-    async def route(
-        self,
-        channel: str,
-        question: str,
-        *,
-        document_id: str | None = None,
-        query: Query | None = None,
-        limit: int = 10,
+    async def candidates(
+        self, channel: str, question: str, *, document_id: str | None = None, limit: int = 10
     ) -> list[Hit]:
-        """What the question's words point at, best first (FTS5, BM25); with `query` in the order of closeness, too.
-        Falls back to the newest document's first chunk when no word matches; empty when the channel knows nothing."""
+        """The chunks that the question's words point at, best first (FTS5, BM25), with text and code. The newest
+        document's first chunk when no word matches; empty when the channel knows nothing."""
         ...
 
-    async def support(
-        self, document_id: str, answers: Sequence[str], question: str = ""
-    ) -> list[tuple[int, ...] | None]:
-        """For each answer the pages on which its words stand near the question's; () when nowhere, None when no text is
-        kept."""
-        ...
-
-    async def chunk_texts(self, document_id: str) -> list[str]: ...
     async def pages(self, document_id: str) -> list[Page]:
         """Its text, in order; empty when no text is kept."""
         ...

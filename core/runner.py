@@ -1,8 +1,8 @@
-"""Works off the queue: one document at a time, PDF -> pages -> chunks -> weights -> document.
+"""Processes the queue: one document at a time, PDF -> pages -> chunks -> weights -> document.
 
 Learning hands the device one step at a time, so a question waits for at most one step (for one more where the search
 asks the model, too), and a step for at most one batch of questions. Jobs are rows of the index: what a stopped or
-killed process leaves behind is taken up at the next start.
+killed process leaves behind goes on at the next start.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from types import TracebackType
 from typing import Any, TypeVar
 
 from core.consolidate import joined, merged, spread
@@ -27,9 +26,9 @@ from core.document.formats import DocumentText, read_document
 from core.errors import Cancelled, EngramError, LearningFailed, NotFound, StorageFailed
 from core.feed import Feed, Feeds
 from core.ports import Engine, Index, Learned, Weights
+from core.search.words import terms
 from core.tracing import Stages, traced
 from core.types import Chunk, Document, Job, JobKind, Limits, Page, Progress, Stage, Step
-from core.words import terms
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -76,7 +75,7 @@ class Runner:
         self._feeds = Feeds()
         self._failures: dict[str, EngramError] = {}  # by job id, oldest first
         self._unstored: deque[tuple[str, Stage, str]] = deque()  # ends of jobs: id, stage, error
-        self._work: _Work | None = None
+        self._work: _CurrentJob | None = None
         self._claiming = asyncio.Lock()  # a job is claimed or cancelled, never both at once
         self._wake = asyncio.Event()  # there may be a job
         self._closing = asyncio.Event()
@@ -88,12 +87,10 @@ class Runner:
             await self._recover()
         if self._learning:
             self.device.load()
-            self._worker = asyncio.create_task(self._work_off_the_queue(), name="runner")
+            self._worker = asyncio.create_task(self._process_queue(), name="runner")
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """Stop after the current step; the job goes back to the queue."""
         self._closing.set()
         self._wake.set()
@@ -123,7 +120,7 @@ class Runner:
     async def wake(self) -> None:
         """A job was added."""
         self._wake.set()
-        await self._tell_places()
+        await self._publish_places()
 
     async def watch(self, job_id: str) -> AsyncIterator[Progress]:
         """The job's progress from now to its end. A slow watcher misses steps, never the end.
@@ -132,7 +129,7 @@ class Runner:
         """
         feed = self._feeds.open(job_id)
         if feed.latest is None:
-            await self._tell_stored(job_id, feed)
+            await self._publish_stored(job_id, feed)
         if self.device.load_error and feed.queued:
             raise self.device.load_error
         async for progress in feed:
@@ -152,10 +149,10 @@ class Runner:
                 self._feeds.put(Progress(replace(job, stage=Stage.CANCELLED)))
         if work and work.job.id == job_id:
             await work.ended.wait()
-        await self._tell_places()
+        await self._publish_places()
         return await self._index.job(job_id)
 
-    async def _tell_stored(self, job_id: str, feed: Feed) -> None:
+    async def _publish_stored(self, job_id: str, feed: Feed) -> None:
         """Start a feed with what the index says, unless the worker was faster."""
         try:
             job = await self._index.job(job_id)
@@ -178,7 +175,7 @@ class Runner:
         waiting = [job for job in await self._index.jobs() if job.stage is Stage.QUEUED]
         return {job.id: place for place, job in enumerate(waiting, start=1 if self._work else 0)}
 
-    async def _tell_places(self) -> None:
+    async def _publish_places(self) -> None:
         if not self._feeds.queued():
             return
         places = await self._places()
@@ -197,19 +194,19 @@ class Runner:
         await self._delete_unused()
         known = await self._index.all_weights()
         if known and await self._index.is_sound():
-            with _logged("the folder of weights can't be tidied up"):
+            with _errors_logged("the folder of weights can't be tidied up"):
                 moved, strange = await asyncio.to_thread(self._weights.sweep, known)
                 if moved or strange:
                     log.warning("weights without a document: %d moved to the trash, %d left", len(moved), len(strange))
 
     async def _delete_unused(self) -> None:
         for document_id in await self._index.unused_weights():
-            with _logged("weights of an erased document can't be deleted; the next start tries again"):
+            with _errors_logged("weights of an erased document can't be deleted; the next start tries again"):
                 await asyncio.to_thread(self._weights.delete, document_id)
                 await self._index.weights_deleted([document_id])
 
-    async def _work_off_the_queue(self) -> None:
-        await _unless(self._closing, asyncio.wait({self.device.load()}))
+    async def _process_queue(self) -> None:
+        await _await_unless(self._closing, asyncio.wait({self.device.load()}))
         if self.device.load_error:
             self._feeds.fail(self.device.load_error)
             return
@@ -218,25 +215,25 @@ class Runner:
                 await self.store_ends()
                 await self._next()
             except Exception:  # the index can't be read or written, for example because the disk is full
-                log.exception("the queue could not be worked off")
-                await _unless(self._closing, asyncio.sleep(PAUSE_SECONDS))
+                log.exception("the queue could not be processed")
+                await _await_unless(self._closing, asyncio.sleep(PAUSE_SECONDS))
 
     async def _next(self) -> None:
         self._wake.clear()
         async with self._claiming:
             job = await self._index.next_job()
-            self._work = work = _Work(job, self._closing) if job else None
+            self._work = work = _CurrentJob(job, self._closing) if job else None
         if not work:
-            await _unless(self._closing, self._wake.wait())
+            await _await_unless(self._closing, self._wake.wait())
             return
         try:
-            await self._tell_places()
+            await self._publish_places()
             await self._run(work)
         finally:
             self._work = None
             work.ended.set()
 
-    async def _run(self, work: _Work) -> None:
+    async def _run(self, work: _CurrentJob) -> None:
         self._feeds.open(work.job.id)
         try:
             document = await self._learn(work)
@@ -253,13 +250,13 @@ class Runner:
             work.job = replace(work.job, document_id=document.id)
             self._show(work, stage=Stage.DONE, document=document)
 
-    async def _fail(self, work: _Work, failure: EngramError) -> None:
+    async def _fail(self, work: _CurrentJob, failure: EngramError) -> None:
         self._failures[work.job.id] = failure
         if len(self._failures) > FAILURES:
             del self._failures[next(iter(self._failures))]
         await self._end(work, Stage.FAILED, failure)
 
-    async def _end(self, work: _Work, stage: Stage, failure: EngramError | None = None) -> None:
+    async def _end(self, work: _CurrentJob, stage: Stage, failure: EngramError | None = None) -> None:
         error = str(failure or "")
         try:
             await self._index.job_stage(work.job.id, stage, error=error)
@@ -269,7 +266,7 @@ class Runner:
         work.job = replace(work.job, error=error)
         self._show(work, stage=stage, failure=failure)
 
-    def _show(self, work: _Work, *, stage: Stage | None = None, **changes: Any) -> None:
+    def _show(self, work: _CurrentJob, *, stage: Stage | None = None, **changes: Any) -> None:
         work.job = replace(work.job, stage=stage or work.job.stage)
         work.progress = replace(work.progress, job=work.job, seconds=work.seconds, **changes)
         self._feeds.put(work.progress)
@@ -277,14 +274,14 @@ class Runner:
     # One job
 
     @traced("learn")
-    async def _learn(self, work: _Work) -> Document:
+    async def _learn(self, work: _CurrentJob) -> Document:
         engine = await self.device.ready()
         text, share = await self._read_pages(work), work.job.share
         chunks = await self.device.run(engine.chunk, text.pages)
         tokens = count_tokens(chunks)
         check_length(tokens, self._limits, text.pages)
         await self._enter(work, Stage.LEARNING, pages=len(text.pages), tokens=tokens)
-        learned = await self._study(work, engine.learn(merged(chunks, share), title=work.job.name))
+        learned = await self._run_learner(work, engine.learn(merged(chunks, share), title=work.job.name))
         learned = replace(learned, sections=spread(learned.sections, len(chunks), share))
         await self._enter(work, Stage.CHECKING)
         check_learned(learned, chunks)
@@ -293,34 +290,34 @@ class Runner:
         await self._enter(work, Stage.SAVING)
         return await self._keep(work, text, chunks, learned, engine)
 
-    async def _enter(self, work: _Work, stage: Stage, **counts: int) -> None:
+    async def _enter(self, work: _CurrentJob, stage: Stage, **counts: int) -> None:
         if work.cancelled:
             raise Cancelled
         await self._index.job_stage(work.job.id, stage)
         self._show(work, stage=stage, **counts)
 
     @traced("read")
-    async def _read_pages(self, work: _Work) -> DocumentText:
+    async def _read_pages(self, work: _CurrentJob) -> DocumentText:
         """From the file; of a job that learns again, from the text that is kept."""
         self._show(work, stage=Stage.READING)
         if work.job.kind is not JobKind.LEARN:
             documents = [await self._index.find_document(work.job.channel, source) for source in work.job.sources]
             return joined([(document.name, await self._index.pages(document.id)) for document in documents])
         data, pages = await self._index.job_file(work.job.id)
-        text = await _unless(work.stop, self._read(data, self._limits, pages))
-        work.go_on()
+        text = await _await_unless(work.stop, self._read(data, self._limits, pages))
+        work.check()
         if text is None:
             raise _Interrupted
         return text
 
-    async def _study(self, work: _Work, steps: Generator[Step, None, Learned]) -> Learned:
+    async def _run_learner(self, work: _CurrentJob, steps: Generator[Step, None, Learned]) -> Learned:
         """Drive the learner. Questions that came in during a step are ahead of the next one in the device's line."""
         losses: list[float] = []
         stages = Stages()
         stages.enter(Stage.LEARNING, pages=work.progress.pages, tokens=work.progress.tokens)
         try:
             while True:
-                work.go_on()
+                work.check()
                 step = await self.device.run(_advance, steps)
                 if isinstance(step, Learned):
                     return step
@@ -335,11 +332,11 @@ class Runner:
             await self.device.run(steps.close)
 
     @traced("encode")
-    async def _encode(self, work: _Work, chunks: Sequence[Chunk], engine: Engine) -> list[Chunk]:
+    async def _encode(self, work: _CurrentJob, chunks: Sequence[Chunk], engine: Engine) -> list[Chunk]:
         """The chunks with their codes, a few at a time, so that no question waits long."""
         codes: list[bytes] = []
         for first in range(0, len(chunks), ENCODED):
-            work.go_on()
+            work.check()
             try:
                 codes += await self.device.run(engine.codes, chunks[first : first + ENCODED])
             except Exception:  # what was learned is not lost for it
@@ -349,7 +346,7 @@ class Runner:
 
     @traced("save")
     async def _keep(
-        self, work: _Work, text: DocumentText, chunks: Sequence[Chunk], learned: Learned, engine: Engine
+        self, work: _CurrentJob, text: DocumentText, chunks: Sequence[Chunk], learned: Learned, engine: Engine
     ) -> Document:
         """The file first, then the row: what a crash in between leaves, the next start removes."""
         job, document_id = work.job, new_id()
@@ -379,12 +376,12 @@ class Runner:
             if record not in await self._index.all_weights():
                 await asyncio.to_thread(self._weights.delete, document_id)
                 raise
-        with _logged("what a document replaced could not be deleted; the next start tries again"):
+        with _errors_logged("what a document replaced could not be deleted; the next start tries again"):
             await self._delete_unused()
         return document
 
 
-class _Work:
+class _CurrentJob:
     """The job at hand."""
 
     def __init__(self, job: Job, closing: asyncio.Event) -> None:
@@ -404,7 +401,7 @@ class _Work:
         self.cancelled = True
         self.stop.set()
 
-    def go_on(self) -> None:
+    def check(self) -> None:
         """Raises: Cancelled, or _Interrupted when the runner is closing."""
         if self.cancelled:
             raise Cancelled
@@ -439,7 +436,7 @@ def new_id() -> str:
 
 
 @contextmanager
-def _logged(problem: str) -> Iterator[None]:
+def _errors_logged(problem: str) -> Iterator[None]:
     """What a folder that can't be read or written keeps from being done waits for the next start."""
     try:
         yield
@@ -455,7 +452,7 @@ def _advance(steps: Generator[Step, None, Learned]) -> Step | Learned:
         return end.value
 
 
-async def _unless(stop: asyncio.Event, work: Awaitable[T]) -> T | None:
+async def _await_unless(stop: asyncio.Event, work: Awaitable[T]) -> T | None:
     """Await something that is given up, and None returned, as soon as `stop` is set."""
     task, stopped = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
     try:

@@ -5,26 +5,32 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-import math
 import time
 import unicodedata
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from core.closeness import COMPARED
 from core.consolidate import joined
 from core.document.chunks import pages_of_text
 from core.document.formats import check_size, recognise
 from core.errors import AlreadyKnown, NotFound, Refused, WeightsDamaged, WrongBaseModel
-from core.ports import Ask, Hit, Inbox, Index, Weights
-from core.prompts import NOT_IN_TEXT
+from core.ports import Ask, Inbox, Index, Weights
 from core.runner import Runner, new_id
-from core.search.evidence import asked_words, evidence, fits
+from core.search.closeness import closeness
 from core.search.followup import REMEMBERED, needs_history
+from core.search.parameters import RankingParameters
+from core.search.ranking import (
+    Hit,
+    by_closeness,
+    distinct,
+    groups,
+    judge,
+    sections,
+)
 from core.tracing import traced
 from core.types import (
     ALL_PAGES,
@@ -50,21 +56,6 @@ log = logging.getLogger(__name__)
 
 MAX_NAME = 120  # characters of a document's name
 MAX_QUESTION = 1_000  # characters
-HITS = 10  # chunks that are looked at for sections that may answer
-ROUTED = 3  # sections that may answer a question
-WITHIN = 3.0  # of the best hit's score makes a section worth asking (LOG.md)
-LEAVES = 4.0  # more than that above a thread's document, and the question is about another one (LOG.md)
-TRUST = 0.4  # nats of confidence that one of a hit's score is worth (LOG.md)
-BORNE_OUT = 2.0  # nats that it is worth when the text bears an answer out (LOG.md)
-ABOUT = 0.25  # share of a question's words from which the only section is about it, when its answer is sure (LOG.md)
-UNSURE = 0.3  # so much more when the answer is not sure at all: weights doubt what they did not learn (LOG.md)
-CHANCE = 0.01  # so much more for each e-fold of sections: the best of many holds more by chance (LOG.md)
-ODDS = 0.2  # so much less for each nat of log-odds by closeness (LOG.md)
-USUAL = -0.6  # beyond these (LOG.md)
-SUPPORTED = 0.5  # share of what is asked, beside the answer, from which it is supported (LOG.md)
-SURE_ENOUGH = 0.7  # confidence from which an answer that the text supports is likely (LOG.md)
-SPAN = 12  # words of an answer that is taken from the text as it stands, at most
-GUESSED = 0.8  # confidence below which an answer that the text does not support is no answer (LOG.md)
 PDF_MAGIC = b"%PDF-"  # somewhere in the first 1,024 bytes
 
 
@@ -80,7 +71,9 @@ class Service:
         *,
         floor: float = 0.0,
         ground: bool = False,
+        ranking: RankingParameters | None = None,
     ) -> None:
+        """ranking: instead of the numbers that belong to the model."""
         self.inbox: Inbox = index
         self._index = index
         self._weights = weights
@@ -88,6 +81,7 @@ class Service:
         self._limits = limits or Limits()
         self._floor = floor  # confidence below which an answer from weights is not given
         self._ground = ground  # whether a section's text stands in the prompt beside its weights
+        self._ranking = ranking
         self._changing: defaultdict[str, asyncio.Lock] = defaultdict(
             asyncio.Lock
         )  # by channel: no upload during a reset
@@ -227,7 +221,9 @@ class Service:
         """
         question = check_question(question)
         understood = await self._understand(channel, question, thread)
-        answer = await self._answer(channel, understood, document, thread)
+        named = (await self._index.find_document(channel, document)).id if document else ""
+        asked = await self._sections(channel, understood, named, thread)
+        answer = await self._answer(understood, asked, gate=not named)
         if understood != question:
             answer = replace(answer, question=question, understood=understood)
         return replace(answer, id=await self._index.add_answer(channel, answer, asked_by=by, thread=thread))
@@ -241,11 +237,11 @@ class Service:
 
     async def likely(self, document: Document, questions: Sequence[str]) -> list[str]:
         """Those of the questions about a document that it answers well. Nothing is stored."""
-        found = [await self._within(document.id, document.channel, question) for question in questions]
-        pairs = zip(questions, found, strict=True)
-        asking = (self._ask_learned(question, hits, doubt=False, compare=False) for question, hits in pairs)
-        given = await asyncio.gather(*asking)
-        return [answer.question for answer in given if answer.certainty is Certainty.LIKELY]
+        sections_of = [await self._sections(document.channel, question, document.id) for question in questions]
+        pairs = zip(questions, sections_of, strict=True)
+        asking = (self._answer(question, asked, gate=False, compare=False) for question, asked in pairs)
+        answers = await asyncio.gather(*asking)
+        return [answer.question for answer in answers if answer.certainty is Certainty.LIKELY]
 
     async def placed(self, channel: str, answer_id: str, thread: str) -> None:
         """An answer opened this thread, or was shared there, and what is asked there goes to its document first. A
@@ -272,100 +268,92 @@ class Service:
         Raises: NotFound."""
         return await self._index.share_answer(channel, answer_id, by=by)
 
-    async def _answer(self, channel: str, question: str, document: str | None, thread: str) -> Answer:
-        """By the document that is named; else by that of the thread, as if the channel knew no other, unless the
-        question clearly points at another one; where that gives no answer, by the channel's documents."""
-        if document:
-            named = await self._index.find_document(channel, document)
-            return await self._ask_learned(question, await self._within(named.id, channel, question), doubt=False)
-        hits = await self._search(channel, question)
+    async def _sections(self, channel: str, question: str, named: str = "", thread: str = "") -> list[list[Hit]]:
+        """Whose weights a question is put to: those of a document that is named; else of the channel's documents and,
+        in a thread, of the one that answered there last. Within a document words find the section as well as closeness
+        does (LOG.md)."""
+        ranking = await self._parameters()
+        within = partial(self._index.candidates, channel, question, limit=ranking.considered_chunks)
+        if named:
+            return [sections(await within(document_id=named), ranking)]
         last = await self._index.thread_document(channel, thread) if thread else None
-        if last and not points_elsewhere(hits, lambda hit: hit.document.id == last):
-            answer = await self._ask_learned(question, await self._within(last, channel, question))
-            if answer.learned and is_answer(answer.learned.text):
-                return answer
-        return await self._ask_learned(question, hits[:HITS])
+        in_thread = await within(document_id=last) if last else []
+        return groups(await self._search(channel, question, ranking), in_thread, ranking)
 
     @traced("search")
-    async def _within(self, document_id: str, channel: str, question: str) -> list[Hit]:
-        """What the question points at in one document, whose words find the section as well as closeness (LOG.md)."""
-        return await self._index.route(channel, question, document_id=document_id, limit=HITS)
-
-    @traced("search")
-    async def _search(self, channel: str, question: str) -> list[Hit]:
+    async def _search(self, channel: str, question: str, ranking: RankingParameters) -> list[Hit]:
         """What the question points at in a channel, by closeness, too, where there are documents to choose from."""
+        hits = await self._index.candidates(channel, question, limit=ranking.reranked_chunks)
         several = len(await self._index.documents(channel)) > 1
         query = await self._runner.device.query(question) if several else None
-        return await self._index.route(channel, question, query=query, limit=COMPARED)
+        close = await asyncio.to_thread(closeness, query, [hit.code for hit in hits]) if query else None
+        return by_closeness(hits, close, ranking)
 
-    async def _ask_learned(
-        self, question: str, found: Sequence[Hit], doubt: bool = True, *, compare: bool = True
+    async def _answer(
+        self, question: str, asked: Sequence[Sequence[Hit]], *, gate: bool = True, compare: bool = True
     ) -> Answer:
-        """One batch: a row for each section that the question may be about, and the base model's. One section answers:
-        its confidence, its place in the search and the pages that bear it out decide. `doubt`: the base model answers
-        alone when nothing is about the question, or known. `compare`: with the base model's answer, which takes longer
-        than the learned one."""
-        hits = best_of_sections(found)
-        if not hits:
-            return await self._ask_base(question)
-        tried = await asyncio.gather(*(self._load(hit.document, hit.section) for hit in hits), return_exceptions=True)
-        hits, loaded, unusable = _usable(hits, tried)
-        contexts = [await self._text_of(hit) if self._ground else "" for hit in hits]
-        rows = [
-            Ask(question, weights=weights, context=context, learner=hit.document.weights.learner)
-            for weights, context, hit in zip(loaded, contexts, hits, strict=True)
+        """One batch: a row for each section, and the base model's; of the learned answers one is given, or none.
+
+        Args:
+            asked: groups of sections, those first whose answer is given where it is one.
+            gate: whether an answer has to be about the question; else the base model answers alone.
+            compare: with the base model's answer, which takes longer than the learned one.
+        """
+        ranking = await self._parameters()
+        hits, weights, unusable = await self._load_all(distinct(asked).values())
+        pages = {id: await self._index.pages(id) for id in dict.fromkeys(hit.document.id for hit in hits)}
+        asks = [
+            Ask(
+                question,
+                weights=tensors,
+                context=hit.text if self._ground and pages[hit.document.id] else "",
+                learner=hit.document.weights.learner,
+            )
+            for hit, tensors in zip(hits, weights, strict=True)
         ]
-        asks = [*rows, Ask(question)] if compare else rows
-        completions, tokens = await self._runner.device.answer(asks)
+        completions, tokens = await self._runner.device.answer([*asks, Ask(question)] if compare else asks)
         base = completions.pop() if compare else Completion("", 0, 0.0)
-        borne_out = await self._borne_out(question, hits, completions)
-        which = best_of(completions, [hit.score for hit in hits], borne_out)
-        document, learned, pages = hits[which].document, completions[which], borne_out[which]
-        if doubt and not is_about(hits[which], learned.confidence, pages):
-            return Answer(question, base, None, None, tokens[-1].whole, unrelated=True, unusable=unusable)
-        if learned.confidence < self._floor:
-            learned, pages = replace(learned, text=NOT_IN_TEXT), pages and ()
-        reference = DocumentRef(document.id, document.name)
-        certain = certainty(question, learned, await self._evidence(question, learned.text, document, pages))
-        whole, of_document = tokens[which]
+        given = {hit.place: completion for hit, completion in zip(hits, completions, strict=True)}
+        decide = partial(judge, question, asked, given, pages, ranking, floor=self._floor, gate=gate)
+        best, certainty = await asyncio.to_thread(decide)
+        row = [*given].index(best.hit.place) if best else -1
         return Answer(
-            question, base, learned, reference, whole, pages,
-            certainty=certain, document_tokens=of_document, unusable=unusable, section=hits[which].section,
-        )  # fmt: skip
+            question=question,
+            base=base,
+            learned=best.completion if best else None,
+            document=DocumentRef(best.hit.document.id, best.hit.document.name) if best else None,
+            prompt_tokens=tokens[row].whole,
+            pages=best.pages if best else (),
+            unusable=unusable,
+            unrelated=best is None and bool(hits),
+            certainty=certainty,
+            document_tokens=tokens[row].document,
+            section=best.hit.section if best else None,
+        )
 
-    async def _text_of(self, hit: Hit) -> str:
-        """The text of a section; "" when none is kept."""
-        texts = await self._index.chunk_texts(hit.document.id)
-        kept = await self._index.pages(hit.document.id)
-        return texts[hit.chunk] if kept and hit.chunk < len(texts) else ""
+    async def _load_all(self, asked: Collection[Hit]) -> tuple[list[Hit], list[Mapping[str, Tensor]], tuple[str, ...]]:
+        """The hits whose weights could be loaded, these weights, and the names of the other documents: one bad document
+        fails no question that another can answer. Raises: what the first one failed of, when all did."""
+        loads = (self._load(hit.document, hit.section) for hit in asked)
+        results = await asyncio.gather(*loads, return_exceptions=True)
+        hits: list[Hit] = []
+        weights: list[Mapping[str, Tensor]] = []
+        unusable: dict[str, WeightsDamaged | WrongBaseModel] = {}
+        for hit, result in zip(asked, results, strict=True):
+            if isinstance(result, WeightsDamaged | WrongBaseModel):
+                unusable.setdefault(hit.document.name, result)
+            elif isinstance(result, BaseException):
+                raise result
+            else:
+                hits.append(hit)
+                weights.append(result)
+        if unusable and not hits:
+            name, problem = next(iter(unusable.items()))
+            raise type(problem)(f"{name}: {problem}")
+        return hits, weights, tuple(unusable)
 
-    async def _evidence(
-        self, question: str, answer: str, document: Document, pages: Sequence[int] | None
-    ) -> float | None:
-        """Of what is asked, how much stands beside the answer on these pages; None when no text is kept."""
-        if pages is None:
-            return None
-        texts = [page.text for page in await self._index.pages(document.id) if page.number in pages]
-        return await asyncio.to_thread(evidence, texts, question, answer)
-
-    @traced("evidence")
-    async def _borne_out(
-        self, question: str, hits: Sequence[Hit], completions: Sequence[Completion]
-    ) -> list[tuple[int, ...] | None]:
-        """For each section's answer the pages of its document that bear it out; each document is read once."""
-        places: dict[str, list[int]] = {}
-        for at, hit in enumerate(hits):
-            places.setdefault(hit.document.id, []).append(at)
-        pages: dict[int, tuple[int, ...] | None] = {}
-        for document, mine in places.items():
-            found = await self._index.support(document, [completions[at].text for at in mine], question)
-            pages |= zip(mine, found, strict=True)
-        return [pages[at] for at in range(len(hits))]
-
-    async def _ask_base(self, question: str) -> Answer:
-        """The channel knows no document."""
-        (base,), ((prompt_tokens, _),) = await self._runner.device.answer([Ask(question)])
-        return Answer(question=question, base=base, learned=None, document=None, prompt_tokens=prompt_tokens)
+    async def _parameters(self) -> RankingParameters:
+        return self._ranking or await self._runner.device.ranking()
 
     @traced("load")
     async def _load(self, document: Document, section: int) -> Mapping[str, Tensor]:
@@ -438,98 +426,6 @@ class Service:
                 log.exception("the weights of document %s could not be deleted", record.document_id)
         if deleted:
             await self._index.weights_deleted(deleted)
-
-
-def _usable(
-    hits: Sequence[Hit], tried: Sequence[Mapping[str, Tensor] | BaseException]
-) -> tuple[list[Hit], list[Mapping[str, Tensor]], tuple[str, ...]]:
-    """The hits whose weights could be loaded, these weights, and the names of the other documents: one bad document
-    fails no question that another can answer. Raises: what the first one failed of, when all did."""
-    problems = [problem for problem in tried if isinstance(problem, BaseException)]
-    for problem in problems:
-        if not isinstance(problem, WeightsDamaged | WrongBaseModel):
-            raise problem
-    good = [(hit, weights) for hit, weights in zip(hits, tried, strict=True) if not isinstance(weights, BaseException)]
-    bad = [hit.document.name for hit, weights in zip(hits, tried, strict=True) if isinstance(weights, BaseException)]
-    if not good:
-        raise type(problems[0])(f"{bad[0]}: {problems[0]}")
-    return [hit for hit, _ in good], [weights for _, weights in good], tuple(dict.fromkeys(bad))
-
-
-def best_of_sections(hits: Sequence[Any], most: int = ROUTED) -> list[Any]:
-    """The best hit of each section that is worth asking, in their order. A document that would take all places leaves
-    the last one to the next document. hits: with document, section and score."""
-    best: dict[tuple[Any, int], Any] = {}
-    for hit in hits:
-        if hit.score >= hits[0].score - WITHIN:
-            best.setdefault((hit.document, hit.section), hit)
-    found = list(best.values())
-    asked, others = found[:most], [hit for hit in found[most:] if hit.document != found[0].document]
-    if others and most > 1 and all(hit.document == found[0].document for hit in asked):
-        asked[-1] = others[0]
-    return asked
-
-
-def points_elsewhere(hits: Sequence[Any], mine: Callable[[Any], bool]) -> bool:
-    """Whether a question in a thread points at another document than the thread's own, by far.
-
-    Args:
-        hits: of the channel, best first, with their scores. What is not among them scores no better than the last.
-        mine: whether a hit is the thread's document's.
-    """
-    own = next((hit.score for hit in hits if mine(hit)), hits[-1].score if hits else 0.0)
-    return bool(hits) and hits[0].score - own > LEAVES
-
-
-def best_of(completions: Sequence[Any], scores: Sequence[float], pages: Sequence[Sequence[int] | None] = ()) -> int:
-    """Which section answers: the surest, with regard to its score in the search and to the pages that bear its answer
-    out, where they are known. One that says "not in the text" only when all do."""
-
-    def order(i: int) -> tuple[bool, float]:
-        given, borne_out = completions[i], bool(pages and pages[i])
-        sure = math.log(max(given.confidence, 1e-9)) + TRUST * scores[i] + BORNE_OUT * borne_out
-        return is_answer(given.text), sure
-
-    return max(range(len(completions)), key=order)
-
-
-def certainty(question: str, learned: Completion, share: float | None) -> Certainty:
-    """How far a learned answer can be trusted. One that no sentence supports, or of another kind than its question
-    wants, is never likely.
-
-    Args:
-        share: of what is asked, that stands beside the answer in the text; None when no text is kept.
-    """
-    if not is_answer(learned.text) or not learned.text.strip():
-        return Certainty.ABSENT
-    is_plausible = fits(question, learned.text) and bool(asked_words(question))  # "What is it?" asks for anything
-    is_supported = share is not None and share >= SUPPORTED and is_plausible
-    if is_supported and learned.confidence >= SURE_ENOUGH:
-        return Certainty.LIKELY
-    is_short = len(learned.text.split()) <= SPAN  # a longer answer may be in words of its own
-    if share == 0.0 and is_short and learned.confidence < GUESSED:
-        return Certainty.ABSENT
-    return Certainty.UNSURE
-
-
-def is_answer(text: str) -> bool:
-    """Whether weights say more than that the text does not hold the answer."""
-    return text != NOT_IN_TEXT
-
-
-def is_about(hit: Any, sure: float, pages: Sequence[int] | None) -> bool:
-    """Whether the section that answers is about the question: it holds enough of its words, counting its closeness, or
-    the text bears the answer out.
-
-    Args:
-        hit: the section's, with share, among and odds. The more chunks were searched, the more of the question's words
-            stand in the best of them by chance.
-        sure: confidence of the answer, 0..1.
-        pages: those that bear the answer out; None when no text is kept.
-    """
-    bar = ABOUT + UNSURE * (1 - sure) + CHANCE * math.log(hit.among)
-    closer = ODDS * (hit.odds - USUAL) if hit.odds is not None else 0.0
-    return hit.share + closer >= bar or bool(pages)
 
 
 def new_job(channel: str, name: str, digest: str, by: str, reply_to: str = "") -> Job:

@@ -65,7 +65,7 @@ class Chunk:
     token_ids: tuple[int, ...]
     start_page: int
     end_page: int
-    code: bytes = b""  # to find it by closeness (`core.closeness`); b"" where it is found by words alone
+    code: bytes = b""  # to find it by closeness (`core.search.closeness`); b"" where it is found by words alone
 
     @property
     def token_count(self) -> int:

@@ -1,4 +1,4 @@
--- Version 1 of a channel's file. To change it, add a script to VERSIONS in content.py; never edit one that was released.
+-- Version 1 of a channel's file. To change it, add a script to VERSIONS in channel_files.py; never edit one that was released.
 
 CREATE TABLE owner (channel TEXT NOT NULL);
 

@@ -141,9 +141,19 @@ class ChannelFile:
         rows = self._db.execute("SELECT number, text FROM pages WHERE document_id = ? ORDER BY number", (document_id,))
         return [Page(row["number"], row["text"]) for row in rows]
 
-    def chunk_texts(self, document_id: str) -> list[str]:
-        rows = self._db.execute("SELECT text FROM chunks WHERE document_id = ? ORDER BY position", (document_id,))
-        return [row["text"] for row in rows]
+    def chunks(self, places: Sequence[tuple[str, int]]) -> list[sqlite3.Row]:
+        """Text and code of these chunks, in this order; empty where one is lost.
+
+        Args:
+            places: ids of their documents, and their numbers there.
+        """
+        sql = """
+            SELECT coalesce(text, '') AS text, coalesce(code, x'') AS code
+            FROM json_each(?) AS wanted LEFT JOIN chunks
+            ON document_id = json_extract(wanted.value, '$[0]') AND position = json_extract(wanted.value, '$[1]')
+            ORDER BY wanted.key
+            """
+        return self._db.execute(sql, (json.dumps(places),)).fetchall()
 
     def search(self, words: Sequence[str], document_ids: Collection[str]) -> list[sqlite3.Row]:
         """A row for each word and chunk of these documents in which it stands."""
@@ -152,24 +162,19 @@ class ChannelFile:
             WITH words AS MATERIALIZED (
                 SELECT value AS word, (
                     SELECT count(*) FROM chunk_words WHERE chunk_words MATCH '"' || value || '"'
-                ) AS found FROM json_each(:words)
+                ) AS containing FROM json_each(:words)
             ), known AS (
                 SELECT id, document_id, position FROM chunks
                 WHERE document_id IN (SELECT value FROM json_each(:documents))
             )
-            SELECT word, known.*, bm25(chunk_words) AS score, found,
-                (SELECT count(*) FROM chunks) AS everywhere, (SELECT count(*) FROM known) AS among
+            SELECT word, document_id, position AS chunk, bm25(chunk_words) AS bm25, containing,
+                (SELECT count(*) FROM chunks) AS rows, (SELECT count(*) FROM known) AS searched
             FROM words
             CROSS JOIN chunk_words ON chunk_words MATCH '"' || word || '"'
             JOIN known ON known.id = chunk_words.rowid
             """,
             {"words": json.dumps(words), "documents": json.dumps([*document_ids])},
         ).fetchall()
-
-    def codes(self, chunk_ids: Sequence[int]) -> list[bytes]:
-        """Of these chunks, in this order."""
-        sql = "SELECT code FROM json_each(?) AS wanted JOIN chunks ON chunks.id = wanted.value ORDER BY wanted.key"
-        return [row["code"] for row in self._db.execute(sql, (json.dumps(chunk_ids),))]
 
     # Answers
 

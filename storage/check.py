@@ -45,28 +45,35 @@ def check_folder(folder: Path) -> Contents:
         [version] = index.execute("PRAGMA user_version").fetchone()
         if schema(index) != expected(MIGRATIONS[:version]):  # nothing more is read: it may hold triggers and views
             return Contents(version, {}, {}, (), (), (), ("index: its tables are not Engram's own",))
-        problems = [f"index: {row[0]}" for row in index.execute("PRAGMA integrity_check") if row[0] != "ok"]
-        problems += [f"index: a row of {row[0]} refers to nothing" for row in index.execute("PRAGMA foreign_key_check")]
+        problems = _faults(index, "index")
+        for [table, *_] in index.execute("PRAGMA foreign_key_check"):
+            problems.append(f"index: a row of {table} refers to nothing")
         records = read_weights(index)
-        documents = {row["id"]: row["name"] for row in index.execute("SELECT id, name FROM documents")}
+        documents = dict(map(tuple, index.execute("SELECT id, name FROM documents")))
         jobs = index.execute("SELECT name, stage, delivered FROM jobs ORDER BY number").fetchall()
-        known = [row["id"] for row in index.execute("SELECT id FROM channels")] if version >= SPLIT else []
-        unused = index.execute("SELECT document_id FROM unused_weights").fetchall() if version >= SPLIT else []
-        erased = [row[0] for row in unused]
-    files = [path for path in (path_in(folder / CHANNELS, channel) for channel in known) if path.exists()]
+        known, erased = [], []
+        if version >= SPLIT:
+            known = index.execute("SELECT id FROM channels").fetchall()
+            erased = index.execute("SELECT document_id FROM unused_weights").fetchall()
+    files = []
+    for [channel] in known:
+        path = path_in(folder / CHANNELS, channel)
+        if path.exists():
+            files.append(path)
     searchable = set(documents) if version < SPLIT else set()
     for path in files:
         searchable |= _documents_in(path, problems)
-    names = {"trash"}
+    names, with_weights = {"trash"}, set()
     for record in records:
         names.add(Path(record.path).name)
+        with_weights.add(record.document_id)
         problems.append(_fault(folder, record))
     for id in documents:
         if id not in searchable:
             problems.append(f"document {id}: it has no text to find it by")
-        if id not in {record.document_id for record in records}:
+        if id not in with_weights:
             problems.append(f"document {id}: it has no weights")
-    for id in (*documents, *erased, *(record.document_id for record in records)):
+    for id in (*documents, *with_weights, *(row[0] for row in erased)):
         if not SAFE_ID.fullmatch(id):
             problems.append("index: a document's id can't be the name of a file")
     return Contents(
@@ -107,14 +114,19 @@ def _documents_in(path: Path, problems: list[str]) -> set[str]:
             if schema(file) != expected(VERSIONS[: file.execute("PRAGMA user_version").fetchone()[0]]):
                 problems.append(f"{path.name}: its tables are not Engram's own")
                 return set()
-            rows = file.execute("PRAGMA integrity_check").fetchall()
-            problems += [f"{path.name}: {row[0]}" for row in rows if row[0] != "ok"]
+            problems += _faults(file, path.name)
             if not _finds(file):
                 problems.append(f"{path.name}: {NOT_FOUND}")
             return {row[0] for row in file.execute("SELECT DISTINCT document_id FROM chunks")}
     except sqlite3.Error:
         problems.append(f"{path.name}: it can't be read")
         return set()
+
+
+def _faults(database: sqlite3.Connection, name: str) -> list[str]:
+    """What SQLite finds wrong with a file."""
+    rows = database.execute("PRAGMA integrity_check").fetchall()
+    return [f"{name}: {row[0]}" for row in rows if row[0] != "ok"]
 
 
 def _finds(file: sqlite3.Connection) -> bool:

@@ -10,7 +10,6 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 
 from core.errors import DataFolderBusy, SetupError, StorageFailed
 
@@ -57,9 +56,7 @@ class DataFolder:
             raise SetupError("A restore could not be finished; the data folder can't be written.") from error
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         os.umask(self._umask)
         self._lock.close()
 

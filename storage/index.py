@@ -18,17 +18,16 @@ import sqlite3
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any, TypeVar
 
 import aiosqlite
 
-from core.closeness import COMPARED, Query, closest_first
 from core.errors import AlreadyKnown, Cancelled, DataTooNew, NotFound, StorageFailed
-from core.ports import Hit
 from core.search.finder import the_one
+from core.search.ranking import Hit, WordMatch, by_words
+from core.search.words import search_words
 from core.types import (
     ALL_PAGES,
     Answer,
@@ -45,7 +44,6 @@ from core.types import (
     Stage,
     WeightsRecord,
 )
-from core.words import frequency, scores, search_words, shares, supporting
 from storage.channel_files import ChannelFile, ChannelFiles, valid_text
 from storage.folder import CHANNELS, Reserve, storage_errors
 
@@ -103,9 +101,7 @@ class Index:
             self._open = stack.pop_all()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         if self._finishing:
             self._finishing.cancel()
             await asyncio.gather(self._finishing, return_exceptions=True)
@@ -151,7 +147,7 @@ class Index:
     async def is_sound(self) -> bool:
         """Whether the index itself is whole, so that what it does not name is not needed."""
         rows = await self._read("PRAGMA quick_check")
-        return [row[0] for row in rows] == ["ok"]
+        return list(map(tuple, rows)) == [("ok",)]
 
     # Jobs
 
@@ -189,7 +185,9 @@ class Index:
         return row
 
     async def _waiting(self, channel: str) -> list[str]:
-        return [job.id for job in await self.jobs(channel=channel)]
+        """Ids of its unfinished jobs."""
+        rows = await self._read("SELECT id FROM jobs WHERE channel = :id AND NOT final", {"id": channel})
+        return _column(rows, "id")
 
     async def job(self, job_id: str) -> Job:
         """Raises: NotFound."""
@@ -209,7 +207,7 @@ class Index:
             """,
             {"channel": channel, "unfinished": unfinished},
         )
-        return [_job(row) for row in rows]
+        return list(map(_job, rows))
 
     async def next_job(self) -> Job | None:
         async with self._transaction() as execute:
@@ -280,9 +278,9 @@ class Index:
                     "error": f"Learning this document was interrupted {MAX_ATTEMPTS} times and has been given up.",
                 },
             )
-        for channel in {row["channel"] for row in rows}:
+        for channel in set(_column(rows, "channel")):
             await self._drop_files(channel)
-        return [_job(row) for row in rows]
+        return list(map(_job, rows))
 
     async def finish_job(self, job_id: str, document: Document, pages: Sequence[Page], chunks: Sequence[Chunk]) -> None:
         """Raises: Cancelled, when the job has ended otherwise, or was erased, meanwhile; then nothing was stored."""
@@ -290,7 +288,7 @@ class Index:
         async with self._channel(document.channel) as content:
             if job_id not in await self._waiting(document.channel):
                 raise Cancelled
-            known = [other.id for other in await self.documents(document.channel)]
+            known = await self._known(document.channel)
             await content(ChannelFile.add_document, document.id, pages, chunks, known, create=True)
             async with self._transaction() as execute:
                 if not await execute("SELECT 1 FROM jobs WHERE id = :id AND channel = :channel AND NOT final", ids):
@@ -315,7 +313,7 @@ class Index:
         for row in rows:
             await execute("INSERT OR IGNORE INTO unused_weights (document_id) VALUES (:id)", {"id": row["id"]})
             await execute("INSERT INTO erasing (channel) VALUES (:channel)", key)
-        return [row["id"] for row in rows]
+        return _column(rows, "id")
 
     async def _add_document(self, document: Document) -> None:
         row = asdict(document) | {
@@ -346,7 +344,7 @@ class Index:
     async def undelivered(self) -> list[Job]:
         """Jobs that have ended, and whose channel has not been told so."""
         rows = await self._read("SELECT * FROM jobs WHERE final AND NOT delivered ORDER BY number")
-        return [_job(row) for row in rows]
+        return list(map(_job, rows))
 
     # Documents
 
@@ -355,21 +353,21 @@ class Index:
         rows = await self._read(
             "SELECT * FROM known_documents WHERE channel = :channel ORDER BY learned_at DESC, id", {"channel": channel}
         )
-        return [_document(row) for row in rows]
+        return list(map(_document, rows))
+
+    async def _known(self, channel: str) -> list[str]:
+        """Ids of its documents."""
+        return _column(await self._read("SELECT id FROM documents WHERE channel = :id", {"id": channel}), "id")
 
     async def find_document(self, channel: str, key: str) -> Document:
         return the_one(await self.documents(channel), key)
 
     async def all_weights(self) -> list[WeightsRecord]:
-        return [_weights(row) for row in await self._read("SELECT * FROM weights ORDER BY document_id")]
+        return list(map(_weights, await self._read("SELECT * FROM weights ORDER BY document_id")))
 
     async def pages(self, document_id: str) -> list[Page]:
         async with self._channel(await self._channel_of(document_id)) as content:
             return await content(ChannelFile.pages, document_id)
-
-    async def chunk_texts(self, document_id: str) -> list[str]:
-        async with self._channel(await self._channel_of(document_id)) as content:
-            return await content(ChannelFile.chunk_texts, document_id)
 
     async def _channel_of(self, document_id: str) -> str:
         """ "" for a document that is not there."""
@@ -387,7 +385,7 @@ class Index:
         rows = await self._read(
             "SELECT document_id FROM unused_weights WHERE document_id NOT IN (SELECT document_id FROM weights)"
         )
-        return [row["document_id"] for row in rows]
+        return _column(rows, "document_id")
 
     async def weights_deleted(self, document_ids: Sequence[str]) -> None:
         async with self._transaction() as execute:
@@ -464,15 +462,15 @@ class Index:
                 await execute("INSERT INTO erasing (channel) VALUES (:channel)", key)
             self._unerased.add(valid_text(channel))
         await self._try_to_finish_erase()
-        return [_weights(record) for record in records]
+        return list(map(_weights, records))
 
     async def finish_erase(self) -> None:
         """Remove the traces of what was erased, after each erase, and at start what a crash cut short: rewrite or
         delete the channels' files, write the index anew, once, and empty the write-ahead log."""
         rows = await self._read("SELECT number, channel FROM erasing WHERE NOT rewritten ORDER BY number")
-        self._unerased |= {row["channel"] for row in rows}
+        self._unerased |= set(_column(rows, "channel"))
         failed: dict[str, StorageFailed] = {}
-        for channel in {row["channel"] for row in rows}:
+        for channel in set(_column(rows, "channel")):
             try:
                 async with self._files.use(channel) as content:
                     with storage_errors():
@@ -501,7 +499,7 @@ class Index:
 
     async def _erase_content(self, channel: str, content: Any) -> None:
         if await self._read("SELECT 1 FROM channels WHERE id = :channel", {"channel": channel}):
-            known = [document.id for document in await self.documents(channel)]
+            known = await self._known(channel)
             await content(ChannelFile.keep, known, await self._waiting(channel))
         else:
             await self._files.delete(channel)
@@ -526,14 +524,8 @@ class Index:
 
     # Questions
 
-    async def route(
-        self,
-        channel: str,
-        question: str,
-        *,
-        document_id: str | None = None,
-        query: Query | None = None,
-        limit: int = 10,
+    async def candidates(
+        self, channel: str, question: str, *, document_id: str | None = None, limit: int = 10
     ) -> list[Hit]:
         known = {
             document.id: document for document in await self.documents(channel) if document_id in (None, document.id)
@@ -541,37 +533,12 @@ class Index:
         words = search_words(question)
         async with self._channel(channel) as content:
             rows = await content(ChannelFile.search, words, known)
-            if not rows:
-                newest = [*known.values()][:1]
-                return [Hit(document, 0, 0.0, 0.0, 1) for document in newest]
-            frequencies: dict[str, dict[int, float]] = {word: {} for word in words}
-            for row in rows:
-                frequencies[row["word"]][row["id"]] = frequency(row["score"], row["found"], row["everywhere"])
-            among = rows[0]["among"]
-            score, share = scores(frequencies, among), shares(frequencies, among)
-
-            def order(chunk: sqlite3.Row) -> tuple[float, float, int]:
-                return -score[chunk["id"]], -known[chunk["document_id"]].learned_at, chunk["position"]
-
-            chunks = sorted({row["id"]: row for row in rows}.values(), key=order)
-            chunks = chunks[: max(COMPARED, limit) if query else limit]
-            hits = [
-                Hit(known[row["document_id"]], row["position"], score[row["id"]], share[row["id"]], among)
-                for row in chunks
-            ]
-            codes = await content(ChannelFile.codes, [row["id"] for row in chunks]) if query else []
-        if query:
-            hits = await asyncio.to_thread(closest_first, hits, codes, query)
-        return hits[:limit]
-
-    async def support(
-        self, document_id: str, answers: Sequence[str], question: str = ""
-    ) -> list[tuple[int, ...] | None]:
-        pages = await self.pages(document_id)
-        if not pages:
-            return [None] * len(answers)
-        positions = await asyncio.to_thread(supporting, [page.text for page in pages], answers, question)
-        return [tuple(pages[position].number for position in of_answer) for of_answer in positions]
+            hits = by_words([WordMatch(**row) for row in rows], words, known, limit)
+            chunks = await content(ChannelFile.chunks, [(hit.document.id, hit.chunk) for hit in hits])
+        return [
+            replace(hit, text=chunk["text"], code=chunk["code"] if rows else b"")
+            for hit, chunk in zip(hits, chunks, strict=True)
+        ]
 
     async def add_answer(self, channel: str, answer: Answer, *, asked_by: str, thread: str = "") -> str:
         """Store an answer; returns its id. Raises: NotFound, when its document was forgotten meanwhile."""
@@ -632,7 +599,7 @@ class Index:
         rows = await self._read(
             "SELECT id FROM channels WHERE substr(id, 1, length(:prefix)) = :prefix ORDER BY id", {"prefix": prefix}
         )
-        return [row["id"] for row in rows]
+        return _column(rows, "id")
 
     async def channel_settings(self, channel: str) -> dict[str, str]:
         rows = await self._read("SELECT settings FROM channels WHERE id = :channel", {"channel": channel})
@@ -678,7 +645,7 @@ class Index:
             "ORDER BY received_at",
             {"prefix": prefix},
         )
-        return [(row["key"], row["body"]) for row in rows]
+        return list(map(tuple, rows))
 
     async def handled(self, key: str) -> None:
         async with self._transaction() as execute:
@@ -740,7 +707,7 @@ class Index:
         return list(await self._writer.execute_fetchall(sql, _valid(values or {})))
 
     async def _insert(self, sql: str, rows: Iterable[Mapping[str, Any]]) -> None:
-        await self._writer.executemany(sql, [_valid(row) for row in rows])
+        await self._writer.executemany(sql, map(_valid, rows))
 
     async def _read(self, sql: str, values: Mapping[str, Any] | None = None) -> list[sqlite3.Row]:
         with storage_errors():
@@ -804,6 +771,10 @@ def _valid(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: valid_text(value) if isinstance(value, str) else value for name, value in values.items()}
 
 
+def _column(rows: Iterable[sqlite3.Row], name: str) -> list[Any]:
+    return [row[name] for row in rows]
+
+
 def _values(kind: type[Any], row: sqlite3.Row) -> dict[str, Any]:
     """The columns that are fields of a dataclass."""
     return {field.name: row[field.name] for field in fields(kind) if field.name in row.keys()}  # noqa: SIM118
@@ -824,7 +795,7 @@ def _weights(row: sqlite3.Row, **other: Any) -> WeightsRecord:
 
 def read_weights(connection: sqlite3.Connection) -> list[WeightsRecord]:
     """For a snapshot of the file; the connection's rows are sqlite3.Row."""
-    return [_weights(row) for row in connection.execute("SELECT * FROM weights ORDER BY document_id")]
+    return list(map(_weights, connection.execute("SELECT * FROM weights ORDER BY document_id")))
 
 
 def _answer(row: sqlite3.Row) -> Answer:

@@ -20,7 +20,7 @@ from tests.architecture import (
 
 LAYERS = {  # the first modules may not import the second ones; who imports them all the same, with the reason
     ("core", "bot"): (),
-    ("core", "storage"): (),
+    ("core", "storage"): ("core.evaluation.served",),  # the instrument puts the product together, too
     ("storage", "bot"): (),
     ("bot", "storage"): ("bot.app",),  # puts everything together
     ("bot", "core.evaluation"): ("bot.cli.models",),  # the command `bench`
@@ -28,7 +28,7 @@ LAYERS = {  # the first modules may not import the second ones; who imports them
     ("core.learning", "core.prepare"): (),
     ("core.learning", "core.evaluation"): (),
     ("core.document", "core.learning"): (),
-    ("core.search", "core.learning"): (),
+    ("core.search", "core.learning"): ("core.search.head",),  # reads the model's states by recorded passes
     ("core.prepare", "core.evaluation"): (),
 }
 USE_CASES = ("core.service", "core.runner", "core.device", "core.engine")  # what serves; neither trains nor measures
@@ -59,6 +59,27 @@ LIGHT = (
     "core/device",
     "core/types",
     "core/document",
+    "core/search/closeness",
+    "core/search/evidence",
+    "core/search/finder",
+    "core/search/followup",
+    "core/search/parameters",
+    "core/search/ranking",
+    "core/search/words",
+)
+PLAIN = (  # where no name is a filler
+    "bot/",
+    "storage/",
+    "core/generate",
+    "core/learning/adapters/",
+    "core/learning/forms/",
+    "core/learning/inner_loop",
+    "core/learning/preparation",
+    "core/prepare/",
+    "core/model",
+    "core/prompts",
+    "core/runner",
+    "core/device",
 )
 HEAVY = {"torch", "transformers", "peft"}
 FILES = [file for file in sources() if not file.startswith(GENERATORS)]
@@ -107,6 +128,12 @@ def test_what_serves_neither_trains_nor_measures(package: str) -> None:
     assert [m for m in USE_CASES if any(is_in(target, package) for target in imports()[m])] == []
 
 
+@pytest.mark.parametrize("folder", ["core.learning.forms", "core.learning.adapters"])
+@pytest.mark.parametrize("heart", ["core.learning.inner_loop", "core.learning.fast_learner"])
+def test_the_shipped_form_knows_no_other_form(heart: str, folder: str) -> None:
+    assert [target for target in imports()[heart] if is_in(target, folder)] == []
+
+
 def test_no_module_imports_itself_around_others() -> None:
     assert cycles() == []
 
@@ -140,14 +167,12 @@ def test_only_settings_reads_the_environment() -> None:
 
 def test_the_size_of_a_document_is_checked_by_one_function() -> None:
     """Which is called where bytes enter and where they are parsed; a stream is cut off where it is read."""
+    streams = {"bot/platforms/slack/app.py", "bot/platforms/playground.py"}
     served = [file for file in FILES if not file.startswith("core/evaluation/")]
     files = {file for file in served if "max_bytes" in (ROOT / file).read_text()}
-    assert files == {"bot/settings.py", "core/types.py", "core/document/formats.py"} | {
-        "bot/platforms/slack/app.py",
-        "bot/platforms/playground.py",
-    }
+    assert files == {"bot/settings.py", "core/types.py", "core/document/formats.py"} | streams
 
 
-@pytest.mark.parametrize("place", ["bot/", "storage/", "core/runner.py", "core/device.py"])
+@pytest.mark.parametrize("place", PLAIN)
 def test_no_name_is_a_filler(place: str) -> None:
     assert [name for name in filler_names() if name.startswith(place)] == []

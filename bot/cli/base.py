@@ -30,13 +30,7 @@ cli = typer.Typer(
     rich_markup_mode=None,
 )
 
-# Every command takes these, so that a script may add them to any; where they mean nothing, --help hides them.
-OPTIONS = {  # name -> type, flag, help, default
-    "channel": (str, "--channel", "Whose documents: each channel knows only its own.", "local"),
-    "data_dir": (Path | None, "--data-dir", "Where Engram keeps what it learns.", None),
-    "json": (bool, "--json", "Print one JSON object.", False),
-}
-METAVARS = {"channel": "NAME", "data_dir": "DIR"}
+SHARED = ("channel", "data_dir", "json")  # options of every command, so that a script may add them to any
 
 
 @dataclass(frozen=True)
@@ -64,14 +58,14 @@ def command(
     """Register a coroutine function as a command; it gets a `Call` and its own arguments.
 
     Args:
-        hidden: which of OPTIONS mean nothing to it.
+        hidden: which of SHARED mean nothing to it; --help leaves them out.
         confirm: what a person has to answer with yes first; `--yes` answers it.
         channel: the default of --channel.
     """
 
     def register(function: Command) -> Command:
         def invoke(**arguments: Any) -> None:
-            common = {name: arguments.pop(name) for name in OPTIONS}
+            common = {name: arguments.pop(name) for name in SHARED}
             if confirm:
                 ask_first(confirm.format(channel=common["channel"]), arguments.pop("yes"), common["json"])
             run(function, arguments, **common)
@@ -87,19 +81,23 @@ def command(
 
 def _signature(function: Command, hidden: Collection[str], asks: bool, channel: str) -> inspect.Signature:
     """The function's own parameters without `call`, then those that all commands share."""
-    own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
-    shared = [_option(name, *OPTIONS[name], hidden=name in hidden) for name in OPTIONS]
+
+    def option(name: str, kind: Any, default: Any, **about: Any) -> inspect.Parameter:
+        info = typer.Option(f"--{name.replace('_', '-')}", hidden=name in hidden, **about)
+        return inspect.Parameter(
+            name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, info]
+        )
+
+    _, *own = inspect.signature(function, eval_str=True).parameters.values()
+    parameters = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own]
+    parameters += [
+        option("channel", str, channel, metavar="NAME", help="Whose documents: each channel knows only its own."),
+        option("data_dir", Path | None, None, metavar="DIR", help="Where Engram keeps what it learns."),
+        option("json", bool, False, help="Print one JSON object."),
+    ]
     if asks:
-        shared.append(_option("yes", bool, "--yes", "Don't ask.", False))
-    parameters = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in [*own, *shared]]
-    parameters = [p.replace(default=channel) if p.name == "channel" else p for p in parameters]
+        parameters.append(option("yes", bool, False, help="Don't ask."))
     return inspect.Signature(parameters)
-
-
-def _option(name: str, kind: Any, flag: str, text: str, default: Any, *, hidden: bool = False) -> inspect.Parameter:
-    about = typer.Option(flag, help=text, metavar=METAVARS.get(name), hidden=hidden)
-    annotation = Annotated[kind, about]
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
 def run(function: Command, arguments: dict[str, Any], *, channel: str, data_dir: Path | None, json: bool) -> None:

@@ -26,7 +26,7 @@ async def bench(
     general: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Also questions about none of the documents: what is lost.")
     ] = None,
-    retrieved: Annotated[int, typer.Option(min=1, help="Chunks in the prompt of retrieval and both.")] = 1,
+    retrieved: Annotated[int, typer.Option(min=1, help="Chunks in the prompt of retrieval.")] = 1,
     output: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the figures there, as JSON.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where a run with this --output was stopped.")] = False,
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw quality against seconds: .png, .svg.")] = None,
@@ -40,7 +40,6 @@ async def bench(
 
     from bot.app import load_engine
     from bot.terminal import bench_table
-    from core.device import Device
     from core.errors import Refused, SetupError
     from core.evaluation import bench, report
 
@@ -55,19 +54,21 @@ async def bench(
     if resume and not output:
         raise Refused("Give --output, the file of the run to go on with.")
     chosen = {name: value for name, value in (("device", device), ("effort", effort)) if value}
-    owner = Device(partial(load_engine, call.settings.model_copy(update=chosen)))
+    load = partial(load_engine, call.settings.model_copy(update=chosen))
     unfinished = output.with_name(f"{output.name}.partial") if output else None
     with call.screen.counting() as progress:
-        measure = partial(
-            bench.run,
+        result = await bench.run(
+            load,
+            squad,
+            documents,
+            progress,
             conditions=[c.strip() for c in conditions.split(",")] if conditions else bench.CONDITIONS,
             retrieved=retrieved,
             together=together,
             general=general,
-            partial=unfinished,
+            answers_file=unfinished,
             resume=resume,
         )
-        result = await owner.run(measure, await owner.ready(), squad, documents, progress)
     if output and unfinished:
         output.write_text(json.dumps(result, indent=2) + "\n")
         unfinished.unlink(missing_ok=True)

@@ -10,30 +10,33 @@ rows that are missing, and after `--seconds` the unfinished row is given up. Wha
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from core.device import BATCH_ROWS
 from core.engine import Engine, EngineConfig
 from core.evaluation import speed
 from core.evaluation.bench import BATCH, Bench, peak_memory_mb
 from core.evaluation.budgets import lessons_of, scores
 from core.evaluation.journal import Journal, Reply
 from core.evaluation.report import f1_scores, mean, report
+from core.evaluation.served import serve
 from core.evaluation.statistics import bootstrap
 from core.learning.adapters.study import Exercise
 from core.learning.guard import Guard
 from core.model import LoadedModel, load_model
 from core.prepare.outer import OuterConfig
 from core.prompts import NOT_IN_TEXT
-from core.service import ROUTED
 from core.squad import Article, read_squad
 
 log = logging.getLogger(__name__)
@@ -67,8 +70,21 @@ class Lab:
         engine.course(engine.learner).written = self.written
         return engine
 
-    def bench(self, engine: Engine, routed: int = ROUTED) -> Bench:
-        return Bench(engine, self.articles, Journal(None, {}), self.tick, routed=routed, retrieved=1, batch=self.batch)
+    @asynccontextmanager
+    async def bench(self, engine: Engine, sections: int | None = None) -> AsyncIterator[Bench]:
+        """sections: that are asked at most, where not as many as the model's own numbers say."""
+        ranking = replace(engine.base.ranking, max_sections=sections) if sections else None
+        async with serve(lambda: engine, ranking=ranking, batch_rows=max(BATCH_ROWS, self.batch)) as served:
+            yield Bench(served, self.articles, Journal(None, {}), self.tick, batch=self.batch)
+
+    def replies(self, *conditions: str) -> dict[str, list[list[Reply]]]:
+        """Under conditions that attach no weights."""
+
+        async def ask() -> dict[str, list[list[Reply]]]:
+            async with self.bench(self.engine()) as bench:
+                return {c: await bench.ask_all(c) for c in conditions}
+
+        return asyncio.run(ask())
 
     def tick(self, stage: str, done: int, total: int) -> None:
         if time.monotonic() > self.end:
@@ -77,8 +93,7 @@ class Lab:
     @cached_property
     def plain(self) -> dict[str, list[list[Reply]]]:
         """Replies of the base model, closed book and with the gold paragraph in the prompt."""
-        bench = self.bench(self.engine())
-        return {c: bench.ask_all(c) for c in ("base", "in_context")}
+        return self.replies("base", "in_context")
 
 
 @dataclass(frozen=True)
@@ -87,7 +102,7 @@ class Row:
 
     settings: Mapping[str, Any] = field(default_factory=dict)
     conditions: Sequence[str] = LEARNED
-    routed: int = ROUTED
+    sections: int | None = None  # that are asked at most
     against: str = "fast-weights"  # the row that it is compared with
     measure: Callable[[Lab, Row], dict[str, Any]] | None = None  # None: `quality`
 
@@ -95,33 +110,37 @@ class Row:
 def quality(lab: Lab, row: Row) -> dict[str, Any]:
     """Learn every document, ask every question."""
     plain = lab.plain  # first: it warms the device up
+    return asyncio.run(_quality(lab, row, plain))
+
+
+async def _quality(lab: Lab, row: Row, plain: Mapping[str, list[list[Reply]]]) -> dict[str, Any]:
     engine = lab.engine(**row.settings)
-    bench = lab.bench(engine, row.routed)
-    costs = learning_costs(lab, bench)
-    replies = plain | {c: bench.ask_all(c) for c in row.conditions}
+    async with lab.bench(engine, row.sections) as bench:
+        costs = await learning_costs(lab, bench)
+        replies = {**plain, **{c: await bench.ask_all(c) for c in row.conditions}}
+        moved = shift(lab, engine, bench)
     return {
         **report(lab.articles, replies),
         "by_set": by_set(lab, replies),
         "abstained": {c: share(r, lambda reply: reply.text == NOT_IN_TEXT) for c, r in replies.items()},
         "f1_by_document": scored(lab.articles, replies["weights"]),
-        "shift": shift(lab, engine, bench),
+        "shift": moved,
         **costs,
     }
 
 
-def learning_costs(lab: Lab, bench: Bench) -> dict[str, Any]:
+async def learning_costs(lab: Lab, bench: Bench) -> dict[str, Any]:
     """Learn every document; what that takes. The peak is a GPU's: that of a process never falls."""
     if on_gpu := lab.base.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    for n in range(len(lab.articles)):
-        bench.learn(n)
+    documents = [await bench.learn(n) for n in range(len(lab.articles))]
     learned = [bench.journal.learned[n] for n in sorted(bench.journal.learned, key=int)]
     return {
-        "tokens": sum(c.token_count for d in bench.documents[: len(lab.articles)] for c in d.chunks),
+        "tokens": sum(document.tokens for document in documents),
         "learning_seconds": sum(x["seconds"] for x in learned),
         "loss": [sum(x["loss"][i] for x in learned) / len(learned) for i in (0, 1)],
         "megabytes": sum(x["megabytes"] for x in learned) / len(learned),
-        "peak_memory_mb": peak_memory_mb(bench.engine) if on_gpu else None,
+        "peak_memory_mb": peak_memory_mb(bench.served.engine) if on_gpu else None,
     }
 
 
@@ -148,12 +167,16 @@ def share(replies: Sequence[Sequence[Reply]], true: Callable[[Reply], bool]) -> 
 def shift(lab: Lab, engine: Engine, bench: Bench) -> float:
     """Mean KL(base || learned) of the first token of unrelated answers, nats; as the guard measures it."""
     guard, learner = Guard(lab.base, engine.format), engine.course(engine.learner).learner
-    some = [d.learned for d in bench.documents[: min(SHIFTED, len(lab.articles))] if d.learned]
-    return sum(guard.shift(learned, learner) for learned in some) / len(some)
+    shifts = [guard.shift(bench.served.learned(article), learner) for article in lab.articles[:SHIFTED]]
+    return sum(shifts) / len(shifts)
 
 
 def together(lab: Lab, row: Row) -> dict[str, Any]:
-    return lab.bench(lab.engine(**row.settings), row.routed).together()
+    async def measure() -> dict[str, Any]:
+        async with lab.bench(lab.engine(**row.settings), row.sections) as bench:
+            return await bench.together()
+
+    return asyncio.run(measure())
 
 
 def budgets(lab: Lab, row: Row) -> dict[str, Any]:
@@ -164,7 +187,7 @@ def budgets(lab: Lab, row: Row) -> dict[str, Any]:
 
 
 def unlearned(lab: Lab, row: Row) -> dict[str, Any]:
-    replies = lab.plain | {"retrieval": lab.bench(lab.engine()).ask_all("retrieval")}
+    replies = lab.plain | lab.replies("retrieval")
     return report(lab.articles, replies) | {"by_set": by_set(lab, replies)}
 
 
@@ -188,7 +211,7 @@ ROWS: dict[str, Row] = {
     "ttt-mlp": Row({"learner": "ttt-mlp"}),
     "together": Row(measure=together),
     "budgets": Row(measure=budgets),
-    "routed-1": Row(routed=1),
+    "routed-1": Row(sections=1),
     "votes-3": Row({"votes": 3}, ("weights", "learned")),
     "votes-5": Row({"votes": 5}, ("weights", "learned")),
     "sections-256": Row({"chunk_size": 256}),

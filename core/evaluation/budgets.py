@@ -10,15 +10,18 @@ them for that budget and keeps it beside the prepared weights, where "ppo:EACH" 
 from __future__ import annotations
 
 import argparse
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from core.device import BATCH_ROWS
 from core.engine import Engine, EngineConfig
 from core.errors import SetupError
-from core.evaluation.bench import BATCH, Bench, learn
+from core.evaluation.bench import BATCH, Bench, learn, own
 from core.evaluation.journal import Journal
+from core.evaluation.served import pages_of, serve
 from core.evaluation.statistics import bootstrap
 from core.learning.forms.budget import (
     ACTIONS,
@@ -52,23 +55,30 @@ class Score:
 def lessons_of(engine: Engine, articles: Sequence[Article], batch: int = BATCH) -> tuple[list[Lesson], list[float]]:
     """Of each document its losses before learning and its gains in F1 (summed over a chunk's questions); and the base
     model's F1, summed."""
+    return asyncio.run(_lessons_of(engine, articles, batch))
+
+
+async def _lessons_of(engine: Engine, articles: Sequence[Article], batch: int) -> tuple[list[Lesson], list[float]]:
     config = replace(engine.config, check=False, guard=False)
+    chunks = [engine.chunk(pages_of(article)) for article in articles]
     losses: list[list[float]] = []
-    found: list[list[list[float]]] = []  # F1 by document, chunk, action
+    by_action = [[[0.0] * len(ACTIONS) for _ in cut] for cut in chunks]  # F1 by document, chunk, action
     for place, action in enumerate(ACTIONS):
         fixed = Engine(engine.base, replace(config, budget=f"fixed:{int(action)}"))
-        bench = Bench(fixed, articles, Journal(None, {}), lambda *_: None, routed=1, retrieved=1, batch=batch)
         if action == Action.SKIP:
-            found = [[[0.0] * len(ACTIONS) for _ in d.chunks] for d in bench.documents]
-            losses = [
-                [learn(fixed, [c], d.article.title)[0].metrics.initial_loss for c in d.chunks] for d in bench.documents
-            ]
-        for d, rows, replies in zip(bench.documents, found, bench.ask_all("weights"), strict=False):
-            for q, reply in zip(d.article.questions, replies, strict=True):
-                rows[d.routed(q.text, 1)[0]][place] += f1(reply.text, q.answers)
-    base = [sum(row[0] for row in rows) for rows in found]
-    gains = [[[score - row[0] for score in row] for row in rows] for rows in found]
-    return [Lesson(*pair) for pair in zip(losses, gains, strict=True)][: len(articles)], base[: len(articles)]
+            for article, cut in zip(articles, chunks, strict=True):
+                losses.append([learn(fixed, [chunk], article.title)[0].metrics.initial_loss for chunk in cut])
+        one_section = replace(engine.base.ranking, max_sections=1)
+        async with serve(lambda fixed=fixed: fixed, ranking=one_section, batch_rows=max(BATCH_ROWS, batch)) as served:
+            bench = Bench(served, articles, Journal(None, {}), lambda *_: None, batch=batch)
+            replies = await bench.ask_all("weights")
+            for n, (article, rows) in enumerate(zip(articles, by_action, strict=True)):
+                for question, reply in zip(article.questions, replies[n], strict=True):
+                    [hit] = await served.index.candidates(own(n), question.text, limit=1)
+                    rows[hit.chunk][place] += f1(reply.text, question.answers)
+    base = [sum(row[0] for row in rows) for rows in by_action]
+    gains = [[[score - row[0] for score in row] for row in rows] for rows in by_action]
+    return [Lesson(*pair) for pair in zip(losses, gains, strict=True)], base
 
 
 def scores(lessons: Sequence[Lesson], base: Sequence[float], questions: Sequence[int]) -> list[Score]:

@@ -20,7 +20,7 @@ class Reply:
     seconds: float  # of the question's share of its batch
     prompt_tokens: int
     confidence: float
-    share: float | None = None  # of the question's words in the section whose weights answered; None: no weights did
+    document: int | None = None  # number of the one whose weights answered; None: no weights did
 
 
 class Journal:

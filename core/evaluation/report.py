@@ -73,7 +73,7 @@ def _costs(replies: Sequence[Sequence[Reply]]) -> dict[str, float]:
     return {
         "seconds_a_question": sum(r.seconds for r in flat) / len(flat),
         "prompt_tokens": sum(r.prompt_tokens for r in flat) / len(flat),
-        "by_weights": 100 * sum(r.share is not None for r in flat) / len(flat),  # percent that weights answered
+        "by_weights": 100 * sum(r.document is not None for r in flat) / len(flat),  # percent that weights answered
     }
 
 

@@ -149,7 +149,9 @@ class Graph:
             x = _block(
                 x, layer, cos, sin, mask, self.cache[i], columns, self.slots.get(f"model.layers.{i}.mlp.down_proj")
             )
-        return Next.of(F.linear(_norm(x[:, -1], llama.norm), self.model.lm_head.weight).float().softmax(-1))
+        return Next.from_probabilities(
+            F.linear(_norm(x[:, -1], llama.norm), self.model.lm_head.weight).float().softmax(-1)
+        )
 
 
 class Replayed(Passes):

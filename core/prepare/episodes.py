@@ -27,7 +27,7 @@ from core.prepare.questions import QA, sentences
 from core.prepare.swapped import swapped
 from core.prepare.typed import as_typed
 from core.prompts import ASK, COMPLETE, NOT_IN_TEXT, ChatFormat
-from core.words import normalise, search_words
+from core.search.words import normalise, search_words
 
 OTHERS = 24  # other documents' questions, of which the closest is asked
 TELLING = 3  # words; "Who led?" has too few to say which document it is about

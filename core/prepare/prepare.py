@@ -21,7 +21,6 @@ import torch
 from core.errors import Refused
 from core.learning.hooks import down_projections
 from core.learning.preparation import FastWeightsConfig, Prepared, save_prepared
-from core.learning.search_head import save_head
 from core.model import LoadedModel, load_model, pick_device, pick_dtype
 from core.prepare import material as sources
 from core.prepare.material import Material, Passage
@@ -29,6 +28,7 @@ from core.prepare.measure import learned_figures, measuring_sets
 from core.prepare.outer import OuterConfig, run_outer, save_state
 from core.prepare.questions import QA
 from core.prepare.search_head import SearchConfig, train_search
+from core.search.head import save_head
 from core.squad import read_squad
 
 INNER = FastWeightsConfig(layers=4, skip=3, steps=2, segment=208, section=192, reader=64)

@@ -30,6 +30,24 @@ AUX = "was|were|is|are|has|had|have|can|could|will|would|may|must"
 FUNCTION = set(
     "the a an of in on at by for to and or but with from as it he she they his her its their this that these those".split()
 )
+NO_SUBJECT = (
+    "This",
+    "These",
+    "There",
+    "However",
+    "But",
+    "And",
+    "Although",
+    "When",
+    "In",
+    "As",
+    "After",
+)  # begin a sentence
+OPENING = re.compile(r"(?:In|On|After|During|By) ([^,]{3,30}), ([A-Z].*)")
+DEFINITION = re.compile(r"((?:a|an|the|one of the) [^,;]{3,70}?)(?:,| that| which| who| in | from | by | of the |$)")
+OBJECT = re.compile(
+    r"((?:the|a|an|his|her|its) [^,;]{3,50}?|[A-Z][\w ]{2,40}?)(?:,| in | on | at | to | by | and | for | with |$)"
+)
 CLAUSE_BEGINS = ("in", "on", "at", "for", "with", "and", "that", "which", "from")
 PLACE_PREPOSITIONS = ("in", "at", "near", "from", "to", "on")
 IRREGULAR = dict(
@@ -111,6 +129,28 @@ def _when_word(span: str, rng: random.Random) -> str:
     return rng.choice(["When", "In what year", "What year"]) if len(span) == 4 else rng.choice(["When", "On what date"])
 
 
+def _who_or_what(subject: str) -> str:
+    return "Who" if NAME.fullmatch(subject) and kind_of(subject, "") == "who" else "What"
+
+
+class Clause(NamedTuple):
+    """A main clause: "The harbour | was | built in 1874" or "Orla Quint | kept | nineteen boats"."""
+
+    subject: str
+    verb: str  # as it stands
+    aux: str  # what a question puts before the subject: the verb itself, or "did"
+    lemma: str  # of the verb, after "did"; "" with an auxiliary
+    rest: str
+
+    def ask(self, head: str, rest: str) -> str:
+        return " ".join(filter(None, (head, self.aux, self.subject, self.lemma, rest))) + "?"
+
+    def ask_without(self, head: str, phrase: str, rng: random.Random) -> str:
+        """With the phrase taken out of the rest."""
+        rest = _trim(self.rest.replace(phrase, "", 1).replace("  ", " "), rng)
+        return self.ask(head, rest).replace(" ?", "?")
+
+
 def ask_sentence(sentence: str, title: str, rng: random.Random) -> list[QA]:
     """All questions that the rules make of one sentence."""
     s = _clean(sentence).rstrip(".!?")
@@ -120,72 +160,64 @@ def ask_sentence(sentence: str, title: str, rng: random.Random) -> list[QA]:
     if subject_is_title:
         owner = s.split()[0] in ("His", "Its", "Their", "Her")
         s = re.sub(PRONOUN, title + ("'s" if owner else ""), s, count=1)
-    elif PRONOUN.match(s) or s.split()[0] in (
-        "This",
-        "These",
-        "There",
-        "However",
-        "But",
-        "And",
-        "Although",
-        "When",
-        "In",
-        "As",
-        "After",
-    ):
-        if not (m := re.match(r"(?:In|On|After|During|By) ([^,]{3,30}), ([A-Z].*)", s)):
+    elif PRONOUN.match(s) or s.split()[0] in NO_SUBJECT:
+        opening = OPENING.match(s)
+        if not opening:
             return []
-        s = m.group(2)[0].upper() + m.group(2)[1:] + f" in {m.group(1)}" if DATE.fullmatch(m.group(1)) else m.group(2)
-    out: list[QA] = []
-    m = re.match(rf"(.{{2,60}}?) ({AUX}) (.+)", s)
-    if m and ("," in m[1] or len(m[1].split()) > 8 or re.search(r"\b(?:that|which|who|if)\b", m[1])):
-        m = None  # no subject
-    # Subject questions: the sentence itself with its subject replaced.
-    if m:
-        subject, aux, rest = m.group(1), m.group(2), m.group(3)
+        when, s = opening.groups()
+        if DATE.fullmatch(when):
+            s = f"{s[0].upper()}{s[1:]} in {when}"
+    clause = _clause(s)
+    questions: list[QA] = []
+    if clause:
         if not subject_is_title or rng.random() < 0.3:
-            word = "Who" if NAME.fullmatch(subject) and kind_of(subject, "") == "who" else "What"
-            out.append(QA(f"{word} {aux} {_trim(rest, rng)}?", subject))
-        if aux in ("was", "is", "were", "are") and (
-            n := re.match(
-                r"((?:a|an|the|one of the) [^,;]{3,70}?)(?:,| that| which| who| in | from | by | of the |$)", rest
-            )
-        ):
-            who = "Who" if NAME.fullmatch(subject) and kind_of(subject, "") == "who" and rng.random() < 0.7 else "What"
-            out.append(QA(f"{who} {aux} {subject}?", n.group(1)))
-    # Verb questions: wh + did + subject + base verb.
-    verb = re.match(r"((?:[A-Z][\w'’.-]*)(?: [\w'’.-]+){0,5}?) ([a-z]+) (.+)", s)
-    lemma = base_form(verb.group(2)) if verb and not m else None
-    if verb and lemma:
-        word = "Who" if NAME.fullmatch(verb.group(1)) and kind_of(verb.group(1), "") == "who" else "What"
-        if not subject_is_title or rng.random() < 0.3:
-            out.append(QA(f"{word} {verb.group(2)} {_trim(verb.group(3), rng)}?", verb.group(1)))
-        if (
-            n := re.match(
-                r"((?:the|a|an|his|her|its) [^,;]{3,50}?|[A-Z][\w ]{2,40}?)(?:,| in | on | at | to | by | and | for | with |$)",
-                verb.group(3),
-            )
-        ) and rng.random() < 0.7:
-            rest = verb.group(3)[n.end(1) :]
-            out.append(
-                QA(
-                    f"What did {verb.group(1)} {lemma}{' ' + _trim(rest, rng) if rest.strip(' ,') and rng.random() < 0.7 else ''}?".replace(
-                        " ,", ","
-                    ),
-                    n.group(1),
-                )
-            )
-    # Spans: dates, places, people, counts.
-    for span, wh, prep in _spans(s, rng):
-        out.extend(_span_question(s, span, wh, prep, m, verb if lemma else None, lemma, rng))
+            word = _who_or_what(clause.subject)
+            questions.append(QA(f"{word} {clause.verb} {_trim(clause.rest, rng)}?", clause.subject))
+        questions += _ask_object(clause, rng) if clause.lemma else _ask_definition(clause, rng)
+    for span, kind, preposition in _spans(s, rng):
+        questions += _ask_span(s, span, kind, preposition, clause, rng)
     first: dict[str, QA] = {}
-    for q in out:
+    for q in questions:
         if _good(q):
             first.setdefault(q.question.lower(), q)
     return list(first.values())
 
 
+def _clause(s: str) -> Clause | None:
+    """With an auxiliary, else with a verb in the past tense; None where there is neither."""
+    m = re.match(rf"(.{{2,60}}?) ({AUX}) (.+)", s)
+    if m:
+        subject, aux, rest = m.groups()
+        is_simple = "," not in subject and not re.search(r"\b(?:that|which|who|if)\b", subject)
+        if is_simple and len(subject.split()) <= 8:
+            return Clause(subject, aux, aux, "", rest)
+    m = re.match(r"((?:[A-Z][\w'’.-]*)(?: [\w'’.-]+){0,5}?) ([a-z]+) (.+)", s)
+    lemma = base_form(m.group(2)) if m else None
+    return Clause(m.group(1), m.group(2), "did", lemma, m.group(3)) if m and lemma else None
+
+
+def _ask_definition(clause: Clause, rng: random.Random) -> list[QA]:
+    """ "The lighthouse is a tower" -> "What is the lighthouse?" """
+    definition = DEFINITION.match(clause.rest)
+    if clause.aux not in ("was", "is", "were", "are") or not definition:
+        return []
+    word = "Who" if _who_or_what(clause.subject) == "Who" and rng.random() < 0.7 else "What"
+    return [QA(f"{word} {clause.aux} {clause.subject}?", definition.group(1))]
+
+
+def _ask_object(clause: Clause, rng: random.Random) -> list[QA]:
+    """ "Orla kept nineteen boats in Vessin" -> "What did Orla keep in Vessin?" """
+    thing = OBJECT.match(clause.rest)
+    if not thing or rng.random() >= 0.7:
+        return []
+    rest = clause.rest[thing.end(1) :]
+    with_rest = rest.strip(" ,") and rng.random() < 0.7
+    question = clause.ask("What", _trim(rest, rng) if with_rest else "")
+    return [QA(question.replace(" ,", ","), thing.group(1))]
+
+
 def _spans(s: str, rng: random.Random) -> list[tuple[str, str, str]]:
+    """Dates, counts, shares and names: the span, its kind, the word before it."""
     spans = [(d.group(), "when", _before(s, d.start())) for d in DATE.finditer(s)]
     for c in COUNT.finditer(s):
         if not DATE.fullmatch(c.group(1)):
@@ -193,12 +225,8 @@ def _spans(s: str, rng: random.Random) -> list[tuple[str, str, str]]:
     spans += [(p.group(1), "what percentage", _before(s, p.start())) for p in PERCENT.finditer(s)]
     dates = [d.span() for d in DATE.finditer(s)]
     for n in NAME.finditer(s):
-        if (
-            n.start() > 0
-            and n.group().lower() not in FUNCTION
-            and len(n.group()) > 2
-            and not any(a <= n.start() < b for a, b in dates)
-        ):
+        in_date = any(a <= n.start() < b for a, b in dates)
+        if n.start() > 0 and n.group().lower() not in FUNCTION and len(n.group()) > 2 and not in_date:
             spans.append((n.group().rstrip(".'"), kind_of(n.group(), s[: n.start()]), _before(s, n.start())))
     return spans
 
@@ -208,43 +236,33 @@ def _before(s: str, place: int) -> str:
     return words[-1].lower() if words else ""
 
 
-def _span_question(s, span, wh, prep, aux, verb, lemma, rng) -> list[QA]:
+def _ask_span(s: str, span: str, kind: str, preposition: str, clause: Clause | None, rng: random.Random) -> list[QA]:
+    """At most one question that the span answers."""
+    phrase = f"{preposition} {span}" if preposition in (*PLACE_PREPOSITIONS, "by", "of") else span
+    heads = {"when": _when_word(span, rng), "where": "Where", "who": "Who", "what": "What"}
+    if clause:
+        if kind in ("when", "where") and preposition in PLACE_PREPOSITIONS and phrase in clause.rest:
+            return [QA(clause.ask_without(heads[kind], phrase, rng), span)]
+        if kind == "who" and preposition == "by" and not clause.lemma and phrase in clause.rest:
+            rest = _trim(clause.rest.replace(phrase, "", 1), rng)
+            active = f"Who {clause.subject} {clause.aux} {rest} by?"
+            return [QA(rng.choice([active, f"By whom {clause.aux} {clause.subject} {rest}?"]), span)]
+        if kind.startswith("how many") and span in clause.rest and (clause.lemma or rng.random() < 0.8):
+            things = kind.removeprefix("how many ")
+            return [QA(clause.ask_without(f"How many {things}", f"{span} {things}", rng), span)]
+    return [_cloze(s, span, kind)] if rng.random() < 0.25 else []
+
+
+def _cloze(s: str, span: str, kind: str) -> QA:
+    """The sentence around the span, with a question word in its place."""
     start = s.find(span)
     end = start + len(span)
-    phrase = f"{prep} {span}" if prep in ("in", "on", "at", "near", "from", "by", "to", "of") else span
-    head = {"when": _when_word(span, rng), "where": "Where", "who": "Who", "what": "What"}.get(wh, wh.capitalize())
-    if wh in ("when", "where") and prep in PLACE_PREPOSITIONS:
-        if aux and phrase in aux.group(3):
-            rest = _trim(aux.group(3).replace(phrase, "", 1).replace("  ", " "), rng)
-            return [QA(f"{head} {aux.group(2)} {aux.group(1)} {rest}?".replace(" ?", "?"), span)]
-        if verb and phrase in verb.group(3):
-            rest = _trim(verb.group(3).replace(phrase, "", 1).replace("  ", " "), rng)
-            return [QA(f"{head} did {verb.group(1)} {lemma} {rest}?".replace(" ?", "?"), span)]
-    if wh == "who" and prep == "by" and aux and phrase in aux.group(3):
-        rest = _trim(aux.group(3).replace(phrase, "", 1), rng)
-        return [
-            QA(
-                rng.choice(
-                    [f"Who {aux.group(1)} {aux.group(2)} {rest} by?", f"By whom {aux.group(2)} {aux.group(1)} {rest}?"]
-                ),
-                span,
-            )
-        ]
-    if wh.startswith("how many") and aux and span in aux.group(3) and rng.random() < 0.8:
-        rest = _trim(aux.group(3).replace(f"{span} {wh[9:]}", "", 1).replace("  ", " "), rng)
-        return [QA(f"How many {wh[9:]} {aux.group(2)} {aux.group(1)} {rest}?".replace(" ?", "?"), span)]
-    if wh.startswith("how many") and verb and span in verb.group(3):
-        rest = _trim(verb.group(3).replace(f"{span} {wh[9:]}", "", 1).replace("  ", " "), rng)
-        return [QA(f"How many {wh[9:]} did {verb.group(1)} {lemma} {rest}?".replace(" ?", "?"), span)]
-    if rng.random() < 0.25:  # in-place cloze
-        word = {"when": "what year" if len(span) == 4 else "what date", "where": "what place"}.get(
-            wh, wh.split(" ")[0] + (" many" if wh.startswith("how") else "")
-        )
-        left, right = s[max(0, start - 90) : start], s[end : end + 60]
-        left = left[left.find(" ") + 1 :] if start > 90 else left
-        right = right[: right.rfind(" ")] if end + 60 < len(s) else right
-        return [QA(_trim_cloze(left + word + right), span)]
-    return []
+    words = {"when": "what year" if len(span) == 4 else "what date", "where": "what place"}
+    word = words.get(kind, "how many" if kind.startswith("how") else kind.split(" ")[0])
+    left, right = s[max(0, start - 90) : start], s[end : end + 60]
+    left = left[left.find(" ") + 1 :] if start > 90 else left
+    right = right[: right.rfind(" ")] if end + 60 < len(s) else right
+    return QA(_trim_cloze(left + word + right), span)
 
 
 def _trim_cloze(text: str) -> str:

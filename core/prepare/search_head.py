@@ -1,8 +1,9 @@
 """Train a search head: each question has to find its passage among others'. The base model stays as it is.
 
-The loss is that of a softmax over the passages of a batch (InfoNCE), on the scores that `core.closeness` computes, with
-the signs' gradient passed straight through (Bengio et al. 2013, arXiv 1308.3432); beside it the log-odds of the right
-passage, and of the closest wrong one, are fitted, so that closeness says whether a question is about a text at all.
+The loss is that of a softmax over the passages of a batch (InfoNCE), on the scores that `core.search.closeness`
+computes, with the signs' gradient passed straight through (Bengio et al. 2013, arXiv 1308.3432); beside it the log-odds
+of the right passage, and of the closest wrong one, are fitted, so that closeness says whether a question is about a
+text at all.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from core.learning.search_head import LAYER, SearchHead, states
 from core.model import LoadedModel
 from core.prepare.material import Passage
 from core.prompts import format_for
+from core.search.head import LAYER, SearchHead, states
 
 
 @dataclass(frozen=True)
@@ -43,10 +44,10 @@ class Texts:
         self.counts = torch.arange(longest, device=base.device) < torch.tensor(
             [len(t) for t in texts], device=base.device
         ).unsqueeze(1)
-        for at in range(0, len(order), 64):
-            some = order[at : at + 64]
-            for i, found in zip(some, states(base.model, [texts[i] for i in some], layer, pad_id), strict=True):
-                self.states[i, : len(found)] = found.half()
+        for start in range(0, len(order), 64):
+            batch = order[start : start + 64]
+            for i, of_text in zip(batch, states(base.model, [texts[i] for i in batch], layer, pad_id), strict=True):
+                self.states[i, : len(of_text)] = of_text.half()
 
 
 def train_search(
@@ -67,9 +68,9 @@ def train_search(
     head = SearchHead(round(LAYER * base.model.config.num_hidden_layers), base.model.config.hidden_size)
     sections = Texts(base, [encode(p.text) for p in passages], head.layer, pad_id)
     questions = Texts(base, [encode(q) for _, q in asked], head.layer, pad_id)
-    of = torch.tensor([n for n, _ in asked], device=base.device)
-    some = sections.states[:512][sections.counts[:512]].float()
-    head.mean, head.scale = some.mean(0), some.std()
+    passage_of = torch.tensor([n for n, _ in asked], device=base.device)
+    sample = sections.states[:512][sections.counts[:512]].float()
+    head.mean, head.scale = sample.mean(0), sample.std()
     nn.init.orthogonal_(head.project)
     head.to(base.device)
     sharpness = nn.Parameter(torch.tensor(2.0, device=base.device))  # logarithm of the softmax's scale
@@ -77,13 +78,13 @@ def train_search(
     optimiser = torch.optim.Adam([{"params": slow, "lr": c.rate}, {"params": quick, "lr": 10 * c.rate}])
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda n: min(1, (n + 1) / 50, 2 * (1 - n / c.steps)))
     for step in range(c.steps):
-        mine = torch.randint(len(of), (c.batch,), device=base.device)
+        drawn = torch.randint(len(passage_of), (c.batch,), device=base.device)
         other = torch.randint(len(passages), (c.others,), device=base.device)
-        these = torch.unique(torch.cat([of[mine], other]))  # sorted
-        right = torch.searchsorted(these, of[mine])
+        these = torch.unique(torch.cat([passage_of[drawn], other]))  # sorted
+        right = torch.searchsorted(these, passage_of[drawn])
         drop = lambda x: F.dropout(x.float(), c.drop)  # noqa: E731
-        vectors, weights = head.question(drop(questions.states[mine]))
-        weights = weights * questions.counts[mine]
+        vectors, weights = head.question(drop(questions.states[drawn]))
+        weights = weights * questions.counts[drawn]
         best = highest(vectors, straight_signs(head, drop(sections.states[these])), sections.counts[these])
         close = (weights[..., None] * best).sum(1)  # [questions, passages]
         loss = F.cross_entropy(sharpness.exp() * close, right)
@@ -121,6 +122,6 @@ def joined(passages: Sequence[Passage], rng: random.Random, words: int = 60) -> 
     asked = [p for p in passages if p.questions]
     short = [p for p in asked if len(p.text.split()) < words]
     rng.shuffle(short)
-    groups = [short[at : at + 4] for at in range(0, len(short), 4)]
+    groups = [short[start : start + 4] for start in range(0, len(short), 4)]
     together = [Passage("people", "", " ".join(p.text for p in g), [q for p in g for q in p.questions]) for g in groups]
     return [p for p in asked if len(p.text.split()) >= words] + together

@@ -13,7 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
 from core.prepare.questions import FUNCTION, MONTHS, NAME, QA, kind_of
-from core.words import STOP_WORDS
+from core.search.words import STOP_WORDS
 
 WORD = re.compile(r"[^\W_]+")
 NAMED = re.compile(r"(?<=[a-z0-9,;:(\"“] )[A-Z][^\W\d_]+")  # capitalised, not at the beginning of a sentence

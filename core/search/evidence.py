@@ -8,7 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-from core.words import SENTENCE_END, STOP_WORDS, normalise, stemmed
+from core.search.words import SENTENCE_END, STOP_WORDS, normalise, stemmed
 
 WINDOW = 2  # neighbouring sentences in which the answer and what is asked must stand
 TIMES = """
@@ -71,10 +71,10 @@ def evidence(texts: Sequence[str], question: str, answer: str) -> float:
     weight = {word: 1 / (1 + count[word]) for word in asked}
     whole = sum(weight.values())
     best = 0.0
-    for at in range(len(sentences)):
-        window = [word for words in sentences[at : at + WINDOW] for word in words]
+    for start in range(len(sentences)):
+        window = [word for words in sentences[start : start + WINDOW] for word in words]
         if f" {' '.join(said)} " in f" {' '.join(window)} " or _holds_content(window, said):
-            near = set().union(*stems[at : at + WINDOW])
+            near = set().union(*stems[start : start + WINDOW])
             best = max(best, sum(weight[w] for w in asked & near) / whole if whole else 1.0)
     return best
 

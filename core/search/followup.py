@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from core.words import normalise
+from core.search.words import normalise
 
 REMEMBERED = 3  # earlier questions of a thread that a follow-up may refer to
 PRONOUNS = """

@@ -9,7 +9,7 @@ from structlog.contextvars import get_contextvars
 
 from bot import render
 from bot.chat import Attachment, Style, Unfinished, Unreachable
-from bot.commands import ACTIONS, COMMANDS, FETCHES, Bot, Permission, edit_interval, send_with_retry
+from bot.commands import ACTIONS, COMMANDS, FETCHES, Bot, Permission, edit_interval
 from bot.quotas import QuotaConfig
 from core.errors import EngramError, StorageFailed
 from core.service import Service
@@ -181,8 +181,8 @@ async def test_edits_become_rarer_with_age():
 # Ends that must be told
 
 
-async def test_an_end_that_is_not_taken_is_tried_again(bot, monkeypatch):
-    monkeypatch.setattr("bot.commands.RETRY_AFTER", (0, 0, 0))
+async def test_an_end_that_is_not_taken_is_tried_again(bot):
+    bot.retry_after = (0, 0, 0)
     reply = FakeReply()
     await bot.hear(request("", attachment(PDF)), reply)
     reply.lives[0].troubles = undelivered(3)
@@ -190,8 +190,8 @@ async def test_an_end_that_is_not_taken_is_tried_again(bot, monkeypatch):
     assert reply.lives[0].ended and not await bot.service.pending_deliveries()
 
 
-async def test_an_end_that_was_never_told_is_told_after_the_restart(bot, monkeypatch):
-    monkeypatch.setattr("bot.commands.RETRY_AFTER", ())
+async def test_an_end_that_was_never_told_is_told_after_the_restart(bot):
+    bot.retry_after = ()
     reply, again = FakeReply(), FakeLive("fake:0")
     await bot.hear(request("", attachment(PDF)), reply)
     reply.lives[0].troubles = undelivered(1)
@@ -250,11 +250,10 @@ async def test_other_platforms_jobs_are_left_alone(bot):
     assert not bot._tasks
 
 
-async def test_insisting_ends_with_the_last_trouble():
-    reply = FakeReply(troubles=[*undelivered(1), Unreachable()])
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Unreachable):
-        patch.setattr("bot.commands.RETRY_AFTER", (0, 0, 0))
-        await send_with_retry(reply.say, "anything")
+async def test_insisting_ends_with_the_last_trouble(bot):
+    bot.retry_after = (0, 0, 0)
+    with pytest.raises(Unreachable):
+        await bot.send(FakeReply(troubles=[*undelivered(1), Unreachable()]).say, "anything")
 
 
 # Asking
@@ -679,8 +678,8 @@ async def test_foreign_errors_are_not_shown(bot):
     assert "Something went wrong" in reply.text and "/secret" not in reply.text
 
 
-async def test_a_reply_that_cannot_be_delivered_breaks_nothing(bot, monkeypatch):
-    monkeypatch.setattr("bot.commands.RETRY_AFTER", ())
+async def test_a_reply_that_cannot_be_delivered_breaks_nothing(bot):
+    bot.retry_after = ()
     await bot.run("help", request(), FakeReply(troubles=undelivered(5)))
 
 

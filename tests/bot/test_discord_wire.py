@@ -64,7 +64,9 @@ async def running(
 
 def make_client(service: object, **options: Any) -> platform.Client:
     quotas = QuotaConfig(user_questions_per_minute=0, channel_questions_per_minute=0)
-    return platform.Client(Bot(service, limits=SMALL, quotas=quotas), guild_ready_timeout=0.05, **options)
+    bot = Bot(service, limits=SMALL, quotas=quotas)
+    bot.retry_after = (0.01,)
+    return platform.Client(bot, guild_ready_timeout=0.05, **options)
 
 
 async def until(found: Callable[[], object], seconds: float = 20.0) -> object:
@@ -250,8 +252,7 @@ async def test_a_server_error_after_the_fact_makes_no_second_answer(discord, onl
     assert len(said(discord, NOTHING_YET)) == 1
 
 
-async def test_a_failed_answer_is_tried_again(discord, online, monkeypatch):
-    monkeypatch.setattr("bot.commands.RETRY_AFTER", (0.01,))
+async def test_a_failed_answer_is_tried_again(discord, online):
     discord.fault("POST", THREAD_POST, 503)  # discord.py itself gives up on this one
     await discord.say("Who is the warden?")
     await until(lambda: said(discord, NOTHING_YET))

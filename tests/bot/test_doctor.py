@@ -128,7 +128,7 @@ async def test_a_damaged_search_table_is_rebuilt_and_finds_again(tmp_path: Path)
     found = (await checked(tmp_path))["Stored data"]
     assert found["state"] == "warning" and "rebuilt" in found["detail"]
     async with Index(folder.index) as index:
-        assert [hit.chunk for hit in await index.route("here", "harbour")] == [0]
+        assert [hit.chunk for hit in await index.candidates("here", "harbour")] == [0]
     assert (await checked(tmp_path))["Stored data"]["state"] == "ok"
 
 

@@ -587,7 +587,7 @@ async def test_a_rate_limit_is_waited_for(world, slack):
 
 @pytest.mark.parametrize("channel", [CHANNEL, "D1"])
 async def test_a_message_that_arrived_all_the_same_is_not_sent_twice(world, slack, monkeypatch, channel):
-    monkeypatch.setattr("bot.commands.RETRY_AFTER", (0, 0))
+    world.bot.retry_after = (0, 0)
     slack.fault("chat.postMessage", "internal_error", status=503, after_the_fact=True)
     slack.fault("chat.postMessage", "internal_error", status=503)
     monkeypatch.setattr(app, "async_default_handlers", lambda: [])

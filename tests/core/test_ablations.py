@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from dataclasses import replace
 
 import pytest
 
+from core.engine import Engine
 from core.evaluation import ablations, speed
 from core.evaluation.ablations import LEARNED, ROWS, Lab, Results, Row, chosen, quality, run, table
 from core.learning.preparation import FastWeightsConfig
@@ -79,8 +81,13 @@ def test_study_material_is_written_once_for_all_rows(lab: Lab, monkeypatch) -> N
     )
     for objectives in ({}, {"keep": 1.0}):
         engine = lab.engine(learner="lora", study=True, effort="quick", objectives=objectives)
-        lab.bench(engine).learn(0)
+        asyncio.run(learn_first(lab, engine))
     assert len(written) == 1
+
+
+async def learn_first(lab: Lab, engine: Engine) -> None:
+    async with lab.bench(engine) as bench:
+        await bench.learn(0)
 
 
 def test_a_larger_shape_is_learned_asked_and_prepared(tiny, monkeypatch) -> None:

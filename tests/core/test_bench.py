@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from core.errors import Refused
-from core.evaluation.bench import CONDITIONS, Bench, Found, Served, run
-from core.evaluation.journal import Journal, Reply
+from core.evaluation.bench import CONDITIONS, TOGETHER, Bench, own, run
+from core.evaluation.journal import Journal
 from core.evaluation.report import plot
+from core.evaluation.served import serve
 from core.ports import Ask
 from core.squad import f1, read_squad
 from tests.core.conftest import STORY
@@ -30,6 +33,14 @@ def squad(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def learned(engine, monkeypatch) -> list[str]:
+    """Titles of what the engine learned."""
+    titles, learn = [], engine.learn
+    monkeypatch.setattr(engine, "learn", lambda chunks, title: titles.append(title) or learn(chunks, title=title))
+    return titles
+
+
+@pytest.fixture
 def answered(engine, monkeypatch) -> list[int]:
     """Rows of each batch that the engine answered."""
     rows, answer = [], engine.answer
@@ -45,15 +56,15 @@ def test_a_question_set_is_read_without_what_has_no_answer(squad: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"data": [{"title": "x"}]}', '{"data": []}'])
-def test_what_is_no_question_set_is_refused(engine, tmp_path: Path, text: str) -> None:
+async def test_what_is_no_question_set_is_refused(engine, tmp_path: Path, text: str) -> None:
     (tmp_path / "set.json").write_text(text)
     with pytest.raises(Refused, match=r"'set\.json'"):
-        run(engine, tmp_path / "set.json")
+        await measure(engine, tmp_path / "set.json")
 
 
-def test_the_bench_gives_every_condition_and_learned_uses_no_token_of_the_document(engine, squad: Path) -> None:
+async def test_the_bench_gives_every_condition_and_learned_uses_no_token_of_the_document(engine, squad: Path) -> None:
     seen = []
-    figures = run(engine, squad, progress=lambda stage, done, total: seen.append((stage, done, total)))
+    figures = await measure(engine, squad, progress=lambda stage, done, total: seen.append((stage, done, total)))
     assert (figures["documents"], figures["questions"]) == (2, 2) and figures["seconds"] > 0
     assert set(figures["conditions"]) == set(CONDITIONS)
     for c in figures["conditions"].values():
@@ -62,46 +73,69 @@ def test_the_bench_gives_every_condition_and_learned_uses_no_token_of_the_docume
     assert tokens["learned"] == tokens["wrong_document"] == tokens["base"] == engine.prompt_tokens("Who is the master?")
     assert tokens["in_context"] > tokens["base"] + 20 and tokens["both"] == tokens["retrieval"] > tokens["base"] + 20
     assert all(done <= total == 200 for _, done, total in seen)
-    assert {s for s, *_ in seen} == {"learning", "weights", *CONDITIONS} - {"learned", "elsewhere"}
+    assert {s for s, *_ in seen} == {"learning", *CONDITIONS}
     assert figures["megabytes"] > 0 and figures["learning_seconds"] > 0 and len(figures["loss"]) == 2
     assert set(figures["unrelated"]) == {"closed_book", "in_context"} and "both - retrieval" in figures["comparisons"]
     json.dumps(figures)
 
 
-def test_learned_and_elsewhere_are_what_the_service_gives(engine, squad: Path) -> None:
-    bench = Bench(engine, read_squad(squad), Journal(None, {}), lambda *_: None, routed=3, retrieved=1)
-    [learned], [weights], [base] = (bench.ask(0, c) for c in ("learned", "weights", "base"))
-    assert learned == weights and weights.share == 1.0 and base.share is None
-    strange = Reply("Nobody", 0.5, 9, 0.9, share=0.02)
-    assert bench.documents[0].serve("Who?", strange, base) == replace(base, seconds=0.5)
-    few = replace(strange, share=0.31)
-    assert bench.documents[0].serve("Who?", few, base) is few
-    assert bench.documents[0].serve("Who?", few, base, Found(0, 0, 9.0, 0.31, 60)) == replace(base, seconds=0.5)
-    assert bench.documents[0].serve("Who?", replace(few, confidence=0.1), base) == replace(base, seconds=0.5)
-    borne_out = replace(strange, text="Orla Quint")
-    assert bench.documents[0].serve("Who is the master of the boats?", borne_out, base) is borne_out
+async def measure(engine, *arguments: Any, **options: Any) -> dict[str, Any]:
+    return await run(lambda: engine, *arguments, **options)
 
 
-def test_one_document_alone_has_an_invented_stranger(engine, squad: Path) -> None:
-    figures = run(engine, squad, documents=1, conditions=("base", "wrong_document"))
+@asynccontextmanager
+async def bench_on(engine, squad: Path) -> AsyncIterator[Bench]:
+    async with serve(lambda: engine) as served:
+        yield Bench(served, read_squad(squad), Journal(None, {}), lambda *_: None)
+
+
+async def test_what_is_measured_is_what_the_service_answers(engine, squad: Path) -> None:
+    async with bench_on(engine, squad) as bench:
+        replies = {c: (await bench.ask(0, c))[0] for c in ("base", "learned", "weights", "elsewhere", "wrong_document")}
+        service, documents = bench.served.service, bench.served.documents
+        asked = {
+            "base": await service.ask("knows nothing", "Who is the master?"),
+            "learned": await service.ask(own(0), "Who is the master?"),
+            "weights": await service.ask(own(0), "Who is the master?", document="Vessin"),
+            "elsewhere": await service.ask(own(1), "Who is the master?"),
+            "wrong_document": await service.ask(own(1), "Who is the master?", document=documents[own(1), 1].id),
+        }
+    for name, answer in asked.items():
+        given = answer.learned or answer.base
+        assert (replies[name].text, replies[name].prompt_tokens) == (given.text, answer.prompt_tokens), name
+    numbers = {name: reply.document for name, reply in replies.items()}
+    assert numbers == {"base": None, "learned": 0, "weights": 0, "elsewhere": 1, "wrong_document": 1}
+
+
+async def test_a_text_is_learned_once_for_all_channels(engine, squad: Path, learned: list[str]) -> None:
+    async with bench_on(engine, squad) as bench:
+        for _ in range(2):
+            await bench.learn(0)
+            await bench.together()
+        assert learned == ["Vessin", "Odrey"]
+        assert {channel for channel, _ in bench.served.documents} == {own(0), own(1), TOGETHER}
+
+
+async def test_one_document_alone_has_an_invented_stranger(engine, squad: Path) -> None:
+    figures = await measure(engine, squad, documents=1, conditions=("base", "wrong_document"))
     assert figures["documents"] == 1 and set(figures["conditions"]) == {"base", "wrong_document"}
     assert figures["learning_seconds"] == 0  # the stranger's does not count
 
 
-def test_conditions_without_weights_learn_nothing(engine, squad: Path, monkeypatch) -> None:
+async def test_conditions_that_know_no_document_learn_nothing(engine, squad: Path, monkeypatch) -> None:
     monkeypatch.setattr(engine, "learn", None)
-    figures = run(engine, squad, conditions=("base", "retrieval"), retrieved=2)
+    figures = await measure(engine, squad, conditions=("base", "in_context", "document"))
     assert figures["megabytes"] == figures["learning_seconds"] == 0
-    assert figures["conditions"]["retrieval"]["prompt_tokens"] > 50
+    assert figures["conditions"]["document"]["prompt_tokens"] > 50
 
 
-def test_a_condition_that_there_is_not_is_refused(engine, squad: Path) -> None:
+async def test_a_condition_that_there_is_not_is_refused(engine, squad: Path) -> None:
     with pytest.raises(Refused, match="condition 'luck'"):
-        run(engine, squad, conditions=("base", "luck"))
+        await measure(engine, squad, conditions=("base", "luck"))
 
 
-def test_documents_in_one_channel_give_shares_and_a_row_for_each_size_of_the_channel(engine, squad: Path) -> None:
-    figures = run(engine, squad, conditions=("learned",), together=True)["together"]
+async def test_documents_in_one_channel_give_shares_and_a_row_for_each_size_of_the_channel(engine, squad: Path) -> None:
+    figures = (await measure(engine, squad, conditions=("learned",), together=True))["together"]
     assert figures["right_document"] in (0, 50, 100)
     assert figures["retention"]["documents"] == [1, 2] and [len(r) for r in figures["retention"]["f1"]] == [1, 2]
     assert figures["retention"]["f1"][0][0] == pytest.approx(figures["alone_f1"], abs=100)
@@ -120,56 +154,60 @@ def alike(tmp_path: Path) -> Path:
     return tmp_path / "alike.json"
 
 
-def test_in_a_conversation_the_document_that_answered_last_is_asked_first(engine, alike: Path) -> None:
+async def test_in_a_conversation_the_document_that_answered_last_is_asked_first(engine, alike: Path) -> None:
     seen = []
     tell = lambda stage, done, total: seen.append((stage, done, total))  # noqa: E731
-    figures = run(engine, alike, None, tell, conditions=("base",), together=True)["together"]
+    figures = (await measure(engine, alike, None, tell, conditions=("base",), together=True))["together"]
     assert figures["right_document"] == 75 and figures["conversation"]["right_document"] == 100
     assert figures["other_thread"]["right_document"] == 50
     assert [turn for turn in seen if turn[0] == "conversation"] == [("conversation", 2, 4), ("conversation", 4, 4)]
 
 
-def test_a_thread_stays_with_weights_that_give_an_answer() -> None:
-    said, nothing = (Reply(text, 0.1, 9, 0.9) for text in ("Orla Quint", "not in the text"))
-    assert [Served(*of).keeps for of in ((0, said), (0, nothing), (-1, said))] == [True, False, False]
-
-
-def test_of_general_questions_those_are_lost_that_the_base_model_had_right(engine, squad: Path, tmp_path: Path) -> None:
+async def test_of_general_questions_those_are_lost_that_the_base_model_had_right(
+    engine, squad: Path, tmp_path: Path
+) -> None:
     known = ["Which uranium fuels it?", "Who sang?", "What is the master of the boats called?"]
     said = [engine.answer([Ask(q)])[0].text for q in known]
     asked = [{"question": q, "answers": [{"text": a}]} for q, a in zip(known, said, strict=True)]
     asked.append({"question": "Who is not known?", "answers": [{"text": "Nobody at all"}]})
     file = tmp_path / "general.json"
     file.write_text(json.dumps({"data": [{"paragraphs": [{"context": "", "qas": asked}]}]}))
-    figures = run(engine, squad, conditions=("base",), together=True, general=file)["general"]
+    figures = (await measure(engine, squad, conditions=("base",), together=True, general=file))["general"]
     assert figures["right"] == len(known) and figures.keys() == {"right", "lost", "lost_together"}
     assert max(figures["lost"], figures["lost_together"]) < 34, "only one has words of a document"
-    base = run(engine, squad, conditions=("base",), general=squad)
+    base = await measure(engine, squad, conditions=("base",), general=squad)
     scores = [f1(a["base"], a["gold"]) for a in base["answers"]]
     assert base["general"]["right"] == sum(s >= 0.5 for s in scores) and "lost_together" not in base["general"]
 
 
-def test_a_resumed_run_asks_and_learns_only_what_is_missing(engine, squad: Path, tmp_path: Path, answered) -> None:
+async def test_a_resumed_run_asks_and_learns_only_what_is_missing(
+    engine, squad: Path, tmp_path: Path, answered
+) -> None:
     partial = tmp_path / "out.json.partial"
-    whole = run(engine, squad, conditions=("base", "learned"), together=True, partial=partial)
+    options = {"conditions": ("base", "learned"), "together": True, "answers_file": partial}
+    whole = await measure(engine, squad, **options)
     lines = partial.read_text().splitlines(keepends=True)
     answered.clear()
-    again = run(engine, squad, conditions=("base", "learned"), together=True, partial=partial, resume=True)
+    again = await run(
+        lambda: engine, squad, conditions=("base", "learned"), together=True, answers_file=partial, resume=True
+    )
     assert not answered and again["conditions"] == whole["conditions"] and again["together"] == whole["together"]
-    cut = [line for line in lines if '"1/weights/0"' not in line]
-    partial.write_text("".join(cut) + '{"key": "1/wei')  # killed while it wrote
-    again = run(engine, squad, conditions=("base", "learned"), together=True, partial=partial, resume=True)
+    cut = [line for line in lines if '"1/learned/0"' not in line]
+    partial.write_text("".join(cut) + '{"key": "1/lea')  # killed while it wrote
+    again = await run(
+        lambda: engine, squad, conditions=("base", "learned"), together=True, answers_file=partial, resume=True
+    )
     assert len(answered) == 1 and again["answers"] == whole["answers"]
 
 
-def test_answers_to_other_questions_are_not_resumed(engine, squad: Path, tmp_path: Path) -> None:
+async def test_answers_to_other_questions_are_not_resumed(engine, squad: Path, tmp_path: Path) -> None:
     partial = tmp_path / "out.json.partial"
-    run(engine, squad, documents=1, conditions=("base",), partial=partial)
+    await measure(engine, squad, documents=1, conditions=("base",), answers_file=partial)
     with pytest.raises(Refused, match="other questions"):
-        run(engine, squad, conditions=("base",), partial=partial, resume=True)
+        await measure(engine, squad, conditions=("base",), answers_file=partial, resume=True)
 
 
-def test_the_plot_is_a_picture(engine, squad: Path, tmp_path: Path) -> None:
-    result = run(engine, squad, conditions=("base", "retrieval"))
+async def test_the_plot_is_a_picture(engine, squad: Path, tmp_path: Path) -> None:
+    result = await measure(engine, squad, conditions=("base", "retrieval"))
     plot(result, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")

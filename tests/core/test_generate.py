@@ -92,7 +92,7 @@ def test_a_text_read_once_serves_many_prompts(tiny) -> None:
     prompts = [[*texts[1], 7, 8], [*texts[0], 9], [*texts[0][:20], 5, 6, 7], texts[1], [*texts[0], 3, 4, 5, 6]]
     prefix = read(tiny.model, texts, pad_id=1)
     before = prefix.cache.layers[0].keys.clone()
-    cached = generate(tiny.model, prompts, max_new=6, prefix=prefix, of=[1, 0, 0, 1, 0], **PLAIN)
+    cached = generate(tiny.model, prompts, max_new=6, prefix=prefix, text_of=[1, 0, 0, 1, 0], **PLAIN)
     plain = generate(tiny.model, prompts, max_new=6, **PLAIN)
     assert cached[0] == plain[0] and cached[1] == pytest.approx(plain[1], rel=1e-3)
     assert torch.equal(prefix.cache.layers[0].keys, before)

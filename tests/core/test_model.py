@@ -23,6 +23,7 @@ from core.model import (
     pick_dtype,
     prepared_folder,
 )
+from core.search.parameters import RANKING
 
 CPU = {"device": "cpu", "dtype": "float32"}
 
@@ -158,4 +159,4 @@ def test_the_shipped_preparation_is_that_of_its_sums() -> None:
     check_sums(SHIPPED)
     sums = {line.split()[1] for line in (SHIPPED / "SHA256SUMS").read_text().splitlines()}
     shipped = {path.name for path in SHIPPED.iterdir() if path.suffix in (".json", ".safetensors")}
-    assert shipped == sums == {"prepared.json", "prepared.safetensors", SEARCH}
+    assert shipped == sums == {"prepared.json", "prepared.safetensors", SEARCH, RANKING}

@@ -8,7 +8,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from core.closeness import Query
 from core.errors import (
     AlreadyKnown,
     LearningFailed,
@@ -19,23 +18,15 @@ from core.errors import (
     WeightsDamaged,
     WrongBaseModel,
 )
-from core.evaluation.bench import Found
-from core.ports import Ask, Hit, Index, Weights
-from core.prompts import NOT_IN_TEXT
-from core.service import (
-    MAX_QUESTION,
-    Service,
-    best_of,
-    best_of_sections,
-    certainty,
-    harmless_name,
-    is_about,
-    points_elsewhere,
-)
-from core.types import Certainty, Chunk, Completion, Document, Stage
+from core.ports import Ask, Weights
+from core.runner import Runner
+from core.search.closeness import Query
+from core.service import MAX_QUESTION, Service, harmless_name
+from core.types import Chunk, Completion, Document, Page, Stage
 from storage.folder import DataFolder
-from tests.conftest import Open
-from tests.fakes import FakeEngine, plain_pdf
+from storage.index import Index
+from tests.conftest import SMALL, Open
+from tests.fakes import FakeEngine, plain_pdf, read_plain
 
 LIGHTHOUSE = plain_pdf(
     "The keeper of the lighthouse is Ada Quill. The lamp burns whale oil. Its tower is painted green every spring.",
@@ -167,16 +158,6 @@ async def test_a_question_in_a_thread_that_clearly_points_at_another_document_go
         assert await source(service, "What is it at six?", thread="1") == "oven.pdf"
 
 
-@pytest.mark.parametrize(
-    ("scores", "elsewhere"),
-    [({}, False), ({0: 9.0, 1: 4.0}, False), ({1: 9.0, 0: 5.1}, False), ({1: 9.0, 0: 4.9}, True),
-     ({1: 9.0, 2: 5.1}, False), ({1: 9.0, 2: 4.9}, True)],
-)  # fmt: skip
-def test_a_thread_is_left_for_a_document_that_is_far_ahead(scores: dict[int, float], elsewhere: bool) -> None:
-    hits = [Found(document, 0, score, 0.5, 9) for document, score in scores.items()]
-    assert points_elsewhere(hits, lambda hit: hit.document == 0) is elsewhere
-
-
 class Failing(FakeEngine):
     def query(self, question: str) -> None:
         raise RuntimeError("out of memory")
@@ -219,15 +200,36 @@ async def test_outside_of_threads_the_last_answer_has_no_influence(open_taught: 
     assert [first for first, _ in names] == list(ABOUT) and names[0][1] == names[1][1]
 
 
-async def test_only_the_threads_document_is_asked_while_it_answers(open_taught: Open) -> None:
+@pytest.mark.parametrize("question", [FOLLOW_UP, "How many boats lie there?", "Which uranium fuels it?"])
+async def test_a_question_in_a_thread_is_one_batch_whichever_document_answers(open_taught: Open, question: str) -> None:
     engine = FakeEngine()
     async with open_taught(engine) as service:
         await service.ask("here", ABOUT["bakery.pdf"], thread="1")
         engine.batches.clear()
-        await service.ask("here", FOLLOW_UP, thread="1")
-        assert [len(batch) for batch in engine.batches] == [2]  # its section and the base model
-        await service.ask("here", FOLLOW_UP)
-        assert [len(batch) for batch in engine.batches] == [2, 3]
+        await service.ask("here", question, thread="1")
+        [batch] = engine.batches
+        assert len(batch) == 3, "each section once, though it is the thread's and the channel's, and the base model"
+
+
+class Counting(Index):
+    """Notes whose pages are read."""
+
+    async def pages(self, document_id: str) -> list[Page]:
+        self.read.append(document_id)
+        return await super().pages(document_id)
+
+
+@pytest.mark.parametrize("ground", [False, True])
+async def test_a_question_reads_each_documents_text_once(folder: DataFolder, weights: Weights, ground: bool) -> None:
+    async with (
+        Counting(folder.index) as index,
+        Runner(FakeEngine, index, weights, SMALL, read=read_plain) as runner,
+    ):
+        service = Service(index, weights, runner, SMALL, ground=ground)
+        documents = [await learn(service, BAKERY, "bakery.pdf"), await learn(service, HARBOUR, "harbour.pdf")]
+        index.read = []
+        answer = await service.ask("here", "Who is the master on most days?")
+        assert answer.pages == (1,) and sorted(index.read) == sorted(document.id for document in documents)
 
 
 async def test_what_the_threads_document_is_not_about_goes_to_the_channel(open_taught: Open) -> None:
@@ -298,64 +300,6 @@ async def test_a_thread_keeps_its_document_across_a_restart(open_taught: Open, o
             await service.ask("here", question, thread=name)
     async with open_service() as service:
         assert [await source(service, FOLLOW_UP, thread=name) for name in ABOUT] == list(ABOUT)
-
-
-def test_the_section_that_the_words_point_at_answers_unless_another_is_much_surer() -> None:
-    def chosen(scores: tuple[float, float], sure: float = 0.9, text: str = "Ada") -> int:
-        return best_of([Completion("Bo", 1, 0.1, 0.4), Completion(text, 1, 0.1, sure)], scores)
-
-    assert (chosen((9.0, 6.0)), chosen((9.0, 8.5)), chosen((9.0, 8.5), sure=0.3)) == (0, 1, 0)
-    assert chosen((6.0, 9.0), text="not in the text") == 0
-
-
-def test_a_section_whose_answer_the_text_bears_out_answers_before_a_surer_one() -> None:
-    said = [Completion("Bo", 1, 0.1, 0.4), Completion("Ada", 1, 0.1, 0.9)]
-    chosen = [best_of(said, (1.0, 1.0), pages) for pages in ((), (None, None), ((3,), ()), ((3,), (4,)), ((), (4,)))]
-    assert chosen == [1, 1, 0, 1, 1]
-    assert best_of([replace(said[0], text="not in the text"), said[1]], (1.0, 1.0), ((3,), ())) == 1
-
-
-async def test_sections_that_the_question_hardly_points_at_are_not_asked(open_service: Open) -> None:
-    async with open_service() as service:
-        document = await learn(service)
-    hits = [Hit(replace(document, weights=replace(document.weights, sections=(0, 0, 1))), 0, 9.0, 0.9, 3)]
-    hits += [hits[0]._replace(chunk=n, score=score) for n, score in ((1, 8.0), (2, 6.5), (2, 5.0))]
-    assert best_of_sections(hits) == [hits[0], hits[2]] and best_of_sections([hits[0], hits[3]]) == hits[:1]
-    assert best_of_sections(hits, 1) == hits[:1] and best_of_sections([]) == []
-
-
-def test_a_document_that_would_take_all_places_leaves_one_to_another() -> None:
-    hits = [Found(0, n, 9.0 - n / 2, 0.5, 9) for n in range(4)]
-    other, poor = Found(1, 0, 6.5, 0.5, 9), Found(1, 1, 5.0, 0.5, 9)
-    assert best_of_sections([*hits, other]) == [*hits[:2], other]
-    assert best_of_sections([*hits, poor]) == hits[:3] and best_of_sections([*hits, other], 1) == hits[:1]
-    assert best_of_sections([hits[0], other, *hits[1:]]) == [hits[0], other, hits[1]]
-
-
-@pytest.mark.parametrize(("share", "pages", "about"), [(0.6, (), True), (0.1, (3,), True), (0.1, (), False)])
-def test_a_section_is_about_what_its_words_or_its_pages_show(share: float, pages: tuple, about: bool) -> None:
-    assert is_about(found(share), 0.8, pages) is about
-    assert is_about(found(share), 0.8, None) is (share > 0.5)  # no text is kept
-
-
-def test_the_best_of_many_sections_needs_more_of_the_words() -> None:
-    about = [is_about(found(0.31, among), 0.9, ()) for among in (1, 3, 9, 100, 1000)]
-    assert about == [True, True, True, False, False]
-    assert not is_about(found(0.0, 1), 1.0, None) and is_about(found(0.8, 100_000), 0.0, None)
-
-
-def test_an_answer_that_is_not_sure_needs_more_of_the_words() -> None:
-    assert [is_about(found(0.33), sure, ()) for sure in (1.0, 0.8, 0.5, 0.1)] == [True, True, False, False]
-
-
-def test_a_close_section_needs_fewer_of_the_words_and_a_strange_one_more() -> None:
-    about = [is_about(found(0.2)._replace(odds=odds), 0.8, ()) for odds in (None, -1.0, 1.0)]
-    assert about == [False, False, True]
-    assert is_about(found(0.4), 0.8, ()) and not is_about(found(0.4)._replace(odds=-3.0), 0.8, ())
-
-
-def found(share: float, among: int = 3) -> Found:
-    return Found(0, 0, 9.0, share, among)
 
 
 async def test_a_channel_knows_nothing_of_another_channels_documents(open_service: Open) -> None:
@@ -561,18 +505,6 @@ async def test_the_text_stands_in_the_prompt_only_where_the_operator_wants_it(op
         assert any("Orla Quint" in ask.context for ask in asks) is ground
         assert all(ask.context == "" for ask in asks if ask.weights is None)
         assert (answer.document_tokens > 0) is ground
-
-
-def test_an_answer_is_likely_only_with_a_sentence_that_supports_it_and_of_the_wanted_kind() -> None:
-    sure, unsure = Completion("in 1874", 2, 0.1, 0.9), Completion("in 1874", 2, 0.1, 0.3)
-    assert certainty("When was the lighthouse built?", sure, 0.8) is Certainty.LIKELY
-    assert certainty("When was the lighthouse built?", sure, 0.2) is Certainty.UNSURE
-    assert certainty("When was the lighthouse built?", sure, None) is Certainty.UNSURE
-    assert certainty("How many berths are there?", Completion("Orla", 1, 0.1, 0.99), 1.0) is Certainty.UNSURE
-    assert certainty("When was the lighthouse built?", unsure, 0.0) is Certainty.ABSENT
-    explained = Completion("because the rocks were dangerous and many ships had sunk there in the storms", 14, 0.1, 0.3)
-    assert certainty("Why was the lighthouse built?", explained, 0.0) is Certainty.UNSURE
-    assert certainty("When was the lighthouse built?", Completion(NOT_IN_TEXT, 2, 0.1, 0.9), 1.0) is Certainty.ABSENT
 
 
 async def test_a_follow_up_is_understood_from_the_questions_of_its_thread(open_service) -> None:

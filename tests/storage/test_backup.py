@@ -79,7 +79,7 @@ async def test_what_was_backed_up_comes_back(source: Path, file: Path, tmp_path:
     async with Index(tmp_path / "new" / "engram.db") as index:
         [document, _] = await index.documents("here")
         assert Weights(tmp_path / "new" / "weights").load(document.weights, "here", base="base", section=1)
-        assert await index.route("here", f"secret of {document.id}")
+        assert await index.candidates("here", f"secret of {document.id}")
 
 
 async def test_a_restore_takes_the_place_of_everything(source: Path, file: Path) -> None:
@@ -315,7 +315,7 @@ async def test_an_older_versions_backup_is_brought_forward(file: Path, tmp_path:
     assert back_up(tmp_path / "source", file).version == 4
     restore(tmp_path / "new", file)
     async with Index(tmp_path / "new" / "engram.db") as index:
-        assert await index.support("learned", ["Ada Quill"]) == [(1,)]
+        assert "Ada Quill" in (await index.pages("learned"))[0].text
     assert check_folder(tmp_path / "new").version == len(MIGRATIONS) and check_folder(tmp_path / "new").problems == ()
 
 

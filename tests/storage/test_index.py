@@ -13,17 +13,15 @@ from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import storage.index
-from core.closeness import WORTH, Query
 from core.errors import AlreadyKnown, Cancelled, DataTooNew, NotFound, StorageFailed
-from core.evaluation.bench import Search
 from core.ports import Index as Port
-from core.types import ALL_PAGES, Chunk, Page, Stage
+from core.search.ranking import Hit
+from core.types import ALL_PAGES, Document, Page, Stage
 from storage.channel_files import ChannelFile, ChannelFiles, path_in
 from storage.folder import DataFolder
 from storage.index import CHANNELS, Index
@@ -402,14 +400,16 @@ async def test_a_document_comes_back_as_it_went_in(index: Index) -> None:
     await index.finish_job("job1", document, [], make_chunks("One.", "Two."))
     assert await index.documents("here") == [document]
     assert await index.all_weights() == [document.weights]
-    assert await index.chunk_texts("d1") == ["One.", "Two."]
+    async with index._channel("here") as content:
+        chunks = await content(ChannelFile.chunks, [("d1", 1), ("d1", 0), ("d1", 2)])
+    assert [(chunk["text"], chunk["code"]) for chunk in chunks] == [("Two.", b""), ("One.", b""), ("", b"")]
 
 
 async def test_a_document_is_stored_whole_or_not_at_all(index: Index) -> None:
     job = await index.add_job(make_job("job1"), b"%PDF-")
     with pytest.raises(StorageFailed):
         await index.finish_job("job1", make_document("d1", job), [], [*make_chunks("One."), *make_chunks("One.")])
-    assert await index.documents("here") == [] and await index.chunk_texts("d1") == []
+    assert await index.documents("here") == [] and await index.candidates("here", "One") == []
     assert (await index.job("job1")).stage is Stage.QUEUED and await index.job_file("job1") == (b"%PDF-", ALL_PAGES)
 
 
@@ -455,7 +455,7 @@ async def test_another_channels_document_is_not_found(index: Index) -> None:
 async def test_a_question_is_led_to_the_chunk_that_shares_its_rare_words(index: Index) -> None:
     await learn(index, "ships", ["The ships sail at dawn.", "Captain Mara commands the Velarium."])
     await learn(index, "food", ["The ship's cook bakes bread.", "The captain eats fish."])
-    hits = await index.route("here", "Who is the captain of the Velarium?")
+    hits = await index.candidates("here", "Who is the captain of the Velarium?")
     assert [(hit.document.id, hit.chunk) for hit in hits] == [("ships", 1), ("food", 1)]
     assert hits[0].score > hits[1].score > 0
 
@@ -477,7 +477,7 @@ async def test_a_hit_tells_among_how_many_chunks_it_was_found(index: Index) -> N
     await learn(index, "other", ["The Velarium sank."], "there")
 
     async def among(question: str, **scope: str) -> set[int]:
-        return {hit.among for hit in await index.route("here", question, **scope)}
+        return {hit.searched for hit in await index.candidates("here", question, **scope)}
 
     assert await among("Which ships sail?") == {3}
     assert await among("Which ships sail?", document_id="ships") == {2}
@@ -485,12 +485,9 @@ async def test_a_hit_tells_among_how_many_chunks_it_was_found(index: Index) -> N
 
 
 async def shares(index: Index, question: str, **scope: str) -> list[float]:
-    return [hit.share for hit in await index.route("here", question, **scope)]
+    return [hit.share for hit in await index.candidates("here", question, **scope)]
 
 
-HEAD = b"a head's"
-SIGNS = np.unpackbits(np.full((1, 16), 0xF0, np.uint8), axis=1) * 2.0 - 1
-QUERY = Query(HEAD, SIGNS / 128**0.5, np.array([2.0]), slope=10.0, offset=-4.0)
 TEXTS = [
     "The ships of the harbour sail at dawn, and ships return at night.",
     "Captain Mara of the harbour commands the Velarium.",
@@ -501,93 +498,77 @@ ASKED = ["Who is the captain of the harbour?", "Which ships of the harbour sail?
 
 async def test_other_channels_words_change_no_hit(index: Index) -> None:
     await learn(index, "d1", TEXTS)
-    before = [await index.route("here", question) for question in ASKED]
+    before = [await index.candidates("here", question) for question in ASKED]
     await learn(index, "other", [f"The captain sails {n} ships without bread." for n in range(40)], "there")
     for question, hits in zip(ASKED, before, strict=True):
-        again = await index.route("here", question)
+        again = await index.candidates("here", question)
         assert [hit.chunk for hit in again] == [hit.chunk for hit in hits]
         assert [hit.score for hit in again] == pytest.approx([hit.score for hit in hits], rel=0.2)  # mean lengths
-        assert [hit[3:] for hit in again] == [hit[3:] for hit in hits]
+        assert [(hit.share, hit.searched) for hit in again] == [(hit.share, hit.searched) for hit in hits]
 
 
 async def test_another_channels_upload_shifts_no_score(index: Index) -> None:
     await learn(index, "d1", ["The harbour opened in May.", "The harbour has a crane and a long pier."])
-    before = [(hit.chunk, hit.score, hit.share) for hit in await index.route("here", "When did the harbour open?")]
+    before = [(hit.chunk, hit.score, hit.share) for hit in await index.candidates("here", "When did the harbour open?")]
     await learn(index, "d2", ["harbour " * 5_000, "open " * 5_000], "there")
-    after = [(hit.chunk, hit.score, hit.share) for hit in await index.route("here", "When did the harbour open?")]
+    after = [(hit.chunk, hit.score, hit.share) for hit in await index.candidates("here", "When did the harbour open?")]
     assert after == before and before
 
 
-async def test_the_instrument_searches_as_the_index_does(index: Index) -> None:
-    codes = [HEAD + bytes([byte] * 16) for byte in (0x0F, 0xF1, 0xF0)]
-    await learn(index, "d1", TEXTS, codes=codes)
-    search = Search([[Chunk(n, text, (), 1, 1, codes[n]) for n, text in enumerate(TEXTS)]])
-    for question in [*ASKED, "zebra", "Who?"]:
-        for query in (None, QUERY):
-            hits = await index.route("here", question, query=query)
-            assert [(0, *hit[1:]) for hit in hits] == search(question, 10, query)
-
-
-async def test_among_chunks_with_its_words_the_closest_to_a_question_comes_first(index: Index) -> None:
-    far, near, same = (HEAD + bytes([byte] * 16) for byte in (0x0F, 0xF1, 0xF0))
-    await learn(index, "d1", ["The captain sails.", "A captain ate."], codes=[far, near])
-    await learn(index, "d2", ["The captain sleeps.", "No word of it."], codes=[far, same])
-    hits = await index.route("here", "captain", query=QUERY)
-    assert [(hit.document.id, hit.chunk) for hit in hits] == [("d1", 1), ("d2", 0), ("d1", 0)]
-    plain = {(hit.document.id, hit.chunk): hit.score for hit in await index.route("here", "captain")}
-    gained = [hit.score - plain[hit.document.id, hit.chunk] for hit in hits]
-    assert gained == pytest.approx([WORTH * cosine * 2 for cosine in (0.75, -1.0, -1.0)])
-    assert [hit.odds for hit in hits] == pytest.approx([10 * cosine - 4 for cosine in (0.75, -1.0, -1.0)])
-    assert len(await index.route("here", "captain", query=QUERY, limit=1)) == 1
-
-
-@pytest.mark.parametrize("codes", [[b"", b""], [b"", HEAD + b"\xf0" * 16], [b"anothers" + b"\xf0" * 16] * 2])
-async def test_where_a_chunk_has_no_code_words_alone_decide(index: Index, codes: list[bytes]) -> None:
-    await learn(index, "d1", ["The captain sails at dawn.", "A captain."], codes=codes)
-    assert await index.route("here", "captain", query=QUERY) == await index.route("here", "captain")
+async def test_a_candidate_comes_with_its_text_and_code(index: Index) -> None:
+    await learn(index, "d1", ["The captain sails.", "No word of it."], codes=[b"first", b"second"])
+    [hit] = await index.candidates("here", "captain")
+    assert (hit.text, hit.code) == ("The captain sails.", b"first")
+    [newest] = await index.candidates("here", "zebra")
+    assert (newest.text, newest.code) == ("The captain sails.", b""), "what no word found is compared with nothing"
 
 
 async def test_another_form_of_a_word_is_found(index: Index) -> None:
     await learn(index, "d1", ["Nothing here.", "The café was FOUNDED by harbours."])
     await learn(index, "d2", ["Of no use."])
     for question in ("founding?", "cafe", "Harbour"):
-        assert [(hit.document.id, hit.chunk) for hit in await index.route("here", question)] == [("d1", 1)]
+        assert [(hit.document.id, hit.chunk) for hit in await index.candidates("here", question)] == [("d1", 1)]
 
 
 async def test_stop_words_lead_nowhere_unless_there_is_nothing_else(index: Index) -> None:
     await learn(index, "d1", ["Who is who: the list."])
     await learn(index, "d2", ["Captain Mara."])
-    assert (await index.route("here", "Who is the captain?"))[0][0].id == "d2"
-    assert (await index.route("here", "Who is who?"))[0][0].id == "d1"
+    assert (await index.candidates("here", "Who is the captain?"))[0].document.id == "d2"
+    assert (await index.candidates("here", "Who is who?"))[0].document.id == "d1"
 
 
 async def test_without_a_matching_word_the_newest_document_is_asked(index: Index) -> None:
-    assert await index.route("here", "anything") == []
+    assert await index.candidates("here", "anything") == []
     await learn(index, "d1", ["One.", "Two."])
     newest = await learn(index, "d2", ["Three.", "Four."])
     for question in ("zebra", "", "?!", "_"):
-        assert await index.route("here", question) == [(newest, 0, 0.0, 0.0, 1, None)]
+        assert await index.candidates("here", question) == [without_words(newest, "Three.")]
 
 
 async def test_a_question_may_be_for_one_document(index: Index) -> None:
     first = await learn(index, "d1", ["The captain.", "The cook."])
     await learn(index, "d2", ["The cook."])
-    [hit] = await index.route("here", "cook", document_id="d1")
-    assert hit == (first, 1, hit.score, 1.0, 2, None) and hit.score > 0
-    assert await index.route("here", "zebra", document_id="d1") == [(first, 0, 0.0, 0.0, 1, None)]
-    assert await index.route("there", "cook", document_id="d1") == []
+    [hit] = await index.candidates("here", "cook", document_id="d1")
+    assert (hit.document, hit.chunk, hit.share, hit.searched) == (first, 1, 1.0, 2) and hit.score > 0
+    assert await index.candidates("here", "zebra", document_id="d1") == [without_words(first, "The captain.")]
+    assert await index.candidates("there", "cook", document_id="d1") == []
 
 
 async def test_a_question_never_leaves_its_channel(index: Index) -> None:
     await learn(index, "secret", ["The code of the vault is velarium."], "there")
     mine = await learn(index, "mine", ["Nothing."])
-    assert await index.route("here", "velarium") == [(mine, 0, 0.0, 0.0, 1, None)]
+    assert await index.candidates("here", "velarium") == [without_words(mine, "Nothing.")]
+
+
+def without_words(document: Document, text: str) -> Hit:
+    """The first chunk of a document in which no word of a question stands."""
+    return Hit(document=document, chunk=0, score=0.0, share=0.0, searched=1, text=text)
 
 
 async def test_no_more_hits_than_asked_for(index: Index) -> None:
     await learn(index, "d1", [f"captain number {at}" for at in range(12)])
-    assert len(await index.route("here", "captain")) == 10
-    assert len(await index.route("here", "captain", limit=2)) == 2
+    assert len(await index.candidates("here", "captain")) == 10
+    assert len(await index.candidates("here", "captain", limit=2)) == 2
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -597,7 +578,7 @@ def test_no_question_is_a_syntax_error(tmp_path_factory, question: str) -> None:
         async with Index(tmp_path_factory.getbasetemp() / "fuzzed") as index:
             if not await index.documents("here"):
                 await learn(index, "d1", ["and or not near text"])
-            assert (await index.route("here", question))[0][0].id == "d1"
+            assert (await index.candidates("here", question))[0].document.id == "d1"
 
     asyncio.run(ask())
 
@@ -606,8 +587,7 @@ def test_no_question_is_a_syntax_error(tmp_path_factory, question: str) -> None:
 async def test_hostile_text_is_text(index: Index, folder: DataFolder, text: str) -> None:
     before = query(folder.index, "SELECT * FROM sqlite_schema")
     document = await learn(index, "d1", [text, "The harbour."], text, name=text, requested_by=text, reply_to=text)
-    await index.route(text, text, document_id=text)
-    await index.support(text, [text], text)
+    await index.candidates(text, text, document_id=text)
     answer = await index.add_answer(text, make_answer(document, text, text), asked_by=text, thread=text)
     await index.feedback(text, answer, by=text, helpful=True)
     for call in (index.find_document, index.forget):
@@ -617,16 +597,6 @@ async def test_hostile_text_is_text(index: Index, folder: DataFolder, text: str)
     assert query(folder.index, "SELECT * FROM sqlite_schema") == before
     await index.reset(text)
     assert await index.documents(text) == []
-
-
-async def test_support_names_the_pages_on_which_the_answer_stands(index: Index) -> None:
-    await learn(index, "d1", ["Captain Mara sails.", "The cook is Bo.", "Mara the captain is 42."])
-    assert await index.support("d1", ["Captain Mara"]) == [(1, 3)]
-    assert await index.support("d1", ["42"]) == [(3,)]
-    assert await index.support("d1", ["Mara and Bo"]) == [()]
-    assert await index.support("d1", ["42"], "How old is Captain Mara?") == [(3,)]
-    assert await index.support("d1", ["42"], "How many islands has the lagoon?") == [()]
-    assert await index.support("nothing", ["Mara"]) == [None]  # no text to look in
 
 
 async def test_answers_and_what_people_think_of_them_are_kept(index: Index, folder: DataFolder) -> None:
@@ -724,7 +694,7 @@ async def test_nothing_of_an_erased_document_is_left_in_the_files(index: Index, 
     await (index.forget("here", "gone") if erase == "forget" else index.reset("here"))
     assert remains(folder.path, gone) == []
     assert remains(folder.path, kept) == kept
-    assert [hit.document.id for hit in await index.route("there", kept[50])] == ["kept"]
+    assert [hit.document.id for hit in await index.candidates("there", kept[50])] == ["kept"]
 
 
 async def test_of_many_documents_that_came_and_went_nothing_is_left(index: Index, folder: DataFolder) -> None:
@@ -783,9 +753,9 @@ async def test_what_a_crash_left_in_a_channels_file_is_not_found_and_goes_with_t
     await index.add_job(make_job("job1"), b"%PDF-")
     async with index._channel("here") as content:  # killed before the commit in the index
         await content(ChannelFile.add_document, "lost", [Page(1, "The harbour.")], make_chunks("The harbour."), [])
-    assert await index.route("here", "harbour") == [] and await index.pages("lost") == []
+    assert await index.candidates("here", "harbour") == [] and await index.pages("lost") == []
     await learn(index, "d1", ["The harbour opened."])
-    assert [hit.document.id for hit in await index.route("here", "harbour")] == ["d1"]
+    assert [hit.document.id for hit in await index.candidates("here", "harbour")] == ["d1"]
     assert query(file_of(folder), "SELECT document_id FROM chunks") == [("d1",)]
 
 

@@ -46,11 +46,11 @@ async def test_a_file_of_every_version_is_brought_forward_with_all_that_is_in_it
         [document] = await index.documents("discord:1:2")
         assert (document.name, document.pages, document.metrics.final_loss) == ("Lighthouse.pdf", 2, 1.5)
         assert document.weights.sections == (0, 1) and document.questions == ("Who keeps the lighthouse?",)
-        assert [hit.chunk for hit in await index.route("discord:1:2", "What burns in the lamp?")] == [1]
-        assert await index.support("learned", ["Ada Quill"]) == [(1,)]
+        assert [hit.chunk for hit in await index.candidates("discord:1:2", "What burns in the lamp?")] == [1]
+        assert "Ada Quill" in (await index.pages("learned"))[0].text
         async with index._channel("discord:1:2") as file:
-            codes = await file(ChannelFile.codes, [1, 2])
-        assert [*map(len, codes)] == ([56, 56] if version > 3 else [0, 0])
+            chunks = await file(ChannelFile.chunks, [("learned", 0), ("learned", 1)])
+        assert [len(chunk["code"]) for chunk in chunks] == ([56, 56] if version > 3 else [0, 0])
         assert [(job.id, job.stage) for job in await index.requeue_interrupted()] == [("running", Stage.QUEUED)]
         assert [job.id for job in await index.jobs()] == ["waiting", "running"]
         assert await index.job_file("running") == (b"%PDF- running", ALL_PAGES)
@@ -86,7 +86,7 @@ async def test_an_upgrade_that_a_crash_cut_short_begins_anew(old: DataFolder, mo
             pass
     monkeypatch.undo()
     async with Index(old.index) as index:
-        assert await index.support("learned", ["Ada Quill"]) == [(1,)] and await index.job_file("running")
+        assert "Ada Quill" in (await index.pages("learned"))[0].text and await index.job_file("running")
     assert check_folder(old.path).problems == ("document learned: its weights can't be read",)
 
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from core.ports import Ask, Learned
+from core.search.parameters import RankingParameters
 from core.types import Chunk, Completion, Metrics, Page, Step
 
 if TYPE_CHECKING:
@@ -20,12 +21,19 @@ if TYPE_CHECKING:
 WORD = re.compile(r"\w+")
 
 
+class NoModel:
+    """Implements core.ports.BaseModel."""
+
+    ranking = RankingParameters()
+
+
 @dataclass
 class ByHeart:
     """Implements core.ports.Engine. The weights of a section are its letters as numbers, and the answer is the sentence
     that shares the most words with the question. Without weights it does not know.
     """
 
+    base: NoModel = field(default_factory=NoModel)
     chunk_size: int = 32  # words
     steps_per_chunk: int = 2
     step_seconds: float = 0.0  # in each step of learning

@@ -22,9 +22,9 @@ from core.errors import LearningFailed
 from core.generate import Prefix, generate, read
 from core.model import LoadedModel
 from core.prompts import BEGINNINGS, REWRITE, SUMMARISE, PromptFormat
+from core.search.words import normalise, supports
 from core.squad import f1
 from core.types import Chunk
-from core.words import normalise, supports
 
 SENTENCE = re.compile(r"(?<=[.!?][\"'”’)])\s+|(?<=[.!?])\s+|\n{2,}")
 NAME_OR_NUMBER = re.compile(r"\d[\d.,:/]*\d|\d|\b[A-Z]\w+")
@@ -276,7 +276,7 @@ class Tutor:
             torch.manual_seed(0)
             return generate(
                 self.base.model, prompts, stop_ids=stops or self.fmt.stop_ids, pad_id=self.fmt.pad_id, max_new=most,
-                temperature=temperature, prefix=prefix, of=texts,
+                temperature=temperature, prefix=prefix, text_of=texts,
             )  # fmt: skip
 
 

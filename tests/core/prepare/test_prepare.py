@@ -13,13 +13,13 @@ from transformers import AutoModelForCausalLM, Gemma3TextConfig, MistralConfig, 
 from core.engine import Engine, EngineConfig
 from core.errors import Refused
 from core.learning.preparation import FastWeightsConfig, load_prepared
-from core.learning.search_head import Searcher
 from core.ports import Ask
 from core.prepare.material import Material, Passage, is_development
 from core.prepare.outer import OuterConfig
 from core.prepare.prepare import PrepareConfig, prepare, read_material
 from core.prepare.questions import QA
 from core.prepare.search_head import SearchConfig
+from core.search.head import Searcher
 from tests.core.conftest import STORY, WIDTH, chunks_of
 
 NAMES = ("Orla", "Tam", "Vess", "Quint", "Edda", "Brun")

@@ -1,4 +1,4 @@
-"""The words of a question, of an answer, of a page: what to search for, and whether a page bears an answer out."""
+"""The words of a question, of an answer, of a page: what to search for, and whether a page supports an answer."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import math
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
+from typing import TypeVar
+
+Place = TypeVar("Place", bound=Hashable)  # names a section
 
 PASSAGE = 4  # sentences in which an answer and the question's words must stand together
 NEAR = 0.4  # so much of the question's words, weighted by how rare they are in the document (LOG.md)
@@ -33,36 +36,36 @@ def search_words(question: str) -> list[str]:
     return ([word for word in written if word.casefold() not in STOP_WORDS] or written)[:MAX_SEARCH_WORDS]
 
 
-def scores(found: Mapping[str, Mapping[int, float]], total: int) -> dict[int, float]:
+def scores(frequencies: Mapping[str, Mapping[Place, float]], total: int) -> dict[Place, float]:
     """BM25 (Robertson and Zaragoza 2009) of each section, of the `total` that are searched and of no others: a word's
     rarity is that among them, as Lucene has it: it tells something among two, and never the opposite.
 
     Args:
-        found: for each word of the question the sections in which it stands, with BM25's term frequency there.
+        frequencies: for each word of the question the sections in which it stands, with BM25's term frequency there.
     """
-    score: defaultdict[int, float] = defaultdict(float)
-    for sections in found.values():
-        for section, often in sections.items():
-            score[section] += often * math.log(1 + (total - len(sections) + 0.5) / (len(sections) + 0.5))
+    score: defaultdict[Place, float] = defaultdict(float)
+    for sections in frequencies.values():
+        for section, frequency_there in sections.items():
+            score[section] += frequency_there * math.log(1 + (total - len(sections) + 0.5) / (len(sections) + 0.5))
     return dict(score)
 
 
-def frequency(bm25: float, found: int, total: int) -> float:
-    """BM25's term frequency out of FTS5's bm25() for one word that stands in `found` of all `total` rows."""
-    rarity = max(1e-6, math.log((total - found + 0.5) / (found + 0.5)))  # as FTS5 has it
+def frequency(bm25: float, containing: int, total: int) -> float:
+    """BM25's term frequency out of FTS5's bm25() for one word that stands in `containing` of all `total` rows."""
+    rarity = max(1e-6, math.log((total - containing + 0.5) / (containing + 0.5)))  # as FTS5 has it
     return -bm25 / rarity
 
 
-def shares(found: Mapping[str, Collection[int]], total: int) -> dict[int, float]:
+def shares(sections_of: Mapping[str, Collection[Place]], total: int) -> dict[Place, float]:
     """How much of a question's words stands in each section, 0..1; a word that stands in few of `total` weighs more.
 
     Args:
-        found: for each word of the question the sections in which it stands.
+        sections_of: for each word of the question the sections in which it stands.
     """
-    weight = {word: _weight(len(sections), total) for word, sections in found.items()}
+    weight = {word: _weight(len(sections), total) for word, sections in sections_of.items()}
     whole = sum(weight.values())
-    held: defaultdict[int, float] = defaultdict(float)
-    for word, sections in found.items():
+    held: defaultdict[Place, float] = defaultdict(float)
+    for word, sections in sections_of.items():
         for section in sections:
             held[section] += weight[word] / whole
     return dict(held)
@@ -84,40 +87,41 @@ def supports(text: str, answer: str) -> bool:
     return _stands_in(normalise(text), normalise(answer))
 
 
-def _stands_in(found: Sequence[str], wanted: Sequence[str]) -> bool:
+def _stands_in(text: Sequence[str], wanted: Sequence[str]) -> bool:
     content = set(wanted) - STOP_WORDS
     if not content:
         return False
-    as_written = f" {' '.join(wanted)} " in f" {' '.join(found)} "
-    return as_written or (len(content) >= 2 and content <= set(found))
+    as_written = f" {' '.join(wanted)} " in f" {' '.join(text)} "
+    return as_written or (len(content) >= 2 and content <= set(text))
 
 
 def supporting(pages: Sequence[str], answers: Sequence[str], question: str = "") -> list[list[int]]:
-    """For each answer the places of the pages that bear it out, 0-based: within a few sentences stand the answer and
+    """For each answer the places of the pages that support it, 0-based: within a few sentences stand the answer and
     enough of the question's words, so that no chance find is cited. The pages are read once for all answers."""
     words = [normalise(page) for page in pages]
     asked = set(normalise(question)) - STOP_WORDS
     rare = _rarity({stemmed(word) for word in asked}, [s for page in pages for s in SENTENCE_END.split(page)])
 
-    def bear_out(answer: str) -> list[int]:
+    def supported_by(answer: str) -> list[int]:
         wanted = normalise(answer)
         stems = {stemmed(word) for word in asked - set(wanted)}
         enough = NEAR * sum(rare[stem] for stem in stems)
 
         def near(passage: str) -> bool:
-            found = normalise(passage)
-            here = stems & {stemmed(word) for word in found}
-            return _stands_in(found, wanted) and sum(rare[stem] for stem in here) >= enough
+            words_here = normalise(passage)
+            here = stems & {stemmed(word) for word in words_here}
+            return _stands_in(words_here, wanted) and sum(rare[stem] for stem in here) >= enough
 
-        hits = [n for n, found in enumerate(words) if _stands_in(found, wanted)]
+        hits = [n for n, page_words in enumerate(words) if _stands_in(page_words, wanted)]
         return [n for n in hits if any(near(passage) for passage in _passages(pages[n]))]
 
-    return [bear_out(answer) for answer in answers]
+    return [supported_by(answer) for answer in answers]
 
 
 def _passages(page: str) -> list[str]:
     sentences = SENTENCE_END.split(page)
-    return [" ".join(sentences[at : at + PASSAGE]) for at in range(max(1, len(sentences) - PASSAGE + 1))]
+    starts = range(max(1, len(sentences) - PASSAGE + 1))
+    return [" ".join(sentences[start : start + PASSAGE]) for start in starts]
 
 
 def stemmed(word: str) -> str:
@@ -127,9 +131,11 @@ def stemmed(word: str) -> str:
 
 def _rarity(stems: set[str], sentences: Sequence[str]) -> dict[str, float]:
     """A word that stands in few sentences tells more."""
-    found = Counter(stem for sentence in sentences for stem in stems & {stemmed(word) for word in normalise(sentence)})
-    return {stem: _weight(found[stem], len(sentences)) for stem in stems}
+    containing: Counter[str] = Counter()
+    for sentence in sentences:
+        containing.update(stems & {stemmed(word) for word in normalise(sentence)})
+    return {stem: _weight(containing[stem], len(sentences)) for stem in stems}
 
 
-def _weight(found: int, total: int) -> float:
-    return math.log(1 + total / (1 + found))
+def _weight(containing: int, total: int) -> float:
+    return math.log(1 + total / (1 + containing))

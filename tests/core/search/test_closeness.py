@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from core.closeness import NAME, WORTH, Query, closeness, encode
 from core.engine import Engine, EngineConfig
 from core.learning.graphs import Graphs
-from core.learning.search_head import LAYER, Searcher, SearchHead, load_head, save_head, states
 from core.model import SEARCH, SHIPPED, check_sums, fingerprint, load_model
 from core.prepare.material import Passage
 from core.prepare.questions import QA
 from core.prepare.search_head import SearchConfig, highest, joined, train_search
+from core.search.closeness import NAME, Query, closeness, encode
+from core.search.head import LAYER, Searcher, SearchHead, load_head, save_head, states
 from tests.core.conftest import STORY, WIDTH, chunks_of
 
 HEAD = b"a head's"
@@ -53,7 +53,7 @@ def test_closeness_is_the_weighted_sum_of_each_tokens_highest_cosine() -> None:
         tokens = [np.where(row, 1, -1) / 4 for row in signs]
         best = [max(float(q @ t) for t in tokens) for q in query.vectors]
         total = sum(w * b for w, b in zip(query.weights, best, strict=True))
-        assert close.worth == pytest.approx(WORTH * total, abs=1e-5)
+        assert close.similarity == pytest.approx(total, abs=1e-5)
         assert close.odds == pytest.approx(9 * total / query.weights.sum() - 4, abs=1e-5)
 
 
@@ -61,7 +61,7 @@ def test_a_code_is_its_heads_name_and_a_bit_for_each_sign() -> None:
     signs = np.random.default_rng(0).random((5, 128)) > 0.5
     assert len(encode(HEAD, signs)) == NAME + 5 * 16
     query = random_query(np.random.default_rng(0), 2, 128)
-    assert closeness(query, [encode(HEAD, signs)])
+    assert closeness(query, [encode(HEAD, signs)]) and closeness(query, []) is None
     assert closeness(replace(query, weights=np.array([1.0, np.nan])), [encode(HEAD, signs)]) is None
     for other in (b"", HEAD, encode(b"anothers", signs), encode(HEAD, signs)[:-1]):
         assert closeness(query, [encode(HEAD, signs), other]) is None

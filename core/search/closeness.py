@@ -2,7 +2,7 @@
 2004.12832, section 3.3). Each token of the question is compared with every token of a section; the highest cosine
 counts.
 
-The vectors are made by `core.learning.search_head`. Of a section only their signs are kept, with the name of the head
+The vectors are made by `core.search.head`. Of a section only their signs are kept, with the name of the head
 that made them: 16 bytes a token. Shapes: T tokens, D dimensions, a multiple of 8.
 """
 
@@ -10,13 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     import numpy as np
 
-WORTH = 3.0  # in BM25's units, of a cosine of one of a token of weight 1 (LOG.md)
-COMPARED = 30  # chunks, the best by their words, whose closeness to a question is asked
 NAME = 8  # bytes of a head's name
 
 
@@ -34,7 +32,7 @@ class Query:
 class Close(NamedTuple):
     """How close a section is."""
 
-    worth: float  # in BM25's units
+    similarity: float  # sum over the question's tokens of weight times highest cosine
     odds: float  # log-odds that the question is about it
 
 
@@ -46,13 +44,13 @@ def encode(head: bytes, signs: np.ndarray) -> bytes:
 
 
 def closeness(query: Query, codes: Sequence[bytes]) -> list[Close] | None:
-    """Of sections to a question; None when some of them have no code by the same head, for like is compared with like.
-    Takes milliseconds for 30 sections: call through a thread."""
+    """Of sections to a question; None when there are none, or some of them have no code by the same head, for like is
+    compared with like. Takes milliseconds for 30 sections: call through a thread."""
     import numpy as np
 
     width = query.vectors.shape[1]
     whole = (len(code) > NAME and (len(code) - NAME) % (width // 8) == 0 for code in codes)  # the others are damaged
-    if not all(whole) or not all(code.startswith(query.head) for code in codes):
+    if not codes or not all(whole) or not all(code.startswith(query.head) for code in codes):
         return None
     parts = [np.frombuffer(code, dtype=np.uint8, offset=NAME).reshape(-1, width // 8) for code in codes]
     starts = np.cumsum([0, *map(len, parts[:-1])])
@@ -62,14 +60,4 @@ def closeness(query: Query, codes: Sequence[bytes]) -> list[Close] | None:
     if not np.isfinite(best).all():  # half precision ran over
         return None
     mean = best / query.weights.sum()
-    return [Close(WORTH * float(b), query.slope * float(m) + query.offset) for b, m in zip(best, mean, strict=True)]
-
-
-def closest_first(hits: Sequence[Any], codes: Sequence[bytes], query: Query | None) -> list[Any]:
-    """Hits (named tuples with `score` and `odds`) with what their closeness is worth, best first; as they are where
-    there is no query, or nothing to compare it with. codes: of the hits."""
-    close = closeness(query, codes) if query and hits else None
-    if close is None:
-        return list(hits)
-    scored = [hit._replace(score=hit.score + c.worth, odds=c.odds) for hit, c in zip(hits, close, strict=True)]
-    return sorted(scored, key=lambda hit: -hit.score)
+    return [Close(float(b), query.slope * float(m) + query.offset) for b, m in zip(best, mean, strict=True)]

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from core.words import frequency, scores, search_words, shares, supporting
+from core.search.words import frequency, scores, search_words, shares, supporting
 
 PAGE = "Mara Oduya's harbour opened in 1887. It cost 1,200 crowns, 3.5 per stone, and 42 ships came."
 

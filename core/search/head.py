@@ -1,4 +1,4 @@
-"""The search head: what a section is about, read off the base model's own states, for `core.closeness`.
+"""The search head: what a section is about, read off the base model's own states, for `core.search.closeness`.
 
 A state of one of the middle layers is centred and projected, and of each dimension only the sign is kept; a question's
 tokens keep their numbers, and each has a weight. A model without a head is searched by words alone; `train_search`
@@ -21,10 +21,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from core.closeness import NAME, Query, encode
 from core.learning.graphs import Graphs, arrange, recorded
 from core.learning.hooks import decoder_slice
 from core.model import SEARCH, LoadedModel
+from core.search.closeness import NAME, Query, encode
 
 WIDTH = 128
 RECORDED = (32, 64, 128, 256)  # tokens of a question
@@ -107,8 +107,8 @@ class Searcher:
     @torch.no_grad()
     def codes(self, sections: Sequence[Sequence[int]]) -> list[bytes]:
         """Of sections, as token ids; one batch."""
-        found = states(self.base.model, sections, self.head.layer, self.pad_id)
-        return [encode(self.name, self.head.section(s).cpu().numpy()) for s in found]
+        read = states(self.base.model, sections, self.head.layer, self.pad_id)
+        return [encode(self.name, self.head.section(s).cpu().numpy()) for s in read]
 
 
 @torch.no_grad()

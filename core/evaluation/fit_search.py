@@ -1,0 +1,367 @@
+"""Fit the numbers of the search to a model's preparation, on question sets in SQuAD's format.
+
+    python -m core.evaluation.fit_search --squad FILE... [--general FILE] [--write FOLDER --entry HEADING]
+
+A real Service learns every document, alone in a channel and all in one. What each section that any of the numbers tried
+could ask answers is recorded once; then one number after the other is tried on the recorded answers, on the even
+questions, until none gains. The odd questions judge the result. What `--write` leaves in a preparation's folder is read
+when the model is loaded (`core.search.parameters`). The numbers that decide what a question costs are not fitted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from core.device import BATCH_ROWS
+from core.engine import Engine, EngineConfig
+from core.evaluation.bench import BATCH, NOBODY, TOGETHER, own
+from core.evaluation.report import RIGHT
+from core.evaluation.served import Served, serve
+from core.ports import Ask
+from core.search.closeness import Close, closeness
+from core.search.parameters import RankingParameters, save_parameters
+from core.search.ranking import (
+    Hit,
+    Place,
+    SectionAnswer,
+    by_closeness,
+    certainty,
+    choose,
+    distinct,
+    evidence_on,
+    groups,
+    support_of,
+)
+from core.squad import Article, Question, f1, read_squad
+from core.types import Certainty, Completion
+
+# What is tried for each number. The widest of each decide which sections are recorded.
+CHOICE: dict[str, Sequence[float]] = {
+    "closeness_weight": (0.0, 1.5, 2.0, 3.0, 4.0, 5.0),
+    "score_margin": (1.5, 2.0, 3.0, 4.0, 5.0),
+    "thread_margin": (2.0, 3.0, 4.0, 5.0, 6.0, 8.0),
+    "score_weight": (0.1, 0.2, 0.3, 0.4, 0.6, 0.8),
+    "support_weight": (0.0, 0.5, 1.0, 1.5, 2.0, 3.0),
+    "gate_share": (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4),
+    "gate_doubt": (0.0, 0.1, 0.2, 0.3, 0.4, 0.5),
+    "gate_size": (0.0, 0.01, 0.02, 0.03, 0.05),
+    "gate_odds": (0.0, 0.1, 0.2, 0.3, 0.4),
+    "gate_usual_odds": (-2.0, -1.5, -1.0, -0.6, -0.3, 0.0),
+}
+TRUST: dict[str, Sequence[float]] = {
+    "min_evidence": (0.3, 0.4, 0.5, 0.6, 0.7),
+    "likely_confidence": (0.5, 0.6, 0.7, 0.8, 0.9),
+    "absent_confidence": (0.5, 0.6, 0.7, 0.8, 0.9),
+    "absent_words": (8, 12, 16),
+}
+WRONG = 4  # right likely answers that one wrong likely answer costs: a likely answer is to be right in 80 %
+GAIN = 0.05  # percent; a new number that gains less is noise
+ROUNDS = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recorded:
+    """What a section answered to a question. None of it depends on the numbers."""
+
+    completion: Completion
+    pages: tuple[int, ...] | None  # that support it
+    evidence: float | None  # share of what is asked that stands beside it
+    f1: float  # percent
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """A question in one setting, with everything that the numbers could make of it."""
+
+    setting: str  # alone | together | conversation | other thread | general, alone | general, together
+    question: str
+    is_fitted: bool  # on; the others judge
+    channel: Sequence[Hit]  # by words
+    close: Sequence[Close] | None  # of these
+    thread: Sequence[Hit]  # within the document that answered in the thread last
+    recorded: Mapping[Place, Recorded]
+    base_f1: float  # percent, of the base model's answer
+    document: str | None  # id of the one that holds the answer; None: none does
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a person would be shown."""
+
+    f1: float  # percent
+    document: str | None  # that answers; None: the base model alone does
+    certainty: Certainty
+
+
+def replay(case: Case, parameters: RankingParameters) -> Outcome:
+    """What the service answers with these numbers."""
+    ranked = by_closeness(case.channel, case.close, parameters)
+    answered = [
+        [
+            SectionAnswer(hit=hit, completion=case.recorded[hit.place].completion, pages=case.recorded[hit.place].pages)
+            for hit in group
+        ]
+        for group in groups(ranked, case.thread, parameters)
+    ]
+    best = choose(answered, parameters)
+    if best is None:
+        return Outcome(f1=case.base_f1, document=None, certainty=Certainty.UNSURE)
+    given = case.recorded[best.hit.place]
+    judged = certainty(case.question, given.completion, given.evidence, parameters)
+    return Outcome(f1=given.f1, document=best.hit.document.id, certainty=judged)
+
+
+# Record
+
+
+@dataclass
+class Recorder:
+    """Asks a service's engine what the numbers could make it ask."""
+
+    served: Served
+    articles: Sequence[Article]
+    tried: Sequence[RankingParameters]  # whose sections are recorded
+    answers: dict[tuple[int, int, str], Completion]  # by article, chunk and question: channels share them
+
+    @classmethod
+    async def learn_all(cls, served: Served, articles: Sequence[Article]) -> Recorder:
+        """Learn the articles, each in a channel of its own and all in one."""
+        for n, article in enumerate(articles):
+            await served.learn(own(n), n, article)
+            await served.learn(TOGETHER, n, article)
+        return cls(served, articles, widest(await served.runner.device.ranking()), {})
+
+    async def cases(self, n: int, question: Question, place: int) -> list[Case]:
+        """A question about an article, in every setting. place: of the question, by which its half is chosen."""
+        before = (n - 1) % len(self.articles)
+        settings = [("alone", own(n), None), ("together", TOGETHER, None), ("conversation", TOGETHER, n)]
+        if before != n:
+            settings.append(("other thread", TOGETHER, before))
+        return [await self._case(name, channel, question, place, n, thread) for name, channel, thread in settings]
+
+    async def general(self, question: Question, place: int) -> list[Case]:
+        """A question about none of the articles."""
+        alone = own(place % len(self.articles))
+        settings = [("general, alone", alone), ("general, together", TOGETHER)]
+        return [await self._case(name, channel, question, place, None, None) for name, channel in settings]
+
+    async def _case(
+        self, setting: str, channel: str, question: Question, place: int, n: int | None, thread: int | None
+    ) -> Case:
+        served, text, documents = self.served, question.text, self.served.documents
+        widest_search = self.tried[0]
+        hits = await served.index.candidates(channel, text, limit=widest_search.reranked_chunks)
+        query = await served.runner.device.query(text) if channel == TOGETHER and len(self.articles) > 1 else None
+        close = closeness(query, [hit.code for hit in hits]) if query else None
+        in_thread: list[Hit] = []
+        if thread is not None:
+            id, limit = documents[TOGETHER, thread].id, widest_search.considered_chunks
+            in_thread = await served.index.candidates(TOGETHER, text, document_id=id, limit=limit)
+        asked = distinct(group for p in self.tried for group in groups(by_closeness(hits, close, p), in_thread, p))
+        return Case(
+            setting=setting,
+            question=text,
+            is_fitted=place % 2 == 0,
+            channel=hits,
+            close=close,
+            thread=in_thread,
+            recorded=await self._record(channel, question, asked),
+            base_f1=100 * f1((await self._base(text)).text, question.answers),
+            document=documents[channel, n].id if n is not None else None,
+        )
+
+    async def _base(self, question: str) -> Completion:
+        key = (-1, -1, question)
+        if key not in self.answers:
+            self.answers[key] = (await self.served.service.ask(NOBODY, question)).base
+        return self.answers[key]
+
+    async def _record(self, channel: str, question: Question, asked: Mapping[Place, Hit]) -> dict[Place, Recorded]:
+        served, text = self.served, question.text
+        keys = {place: (served.number(channel, place[0]), place[1], text) for place in asked}
+        new = [hit for place, hit in asked.items() if keys[place] not in self.answers]
+        if new:
+            rows = [await self._row(channel, text, hit) for hit in new]
+            answered, _ = await served.runner.device.answer(rows)
+            self.answers |= {keys[hit.place]: given for hit, given in zip(new, answered, strict=True)}
+        completions = {place: self.answers[key] for place, key in keys.items()}
+        pages = {id: await served.index.pages(id) for id in {place[0] for place in asked}}
+        support = support_of(text, completions, pages)
+        return {
+            place: Recorded(
+                completion=given,
+                pages=support[place],
+                evidence=evidence_on(pages[place[0]], support[place], text, given.text),
+                f1=100 * f1(given.text, question.answers),
+            )
+            for place, given in completions.items()
+        }
+
+    async def _row(self, channel: str, question: str, hit: Hit) -> Ask:
+        record, base = hit.document.weights, self.served.engine.fingerprint
+        load = self.served.weights.load
+        weights = await asyncio.to_thread(load, record, channel, base=base, section=hit.section)
+        return Ask(question, weights=weights, learner=record.learner)
+
+
+def widest(now: RankingParameters) -> list[RankingParameters]:
+    """The numbers of now, and such that every section is asked that any of those tried asks. A smaller margin may ask a
+    section that a wider one leaves out for another document's."""
+    choices = [(w, m) for w in CHOICE["closeness_weight"] for m in CHOICE["score_margin"]]
+    choices += [(now.closeness_weight, m) for m in CHOICE["score_margin"]]
+    choices += [(w, now.score_margin) for w in CHOICE["closeness_weight"]]
+    stays = max(CHOICE["thread_margin"])
+    wide = [replace(now, closeness_weight=w, score_margin=m, thread_margin=stays) for w, m in choices]
+    return [now, *wide]
+
+
+async def record(
+    served: Served, articles: Sequence[Article], general: Sequence[Question] = (), batch: int = BATCH
+) -> list[Case]:
+    """Every question in every setting, so many at once."""
+    recorder = await Recorder.learn_all(served, articles)
+    questions = [(n, question) for n, article in enumerate(articles) for question in article.questions]
+    jobs = [partial(recorder.cases, n, question, place) for place, (n, question) in enumerate(questions)]
+    jobs += [partial(recorder.general, question, place) for place, question in enumerate(general)]
+    cases: list[Case] = []
+    for start in range(0, len(jobs), batch):
+        for recorded in await asyncio.gather(*(job() for job in jobs[start : start + batch])):
+            cases += recorded
+        print(f"recorded {min(start + batch, len(jobs))} of {len(jobs)} questions", flush=True)
+    return cases
+
+
+# Fit
+
+
+def shown_f1(cases: Iterable[Case], parameters: RankingParameters) -> float:
+    """F1 of what is shown first, percent: the mean of the settings' means, so that none outweighs another."""
+    scores: dict[str, list[float]] = {}
+    for case in cases:
+        scores.setdefault(case.setting, []).append(replay(case, parameters).f1)
+    return mean(map(mean, scores.values()))
+
+
+def trust(cases: Sequence[Case], parameters: RankingParameters) -> float:
+    """What is gained by saying how far an answer can be trusted, percent of all answers: a right likely answer and a
+    wrong one that is called absent gain one, their opposites cost `WRONG`."""
+    worth = 0
+    for case in cases:
+        outcome = replay(case, parameters)
+        is_right = outcome.f1 >= RIGHT
+        if outcome.document is not None and outcome.certainty is Certainty.LIKELY:
+            worth += 1 if is_right else -WRONG
+        elif outcome.document is not None and outcome.certainty is Certainty.ABSENT:
+            worth += -WRONG if is_right else 1
+    return 100 * worth / len(cases)
+
+
+def fit(
+    cases: Sequence[Case],
+    start: RankingParameters,
+    grid: Mapping[str, Sequence[float]],
+    score: Callable[[Sequence[Case], RankingParameters], float],
+) -> RankingParameters:
+    """Coordinate ascent: each number in turn takes the value that scores best, until none gains."""
+    best, reached = start, score(cases, start)
+    for _ in range(ROUNDS):
+        before = best
+        for name, values in grid.items():
+            tried = {value: score(cases, changed(best, name, value)) for value in values}
+            value = max(tried, key=tried.__getitem__)
+            if tried[value] > reached + GAIN:
+                best, reached = changed(best, name, value), tried[value]
+        if best == before:
+            break
+    return best
+
+
+def changed(parameters: RankingParameters, name: str, value: Any) -> RankingParameters:
+    return replace(parameters, **{name: value})
+
+
+def fit_all(cases: Sequence[Case], start: RankingParameters) -> RankingParameters:
+    """First which answer is given, then how far it is trusted; on the cases that are there to fit on."""
+    fitted_on = [case for case in cases if case.is_fitted]
+    return fit(fitted_on, fit(fitted_on, start, CHOICE, shown_f1), TRUST, trust)
+
+
+def table(cases: Sequence[Case], before: RankingParameters, after: RankingParameters) -> str:
+    """Markdown: each setting on both halves, before -> after."""
+    lines = [
+        "| setting | questions | F1 | right document, % | likely, % of all | of these right, % |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name in dict.fromkeys(case.setting for case in cases):
+        for is_fitted, half in ((True, "fitted on"), (False, "judged by")):
+            chosen = [case for case in cases if case.setting == name and case.is_fitted is is_fitted]
+            if chosen:
+                pairs = zip(figures(chosen, before), figures(chosen, after), strict=True)
+                cells = " | ".join(f"{old:.1f} -> {new:.1f}" for old, new in pairs)
+                lines.append(f"| {name} | {len(chosen)}, {half} | {cells} |")
+    return "\n".join(lines)
+
+
+def figures(cases: Sequence[Case], parameters: RankingParameters) -> tuple[float, float, float, float]:
+    """F1, share with the right document (for a general question: none), share called likely, share of these right."""
+    outcomes = [replay(case, parameters) for case in cases]
+    is_right_document = [o.document == case.document for o, case in zip(outcomes, cases, strict=True)]
+    likely = [o for o in outcomes if o.document is not None and o.certainty is Certainty.LIKELY]
+    right = sum(o.f1 >= RIGHT for o in likely)
+    return (
+        mean(o.f1 for o in outcomes),
+        100 * mean(is_right_document),
+        100 * len(likely) / len(cases),
+        100 * right / max(1, len(likely)),
+    )
+
+
+def changes(before: RankingParameters, after: RankingParameters) -> dict[str, tuple[float, float]]:
+    """The numbers that moved, by name: from, to."""
+    old, new = asdict(before), asdict(after)
+    return {f.name: (old[f.name], new[f.name]) for f in fields(before) if old[f.name] != new[f.name]}
+
+
+async def run(
+    engine: Engine, articles: Sequence[Article], general: Sequence[Question] = (), batch: int = BATCH
+) -> tuple[RankingParameters, list[Case]]:
+    """The fitted numbers, and what they were fitted on and judged by."""
+    async with serve(lambda: engine, batch_rows=max(BATCH_ROWS, batch)) as served:
+        cases = await record(served, articles, general, batch)
+    return fit_all(cases, engine.base.ranking), cases
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--squad", nargs="+", type=Path, required=True)
+    parser.add_argument("--general", type=Path, help="questions about none of the documents")
+    parser.add_argument("--documents", type=int, help="of each file")
+    parser.add_argument("--model", default="embedded")
+    parser.add_argument("--prepared", type=Path, help="folder of what `bot prepare` left: data/prepared")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--batch", type=int, default=BATCH, help="questions at once")
+    parser.add_argument("--write", type=Path, metavar="FOLDER", help="of the preparation; its ranking.json is written")
+    parser.add_argument("--entry", default="", metavar="HEADING", help="of the entry in core/evaluation/LOG.md")
+    o = parser.parse_args()
+    engine = Engine.load(EngineConfig(model=o.model, device=o.device, prepared=o.prepared, check=False))
+    articles = [a for path in o.squad for a in [a for a in read_squad(path) if a.questions][: o.documents]]
+    general = [q for a in read_squad(o.general) for q in a.questions] if o.general else []
+    before = engine.base.ranking
+    after, cases = asyncio.run(run(engine, articles, general, o.batch))
+    print(table(cases, before, after))
+    print(json.dumps(changes(before, after)))
+    if o.write:
+        sets = [path.name for path in [*o.squad, *filter(None, [o.general])]]
+        save_parameters(after, o.write, entry=o.entry, sets=sets, questions=sum(case.is_fitted for case in cases))
+
+
+if __name__ == "__main__":
+    main()
