@@ -13,6 +13,7 @@ from pathlib import Path
 import storage.check
 from bot.settings import Settings
 from bot.traces import exporting
+from core.document.formats import read_document
 from core.errors import DataFolderBusy, StorageFailed
 from core.inspection import Inspection
 from core.ports import Engine
@@ -53,6 +54,7 @@ async def open_app(settings: Settings, *, learning: bool = True) -> AsyncIterato
                 index,
                 weights,
                 settings.limits,
+                read=partial(read_document, ocr=settings.ocr),
                 learning=learning,
                 keep_text=settings.keep_text,
             )

@@ -19,8 +19,10 @@ from structlog.contextvars import bound_contextvars
 
 from bot import intents, metrics, render
 from bot.chat import Attachment, Live, Message, Reply, Request, Speaker, Undelivered, Unfinished, Unreachable
+from bot.links import linked, links_in, without_links
 from bot.quotas import QuotaConfig, Quotas
 from core.document.formats import KINDS, check_size, is_named_as_document, may_be_document, pages_in, parse_pages
+from core.document.language import ENGLISH, language_of
 from core.errors import EngramError, NotAllowed, NotAPdf, NotFound, Refused, StorageFailed
 from core.search.finder import is_named, matching
 from core.service import harmless_name
@@ -113,6 +115,7 @@ class Bot:
         source: str = "",
         commands: Sequence[Command] = (),
         hears_follow_ups: bool = True,
+        opens_links: bool = False,
         edit_every: Callable[[float], float] | None = None,
     ) -> None:
         self.service = service
@@ -120,10 +123,11 @@ class Bot:
         self.limits = limits or Limits()
         self.quotas = Quotas(quotas or QuotaConfig())
         self.source = source  # where this bot's source is; shown by /about
+        self.opens_links = opens_links  # that people send to have learned what is there
         self.hears_follow_ups = hears_follow_ups  # in threads, without a mention
         self.retry_after: Sequence[float] = RETRY_AFTER
         self.edit_every = edit_every or edit_interval  # age of a progress message -> seconds until its next edit
-        self.hinted: set[str] = set()  # channels that were told so
+        self.hinted: set[tuple[str, str]] = set()  # channels, and what they were told once
         self.pace = dict(render.PACE)  # shares of the time that the stages of the last documents took
         self._fetches = asyncio.Semaphore(FETCHES)
         self._fetch_of: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)  # by user
@@ -165,6 +169,10 @@ class Bot:
         except StorageFailed:  # the command will say so
             names = []
         files = any(is_named_as_document(file.name, file.content_type) for file in request.attachments)
+        if request.is_addressed and not files and (links := links_in(request.text)):
+            around = intents.understand(without_links(request.text))
+            if around.name == "learn" or not intents.normal(without_links(request.text)):
+                return "learn", {"links": links}
         intent = intents.understand(request.text, names, with_files=files)
         is_asked = intents.is_question(request.text)
         if not request.is_addressed and not files and not is_wanted(intent, request.text, names):
@@ -299,10 +307,13 @@ def _with(request: Request, arguments: Mapping[str, object]) -> Request:
 
 async def learn(bot: Bot, request: Request, reply: Reply) -> None:
     """Every attachment gets its own message and its own job. A question beside them is answered when they are known."""
+    if links := request.arguments.get("links"):
+        more = linked(links, bot.limits, allowed=bot.opens_links)
+        request = replace(request, attachments=(*request.attachments, *more))
     if not request.attachments:
         raise Refused("I see no file there. Attach a document to your message, and I will learn it.")
     asked = str(request.arguments.get("pages") or "")
-    pages = parse_pages(asked) if asked else pages_in(request.text) or ALL_PAGES
+    pages = parse_pages(asked) if asked else pages_in(without_links(request.text)) or ALL_PAGES
     begun = [await _learn_one(bot, attachment, request, reply, pages) for attachment in request.attachments]
     question, jobs = str(request.arguments.get("question") or ""), [job for job in begun if job]
     if question and jobs:
@@ -553,13 +564,14 @@ async def _answer(
     if only_likely and answer.certainty is not Certainty.LIKELY:
         await bot.send(reply.say, render.not_understood(known))
         return
+    language = await asyncio.to_thread(language_of, question)
     message = render.answer(
         answer,
         compare=chosen["compare"],
         private=private,
         asked="" if reply.shows_question else render.asked_by("You" if private else request.user_name, question),
         coming=[] if answer.learned else await bot.service.jobs(request.channel),
-        hint=_hint(bot, request),
+        hint=_hints(bot, request, language),
     )
     opens_thread = chosen["threads"] == "always" or (chosen["threads"] == "follow-ups" and request.thread)
     await bot.send(reply.say, message, private=private, thread=question if opens_thread else "")
@@ -575,12 +587,15 @@ async def _nothing_known(bot: Bot, question: str, private: bool, request: Reques
         await _answer_when_learned(bot, coming[:1], question, request, reply)
 
 
-def _hint(bot: Bot, request: Request) -> str:
-    """What can't be heard is said once in a channel."""
-    if bot.hears_follow_ups or request.is_dm or request.channel in bot.hinted:
-        return ""
-    bot.hinted.add(request.channel)
-    return "To go on, mention me again or reply to this."
+def _hints(bot: Bot, request: Request, language: str) -> str:
+    """What can't be heard, and what is read less well, is said once in a channel."""
+    hints = {
+        "To go on, mention me again or reply to this.": not (bot.hears_follow_ups or request.is_dm),
+        "I read English best.": language != ENGLISH,
+    }
+    due = [hint for hint, applies in hints.items() if applies and (request.channel, hint) not in bot.hinted]
+    bot.hinted.update((request.channel, hint) for hint in due)
+    return " ".join(due)
 
 
 async def _note_thread(bot: Bot, answer_id: str, request: Request, reply: Reply) -> None:

@@ -19,6 +19,8 @@ from packaging.requirements import Requirement
 
 from bot.platforms import PLATFORMS, missing, wanted
 from bot.settings import Settings, unknown_variables
+from core.document.ocr import INSTALL
+from core.document.ocr import installed as installed_languages
 from core.errors import DataFolderBusy, SetupError, StorageFailed
 from core.sandbox import missing as missing_protections
 
@@ -29,7 +31,14 @@ Check = dict[str, Any]  # name, state ("ok", "warning", "error"), detail, fix
 
 async def examine(settings: Settings) -> list[Check]:
     """All checks. None of them loads the model; platforms that are configured are asked about their tokens."""
-    checks = [python(), dependencies(required()), *variables(), sandbox(), model(settings.model, settings.cache_dir)]
+    checks = [
+        python(),
+        dependencies(required()),
+        *variables(),
+        sandbox(),
+        recognition(settings),
+        model(settings.model, settings.cache_dir),
+    ]
     checks.append(device(settings.device))
     checks += [data_folder(settings.data_dir), disk(settings.data_dir)]
     if (settings.data_dir / "engram.db").exists():
@@ -124,6 +133,19 @@ def sandbox() -> Check:
     lacks = missing_protections()
     fix = "A newer kernel has both (Landlock from 5.13); a container may have to allow them."
     return warning("PDF reader", " ".join(lacks), fix) if lacks else check("PDF reader", True, "Landlock and seccomp")
+
+
+def recognition(settings: Settings) -> Check:
+    """Whether scans and pictures can be read."""
+    path, wanted = settings.ocr.path, settings.ocr_languages.split("+")
+    if not settings.ocr_pages:
+        return check("Text recognition", True, "switched off: scans and pictures are refused")
+    if not path:
+        return warning("Text recognition", "no Tesseract, so scans and pictures are refused", f"{INSTALL}.")
+    absent = [language for language in wanted if language not in installed_languages(path)]
+    packages = " ".join("tesseract-ocr-" + language.replace("_", "-") for language in absent)
+    fix = f"`apt install {packages}`, or set ENGRAM_OCR_LANGUAGES."
+    return check("Text recognition", not absent, f"{path}, {', '.join(wanted)}", fix)
 
 
 def data_folder(folder: Path) -> Check:

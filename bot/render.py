@@ -15,6 +15,7 @@ from dataclasses import replace
 from bot.chat import Button, Field, Message, Style, Tone
 from bot.escape import clip
 from bot.wording import ago, count, in_words, seconds
+from core.document.formats import place_of
 from core.errors import AlreadyKnown, EngramError, QuotaReached, SetupError
 from core.prompts import NOT_IN_TEXT
 from core.types import Answer, Certainty, Completion, Document, Job, Progress, Stage, Status
@@ -56,6 +57,8 @@ def progress(news: Progress, pace: Mapping[Stage, float] = PACE) -> Message:
     share = share_done(news, pace)
     left = time_left(news.seconds, share)
     stage = STAGES[news.job.stage]
+    if news.job.stage is Stage.READING and news.step:
+        stage = f"It is a scan: I recognise its text, {news.step.done} of {count(news.step.total, 'page')} done."
     text = f"{_bar(share)}\n{f'{stage} About {in_words(left)} left.' if left else stage}"
     return Message(f"Learning {news.job.name}", text, buttons=cancel, tone=Tone.WORKING)
 
@@ -112,7 +115,7 @@ def _learned(document: Document, older: Document | None, examples: Sequence[tupl
         buttons.append(Button("Forget the older one", "forget", older.id, Style.DANGER))
     return Message(
         title=f"I know {document.name} now",
-        text=" ".join([f"{count(document.pages, 'page')}.", *notes, hint]),
+        text=" ".join([f"{parts(document)}.", *notes, hint]),
         buttons=(*buttons, Button("Details", "learning", document.id)),
         tone=Tone.GOOD,
     )
@@ -140,14 +143,17 @@ def reads_well(question: str) -> bool:
     )
 
 
+def parts(document: Document) -> str:
+    """ "3 pages", "12 slides", "2 sheets" """
+    return count(document.pages, place_of(document.name))
+
+
 def learning_details(document: Document, picture: bytes) -> Message:
     """How learning a document went, for those who want to know."""
     metrics = document.metrics
     checked = f"{metrics.check_after} of {metrics.check_total} right; before learning, {metrics.check_before}"
     fields = [
-        Field(
-            "Read", f"{count(document.pages, 'page')}, {document.tokens:,} tokens in {count(metrics.chunks, 'part')}"
-        ),
+        Field("Read", f"{parts(document)}, {document.tokens:,} tokens in {count(metrics.chunks, 'part')}"),
         Field("Learned", f"in {seconds(metrics.seconds)}"),
         Field("Surprise at its text (loss)", f"{metrics.initial_loss:.2f} before, {metrics.final_loss:.2f} after"),
         *([Field("Questions to myself", checked)] if metrics.check_total else []),
@@ -245,7 +251,7 @@ def answer(
         return Message(text=f"I can't find that in {name}.", asked=asked, footer=footer, buttons=buttons)
     text, base = _short(value.learned.text), _base(value)
     read = " · read from its text, too" if value.document_tokens else ""
-    lines = [f"{value.certainty} · {', '.join((name, *where(value.pages)))}{read}"]
+    lines = [f"{value.certainty} · {', '.join((name, *where(value)))}{read}"]
     lines += [f"Without the document: {clip(base, BESIDE)}"] if compare == "line" else []
     judge = (Button("👍", "helpful", value.id), Button("👎", "wrong", value.id)) if value.id else ()
     fields = (Field("Without the document", clip(base, ANSWER)),) if compare == "full" else ()
@@ -288,7 +294,7 @@ def asked_by(name: str, question: str) -> str:
 def answer_details(value: Answer) -> Message:
     """All that is known of an answer."""
     learned = (
-        (Field(f"With {value.document.name}", _said(value.learned), _note(value.learned, *where(value.pages))),)
+        (Field(f"With {value.document.name}", _said(value.learned), _note(value.learned, *where(value))),)
         if value.learned and value.document
         else ()
     )
@@ -304,7 +310,7 @@ def _prompt_note(value: Answer) -> str:
     """What stood in the prompt."""
     if not value.document_tokens:
         return f"0 document tokens in the prompt ({value.prompt_tokens} of the question): it is all in the weights"
-    pages = ", ".join(where(value.pages))
+    pages = ", ".join(where(value))
     return f"{value.document_tokens} document tokens in the prompt{f' ({pages})' if pages else ''}, beside the weights"
 
 
@@ -329,12 +335,19 @@ def not_learned_after_all(name: str) -> Message:
     return Message(text=f"I could not learn {name}, so I have no answer to that.")
 
 
-def where(pages: Sequence[int] | None) -> list[str]:
-    """The citation: the pages that support an answer, or that none does; none when there is no text to look in."""
-    if pages is None:
+def where(value: Answer) -> list[str]:
+    """The citation: the places that support an answer, or that none does; none when there is no text to look in, or
+    when the document has no places."""
+    if value.pages is None:
         return []
-    more = " …" if len(pages) > CITED else ""
-    return [f"p. {', '.join(str(page) for page in pages[:CITED])}{more}" if pages else "no page found"]
+    if not value.pages:
+        return ["no page found"]
+    pages = [f"p. {page}" for page in value.pages]
+    places = [*filter(None, value.places or pages)]
+    more = " …" if len(places) > CITED else ""
+    if places == pages:
+        return [f"p. {', '.join(map(str, value.pages[:CITED]))}{more}"]
+    return [f"{'; '.join(places[:CITED])}{more}"] if places else []
 
 
 def _said(completion: Completion) -> str:
@@ -412,7 +425,7 @@ def documents(
 
 def _about(document: Document, name: str, now: float) -> str:
     by = f" by {name}" if name else ""
-    return f"{count(document.pages, 'page')} · {ago(now - document.learned_at)}{by}"
+    return f"{parts(document)} · {ago(now - document.learned_at)}{by}"
 
 
 def forgotten(document: Document) -> Message:
@@ -441,7 +454,7 @@ def forget_question(documents: Sequence[Document], key: str = "") -> Message:
 def _told_apart(documents: Sequence[Document]) -> list[str]:
     """Names; those that stand there twice with their pages and age."""
     names, now = [document.name for document in documents], time.time()
-    about = [f"{d.name} ({count(d.pages, 'page')}, {ago(now - d.learned_at)})" for d in documents]
+    about = [f"{d.name} ({parts(d)}, {ago(now - d.learned_at)})" for d in documents]
     return [long if names.count(name) > 1 else name for name, long in zip(names, about, strict=True)]
 
 

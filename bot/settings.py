@@ -14,6 +14,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from bot.quotas import QuotaConfig
+from core.document.ocr import PAGES_AT_ONCE, Ocr
 from core.errors import SetupError
 from core.types import Limits
 
@@ -78,6 +79,12 @@ class Settings(BaseSettings):
     max_tokens: int = Field(Limits.max_tokens, gt=0)  # of its text: what learning costs
     min_tokens: int = Field(Limits.min_tokens, ge=1)  # less is no document
 
+    links: bool = False  # open links to public addresses that people send, and learn what is there
+    ocr_languages: str = Field(
+        "eng", pattern=r"^[A-Za-z_]+(\+[A-Za-z_]+)*$"
+    )  # of scans, as Tesseract has them: eng+deu
+    ocr_pages: int = Field(PAGES_AT_ONCE, ge=0)  # of a scan that are recognised; 0: none
+
     # Platforms
     discord_token: SecretStr | None = None  # of the application's bot
     discord_message_content: bool = (
@@ -129,6 +136,10 @@ class Settings(BaseSettings):
     @property
     def limits(self) -> Limits:
         return Limits(self.max_pages, self.max_bytes, self.max_tokens, self.min_tokens)
+
+    @property
+    def ocr(self) -> Ocr:
+        return Ocr(languages=self.ocr_languages, pages=self.ocr_pages)
 
     @property
     def engine(self) -> EngineConfig:

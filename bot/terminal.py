@@ -77,6 +77,10 @@ class Screen:
         self.result({"error": {"kind": kind, "message": message}})
         self.note(message)
 
+    def recognised(self, done: int, total: int) -> None:
+        """Text recognition takes seconds for a page."""
+        self.note(f"recognised the text of page {done} of {total}")
+
     @contextmanager
     def waiting(self, text: str) -> Iterator[None]:
         if not self.live.is_terminal:
@@ -164,7 +168,8 @@ def job_text(progress: Progress, stage: Stage | None) -> str:
 
 
 def page_rule(page: Page) -> Rule:
-    return Rule(f"page {page.number}", align="left", style="dim")
+    sure = "" if page.confidence is None else f", by text recognition (OCR), {page.confidence:.0%} sure"
+    return Rule(f"page {page.number}{sure}", align="left", style="dim")
 
 
 def side_by_side(answer: Answer) -> Table:
@@ -185,17 +190,20 @@ def source_line(answer: Answer) -> str:
     prompt = f"{answer.document_tokens} document tokens in the prompt ({answer.prompt_tokens} in all)"
     parts = [f"{seconds:.1f} s", prompt]
     if answer.learned and answer.document:
-        parts = [plain(answer.document.name), *supported_pages(answer.pages), str(answer.certainty), *parts]
+        parts = [plain(answer.document.name), *supported_places(answer), str(answer.certainty), *parts]
     parts += [f"left out, to be learned again: {plain(name)}" for name in answer.unusable]
     return f"[dim]{' · '.join(parts)}[/]"
 
 
-def supported_pages(pages: Sequence[int] | None) -> list[str]:
-    """Where the text bears an answer out; nothing when there is no text to look in."""
-    if pages is None:
+def supported_places(answer: Answer) -> list[str]:
+    """Where the text bears an answer out; nothing when there is no text to look in, or the document has no places."""
+    if answer.pages is None:
         return []
-    numbers = ", ".join(map(str, pages))
-    return [f"page{'s' * (len(pages) > 1)} {numbers}" if pages else "not found in the document's text"]
+    if not answer.pages:
+        return ["not found in the document's text"]
+    if not answer.places or answer.places == tuple(f"p. {page}" for page in answer.pages):
+        return [f"page{'s' * (len(answer.pages) > 1)} {', '.join(map(str, answer.pages))}"]
+    return [plain("; ".join(answer.places))] if any(answer.places) else []
 
 
 def documents_table(documents: Sequence[Document]) -> Table:
@@ -321,5 +329,6 @@ def answer_json(answer: Answer) -> dict[str, Any]:
         "base": asdict(answer.base),
         "document": asdict(answer.document) if answer.document else None,
         "pages": None if answer.pages is None else list(answer.pages),
+        "places": list(answer.places),
         "prompt_tokens": answer.prompt_tokens,
     }

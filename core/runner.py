@@ -45,6 +45,7 @@ class Runner:
         engine_factory: loads the engine; blocking; called once, in the device's thread.
         learning: load the engine at once and take up queued jobs. Without it, the first question loads the engine.
         tidy: put in order what a crash left behind; not beside another process.
+        read: as `core.document.formats.read_document`: bytes and limits, and `progress` of its text recognition.
         keep_text: store the pages, for citations; without it only the words to find a chunk by, and no code of it.
     """
 
@@ -57,7 +58,7 @@ class Runner:
         weights: Weights,
         limits: Limits | None = None,
         *,
-        read: Callable[[bytes, Limits, tuple[int, int]], Awaitable[DocumentText]] = read_document,
+        read: Callable[..., Awaitable[DocumentText]] = read_document,
         learning: bool = True,
         batch_rows: int = BATCH_ROWS,
         keep_text: bool = True,
@@ -304,7 +305,11 @@ class Runner:
             documents = [await self._index.find_document(work.job.channel, source) for source in work.job.sources]
             return joined([(document.name, await self._index.pages(document.id)) for document in documents])
         data, pages = await self._index.job_file(work.job.id)
-        text = await _await_unless(work.stop, self._read(data, self._limits, pages))
+
+        def recognised(done: int, total: int) -> None:
+            self._show(work, step=Step(done=done, total=total, loss=math.nan, stage=Stage.READING))
+
+        text = await _await_unless(work.stop, self._read(data, self._limits, pages, progress=recognised))
         work.check()
         if text is None:
             raise _Interrupted

@@ -27,7 +27,7 @@ import resource
 import signal
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -46,12 +46,19 @@ log = logging.getLogger(__name__)
 ROOT = str(Path(__file__).resolve().parents[1])
 OUT_OF_MEMORY = 3  # the child's exit status
 NOBODY = 65534
+SIGN = b" "  # which JSON may begin with
+LOOK_AFTER = 0.25  # seconds between two looks at a child's processor time
+FILES = 64  # that a program may have open at once
 CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000  # <sched.h>
 PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38  # <sys/prctl.h>
 
 
 class Overrun(Exception):
     """The child took more time, memory or output than it may, and is gone."""
+
+
+class Stuck(Overrun):
+    """The child gave no sign of life for more processor time than it may; its argument is how many it gave before."""
 
 
 class Crashed(Exception):
@@ -65,22 +72,50 @@ class Sandbox:
     seconds: float = 60.0  # of the wall clock, and of the processor
     memory: int = 1 << 30  # bytes of address space over the interpreter's own
     output: int = 20 << 20  # bytes of the answer
+    patience: float = 8.0  # seconds of processor time (Linux) from one sign of life to the next
     parallel: int = 2  # children at once; the others wait for their turn
 
-    async def call(self, function: str, data: bytes, *arguments: Any, imports: Sequence[str] = ()) -> Any:
+    async def call(
+        self, function: str, data: bytes, *arguments: Any, imports: Sequence[str] = (), signs: bool = False
+    ) -> Any:
         """`function` ("module:name") of `data` and `arguments`, as JSON carries them there and its result back.
 
         imports: modules that the function needs; once it runs, it can open no file to import from.
+        signs: whether it gives a `sign_of_life` as it goes on.
+        Raises: Overrun, Stuck, Crashed.
+        """
+        patience = self.patience if signs else math.inf
+        job = {"function": function, "arguments": arguments, "imports": imports}
+        reply, status = await self._talk("child", data, patience, job)
+        try:
+            if status == 0:
+                return json.loads(reply)
+        except (ValueError, RecursionError):
+            pass
+        raise Crashed
+
+    async def run(self, command: Sequence[str], data: bytes) -> bytes:
+        """What another program prints that reads `data` from its standard input. It may read files, for its own data,
+        and make system calls; all else is as for `call`.
+
+        command: the program's absolute path, and its arguments.
         Raises: Overrun, Crashed.
         """
+        reply, status = await self._talk("program", data, math.inf, {"command": command})
+        if status:
+            raise Crashed
+        return reply
+
+    async def _talk(self, entry: str, data: bytes, patience: float, job: dict[str, Any]) -> tuple[bytes, int]:
+        """What a process replies, and its exit status. Raises: Overrun."""
         import asyncio  # only the parent needs it, and it is a third of the child's start-up
 
         _warn_once()
         async with _turns(self.parallel):
-            process = await self._start(function, arguments, imports)
+            process = await self._start(entry, job)
             try:
                 async with asyncio.timeout(self.seconds):
-                    reply = await _converse(process, data, self.output)
+                    reply = await _converse(process, data, self.output, patience)
                     status = await process.wait()
             except TimeoutError:
                 raise Overrun from None
@@ -88,24 +123,21 @@ class Sandbox:
                 with suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
                 await process.communicate()  # reaps the child and closes the pipes
-        return _understood(reply, status)
+        if status in (OUT_OF_MEMORY, -signal.SIGKILL, -signal.SIGXCPU):  # SIGKILL: by the kernel, short of memory
+            raise Overrun
+        return reply, status
 
-    async def _start(
-        self, function: str, arguments: Sequence[Any], imports: Sequence[str]
-    ) -> asyncio.subprocess.Process:
+    async def _start(self, entry: str, job: dict[str, Any]) -> asyncio.subprocess.Process:
         import asyncio
 
-        order = {
-            "function": function,
-            "arguments": arguments,
-            "imports": imports,
+        order = job | {
             "memory": self.memory,
             "seconds": math.ceil(self.seconds),
             "parent": os.getpid(),
             "folder": tempfile.gettempdir(),
         }
-        entry = "import sys; sys.path[:] = sys.argv[2:]; from core.sandbox import child; child(sys.argv[1])"
-        command = [sys.executable, "-I", "-S", "-B", "-X", "utf8", "-c", entry, json.dumps(order)]
+        start = f"import sys; sys.path[:] = sys.argv[2:]; from core.sandbox import {entry}; {entry}(sys.argv[1])"
+        command = [sys.executable, "-I", "-S", "-B", "-X", "utf8", "-c", start, json.dumps(order)]
         path = [ROOT, *(folder for folder in sys.path if folder)]
         return await asyncio.create_subprocess_exec(
             *command,
@@ -145,8 +177,8 @@ def _turns(parallel: int) -> asyncio.Semaphore:
     return of_this_loop.setdefault(parallel, asyncio.Semaphore(parallel))
 
 
-async def _converse(process: asyncio.subprocess.Process, data: bytes, most: int) -> bytes:
-    """Write everything, read everything, but not more than `most` bytes."""
+async def _converse(process: asyncio.subprocess.Process, data: bytes, most: int, patience: float) -> bytes:
+    """Write everything, read everything, but not more than `most` bytes, and with patience between signs of life."""
     import asyncio
 
     stdin, stdout = process.stdin, process.stdout
@@ -159,35 +191,74 @@ async def _converse(process: asyncio.subprocess.Process, data: bytes, most: int)
         stdin.close()
 
     feeding, reply = asyncio.create_task(feed()), bytearray()
+    watching = asyncio.create_task(_watch(process.pid, reply, patience)) if patience < math.inf else None
     try:
-        while part := await stdout.read(1 << 16):
+        while part := await _unless_stuck(stdout.read(1 << 16), watching):
             reply += part
             if len(reply) > most:
                 raise Overrun
     finally:
         feeding.cancel()
+        if watching:
+            watching.cancel()
     return bytes(reply)
 
 
-def _understood(reply: bytes, status: int) -> Any:
-    if status in (OUT_OF_MEMORY, -signal.SIGKILL, -signal.SIGXCPU):  # SIGKILL: by the kernel, short of memory
-        raise Overrun
+async def _watch(pid: int, reply: bytearray, patience: float) -> None:
+    """Ends when the process has used so much processor time since its reply last grew; never once it says that no more
+    signs will come. Raises: Stuck."""
+    import asyncio
+
+    signs, since = 0, 0.0
+    while not reply.strip(SIGN):
+        await asyncio.sleep(LOOK_AFTER)
+        used = _processor_seconds(pid)
+        if len(reply) > signs:
+            signs, since = len(reply), used
+        elif used - since > patience:
+            raise Stuck(signs)
+    await asyncio.Event().wait()
+
+
+async def _unless_stuck(reading: Awaitable[bytes], watching: asyncio.Task[None] | None) -> bytes:
+    import asyncio
+
+    task = asyncio.ensure_future(reading)
     try:
-        if status == 0:
-            return json.loads(reply)
-    except (ValueError, RecursionError):
-        pass
-    raise Crashed
+        await asyncio.wait({task, watching} if watching else {task}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done() and watching:
+            watching.result()
+        return task.result()
+    finally:
+        task.cancel()
+
+
+def _processor_seconds(pid: int) -> float:
+    """That a process has used; 0 where that can't be seen."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")  # utime, stime: proc(5)
 
 
 # Below, the child.
+
+_answer: int | None = None  # the descriptor of the pipe to the parent
+
+
+def sign_of_life(last: bool = False) -> None:
+    """To be given by a function that is called with `signs`. last: no other will come."""
+    if _answer is not None:
+        os.write(_answer, b"\n" if last else SIGN)
 
 
 def child(order: str) -> None:
     """Read stdin, give up everything, run the function, write its result to stdout as JSON."""
     job = json.loads(order)
+    global _answer
     _enter_nowhere(job["folder"])
-    answer = _private_stdout()
+    _answer = answer = _private_stdout()
     give_up_files(reading=True)
     for name in job["imports"]:
         import_module(name)
@@ -196,6 +267,9 @@ def child(order: str) -> None:
     data = sys.stdin.buffer.read()
     _leave_network()
     _confine(job["memory"], job["seconds"], job["parent"])
+    give_up_files(reading=False)
+    _limit(resource.RLIMIT_NOFILE, 0)
+    give_up_calls()
     try:
         reply = json.dumps(function(data, *job["arguments"])).encode()
     except MemoryError:
@@ -203,6 +277,17 @@ def child(order: str) -> None:
     while reply:
         reply = reply[os.write(answer, reply) :]
     os._exit(0)  # no finalisers: nothing here is worth the time
+
+
+def program(order: str) -> None:
+    """Give up all but reading files, and become another program."""
+    job = json.loads(order)
+    _enter_nowhere(job["folder"])
+    give_up_files(reading=True)
+    _leave_network()
+    _confine(job["memory"], job["seconds"], job["parent"])
+    _limit(resource.RLIMIT_NOFILE, FILES)
+    os.execve(job["command"][0], job["command"], {"OMP_THREAD_LIMIT": "1"})
 
 
 def _enter_nowhere(folder: str) -> None:
@@ -243,9 +328,6 @@ def _confine(memory: int, seconds: int, parent: int) -> None:
     _limit(resource.RLIMIT_CORE, 0)
     _limit(resource.RLIMIT_FSIZE, 0)
     _limit(resource.RLIMIT_NPROC, 0)
-    give_up_files(reading=False)
-    _limit(resource.RLIMIT_NOFILE, 0)
-    give_up_calls()
 
 
 def _limit(what: int, most: int) -> None:

@@ -20,11 +20,13 @@ from core.document.formats import check_size, recognise
 from core.errors import AlreadyKnown, NotFound, Refused, WeightsDamaged, WrongBaseModel
 from core.ports import Ask, Inbox, Index, Weights
 from core.runner import Runner, new_id
+from core.search.citation import cite
 from core.search.closeness import closeness
 from core.search.followup import REMEMBERED, needs_history
 from core.search.parameters import RankingParameters
 from core.search.ranking import (
     Hit,
+    SectionAnswer,
     by_closeness,
     distinct,
     groups,
@@ -43,6 +45,7 @@ from core.types import (
     Job,
     JobKind,
     Limits,
+    Page,
     Progress,
     Stage,
     Status,
@@ -325,6 +328,7 @@ class Service:
             document=DocumentRef(best.hit.document.id, best.hit.document.name) if best else None,
             prompt_tokens=tokens[row].whole,
             pages=best.pages if best else (),
+            places=_places(question, best, pages) if best else (),
             unusable=unusable,
             unrelated=best is None and bool(hits),
             certainty=certainty,
@@ -427,6 +431,12 @@ class Service:
                 log.exception("the weights of document %s could not be deleted", record.document_id)
         if deleted:
             await self._index.weights_deleted(deleted)
+
+
+def _places(question: str, best: SectionAnswer, pages: Mapping[str, Sequence[Page]]) -> tuple[str, ...]:
+    """What the format calls the places where the answer stands."""
+    cited = [page for page in pages[best.hit.document.id] if page.number in (best.pages or ())]
+    return tuple(dict.fromkeys(cite(page, question, best.completion.text) for page in cited))
 
 
 def new_job(channel: str, name: str, digest: str, by: str, reply_to: str = "") -> Job:

@@ -54,6 +54,8 @@ class Page:
 
     number: int  # as a person counts: the first is 1
     text: str
+    places: tuple[tuple[int, str], ...] = ()  # where in the text what can be cited begins; (): the page alone can be
+    confidence: float | None = None  # of text recognition, 0..1; None: the file itself holds the text
 
 
 @dataclass(frozen=True)
@@ -199,6 +201,7 @@ class Answer:
     document: DocumentRef | None  # whose weights answered
     prompt_tokens: int  # of the prompt that the learned model was asked with
     pages: tuple[int, ...] | None = ()  # where the text supports the learned answer; () = not found, None = none kept
+    places: tuple[str, ...] = ()  # what these are called: "p. 3", "slide 4", "sheet Ships, row 7", "“The storm”"
     id: str = ""  # for feedback
     unusable: tuple[str, ...] = ()  # names of documents that could not be asked and have to be learned again
     unrelated: bool = False  # the channel knows documents, and none of them is about the question

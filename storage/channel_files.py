@@ -22,13 +22,16 @@ from typing import Any, TypeVar
 
 from core.errors import DataTooNew, NotFound
 from core.prompts import NOT_IN_TEXT
+from core.search.words import spaced, unspaced
 from core.types import Chunk, Page
 from storage.folder import fsync_path
 
 T = TypeVar("T")
 
 OPEN = 16  # files at once
-VERSIONS = tuple(Path(__file__).with_name(name) for name in ("channel_file.sql", "channel_file_pages.sql"))
+VERSIONS = tuple(
+    Path(__file__).with_name(name) for name in ("channel_file.sql", "channel_file_pages.sql", "channel_file_places.sql")
+)  # the n-th makes version n
 SETTINGS = """
 PRAGMA busy_timeout = 5000;
 PRAGMA journal_mode = DELETE;
@@ -38,7 +41,7 @@ PRAGMA secure_delete = ON;
 """
 TAKE_OVER = (
     """
-    INSERT INTO pages SELECT document_id, number, text FROM old.pages
+    INSERT INTO pages (document_id, number, text) SELECT document_id, number, text FROM old.pages
     WHERE document_id IN (SELECT id FROM old.documents JOIN owner USING (channel))
     """,
     """
@@ -129,17 +132,27 @@ class ChannelFile:
         with self._transaction() as execute:
             _keep_documents(execute, known)
             for page in pages:
-                execute("INSERT INTO pages VALUES (?, ?, ?)", (document_id, page.number, valid_text(page.text)))
+                execute(
+                    "INSERT INTO pages (document_id, number, text, places, confidence) VALUES (?, ?, ?, ?, ?)",
+                    (document_id, page.number, valid_text(page.text), json.dumps(page.places), page.confidence),
+                )
             for chunk in chunks:
                 execute(
                     "INSERT INTO chunks (document_id, position, text, start_page, end_page, code) "
                     "VALUES (?, ?, ?, ?, ?, ?)",
-                    (document_id, chunk.index, valid_text(chunk.text), chunk.start_page, chunk.end_page, chunk.code),
+                    (
+                        document_id,
+                        chunk.index,
+                        spaced(valid_text(chunk.text)),
+                        chunk.start_page,
+                        chunk.end_page,
+                        chunk.code,
+                    ),
                 )
 
     def pages(self, document_id: str) -> list[Page]:
-        rows = self._db.execute("SELECT number, text FROM pages WHERE document_id = ? ORDER BY number", (document_id,))
-        return [Page(row["number"], row["text"]) for row in rows]
+        rows = self._db.execute("SELECT * FROM pages WHERE document_id = ? ORDER BY number", (document_id,))
+        return [_page(dict(row)) for row in rows]
 
     def chunks(self, places: Sequence[tuple[str, int]]) -> list[sqlite3.Row]:
         """Text and code of these chunks, in this order; empty where one is lost.
@@ -154,6 +167,11 @@ class ChannelFile:
             ORDER BY wanted.key
             """
         return self._db.execute(sql, (json.dumps(places),)).fetchall()
+
+    def chunk_texts(self, document_id: str) -> list[str]:
+        """Those of a document, in order."""
+        rows = self._db.execute("SELECT text FROM chunks WHERE document_id = ? ORDER BY position", (document_id,))
+        return [unspaced(row["text"]) for row in rows]
 
     def search(self, words: Sequence[str], document_ids: Collection[str]) -> list[sqlite3.Row]:
         """A row for each word and chunk of these documents in which it stands."""
@@ -354,6 +372,12 @@ async def run_to_end(function: Callable[..., T], *arguments: Any) -> T:
             with suppress(asyncio.CancelledError):
                 await asyncio.wait({task})
         raise
+
+
+def _page(row: dict[str, Any]) -> Page:
+    """A file of version 1, which is only looked into, has neither places nor confidence."""
+    places = tuple((start, name) for start, name in json.loads(row.get("places", "[]")))
+    return Page(number=row["number"], text=row["text"], places=places, confidence=row.get("confidence"))
 
 
 def _keep_documents(execute: Callable[..., Any], document_ids: Collection[str]) -> None:

@@ -27,7 +27,7 @@ import aiosqlite
 from core.errors import AlreadyKnown, Cancelled, DataTooNew, NotFound, StorageFailed
 from core.search.finder import the_one
 from core.search.ranking import Hit, WordMatch, by_words
-from core.search.words import search_words
+from core.search.words import search_words, unspaced
 from core.types import (
     ALL_PAGES,
     Answer,
@@ -369,6 +369,10 @@ class Index:
         async with self._channel(await self._channel_of(document_id)) as content:
             return await content(ChannelFile.pages, document_id)
 
+    async def chunk_texts(self, document_id: str) -> list[str]:
+        async with self._channel(await self._channel_of(document_id)) as content:
+            return await content(ChannelFile.chunk_texts, document_id)
+
     async def _channel_of(self, document_id: str) -> str:
         """ "" for a document that is not there."""
         rows = await self._read("SELECT channel FROM documents WHERE id = :id", {"id": document_id})
@@ -530,13 +534,13 @@ class Index:
         known = {
             document.id: document for document in await self.documents(channel) if document_id in (None, document.id)
         }
-        words = search_words(question)
+        words = await asyncio.to_thread(search_words, question)
         async with self._channel(channel) as content:
             rows = await content(ChannelFile.search, words, known)
             hits = by_words([WordMatch(**row) for row in rows], words, known, limit)
             chunks = await content(ChannelFile.chunks, [(hit.document.id, hit.chunk) for hit in hits])
         return [
-            replace(hit, text=chunk["text"], code=chunk["code"] if rows else b"")
+            replace(hit, text=unspaced(chunk["text"]), code=chunk["code"] if rows else b"")
             for hit, chunk in zip(hits, chunks, strict=True)
         ]
 
@@ -806,6 +810,7 @@ def _answer(row: sqlite3.Row) -> Answer:
         "learned": Completion(**values["learned"]) if values["learned"] else None,
         "document": DocumentRef(**values["document"]) if values["document"] else None,
         "pages": None if values["pages"] is None else tuple(values["pages"]),
+        "places": tuple(values.get("places", ())),
         "unusable": tuple(values.get("unusable", ())),
         "certainty": Certainty(values["certainty"]),
     }

@@ -94,7 +94,7 @@ def burn(seconds: float) -> None:
         hashlib.pbkdf2_hmac("sha256", b"burn", b"salt", 20_000)
 
 
-async def read_plain(data: bytes, limits: Limits, pages: tuple[int, int] = ALL_PAGES) -> DocumentText:
+async def read_plain(data: bytes, limits: Limits, pages: tuple[int, int] = ALL_PAGES, **_: object) -> DocumentText:
     """Reads what `plain_pdf` wrote, without a child process."""
     text = data.decode().removeprefix("%PDF-")
     return DocumentText(tuple(Page(number, page) for number, page in enumerate(text.split("\f"), start=1)))

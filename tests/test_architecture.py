@@ -167,7 +167,7 @@ def test_only_settings_reads_the_environment() -> None:
 
 def test_the_size_of_a_document_is_checked_by_one_function() -> None:
     """Which is called where bytes enter and where they are parsed; a stream is cut off where it is read."""
-    streams = {"bot/platforms/slack/app.py", "bot/platforms/playground.py"}
+    streams = {"bot/links.py", "bot/platforms/slack/app.py", "bot/platforms/playground.py"}
     served = [file for file in FILES if not file.startswith("core/evaluation/")]
     files = {file for file in served if "max_bytes" in (ROOT / file).read_text()}
     assert files == {"bot/settings.py", "core/types.py", "core/document/formats.py"} | streams

@@ -32,7 +32,7 @@ NETWORK = {
     "http",
     "ftplib",
 } | {"uvicorn"}
-TALKERS = {"bot/platforms/discord.py", "bot/metrics.py", "core/learning/adapters/remote.py"} | {
+TALKERS = {"bot/links.py", "bot/platforms/discord.py", "bot/metrics.py", "core/learning/adapters/remote.py"} | {
     f"bot/platforms/slack/{name}.py" for name in ("app", "errors", "files", "http", "oauth", "replies", "workspace")
 }
 TALKERS.add("bot/platforms/playground.py")
@@ -86,8 +86,8 @@ def test_the_hashed_lock_is_the_lock_with_a_sha256_for_each_package() -> None:
     assert len(blocks) == len(plain) and all(re.search(r"--hash=sha256:[0-9a-f]{64}", block) for block in blocks)
 
 
-def test_only_the_platforms_the_metrics_and_a_remote_writer_use_the_network() -> None:
-    """The last two only when they are set. A model that is named by a hub id is fetched by transformers, once."""
+def test_only_the_platforms_links_the_metrics_and_a_remote_writer_use_the_network() -> None:
+    """The last three only when they are set. A model that is named by a hub id is fetched by transformers, once."""
     assert {path.relative_to(ROOT).as_posix() for path in SOURCES if imported(path) & NETWORK} <= TALKERS
 
 

@@ -29,7 +29,9 @@ async def read(call: Call, file: File, pages: Pages = "") -> None:
 
     data = load_file(file)
     encode = encoder(load_tokenizer(call.settings.model, call.settings.cache_dir))
-    text = await read_document(data, call.settings.limits, page_range(pages))
+    text = await read_document(
+        data, call.settings.limits, page_range(pages), ocr=call.settings.ocr, progress=call.screen.recognised
+    )
     tokens = len(encode(join_pages(text.pages))[0])
     check_length(tokens, call.settings.limits, text.pages)
     for page in text.pages:
@@ -47,6 +49,7 @@ async def read(call: Call, file: File, pages: Pages = "") -> None:
             "tokens": tokens,
             "text": "\f".join(page.text for page in text.pages),
             "notes": list(text.notes),
+            "recognised": {page.number: page.confidence for page in text.pages if page.confidence is not None},
         }
     )
 

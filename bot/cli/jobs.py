@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,8 +37,9 @@ async def load_document(file: Path, pages: str, settings: Settings) -> bytes:
     from core.errors import Refused
 
     data = load_file(file)
+    a_page = replace(settings.ocr, pages=min(1, settings.ocr.pages))  # of a scan tells enough
     try:
-        await read_document(data, settings.limits, page_range(pages))
+        await read_document(data, settings.limits, page_range(pages), ocr=a_page)
     except Refused as problem:
         raise type(problem)(f"{file.name}: {problem}") from None
     return data

@@ -30,7 +30,12 @@ THREADS_FOR = 86_400  # seconds that a conversation is remembered
 
 def bot_options(settings: Settings) -> dict[str, Any]:
     """What every platform's `Bot` is made with."""
-    return {"limits": settings.limits, "quotas": settings.quotas, "source": settings.source_url}
+    return {
+        "limits": settings.limits,
+        "quotas": settings.quotas,
+        "source": settings.source_url,
+        "opens_links": settings.links,
+    }
 
 
 async def erase_all(bot: Bot, prefix: str) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate, pairwise
 from typing import Any
 
+from core.document.places import ABOUT
 from core.document.text import runs_on
 from core.errors import PdfTooLong, PdfTooShort
 from core.types import Chunk, Limits, Page
@@ -58,7 +59,10 @@ def make_chunks(pages: Sequence[Page], encode: Encode, chunk_size: int) -> list[
         return parts[bisect_right(page_starts, position) - 1][0]
 
     chunks: list[Chunk] = []
-    for start, end in pairwise(_cuts(text, offsets, ends, chunk_size)):
+    cuts = [0]
+    for last in (bisect_right(ends, _own_length(pages)), len(ids)):  # what the file says of itself is a section alone
+        cuts += _cuts(text, offsets, ends, chunk_size, cuts[-1], last)
+    for start, end in pairwise(cuts):
         first = ends[start - 1] if start else 0
         piece = text[first : ends[end - 1] if end < len(ids) else len(text)]
         inner = first + len(piece) - len(piece.lstrip())  # the blank between two pages belongs to neither
@@ -101,14 +105,21 @@ def _joinable(pages: Sequence[Page]) -> list[tuple[int, str]]:
     return [(page.number, page.text + gap) for page, gap in zip(full, [*gaps, ""], strict=False)]
 
 
-def _cuts(text: str, offsets: Sequence[tuple[int, int]], ends: Sequence[int], size: int) -> Iterator[int]:
-    """Where chunks begin and end, counted in tokens from the document's start."""
-    at, last = 0, len(ends)
-    yield at
+def _own_length(pages: Sequence[Page]) -> int:
+    """How many characters of the text are what the file says of itself."""
+    first = next((page for page in pages if page.text.strip()), None)
+    own = first is not None and first.places[:1] == ((0, ABOUT),)
+    return first.places[1][0] if first and own and len(first.places) > 1 else 0
+
+
+def _cuts(
+    text: str, offsets: Sequence[tuple[int, int]], ends: Sequence[int], size: int, at: int, last: int
+) -> Iterator[int]:
+    """Where the chunks between two tokens end, counted in tokens from the document's start."""
     while last - at > size:
         at = _best_cut(text, offsets, ends, at, at + size)
         yield at
-    if last:
+    if last > at:
         yield last
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
+from core.document.places import ABOUT, Block, heading, joined
 from core.document.tables import has_heading, row_sentences, rows_as_text
 
 PAGE = 3_000  # characters, about what a printed page holds
@@ -15,20 +17,41 @@ _LINK = re.compile(r"!?\[([^\]\n]*)\]\((?:[^()\s]|\([^()\s]*\))*(?:\s+\"[^\"\n]*
 _HEADING = re.compile(r"#{1,6}\s+(.*?)\s*#*")
 _RULE = re.compile(r"\s*(?:[-*_=]\s*){3,}")
 _TABLE_RULE = re.compile(r"\s*\|?(?:\s*:?-{2,}:?\s*\|)+\s*(?::?-{2,}:?)?\s*")
+_HTML = re.compile(  # which Markdown may hold
+    r"<!--.*?-->|</?(?:a|abbr|b|blockquote|br|center|code|dd|details|div|dl|dt|em|figure|h[1-6]|hr|i|img|kbd|li|ol|p|picture"
+    r"|pre|q|small|source|span|strong|sub|summary|sup|table|tbody|td|tfoot|th|thead|tr|u|ul)(?:\s[^<>]*)?/?>",
+    re.DOTALL | re.IGNORECASE,
+)
+_BOLD = re.compile(r"\*\*(?=\S)((?:(?!\*\*).)+?)(?<=\S)\*\*", re.DOTALL)  # also over the end of a line
 _EMPHASIS = re.compile(r"(\*\*|__|\*|(?<!\w)_|`)(?=\S)(.+?)(?<=\S)\1(?!\w)")
 
 
-def pages_of(blocks: Sequence[str]) -> list[str]:
-    """Paragraphs, headings and tables as pages of about 3,000 characters."""
-    pages: list[list[str]] = [[]]
+def pages_of(blocks: Sequence[str], own: str = "") -> dict[str, Any]:
+    """Paragraphs, headings and tables as pages of about 3,000 characters, with their places: under which heading, in
+    which row, else in which part.
+
+    Args:
+        own: what the file says of itself, to stand first.
+    """
+    pages: list[list[str]] = [[Block(own, ABOUT)] if own else []]
     room = PAGE
-    for block in filter(None, (block.strip() for block in blocks)):
+    for block in filter(str.strip, blocks):
         if pages[-1] and len(block) > room:
             pages.append([])
             room = PAGE
-        pages[-1].append(block)
+        pages[-1].append(block if isinstance(block, Block) else block.strip())
         room -= len(block)
-    return ["\n\n".join(page) for page in pages]
+    texts, places, last = [], [], ""
+    for number, page in enumerate(pages, start=1):
+        text, begin = joined(page)
+        body = len(own) + 2 if own and number == 1 else 0
+        if body <= len(text) and all(start != body for start, _ in begin):
+            begin.append((body, last or (f"part {number}" if len(pages) > 1 else "")))
+        texts.append(text)
+        places.append(sorted(begin))
+        named = [block.place for block in page if isinstance(block, Block) and block.place != ABOUT]
+        last = named[-1] if named else last
+    return {"texts": texts, "places": places}
 
 
 def decoded(data: bytes) -> str:
@@ -52,10 +75,10 @@ def read_text(data: bytes) -> dict[str, object]:
     """Plain text, Markdown, or values that are parted by commas."""
     text = decoded(data).replace("\r\n", "\n").replace("\r", "\n")
     if table := _delimited(text):
-        return {"texts": pages_of(table_blocks(table))}
+        return pages_of([Block(row, f"row {n}") for n, row in enumerate(table_blocks(table), start=1)])
     if "\f" in text.strip("\f\n"):
         return {"texts": [_paragraphs(page) for page in text.split("\f")]}
-    return {"texts": pages_of(_markdown(text))}
+    return pages_of(_markdown(text))
 
 
 def table_blocks(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -107,13 +130,14 @@ def _markdown(text: str) -> list[str]:
 
 
 def _plain(paragraph: str) -> list[str]:
+    paragraph = _BOLD.sub(r"\1", _HTML.sub("", paragraph))
     lines = [line for line in paragraph.splitlines() if line.strip()]
     if len(lines) > 1 and _TABLE_RULE.fullmatch(lines[1]):
         rows = [line.strip().strip("|").split("|") for line in [lines[0], *lines[2:]]]
         return [rows_as_text([[_bare(cell) for cell in row] for row in rows])]
     kept = [_bare(line) for line in lines if not _RULE.fullmatch(line)]
-    heading = _HEADING.fullmatch(kept[0].strip()) if len(kept) == 1 else None
-    return [heading[1]] if heading else [_unwrapped("\n".join(kept))] if kept else []
+    found = _HEADING.fullmatch(kept[0].strip()) if len(kept) == 1 else None
+    return [heading(found[1])] if found else [_unwrapped("\n".join(kept))] if kept else []
 
 
 def _bare(text: str) -> str:

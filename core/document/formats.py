@@ -16,15 +16,21 @@ from pkgutil import iter_modules
 from typing import Any
 
 from core.document.archive import Unreadable
-from core.document.language import COMMON, other_language
+from core.document.language import ENGLISH, NAMES, language_of
+from core.document.ocr import MINUTES, Ocr, Recognised
+from core.document.places import shortened
+from core.document.text import tidy
 from core.errors import NotAPdf, PdfDamaged, PdfHasNoText, PdfLocked, PdfTooBig, PdfTooLong, PdfTooSlow, Refused
-from core.sandbox import Crashed, Overrun, Sandbox
+from core.sandbox import Crashed, Overrun, Sandbox, Stuck
 from core.types import ALL_PAGES, Limits, Page
 
 SANDBOX = Sandbox()
 SEARCHED = 1024  # bytes in which a PDF's magic must stand (Adobe's own readers' rule)
 PDF_MAGIC = b"%PDF-"
 ZIP = b"PK\x03\x04"
+PLACE = 160  # characters of what a place is called
+FEWEST = 40  # words that tell a document's language
+POOR = 0.6  # confidence of text recognition below which a page is called hardly recognised
 WINDOWS = ("mbcs", "oem")  # codecs that are nowhere else
 CODECS = tuple(f"encodings.{m.name}" for m in iter_modules(encodings.__path__) if m.name not in WINDOWS)
 TEXT = ("csv", "zipfile", "xml.etree.ElementTree", "charset_normalizer", *CODECS)
@@ -49,6 +55,7 @@ class Format:
     reader: str  # "module:function", run in the child: bytes, first and last page, limit of pages -> a reply
     imports: tuple[str, ...]  # what it needs; the child can open no file to import from
     place: str = "page"  # what its parts are, for citations
+    signs: bool = False  # whether the reader gives a sign of life after each of them
 
 
 def _begins(data: bytes) -> bytes:
@@ -71,6 +78,10 @@ def _is_html(data: bytes) -> bool:
     return named and (b"<html" in start or b"<!doctype html" in start or b"<body" in start)
 
 
+def _is_picture(data: bytes) -> bool:
+    return data.startswith(PICTURES) or (data.startswith(b"BM") and data[6:10] == bytes(4))  # BMP: two empty fields
+
+
 def _is_text(data: bytes) -> bool:
     """Few control characters, and zeros only in UTF-16."""
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
@@ -80,6 +91,7 @@ def _is_text(data: bytes) -> bool:
     return few and b"\0" not in head
 
 
+PICTURES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"II*\0", b"MM\0*")  # as far as MuPDF opens them
 CONTROL = bytes({*range(32)} - {*b"\t\n\r\f\x1b"})
 PYMUPDF = ("pymupdf", "encodings.raw_unicode_escape", "encodings.unicode_escape")  # the last two: to find tables
 WORD, SLIDES, SHEETS = (
@@ -87,18 +99,19 @@ WORD, SLIDES, SHEETS = (
 )
 EPUB = _is_zip_with(b"mimetypeapplication/epub+zip")
 FORMATS = (
-    Format("a PDF", _is_pdf, "core.document.pdf:extract", PYMUPDF),
+    Format("a PDF", _is_pdf, "core.document.pdf:extract", PYMUPDF, signs=True),
     Format("a Word document", WORD, "core.document.office:read_docx", XML),
     Format("a presentation", SLIDES, "core.document.office:read_pptx", XML, "slide"),
     Format("a workbook", SHEETS, "core.document.office:read_xlsx", ("openpyxl", *XML), "sheet"),
     Format("an e-book", EPUB, "core.document.web:read_epub", TEXT, "chapter"),
     Format("a web page", _is_html, "core.document.web:read_html", TEXT),
+    Format("a picture", _is_picture, "core.document.pdf:extract_picture", PYMUPDF),
     Format("text", _is_text, "core.document.flow:read_text", TEXT),
 )
 ENDINGS = ("pdf", "docx", "pptx", "xlsx", "epub", "html", "htm", "md", "markdown", "txt")  # of files worth hearing
 SUFFIXES = {"pptx": "slide", "xlsx": "sheet", "epub": "chapter"}
 
-PICTURE = "This is a picture; I read text only: send it as a PDF with recognised text (OCR)."
+PICTURE = "This is a picture, and I am not set up to recognise text: send it as a PDF with recognised text (OCR)."
 
 # What people send and what can't be read: how it begins, what is in it, and what to do. The first that fits is said.
 OTHERS = (
@@ -109,14 +122,16 @@ OTHERS = (
     (ZIP, b"", "This is a zip archive; send the documents in it one by one."),
     (b"{\\rtf", b"", "This is an RTF file; save it as .docx or as a PDF and send that."),
     (b"%!PS", b"", "This is a PostScript file; convert it to a PDF and send that."),
+    (b"RIFF", b"WEBP", "This is a WebP picture; save it as PNG or JPEG and send that."),
+    (b"\0\0\0", b"ftyphei", "This is a HEIC picture; save it as JPEG and send that."),
     (b"<svg", b"", f"This is an SVG picture; I read text only: send me {KINDS}."),
-    *((mark, b"", PICTURE) for mark in (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM6", b"II*\0", b"MM\0*", b"RIFF")),
 )  # fmt: skip
 REASONS: dict[str, tuple[type[Refused], str | None]] = {  # why a child refuses a document
     "bomb": (PdfTooBig, "This document unpacks to more than a document may hold; save it as a PDF and send that."),
     "cells": (PdfTooLong, "This workbook has more than 200,000 cells; send a sheet with what matters."),
     "declares": (PdfDamaged, "This document holds declarations that no office program writes; save it anew."),
     "locked": (PdfLocked, None),
+    "pixels": (PdfTooBig, "This picture has more than 100 million dots; send a smaller one."),
     "macros": (NotAPdf, "This document has macros; save it without them and send that."),
 }  # fmt: skip
 
@@ -150,7 +165,7 @@ def is_named_as_document(name: str, content_type: str) -> bool:
 def may_be_document(name: str, content_type: str) -> bool:
     """Whether a file is worth fetching, as far as its name and what a platform says of it tell. The file decides."""
     kind = content_type.partition(";")[0].casefold()
-    return kind.startswith(("text/", "application/")) if kind else "." in name
+    return kind.startswith(("text/", "application/", "image/")) if kind else "." in name
 
 
 def pages_in(text: str) -> tuple[int, int] | None:
@@ -176,23 +191,39 @@ def check_size(size: int, limits: Limits) -> None:
 
 
 async def read_document(
-    data: bytes, limits: Limits, pages: tuple[int, int] = ALL_PAGES, *, sandbox: Sandbox = SANDBOX
+    data: bytes,
+    limits: Limits,
+    pages: tuple[int, int] = ALL_PAGES,
+    *,
+    sandbox: Sandbox = SANDBOX,
+    ocr: Ocr | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> DocumentText:
     """Read a document's text in a child process.
 
     Args:
         pages: the first and the last one to read.
+        ocr: how scanned pages and pictures are read; None: not at all.
+        progress: told after each page of text recognition, (done, of all).
 
     Raises: NotAPdf, PdfDamaged, PdfLocked, PdfHasNoText, PdfTooBig, PdfTooLong, PdfTooSlow.
     """
+    import asyncio  # only the parent needs it
+
     check_size(len(data), limits)
     format = recognise(data)
     if any(find_spec(name.partition(".")[0]) is None for name in format.imports):  # of the extra "formats"
         raise NotAPdf(f"I am not set up to read {format.name}; save it as a PDF and send that.")
+    if format.recognises is _is_picture and not (ocr and ocr.path):
+        raise NotAPdf(PICTURE)
     try:
         arguments = (*pages, limits.max_pages)
         imports = (*format.imports, format.reader.partition(":")[0])
-        reply = await sandbox.call("core.document.formats:read", data, format.reader, arguments, imports=imports)
+        reply = await sandbox.call(
+            "core.document.formats:read", data, format.reader, arguments, imports=imports, signs=format.signs
+        )
+    except Stuck as stuck:
+        raise PdfTooSlow(_stuck(pages[0], pages[0] + int(stuck.args[0]), sandbox)) from None
     except Overrun:
         raise PdfTooSlow(
             f"Reading this document took more than a document may: {sandbox.seconds:g} seconds, "
@@ -200,7 +231,41 @@ async def read_document(
         ) from None
     except Crashed:
         raise PdfDamaged from None
-    return _judged(reply, limits, format)
+    if ocr and ocr.path and (scans := _scans(reply, limits)):
+        kind = "pdf" if format is FORMATS[0] else ""
+        reply = _with_recognised(reply, await ocr.recognise(data, kind, scans, progress), ocr)
+    return await asyncio.to_thread(_judged, reply, limits, format)  # to tell the language takes its time
+
+
+def _stuck(first: int, page: int, sandbox: Sandbox) -> str:
+    part = f"learn the pages before it (pages {first}-{page - 1}), or " if page > first else ""
+    return f"Page {page} takes more than {sandbox.patience:g} seconds to read; {part}save the document anew."
+
+
+def _scans(reply: Any, limits: Limits) -> list[int]:
+    """The pages that text recognition may read. Raises: PdfDamaged."""
+    try:
+        first, read = int(reply.get("first", 1)), min(len(reply.get("texts", ())), limits.max_pages)
+        return sorted({int(page) for page in reply.get("scans", ()) if first <= page < first + read})
+    except (AttributeError, TypeError, ValueError, OverflowError):
+        raise PdfDamaged from None
+
+
+def _with_recognised(reply: dict[str, Any], found: Recognised, ocr: Ocr) -> dict[str, Any]:
+    """The reply with the pages that were recognised, where that is more than what stood there."""
+    texts, first = list(reply["texts"]), reply["first"]
+    better = {page: text for page, text in found.texts.items() if len(text) > len(str(texts[page - first]))}
+    for page, text in better.items():
+        texts[page - first] = text
+    bare = {key: [page for page in reply.get(key, ()) if page not in better] for key in ("pictures", "nameless")}
+    own = {
+        "texts": texts,
+        "ocr": {page: found.confidence.get(page, 0.0) for page in better},
+        "failed": found.failed,
+        "left": found.left,
+        "most": ocr.pages,
+    }
+    return reply | bare | own
 
 
 def _judged(reply: Any, limits: Limits, format: Format = FORMATS[0]) -> DocumentText:
@@ -244,7 +309,17 @@ def _without_text(reply: dict[str, Any], format: Format) -> str:
 
 def _pages(reply: dict[str, Any]) -> tuple[Page, ...]:
     texts = (text.encode(errors="ignore").decode() for text in reply["texts"])  # no half of a surrogate pair
-    return tuple(Page(number, text) for number, text in enumerate(texts, start=int(reply["first"])))
+    sure, places = reply.get("ocr", {}), reply.get("places", ())
+    named = [*map(_places, places), *[()] * (len(reply["texts"]) - len(places))]
+    return tuple(
+        Page(number=number, text=text, places=begin, confidence=sure.get(number))
+        for number, (text, begin) in enumerate(zip(texts, named, strict=False), start=int(reply["first"]))
+    )
+
+
+def _places(begin: Sequence[Sequence[Any]]) -> tuple[tuple[int, str], ...]:
+    """Names that can be shown, in the order of the text."""
+    return tuple(sorted((max(0, int(at)), shortened(tidy(str(name)), PLACE)) for at, name in begin))
 
 
 def _notes(reply: dict[str, Any], place: str) -> tuple[str, ...]:
@@ -262,14 +337,33 @@ def _notes(reply: dict[str, Any], place: str) -> tuple[str, ...]:
         on("partly", " could be read in part: some fonts do not say which letters they show."),
         on("recognised", ": a scan; its recognised text was read."),
         on("pictures", ": a picture without text."),
+        *_ocr_notes(reply, place),
     )
     return tuple(note for note in notes if note)
 
 
+def _ocr_notes(reply: dict[str, Any], place: str) -> tuple[str, ...]:
+    """What text recognition read, how sure it is, and what it left out."""
+    sure: dict[int, float] = reply.get("ocr", {})
+    poor = [page for page, confidence in sure.items() if confidence < POOR]
+    mean = sum(sure.values()) / len(sure) if sure else 0.0
+    said = (
+        f"{_numbers(list(sure), place)}: read by text recognition (OCR), {mean:.0%} sure of the letters."
+        if sure
+        else ""
+    )
+    doubt = f"{_numbers(poor, place)} could hardly be recognised, so do not rely on it." if poor else ""
+    failed = f"{_numbers(reply['failed'], place)} could not be recognised." if reply.get("failed") else ""
+    most = f"I recognise {_count(reply.get('most', 0), place)} of a document, for {MINUTES} minutes at most"
+    left = f"{_numbers(reply['left'], place)} {_were(reply['left'])} left out: {most}." if reply.get("left") else ""
+    return said, doubt, failed, left
+
+
 def _language(pages: Sequence[Page]) -> tuple[str, ...]:
-    language = other_language("\n".join(page.text for page in pages))
-    where = f"in {language}" if language in COMMON else "in another script than Latin"
-    return (f"This document is {where}; I read English best.",) if language else ()
+    """Said of a document that is not English."""
+    text = "\n".join(page.text for page in pages)
+    language = language_of(text) if len(text.split()) >= FEWEST or not text.isascii() else ENGLISH
+    return (f"This document is in {NAMES[language]}; I read English best.",) if language != ENGLISH else ()
 
 
 def _numbers(pages: Sequence[int], place: str) -> str:
@@ -281,6 +375,10 @@ def _numbers(pages: Sequence[int], place: str) -> str:
         else:
             runs.append([page])
     return f"{place.capitalize()}{'s' * (len(pages) != 1)} " + ", ".join("-".join(map(str, run)) for run in runs)
+
+
+def _were(pages: Sequence[int]) -> str:
+    return "was" if len(pages) == 1 else "were"
 
 
 def _count(number: int, noun: str) -> str:
@@ -303,12 +401,12 @@ def read(data: bytes, reader: str, arguments: Sequence[int]) -> dict[str, Any]:
     module, _, name = reader.partition(":")
     first, last, _most = arguments
     try:
-        if name == "extract":
+        if name.startswith("extract"):
             return getattr(import_module(module), name)(data, *arguments)
         found = getattr(import_module(module), name)(data)
     except Unreadable as why:
         return {"refused": str(why)}
     texts = found["texts"]
-    asked = texts[first - 1 : last or len(texts)]
+    asked, places = texts[first - 1 : last or len(texts)], found.get("places", [])[first - 1 : last or len(texts)]
     hidden = [row for row in found.get("hidden", ()) if first <= row[0] < first + len(asked)]
-    return found | {"pages": len(texts), "first": first, "texts": asked, "hidden": hidden}
+    return found | {"pages": len(texts), "first": first, "texts": asked, "places": places, "hidden": hidden}

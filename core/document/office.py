@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import io
 import posixpath
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import date, datetime, time
 from itertools import pairwise
 from typing import Any
 from xml.etree.ElementTree import Element
 
+from core.document.about import FEWEST, about
 from core.document.archive import Archive, Unreadable
 from core.document.flow import pages_of, table_blocks
+from core.document.places import ABOUT, Block, heading, joined, shortened
 from core.document.tables import rows_as_text
 
 W = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
@@ -24,15 +26,33 @@ P = "{http://schemas.openxmlformats.org/presentationml/2006/main}"
 R = "{http://schemas.openxmlformats.org/officeDocument/2006/relationships}"
 FALLBACK = "{http://schemas.openxmlformats.org/markup-compatibility/2006}Fallback"  # says once more what is said
 CELLS = 200_000  # of all sheets; more is a data base, not a document
+STYLES = "word/styles.xml"
+CORE = "docProps/core.xml"
 NOTES = {"word/footnotes.xml": "footnote", "word/endnotes.xml": "endnote"}
 
 
 def read_docx(data: bytes) -> dict[str, Any]:
     """The pages are those that Word saw when it saved the file; where there are none, of about 3,000 characters."""
-    document = _Word(Archive(data))
-    pages = document.pages()
-    texts = pages if len(pages) > 1 else pages_of(document.blocks)
-    return {"texts": texts, "hidden": [[1, document.hidden]] if document.hidden else []}
+    archive = Archive(data)
+    document = _Word(archive)
+    headings = [(1, block, 0) for block in document.blocks if isinstance(block, Block)]
+    own, pages = _own(archive, headings if len(headings) >= FEWEST else []), document.pages()
+    found = _paged(pages, own) if len(pages) > 1 else pages_of(document.blocks, own)
+    return found | {"hidden": [[1, document.hidden]] if document.hidden else []}
+
+
+def _paged(pages: Sequence[Sequence[str]], own: str) -> dict[str, Any]:
+    """Pages that are known, and the headings on them."""
+    found = [joined(blocks, f"p. {number}") for number, blocks in enumerate(pages, start=1)]
+    return _with_own([text for text, _ in found], [places for _, places in found], own)
+
+
+def _own(archive: Archive, headings: Sequence[tuple[int, str, int]] = ()) -> str:
+    """What an Office file says of itself (ECMA-376, part 2, core properties)."""
+    said: dict[str, str] = {}
+    if CORE in archive.names:
+        said = {e.tag.rpartition("}")[2]: (e.text or "").strip() for e in archive.xml(CORE)}
+    return about(said.get("title", ""), said.get("creator", ""), said.get("created", ""), headings)
 
 
 class _Word:
@@ -46,14 +66,16 @@ class _Word:
             if part in archive.names
             for note in archive.xml(part)
         }
+        self._headings = _heading_styles(archive)
         body = archive.xml("word/document.xml").find(f"{W}body")
         if body is None:
             raise Unreadable("damaged")
         self._read(body)
 
-    def pages(self) -> list[str]:
+    def pages(self) -> list[list[str]]:
+        """Each page's blocks."""
         edges = [0, *self._breaks, len(self.blocks)]
-        return ["\n\n".join(filter(None, self.blocks[a:b])) for a, b in pairwise(edges)]
+        return [[block for block in self.blocks[a:b] if block] for a, b in pairwise(edges)]
 
     def _read(self, parent: Element) -> None:
         for child in parent:
@@ -77,8 +99,12 @@ class _Word:
         if breaks and self.blocks:
             self._breaks.append(len(self.blocks))
         if text:
+            style = paragraph.find(f"{W}pPr/{W}pStyle")
             item = paragraph.find(f"{W}pPr/{W}numPr") is not None
-            self.blocks.append(f"• {text}" if item else text)
+            if style is not None and style.get(f"{W}val") in self._headings:
+                self.blocks.append(heading(text))
+            else:
+                self.blocks.append(f"• {text}" if item else text)
 
     def _text(self, element: Element) -> str:
         return "".join(self._pieces(element))
@@ -103,6 +129,19 @@ class _Word:
                     yield " "
 
 
+def _heading_styles(archive: Archive) -> set[str | None]:
+    """Ids of the styles of headings, which are named in the language of the program."""
+    if STYLES not in archive.names:
+        return set()
+    found = set()
+    for style in archive.xml(STYLES).iter(f"{W}style"):
+        name = style.find(f"{W}name")
+        named = name is not None and str(name.get(f"{W}val")).casefold().startswith(("heading", "title"))
+        if named or style.find(f"{W}pPr/{W}outlineLvl") is not None:
+            found.add(style.get(f"{W}styleId"))
+    return found
+
+
 def read_pptx(data: bytes) -> dict[str, Any]:
     """A part for each slide, in their order: title, text, tables, notes. Hidden slides are left out."""
     archive = Archive(data)
@@ -118,7 +157,18 @@ def read_pptx(data: bytes) -> dict[str, Any]:
         notes = [target for target in _related(archive, name).values() if "/notesSlides/" in target]
         said = [*_slide(xml), *(f"Notes: {text}" for note in notes for text in _slide(archive.xml(note)))]
         texts.append("\n\n".join(said))
-    return {"texts": texts, "hidden": hidden}
+    return _with_own(texts, [[(0, f"slide {number}")] for number in range(1, len(texts) + 1)], _own(archive)) | {
+        "hidden": hidden
+    }
+
+
+def _with_own(texts: list[str], places: list[list[tuple[int, str]]], own: str) -> dict[str, Any]:
+    """What the file says of itself, before the first part that has text."""
+    at = next((at for at, text in enumerate(texts) if text), None)
+    if own and at is not None:
+        texts[at] = f"{own}\n\n{texts[at]}"
+        places[at] = [(0, ABOUT), *((start + len(own) + 2, place) for start, place in places[at])]
+    return {"texts": texts, "places": places}
 
 
 def _related(archive: Archive, name: str) -> dict[str, str]:
@@ -170,34 +220,38 @@ def read_xlsx(data: bytes) -> dict[str, Any]:
             archive.check(name)
     try:
         book = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True, keep_links=False)
-        return _sheets(book)
+        return _sheets(book, _own(archive))
     except (KeyError, ValueError, TypeError, AttributeError, IndexError, OSError):
         raise Unreadable("damaged") from None
 
 
-def _sheets(book: Any) -> dict[str, Any]:
-    texts, hidden, cells = [], [], 0
+def _sheets(book: Any, own: str) -> dict[str, Any]:
+    texts, places, hidden, cells = [], [], [], 0
     for number, sheet in enumerate(book.worksheets, start=1):
         rows = []
         sheet.reset_dimensions()  # what the file says of them may be wrong
-        for row in sheet.iter_rows(values_only=True):
+        for line, row in enumerate(sheet.iter_rows(values_only=True), start=1):
             row = [_value(value) for value in row]
             cells += sum(map(bool, row))
             if cells > CELLS:
                 raise Unreadable("cells")
             if any(row):
-                rows.append(row)
+                rows.append((line, row))
         if sheet.sheet_state != "visible":
-            hidden.append([number, sum(map(str.isalnum, "".join(cell for row in rows for cell in row)))])
-            texts.append("")
+            hidden.append([number, sum(map(str.isalnum, "".join(cell for _, row in rows for cell in row)))])
+            blocks = []
         else:
-            blocks = _sheet(rows)
-            texts.append("\n".join([f"Sheet {sheet.title}\n", *blocks]) if blocks else "")
-    return {"texts": texts, "hidden": hidden}
+            lines = _sheet([row for _, row in rows])
+            blocks = [Block(text, f"row {line}") for text, (line, _) in zip(lines, rows, strict=True)]
+        first = [f"Sheet {sheet.title}\n"] if blocks else []
+        text, begin = joined([*first, *blocks], f"sheet {shortened(sheet.title)}", "\n")
+        texts.append(text)
+        places.append(begin)
+    return _with_own(texts, places, own) | {"hidden": hidden}
 
 
 def _sheet(rows: list[list[str]]) -> list[str]:
-    """Lines above the table as they stand, then the table without its empty rows and columns."""
+    """Each row: those above the table as they stand, then the table's, without its empty columns."""
     columns = [at for at in range(max(map(len, rows), default=0)) if any(at < len(row) and row[at] for row in rows)]
     rows = [[row[at] if at < len(row) else "" for at in columns] for row in rows]
     start = next((at for at, row in enumerate(rows) if sum(map(bool, row)) > 1), len(rows))

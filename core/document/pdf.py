@@ -10,33 +10,32 @@ inkless text that text recognition lays over a scanned page is read, and noted.
 
 from __future__ import annotations
 
+import base64
 import re
 import time
 import unicodedata
-from calendar import month_name
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from core.document.about import about
+from core.document.archive import Unreadable
 from core.document.heads import Line, Sheet
 from core.document.layout import read_sheets
 from core.document.order import Box
+from core.document.places import ABOUT
 from core.document.tables import row_sentences
 from core.document.text import join_lines, tidy
+from core.sandbox import sign_of_life
 
 if TYPE_CHECKING:
     import pymupdf
 
+PIXELS = 100_000_000  # of a picture; more is a bomb
+FEW = 40  # letters of a page that is a picture otherwise: a stamp, a page number
 PALE = 0xE8  # of 0xFF, in red, green and blue: such text is looked at on its background
-HEADINGS = 60  # of an outline that are read
-NO_TITLE = re.compile(
-    r"untitled|unbenannt|microsoft |\.(?:docx?|pptx?|xlsx?|tex|dvi|ps|pdf|indd|qxd|odt)\b|^(?:document|slide) ?\d*$"
-    r"|[\\/]\w+[\\/]",
-    re.IGNORECASE,
-)
-NO_AUTHOR = re.compile(r"^(?:user|admin\w*|owner|author|unknown|root|none|default)$|microsoft|adobe|latex|groff", re.I)
 DRAWN = "Type3 ("  # MuPDF's names of such fonts begin so
 CLIPS = 64  # bit of a span's char_flags: FZ_STEXT_CLIPPED, text as the shape through which something is painted
 READ_IN_PART = 0.1  # share of characters without a letter that people are told of
@@ -63,36 +62,67 @@ def extract(data: bytes, first: int, last: int, most: int) -> dict[str, Any]:
         if not 0 < len(numbers) <= most:
             return found
         reader = _Reader()
-        texts = read_sheets([reader.sheet(document, number) for number in numbers])
-        if first == 1 and any(texts):
-            texts[0] = "\n\n".join(filter(None, (_about(document), texts[0])))
-        return found | {"texts": texts, "repaired": bool(document.is_repaired)} | vars(reader)
+        sheets = []
+        for number in numbers:
+            sheets.append(reader.sheet(document, number))
+            sign_of_life()
+        sign_of_life(last=True)
+        texts = read_sheets(sheets)
+        places: list[list[tuple[int, str]]] = [[] for _ in texts]
+        if first == 1 and any(texts) and (own := _about(document)):
+            texts[0] = f"{own}\n\n{texts[0]}"
+            places[0] = [(0, ABOUT), (len(own) + 2, "p. 1")]
+        return found | {"texts": texts, "places": places, "repaired": bool(document.is_repaired)} | vars(reader)
+
+
+def extract_picture(data: bytes, first: int, last: int, most: int) -> dict[str, Any]:
+    """Of a picture, how many pages it has (TIFF may have several); each has to be recognised.
+
+    Raises: Unreadable; as `extract`.
+    """
+    import pymupdf
+
+    with _out_of_memory():
+        document = pymupdf.open(stream=data)
+        if any(image["width"] * image["height"] > PIXELS for image in document[0].get_image_info()):
+            raise Unreadable("pixels")
+        numbers = range(first - 1, min(last or document.page_count, document.page_count))
+        found = {"pages": document.page_count, "first": first, "texts": []}
+        if not 0 < len(numbers) <= most:
+            return found
+        asked = [number + 1 for number in numbers]
+        return found | {"texts": [""] * len(asked), "pictures": asked, "scans": asked}
+
+
+def draw(data: bytes, number: int, kind: str, dpi: int, dots: int) -> dict[str, Any]:
+    """A page in grey, of at most so many dots: its width, height, dots per inch, and a byte for each dot in base64,
+    "" where all of them are alike.
+
+    Args:
+        kind: "pdf"; "" for a picture, which says itself of which kind it is.
+
+    Raises: as `extract`.
+    """
+    import pymupdf
+
+    with _out_of_memory():
+        page = pymupdf.open(stream=data, filetype=kind or None)[number - 1]
+        inches = page.rect.width / 72 * page.rect.height / 72
+        dpi = int(min(dpi, (0.98 * dots / max(inches, 1e-6)) ** 0.5))
+        if dpi < 1:
+            return {"width": 0, "height": 0, "dpi": 1, "dots": ""}
+        drawing = page.get_pixmap(dpi=dpi, colorspace=pymupdf.csGRAY, alpha=0)
+        samples = drawing.samples
+        blank = max(samples, default=0) - min(samples, default=0) < CONTRAST
+        text = "" if blank else base64.b64encode(samples).decode()
+        return {"width": drawing.width, "height": drawing.height, "dpi": dpi, "dots": text}
 
 
 def _about(document: pymupdf.Document) -> str:
-    """What the file says of itself: its title, who wrote it and when, its headings with their pages. What programs put
-    there when nobody did is left out."""
-    said = {key: tidy(value) for key, value in (document.metadata or {}).items() if value}
-    title, author = said.get("title", ""), said.get("author", "")
-    made = re.match(r"D:(\d{4})(\d\d)?(\d\d)?", said.get("creationDate", ""))
-    headings = [(level, tidy(text), page) for level, text, page in document.get_toc(simple=True) if page > 0]
-    while len(headings) > HEADINGS:  # the deepest level goes first
-        deepest = max(level for level, *_ in headings)
-        headings = [row for row in headings if row[0] < deepest] if deepest > 1 else headings[:HEADINGS]
-    lines = [
-        f"Title: {title}" if len(title) > 3 and not NO_TITLE.search(title) else "",
-        f"Author: {author}" if len(author) > 3 and not NO_AUTHOR.search(author) else "",
-        "Contents: " + "; ".join(f"{text} (page {page})" for _, text, page in headings if text) if headings else "",
-    ]
-    if any(lines) and made:
-        lines.insert(2, f"Date of this file: {_date(*map(int, filter(None, made.groups())))}")
-    return "\n".join(filter(None, lines))
-
-
-def _date(year: int, month: int = 0, day: int = 0) -> str:
-    """2021, 5, 3 -> "3 May 2021"."""
-    name = f"{month_name[month]} " if 0 < month <= 12 else ""
-    return f"{day} {name}{year}" if name and 0 < day <= 31 else f"{name}{year}"
+    """What the file says of itself: its title, who wrote it and when, its headings with their pages."""
+    said = {key: value or "" for key, value in (document.metadata or {}).items()}
+    headings = [(level, text, page) for level, text, page in document.get_toc(simple=True) if page > 0]
+    return about(said.get("title", ""), said.get("author", ""), said.get("creationDate", ""), headings)
 
 
 @contextmanager
@@ -116,6 +146,7 @@ class _Reader:
         self.pictures: list[int] = []  # pages that are a picture and have no text
         self.nameless: list[int] = []  # pages whose fonts do not say which letters they show; left out
         self.partly: list[int] = []  # pages of which that is true in part
+        self.scans: list[int] = []  # pages with little text that text recognition may read
         self.spent = 0.0  # seconds on the search for tables
 
     def sheet(self, document: pymupdf.Document, index: int) -> Sheet:
@@ -141,6 +172,9 @@ class _Reader:
             self.hidden.append((number, letters))
         upright = {id(line) for line in _upright(lines, page)}
         found = [*_lines(blocks, {id(span) for span in hidden}, upright)]
+        shown = sum(character.isalnum() for line in found for character in line.text)
+        if shown < FEW and (_is_picture(page, pictures) or (not shown and page.get_bboxlog())):
+            self.scans.append(number)
         found = self._with_tables(_filled_in(found, page), page, [span["bbox"] for span in hidden])
         return Sheet(page.rect.height, tuple(found), tuple(pictures))
 

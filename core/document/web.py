@@ -7,8 +7,10 @@ import re
 from html.parser import HTMLParser
 from typing import Any
 
+from core.document.about import about
 from core.document.archive import Archive
 from core.document.flow import decoded, pages_of
+from core.document.places import ABOUT, heading, joined
 from core.document.tables import rows_as_text
 
 SKIPPED = {"script", "style", "template", "noscript", "svg", "math", "nav", "button", "select", "iframe", "object"}
@@ -32,6 +34,14 @@ _UNSEEN = re.compile(
     r"display\s*:\s*none|visibility\s*:\s*hidden|font-size\s*:\s*0(?![.\d]*[1-9])|opacity\s*:\s*0(?![.\d])"
 )
 _CHARSET = re.compile(rb"<meta[^>]{0,200}?charset\s*=\s*[\"']?\s*([\w.:-]{2,40})", re.I)
+DUBLIN_CORE = "{http://purl.org/dc/elements/1.1/}"
+SAID = {  # names of <meta>
+    "author": "author",
+    "article:author": "author",
+    "date": "date",
+    "dc.date": "date",
+    "article:published_time": "date",
+}
 CONTAINER = "META-INF/container.xml"
 
 
@@ -39,7 +49,9 @@ def read_html(data: bytes) -> dict[str, Any]:
     page = _Page()
     page.feed(_decoded(data))
     page.close()
-    return {"texts": pages_of(page.blocks()), "hidden": [[1, page.hidden]] if page.hidden else []}
+    blocks = page.blocks()
+    own = about(blocks[0] if page.titled else "", page.said.get("author", ""), page.said.get("date", ""))
+    return pages_of(blocks, own if page.said else "") | {"hidden": [[1, page.hidden]] if page.hidden else []}
 
 
 def read_epub(data: bytes) -> dict[str, Any]:
@@ -48,16 +60,23 @@ def read_epub(data: bytes) -> dict[str, Any]:
     root = next(e.get("full-path", "") for e in archive.xml(CONTAINER).iter() if e.tag.endswith("}rootfile"))
     package = archive.xml(root)
     files = {e.get("id"): e.get("href", "") for e in package.iter() if e.tag.endswith("}item")}
-    chapters, hidden = [], []
+    said = {e.tag.rpartition("}")[2]: (e.text or "").strip() for e in package.iter() if e.tag.startswith(DUBLIN_CORE)}
+    own = about(said.get("title", ""), said.get("creator", ""), said.get("date", ""))
+    chapters, places, hidden = [], [], []
     for reference in (e for e in package.iter() if e.tag.endswith("}itemref")):
         name = posixpath.normpath(posixpath.join(posixpath.dirname(root), _unescaped(files[reference.get("idref")])))
         page = _Page()
         page.feed(_decoded(archive.read(name)))
         page.close()
-        chapters.append("\n\n".join(page.blocks()[page.titled :]))
+        text, begin = joined(page.blocks()[page.titled :], f"chapter {len(chapters) + 1}")
+        if text and own:
+            text, begin = f"{own}\n\n{text}", [(0, ABOUT), *((at + len(own) + 2, name) for at, name in begin)]
+            own = ""
+        chapters.append(text)
+        places.append(begin)
         if page.hidden:
             hidden.append([len(chapters), page.hidden])
-    return {"texts": chapters, "hidden": hidden}
+    return {"texts": chapters, "places": places, "hidden": hidden}
 
 
 def _unescaped(name: str) -> str:
@@ -83,6 +102,8 @@ class _Page(HTMLParser):
     def __init__(self) -> None:
         super().__init__(convert_charrefs=True)
         self.hidden = 0  # letters that a browser would not show
+        self.said: dict[str, str] = {}  # author and date, by <meta>
+        self._heading = False  # whether the open block is one
         self.titled = 0  # 1, when the first block is the page's title
         self._blocks: list[str] = []
         self._text: list[str] = []
@@ -105,7 +126,9 @@ class _Page(HTMLParser):
                 self._unseen = unseen if not self._skipped else self._unseen
                 self._skipped.append(tag)
             return
-        if tag == "table":
+        if tag == "meta" and (key := SAID.get((named.get("name") or named.get("property") or "").casefold())):
+            self.said.setdefault(key, named.get("content") or "")
+        elif tag == "table":
             self._tables += 1
             if self._tables == 1:
                 self._flush()
@@ -125,6 +148,7 @@ class _Page(HTMLParser):
             self._text.append("• ")
         elif tag in BLOCKS or tag in HEADINGS:
             self._flush(keep=self._text == ["• "])
+            self._heading = tag in HEADINGS
             self._exact += tag == "pre"
 
     def handle_endtag(self, tag: str) -> None:
@@ -165,5 +189,5 @@ class _Page(HTMLParser):
         lines = "".join(self._text).split("\n")
         text = "\n".join(lines) if self._exact else "\n".join(" ".join(line.split()) for line in lines)
         if text.strip() and text.strip() != "•":
-            self._blocks.append(text.strip())
-        self._text = []
+            self._blocks.append(heading(text.strip()) if self._heading else text.strip())
+        self._text, self._heading = [], False

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from core.document.language import ENGLISH, language_of
 from core.prompts import NOT_IN_TEXT
 from core.search.closeness import Close
 from core.search.evidence import asked_words, evidence, fits
@@ -285,6 +286,7 @@ def certainty(
     if not is_answer(text) or not text.strip():
         return Certainty.ABSENT
     is_plausible = fits(question, text) and bool(asked_words(question))  # "What is it?" asks for anything
+    is_plausible = is_plausible and language_of(question) == ENGLISH  # of others 1 of 12 was right (LOG.md)
     is_supported = evidence is not None and evidence >= parameters.min_evidence and is_plausible
     if is_supported and confidence >= parameters.likely_confidence:
         return Certainty.LIKELY

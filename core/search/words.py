@@ -9,13 +9,19 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from typing import TypeVar
 
+from core.document.language import ENGLISH, language_of, stop_words
+
 Place = TypeVar("Place", bound=Hashable)  # names a section
+
 
 PASSAGE = 4  # sentences in which an answer and the question's words must stand together
 NEAR = 0.4  # so much of the question's words, weighted by how rare they are in the document (LOG.md)
 SENTENCE_END = re.compile(r"(?<=[.!?])[\"”’')\]]*\s+|\n\s*\n")
 MAX_SEARCH_WORDS = 64  # of one question; more make the search slow, not better
-NUMBER_OR_WORD = re.compile(r"\d+(?:[.,:/]\d+)+|\w+")  # 3.14 and 12:30 are one word each
+UNSPACED = "\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"  # kana and Han characters: no blanks between words
+NUMBER_OR_WORD = re.compile(rf"\d+(?:[.,:/]\d+)+|[{UNSPACED}]|[^\W{UNSPACED}]+")  # 3.14 and 12:30 are one word each
+RUN = re.compile(rf"[{UNSPACED}]+|[^\W{UNSPACED}]+")
+SEAM = re.compile(rf"(?<=[{UNSPACED}])(?=[{UNSPACED}])")
 THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 ARTICLES = frozenset({"a", "an", "the"})
 COMMON = """
@@ -31,9 +37,28 @@ STOP_WORDS = frozenset(COMMON.split())  # English; of questions and of answers t
 
 
 def search_words(question: str) -> list[str]:
-    """The words to look for, each once, as written. Stop words only when there is nothing else."""
-    written = list(dict.fromkeys(re.findall(r"\w+", question)))
-    return ([word for word in written if word.casefold() not in STOP_WORDS] or written)[:MAX_SEARCH_WORDS]
+    """The words to look for, each once, as written, without the stop words of the question's language unless there is
+    nothing else. Where words are not parted by blanks, each two characters, as `spaced` has them."""
+    runs = [word for run in RUN.findall(question) for word in _pairs(run)]
+    written, language = list(dict.fromkeys(runs)), language_of(question)
+    stopped = STOP_WORDS if language == ENGLISH else stop_words(language)
+    return ([word for word in written if word.casefold() not in stopped] or written)[:MAX_SEARCH_WORDS]
+
+
+def _pairs(run: str) -> list[str]:
+    if not SEAM.search(run):
+        return [run]
+    return [spaced(run[at : at + 2]) for at in range(len(run) - 1)]
+
+
+def spaced(text: str) -> str:
+    """With a blank between characters of scripts that have none between words, so that each is a word to find."""
+    return SEAM.sub(" ", text)
+
+
+def unspaced(text: str) -> str:
+    """As it was before `spaced`."""
+    return re.sub(rf"(?<=[{UNSPACED}]) (?=[{UNSPACED}])", "", text)
 
 
 def scores(frequencies: Mapping[str, Mapping[Place, float]], total: int) -> dict[Place, float]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from structlog.contextvars import get_contextvars
 
-from bot import render
+from bot import links, render
 from bot.chat import Attachment, Style, Unfinished, Unreachable
 from bot.commands import ACTIONS, COMMANDS, FETCHES, Bot, Permission, edit_interval
 from bot.quotas import QuotaConfig
@@ -99,8 +99,8 @@ async def test_the_same_pdf_twenty_times_is_one_job_and_twenty_answers(bot):
 @pytest.mark.parametrize(
     ("file", "words"),
     [
-        (attachment(b"GIF89a", "cat.gif", "image/gif"), "can't read such a file"),
-        (attachment(b"GIF89a", "page.pdf"), "This is a picture"),
+        (attachment(b"ID3", "song.mp3", "audio/mpeg"), "can't read such a file"),
+        (attachment(rb"{\rtf1 hello}", "page.pdf"), "This is an RTF file"),
         (attachment(b"%PDF-" + b"x" * 20_000), "20,005 bytes; the limit is"),
         (attachment(plain_pdf("Too short.")), "too little to learn from"),
     ],
@@ -405,6 +405,34 @@ async def test_a_document_that_is_named_in_the_question_is_asked(taught):
     for text in ("Who is the warden in bakery.pdf?", "bakery: who is the warden?"):
         assert "bakery.pdf" in (await ask(taught, text)).text
     assert "no document called cellar.pdf" in (await ask(taught, "Who is it in cellar.pdf?")).text
+
+
+@pytest.mark.parametrize(
+    "text", ["learn https://a.org/b.pdf", "https://a.org/b.pdf", "please learn this: https://a.org/b"]
+)
+async def test_a_link_is_not_opened_unless_that_is_allowed(bot, text):
+    reply = FakeReply()
+    await bot.hear(request(text), reply)
+    assert "I do not open links here" in reply.text
+
+
+async def test_a_link_is_learned_where_that_is_allowed(open_service, monkeypatch):
+    async def fetch(link: str, most: int) -> bytes:
+        return PDF
+
+    monkeypatch.setattr(links, "fetch", fetch)
+    async with open_service() as service, Bot(service, limits=SMALL, opens_links=True) as bot:
+        reply = FakeReply()
+        await bot.hear(request("learn https://a.org/handbook.pdf"), reply)
+        await settled(bot)
+        assert [document.name for document in await service.documents(request().channel)] == ["handbook.pdf"]
+        assert "Who" not in (await ask(bot, "Who is the warden in https://a.org/handbook.pdf?")).text
+
+
+async def test_a_question_in_another_language_is_told_once_what_is_read_best(taught):
+    said = [(await ask(taught, question)).text for question in ("Wer ist der Wärter?", "Was kostet die Fähre?")]
+    assert ["I read English best." in text for text in said] == [True, False]
+    assert "I read English best." not in (await ask(taught)).text
 
 
 async def test_the_first_answer_says_when_a_follow_up_can_not_be_heard(open_service):

@@ -184,6 +184,23 @@ async def test_a_file_that_cannot_be_written_and_a_full_quota_are_named(
     assert found["state"] == "error" and "too large" in found["detail"]
 
 
+async def test_text_recognition_is_looked_for_with_its_languages(environment: Environment, tmp_path: Path) -> None:
+    async def said(**chosen: Any) -> tuple[str, str]:
+        found = await states(Settings(data_dir=tmp_path, **chosen), "Text recognition")
+        return found["Text recognition"]
+
+    environment["PATH"] = str(tmp_path)
+    state, words = await said()
+    assert state == "warning" and "`apt install tesseract-ocr`" in words and "`--build-arg OCR=eng`" in words
+    program = tmp_path / "tesseract"
+    program.write_text("#!/bin/sh\nprintf 'List of available languages (2):\\neng\\nosd\\n'\n")
+    program.chmod(0o755)
+    assert (await said())[0] == "ok"
+    state, words = await said(ocr_languages="eng+chi_sim")
+    assert state == "error" and "`apt install tesseract-ocr-chi-sim`" in words
+    assert (await said(ocr_pages=0)) == ("ok", "switched off: scans and pictures are refused ")
+
+
 async def test_discord_is_asked_through_the_proxy(environment: Environment) -> None:
     asked: list[bytes] = []
 

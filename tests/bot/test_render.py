@@ -96,6 +96,12 @@ def test_the_bar_moves_from_the_first_second_to_the_end_and_never_back():
     assert shares == sorted(shares) and len(set(shares)) == len(shares) and shares[0] >= 0 and shares[-1] <= 1
 
 
+def test_text_recognition_says_how_far_it_is_and_moves_the_bar():
+    scans = [learning(Stage.READING, 1.0, step=Step(n, 12, math.nan, Stage.READING)) for n in (3, 9)]
+    assert "It is a scan: I recognise its text, 3 of 12 pages done." in render.progress(scans[0]).text
+    assert render.share_done(scans[0]) < render.share_done(scans[1])
+
+
 def test_no_machine_term_stands_in_what_learning_says():
     ends = [learning(step=Step(5, 10, 4.0), losses=(4.0, 1.0), tokens=4310), learning(Stage.DONE, document=document())]
     said = [str(render.progress(ends[0])), str(render.finished(ends[1]))]
@@ -341,6 +347,15 @@ def _letters(text: str) -> str:
 
 
 def test_without_a_kept_text_nothing_is_said_about_where_an_answer_stands() -> None:
-    assert render.where((3, 4)) == ["p. 3, 4"]
-    assert render.where(()) == ["no page found"]
-    assert render.where(None) == []
+    assert render.where(answer(pages=(3, 4))) == ["p. 3, 4"]
+    assert render.where(answer(pages=(3, 4), places=("p. 3", "p. 4"))) == ["p. 3, 4"]
+    assert render.where(answer(pages=())) == ["no page found"]
+    assert render.where(answer(pages=None)) == []
+
+
+def test_a_citation_names_what_the_format_has() -> None:
+    assert render.where(answer(pages=(1,), places=("sheet Ships, row 7",))) == ["sheet Ships, row 7"]
+    assert render.where(answer(pages=(1, 2), places=("slide 1", "slide 2"))) == ["slide 1; slide 2"]
+    assert render.where(answer(pages=(1,), places=("",))) == []
+    assert "handbook.pdf, “Tides”" in render.answer(answer(places=("“Tides”",))).footer
+    assert "3 slides" in render.finished(learning(Stage.DONE, document=document(name="a.pptx", pages=3))).text

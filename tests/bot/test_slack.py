@@ -232,7 +232,7 @@ async def test_the_message_menu_learns_what_somebody_else_posted(world, slack):
 
 
 async def test_every_attachment_gets_an_answer(world, slack):
-    await world.teach(HANDBOOK, ("photo.png", File(b"\0\2", "image/png")), BAKERY, ("scan.pdf", b"\0\1 no"))
+    await world.teach(HANDBOOK, ("song.mp3", File(b"\0\2", "audio/mpeg")), BAKERY, ("scan.pdf", b"\0\1 no"))
     for words in ("I know handbook.pdf now", "I know bakery.pdf now", "I can't learn scan.pdf"):
         assert slack.said(words)
     await world.whispered("can't read such a file")

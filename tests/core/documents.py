@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pymupdf
 
-from tests.torture.hostile import endless_loop, many_pages, memory_bomb, one_page, stream
+from tests.torture.hostile import HOSTILE, endless_loop, many_pages, memory_bomb, one_page, stream
 
-__all__ = ["endless_loop", "many_pages", "memory_bomb", "one_page", "stream"]
+__all__ = ["HOSTILE", "endless_loop", "many_pages", "memory_bomb", "one_page", "stream"]
 
 WIDTH, HEIGHT = 595, 842
 Draw = Callable[[pymupdf.Page], object]

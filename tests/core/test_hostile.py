@@ -31,7 +31,9 @@ SENTENCES = {
 }
 
 
-@pytest.mark.parametrize("name", sorted(HOSTILE.keys() - {"memory_bomb", "endless_loop"}))  # they: test_pdf.py
+@pytest.mark.parametrize(
+    "name", sorted(HOSTILE.keys() - {"memory_bomb", "endless_loop", "blanks", "forms"})
+)  # test_pdf.py
 async def test_a_hostile_file_ends_in_one_sentence_or_in_text(name: str) -> None:
     wanted = SENTENCES.get(name)
     try:

@@ -166,7 +166,7 @@ async def test_a_queued_job_is_cancelled_at_once(open_service: Open) -> None:
 async def test_cancelling_does_not_wait_for_a_slow_reader(open_service: Open) -> None:
     given_up = asyncio.Event()
 
-    async def read_forever(data: bytes, limits: Limits, pages: tuple[int, int]) -> DocumentText:
+    async def read_forever(data: bytes, limits: Limits, pages: tuple[int, int], **_: object) -> DocumentText:
         try:
             await asyncio.sleep(3600)
         finally:
@@ -305,7 +305,7 @@ async def test_an_engine_that_cannot_be_loaded_is_reported_to_everyone(open_serv
 
 
 async def test_a_refusal_ends_the_job_with_its_sentence_and_the_next_one_runs(open_service: Open) -> None:
-    async def read_locked(data: bytes, limits: Limits, pages: tuple[int, int]) -> DocumentText:
+    async def read_locked(data: bytes, limits: Limits, pages: tuple[int, int], **_: object) -> DocumentText:
         if b"locked" in data:
             raise PdfLocked
         return await read_plain(data, limits)

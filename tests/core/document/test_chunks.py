@@ -9,6 +9,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from core.document.chunks import SLACK, check_length, encoder, join_pages, make_chunks
+from core.document.places import ABOUT
 from core.errors import PdfTooLong, PdfTooShort
 from core.types import Limits, Page
 
@@ -26,6 +27,14 @@ def tokenizer() -> Tokenizer:
         [SENTENCE], trainers.BpeTrainer(vocab_size=400, initial_alphabet=letters, show_progress=False)
     )
     return made
+
+
+def test_what_a_file_says_of_itself_is_a_chunk_of_its_own() -> None:
+    own = "Title: The harbour. "
+    page = Page(1, own + SENTENCE * 3, ((0, ABOUT), (len(own), "p. 1")))
+    chunks = make_chunks([page, Page(2, SENTENCE)], encoder(tokenizer()), 1000)
+    assert [chunk.text for chunk in chunks] == [own, SENTENCE * 3 + "\n\n" + SENTENCE]
+    assert "".join(chunk.text for chunk in chunks) == join_pages([page, Page(2, SENTENCE)])
 
 
 def pages(*texts: str) -> list[Page]:

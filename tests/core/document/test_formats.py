@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import posixpath
 import zipfile
 
 import openpyxl
@@ -10,7 +11,8 @@ import pytest
 
 from core import errors
 from core.document.formats import KINDS, may_be_document, pages_in, place_of, read_document, recognise
-from core.types import Limits, Page
+from core.search.citation import cite
+from core.types import Limits
 
 TEXT = "The harbour of Pellin opens at six."
 W = 'xmlns:w="http://schemas.openxmlformats.org/wordprocessingml/2006/main"'
@@ -34,13 +36,21 @@ def archive(parts: dict[str, str | bytes]) -> bytes:
     return file.getvalue()
 
 
+def archive_of(data: bytes) -> dict[str, str | bytes]:
+    with zipfile.ZipFile(io.BytesIO(data)) as packed:
+        return {name: packed.read(name) for name in packed.namelist()}
+
+
 def paragraph(text: str, properties: str = "") -> str:
     return f"<w:p>{properties}<w:r><w:t>{text}</w:t></w:r></w:p>"
 
 
 def docx(body: str, declared: str = "", **parts: str | bytes) -> bytes:
     xml = f"<?xml version='1.0'?>{declared}<w:document {W} {OTHER_W}><w:body>{body}</w:body></w:document>"
-    return archive({"[Content_Types].xml": "", "word/document.xml": xml} | {f"word/{n}": p for n, p in parts.items()})
+    return archive(
+        {"[Content_Types].xml": "", "word/document.xml": xml}
+        | {posixpath.normpath(f"word/{n}"): p for n, p in parts.items()}
+    )
 
 
 def shape(*lines: str, role: str = "") -> str:
@@ -105,7 +115,82 @@ async def refusal(data: bytes) -> str:
     ids=["text", "docx", "pptx", "epub", "html", "markdown"],
 )
 async def test_a_sentence_is_read_from_every_format(data: bytes) -> None:
-    assert (await read_document(data, Limits())).pages == (Page(1, TEXT),)
+    assert await texts(data) == [TEXT]
+
+
+# Where something stands
+
+
+async def cited(data: bytes, answer: str, question: str = "") -> list[str]:
+    """The places of an answer, on every page that holds it."""
+    pages = (await read_document(data, Limits())).pages
+    return [cite(page, question, answer) for page in pages if answer in page.text]
+
+
+HEADED = f"<w:styles {W}><w:style w:styleId='berschrift1'><w:name w:val='heading 1'/></w:style></w:styles>"
+ROWS = [["Ships of Pellin"], [], ["Name", "Built"], ["Anna", 1874], [], ["Bertha", 1902]]
+CORE = (
+    "<c xmlns:dc='http://purl.org/dc/elements/1.1/' xmlns:dcterms='http://purl.org/dc/terms/'>"
+    "<dc:title>The harbour</dc:title><dc:creator>Ada Quill</dc:creator>"
+    "<dcterms:created>2021-05-03T10:00:00Z</dcterms:created></c>"
+)
+
+
+@pytest.mark.parametrize(
+    ("data", "answer", "place"),
+    [
+        (b"Only one page.", "one", ""),
+        ("\n\n".join([TEXT * 100, "It was built in 1874."]).encode(), "1874", "part 2"),
+        (b"First.\fBuilt in 1874.", "1874", "p. 2"),
+        (b"Old.\n\n# Tides\n\nHigh at noon.\n\n## Fog\n\nIn May.", "noon", "“Tides”"),
+        (("# Tides\n\n" + "\n\n".join([TEXT * 60] * 2) + "\n\nHigh at noon.").encode(), "noon", "“Tides”"),
+        (b"<html><body><p>Old.<h2>The <b>tides</b></h2><p>High at noon.</body></html>", "noon", "“The tides”"),
+        (b"Name,Built\nAnna,1874\nBertha,1902\n", "1902", "row 3"),
+        (epub("<p>Old.</p>", "<h1>Tides</h1><p>High at noon.</p>"), "noon", "chapter 2, “Tides”"),
+        (pptx(shape("Old."), shape("Built in 1874.")), "1874", "slide 2"),
+        (xlsx([["x"]], ROWS), "1902", "sheet Part 2, row 6"),
+        (
+            docx(
+                paragraph("Tides", "<w:pPr><w:pStyle w:val='berschrift1'/></w:pPr>") + paragraph("High at noon."),
+                **{"styles.xml": HEADED},
+            ),
+            "noon",
+            "“Tides”",
+        ),
+        (docx(paragraph("Old.") + "<w:p><w:r><w:br w:type='page'/><w:t>In 1874.</w:t></w:r></w:p>"), "1874", "p. 2"),
+        (docx(paragraph("Old."), **{"../docProps/core.xml": CORE}), "Ada Quill", "the file's own data"),
+    ],
+)
+async def test_a_citation_names_what_the_format_has(data: bytes, answer: str, place: str) -> None:
+    assert await cited(data, answer) == [place]
+
+
+async def test_of_several_rows_that_is_cited_of_which_is_asked() -> None:
+    rows = [["Name", "Town", "Built"], ["Anna", "Pellin", 1874], ["Bertha", "Hobbin", 1874]]
+    filler = [["Carl", "Marrow", 1800 + n] for n in range(20)]
+    data = xlsx([rows[0], rows[1], *filler, rows[2]])
+    assert await cited(data, "1874", "When was Bertha of Hobbin built?") == ["sheet Part 1, row 23"]
+
+
+async def test_what_an_office_file_says_of_itself_is_read_first() -> None:
+    [page] = (await read_document(docx(paragraph("Old."), **{"../docProps/core.xml": CORE}), Limits())).pages
+    assert page.text == "Title: The harbour\nAuthor: Ada Quill\nDate of this file: 3 May 2021\n\nOld."
+
+
+async def test_a_web_page_and_an_e_book_say_who_wrote_them_and_when() -> None:
+    html = (
+        "<html><head><title>Tides of Pellin</title><meta name='author' content='Ada Quill'>"
+        "<meta property='article:published_time' content='2021-05-03'></head><body><p>Old.</body></html>"
+    )
+    own = "Title: Tides of Pellin\nAuthor: Ada Quill\nDate of this file: 3 May 2021"
+    assert (await texts(html.encode()))[0].startswith(own)
+    book = archive_of(epub("<p>Old.</p>"))
+    metadata = (
+        "<metadata xmlns:dc='http://purl.org/dc/elements/1.1/'><dc:title>Tides of Pellin</dc:title>"
+        "<dc:creator>Ada Quill</dc:creator><dc:date>2021-05-03</dc:date></metadata>"
+    )
+    book["OPS/book.opf"] = book["OPS/book.opf"].replace(b"<manifest>", metadata.encode() + b"<manifest>")
+    assert await texts(archive(book)) == [f"{own}\n\nOld."]
 
 
 # Text
@@ -140,6 +225,12 @@ async def test_lines_of_a_fixed_width_are_joined_and_lists_stay() -> None:
 async def test_markdowns_marks_go_and_its_tables_become_sentences() -> None:
     text = "# The *tower*\n\nSee [the map](http://x.org/a_(b)).\n\n| Name | Built |\n|---|---|\n| Tower | 1874 |\n"
     assert await texts(text.encode()) == ["The tower\n\nSee the map.\n\nName Built\nTower 1874\n\nTower: Built 1874."]
+
+
+async def test_html_within_markdown_and_bold_over_two_lines_leave_their_words() -> None:
+    text = "<!-- note -->\n\n**Attach a\ndocument.** See <a href='x'>here</a>, a < b > c.\n\n"
+    text += "<table><tr><td>Pier</td></tr></table>"
+    assert await texts(text.encode()) == ["Attach a\ndocument. See here, a < b > c.\n\nPier"]
 
 
 async def test_values_parted_by_commas_become_sentences() -> None:
@@ -271,7 +362,7 @@ BROKEN = "This document is damaged and can't be read; save it anew and send that
 DECLARES = "This document holds declarations that no office program writes; save it anew."
 UNPACKS = "This document unpacks to more than a document may hold; save it as a PDF and send that."
 PASSWORD = "This document needs a password; send a copy without one."
-PICTURE = "This is a picture; I read text only: send it as a PDF with recognised text (OCR)."
+PICTURE = "This is a picture, and I am not set up to recognise text: send it as a PDF with recognised text (OCR)."
 HOSTILE = {
     "zip bomb": (bomb(), UNPACKS),
     "zip bomb as slides": (bomb("ppt/presentation.xml"), UNPACKS),
@@ -316,6 +407,8 @@ HOSTILE = {
     "GIF": (b"GIF89a", PICTURE),
     "PNG": (b"\x89PNG\r\n\x1a\n" + bytes(99), PICTURE),
     "JPEG": (b"\xff\xd8\xff\xe0" + bytes(99), PICTURE),
+    "WebP": (b"RIFF\0\0\0\0WEBPVP8 ", "This is a WebP picture; save it as PNG or JPEG and send that."),
+    "HEIC": (b"\0\0\0\x18ftypheic" + bytes(9), "This is a HEIC picture; save it as JPEG and send that."),
     "empty": (b"", "This file is empty."),
 }
 
@@ -362,9 +455,9 @@ def test_the_pages_that_a_message_names_are_found(text: str, pages: tuple[int, i
         ("a.pdf", "", True),
         ("notes.md", "text/markdown; charset=utf-8", True),
         ("a.docx", "application/vnd.openxmlformats-officedocument.wordprocessingml.document", True),
-        ("cat.png", "image/png", False),
+        ("page.png", "image/png", True),
         ("song.mp3", "audio/mpeg", False),
     ],
 )
-def test_pictures_and_sounds_are_not_fetched(name: str, kind: str, worth: bool) -> None:
+def test_sounds_are_not_fetched(name: str, kind: str, worth: bool) -> None:
     assert may_be_document(name, kind) is worth

@@ -17,7 +17,7 @@ import pymupdf
 import pytest
 
 from core import errors
-from core.document.formats import DocumentText, parse_pages, read_document
+from core.document.formats import DocumentText, _stuck, parse_pages, read_document
 from core.sandbox import ROOT, Sandbox
 from core.types import Limits, Page
 from tests.core import documents
@@ -136,6 +136,22 @@ async def test_an_endless_page_is_refused_in_time() -> None:
     assert isinstance(refused, errors.PdfTooSlow)
     assert "2 seconds" in str(refused)
     assert time.monotonic() - began < 6
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processor time is seen in /proc")
+@pytest.mark.parametrize("stuck", [documents.HOSTILE["blanks"], documents.HOSTILE["forms"]], ids=["blanks", "forms"])
+async def test_a_page_that_takes_too_long_is_named_long_before_the_clock_of_the_whole(
+    stuck: Callable[[], bytes],
+) -> None:
+    refused = await refusal(stuck(), sandbox=Sandbox(seconds=100, patience=2))
+    assert isinstance(refused, errors.PdfTooSlow)
+    assert str(refused) == "Page 1 takes more than 2 seconds to read; save the document anew."
+
+
+def test_the_pages_before_one_that_takes_too_long_are_offered() -> None:
+    assert _stuck(2, 5, Sandbox()) == (
+        "Page 5 takes more than 8 seconds to read; learn the pages before it (pages 2-4), or save the document anew."
+    )
 
 
 async def test_more_text_than_the_sandbox_hands_out_is_refused() -> None:

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from core.search.words import frequency, scores, search_words, shares, supporting
+from core.search.words import frequency, scores, search_words, shares, spaced, supporting, unspaced
 
 PAGE = "Mara Oduya's harbour opened in 1887. It cost 1,200 crowns, 3.5 per stone, and 42 ships came."
 
@@ -77,3 +77,20 @@ def test_an_answer_far_from_what_was_asked_is_not_cited() -> None:
     page = "The lighthouse stands alone. " + "Gulls cry. " * 5 + "The bakery opened in 1874."
     assert supporting([page], ["1874"], "When was the lighthouse built?") == [[]]
     assert supporting([page], ["1874"], "When was the bakery opened?") == [[0]]
+
+
+def test_a_questions_own_languages_stop_words_are_left_out() -> None:
+    assert search_words("Wer war der Hafenmeister, und was kostet die Fähre?") == ["Hafenmeister", "kostet", "Fähre"]
+    assert search_words("Who was the harbour master?") == ["harbour", "master"]
+    assert search_words("Wer war das?") == ["Wer", "war", "das"]
+
+
+def test_where_words_are_not_parted_each_two_characters_are_looked_for() -> None:
+    assert search_words("港町は何年？") == ["港 町", "町 は", "は 何", "何 年"]
+    assert spaced("港町に3隻, two ships") == "港 町 に3隻, two ships"
+    assert unspaced(spaced("港町に3隻, two ships")) == "港町に3隻, two ships"
+
+
+def test_what_stands_within_text_without_blanks_is_borne_out() -> None:
+    page = "東京は日本の首都であり、世界でも最大級の都市のひとつである。"
+    assert supporting([page], ["日本の首都", "大阪"]) == [[0], []]

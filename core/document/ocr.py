@@ -1,0 +1,190 @@
+"""Text recognition (OCR) of scanned pages and pictures, by Tesseract where it is installed.
+
+A page is drawn in one child, recognised in a second and laid out in a third, all of them sandboxed. Tesseract never
+sees a file that somebody sent: it gets grey dots under a header that is written on this side.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from statistics import median
+from typing import Any
+
+from core.document.heads import Line, Sheet
+from core.document.layout import read_sheets
+from core.document.text import tidy
+from core.sandbox import Crashed, Overrun, Sandbox
+
+DPI = 300  # what Tesseract's models were trained on
+DOTS = 10_000_000  # of one drawn page at most; A4 at 300 dpi has 8.7 million
+TURNED = "osd"  # the model that finds out whether a page stands upright
+WORD = 5  # `level` of a word in Tesseract's TSV
+LEAST = 0.3  # confidence below which a line is taken for a picture's noise, not for text
+PAGES_AT_ONCE = 100
+MINUTES = 15
+INSTALL = "Debian, Ubuntu: `apt install tesseract-ocr`; macOS: `brew install tesseract`; Docker: `--build-arg OCR=eng`"
+
+
+class NoDrawing(Exception):
+    """A page could not be drawn."""
+
+
+@dataclass(frozen=True)
+class Recognised:
+    """What text recognition made of some pages; pages by their numbers."""
+
+    texts: dict[int, str]  # "" where there was nothing to read
+    confidence: dict[int, float]  # 0..1, the mean over the letters of a page; of pages that have text
+    failed: tuple[int, ...] = ()  # could not be drawn or recognised
+    left: tuple[int, ...] = ()  # not tried: too many, or no time
+
+
+@dataclass(frozen=True)
+class Ocr:
+    """How scanned pages are read."""
+
+    languages: str = "eng"  # as Tesseract names them: "eng+deu"
+    pages: int = PAGES_AT_ONCE  # of one document at most; 0: none are recognised
+    minutes: float = MINUTES  # for one document; pages that are left then are left out
+    program: str = "tesseract"
+    sandbox: Sandbox = field(default_factory=Sandbox)  # for each page
+
+    @property
+    def path(self) -> str | None:
+        """Where Tesseract is, if it is to be used and installed."""
+        import shutil  # what the children need not is not loaded there
+
+        return shutil.which(self.program) if self.pages else None
+
+    async def recognise(
+        self, data: bytes, kind: str, pages: Sequence[int], progress: Callable[[int, int], None] | None = None
+    ) -> Recognised:
+        """The text of these pages of a PDF or a picture.
+
+        Args:
+            kind: as for `core.document.pdf.draw`.
+            progress: told after each page, (done, of all).
+        """
+        tried, printed, failed = list(pages)[: self.pages], {}, []
+        until, languages = time.monotonic() + 60 * self.minutes, set(installed(self.path))
+        for done, number in enumerate(tried):
+            if time.monotonic() > until:
+                tried = tried[:done]
+                break
+            try:
+                printed[number] = await self._page(data, number, kind, TURNED in languages)
+            except (Overrun, Crashed, NoDrawing):
+                failed.append(number)
+            if progress:
+                progress(done + 1, len(tried))
+        left = tuple(list(pages)[len(tried) :])
+        words = [(number, tsv) for number, tsv in printed.items() if tsv]
+        try:
+            laid = await self.sandbox.call(
+                "core.document.ocr:lay_out", json.dumps(words).encode(), imports=("core.document.ocr",)
+            )
+            texts = {number: str(text) for (number, _), (text, _) in zip(words, laid, strict=True)}
+            sure = {number: float(share) for (number, _), (_, share) in zip(words, laid, strict=True)}
+        except (Overrun, Crashed, TypeError, ValueError):
+            return Recognised({}, {}, (*failed, *printed), left)
+        confidence = {number: min(1.0, max(0.0, sure[number])) for number, text in texts.items() if text}
+        return Recognised({number: "" for number in printed} | texts, confidence, tuple(failed), left)
+
+    async def _page(self, data: bytes, number: int, kind: str, turned: bool) -> str:
+        """What Tesseract prints for a page, as TSV; "" for a blank one. Raises: Overrun, Crashed, NoDrawing."""
+        drawing = await self.sandbox.call(
+            "core.document.pdf:draw",
+            data,
+            number,
+            kind,
+            DPI,
+            DOTS,
+            imports=("core.document.pdf", "pymupdf"),
+            signs=True,
+        )
+        image, dpi = _image(drawing)
+        if not image:
+            return ""
+        layout = "1" if turned else "3"  # --psm: automatic, with and without the page's orientation
+        options = ["-l", self.languages, "--dpi", str(dpi), "--psm", layout, "-c", "tessedit_create_tsv=1"]
+        return (await self.sandbox.run([str(self.path), "stdin", "stdout", *options], image)).decode(errors="replace")
+
+
+def _image(drawing: Any) -> tuple[bytes, int]:
+    """A drawing as a PGM file (netpbm), and its dots per inch; b"" for a blank page. Raises: NoDrawing."""
+    try:
+        width, height, dpi = (int(drawing[key]) for key in ("width", "height", "dpi"))
+        dots = base64.b64decode(drawing["dots"], validate=True)
+    except (KeyError, TypeError, ValueError, OverflowError):
+        raise NoDrawing from None
+    if dots and (len(dots) != width * height or len(dots) > DOTS or not 0 < dpi <= DPI):
+        raise NoDrawing
+    return b"P5\n%d %d\n255\n" % (width, height) + dots if dots else b"", dpi
+
+
+def installed(path: str | None) -> list[str]:
+    """The languages that Tesseract has models of. Blocking, for some milliseconds."""
+    import subprocess
+
+    try:
+        listing = subprocess.run([path or "", "--list-langs"], capture_output=True, text=True, timeout=20)
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return []
+    return [line.strip() for line in listing.stdout.splitlines()[1:] if line.strip()]
+
+
+# Below, the child.
+
+
+def lay_out(data: bytes) -> list[tuple[str, float]]:
+    """(text, mean confidence 0..1) of each page, from JSON: [[page's number, Tesseract's TSV], ...]."""
+    pages = [list(_lines(tsv)) for _, tsv in json.loads(data)]
+    sheets = [Sheet(max((line.y1 for line, _ in page), default=1.0), tuple(line for line, _ in page)) for page in pages]
+    weights = [[(len(line.text), sure) for line, sure in page] for page in pages]
+    means = [sum(n * sure for n, sure in page) / max(1, sum(n for n, _ in page)) for page in weights]
+    return list(zip(read_sheets(sheets), means, strict=True))
+
+
+def _lines(tsv: str) -> Iterable[tuple[Line, float]]:
+    """The lines, cut at wide gaps as a table's cells are, with their confidence. A line's box is as high as its
+    highest letter, so the type's size is taken from the whole paragraph."""
+    rows = [row for row in (_word(line) for line in tsv.splitlines()) if row]
+    for number, (_, paragraph) in enumerate(groupby(rows, key=lambda row: row[0][:2])):
+        lines = [list(line) for _, line in groupby(paragraph, key=lambda row: row[0])]
+        size = median(max(row[1][3] for row in line) - min(row[1][1] for row in line) for line in lines)
+        for line in lines:
+            for run in _runs(line, size):
+                x0, y0, x1, y1 = zip(*(box for _, box, _, _ in run), strict=True)
+                sure = sum(confidence * len(text) for *_, text, confidence in run) / sum(len(row[2]) for row in run)
+                if sure >= LEAST and (text := tidy(" ".join(row[2] for row in run))):
+                    yield Line(text, min(x0), min(y0), max(x1), max(y1), size, number), sure
+
+
+Word = tuple[tuple[int, int, int], tuple[float, float, float, float], str, float]
+
+
+def _word(line: str) -> Word | None:
+    """((block, paragraph, line), box, text, confidence 0..1) of a word's row; None for other rows."""
+    cells = line.split("\t")
+    try:
+        level, _, *place, _, left, top, width, height = map(int, cells[:10])
+        confidence, text = float(cells[10]) / 100, cells[11].strip()
+    except (ValueError, IndexError):
+        return None
+    if level != WORD or not text:
+        return None
+    return (place[0], place[1], place[2]), (left, top, left + width, top + height), text, confidence
+
+
+def _runs(line: Sequence[Word], size: float) -> list[list[Word]]:
+    runs = [[line[0]]]
+    for word in line[1:]:
+        if word[1][0] - runs[-1][-1][1][2] > 1.5 * size:
+            runs.append([])
+        runs[-1].append(word)
+    return runs
