@@ -145,7 +145,7 @@ def learned(value: Answer) -> str:
     facts = [
         str(value.certainty),
         value.document.name,
-        *render.where(value.pages),
+        *render.where(value),
         section,
         f"confidence {value.learned.confidence:.0%}",
         seconds(value.learned.seconds),

@@ -98,7 +98,8 @@ def is_foreign(url: str) -> bool:
 
 async def learn_sample(page: Page) -> None:
     await page.get_by_role("button", name="A ferry").click()
-    await expect(page.locator("#summary")).to_contain_text("ferry.md: 1 page,")
+    summary = page.locator("#summary")
+    await expect(summary).to_contain_text("ferry.md: 1 page,", timeout=180_000)  # the model may be loading
     await page.locator("#learn").click()
 
 
