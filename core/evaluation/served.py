@@ -115,7 +115,7 @@ async def serve(
                 )
 
 
-async def read_article(data: bytes, limits: Limits, pages: tuple[int, int]) -> DocumentText:
+async def read_article(data: bytes, limits: Limits, pages: tuple[int, int], **_progress: Any) -> DocumentText:
     """What `Served.learn` handed in, paragraph by paragraph. How files of people are read is measured elsewhere."""
     return DocumentText(tuple(Page(n, text) for n, text in enumerate(data.decode().split(PAGE_END), start=1)))
 
