@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from structlog.contextvars import bound_contextvars
 
@@ -308,7 +308,7 @@ def _with(request: Request, arguments: Mapping[str, object]) -> Request:
 async def learn(bot: Bot, request: Request, reply: Reply) -> None:
     """Every attachment gets its own message and its own job. A question beside them is answered when they are known."""
     if links := request.arguments.get("links"):
-        more = linked(links, bot.limits, allowed=bot.opens_links)
+        more = linked(cast(Sequence[str], links), bot.limits, allowed=bot.opens_links)
         request = replace(request, attachments=(*request.attachments, *more))
     if not request.attachments:
         raise Refused("I see no file there. Attach a document to your message, and I will learn it.")

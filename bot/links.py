@@ -13,6 +13,7 @@ import socket
 import zlib
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import aiohttp
 import yarl
@@ -98,7 +99,7 @@ async def fetch(link: str, most: int, *, public: Public | None = None) -> bytes:
     """
     public = public or is_public
     connector = aiohttp.TCPConnector(resolver=_Resolver(public), force_close=True)
-    options = {"cookie_jar": aiohttp.DummyCookieJar(), "auto_decompress": False, "trust_env": False}
+    options: dict[str, Any] = {"cookie_jar": aiohttp.DummyCookieJar(), "auto_decompress": False, "trust_env": False}
     try:
         async with asyncio.timeout(SECONDS), aiohttp.ClientSession(connector=connector, **options) as session:
             return await _followed(session, link, most, public)
@@ -146,7 +147,9 @@ class _Resolver(AbstractResolver):
         self._public = public
         self._system = aiohttp.ThreadedResolver()
 
-    async def resolve(self, host: str, port: int = 0, family: int = socket.AF_INET) -> list[ResolveResult]:
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
         addresses = await self._system.resolve(host, port, family)
         if not addresses or not all(self._public(address["host"]) for address in addresses):
             raise Refused(PRIVATE)

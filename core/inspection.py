@@ -17,6 +17,8 @@ from core.document.formats import read_document
 from core.ports import Ask, Index, Weights
 from core.types import Answer, Chunk, Completion, Limits
 
+FOUND = 50  # chunks of a document that a question points at, at most
+
 
 @dataclass(frozen=True)
 class Preview:
@@ -90,10 +92,10 @@ class Inspection:
         document = await self._index.find_document(channel, answer.document.id)
         if not await self._index.pages(document.id):
             return ""
-        texts = await self._index.chunk_texts(document.id)
-        return "".join(
-            text for text, section in zip(texts, document.weights.sections, strict=True) if section == answer.section
-        )
+        question = answer.understood or answer.question
+        hits = await self._index.candidates(channel, question, document_id=document.id, limit=FOUND)
+        texts = {hit.chunk: hit.text for hit in hits if hit.section == answer.section}
+        return "".join(texts[chunk] for chunk in sorted(texts))
 
     async def layer_norms(self, channel: str, document_id: str) -> dict[int, float]:
         """L2 norm of the weight change by layer, over all sections. Raises: NotFound, WeightsDamaged ..."""

@@ -33,7 +33,7 @@ from core.search.ranking import (
     judge,
     sections,
 )
-from core.tracing import traced
+from core.tracing import span, traced
 from core.types import (
     ALL_PAGES,
     Answer,
@@ -318,7 +318,8 @@ class Service:
         base = completions.pop() if compare else Completion("", 0, 0.0)
         given = {hit.place: completion for hit, completion in zip(hits, completions, strict=True)}
         decide = partial(judge, question, asked, given, pages, ranking, floor=self._floor, gate=gate)
-        best, certainty = await asyncio.to_thread(decide)
+        with span("evidence"):
+            best, certainty = await asyncio.to_thread(decide)
         row = [*given].index(best.hit.place) if best else -1
         return Answer(
             question=question,

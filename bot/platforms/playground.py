@@ -231,7 +231,7 @@ def build(visits: Visits) -> gr.Blocks:
             learn = gr.Button("Learn", variant="primary", interactive=False, elem_id="learn")
             cancel = gr.Button("Cancel", interactive=False, elem_id="cancel")
         progress = gr.HTML(elem_id="progress")
-        with gr.Row(visible=False) as measured:
+        with gr.Row(visible=False, elem_classes="engram-columns") as measured:
             losses = gr.LinePlot(x="step", y="loss", title="Loss, nats a token", height=220, elem_id="losses")
             layers = gr.BarPlot(
                 x="layer", y="norm", title="Weight change by layer, L2 norm", height=220, elem_id="layers"
@@ -245,7 +245,7 @@ def build(visits: Visits) -> gr.Blocks:
             question = gr.Textbox(label="Question", placeholder="Who is the captain?", scale=4, elem_id="question")
             ask = gr.Button("Ask", variant="primary", scale=1, elem_id="ask")
         also = gr.Checkbox(label="Also answer with the section's text in the prompt, to compare", elem_id="also")
-        with gr.Row():
+        with gr.Row(elem_classes="engram-columns"):
             learned = gr.HTML(elem_id="learned", min_width=240)
             base = gr.HTML(elem_id="base", min_width=240)
             reading = gr.HTML(elem_id="reading", min_width=240, visible=False)

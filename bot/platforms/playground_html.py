@@ -28,6 +28,10 @@ CSS = """
 .engram-facts, .engram-facts td, .engram-facts tr { border: 0 !important; }
 .engram-facts td { padding: .15rem .6rem .15rem 0; }
 .engram-facts td:last-child { text-align: right; font-variant-numeric: tabular-nums; }
+@media (max-width: 640px) {
+  .engram-columns { flex-direction: column !important; }
+  .engram-columns > * { flex: none !important; width: 100% !important; }
+}
 .dark .engram-note { background: #450a0a; color: #fecaca; }
 .dark .engram-cleared { background: #052e16; color: #bbf7d0; }
 .dark .engram-learned { background: #1e1b4b; color: #e0e7ff; }

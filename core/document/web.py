@@ -62,7 +62,9 @@ def read_epub(data: bytes) -> dict[str, Any]:
     files = {e.get("id"): e.get("href", "") for e in package.iter() if e.tag.endswith("}item")}
     said = {e.tag.rpartition("}")[2]: (e.text or "").strip() for e in package.iter() if e.tag.startswith(DUBLIN_CORE)}
     own = about(said.get("title", ""), said.get("creator", ""), said.get("date", ""))
-    chapters, places, hidden = [], [], []
+    chapters: list[str] = []
+    places: list[Any] = []
+    hidden: list[Any] = []
     for reference in (e for e in package.iter() if e.tag.endswith("}itemref")):
         name = posixpath.normpath(posixpath.join(posixpath.dirname(root), _unescaped(files[reference.get("idref")])))
         page = _Page()

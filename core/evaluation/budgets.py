@@ -58,6 +58,10 @@ def lessons_of(engine: Engine, articles: Sequence[Article], batch: int = BATCH) 
     return asyncio.run(_lessons_of(engine, articles, batch))
 
 
+def _same(engine: Engine) -> Engine:
+    return engine
+
+
 async def _lessons_of(engine: Engine, articles: Sequence[Article], batch: int) -> tuple[list[Lesson], list[float]]:
     config = replace(engine.config, check=False, guard=False)
     chunks = [engine.chunk(pages_of(article)) for article in articles]
@@ -69,7 +73,7 @@ async def _lessons_of(engine: Engine, articles: Sequence[Article], batch: int) -
             for article, cut in zip(articles, chunks, strict=True):
                 losses.append([learn(fixed, [chunk], article.title)[0].metrics.initial_loss for chunk in cut])
         one_section = replace(engine.base.ranking, max_sections=1)
-        async with serve(lambda fixed=fixed: fixed, ranking=one_section, batch_rows=max(BATCH_ROWS, batch)) as served:
+        async with serve(partial(_same, fixed), ranking=one_section, batch_rows=max(BATCH_ROWS, batch)) as served:
             bench = Bench(served, articles, Journal(None, {}), lambda *_: None, batch=batch)
             replies = await bench.ask_all("weights")
             for n, (article, rows) in enumerate(zip(articles, by_action, strict=True)):

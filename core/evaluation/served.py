@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, cast
 
 from core.device import BATCH_ROWS
 from core.document.formats import DocumentText
@@ -111,7 +111,7 @@ async def serve(
                     index=index,
                     weights=weights,
                     runner=runner,
-                    engine=await runner.device.ready(),
+                    engine=cast(LearnsOnce, await runner.device.ready()),
                 )
 
 

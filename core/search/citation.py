@@ -29,7 +29,8 @@ def cite(page: Page, question: str, answer: str) -> str:
 
 def _found(page: Page, starts: Sequence[int], answer: str) -> list[int]:
     """Where the answer stands as it is; else where the places begin that hold its words."""
-    text, wanted, found = page.text.casefold(), answer.casefold().strip(" ."), []
+    text, wanted = page.text.casefold(), answer.casefold().strip(" .")
+    found: list[int] = []
     at = text.find(wanted)
     while wanted and at >= 0 and len(found) < 100:
         found.append(at)

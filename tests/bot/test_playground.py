@@ -98,7 +98,8 @@ def is_foreign(url: str) -> bool:
 
 async def learn_sample(page: Page) -> None:
     await page.get_by_role("button", name="A ferry").click()
-    await expect(page.locator("#summary")).to_contain_text("ferry.md: 1 page,")
+    summary = page.locator("#summary")
+    await expect(summary).to_contain_text("ferry.md: 1 page,", timeout=180_000)  # the model may be loading
     await page.locator("#learn").click()
 
 
@@ -106,6 +107,13 @@ async def ask(page: Page, question: str) -> None:
     await page.get_by_label("Question").fill(question)
     await page.locator("#ask").click()
     await expect(page.locator("#base")).to_contain_text("confidence")
+
+
+async def keep_picture(page: Page, name: str) -> None:
+    """For docs/, where a folder is named."""
+    if folder := os.environ.get("PLAYGROUND_PICTURES"):
+        await page.wait_for_timeout(1500)  # until the plots are drawn
+        await page.screenshot(path=Path(folder) / name, full_page=True)
 
 
 async def test_two_visitors_see_nothing_of_each_other_and_a_reset_erases(browser: Browser, by_heart: str) -> None:
@@ -172,6 +180,10 @@ async def test_on_a_phone_nothing_is_wider_than_the_screen(browser: Browser, by_
     await ask(page, CAPTAIN)
     await expect(page.locator("#reading")).to_contain_text("tokens in the prompt are the document's")
     assert await page.evaluate("document.documentElement.scrollWidth") <= 360
+    for answer in ("#learned", "#base", "#reading"):  # one below the other
+        box = await page.locator(answer).bounding_box()
+        assert box and box["width"] > 250
+    await keep_picture(page, "playground-phone.png")
     assert page.problems == []
 
 
@@ -196,9 +208,7 @@ async def test_the_whole_story_in_a_space_with_the_model(browser: Browser, tmp_p
         await page.locator("#prompt button").first.click()
         await expect(page.locator("#prompt")).to_contain_text(CAPTAIN)
         await expect(page.locator("#prompt")).not_to_contain_text("Osterly")
-        if folder := os.environ.get("PLAYGROUND_PICTURES"):
-            await page.wait_for_timeout(1500)
-            await page.screenshot(path=Path(folder) / "playground.png", full_page=True)
+        await keep_picture(page, "playground.png")
         await page.locator("#reset").click()
         await expect(page.locator("#known")).to_contain_text("Nothing is learned")
         assert page.problems == []
