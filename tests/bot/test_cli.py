@@ -96,7 +96,7 @@ def test_read_shows_pages_tokens_and_text(engram, pdf: Path) -> None:
 
 def test_what_is_no_document_is_refused_by_read_and_by_learn(engram, engine: FakeEngine, tmp_path: Path) -> None:
     page = tmp_path / "page.pdf"
-    page.write_bytes(b"\x89PNG\r\n\x1a\n")
+    page.write_bytes(b"{\\rtf1 hello}")
     for command in ("read", "learn"):
         status, answer, stderr = engram(command, page)
         assert (status, answer["error"]["kind"]) == (1, "NotAPdf")

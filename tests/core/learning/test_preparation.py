@@ -17,8 +17,8 @@ from core.learning.packing import pack, unpack
 from core.learning.preparation import is_shipped_form, load_prepared, read_config, read_reader, save_prepared
 from core.model import SHIPPED, LoadedModel, preparation_digest
 
-FINGERPRINT = "84b0357b71645f861c174d0d1728c05ca4ee6a9ed8da5d579aec093695226ea2"
-SLOW_WEIGHTS = "bc7c28f36350a52b70aa13e806387fb38b0ac2bd352d3cb385f04606deb05d9b"
+FINGERPRINT = "ad7dda7798c9bb13f27f0fddbc0ca6abe4f72dae900e5ffffda81bb92a7d97e7"
+SLOW_WEIGHTS = "05d39e04e1a17cfeab54e4f7dbb54f09d13aeb342e7670b6085a5e80e0477f81"
 PACKED = "00b50e643cd38bd618b9a4fed19d8133f414630c8a31b72727fdd78c3bf80bc8"
 UNPACKED = "2fc23bf72f1a57f3235b619f139e43021d80e4e00158366bd707e38095e71272"
 WIDTH = 576  # of the embedded model
