@@ -152,8 +152,8 @@ async def test_the_story_on_emulate(world):
     await world.said("handbook.pdf is forgotten", handed_in)
 
 
-async def test_a_picture_is_refused_on_emulate(world):
-    handed_in = await world.hand_in(f"{MENTION} learn this", b"GIF89a", "page.pdf")
+async def test_a_file_that_is_no_document_is_refused_on_emulate(world):
+    handed_in = await world.hand_in(f"{MENTION} learn this", b"{\\rtf1 hello}", "page.pdf")
     await world.said("I can't learn page.pdf", handed_in)
 
 
