@@ -13,9 +13,6 @@ from core.document.language import ENGLISH, language_of, stop_words
 
 Place = TypeVar("Place", bound=Hashable)  # names a section
 
-
-Place = TypeVar("Place", bound=Hashable)  # names a section
-
 PASSAGE = 4  # sentences in which an answer and the question's words must stand together
 NEAR = 0.4  # so much of the question's words, weighted by how rare they are in the document (LOG.md)
 SENTENCE_END = re.compile(r"(?<=[.!?])[\"”’')\]]*\s+|\n\s*\n")
