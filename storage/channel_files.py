@@ -154,7 +154,7 @@ class ChannelFile:
         rows = self._db.execute("SELECT * FROM pages WHERE document_id = ? ORDER BY number", (document_id,))
         return [_page(dict(row)) for row in rows]
 
-    def chunks(self, places: Sequence[tuple[str, int]]) -> list[sqlite3.Row]:
+    def chunks(self, places: Sequence[tuple[str, int]]) -> list[tuple[str, bytes]]:
         """Text and code of these chunks, in this order; empty where one is lost.
 
         Args:
@@ -166,7 +166,8 @@ class ChannelFile:
             ON document_id = json_extract(wanted.value, '$[0]') AND position = json_extract(wanted.value, '$[1]')
             ORDER BY wanted.key
             """
-        return self._db.execute(sql, (json.dumps(places),)).fetchall()
+        rows = self._db.execute(sql, (json.dumps(places),))
+        return [(unspaced(row["text"]), row["code"]) for row in rows]
 
     def chunk_texts(self, document_id: str) -> list[str]:
         """Those of a document, in order."""

@@ -27,7 +27,7 @@ import aiosqlite
 from core.errors import AlreadyKnown, Cancelled, DataTooNew, NotFound, StorageFailed
 from core.search.finder import the_one
 from core.search.ranking import Hit, WordMatch, by_words
-from core.search.words import search_words, unspaced
+from core.search.words import search_words
 from core.types import (
     ALL_PAGES,
     Answer,
@@ -540,8 +540,7 @@ class Index:
             hits = by_words([WordMatch(**row) for row in rows], words, known, limit)
             chunks = await content(ChannelFile.chunks, [(hit.document.id, hit.chunk) for hit in hits])
         return [
-            replace(hit, text=unspaced(chunk["text"]), code=chunk["code"] if rows else b"")
-            for hit, chunk in zip(hits, chunks, strict=True)
+            replace(hit, text=text, code=code if rows else b"") for hit, (text, code) in zip(hits, chunks, strict=True)
         ]
 
     async def add_answer(self, channel: str, answer: Answer, *, asked_by: str, thread: str = "") -> str:

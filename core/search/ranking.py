@@ -285,8 +285,11 @@ def certainty(
     text, confidence = completion.text, completion.confidence
     if not is_answer(text) or not text.strip():
         return Certainty.ABSENT
-    is_plausible = fits(question, text) and bool(asked_words(question))  # "What is it?" asks for anything
-    is_plausible = is_plausible and language_of(question) == ENGLISH  # of others 2 of 17 were right (LOG.md)
+    is_plausible = (
+        fits(question, text)
+        and bool(asked_words(question))  # "What is it?" asks for anything
+        and language_of(question) == ENGLISH  # of others 2 of 17 were right (LOG.md)
+    )
     is_supported = evidence is not None and evidence >= parameters.min_evidence and is_plausible
     if is_supported and confidence >= parameters.likely_confidence:
         return Certainty.LIKELY
