@@ -493,7 +493,7 @@ async def test_chunks_are_kept_with_their_codes_where_their_text_is(
         document = (await learn(service)).document
     async with index._channel("here") as file:
         chunks = await file(ChannelFile.chunks, [(document.id, n) for n in range(document.metrics.chunks)])
-    codes = [chunk["code"] for chunk in chunks]
+    codes = [code for _, code in chunks]
     assert len(codes) > 8, "more than at once"
     assert codes == [f"a head's{n:02}".encode() if keep_text else b"" for n in range(len(codes))]
     assert {name.split("_")[0] for name in engine.threads} == {"device"}
