@@ -263,6 +263,7 @@ def answer(
         footer="\n".join(filter(None, [*lines, *_left_out(value), hint])),
         asked=asked,
         buttons=(*judge, *buttons),
+        tone=Tone.GOOD if value.certainty is Certainty.LIKELY and value.pages else Tone.UNSURE,
     )
 
 

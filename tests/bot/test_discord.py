@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from typing import Any
 
 import discord
@@ -13,9 +13,12 @@ import simcord
 import yarl
 from simcord.builders import ChannelHandle
 
+from bot.chat import Message, Tone
 from bot.commands import Bot
 from bot.platforms.common import STALE_AFTER
 from bot.platforms.discord.client import Client
+from bot.platforms.discord.components import COLOURS
+from bot.platforms.discord.replies import Posted
 from core.document.formats import read_document
 from core.service import Service
 from core.types import Completion, Job, Progress
@@ -143,16 +146,29 @@ def make_client(service: Service, *, message_content: bool = True) -> Client:
 def shown(message: discord.Message) -> str:
     """All that a person reads in a message."""
     texts = [message.content]
-    for embed in message.embeds:
-        texts += [embed.title or "", embed.description or ""]
-        texts += [f"{field.name}: {field.value}" for field in embed.fields]
-        texts += [embed.footer.text or ""]
-    texts += [f"[{label}]" for label in labels(message)]
+    for part in parts(message):
+        texts.append(f"[{part.label}]" if isinstance(part, discord.Button) else getattr(part, "content", ""))
     return "\n".join(text for text in texts if text)
 
 
 def labels(message: discord.Message) -> list[str]:
-    return [button.label for row in message.components for button in row.children]
+    return [part.label for part in parts(message) if isinstance(part, discord.Button)]
+
+
+def parts(message: discord.Message) -> Iterator[Any]:
+    """Its components, from top to bottom."""
+    waiting = list(message.components)
+    while waiting:
+        part = waiting.pop(0)
+        yield part
+        beside = [part.accessory] if isinstance(part, discord.SectionComponent) else []
+        waiting = [*getattr(part, "children", ()), *beside, *waiting]
+
+
+def colour(message: discord.Message) -> int | None:
+    """Of a message's bar; None where it has none."""
+    (frame,) = [part for part in message.components if isinstance(part, discord.Container)]
+    return frame.accent_colour.value if frame.accent_colour else None
 
 
 @pytest.fixture
@@ -202,7 +218,7 @@ def world(env: simcord.Env, service: Service, engine: HeldEngine) -> World:
 async def test_a_pdf_with_a_mention_is_learned_and_its_end_told(world):
     await world.teach()
     end = world.channel.last_message
-    assert "I know handbook.pdf now" in shown(end) and world.ada.mention in end.content
+    assert f"### {world.ada.mention} I know handbook.pdf now" in shown(end)
     assert [person.id for person in end.mentions] == [world.ada.id]
     assert sum(message.author == world.env.bot.user for message in world.channel.history()) == 1
     assert (await world.service.documents(world.key))[0].name == "handbook.pdf"
@@ -318,7 +334,7 @@ async def test_a_learning_job_that_outlives_its_message_ends_in_a_new_one(world,
     await env.advance_time(STALE_AFTER + 60)
     world.engine.go.set()
     await world.told()
-    assert "I know handbook.pdf now" in world.said() and world.ada.mention in world.channel.last_message.content
+    assert f"{world.ada.mention} I know handbook.pdf now" in world.said()
 
 
 async def test_a_message_that_takes_no_more_edits_is_left_alone(world, env):
@@ -356,6 +372,15 @@ async def test_an_end_that_came_while_the_bot_was_away_is_told(world, env):
     assert "I know handbook.pdf now" in world.said()
 
 
+async def test_a_message_that_an_earlier_version_posted_is_edited(world, env):
+    """It has a text and an embed; components exclude both."""
+    channel = env.bot.get_channel(world.channel.id)
+    old = await channel.send("Learning", embed=discord.Embed(title="handbook.pdf"), view=discord.ui.View())
+    await Posted(env.bot, channel.id, old.id).finish(Message("Learned", "3 pages"))
+    message = await channel.fetch_message(old.id)
+    assert shown(message) == "### Learned\n3 pages" and not message.embeds and not message.content
+
+
 async def test_a_deleted_progress_message_is_replaced_at_the_end(world):
     world.engine.go.clear()
     await world.ada.send(world.channel, world.me, attachments=[HANDBOOK])
@@ -372,19 +397,30 @@ async def test_a_mention_is_answered_by_a_reply_with_the_answer_first(world):
     await world.teach()
     asked = await world.bob.send(world.channel, f"{world.me} {WARDEN}")
     answer = world.channel.last_message
-    assert answer.content.splitlines() == [
-        "**The warden is Ada Quill**",
+    assert shown(answer).splitlines() == [
+        "### The warden is Ada Quill",
         "-# likely · handbook.pdf, p. 1",
         "-# Without the document: I do not know.",
+        "[👍]",
+        "[👎]",
+        "[Details]",
     ]
-    assert answer.reference.message_id == asked.id and not answer.embeds and not world.channel.threads
-    assert labels(answer) == ["👍", "👎", "Details"]
+    assert answer.reference.message_id == asked.id and not world.channel.threads
+
+
+async def test_the_bar_of_an_answer_is_green_only_where_a_page_supports_it(world):
+    await world.teach()
+    await world.ask()
+    likely = world.channel.last_message
+    world.engine.says = Completion("Somebody whose name nobody on the whole island remembers any more", 9, 1.0, 0.9)
+    await world.ask()
+    assert [colour(likely), colour(world.channel.last_message)] == [COLOURS[Tone.GOOD], COLOURS[Tone.UNSURE]]
 
 
 async def test_the_command_answers_in_the_channel_with_what_was_asked(world):
     await world.teach()
     result = await world.bob.slash(world.channel, "ask", question=WARDEN)
-    assert shown(result.response.message).startswith(f"-# bob asked: {WARDEN}\n**The warden is Ada Quill**")
+    assert shown(result.response.message).startswith(f"-# bob asked: {WARDEN}\n### The warden is Ada Quill")
     assert not world.channel.threads
 
 
@@ -393,7 +429,7 @@ async def test_small_talk_gets_a_reaction_or_a_sentence(world):
     thanks = await world.bob.send(world.channel, f"{world.me} thanks!")
     assert thanks.id == world.channel.last_message.id and [str(r.emoji) for r in world.channel.last_message.reactions]
     assert await world.ask("hello") == "Hi! Ask me about handbook.pdf."
-    assert world.channel.last_message.content and not world.channel.last_message.embeds
+    assert [type(part) for part in world.channel.last_message.components] == [discord.TextDisplay]  # without a frame
 
 
 async def test_in_a_thread_the_command_answers_right_there(world):
@@ -776,12 +812,12 @@ async def test_without_the_intent_no_follow_up_is_promised(world, message_conten
     assert "mention me again" in await world.ask()
 
 
-async def test_without_the_right_to_embed_the_answer_is_plain_text(world):
+async def test_without_the_right_to_attach_files_only_the_picture_is_missing(world):
     deny(world, embed_links=False, attach_files=False, create_public_threads=False)
     await world.teach()
-    message = world.channel.last_message
-    assert not message.embeds and "**I know handbook.pdf now**" in message.content
-    assert not (await world.bob.slash(world.channel, "help")).response.message.embeds
+    result = await world.bob.click(world.channel.last_message, label="Details")
+    (details,) = result.followups
+    assert "### handbook.pdf" in shown(details.message) and not details.message.attachments
 
 
 async def test_without_the_right_to_write_the_command_says_so(world):

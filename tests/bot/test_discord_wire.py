@@ -29,6 +29,7 @@ from tests.fakes import FakeEngine, HeldEngine, plain_pdf
 TOKEN = "MTAw.secret.token"
 PDF = plain_pdf("The ferry to Marrow Island leaves at seven. The warden is Ada Quill. " * 3)
 POST, EDIT = f"channels/{CHANNEL}/messages", f"channels/{CHANNEL}/messages/\\d+"
+EPHEMERAL, COMPONENTS = 1 << 6, 1 << 15  # flags of a message
 THREAD_POST = "channels/\\d+/messages"
 
 
@@ -76,6 +77,13 @@ async def until(found: Callable[[], object], seconds: float = 20.0) -> object:
     return value
 
 
+def texts(body: Any) -> list[str]:
+    """Of a message's components."""
+    if isinstance(body, list):
+        return [text for part in body for text in texts(part)]
+    return [body["content"]] if body.get("type") == 10 else texts(body.get("components") or [])
+
+
 def said(discord: FakeDiscord, words: str) -> list[str]:
     return [number for number, message in discord.messages.items() if words in json.dumps(message)]
 
@@ -86,7 +94,7 @@ async def test_a_pdf_is_fetched_and_learned_and_its_end_calls_ada_alone(discord,
     first, *_, last = discord.sent("POST", POST)
     assert first.body["allowed_mentions"]["parse"] == [] and first.body["nonce"]
     assert last.body["allowed_mentions"] == {"parse": [], "users": [int(ADA)]}
-    assert last.body["content"].startswith(f"<@{ADA}> **I know handbook.pdf now**")
+    assert texts(last.body)[0].startswith(f"### <@{ADA}> I know handbook.pdf now")
     await until(lambda: discord.sent("DELETE", EDIT))  # the progress
 
 
@@ -135,8 +143,8 @@ async def test_a_question_is_answered_by_a_reply(discord, online):
 async def test_a_command_is_answered_at_once_and_privately_where_it_should_be(discord, online):
     token = await discord.slash("docs")
     (call,) = await until(lambda: discord.sent("POST", f"interactions/\\d+/{token}/callback"))
-    assert call.body["type"] == 4 and call.body["data"]["flags"] == 64
-    assert NOTHING_YET in call.body["data"]["content"]
+    assert call.body["type"] == 4 and call.body["data"]["flags"] == EPHEMERAL | COMPONENTS
+    assert NOTHING_YET in texts(call.body["data"])[0]
 
 
 async def test_a_command_that_takes_longer_is_deferred_first(discord, open_service):
@@ -148,7 +156,7 @@ async def test_a_command_that_takes_longer_is_deferred_first(discord, open_servi
     (deferral,) = discord.sent("POST", f"interactions/\\d+/{token}/callback")
     assert deferral.body["type"] == 5
     (reply,) = discord.sent("POST", f"webhooks/100/{token}")
-    assert "Ada Quill" in reply.body["content"]
+    assert "Ada Quill" in texts(reply.body)[0]
 
 
 async def test_an_answer_whose_token_died_goes_to_the_channel(discord, online):

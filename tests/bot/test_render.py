@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bot import render
+from bot.chat import Tone
 from bot.commands import COMMANDS
 from bot.escape import clip, escape_discord, escape_slack, split
 from bot.intents import SMALL_TALK
@@ -172,6 +173,12 @@ def test_the_answer_is_first_and_all_else_is_small():
     message = render.answer(answer())
     assert message.title == LEARNED.text and not message.fields
     assert message.footer == "likely · handbook.pdf, p. 12\nWithout the document: I do not know."
+
+
+def test_an_answer_is_green_only_where_a_page_supports_it():
+    assert render.answer(answer()).tone is Tone.GOOD
+    for doubt in ({"pages": ()}, {"pages": None}, {"certainty": Certainty.UNSURE}):
+        assert render.answer(answer(**doubt)).tone is Tone.UNSURE
 
 
 def test_a_base_model_that_has_no_answer_says_so():
