@@ -68,6 +68,7 @@ class Tone(StrEnum):
     WORKING = "working"
     GOOD = "good"
     UNSURE = "unsure"
+    ABSENT = "absent"
     BAD = "bad"
 
 

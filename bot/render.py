@@ -9,7 +9,7 @@ import io
 import math
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from bot.chat import Button, Field, Message, Style, Tone
@@ -20,7 +20,7 @@ from core.errors import AlreadyKnown, EngramError, QuotaReached, SetupError
 from core.prompts import NOT_IN_TEXT
 from core.types import Answer, Certainty, Completion, Document, Job, Progress, Stage, Status
 
-LISTED = 12  # documents, so that a list fits one message
+LISTED, COMING = 12, 3  # documents, of them on their way, so that a list fits one message
 ENOUGH = 5  # questions of a self-check that tell something
 EXAMPLES = 3  # questions shown as buttons when a document is learned
 OFFERED = 5  # documents shown as buttons: a row on Discord
@@ -244,11 +244,13 @@ def answer(
     if value.learned is None or value.document is None:
         later = f" I am still learning {coming[0].name}; ask again when I know it." if coming else ""
         text = f"Nothing I have learned here seems to be about that.{later}"
-        return Message(text=text, asked=asked, footer="\n".join([*_left_out(value), hint]).strip(), buttons=buttons)
+        footer = "\n".join([*_left_out(value), hint]).strip()
+        return Message(text=text, asked=asked, footer=footer, buttons=buttons, tone=Tone.ABSENT)
     name = value.document.name
     if value.certainty is Certainty.ABSENT:
         footer = "\n".join(filter(None, [f"{value.certainty}", *_left_out(value), hint]))
-        return Message(text=f"I can't find that in {name}.", asked=asked, footer=footer, buttons=buttons)
+        text = f"I can't find that in {name}."
+        return Message(text=text, asked=asked, footer=footer, buttons=buttons, tone=Tone.ABSENT)
     text, base = _short(value.learned.text), _base(value)
     read = " · read from its text, too" if value.document_tokens else ""
     lines = [f"{value.certainty} · {', '.join((name, *where(value)))}{read}"]
@@ -409,19 +411,29 @@ def documents(
     names: Mapping[str, str] | None = None,
     now: float | None = None,
     is_dm: bool = False,
+    own: Collection[str] = (),
 ) -> Message:
-    """What the channel knows and what is on its way. `names`: what to call the users who brought the documents."""
+    """What the channel knows and what is on its way.
+
+    Args:
+        names: what to call the users who brought the documents.
+        own: ids of the documents that the asker may have forgotten.
+    """
     if not known and not coming:
         return Message(text=f"{NOTHING_YET}. {_how_to_teach(is_dm)}")
     moment = time.time() if now is None else now
     by = names or {}
-    shown = known[:LISTED]
-    lines = [f"• {document.name}\n   {_about(document, by.get(document.learned_by, ''), moment)}" for document in shown]
-    lines += [f"… and {len(known) - LISTED} more; /forget finds them by name."] if len(known) > LISTED else []
-    lines += [f"• {job.name}\n   {'waiting' if job.stage is Stage.QUEUED else 'being learned now'}" for job in coming]
-    return Message(
-        title=f"I know {count(len(known), 'document')} here" if known else NOTHING_YET, text="\n".join(lines)
-    )
+    fields = []
+    shown, learning = known[: LISTED - len(coming[:COMING])], coming[:COMING]
+    for document in shown:
+        button = Button("Forget …", "forget?", document.id) if document.id in own else None
+        fields.append(Field(document.name, "", _about(document, by.get(document.learned_by, ""), moment), button))
+    for job in learning:
+        fields.append(Field(job.name, "", "waiting" if job.stage is Stage.QUEUED else "being learned now"))
+    more = [f"… and {len(known) - len(shown)} more; /forget finds them by name."] if len(known) > len(shown) else []
+    more += [f"… and {len(coming) - COMING} more are waiting."] if len(coming) > COMING else []
+    title = f"I know {count(len(known), 'document')} here" if known else NOTHING_YET
+    return Message(title=title, fields=tuple(fields), footer="\n".join(more))
 
 
 def _about(document: Document, name: str, now: float) -> str:

@@ -12,12 +12,13 @@ import pytest
 import simcord
 import yarl
 from simcord.builders import ChannelHandle
+from simcord.components import COMPONENTS_V2_FLAG, validate_components
 
-from bot.chat import Message, Tone
+from bot.chat import Button, Field, Message, Tone
 from bot.commands import Bot
 from bot.platforms.common import STALE_AFTER
 from bot.platforms.discord.client import Client
-from bot.platforms.discord.components import COLOURS
+from bot.platforms.discord.components import COLOURS, to_arguments
 from bot.platforms.discord.replies import Posted
 from core.document.formats import read_document
 from core.service import Service
@@ -198,7 +199,7 @@ async def service(open_service: Open, engine: HeldEngine, read: Any) -> AsyncIte
 @pytest.fixture
 async def env(service: Service, message_content: bool) -> AsyncIterator[simcord.Env]:
     client = make_client(service, message_content=message_content)
-    env = client.bot.env = simcord.Env(client, shard_count=1)
+    env = client.bot.env = simcord.Env(client, shard_count=1, settle_timeout=30)
     await env.start()
     await client.tree.sync()
     yield env
@@ -636,6 +637,16 @@ async def test_documents_are_listed_privately(world):
     assert "by ada" in shown(result.response.message)
 
 
+async def test_a_list_of_documents_lets_their_owner_forget_them_after_a_question(world):
+    await world.teach()
+    assert not labels((await world.bob.slash(world.channel, "docs")).response.message)
+    listed = (await world.ada.slash(world.channel, "docs")).response.message
+    asked = await world.ada.click(listed, label="Forget …")
+    assert "Forget handbook.pdf?" in shown(asked.followups[0].message) and asked.followups[0].ephemeral
+    await world.ada.click(asked.followups[0].message, label="Forget handbook.pdf")
+    assert not await world.service.documents(world.key)
+
+
 async def test_forget_suggests_and_erases_ones_own(world):
     await world.teach()
     ((choice),) = await world.ada.autocomplete(world.channel, "forget", "document", "hand")
@@ -845,6 +856,19 @@ async def test_long_answers_keep_discords_limits(world):
     world.engine.says = Completion("*long* " * 2000, 9, 1.0, 0.5)
     await world.teach()
     assert "long" in await world.ask("What? " * 50 + "in handbook.pdf?")
+
+
+@pytest.mark.parametrize("long", ["", "word " * 2000, "*" * 5000, "```\n" + "x" * 5000, "a\n" * 3000])
+@pytest.mark.parametrize(("fields", "buttons"), [(0, 0), (1, 1), (3, 3), (40, 25)])
+async def test_any_message_keeps_discords_limits(long, fields, buttons):
+    pressed = [Button(f"{number}{long}", "forget", f"{number}{long}") for number in range(buttons)]
+    beside = [Field(f"{long}.", long, long, Button("Forget", "forget?", str(number))) for number in range(fields)]
+    message = Message(f"{long}.", long, tuple(beside), long, tuple(pressed), asked=long)
+    view = to_arguments(message, None)["view"]
+    texts = [item.content for item in view.walk_children() if isinstance(item, discord.ui.TextDisplay)]
+    assert all(texts) and sum(map(len, texts)) <= 4000
+    assert len(list(view.walk_children())) <= 40
+    validate_components(view.to_components(), flags=COMPONENTS_V2_FLAG)
 
 
 def deny(world: World, **rights: bool) -> None:

@@ -22,7 +22,7 @@ from bot.quotas import QuotaConfig
 from bot.settings import Settings
 from core.errors import SetupError
 from core.ports import Engine
-from tests.bot.fake_discord import ADA, CHANNEL, FakeDiscord
+from tests.bot.fake_discord import ADA, CHANNEL, DIRECT, FakeDiscord
 from tests.conftest import SMALL, Open
 from tests.fakes import FakeEngine, HeldEngine, plain_pdf
 
@@ -157,6 +157,36 @@ async def test_a_command_that_takes_longer_is_deferred_first(discord, open_servi
     assert deferral.body["type"] == 5
     (reply,) = discord.sent("POST", f"webhooks/100/{token}")
     assert "Ada Quill" in texts(reply.body)[0]
+
+
+async def test_a_refusal_that_takes_longer_is_private_all_the_same(discord, open_service):
+    async with running(discord, open_service, FakeEngine(answer_seconds=0.5), patience=0.1):
+        await discord.say("learn this", PDF)
+        await until(lambda: said(discord, "I know handbook.pdf now"))
+        token = await discord.slash("ask", question="Who is the warden, explode?")
+        await until(lambda: said(discord, "Something went wrong"))
+    assert discord.sent("DELETE", f"webhooks/100/{token}/messages/@original")  # what announced it to all
+    (refusal,) = discord.sent("POST", f"webhooks/100/{token}")
+    assert refusal.body["flags"] == EPHEMERAL | COMPONENTS
+
+
+async def test_a_person_who_installed_the_bot_has_documents_of_their_own_everywhere(discord, online):
+    token = await discord.slash("learn", pdf=PDF, away=True)
+    await until(lambda: said(discord, "I know handbook.pdf now"))
+    (told,) = discord.sent("POST", f"interactions/\\d+/{token}/callback")
+    assert told.body["data"]["flags"] == EPHEMERAL | COMPONENTS and "direct messages" in texts(told.body["data"])[0]
+    assert {call.path for call in discord.sent("POST", THREAD_POST)} == {f"channels/{DIRECT}/messages"}
+    token = await discord.slash("ask", question="Who is the warden?", away=True)
+    (answer,) = await until(lambda: discord.sent("POST", f"interactions/\\d+/{token}/callback"))
+    assert answer.body["data"]["flags"] == EPHEMERAL | COMPONENTS and "Ada Quill" in texts(answer.body["data"])[0]
+    await discord.slash("ask", question="Who is the warden?")  # in a server that has it: nothing is known there
+    await until(lambda: said(discord, NOTHING_YET))
+
+
+async def test_who_takes_no_direct_messages_is_told(discord, online):
+    discord.fault("POST", f"channels/{DIRECT}/messages", 403, code=50007)
+    await discord.slash("learn", pdf=PDF, away=True)
+    await until(lambda: said(discord, "allow direct messages from me"))
 
 
 async def test_an_answer_whose_token_died_goes_to_the_channel(discord, online):

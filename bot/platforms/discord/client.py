@@ -25,6 +25,7 @@ from bot.platforms.discord.payloads import (
     files_of,
     goes_on,
     heard,
+    is_away,
     is_mentioned,
     people_meant,
 )
@@ -35,6 +36,7 @@ from core.errors import StorageFailed
 log = logging.getLogger(__name__)
 
 PATIENCE = 1.0  # seconds without an answer to a command after which it is deferred; Discord waits for 3
+SHARE = "share"  # the button that makes an answer public
 LOOK_BACK = datetime.timedelta(hours=1)  # older mentions that nobody heard are not answered any more
 
 
@@ -185,7 +187,7 @@ class Client(Connection):
         if form and await self._ask_by_form(interaction, form, action, value):
             return
         public = action in ACTIONS and ACTIONS[action].public
-        reply = InteractionReply(self, interaction)
+        reply = InteractionReply(self, interaction, whispers=is_away(interaction) and action != SHARE)
         async with reply.in_time(self._patience if public else None):
             await self.bot.press(action, value, self._asked(interaction), reply)
 
@@ -193,7 +195,7 @@ class Client(Connection):
         """False when Discord did not open it."""
 
         async def submit(given: discord.Interaction, text: str, files: Sequence[discord.Attachment]) -> None:
-            reply = InteractionReply(self, given)
+            reply = InteractionReply(self, given, whispers=is_away(given))
             async with reply.in_time(self._patience if ACTIONS[action].public else None):
                 await self.bot.press(action, value, replace(self._asked(given, files=files), text=text), reply)
 
@@ -206,8 +208,9 @@ class Client(Connection):
 
     async def command(self, command: Command, interaction: discord.Interaction, arguments: dict[str, Any]) -> None:
         files = [value for value in arguments.values() if isinstance(value, discord.Attachment)]
-        request = self._asked(interaction, arguments, files)
-        reply = InteractionReply(self, interaction)
+        away = is_away(interaction)
+        request = self._asked(interaction, arguments | ({"private": True} if away else {}), files)
+        reply = InteractionReply(self, interaction, whispers=away)
         async with reply.in_time(self._patience, private=command.is_private(request)):
             await self.bot.run(command.name, request, reply)
 
@@ -216,7 +219,7 @@ class Client(Connection):
 
     async def learn_message(self, interaction: discord.Interaction, message: discord.Message) -> None:
         """The message menu."""
-        reply = InteractionReply(self, interaction)
+        reply = InteractionReply(self, interaction, whispers=is_away(interaction))
         async with reply.in_time(self._patience):
             await self.bot.run("learn", self._asked(interaction, files=files_of(message)), reply)
 

@@ -47,7 +47,7 @@ def _view(message: Message, call: str, *, with_picture: bool) -> ui.LayoutView:
     view, parts = ui.LayoutView(timeout=None), [*_texts(message, call)]
     if with_picture:
         parts.append(_gallery(message))
-    if message.fields or (message.title and message.text) or message.tone in (Tone.GOOD, Tone.UNSURE):
+    if message.fields or (message.title and message.text) or message.tone in (Tone.GOOD, Tone.UNSURE, Tone.ABSENT):
         if len(message.buttons) == 1 and len(parts) <= IN_SECTION and not message.fields:
             parts = [ui.Section(*parts, accessory=_button(message.buttons[0]))]
         else:
@@ -71,8 +71,10 @@ def _texts(message: Message, call: str) -> Iterator[ui.Item[Any]]:
     text = _escaped(message.text, room if not message.fields else room // 2)
     yield from _display("\n".join(part for part in (head, text) if part.strip()))
     room -= len(text)
-    fields = message.fields[: (COMPONENTS - 15) // 3]
+    fields = message.fields[: (COMPONENTS - 5 - len(message.buttons) * 5 // 4) // 3]  # three components for each
     for field in fields:
+        if not field.button:
+            yield ui.Separator(visible=False)
         yield from _field(field, room // len(fields))
     yield from _display(footer)
 
@@ -84,8 +86,9 @@ def _display(text: str) -> Iterator[ui.Item[Any]]:
 
 def _field(field: Field, room: int) -> Iterator[ui.Item[Any]]:
     """With its button beside it. `room`: in characters."""
-    name, note = f"**{_escaped(field.name, TITLE)}**", _small(field.note, ASKED)
-    text = _escaped(field.text, max(40, room - len(name) - len(note) - 2))
+    third = room // 3
+    name, note = f"**{_escaped(field.name, min(TITLE, third - 4))}**", _small(field.note, min(ASKED, third))
+    text = _escaped(field.text, room - len(name) - len(note) - 2)
     lines = "\n".join(part for part in (name, text, note) if part)
     yield ui.Section(lines, accessory=_button(field.button)) if field.button else ui.TextDisplay(lines)
 
