@@ -39,7 +39,7 @@ HOMES = {  # an SDK -> the files and folders that may import it
     "transformers": ("core/model.py", "core/convert.py", "core/evaluation/passes.py"),
     "peft": ("core/learning/adapters/lora.py",),
     "aiosqlite": ("storage/index.py",),
-    "discord": ("bot/platforms/discord.py",),
+    "discord": ("bot/platforms/discord/",),
     "slack_bolt": ("bot/platforms/slack/",),
     "slack_sdk": ("bot/platforms/slack/",),
     "pydantic_settings": ("bot/settings.py",),
