@@ -18,7 +18,7 @@ from bot.wording import ago, count, in_words, seconds
 from core.document.formats import place_of
 from core.errors import AlreadyKnown, EngramError, QuotaReached, SetupError
 from core.prompts import NOT_IN_TEXT
-from core.types import Answer, Certainty, Completion, Document, Job, Progress, Stage, Status
+from core.types import Answer, Certainty, Completion, Correction, Document, Job, JobKind, Progress, Stage, Status
 
 LISTED = 12  # documents, so that a list fits one message
 ENOUGH = 5  # questions of a self-check that tell something
@@ -60,7 +60,8 @@ def progress(news: Progress, pace: Mapping[Stage, float] = PACE) -> Message:
     if news.job.stage is Stage.READING and news.step:
         stage = f"It is a scan: I recognise its text, {news.step.done} of {count(news.step.total, 'page')} done."
     text = f"{_bar(share)}\n{f'{stage} About {in_words(left)} left.' if left else stage}"
-    return Message(f"Learning {news.job.name}", text, buttons=cancel, tone=Tone.WORKING)
+    begins = "Correcting" if news.job.kind is JobKind.CORRECT else "Learning"
+    return Message(f"{begins} {news.job.name}", text, buttons=cancel, tone=Tone.WORKING)
 
 
 def share_done(news: Progress, pace: Mapping[Stage, float] = PACE) -> float:
@@ -318,9 +319,78 @@ def thanks() -> Message:
     return Message(text="Thank you!")
 
 
-def noted(corrected: bool) -> Message:
-    what = "what is right" if corrected else "that it was wrong"
-    return Message(text=f"Thank you, I noted {what}. I do not learn it by myself; whoever runs me can see it.")
+def noted(given: Correction | None = None, *, may_learn: bool = False) -> Message:
+    """That an answer was wrong; and what is right, where somebody said it about a document."""
+    if given is None:
+        return Message(text="Thank you, I noted that it was wrong. Whoever runs me can see it.")
+    if may_learn:
+        return Message(text="Thank you, I noted what is right. Shall I learn it?", buttons=(_decide(given),))
+    return Message(text=f"Thank you, I noted what is right. Whoever brought {given.document} may let me learn it.")
+
+
+# Corrections ---------------------------------------------------------------------------------------------------------
+
+
+def _decide(given: Correction, label: str = "") -> Button:
+    """One button, which learns a correction or undoes that."""
+    order, style = ("undo", Style.DANGER) if given.learned else ("learn", Style.PRIMARY)
+    text = {"learn": "Learn it", "undo": "Undo"}[order]
+    return Button(clip(f"{text}: {label}" if label else text, LABEL), "correction", f"{order}/{given.id}", style)
+
+
+def correction_offered(given: Correction, document: Document, name: str) -> Message:
+    """To whoever brought the document."""
+    return Message(
+        title=f"{clip(name, 40)} says this was wrong",
+        text=_compared(given),
+        footer=f"Shall I learn it as a part of {document.name}? Whoever brought that, or manages the channel, decides.",
+        buttons=(_decide(given),),
+        notify=document.learned_by,
+    )
+
+
+def _compared(given: Correction) -> str:
+    said = clip(" ".join(given.answer.split()), BESIDE)
+    return f"{clip(given.question, ANSWER)}\nI said: {said}\nRight is: {clip(given.correction, ANSWER)}"
+
+
+def corrections(given: Sequence[Correction]) -> Message:
+    """Those that one may decide on, the newest first."""
+    if not given:
+        return Message(text="Nobody has corrected an answer here that you may decide on.")
+    shown = given[:OFFERED]
+    more = f"The newest {OFFERED} of {len(given)}." if len(given) > OFFERED else ""
+    return Message(
+        title="What people say is right",
+        text="\n\n".join(f"{_compared(one)}\n{one.document}{' · learned' if one.learned else ''}" for one in shown),
+        footer=more,
+        buttons=tuple(_decide(one, one.correction) for one in shown),
+    )
+
+
+def correcting(name: str) -> Message:
+    return Message(title=f"Correcting {name}", text=f"{_bar(0.0)}\nOne moment …", tone=Tone.WORKING)
+
+
+def corrected(news: Progress, given: Correction | None) -> Message:
+    """How learning a correction, or taking it out again, ended. given: None, when it was erased meanwhile."""
+    job = news.job
+    if job.stage is Stage.CANCELLED:
+        return Message(text=f"Stopped. {job.name} is as it was.")
+    if news.document is None:
+        return Message(
+            title="I left that out", text=job.error or "Learning failed; nothing was changed.", tone=Tone.BAD
+        )
+    if given is None:
+        return Message(text=f"{job.name} is changed.")
+    if not given.learned:
+        return Message(text="Undone. I answer as before.", footer=given.question, buttons=(_decide(given),))
+    return Message(
+        title=clip(given.correction, HEADLINE),
+        footer=f"I know that now, as a part of {given.document}. Asked was: {given.question}",
+        buttons=(_decide(given),),
+        tone=Tone.GOOD,
+    )
 
 
 def nothing_known(coming: Sequence[Job], *, is_dm: bool, upload: bool = False) -> Message:

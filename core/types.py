@@ -227,6 +227,9 @@ class Correction:
     given_by: str
     learned: bool = False  # it is a section of its document
 
+    def is_of(self, answer_id: str, person: str) -> bool:
+        return self.given_by == person and self.id.startswith(f"{answer_id}-")
+
 
 @dataclass(frozen=True)
 class Status:

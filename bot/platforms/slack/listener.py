@@ -215,7 +215,7 @@ class Listener:
         name, value = action["action_id"].split(":")[1], unescape(action.get("value") or "")
         if await self._ask_by_form(name, value, place, body["trigger_id"]):
             return
-        request = await self.request(place)
+        request = await self.request(place, is_whispered=bool(container.get("is_ephemeral")))
         reply = SlackReply(self.workspace, place, body["response_url"], body["trigger_id"])
         await self.bot.press(name, value, request, reply)
 
@@ -239,7 +239,8 @@ class Listener:
         given = view["state"]["values"][GIVEN][GIVEN]
         place = Place(channel, body["user"]["id"], ts, thread)
         files = [await self._files.attachment(file) for file in given.get("files") or ()]
-        request = await self.request(place, attachments=files, text=given.get("value") or "")
+        text = given.get("value") or ""
+        request = await self.request(place, attachments=files, text=text, is_whispered=not ts)
         await self.bot.press(name, value, request, SlackReply(self.workspace, place, "", body["trigger_id"]))
 
     async def _chosen(self, body: dict[str, Any]) -> None:
