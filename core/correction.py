@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from core.errors import LearningFailed
 from core.ports import Ask, Index, Learned
 from core.search.parameters import RankingParameters
-from core.search.ranking import Hit, Place, judge, sections
+from core.search.ranking import ChunkKey, Hit, judge, sections
 from core.search.words import normalise
 from core.squad import f1
 from core.types import Chunk, Completion, Document, Page
@@ -109,7 +109,7 @@ class Rehearsal:
         completions, _ = await self._device.answer(asks) if asks else ([], [])
         for hit, completion in zip(new, completions, strict=True):
             self._said[question, hit.section] = completion
-        given: dict[Place, Completion] = {hit.place: self._said[question, hit.section] for hit in asked}
+        given: dict[ChunkKey, Completion] = {hit.key: self._said[question, hit.section] for hit in asked}
         pages = {self._document.id: version.pages}
         best, _ = await asyncio.to_thread(judge, question, [asked], given, pages, ranking, gate=False)
         return best.completion.text if best else ""
