@@ -95,10 +95,10 @@ class Rehearsal:
         ranking = await self._device.ranking()
         weights = replace(self._document.weights, sections=version.sections)
         document = replace(self._document, weights=weights)
-        found = await self._index.rehearse(document, version.chunks, questions, ranking.considered_chunks)
+        hits_of = await self._index.rehearse(document, version.chunks, questions, ranking.considered_chunks)
         return [
             await self._answer(version, question, sections(hits, ranking), ranking)
-            for question, hits in zip(questions, found, strict=True)
+            for question, hits in zip(questions, hits_of, strict=True)
         ]
 
     async def _answer(self, version: Version, question: str, asked: Sequence[Hit], ranking: RankingParameters) -> str:

@@ -204,8 +204,11 @@ class Index(Inbox, Protocol):
         """At start: jobs that were running when the process died are queued again, or failed after three attempts."""
         ...
 
-    async def finish_job(self, job_id: str, document: Document, pages: Sequence[Page], chunks: Sequence[Chunk]) -> None:
-        """Store the document, its text and its weights record and mark the job DONE, in one transaction.
+    async def finish_job(
+        self, job_id: str, document: Document, pages: Sequence[Page], chunks: Sequence[Chunk]
+    ) -> Document:
+        """Store the document, its text and its weights record and mark the job DONE, in one transaction. It takes the
+        place of one of the same sha256, whose id it then knows. Returns it as it is stored.
 
         Raises: Cancelled, when the job has ended otherwise or was erased meanwhile; then nothing was stored.
         """

@@ -337,8 +337,7 @@ class Runner:
         await self._enter(work, Stage.SAVING)
         record = await self._save(job, Learned(version.tensors, version.sections, document.metrics), engine)
         document = replace(document, id=record.document_id, weights=record, tokens=tokens)
-        await self._finish(work, document, version.pages, version.chunks)
-        return document
+        return await self._finish(work, document, version.pages, version.chunks)
 
     async def _version(self, document: Document, engine: Engine) -> Version:
         """A document as it is stored. Raises: WeightsDamaged, WrongBaseModel."""
@@ -423,8 +422,7 @@ class Runner:
             questions=learned.questions if self._keep_text else (),
         )
         pages, chunks = (text.pages, chunks) if self._keep_text else without_text(chunks)
-        await self._finish(work, document, pages, chunks)
-        return document
+        return await self._finish(work, document, pages, chunks)
 
     async def _save(self, job: Job, learned: Learned, engine: Engine) -> WeightsRecord:
         """Under the id of the document that is to be."""
@@ -435,17 +433,18 @@ class Runner:
 
     async def _finish(
         self, work: _CurrentJob, document: Document, pages: Sequence[Page], chunks: Sequence[Chunk]
-    ) -> None:
+    ) -> Document:
         try:
             if work.cancelled:
                 raise Cancelled
-            await self._index.finish_job(work.job.id, document, pages, chunks)
+            document = await self._index.finish_job(work.job.id, document, pages, chunks)
         except Exception:  # not a cancelled task's: whether its row was committed, the next start sees
             if document.weights not in await self._index.all_weights():
                 await asyncio.to_thread(self._weights.delete, document.id)
                 raise
         with _errors_logged("what a document replaced could not be deleted; the next start tries again"):
             await self._delete_unused()
+        return document
 
 
 class _CurrentJob:

@@ -285,7 +285,9 @@ class Index:
             await self._drop_files(channel)
         return list(map(_job, rows))
 
-    async def finish_job(self, job_id: str, document: Document, pages: Sequence[Page], chunks: Sequence[Chunk]) -> None:
+    async def finish_job(
+        self, job_id: str, document: Document, pages: Sequence[Page], chunks: Sequence[Chunk]
+    ) -> Document:
         """Raises: Cancelled, when the job has ended otherwise, or was erased, meanwhile; then nothing was stored."""
         ids = {"id": job_id, "channel": document.channel, "document_id": document.id}
         async with self._channel(document.channel) as content:
@@ -296,7 +298,7 @@ class Index:
             async with self._transaction() as execute:
                 if not await execute("SELECT 1 FROM jobs WHERE id = :id AND channel = :channel AND NOT final", ids):
                     raise Cancelled
-                replaced = await self._replace(execute, document)
+                document, replaced = await self._replace(execute, document)
                 await execute(
                     "UPDATE jobs SET stage = 'done', error = '', document_id = :document_id WHERE id = :id", ids
                 )
@@ -307,10 +309,11 @@ class Index:
         await self._drop_files(document.channel)
         if replaced:
             await self._try_to_finish_erase()
+        return document
 
-    async def _replace(self, execute: Any, document: Document) -> list[str]:
+    async def _replace(self, execute: Any, document: Document) -> tuple[Document, list[str]]:
         """Add a document in the place of an earlier version, learned from the same file: it keeps the jobs and the ids,
-        its rows are gone, its traces go later. Returns the ids of what was replaced."""
+        its rows are gone, its traces go later. Returns it, and the ids of what was replaced."""
         key = {"channel": document.channel, "sha256": document.sha256, "new": document.id}
         rows = await execute(
             """
@@ -320,14 +323,15 @@ class Index:
             key,
         )
         formerly = tuple(id for row in rows for id in json.loads(row["ids"]))
-        await self._add_document(replace(document, formerly=formerly))
+        document = replace(document, formerly=formerly)
+        await self._add_document(document)
         for row in rows:
             old = key | {"old": row["id"]}
             await execute("UPDATE jobs SET document_id = :new WHERE document_id = :old", old)
             await execute("DELETE FROM documents WHERE id = :old", old)
             await execute("INSERT OR IGNORE INTO unused_weights (document_id) VALUES (:old)", old)
             await execute("INSERT INTO erasing (channel) VALUES (:channel)", key)
-        return _column(rows, "id")
+        return document, _column(rows, "id")
 
     async def _add_document(self, document: Document) -> None:
         row = asdict(document) | {
@@ -570,8 +574,8 @@ class Index:
 
         def hits(content: ChannelFile, words: Sequence[str]) -> list[Hit]:
             rows = content.search(words, [document.id])
-            found = by_words([WordMatch(**row) for row in rows], words, {document.id: document}, limit)
-            return [replace(hit, text=chunks[hit.chunk].text, code=chunks[hit.chunk].code) for hit in found]
+            best = by_words([WordMatch(**row) for row in rows], words, {document.id: document}, limit)
+            return [replace(hit, text=chunks[hit.chunk].text, code=chunks[hit.chunk].code) for hit in best]
 
         return await asyncio.to_thread(search)
 
