@@ -428,6 +428,14 @@ def _note(completion: Completion, *first: str) -> str:
     return " · ".join((*first, f"confidence {completion.confidence:.0%}", f"{completion.seconds:.1f} s"))
 
 
+THINKING = "is thinking …"  # beside the bot's name
+LOADING = (  # what takes turns with it
+    "Looking for the right section …",
+    "Putting the question to what I learned …",
+    "Asking myself without the document …",
+)
+
+
 # Small talk ----------------------------------------------------------------------------------------------------------
 
 REACTIONS = {"thanks": "❤️", "approval": "👍", "goodbye": "👋"}
@@ -493,9 +501,19 @@ def documents(
     )
 
 
+def about_document(document: Document) -> str:
+    return _about(document, "", time.time())
+
+
 def _about(document: Document, name: str, now: float) -> str:
     by = f" by {name}" if name else ""
     return f"{parts(document)} · {ago(now - document.learned_at)}{by}"
+
+
+DISCLAIMER = "I am a small language model: what I say can be wrong. Look at the page that I name."
+HOME = "I learn documents by heart. Here is what I know in your channels."
+HOME_OWN = "Our direct messages"
+FORGET_WARNING = "It is erased for good, with its text and the questions about it."
 
 
 def forgotten(document: Document) -> Message:
@@ -509,7 +527,7 @@ def forget_question(documents: Sequence[Document], key: str = "") -> Message:
     more = "" if len(documents) <= OFFERED else " For another one, write its whole name after the command."
     return Message(
         title=f"Forget {documents[0].name}?" if len(documents) == 1 and key else "Which document shall I forget?",
-        text=f"It is erased for good, with its text and the questions about it.{more}",
+        text=f"{FORGET_WARNING}{more}",
         buttons=(
             *(
                 Button(clip(f"Forget {name}", LABEL), "forget", document.id, Style.DANGER)
@@ -585,7 +603,8 @@ def help(commands: Mapping[str, str], *, hears_follow_ups: bool = True) -> Messa
         title="I learn your documents",
         text="1. Attach a document and mention me. I tell you when I know it.\n"
         f"2. Mention me with a question. {follow_up}\n\n"
-        "Under each answer stand the page, how sure I am, and what I would have said without the document.",
+        "Under each answer stand the page, how sure I am, and what I would have said without the document. "
+        f"{DISCLAIMER}",
         fields=(Field("Commands", "\n".join(f"/{name}: {about}" for name, about in commands.items())),),
         footer="No slash commands where you are? Mention me and write the command's name instead.",
     )
