@@ -177,6 +177,10 @@ PHRASES = {
     "settings": """
         (?:show |open |change |edit |adjust )?(?:the |your |my |me )*(?:settings?|config(?:ure|uration)?|preferences)
     """,
+    "corrections": """
+        (?:show|list)?(?: me| us)? ?(?:the |all |your |my )*corrections
+        what (?:has|have|did) {anybody} correct(?:ed)?{time}
+    """,
     "thanks": """
         (?:{nice} |many |big )*(?:thanks?|thank (?:you|u)|thx|ty|tysm|tnx|cheers|danke|merci|gracias)(?: {kind})*
         (?:i |much )?appreciated?(?: it| that)?

@@ -334,18 +334,17 @@ def noted(given: Correction | None = None, *, may_learn: bool = False) -> Messag
 # Corrections ---------------------------------------------------------------------------------------------------------
 
 
-def _decide(given: Correction, label: str = "") -> Button:
-    """One button, which learns a correction or undoes that."""
+def _decide(given: Correction) -> Button:
+    """Learns a correction or undoes that."""
     order, style = ("undo", Style.DANGER) if given.learned else ("learn", Style.PRIMARY)
-    text = {"learn": "Learn it", "undo": "Undo"}[order]
-    return Button(clip(f"{text}: {label}" if label else text, LABEL), "correction", f"{order}/{given.id}", style)
+    return Button({"learn": "Learn it", "undo": "Undo"}[order], "correction", f"{order}/{given.id}", style)
 
 
 def correction_offered(given: Correction, document: Document, name: str) -> Message:
     """To whoever brought the document."""
     return Message(
         title=f"{clip(name, 40)} says this was wrong",
-        text=_compared(given),
+        text=f"{clip(given.question, ANSWER)}\n{_compared(given)}",
         footer=f"Shall I learn it as a part of {document.name}? Whoever brought that, or manages the channel, decides.",
         buttons=(_decide(given),),
         notify=document.learned_by,
@@ -354,21 +353,19 @@ def correction_offered(given: Correction, document: Document, name: str) -> Mess
 
 def _compared(given: Correction) -> str:
     said = clip(" ".join(given.answer.split()), BESIDE)
-    return f"{clip(given.question, ANSWER)}\nI said: {said}\nRight is: {clip(given.correction, ANSWER)}"
+    return f"I said: {said}\nRight is: {clip(given.correction, ANSWER)}"
 
 
 def corrections(given: Sequence[Correction]) -> Message:
     """Those that one may decide on, the newest first."""
     if not given:
         return Message(text="Nobody has corrected an answer here that you may decide on.")
-    shown = given[:OFFERED]
+    fields = []
+    for one in given[:OFFERED]:
+        note = f"{one.document} · learned" if one.learned else one.document
+        fields.append(Field(clip(one.question, ANSWER), _compared(one), note, _decide(one)))
     more = f"The newest {OFFERED} of {len(given)}." if len(given) > OFFERED else ""
-    return Message(
-        title="What people say is right",
-        text="\n\n".join(f"{_compared(one)}\n{one.document}{' · learned' if one.learned else ''}" for one in shown),
-        footer=more,
-        buttons=tuple(_decide(one, one.correction) for one in shown),
-    )
+    return Message(title="What people say is right", fields=tuple(fields), footer=more)
 
 
 def correcting(name: str) -> Message:

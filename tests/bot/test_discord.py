@@ -618,13 +618,39 @@ async def test_feedback_buttons_outlive_a_restart(world):
     assert thanks.followups[0].ephemeral and "Thank you" in shown(thanks.followups[0].message)
 
 
-async def test_a_wrong_answer_can_be_corrected(world):
+async def test_a_correction_is_learned_when_the_owner_agrees_and_undone_by_its_button(world):
     await world.teach()
     await world.ask()
     form = await world.bob.click(world.channel.last_message, label="👎")
-    done = await world.bob.submit_modal(form, {"given": "It is Tom."})
-    assert done.ephemeral or done.followups[0].ephemeral
-    assert [one.correction for one in await world.service.corrections(world.key)] == ["It is Tom."]
+    done = await world.bob.submit_modal(form, {"given": "The warden is Tom Reed"})
+    assert "may let me learn it" in shown(done.followups[0].message) and done.followups[0].ephemeral
+    offer = world.channel.last_message
+    assert f"{world.ada.mention} bob says this was wrong" in shown(offer) and "Right is: The warden is Tom" in shown(
+        offer
+    )
+    refused = await world.bob.click(offer, label="Learn it")
+    assert refused.response.ephemeral and "Only the person who brought it" in shown(refused.response.message)
+
+    await world.ada.click(offer, label="Learn it")
+    await world.told()
+    assert "I know that now, as a part of handbook.pdf" in world.said()
+    learned = world.channel.last_message
+    assert "Tom Reed" in await world.ask()
+    await world.restart()
+    await world.ada.click(learned, label="Undo")
+    await world.told()
+    assert "Ada Quill" in await world.ask()
+
+
+async def test_what_was_asked_in_private_is_corrected_in_private(world):
+    await world.teach()
+    answer = (await world.bob.slash(world.channel, "ask", question=WARDEN, private=True)).response.message
+    before = world.channel.last_message.id
+    form = await world.bob.click(answer, label="👎")
+    await world.bob.submit_modal(form, {"given": "The warden is Tom Reed"})
+    assert world.channel.last_message.id == before
+    listed = (await world.ada.slash(world.channel, "corrections")).response.message
+    assert "Right is: The warden is Tom Reed" in shown(listed) and labels(listed) == ["Learn it"]
 
 
 # Managing

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from bot.commands import Bot
+from bot.commands import COMMANDS, Bot
 from bot.platforms import supervise
 from bot.platforms.common import is_from
 from bot.platforms.discord.app import connect, sync
@@ -339,7 +339,8 @@ async def test_the_commands_are_told_to_discord_when_asked(discord, online):
     assert not discord.sent("PUT", ".*/commands")  # never by itself
     number = await sync(Settings(discord_token=TOKEN))
     (call,) = discord.sent("PUT", "applications/100/commands")
-    assert number == len(call.body) == 11
+    assert number == len(call.body) == len(COMMANDS) + 1  # and the menu
+    assert all(row["integration_types"] == [0, 1] and row["contexts"] == [0, 1, 2] for row in call.body)
 
 
 async def test_the_token_is_in_no_log(discord, open_service, caplog):

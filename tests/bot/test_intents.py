@@ -36,6 +36,7 @@ SAID = {
     "learn": ["learn this", "please learn it", "can you read this pdf?", "learn", "and this one",
               "here is the new file"],
     "reset": ["reset", "reset everything", "forget everything", "please delete all documents", "start over"],
+    "corrections": ["corrections", "show me the corrections please", "what did people correct?"],
     "cancel": ["cancel", "stop", "please stop learning", "cancel that", "abort!"],
     "status": ["status", "are you done yet?", "how much longer?", "how far are you?"],
     "about": ["about", "privacy", "what do you store about me?", "licence"],
