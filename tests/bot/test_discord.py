@@ -804,23 +804,28 @@ async def test_a_mention_that_is_added_by_an_edit_is_heard_and_a_second_edit_is_
     assert sum("Ada Quill" in shown(message) for message in world.channel.history()) == 1
 
 
-async def test_a_mention_that_came_while_the_bot_was_away_is_answered_once(world, env):
-    await world.teach()
-    await world.ask("When does the ferry leave?")
+@pytest.mark.parametrize("place", ["channel", "thread", "direct messages"])
+async def test_what_was_said_while_the_bot_was_away_is_answered_once(world, env, place):
+    dm = world.ada.user.dm_channel
+    if place == "direct messages":
+        await world.ada.send_dm("learn", attachments=env.backend.store_attachments(dm.id, [HANDBOOK]))
+        await world.told()
+    else:
+        await world.teach()
+    where = {"channel": world.channel, "thread": await open_thread(world), "direct messages": dm}[place]
     await env.bot.bot.__aexit__()
     await env.bot.close()
-    missed = env.backend.create_message(world.channel.id, world.bob.id, f"{world.me} {WARDEN}")
+    missed = env.backend.create_message(where.id, world.ada.id, f"{world.me} {WARDEN}")
     for _ in range(2):
         client = make_client(world.service)
         client.bot.env = env
         await env.restart_bot(client)
         async with asyncio.timeout(10):
-            while "Ada Quill" not in world.said() or await world.service.inbox.unhandled("discord:"):
+            while "Ada Quill" not in world.said(where) or await world.service.inbox.unhandled("discord:"):
                 await asyncio.sleep(0.01)
         await env.bot.bot.__aexit__()
-    assert world.channel.last_message.reference.message_id == missed.id
-    texts = [shown(message) for message in world.channel.history()]
-    assert sum("Ada Quill" in text for text in texts) == 1 and sum("leaves at seven" in text for text in texts) == 1
+    assert where.last_message.reference.message_id == missed.id
+    assert sum("Ada Quill" in shown(message) for message in where.history()) == 1
 
 
 async def test_a_question_beside_a_pdf_is_answered_when_it_is_known(world):

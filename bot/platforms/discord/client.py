@@ -74,7 +74,7 @@ class Client(Connection):
         return Posted(self, int(channel), int(message), *map(int, origin))
 
     async def on_message(self, message: discord.Message) -> None:
-        if message.author.bot or message.webhook_id or message.is_system():
+        if not _is_a_persons(message):
             return
         if await self._is_meant(message):
             await self._hear(message)
@@ -82,7 +82,7 @@ class Client(Connection):
     async def on_raw_message_edit(self, payload: discord.RawMessageUpdateEvent) -> None:
         """A mention that was added is heard; a question that was heard before is not answered again."""
         message = payload.message
-        if message.author.bot or message.webhook_id or not message.edited_at or message.guild is None:
+        if not _is_a_persons(message) or not message.edited_at or message.guild is None:
             return
         if is_mentioned(message, self.own_id):
             await self._hear(message)
@@ -133,16 +133,24 @@ class Client(Connection):
                 self.bot.spawn(self._hear(message, again=True))
 
     async def _look_back(self) -> None:
-        """Mentions that came while no process was there, in channels that have taught something. What was heard before
-        is in the inbox, and not heard again."""
+        """What was said to the bot while no process was there: mentions in channels that have taught something and in
+        their threads, and direct messages. What was heard before is in the inbox, and not heard again."""
+        since = discord.utils.utcnow() - LOOK_BACK
         for key in await self.bot.service.channels("discord:"):
-            channel = self.get_channel(int(key.rpartition(":")[2]))
-            if not isinstance(channel, discord.abc.Messageable):
-                continue
             with contextlib.suppress(*TROUBLE):
-                async for message in channel.history(limit=50, after=discord.utils.utcnow() - LOOK_BACK):
-                    if not message.author.bot and not message.webhook_id and is_mentioned(message, self.own_id):
-                        self.bot.spawn(self._hear(message))
+                for place in await self._places(key):
+                    async for message in place.history(limit=50, after=since):
+                        if _is_a_persons(message) and (message.guild is None or is_mentioned(message, self.own_id)):
+                            self.bot.spawn(self._hear(message))
+
+    async def _places(self, key: str) -> list[Any]:
+        """Where a channel of the bot is talked to; those that are known to be quiet are left out."""
+        kind, _, number = key.removeprefix("discord:").rpartition(":")
+        if kind == "dm":
+            return [await (await self.fetch_user(int(number))).create_dm()]
+        channel: Any = self.get_channel(int(number))
+        places = [channel] if isinstance(channel, discord.abc.Messageable) else []  # a forum has threads alone
+        return [place for place in (*places, *getattr(channel, "threads", ())) if _may_have_news(place)]
 
     async def _is_meant(self, message: discord.Message) -> bool:
         """Is this said to the bot, or in a conversation with it? In the bot's threads and answers people need no
@@ -241,3 +249,12 @@ class Client(Connection):
 
     async def on_error(self, event_method: str, /, *_args: Any, **_kwargs: Any) -> None:
         log.exception("an event could not be handled: %s", event_method)
+
+
+def _is_a_persons(message: discord.Message) -> bool:
+    return not (message.author.bot or message.webhook_id or message.is_system())
+
+
+def _may_have_news(place: Any) -> bool:
+    last = place.last_message_id
+    return last is None or discord.utils.snowflake_time(last) > discord.utils.utcnow() - LOOK_BACK
