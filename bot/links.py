@@ -89,11 +89,12 @@ def name_of(link: str) -> str:
         return "page"
 
 
-async def fetch(link: str, most: int, *, public: Public | None = None) -> bytes:
+async def fetch(link: str, most: int, *, public: Public | None = None, seconds: float = SECONDS) -> bytes:
     """The document behind a link, of at most so many bytes.
 
     Args:
         public: whether an address may be talked to.
+        seconds: for the whole, redirects included.
 
     Raises: Refused, PdfTooBig.
     """
@@ -101,7 +102,7 @@ async def fetch(link: str, most: int, *, public: Public | None = None) -> bytes:
     connector = aiohttp.TCPConnector(resolver=_Resolver(public), force_close=True)
     options: dict[str, Any] = {"cookie_jar": aiohttp.DummyCookieJar(), "auto_decompress": False, "trust_env": False}
     try:
-        async with asyncio.timeout(SECONDS), aiohttp.ClientSession(connector=connector, **options) as session:
+        async with asyncio.timeout(seconds), aiohttp.ClientSession(connector=connector, **options) as session:
             return await _followed(session, link, most, public)
     except TimeoutError:
         raise Refused("That link took too long; download the document and attach it.") from None
