@@ -199,13 +199,20 @@ class Client(Connection):
         async with reply.in_time(self._patience if public else None):
             await self.bot.press(action, value, self._asked(interaction), reply)
 
-    async def _ask_by_form(self, interaction: discord.Interaction, form: Form, action: str, value: str) -> bool:
-        """False when Discord did not open it."""
+    async def _ask_by_form(
+        self,
+        interaction: discord.Interaction,
+        form: Form,
+        action: str,
+        value: str,
+        arguments: dict[str, Any] | None = None,
+    ) -> bool:
+        """False when Discord did not open it. `arguments`: of the request that the form leads to."""
 
         async def submit(given: discord.Interaction, text: str, files: Sequence[discord.Attachment]) -> None:
             reply = InteractionReply(self, given, whispers=is_away(given))
             async with reply.in_time(self._patience if ACTIONS[action].public else None):
-                await self.bot.press(action, value, replace(self._asked(given, files=files), text=text), reply)
+                await self.bot.press(action, value, replace(self._asked(given, arguments, files), text=text), reply)
 
         try:
             await interaction.response.send_modal(ActionForm(form, submit))
@@ -216,6 +223,9 @@ class Client(Connection):
 
     async def command(self, command: Command, interaction: discord.Interaction, arguments: dict[str, Any]) -> None:
         files = [value for value in arguments.values() if isinstance(value, discord.Attachment)]
+        form = ACTIONS[command.asks_by].form if command.asks_by and not files else None
+        if form and await self._ask_by_form(interaction, form, command.asks_by, "", arguments):
+            return
         away = is_away(interaction)
         request = self._asked(interaction, arguments | ({"private": True} if away else {}), files)
         reply = InteractionReply(self, interaction, whispers=away)
