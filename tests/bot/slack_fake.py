@@ -623,6 +623,7 @@ def buttons(message: dict[str, Any]) -> list[dict[str, Any]]:
     """Those of a message; a pair of feedback buttons counts as two."""
     pressed = []
     for block in message.get("blocks") or []:
+        pressed += [block["accessory"]] if "accessory" in block else []
         for element in block["elements"] if block["type"] in ("actions", "context_actions") else []:
             pair = [element[side] for side in ("positive_button", "negative_button") if side in element]
             pressed += [{"type": element["type"], "action_id": element["action_id"], **side} for side in pair]
