@@ -19,7 +19,7 @@ from torch import Tensor
 from core.errors import LearningFailed
 from core.generate import start
 from core.learning.adapters.objectives import HELD_OUT
-from core.learning.adapters.study import spread
+from core.learning.adapters.study import evenly_chosen
 from core.learning.base import Learner
 from core.model import LoadedModel
 from core.ports import Learned
@@ -75,7 +75,7 @@ class Guard:
         sections."""
         plain = self._first_tokens(nullcontext())
         moved = []
-        for section in spread(sorted(set(learned.sections)), LOOKED_AT):
+        for section in evenly_chosen(sorted(set(learned.sections)), LOOKED_AT):
             attached = learner.attach([(learned.section(section), len(self.prompts))])
             now = self._first_tokens(attached)
             moved.append(float(F.kl_div(now, plain, log_target=True, reduction="batchmean")))

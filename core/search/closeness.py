@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     import numpy as np
 
-NAME = 8  # bytes of a head's name
+NAME_BYTES = 8  # bytes of a head's name
 
 
 @dataclass(frozen=True)
@@ -52,10 +52,10 @@ def closeness(query: Query, codes: Sequence[bytes]) -> list[Close] | None:
     if not codes:
         return None
     for code in codes:
-        is_damaged = len(code) <= NAME or (len(code) - NAME) % (width // 8)
+        is_damaged = len(code) <= NAME_BYTES or (len(code) - NAME_BYTES) % (width // 8)
         if is_damaged or not code.startswith(query.head):
             return None
-    parts = [np.frombuffer(code, dtype=np.uint8, offset=NAME).reshape(-1, width // 8) for code in codes]
+    parts = [np.frombuffer(code, dtype=np.uint8, offset=NAME_BYTES).reshape(-1, width // 8) for code in codes]
     starts = np.cumsum([0, *map(len, parts[:-1])])
     signs = np.unpackbits(np.concatenate(parts), axis=1).astype(np.float32) * 2 - 1
     cosines = query.vectors @ signs.T / width**0.5  # [T, all tokens]

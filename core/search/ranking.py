@@ -18,7 +18,7 @@ from core.prompts import NOT_IN_TEXT
 from core.search.closeness import Close
 from core.search.evidence import asked_words, evidence, fits
 from core.search.parameters import RankingParameters
-from core.search.words import frequency, scores, shares, supporting
+from core.search.words import bm25_scores, frequency, supporting, word_shares
 from core.types import Certainty, Completion, Document, Page
 
 ChunkKey = tuple[str, int]  # id of a document, number of one of its chunks; the first is 0
@@ -88,7 +88,7 @@ def by_words(
         often = frequency(match.bm25, match.containing, match.rows)
         frequencies[match.word][match.document_id, match.chunk] = often
     searched = matches[0].searched
-    score, share = scores(frequencies, searched), shares(frequencies, searched)
+    score, share = bm25_scores(frequencies, searched), word_shares(frequencies, searched)
 
     def order(key: ChunkKey) -> tuple[float, float, int]:
         id, chunk = key

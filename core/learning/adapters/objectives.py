@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -77,7 +77,7 @@ class Packed:
 
 
 @dataclass
-class Row:
+class PackedRow:
     """A row of a packed batch while it is filled."""
 
     ids: list[int] = field(default_factory=list)
@@ -109,31 +109,42 @@ class Row:
         self.taught += [-1] * missing
 
 
-def pack(samples: Sequence[Sample], length: int, pad: int) -> Packed:
+def pack_samples(samples: Sequence[Sample], length: int, pad: int) -> Packed:
     """First fit, so that next to nothing is computed on padding. L <= max(length, longest sample)."""
-    rows: list[Row] = []
-    teachers: list[Teacher] = []
+    rows: list[PackedRow] = []
+    top, chance, kl = [torch.zeros(0, TOP, dtype=torch.long)], [torch.zeros(0, TOP)], [torch.zeros(0)]
     taught = 0
-    length = max(length, *(len(s.ids) for s in samples))
-    for sample in sorted(samples, key=lambda s: -len(s.ids)):
-        row = next((r for r in rows if len(r.ids) + len(sample.ids) <= length), None)
-        if row is None:
-            row = Row()
-            rows.append(row)
+    longest_first = sorted(samples, key=lambda sample: -len(sample.ids))
+    length = max(length, len(longest_first[0].ids))
+    for sample in longest_first:
+        row = _row_with_room(rows, length - len(sample.ids))
         taught += row.add(sample, taught)
         if sample.teacher:
-            teachers.append(sample.teacher)
+            top.append(sample.teacher.top)
+            chance.append(sample.teacher.chance)
+            kl.append(torch.full((len(sample.teacher.top),), sample.teacher.weight))
     widest = max(len(row.ids) for row in rows)
     for row in rows:
         row.pad(widest, pad)
-    tensors = {f.name: torch.tensor([getattr(row, f.name) for row in rows]) for f in fields(Row)}
-    none = [torch.zeros(0, TOP)]
     return Packed(
-        **tensors,
-        top=torch.cat([t.top for t in teachers] or none).long(),
-        chance=torch.cat([t.chance for t in teachers] or none),
-        kl=torch.cat([torch.full((len(t.top),), t.weight) for t in teachers] or [torch.zeros(0)]),
+        ids=torch.tensor([row.ids for row in rows]),
+        targets=torch.tensor([row.targets for row in rows]),
+        positions=torch.tensor([row.positions for row in rows]),
+        weight=torch.tensor([row.weight for row in rows]),
+        taught=torch.tensor([row.taught for row in rows]),
+        top=torch.cat(top),
+        chance=torch.cat(chance),
+        kl=torch.cat(kl),
     )
+
+
+def _row_with_room(rows: list[PackedRow], room: int) -> PackedRow:
+    """The first with at most `room` tokens; a new one where none has so few."""
+    for row in rows:
+        if len(row.ids) <= room:
+            return row
+    rows.append(PackedRow())
+    return rows[-1]
 
 
 def sum_loss(model: Any, batch: Packed) -> Tensor:

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from core.search.words import frequency, scores, search_words, shares, spaced, supporting, unspaced
+from core.search.words import bm25_scores, frequency, search_words, spaced, supporting, unspaced, word_shares
 
 PAGE = "Mara Oduya's harbour opened in 1887. It cost 1,200 crowns, 3.5 per stone, and 42 ships came."
 
@@ -47,18 +47,18 @@ def test_stop_words_are_searched_only_when_there_is_nothing_else() -> None:
 
 def test_a_words_score_is_its_rarity_among_those_that_are_searched() -> None:
     found = {"captain": {1: 1.0, 2: 0.5}, "velarium": {2: 1.0}, "zebra": {}}
-    score = scores(found, 8)
+    score = bm25_scores(found, 8)
     assert score[1] == pytest.approx(math.log(1 + 6.5 / 2.5)) and score[2] == pytest.approx(
         score[1] / 2 + math.log(1 + 7.5 / 1.5)
     )
-    assert 0 < scores(found, 2)[1] < 0.2, "a word that stands everywhere says little"
-    assert frequency(-3.0 * math.log(7.5 / 1.5), 1, 8) == pytest.approx(3.0) and scores({}, 8) == {}
+    assert 0 < bm25_scores(found, 2)[1] < 0.2, "a word that stands everywhere says little"
+    assert frequency(-3.0 * math.log(7.5 / 1.5), 1, 8) == pytest.approx(3.0) and bm25_scores({}, 8) == {}
 
 
 def test_a_rare_word_counts_more_in_a_sections_share() -> None:
-    share = shares({"captain": [1, 2, 3], "velarium": [2], "zebra": []}, 4)
+    share = word_shares({"captain": [1, 2, 3], "velarium": [2], "zebra": []}, 4)
     assert share[2] > 0.5 > share[1] == share[3] > 0.2 and 0 not in share
-    assert shares({"captain": [1]}, 4) == {1: 1.0} and shares({}, 4) == {}
+    assert word_shares({"captain": [1]}, 4) == {1: 1.0} and word_shares({}, 4) == {}
 
 
 def test_a_chance_find_is_not_cited() -> None:
