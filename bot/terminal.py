@@ -172,14 +172,17 @@ def page_rule(page: Page) -> Rule:
     return Rule(f"page {page.number}{sure}", align="left", style="dim")
 
 
-def side_by_side(answer: Answer) -> Table:
+def answers_table(answer: Answer) -> Table:
     """Base and learned answer in two columns, and below them where the learned one comes from."""
     table = Table(box=box.ROUNDED, expand=True)
     table.add_column("Base model", ratio=1, header_style="dim")
     table.add_column("Learned", ratio=1, header_style="bold green")
-    nothing = "nothing learned here is about this; name a document to ask it all the same (--document)"
-    untaught = f"[dim]{nothing if answer.unrelated else 'nothing is learned in this channel yet'}[/]"
-    learned = plain(answer.learned.text) if answer.learned else untaught
+    if answer.learned:
+        learned = plain(answer.learned.text)
+    elif answer.unrelated:
+        learned = "[dim]nothing learned here is about this; name a document to ask it all the same (--document)[/]"
+    else:
+        learned = "[dim]nothing is learned in this channel yet[/]"
     table.add_row(f"[dim]{plain(answer.base.text)}[/]", learned)
     return table
 

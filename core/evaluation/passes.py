@@ -26,8 +26,8 @@ from core.learning.hooks import attached, down_projections
 from core.learning.preparation import read_config
 from core.model import SHIPPED, load_model
 
-LENGTH = 64  # tokens of the longest prompt
-TOKENS = 16  # that are continued
+LONGEST_PROMPT = 64  # tokens of the longest prompt
+NEW_TOKENS = 16  # that are continued
 REPEATS = 20
 
 
@@ -38,7 +38,7 @@ class CompiledPasses:
         from transformers import StaticCache
 
         self.model, self.rows, c = model, rows, model.config
-        self.columns = LENGTH + NEW
+        self.columns = LONGEST_PROMPT + NEW
         place = {"dtype": model.dtype, "device": model.device}
         self.cache = StaticCache(config=c, max_cache_len=self.columns)
         self.cache.early_initialization(rows, c.num_key_value_heads, c.head_dim, **place)
@@ -67,12 +67,12 @@ class CompiledPasses:
             layer.values.zero_()
             if hasattr(layer, "cumulative_length"):
                 layer.cumulative_length.zero_()
-        ids, counts = pad_left(prompts, LENGTH, pad_id).to(device)
+        ids, counts = pad_left(prompts, LONGEST_PROMPT, pad_id).to(device)
         self.seen = torch.zeros(self.rows, self.columns, dtype=torch.bool, device=device)
-        self.seen[:, :LENGTH] = counts.bool()
+        self.seen[:, :LONGEST_PROMPT] = counts.bool()
         positions = (counts.cumsum(1) - 1).clamp_min(0)
-        self.position, self.column = positions[:, -1:], LENGTH
-        return self._run(ids, positions, torch.arange(LENGTH, device=device), self.seen)
+        self.position, self.column = positions[:, -1:], LONGEST_PROMPT
+        return self._run(ids, positions, torch.arange(LONGEST_PROMPT, device=device), self.seen)
 
     def next(self, tokens: Tensor) -> Tensor:
         self.seen[:, self.column] = True
@@ -111,7 +111,7 @@ def _first_of(passes: Any) -> Tensor:
 def measure(model: Any, rows: int, pad_id: int, ways: Sequence[str], end: float) -> None:
     draw = torch.Generator().manual_seed(0)
     vocabulary, device = model.config.vocab_size, model.device
-    prompts = [torch.randint(vocabulary, (LENGTH - n % 20,), generator=draw).tolist() for n in range(rows)]
+    prompts = [torch.randint(vocabulary, (LONGEST_PROMPT - n % 20,), generator=draw).tolist() for n in range(rows)]
     modules = down_projections(model, read_config(SHIPPED).blocks_of(model))
     deltas = {}
     for name, m in modules.items():
@@ -146,7 +146,7 @@ def measure(model: Any, rows: int, pad_id: int, ways: Sequence[str], end: float)
             ready = time.perf_counter() - began
             prompt = median(device, first)
             first()
-            one = median(device, partial(step, token), TOKENS)
+            one = median(device, partial(step, token), NEW_TOKENS)
         plain = p if plain is None else plain
         apart = float((p - plain).abs().max())
         print(
