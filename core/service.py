@@ -29,9 +29,9 @@ from core.search.ranking import (
     SectionAnswer,
     by_closeness,
     distinct,
-    groups,
+    groups_to_ask,
     judge,
-    sections,
+    sections_to_ask,
 )
 from core.tracing import span, traced
 from core.types import (
@@ -226,7 +226,7 @@ class Service:
         question = check_question(question)
         understood = await self._understand(channel, question, thread)
         named = (await self._index.find_document(channel, document)).id if document else ""
-        asked = await self._sections(channel, understood, named, thread)
+        asked = await self._sections_to_ask(channel, understood, named, thread)
         answer = await self._answer(understood, asked, gate=not named)
         if understood != question:
             answer = replace(answer, question=question, understood=understood)
@@ -243,7 +243,7 @@ class Service:
         """Those of the questions about a document that it answers well. Nothing is stored."""
         asking = []
         for question in questions:
-            asked = await self._sections(document.channel, question, document.id)
+            asked = await self._sections_to_ask(document.channel, question, document.id)
             asking.append(self._answer(question, asked, gate=False, compare=False))
         answers = await asyncio.gather(*asking)
         return [answer.question for answer in answers if answer.certainty is Certainty.LIKELY]
@@ -304,17 +304,17 @@ class Service:
         Raises: NotFound."""
         return await self._index.share_answer(channel, answer_id, by=by)
 
-    async def _sections(self, channel: str, question: str, named: str = "", thread: str = "") -> list[list[Hit]]:
+    async def _sections_to_ask(self, channel: str, question: str, named: str = "", thread: str = "") -> list[list[Hit]]:
         """Whose weights a question is put to: those of a document that is named; else of the channel's documents and,
         in a thread, of the one that answered there last. Within a document words find the section as well as closeness
         does (LOG.md)."""
         ranking = await self._parameters()
         within = partial(self._index.candidates, channel, question, limit=ranking.considered_chunks)
         if named:
-            return [sections(await within(document_id=named), ranking)]
+            return [sections_to_ask(await within(document_id=named), ranking)]
         last = await self._index.thread_document(channel, thread) if thread else None
         in_thread = await within(document_id=last) if last else []
-        return groups(await self._search(channel, question, ranking), in_thread, ranking)
+        return groups_to_ask(await self._search(channel, question, ranking), in_thread, ranking)
 
     @traced("search")
     async def _search(self, channel: str, question: str, ranking: RankingParameters) -> list[Hit]:

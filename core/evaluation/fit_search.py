@@ -35,10 +35,10 @@ from core.search.ranking import (
     SectionAnswer,
     by_closeness,
     certainty,
-    choose,
+    choose_answer,
     distinct,
     evidence_on,
-    groups,
+    groups_to_ask,
     support_of,
 )
 from core.squad import Article, Question, asked_articles, f1, read_questions
@@ -107,13 +107,13 @@ def replay(case: Case, parameters: RankingParameters) -> Outcome:
     """What the service answers with these numbers."""
     ranked = by_closeness(case.channel, case.close, parameters)
     answered = []
-    for group in groups(ranked, case.thread, parameters):
+    for group in groups_to_ask(ranked, case.thread, parameters):
         answers = []
         for hit in group:
             recorded = case.recorded[hit.key]
             answers.append(SectionAnswer(hit=hit, completion=recorded.completion, pages=recorded.pages))
         answered.append(answers)
-    best = choose(answered, parameters)
+    best = choose_answer(answered, parameters)
     if best is None:
         return Outcome(f1=case.base_f1, document=None, certainty=Certainty.UNSURE)
     recorded = case.recorded[best.hit.key]
@@ -179,7 +179,7 @@ class Recorder:
             in_thread = await served.index.candidates(SHARED_CHANNEL, text, document_id=id, limit=limit)
         wanted: list[list[Hit]] = []
         for parameters in self.tried:
-            wanted += groups(by_closeness(hits, close, parameters), in_thread, parameters)
+            wanted += groups_to_ask(by_closeness(hits, close, parameters), in_thread, parameters)
         return Case(
             setting=setting,
             question=text,

@@ -27,7 +27,7 @@ from core.evaluation.fit_search import (
 )
 from core.evaluation.served import open_service
 from core.search.parameters import RankingParameters, load_parameters
-from core.search.ranking import groups
+from core.search.ranking import groups_to_ask
 from core.squad import Article, Question, f1
 from core.types import Completion
 from tests.core.conftest import STORY
@@ -67,7 +67,7 @@ async def test_every_section_that_any_numbers_ask_is_recorded(engine) -> None:
 def test_the_tried_numbers_ask_for_what_a_narrow_margin_asks() -> None:
     """With a wide margin another document takes the third place, with a narrow one it is the first document's."""
     hits = [hit(chunk=n, score=9.0) for n in range(3)] + [hit("b", score=5.0)]
-    asked = {h.key for p in widest(NOW) for group in groups(hits, [], p) for h in group}
+    asked = {h.key for p in widest(NOW) for group in groups_to_ask(hits, [], p) for h in group}
     assert asked == {("a", 0), ("a", 1), ("a", 2), ("b", 0)}
 
 
