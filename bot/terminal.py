@@ -199,7 +199,7 @@ def source_line(answer: Answer) -> str:
 
 
 def supported_places(answer: Answer) -> list[str]:
-    """Where the text bears an answer out; nothing when there is no text to look in, or the document has no places."""
+    """The places where the text supports an answer; none when no text is kept, or the document has no places."""
     if answer.pages is None:
         return []
     if not answer.pages:

@@ -93,10 +93,10 @@ class Engine:
         self.base_format = format_for(base.tokenizer)
         self.format = format_for(base.tokenizer, prepared=self.reader is not base)
         self.name = base.name
-        self.fingerprint = combined(base.fingerprint, preparation_digest(base))
+        self.fingerprint = combined_fingerprint(base.fingerprint, preparation_digest(base))
         self.device, self.dtype = str(base.device), str(base.dtype).removeprefix("torch.")
         self.learner = config.learner
-        self.chunk_size = config.chunk_size or self._section()
+        self.chunk_size = config.chunk_size or self._prepared_chunk_size()
         limit_memory(base.device, config.memory_mb)
         self._searcher = Searcher.for_model(self.reader, prepared_folder(base), self.format.pad_id)
         self._base_graphs: Graphs | None = None
@@ -110,7 +110,7 @@ class Engine:
         base = load_model(c.model, device=c.device, dtype=c.dtype, prepared=c.prepared, cache=c.cache)
         return cls(base, c)
 
-    def _section(self) -> int:
+    def _prepared_chunk_size(self) -> int:
         """Tokens of a section that the model was prepared for."""
         folder = prepared_folder(self.base)
         return (read_config(folder) if folder else FastWeightsConfig()).section
@@ -279,7 +279,7 @@ class Engine:
         return min(self.base.model.config.max_position_embeddings, CONTEXT_TOKENS) - 128
 
 
-def combined(fingerprint: str, preparation: str) -> str:
+def combined_fingerprint(fingerprint: str, preparation: str) -> str:
     """What stored weights belong to: the base model and, where there is one, its preparation."""
     return hashlib.sha256(f"{fingerprint} {preparation}".encode()).hexdigest() if preparation else fingerprint
 

@@ -201,9 +201,9 @@ class Runner:
         known = await self._index.all_weights()
         if known and await self._index.is_sound():
             with _errors_logged("the folder of weights can't be tidied up"):
-                moved, strange = await asyncio.to_thread(self._weights.sweep, known)
-                if moved or strange:
-                    log.warning("weights without a document: %d moved to the trash, %d left", len(moved), len(strange))
+                moved, left = await asyncio.to_thread(self._weights.sweep, known)
+                if moved or left:
+                    log.warning("weights without a document: %d moved to the trash, %d left", len(moved), len(left))
 
     async def _delete_unused(self) -> None:
         for document_id in await self._index.unused_weights():

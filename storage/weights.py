@@ -106,7 +106,7 @@ class Weights:
     def sweep(self, known: Sequence[WeightsRecord]) -> tuple[list[str], list[str]]:
         self._empty_trash()
         names = {self._path(record.document_id).name for record in known} | {self._trash.name}
-        moved, strange = [], []
+        moved, left = [], []
         for path in sorted(path for path in self._folder.iterdir() if path.name not in names):
             if self._index_id and _metadata(path).get("index") == self._index_id:
                 self._trash.mkdir(mode=0o700, exist_ok=True)
@@ -114,9 +114,9 @@ class Weights:
                 os.replace(path, self._trash / path.name)
                 moved.append(path.name)
             else:
-                strange.append(path.name)
+                left.append(path.name)
         self._sync_folder()
-        return moved, strange
+        return moved, left
 
     def erase_trash(self, channel: str) -> None:
         for path in self._trashed():

@@ -27,7 +27,7 @@ from core.evaluation.bench import BATCH, EMPTY_CHANNEL, SHARED_CHANNEL, channel_
 from core.evaluation.report import RIGHT_F1
 from core.evaluation.served import Served, open_service
 from core.ports import Ask
-from core.search.closeness import Close, closeness
+from core.search.closeness import Closeness, closeness
 from core.search.parameters import RankingParameters, save_parameters
 from core.search.ranking import (
     ChunkKey,
@@ -87,7 +87,7 @@ class Case:
     question: str
     is_fitted: bool  # on; the others judge
     channel: Sequence[Hit]  # by words
-    close: Sequence[Close] | None  # of these
+    close: Sequence[Closeness] | None  # of these
     thread: Sequence[Hit]  # within the document that answered in the thread last
     recorded: Mapping[ChunkKey, Recorded]
     base_f1: float  # percent, of the base model's answer

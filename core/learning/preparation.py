@@ -92,7 +92,7 @@ class Prepared(nn.Module):
 
     def low_rank(self) -> LowRank:
         """The reader by module."""
-        return pairs_of(dict(self.reader.items()))
+        return reader_pairs(dict(self.reader.items()))
 
     def merged(self, model: nn.Module) -> nn.Module:
         """A second model with the reader in its weights; the model itself where there is no reader."""
@@ -224,21 +224,21 @@ def load_prepared(folder: Path, width: int, *, with_reader: bool = True) -> Prep
 
 def load_state(prepared: Prepared, state: Mapping[str, Tensor]) -> Prepared:
     """Load the state, ready to learn with."""
-    prepared.reader.update(reader_of(state))
+    prepared.reader.update(reader_tensors(state))
     prepared.load_state_dict(state)
     return prepared.eval().requires_grad_(False)
 
 
 def read_reader(folder: Path) -> LowRank:
     """The reader alone, of a preparation for any form."""
-    return pairs_of(reader_of(read_state(folder)))
+    return reader_pairs(reader_tensors(read_state(folder)))
 
 
-def reader_of(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def reader_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix("reader."): t for name, t in state.items() if name.startswith("reader.")}
 
 
-def pairs_of(reader: Mapping[str, Tensor]) -> LowRank:
+def reader_pairs(reader: Mapping[str, Tensor]) -> LowRank:
     """By module, from tensors named "MODULE/a" and "MODULE/b" with slashes for dots."""
     pairs = {}
     for key in reader:

@@ -29,7 +29,7 @@ class Query:
     offset: float  # plus this, is the log-odds that the question is about it
 
 
-class Close(NamedTuple):
+class Closeness(NamedTuple):
     """How close a section is."""
 
     similarity: float  # sum over the question's tokens of weight times highest cosine
@@ -43,7 +43,7 @@ def encode(head: bytes, signs: np.ndarray) -> bytes:
     return head + np.packbits(signs, axis=1).tobytes()
 
 
-def closeness(query: Query, codes: Sequence[bytes]) -> list[Close] | None:
+def closeness(query: Query, codes: Sequence[bytes]) -> list[Closeness] | None:
     """Of sections to a question; None when there are none, or some of them have no code by the same head, for like is
     compared with like. Takes milliseconds for 30 sections: call through a thread."""
     import numpy as np
@@ -63,4 +63,4 @@ def closeness(query: Query, codes: Sequence[bytes]) -> list[Close] | None:
     if not np.isfinite(best).all():  # half precision ran over
         return None
     mean = best / query.weights.sum()
-    return [Close(float(b), query.slope * float(m) + query.offset) for b, m in zip(best, mean, strict=True)]
+    return [Closeness(float(b), query.slope * float(m) + query.offset) for b, m in zip(best, mean, strict=True)]

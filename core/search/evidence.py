@@ -39,7 +39,7 @@ WANTED = (  # how a question begins, and words of which its answer has to hold o
 GREETING = re.compile(r"^(?:(?:hi|hello|hey|ok|okay|so|hm|please|and|but|well)\b[ ,!.]*)+")
 
 
-def fits(question: str, answer: str) -> bool:
+def fits_question(question: str, answer: str) -> bool:
     """Whether an answer is of the kind that its question wants: a time for "when", a number for "how many", more than
     an echo of the question, no fragment."""
     said = normalise(answer)

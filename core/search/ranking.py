@@ -15,10 +15,10 @@ from typing import NamedTuple
 
 from core.document.language import ENGLISH, language_of
 from core.prompts import NOT_IN_TEXT
-from core.search.closeness import Close
-from core.search.evidence import asked_words, evidence, fits
+from core.search.closeness import Closeness
+from core.search.evidence import asked_words, evidence, fits_question
 from core.search.parameters import RankingParameters
-from core.search.words import bm25_scores, frequency, supporting, word_shares
+from core.search.words import bm25_scores, frequency, supporting_pages, word_shares
 from core.types import Certainty, Completion, Document, Page
 
 ChunkKey = tuple[str, int]  # id of a document, number of one of its chunks; the first is 0
@@ -101,7 +101,7 @@ def by_words(
     return hits
 
 
-def by_closeness(hits: Sequence[Hit], close: Sequence[Close] | None, parameters: RankingParameters) -> list[Hit]:
+def by_closeness(hits: Sequence[Hit], close: Sequence[Closeness] | None, parameters: RankingParameters) -> list[Hit]:
     """Hits in the order of words and closeness; as they are where their closeness is not known."""
     if close is None:
         return list(hits)
@@ -213,7 +213,7 @@ def support_of(
     for document_id, keys in by_document.items():
         document = pages[document_id]
         answers = [completions[key].text for key in keys]
-        supported = supporting([page.text for page in document], answers, question)
+        supported = supporting_pages([page.text for page in document], answers, question)
         for key, positions in zip(keys, supported, strict=True):
             support[key] = tuple(document[n].number for n in positions) if document else None
     return support
@@ -287,7 +287,7 @@ def certainty(
     if not is_answer(text) or not text.strip():
         return Certainty.ABSENT
     is_plausible = (
-        fits(question, text)
+        fits_question(question, text)
         and bool(asked_words(question))  # "What is it?" asks for anything
         and language_of(question) == ENGLISH  # of others 2 of 17 were right (LOG.md)
     )

@@ -122,7 +122,7 @@ def _stands_in(text: Sequence[str], wanted: Sequence[str]) -> bool:
     return as_written or (len(content) >= 2 and content <= set(text))
 
 
-def supporting(pages: Sequence[str], answers: Sequence[str], question: str = "") -> list[list[int]]:
+def supporting_pages(pages: Sequence[str], answers: Sequence[str], question: str = "") -> list[list[int]]:
     """For each answer the positions of the pages that support it, 0-based: within a few sentences stand the answer and
     enough of the question's words, so that no chance find is cited. The pages are read once for all answers."""
     page_words = list(map(normalise, pages))

@@ -5,7 +5,7 @@
     answers   cross-entropy of an answer, given only its question
     keep      KL to the base model on questions that have nothing to do with the document
 
-Shapes: R rows, L tokens, N taught tokens of a batch, k top logits.
+Shapes: R rows, L tokens, N tokens of a batch that have a teacher, k top logits.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Teacher:
     """What the base model says at the learned tokens of a sample."""
 
     top: Tensor  # [n, k] token ids
-    chance: Tensor  # [n, k] their probabilities
+    probabilities: Tensor  # [n, k] of these tokens
     weight: float = 1.0  # of the KL
 
 
@@ -59,9 +59,9 @@ class Packed:
     targets: Tensor  # [R, L]
     positions: Tensor  # [R, L]; begin at 0 with each sequence: transformers then keeps the sequences of a row apart
     weight: Tensor  # [R, L] of the cross-entropy
-    taught: Tensor  # [R, L] the token's row in `top`; -1: it has no teacher
-    top: Tensor  # [N, k] of all taught tokens
-    chance: Tensor  # [N, k]
+    teacher_rows: Tensor  # [R, L] the token's row in `top`; -1: it has no teacher
+    top: Tensor  # [N, k] of all tokens that have a teacher
+    probabilities: Tensor  # [N, k]
     kl: Tensor  # [N] weight of the KL
 
     @property
@@ -71,7 +71,7 @@ class Packed:
 
     def split(self, rows: int, device: torch.device) -> Iterator[Packed]:
         """Parts of at most so many rows, on the device."""
-        names = ("ids", "targets", "positions", "weight", "taught")
+        names = ("ids", "targets", "positions", "weight", "teacher_rows")
         for part in zip(*(getattr(self, n).to(device).split(rows) for n in names), strict=True):
             yield replace(self, **dict(zip(names, part, strict=True)))
 
@@ -84,7 +84,7 @@ class PackedRow:
     targets: list[int] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)
     weight: list[float] = field(default_factory=list)
-    taught: list[int] = field(default_factory=list)
+    teacher_rows: list[int] = field(default_factory=list)
 
     def add(self, sample: Sample, first_taught: int) -> int:
         """Returns: how many of its tokens have a teacher; their rows there begin at `first_taught`."""
@@ -96,7 +96,7 @@ class PackedRow:
         learned = 0
         for target in sample.targets:
             has_teacher = sample.teacher is not None and target != IGNORE
-            self.taught.append(first_taught + learned if has_teacher else -1)
+            self.teacher_rows.append(first_taught + learned if has_teacher else -1)
             learned += has_teacher
         return learned
 
@@ -106,22 +106,22 @@ class PackedRow:
         self.targets += [IGNORE] * missing
         self.positions += [0] * missing
         self.weight += [0.0] * missing
-        self.taught += [-1] * missing
+        self.teacher_rows += [-1] * missing
 
 
 def pack_samples(samples: Sequence[Sample], length: int, pad: int) -> Packed:
     """First fit, so that next to nothing is computed on padding. L <= max(length, longest sample)."""
     rows: list[PackedRow] = []
-    top, chance, kl = [torch.zeros(0, TOP, dtype=torch.long)], [torch.zeros(0, TOP)], [torch.zeros(0)]
-    taught = 0
+    top, probabilities, kl = [torch.zeros(0, TOP, dtype=torch.long)], [torch.zeros(0, TOP)], [torch.zeros(0)]
+    count = 0  # tokens that have a teacher
     longest_first = sorted(samples, key=lambda sample: -len(sample.ids))
     length = max(length, len(longest_first[0].ids))
     for sample in longest_first:
         row = _row_with_room(rows, length - len(sample.ids))
-        taught += row.add(sample, taught)
+        count += row.add(sample, count)
         if sample.teacher:
             top.append(sample.teacher.top)
-            chance.append(sample.teacher.chance)
+            probabilities.append(sample.teacher.probabilities)
             kl.append(torch.full((len(sample.teacher.top),), sample.teacher.weight))
     widest = max(len(row.ids) for row in rows)
     for row in rows:
@@ -131,9 +131,9 @@ def pack_samples(samples: Sequence[Sample], length: int, pad: int) -> Packed:
         targets=torch.tensor([row.targets for row in rows]),
         positions=torch.tensor([row.positions for row in rows]),
         weight=torch.tensor([row.weight for row in rows]),
-        taught=torch.tensor([row.taught for row in rows]),
+        teacher_rows=torch.tensor([row.teacher_rows for row in rows]),
         top=torch.cat(top),
-        chance=torch.cat(chance),
+        probabilities=torch.cat(probabilities),
         kl=torch.cat(kl),
     )
 
@@ -154,24 +154,27 @@ def sum_loss(model: Any, batch: Packed) -> Tensor:
     logits = model.lm_head(out.last_hidden_state[wanted]).float()
     losses = F.cross_entropy(logits, batch.targets[wanted], reduction="none")
     loss = (losses * batch.weight[wanted]).sum()
-    taught = batch.taught[wanted]
-    places = taught[taught >= 0].cpu()
-    if len(places):
-        top, chance, kl = (t[places].to(logits.device) for t in (batch.top, batch.chance, batch.kl))
-        loss = loss + (divergence(top, chance, logits[taught >= 0]) * kl).sum()
+    teacher_rows = batch.teacher_rows[wanted]
+    has_teacher = teacher_rows >= 0
+    rows = teacher_rows[has_teacher].cpu()
+    if len(rows):
+        top, probabilities, kl = batch.top[rows], batch.probabilities[rows], batch.kl[rows]
+        device = logits.device
+        divergences = divergence(top.to(device), probabilities.to(device), logits[has_teacher])
+        loss = loss + (divergences * kl.to(device)).sum()
     return loss
 
 
-def divergence(top: Tensor, chance: Tensor, logits: Tensor) -> Tensor:
+def divergence(top: Tensor, probabilities: Tensor, logits: Tensor) -> Tensor:
     """KL(teacher || model), nats, over the teacher's top tokens and the rest of its probability as one outcome.
 
-    top, chance [N, k], logits [N, V] -> [N], never negative.
+    top, probabilities [N, k], logits [N, V] -> [N], never negative.
     """
     logs = logits.log_softmax(-1).gather(-1, top)
-    chance = chance.float()
-    teacher_rest = 1 - chance.sum(-1).clamp(max=1 - 1e-6)
+    probabilities = probabilities.float()
+    teacher_rest = 1 - probabilities.sum(-1).clamp(max=1 - 1e-6)
     model_rest = 1 - logs.exp().sum(-1).clamp(max=1 - 1e-6)
-    of_top = (chance * (chance.clamp_min(1e-9).log() - logs)).sum(-1)
+    of_top = (probabilities * (probabilities.clamp_min(1e-9).log() - logs)).sum(-1)
     return of_top + teacher_rest * (teacher_rest.log() - model_rest.log())
 
 

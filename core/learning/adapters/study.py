@@ -78,7 +78,7 @@ class Exercise:
     passage: str  # what was in context
     question: str
     answer: str
-    sure: float = 0.0  # confidence of the round trip's answer, 0..1
+    confidence: float = 0.0  # confidence of the round trip's answer, 0..1
 
 
 class Writer(Protocol):
@@ -118,7 +118,7 @@ class Tutor:
             passages += evenly_chosen(self._passages([chunk]), each + 1)
         for batch in self._batches(passages, DRAFTS):
             drafts = yield from self._questions(batch, DRAFTS)
-            sure = [e for e in drafts if e.sure >= CHECK_CONFIDENCE]
+            sure = [e for e in drafts if e.confidence >= CHECK_CONFIDENCE]
             sure.sort(key=lambda e: (e.question.startswith("What"), len(e.question)))
             yield self._new(sure, each)
 

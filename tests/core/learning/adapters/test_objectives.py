@@ -80,7 +80,7 @@ def test_a_teacher_is_what_the_model_says_now(tiny, fmt) -> None:
             logits = tiny.model(input_ids=torch.tensor([[*prompt, *answer[:-1]]])).logits[0, -len(answer) :]
         best = logits.softmax(-1).topk(TOP)
         assert torch.equal(teacher.top, best.indices)
-        torch.testing.assert_close(teacher.chance, best.values, rtol=1e-3, atol=1e-6)
+        torch.testing.assert_close(teacher.probabilities, best.values, rtol=1e-3, atol=1e-6)
 
 
 def test_the_divergence_over_all_tokens_is_the_textbook_s() -> None:

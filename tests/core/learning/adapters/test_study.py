@@ -64,7 +64,7 @@ def chunks(tiny):
 def test_a_question_is_kept_when_its_answer_comes_back(tiny, tutor) -> None:
     tutor.writer = Scripted(("Who keeps the boats?", "Orla Quint"), ("What does a berth cost?", "forty crowns a night"))
     [kept] = tutor.exercises(chunks(tiny))
-    assert [(e.chunk, e.question, e.answer, e.sure) for e in kept] == [
+    assert [(e.chunk, e.question, e.answer, e.confidence) for e in kept] == [
         (0, "Who keeps the boats?", "Orla Quint", 0.9),
         (0, "What does a berth cost?", "forty crowns a night", 0.9),
     ]
