@@ -267,7 +267,11 @@ class ChannelFile:
         ).fetchall()
 
     def learned_corrections(self) -> list[str]:
-        """Ids of those that are a page of their document."""
+        """Ids of those that are a page of their document. A file of an earlier version, which is only looked into, has
+        none."""
+        [version] = self._db.execute("PRAGMA user_version").fetchone()
+        if version < len(VERSIONS):
+            return []
         rows = self._db.execute("SELECT correction FROM pages WHERE correction != ''")
         return [row["correction"] for row in rows]
 

@@ -64,6 +64,7 @@ class File:
     encoding: str = ""
     slow: bool = False  # a byte, then nothing
     url: str = ""  # instead of the file host's
+    title: str = ""  # that its sender gave it
     info_only: bool = False  # the event carries no more than the id, as in shared channels
 
 
@@ -149,6 +150,12 @@ class FakeSlack:
             if not self.mentions_carry_files:
                 mention.pop("files", None)
             await self.event(mention)
+        return message
+
+    def miss(self, text: str, *, by: str = "UADA", channel: str = CHANNEL) -> dict[str, Any]:
+        """Somebody writes while the bot is away, longer than Slack tells events again."""
+        message = {"type": "message", "user": by, "text": text, "ts": self.ts(), "channel": channel}
+        self._store(channel, message)
         return message
 
     async def remove(self, message: dict[str, Any]) -> None:
@@ -343,6 +350,7 @@ class FakeSlack:
 
     async def _conversations_history(self, body: dict[str, Any]) -> dict[str, Any]:
         top = [message for message in self.messages.get(body["channel"], []) if is_top(message)]
+        top = [message for message in top if message["ts"] > body.get("oldest", "")]
         return {"messages": top[::-1][: int(body.get("limit", 100))]}
 
     async def _conversations_replies(self, body: dict[str, Any]) -> dict[str, Any]:
@@ -496,6 +504,7 @@ class FakeSlack:
         url = file.url or f"{self.url}/files/{number}/{number}.pdf"
         facts = {
             "name": file.name,
+            "title": file.title or file.name,
             "mimetype": file.mimetype or file.content_type,
             "size": len(file.data),
             "mode": "hosted",

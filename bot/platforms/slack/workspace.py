@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -25,6 +26,7 @@ log = logging.getLogger(__name__)
 HOOK_HOST = yarl.URL("https://hooks.slack.com")  # of response URLs
 PEOPLE_FOR, UNKNOWN_FOR, EVENTS_FOR = 300, 30, 600  # seconds that something is remembered
 NAMED = 10  # people that one message mentions and who are looked up
+LATEST = 50  # messages of a channel that are looked at after a restart
 JOINED = 1_000  # channels of a person that are looked at
 READ = 4_000  # characters of a message; a question may have 1,000
 LOOK_UP = 5  # seconds for a question to Slack that we can do without
@@ -87,6 +89,16 @@ class Workspace:
             log.warning("a message could not be looked up: %s", code(problem))
             return {}
         return next((message for message in answer["messages"] if message["ts"] == ts), {})
+
+    async def latest(self, channel: str, seconds: float) -> list[dict[str, Any]]:
+        """What was said in a channel in the last seconds, threads left out, the oldest first. Never fails."""
+        oldest = f"{time.time() - seconds:.6f}"
+        try:
+            answer = await self.web.conversations_history(channel=channel, oldest=oldest, limit=LATEST)
+        except TROUBLE as problem:
+            log.warning("what was said meanwhile could not be looked up: %s", code(problem))
+            return []
+        return [{**message, "channel": channel} for message in answer["messages"][::-1]]
 
     async def plain_text(self, text: str) -> str:
         """Slack's markup as plain text: without the mention of the bot, other people by name."""
