@@ -19,40 +19,11 @@ TCP, SCOPES = 0b11, 0b11  # bind, connect (version 4); abstract sockets, signals
 
 ALLOW, EPERM, KILL = 0x7FFF0000, 0x00050001, 0x80000000  # what a filter returns
 LOAD, IS_EQUAL, RETURN = 0x20, 0x15, 0x06  # of <linux/bpf_common.h>: BPF_LD | BPF_W | BPF_ABS and so on
-CALLS = (
-    "read",
-    "write",
-    "close",
-    "lseek",
-    "fstat",
-    "mmap",
-    "mprotect",
-    "munmap",
-    "mremap",
-    "madvise",
-    "brk",
-    "futex",
-    "getrandom",
-    "clock_gettime",
-    "clock_nanosleep",
-    "gettimeofday",
-    "getpid",
-    "gettid",
-    "getuid",
-    "geteuid",
-    "getgid",
-    "getegid",
-    "getcwd",
-    "rt_sigaction",
-    "rt_sigprocmask",
-    "rt_sigreturn",
-    "sigaltstack",
-    "sched_yield",
-    "sched_getaffinity",
-    "exit",
-    "exit_group",
-    "restart_syscall",
-)
+CALLS = """
+    read write close lseek fstat mmap mprotect munmap mremap madvise brk futex getrandom clock_gettime
+    clock_nanosleep gettimeofday getpid gettid getuid geteuid getgid getegid getcwd rt_sigaction rt_sigprocmask
+    rt_sigreturn sigaltstack sched_yield sched_getaffinity exit exit_group restart_syscall
+    """
 MACHINES = {  # name -> AUDIT_ARCH_..., and the numbers of CALLS there
     "x86_64": (
         0xC000003E,
@@ -124,7 +95,7 @@ def give_up_files(*, reading: bool) -> bool:
 
 
 def give_up_calls() -> bool:
-    """From now on every system call but CALLS fails with EPERM. Returns: False where there is no seccomp."""
+    """From now on every system call but those of CALLS fails with EPERM. Returns: False where there is no seccomp."""
     if not has_seccomp():
         return False
     architecture, numbers = MACHINES[platform.machine()]
