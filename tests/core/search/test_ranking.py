@@ -42,7 +42,7 @@ QUERY = Query(HEAD, SIGNS / 128**0.5, np.array([2.0]), slope=10.0, offset=-4.0)
 
 def document(id: str = "a", section_of: tuple[int, ...] = tuple(range(9)), learned_at: float = 0.0) -> Document:
     weights = WeightsRecord(
-        document_id=id, path="", bytes=0, sha256="", base="", learner="fast-weights", sections_to_ask=section_of
+        document_id=id, path="", bytes=0, sha256="", base="", learner="fast-weights", sections=section_of
     )
     metrics = Metrics(initial_loss=1, final_loss=1, loss_history=(), chunks=9, tokens=9, seconds=1, delta_norm=1)
     return Document(
