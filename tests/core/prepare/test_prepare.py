@@ -30,7 +30,7 @@ PASSAGES = [
 MATERIAL = Material({"people": PASSAGES})
 OUTER = OuterConfig(
     reading_seconds=1e6, seconds=1e6, max_steps=2, shapes="1x2x2x48", reading_rows=1, rows_alone=1, length=64,
-    workers=0, every=1, save_every=1,
+    workers=0, every=1, save_seconds=0,
 )  # fmt: skip
 CONFIG = PrepareConfig(
     outer=OUTER,
