@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import itertools
 import multiprocessing
+import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -419,7 +421,7 @@ def draw_batches(
         num_workers=config.workers,
         prefetch_factor=4 if config.workers else None,
         multiprocessing_context=drawing_processes() if config.workers else None,
-        worker_init_fn=ignore_signals,
+        worker_init_fn=follow_parent,
     )
     return iter(loader)
 
@@ -431,10 +433,18 @@ def drawing_processes() -> Any:
     return context
 
 
-def ignore_signals(worker: int) -> None:
-    """Ctrl-C and SIGTERM reach every process of a terminal; the training process still wants its batches then."""
+def follow_parent(worker: int = 0) -> None:
+    """In a worker: end with the training process, however it ends, and not before: Ctrl-C and SIGTERM reach every
+    process of a terminal, and training still wants its batches then."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    if parent := multiprocessing.parent_process():
+        parent.join()
+        os._exit(0)
 
 
 def share(count: int, world: int) -> int:

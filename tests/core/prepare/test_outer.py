@@ -5,9 +5,12 @@ from __future__ import annotations
 import copy
 import json
 import multiprocessing
+import os
 import random
+import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -29,6 +32,7 @@ from core.prepare.outer import (
     Stopped,
     Trainer,
     draw_batches,
+    follow_parent,
     gradients,
     run_outer,
     save_state,
@@ -232,6 +236,39 @@ def test_batches_are_the_same_whatever_the_number_of_workers_and_where_a_run_goe
     assert all(a.equal(b) for a, b in zip(alone, questions(2, 0, 5), strict=True))
     assert all(a.equal(b) for a, b in zip(alone[3:], questions(0, 3, 5), strict=True))
     assert not alone[0].equal(alone[1])
+
+
+def stay(pid: Any) -> None:
+    pid.value = os.getpid()
+    follow_parent()
+    time.sleep(60)
+
+
+def start_and_die(pid: Any) -> None:
+    multiprocessing.get_context("fork").Process(target=stay, args=(pid,)).start()
+    while not pid.value:
+        time.sleep(0.01)
+    os._exit(1)
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")  # Python 3.12 and later
+def test_a_worker_ends_with_the_process_that_it_draws_for_even_when_that_is_killed() -> None:
+    fork = multiprocessing.get_context("fork")
+    pid = fork.Value("i", 0)
+    killed = fork.Process(target=start_and_die, args=(pid,))
+    killed.start()
+    killed.join()
+    deadline = time.monotonic() + 30
+    while is_running(pid.value):
+        assert time.monotonic() < deadline, "it draws on for nobody"
+        time.sleep(0.05)
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 def parts_of_two(batch: Batch) -> list[Batch]:
