@@ -245,7 +245,8 @@ class Material:
 
 def compressed(path: Path, mode: str) -> IO[Any]:
     """A file in gzip, or in xz, which is a third smaller, by its name."""
-    return lzma.open(path, mode) if path.suffix == ".xz" else gzip.open(path, mode)
+    opened: Any = lzma.open if path.suffix == ".xz" else gzip.open
+    return opened(path, mode)
 
 
 def save(path: Path, material: Material) -> None:
