@@ -20,6 +20,8 @@ import gradio as gr
 import pandas
 import uvicorn
 from fastapi import FastAPI
+from gradio.utils import get_upload_folder
+from gradio_client.utils import is_file_obj, traverse
 
 from bot.platforms import playground_html as html
 from bot.quotas import Quotas
@@ -208,9 +210,26 @@ async def visiting(app: App, settings: Settings) -> AsyncIterator[Visits]:
 # The page ------------------------------------------------------------------------------------------------------------
 
 
+class GuardedBlocks(gr.Blocks):
+    """Takes files from uploads alone. Gradio would open every file of this user and every public address that a request
+    names: its own check is left out where another server mounts the page.
+    """
+
+    async def preprocess_data(self, block_fn: Any, inputs: list[Any], *more: Any, **options: Any) -> list[Any]:
+        traverse(inputs, require_upload, is_file_obj)
+        return await super().preprocess_data(block_fn, inputs, *more, **options)
+
+
+def require_upload(file: dict[str, Any]) -> dict[str, Any]:
+    """Raises: gr.Error."""
+    if not Path(file["path"]).resolve().is_relative_to(Path(get_upload_folder()).resolve()):
+        raise gr.Error("That file was not uploaded here.", print_exception=False)
+    return file
+
+
 def build(visits: Visits) -> gr.Blocks:
     """The page, from top to bottom, and what its parts do."""
-    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(600, 600)) as page:
+    with GuardedBlocks(title=TITLE, analytics_enabled=False, delete_cache=(600, 600)) as page:
         token = gr.BrowserState("", storage_key="engram-playground")
         gr.Markdown(INTRODUCTION)
         state = gr.HTML()
