@@ -21,7 +21,6 @@ import pandas
 import uvicorn
 from fastapi import FastAPI
 from gradio.utils import get_upload_folder
-from gradio_client.utils import is_file_obj, traverse
 
 from bot.platforms import playground_html as html
 from bot.quotas import Quotas
@@ -216,15 +215,19 @@ class GuardedBlocks(gr.Blocks):
     """
 
     async def preprocess_data(self, block_fn: Any, inputs: list[Any], *more: Any, **options: Any) -> list[Any]:
-        traverse(inputs, require_upload, is_file_obj)
+        require_uploads(inputs)
         return await super().preprocess_data(block_fn, inputs, *more, **options)
 
 
-def require_upload(file: dict[str, Any]) -> dict[str, Any]:
-    """Raises: gr.Error."""
-    if not Path(file["path"]).resolve().is_relative_to(Path(get_upload_folder()).resolve()):
-        raise gr.Error("That file was not uploaded here.", print_exception=False)
-    return file
+def require_uploads(value: Any) -> None:
+    """Raises: gr.Error, when something in it names another file."""
+    if isinstance(value, dict):
+        path = value.get("path")
+        if isinstance(path, str) and not Path(path).resolve().is_relative_to(Path(get_upload_folder()).resolve()):
+            raise gr.Error("That file was not uploaded here.", print_exception=False)
+    if isinstance(value, dict | list):
+        for part in value.values() if isinstance(value, dict) else value:
+            require_uploads(part)
 
 
 def build(visits: Visits) -> gr.Blocks:
