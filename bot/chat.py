@@ -54,6 +54,7 @@ class Request:
     is_dm: bool = False
     is_guest: bool = False  # from another workspace, or a restricted account
     is_unknown: bool = False  # the platform does not say at the moment who that is
+    is_whispered: bool = False  # a button of a message that nobody else sees
     is_addressed: bool = True  # by mention, command or direct message; False: said in a conversation with the bot
     locale: str = "en"
 

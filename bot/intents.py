@@ -9,7 +9,19 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-COMMAND_NAMES = ("learn", "ask", "docs", "forget", "reset", "status", "cancel", "settings", "help", "about")
+COMMAND_NAMES = (
+    "learn",
+    "ask",
+    "docs",
+    "forget",
+    "reset",
+    "status",
+    "cancel",
+    "settings",
+    "corrections",
+    "help",
+    "about",
+)
 SMALL_TALK = (  # never asked of the model, and free of quotas; `bot.render.SMALL_TALK` has the answers
     "greeting",
     "introduction",

@@ -18,6 +18,7 @@ CLOSED = FOREIGN | {
 }
 THREAD_CLOSED = {"thread_not_found", "cannot_reply_to_message", "restricted_action_thread_locked"}
 FIXED = CLOSED | {"message_not_found", "cant_update_message", "edit_window_closed"}  # messages that can't be edited
+REFUSED_BLOCKS = {"invalid_blocks", "invalid_blocks_format"}
 PASSING = {"ratelimited", "internal_error", "fatal_error", "service_unavailable", "request_timeout"}
 DEAD_TOKEN = {
     "invalid_auth",
