@@ -68,6 +68,8 @@ class Tone(StrEnum):
     PLAIN = "plain"
     WORKING = "working"
     GOOD = "good"
+    UNSURE = "unsure"
+    ABSENT = "absent"
     BAD = "bad"
 
 
@@ -96,13 +98,14 @@ class Field:
     name: str
     text: str
     note: str = ""  # small print under the text
+    button: Button | None = None  # beside it
 
 
 @dataclass(frozen=True)
 class Message:
     """What the bot says, before a platform dresses it. Plain text everywhere.
 
-    With a title and a text, or with fields, it is a card; else, or when it calls somebody, it is said without a frame.
+    With a title and a text, with fields, or with the tone of an answer it is a card; else it is said without a frame.
     """
 
     title: str = ""

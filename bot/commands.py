@@ -697,7 +697,9 @@ async def docs(bot: Bot, request: Request, reply: Reply) -> None:
     known = await bot.service.documents(request.channel)
     coming = await bot.service.jobs(request.channel)
     names = {user: await reply.name_of(user) for user in {document.learned_by for document in known}}
-    await bot.send(reply.say, render.documents(known, coming, names=names, is_dm=request.is_dm), private=True)
+    own = [document.id for document in known if owns(document.learned_by, request)]
+    message = render.documents(known, coming, names=names, is_dm=request.is_dm, own=own)
+    await bot.send(reply.say, message, private=True)
 
 
 async def press_learning(bot: Bot, document_id: str, request: Request, reply: Reply) -> None:
@@ -738,6 +740,13 @@ async def forget(bot: Bot, request: Request, reply: Reply) -> None:
     if key and not own:
         require_own(similar[0].learned_by, request)
     await bot.send(reply.say, render.forget_question(own, key), private=True)
+
+
+async def press_ask_forget(bot: Bot, document_id: str, request: Request, reply: Reply) -> None:
+    """A list's button asks first."""
+    document = _by_id(await bot.service.documents(request.channel), document_id)
+    require_own(document.learned_by, request)
+    await bot.send(reply.say, render.forget_question([document], document.name), private=True)
 
 
 async def press_forget(bot: Bot, document_id: str, request: Request, reply: Reply) -> None:
@@ -876,6 +885,7 @@ ACTIONS: dict[str, Action] = {
     "cancel": Action(press_cancel),
     "example": Action(press_example, public=True),
     "forget": Action(press_forget, permission=Permission.MEMBER),
+    "forget?": Action(press_ask_forget, permission=Permission.MEMBER),
     "details": Action(press_details),
     "learning": Action(press_learning),
     "set": Action(press_set, permission=Permission.MANAGER),

@@ -9,7 +9,7 @@ import io
 import math
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from bot.chat import Button, Field, Message, Style, Tone
@@ -20,7 +20,7 @@ from core.errors import AlreadyKnown, EngramError, QuotaReached, SetupError
 from core.prompts import NOT_IN_TEXT
 from core.types import Answer, Certainty, Completion, Correction, Document, Job, JobKind, Progress, Stage, Status
 
-LISTED = 12  # documents, so that a list fits one message
+LISTED, COMING = 12, 3  # documents, of them on their way, so that a list fits one message
 ENOUGH = 5  # questions of a self-check that tell something
 EXAMPLES = 3  # questions shown as buttons when a document is learned
 OFFERED = 5  # documents shown as buttons: a row on Discord
@@ -245,11 +245,13 @@ def answer(
     if value.learned is None or value.document is None:
         later = f" I am still learning {coming[0].name}; ask again when I know it." if coming else ""
         text = f"Nothing I have learned here seems to be about that.{later}"
-        return Message(text=text, asked=asked, footer="\n".join([*_left_out(value), hint]).strip(), buttons=buttons)
+        footer = "\n".join([*_left_out(value), hint]).strip()
+        return Message(text=text, asked=asked, footer=footer, buttons=buttons, tone=Tone.ABSENT)
     name = value.document.name
     if value.certainty is Certainty.ABSENT:
         footer = "\n".join(filter(None, [f"{value.certainty}", *_left_out(value), hint]))
-        return Message(text=f"I can't find that in {name}.", asked=asked, footer=footer, buttons=buttons)
+        text = f"I can't find that in {name}."
+        return Message(text=text, asked=asked, footer=footer, buttons=buttons, tone=Tone.ABSENT)
     text, base = _short(value.learned.text), _base(value)
     read = " · read from its text, too" if value.document_tokens else ""
     lines = [f"{value.certainty} · {', '.join((name, *where(value)))}{read}"]
@@ -264,6 +266,7 @@ def answer(
         footer="\n".join(filter(None, [*lines, *_left_out(value), hint])),
         asked=asked,
         buttons=(*judge, *buttons),
+        tone=Tone.GOOD if value.certainty is Certainty.LIKELY and value.pages else Tone.UNSURE,
     )
 
 
@@ -331,18 +334,17 @@ def noted(given: Correction | None = None, *, may_learn: bool = False) -> Messag
 # Corrections ---------------------------------------------------------------------------------------------------------
 
 
-def _decide(given: Correction, label: str = "") -> Button:
-    """One button, which learns a correction or undoes that."""
+def _decide(given: Correction) -> Button:
+    """Learns a correction or undoes that."""
     order, style = ("undo", Style.DANGER) if given.learned else ("learn", Style.PRIMARY)
-    text = {"learn": "Learn it", "undo": "Undo"}[order]
-    return Button(clip(f"{text}: {label}" if label else text, LABEL), "correction", f"{order}/{given.id}", style)
+    return Button({"learn": "Learn it", "undo": "Undo"}[order], "correction", f"{order}/{given.id}", style)
 
 
 def correction_offered(given: Correction, document: Document, name: str) -> Message:
     """To whoever brought the document."""
     return Message(
         title=f"{clip(name, 40)} says this was wrong",
-        text=_compared(given),
+        text=f"{clip(given.question, ANSWER)}\n{_compared(given)}",
         footer=f"Shall I learn it as a part of {document.name}? Whoever brought that, or manages the channel, decides.",
         buttons=(_decide(given),),
         notify=document.learned_by,
@@ -351,21 +353,19 @@ def correction_offered(given: Correction, document: Document, name: str) -> Mess
 
 def _compared(given: Correction) -> str:
     said = clip(" ".join(given.answer.split()), BESIDE)
-    return f"{clip(given.question, ANSWER)}\nI said: {said}\nRight is: {clip(given.correction, ANSWER)}"
+    return f"I said: {said}\nRight is: {clip(given.correction, ANSWER)}"
 
 
 def corrections(given: Sequence[Correction]) -> Message:
     """Those that one may decide on, the newest first."""
     if not given:
         return Message(text="Nobody has corrected an answer here that you may decide on.")
-    shown = given[:OFFERED]
+    fields = []
+    for one in given[:OFFERED]:
+        note = f"{one.document} · learned" if one.learned else one.document
+        fields.append(Field(clip(one.question, ANSWER), _compared(one), note, _decide(one)))
     more = f"The newest {OFFERED} of {len(given)}." if len(given) > OFFERED else ""
-    return Message(
-        title="What people say is right",
-        text="\n\n".join(f"{_compared(one)}\n{one.document}{' · learned' if one.learned else ''}" for one in shown),
-        footer=more,
-        buttons=tuple(_decide(one, one.correction) for one in shown),
-    )
+    return Message(title="What people say is right", fields=tuple(fields), footer=more)
 
 
 def correcting(name: str) -> Message:
@@ -486,19 +486,29 @@ def documents(
     names: Mapping[str, str] | None = None,
     now: float | None = None,
     is_dm: bool = False,
+    own: Collection[str] = (),
 ) -> Message:
-    """What the channel knows and what is on its way. `names`: what to call the users who brought the documents."""
+    """What the channel knows and what is on its way.
+
+    Args:
+        names: what to call the users who brought the documents.
+        own: ids of the documents that the asker may have forgotten.
+    """
     if not known and not coming:
         return Message(text=f"{NOTHING_YET}. {_how_to_teach(is_dm)}")
     moment = time.time() if now is None else now
     by = names or {}
-    shown = known[:LISTED]
-    lines = [f"• {document.name}\n   {_about(document, by.get(document.learned_by, ''), moment)}" for document in shown]
-    lines += [f"… and {len(known) - LISTED} more; /forget finds them by name."] if len(known) > LISTED else []
-    lines += [f"• {job.name}\n   {'waiting' if job.stage is Stage.QUEUED else 'being learned now'}" for job in coming]
-    return Message(
-        title=f"I know {count(len(known), 'document')} here" if known else NOTHING_YET, text="\n".join(lines)
-    )
+    fields = []
+    shown, learning = known[: LISTED - len(coming[:COMING])], coming[:COMING]
+    for document in shown:
+        button = Button("Forget …", "forget?", document.id) if document.id in own else None
+        fields.append(Field(document.name, "", _about(document, by.get(document.learned_by, ""), moment), button))
+    for job in learning:
+        fields.append(Field(job.name, "", "waiting" if job.stage is Stage.QUEUED else "being learned now"))
+    more = [f"… and {len(known) - len(shown)} more; /forget finds them by name."] if len(known) > len(shown) else []
+    more += [f"… and {len(coming) - COMING} more are waiting."] if len(coming) > COMING else []
+    title = f"I know {count(len(known), 'document')} here" if known else NOTHING_YET
+    return Message(title=title, fields=tuple(fields), footer="\n".join(more))
 
 
 def about_document(document: Document) -> str:

@@ -48,6 +48,7 @@ from bot.platforms.slack.payloads import Me, channel_key, place_of, removes_the_
 from bot.platforms.slack.replies import Posted, may_repeat
 from bot.platforms.slack.workspace import EVENTS_FOR, LOOK_UP, Workspace
 from core.errors import SetupError, StorageFailed
+from core.program import this_program
 
 if TYPE_CHECKING:
     from pydantic import SecretStr
@@ -91,7 +92,7 @@ async def examine(settings: Settings) -> AsyncIterator[tuple[str, str, str, str]
             yield "Slack clock", "error", detail, "Set the clock (NTP): Slack's requests are refused by their time."
         granted = {scope.strip() for scope in answer.headers.get("x-oauth-scopes", "").split(",")}
         absent = [scope for scope in SCOPES if scope not in granted]
-        fix = "Update the app from `python -m bot slack-manifest`, and install it again."
+        fix = f"Update the app from `{this_program()} slack-manifest`, and install it again."
         detail = f"missing: {', '.join(absent)}" if absent else f"all {len(SCOPES)}"
         yield "Slack scopes", "error" if absent else "ok", detail, fix if absent else ""
         if settings.slack_http_port:

@@ -100,6 +100,8 @@ def _context(text: str) -> dict[str, Any]:
 
 def _fields(fields: Sequence[Field]) -> list[dict[str, Any]]:
     """Side by side where they fit."""
+    if any(field.button for field in fields):
+        return [_beside(number, field) for number, field in enumerate(fields)]
     columns = [f"{_head(field)}{escape_slack(field.text)}{_foot(field)}" for field in fields]
     if 2 <= len(fields) <= 3 and all(len(column) <= COLUMN for column in columns):
         return [{"type": "section", "fields": [_mrkdwn(column) for column in columns]}]
@@ -111,12 +113,19 @@ def _fields(fields: Sequence[Field]) -> list[dict[str, Any]]:
     return blocks
 
 
+def _beside(number: int, field: Field) -> dict[str, Any]:
+    """A field with its button on its right."""
+    section = _section(f"{_head(field)}{escaped(field.text, 1000)}{_foot(field)}")
+    return section | ({"accessory": _button(number, field.button)} if field.button else {})
+
+
 def _head(field: Field) -> str:
     return f"*{escaped(field.name, LABEL)}*\n"
 
 
 def _foot(field: Field) -> str:
-    return f"\n_{escaped(field.note, 100)}_" if field.note else ""
+    note = f"_{escaped(field.note, 100)}_" if field.note else ""
+    return f"\n{note}" if field.text and note else note
 
 
 def _summary(message: Message) -> str:

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 import aiohttp
 from slack_sdk.errors import SlackApiError, SlackClientError
 
+from core.program import this_program
+
 FOREIGN = {"channel_not_found", "not_in_channel"}  # channels that the bot is no member of
 CLOSED = FOREIGN | {
     "is_archived",
@@ -42,7 +44,7 @@ def login_error(name: str, problem: Exception) -> str:
     if code(problem) in DEAD_TOKEN:
         return f"Slack does not accept {name} ({code(problem)}); copy it again."
     if code(problem) == "missing_scope":
-        return f"{name} lacks a scope; install the app again from `bot slack-manifest`."
+        return f"{name} lacks a scope; install the app again from `{this_program()} slack-manifest`."
     return ""
 
 

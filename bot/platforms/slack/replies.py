@@ -219,6 +219,6 @@ class Posted(PostedMessage):
 
 
 def tag_of(channel: str, origin: str, message: Message) -> str:
-    """The same for an answer that is given again: the ids in its buttons are new then, and so may be its small print."""
+    """The same for an answer that is given again, whose buttons carry new ids, and whose small print may differ."""
     said = f"{channel} {origin} {message.asked} {message.title} {message.text}"
     return f"{BUTTON}:" + hashlib.sha256(said.encode()).hexdigest()[:24]
