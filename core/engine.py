@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from core.document.chunks import encoder, make_chunks
 from core.errors import SetupError
-from core.generate import complete, held_back
+from core.generate import Passes, complete, held_back
 from core.learning.adapters.adapter import AdapterLearner
 from core.learning.adapters.remote import RemoteWriter
 from core.learning.base import LearnConfig, Learner, Objectives
@@ -21,7 +21,8 @@ from core.learning.fast_learner import reading_model
 from core.learning.graphs import Graphs
 from core.learning.learners import make_learner
 from core.learning.preparation import FastWeightsConfig, read_config
-from core.memory import fit, limit_memory
+from core.learning.shared_passes import DraftedPasses, Shared
+from core.memory import fit_batch, limit_memory
 from core.model import LoadedModel, load_model, preparation_digest, prepared_folder
 from core.ports import Ask, Learned
 from core.prompts import COMPLETE, NOT_IN_TEXT, format_for
@@ -37,9 +38,9 @@ if TYPE_CHECKING:
 
 PRESETS = Path(__file__).parent / "presets"
 CHECK_TOKENS = 16  # of an answer in the self-check
-BASE = "base"  # stands for the base model among the learners
+BASE_LEARNER = "base"  # stands for the base model among the learners
 BASE_TOKENS = 16  # of the base model's answer, which is shown for comparison
-CONTEXT = 2048  # tokens of a prompt; readers are trained with half of it
+CONTEXT_TOKENS = 2048  # tokens of a prompt; readers are trained with half of it
 
 
 @dataclass(frozen=True)
@@ -93,13 +94,14 @@ class Engine:
         self.base_format = format_for(base.tokenizer)
         self.format = format_for(base.tokenizer, prepared=self.reader is not base)
         self.name = base.name
-        self.fingerprint = combined(base.fingerprint, preparation_digest(base))
+        self.fingerprint = combined_fingerprint(base.fingerprint, preparation_digest(base))
         self.device, self.dtype = str(base.device), str(base.dtype).removeprefix("torch.")
         self.learner = config.learner
-        self.chunk_size = config.chunk_size or self._section()
+        self.chunk_size = config.chunk_size or self._prepared_chunk_size()
         limit_memory(base.device, config.memory_mb)
         self._searcher = Searcher.for_model(self.reader, prepared_folder(base), self.format.pad_id)
         self._base_graphs: Graphs | None = None
+        self._base_shared: Shared | None = None
         self._courses: dict[str, Course] = {}
         self._check(self.course(config.learner).learner)  # what can't be is an error now, not at the first document
 
@@ -110,7 +112,7 @@ class Engine:
         base = load_model(c.model, device=c.device, dtype=c.dtype, prepared=c.prepared, cache=c.cache)
         return cls(base, c)
 
-    def _section(self) -> int:
+    def _prepared_chunk_size(self) -> int:
         """Tokens of a section that the model was prepared for."""
         folder = prepared_folder(self.base)
         return (read_config(folder) if folder else FastWeightsConfig()).section
@@ -140,7 +142,7 @@ class Engine:
         """The dial and the presets, in a learner's terms."""
         c, on_gpu = self.config, self.base.device.type == "cuda"
         wanted = c.batch_tokens or (16_384 if on_gpu else 2_048)
-        batch_tokens, recompute = fit(self.base.model, wanted, c.memory_mb, c.recompute)
+        batch_tokens, recompute = fit_batch(self.base.model, wanted, c.memory_mb, c.recompute)
         return LearnConfig(
             c.effort, batch_tokens, c.budget, recompute, c.memory_mb, Objectives.from_weights(c.objectives)
         )
@@ -178,11 +180,11 @@ class Engine:
     def _answers(self, asks: Sequence[Ask], temperatures: Sequence[float], most_tokens: int) -> list[Completion]:
         by_learner: dict[str, list[int]] = {}
         for i, ask in enumerate(asks):
-            name = BASE if ask.is_base else ask.learner or self.learner
+            name = BASE_LEARNER if ask.is_base else ask.learner or self.learner
             by_learner.setdefault(name, []).append(i)
         out: dict[int, Completion] = {}
         for name, rows in by_learner.items():
-            if name == BASE:
+            if name == BASE_LEARNER:
                 order, completions = rows, self._base_answers([asks[i] for i in rows], most_tokens)
             else:
                 order, completions = self._batch(name, asks, rows, temperatures, most_tokens)
@@ -198,11 +200,28 @@ class Engine:
             "pad_id": self.base_format.pad_id,
             "max_new": min(most_tokens, BASE_TOKENS),
         }
-        if self.base.device.type == "cuda" and Graphs.can(self.base.model):
-            self._base_graphs = self._base_graphs or Graphs(self.base.model, {})
-            options["passes"] = self._base_graphs.passes(prompts, options["pad_id"], options["max_new"])
+        options["passes"] = self._base_passes(questions, prompts, options["pad_id"], options["max_new"])
         answers = dict(zip(questions, complete(self.base.model, self.base.tokenizer, prompts, **options), strict=True))
         return [answers[ask.question] for ask in asks]
+
+    def _base_passes(
+        self, questions: Sequence[str], prompts: Sequence[Sequence[int]], pad_id: int, max_new: int
+    ) -> Passes | None:
+        """The quickest for this device, if any. A sentence that answers one question often begins with its words."""
+        if Shared.can(self.base.model):
+            self._base_shared = self._base_shared or Shared(self.base.model, {}, self.base_format.opening)
+            passes = self._base_shared.passes(prompts, pad_id, max_new)
+            if passes is None or len(questions) > 1:
+                return passes
+            words = self.base.tokenizer.encode(f" {questions[0].strip(' ?.!')}", add_special_tokens=False)
+            return DraftedPasses(passes, words, self._key)
+        if self.base.device.type == "cuda" and Graphs.can(self.base.model):
+            self._base_graphs = self._base_graphs or Graphs(self.base.model, {})
+            return self._base_graphs.passes(prompts, pad_id, max_new)
+        return None
+
+    def _key(self, token: int) -> str:
+        return self.base.tokenizer.decode([token]).strip().casefold()
 
     def _batch(
         self, name: str, asks: Sequence[Ask], rows: Sequence[int], temperatures: Sequence[float], most_tokens: int
@@ -276,10 +295,10 @@ class Engine:
     @property
     def context_tokens(self) -> int:
         """How much text fits beside a question."""
-        return min(self.base.model.config.max_position_embeddings, CONTEXT) - 128
+        return min(self.base.model.config.max_position_embeddings, CONTEXT_TOKENS) - 128
 
 
-def combined(fingerprint: str, preparation: str) -> str:
+def combined_fingerprint(fingerprint: str, preparation: str) -> str:
     """What stored weights belong to: the base model and, where there is one, its preparation."""
     return hashlib.sha256(f"{fingerprint} {preparation}".encode()).hexdigest() if preparation else fingerprint
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 NOT_IN_TEXT = "not in the text"
@@ -20,7 +21,7 @@ WRITE_ABOUT = (
     "like this:\nQuestion: ... Answer: ..."
 )
 BEGINNINGS = ("Who", "What", "Where", "When", "How many", "Which", "How", "")  # for a model that takes no instruction
-DATE = re.compile(r"\b1\d{3}\b|\b20\d\d\b")
+YEAR = re.compile(r"\b1\d{3}\b|\b20\d\d\b")
 NUMBER = re.compile(r"\d|\b(?:two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|twenty|thirty|forty|fifty)\b")
 REWRITE = "Rewrite this text in other words, sentence by sentence. Keep every name and every number."
 SUMMARISE = "Summarise this text in three sentences. Keep names and numbers as they are."
@@ -61,6 +62,7 @@ class PromptFormat(Protocol):
     stop_ids: frozenset[int]
     write_stops: frozenset[int]  # where questions that it writes end
     pad_id: int
+    opening: Sequence[int]  # what every prompt begins with
     abstain_id: int | None  # first token of the trained answer NOT_IN_TEXT, where the model has learned one
 
     def closed_book(self, question: str) -> list[int]: ...
@@ -99,9 +101,9 @@ class ChatFormat:
         self._tokenizer = tokenizer
         self._encode = lambda text: tokenizer.encode(text, add_special_tokens=False)
         self.abstain_id: int | None = None
-        self._first, self._to_answer, self._to_question = (
-            self._encode(part) for part in template_parts(tokenizer, self.instruction)
-        )
+        parts = [self._encode(part) for part in template_parts(tokenizer, self.instruction)]
+        self.opening: Sequence[int] = parts[0]
+        self._to_answer, self._to_question = parts[1:]
         end = self._to_question[0] if tokenizer.chat_template else tokenizer.eos_token_id
         self.end = tokenizer.eos_token_id if end is None else end
         stops = {self.end, tokenizer.eos_token_id} - {None}
@@ -110,7 +112,7 @@ class ChatFormat:
 
     def _ask(self, text: str) -> list[int]:
         """The prompt of one turn."""
-        return [*self._first, *self._encode(text), *self._to_answer]
+        return [*self.opening, *self._encode(text), *self._to_answer]
 
     def closed_book(self, question: str) -> list[int]:
         return self._ask(question.strip())
@@ -126,7 +128,8 @@ class ChatFormat:
 
     def answer(self, text: str) -> list[int]:
         space = "" if self._tokenizer.chat_template else " "  # after a chat's marks an answer begins as it is
-        return [*self._encode(space + text.strip()), *([] if self.end is None else [self.end])]
+        end = [] if self.end is None else [self.end]
+        return self._encode(space + text.strip()) + end
 
     def heading(self, title: str) -> list[int]:
         begin = [self._tokenizer.bos_token_id] if self._tokenizer.bos_token_id is not None else []
@@ -162,7 +165,11 @@ class ReaderFormat(ChatFormat):
 
     def write_questions(self, context: str, count: int, about: str = "") -> list[tuple[list[int], str]]:
         """One a prompt, each begun with another question word."""
-        second = "When" if DATE.search(context) else "How many" if NUMBER.search(context) else "What"
+        second = "What"
+        if YEAR.search(context):
+            second = "When"
+        elif NUMBER.search(context):
+            second = "How many"
         order = dict.fromkeys([BEGINNINGS[0], second, *BEGINNINGS])
         begun = [f"What did {about}"] if about else ([*order] * count)[:count]
         return [([*self.in_context(context, ASK), *self._encode(begin)], begin) for begin in begun]

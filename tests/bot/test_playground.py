@@ -194,8 +194,8 @@ async def test_no_file_is_read_but_those_that_were_uploaded(by_heart: str, tmp_p
     above = f"{tempfile.gettempdir()}/gradio/../{notes.relative_to(tempfile.gettempdir())}"
     for path in (str(notes), above, "/proc/self/environ", "https://127.0.0.1:1/notes.txt"):
         file = {"path": path, "meta": {"_type": "gradio.FileData"}}
-        for told in (await forged(by_heart, "upload", file), await forged(by_heart, "answer", file, False)):
-            assert "was not uploaded here" in told and secret not in told
+        for reply in (await forged(by_heart, "upload", file), await forged(by_heart, "answer", file, False)):
+            assert "was not uploaded here" in reply and secret not in reply
     assert notes.exists()
 
 
