@@ -43,12 +43,12 @@ _UNSEEN = re.compile(
 
 def visible(text: str) -> str:
     """Without characters that nobody sees; a space for those that part words."""
-    return _UNSEEN.sub(lambda found: " " if found[0].isspace() else "", text)
+    return _UNSEEN.sub(lambda match: " " if match[0].isspace() else "", text)
 
 
 def unseen(text: str) -> list[int]:
     """Where those stand that `visible` leaves out, in order."""
-    return [found.start() for found in _UNSEEN.finditer(text) if not found[0].isspace()]
+    return [match.start() for match in _UNSEEN.finditer(text) if not match[0].isspace()]
 
 
 def tidy(text: str) -> str:
