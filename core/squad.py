@@ -31,8 +31,8 @@ class Article:
     questions: tuple[Question, ...]
 
 
-def read_squad(path: Path) -> list[Article]:
-    """SQuAD v1.1 or v2.0 JSON, plain or gzipped; questions without an answer are left out. Raises: Refused."""
+def read_squad(path: Path, *, unanswered: bool = False) -> list[Article]:
+    """SQuAD v1.1 or v2.0 JSON, plain or gzipped. unanswered: also questions without an answer. Raises: Refused."""
     try:
         data = json.loads(gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_text())["data"]
         return [
@@ -40,8 +40,8 @@ def read_squad(path: Path) -> list[Article]:
                 a.get("title") or f"document {n + 1}",
                 tuple(dict.fromkeys(p["context"] for p in a["paragraphs"])),
                 tuple(
-                    Question(q["question"], tuple(dict.fromkeys(x["text"] for x in q["answers"])), p["context"])
-                    for p in a["paragraphs"] for q in p["qas"] if q.get("answers")
+                    Question(q["question"], tuple(dict.fromkeys(x["text"] for x in q.get("answers", []))), p["context"])
+                    for p in a["paragraphs"] for q in p["qas"] if unanswered or q.get("answers")
                 ),
             )
             for n, a in enumerate(data)

@@ -6,12 +6,17 @@ A real Service learns every document, alone in a channel and all in one. What ea
 could ask answers is recorded once; then one number after the other is tried on the recorded answers, on the even
 questions, until none gains. The odd questions judge the result. What `--write` leaves in a preparation's folder is read
 when the model is loaded (`core.search.parameters`). The numbers that decide what a question costs are not fitted.
+
+Questions about none of the documents (`--general`) are to stay with the base model: the share that weights answer is
+held below `STRAY`. Questions without an answer in a set (SQuAD 2.0) count in how far an answer can be trusted. With
+`--answers FILE` each answer is written down as it comes, and a run that was stopped goes on from there.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -23,6 +28,7 @@ from typing import Any
 from core.device import BATCH_ROWS
 from core.engine import Engine, EngineConfig
 from core.evaluation.bench import BATCH, NOBODY, TOGETHER, own
+from core.evaluation.journal import Journal, Reply
 from core.evaluation.report import RIGHT
 from core.evaluation.served import Served, serve
 from core.ports import Ask
@@ -64,6 +70,9 @@ TRUST: dict[str, Sequence[float]] = {
 }
 WRONG = 4  # right likely answers that one wrong likely answer costs: a likely answer is to be right in 80 %
 GAIN = 0.05  # percent; a new number that gains less is noise
+# Percent of the questions about none of the documents that weights may answer, and what each percent above costs in F1
+STRAY = {"general, alone": 3.0, "general, together": 5.0}
+STRAY_COST = 10.0
 ROUNDS = 4
 
 
@@ -81,7 +90,7 @@ class Recorded:
 class Case:
     """A question in one setting, with everything that the numbers could make of it."""
 
-    setting: str  # alone | together | conversation | other thread | general, alone | general, together
+    setting: str  # alone | together | conversation | other thread | not answered | general, alone | general, together
     question: str
     is_fitted: bool  # on; the others judge
     channel: Sequence[Hit]  # by words
@@ -129,18 +138,20 @@ class Recorder:
     served: Served
     articles: Sequence[Article]
     tried: Sequence[RankingParameters]  # whose sections are recorded
-    answers: dict[tuple[int, int, str], Completion]  # by article, chunk and question: channels share them
+    journal: Journal  # of answers, by article, chunk and question: channels share them
 
     @classmethod
-    async def learn_all(cls, served: Served, articles: Sequence[Article]) -> Recorder:
+    async def learn_all(cls, served: Served, articles: Sequence[Article], journal: Journal) -> Recorder:
         """Learn the articles, each in a channel of its own and all in one."""
         for n, article in enumerate(articles):
             await served.learn(own(n), n, article)
             await served.learn(TOGETHER, n, article)
-        return cls(served, articles, widest(await served.runner.device.ranking()), {})
+        return cls(served, articles, widest(await served.runner.device.ranking()), journal)
 
     async def cases(self, n: int, question: Question, place: int) -> list[Case]:
         """A question about an article, in every setting. place: of the question, by which its half is chosen."""
+        if not question.answers:
+            return [await self._case("not answered", own(n), question, place, None, None)]
         before = (n - 1) % len(self.articles)
         settings = [("alone", own(n), None), ("together", TOGETHER, None), ("conversation", TOGETHER, n)]
         if before != n:
@@ -179,20 +190,21 @@ class Recorder:
         )
 
     async def _base(self, question: str) -> Completion:
-        key = (-1, -1, question)
-        if key not in self.answers:
-            self.answers[key] = (await self.served.service.ask(NOBODY, question)).base
-        return self.answers[key]
+        key = f"base/{question}"
+        if key not in self.journal.replies:
+            self._write_down(key, (await self.served.service.ask(NOBODY, question)).base)
+        return self._written(key)
 
     async def _record(self, channel: str, question: Question, asked: Mapping[Place, Hit]) -> dict[Place, Recorded]:
         served, text = self.served, question.text
-        keys = {place: (served.number(channel, place[0]), place[1], text) for place in asked}
-        new = [hit for place, hit in asked.items() if keys[place] not in self.answers]
+        keys = {place: f"{served.number(channel, place[0])}/{place[1]}/{text}" for place in asked}
+        new = [hit for place, hit in asked.items() if keys[place] not in self.journal.replies]
         if new:
             rows = [await self._row(channel, text, hit) for hit in new]
             answered, _ = await served.runner.device.answer(rows)
-            self.answers |= {keys[hit.place]: given for hit, given in zip(new, answered, strict=True)}
-        completions = {place: self.answers[key] for place, key in keys.items()}
+            for hit, given in zip(new, answered, strict=True):
+                self._write_down(keys[hit.place], given)
+        completions = {place: self._written(key) for place, key in keys.items()}
         pages = {id: await served.index.pages(id) for id in {place[0] for place in asked}}
         support = support_of(text, completions, pages)
         return {
@@ -204,6 +216,13 @@ class Recorder:
             )
             for place, given in completions.items()
         }
+
+    def _write_down(self, key: str, given: Completion) -> None:
+        self.journal.add(key, Reply(given.text, given.seconds, given.tokens, given.confidence))
+
+    def _written(self, key: str) -> Completion:
+        reply = self.journal.replies[key]
+        return Completion(reply.text, reply.prompt_tokens, reply.seconds, reply.confidence)
 
     async def _row(self, channel: str, question: str, hit: Hit) -> Ask:
         record, base = hit.document.weights, self.served.engine.fingerprint
@@ -224,10 +243,14 @@ def widest(now: RankingParameters) -> list[RankingParameters]:
 
 
 async def record(
-    served: Served, articles: Sequence[Article], general: Sequence[Question] = (), batch: int = BATCH
+    served: Served,
+    articles: Sequence[Article],
+    general: Sequence[Question] = (),
+    batch: int = BATCH,
+    journal: Journal | None = None,
 ) -> list[Case]:
-    """Every question in every setting, so many at once."""
-    recorder = await Recorder.learn_all(served, articles)
+    """Every question in every setting, so many at once. journal: of answers that are there already."""
+    recorder = await Recorder.learn_all(served, articles, journal or Journal(None, {}))
     questions = [(n, question) for n, article in enumerate(articles) for question in article.questions]
     jobs = [partial(recorder.cases, n, question, place) for place, (n, question) in enumerate(questions)]
     jobs += [partial(recorder.general, question, place) for place, question in enumerate(general)]
@@ -243,11 +266,19 @@ async def record(
 
 
 def shown_f1(cases: Iterable[Case], parameters: RankingParameters) -> float:
-    """F1 of what is shown first, percent: the mean of the settings' means, so that none outweighs another."""
+    """F1 of what is shown first, percent: the mean of the settings' means, so that none outweighs another; less what
+    weights cost that answer questions about none of the documents. A base model that answers in sentences has no F1 to
+    lose there, so such answers are counted."""
     scores: dict[str, list[float]] = {}
+    stray: dict[str, list[bool]] = {}
     for case in cases:
-        scores.setdefault(case.setting, []).append(replay(case, parameters).f1)
-    return mean(map(mean, scores.values()))
+        outcome = replay(case, parameters)
+        if case.setting in STRAY:
+            stray.setdefault(case.setting, []).append(outcome.document is not None)
+        elif case.document is not None:
+            scores.setdefault(case.setting, []).append(outcome.f1)
+    above = (max(0.0, 100 * mean(given) - STRAY[setting]) for setting, given in stray.items())
+    return mean(map(mean, scores.values())) - STRAY_COST * sum(above)
 
 
 def trust(cases: Sequence[Case], parameters: RankingParameters) -> float:
@@ -331,11 +362,21 @@ def changes(before: RankingParameters, after: RankingParameters) -> dict[str, tu
 
 
 async def run(
-    engine: Engine, articles: Sequence[Article], general: Sequence[Question] = (), batch: int = BATCH
+    engine: Engine,
+    articles: Sequence[Article],
+    general: Sequence[Question] = (),
+    batch: int = BATCH,
+    answers_file: Path | None = None,
 ) -> tuple[RankingParameters, list[Case]]:
-    """The fitted numbers, and what they were fitted on and judged by."""
+    """The fitted numbers, and what they were fitted on and judged by.
+
+    Raises: Refused, where the answers are of other sets or of another model.
+    """
+    sets = hashlib.sha256(repr((articles, general)).encode()).hexdigest()
+    about = {"sets": sets, "model": engine.fingerprint}
     async with serve(lambda: engine, batch_rows=max(BATCH_ROWS, batch)) as served:
-        cases = await record(served, articles, general, batch)
+        with Journal(answers_file, about, resume=True) as journal:
+            cases = await record(served, articles, general, batch, journal)
     return fit_all(cases, engine.base.ranking), cases
 
 
@@ -343,6 +384,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--squad", nargs="+", type=Path, required=True)
     parser.add_argument("--general", type=Path, help="questions about none of the documents")
+    parser.add_argument("--answers", type=Path, metavar="FILE", help="where answers are kept for a run that goes on")
     parser.add_argument("--documents", type=int, help="of each file")
     parser.add_argument("--model", default="embedded")
     parser.add_argument("--prepared", type=Path, help="folder of what `bot prepare` left: data/prepared")
@@ -352,15 +394,16 @@ def main() -> None:
     parser.add_argument("--entry", default="", metavar="HEADING", help="of the entry in core/evaluation/LOG.md")
     o = parser.parse_args()
     engine = Engine.load(EngineConfig(model=o.model, device=o.device, prepared=o.prepared, check=False))
-    articles = [a for path in o.squad for a in [a for a in read_squad(path) if a.questions][: o.documents]]
+    sets = (read_squad(path, unanswered=True) for path in o.squad)
+    articles = [a for every in sets for a in [a for a in every if a.questions][: o.documents]]
     general = [q for a in read_squad(o.general) for q in a.questions] if o.general else []
     before = engine.base.ranking
-    after, cases = asyncio.run(run(engine, articles, general, o.batch))
+    after, cases = asyncio.run(run(engine, articles, general, o.batch, o.answers))
     print(table(cases, before, after))
     print(json.dumps(changes(before, after)))
     if o.write:
-        sets = [path.name for path in [*o.squad, *filter(None, [o.general])]]
-        save_parameters(after, o.write, entry=o.entry, sets=sets, questions=sum(case.is_fitted for case in cases))
+        names = [path.name for path in [*o.squad, *filter(None, [o.general])]]
+        save_parameters(after, o.write, entry=o.entry, sets=names, questions=sum(case.is_fitted for case in cases))
 
 
 if __name__ == "__main__":
