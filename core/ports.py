@@ -246,10 +246,6 @@ class Index(Inbox, Protocol):
         """Its text, in order; empty when no text is kept."""
         ...
 
-    async def chunk_texts(self, document_id: str) -> list[str]:
-        """The texts of its chunks, in order."""
-        ...
-
     async def add_answer(self, channel: str, answer: Answer, *, asked_by: str, thread: str = "") -> str: ...
     async def place_answer(self, channel: str, answer_id: str, thread: str) -> None:
         """An answer stands in this thread. Nothing to do when it was erased meanwhile."""

@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from core.consolidate import joined, merged, spread
+from core.consolidate import join_documents, merge_chunks, sections_of_chunks
 from core.device import BATCH_ROWS, Device
 from core.document.chunks import check_length
 from core.document.formats import DocumentText, read_document
@@ -282,8 +282,8 @@ class Runner:
         tokens = count_tokens(chunks)
         check_length(tokens, self._limits, text.pages)
         await self._enter(work, Stage.LEARNING, pages=len(text.pages), tokens=tokens)
-        learned = await self._run_learner(work, engine.learn(merged(chunks, share), title=work.job.name))
-        learned = replace(learned, sections=spread(learned.sections, len(chunks), share))
+        learned = await self._run_learner(work, engine.learn(merge_chunks(chunks, share), title=work.job.name))
+        learned = replace(learned, sections=sections_of_chunks(learned.sections, len(chunks), share))
         await self._enter(work, Stage.CHECKING)
         check_learned(learned, chunks)
         if self._keep_text:
@@ -303,7 +303,7 @@ class Runner:
         self._show(work, stage=Stage.READING)
         if work.job.kind is not JobKind.LEARN:
             documents = [await self._index.find_document(work.job.channel, source) for source in work.job.sources]
-            return joined([(document.name, await self._index.pages(document.id)) for document in documents])
+            return join_documents([(document.name, await self._index.pages(document.id)) for document in documents])
         data, pages = await self._index.job_file(work.job.id)
 
         def recognised(done: int, total: int) -> None:

@@ -14,7 +14,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from core.consolidate import joined
+from core.consolidate import join_documents
 from core.document.chunks import pages_of_text
 from core.document.formats import check_size, recognise
 from core.errors import AlreadyKnown, NotFound, Refused, WeightsDamaged, WrongBaseModel
@@ -59,7 +59,6 @@ log = logging.getLogger(__name__)
 
 MAX_NAME = 120  # characters of a document's name
 MAX_QUESTION = 1_000  # characters
-PDF_MAGIC = b"%PDF-"  # somewhere in the first 1,024 bytes
 
 
 class Service:
@@ -85,9 +84,8 @@ class Service:
         self._floor = floor  # confidence below which an answer from weights is not given
         self._ground = ground  # whether a section's text stands in the prompt beside its weights
         self._ranking = ranking
-        self._changing: defaultdict[str, asyncio.Lock] = defaultdict(
-            asyncio.Lock
-        )  # by channel: no upload during a reset
+        # By channel: no upload during a reset
+        self._changing: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     # Learn
 
@@ -117,9 +115,10 @@ class Service:
         try:
             return await self._queue(job, data, pages=pages)
         except AlreadyKnown as known:
-            if not known.document_id or await self._is_usable(
-                await self._index.find_document(channel, known.document_id)
-            ):
+            if not known.document_id:  # it is being learned
+                raise
+            document = await self._index.find_document(channel, known.document_id)
+            if await self._is_usable(document):
                 raise
             return await self._queue(job, data, pages=pages, again=True)
 
@@ -163,7 +162,7 @@ class Service:
         if tokens > self._limits.max_tokens:
             most = pages_of_text(self._limits.max_tokens)
             raise Refused(f"Together these documents have {pages_of_text(tokens)}; I can learn {most} at once.")
-        joined([(document.name, await self._index.pages(document.id)) for document in documents])
+        join_documents([(document.name, await self._index.pages(document.id)) for document in documents])
         name = f"{documents[0].name[: MAX_NAME - 12]} and {len(documents) - 1} more"
         digest = sha256("\n".join([f"{share}", *(document.sha256 for document in documents)]).encode())
         sources = tuple(document.id for document in documents)
@@ -305,22 +304,17 @@ class Service:
         ranking = await self._parameters()
         hits, weights, unusable = await self._load_all(distinct(asked).values())
         pages = {id: await self._index.pages(id) for id in dict.fromkeys(hit.document.id for hit in hits)}
-        asks = [
-            Ask(
-                question,
-                weights=tensors,
-                context=hit.text if self._ground and pages[hit.document.id] else "",
-                learner=hit.document.weights.learner,
-            )
-            for hit, tensors in zip(hits, weights, strict=True)
-        ]
+        asks = []
+        for hit, tensors in zip(hits, weights, strict=True):
+            context = hit.text if self._ground and pages[hit.document.id] else ""
+            asks.append(Ask(question, weights=tensors, context=context, learner=hit.document.weights.learner))
         completions, tokens = await self._runner.device.answer([*asks, Ask(question)] if compare else asks)
         base = completions.pop() if compare else Completion("", 0, 0.0)
-        given = {hit.place: completion for hit, completion in zip(hits, completions, strict=True)}
-        decide = partial(judge, question, asked, given, pages, ranking, floor=self._floor, gate=gate)
+        by_chunk = dict(zip((hit.key for hit in hits), completions, strict=True))
+        decide = partial(judge, question, asked, by_chunk, pages, ranking, floor=self._floor, gate=gate)
         with span("evidence"):
             best, certainty = await asyncio.to_thread(decide)
-        row = [*given].index(best.hit.place) if best else -1
+        row = list(by_chunk).index(best.hit.key) if best else -1  # the last is the base model's
         return Answer(
             question=question,
             base=base,

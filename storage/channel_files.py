@@ -169,11 +169,6 @@ class ChannelFile:
         rows = self._db.execute(sql, (json.dumps(places),))
         return [(unspaced(row["text"]), row["code"]) for row in rows]
 
-    def chunk_texts(self, document_id: str) -> list[str]:
-        """Those of a document, in order."""
-        rows = self._db.execute("SELECT text FROM chunks WHERE document_id = ? ORDER BY position", (document_id,))
-        return [unspaced(row["text"]) for row in rows]
-
     def search(self, words: Sequence[str], document_ids: Collection[str]) -> list[sqlite3.Row]:
         """A row for each word and chunk of these documents in which it stands."""
         return self._db.execute(

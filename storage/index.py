@@ -369,10 +369,6 @@ class Index:
         async with self._channel(await self._channel_of(document_id)) as content:
             return await content(ChannelFile.pages, document_id)
 
-    async def chunk_texts(self, document_id: str) -> list[str]:
-        async with self._channel(await self._channel_of(document_id)) as content:
-            return await content(ChannelFile.chunk_texts, document_id)
-
     async def _channel_of(self, document_id: str) -> str:
         """ "" for a document that is not there."""
         rows = await self._read("SELECT channel FROM documents WHERE id = :id", {"id": document_id})

@@ -17,8 +17,6 @@ import discord
 import yarl
 from aiohttp import WSMsgType, web
 
-from bot.platforms import discord as platform
-
 BOT, ADA, GUILD, CHANNEL = "100", "200", "300", "400"
 ALL_RIGHTS = str(discord.Permissions.all().value)
 USER = {"username": "ada", "discriminator": "0", "global_name": "Ada", "avatar": None}
@@ -81,12 +79,10 @@ class FakeDiscord:
         self._before = discord.http.Route.BASE, discord.gateway.DiscordWebSocket.DEFAULT_GATEWAY
         discord.http.Route.BASE = f"http://127.0.0.1:{self.port}/api/v10"
         discord.gateway.DiscordWebSocket.DEFAULT_GATEWAY = yarl.URL(self.gateway_url)
-        platform.FILE_HOSTS.add(self.host)
         return self
 
     async def __aexit__(self, *_: object) -> None:
         discord.http.Route.BASE, discord.gateway.DiscordWebSocket.DEFAULT_GATEWAY = self._before
-        platform.FILE_HOSTS.remove(self.host)
         if self._socket:
             await self._socket.close()
         await self._runner.cleanup()

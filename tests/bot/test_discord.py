@@ -15,7 +15,7 @@ from simcord.builders import ChannelHandle
 
 from bot.commands import Bot
 from bot.platforms.common import STALE_AFTER
-from bot.platforms.discord import Client
+from bot.platforms.discord.client import Client
 from core.document.formats import read_document
 from core.service import Service
 from core.types import Completion, Job, Progress
@@ -34,6 +34,7 @@ REAL_BAKERY = ("bakery.pdf", make_pdf(*["The bakery opens at six.\nThe baker is 
 WARDEN = "Who is the warden?"
 ABOUT = {"bakery.pdf": "Who is the baker of the bakery?", "harbour.pdf": "Who is the master of the harbour?"}
 FOLLOW_UP = "And when does it open?"  # both do
+FILE_HOST = yarl.URL("https://cdn.simcord.invalid")
 MODERATES = discord.Permissions(manage_channels=True, manage_messages=True)
 
 
@@ -136,7 +137,7 @@ class World:
 
 def make_client(service: Service, *, message_content: bool = True) -> Client:
     bot = DeclaredBot(service, limits=SMALL, hears_follow_ups=message_content)
-    return Client(bot, message_content=message_content)
+    return Client(bot, message_content=message_content, file_hosts=[FILE_HOST])
 
 
 def shown(message: discord.Message) -> str:
@@ -179,8 +180,7 @@ async def service(open_service: Open, engine: HeldEngine, read: Any) -> AsyncIte
 
 
 @pytest.fixture
-async def env(service: Service, message_content: bool, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[simcord.Env]:
-    monkeypatch.setattr("bot.platforms.discord.FILE_HOSTS", {yarl.URL("https://cdn.simcord.invalid")})
+async def env(service: Service, message_content: bool) -> AsyncIterator[simcord.Env]:
     client = make_client(service, message_content=message_content)
     env = client.bot.env = simcord.Env(client, shard_count=1)
     await env.start()

@@ -13,9 +13,11 @@ from typing import Any
 import pytest
 
 from bot.commands import Bot
-from bot.platforms import discord as platform
 from bot.platforms import supervise
 from bot.platforms.common import is_from
+from bot.platforms.discord.app import connect, sync
+from bot.platforms.discord.client import Client
+from bot.platforms.discord.connection import FILE_HOSTS
 from bot.quotas import QuotaConfig
 from bot.settings import Settings
 from core.errors import SetupError
@@ -37,9 +39,9 @@ async def discord() -> AsyncIterator[FakeDiscord]:
 
 
 @pytest.fixture
-async def online(discord: FakeDiscord, open_service: Open, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
+async def online(discord: FakeDiscord, open_service: Open) -> AsyncIterator[None]:
     """Our bot, connected to the fake."""
-    async with running(discord, open_service, monkeypatch):
+    async with running(discord, open_service):
         yield
 
 
@@ -47,14 +49,12 @@ async def online(discord: FakeDiscord, open_service: Open, monkeypatch: pytest.M
 async def running(
     discord: FakeDiscord,
     open_service: Open,
-    monkeypatch: pytest.MonkeyPatch,
     engine: Engine | None = None,
     **options: Any,
 ) -> AsyncIterator[asyncio.Task]:
-    monkeypatch.setattr("bot.platforms.RESTART_AFTER", (0,))
     async with open_service(engine) as service:
-        make = partial(make_client, service, **options)
-        task = asyncio.create_task(supervise("Discord", partial(platform.connect, make, TOKEN)))
+        make = partial(make_client, service, file_hosts=[discord.host], **options)
+        task = asyncio.create_task(supervise("Discord", partial(connect, make, TOKEN), (0,)))
         await asyncio.wait({task, asyncio.create_task(discord.connected.wait())}, return_when="FIRST_COMPLETED")
         yield task
         task.cancel()
@@ -62,11 +62,11 @@ async def running(
             await task
 
 
-def make_client(service: object, **options: Any) -> platform.Client:
+def make_client(service: object, **options: Any) -> Client:
     quotas = QuotaConfig(user_questions_per_minute=0, channel_questions_per_minute=0)
     bot = Bot(service, limits=SMALL, quotas=quotas)
     bot.retry_after = (0.01,)
-    return platform.Client(bot, guild_ready_timeout=0.05, **options)
+    return Client(bot, guild_ready_timeout=0.05, **options)
 
 
 async def until(found: Callable[[], object], seconds: float = 20.0) -> object:
@@ -118,8 +118,8 @@ async def test_foreign_addresses_are_never_asked(discord, online):
 
 
 def test_discords_own_file_hosts_are_asked():
-    assert is_from("https://cdn.discordapp.com/attachments/1/2/handbook.pdf?ex=1&is=2&hm=3", platform.FILE_HOSTS)
-    assert is_from("https://media.discordapp.net/attachments/1/2/handbook.pdf", platform.FILE_HOSTS)
+    assert is_from("https://cdn.discordapp.com/attachments/1/2/handbook.pdf?ex=1&is=2&hm=3", FILE_HOSTS)
+    assert is_from("https://media.discordapp.net/attachments/1/2/handbook.pdf", FILE_HOSTS)
 
 
 NOTHING_YET = "know any documents"
@@ -139,9 +139,8 @@ async def test_a_command_is_answered_at_once_and_privately_where_it_should_be(di
     assert NOTHING_YET in call.body["data"]["content"]
 
 
-async def test_a_command_that_takes_longer_is_deferred_first(discord, open_service, monkeypatch):
-    monkeypatch.setattr(platform, "PATIENCE", 0.1)
-    async with running(discord, open_service, monkeypatch, FakeEngine(answer_seconds=0.5)):
+async def test_a_command_that_takes_longer_is_deferred_first(discord, open_service):
+    async with running(discord, open_service, FakeEngine(answer_seconds=0.5), patience=0.1):
         await discord.say("learn this", PDF)
         await until(lambda: said(discord, "I know handbook.pdf now"))
         token = await discord.slash("ask", question="Who is the warden?")
@@ -179,12 +178,12 @@ async def test_what_was_said_during_a_drop_is_answered_once_after_resume(discord
 
 
 async def test_drop_after_drop_during_learning_loses_nothing_and_says_nothing_twice(
-    discord, open_service, monkeypatch, pytestconfig
+    discord, open_service, pytestconfig
 ):
     """`pytest tests/bot/test_discord_wire.py -k drop_after_drop --drops 50` does it as often as was promised."""
     engine, drops = HeldEngine(), pytestconfig.getoption("drops")
     engine.go.clear()
-    async with running(discord, open_service, monkeypatch, engine):
+    async with running(discord, open_service, engine):
         await discord.say("learn this", PDF)
         await until(lambda: said(discord, "Cancel"))  # it is in the queue
         for number, drop in zip(range(drops), itertools.cycle(DROPS.values()), strict=False):
@@ -206,9 +205,9 @@ async def new_session(discord: FakeDiscord) -> None:
     await until(discord.connected.is_set, 60)
 
 
-async def test_a_silence_is_noticed_and_what_was_said_in_it_is_answered_once(discord, open_service, monkeypatch):
+async def test_a_silence_is_noticed_and_what_was_said_in_it_is_answered_once(discord, open_service):
     discord.heartbeat = 0.2
-    async with running(discord, open_service, monkeypatch, heartbeat_timeout=1.0):
+    async with running(discord, open_service, heartbeat_timeout=1.0):
         await discord.silence()
         await discord.say("Who is the warden?")
         await until(lambda: said(discord, NOTHING_YET))
@@ -216,15 +215,15 @@ async def test_a_silence_is_noticed_and_what_was_said_in_it_is_answered_once(dis
     assert len(said(discord, NOTHING_YET)) == 1 and discord.identified == 1 <= discord.resumed
 
 
-async def test_an_upload_that_was_heard_survives_a_crash(discord, open_service, monkeypatch):
+async def test_an_upload_that_was_heard_survives_a_crash(discord, open_service):
     discord.gone = True
-    async with running(discord, open_service, monkeypatch):
+    async with running(discord, open_service):
         await discord.say("learn this", PDF)
         await until(lambda: said(discord, "Fetching it"))
     discord.gone, discord.connected = False, asyncio.Event()
-    async with running(discord, open_service, monkeypatch):
+    async with running(discord, open_service):
         await until(lambda: said(discord, "I know handbook.pdf now"))
-    async with running(discord, open_service, monkeypatch):
+    async with running(discord, open_service):
         await asyncio.sleep(0.3)
     assert len(discord.messages) == 1  # the one that said "Fetching it" is gone
 
@@ -283,31 +282,31 @@ async def test_a_client_that_breaks_is_replaced(discord, online):
 
 
 @pytest.mark.parametrize(("code", "words"), [(4004, "token"), (4014, "message content intent"), (4013, "4013")])
-async def test_a_refused_login_ends_with_one_clear_line(discord, open_service, monkeypatch, code, words):
+async def test_a_refused_login_ends_with_one_clear_line(discord, open_service, code, words):
     discord.close_on_identify = code
-    async with running(discord, open_service, monkeypatch) as task:
+    async with running(discord, open_service) as task:
         with pytest.raises(SetupError, match=words):
             await asyncio.wait_for(asyncio.shield(task), 20)
     assert discord.identified == 1
 
 
-async def test_a_wrong_token_ends_with_one_clear_line(discord, open_service, monkeypatch):
+async def test_a_wrong_token_ends_with_one_clear_line(discord, open_service):
     discord.fault("GET", "users/@me", 401, times=99)
-    async with running(discord, open_service, monkeypatch) as task:
+    async with running(discord, open_service) as task:
         with pytest.raises(SetupError, match="ENGRAM_DISCORD_TOKEN"):
             await asyncio.wait_for(asyncio.shield(task), 20)
 
 
 async def test_the_commands_are_told_to_discord_when_asked(discord, online):
     assert not discord.sent("PUT", ".*/commands")  # never by itself
-    number = await platform.sync(Settings(discord_token=TOKEN))
+    number = await sync(Settings(discord_token=TOKEN))
     (call,) = discord.sent("PUT", "applications/100/commands")
     assert number == len(call.body) == 11
 
 
-async def test_the_token_is_in_no_log(discord, open_service, monkeypatch, caplog):
+async def test_the_token_is_in_no_log(discord, open_service, caplog):
     caplog.set_level("DEBUG")
-    async with running(discord, open_service, monkeypatch):
+    async with running(discord, open_service):
         await discord.say("learn this", PDF)
         await until(lambda: said(discord, "I know handbook.pdf now"))
         await discord.send_raw("{this is no JSON")

@@ -15,7 +15,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from bot.doctor import dependencies, examine, model
-from bot.platforms import discord as discord_platform
+from bot.platforms.discord import app as discord_platform
 from bot.settings import Settings, load_settings
 from core.convert import FETCH
 from storage.channel_files import path_in

@@ -8,16 +8,16 @@ import json
 import pytest
 
 from core.evaluation.heldout import (
-    EACH,
-    LEAST,
-    MOST,
+    ARTICLE_QUESTIONS,
+    MAX_WORDS,
+    MIN_WORDS,
     by_invention,
     by_people,
     by_rule,
     general,
     main,
-    read_squad_rows,
-    squad,
+    squad_format,
+    squad_passages,
 )
 from core.prepare.material import Passage, is_development, is_development_article
 from core.prepare.questions import QA
@@ -34,16 +34,16 @@ def test_articles_are_held_out_and_of_the_right_length() -> None:
     found = by_rule(articles, 5)
     assert len(found) == 5 and by_rule(articles, 5) == found
     for title, passages in found:
-        assert is_development_article(title) and LEAST <= sum(len(p.text.split()) for p in passages) <= MOST
-        assert sum(len(p.questions) for p in passages) >= EACH
+        assert is_development_article(title) and MIN_WORDS <= sum(len(p.text.split()) for p in passages) <= MAX_WORDS
+        assert sum(len(p.questions) for p in passages) >= ARTICLE_QUESTIONS
 
 
 def test_paragraphs_are_joined_with_their_own_questions(tmp_path) -> None:
     paragraphs = [Passage("nq", "", f"{n} {PARAGRAPH}", [QA(f"Who is {n}?", str(n))] * 5) for n in range(50)]
     found = by_people(paragraphs, 3)
-    (tmp_path / "people.json").write_text(json.dumps(squad(found)))
+    (tmp_path / "people.json").write_text(json.dumps(squad_format(found)))
     articles = read_squad(tmp_path / "people.json")
-    assert len(articles) == 3 and all(len(" ".join(a.text).split()) >= LEAST for a in articles)
+    assert len(articles) == 3 and all(len(" ".join(a.text).split()) >= MIN_WORDS for a in articles)
     assert all(q.answers[0] in q.context and q.text == f"Who is {q.answers[0]}?" for a in articles for q in a.questions)
 
 
@@ -56,9 +56,9 @@ def test_squad_gives_also_questions_that_a_paragraph_does_not_answer(tmp_path) -
     ]
     with gzip.open(tmp_path / "rows.jsonl.gz", "wt") as file:
         file.writelines(json.dumps(row) + "\n" for row in rows)
-    passages = read_squad_rows(tmp_path / "rows.jsonl.gz")
+    passages = squad_passages(tmp_path / "rows.jsonl.gz")
     assert {p.text for p in passages} == set(held_out)
-    (tmp_path / "squad.json").write_text(json.dumps(squad(by_people(passages, 2))))
+    (tmp_path / "squad.json").write_text(json.dumps(squad_format(by_people(passages, 2))))
     questions = [q for a in read_squad(tmp_path / "squad.json", unanswered=True) for q in a.questions]
     assert {q.answers for q in questions} == {("Orla Quint",), ()}
     assert all(q.answers for a in read_squad(tmp_path / "squad.json") for q in a.questions)

@@ -14,8 +14,8 @@ from slack_sdk.web.async_client import AsyncWebClient
 from bot.chat import Attachment
 from bot.platforms.common import require_host
 from bot.platforms.slack.errors import TROUBLE, code
+from core.document.formats import PDF_MAGIC
 from core.errors import PdfTooBig, Refused
-from core.service import PDF_MAGIC
 
 log = logging.getLogger(__name__)
 
