@@ -7,9 +7,10 @@ could ask answers is recorded once; then one number after the other is tried on 
 questions, until none gains. The odd questions judge the result. What `--write` leaves in a preparation's folder is read
 when the model is loaded (`core.search.parameters`). The numbers that decide what a question costs are not fitted.
 
-Questions about none of the documents (`--general`) are to stay with the base model: the share that weights answer is
-held below `MAX_STRAY`. A set's questions without an answer (SQuAD 2.0) count in how far an answer can be trusted. With
-`--answers FILE` each answer is written down as it comes, and a run that was stopped goes on from there.
+Questions about none of the documents (`--general`) are to stay with the base model, which answers in sentences that no
+F1 can judge: the gate's bar is put where weights answer no more of them than `MAX_STRAY`. A set's questions without an
+answer (SQuAD 2.0) count in how far an answer can be trusted. With `--answers FILE` each answer is written down as it
+comes, and a run that was stopped goes on from there.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ import argparse
 import asyncio
 import hashlib
 import json
+import math
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from functools import partial
+from functools import cache, partial
 from operator import itemgetter
 from pathlib import Path
 from statistics import mean
@@ -45,6 +47,7 @@ from core.search.ranking import (
     distinct,
     evidence_on,
     groups,
+    relevance,
     support_of,
 )
 from core.squad import Article, Question, asked_articles, f1, read_questions
@@ -57,11 +60,11 @@ CHOICE: dict[str, Sequence[float]] = {
     "thread_margin": (2.0, 3.0, 4.0, 5.0, 6.0, 8.0),
     "score_weight": (0.1, 0.2, 0.3, 0.4, 0.6, 0.8),
     "support_weight": (0.0, 0.5, 1.0, 1.5, 2.0, 3.0),
-    "gate_share": (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4),
-    "gate_doubt": (0.0, 0.1, 0.2, 0.3, 0.4, 0.5),
+    "gate_share": (-0.3, -0.2, -0.1, 0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4),
+    "gate_doubt": (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8),
     "gate_size": (0.0, 0.01, 0.02, 0.03, 0.05),
-    "gate_odds": (0.0, 0.1, 0.2, 0.3, 0.4),
-    "gate_usual_odds": (-2.0, -1.5, -1.0, -0.6, -0.3, 0.0),
+    "gate_support": (0.0, 0.1, 0.2, 0.3, 0.5, 9.0),
+    "gate_odds": (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4),
 }
 TRUST: dict[str, Sequence[float]] = {
     "min_evidence": (0.3, 0.4, 0.5, 0.6, 0.7),
@@ -72,9 +75,7 @@ TRUST: dict[str, Sequence[float]] = {
 WRONG_COST = 4  # right likely answers that one wrong likely answer costs: a likely answer is to be right in 80 %
 MIN_GAIN = 0.05  # percent; a new number that gains less is noise
 MAX_ROUNDS = 4
-# Percent of the questions about none of the documents that weights may answer, and what each percent above costs in F1
-MAX_STRAY = {"general, alone": 3.0, "general, together": 5.0}
-STRAY_COST = 10.0
+MAX_STRAY = {"general, alone": 0.03, "general, together": 0.05}  # of questions about no document, that weights answer
 Settings = Sequence[tuple[str, str, int | None]]  # name, channel, number of the document that answered in the thread
 
 
@@ -88,7 +89,7 @@ class Recorded:
     f1: float  # percent
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Case:
     """A question in one setting, with everything that the numbers could make of it."""
 
@@ -112,17 +113,34 @@ class Outcome:
     certainty: Certainty
 
 
-def replay(case: Case, parameters: RankingParameters) -> Outcome:
-    """What the service answers with these numbers."""
-    ranked = by_closeness(case.channel, case.close, parameters)
+@cache
+def asked_sections(case: Case, parameters: RankingParameters) -> list[list[Hit]]:
+    return groups(by_closeness(case.channel, case.close, parameters), case.thread, parameters)
+
+
+def answer_given(case: Case, parameters: RankingParameters) -> SectionAnswer | None:
+    """The learned answer that the service gives with these numbers; None: the base model's alone."""
+    p = parameters
+    search = RankingParameters(
+        closeness_weight=p.closeness_weight,
+        considered_chunks=p.considered_chunks,
+        score_margin=p.score_margin,
+        max_sections=p.max_sections,
+        thread_margin=p.thread_margin,
+    )
     answered = []
-    for group in groups(ranked, case.thread, parameters):
+    for group in asked_sections(case, search):
         answers = []
         for hit in group:
             recorded = case.recorded[hit.key]
             answers.append(SectionAnswer(hit=hit, completion=recorded.completion, pages=recorded.pages))
         answered.append(answers)
-    best = choose(answered, parameters)
+    return choose(answered, parameters)
+
+
+def replay(case: Case, parameters: RankingParameters) -> Outcome:
+    """What the service answers with these numbers."""
+    best = answer_given(case, parameters)
     if best is None:
         return Outcome(f1=case.base_f1, document=None, certainty=Certainty.UNSURE)
     recorded = case.recorded[best.hit.key]
@@ -182,7 +200,7 @@ class Recorder:
         served, text, documents = self.served, question.text, self.served.documents
         widest_search = self.tried[0]
         hits = await served.index.candidates(channel, text, limit=widest_search.reranked_chunks)
-        query = await served.runner.device.query(text) if channel == SHARED_CHANNEL and len(self.articles) > 1 else None
+        query = await served.runner.device.query(text)
         close = closeness(query, [hit.code for hit in hits]) if query else None
         in_thread: list[Hit] = []
         if thread is not None:
@@ -295,21 +313,30 @@ async def record(
 
 
 def shown_f1(cases: Iterable[Case], parameters: RankingParameters) -> float:
-    """F1 of what is shown first, percent: the mean of the settings' means, so that none outweighs another; less what
-    weights cost that answer questions about none of the documents. A base model that answers in sentences has no F1 to
-    lose there, so such answers are counted."""
+    """F1 of what is shown first to questions about the documents, percent: the mean of the settings' means, so that
+    none outweighs another."""
     scores: dict[str, list[float]] = {}
-    is_stray: dict[str, list[bool]] = {}
     for case in cases:
-        outcome = replay(case, parameters)
+        if case.document is not None:
+            best = answer_given(case, parameters)
+            score = case.recorded[best.hit.key].f1 if best else case.base_f1
+            scores.setdefault(case.setting, []).append(score)
+    return mean(map(mean, scores.values()))
+
+
+def without_strays(cases: Iterable[Case], parameters: RankingParameters) -> RankingParameters:
+    """These numbers with the lowest bar of the gate that keeps to `MAX_STRAY`; as they are where no question is about
+    none of the documents."""
+    relevances: dict[str, list[float]] = {}
+    for case in cases:
         if case.setting in MAX_STRAY:
-            is_stray.setdefault(case.setting, []).append(outcome.document is not None)
-        elif case.document is not None:
-            scores.setdefault(case.setting, []).append(outcome.f1)
-    cost = 0.0
-    for setting, strays in is_stray.items():
-        cost += STRAY_COST * max(0.0, 100 * mean(strays) - MAX_STRAY[setting])
-    return mean(map(mean, scores.values())) - cost
+            best = answer_given(case, replace(parameters, gate_share=-math.inf))
+            relevances.setdefault(case.setting, []).append(relevance(best, parameters) if best else -math.inf)
+    bars = []
+    for setting, values in relevances.items():
+        first_out = sorted(values, reverse=True)[int(MAX_STRAY[setting] * len(values))]
+        bars.append(math.floor(1000 * first_out + 1) / 1000)
+    return replace(parameters, gate_share=max(bars)) if bars else parameters
 
 
 def trust(cases: Sequence[Case], parameters: RankingParameters) -> float:
@@ -331,15 +358,18 @@ def fit(
     start: RankingParameters,
     grid: Mapping[str, Sequence[float]],
     score: Callable[[Sequence[Case], RankingParameters], float],
+    settle: Callable[[Sequence[Case], RankingParameters], RankingParameters] = lambda cases, parameters: parameters,
 ) -> RankingParameters:
-    """Coordinate ascent: each number in turn takes the value that scores best, until none gains."""
-    best, reached = start, score(cases, start)
+    """Coordinate ascent: each number in turn takes the value that scores best, until none gains. settle: what follows
+    from the other numbers."""
+    best = settle(cases, start)
+    reached = score(cases, best)
     for _ in range(MAX_ROUNDS):
         before = best
         for name, values in grid.items():
             tried = []
             for value in values:
-                parameters = changed(best, name, value)
+                parameters = settle(cases, changed(best, name, value))
                 tried.append((score(cases, parameters), parameters))
             top, parameters = max(tried, key=itemgetter(0))
             if top > reached + MIN_GAIN:
@@ -356,7 +386,8 @@ def changed(parameters: RankingParameters, name: str, value: Any) -> RankingPara
 def fit_all(cases: Sequence[Case], start: RankingParameters) -> RankingParameters:
     """First which answer is given, then how far it is trusted; on the cases that are there to fit on."""
     fitted_on = [case for case in cases if case.is_fitted]
-    return fit(fitted_on, fit(fitted_on, start, CHOICE, shown_f1), TRUST, trust)
+    chosen = fit(fitted_on, start, CHOICE, shown_f1, without_strays)
+    return fit(fitted_on, chosen, TRUST, trust)
 
 
 def table(cases: Sequence[Case], before: RankingParameters, after: RankingParameters) -> str:

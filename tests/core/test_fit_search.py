@@ -123,14 +123,17 @@ def test_a_gate_that_shuts_out_right_answers_is_lowered_until_wrong_ones_would_p
     assert fit(cases, fitted, CHOICE, shown_f1) == fitted, "what gains nothing stays as it is"
 
 
-def test_the_gate_stays_shut_to_general_questions_though_an_answer_is_lost() -> None:
-    """None of the base model's answers is right, as those of a model that speaks in sentences."""
-    asked = [case(good=100, share=0.3), case(good=100, share=0.9)]
-    general = [case(good=100, share=share, setting="general, alone") for share in (0.3, 0.1)]
-    assert fit(asked, NOW, CHOICE, shown_f1).gate_share == NOW.gate_share, "all pass already"
-    fitted = fit([*asked, *general], NOW, CHOICE, shown_f1)
-    assert [replay(g, NOW).document for g in general] == ["a", None]
-    assert [replay(g, fitted).document for g in general] == [None, None] and shown_f1(asked, fitted) < 100
+def test_the_gate_is_shut_to_general_questions_and_no_further() -> None:
+    """Of forty such questions weights may answer one. None of the base model's answers is right, as those of a model
+    that speaks in sentences."""
+    asked = [case(good=100, share=share) for share in (0.12, 0.3, 0.9)]
+    shares = (0.5, 0.2, *[0.01] * 38)
+    general = [case(good=100, share=share, setting="general, alone") for share in shares]
+    fitted = fit_all([*asked, *general], NOW)
+    assert [replay(c, NOW).document for c in (*asked, *general[:3])] == [None, "a", "a", "a", None, None]
+    assert [replay(c, fitted).document for c in (*asked, *general[:3])] == [None, "a", "a", "a", None, None]
+    lower = fit_all([*asked, *general[:1], *general[2:], general[2]], NOW)
+    assert [replay(c, lower).document for c in (*asked, *general[:3])] == ["a", "a", "a", "a", "a", None]
 
 
 def test_likely_needs_more_confidence_where_unsure_answers_are_wrong() -> None:
