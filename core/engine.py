@@ -151,6 +151,9 @@ class Engine:
     def learn(self, chunks: Sequence[Chunk], *, title: str) -> Generator[Step, None, Learned]:
         return (yield from self.course(self.learner).run(chunks, title=title))
 
+    def self_check(self, pages: Sequence[Page]) -> Generator[Step, None, list[tuple[str, str]]]:
+        return (yield from self.course(self.learner).questions(self.chunk(pages)))
+
     def answer(
         self, asks: Sequence[Ask], *, most_tokens: int | None = None, votes: int | None = None
     ) -> list[Completion]:

@@ -59,6 +59,7 @@ log = logging.getLogger(__name__)
 
 MAX_NAME = 120  # characters of a document's name
 MAX_QUESTION = 1_000  # characters
+MAX_CORRECTION = 300  # characters
 
 
 class Service:
@@ -250,15 +251,46 @@ class Service:
         private answer opens none: it stands where it was asked."""
         await self._index.place_answer(channel, answer_id, thread)
 
+    async def feedback(self, channel: str, answer_id: str, *, by: str, helpful: bool, correction: str = "") -> None:
+        """What somebody thinks of an answer. Raises: NotFound."""
+        await self._index.feedback(
+            channel, answer_id, by=by, helpful=helpful, correction=" ".join(correction.split())[:MAX_CORRECTION]
+        )
+
     async def corrections(self, channel: str) -> list[Correction]:
         """The channel's answers that were called wrong, the oldest first, with what is right where somebody said it."""
         return await self._index.corrections(channel)
 
-    async def feedback(self, channel: str, answer_id: str, *, by: str, helpful: bool, correction: str = "") -> None:
-        """What somebody thinks of an answer. Raises: NotFound."""
-        await self._index.feedback(
-            channel, answer_id, by=by, helpful=helpful, correction=" ".join(correction.split())[:MAX_QUESTION]
-        )
+    async def correction(self, channel: str, correction_id: str) -> Correction:
+        """Raises: NotFound."""
+        for correction in await self._index.corrections(channel):
+            if correction.id == correction_id:
+                return correction
+        raise NotFound("This correction is not stored any more.")
+
+    async def learn_correction(
+        self, channel: str, correction_id: str, *, by: str, reply_to: str = "", undo: bool = False
+    ) -> Job:
+        """Queue a correction to be learned as a section of its document; with `undo` to be taken out again.
+
+        Raises: NotFound, Refused (nothing to learn, or learned already, or no text kept), AlreadyKnown.
+        """
+        given = await self.correction(channel, correction_id)
+        if not given.correction or not given.document_id:
+            raise Refused("Nobody said what is right, so there is nothing to learn.")
+        if given.learned != undo:
+            raise Refused("I don't know that any more." if undo else "I have learned that already.")
+        document = await self._index.find_document(channel, given.document_id)
+        if not await self._index.pages(document.id):
+            raise Refused(f"The text of {document.name} is not kept, so I can't check what a correction does to it.")
+        job = new_job(channel, document.name, document.sha256, by, reply_to)
+        job = replace(job, kind=JobKind.CORRECT, sources=(document.id, correction_id))
+        return await self._queue(job, again=True)
+
+    async def forget_person(self, person: str) -> int:
+        """Erase what somebody asked, and said about answers, in every channel; what was learned from that person stays
+        its channel's. Returns the number of questions and remarks."""
+        return await self._index.forget_person(person)
 
     async def answer(self, channel: str, answer_id: str) -> Answer:
         """An answer as it was given. Raises: NotFound, also when its document was forgotten since."""
@@ -360,8 +392,10 @@ class Service:
         try:
             return await asyncio.to_thread(load, document.weights, document.channel)
         except WeightsDamaged:
-            await self._index.find_document(document.channel, document.id)  # NotFound: forgotten a moment ago
-            raise
+            now = await self._index.find_document(document.channel, document.id)  # NotFound: forgotten a moment ago
+            if now.id == document.id:
+                raise
+            return await self._load(now, section)  # corrected a moment ago: the other sections are the same
 
     # Manage
 

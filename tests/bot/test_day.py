@@ -8,8 +8,8 @@ from collections import Counter
 from bot.commands import Bot
 from bot.quotas import QuotaConfig
 from tests.bot.fake_chat import FakeReply, attachment, request
-from tests.bot.test_commands import PDF, teach
-from tests.bot.test_intents import SAID
+from tests.bot.test_commands import BOB, PDF, press, run, teach
+from tests.bot.test_intents import SAID, SAID_LATER
 from tests.conftest import SMALL, Open
 from tests.fakes import FakeEngine
 
@@ -29,21 +29,36 @@ BETWEEN_PEOPLE = [
 SOCIAL = ["greeting", "introduction", "thanks", "approval", "goodbye", "complaint", "chatter", "forget me"]
 
 
+REFUSED = [  # what Bob, who brought nothing and manages nothing, may not do
+    ("run", "reset", {}),
+    ("run", "settings", {}),
+    ("run", "forget", {"document": "handbook.pdf"}),
+    ("run", "forget", {"document": "nothing.pdf"}),
+    ("run", "ask", {"question": "Who is the warden?", "document": "nothing.pdf"}),
+    ("run", "learn", {}),
+    ("run", "cancel", {}),
+    ("press", "reset", ""),
+    ("press", "cancel", "gone"),
+    ("press", "share", "gone"),
+    ("press", "learning", "gone"),
+    ("press", "a-button-of-an-older-version", ""),
+]
+
+
 async def test_a_day_of_talk_brings_no_nonsense_and_leaves_no_question_unanswered(open_service: Open) -> None:
-    chance, engine, came_of = random.Random(7), FakeEngine(), Counter()
+    chance, engine, came_of, characters = random.Random(7), FakeEngine(), Counter(), 0
     free = QuotaConfig(user_questions_per_minute=0, channel_questions_per_minute=0, user_commands_per_minute=0)
     async with open_service(engine) as service, Bot(service, limits=SMALL, quotas=free) as bot:
         await teach(bot, attachment(PDF))
-        characters = 0
         for _ in range(MESSAGES):
-            kind = chance.choices(("people", "social", "question"), (0.34, 0.26, 0.4))[0]
-            text = chance.choice({"people": BETWEEN_PEOPLE, "question": QUESTIONS}.get(kind) or _social(chance))
-            reply, asked_before = FakeReply(), len(engine.batches)
-            await bot.hear(request(text, is_addressed=kind != "people"), reply)
+            (kind,) = chance.choices(("people", "social", "question", "refused"), (0.34, 0.24, 0.36, 0.06))
+            asked_before = len(engine.batches)
+            text, reply = await _happens(bot, kind, chance)
             asked_model = len(engine.batches) - asked_before
             said = len(reply.said) + len(reply.reactions)
             assert asked_model == (kind == "question"), text
             assert said == (kind != "people"), text
+            assert (reply.said == reply.private) == (kind in ("people", "refused") or not reply.said), text
             came_of[kind] += 1
             if kind == "question":
                 (message,) = reply.said
@@ -52,5 +67,19 @@ async def test_a_day_of_talk_brings_no_nonsense_and_leaves_no_question_unanswere
     print(f"{dict(came_of)}; {characters / came_of['question']:.0f} characters an answer, one message each")
 
 
+async def _happens(bot: Bot, kind: str, chance: random.Random) -> tuple[str, FakeReply]:
+    """Something of a kind; what it is, and what came of it."""
+    if kind == "refused":
+        how, name, given = chance.choice(REFUSED)
+        done = run(bot, name, arguments=given, **BOB) if how == "run" else press(bot, name, given, **BOB)
+        return f"{how} {name} {given}", await done
+    text = chance.choice({"people": BETWEEN_PEOPLE, "question": QUESTIONS}.get(kind) or _social(chance))
+    reply = FakeReply()
+    await bot.hear(request(text, is_addressed=kind != "people"), reply)
+    return text, reply
+
+
 def _social(chance: random.Random) -> list[str]:
-    return SAID[chance.choice(SOCIAL)]
+    name = chance.choice(SOCIAL)
+    later = SAID_LATER.get(name, "").split("|")
+    return [*SAID[name], *(text.strip() for text in later if text.strip())]

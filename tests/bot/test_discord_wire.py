@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from bot.commands import Bot
+from bot.commands import COMMANDS, Bot
 from bot.platforms import supervise
 from bot.platforms.common import is_from
 from bot.platforms.discord.app import connect, sync
@@ -22,13 +22,14 @@ from bot.quotas import QuotaConfig
 from bot.settings import Settings
 from core.errors import SetupError
 from core.ports import Engine
-from tests.bot.fake_discord import ADA, CHANNEL, FakeDiscord
+from tests.bot.fake_discord import ADA, CHANNEL, DIRECT, FakeDiscord
 from tests.conftest import SMALL, Open
 from tests.fakes import FakeEngine, HeldEngine, plain_pdf
 
 TOKEN = "MTAw.secret.token"
 PDF = plain_pdf("The ferry to Marrow Island leaves at seven. The warden is Ada Quill. " * 3)
 POST, EDIT = f"channels/{CHANNEL}/messages", f"channels/{CHANNEL}/messages/\\d+"
+EPHEMERAL, COMPONENTS = 1 << 6, 1 << 15  # flags of a message
 THREAD_POST = "channels/\\d+/messages"
 
 
@@ -76,6 +77,13 @@ async def until(found: Callable[[], object], seconds: float = 20.0) -> object:
     return value
 
 
+def texts(body: Any) -> list[str]:
+    """Of a message's components."""
+    if isinstance(body, list):
+        return [text for part in body for text in texts(part)]
+    return [body["content"]] if body.get("type") == 10 else texts(body.get("components") or [])
+
+
 def said(discord: FakeDiscord, words: str) -> list[str]:
     return [number for number, message in discord.messages.items() if words in json.dumps(message)]
 
@@ -86,7 +94,7 @@ async def test_a_pdf_is_fetched_and_learned_and_its_end_calls_ada_alone(discord,
     first, *_, last = discord.sent("POST", POST)
     assert first.body["allowed_mentions"]["parse"] == [] and first.body["nonce"]
     assert last.body["allowed_mentions"] == {"parse": [], "users": [int(ADA)]}
-    assert last.body["content"].startswith(f"<@{ADA}> **I know handbook.pdf now**")
+    assert texts(last.body)[0].startswith(f"### <@{ADA}> I know handbook.pdf now")
     await until(lambda: discord.sent("DELETE", EDIT))  # the progress
 
 
@@ -135,8 +143,8 @@ async def test_a_question_is_answered_by_a_reply(discord, online):
 async def test_a_command_is_answered_at_once_and_privately_where_it_should_be(discord, online):
     token = await discord.slash("docs")
     (call,) = await until(lambda: discord.sent("POST", f"interactions/\\d+/{token}/callback"))
-    assert call.body["type"] == 4 and call.body["data"]["flags"] == 64
-    assert NOTHING_YET in call.body["data"]["content"]
+    assert call.body["type"] == 4 and call.body["data"]["flags"] == EPHEMERAL | COMPONENTS
+    assert NOTHING_YET in texts(call.body["data"])[0]
 
 
 async def test_a_command_that_takes_longer_is_deferred_first(discord, open_service):
@@ -148,7 +156,37 @@ async def test_a_command_that_takes_longer_is_deferred_first(discord, open_servi
     (deferral,) = discord.sent("POST", f"interactions/\\d+/{token}/callback")
     assert deferral.body["type"] == 5
     (reply,) = discord.sent("POST", f"webhooks/100/{token}")
-    assert "Ada Quill" in reply.body["content"]
+    assert "Ada Quill" in texts(reply.body)[0]
+
+
+async def test_a_refusal_that_takes_longer_is_private_all_the_same(discord, open_service):
+    async with running(discord, open_service, FakeEngine(answer_seconds=0.5), patience=0.1):
+        await discord.say("learn this", PDF)
+        await until(lambda: said(discord, "I know handbook.pdf now"))
+        token = await discord.slash("ask", question="Who is the warden, explode?")
+        await until(lambda: said(discord, "Something went wrong"))
+    assert discord.sent("DELETE", f"webhooks/100/{token}/messages/@original")  # what announced it to all
+    (refusal,) = discord.sent("POST", f"webhooks/100/{token}")
+    assert refusal.body["flags"] == EPHEMERAL | COMPONENTS
+
+
+async def test_a_person_who_installed_the_bot_has_documents_of_their_own_everywhere(discord, online):
+    token = await discord.slash("learn", pdf=PDF, away=True)
+    await until(lambda: said(discord, "I know handbook.pdf now"))
+    (told,) = discord.sent("POST", f"interactions/\\d+/{token}/callback")
+    assert told.body["data"]["flags"] == EPHEMERAL | COMPONENTS and "direct messages" in texts(told.body["data"])[0]
+    assert {call.path for call in discord.sent("POST", THREAD_POST)} == {f"channels/{DIRECT}/messages"}
+    token = await discord.slash("ask", question="Who is the warden?", away=True)
+    (answer,) = await until(lambda: discord.sent("POST", f"interactions/\\d+/{token}/callback"))
+    assert answer.body["data"]["flags"] == EPHEMERAL | COMPONENTS and "Ada Quill" in texts(answer.body["data"])[0]
+    await discord.slash("ask", question="Who is the warden?")  # in a server that has it: nothing is known there
+    await until(lambda: said(discord, NOTHING_YET))
+
+
+async def test_who_takes_no_direct_messages_is_told(discord, online):
+    discord.fault("POST", f"channels/{DIRECT}/messages", 403, code=50007)
+    await discord.slash("learn", pdf=PDF, away=True)
+    await until(lambda: said(discord, "allow direct messages from me"))
 
 
 async def test_an_answer_whose_token_died_goes_to_the_channel(discord, online):
@@ -301,7 +339,8 @@ async def test_the_commands_are_told_to_discord_when_asked(discord, online):
     assert not discord.sent("PUT", ".*/commands")  # never by itself
     number = await sync(Settings(discord_token=TOKEN))
     (call,) = discord.sent("PUT", "applications/100/commands")
-    assert number == len(call.body) == 11
+    assert number == len(call.body) == len(COMMANDS) + 1  # and the menu
+    assert all(row["integration_types"] == [0, 1] and row["contexts"] == [0, 1, 2] for row in call.body)
 
 
 async def test_the_token_is_in_no_log(discord, open_service, caplog):

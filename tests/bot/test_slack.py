@@ -460,6 +460,25 @@ async def test_a_mention_that_is_added_by_an_edit_is_heard_once(world, slack):
     assert len(slack.said("Ada Quill")) == 1
 
 
+async def test_who_asked_while_the_bot_was_away_is_answered_once(world, slack):
+    await world.teach()
+    await world.ask()
+    await world.stop()
+    asked = slack.miss(f"{MENTION} {WARDEN}", by="UBOB")
+    slack.miss("see you at lunch")
+    await world.start()
+    answer = await world.until(lambda: slack.said("Ada Quill")[1:])
+    assert answer[0]["thread_ts"] == asked["ts"]
+    await world.restart()
+    await world.quiet()
+    assert len(slack.said("Ada Quill")) == 2
+
+
+async def test_a_document_is_called_what_its_sender_calls_it(world, slack):
+    await slack.say(LEARN, ("a8f3.pdf", File(plain_pdf(TEXT), title="Harbour Rules 2026")))
+    await world.said("I know Harbour Rules 2026.pdf now")
+
+
 @pytest.mark.parametrize(
     "event",
     [

@@ -20,6 +20,7 @@ from bot.platforms.common import bot_options, login_errors
 from bot.platforms.discord.client import Client
 from bot.platforms.discord.errors import login_error
 from core.errors import SetupError
+from core.program import this_program
 
 if TYPE_CHECKING:
     from bot.app import App
@@ -80,7 +81,12 @@ async def examine(settings: Settings) -> AsyncIterator[tuple[str, str, str, str]
         known = {command.name for command in await client.tree.fetch_commands()}
         absent = sorted({command.name for command in client.tree.get_commands()} - known)
         detail = f"unknown to Discord: {', '.join(absent)}" if absent else f"{len(known)} registered"
-        yield "Discord commands", "warning" if absent else "ok", detail, "Run `python -m bot sync`." if absent else ""
+        yield (
+            "Discord commands",
+            "warning" if absent else "ok",
+            detail,
+            f"Run `{this_program()} sync`." if absent else "",
+        )
 
 
 def _intent(settings: Settings, flags: discord.ApplicationFlags) -> tuple[str, str, str, str]:

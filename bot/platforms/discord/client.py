@@ -25,6 +25,7 @@ from bot.platforms.discord.payloads import (
     files_of,
     goes_on,
     heard,
+    is_away,
     is_mentioned,
     people_meant,
 )
@@ -35,6 +36,7 @@ from core.errors import StorageFailed
 log = logging.getLogger(__name__)
 
 PATIENCE = 1.0  # seconds without an answer to a command after which it is deferred; Discord waits for 3
+SHARE = "share"  # the button that makes an answer public
 LOOK_BACK = datetime.timedelta(hours=1)  # older mentions that nobody heard are not answered any more
 
 
@@ -72,7 +74,7 @@ class Client(Connection):
         return Posted(self, int(channel), int(message), *map(int, origin))
 
     async def on_message(self, message: discord.Message) -> None:
-        if message.author.bot or message.webhook_id or message.is_system():
+        if not _is_a_persons(message):
             return
         if await self._is_meant(message):
             await self._hear(message)
@@ -80,7 +82,7 @@ class Client(Connection):
     async def on_raw_message_edit(self, payload: discord.RawMessageUpdateEvent) -> None:
         """A mention that was added is heard; a question that was heard before is not answered again."""
         message = payload.message
-        if message.author.bot or message.webhook_id or not message.edited_at or message.guild is None:
+        if not _is_a_persons(message) or not message.edited_at or message.guild is None:
             return
         if is_mentioned(message, self.own_id):
             await self._hear(message)
@@ -131,16 +133,24 @@ class Client(Connection):
                 self.bot.spawn(self._hear(message, again=True))
 
     async def _look_back(self) -> None:
-        """Mentions that came while no process was there, in channels that have taught something. What was heard before
-        is in the inbox, and not heard again."""
+        """What was said to the bot while no process was there: mentions in channels that have taught something and in
+        their threads, and direct messages. What was heard before is in the inbox, and not heard again."""
+        since = discord.utils.utcnow() - LOOK_BACK
         for key in await self.bot.service.channels("discord:"):
-            channel = self.get_channel(int(key.rpartition(":")[2]))
-            if not isinstance(channel, discord.abc.Messageable):
-                continue
             with contextlib.suppress(*TROUBLE):
-                async for message in channel.history(limit=50, after=discord.utils.utcnow() - LOOK_BACK):
-                    if not message.author.bot and not message.webhook_id and is_mentioned(message, self.own_id):
-                        self.bot.spawn(self._hear(message))
+                for place in await self._places(key):
+                    async for message in place.history(limit=50, after=since):
+                        if _is_a_persons(message) and (message.guild is None or is_mentioned(message, self.own_id)):
+                            self.bot.spawn(self._hear(message))
+
+    async def _places(self, key: str) -> list[Any]:
+        """Where a channel of the bot is talked to; those that are known to be quiet are left out."""
+        kind, _, number = key.removeprefix("discord:").rpartition(":")
+        if kind == "dm":
+            return [await (await self.fetch_user(int(number))).create_dm()]
+        channel: Any = self.get_channel(int(number))
+        places = [channel] if isinstance(channel, discord.abc.Messageable) else []  # a forum has threads alone
+        return [place for place in (*places, *getattr(channel, "threads", ())) if _may_have_news(place)]
 
     async def _is_meant(self, message: discord.Message) -> bool:
         """Is this said to the bot, or in a conversation with it? In the bot's threads and answers people need no
@@ -185,7 +195,7 @@ class Client(Connection):
         if form and await self._ask_by_form(interaction, form, action, value):
             return
         public = action in ACTIONS and ACTIONS[action].public
-        reply = InteractionReply(self, interaction)
+        reply = InteractionReply(self, interaction, whispers=is_away(interaction) and action != SHARE)
         async with reply.in_time(self._patience if public else None):
             await self.bot.press(action, value, self._asked(interaction), reply)
 
@@ -193,7 +203,7 @@ class Client(Connection):
         """False when Discord did not open it."""
 
         async def submit(given: discord.Interaction, text: str, files: Sequence[discord.Attachment]) -> None:
-            reply = InteractionReply(self, given)
+            reply = InteractionReply(self, given, whispers=is_away(given))
             async with reply.in_time(self._patience if ACTIONS[action].public else None):
                 await self.bot.press(action, value, replace(self._asked(given, files=files), text=text), reply)
 
@@ -206,8 +216,9 @@ class Client(Connection):
 
     async def command(self, command: Command, interaction: discord.Interaction, arguments: dict[str, Any]) -> None:
         files = [value for value in arguments.values() if isinstance(value, discord.Attachment)]
-        request = self._asked(interaction, arguments, files)
-        reply = InteractionReply(self, interaction)
+        away = is_away(interaction)
+        request = self._asked(interaction, arguments | ({"private": True} if away else {}), files)
+        reply = InteractionReply(self, interaction, whispers=away)
         async with reply.in_time(self._patience, private=command.is_private(request)):
             await self.bot.run(command.name, request, reply)
 
@@ -216,7 +227,7 @@ class Client(Connection):
 
     async def learn_message(self, interaction: discord.Interaction, message: discord.Message) -> None:
         """The message menu."""
-        reply = InteractionReply(self, interaction)
+        reply = InteractionReply(self, interaction, whispers=is_away(interaction))
         async with reply.in_time(self._patience):
             await self.bot.run("learn", self._asked(interaction, files=files_of(message)), reply)
 
@@ -238,3 +249,12 @@ class Client(Connection):
 
     async def on_error(self, event_method: str, /, *_args: Any, **_kwargs: Any) -> None:
         log.exception("an event could not be handled: %s", event_method)
+
+
+def _is_a_persons(message: discord.Message) -> bool:
+    return not (message.author.bot or message.webhook_id or message.is_system())
+
+
+def _may_have_news(place: Any) -> bool:
+    last = place.last_message_id
+    return last is None or discord.utils.snowflake_time(last) > discord.utils.utcnow() - LOOK_BACK

@@ -23,7 +23,9 @@ class ActionForm(discord.ui.Modal):
         self._given: Any = (
             discord.ui.FileUpload(custom_id="given", max_values=10)
             if form.files
-            else discord.ui.TextInput(custom_id="given", required=False, max_length=MAX_QUESTION)
+            else discord.ui.TextInput(
+                custom_id="given", required=False, max_length=MAX_QUESTION, style=discord.TextStyle.paragraph
+            )
         )
         self.add_item(discord.ui.Label(text=form.label, component=self._given))
 

@@ -27,18 +27,28 @@ def thread_of(channel: Any) -> str:
     return str(channel.id) if isinstance(channel, discord.Thread) else ""
 
 
+def is_away(interaction: discord.Interaction) -> bool:
+    """Is it in a server or a conversation that has not installed the bot, by somebody who has?"""
+    return (
+        interaction.is_user_integration()
+        and not interaction.is_guild_integration()
+        and not interaction.context.dm_channel
+    )
+
+
 def asked(interaction: discord.Interaction, arguments: dict[str, Any], files: tuple[Attachment, ...]) -> Request:
-    """A command or button as a request."""
-    rights = interaction.permissions
+    """A command or button as a request. Where the bot is not installed it is about the person's own documents."""
+    rights, guild = interaction.permissions, None if is_away(interaction) else interaction.guild_id
     return Request(
-        channel=channel_key(interaction.guild_id, interaction.channel, interaction.user.id),
+        channel=channel_key(guild, interaction.channel, interaction.user.id),
         user=f"discord:{interaction.user.id}",
         user_name=interaction.user.display_name,
         thread=thread_of(interaction.channel),
         arguments=arguments,
         attachments=files,
-        is_manager=interaction.guild_id is None or rights.administrator or rights.manage_channels,
-        is_dm=interaction.guild_id is None,
+        is_manager=guild is None or rights.administrator or rights.manage_channels,
+        is_dm=guild is None,
+        is_whispered=bool(interaction.message and interaction.message.flags.ephemeral),
         locale=str(interaction.locale),
     )
 

@@ -115,14 +115,19 @@ class InteractionReply(Reply):
     """Answers a command or a button. The interaction's token dies after 15 minutes; then the channel itself is used.
 
     A deferral fixes whether the first answer is private. Refusals are quick, so a command is deferred only when there
-    is no answer after a second.
+    is no answer after a second; a public deferral is taken back where the answer is private after all.
+
+    Args:
+        whispers: all that is said is private, and what lasts is told in direct messages.
     """
 
     shows_question = False
     takes_forms = True
 
-    def __init__(self, client: Connection, interaction: discord.Interaction) -> None:
+    def __init__(self, client: Connection, interaction: discord.Interaction, *, whispers: bool = False) -> None:
         self.thread = ""
+        self._whispers = whispers
+        self._announced = False  # everybody sees that an answer is coming
         self._client = client
         self._interaction = interaction
         self._alive = True
@@ -152,7 +157,9 @@ class InteractionReply(Reply):
         await asyncio.sleep(seconds)
         async with self._acknowledging:
             if not self._interaction.response.is_done():
+                private = private or self._whispers
                 await self._defer(thinking=True, ephemeral=private)
+                self._announced = not private
 
     async def _defer(self, **how: bool) -> None:
         try:
@@ -168,17 +175,34 @@ class InteractionReply(Reply):
             if replace and self._alive:
                 await self._interaction.edit_original_response(**to_arguments(message, self._channel, edit=True))
                 return
+            private = private or self._whispers
             sent = await self._send(message, private)
             if sent and not private:
                 self.thread = thread_of(self._channel) or str(sent.id)
 
     async def post(self, message: Message) -> Live:
+        if self._whispers:
+            return await self._post_to_person(message)
         rights = self._interaction.app_permissions
         if self._interaction.guild_id and not (rights.view_channel and rights.send_messages):
             raise Refused("I may not write here; somebody who manages this channel can give me that right.")
         with sending():
             sent = await self._send(message, private=False)
         return Posted(self._client, sent.channel.id, sent.id, self._about())
+
+    async def _post_to_person(self, message: Message) -> Live:
+        """Raises: Refused."""
+        with sending():
+            try:
+                direct = await self._interaction.user.create_dm()
+                sent = await _send(direct, message, to=self._interaction.id, number=self._sent)
+            except discord.Forbidden:
+                raise Refused("I can't write to you; allow direct messages from me, then try again.") from None
+            self._sent += 1
+            await self._send(
+                render.note("Look into our direct messages: there I tell you when I know it."), private=True
+            )
+        return Posted(self._client, direct.id, sent.id)
 
     def _about(self) -> int:
         """The message whose menu was used, or 0."""
@@ -208,6 +232,9 @@ class InteractionReply(Reply):
         """The response itself where that is still to come; else what follows it."""
         async with self._acknowledging:
             if self._interaction.response.is_done():
+                if private and self._announced:
+                    await self._interaction.delete_original_response()
+                self._announced = False
                 return await self._interaction.followup.send(wait=True, ephemeral=private, **arguments)
             answered = await self._interaction.response.send_message(ephemeral=private, **arguments)
             return answered.resource or await self._interaction.original_response()
