@@ -20,7 +20,7 @@ import asyncio
 import hashlib
 import json
 import math
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cache, partial
 from operator import itemgetter
@@ -383,11 +383,19 @@ def changed(parameters: RankingParameters, name: str, value: Any) -> RankingPara
     return replace(parameters, **{name: value})
 
 
-def fit_all(cases: Sequence[Case], start: RankingParameters) -> RankingParameters:
-    """First which answer is given, then how far it is trusted; on the cases that are there to fit on."""
+def fit_all(cases: Sequence[Case], start: RankingParameters, only: Collection[str] = ()) -> RankingParameters:
+    """First which answer is given, then how far it is trusted; on the cases that are there to fit on.
+
+    Args:
+        only: names of the numbers that may move; all where there are none.
+    """
     fitted_on = [case for case in cases if case.is_fitted]
-    chosen = fit(fitted_on, start, CHOICE, shown_f1, without_strays)
-    return fit(fitted_on, chosen, TRUST, trust)
+    chosen = fit(fitted_on, start, _grid(CHOICE, only), shown_f1, without_strays)
+    return fit(fitted_on, chosen, _grid(TRUST, only), trust)
+
+
+def _grid(values: Mapping[str, Sequence[float]], only: Collection[str]) -> dict[str, Sequence[float]]:
+    return {name: tried for name, tried in values.items() if name in only or not only}
 
 
 def table(cases: Sequence[Case], before: RankingParameters, after: RankingParameters) -> str:
@@ -433,8 +441,9 @@ async def run(
     general: Sequence[Question] = (),
     batch: int = BATCH,
     answers_file: Path | None = None,
+    only: Collection[str] = (),
 ) -> tuple[RankingParameters, list[Case]]:
-    """The fitted numbers, and what they were fitted on and judged by.
+    """The fitted numbers, and what they were fitted on and judged by. only: as for `fit_all`.
 
     Raises: Refused, where the answers are of other sets or of another model.
     """
@@ -443,7 +452,7 @@ async def run(
     async with serve(lambda: engine, batch_rows=max(BATCH_ROWS, batch)) as served:
         with Journal(answers_file, about, resume=True) as journal:
             cases = await record(served, articles, general, batch, journal)
-    return fit_all(cases, engine.base.ranking), cases
+    return fit_all(cases, engine.base.ranking, only), cases
 
 
 def main() -> None:
@@ -452,6 +461,7 @@ def main() -> None:
     parser.add_argument("--general", type=Path, help="questions about none of the documents")
     parser.add_argument("--answers", type=Path, metavar="FILE", help="where answers are kept for a run that goes on")
     parser.add_argument("--documents", type=int, help="of each file")
+    parser.add_argument("--only", nargs="+", default=[], choices=[*CHOICE, *TRUST], help="numbers that may move")
     parser.add_argument("--model", default="embedded")
     parser.add_argument("--prepared", type=Path, help="folder of what `bot prepare` left: data/prepared")
     parser.add_argument("--device", default="auto")
@@ -463,7 +473,7 @@ def main() -> None:
     articles = [article for path in o.squad for article in asked_articles(path, o.documents, unanswered=True)]
     general = read_questions(o.general) if o.general else []
     before = engine.base.ranking
-    after, cases = asyncio.run(run(engine, articles, general, o.batch, o.answers))
+    after, cases = asyncio.run(run(engine, articles, general, o.batch, o.answers, o.only))
     print(table(cases, before, after))
     print(json.dumps(changes(before, after)))
     if o.write:

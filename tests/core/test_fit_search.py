@@ -132,6 +132,7 @@ def test_the_gate_is_shut_to_general_questions_and_no_further() -> None:
     fitted = fit_all([*asked, *general], NOW)
     assert [replay(c, NOW).document for c in (*asked, *general[:3])] == [None, "a", "a", "a", None, None]
     assert [replay(c, fitted).document for c in (*asked, *general[:3])] == [None, "a", "a", "a", None, None]
+    assert fit_all([*asked, *general], NOW, only=("gate_doubt",)).likely_confidence == NOW.likely_confidence
     lower = fit_all([*asked, *general[:1], *general[2:], general[2]], NOW)
     assert [replay(c, lower).document for c in (*asked, *general[:3])] == ["a", "a", "a", "a", "a", None]
 
