@@ -25,6 +25,7 @@ from core.correction import Rehearsal, Version, check, chunked, numbered, page_o
 from core.device import BATCH_ROWS, Device
 from core.document.chunks import check_length
 from core.document.formats import DocumentText, read_document
+from core.document.language import load_classifier
 from core.errors import Cancelled, EngramError, LearningFailed, NotFound, Refused, StorageFailed
 from core.feed import Feed, Feeds
 from core.ports import Engine, Index, Learned, Weights
@@ -216,6 +217,7 @@ class Runner:
         if self.device.load_error:
             self._feeds.fail(self.device.load_error)
             return
+        language = asyncio.create_task(asyncio.to_thread(load_classifier), name="language")  # no question waits for it
         while not self._closing.is_set():
             try:
                 await self.store_ends()
@@ -223,6 +225,7 @@ class Runner:
             except Exception:  # the index can't be read or written, for example because the disk is full
                 log.exception("the queue could not be processed")
                 await _await_unless(self._closing, asyncio.sleep(PAUSE_SECONDS))
+        await language
 
     async def _next(self) -> None:
         self._wake.clear()
