@@ -21,7 +21,7 @@ import hashlib
 import json
 import math
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from operator import itemgetter
 from pathlib import Path
@@ -31,11 +31,11 @@ from typing import Any
 from core.device import BATCH_ROWS
 from core.engine import Engine, EngineConfig
 from core.evaluation.bench import BATCH, EMPTY_CHANNEL, SHARED_CHANNEL, channel_of
-from core.evaluation.journal import Journal, Reply
+from core.evaluation.journal import Journal, RecordedReply
 from core.evaluation.report import RIGHT_F1
-from core.evaluation.served import Served, serve
+from core.evaluation.served import Served, open_service
 from core.ports import Ask
-from core.search.closeness import Close, closeness
+from core.search.closeness import Closeness, closeness
 from core.search.parameters import RankingParameters, save_parameters
 from core.search.ranking import (
     ChunkKey,
@@ -43,10 +43,10 @@ from core.search.ranking import (
     SectionAnswer,
     by_closeness,
     certainty,
-    choose,
+    choose_answer,
     distinct,
     evidence_on,
-    groups,
+    groups_to_ask,
     relevance,
     support_of,
 )
@@ -76,7 +76,7 @@ WRONG_COST = 4  # right likely answers that one wrong likely answer costs: a lik
 MIN_GAIN = 0.05  # percent; a new number that gains less is noise
 MAX_ROUNDS = 4
 MAX_STRAY = {"general, alone": 0.03, "general, together": 0.05}  # of questions about no document, that weights answer
-Settings = Sequence[tuple[str, str, int | None]]  # name, channel, number of the document that answered in the thread
+Situations = Sequence[tuple[str, str, int | None]]  # name, channel, number of the document that answered in the thread
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +97,7 @@ class Case:
     question: str
     is_fitted: bool  # on; the others judge
     channel: Sequence[Hit]  # by words
-    close: Sequence[Close] | None  # of these
+    close: Sequence[Closeness] | None  # of these
     thread: Sequence[Hit]  # within the document that answered in the thread last
     recorded: Mapping[ChunkKey, Recorded]
     base_f1: float  # percent, of the base model's answer
@@ -115,7 +115,7 @@ class Outcome:
 
 @cache
 def asked_sections(case: Case, parameters: RankingParameters) -> list[list[Hit]]:
-    return groups(by_closeness(case.channel, case.close, parameters), case.thread, parameters)
+    return groups_to_ask(by_closeness(case.channel, case.close, parameters), case.thread, parameters)
 
 
 def answer_given(case: Case, parameters: RankingParameters) -> SectionAnswer | None:
@@ -135,7 +135,7 @@ def answer_given(case: Case, parameters: RankingParameters) -> SectionAnswer | N
             recorded = case.recorded[hit.key]
             answers.append(SectionAnswer(hit=hit, completion=recorded.completion, pages=recorded.pages))
         answered.append(answers)
-    return choose(answered, parameters)
+    return choose_answer(answered, parameters)
 
 
 def replay(case: Case, parameters: RankingParameters) -> Outcome:
@@ -188,7 +188,7 @@ class Recorder:
         settings = [("general, alone", alone, None), ("general, together", SHARED_CHANNEL, None)]
         return await self._cases(settings, question, number, None)
 
-    async def _cases(self, settings: Settings, question: Question, number: int, n: int | None) -> list[Case]:
+    async def _cases(self, settings: Situations, question: Question, number: int, n: int | None) -> list[Case]:
         cases = []
         for name, channel, thread in settings:
             cases.append(await self._case(name, channel, question, number, n, thread))
@@ -208,7 +208,7 @@ class Recorder:
             in_thread = await served.index.candidates(SHARED_CHANNEL, text, document_id=id, limit=limit)
         wanted: list[list[Hit]] = []
         for parameters in self.tried:
-            wanted += groups(by_closeness(hits, close, parameters), in_thread, parameters)
+            wanted += groups_to_ask(by_closeness(hits, close, parameters), in_thread, parameters)
         return Case(
             setting=setting,
             question=text,
@@ -262,7 +262,7 @@ class Recorder:
         return {key: self._written(shared) for key, shared in keys.items()}
 
     def _write_down(self, key: str, given: Completion) -> None:
-        self.journal.add(key, Reply(given.text, given.seconds, 0, given.confidence))
+        self.journal.add(key, RecordedReply(given.text, given.seconds, 0, given.confidence))
 
     def _written(self, key: str) -> Completion:
         reply = self.journal.replies[key]
@@ -431,8 +431,12 @@ def figures(cases: Sequence[Case], parameters: RankingParameters) -> tuple[float
 
 def changes(before: RankingParameters, after: RankingParameters) -> dict[str, tuple[float, float]]:
     """The numbers that moved, by name: from, to."""
-    old, new = asdict(before), asdict(after)
-    return {f.name: (old[f.name], new[f.name]) for f in fields(before) if old[f.name] != new[f.name]}
+    new = asdict(after)
+    moved = {}
+    for name, value in asdict(before).items():
+        if value != new[name]:
+            moved[name] = value, new[name]
+    return moved
 
 
 async def run(
@@ -449,7 +453,7 @@ async def run(
     """
     sets = hashlib.sha256(repr((articles, general)).encode()).hexdigest()
     about = {"sets": sets, "model": engine.fingerprint}
-    async with serve(lambda: engine, batch_rows=max(BATCH_ROWS, batch)) as served:
+    async with open_service(lambda: engine, batch_rows=max(BATCH_ROWS, batch)) as served:
         with Journal(answers_file, about, resume=True) as journal:
             cases = await record(served, articles, general, batch, journal)
     return fit_all(cases, engine.base.ranking, only), cases
