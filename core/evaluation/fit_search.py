@@ -341,7 +341,7 @@ def without_strays(cases: Iterable[Case], parameters: RankingParameters) -> Rank
 
 def trust(cases: Sequence[Case], parameters: RankingParameters) -> float:
     """What is gained by saying how far an answer can be trusted, percent of all answers: a right likely answer and a
-    wrong one that is called absent gain one, their opposites cost `WRONG`."""
+    wrong one that is called absent gain one, their opposites cost `WRONG_COST`."""
     worth = 0
     for case in cases:
         outcome = replay(case, parameters)
