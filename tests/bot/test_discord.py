@@ -322,6 +322,18 @@ async def test_a_thread_teaches_its_channel(world):
     assert len(await world.service.documents(world.key)) == 1
 
 
+async def test_what_a_private_thread_taught_is_known_there_alone_and_goes_with_it(world, env):
+    private = world.env.backend.create_thread(world.channel.id, "board", world.ada.id, type=12)
+    await env.settle()
+    await world.teach(channel=world.thread(private.id))
+    key = f"discord:{world.guild.id}:{private.id}"
+    assert len(await world.service.documents(key)) == 1
+    assert "don't know any documents" in await world.ask()
+    env.backend.delete_channel(private.id)
+    await env.settle()
+    assert await world.service.documents(key) == []
+
+
 async def test_direct_messages_are_a_channel_of_their_own(world, env):
     dm = world.ada.user.dm_channel
     await world.ada.send_dm("learn this", attachments=env.backend.store_attachments(dm.id, [HANDBOOK]))

@@ -253,6 +253,11 @@ class Client(Connection):
         """Nobody can ask or erase there any more."""
         await self.bot.service.reset(channel_key(channel.guild.id, channel))
 
+    async def on_raw_thread_delete(self, payload: discord.RawThreadDeleteEvent) -> None:
+        """A private one has taught itself alone."""
+        if payload.thread_type is discord.ChannelType.private_thread:
+            await self.bot.service.reset(f"discord:{payload.guild_id}:{payload.thread_id}")
+
     async def on_guild_remove(self, guild: discord.Guild) -> None:
         """Thrown out of a server: what it taught is erased."""
         await erase_all(self.bot, f"discord:{guild.id}:")
