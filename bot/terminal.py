@@ -97,6 +97,19 @@ class Screen:
             yield lambda what, done, total: bars.update(line, description=what, completed=done, total=total)
 
 
+def training_line(figures: Mapping[str, Any]) -> str:
+    """What `prepare` reports: a stage's name, then its numbers; seconds of the phases of a step in brackets."""
+    parts = []
+    for name, value in figures.items():
+        if isinstance(value, Mapping):
+            parts.append("(" + ", ".join(f"{phase} {seconds:.3f} s" for phase, seconds in value.items()) + ")")
+        elif isinstance(value, float):
+            parts.append(f"{name} {value:,.0f}" if abs(value) >= 100 else f"{name} {value:.3f}")
+        elif name != "stage":
+            parts.append(f"{name} {value}")
+    return f"{figures['stage']}: {', '.join(parts)}"
+
+
 class StepsColumn(BarColumn):
     """A bar for stages that have steps."""
 
