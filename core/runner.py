@@ -291,8 +291,8 @@ class Runner:
         chunks = await self.device.run(chunked, engine.chunk, text.pages)
         tokens = count_tokens(chunks)
         check_length(tokens, self._limits, text.pages)
-        await self._enter(work, Stage.LEARNING, pages=len(text.pages), tokens=tokens)
         whole = (await self.device.run(engine.chunk, gist_pages(work.job, text.pages)))[:1]
+        await self._enter(work, Stage.LEARNING, pages=len(text.pages), tokens=tokens)
         parts = [*merge_chunks(chunks, share), *whole]
         learned = await self._run_steps(work, engine.learn(parts, title=work.job.name))
         learned = without_gist(learned) if whole else learned

@@ -15,7 +15,6 @@ from core.types import Page
 
 WORDS = 110  # of the whole text: it has to fit into one section
 HEADING_WORDS = 10  # of a line that may be a heading
-SUBJECT_WORDS = 20
 HEADINGS = 6
 LEAD = 2  # sentences that the document begins with
 TITLE = re.compile(r"^Title: (.+)$", re.MULTILINE)
@@ -34,7 +33,7 @@ HEAD_ENDS = (".", "!", "?", ":", ";", ",", "…")
 
 
 def gist(pages: Sequence[Page], name: str) -> str:
-    """The text to learn; "" of a document without a sentence. name: the file's."""
+    """The text to learn; "" of a document without a sentence, or a subject. name: the file's."""
     pages = [page for page in pages if not page.correction]
     own, blocks = _own(pages), list(_blocks(pages))
     headings = [block for block in blocks if is_heading(block)]
@@ -42,6 +41,8 @@ def gist(pages: Sequence[Page], name: str) -> str:
     if not sentences:
         return ""
     about = subject(own, blocks, sentences, name)
+    if not about:
+        return ""
     parts = [f"This document is about {about.rstrip('.')}.", *sentences[:LEAD]]
     if more := [h for h in headings if h != about][:HEADINGS]:
         parts.append(f"Its parts are: {'; '.join(shortened(h) for h in more)}.")
@@ -51,7 +52,7 @@ def gist(pages: Sequence[Page], name: str) -> str:
 
 def subject(own: str, blocks: Sequence[str], sentences: Sequence[str], name: str) -> str:
     """In a few words: the title that the file gives, the heading that the text begins with, what its first sentence
-    defines, the file's name where it tells something, or how the text begins."""
+    defines, or the file's name; "" where none of them tells: how the text begins was learned, and named no subject."""
     if title := TITLE.search(own):
         return shortened(title[1], 120)
     if is_heading(blocks[0]):
@@ -60,25 +61,23 @@ def subject(own: str, blocks: Sequence[str], sentences: Sequence[str], name: str
     if defined and _is_defined(defined) and _often(defined["subject"], sentences):
         return defined["subject"]
     stem = re.sub(r"[_-]+", " ", ENDING.sub("", PurePath(name).name))
-    if not NO_NAME.match(stem):
-        return stem
-    return " ".join(sentences[0].split()[:SUBJECT_WORDS])
+    return "" if NO_NAME.match(stem) else stem
 
 
 def _is_defined(match: re.Match[str]) -> bool:
     """Whether a first sentence says what something is, and not what happened: "The vote was 53 to 47"."""
     words = match["subject"].split()
     is_past = match[0].endswith(("was", "were", "been"))
-    if PRONOUNS & {word.casefold() for word in words}:
+    if words[0].casefold() in PRONOUNS or {"that", "which", "who"} & set(words):
         return False
     return not is_past or any(word[:1].isupper() for word in words)
 
 
 def _often(phrase: str, sentences: Sequence[str]) -> bool:
-    """Whether the text comes back to it: a word of it that tells something stands in a third sentence."""
+    """Whether the text comes back to it: a word of it that tells something stands in another sentence."""
     told = set(normalise(phrase)) - STOP_WORDS
     count = Counter(word for s in sentences for word in set(normalise(s)) & told)
-    return bool(told) and (len(sentences) < 6 or max(count.values(), default=0) > 2)
+    return bool(told) and (len(sentences) < 6 or max(count.values(), default=0) > 1)
 
 
 def key_sentences(sentences: Sequence[str]) -> list[str]:

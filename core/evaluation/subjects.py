@@ -31,10 +31,13 @@ HEADLINE = 5  # words; a longer title is a sentence
 
 def names_subject(title: str, answer: str) -> bool:
     """The rule above."""
-    main = {stemmed(word) for word in normalise(re.sub(r"\(.*?\)", "", title))} - STOP_WORDS
-    said = {stemmed(word) for word in normalise(answer)}
+    main, said = _stems(re.sub(r"\(.*?\)", "", title)), _stems(answer)
     needed = 3 if len(main) > HEADLINE else math.ceil(len(main) / 2)
     return bool(main) and len(main & said) >= needed
+
+
+def _stems(text: str) -> set[str]:
+    return {stemmed(word.rstrip("s")) for word in normalise(text) if word not in STOP_WORDS}
 
 
 async def measure(articles: Sequence[Article]) -> None:
