@@ -95,6 +95,8 @@ class FakeSlack:
         self.sends: tuple[str, ...] = ("message", "app_mention")  # which of the two events of a mention come
         self.scopes = ",".join(SCOPES)  # that the bot token has
         self.takes_blocks_for_agents = True
+        self.response_uses = 5
+        self.behind = 0.0  # seconds by which what is written now is older than it looks
         self.ahead = 0.0  # seconds of its clock before ours
         self._ids = itertools.count(1)
         self._socket: web.WebSocketResponse | None = None
@@ -127,7 +129,7 @@ class FakeSlack:
         return f"{prefix}{next(self._ids)}"
 
     def ts(self) -> str:
-        return f"{int(time.time())}.{next(self._clock):06}"
+        return f"{int(time.time() - self.behind)}.{next(self._clock):06}"
 
     # What people do
 
@@ -251,9 +253,9 @@ class FakeSlack:
         more |= {"trigger_id": self.id("Tr")} | ({} if at_home else {"response_url": self.response_url()})
         await self.deliver("interactive", {**payload, **more})
 
-    def response_url(self, uses: int = 5) -> str:
+    def response_url(self) -> str:
         number = self.id("R")
-        self.responses_left[number] = uses
+        self.responses_left[number] = self.response_uses
         return f"{self.url}/response/{number}"
 
     # Delivery
@@ -621,6 +623,7 @@ def buttons(message: dict[str, Any]) -> list[dict[str, Any]]:
     """Those of a message; a pair of feedback buttons counts as two."""
     pressed = []
     for block in message.get("blocks") or []:
+        pressed += [block["accessory"]] if "accessory" in block else []
         for element in block["elements"] if block["type"] in ("actions", "context_actions") else []:
             pair = [element[side] for side in ("positive_button", "negative_button") if side in element]
             pressed += [{"type": element["type"], "action_id": element["action_id"], **side} for side in pair]
