@@ -15,6 +15,7 @@ from core.types import Page
 
 WORDS = 110  # of the whole text: it has to fit into one section
 HEADING_WORDS = 10  # of a line that may be a heading
+SENTENCE_WORDS = 30  # of a first sentence that can stand for the whole
 HEADINGS = 6
 LEAD = 2  # sentences that the document begins with
 TITLE = re.compile(r"^Title: (.+)$", re.MULTILINE)
@@ -52,7 +53,7 @@ def gist(pages: Sequence[Page], name: str) -> str:
 
 def subject(own: str, blocks: Sequence[str], sentences: Sequence[str], name: str) -> str:
     """In a few words: the title that the file gives, the heading that the text begins with, what its first sentence
-    defines, or the file's name; "" where none of them tells: how the text begins was learned, and named no subject."""
+    defines, the file's name where it tells something, or the first sentence, where it is short."""
     if title := TITLE.search(own):
         return shortened(title[1], 120)
     if is_heading(blocks[0]):
@@ -61,7 +62,9 @@ def subject(own: str, blocks: Sequence[str], sentences: Sequence[str], name: str
     if defined and _is_defined(defined) and _often(defined["subject"], sentences):
         return defined["subject"]
     stem = re.sub(r"[_-]+", " ", ENDING.sub("", PurePath(name).name))
-    return "" if NO_NAME.match(stem) else stem
+    if not NO_NAME.match(stem):
+        return stem
+    return sentences[0] if len(sentences[0].split()) <= SENTENCE_WORDS else ""
 
 
 def _is_defined(match: re.Match[str]) -> bool:

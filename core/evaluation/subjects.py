@@ -19,7 +19,7 @@ from pathlib import Path
 
 from core.engine import Engine, EngineConfig
 from core.errors import NoGist
-from core.evaluation.served import serve
+from core.evaluation.served import open_service
 from core.ports import Ask
 from core.search.whole import GIST_QUESTION
 from core.search.words import STOP_WORDS, normalise, stemmed
@@ -44,7 +44,7 @@ async def measure(articles: Sequence[Article]) -> None:
     """Print a line of JSON for each article, and the counts."""
     config = EngineConfig(check=False)
     named = controls = 0
-    async with serve(lambda: Engine.load(config)) as served:
+    async with open_service(lambda: Engine.load(config)) as served:
         before = None
         for n, article in enumerate(articles):
             document = await served.learn(str(n), n, replace(article, title="notes.txt"))

@@ -22,6 +22,7 @@ MEETING = "The vote was 53 to 47 on Tuesday. The members cheered. The vote took 
         (LIGHTHOUSE, "notes.txt", "Vantle lighthouse"),
         (LIGHTHOUSE, "Island Guide.pdf", "Vantle lighthouse"),
         (f"Guide to the Cape\n\n{LIGHTHOUSE}", "notes.txt", "Guide to the Cape"),
+        (MEETING, "notes.txt", "The vote was 53 to 47 on Tuesday"),  # it happened; nothing is defined
         (MEETING, "council_minutes.pdf", "council minutes"),
         (f"In the far north, {LIGHTHOUSE[0].lower()}{LIGHTHOUSE[1:]}", "scan 12.pdf", "Vantle lighthouse"),
     ],
@@ -45,6 +46,6 @@ def test_a_gist_names_the_parts_and_fits_into_a_section() -> None:
     assert len(text.split()) <= 110
 
 
-@pytest.mark.parametrize("text", ["", "1 2 3", "Prices", MEETING])  # of what happened nothing says what it is about
+@pytest.mark.parametrize("text", ["", "1 2 3", "Prices", f"{'On and on ' * 11}it goes. So it goes."])
 def test_a_document_without_a_sentence_or_a_subject_has_none(text: str) -> None:
     assert gist([Page(1, text)], "notes.txt") == ""
