@@ -78,9 +78,9 @@ def _is_defined(match: re.Match[str]) -> bool:
 
 def _often(phrase: str, sentences: Sequence[str]) -> bool:
     """Whether the text comes back to it: a word of it that tells something stands in another sentence."""
-    told = set(normalise(phrase)) - STOP_WORDS
-    count = Counter(word for s in sentences for word in set(normalise(s)) & told)
-    return bool(told) and (len(sentences) < 6 or max(count.values(), default=0) > 1)
+    content = set(normalise(phrase)) - STOP_WORDS
+    count = Counter(word for s in sentences for word in set(normalise(s)) & content)
+    return bool(content) and (len(sentences) < 6 or max(count.values(), default=0) > 1)
 
 
 def key_sentences(sentences: Sequence[str]) -> list[str]:

@@ -49,14 +49,14 @@ async def measure(articles: Sequence[Article]) -> None:
         for n, article in enumerate(articles):
             document = await served.learn(str(n), n, replace(article, title="notes.txt"))
             try:
-                told = (await served.service.ask(str(n), ASKED)).learned
+                answer = (await served.service.ask(str(n), ASKED)).learned
             except NoGist:
-                told = None
-            text = told.text if told else ""
+                answer = None
+            text = answer.text if answer else ""
             other = before and (await served.runner.device.answer([before]))[0][0].text
             named += names_subject(article.title, text)
             controls += names_subject(article.title, other or "")
-            print(json.dumps({"title": article.title, "told": text, "other": other}), flush=True)
+            print(json.dumps({"title": article.title, "answer": text, "other": other}), flush=True)
             section = document.metrics.gist
             if section is not None:
                 load = served.weights.load
