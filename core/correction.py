@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from core.device import Device
 
 PLACE = "a correction"  # what a citation calls its page
-RIGHT = 0.5  # F1 from which an answer counts, as in the self-check
 ALIKE = 0.75  # of the words of two questions: they ask for the same thing
+RIGHT = 0.5  # F1 from which an answer counts, as in the self-check
 Pairs = Sequence[tuple[str, str]]  # questions and their answers
 
 
@@ -77,7 +77,7 @@ def chunked(chunk: Callable[[Sequence[Page]], list[Chunk]], pages: Sequence[Page
 
 def page_of(number: int, question: str, answer: str, correction: str) -> Page:
     """What is learned of a correction. How its text reads was measured (LOG.md)."""
-    text = f"{question.strip()} {answer.strip().rstrip('.')}."
+    text = f"{question.strip().rstrip('?.! ')}? {answer.strip().rstrip('.')}."
     return Page(number, text, places=((0, PLACE),), correction=correction)
 
 
