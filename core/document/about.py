@@ -45,9 +45,9 @@ def about(title: str = "", author: str = "", date: str = "", headings: Sequence[
 
 def _date(written: str) -> str:
     """ "2021-05-03T10:00:00Z" -> "3 May 2021"; "" when it begins with no date."""
-    found = re.match(r"(?:D:)?(\d{4})(?:-?(\d\d))?(?:-?(\d\d))?", written)
-    if not found:
+    match = re.match(r"(?:D:)?(\d{4})(?:-?(\d\d))?(?:-?(\d\d))?", written)
+    if not match:
         return ""
-    year, month, day = (int(part or 0) for part in found.groups())
+    year, month, day = (int(part or 0) for part in match.groups())
     name = f"{month_name[month]} " if 0 < month <= 12 else ""
     return f"{day} {name}{year}" if name and 0 < day <= 31 else f"{name}{year}"

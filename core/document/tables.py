@@ -50,13 +50,13 @@ def has_heading(rows: Sequence[Sequence[str]]) -> bool:
 
 def has_figures(rows: Sequence[Sequence[str]]) -> bool:
     """Whether a column below the first row is one of figures."""
-    return any(_is_figures([row[at] for row in rows[1:]]) for at in range(min(map(len, rows))))
+    return any(_is_figures([row[column] for row in rows[1:]]) for column in range(min(map(len, rows))))
 
 
 def _keys(body: Sequence[Sequence[str]]) -> int:
     """How many of the first columns name a row: those of words before the first one of figures; without figures one."""
     width = max(map(len, body))
-    figures = [_is_figures([row[at] for row in body if at < len(row)]) for at in range(width)]
+    figures = [_is_figures([row[column] for row in body if column < len(row)]) for column in range(width)]
     return min(figures.index(True), KEYS) or 1 if True in figures else 1
 
 
