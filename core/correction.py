@@ -79,7 +79,7 @@ def chunked(chunk: Callable[[Sequence[Page]], list[Chunk]], pages: Sequence[Page
 
 def page_of(number: int, question: str, answer: str, correction: str) -> Page:
     """What is learned of a correction. How its text reads was measured (LOG.md)."""
-    text = f"{question.strip()} {answer.strip().rstrip('.')}."
+    text = f"{question.strip().rstrip('?.! ')}? {answer.strip().rstrip('.')}."
     return Page(number, text, places=((0, PLACE),), correction=correction)
 
 
