@@ -25,6 +25,7 @@ from core.document.formats import KINDS, check_size, is_named_as_document, may_b
 from core.document.language import ENGLISH, language_of
 from core.errors import EngramError, NotAllowed, NotAPdf, NotFound, Refused, StorageFailed
 from core.search.finder import has_id, is_named, matching
+from core.search.whole import asks_about_whole
 from core.service import harmless_name
 from core.types import ALL_PAGES, Certainty, Document, Job, JobKind, Limits, Progress, Stage
 
@@ -180,6 +181,8 @@ class Bot:
             return "", {}
         if request.attachments and not files and not is_asked:
             return "learn", {}  # which says what can be learned
+        if intent.name == "summary":
+            return "ask", {"question": about_whole(request.text), "document": intents.named(request.text, names)}
         if intent.name == "ask" and not is_asked:
             return intent.name, {**intent.arguments, "only_likely": True}
         return intent.name, intent.arguments
@@ -271,6 +274,12 @@ def is_wanted(intent: intents.Intent, text: str, documents: Sequence[str]) -> bo
         key = str(intent.arguments["document"]).casefold()
         return any(key in name.casefold() for name in documents)
     return intent.name in ("thanks", "summary") or intents.normal(text) == intent.name
+
+
+def about_whole(text: str) -> str:
+    """What is asked of a whole document: as typed, where that is understood; it may name the document."""
+    asked = intents.question(text)
+    return asked if asks_about_whole(asked) else "What is this document about?"
 
 
 def log_context(channel: str) -> dict[str, str]:

@@ -32,7 +32,6 @@ SMALL_TALK = (  # never asked of the model, and free of quotas; `bot.render.SMAL
     "goodbye",
     "complaint",
     "chatter",
-    "summary",
     "forget me",
 )
 LONGEST = 80  # characters of a phrase of the table
@@ -310,7 +309,7 @@ ASKS = re.compile(
 
 @dataclass(frozen=True)
 class Intent:
-    """`name`: of a command in `bot.commands.COMMANDS`, or of small talk."""
+    """`name`: of a command in `bot.commands.COMMANDS`, of small talk, or "summary": what a document is about."""
 
     name: str
     arguments: Mapping[str, object] = field(default_factory=dict)
@@ -334,6 +333,16 @@ def understand(text: str, documents: Sequence[str] = (), *, with_files: bool = F
         is_asked = intent is None and is_question(text)
         return Intent("learn", {"question": question(text)} if is_asked else {})
     return intent or Intent("ask", _asked(question(text), documents))
+
+
+def named(text: str, documents: Sequence[str]) -> str:
+    """The document that a text names, with or without its ending; "" where it names none."""
+    said = f" {normal(text)} "
+    for written in (str, stem):
+        for name in documents:
+            if len(written(name)) > 2 and f" {normal(written(name))} " in said:
+                return name
+    return ""
 
 
 def _command(text: str) -> Intent | None:

@@ -444,7 +444,6 @@ SMALL_TALK = {
     "introduction": "I learn documents by heart. Hand me one, and everybody here can ask me about it.",
     "complaint": "Sorry! Press 👎 under the answer, so that whoever runs me sees it.",
     "chatter": "I am only good at documents.",
-    "summary": "I know facts, but I can't sum up yet. Ask me who, what, when, where or how many.",
     "forget me": "I keep nothing about you but your questions, each with the document that it was about. They go when "
     "that document is forgotten: /forget, or /reset for all.",
 }

@@ -39,23 +39,30 @@ class Version:
     chunks: tuple[Chunk, ...]
     tensors: Mapping[str, Tensor]  # named SECTION/MODULE
     sections: tuple[int, ...]  # of each chunk
+    gist: int | None = None  # section that learned what the whole is about
 
     def with_page(self, page: Page, chunks: Sequence[Chunk], learned: Learned) -> Version:
         """A page more, with the chunks that it was cut into and what was learned of them."""
-        first = max(self.sections) + 1
+        first = max(section_of(name) for name in self.tensors) + 1
         tensors = dict(self.tensors)
         for name, tensor in learned.tensors.items():
             section, _, module = name.partition("/")
             tensors[f"{first + int(section)}/{module}"] = tensor
         moved = tuple(first + section for section in learned.sections)
-        return Version((*self.pages, page), numbered([*self.chunks, *chunks]), tensors, (*self.sections, *moved))
+        chunks, sections = numbered([*self.chunks, *chunks]), (*self.sections, *moved)
+        return Version((*self.pages, page), chunks, tensors, sections, self.gist)
 
     def without_page(self, number: int) -> Version:
         kept = [n for n, chunk in enumerate(self.chunks) if chunk.start_page != number]
         used = tuple(self.sections[n] for n in kept)
-        tensors = {name: t for name, t in self.tensors.items() if int(name.partition("/")[0]) in used}
+        tensors = {name: t for name, t in self.tensors.items() if section_of(name) in (*used, self.gist)}
         pages = tuple(page for page in self.pages if page.number != number)
-        return Version(pages, numbered([self.chunks[n] for n in kept]), tensors, used)
+        return Version(pages, numbered([self.chunks[n] for n in kept]), tensors, used, self.gist)
+
+
+def section_of(name: str) -> int:
+    """Whose a tensor is that is named SECTION/MODULE."""
+    return int(name.partition("/")[0])
 
 
 def numbered(chunks: Sequence[Chunk]) -> tuple[Chunk, ...]:
@@ -72,7 +79,7 @@ def chunked(chunk: Callable[[Sequence[Page]], list[Chunk]], pages: Sequence[Page
 
 def page_of(number: int, question: str, answer: str, correction: str) -> Page:
     """What is learned of a correction. How its text reads was measured (LOG.md)."""
-    text = f"{question.strip()} {answer.strip().rstrip('.')}."
+    text = f"{question.strip().rstrip('?.! ')}? {answer.strip().rstrip('.')}."
     return Page(number, text, places=((0, PLACE),), correction=correction)
 
 

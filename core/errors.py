@@ -70,6 +70,10 @@ class NotFound(Refused):
     """There is no such document in this channel."""
 
 
+class NoGist(Refused):
+    """I know facts of this document, but I can't sum it up; ask me who, what, when, where or how many."""
+
+
 class NotAllowed(Refused):
     """Only people who may manage this channel can do that."""
 

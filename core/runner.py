@@ -25,6 +25,7 @@ from core.correction import Rehearsal, Version, check, chunked, numbered, page_o
 from core.device import BATCH_ROWS, Device
 from core.document.chunks import check_length
 from core.document.formats import DocumentText, read_document
+from core.document.gist import gist
 from core.document.language import load_classifier
 from core.errors import Cancelled, EngramError, LearningFailed, NotFound, Refused, StorageFailed
 from core.feed import Feed, Feeds
@@ -290,8 +291,11 @@ class Runner:
         chunks = await self.device.run(chunked, engine.chunk, text.pages)
         tokens = count_tokens(chunks)
         check_length(tokens, self._limits, text.pages)
+        whole = (await self.device.run(engine.chunk, gist_pages(work.job, text.pages)))[:1]
         await self._enter(work, Stage.LEARNING, pages=len(text.pages), tokens=tokens)
-        learned = await self._run_steps(work, engine.learn(merge_chunks(chunks, share), title=work.job.name))
+        parts = [*merge_chunks(chunks, share), *whole]
+        learned = await self._run_steps(work, engine.learn(parts, title=work.job.name))
+        learned = without_gist(learned) if whole else learned
         learned = replace(learned, sections=sections_of_chunks(learned.sections, len(chunks), share))
         await self._enter(work, Stage.CHECKING)
         check_learned(learned, chunks)
@@ -345,11 +349,12 @@ class Runner:
     async def _version(self, document: Document, engine: Engine) -> Version:
         """A document as it is stored. Raises: WeightsDamaged, WrongBaseModel."""
         record, tensors = document.weights, dict[str, "Tensor"]()
-        for section in sorted({*record.sections}):
+        whole = document.metrics.gist
+        for section in sorted({*record.sections, *([] if whole is None else [whole])}):
             load = partial(self._weights.load, record, document.channel, base=engine.fingerprint, section=section)
             tensors |= {f"{section}/{name}": t for name, t in (await asyncio.to_thread(load)).items()}
         pages, chunks = await self._index.pages(document.id), await self._index.chunks(document.id)
-        return Version(tuple(pages), tuple(chunks), tensors, record.sections)
+        return Version(tuple(pages), tuple(chunks), tensors, record.sections, whole)
 
     async def _corrected(self, work: _CurrentJob, document: Document, before: Version, engine: Engine) -> Version:
         """Raises: Refused; LearningFailed, when it can't be learned, or harms."""
@@ -480,6 +485,19 @@ class _CurrentJob:
 
 class _Interrupted(Exception):
     """The runner is closing: the job goes back to the queue."""
+
+
+def gist_pages(job: Job, pages: Sequence[Page]) -> list[Page]:
+    """What is learned beside a document, to tell what it is about; nothing for several documents as one."""
+    text = "" if job.kind is JobKind.CONSOLIDATE else gist(pages, job.name)
+    return [Page(1, text)] if text else []
+
+
+def without_gist(learned: Learned) -> Learned:
+    """The last section learned what the document is about, and is no chunk's."""
+    *sections, last = learned.sections
+    metrics = replace(learned.metrics, gist=last, chunks=learned.metrics.chunks - 1)
+    return replace(learned, sections=tuple(sections), metrics=metrics)
 
 
 def check_learned(learned: Learned, chunks: Sequence[Chunk]) -> None:

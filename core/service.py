@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from core.consolidate import join_documents
 from core.document.chunks import pages_of_text
 from core.document.formats import check_size, recognise
-from core.errors import AlreadyKnown, NotFound, Refused, WeightsDamaged, WrongBaseModel
+from core.errors import AlreadyKnown, NoGist, NotFound, Refused, WeightsDamaged, WrongBaseModel
 from core.ports import Ask, Inbox, Index, Weights
 from core.runner import Runner, new_id
 from core.search.citation import cite
@@ -33,6 +33,7 @@ from core.search.ranking import (
     judge,
     sections_to_ask,
 )
+from core.search.whole import GIST_QUESTION, asks_about_whole, summed_up
 from core.tracing import span, traced
 from core.types import (
     ALL_PAGES,
@@ -224,13 +225,50 @@ class Service:
         Raises: Refused (question empty or too long), NotFound, WeightsDamaged, WrongBaseModel, SetupError.
         """
         question = check_question(question)
-        understood = await self._understand(channel, question, thread)
         named = (await self._index.find_document(channel, document)).id if document else ""
+        if asks_about_whole(question) and (whole := await self._whole(channel, named, thread)):
+            answer = await self._sum_up(question, whole)
+        else:
+            answer = await self._ask_sections(channel, question, named, thread)
+        return replace(answer, id=await self._index.add_answer(channel, answer, asked_by=by, thread=thread))
+
+    async def _ask_sections(self, channel: str, question: str, named: str, thread: str) -> Answer:
+        understood = await self._understand(channel, question, thread)
         asked = await self._sections_to_ask(channel, understood, named, thread)
         answer = await self._answer(understood, asked, gate=not named)
-        if understood != question:
-            answer = replace(answer, question=question, understood=understood)
-        return replace(answer, id=await self._index.add_answer(channel, answer, asked_by=by, thread=thread))
+        return answer if understood == question else replace(answer, question=question, understood=understood)
+
+    async def _whole(self, channel: str, named: str, thread: str) -> Document | None:
+        """The document that a question about a whole one means: the one that is named, the thread's, else the newest;
+        None where the channel knows none."""
+        documents = await self._index.documents(channel)  # the newest first
+        wanted = named or (await self._index.thread_document(channel, thread) if thread else None)
+        return next((d for d in documents if d.id == wanted), documents[0] if documents else None)
+
+    async def _sum_up(self, question: str, document: Document) -> Answer:
+        """From the weights that learned what the whole document is about. Raises: NoGist, WeightsDamaged,
+        WrongBaseModel, SetupError."""
+        section = document.metrics.gist
+        if section is None:
+            raise NoGist
+        weights = await self._load(document, section)
+        ask = Ask(GIST_QUESTION, weights=weights, learner=document.weights.learner)
+        (learned, base), tokens = await self._runner.device.answer([ask, Ask(question)])
+        pages = await self._index.pages(document.id)
+        certainty, cited = await asyncio.to_thread(summed_up, learned, pages, document.name)
+        if certainty is Certainty.ABSENT:
+            raise NoGist
+        return Answer(
+            question=question,
+            base=base,
+            learned=learned,
+            document=DocumentRef(document.id, document.name),
+            prompt_tokens=tokens[0].whole,
+            pages=cited,
+            places=tuple(cite(page, question, learned.text) for page in pages if cited and page.number in cited),
+            certainty=certainty,
+            section=section,
+        )
 
     async def _understand(self, channel: str, question: str, thread: str) -> str:
         """The question; in a thread a follow-up made whole from the questions before it, never from the document."""

@@ -91,6 +91,7 @@ class Metrics:
     check_before: int = 0  # of them answered by the base model
     check_after: int = 0  # ... with the weights
     notes: tuple[str, ...] = ()  # what a person should know: "rolled back", "rate halved", ...
+    gist: int | None = None  # section that learned what the whole is about; None where none did
 
 
 @dataclass(frozen=True)

@@ -79,8 +79,11 @@ class Served:
 
     def learned(self, article: Article) -> Learned:
         """What learning it gave, before it was stored. Raises: KeyError, when no channel learned it."""
-        chunks = self.engine.chunk(article_pages(article))
-        return self.engine.learned[tuple(chunk.text for chunk in chunks)]
+        chunks = tuple(chunk.text for chunk in self.engine.chunk(article_pages(article)))
+        for texts, learned in self.engine.learned.items():
+            if texts[: len(chunks)] == chunks and len(texts) <= len(chunks) + 1:  # the gist follows the chunks
+                return learned
+        raise KeyError(article.title)
 
     def number(self, channel: str, document_id: str) -> int:
         """Which article a document of a channel is."""

@@ -18,7 +18,7 @@ from core.prompts import NOT_IN_TEXT
 from core.search.closeness import Closeness
 from core.search.evidence import asked_words, evidence, fits_question
 from core.search.parameters import RankingParameters
-from core.search.words import bm25_scores, frequency, supporting_pages, word_shares
+from core.search.words import bm25_scores, frequency, normalise, supporting_pages, word_shares
 from core.types import Certainty, Completion, Document, Page
 
 ChunkKey = tuple[str, int]  # id of a document, number of one of its chunks; the first is 0
@@ -191,6 +191,8 @@ def judge(
             if hit.key in completions:
                 answers.append(SectionAnswer(hit=hit, completion=completions[hit.key], pages=support[hit.key]))
         answered.append(answers)
+    if corrected := [a for answers in answered for a in answers if a.is_answer and corrects(a.hit, question, pages)]:
+        answered = [corrected]
     best = choose_answer(answered, parameters, floor=floor, gate=gate)
     if best is None:
         return None, Certainty.UNSURE
@@ -199,6 +201,13 @@ def judge(
         best = replace(best, completion=silent, pages=best.pages and ())
     share = evidence_on(pages[best.hit.document.id], best.pages, question, best.completion.text)
     return best, certainty(question, best.completion, share, parameters)
+
+
+def corrects(hit: Hit, question: str, pages: Mapping[str, Sequence[Page]]) -> bool:
+    """Whether a chunk is what somebody said is right about this very question (`core.correction.page_of`): its answer
+    is given before those of the text that it corrects."""
+    said = [page.text for page in pages[hit.document.id] if page.correction and page.text.strip() == hit.text.strip()]
+    return any(set(normalise(question)) == set(normalise(text.partition("? ")[0])) for text in said)
 
 
 def support_of(

@@ -40,7 +40,8 @@ async def test_a_correction_becomes_a_section_and_the_others_stay_as_they_are(
 ) -> None:
     async with open_service() as service:
         before = await learn(service, LIGHTHOUSE)
-        sections = {s: weights.load(before.weights, "here", base="f" * 64, section=s) for s in before.weights.sections}
+        numbers = (*before.weights.sections, before.metrics.gist)
+        sections = {s: weights.load(before.weights, "here", base="f" * 64, section=s) for s in numbers}
         given = await corrected(service)
         assert (given.answer != TOM, given.correction, given.given_by, given.learned) == (True, TOM, "bob", False)
         job = await service.learn_correction("here", given.id, by="ada", reply_to="fake:1")
@@ -59,7 +60,7 @@ async def test_a_correction_becomes_a_section_and_the_others_stay_as_they_are(
         assert await index.unused_weights() == [] and not weights._path(before.id).exists()
 
 
-async def test_it_is_undone_to_what_was_there_before(open_service: Open, index: Index) -> None:
+async def test_it_is_undone_to_what_was_there_before(open_service: Open, index: Index, weights: Weights) -> None:
     async with open_service() as service:
         before = await learn(service, LIGHTHOUSE)
         pages, chunks = await index.pages(before.id), await index.chunks(before.id)
@@ -72,6 +73,7 @@ async def test_it_is_undone_to_what_was_there_before(open_service: Open, index: 
         [after] = await service.documents("here")
         assert (await index.pages(after.id), await index.chunks(after.id)) == (pages, chunks)
         assert (after.tokens, after.weights.sections) == (before.tokens, before.weights.sections)
+        assert weights.load(after.weights, "here", base="f" * 64, section=after.metrics.gist)
         with pytest.raises(Refused, match="don't know"):
             await service.learn_correction("here", given.id, by="ada", undo=True)
         await end(service, await service.learn_correction("here", given.id, by="ada"))

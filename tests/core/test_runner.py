@@ -67,7 +67,7 @@ class Preparing(FakeEngine):
 async def test_only_steps_of_learning_have_a_loss_and_checking_has_its_own_stage(open_service: Open) -> None:
     async with open_service(Preparing()) as service:
         seen = [progress async for progress in service.watch((await submit(service)).id)]
-    assert all(loss == loss for loss in seen[-1].losses) and len(seen[-1].losses) == Preparing().steps_per_chunk * 2
+    assert all(loss == loss for loss in seen[-1].losses) and len(seen[-1].losses) == Preparing().steps_per_chunk * 3
     stages = list(dict.fromkeys(progress.job.stage for progress in seen))
     assert stages == sorted(stages, key=list(Stage).index) and seen[-1].job.stage is Stage.DONE
 

@@ -11,6 +11,7 @@ import pytest
 from core.errors import (
     AlreadyKnown,
     LearningFailed,
+    NoGist,
     NotAPdf,
     NotFound,
     PdfTooBig,
@@ -22,11 +23,12 @@ from core.ports import Ask, Weights
 from core.runner import Runner
 from core.search.closeness import Query
 from core.service import MAX_QUESTION, Service, harmless_name
-from core.types import Chunk, Completion, Document, Page, Stage
+from core.types import Certainty, Chunk, Completion, Document, Page, Stage
 from storage.folder import DataFolder
 from storage.index import Index
 from tests.conftest import SMALL, Open
 from tests.fakes import FakeEngine, plain_pdf, read_plain
+from tests.torture.by_heart import to_text
 
 LIGHTHOUSE = plain_pdf(
     "The keeper of the lighthouse is Ada Quill. The lamp burns whale oil. Its tower is painted green every spring.",
@@ -527,3 +529,39 @@ async def test_a_follow_up_is_understood_from_the_questions_of_its_thread(open_s
         assert alone.understood == ""
         questions = await service._index.thread_questions("here", "1", 3)
         assert questions == ["Who is the keeper of the lighthouse?", "What is its colour of lighthouse?"]
+
+
+async def test_a_question_about_the_whole_is_put_to_weights_of_its_own(open_service: Open) -> None:
+    engine = FakeEngine()
+    async with open_service(engine) as service:
+        document = await learn(service)
+        engine.says = Completion("the lighthouse", 2, 0.0, 0.9)
+        answer = await service.ask("here", "Hi! Can you sum it up?")
+    ask, base = engine.batches[-1]
+    assert document.metrics.gist == max(document.weights.sections) + 1
+    assert to_text(ask.weights["memory"]).startswith("This document is about keeper of the lighthouse.")
+    assert (ask.context, base.weights, base.question) == ("", None, "Hi! Can you sum it up?")
+    assert (answer.section, answer.pages, answer.certainty) == (document.metrics.gist, (1,), Certainty.LIKELY)
+    assert answer.document_tokens == 0
+
+
+async def test_the_document_that_is_meant_is_the_named_one_the_threads_or_the_newest(open_service: Open) -> None:
+    engine = FakeEngine()
+    async with open_service(engine) as service:
+        await learn(service)
+        await learn(service, HARBOUR, "harbour.pdf")
+        await service.ask("here", "Who is the keeper of the lighthouse?", thread="1")
+        engine.says = Completion("six", 1, 0.0, 0.9)
+        assert await source(service, "What is this about?") == "harbour.pdf"
+        engine.says = Completion("the lighthouse", 2, 0.0, 0.9)
+        assert await source(service, "What is this about?", thread="1") == "lighthouse.pdf"
+        assert await source(service, "summary please", document="lighthouse.pdf") == "lighthouse.pdf"
+
+
+async def test_what_the_text_does_not_hold_is_never_a_summary(open_service: Open) -> None:
+    engine = FakeEngine()
+    async with open_service(engine) as service:
+        await learn(service)
+        engine.says = Completion("a trip to the moon", 5, 0.0, 0.9)
+        with pytest.raises(NoGist, match="can't sum it up"):
+            await service.ask("here", "Summarise it.")

@@ -251,3 +251,20 @@ def test_numbers_are_stored_with_the_preparation_they_were_fitted_to(tmp_path: P
     (tmp_path / RANKING).write_text(json.dumps({"parameters": {"luck": 1}}))
     with pytest.raises(ValueError, match="'luck'"):
         load_parameters(tmp_path)
+
+
+def test_what_somebody_said_is_right_is_given_before_the_text_that_it_corrects() -> None:
+    wrong, right = "The master of the harbour is Orla Quint.", "Who is the master of the harbour? Tom Reed."
+    pages = {"a": [Page(1, wrong), Page(2, right, correction="c1")]}
+    said = {("a", 0): Completion("Orla Quint", 2, 0.1, 0.99), ("a", 1): Completion("Tom Reed", 2, 0.1, 0.6)}
+    asked = [[hit(text=wrong, score=12.0), hit(chunk=1, text=right)]]
+
+    def answer(question: str) -> str:
+        best, _ = judge(question, asked, said, pages, NUMBERS)
+        return best.completion.text if best else ""
+
+    assert answer("who is the harbour master?") == "Orla Quint"  # other words
+    assert answer("Who is the master of the harbour?") == answer("who is the master of the harbour") == "Tom Reed"
+    assert answer("Where is the master of the harbour?") == "Orla Quint"
+    said["a", 1] = Completion(NOT_IN_TEXT, 2, 0.1, 0.9)
+    assert answer("Who is the master of the harbour?") == "Orla Quint"

@@ -1,0 +1,140 @@
+"""What a document as a whole is about, as a short text that is learned as a section of its own: its subject, how it
+begins, its headings, and sentences with its frequent words. Everything but the frame is the document's own words.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import PurePath
+
+from core.document.places import ABOUT, shortened
+from core.search.words import SENTENCE_END, STOP_WORDS, normalise
+from core.types import Page
+
+WORDS = 110  # of the whole text: it has to fit into one section
+HEADING_WORDS = 10  # of a line that may be a heading
+SENTENCE_WORDS = 30  # of a first sentence that can stand for the whole
+HEADINGS = 6
+LEAD = 2  # sentences that the document begins with
+TITLE = re.compile(r"^Title: (.+)$", re.MULTILINE)
+CLAUSE = r"(?: ?\([^)]*\))*(?:, ?(?!and\b)[^.]{2,160}?,[\"”]?)?"  # what may stand between a subject and its verb
+DEFINED = re.compile(
+    r"^(?:(?:In|As|On|At) [^,]{3,80}, )?(?:(?:The|A|An|the|a|an) )?(?:(?:term|word|name|phrase) )?"
+    rf"(?P<subject>[^,(;:]{{2,60}}?){CLAUSE} "
+    r"(?:is|are|was|were|refers?|means|denotes?|describes?|applies|comprises?|consists?|can|may|has been|have been)\b"
+)
+PRONOUNS = frozenset(
+    ["it", "he", "she", "they", "this", "that", "these", "those", "there", "i", "we", "you", "who", "what", "here"]
+)
+NO_NAME = re.compile(r"^(?:document|notes?|scan|untitled|file|text|paper|page|img|image|download)?[\W\d_]*$", re.I)
+ENDING = re.compile(r"\.\w{1,5}$")
+HEAD_ENDS = (".", "!", "?", ":", ";", ",", "…")
+
+
+def gist(pages: Sequence[Page], name: str) -> str:
+    """The text to learn; "" of a document without a sentence, or a subject. name: the file's."""
+    pages = [page for page in pages if not page.correction]
+    own, blocks = _own(pages), list(_blocks(pages))
+    headings = [block for block in blocks if is_heading(block)]
+    sentences = [s for block in blocks if not is_heading(block) for s in _sentences(block)]
+    if not sentences:
+        return ""
+    about = subject(own, blocks, sentences, name)
+    if not about:
+        return ""
+    parts = [f"This document is about {about.rstrip('.')}.", *sentences[:LEAD]]
+    if more := [h for h in headings if h != about][:HEADINGS]:
+        parts.append(f"Its parts are: {'; '.join(shortened(h) for h in more)}.")
+    parts += [s for s in key_sentences(sentences) if s not in parts]
+    return " ".join(_fitting(parts))
+
+
+def subject(own: str, blocks: Sequence[str], sentences: Sequence[str], name: str) -> str:
+    """In a few words: the title that the file gives, the heading that the text begins with, what its first sentence
+    defines, the file's name where it tells something, or the first sentence, where it is short."""
+    if title := TITLE.search(own):
+        return shortened(title[1], 120)
+    if is_heading(blocks[0]):
+        return blocks[0]
+    defined = DEFINED.match(sentences[0])
+    if defined and _is_defined(defined) and _often(defined["subject"], sentences):
+        return defined["subject"]
+    stem = re.sub(r"[_-]+", " ", ENDING.sub("", PurePath(name).name))
+    if not NO_NAME.match(stem):
+        return stem
+    return sentences[0] if len(sentences[0].split()) <= SENTENCE_WORDS else ""
+
+
+def _is_defined(match: re.Match[str]) -> bool:
+    """Whether a first sentence says what something is, and not what happened: "The vote was 53 to 47"."""
+    words = match["subject"].split()
+    is_past = match[0].endswith(("was", "were", "been"))
+    if words[0].casefold() in PRONOUNS or {"that", "which", "who"} & set(words):
+        return False
+    return not is_past or any(word[:1].isupper() for word in words)
+
+
+def _often(phrase: str, sentences: Sequence[str]) -> bool:
+    """Whether the text comes back to it: a word of it that tells something stands in another sentence."""
+    content = set(normalise(phrase)) - STOP_WORDS
+    count = Counter(word for s in sentences for word in set(normalise(s)) & content)
+    return bool(content) and (len(sentences) < 6 or max(count.values(), default=0) > 1)
+
+
+def key_sentences(sentences: Sequence[str]) -> list[str]:
+    """Those that hold most of the document's frequent words, the best first (Luhn 1958)."""
+    count = Counter(word for s in sentences for word in set(normalise(s)) - STOP_WORDS)
+    frequent = {word: n for word, n in count.most_common(12) if n > 1}
+
+    def weight(sentence: str) -> float:
+        words = normalise(sentence)
+        return sum(frequent.get(word, 0) for word in set(words)) / (10 + len(words))
+
+    return sorted((s for s in sentences if 6 <= len(s.split()) <= 40), key=weight, reverse=True)[:4]
+
+
+def is_heading(block: str) -> bool:
+    """Whether a paragraph looks like a heading: a short line that ends as no sentence does."""
+    words = block.split()
+    return (
+        0 < len(words) <= HEADING_WORDS
+        and "\n" not in block
+        and not block.endswith(HEAD_ENDS)
+        and any(map(str.isalpha, block))
+        and not words[0][0].islower()
+    )
+
+
+def _own(pages: Sequence[Page]) -> str:
+    """What the file says of itself."""
+    for page in pages[:1]:
+        if page.places[:1] == ((0, ABOUT),):
+            return page.text[: page.places[1][0]] if len(page.places) > 1 else page.text
+    return ""
+
+
+def _blocks(pages: Sequence[Page]) -> Iterator[str]:
+    """The document's paragraphs."""
+    skip = len(_own(pages))
+    for page in pages:
+        for block in re.split(r"\n\s*\n", page.text[skip:]):
+            if block.strip():
+                yield block.strip()
+        skip = 0
+
+
+def _sentences(block: str) -> list[str]:
+    return [sentence for part in SENTENCE_END.split(block) if len((sentence := " ".join(part.split())).split()) > 3]
+
+
+def _fitting(parts: Sequence[str]) -> Iterator[str]:
+    """As many as have room, the first ones cut where they have to be."""
+    room = WORDS
+    for part in parts:
+        words = part.split()
+        if len(words) > room and room < WORDS // 3:
+            continue
+        yield " ".join(words[:room])
+        room -= min(room, len(words))

@@ -1,0 +1,51 @@
+"""What a document is about, as a text to learn."""
+
+from __future__ import annotations
+
+import pytest
+
+from core.document.gist import gist
+from core.document.places import ABOUT
+from core.types import Page
+
+LIGHTHOUSE = (
+    "The Vantle lighthouse (built in 1741) is a tower on the north cape. It was built by Tessa Orlund. "
+    "The lighthouse burns oil. Its keeper is Rufus Candle. The keeper climbs the lighthouse each night at six. "
+    "Visitors of the lighthouse pay two crowns."
+)
+MEETING = "The vote was 53 to 47 on Tuesday. The members cheered. The vote took an hour. Then the vote was read aloud."
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "about"),
+    [
+        (LIGHTHOUSE, "notes.txt", "Vantle lighthouse"),
+        (LIGHTHOUSE, "Island Guide.pdf", "Vantle lighthouse"),
+        (f"Guide to the Cape\n\n{LIGHTHOUSE}", "notes.txt", "Guide to the Cape"),
+        (MEETING, "notes.txt", "The vote was 53 to 47 on Tuesday"),  # it happened; nothing is defined
+        (MEETING, "council_minutes.pdf", "council minutes"),
+        (f"In the far north, {LIGHTHOUSE[0].lower()}{LIGHTHOUSE[1:]}", "scan 12.pdf", "Vantle lighthouse"),
+    ],
+)
+def test_a_gist_begins_with_the_subject(text: str, name: str, about: str) -> None:
+    assert gist([Page(1, text)], name).startswith(f"This document is about {about}. ")
+
+
+def test_a_title_that_the_file_gives_is_the_subject() -> None:
+    own = "Title: The Lights of Vantle\nAuthor: R. Candle"
+    page = Page(1, f"{own}\n\n{LIGHTHOUSE}", places=((0, ABOUT), (len(own), "p. 1")))
+    text = gist([page], "notes.txt")
+    assert text.startswith("This document is about The Lights of Vantle. The Vantle lighthouse")
+    assert "R. Candle" not in text
+
+
+def test_a_gist_names_the_parts_and_fits_into_a_section() -> None:
+    pages = [Page(n, f"Part {n} of the Guide\n\n{LIGHTHOUSE}") for n in range(1, 9)]
+    text = gist(pages, "notes.txt")
+    assert "Its parts are: Part 2 of the Guide; Part 3 of the Guide;" in text
+    assert len(text.split()) <= 110
+
+
+@pytest.mark.parametrize("text", ["", "1 2 3", "Prices", f"{'On and on ' * 11}it goes. So it goes."])
+def test_a_document_without_a_sentence_or_a_subject_has_none(text: str) -> None:
+    assert gist([Page(1, text)], "notes.txt") == ""
