@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 
 from core.consolidate import joined, merged, spread
 from core.device import BATCH_ROWS, Device
+from core.document.about import title_of
 from core.document.chunks import check_length
 from core.document.formats import DocumentText, read_document
 from core.errors import Cancelled, EngramError, LearningFailed, NotFound, StorageFailed
@@ -282,7 +283,8 @@ class Runner:
         tokens = count_tokens(chunks)
         check_length(tokens, self._limits, text.pages)
         await self._enter(work, Stage.LEARNING, pages=len(text.pages), tokens=tokens)
-        learned = await self._run_learner(work, engine.learn(merged(chunks, share), title=work.job.name))
+        title = title_of(work.job.name, text.pages)
+        learned = await self._run_learner(work, engine.learn(merged(chunks, share), title=title))
         learned = replace(learned, sections=spread(learned.sections, len(chunks), share))
         await self._enter(work, Stage.CHECKING)
         check_learned(learned, chunks)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import groupby, pairwise
 
+from core.document.headings import PageText, Piece, with_headings
 from core.document.heads import Line, Sheet, line_distance, without_running_heads
 from core.document.order import PROSE, columns_apart, in_reading_order, notes_apart, rows_together, without_doubles
 from core.document.tables import has_figures, row_sentences
@@ -25,8 +26,14 @@ _ITEM = re.compile(r"(?:[•‣◦▪●○■□–—*·]|\(?(?:\d{1,3}|[a-z])
 
 
 def read_sheets(sheets: Sequence[Sheet]) -> list[str]:
+    """The clean text of each page, as `read_pages`."""
+    return [page.text for page in read_pages(sheets)[0]]
+
+
+def read_pages(sheets: Sequence[Sheet]) -> tuple[list[PageText], str]:
     """The clean text of each page: running heads and page numbers gone, broken words and lines joined, paragraphs and
-    list items on lines of their own, with an empty line where the page leaves room. Nothing else is left out.
+    list items on lines of their own, with an empty line where the page leaves room. Nothing else is left out. And the
+    title that the first page shows.
     """
     sheets = [replace(sheet, lines=tuple(_rows(_ordered(sheet.lines)))) for sheet in sheets]
     sheets = without_running_heads(sheets)
@@ -34,7 +41,11 @@ def read_sheets(sheets: Sequence[Sheet]) -> list[str]:
     pages = [_pieces(sheet, words) for sheet in sheets]
     for before, after in pairwise(pages):
         _join_across(before, after, words)
-    return _mend_page_breaks(["".join(p.gap + p.text for p in page).strip("\n") for page in pages], words)
+        _mend_page_break(before, after, words)
+    for page in pages:
+        for piece in page[-1:]:
+            piece.text = piece.text.rstrip(SOFT_HYPHEN)
+    return with_headings(pages)
 
 
 def _ordered(lines: Sequence[Line]) -> list[Line]:
@@ -44,18 +55,9 @@ def _ordered(lines: Sequence[Line]) -> list[Line]:
 # Lines and paragraphs
 
 
-@dataclass
-class _Piece:
-    """A paragraph, a list item, a heading or a table's row."""
-
-    text: str
-    size: float  # of its type
-    gap: str  # what parts it from the piece before it: an empty line or a line's end
-    row: bool = False  # of a table
-
-    def is_aside(self, size: float) -> bool:
-        """Whether a sentence in type of this size may go on beyond it: a footnote, a caption, a table."""
-        return self.row or self.size < 0.95 * size or bool(_CAPTION.match(self.text))
+def _is_aside(piece: Piece, size: float) -> bool:
+    """Whether a sentence in type of this size may go on beyond it: a footnote, a caption, a table."""
+    return piece.row or piece.size < 0.95 * size or bool(_CAPTION.match(piece.text))
 
 
 def _rows(lines: Sequence[Line]) -> Iterator[Line]:
@@ -83,8 +85,8 @@ def _beside(left: Line, right: Line) -> bool:
     return right.x0 > left.x1 - slack and abs(right.y1 - left.y1) < slack
 
 
-def _pieces(sheet: Sheet, words: set[str]) -> list[_Piece]:
-    pieces: list[_Piece] = []
+def _pieces(sheet: Sheet, words: set[str]) -> list[Piece]:
+    pieces: list[Piece] = []
     for stack in _stacks(sheet.lines):
         first, *rest = _paragraphs(stack, sheet, words)
         begun = None if first.row else _begun(pieces, first)
@@ -94,7 +96,7 @@ def _pieces(sheet: Sheet, words: set[str]) -> list[_Piece]:
             pieces.append(first)
         pieces += rest
         sentences = [sentence for table in _tables(stack) for sentence in row_sentences(table)]
-        pieces += [_Piece(text, first.size, "\n" if n else "\n\n", row=True) for n, text in enumerate(sentences)]
+        pieces += [Piece(text, first.size, "\n" if n else "\n\n", row=True) for n, text in enumerate(sentences)]
     return pieces
 
 
@@ -105,22 +107,22 @@ def _tables(stack: Sequence[Line]) -> list[list[tuple[str, ...]]]:
     return [table for table in tables if has_figures(table)]
 
 
-def _begun(pieces: Sequence[_Piece], rest: _Piece) -> int | None:
+def _begun(pieces: Sequence[Piece], rest: Piece) -> int | None:
     """Where the sentence that `rest` goes on with was begun: in the last piece, or before what may stand in between."""
     for at in range(len(pieces) - 1, max(-1, len(pieces) - 1 - ASIDES), -1):
         alike = abs(pieces[at].size - rest.size) < 0.15 * rest.size
         long = at == len(pieces) - 1 or len(pieces[at].text.split()) >= LONG
         if alike and long and not pieces[at].row and runs_on(pieces[at].text, rest.text):
             return at
-        if not pieces[at].is_aside(rest.size):
+        if not _is_aside(pieces[at], rest.size):
             return None
     return None
 
 
-def _join_across(before: list[_Piece], after: list[_Piece], words: set[str]) -> None:
+def _join_across(before: list[Piece], after: list[Piece], words: set[str]) -> None:
     """Bring the end of a sentence that footnotes or a float cut off back to the page where it began."""
     body = max((piece.size for piece in after if len(piece.text.split()) >= LONG), default=0.0)
-    at = next((n for n, piece in enumerate(after[:ASIDES]) if not piece.is_aside(body)), None)
+    at = next((n for n, piece in enumerate(after[:ASIDES]) if not _is_aside(piece, body)), None)
     if at is None:
         return
     begun = _begun(before, after[at])
@@ -155,19 +157,20 @@ def _same_size(above: Line, below: Line) -> bool:
     return abs(above.size - below.size) < 0.15 * above.size
 
 
-def _paragraphs(stack: Sequence[Line], sheet: Sheet, words: set[str]) -> list[_Piece]:
+def _paragraphs(stack: Sequence[Line], sheet: Sheet, words: set[str]) -> list[Piece]:
     stack = [_as_row(stack, at) for at in range(len(stack))]
     groups = [[stack[0]]]
     for at, (above, below) in enumerate(pairwise(stack)):
         if _starts_anew(above, below, _right_edge(stack, at, sheet)):
             groups.append([])
         groups[-1].append(below)
-    return [
-        _Piece(
-            join_lines([line.text for line in group], words), group[0].size, "\n" if n else "\n\n", bool(group[0].cells)
-        )
-        for n, group in enumerate(groups)
-    ]
+    return [_piece(group, "\n" if n else "\n\n", words) for n, group in enumerate(groups)]
+
+
+def _piece(lines: Sequence[Line], gap: str, words: set[str]) -> Piece:
+    text = join_lines([line.text for line in lines], words)
+    fonts = tuple(font for line in lines for font in line.fonts)
+    return Piece(text, lines[0].size, gap, bool(lines[0].cells), len(lines), fonts)
 
 
 def _as_row(stack: Sequence[Line], at: int) -> Line:
@@ -216,11 +219,10 @@ def _other_font(above: Line, below: Line) -> bool:
     return all(fonts) and not fonts[0] & fonts[1] and 1 in map(len, fonts)
 
 
-def _mend_page_breaks(texts: list[str], words: set[str]) -> list[str]:
+def _mend_page_break(before: list[Piece], after: list[Piece], words: set[str]) -> None:
     """Bring the rest of a word that the end of a page breaks back to where it began."""
-    texts = list(texts)
-    for at in range(1, len(texts)):
-        if is_broken(texts[at - 1]) and texts[at][:1].islower():
-            rest, _, texts[at] = texts[at].partition(" ")
-            texts[at - 1] = join_lines((texts[at - 1], rest), words)
-    return [text.rstrip(SOFT_HYPHEN) for text in texts]
+    if before and after and is_broken(before[-1].text) and after[0].text[:1].islower():
+        rest, _, after[0].text = after[0].text.partition(" ")
+        before[-1].text = join_lines((before[-1].text, rest), words)
+        if not after[0].text:
+            del after[0]

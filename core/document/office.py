@@ -14,10 +14,10 @@ from itertools import pairwise
 from typing import Any
 from xml.etree.ElementTree import Element
 
-from core.document.about import FEWEST, about
+from core.document.about import about
 from core.document.archive import Archive, Unreadable
 from core.document.flow import pages_of, table_blocks
-from core.document.places import ABOUT, Block, heading, joined, shortened
+from core.document.places import ABOUT, FEWEST, Block, heading, joined, shortened
 from core.document.tables import rows_as_text
 
 W = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
