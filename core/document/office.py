@@ -18,7 +18,7 @@ from core.document.about import about
 from core.document.archive import Archive, Unreadable
 from core.document.flow import pages_of, table_blocks
 from core.document.places import ABOUT, FEWEST, Block, heading, joined, shortened
-from core.document.tables import rows_as_text
+from core.document.tables import has_heading, rows_as_text
 
 W = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
 A = "{http://schemas.openxmlformats.org/drawingml/2006/main}"
@@ -254,7 +254,8 @@ def _sheet(rows: list[list[str]]) -> list[str]:
     """Each row: those above the table as they stand, then the table's, without its empty columns."""
     columns = [at for at in range(max(map(len, rows), default=0)) if any(at < len(row) and row[at] for row in rows)]
     rows = [[row[at] if at < len(row) else "" for at in columns] for row in rows]
-    start = next((at for at, row in enumerate(rows) if sum(map(bool, row)) > 1), len(rows))
+    filled = [at for at, row in enumerate(rows) if sum(map(bool, row)) > 1]
+    start = next((at for at in filled if has_heading(rows[at:])), filled[0] if filled else len(rows))
     return [*(" ".join(filter(None, row)) for row in rows[:start]), *table_blocks(rows[start:])]
 
 

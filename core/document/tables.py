@@ -54,10 +54,11 @@ def has_figures(rows: Sequence[Sequence[str]]) -> bool:
 
 
 def _keys(body: Sequence[Sequence[str]]) -> int:
-    """How many of the first columns name a row: those of words before the first one of figures; without figures one."""
+    """How many of the first columns name a row: those of words before the first one of figures; without figures one.
+    None, where the first one is of figures: then each of these is named by its column."""
     width = max(map(len, body))
     figures = [_is_figures([row[at] for row in body if at < len(row)]) for at in range(width)]
-    return min(figures.index(True), KEYS) or 1 if True in figures else 1
+    return min(figures.index(True), KEYS) if True in figures else 1
 
 
 def _is_figures(column: Sequence[str]) -> bool:

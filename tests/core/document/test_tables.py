@@ -26,6 +26,11 @@ SCORES = [["Data", "Model", "F1", "EM"], ["FEVEROUS", "Codex", "57.85", "40.1"],
             [["", "2021", "2022"], ["Ships", "4", "5"]],
             ["Ships: 2021 4, 2022 5."],
         ),  # figures may be a row like the others
+        (
+            [["Length", "Kind"], ["6.4", "virginica"], ["4.4", "setosa"]],
+            ["Length 6.4, Kind virginica.", "Length 4.4, Kind setosa."],
+        ),
+        ([["Year", "Ships"], ["1874", "4"], ["1902", "5"]], ["Year 1874, Ships 4.", "Year 1902, Ships 5."]),
         ([["", "12", "13"], ["Ships", "4", "5"]], []),
         ([["Tower", "1874"], ["Pier", "1902"]], []),
         ([["Only one row", "here"]], []),
