@@ -9,7 +9,15 @@ from itertools import groupby, pairwise
 
 from core.document.headings import PageText, Piece, with_headings
 from core.document.heads import Line, Sheet, line_distance, without_running_heads
-from core.document.order import PROSE, columns_apart, in_reading_order, notes_apart, rows_together, without_doubles
+from core.document.order import (
+    PROSE,
+    columns_apart,
+    in_reading_order,
+    labels_first,
+    notes_apart,
+    rows_together,
+    without_doubles,
+)
 from core.document.tables import has_figures, row_sentences
 from core.document.text import SENTENCE_END, SOFT_HYPHEN, is_broken, join_lines, runs_on, vocabulary
 
@@ -18,10 +26,12 @@ LONG = 6  # words of a piece that may be a sentence's beginning
 FULL = 0.75  # of the room: a ragged line of prose fills as much
 TABLE = 3  # rows of a table, with its heading, that is not ruled
 JUSTIFIED = 25  # characters of a line that fills its column
+TYPED = 0.5  # share of a page's lines in type of one width: then it is the text, not code
 
 _CAPTION = re.compile(r"(?:figure|fig\.|table|tab\.|abbildung|abb\.|tabelle|listing|algorithm|chart|box)\s*\d", re.I)
 _SENTENCE = re.compile(r".*?[.!?][\"”’)\]]*(?=\s+[^\W\d_a-z]|$)", re.S)  # to the end of the first one
 _LEADS = re.compile(r"… ?(?:\d+|[ivxlc]+)$")  # a line of a table of contents
+_FIXED = re.compile(r"mono|courier|typewriter|cmtt|consol|menlo|fixed|\btt", re.I)  # fonts of one width
 _ITEM = re.compile(r"(?:[•‣◦▪●○■□–—*·]|\(?(?:\d{1,3}|[a-z])[.)])\s")  # a list's bullet or number
 
 
@@ -49,7 +59,7 @@ def read_pages(sheets: Sequence[Sheet]) -> tuple[list[PageText], str]:
 
 
 def _ordered(lines: Sequence[Line]) -> list[Line]:
-    return in_reading_order(rows_together(columns_apart(notes_apart(without_doubles(lines)))))
+    return in_reading_order(labels_first(rows_together(columns_apart(notes_apart(without_doubles(lines))))))
 
 
 # Lines and paragraphs
@@ -159,9 +169,11 @@ def _same_size(above: Line, below: Line) -> bool:
 
 def _paragraphs(stack: Sequence[Line], sheet: Sheet, words: set[str]) -> list[Piece]:
     stack = [_as_row(stack, at) for at in range(len(stack))]
+    typed = sum(map(_is_code, sheet.lines)) > TYPED * len(sheet.lines)
     groups = [[stack[0]]]
     for at, (above, below) in enumerate(pairwise(stack)):
-        if _starts_anew(above, below, _right_edge(stack, at, sheet)):
+        code = not typed and _is_code(above) and _is_code(below)
+        if code or _starts_anew(above, below, _right_edge(stack, at, sheet)):
             groups.append([])
         groups[-1].append(below)
     return [_piece(group, "\n" if n else "\n\n", words) for n, group in enumerate(groups)]
@@ -204,13 +216,25 @@ def _starts_anew(above: Line, below: Line, edge: float) -> bool:
     return bool(
         _ITEM.match(below.text)
         or _LEADS.search(above.text)
-        or bool(above.cells)
+        or (bool(above.cells) and not _hangs(above, below))
         or bool(below.cells)
         or not _same_size(above, below)
         or (_other_font(above, below) and not runs_on(above.text, below.text))
         or (meant and edge - above.x1 > word)
         or (below.x0 - above.x0 > 0.8 * above.size and above.text.endswith(SENTENCE_END))
     )
+
+
+def _hangs(above: Line, below: Line) -> bool:
+    """Whether it goes on with the text beside a label: "-k  only a", below it, further in, "suggestion"."""
+    label, *text = above.cells
+    further = below.x0 - above.x0 > above.size and below.x1 < above.x1 + above.size
+    words = sum(word.isalpha() for cell in text for word in cell.split())
+    return further and len(text) == 1 and words >= PROSE > len(label.split())
+
+
+def _is_code(line: Line) -> bool:
+    return 2 * sum(bool(_FIXED.search(font)) for font in line.fonts) > len(line.fonts)
 
 
 def _other_font(above: Line, below: Line) -> bool:
