@@ -51,6 +51,7 @@ docs: install  ## what is made from the code: the table of settings, the noteboo
 
 pictures: install  ## those in docs/ that show what the model really said
 	PYTHONPATH=. $(BIN)/python .ci/pictures.py
+	PYTHONPATH=. $(BIN)/python .ci/chat_pictures.py
 
 wheel: install  ## the package in an empty venv, and the demonstration run from it
 	.ci/wheel

@@ -28,13 +28,27 @@ body { font: 15px/1.46 "Noto Sans", sans-serif; margin: 0; padding: 18px 22px; w
 .reply { margin-left: 46px; border-left: 2px solid #ddd; padding-left: 12px; }
 .face { width: 36px; height: 36px; border-radius: 8px; color: #fff; display: grid; place-items: center;
   font-weight: 700; }
+.inside { flex: 1; }
 .name { font-weight: 700; }
 .app { font-size: 11px; color: #616061; background: #eee; padding: 0 4px; border-radius: 3px; }
 .mention { color: #1264a3; background: #e8f5fa; padding: 0 2px; border-radius: 3px; }
 .small { font-size: 12.5px; color: #616061; white-space: pre-line; }
+.section { display: flex; gap: 24px; white-space: pre-line; }
+.section > .button { margin-left: auto; align-self: center; }
+.task { border: 1px solid #ddd; border-radius: 8px; padding: 4px 10px; width: fit-content; }
+.thumb svg { width: 15px; margin: 8px 10px -2px 0; } .button .thumb svg { margin: 0 0 -2px; }
+.thumb.down svg { transform: rotate(180deg); }
+.primary { background: #007a5a; color: #fff; } .danger { color: #e01e5a; border-color: #e01e5a; }
+h2 { font-size: 15px; color: #616061; border-bottom: 1px solid #ccc; margin: 4px 0 12px; }
 .button { display: inline-block; border: 1px solid #bbb; border-radius: 4px; padding: 2px 10px; margin: 5px 8px 0 0;
   font-weight: 700; font-size: 13px; }
 """
+
+
+THUMB = (
+    '<svg viewBox="0 0 14 14" fill="none" stroke="#616061"><path d="M4 6 7 1c1.6 0 1.6 1.6 1.1 4H12c1 0 1 1.4.6 2.4'
+    'L11.5 12H4ZM1.2 6H3v6H1.2Z"/></svg>'
+)
 
 
 async def main() -> None:
@@ -56,17 +70,18 @@ async def picture_of_answer(app: App) -> None:
     for question in QUESTIONS:
         answer = await app.service.ask(CHANNEL, question, by="me")
         print(question, answer.learned, answer.base, answer.pages, flush=True)
-        parts.append(message("Bob", "#d9a441", f'<span class="mention">@Engram</span> {html.escape(question)}'))
-        parts.append(message("Engram", "#2f3e9e", blocks(to_blocks(render.answer(answer))["blocks"]), reply=True))
+        parts.append(message("Bob", "#d9a441", f"{mention('Engram')} {html.escape(question)}"))
+        inside = blocks(to_blocks(render.answer(answer))["blocks"])
+        parts.append(message("Engram", "#2f3e9e", inside, app=True, reply=True))
     page = f"<!doctype html><meta charset=utf-8><style>{CSS}</style>{''.join(parts)}"
     await shoot(page, ROOT / "docs" / "chat" / "answer.png")
 
 
-def message(name: str, colour: str, inside: str, *, reply: bool = False) -> str:
-    app, kind = (' <span class="app">APP</span>', "message reply") if reply else ("", "message")
+def message(name: str, colour: str, inside: str, *, app: bool = False, reply: bool = False) -> str:
+    mark = ' <span class="app">APP</span>' if app else ""
     return (
-        f'<div class="{kind}"><div class="face" style="background: {colour}">{name[0]}</div>'
-        f'<div><span class="name">{name}</span>{app}<br>{inside}</div></div>'
+        f'<div class="message{" reply" * reply}"><div class="face" style="background: {colour}">{name[0]}</div>'
+        f'<div class="inside"><span class="name">{name}</span>{mark}<br>{inside}</div></div>'
     )
 
 
@@ -75,20 +90,42 @@ def blocks(given: list[dict[str, Any]]) -> str:
     drawn = []
     for block in given:
         if block["type"] == "section":
-            drawn.append(f"<div>{marked(block['text']['text'])}</div>")
+            texts = [field["text"] for field in block.get("fields", [])] or [block["text"]["text"]]
+            columns = "".join(f"<div>{marked(text)}</div>" for text in texts)
+            beside = button(block["accessory"]) if "accessory" in block else ""
+            drawn.append(f'<div class="section">{columns}{beside}</div>')
         elif block["type"] == "context":
             drawn.append(f'<div class="small">{marked(block["elements"][0]["text"])}</div>')
+        elif block["type"] == "task_card":
+            drawn.append(f'<div class="task">◌ <b>{html.escape(block["title"])}</b></div>')
+        elif block["type"] == "context_actions":
+            drawn.append(f'<span class="thumb">{THUMB}</span><span class="thumb down">{THUMB}</span> ')
         elif block["type"] == "actions":
-            drawn += [f'<span class="button">{html.escape(one["text"]["text"])}</span>' for one in block["elements"]]
+            drawn += map(button, block["elements"])
     return "".join(drawn)
+
+
+def button(element: dict[str, Any]) -> str:
+    label = html.escape(element["text"]["text"])
+    for sign, turned in (("👍", ""), ("👎", " down")):  # few machines that draw this have a font for them
+        label = label.replace(sign, f'<span class="thumb{turned}">{THUMB}</span>')
+    return f'<span class="button {element.get("style", "")}">{label}</span>'
 
 
 def marked(text: str) -> str:
     """mrkdwn as HTML; it comes escaped."""
+    text = re.sub(r"&lt;@U(\w+)&gt;|<@U(\w+)>", lambda m: mention((m[1] or m[2]).title()), text)
+    text = re.sub(r"<#(\w+)>", "#general", text)
+    text = re.sub(r"(?m)^_(.+)_$", r"<i>\1</i>", text)
     return re.sub(r"\*(.+?)\*", r"<b>\1</b>", text)
 
 
+def mention(name: str) -> str:
+    return f'<span class="mention">@{"Engram" if name == "Bot" else name}</span>'
+
+
 async def shoot(page: str, file: Path) -> None:
+    from PIL import Image
     from playwright.async_api import async_playwright
 
     async with async_playwright() as playwright:
@@ -97,6 +134,8 @@ async def shoot(page: str, file: Path) -> None:
         await tab.set_content(page)
         await tab.locator("body").screenshot(path=file)
         await browser.close()
+    with Image.open(file) as picture:
+        picture.convert("RGB").quantize(64).save(file, optimize=True)
 
 
 async def picture_of_learning(app: App, document: Document) -> None:

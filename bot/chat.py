@@ -54,6 +54,7 @@ class Request:
     is_dm: bool = False
     is_guest: bool = False  # from another workspace, or a restricted account
     is_unknown: bool = False  # the platform does not say at the moment who that is
+    is_whispered: bool = False  # a button of a message that nobody else sees
     is_addressed: bool = True  # by mention, command or direct message; False: said in a conversation with the bot
     locale: str = "en"
 
@@ -67,6 +68,8 @@ class Tone(StrEnum):
     PLAIN = "plain"
     WORKING = "working"
     GOOD = "good"
+    UNSURE = "unsure"
+    ABSENT = "absent"
     BAD = "bad"
 
 
@@ -95,13 +98,14 @@ class Field:
     name: str
     text: str
     note: str = ""  # small print under the text
+    button: Button | None = None  # beside it
 
 
 @dataclass(frozen=True)
 class Message:
     """What the bot says, before a platform dresses it. Plain text everywhere.
 
-    With a title and a text, or with fields, it is a card; else, or when it calls somebody, it is said without a frame.
+    With a title and a text, with fields, or with the tone of an answer it is a card; else it is said without a frame.
     """
 
     title: str = ""

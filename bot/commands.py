@@ -24,9 +24,9 @@ from bot.quotas import QuotaConfig, Quotas
 from core.document.formats import KINDS, check_size, is_named_as_document, may_be_document, pages_in, parse_pages
 from core.document.language import ENGLISH, language_of
 from core.errors import EngramError, NotAllowed, NotAPdf, NotFound, Refused, StorageFailed
-from core.search.finder import is_named, matching
+from core.search.finder import has_id, is_named, matching
 from core.service import harmless_name
-from core.types import ALL_PAGES, Certainty, Document, Job, Limits, Progress, Stage
+from core.types import ALL_PAGES, Certainty, Document, Job, JobKind, Limits, Progress, Stage
 
 if TYPE_CHECKING:
     from core.service import Service
@@ -404,6 +404,9 @@ async def _note_told(bot: Bot, job: Job) -> None:
 
 
 async def _ending(bot: Bot, last: Progress) -> Message:
+    if last.job.kind is JobKind.CORRECT:
+        given = {one.id: one for one in await bot.service.corrections(last.job.channel)}
+        return render.corrected(last, given.get(last.job.sources[1]))
     if not last.document:
         return render.finished(last)
     return render.finished(last, await _older(bot, last.document), await _examples(bot, last.document))
@@ -433,7 +436,8 @@ async def _watch(bot: Bot, job: Job, live: Live) -> Progress:
         async for news in bot.service.watch(job.id):
             shown.take(news)
             if news.job.stage.final:
-                bot.pace = _pace(bot.pace, shown.spent) if news.document else bot.pace
+                if news.document and news.job.kind is JobKind.LEARN:
+                    bot.pace = _pace(bot.pace, shown.spent)
                 return news
             await shown.edit()
     finally:
@@ -530,10 +534,10 @@ async def ask(bot: Bot, request: Request, reply: Reply) -> None:
 async def press_example(bot: Bot, value: str, request: Request, reply: Reply) -> None:
     """One of a document's example questions: "DOCUMENT/NUMBER"."""
     key, _, number = value.partition("/")
-    known = {document.id: document for document in await bot.service.documents(request.channel)}
-    if key not in known or not number.isdecimal() or int(number) >= len(known[key].questions):
-        raise NotFound("I no longer know the document that this question is about.")
-    await _answer(bot, known[key].questions[int(number)], key, False, request, reply)
+    document = _by_id(await bot.service.documents(request.channel), key)
+    if not number.isdecimal() or int(number) >= len(document.questions):
+        raise NotFound("I no longer know this question.")
+    await _answer(bot, document.questions[int(number)], document.id, False, request, reply)
 
 
 async def _answer(
@@ -634,11 +638,47 @@ async def press_helpful(bot: Bot, answer_id: str, request: Request, reply: Reply
 
 
 async def press_wrong(bot: Bot, answer_id: str, request: Request, reply: Reply) -> None:
-    """With what is right, where the person knows it."""
-    await bot.service.feedback(
-        request.channel, answer_id, by=request.user, helpful=False, correction=request.text.strip()
-    )
-    await bot.send(reply.say, render.noted(bool(request.text.strip())), private=True)
+    """With what is right, where the person knows it. Whoever brought the document decides whether that is learned."""
+    right = request.text.strip()
+    await bot.service.feedback(request.channel, answer_id, by=request.user, helpful=False, correction=right)
+    given = next((c for c in await bot.service.corrections(request.channel) if c.is_of(answer_id, request.user)), None)
+    known = {document.id: document for document in await bot.service.documents(request.channel)}
+    document = known.get(given.document_id) if given else None
+    if not right or given is None or document is None:
+        await bot.send(reply.say, render.noted(), private=True)
+        return
+    may_learn = owns(document.learned_by, request) and not request.is_guest
+    await bot.send(reply.say, render.noted(given, may_learn=may_learn), private=True)
+    if not may_learn and not request.is_whispered:
+        await bot.send(reply.say, render.correction_offered(given, document, request.user_name or "Somebody"))
+
+
+async def corrections(bot: Bot, request: Request, reply: Reply) -> None:
+    """What people said is right, about the documents that one may decide on; the newest first."""
+    known = {document.id: document for document in await bot.service.documents(request.channel)}
+    given = [one for one in await bot.service.corrections(request.channel) if one.correction]
+    own = [one for one in given if one.document_id in known and owns(known[one.document_id].learned_by, request)]
+    await bot.send(reply.say, render.corrections(own[::-1]), private=True)
+
+
+async def press_correction(bot: Bot, value: str, request: Request, reply: Reply) -> None:
+    """ "learn/ID" or "undo/ID", by whoever brought the document."""
+    order, _, correction_id = value.partition("/")
+    undo = order == "undo"
+    given = await bot.service.correction(request.channel, correction_id)
+    document = _by_id(await bot.service.documents(request.channel), given.document_id)
+    require_own(document.learned_by, request)
+    if given.learned != undo:
+        raise Refused("I don't know that any more." if undo else "I have learned that already.")
+    live = await bot.send(reply.post, render.correcting(document.name))
+    try:
+        job = await bot.service.learn_correction(
+            request.channel, correction_id, by=request.user, reply_to=live.address, undo=undo
+        )
+    except EngramError as problem:
+        await bot.send(live.finish, render.error(problem))
+        return
+    bot.follow(job, live)
 
 
 async def small_talk(bot: Bot, name: str, request: Request, reply: Reply) -> None:
@@ -657,7 +697,9 @@ async def docs(bot: Bot, request: Request, reply: Reply) -> None:
     known = await bot.service.documents(request.channel)
     coming = await bot.service.jobs(request.channel)
     names = {user: await reply.name_of(user) for user in {document.learned_by for document in known}}
-    await bot.send(reply.say, render.documents(known, coming, names=names, is_dm=request.is_dm), private=True)
+    own = [document.id for document in known if owns(document.learned_by, request)]
+    message = render.documents(known, coming, names=names, is_dm=request.is_dm, own=own)
+    await bot.send(reply.say, message, private=True)
 
 
 async def press_learning(bot: Bot, document_id: str, request: Request, reply: Reply) -> None:
@@ -700,6 +742,13 @@ async def forget(bot: Bot, request: Request, reply: Reply) -> None:
     await bot.send(reply.say, render.forget_question(own, key), private=True)
 
 
+async def press_ask_forget(bot: Bot, document_id: str, request: Request, reply: Reply) -> None:
+    """A list's button asks first."""
+    document = _by_id(await bot.service.documents(request.channel), document_id)
+    require_own(document.learned_by, request)
+    await bot.send(reply.say, render.forget_question([document], document.name), private=True)
+
+
 async def press_forget(bot: Bot, document_id: str, request: Request, reply: Reply) -> None:
     await _forget(bot, _by_id(await bot.service.documents(request.channel), document_id), request, reply)
 
@@ -723,7 +772,7 @@ def _one(known: Sequence[Document], key: str) -> Document:
 def _by_id(known: Sequence[Document], document_id: str) -> Document:
     """Raises: NotFound."""
     for document in known:
-        if document.id == document_id:
+        if has_id(document, document_id):
             return document
     raise NotFound("I no longer know this document.")
 
@@ -826,6 +875,7 @@ COMMANDS: dict[str, Command] = {
             permission=Permission.MANAGER,
             private=True,
         ),
+        Command("corrections", "Look at what people say is right, to learn or undo it", corrections, private=True),
         Command("help", "Show what I can do", help, private=True),
         Command("about", "Show what I keep, and where I come from", about, private=True),
     )
@@ -835,11 +885,13 @@ ACTIONS: dict[str, Action] = {
     "cancel": Action(press_cancel),
     "example": Action(press_example, public=True),
     "forget": Action(press_forget, permission=Permission.MEMBER),
+    "forget?": Action(press_ask_forget, permission=Permission.MEMBER),
     "details": Action(press_details),
     "learning": Action(press_learning),
     "set": Action(press_set, permission=Permission.MANAGER),
     "share": Action(press_share),
     "helpful": Action(press_helpful),
+    "correction": Action(press_correction, permission=Permission.MEMBER, public=True),
     "wrong": Action(press_wrong, Form("That was wrong", "What is right, if you know it?")),
     "upload": Action(
         press_upload,

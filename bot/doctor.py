@@ -22,6 +22,7 @@ from bot.settings import Settings, unknown_variables
 from core.document.ocr import INSTALL
 from core.document.ocr import installed as installed_languages
 from core.errors import DataFolderBusy, SetupError, StorageFailed
+from core.program import this_program
 from core.sandbox import missing as missing_protections
 
 PROJECT = Path(__file__).parents[1] / "pyproject.toml"  # absent where Engram is installed as a package
@@ -86,7 +87,7 @@ def installed(name: str) -> str | None:
 
 def model(name: str, cache: Path) -> Check:
     """Whether the model is there and whole; nothing is converted or downloaded."""
-    from core.convert import FETCH, MODEL, find_converted, packaged_file
+    from core.convert import MODEL, fetch_command, find_converted, packaged_file
     from core.errors import ModelNotFound
 
     if name == "embedded":
@@ -95,8 +96,8 @@ def model(name: str, cache: Path) -> Check:
         try:
             packaged_file()
         except ModelNotFound as problem:
-            return check("Model", False, str(problem).partition(";")[0], f"Run `{FETCH}`.")
-        return warning("Model", f"{MODEL}, not converted yet", f"The first start does it; or run `{FETCH}`.")
+            return check("Model", False, str(problem).partition(";")[0], f"Run `{fetch_command()}`.")
+        return warning("Model", f"{MODEL}, not converted yet", f"The first start does it; or run `{fetch_command()}`.")
     folder = Path(name)
     if name.endswith(".gguf") and folder.is_file():
         return check("Model", True, f"{name}, converted when it is first used")
@@ -187,7 +188,7 @@ def stored(folder: Path) -> Check:
     """Every table and file; a damaged search table is written anew."""
     from bot.app import check_data, rebuild_search
 
-    fix = "Stop the bot, and put back a backup: `python -m bot restore FILE`."
+    fix = f"Stop the bot, and put back a backup: `{this_program()} restore FILE`."
     try:
         problems = check_data(folder).problems
         if problems and (rebuilt := rebuild_search(folder)):

@@ -9,7 +9,21 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-COMMAND_NAMES = ("learn", "ask", "docs", "forget", "reset", "status", "cancel", "settings", "help", "about")
+from core.document.formats import ENDINGS
+
+COMMAND_NAMES = (
+    "learn",
+    "ask",
+    "docs",
+    "forget",
+    "reset",
+    "status",
+    "cancel",
+    "settings",
+    "corrections",
+    "help",
+    "about",
+)
 SMALL_TALK = (  # never asked of the model, and free of quotas; `bot.render.SMALL_TALK` has the answers
     "greeting",
     "introduction",
@@ -22,15 +36,18 @@ SMALL_TALK = (  # never asked of the model, and free of quotas; `bot.render.SMAL
     "forget me",
 )
 LONGEST = 80  # characters of a phrase of the table
+MOST_CLAUSES = 4
 
 # Parts of phrases, as regular expressions. Phrases are matched in lower case, without punctuation.
 PARTS = {
     "word": "[a-z]+",
-    "hello": "(?:h+i+|he+y+|hello+|hallo|hiya|howdy|yo+|sup|moin|hola|bonjour|servus|ciao|greetings|gm|aloha|heyo"
+    "hello": "(?:h+i+|he+y+a?|hello+|hallo|hiya|howdy|yo+|sup|moin|hola|bonjour|servus|ciao|greetings|gm|aloha|heyo"
     "|good (?:day|evening|morning|afternoon))",
-    "thing": "(?: (?:this|it|that|these|those|them|the|my|our|your|a|an|all|of|one|here|attached|above|new|whole|too|me"
+    "thing": "(?: (?:this|it|that|these|those|them|the|my|our|your|a|an|all|of|one|two|three|both|here|attached|above|new"
+    "|first|last|latest|thing|whole|too|me"
     "|us|for|up|pdfs?|files?|docs?|documents?|papers?|attachments?|uploads?))*",
     "documents": "(?:documents?|docs|files|pdfs|papers)",
+    "into": "(?: (?:to|in|into) your (?:memory|head|brain|knowledge|library|mind))?",
     "all": "(?: (?:there|all|again|everyone|everybody|guys|folks|team|friends?|you|bot|engram|mate|buddy|today))*",
     "nice": "(?:ok|okay|k|kk|nice|cool|great|perfect|awesome|wow|amazing|excellent|brilliant|neat|sweet|good|super"
     "|sure|fine|alright|right|correct|exactly|yes|yep|yeah|yup|no|nope|nah|true|agreed|same|done|interesting|impressive"
@@ -38,9 +55,13 @@ PARTS = {
     "|works for me|not bad|no worries|no problem|me neither|me too|no idea|lo+l|lmao|rofl|(?:ha)+h?|(?:he)+h|h?m+|oh|ah|aha|huh|nvm|never ?mind"
     "|whatever|so|very|really|its?|that|thats|is|a lot|indeed|forget (?:it|that|about it|about that))",
     "erase": "(?:forget|delete|erase|remove|unlearn|wipe)",
-    "be": "(?:that|thats|that is|this|this is|it is|its|you are|youre|your answer is|no|totally|just)",
-    "time": "(?: (?:now|yet|already|today|still|so far|here|please|again|right now|at the moment))*",
-    "mood": "(?:bored|sad|tired|happy|hungry|back|sorry|sentient|conscious|asleep|stupid|drunk)",
+    "be": "(?:that|thats|that is|this|this is|it is|its|you are|youre|your answer is|no|nope|totally|completely|just)",
+    "is not": "(?:not|cant be|cannot be|isnt|is not|wasnt|was not|(?:doesnt|does not) (?:look|sound|seem)(?: to be)?)",
+    "bot": "(?:bot|human|ai|robot|person|chatgpt|gpt|llm|language model|machine|program)",
+    "anybody": "(?:i|we|you|he|she|they|people|others|anyone|anybody|everyone|everybody|someone|somebody)",
+    "time": "(?: (?:now|yet|already|today|still|so far|here|please|again|right now|at the moment|in (?:there|here)))*",
+    "mood": "(?:(?:so |very |really |a bit )*(?:bored|sad|tired|happy|hungry|back|sorry|sentient|conscious|asleep|stupid|drunk"
+    "|single|married|in love)(?: today| now)?)",
 }
 
 # In this order; the first line that matches the whole message decides.
@@ -57,19 +78,21 @@ PHRASES = {
         ping|test|testing|hello world|wassup|knock knock
     """,
     "introduction": """
-        (?:so )?(?:who|what) (?:are|r) (?:you|u)(?: exactly| anyway)?
-        (?:who|what|whats|whos)(?: is)? (?:engram|this bot|that bot|the bot)(?: for| about)?
+        (?:who|what)(?: exactly)? (?:are|r|might|may) (?:you|u)(?: be)?(?: exactly| anyway)?
+        (?:who|what|whats|whos)(?: exactly)?(?: is)? (?:engram|this bot|that bot|the bot)(?: all)?(?: exactly| for| about)?
+        (?:who|what) (?:am i|are we) (?:talking|speaking|writing|chatting) (?:to|with)
         (?:introduce|explain|describe) yourself
-        (?:what|which) (?:ai|model|bot|llm|language model) are you
+        (?:what|which)(?: (?:kind|sort|type) of)?(?: a| an)? (?:model|{bot}|thing) (?:are you|is this)
         how old are you
         tell (?:me|us) (?:something )?about yourself
         (?:whats|what is) your (?:name|job|purpose)
-        are you (?:a |an )?(?:bot|human|ai|robot|real|person|chatgpt|gpt|llm|language model)
+        (?:are you|is this)(?: (?:just|really|actually|a|an|real|some (?:kind|sort) of))* (?:{bot}|real)
         what do you do
         (?:who|what) (?:made|built|created) you
     """,
     "help": """
         help(?: me| us)?(?: out)?
+        (?:explain|show|tell)(?: (?:me|us|to me))? how (?:(?:this|it|that|the bot|this bot)(?: thing)? works|to (?:use|ask|start){thing})
         (?:i|we) need help
         (?:help |show me |list )?(?:the |your |all )*(?:commands?|menu|options|usage|instructions)
         what now|getting started|(?:i am |im )?(?:lost|confused|stuck)|(?:i|we) (?:dont|do not) (?:understand|get it)
@@ -78,27 +101,28 @@ PHRASES = {
         (?:what|which) commands (?:do you have|are there|can i use)
         what are (?:the|your) (?:commands|options|features)
         how do(?:es)? (?:this|you|it|that|the bot|this bot)(?: thing)? work
-        how (?:do|can|should) (?:i|we) (?:start|begin|use|ask|teach|upload|add|feed|train)(?: you)?(?: something){thing}
-        how (?:do|can|should) (?:i|we) (?:start|begin|use|ask|teach|upload|add|feed|train)(?: you)?{thing}
+        how (?:do|does|can|should) (?:i|we|one|somebody) (?:start|begin|use|ask|teach|upload|add|feed|train)(?: you)?(?: something){thing}
+        how (?:do|does|can|should) (?:i|we|one|somebody) (?:start|begin|use|ask|teach|upload|add|feed|train)(?: you)?{thing}
         how (?:do|can) (?:i|we) (?:make|get|have) you (?:to )?(?:learn|read|forget){thing}
         how (?:do|can) (?:i|we) (?:delete|remove|forget|erase)(?: a| my| the| one)* (?:documents?|files?|pdfs?)
         how to (?:start|begin|ask|use|teach|upload|add|delete|remove){thing}
-        what (?:should|do|can) (?:i|we) (?:do|say|type|ask)(?: now| you| next| first)*
+        what (?:should|do|can|must) (?:i|we)(?: (?:have|need) to)? (?:do|say|type|write|ask)(?: now| you| next| first| here)*
     """,
     "docs": """
         docs|documents|list|library
         (?:list|show|give|tell)(?: me| us)?{thing}(?: known| learned)?(?: list of)?{thing} ?(?:{documents}|library|list)(?: you {knows})?
-        (?:list|show|tell)(?: me| us)? what(?: documents| files)? you {knows}{time}
+        (?:list|show|tell)(?: me| us)? (?:what|everything|all|anything)(?: that| documents| files)? you {knows}{time}
         (?:what|which|how many) {documents} (?:do|have|did|can) (?:you|i|we) {knows}{time}
         (?:what|which|how many) {documents} (?:are|were)(?: there| you| here)? ?(?:{knows}|available|loaded|stored)?{time}
         (?:what|which) are (?:the|your) {documents}(?: you {knows})?
         what (?:do|did|have) you {knows}{time}
-        what (?:have|did) (?:i|we) (?:teach|taught|give|given|uploaded?|shown?)(?: you)?{time}
-        do you (?:know|have) any{thing}
+        what (?:have|has|did) {anybody} (?:teach|taught|give|given|upload(?:ed)?|shown?|sen[dt]|post(?:ed)?|learn(?:ed)?)(?: you)?{time}
+        (?:do you |have you )?(?:know|have|got) any{thing}
+        (?:is there )?anything (?:{knows}|loaded|stored){time}
         (?:what is|whats) in your (?:memory|head|brain|library)
     """,
     "learn": """
-        (?:learn|study|memori[sz]e|ingest|index|absorb|read|add|take|process|upload|remember|scan){thing}(?: in)?
+        (?:learn|study|memori[sz]e|ingest|index|absorb|read|add|put|take|process|upload|remember|scan){thing}{into}(?: in)?
         (?:learn|read|study|add|take){thing} (?:i|we|he|she|they) (?:just |have |already )*(?:posted|uploaded|sent|shared)
         (?:take|have) a look(?: at)?{thing}|look at{thing}|check{thing}(?: out)?
         teach yourself{thing}
@@ -107,14 +131,16 @@ PHRASES = {
         (?:here is|heres) (?:the|our|my|a|another) (?:new )?{word}
     """,
     "forget me": """
-        {erase}(?: all| everything)?(?: about)? (?:me|us|myself)
+        {erase}(?: all| everything| anything| what)?(?: that)?(?: you)?(?: {knows}| keep| store| stored| saved)?(?: about)? (?:me|us|myself)
+        {erase} (?:who|what) i am
         {erase}(?: all| everything)?(?: about)?(?: of)? my (?:data|messages?|history|questions?|name|account|chats?)
         {erase} (?:what|everything|all) (?:i|we) (?:said|wrote|asked|told you)
     """,
     "reset": """
-        (?:factory )?(?:reset|wipe|clear)(?: (?:everything|all|it|this|the|your|memory|channel|yourself|here|brain|clean))*
-        (?:reset|wipe|clear) all(?: the| your| my| our)? {documents}
-        {erase} (?:everything|all|all of (?:it|them)|(?:it|them) all)(?: you (?:know|learned|learnt))?(?: here)?
+        (?:factory )?(?:reset|wipe|clear|empty|clean)(?: (?:everything|all|it|this|the|your|memory|channel|yourself|here|brain|clean|out))*
+        (?:reset|wipe|clear|empty) all(?: the| your| my| our)? {documents}
+        {erase} (?:everything|all|all of (?:it|them)|(?:it|them) all)(?: you (?:know|learned|learnt))?(?: here| (?:in|from) (?:this channel|here))?
+        clean slate
         {erase} all(?: the| your| of the| my| our)? {documents}
         start (?:over|again|fresh|from scratch)
     """,
@@ -128,8 +154,11 @@ PHRASES = {
     """,
     "status": """
         status|progress|queue
-        how far (?:are you|is it|along)(?: now)?
-        (?:are you|is it) (?:done|ready|finished|busy|working|still (?:learning|reading|busy|working)){time}
+        (?:whats|what is)(?: the| your)? (?:status|progress)
+        how far(?: along)? (?:are you|is it|is{thing}|along)(?: now)?
+        (?:(?:are you|is it|is{thing}) )?(?:done|ready|finished|learned|still (?:learning|reading|busy|working|at it)){time}
+        are you (?:busy|working){time}
+        how is{thing} ?(?:learning|reading|upload)? (?:going|coming along)
         when (?:are|will) you(?: be)? (?:done|ready|finished)
         (?:whats |what is )?(?:the )?eta
         how is it going with{thing}
@@ -137,12 +166,20 @@ PHRASES = {
         what are you (?:doing|learning|reading|up to){time}
     """,
     "about": """
-        about|privacy|terms|source(?: code)?|licen[sc]e
+        about|privacy|terms
+        (?:where is |show me )?(?:the |your )?source(?: code)?
+        (?:(?:what|which) is )?(?:the |your )?licen[sc]e
+        (?:what|which) licen[sc]e (?:do you have|is (?:it|this))
+        what happens (?:with|to) (?:my|our) (?:data|files?|documents?|questions?|messages?)
         what (?:data )?do you (?:keep|store|save|collect|log)(?: about (?:me|us))?
         where (?:is|are) (?:my|our) (?:data|files?|documents?) (?:stored|kept)
     """,
     "settings": """
-        settings?|config(?:ure|uration)?|preferences
+        (?:show |open |change |edit |adjust )?(?:the |your |my |me )*(?:settings?|config(?:ure|uration)?|preferences)
+    """,
+    "corrections": """
+        (?:show|list)?(?: me| us)? ?(?:the |all |your |my )*corrections
+        what (?:has|have|did) {anybody} correct(?:ed)?{time}
     """,
     "thanks": """
         (?:{nice} |many |big )*(?:thanks?|thank (?:you|u)|thx|ty|tysm|tnx|cheers|danke|merci|gracias)(?: {kind})*
@@ -151,14 +188,17 @@ PHRASES = {
     "goodbye": """
         (?:bye+|goodbye|good ?night|gn|cya|farewell|so long|take care|later|see (?:you|ya|u))(?: {kind})*
         until (?:later|tomorrow)
+        catch (?:you|ya) (?:later|soon|tomorrow)
+        (?:i am|im) (?:off|out|leaving)(?: now| then)?
         (?:have|wish you) (?:a )?(?:{word} )?(?:day|one|weekend|night|evening|time|trip)(?: {kind})*
         (?:talk|speak|write) (?:to|with) (?:you|u) (?:later|soon|tomorrow)
         (?:gotta|got to|(?:i )?(?:have|need) to) (?:go|run|leave)(?: now)?
     """,
     "complaint": """
-        (?:{be} )*(?:wrong|incorrect|not (?:true|right|correct)|false|nonsense|rubbish|garbage|useless|a lie)
+        (?:{be} )*(?:wrong|incorrect|{is not} (?:true|right|correct|accurate|it|so)|false|nonsense|rubbish|garbage|useless|a lie)
+        (?:no )?i (?:dont|do not) think so
         (?:{be} )*(?:a |the )?(?:bad|stupid|dumb|terrible|awful|useless|wrong|worst|silly|poor)(?: (?:bot|answer|ai|ever))*
-        (?:you|u|this bot|it) (?:sucks?|lies?|is lying|are lying|got (?:it|that) wrong|made that up)
+        (?:you|u|this bot|it) (?:sucks?|lies?|is lying|are lying|got (?:it|that) wrong|(?:made|are making)(?: it| that| this| things| stuff)? up)
         (?:that|this|it) (?:makes|made) no sense|(?:that|this) (?:doesnt|does not) (?:make sense|help|look right)
         (?:that|this|it)(?:s| is| was)? not (?:what i (?:asked|meant|wanted)|what (?:the|it|that)(?: {word})? says|helpful|an answer)
         are you (?:sure|certain|serious|kidding|joking)(?: about (?:that|this|it))?
@@ -184,11 +224,12 @@ PHRASES = {
     """,
     "summary": """
         summari[sz]e{thing}
-        (?:tl ?dr|summary|overview)(?: please)?
-        (?:give|write|make)(?: me| us)? (?:a |an )?(?:short |brief )?(?:summary|overview)(?: of)?{thing}
+        (?:give|write|make|show)?(?: me| us)? ?(?:a |an |the )?(?:short |brief |quick )?(?:tl ?dr|summary|overview|gist|(?:main|key) points)(?: of)?{thing}
+        sum{thing} up{thing}
         what (?:is|are){thing} about
         whats{thing} about
         what does{thing} say
+        (?:whats|what is) in{thing}
         (?:explain|describe){thing}
     """,
     "approval": """
@@ -208,31 +249,45 @@ def _rows() -> list[tuple[str, re.Pattern[str]]]:
 
 
 ROWS = _rows()
+MORE_THAN = (
+    "complaint",
+    "summary",
+    "forget me",
+    "introduction",
+    "thanks",
+    "goodbye",
+    "chatter",
+    "greeting",
+    "approval",
+)
 
 # A message that asks nothing and has no other words than these is small talk, by the first of its kinds.
 FILLERS = frozenset(
     re.findall(
         r"\w+",
         "a about actually again ah ai all always and as at are be been bot bro bunch but buddy dear did do ever everyone "
-        "everybody everything for friend from got guys have help helped helps no i im indeed info information is it its just "
-        "kind lot made man mate me million much my needed needs now oh one only our re really right so some such than that "
+        "everybody everything for friend from got guy guys have help helped helps no i im indeed info information is it its just "
+        "kind know lot made man mate me million much my new needed needs now oh one only our re really right so some such than that "
         "thats the then they this to too u ur us very was we well were what with wow yes you your youre answer answers explanation reply sir "
         "exactly",
     )
 )
 KEYWORDS = {
     "thanks": "ta thanks thank thx ty tysm tnx cheers danke merci gracias obliged appreciated appreciate grateful",
-    "goodbye": "bye laters goodbye goodnight cya ttyl gtg farewell night weekend tomorrow later leaving",
+    "goodbye": "bye cheerio laters goodbye goodnight cya ttyl gtg farewell night weekend tomorrow later leaving",
     "complaint": "wrong incorrect nonsense rubbish garbage useless stupid dumb sucks lies false terrible worst awful",
     "greeting": "hi hey hello hallo hiya howdy yo sup dude morning evening aloha",
     "approval": "ok okay nice cool great perfect awesome amazing excellent brilliant neat sweet good super fine love best omg yay whoa stuff "
-    "rock rocks clever smart noted fair enough worries np gotcha roger sounds fun funny happy impressive interesting haha "
+    "rock rocks lifesaver legend hero clever smart noted fair enough worries np gotcha roger sounds fun funny happy impressive interesting haha "
     "lol correct true agreed wonderful fantastic beautiful glad quick helpful",
 }
 KIND_OF = {word: kind for kind, words in reversed(KEYWORDS.items()) for word in words.split()}
+INTERJECTION = re.compile(r"^(?:(?:oh|and|but|so|also|well|ah|hm+|um+)\b ?)+")
+THANKS = re.compile(r"^(?:thanks?|thx|ty)\b|\b(?:thanks|thank you|thx|ty)$")  # of a statement
+TO_THE_BOT = re.compile(r"\b(?:you|your|that|thats|i|im|me|us)\b(?! thanks?$)")
 ASK_POLITELY = re.compile(
-    r"^(?:(?:please|pls|plz|hey|hi|hello|ok|okay|so|well|engram|bot|now|just|kindly|go ahead and|lets|let us"
-    r"|(?:can|could|would|will) you(?: please)?|(?:i|we) (?:want|would like|need) you to)\b ?)+"
+    r"^(?:(?:please|pls|plz|hey|hi|hello|ok|okay|oh|and|but|so|also|well|hm+|um+|engram|bot|now|just|kindly|go ahead and"
+    r"|lets|let us|(?:can|could|would|will) (?:you|some(?:body|one)|any(?:body|one))(?: please)?|(?:i|we) (?:want|would like|need) you to)\b ?)+"
 )
 END_POLITELY = re.compile(r"(?: (?:please|pls|plz|thanks|thank you|engram|bot|now|for me|for us|mate|will you))+$")
 OPENING = re.compile(
@@ -242,11 +297,11 @@ OPENING = re.compile(
 )
 ERASE = re.compile(
     r"^(?:(?:please|can you|could you|i want you to|i need you to|now)\s+)*"
-    r"(forget|delete|remove|erase|unlearn|drop|get rid of)\s+(?:(?:the|about|file|document|pdf)\s+)*(.+?)"
+    r"(forget|delete|remove|erase|unlearn|drop|get rid of|throw away)\s+(?:(?:the|about|file|document|pdf)\s+)*(.+?)"
     r"(?:\s+(?:please|pls|thanks|again|now|from (?:your|the) \w+))*$",
     re.IGNORECASE,
 )
-FILE = re.compile(r"[^\s“”\"']+\.pdf\b", re.IGNORECASE)
+FILE = re.compile(rf"[^\s“”\"']+\.(?:{'|'.join(ENDINGS)})\b", re.IGNORECASE)
 ASKS = re.compile(
     r"(?:who|whom|whose|what|whats|when|where|why|which|how|is|are|was|were|do|does|did|can|could|will|would|should|has"
     r"|have|had|may|might|must|tell|list|name|give|explain|describe|summari[sz]e|define|compare|show|find)\b"
@@ -274,6 +329,7 @@ def understand(text: str, documents: Sequence[str] = (), *, with_files: bool = F
     if not words:
         return Intent("learn" if with_files else "approval" if text.strip("?! ") else "greeting")
     intent = _command(text) or _phrase(words) or _erase(text, documents)
+    intent = intent or _phrase(_unnamed(text, documents)) or _clauses(text) or _summary(text, documents)
     if with_files:
         is_asked = intent is None and is_question(text)
         return Intent("learn", {"question": question(text)} if is_asked else {})
@@ -293,12 +349,37 @@ def _phrase(words: str) -> Intent | None:
     """By the table: as it stands, and without what is only polite. Approval does not begin as a question does."""
     asks = bool(ASKS.match(words))
     plain = END_POLITELY.sub("", ASK_POLITELY.sub("", words))
-    for candidate in dict.fromkeys((words, plain)):
+    for candidate in dict.fromkeys((words, INTERJECTION.sub("", words), plain)):
         if 0 < len(candidate) <= LONGEST:
             for name, pattern in ROWS:
                 if pattern.fullmatch(candidate) and not (asks and name == "approval"):
                     return Intent(name)
-    return None if asks else _by_words(words.split())
+    if asks:
+        return None
+    return Intent("thanks") if THANKS.search(words) and TO_THE_BOT.search(words) else _by_words(words.split())
+
+
+def _unnamed(text: str, documents: Sequence[str]) -> str:
+    """Normal words, with "document" for each file that is named."""
+    for name in sorted([*documents, *FILE.findall(text)], key=len, reverse=True):
+        text = re.sub(rf"[“\"']?{re.escape(name)}[”\"']?", "document", text, flags=re.IGNORECASE)
+    return normal(text)
+
+
+def _summary(text: str, documents: Sequence[str]) -> Intent | None:
+    """ "Summarise the handbook": a name without its ending means a document here; elsewhere it may be a word."""
+    intent = _phrase(_unnamed(text, [stem(name) for name in documents]))
+    return intent if intent and intent.name == "summary" else None
+
+
+def _clauses(text: str) -> Intent | None:
+    """ "Here you go, please learn it": where the table knows every part. A command is more than small talk."""
+    parts = [words for part in re.split(r"[,.;!?–]\s+|\s[-–]\s", text) if (words := normal(part))]
+    known = [_phrase(words) for words in parts] if 1 < len(parts) <= MOST_CLAUSES else []
+    if not known or None in known:
+        return None
+    names = [intent.name for intent in known if intent]
+    return Intent(min(names, key=(*COMMAND_NAMES, *MORE_THAN).index))
 
 
 def _by_words(words: Sequence[str]) -> Intent | None:

@@ -9,7 +9,7 @@ import io
 import math
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from bot.chat import Button, Field, Message, Style, Tone
@@ -18,9 +18,9 @@ from bot.wording import ago, count, in_words, seconds
 from core.document.formats import place_of
 from core.errors import AlreadyKnown, EngramError, QuotaReached, SetupError
 from core.prompts import NOT_IN_TEXT
-from core.types import Answer, Certainty, Completion, Document, Job, Progress, Stage, Status
+from core.types import Answer, Certainty, Completion, Correction, Document, Job, JobKind, Progress, Stage, Status
 
-LISTED = 12  # documents, so that a list fits one message
+LISTED, COMING = 12, 3  # documents, of them on their way, so that a list fits one message
 ENOUGH = 5  # questions of a self-check that tell something
 EXAMPLES = 3  # questions shown as buttons when a document is learned
 OFFERED = 5  # documents shown as buttons: a row on Discord
@@ -60,7 +60,8 @@ def progress(news: Progress, pace: Mapping[Stage, float] = PACE) -> Message:
     if news.job.stage is Stage.READING and news.step:
         stage = f"It is a scan: I recognise its text, {news.step.done} of {count(news.step.total, 'page')} done."
     text = f"{_bar(share)}\n{f'{stage} About {in_words(left)} left.' if left else stage}"
-    return Message(f"Learning {news.job.name}", text, buttons=cancel, tone=Tone.WORKING)
+    begins = "Correcting" if news.job.kind is JobKind.CORRECT else "Learning"
+    return Message(f"{begins} {news.job.name}", text, buttons=cancel, tone=Tone.WORKING)
 
 
 def share_done(news: Progress, pace: Mapping[Stage, float] = PACE) -> float:
@@ -244,11 +245,13 @@ def answer(
     if value.learned is None or value.document is None:
         later = f" I am still learning {coming[0].name}; ask again when I know it." if coming else ""
         text = f"Nothing I have learned here seems to be about that.{later}"
-        return Message(text=text, asked=asked, footer="\n".join([*_left_out(value), hint]).strip(), buttons=buttons)
+        footer = "\n".join([*_left_out(value), hint]).strip()
+        return Message(text=text, asked=asked, footer=footer, buttons=buttons, tone=Tone.ABSENT)
     name = value.document.name
     if value.certainty is Certainty.ABSENT:
         footer = "\n".join(filter(None, [f"{value.certainty}", *_left_out(value), hint]))
-        return Message(text=f"I can't find that in {name}.", asked=asked, footer=footer, buttons=buttons)
+        text = f"I can't find that in {name}."
+        return Message(text=text, asked=asked, footer=footer, buttons=buttons, tone=Tone.ABSENT)
     text, base = _short(value.learned.text), _base(value)
     read = " · read from its text, too" if value.document_tokens else ""
     lines = [f"{value.certainty} · {', '.join((name, *where(value)))}{read}"]
@@ -263,6 +266,7 @@ def answer(
         footer="\n".join(filter(None, [*lines, *_left_out(value), hint])),
         asked=asked,
         buttons=(*judge, *buttons),
+        tone=Tone.GOOD if value.certainty is Certainty.LIKELY and value.pages else Tone.UNSURE,
     )
 
 
@@ -318,9 +322,75 @@ def thanks() -> Message:
     return Message(text="Thank you!")
 
 
-def noted(corrected: bool) -> Message:
-    what = "what is right" if corrected else "that it was wrong"
-    return Message(text=f"Thank you, I noted {what}. I do not learn it by myself; whoever runs me can see it.")
+def noted(given: Correction | None = None, *, may_learn: bool = False) -> Message:
+    """That an answer was wrong; and what is right, where somebody said it about a document."""
+    if given is None:
+        return Message(text="Thank you, I noted that it was wrong. Whoever runs me can see it.")
+    if may_learn:
+        return Message(text="Thank you, I noted what is right. Shall I learn it?", buttons=(_decide(given),))
+    return Message(text=f"Thank you, I noted what is right. Whoever brought {given.document} may let me learn it.")
+
+
+# Corrections ---------------------------------------------------------------------------------------------------------
+
+
+def _decide(given: Correction) -> Button:
+    """Learns a correction or undoes that."""
+    order, style = ("undo", Style.DANGER) if given.learned else ("learn", Style.PRIMARY)
+    return Button({"learn": "Learn it", "undo": "Undo"}[order], "correction", f"{order}/{given.id}", style)
+
+
+def correction_offered(given: Correction, document: Document, name: str) -> Message:
+    """To whoever brought the document."""
+    return Message(
+        title=f"{clip(name, 40)} says this was wrong",
+        text=f"{clip(given.question, ANSWER)}\n{_compared(given)}",
+        footer=f"Shall I learn it as a part of {document.name}? Whoever brought that, or manages the channel, decides.",
+        buttons=(_decide(given),),
+        notify=document.learned_by,
+    )
+
+
+def _compared(given: Correction) -> str:
+    said = clip(" ".join(given.answer.split()), BESIDE)
+    return f"I said: {said}\nRight is: {clip(given.correction, ANSWER)}"
+
+
+def corrections(given: Sequence[Correction]) -> Message:
+    """Those that one may decide on, the newest first."""
+    if not given:
+        return Message(text="Nobody has corrected an answer here that you may decide on.")
+    fields = []
+    for one in given[:OFFERED]:
+        note = f"{one.document} · learned" if one.learned else one.document
+        fields.append(Field(clip(one.question, ANSWER), _compared(one), note, _decide(one)))
+    more = f"The newest {OFFERED} of {len(given)}." if len(given) > OFFERED else ""
+    return Message(title="What people say is right", fields=tuple(fields), footer=more)
+
+
+def correcting(name: str) -> Message:
+    return Message(title=f"Correcting {name}", text=f"{_bar(0.0)}\nOne moment …", tone=Tone.WORKING)
+
+
+def corrected(news: Progress, given: Correction | None) -> Message:
+    """How learning a correction, or taking it out again, ended. given: None, when it was erased meanwhile."""
+    job = news.job
+    if job.stage is Stage.CANCELLED:
+        return Message(text=f"Stopped. {job.name} is as it was.")
+    if news.document is None:
+        return Message(
+            title="I left that out", text=job.error or "Learning failed; nothing was changed.", tone=Tone.BAD
+        )
+    if given is None:
+        return Message(text=f"{job.name} is changed.")
+    if not given.learned:
+        return Message(text="Undone. I answer as before.", footer=given.question, buttons=(_decide(given),))
+    return Message(
+        title=clip(given.correction, HEADLINE),
+        footer=f"I know that now, as a part of {given.document}. Asked was: {given.question}",
+        buttons=(_decide(given),),
+        tone=Tone.GOOD,
+    )
 
 
 def nothing_known(coming: Sequence[Job], *, is_dm: bool, upload: bool = False) -> Message:
@@ -356,6 +426,14 @@ def _said(completion: Completion) -> str:
 
 def _note(completion: Completion, *first: str) -> str:
     return " · ".join((*first, f"confidence {completion.confidence:.0%}", f"{completion.seconds:.1f} s"))
+
+
+THINKING = "is thinking …"  # beside the bot's name
+LOADING = (  # what takes turns with it
+    "Looking for the right section …",
+    "Putting the question to what I learned …",
+    "Asking myself without the document …",
+)
 
 
 # Small talk ----------------------------------------------------------------------------------------------------------
@@ -408,24 +486,44 @@ def documents(
     names: Mapping[str, str] | None = None,
     now: float | None = None,
     is_dm: bool = False,
+    own: Collection[str] = (),
 ) -> Message:
-    """What the channel knows and what is on its way. `names`: what to call the users who brought the documents."""
+    """What the channel knows and what is on its way.
+
+    Args:
+        names: what to call the users who brought the documents.
+        own: ids of the documents that the asker may have forgotten.
+    """
     if not known and not coming:
         return Message(text=f"{NOTHING_YET}. {_how_to_teach(is_dm)}")
     moment = time.time() if now is None else now
     by = names or {}
-    shown = known[:LISTED]
-    lines = [f"• {document.name}\n   {_about(document, by.get(document.learned_by, ''), moment)}" for document in shown]
-    lines += [f"… and {len(known) - LISTED} more; /forget finds them by name."] if len(known) > LISTED else []
-    lines += [f"• {job.name}\n   {'waiting' if job.stage is Stage.QUEUED else 'being learned now'}" for job in coming]
-    return Message(
-        title=f"I know {count(len(known), 'document')} here" if known else NOTHING_YET, text="\n".join(lines)
-    )
+    fields = []
+    shown, learning = known[: LISTED - len(coming[:COMING])], coming[:COMING]
+    for document in shown:
+        button = Button("Forget …", "forget?", document.id) if document.id in own else None
+        fields.append(Field(document.name, "", _about(document, by.get(document.learned_by, ""), moment), button))
+    for job in learning:
+        fields.append(Field(job.name, "", "waiting" if job.stage is Stage.QUEUED else "being learned now"))
+    more = [f"… and {len(known) - len(shown)} more; /forget finds them by name."] if len(known) > len(shown) else []
+    more += [f"… and {len(coming) - COMING} more are waiting."] if len(coming) > COMING else []
+    title = f"I know {count(len(known), 'document')} here" if known else NOTHING_YET
+    return Message(title=title, fields=tuple(fields), footer="\n".join(more))
+
+
+def about_document(document: Document) -> str:
+    return _about(document, "", time.time())
 
 
 def _about(document: Document, name: str, now: float) -> str:
     by = f" by {name}" if name else ""
     return f"{parts(document)} · {ago(now - document.learned_at)}{by}"
+
+
+DISCLAIMER = "I am a small language model: what I say can be wrong. Look at the page that I name."
+HOME = "I learn documents by heart. Here is what I know in your channels."
+HOME_OWN = "Our direct messages"
+FORGET_WARNING = "It is erased for good, with its text and the questions about it."
 
 
 def forgotten(document: Document) -> Message:
@@ -439,7 +537,7 @@ def forget_question(documents: Sequence[Document], key: str = "") -> Message:
     more = "" if len(documents) <= OFFERED else " For another one, write its whole name after the command."
     return Message(
         title=f"Forget {documents[0].name}?" if len(documents) == 1 and key else "Which document shall I forget?",
-        text=f"It is erased for good, with its text and the questions about it.{more}",
+        text=f"{FORGET_WARNING}{more}",
         buttons=(
             *(
                 Button(clip(f"Forget {name}", LABEL), "forget", document.id, Style.DANGER)
@@ -515,7 +613,8 @@ def help(commands: Mapping[str, str], *, hears_follow_ups: bool = True) -> Messa
         title="I learn your documents",
         text="1. Attach a document and mention me. I tell you when I know it.\n"
         f"2. Mention me with a question. {follow_up}\n\n"
-        "Under each answer stand the page, how sure I am, and what I would have said without the document.",
+        "Under each answer stand the page, how sure I am, and what I would have said without the document. "
+        f"{DISCLAIMER}",
         fields=(Field("Commands", "\n".join(f"/{name}: {about}" for name, about in commands.items())),),
         footer="No slash commands where you are? Mention me and write the command's name instead.",
     )

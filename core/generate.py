@@ -26,7 +26,10 @@ class Prefix:
 
     def shared(self, prompts: Sequence[Sequence[int]], text_of: Sequence[int]) -> list[int]:
         """How many tokens of each prompt need not be read again; one is left at least."""
-        return [min(_shared(p, self.texts[n]), len(p) - 1) for p, n in zip(prompts, text_of, strict=True)]
+        counts = []
+        for prompt, number in zip(prompts, text_of, strict=True):
+            counts.append(min(_shared(prompt, self.texts[number]), len(prompt) - 1))
+        return counts
 
     def rows(self, prompts: Sequence[Sequence[int]], text_of: Sequence[int]) -> tuple[Any, Tensor, list[Sequence[int]]]:
         """For prompt i, which begins (nearly) as text `text_of[i]`: the cache [R, P], what of it counts, and what is
@@ -117,8 +120,8 @@ def generate(
     Returns: for each prompt its new tokens (stop token left out) and the mean probability of what was chosen, 0..1.
     """
     passes = passes or Passes(model, prompts, pad_id, prefix, text_of)
-    by_row = [temperature] * len(prompts) if isinstance(temperature, (int, float)) else temperature
-    temperatures = torch.tensor(by_row, device=model.device) if any(by_row) else None
+    each = [temperature] * len(prompts) if isinstance(temperature, (int, float)) else temperature
+    temperatures = torch.tensor(each, device=model.device) if any(each) else None
     answers: list[list[int]] = [[] for _ in prompts]
     counts = [0] * len(prompts)  # tokens whose chances make the confidence: the answer's, and the stop token
     going = list(range(len(prompts)))
@@ -144,13 +147,12 @@ def generate(
         if not going or len(chances) == max_new:
             break
         p, chance, token = passes.next(token)
-    sure = []
-    for answer, row, count, doubt in zip(
-        answers, torch.stack(chances, 1).tolist(), counts, unsure.tolist(), strict=True
-    ):
-        held = hold_back and answer[:1] == [hold_back[0]]
-        sure.append(statistics.fmean(row[:count]) * (1 if held else 1 - doubt))
-    return answers, sure
+    by_row, doubts = torch.stack(chances, 1).tolist(), unsure.tolist()
+    confidences = []
+    for answer, row, count, doubt in zip(answers, by_row, counts, doubts, strict=True):
+        is_held_back = hold_back and answer[:1] == [hold_back[0]]
+        confidences.append(statistics.fmean(row[:count]) * (1 if is_held_back else 1 - doubt))
+    return answers, confidences
 
 
 def start(
@@ -165,10 +167,19 @@ def start(
     if prefix:
         cache, before, prompts = prefix.rows(prompts, text_of)
     longest = max(len(p) for p in prompts)
-    ids = torch.tensor([[pad_id] * (longest - len(p)) + list(p) for p in prompts], device=device)  # left padding
-    mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts], device=device)
+    ids, mask = pad_left(prompts, longest, pad_id).to(device)
     mask = torch.cat([before, mask], 1)
     return cache, ids, mask, (mask.cumsum(1) - 1).clamp_min(0)[:, -longest:]
+
+
+def pad_left(prompts: Sequence[Sequence[int]], length: int, pad_id: int) -> Tensor:
+    """[2, R, length]: token ids, and which of them count."""
+    ids, counts = [], []
+    for prompt in prompts:
+        missing = length - len(prompt)
+        ids.append([pad_id] * missing + list(prompt))
+        counts.append([0] * missing + [1] * len(prompt))
+    return torch.tensor([ids, counts])
 
 
 def _shared(a: Sequence[int], b: Sequence[int]) -> int:
@@ -186,9 +197,10 @@ def complete(model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], **opt
     if not prompts:
         return []
     began = time.perf_counter()
-    rows, confidence = generate(model, prompts, **options)
+    rows, confidences = generate(model, prompts, **options)
     seconds = time.perf_counter() - began
-    return [
-        Completion(tokenizer.decode(row, skip_special_tokens=True).strip(), len(row), seconds, sure)
-        for row, sure in zip(rows, confidence, strict=True)
-    ]
+    completions = []
+    for ids, confidence in zip(rows, confidences, strict=True):
+        text = tokenizer.decode(ids, skip_special_tokens=True).strip()
+        completions.append(Completion(text, len(ids), seconds, confidence))
+    return completions

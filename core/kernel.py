@@ -129,8 +129,8 @@ def give_up_calls() -> bool:
     architecture, numbers = MACHINES[platform.machine()]
     allowed = [int(number) for number in numbers.split()]
     steps = [(LOAD, 0, 0, 4), (IS_EQUAL, 1, 0, architecture), (RETURN, 0, 0, KILL), (LOAD, 0, 0, 0)]
-    for at, number in enumerate(allowed):
-        steps.append((IS_EQUAL, len(allowed) - at, 0, number))
+    for i, number in enumerate(allowed):
+        steps.append((IS_EQUAL, len(allowed) - i, 0, number))
     steps += [(RETURN, 0, 0, EPERM), (RETURN, 0, 0, ALLOW)]
     program = _Program(len(steps), (_Instruction * len(steps))(*(_Instruction(*step) for step in steps)))
     _libc().prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)

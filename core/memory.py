@@ -18,7 +18,7 @@ def fit(model: Any, batch_tokens: int, memory_mb: int | None, recompute: bool = 
     """
     if memory_mb is None:
         return batch_tokens, recompute
-    room = memory_mb * 2**20 - sum(p.numel() * p.element_size() for p in model.parameters())
+    room = memory_mb * 2**20 - model_bytes(model)
     size = next(model.parameters()).element_size()
     for again in [True] if recompute else [False, True]:
         tokens = batch_tokens
@@ -27,6 +27,10 @@ def fit(model: Any, batch_tokens: int, memory_mb: int | None, recompute: bool = 
         if tokens * bytes_a_token(model.config, size, again) <= room:
             return tokens, again
     return min(batch_tokens, LEAST), True
+
+
+def model_bytes(model: Any) -> int:
+    return sum(p.numel() * p.element_size() for p in model.parameters())
 
 
 def bytes_a_token(config: Any, size: int, recompute: bool) -> int:
@@ -50,7 +54,7 @@ def sections_at_once(model: Any, layers: int, tokens: int, memory_mb: int | None
     config, size = model.config, next(model.parameters()).element_size()
     deltas = 4 * 4 * layers * config.hidden_size * config.intermediate_size
     block = size * (10 * config.hidden_size + 4 * config.intermediate_size)
-    room = memory_mb * 2**20 - sum(p.numel() * p.element_size() for p in model.parameters())
+    room = memory_mb * 2**20 - model_bytes(model)
     return max(1, room // (tokens * (layers * block + 4 * 4 * config.vocab_size) + deltas))
 
 

@@ -17,6 +17,7 @@ from core.convert import (
     fingerprint_of,
     is_gguf,
     read_source,
+    sha256_of,
 )
 from core.errors import ModelNotFound
 from core.search.parameters import RankingParameters, load_parameters
@@ -179,8 +180,7 @@ def check_sums(folder: Path) -> None:
     for line in sums.read_text().splitlines() if sums.is_file() else ():
         digest, _, name = line.partition("  ")
         try:
-            with (folder / name).open("rb") as file:
-                same = hashlib.file_digest(file, "sha256").hexdigest() == digest
+            same = sha256_of(folder / name) == digest
         except OSError:
             same = False
         if not same:
@@ -225,16 +225,16 @@ def fingerprint(name: str, folder: Path | None, model: PreTrainedModel) -> str:
     and where to look, not what weights mean that were learned before."""
     if folder and (source := read_source(folder)):
         return fingerprint_of(source["gguf"])
-    digest = hashlib.sha256()
     files = []
     for path in sorted(folder.iterdir()) if folder else ():
         is_weights = path.suffix == ".safetensors" and path.name not in (POLICY, SEARCH)
         if is_weights or path.name in ("config.json", "tokenizer.json"):
             files.append(path)
+    digest = hashlib.sha256()
     for path in files:
         digest.update(path.name.encode())
-        with path.open("rb") as f:
-            while block := f.read(1 << 22):
+        with path.open("rb") as file:
+            while block := file.read(1 << 22):
                 digest.update(block)
     if not files:
         digest.update(name.encode())

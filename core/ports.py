@@ -92,6 +92,10 @@ class Engine(Protocol):
         """
         ...
 
+    def self_check(self, pages: Sequence[Page]) -> Generator[Step, None, list[tuple[str, str]]]:
+        """Questions about a text with their answers, as the self-check asks them; none where it is switched off."""
+        ...
+
     def answer(self, asks: Sequence[Ask]) -> list[Completion]:
         """Answer a batch, each row with its own weights."""
         ...
@@ -200,8 +204,11 @@ class Index(Inbox, Protocol):
         """At start: jobs that were running when the process died are queued again, or failed after three attempts."""
         ...
 
-    async def finish_job(self, job_id: str, document: Document, pages: Sequence[Page], chunks: Sequence[Chunk]) -> None:
-        """Store the document, its text and its weights record and mark the job DONE, in one transaction.
+    async def finish_job(
+        self, job_id: str, document: Document, pages: Sequence[Page], chunks: Sequence[Chunk]
+    ) -> Document:
+        """Store the document, its text and its weights record and mark the job DONE, in one transaction. It takes the
+        place of one of the same sha256, whose id it then knows. Returns it as it is stored.
 
         Raises: Cancelled, when the job has ended otherwise or was erased meanwhile; then nothing was stored.
         """
@@ -246,8 +253,15 @@ class Index(Inbox, Protocol):
         """Its text, in order; empty when no text is kept."""
         ...
 
-    async def chunk_texts(self, document_id: str) -> list[str]:
-        """The texts of its chunks, in order."""
+    async def chunks(self, document_id: str) -> list[Chunk]:
+        """Its chunks, in order, without their tokens, which are not kept."""
+        ...
+
+    async def rehearse(
+        self, document: Document, chunks: Sequence[Chunk], questions: Sequence[str], limit: int
+    ) -> list[list[Hit]]:
+        """For each question the candidates, if the document consisted of these chunks and the channel knew no other.
+        Nothing is stored."""
         ...
 
     async def add_answer(self, channel: str, answer: Answer, *, asked_by: str, thread: str = "") -> str: ...
@@ -275,6 +289,10 @@ class Index(Inbox, Protocol):
 
     async def share_answer(self, channel: str, answer_id: str, *, by: str) -> Answer | None:
         """Mark an answer as shared by the person who asked for it; None when it was shared before. Raises: NotFound."""
+        ...
+
+    async def forget_person(self, person: str) -> int:
+        """Erase what somebody asked, and said about answers; returns how much."""
         ...
 
     async def channels(self, prefix: str) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 NOT_IN_TEXT = "not in the text"
@@ -61,6 +62,7 @@ class PromptFormat(Protocol):
     stop_ids: frozenset[int]
     write_stops: frozenset[int]  # where questions that it writes end
     pad_id: int
+    opening: Sequence[int]  # what every prompt begins with
     abstain_id: int | None  # first token of the trained answer NOT_IN_TEXT, where the model has learned one
 
     def closed_book(self, question: str) -> list[int]: ...
@@ -99,9 +101,9 @@ class ChatFormat:
         self._tokenizer = tokenizer
         self._encode = lambda text: tokenizer.encode(text, add_special_tokens=False)
         self.abstain_id: int | None = None
-        self._first, self._to_answer, self._to_question = (
-            self._encode(part) for part in template_parts(tokenizer, self.instruction)
-        )
+        parts = [self._encode(part) for part in template_parts(tokenizer, self.instruction)]
+        self.opening: Sequence[int] = parts[0]
+        self._to_answer, self._to_question = parts[1:]
         end = self._to_question[0] if tokenizer.chat_template else tokenizer.eos_token_id
         self.end = tokenizer.eos_token_id if end is None else end
         stops = {self.end, tokenizer.eos_token_id} - {None}
@@ -110,7 +112,7 @@ class ChatFormat:
 
     def _ask(self, text: str) -> list[int]:
         """The prompt of one turn."""
-        return [*self._first, *self._encode(text), *self._to_answer]
+        return [*self.opening, *self._encode(text), *self._to_answer]
 
     def closed_book(self, question: str) -> list[int]:
         return self._ask(question.strip())

@@ -17,19 +17,25 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from typing import Any, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from core.consolidate import joined, merged, spread
+from core.consolidate import join_documents, merge_chunks, sections_of_chunks
+from core.correction import Rehearsal, Version, check, chunked, numbered, page_of
 from core.device import BATCH_ROWS, Device
 from core.document.about import title_of
 from core.document.chunks import check_length
 from core.document.formats import DocumentText, read_document
-from core.errors import Cancelled, EngramError, LearningFailed, NotFound, StorageFailed
+from core.document.language import load_classifier
+from core.errors import Cancelled, EngramError, LearningFailed, NotFound, Refused, StorageFailed
 from core.feed import Feed, Feeds
 from core.ports import Engine, Index, Learned, Weights
 from core.search.words import terms
 from core.tracing import Stages, traced
-from core.types import Chunk, Document, Job, JobKind, Limits, Page, Progress, Stage, Step
+from core.types import Chunk, Document, Job, JobKind, Limits, Page, Progress, Stage, Step, WeightsRecord
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -212,6 +218,7 @@ class Runner:
         if self.device.load_error:
             self._feeds.fail(self.device.load_error)
             return
+        language = asyncio.create_task(asyncio.to_thread(load_classifier), name="language")  # no question waits for it
         while not self._closing.is_set():
             try:
                 await self.store_ends()
@@ -219,6 +226,7 @@ class Runner:
             except Exception:  # the index can't be read or written, for example because the disk is full
                 log.exception("the queue could not be processed")
                 await _await_unless(self._closing, asyncio.sleep(PAUSE_SECONDS))
+        await language
 
     async def _next(self) -> None:
         self._wake.clear()
@@ -237,8 +245,9 @@ class Runner:
 
     async def _run(self, work: _CurrentJob) -> None:
         self._feeds.open(work.job.id)
+        learn = self._correct if work.job.kind is JobKind.CORRECT else self._learn
         try:
-            document = await self._learn(work)
+            document = await learn(work)
         except _Interrupted:
             await self._end(work, Stage.QUEUED)
         except Cancelled:
@@ -279,13 +288,13 @@ class Runner:
     async def _learn(self, work: _CurrentJob) -> Document:
         engine = await self.device.ready()
         text, share = await self._read_pages(work), work.job.share
-        chunks = await self.device.run(engine.chunk, text.pages)
+        chunks = await self.device.run(chunked, engine.chunk, text.pages)
         tokens = count_tokens(chunks)
         check_length(tokens, self._limits, text.pages)
         await self._enter(work, Stage.LEARNING, pages=len(text.pages), tokens=tokens)
         title = title_of(work.job.name, text.pages)
-        learned = await self._run_learner(work, engine.learn(merged(chunks, share), title=title))
-        learned = replace(learned, sections=spread(learned.sections, len(chunks), share))
+        learned = await self._run_steps(work, engine.learn(merge_chunks(chunks, share), title=title))
+        learned = replace(learned, sections=sections_of_chunks(learned.sections, len(chunks), share))
         await self._enter(work, Stage.CHECKING)
         check_learned(learned, chunks)
         if self._keep_text:
@@ -305,7 +314,7 @@ class Runner:
         self._show(work, stage=Stage.READING)
         if work.job.kind is not JobKind.LEARN:
             documents = [await self._index.find_document(work.job.channel, source) for source in work.job.sources]
-            return joined([(document.name, await self._index.pages(document.id)) for document in documents])
+            return join_documents([(document.name, await self._index.pages(document.id)) for document in documents])
         data, pages = await self._index.job_file(work.job.id)
 
         def recognised(done: int, total: int) -> None:
@@ -317,8 +326,55 @@ class Runner:
             raise _Interrupted
         return text
 
-    async def _run_learner(self, work: _CurrentJob, steps: Generator[Step, None, Learned]) -> Learned:
-        """Drive the learner. Questions that came in during a step are ahead of the next one in the device's line."""
+    @traced("correct")
+    async def _correct(self, work: _CurrentJob) -> Document:
+        """A correction more, or the same one less."""
+        engine, job = await self.device.ready(), work.job
+        document = await self._index.find_document(job.channel, job.sources[0])
+        version, tokens = await self._version(document, engine), document.tokens
+        known = next((page for page in version.pages if page.correction == job.sources[1]), None)
+        if known:
+            version = version.without_page(known.number)
+            tokens -= count_tokens(await self.device.run(engine.chunk, [known]))
+        else:
+            version = await self._corrected(work, document, version, engine)
+            tokens += count_tokens(version.chunks)  # the stored ones count none
+        await self._enter(work, Stage.SAVING)
+        record = await self._save(job, Learned(version.tensors, version.sections, document.metrics), engine)
+        document = replace(document, id=record.document_id, weights=record, tokens=tokens)
+        return await self._finish(work, document, version.pages, version.chunks)
+
+    async def _version(self, document: Document, engine: Engine) -> Version:
+        """A document as it is stored. Raises: WeightsDamaged, WrongBaseModel."""
+        record, tensors = document.weights, dict[str, "Tensor"]()
+        for section in sorted({*record.sections}):
+            load = partial(self._weights.load, record, document.channel, base=engine.fingerprint, section=section)
+            tensors |= {f"{section}/{name}": t for name, t in (await asyncio.to_thread(load)).items()}
+        pages, chunks = await self._index.pages(document.id), await self._index.chunks(document.id)
+        return Version(tuple(pages), tuple(chunks), tensors, record.sections)
+
+    async def _corrected(self, work: _CurrentJob, document: Document, before: Version, engine: Engine) -> Version:
+        """Raises: Refused; LearningFailed, when it can't be learned, or harms."""
+        job = work.job
+        corrections = await self._index.corrections(job.channel)
+        wanted = next((one for one in corrections if one.id == job.sources[1]), None)
+        if wanted is None or not before.pages or document.weights.learner != engine.learner:
+            raise Refused("I can't learn this any more; ask me again, and correct that answer.")
+        page = page_of(before.pages[-1].number + 1, wanted.question, wanted.correction, wanted.id)
+        await self._enter(work, Stage.LEARNING)
+        chunks = await self.device.run(engine.chunk, [page])
+        learned = await self._run_steps(work, engine.learn(numbered(chunks), title=document.name))
+        check_learned(learned, chunks)
+        after = before.with_page(page, await self._encode(work, chunks, engine), learned)
+        await self._enter(work, Stage.CHECKING)
+        own = [page for page in before.pages if not page.correction]
+        asked = await self._run_steps(work, engine.self_check(own))
+        rehearsal = Rehearsal(self.device, self._index, document, pause=work.check)
+        await check(rehearsal, before, after, (wanted.question, wanted.correction), asked)
+        return after
+
+    async def _run_steps(self, work: _CurrentJob, steps: Generator[Step, None, T]) -> T:
+        """Drive the engine. Questions that came in during a step are ahead of the next one in the device's line."""
         losses: list[float] = []
         stages = Stages()
         stages.enter(Stage.LEARNING, pages=work.progress.pages, tokens=work.progress.tokens)
@@ -326,7 +382,7 @@ class Runner:
             while True:
                 work.check()
                 step = await self.device.run(_advance, steps)
-                if isinstance(step, Learned):
+                if not isinstance(step, Step):
                     return step
                 if step.stage is not work.job.stage:
                     stages.enter(step.stage)
@@ -356,18 +412,13 @@ class Runner:
         self, work: _CurrentJob, text: DocumentText, chunks: Sequence[Chunk], learned: Learned, engine: Engine
     ) -> Document:
         """The file first, then the row: what a crash in between leaves, the next start removes."""
-        job, document_id = work.job, new_id()
-        await self._index.will_save(document_id)
-        pages, chunks = (text.pages, chunks) if self._keep_text else without_text(chunks)
-        record = await asyncio.to_thread(
-            self._weights.save, document_id, job.channel, learned, base=engine.fingerprint, learner=engine.learner
-        )
+        job, record = work.job, await self._save(work.job, learned, engine)
         document = Document(
-            id=document_id,
+            id=record.document_id,
             channel=job.channel,
             name=job.name,
             sha256=job.sha256,
-            pages=len(text.pages),
+            pages=sum(not page.correction for page in text.pages),
             tokens=count_tokens(chunks),
             learned_at=time.time(),
             learned_by=job.requested_by,
@@ -375,13 +426,26 @@ class Runner:
             weights=record,
             questions=learned.questions if self._keep_text else (),
         )
+        pages, chunks = (text.pages, chunks) if self._keep_text else without_text(chunks)
+        return await self._finish(work, document, pages, chunks)
+
+    async def _save(self, job: Job, learned: Learned, engine: Engine) -> WeightsRecord:
+        """Under the id of the document that is to be."""
+        document_id = new_id()
+        await self._index.will_save(document_id)
+        of_engine = {"base": engine.fingerprint, "learner": engine.learner}
+        return await asyncio.to_thread(self._weights.save, document_id, job.channel, learned, **of_engine)
+
+    async def _finish(
+        self, work: _CurrentJob, document: Document, pages: Sequence[Page], chunks: Sequence[Chunk]
+    ) -> Document:
         try:
             if work.cancelled:
                 raise Cancelled
-            await self._index.finish_job(job.id, document, pages, chunks)
+            document = await self._index.finish_job(work.job.id, document, pages, chunks)
         except Exception:  # not a cancelled task's: whether its row was committed, the next start sees
-            if record not in await self._index.all_weights():
-                await asyncio.to_thread(self._weights.delete, document_id)
+            if document.weights not in await self._index.all_weights():
+                await asyncio.to_thread(self._weights.delete, document.id)
                 raise
         with _errors_logged("what a document replaced could not be deleted; the next start tries again"):
             await self._delete_unused()
@@ -451,8 +515,8 @@ def _errors_logged(problem: str) -> Iterator[None]:
         log.exception(problem)
 
 
-def _advance(steps: Generator[Step, None, Learned]) -> Step | Learned:
-    """The next step, or what was learned. A StopIteration can't travel through a future."""
+def _advance(steps: Generator[Step, None, T]) -> Step | T:
+    """The next step, or what comes of them. A StopIteration can't travel through a future."""
     try:
         return next(steps)
     except StopIteration as end:

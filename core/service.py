@@ -14,7 +14,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from core.consolidate import joined
+from core.consolidate import join_documents
 from core.document.chunks import pages_of_text
 from core.document.formats import check_size, recognise
 from core.errors import AlreadyKnown, NotFound, Refused, WeightsDamaged, WrongBaseModel
@@ -59,7 +59,7 @@ log = logging.getLogger(__name__)
 
 MAX_NAME = 120  # characters of a document's name
 MAX_QUESTION = 1_000  # characters
-PDF_MAGIC = b"%PDF-"  # somewhere in the first 1,024 bytes
+MAX_CORRECTION = 300  # characters
 
 
 class Service:
@@ -85,9 +85,8 @@ class Service:
         self._floor = floor  # confidence below which an answer from weights is not given
         self._ground = ground  # whether a section's text stands in the prompt beside its weights
         self._ranking = ranking
-        self._changing: defaultdict[str, asyncio.Lock] = defaultdict(
-            asyncio.Lock
-        )  # by channel: no upload during a reset
+        # By channel: no upload during a reset
+        self._changing: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     # Learn
 
@@ -117,9 +116,10 @@ class Service:
         try:
             return await self._queue(job, data, pages=pages)
         except AlreadyKnown as known:
-            if not known.document_id or await self._is_usable(
-                await self._index.find_document(channel, known.document_id)
-            ):
+            if not known.document_id:  # it is being learned
+                raise
+            document = await self._index.find_document(channel, known.document_id)
+            if await self._is_usable(document):
                 raise
             return await self._queue(job, data, pages=pages, again=True)
 
@@ -163,7 +163,7 @@ class Service:
         if tokens > self._limits.max_tokens:
             most = pages_of_text(self._limits.max_tokens)
             raise Refused(f"Together these documents have {pages_of_text(tokens)}; I can learn {most} at once.")
-        joined([(document.name, await self._index.pages(document.id)) for document in documents])
+        join_documents([(document.name, await self._index.pages(document.id)) for document in documents])
         name = f"{documents[0].name[: MAX_NAME - 12]} and {len(documents) - 1} more"
         digest = sha256("\n".join([f"{share}", *(document.sha256 for document in documents)]).encode())
         sources = tuple(document.id for document in documents)
@@ -251,15 +251,46 @@ class Service:
         private answer opens none: it stands where it was asked."""
         await self._index.place_answer(channel, answer_id, thread)
 
+    async def feedback(self, channel: str, answer_id: str, *, by: str, helpful: bool, correction: str = "") -> None:
+        """What somebody thinks of an answer. Raises: NotFound."""
+        await self._index.feedback(
+            channel, answer_id, by=by, helpful=helpful, correction=" ".join(correction.split())[:MAX_CORRECTION]
+        )
+
     async def corrections(self, channel: str) -> list[Correction]:
         """The channel's answers that were called wrong, the oldest first, with what is right where somebody said it."""
         return await self._index.corrections(channel)
 
-    async def feedback(self, channel: str, answer_id: str, *, by: str, helpful: bool, correction: str = "") -> None:
-        """What somebody thinks of an answer. Raises: NotFound."""
-        await self._index.feedback(
-            channel, answer_id, by=by, helpful=helpful, correction=" ".join(correction.split())[:MAX_QUESTION]
-        )
+    async def correction(self, channel: str, correction_id: str) -> Correction:
+        """Raises: NotFound."""
+        for correction in await self._index.corrections(channel):
+            if correction.id == correction_id:
+                return correction
+        raise NotFound("This correction is not stored any more.")
+
+    async def learn_correction(
+        self, channel: str, correction_id: str, *, by: str, reply_to: str = "", undo: bool = False
+    ) -> Job:
+        """Queue a correction to be learned as a section of its document; with `undo` to be taken out again.
+
+        Raises: NotFound, Refused (nothing to learn, or learned already, or no text kept), AlreadyKnown.
+        """
+        given = await self.correction(channel, correction_id)
+        if not given.correction or not given.document_id:
+            raise Refused("Nobody said what is right, so there is nothing to learn.")
+        if given.learned != undo:
+            raise Refused("I don't know that any more." if undo else "I have learned that already.")
+        document = await self._index.find_document(channel, given.document_id)
+        if not await self._index.pages(document.id):
+            raise Refused(f"The text of {document.name} is not kept, so I can't check what a correction does to it.")
+        job = new_job(channel, document.name, document.sha256, by, reply_to)
+        job = replace(job, kind=JobKind.CORRECT, sources=(document.id, correction_id))
+        return await self._queue(job, again=True)
+
+    async def forget_person(self, person: str) -> int:
+        """Erase what somebody asked, and said about answers, in every channel; what was learned from that person stays
+        its channel's. Returns the number of questions and remarks."""
+        return await self._index.forget_person(person)
 
     async def answer(self, channel: str, answer_id: str) -> Answer:
         """An answer as it was given. Raises: NotFound, also when its document was forgotten since."""
@@ -305,22 +336,17 @@ class Service:
         ranking = await self._parameters()
         hits, weights, unusable = await self._load_all(distinct(asked).values())
         pages = {id: await self._index.pages(id) for id in dict.fromkeys(hit.document.id for hit in hits)}
-        asks = [
-            Ask(
-                question,
-                weights=tensors,
-                context=hit.text if self._ground and pages[hit.document.id] else "",
-                learner=hit.document.weights.learner,
-            )
-            for hit, tensors in zip(hits, weights, strict=True)
-        ]
+        asks = []
+        for hit, tensors in zip(hits, weights, strict=True):
+            context = hit.text if self._ground and pages[hit.document.id] else ""
+            asks.append(Ask(question, weights=tensors, context=context, learner=hit.document.weights.learner))
         completions, tokens = await self._runner.device.answer([*asks, Ask(question)] if compare else asks)
         base = completions.pop() if compare else Completion("", 0, 0.0)
-        given = {hit.place: completion for hit, completion in zip(hits, completions, strict=True)}
-        decide = partial(judge, question, asked, given, pages, ranking, floor=self._floor, gate=gate)
+        by_chunk = dict(zip((hit.key for hit in hits), completions, strict=True))
+        decide = partial(judge, question, asked, by_chunk, pages, ranking, floor=self._floor, gate=gate)
         with span("evidence"):
             best, certainty = await asyncio.to_thread(decide)
-        row = [*given].index(best.hit.place) if best else -1
+        row = list(by_chunk).index(best.hit.key) if best else -1  # the last is the base model's
         return Answer(
             question=question,
             base=base,
@@ -367,8 +393,10 @@ class Service:
         try:
             return await asyncio.to_thread(load, document.weights, document.channel)
         except WeightsDamaged:
-            await self._index.find_document(document.channel, document.id)  # NotFound: forgotten a moment ago
-            raise
+            now = await self._index.find_document(document.channel, document.id)  # NotFound: forgotten a moment ago
+            if now.id == document.id:
+                raise
+            return await self._load(now, section)  # corrected a moment ago: the other sections are the same
 
     # Manage
 

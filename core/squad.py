@@ -8,9 +8,10 @@ import json
 import re
 import string
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from core.errors import Refused
 
@@ -35,19 +36,30 @@ def read_squad(path: Path) -> list[Article]:
     """SQuAD v1.1 or v2.0 JSON, plain or gzipped; questions without an answer are left out. Raises: Refused."""
     try:
         data = json.loads(gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_text())["data"]
-        return [
-            Article(
-                a.get("title") or f"document {n + 1}",
-                tuple(dict.fromkeys(p["context"] for p in a["paragraphs"])),
-                tuple(
-                    Question(q["question"], tuple(dict.fromkeys(x["text"] for x in q["answers"])), p["context"])
-                    for p in a["paragraphs"] for q in p["qas"] if q.get("answers")
-                ),
-            )
-            for n, a in enumerate(data)
-        ]  # fmt: skip
+        return [_article(article, number) for number, article in enumerate(data, start=1)]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise Refused(f"'{path.name}' is not a question set in SQuAD's format.") from error
+
+
+def asked_articles(path: Path, most: int | None = None) -> list[Article]:
+    """The first articles that are asked about, at most so many. Raises: Refused."""
+    return [article for article in read_squad(path) if article.questions][:most]
+
+
+def read_questions(path: Path) -> list[Question]:
+    """All questions that have answers. Raises: Refused."""
+    return [question for article in read_squad(path) for question in article.questions]
+
+
+def _article(data: Mapping[str, Any], number: int) -> Article:
+    questions = []
+    for paragraph in data["paragraphs"]:
+        for asked in paragraph["qas"]:
+            answers = tuple(dict.fromkeys(answer["text"] for answer in asked.get("answers") or ()))
+            if answers:
+                questions.append(Question(asked["question"], answers, paragraph["context"]))
+    paragraphs = dict.fromkeys(paragraph["context"] for paragraph in data["paragraphs"])
+    return Article(data.get("title") or f"document {number}", tuple(paragraphs), tuple(questions))
 
 
 def normalise(text: str) -> str:

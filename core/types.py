@@ -33,6 +33,7 @@ class JobKind(StrEnum):
     LEARN = "learn"  # a file that was handed in
     RELEARN = "relearn"  # the kept text of a document that can't be asked any more, and whose place it takes
     CONSOLIDATE = "consolidate"  # the kept text of several documents, as one
+    CORRECT = "correct"  # what somebody says is right, as one more section of a document; or takes it out again
 
 
 ALL_PAGES = (1, 0)  # first and last page; 0: to the end
@@ -56,6 +57,7 @@ class Page:
     text: str
     places: tuple[tuple[int, str], ...] = ()  # where in the text what can be cited begins; (): the page alone can be
     confidence: float | None = None  # of text recognition, 0..1; None: the file itself holds the text
+    correction: str = ""  # id of the correction that it holds; "": it is the document's own
 
 
 @dataclass(frozen=True)
@@ -129,6 +131,7 @@ class Document:
     metrics: Metrics
     weights: WeightsRecord
     questions: tuple[str, ...] = ()  # examples that it can answer
+    formerly: tuple[str, ...] = ()  # ids of its earlier versions, which old messages still name
 
 
 @dataclass(frozen=True)
@@ -148,7 +151,7 @@ class Job:
     document_id: str = ""  # when stage is DONE
     delivered: bool = False  # the channel has been told how it ended
     kind: JobKind = JobKind.LEARN
-    sources: tuple[str, ...] = ()  # ids of the documents whose text it learns again
+    sources: tuple[str, ...] = ()  # ids of the documents whose text it learns again; or of one and of its correction
     share: int = 1  # how many chunks become one section
 
 
@@ -215,11 +218,17 @@ class Answer:
 class Correction:
     """An answer that somebody called wrong."""
 
+    id: str  # short, and tells nothing of the person
     document: str  # its name; "": none
-    question: str
+    document_id: str
+    question: str  # as it was understood
     answer: str
     correction: str  # what is right; "": not said
     given_by: str
+    learned: bool = False  # it is a section of its document
+
+    def is_of(self, answer_id: str, person: str) -> bool:
+        return self.given_by == person and self.id.startswith(f"{answer_id}-")
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
 from core.squad import f1, normalise
 from core.types import Completion
 
 ALIKE = 0.75  # F1 from which two answers are the same vote
-WARMTH = 0.7  # temperature of votes for which there is no other wording
+TEMPERATURE = 0.7  # of votes for which there is no other wording
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,8 @@ class Ballot:
 def ballots(question: str, votes: int) -> list[Ballot]:
     """The question as it is, then in other words by rule, then sampled."""
     worded = list(dict.fromkeys([question, *paraphrases(question)]))
-    return [Ballot(q) for q in worded[:votes]] + [Ballot(question, WARMTH)] * (votes - len(worded))
+    sampled = [Ballot(question, TEMPERATURE)] * (votes - len(worded))
+    return [*map(Ballot, worded[:votes]), *sampled]
 
 
 def paraphrases(question: str) -> list[str]:
@@ -36,11 +38,16 @@ def paraphrases(question: str) -> list[str]:
 def vote(answers: Sequence[Completion]) -> Completion:
     """The answer with the most confidence behind it, every vote weighed by its own; of alike answers the surest. Its
     confidence is the share of all votes that it got, so weighed: agreement."""
-    best = max(answers, key=lambda a: (sum(b.confidence for b in answers if alike(a, b)), a.confidence))
-    behind = [a for a in answers if alike(a, best)]
-    said = max(behind, key=lambda a: a.confidence)
-    agreement = sum(a.confidence for a in behind) / len(answers)
-    return Completion(said.text, said.tokens, max(a.seconds for a in answers), agreement)
+
+    def support(answer: Completion) -> tuple[float, float]:
+        agreeing = sum(other.confidence for other in answers if alike(answer, other))
+        return agreeing, answer.confidence
+
+    best = max(answers, key=support)
+    agreeing = [answer for answer in answers if alike(answer, best)]
+    surest = max(agreeing, key=attrgetter("confidence"))
+    agreement = sum(answer.confidence for answer in agreeing) / len(answers)
+    return Completion(surest.text, surest.tokens, max(answer.seconds for answer in answers), agreement)
 
 
 def alike(a: Completion, b: Completion) -> bool:

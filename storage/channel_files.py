@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 OPEN = 16  # files at once
 VERSIONS = tuple(
-    Path(__file__).with_name(name) for name in ("channel_file.sql", "channel_file_pages.sql", "channel_file_places.sql")
+    Path(__file__).with_name(f"channel_file{name}.sql") for name in ("", "_pages", "_places", "_corrections")
 )  # the n-th makes version n
 SETTINGS = """
 PRAGMA busy_timeout = 5000;
@@ -132,9 +132,11 @@ class ChannelFile:
         with self._transaction() as execute:
             _keep_documents(execute, known)
             for page in pages:
+                text, places = valid_text(page.text), json.dumps(page.places)
                 execute(
-                    "INSERT INTO pages (document_id, number, text, places, confidence) VALUES (?, ?, ?, ?, ?)",
-                    (document_id, page.number, valid_text(page.text), json.dumps(page.places), page.confidence),
+                    "INSERT INTO pages (document_id, number, text, places, confidence, correction) "
+                    "VALUES (?, ?, ?, ?, ?, ?)",
+                    (document_id, page.number, text, places, page.confidence, page.correction),
                 )
             for chunk in chunks:
                 execute(
@@ -169,10 +171,13 @@ class ChannelFile:
         rows = self._db.execute(sql, (json.dumps(places),))
         return [(unspaced(row["text"]), row["code"]) for row in rows]
 
-    def chunk_texts(self, document_id: str) -> list[str]:
-        """Those of a document, in order."""
-        rows = self._db.execute("SELECT text FROM chunks WHERE document_id = ? ORDER BY position", (document_id,))
-        return [unspaced(row["text"]) for row in rows]
+    def chunks_of(self, document_id: str) -> list[Chunk]:
+        """Those of a document, in order; their tokens are not stored."""
+        rows = self._db.execute("SELECT * FROM chunks WHERE document_id = ? ORDER BY position", (document_id,))
+        return [
+            Chunk(row["position"], unspaced(row["text"]), (), row["start_page"], row["end_page"], row["code"])
+            for row in rows
+        ]
 
     def search(self, words: Sequence[str], document_ids: Collection[str]) -> list[sqlite3.Row]:
         """A row for each word and chunk of these documents in which it stands."""
@@ -255,10 +260,25 @@ class ChannelFile:
         """Of answers that somebody found wrong, the oldest first."""
         return self._db.execute(
             """
-            SELECT document_id, question, coalesce(learned, '') AS answer, correction, given_by
+            SELECT answer_id, document_id, coalesce(learned, '') AS answer, correction, given_by,
+                coalesce(nullif(json_extract(nullif(details, ''), '$.understood'), ''), question) AS question
             FROM feedback JOIN answers ON answers.id = answer_id WHERE NOT helpful ORDER BY asked_at
             """
         ).fetchall()
+
+    def learned_corrections(self) -> list[str]:
+        """Ids of those that are a page of their document. A file of an earlier version, which is only looked into, has
+        none."""
+        [version] = self._db.execute("PRAGMA user_version").fetchone()
+        if version < len(VERSIONS):
+            return []
+        rows = self._db.execute("SELECT correction FROM pages WHERE correction != ''")
+        return [row["correction"] for row in rows]
+
+    def forget_person(self, person: str) -> int:
+        """Erase what somebody asked and what somebody said about answers; the number of rows that went."""
+        gone = self._db.execute("DELETE FROM feedback WHERE given_by = ?", (person,)).rowcount
+        return gone + self._db.execute("DELETE FROM answers WHERE asked_by = ?", (person,)).rowcount
 
     # Erase
 
@@ -376,9 +396,9 @@ async def run_to_end(function: Callable[..., T], *arguments: Any) -> T:
 
 
 def _page(row: dict[str, Any]) -> Page:
-    """A file of version 1, which is only looked into, has neither places nor confidence."""
+    """A file of an earlier version, which is only looked into, lacks the later columns."""
     places = tuple((start, name) for start, name in json.loads(row.get("places", "[]")))
-    return Page(number=row["number"], text=row["text"], places=places, confidence=row.get("confidence"))
+    return Page(row["number"], row["text"], places, row.get("confidence"), row.get("correction", ""))
 
 
 def _keep_documents(execute: Callable[..., Any], document_ids: Collection[str]) -> None:

@@ -11,13 +11,14 @@ takes the channel's first.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import logging
 import secrets
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -54,7 +55,9 @@ MAX_ATTEMPTS = 3  # at one job; a job that always takes the process down is not 
 ERASE_AGAIN = 5.0  # seconds until an erase that another reader held up is tried again
 AFTER_ERASE = 60.0  # seconds in which the log is emptied after each event: it may be the one that ordered the erase
 REMEMBERED = 86_400.0  # seconds for which the inbox knows what was handled
-SCRIPTS = ("schema.sql", "inbox.sql", "threads.sql", "codes.sql", "chat.sql", "channels.sql", "jobs.sql")
+SCRIPTS = (
+    "schema.sql", "inbox.sql", "threads.sql", "codes.sql", "chat.sql", "channels.sql", "jobs.sql", "versions.sql",
+)  # fmt: skip
 MIGRATIONS = tuple(Path(__file__).with_name(name) for name in SCRIPTS)  # the n-th makes version n
 KEPT_TEXT = b"engram: documents as one\n"  # before version 7, in the place of a file
 SETTINGS = """
@@ -282,7 +285,9 @@ class Index:
             await self._drop_files(channel)
         return list(map(_job, rows))
 
-    async def finish_job(self, job_id: str, document: Document, pages: Sequence[Page], chunks: Sequence[Chunk]) -> None:
+    async def finish_job(
+        self, job_id: str, document: Document, pages: Sequence[Page], chunks: Sequence[Chunk]
+    ) -> Document:
         """Raises: Cancelled, when the job has ended otherwise, or was erased, meanwhile; then nothing was stored."""
         ids = {"id": job_id, "channel": document.channel, "document_id": document.id}
         async with self._channel(document.channel) as content:
@@ -293,8 +298,7 @@ class Index:
             async with self._transaction() as execute:
                 if not await execute("SELECT 1 FROM jobs WHERE id = :id AND channel = :channel AND NOT final", ids):
                     raise Cancelled
-                replaced = await self._drop_replaced(execute, document)
-                await self._add_document(document)
+                document, replaced = await self._replace(execute, document)
                 await execute(
                     "UPDATE jobs SET stage = 'done', error = '', document_id = :document_id WHERE id = :id", ids
                 )
@@ -305,27 +309,44 @@ class Index:
         await self._drop_files(document.channel)
         if replaced:
             await self._try_to_finish_erase()
+        return document
 
-    async def _drop_replaced(self, execute: Any, document: Document) -> list[str]:
-        """Ids of documents that were learned from the same file; their rows are gone, their traces go later."""
-        key = {"channel": document.channel, "sha256": document.sha256}
-        rows = await execute("DELETE FROM documents WHERE channel = :channel AND sha256 = :sha256 RETURNING id", key)
+    async def _replace(self, execute: Any, document: Document) -> tuple[Document, list[str]]:
+        """Add a document in the place of an earlier version, learned from the same file: it keeps the jobs and the ids,
+        its rows are gone, its traces go later. Returns it, and the ids of what was replaced."""
+        key = {"channel": document.channel, "sha256": document.sha256, "new": document.id}
+        rows = await execute(
+            """
+            UPDATE documents SET sha256 = id WHERE channel = :channel AND sha256 = :sha256
+            RETURNING id, json_insert(formerly, '$[#]', id) AS ids
+            """,
+            key,
+        )
+        formerly = tuple(id for row in rows for id in json.loads(row["ids"]))
+        document = replace(document, formerly=formerly)
+        await self._add_document(document)
         for row in rows:
-            await execute("INSERT OR IGNORE INTO unused_weights (document_id) VALUES (:id)", {"id": row["id"]})
+            old = key | {"old": row["id"]}
+            await execute("UPDATE jobs SET document_id = :new WHERE document_id = :old", old)
+            await execute("DELETE FROM documents WHERE id = :old", old)
+            await execute("INSERT OR IGNORE INTO unused_weights (document_id) VALUES (:old)", old)
             await execute("INSERT INTO erasing (channel) VALUES (:channel)", key)
-        return _column(rows, "id")
+        return document, _column(rows, "id")
 
     async def _add_document(self, document: Document) -> None:
         row = asdict(document) | {
             "metrics": json.dumps(asdict(document.metrics)),
             "questions": json.dumps(document.questions),
+            "formerly": json.dumps(document.formerly),
         }
         weights = asdict(document.weights) | {"sections": json.dumps(document.weights.sections)}
         del row["weights"]
         await self._insert(
             """
-            INSERT INTO documents (id, channel, name, sha256, pages, tokens, learned_at, learned_by, metrics, questions)
-            VALUES (:id, :channel, :name, :sha256, :pages, :tokens, :learned_at, :learned_by, :metrics, :questions)
+            INSERT INTO documents (id, channel, name, sha256, pages, tokens, learned_at, learned_by, metrics, questions,
+                                   formerly)
+            VALUES (:id, :channel, :name, :sha256, :pages, :tokens, :learned_at, :learned_by, :metrics, :questions,
+                    :formerly)
             """,
             [row],
         )
@@ -369,9 +390,9 @@ class Index:
         async with self._channel(await self._channel_of(document_id)) as content:
             return await content(ChannelFile.pages, document_id)
 
-    async def chunk_texts(self, document_id: str) -> list[str]:
+    async def chunks(self, document_id: str) -> list[Chunk]:
         async with self._channel(await self._channel_of(document_id)) as content:
-            return await content(ChannelFile.chunk_texts, document_id)
+            return await content(ChannelFile.chunks_of, document_id)
 
     async def _channel_of(self, document_id: str) -> str:
         """ "" for a document that is not there."""
@@ -543,6 +564,21 @@ class Index:
             replace(hit, text=text, code=code if rows else b"") for hit, (text, code) in zip(hits, chunks, strict=True)
         ]
 
+    async def rehearse(
+        self, document: Document, chunks: Sequence[Chunk], questions: Sequence[str], limit: int
+    ) -> list[list[Hit]]:
+        def search() -> list[list[Hit]]:
+            with closing(ChannelFile(None, document.channel)) as content:
+                content.add_document(document.id, (), chunks, [document.id])
+                return [hits(content, search_words(question)) for question in questions]
+
+        def hits(content: ChannelFile, words: Sequence[str]) -> list[Hit]:
+            rows = content.search(words, [document.id])
+            best = by_words([WordMatch(**row) for row in rows], words, {document.id: document}, limit)
+            return [replace(hit, text=chunks[hit.chunk].text, code=chunks[hit.chunk].code) for hit in best]
+
+        return await asyncio.to_thread(search)
+
     async def add_answer(self, channel: str, answer: Answer, *, asked_by: str, thread: str = "") -> str:
         """Store an answer; returns its id. Raises: NotFound, when its document was forgotten meanwhile."""
         values = {
@@ -559,10 +595,17 @@ class Index:
         }
         async with self._channel(channel) as content:
             async with self._transaction() as execute:
-                if answer.document and not await execute(
-                    "SELECT 1 FROM documents WHERE id = :document_id AND channel = :channel", values
-                ):
-                    raise NotFound("This document was forgotten while it was asked.")
+                if answer.document:
+                    document = await execute(
+                        """
+                        SELECT id FROM documents WHERE channel = :channel
+                        AND (id = :document_id OR :document_id IN (SELECT value FROM json_each(formerly)))
+                        """,
+                        values,
+                    )
+                    if not document:
+                        raise NotFound("This document was forgotten while it was asked.")
+                    values["document_id"] = document[0]["id"]
                 await execute("INSERT OR IGNORE INTO channels (id) VALUES (:channel)", values)
             await content(ChannelFile.add_answer, _valid(values), create=True)
         return str(values["id"])
@@ -623,9 +666,22 @@ class Index:
         names = {document.id: document.name for document in await self.documents(channel)}
         async with self._channel(channel) as content:
             rows = await content(ChannelFile.corrections)
-        return [
-            Correction(**_values(Correction, row) | {"document": names.get(row["document_id"], "")}) for row in rows
-        ]
+            learned = await content(ChannelFile.learned_corrections)
+        return [_correction(row, names, learned) for row in rows]
+
+    async def forget_person(self, person: str) -> int:
+        """Erase what somebody asked, and said about answers, in every channel; nothing remains readable. Documents stay
+        their channels'. Returns the number of questions and remarks."""
+        gone = 0
+        for channel in await self.channels(""):
+            async with self._channel(channel) as content:
+                if rows := await content(ChannelFile.forget_person, person):
+                    async with self._transaction() as execute:
+                        await execute("INSERT INTO erasing (channel) VALUES (:channel)", {"channel": channel})
+                    self._unerased.add(valid_text(channel))
+                    gone += rows
+        await self._try_to_finish_erase()
+        return gone
 
     # Inbox
 
@@ -816,6 +872,13 @@ def _answer(row: sqlite3.Row) -> Answer:
     return Answer(**values)
 
 
+def _correction(row: sqlite3.Row, names: Mapping[str, str], learned: Collection[str]) -> Correction:
+    given_by = hashlib.sha256(row["given_by"].encode()).hexdigest()
+    id = f"{row['answer_id']}-{given_by[:8]}"
+    more = {"id": id, "learned": id in learned, "document": names.get(row["document_id"], "")}
+    return Correction(**_values(Correction, row) | {"document_id": row["document_id"] or ""} | more)
+
+
 def _document(row: sqlite3.Row) -> Document:
     metrics: dict[str, Any] = {
         name: tuple(v) if isinstance(v, list) else v for name, v in json.loads(row["metrics"]).items()
@@ -824,5 +887,6 @@ def _document(row: sqlite3.Row) -> Document:
     metrics.pop("peak_memory_mb", None)  # of documents from before 2026-11-25, always 0
     values["metrics"] = Metrics(**metrics)
     values["questions"] = tuple(json.loads(row["questions"]))
+    values["formerly"] = tuple(json.loads(row["formerly"]))
     values["weights"] = _weights(row, document_id=row["id"], sha256=row["weights_sha256"])
     return Document(**values)

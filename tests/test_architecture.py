@@ -39,7 +39,7 @@ HOMES = {  # an SDK -> the files and folders that may import it
     "transformers": ("core/model.py", "core/convert.py", "core/evaluation/passes.py"),
     "peft": ("core/learning/adapters/lora.py",),
     "aiosqlite": ("storage/index.py",),
-    "discord": ("bot/platforms/discord.py",),
+    "discord": ("bot/platforms/discord/",),
     "slack_bolt": ("bot/platforms/slack/",),
     "slack_sdk": ("bot/platforms/slack/",),
     "pydantic_settings": ("bot/settings.py",),
@@ -67,20 +67,7 @@ LIGHT = (
     "core/search/ranking",
     "core/search/words",
 )
-PLAIN = (  # where no name is a filler
-    "bot/",
-    "storage/",
-    "core/generate",
-    "core/learning/adapters/",
-    "core/learning/forms/",
-    "core/learning/inner_loop",
-    "core/learning/preparation",
-    "core/prepare/",
-    "core/model",
-    "core/prompts",
-    "core/runner",
-    "core/device",
-)
+WITH_FILLERS = ("core/document/",)  # where names that say nothing are still to be replaced
 HEAVY = {"torch", "transformers", "peft"}
 FILES = [file for file in sources() if not file.startswith(GENERATORS)]
 
@@ -173,6 +160,5 @@ def test_the_size_of_a_document_is_checked_by_one_function() -> None:
     assert files == {"bot/settings.py", "core/types.py", "core/document/formats.py"} | streams
 
 
-@pytest.mark.parametrize("place", PLAIN)
-def test_no_name_is_a_filler(place: str) -> None:
-    assert [name for name in filler_names() if name.startswith(place)] == []
+def test_no_name_is_a_filler() -> None:
+    assert [name for name in filler_names() if not name.startswith(WITH_FILLERS)] == []

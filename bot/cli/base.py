@@ -12,17 +12,18 @@ from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from core.program import SCRIPT
 
 if TYPE_CHECKING:
     from bot.settings import Settings
     from bot.terminal import Screen
 
 cli = typer.Typer(
-    name="engram",
+    name=SCRIPT,
     help="Learn documents into a model's weights, and ask about them with nothing of them in the prompt.",
     no_args_is_help=True,
     add_completion=False,
@@ -169,13 +170,3 @@ def ask_first(question: str, yes: bool, json: bool) -> None:
         Screen(json=json).error("Refused", f"{question} Nobody can answer that here; to go on, add --yes.")
         raise typer.Exit(2)
     typer.confirm(question, abort=True)
-
-
-def this_program() -> str:
-    """How this program was called, to be typed again."""
-    if Path(sys.argv[0]).name == cli.info.name:
-        return Path(sys.argv[0]).name
-    python = Path(sys.executable)
-    if python.is_relative_to(Path.cwd()):
-        return f"{quote(str(python.relative_to(Path.cwd())))} -m bot"
-    return "python -m bot"

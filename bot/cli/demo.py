@@ -8,9 +8,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from bot.cli.base import Call, command, this_program
+from bot.cli.base import Call, command
 from bot.cli.jobs import learn_file
 from bot.cli.questions import show_answer
+from core.program import this_program
 
 if TYPE_CHECKING:
     from bot.app import App

@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
-from bot.cli.base import Call, command, this_program
+from bot.cli.base import Call, command
 from bot.cli.jobs import follow, learn_file, load_document, load_file, page_range
+from core.program import this_program
 
 File = Annotated[Path, typer.Argument(metavar="FILE", help="A PDF, an Office file, EPUB, HTML, Markdown or text.")]
 Files = Annotated[

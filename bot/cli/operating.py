@@ -101,9 +101,9 @@ async def serve(call: Call) -> None:
 @command(hidden=("channel", "data_dir"))
 async def sync(call: Call) -> None:
     """Tell Discord which commands there are; once for each new version."""
-    from bot.platforms import discord
+    from bot.platforms.discord import app
 
-    number = await discord.sync(call.settings)
+    number = await app.sync(call.settings)
     call.screen.say(f"Discord knows {number} commands now; they may take some minutes to appear.")
     call.screen.result({"commands": number})
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +35,7 @@ def _slack_needs(settings: Settings) -> tuple[str, ...]:
 
 
 PLATFORMS: dict[str, tuple[str, Callable[[Settings], tuple[str, ...]]]] = {  # name -> module, settings that it needs
-    "discord": ("bot.platforms.discord", _discord_needs),
+    "discord": ("bot.platforms.discord.app", _discord_needs),
     "slack": ("bot.platforms.slack.app", _slack_needs),
 }
 
@@ -76,8 +76,13 @@ async def serve_all(app: App, settings: Settings) -> None:
         raise failed.exceptions[0] from None
 
 
-async def supervise(name: str, run: Callable[[], Awaitable[Any]]) -> None:
+async def supervise(
+    name: str, run: Callable[[], Awaitable[Any]], restart_after: Sequence[float] = RESTART_AFTER
+) -> None:
     """Keep a client running: `run` makes one and runs it to its end; one that broke is replaced by a new one.
+
+    Args:
+        restart_after: seconds before the first new one, the second, and so on; the last holds for all others.
 
     Raises: SetupError, which trying again cannot heal.
     """
@@ -91,7 +96,7 @@ async def supervise(name: str, run: Callable[[], Awaitable[Any]]) -> None:
             raise
         except Exception:
             failures = 0 if time.monotonic() - began > SOUND_AFTER else failures
-            wait = RESTART_AFTER[min(failures, len(RESTART_AFTER) - 1)]
+            wait = restart_after[min(failures, len(restart_after) - 1)]
             failures += 1
             log.exception("the %s client broke; a new one starts in %d s", name, wait)
             await asyncio.sleep(wait)

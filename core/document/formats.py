@@ -26,7 +26,7 @@ from core.types import ALL_PAGES, Limits, Page
 
 SANDBOX = Sandbox()
 SEARCHED = 1024  # bytes in which a PDF's magic must stand (Adobe's own readers' rule)
-PDF_MAGIC = b"%PDF-"
+PDF_MAGIC = b"%PDF-"  # somewhere in the first 1,024 bytes
 ZIP = b"PK\x03\x04"
 PLACE = 160  # characters of what a place is called
 FEWEST = 40  # words that tell a document's language

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -20,14 +21,21 @@ NAMES = {  # ISO 639-1: the languages that are told apart
 }  # fmt: skip
 SURE = 0.5  # probability below which a text counts as English: 0.2 % of 9,800 English questions are called another one
 READ = 20_000  # characters that are looked at
+SHORT = 300  # characters of a text that is English for a word
+WORDS = "who|whose|what|when|where|why|which|how|does|did"
+# A short text in ASCII that begins so or has such a word in small letters: 95 % of 9,825 English questions, and none of
+# 700 in other languages written in Latin letters.
+PLAINLY = re.compile(rf"\s*(?i:{WORDS})\b|.*\b(?:the|{WORDS})\b", re.DOTALL)
 LISTED = {"no": "nb"}  # how the lists of stop words name it
 
 
 def language_of(text: str) -> str:
-    """ISO 639-1, of NAMES; "en" also for a text that does not tell. Blocking: the first call takes a second or two."""
-    if not any(map(str.isalpha, text)):
+    """ISO 639-1, of NAMES; "en" also for a text that does not tell. Blocking: until the classifier was loaded, a text
+    that is not plainly English takes a second or two."""
+    is_plain = len(text) <= SHORT and text.isascii() and PLAINLY.match(text)
+    if is_plain or not any(map(str.isalpha, text)):
         return ENGLISH
-    language, probability = _classifier().classify(text[:READ])
+    language, probability = load_classifier().classify(text[:READ])
     return language if probability >= SURE else ENGLISH
 
 
@@ -41,7 +49,8 @@ def stop_words(language: str) -> frozenset[str]:
 
 
 @cache
-def _classifier() -> LanguageIdentifier:
+def load_classifier() -> LanguageIdentifier:
+    """Blocking: 1.7 s and 77 MB."""
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
     classifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)

@@ -13,31 +13,34 @@ import argparse
 import asyncio
 import json
 import logging
+import statistics
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from core.device import BATCH_ROWS
 from core.engine import Engine, EngineConfig
 from core.evaluation import speed
 from core.evaluation.bench import BATCH, Bench, peak_memory_mb
-from core.evaluation.budgets import lessons_of, scores
+from core.evaluation.budgets import lessons_of, policy_scores
 from core.evaluation.journal import Journal, Reply
 from core.evaluation.report import f1_scores, mean, report
 from core.evaluation.served import serve
-from core.evaluation.statistics import bootstrap
+from core.evaluation.statistics import bootstrap, interval, paired_differences
 from core.learning.adapters.study import Exercise
 from core.learning.guard import Guard
 from core.model import LoadedModel, load_model
 from core.prepare.outer import OuterConfig
 from core.prompts import NOT_IN_TEXT
-from core.squad import Article, read_squad
+from core.squad import Article, asked_articles
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +65,7 @@ class Lab:
 
     @cached_property
     def articles(self) -> list[Article]:
-        return [article for some in self.sets.values() for article in some]
+        return list(chain.from_iterable(self.sets.values()))
 
     def engine(self, **settings: Any) -> Engine:
         plain = {"check": False, "guard": False, "max_answer_tokens": 32}
@@ -117,13 +120,15 @@ async def _quality(lab: Lab, row: Row, plain: Mapping[str, list[list[Reply]]]) -
     engine = lab.engine(**row.settings)
     async with lab.bench(engine, row.sections) as bench:
         costs = await learning_costs(lab, bench)
-        replies = {**plain, **{c: await bench.ask_all(c) for c in row.conditions}}
+        replies = dict(plain)
+        for condition in row.conditions:
+            replies[condition] = await bench.ask_all(condition)
         moved = shift(lab, engine, bench)
     return {
         **report(lab.articles, replies),
         "by_set": by_set(lab, replies),
-        "abstained": {c: share(r, lambda reply: reply.text == NOT_IN_TEXT) for c, r in replies.items()},
-        "f1_by_document": scored(lab.articles, replies["weights"]),
+        "abstained": {condition: abstained(rows) for condition, rows in replies.items()},
+        "f1_by_document": f1_by_document(lab.articles, replies["weights"]),
         "shift": moved,
         **costs,
     }
@@ -133,35 +138,45 @@ async def learning_costs(lab: Lab, bench: Bench) -> dict[str, Any]:
     """Learn every document; what that takes. The peak is a GPU's: that of a process never falls."""
     if on_gpu := lab.base.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    documents = [await bench.learn(n) for n in range(len(lab.articles))]
-    learned = [bench.journal.learned[n] for n in sorted(bench.journal.learned, key=int)]
+    tokens = 0
+    for number in range(len(lab.articles)):
+        tokens += (await bench.learn(number)).tokens
+    learned = bench.journal.learning_figures()
     return {
-        "tokens": sum(document.tokens for document in documents),
-        "learning_seconds": sum(x["seconds"] for x in learned),
-        "loss": [sum(x["loss"][i] for x in learned) / len(learned) for i in (0, 1)],
-        "megabytes": sum(x["megabytes"] for x in learned) / len(learned),
+        "tokens": tokens,
+        "learning_seconds": sum(figures["seconds"] for figures in learned),
+        "loss": np.mean([figures["loss"] for figures in learned], axis=0).tolist(),
+        "megabytes": statistics.fmean(figures["megabytes"] for figures in learned),
         "peak_memory_mb": peak_memory_mb(bench.served.engine) if on_gpu else None,
     }
 
 
 def by_set(lab: Lab, replies: Mapping[str, Sequence[Sequence[Reply]]]) -> dict[str, dict[str, Any]]:
     """F1 and its interval under each condition, for each file of questions."""
-    found, at = {}, 0
-    for name, some in lab.sets.items():
-        f1s = {c: scored(some, r[at : at + len(some)]) for c, r in replies.items()}
-        at += len(some)
-        found[name] = {c: {"f1": mean(f), "interval": [round(v, 2) for v in bootstrap(f)]} for c, f in f1s.items()}
-    return found
+    figures: dict[str, dict[str, Any]] = {}
+    start = 0
+    for name, articles in lab.sets.items():
+        stop = start + len(articles)
+        figures[name] = {}
+        for condition, rows in replies.items():
+            f1s = f1_by_document(articles, rows[start:stop])
+            figures[name][condition] = {"f1": mean(f1s), "interval": interval(f1s)}
+        start = stop
+    return figures
 
 
-def scored(articles: Sequence[Article], replies: Sequence[Sequence[Reply]]) -> list[list[float]]:
+def f1_by_document(articles: Sequence[Article], replies: Sequence[Sequence[Reply]]) -> list[list[float]]:
     """F1 of each document's questions, percent."""
-    return [[round(x, 2) for x in f1_scores(*pair)] for pair in zip(replies, articles, strict=True)]
+    by_document = []
+    for rows, article in zip(replies, articles, strict=True):
+        by_document.append([round(f1, 2) for f1 in f1_scores(rows, article)])
+    return by_document
 
 
-def share(replies: Sequence[Sequence[Reply]], true: Callable[[Reply], bool]) -> float:
-    """Percent of the replies of which it is true."""
-    return mean([[100.0 * true(reply) for reply in some] for some in replies])
+def abstained(replies: Sequence[Sequence[Reply]]) -> float:
+    """Percent of the replies that say "not in the text"."""
+    texts = [reply.text for reply in chain.from_iterable(replies)]
+    return round(100 * texts.count(NOT_IN_TEXT) / max(1, len(texts)), 2)
 
 
 def shift(lab: Lab, engine: Engine, bench: Bench) -> float:
@@ -183,7 +198,8 @@ def budgets(lab: Lab, row: Row) -> dict[str, Any]:
     """Quality against compute of every policy (`core.evaluation.budgets`)."""
     lessons, base = lessons_of(lab.engine(**row.settings), lab.articles, lab.batch)
     lab.tick("budgets", 0, 1)
-    return {"policies": [asdict(s) for s in scores(lessons, base, [len(a.questions) for a in lab.articles])]}
+    policies = policy_scores(lessons, base, [len(article.questions) for article in lab.articles])
+    return {"policies": [asdict(policy) for policy in policies]}
 
 
 def unlearned(lab: Lab, row: Row) -> dict[str, Any]:
@@ -247,10 +263,10 @@ class Results:
         self.path, self.run = path, dict(run)
         self.rows: dict[str, Any] = {}
         if path.exists():
-            found = json.loads(path.read_text())
-            if found["run"] != self.run:
+            written = json.loads(path.read_text())
+            if written["run"] != self.run:
                 raise ValueError(f"'{path.name}' holds rows of another model or other questions; delete it.")
-            self.rows = found["rows"]
+            self.rows = written["rows"]
 
     def add(self, name: str, figures: Mapping[str, Any]) -> None:
         self.rows[name] = figures
@@ -266,7 +282,7 @@ def run(lab: Lab, names: Sequence[str], results: Results) -> None:
         lab.tick(name, 0, 1)
         return (ROWS[name].measure or quality)(lab, ROWS[name])
 
-    fill(results, names, figures, lambda name, row: f"{name:32} {told(row)}")
+    fill(results, names, figures, lambda name, row: f"{name:32} {on_one_line(row)}")
 
 
 def fill(
@@ -277,7 +293,9 @@ def fill(
 ) -> None:
     """Measure each row that is missing, write it down, print its line; end early on OutOfTime. A row that fails is
     written down as failed, and tried again by the next run."""
-    for name in [n for n in names if "error" in results.rows.get(n, {"error": ""})]:
+    for name in names:
+        if "error" not in results.rows.get(name, {"error": ""}):
+            continue
         began = time.perf_counter()
         try:
             figures = measure(name)
@@ -293,12 +311,12 @@ def fill(
             torch.cuda.empty_cache()
 
 
-def told(figures: Mapping[str, Any]) -> str:
-    """A row on one line."""
+def on_one_line(figures: Mapping[str, Any]) -> str:
     if "conditions" in figures:
         return "  ".join(f"{c} {f['em']:.1f} / {f['f1']:.1f}" for c, f in figures["conditions"].items())
-    rows = [f"{s['policy']} {s['budget']:g}: {s['cost']:.2f} -> {s['f1']:.1f}" for s in figures.get("policies", ())]
-    return "; ".join(rows) or json.dumps({k: v for k, v in figures.items() if k != "retention"})
+    if "policies" in figures:
+        return "; ".join("{policy} {budget:g}: {cost:.2f} -> {f1:.1f}".format(**p) for p in figures["policies"])
+    return json.dumps({k: v for k, v in figures.items() if k != "retention"})
 
 
 COLUMNS = (
@@ -310,40 +328,64 @@ COLUMNS = (
 
 def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
     """Markdown of the rows that learned, each against its row without; the other ones on a line each."""
-    learned = {name: r for name, r in rows.items() if "weights" in r.get("conditions", {})}
-    lines = [f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|"]
-    lines += [f"| {' | '.join(cells(name, r, rows.get(ROWS[name].against)))} |" for name, r in learned.items()]
-    return "\n".join([*lines, *(f"{name}: {told(r)}" for name, r in rows.items() if name not in learned)])
+    lines = [table_line(COLUMNS), "|---" * len(COLUMNS) + "|"]
+    others = []
+    for name, row in rows.items():
+        if "weights" in row.get("conditions", {}):
+            lines.append(table_line(cells(name, row, rows.get(ROWS[name].against))))
+        else:
+            others.append(f"{name}: {on_one_line(row)}")
+    return "\n".join(lines + others)
+
+
+def table_line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def cells(name: str, row: Mapping[str, Any], other: Mapping[str, Any] | None) -> list[str]:
-    conditions, lost = row["conditions"], row["unrelated"]
-    mine = conditions["weights"]
-    score = lambda c: "{em:.1f} / {f1:.1f}".format(**conditions[c]) if c in conditions else "-"  # noqa: E731
+    conditions = row["conditions"]
+    weights = conditions["weights"]
     return [
-        name, score("weights"), "-" if other in (None, row) else difference(name, row, other), score("learned"),
-        score("wrong_document"), f"{mine['gained']} / {mine['lost']}",
-        " / ".join(str(lost.get(k, {}).get("lost", "-")) for k in ("closed_book", "in_context")),
-        f"{row['shift']:.2f}", f"{row['learning_seconds']:.1f}", f"{mine['seconds_a_question']:.3f}",
-        f"{row['peak_memory_mb'] or 0:.0f}", f"{row['megabytes']:.2f}",
-    ]  # fmt: skip
+        name,
+        em_and_f1(conditions, "weights"),
+        "-" if other in (None, row) else difference(name, row, other),
+        em_and_f1(conditions, "learned"),
+        em_and_f1(conditions, "wrong_document"),
+        f"{weights['gained']} / {weights['lost']}",
+        f"{percent_lost(row, 'closed_book')} / {percent_lost(row, 'in_context')}",
+        f"{row['shift']:.2f}",
+        f"{row['learning_seconds']:.1f}",
+        f"{weights['seconds_a_question']:.3f}",
+        f"{row['peak_memory_mb'] or 0:.0f}",
+        f"{row['megabytes']:.2f}",
+    ]
+
+
+def em_and_f1(conditions: Mapping[str, Any], name: str) -> str:
+    return "{em:.1f} / {f1:.1f}".format(**conditions[name]) if name in conditions else "-"
+
+
+def percent_lost(row: Mapping[str, Any], how: str) -> str:
+    return str(row["unrelated"].get(how, {}).get("lost", "-"))
 
 
 def difference(name: str, row: Mapping[str, Any], other: Mapping[str, Any]) -> str:
     """In F1, with its 95 % interval, documents resampled."""
-    pairs = zip(row["f1_by_document"], other["f1_by_document"], strict=True)
-    apart = [[a - b for a, b in zip(x, y, strict=True)] for x, y in pairs]
+    apart = paired_differences(row["f1_by_document"], other["f1_by_document"])
     low, high = bootstrap(apart)
     return f"{mean(apart):+.1f} ({low:+.1f} to {high:+.1f}) {ROWS[name].against}"
 
 
 def show(paths: Sequence[Path]) -> str:
     """A table for each set of questions."""
-    found: dict[str, dict[str, Any]] = {}
-    for results in (json.loads(path.read_text()) for path in paths):
-        asked = {name: f"{len(n)} documents, {sum(n)} questions" for name, n in results["run"]["questions"].items()}
-        found.setdefault(json.dumps(asked), {}).update(results["rows"])
-    return "\n\n".join(f"{asked}\n\n{table(rows)}" for asked, rows in found.items())
+    by_questions: dict[str, dict[str, Any]] = {}
+    for path in paths:
+        results = json.loads(path.read_text())
+        asked = {}
+        for name, counts in results["run"]["questions"].items():
+            asked[name] = f"{len(counts)} documents, {sum(counts)} questions"
+        by_questions.setdefault(json.dumps(asked), {}).update(results["rows"])
+    return "\n\n".join(f"{asked}\n\n{table(rows)}" for asked, rows in by_questions.items())
 
 
 def chosen(rows: Iterable[str], only: str, part: str) -> list[str]:
@@ -374,9 +416,12 @@ def main() -> None:
         return print(show(o.show))
     end = time.monotonic() + o.seconds
     base = load_model(o.model, device=o.device, dtype=o.dtype)
-    sets = {path.name: [a for a in read_squad(path) if a.questions][: o.documents] for path in o.squad}
+    sets, questions = {}, {}
+    for path in o.squad:
+        articles = asked_articles(path, o.documents)
+        sets[path.name] = articles
+        questions[path.name] = [len(article.questions) for article in articles]
     batch = o.batch or (WIDE if base.device.type == "cuda" else BATCH)
-    questions = {name: [len(a.questions) for a in some] for name, some in sets.items()}
     results = Results(o.output, {"model": base.fingerprint, "device": device_name(base), "questions": questions})
     run(Lab(base, sets, batch, end), chosen(ROWS, o.only, o.part), results)
 

@@ -25,7 +25,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -33,23 +33,23 @@ from typing import Any
 
 from core.errors import Refused
 from core.evaluation.journal import Journal, Reply
-from core.evaluation.report import RIGHT, f1_scores, mean, report, share_lost
-from core.evaluation.served import Served, pages_of, serve
-from core.evaluation.statistics import bootstrap
+from core.evaluation.report import RIGHT_F1, f1_scores, mean, report, share_lost
+from core.evaluation.served import Served, article_pages, serve
+from core.evaluation.statistics import interval
 from core.ports import Ask, Engine, Learned
-from core.squad import Article, Question, read_squad
+from core.squad import Article, Question, asked_articles, read_questions
 from core.types import Answer, Chunk, Document
 
 CONDITIONS = (
     "base", "learned", "wrong_document", "elsewhere", "in_context", "document", "retrieval", "both", "unrelated",
 )  # fmt: skip
 UNLEARNED = ("base", "in_context", "document")  # these learn nothing
-STRANGER = ("wrong_document", "elsewhere", "unrelated")  # these learn the document before
+OTHER_DOCUMENT = ("wrong_document", "elsewhere", "unrelated")  # these learn the document before
 BATCH = 16  # questions at once
-TOGETHER = "together"  # the channel that knows all documents
-NOBODY = "nobody"  # the channel that knows none
-Progress = Callable[[str, int, int], None]
-Place = tuple[int, int]  # a document, or -1 for none; which of its questions
+SHARED_CHANNEL = "together"  # knows all documents
+EMPTY_CHANNEL = "nobody"  # knows none
+ReportProgress = Callable[[str, int, int], None]  # stage, done, total
+QuestionKey = tuple[int, int]  # number of a document, number of its question
 
 
 class Bench:
@@ -65,7 +65,7 @@ class Bench:
         served: Served,
         articles: Sequence[Article],
         journal: Journal,
-        progress: Progress,
+        progress: ReportProgress,
         *,
         retrieved: int = 1,
         batch: int = BATCH,
@@ -78,8 +78,8 @@ class Bench:
             "base": self._base,
             "learned": self._learned,
             "weights": self._weights,
-            "wrong_document": lambda n, question: self._weights(self._stranger(n), question),
-            "elsewhere": lambda n, question: self._learned(self._stranger(n), question),
+            "wrong_document": lambda n, question: self._weights(self._other(n), question),
+            "elsewhere": lambda n, question: self._learned(self._other(n), question),
             "in_context": lambda n, question: self._in_prompt(question, question.context),
             "document": lambda n, question: self._in_prompt(question, "\n".join(self.articles[n].text)),
             "retrieval": self._retrieval,
@@ -99,58 +99,58 @@ class Bench:
 
     async def _ask(self, documents: Sequence[int], condition: str) -> list[list[Reply]]:
         """A row of replies for each of the documents."""
-        one = self.conditions[condition]
+        ask_one = self.conditions[condition]
         asks: dict[str, Callable[[], Awaitable[Reply]]] = {}
+        keys: list[list[str]] = []
         for n in documents:
-            of_document = {
-                f"{n}/{condition}/{i}": partial(one, n, question)
-                for i, question in enumerate(self.articles[n].questions)
-            }
-            if not of_document.keys() <= self.journal.replies.keys():
+            keys.append([])
+            for i, question in enumerate(self.articles[n].questions):
+                key = f"{n}/{condition}/{i}"
+                keys[-1].append(key)
+                asks[key] = partial(ask_one, n, question)
+            if not self.journal.replies.keys() >= set(keys[-1]):
                 await self._prepare(n, condition)
-            asks |= of_document
-        await self._answer(
-            asks, lambda done: self._tell(condition, documents[0], done * len(documents), max(1, len(asks)))
-        )
-        return [
-            [self.journal.replies[f"{n}/{condition}/{i}"] for i in range(len(self.articles[n].questions))]
-            for n in documents
-        ]
+
+        def tick(done: int) -> None:
+            self._tell(condition, documents[0], done * len(documents), max(1, len(asks)))
+
+        await self._answer(asks, tick)
+        return [[self.journal.replies[key] for key in row] for row in keys]
 
     async def _prepare(self, n: int, condition: str) -> None:
         """Learn what a condition needs, so that its answers' time does not hold it."""
-        if condition in STRANGER:
-            await self.learn(self._stranger(n))
+        if condition in OTHER_DOCUMENT:
+            await self.learn(self._other(n))
         elif condition not in UNLEARNED:
             await self.learn(n)
 
     async def learn(self, n: int) -> Document:
         """A document in a channel of its own; learned now, unless it was."""
-        document = await self.served.learn(
-            own(n), n, self.articles[n], lambda done, total: self._tell("learning", n, done, total)
-        )
+        tick = partial(self._tell, "learning", n)
+        document = await self.served.learn(channel_of(n), n, self.articles[n], tick)
         if str(n) not in self.journal.learned and self.articles[n].questions:
             self.journal.add_learned(str(n), _learning_figures(document))
         return document
 
-    def _stranger(self, n: int) -> int:
+    def _other(self, n: int) -> int:
         """The document before this one."""
         return (n - 1) % len(self.articles)
 
     async def _base(self, n: int, question: Question) -> Reply:
-        return await self._served(NOBODY, question)
+        return await self._served(EMPTY_CHANNEL, question)
 
     async def _learned(self, n: int, question: Question) -> Reply:
         await self.learn(n)
-        return await self._served(own(n), question)
+        return await self._served(channel_of(n), question)
 
     async def _weights(self, n: int, question: Question) -> Reply:
-        return await self._served(own(n), question, document=(await self.learn(n)).id)
+        document = await self.learn(n)
+        return await self._served(channel_of(n), question, document=document.id)
 
     async def _both(self, n: int, question: Question) -> Reply:
         document = await self.learn(n)
-        answer = await self.served.grounded.ask(own(n), question.text, document=document.id)
-        return self._reply(own(n), answer)
+        answer = await self.served.grounded.ask(channel_of(n), question.text, document=document.id)
+        return self._reply(channel_of(n), answer)
 
     async def _served(self, channel: str, question: Question, **where: str) -> Reply:
         """where: `document` and `thread` of Service.ask."""
@@ -171,16 +171,17 @@ class Bench:
 
     async def _retrieval(self, n: int, question: Question) -> Reply:
         await self.learn(n)
-        hits = await self.served.index.candidates(own(n), question.text, limit=self.retrieved)
+        hits = await self.served.index.candidates(channel_of(n), question.text, limit=self.retrieved)
         in_order = sorted(hits, key=lambda hit: hit.chunk)
         return await self._in_prompt(question, "\n".join(hit.text for hit in in_order))
 
     async def _unrelated(self, n: int, question: Question) -> Reply:
-        other = self._stranger(n)
+        other = self._other(n)
+        channel = channel_of(other)
         record = (await self.learn(other)).weights
-        [hit] = await self.served.index.candidates(own(other), question.text, limit=1)
-        engine = self.served.engine
-        weights = self.served.weights.load(record, own(other), base=engine.fingerprint, section=hit.section)
+        [hit] = await self.served.index.candidates(channel, question.text, limit=1)
+        base = self.served.engine.fingerprint
+        weights = self.served.weights.load(record, channel, base=base, section=hit.section)
         return await self._in_prompt(question, question.context, weights=weights, learner=record.learner)
 
     def shorten(self, text: str) -> str:
@@ -216,12 +217,13 @@ class Bench:
     async def together(self) -> dict[str, Any]:
         """Whose weights answered, what that costs in F1, and how each document's F1 holds as the channel grows; the
         same in a conversation, and where another document answered last."""
-        sizes = sorted({n for n in (1, 2, 5, 10, 20, 50, 100) if n < self.count} | {self.count})
+        sizes = [size for size in (1, 2, 5, 10, 20, 50, 100) if size < self.count]
+        sizes.append(self.count)
         retention: list[list[float]] = []
         for size in sizes:
             chosen = await self._in_channel(size)
             retention.append([mean([scores]) for scores in self._scores(chosen)])
-            self.progress(TOGETHER, 100 * size, 100 * self.count)
+            self.progress(SHARED_CHANNEL, 100 * size, 100 * self.count)
         alone = mean(self._all_scores(await self.ask_all("learned")))
         return {
             **self._shares(chosen, alone),
@@ -231,121 +233,139 @@ class Bench:
             "other_thread": self._shares(await self._other_thread(), alone),
         }
 
-    def _places(self, size: int) -> dict[Place, Question]:
+    def _questions(self, size: int) -> dict[QuestionKey, Question]:
         """Every question of the first so many documents."""
-        articles = self.articles[: min(size, self.count)]
-        return {(n, i): question for n, article in enumerate(articles) for i, question in enumerate(article.questions)}
+        questions = {}
+        for n in range(min(size, self.count)):
+            for i, question in enumerate(self.articles[n].questions):
+                questions[n, i] = question
+        return questions
 
     async def _grow(self, size: int) -> None:
         """The channel comes to know the first so many documents."""
         for n in range(size):
             await self.learn(n)
-            await self.served.learn(TOGETHER, n, self.articles[n])
+            await self.served.learn(SHARED_CHANNEL, n, self.articles[n])
 
-    async def _in_channel(self, size: int) -> dict[Place, Reply]:
-        places = self._places(size)
-        keys = {place: f"together/{size}/{place[0]}/{place[1]}" for place in places}
-        if missing := {place for place, key in keys.items() if key not in self.journal.replies}:
+    def _recorded(self, setting: str, questions: Iterable[QuestionKey]) -> dict[QuestionKey, Reply]:
+        """Those that were answered in a setting."""
+        replies = {}
+        for n, i in questions:
+            reply = self.journal.replies.get(f"{setting}/{n}/{i}")
+            if reply is not None:
+                replies[n, i] = reply
+        return replies
+
+    async def _in_channel(self, size: int) -> dict[QuestionKey, Reply]:
+        setting, questions = f"together/{size}", self._questions(size)
+        if missing := questions.keys() - self._recorded(setting, questions):
             await self._grow(size)
-            await self._answer({keys[place]: partial(self._served, TOGETHER, places[place]) for place in missing})
-        return {place: self.journal.replies[key] for place, key in keys.items()}
+            asks = {}
+            for n, i in missing:
+                asks[f"{setting}/{n}/{i}"] = partial(self._served, SHARED_CHANNEL, questions[n, i])
+            await self._answer(asks)
+        return self._recorded(setting, questions)
 
-    async def _conversation(self) -> dict[Place, Reply]:
+    async def _turns(
+        self, setting: str, ask: Callable[[int, int], Awaitable[Reply]], documents: Collection[int]
+    ) -> dict[QuestionKey, Reply]:
+        """The questions of these documents one after another, those of all documents at once."""
+        questions = self._questions(self.count)
+        for turn in range(1 + max(i for _, i in questions)):
+            asks = {}
+            for n in documents:
+                if (n, turn) in questions:
+                    asks[f"{setting}/{n}/{turn}"] = partial(ask, n, turn)
+            if asks:
+                await self._write_down(asks)
+            self.progress(setting, sum(i <= turn for _, i in questions), len(questions))
+        return self._recorded(setting, questions)
+
+    async def _unfinished(self, setting: str) -> list[int]:
+        """Documents with questions that were not answered; they begin anew, for their threads are gone."""
+        questions = self._questions(self.count)
+        documents = sorted({n for n, _ in questions.keys() - self._recorded(setting, questions)})
+        if documents:
+            await self._grow(self.count)
+        return documents
+
+    async def _conversation(self) -> dict[QuestionKey, Reply]:
         """Each document's questions one after another, in a thread of its own, all threads at once."""
-        places = self._places(self.count)
-        keys = {place: f"conversation/{place[0]}/{place[1]}" for place in places}
-        stopped = {
-            n for (n, _), key in keys.items() if key not in self.journal.replies
-        }  # begun anew: the thread is gone
-        if stopped:
-            await self._grow(self.count)
-        for turn in range(1 + max(i for _, i in places)):
-            now = [(n, i) for n, i in places if i == turn and n in stopped]
-            if now:
-                await self._write_down(
-                    {
-                        keys[n, i]: partial(self._served, TOGETHER, places[n, i], thread=f"conversation {n}")
-                        for n, i in now
-                    }
-                )
-            self.progress("conversation", sum(i <= turn for _, i in places), len(places))
-        return {place: self.journal.replies[key] for place, key in keys.items()}
 
-    async def _other_thread(self) -> dict[Place, Reply]:
+        async def ask(n: int, i: int) -> Reply:
+            question = self.articles[n].questions[i]
+            return await self._served(SHARED_CHANNEL, question, thread=f"conversation {n}")
+
+        return await self._turns("conversation", ask, await self._unfinished("conversation"))
+
+    async def _other_thread(self) -> dict[QuestionKey, Reply]:
         """Each question in a thread where the document before its own answered last."""
-        places = self._places(self.count)
-        keys = {place: f"other thread/{place[0]}/{place[1]}" for place in places}
-        stopped = {n for (n, _), key in keys.items() if key not in self.journal.replies}
-        if stopped:
-            await self._grow(self.count)
-        service, last = self.served.service, {}
-        for n in stopped:
+        documents = await self._unfinished("other thread")
+        service, last_answers = self.served.service, {}
+        for n in documents:
             before = (n - 1) % self.count
-            named = self.served.documents[TOGETHER, before].id
+            document = self.served.documents[SHARED_CHANNEL, before].id
             question = self.articles[before].questions[0].text
-            last[n] = (await service.ask(TOGETHER, question, document=named)).id
+            last_answers[n] = (await service.ask(SHARED_CHANNEL, question, document=document)).id
 
-        async def after_another(n: int, i: int) -> Reply:
+        async def ask(n: int, i: int) -> Reply:
             thread = f"other thread {n} {i}"
-            await service.placed(TOGETHER, last[n], thread)
-            return await self._served(TOGETHER, places[n, i], thread=thread)
+            await service.placed(SHARED_CHANNEL, last_answers[n], thread)
+            return await self._served(SHARED_CHANNEL, self.articles[n].questions[i], thread=thread)
 
-        for turn in range(1 + max(i for _, i in places)):  # one question of each document: its `last` is in one thread
-            if now := [(n, i) for n, i in places if i == turn and n in stopped]:
-                await self._write_down({keys[n, i]: partial(after_another, n, i) for n, i in now})
-        return {place: self.journal.replies[key] for place, key in keys.items()}
+        return await self._turns("other thread", ask, documents)  # in turns: an answer stands in one thread at a time
 
-    def _shares(self, chosen: Mapping[Place, Reply], alone: float) -> dict[str, Any]:
+    def _shares(self, replies: Mapping[QuestionKey, Reply], alone: float) -> dict[str, Any]:
         """Whose weights answered, in percent, and what is left of the F1 that the documents have alone."""
-        scores = self._scores(chosen)
+        scores = self._scores(replies)
+        right = sum(reply.document == n for (n, _), reply in replies.items())
+        none = sum(reply.document is None for reply in replies.values())
         return {
-            "right_document": mean([[100.0 * (reply.document == n) for (n, _), reply in chosen.items()]]),
-            "no_document": mean([[100.0 * (reply.document is None) for reply in chosen.values()]]),  # the base model
+            "right_document": round(100 * right / max(1, len(replies)), 2),
+            "no_document": round(100 * none / max(1, len(replies)), 2),  # the base model answered
             "f1": mean(scores),
-            "f1_interval": [round(v, 2) for v in bootstrap(scores)],
+            "f1_interval": interval(scores),
             "fall": round(100 * (1 - mean(scores) / alone), 2) if alone else 0.0,  # percent of what it is alone
         }
 
-    def _scores(self, chosen: Mapping[Place, Reply]) -> list[list[float]]:
+    def _scores(self, replies: Mapping[QuestionKey, Reply]) -> list[list[float]]:
         """F1 of each document's questions, in percent."""
-        size = 1 + max(n for n, _ in chosen)
-        return self._all_scores(
-            [[chosen[n, i] for i in range(len(a.questions))] for n, a in enumerate(self.articles[:size])]
-        )
+        by_document: list[list[Reply]] = [[] for _ in range(1 + max(n for n, _ in replies))]
+        for (n, _), reply in replies.items():
+            by_document[n].append(reply)
+        return self._all_scores(by_document)
 
     def _all_scores(self, replies: Sequence[Sequence[Reply]]) -> list[list[float]]:
-        return [f1_scores(given, article) for given, article in zip(replies, self.articles, strict=False)]
+        return list(map(f1_scores, replies, self.articles))
 
     # Questions about none of the documents
 
     async def general(self, questions: Sequence[Question], *, together: bool) -> dict[str, float]:
         """Of the questions that the base model has right, the percentage that is lost where one of the documents is
         known, each in turn, and `together`, where all are."""
-        tick = lambda done: self.progress("general", done, len(questions))  # noqa: E731
-        keys = [f"general/base/{i}" for i in range(len(questions))]
-        await self._answer(
-            {key: partial(self._served, NOBODY, q) for key, q in zip(keys, questions, strict=True)}, tick
-        )
-        before = f1_scores([self.journal.replies[key] for key in keys], Article("", (), tuple(questions)))
-        right = [i for i, score in enumerate(before) if score >= RIGHT]
 
-        async def lost(name: str, one: Callable[[int], Awaitable[Reply]]) -> dict[str, float]:
-            keys = {i: f"general/{name}/{i}" for i in right}
-            await self._answer({key: partial(one, i) for i, key in keys.items()}, tick)
-            asked = Article("", (), tuple(questions[i] for i in right))
-            after = f1_scores([self.journal.replies[key] for key in keys.values()], asked)
-            return share_lost([[before[i] for i in right]], [after])
+        async def scores(name: str, ask: Callable[[int], Awaitable[Reply]], numbers: Sequence[int]) -> list[float]:
+            """F1 of the questions of these numbers, percent."""
+            asks = {f"general/{name}/{i}": partial(ask, i) for i in numbers}
+            await self._answer(asks, lambda done: self.progress("general", done, len(questions)))
+            replies = [self.journal.replies[key] for key in asks]
+            return f1_scores(replies, Article("", (), tuple(questions[i] for i in numbers)))
 
+        base = await scores("base", lambda i: self._served(EMPTY_CHANNEL, questions[i]), range(len(questions)))
+        right = [i for i, f1 in enumerate(base) if f1 >= RIGHT_F1]
+        before = [[base[i] for i in right]]
         for n in range(min(self.count, len(right))):
             await self.learn(n)
-        figures = await lost("alone", lambda i: self._learned(i % self.count, questions[i]))
+        alone = await scores("alone", lambda i: self._learned(i % self.count, questions[i]), right)
+        figures = share_lost(before, [alone])
         if together:
             await self._grow(self.count)
-            figures["lost_together"] = (await lost(TOGETHER, lambda i: self._served(TOGETHER, questions[i])))["lost"]
+            after = await scores("together", lambda i: self._served(SHARED_CHANNEL, questions[i]), right)
+            figures["lost_together"] = share_lost(before, [after])["lost"]
         return figures
 
 
-def own(n: int) -> str:
+def channel_of(n: int) -> str:
     """The channel that knows this document alone."""
     return f"document {n}"
 
@@ -354,7 +374,7 @@ async def run(
     load: Callable[[], Engine],
     squad_path: Path,
     documents: int | None = None,
-    progress: Progress = lambda stage, done, total: None,
+    progress: ReportProgress = lambda stage, done, total: None,
     *,
     conditions: Sequence[str] = CONDITIONS,
     retrieved: int = 1,
@@ -377,10 +397,10 @@ async def run(
     """
     if unknown := set(conditions) - set(CONDITIONS):
         raise Refused(f"There is no condition '{min(unknown)}'; choose from {', '.join(CONDITIONS)}.")
-    articles = [a for a in read_squad(squad_path) if a.questions][:documents]
+    articles = asked_articles(squad_path, documents)
     if not articles:
         raise Refused(f"'{squad_path.name}' holds no questions with answers.")
-    strange = [q for a in read_squad(general) for q in a.questions] if general else []
+    general_questions = read_questions(general) if general else []
     began = time.time()
     async with serve(load) as served:
         engine = served.engine
@@ -390,36 +410,56 @@ async def run(
             "model": engine.fingerprint,
             "engine": _sha256(str(engine.config).encode()),  # there may be a key in it
             "retrieved": retrieved,
-            **({"general": _sha256(general.read_bytes())} if general else {}),
         }
+        if general:
+            settings["general"] = _sha256(general.read_bytes())
+        replies: dict[str, list[list[Reply]]] = {condition: [] for condition in conditions}
+        shared: dict[str, Any] = {}
         with Journal(answers_file, settings, resume=resume) as journal:
             bench = Bench(served, articles, journal, progress, retrieved=retrieved)
-            by_document = [{c: await bench.ask(n, c) for c in conditions} for n in range(len(articles))]
-            channel = {"together": await bench.together()} if together else {}
-            lost = {"general": await bench.general(strange, together=together)} if general else {}
-        learning = [journal.learned[n] for n in sorted(journal.learned, key=int)]
+            for n in range(len(articles)):
+                for condition in conditions:
+                    replies[condition].append(await bench.ask(n, condition))
+            if together:
+                shared["together"] = await bench.together()
+            if general:
+                shared["general"] = await bench.general(general_questions, together=together)
+        learning = journal.learning_figures()
         return {
             "documents": len(articles),
-            "questions": sum(len(a.questions) for a in articles),
-            "tokens": sum(chunk.token_count for a in articles for chunk in engine.chunk(pages_of(a))),
+            "questions": sum(len(article.questions) for article in articles),
+            "tokens": sum(count_tokens(engine, article) for article in articles),
             "model": engine.name,
             "learner": engine.learner,
             "chunk_size": engine.chunk_size,
             "retrieved": retrieved,
-            **report(articles, {c: [given[c] for given in by_document] for c in conditions}),
-            **channel,
-            **lost,
+            **report(articles, replies),
+            **shared,
             "seconds": time.time() - began,
-            "learning_seconds": sum(x["seconds"] for x in learning),
-            "loss": [x["loss"] for x in learning],
-            "megabytes": sum(x["megabytes"] for x in learning) / max(1, len(learning)),
+            "learning_seconds": sum(figures["seconds"] for figures in learning),
+            "loss": [figures["loss"] for figures in learning],
+            "megabytes": sum(figures["megabytes"] for figures in learning) / max(1, len(learning)),
             "peak_memory_mb": peak_memory_mb(engine),
-            "answers": [
-                {"question": q.text, "gold": list(q.answers), **{c: given[c][i].text for c in conditions}}
-                for a, given in zip(articles, by_document, strict=True)
-                for i, q in enumerate(a.questions)
-            ],
+            "answers": answers_side_by_side(articles, replies),
         }
+
+
+def count_tokens(engine: Engine, article: Article) -> int:
+    return sum(chunk.token_count for chunk in engine.chunk(article_pages(article)))
+
+
+def answers_side_by_side(
+    articles: Sequence[Article], replies: Mapping[str, Sequence[Sequence[Reply]]]
+) -> list[dict[str, Any]]:
+    """Each question with its gold answers and what was answered under each condition."""
+    answers = []
+    for n, article in enumerate(articles):
+        for i, question in enumerate(article.questions):
+            row: dict[str, Any] = {"question": question.text, "gold": list(question.answers)}
+            for condition, by_document in replies.items():
+                row[condition] = by_document[n][i].text
+            answers.append(row)
+    return answers
 
 
 def learn(
@@ -454,8 +494,8 @@ def _invented() -> Article:
 
     from core.prepare.invented import invented_document
 
-    made = invented_document(random.Random(3), 30)
-    return Article(made.title, (" ".join(made.sentences),), ())
+    document = invented_document(random.Random(3), 30)
+    return Article(document.title, (" ".join(document.sentences),), ())
 
 
 def peak_memory_mb(engine: Any) -> float:

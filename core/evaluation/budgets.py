@@ -16,12 +16,14 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from core.device import BATCH_ROWS
 from core.engine import Engine, EngineConfig
 from core.errors import SetupError
-from core.evaluation.bench import BATCH, Bench, learn, own
+from core.evaluation.bench import BATCH, Bench, channel_of, learn
 from core.evaluation.journal import Journal
-from core.evaluation.served import pages_of, serve
+from core.evaluation.served import article_pages, serve
 from core.evaluation.statistics import bootstrap
 from core.learning.forms.budget import (
     ACTIONS,
@@ -37,14 +39,15 @@ from core.learning.forms.budget import (
     train,
 )
 from core.model import prepared_folder
-from core.squad import Article, f1, read_squad
+from core.squad import Article, asked_articles, f1
+from core.types import Chunk
 
-EACH = (2.0, 3.0, 4.0, 5.0, 7.0)  # forward passes a chunk
+BUDGETS = (2.0, 3.0, 4.0, 5.0, 7.0)  # forward passes a chunk
 Plan = list[list[Action]]  # of each document, for each chunk
 
 
 @dataclass(frozen=True)
-class Score:
+class PolicyScore:
     policy: str
     budget: float
     cost: float  # forward passes a chunk, spent
@@ -64,73 +67,94 @@ def _same(engine: Engine) -> Engine:
 
 async def _lessons_of(engine: Engine, articles: Sequence[Article], batch: int) -> tuple[list[Lesson], list[float]]:
     config = replace(engine.config, check=False, guard=False)
-    chunks = [engine.chunk(pages_of(article)) for article in articles]
-    losses: list[list[float]] = []
-    by_action = [[[0.0] * len(ACTIONS) for _ in cut] for cut in chunks]  # F1 by document, chunk, action
-    for place, action in enumerate(ACTIONS):
+    chunks = [engine.chunk(article_pages(article)) for article in articles]
+    f1s = [np.zeros((len(parts), len(ACTIONS))) for parts in chunks]  # summed over the questions that point at a chunk
+    for column, action in enumerate(ACTIONS):
         fixed = Engine(engine.base, replace(config, budget=f"fixed:{int(action)}"))
         if action == Action.SKIP:
-            for article, cut in zip(articles, chunks, strict=True):
-                losses.append([learn(fixed, [chunk], article.title)[0].metrics.initial_loss for chunk in cut])
+            losses = [_initial_losses(fixed, *pair) for pair in zip(articles, chunks, strict=True)]
         one_section = replace(engine.base.ranking, max_sections=1)
         async with serve(partial(_same, fixed), ranking=one_section, batch_rows=max(BATCH_ROWS, batch)) as served:
             bench = Bench(served, articles, Journal(None, {}), lambda *_: None, batch=batch)
             replies = await bench.ask_all("weights")
-            for n, (article, rows) in enumerate(zip(articles, by_action, strict=True)):
+            for n, article in enumerate(articles):
                 for question, reply in zip(article.questions, replies[n], strict=True):
-                    [hit] = await served.index.candidates(own(n), question.text, limit=1)
-                    rows[hit.chunk][place] += f1(reply.text, question.answers)
-    base = [sum(row[0] for row in rows) for rows in by_action]
-    gains = [[[score - row[0] for score in row] for row in rows] for rows in by_action]
-    return [Lesson(*pair) for pair in zip(losses, gains, strict=True)], base
+                    [hit] = await served.index.candidates(channel_of(n), question.text, limit=1)
+                    f1s[n][hit.chunk, column] += f1(reply.text, question.answers)
+    lessons = []
+    for losses_before, by_action in zip(losses, f1s, strict=True):
+        lessons.append(Lesson(losses_before, (by_action - by_action[:, :1]).tolist()))
+    return lessons, [float(by_action[:, 0].sum()) for by_action in f1s]
 
 
-def scores(lessons: Sequence[Lesson], base: Sequence[float], questions: Sequence[int]) -> list[Score]:
-    """Every policy under every budget. base: of each document the base model's F1, summed over its questions."""
+def _initial_losses(engine: Engine, article: Article, chunks: Sequence[Chunk]) -> list[float]:
+    """Nats a token of each chunk before anything is learned."""
+    losses = []
+    for chunk in chunks:
+        learned, _ = learn(engine, [chunk], article.title)
+        losses.append(learned.metrics.initial_loss)
+    return losses
 
-    def score(name: str, each: float, plan: Plan) -> Score:
-        cost = sum(COST[a] for actions in plan for a in actions) / sum(map(len, plan))
-        gained = [
-            sum(row[ACTIONS.index(a)] for row, a in zip(m.gains, actions, strict=True))
-            for m, actions in zip(lessons, plan, strict=True)
-        ]
-        f1s = [[100 * (b + g) / n] * n for b, g, n in zip(base, gained, questions, strict=True)]
-        return Score(name, each, cost, 100 * (sum(base) + sum(gained)) / sum(questions), bootstrap(f1s))
 
-    found = [score(f"fixed:{int(a)}", COST[a], [[a] * len(m.losses) for m in lessons]) for a in ACTIONS]
-    for each in EACH:
+def policy_scores(lessons: Sequence[Lesson], base: Sequence[float], questions: Sequence[int]) -> list[PolicyScore]:
+    """Every policy under every budget. Of each document, base: the base model's F1, summed over its questions;
+    questions: how many it has."""
+    scores = []
+    for action in ACTIONS:
+        plan = [[action] * len(lesson.losses) for lesson in lessons]
+        scores.append(_score(f"fixed:{int(action)}", COST[action], plan, lessons, base, questions))
+    for budget in BUDGETS:
         plans: dict[str, Callable[[], Plan]] = {
-            "random": partial(planned, lessons, each, partial(_by_chance, each)),
-            "threshold": partial(planned, lessons, each, partial(_by_threshold, each)),
-            "ppo": partial(crossed, lessons, each),
-            "oracle": partial(_oracles, lessons, each),
+            "random": partial(planned, lessons, budget, partial(_by_chance, budget)),
+            "threshold": partial(planned, lessons, budget, partial(_by_threshold, budget)),
+            "ppo": partial(cross_trained, lessons, budget),
+            "oracle": partial(_oracles, lessons, budget),
         }
-        found += [score(name, each, plan()) for name, plan in plans.items()]
-    return found
+        for name, plan_of in plans.items():
+            scores.append(_score(name, budget, plan_of(), lessons, base, questions))
+    return scores
 
 
-def _by_chance(each: float, document: int) -> Policy:
-    return by_chance(each, seed=document)
+def _score(
+    name: str, budget: float, plan: Plan, lessons: Sequence[Lesson], base: Sequence[float], questions: Sequence[int]
+) -> PolicyScore:
+    cost, gained = 0, 0.0
+    f1s = []
+    for actions, lesson, base_f1, count in zip(plan, lessons, base, questions, strict=True):
+        cost += sum(COST[action] for action in actions)
+        gain = sum(lesson.gains[chunk][ACTIONS.index(action)] for chunk, action in enumerate(actions))
+        gained += gain
+        f1s.append([100 * (base_f1 + gain) / count] * count)
+    mean_f1 = 100 * (sum(base) + gained) / sum(questions)
+    return PolicyScore(name, budget, cost / sum(map(len, plan)), mean_f1, bootstrap(f1s))
 
 
-def _by_threshold(each: float, document: int) -> Policy:
-    return by_threshold(each)
+def _by_chance(budget: float, document: int) -> Policy:
+    return by_chance(budget, seed=document)
 
 
-def _oracles(lessons: Sequence[Lesson], each: float) -> Plan:
-    return [oracle(m.gains, each) for m in lessons]
+def _by_threshold(budget: float, document: int) -> Policy:
+    return by_threshold(budget)
+
+
+def _oracles(lessons: Sequence[Lesson], budget: float) -> Plan:
+    return [oracle(lesson.gains, budget) for lesson in lessons]
 
 
 def planned(lessons: Sequence[Lesson], each: float, policy: Callable[[int], Policy]) -> Plan:
     """What a policy does with each document, within the budget."""
-    budgets = [Budget(policy(n), each, len(m.losses)) for n, m in enumerate(lessons)]
-    return [[budget.decide(loss) for loss in m.losses] for budget, m in zip(budgets, lessons, strict=True)]
+    plan = []
+    for n, lesson in enumerate(lessons):
+        budget = Budget(policy(n), each, len(lesson.losses))
+        plan.append([budget.decide(loss) for loss in lesson.losses])
+    return plan
 
 
-def crossed(lessons: Sequence[Lesson], each: float) -> Plan:
-    """Trained on one half of the documents for the other one."""
-    nets = [train([m for n, m in enumerate(lessons) if n % 2 != half] or lessons, each) for half in (0, 1)]
-    return planned(lessons, each, lambda n: nets[n % 2].decide)
+def cross_trained(lessons: Sequence[Lesson], each: float) -> Plan:
+    """Policies trained on one half of the documents for the other one."""
+    trained_on_odd = train(lessons[1::2] or lessons, each)
+    trained_on_even = train(lessons[::2], each)
+    return planned(lessons, each, lambda n: trained_on_even.decide if n % 2 else trained_on_odd.decide)
 
 
 def main() -> None:
@@ -145,12 +169,12 @@ def main() -> None:
     folder = prepared_folder(engine.base)
     if o.train and folder is None:
         raise SetupError("This model was not prepared; there is no place to keep a policy for it.")
-    articles = [a for a in read_squad(o.squad) if a.questions][: o.documents]
+    articles = asked_articles(o.squad, o.documents)
     lessons, base = lessons_of(engine, articles)
-    for s in scores(lessons, base, [len(a.questions) for a in articles]):
+    for s in policy_scores(lessons, base, [len(article.questions) for article in articles]):
         low, high = s.interval
-        told = f"spent {s.cost:5.2f}  F1 {s.f1:5.2f} ({low:.2f}-{high:.2f})"
-        print(f"{s.policy:10} budget {s.budget:4.1f}  {told}", flush=True)
+        f1_text = f"F1 {s.f1:5.2f} ({low:.2f}-{high:.2f})"
+        print(f"{s.policy:10} budget {s.budget:4.1f}  spent {s.cost:5.2f}  {f1_text}", flush=True)
     if o.train and folder:
         save_policy(train(lessons, o.train), folder)
 

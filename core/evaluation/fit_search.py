@@ -13,24 +13,25 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 from core.device import BATCH_ROWS
 from core.engine import Engine, EngineConfig
-from core.evaluation.bench import BATCH, NOBODY, TOGETHER, own
-from core.evaluation.report import RIGHT
+from core.evaluation.bench import BATCH, EMPTY_CHANNEL, SHARED_CHANNEL, channel_of
+from core.evaluation.report import RIGHT_F1
 from core.evaluation.served import Served, serve
 from core.ports import Ask
 from core.search.closeness import Close, closeness
 from core.search.parameters import RankingParameters, save_parameters
 from core.search.ranking import (
+    ChunkKey,
     Hit,
-    Place,
     SectionAnswer,
     by_closeness,
     certainty,
@@ -40,7 +41,7 @@ from core.search.ranking import (
     groups,
     support_of,
 )
-from core.squad import Article, Question, f1, read_squad
+from core.squad import Article, Question, asked_articles, f1, read_questions
 from core.types import Certainty, Completion
 
 # What is tried for each number. The widest of each decide which sections are recorded.
@@ -62,9 +63,10 @@ TRUST: dict[str, Sequence[float]] = {
     "absent_confidence": (0.5, 0.6, 0.7, 0.8, 0.9),
     "absent_words": (8, 12, 16),
 }
-WRONG = 4  # right likely answers that one wrong likely answer costs: a likely answer is to be right in 80 %
-GAIN = 0.05  # percent; a new number that gains less is noise
-ROUNDS = 4
+WRONG_COST = 4  # right likely answers that one wrong likely answer costs: a likely answer is to be right in 80 %
+MIN_GAIN = 0.05  # percent; a new number that gains less is noise
+MAX_ROUNDS = 4
+Settings = Sequence[tuple[str, str, int | None]]  # name, channel, number of the document that answered in the thread
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +89,7 @@ class Case:
     channel: Sequence[Hit]  # by words
     close: Sequence[Close] | None  # of these
     thread: Sequence[Hit]  # within the document that answered in the thread last
-    recorded: Mapping[Place, Recorded]
+    recorded: Mapping[ChunkKey, Recorded]
     base_f1: float  # percent, of the base model's answer
     document: str | None  # id of the one that holds the answer; None: none does
 
@@ -104,19 +106,19 @@ class Outcome:
 def replay(case: Case, parameters: RankingParameters) -> Outcome:
     """What the service answers with these numbers."""
     ranked = by_closeness(case.channel, case.close, parameters)
-    answered = [
-        [
-            SectionAnswer(hit=hit, completion=case.recorded[hit.place].completion, pages=case.recorded[hit.place].pages)
-            for hit in group
-        ]
-        for group in groups(ranked, case.thread, parameters)
-    ]
+    answered = []
+    for group in groups(ranked, case.thread, parameters):
+        answers = []
+        for hit in group:
+            recorded = case.recorded[hit.key]
+            answers.append(SectionAnswer(hit=hit, completion=recorded.completion, pages=recorded.pages))
+        answered.append(answers)
     best = choose(answered, parameters)
     if best is None:
         return Outcome(f1=case.base_f1, document=None, certainty=Certainty.UNSURE)
-    given = case.recorded[best.hit.place]
-    judged = certainty(case.question, given.completion, given.evidence, parameters)
-    return Outcome(f1=given.f1, document=best.hit.document.id, certainty=judged)
+    recorded = case.recorded[best.hit.key]
+    judged = certainty(case.question, recorded.completion, recorded.evidence, parameters)
+    return Outcome(f1=recorded.f1, document=best.hit.document.id, certainty=judged)
 
 
 # Record
@@ -135,45 +137,57 @@ class Recorder:
     async def learn_all(cls, served: Served, articles: Sequence[Article]) -> Recorder:
         """Learn the articles, each in a channel of its own and all in one."""
         for n, article in enumerate(articles):
-            await served.learn(own(n), n, article)
-            await served.learn(TOGETHER, n, article)
+            await served.learn(channel_of(n), n, article)
+            await served.learn(SHARED_CHANNEL, n, article)
         return cls(served, articles, widest(await served.runner.device.ranking()), {})
 
-    async def cases(self, n: int, question: Question, place: int) -> list[Case]:
-        """A question about an article, in every setting. place: of the question, by which its half is chosen."""
+    async def cases(self, n: int, question: Question, number: int) -> list[Case]:
+        """A question about an article, in every setting. number: of the question, by which its half is chosen."""
+        settings = [
+            ("alone", channel_of(n), None),
+            ("together", SHARED_CHANNEL, None),
+            ("conversation", SHARED_CHANNEL, n),
+        ]
         before = (n - 1) % len(self.articles)
-        settings = [("alone", own(n), None), ("together", TOGETHER, None), ("conversation", TOGETHER, n)]
         if before != n:
-            settings.append(("other thread", TOGETHER, before))
-        return [await self._case(name, channel, question, place, n, thread) for name, channel, thread in settings]
+            settings.append(("other thread", SHARED_CHANNEL, before))
+        return await self._cases(settings, question, number, n)
 
-    async def general(self, question: Question, place: int) -> list[Case]:
+    async def general(self, question: Question, number: int) -> list[Case]:
         """A question about none of the articles."""
-        alone = own(place % len(self.articles))
-        settings = [("general, alone", alone), ("general, together", TOGETHER)]
-        return [await self._case(name, channel, question, place, None, None) for name, channel in settings]
+        alone = channel_of(number % len(self.articles))
+        settings = [("general, alone", alone, None), ("general, together", SHARED_CHANNEL, None)]
+        return await self._cases(settings, question, number, None)
+
+    async def _cases(self, settings: Settings, question: Question, number: int, n: int | None) -> list[Case]:
+        cases = []
+        for name, channel, thread in settings:
+            cases.append(await self._case(name, channel, question, number, n, thread))
+        return cases
 
     async def _case(
-        self, setting: str, channel: str, question: Question, place: int, n: int | None, thread: int | None
+        self, setting: str, channel: str, question: Question, number: int, n: int | None, thread: int | None
     ) -> Case:
         served, text, documents = self.served, question.text, self.served.documents
         widest_search = self.tried[0]
         hits = await served.index.candidates(channel, text, limit=widest_search.reranked_chunks)
-        query = await served.runner.device.query(text) if channel == TOGETHER and len(self.articles) > 1 else None
+        query = await served.runner.device.query(text) if channel == SHARED_CHANNEL and len(self.articles) > 1 else None
         close = closeness(query, [hit.code for hit in hits]) if query else None
         in_thread: list[Hit] = []
         if thread is not None:
-            id, limit = documents[TOGETHER, thread].id, widest_search.considered_chunks
-            in_thread = await served.index.candidates(TOGETHER, text, document_id=id, limit=limit)
-        asked = distinct(group for p in self.tried for group in groups(by_closeness(hits, close, p), in_thread, p))
+            id, limit = documents[SHARED_CHANNEL, thread].id, widest_search.considered_chunks
+            in_thread = await served.index.candidates(SHARED_CHANNEL, text, document_id=id, limit=limit)
+        wanted: list[list[Hit]] = []
+        for parameters in self.tried:
+            wanted += groups(by_closeness(hits, close, parameters), in_thread, parameters)
         return Case(
             setting=setting,
             question=text,
-            is_fitted=place % 2 == 0,
+            is_fitted=number % 2 == 0,
             channel=hits,
             close=close,
             thread=in_thread,
-            recorded=await self._record(channel, question, asked),
+            recorded=await self._record(channel, question, distinct(wanted)),
             base_f1=100 * f1((await self._base(text)).text, question.answers),
             document=documents[channel, n].id if n is not None else None,
         )
@@ -181,29 +195,42 @@ class Recorder:
     async def _base(self, question: str) -> Completion:
         key = (-1, -1, question)
         if key not in self.answers:
-            self.answers[key] = (await self.served.service.ask(NOBODY, question)).base
+            self.answers[key] = (await self.served.service.ask(EMPTY_CHANNEL, question)).base
         return self.answers[key]
 
-    async def _record(self, channel: str, question: Question, asked: Mapping[Place, Hit]) -> dict[Place, Recorded]:
+    async def _record(
+        self, channel: str, question: Question, wanted: Mapping[ChunkKey, Hit]
+    ) -> dict[ChunkKey, Recorded]:
         served, text = self.served, question.text
-        keys = {place: (served.number(channel, place[0]), place[1], text) for place in asked}
-        new = [hit for place, hit in asked.items() if keys[place] not in self.answers]
-        if new:
-            rows = [await self._row(channel, text, hit) for hit in new]
-            answered, _ = await served.runner.device.answer(rows)
-            self.answers |= {keys[hit.place]: given for hit, given in zip(new, answered, strict=True)}
-        completions = {place: self.answers[key] for place, key in keys.items()}
-        pages = {id: await served.index.pages(id) for id in {place[0] for place in asked}}
+        completions = await self._answers(channel, text, wanted)
+        pages = {}
+        for document, _ in wanted:
+            if document not in pages:
+                pages[document] = await served.index.pages(document)
         support = support_of(text, completions, pages)
-        return {
-            place: Recorded(
-                completion=given,
-                pages=support[place],
-                evidence=evidence_on(pages[place[0]], support[place], text, given.text),
-                f1=100 * f1(given.text, question.answers),
+        recorded = {}
+        for key, completion in completions.items():
+            document, _ = key
+            recorded[key] = Recorded(
+                completion=completion,
+                pages=support[key],
+                evidence=evidence_on(pages[document], support[key], text, completion.text),
+                f1=100 * f1(completion.text, question.answers),
             )
-            for place, given in completions.items()
-        }
+        return recorded
+
+    async def _answers(self, channel: str, question: str, wanted: Mapping[ChunkKey, Hit]) -> dict[ChunkKey, Completion]:
+        """What these sections answer; each article's section is asked once, whatever its channel."""
+        keys = {}
+        for document, chunk in wanted:
+            keys[document, chunk] = self.served.number(channel, document), chunk, question
+        new = [hit for key, hit in wanted.items() if keys[key] not in self.answers]
+        if new:
+            rows = [await self._row(channel, question, hit) for hit in new]
+            completions, _ = await self.served.runner.device.answer(rows)
+            for hit, completion in zip(new, completions, strict=True):
+                self.answers[keys[hit.key]] = completion
+        return {key: self.answers[shared] for key, shared in keys.items()}
 
     async def _row(self, channel: str, question: str, hit: Hit) -> Ask:
         record, base = hit.document.weights, self.served.engine.fingerprint
@@ -215,12 +242,12 @@ class Recorder:
 def widest(now: RankingParameters) -> list[RankingParameters]:
     """The numbers of now, and such that every section is asked that any of those tried asks. A smaller margin may ask a
     section that a wider one leaves out for another document's."""
-    choices = [(w, m) for w in CHOICE["closeness_weight"] for m in CHOICE["score_margin"]]
-    choices += [(now.closeness_weight, m) for m in CHOICE["score_margin"]]
-    choices += [(w, now.score_margin) for w in CHOICE["closeness_weight"]]
-    stays = max(CHOICE["thread_margin"])
-    wide = [replace(now, closeness_weight=w, score_margin=m, thread_margin=stays) for w, m in choices]
-    return [now, *wide]
+    stays = replace(now, thread_margin=max(CHOICE["thread_margin"]))
+    tried = [now]
+    for weight in (*CHOICE["closeness_weight"], now.closeness_weight):
+        for margin in (*CHOICE["score_margin"], now.score_margin):
+            tried.append(replace(stays, closeness_weight=weight, score_margin=margin))
+    return tried
 
 
 async def record(
@@ -228,9 +255,12 @@ async def record(
 ) -> list[Case]:
     """Every question in every setting, so many at once."""
     recorder = await Recorder.learn_all(served, articles)
-    questions = [(n, question) for n, article in enumerate(articles) for question in article.questions]
-    jobs = [partial(recorder.cases, n, question, place) for place, (n, question) in enumerate(questions)]
-    jobs += [partial(recorder.general, question, place) for place, question in enumerate(general)]
+    jobs: list[Callable[[], Awaitable[list[Case]]]] = []
+    for n, article in enumerate(articles):
+        for question in article.questions:
+            jobs.append(partial(recorder.cases, n, question, len(jobs)))
+    for number, question in enumerate(general):
+        jobs.append(partial(recorder.general, question, number))
     cases: list[Case] = []
     for start in range(0, len(jobs), batch):
         for recorded in await asyncio.gather(*(job() for job in jobs[start : start + batch])):
@@ -256,11 +286,11 @@ def trust(cases: Sequence[Case], parameters: RankingParameters) -> float:
     worth = 0
     for case in cases:
         outcome = replay(case, parameters)
-        is_right = outcome.f1 >= RIGHT
+        is_right = outcome.f1 >= RIGHT_F1
         if outcome.document is not None and outcome.certainty is Certainty.LIKELY:
-            worth += 1 if is_right else -WRONG
+            worth += 1 if is_right else -WRONG_COST
         elif outcome.document is not None and outcome.certainty is Certainty.ABSENT:
-            worth += -WRONG if is_right else 1
+            worth += -WRONG_COST if is_right else 1
     return 100 * worth / len(cases)
 
 
@@ -272,13 +302,16 @@ def fit(
 ) -> RankingParameters:
     """Coordinate ascent: each number in turn takes the value that scores best, until none gains."""
     best, reached = start, score(cases, start)
-    for _ in range(ROUNDS):
+    for _ in range(MAX_ROUNDS):
         before = best
         for name, values in grid.items():
-            tried = {value: score(cases, changed(best, name, value)) for value in values}
-            value = max(tried, key=tried.__getitem__)
-            if tried[value] > reached + GAIN:
-                best, reached = changed(best, name, value), tried[value]
+            tried = []
+            for value in values:
+                parameters = changed(best, name, value)
+                tried.append((score(cases, parameters), parameters))
+            top, parameters = max(tried, key=itemgetter(0))
+            if top > reached + MIN_GAIN:
+                best, reached = parameters, top
         if best == before:
             break
     return best
@@ -302,26 +335,27 @@ def table(cases: Sequence[Case], before: RankingParameters, after: RankingParame
     ]
     for name in dict.fromkeys(case.setting for case in cases):
         for is_fitted, half in ((True, "fitted on"), (False, "judged by")):
-            chosen = [case for case in cases if case.setting == name and case.is_fitted is is_fitted]
-            if chosen:
-                pairs = zip(figures(chosen, before), figures(chosen, after), strict=True)
+            part = [case for case in cases if case.setting == name and case.is_fitted is is_fitted]
+            if part:
+                pairs = zip(figures(part, before), figures(part, after), strict=True)
                 cells = " | ".join(f"{old:.1f} -> {new:.1f}" for old, new in pairs)
-                lines.append(f"| {name} | {len(chosen)}, {half} | {cells} |")
+                lines.append(f"| {name} | {len(part)}, {half} | {cells} |")
     return "\n".join(lines)
 
 
 def figures(cases: Sequence[Case], parameters: RankingParameters) -> tuple[float, float, float, float]:
     """F1, share with the right document (for a general question: none), share called likely, share of these right."""
-    outcomes = [replay(case, parameters) for case in cases]
-    is_right_document = [o.document == case.document for o, case in zip(outcomes, cases, strict=True)]
-    likely = [o for o in outcomes if o.document is not None and o.certainty is Certainty.LIKELY]
-    right = sum(o.f1 >= RIGHT for o in likely)
-    return (
-        mean(o.f1 for o in outcomes),
-        100 * mean(is_right_document),
-        100 * len(likely) / len(cases),
-        100 * right / max(1, len(likely)),
-    )
+    f1s = []
+    right_documents = likely = likely_and_right = 0
+    for case in cases:
+        outcome = replay(case, parameters)
+        f1s.append(outcome.f1)
+        right_documents += outcome.document == case.document
+        if outcome.document is not None and outcome.certainty is Certainty.LIKELY:
+            likely += 1
+            likely_and_right += outcome.f1 >= RIGHT_F1
+    count = len(cases)
+    return mean(f1s), 100 * right_documents / count, 100 * likely / count, 100 * likely_and_right / max(1, likely)
 
 
 def changes(before: RankingParameters, after: RankingParameters) -> dict[str, tuple[float, float]]:
@@ -352,8 +386,8 @@ def main() -> None:
     parser.add_argument("--entry", default="", metavar="HEADING", help="of the entry in core/evaluation/LOG.md")
     o = parser.parse_args()
     engine = Engine.load(EngineConfig(model=o.model, device=o.device, prepared=o.prepared, check=False))
-    articles = [a for path in o.squad for a in [a for a in read_squad(path) if a.questions][: o.documents]]
-    general = [q for a in read_squad(o.general) for q in a.questions] if o.general else []
+    articles = [article for path in o.squad for article in asked_articles(path, o.documents)]
+    general = read_questions(o.general) if o.general else []
     before = engine.base.ranking
     after, cases = asyncio.run(run(engine, articles, general, o.batch))
     print(table(cases, before, after))

@@ -17,6 +17,7 @@ import argparse
 import json
 import random
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -29,57 +30,74 @@ from core.prepare.material import (
     read_people,
 )
 
-LEAST, MOST = 500, 1000  # words of a document
-EACH = 8  # questions of an article
-OF_A_SENTENCE = 3  # questions: people asked some forty about each of QAMR's
+MIN_WORDS, MAX_WORDS = 500, 1000  # of a document
+ARTICLE_QUESTIONS = 8
+SENTENCE_QUESTIONS = 3  # people asked some forty about each of QAMR's
 
-Document = tuple[str, list[Passage]]  # title, paragraphs
+TitledPassages = tuple[str, list[Passage]]  # a document: title, paragraphs
 
 
-def by_rule(articles: Iterable[tuple[str, str]], count: int, seed: int = 0) -> list[Document]:
+def by_rule(articles: Iterable[tuple[str, str]], count: int, seed: int = 0) -> list[TitledPassages]:
     """So many held-out articles, each with 8 questions over all its paragraphs."""
     rng = random.Random(seed)
-    fit = sorted(a for a in articles if is_development_article(a[0]) and LEAST <= len(a[1].split()) <= MOST)
-    made = ((title, passages_of((title, text))) for title, text in rng.sample(fit, len(fit)))
-    found: list[Document] = []
-    for title, passages in made:
-        every = [(n, q) for n, p in enumerate(passages) for q in p.questions]
-        if len(found) < count and len(every) >= EACH and sum(len(p.text.split()) for p in passages) >= LEAST:
-            kept = set(rng.sample(every, EACH))
-            found.append(
-                (
-                    title,
-                    [p._replace(questions=[q for q in p.questions if (n, q) in kept]) for n, p in enumerate(passages)],
-                )
-            )
-    return found
+    fit = []
+    for title, text in articles:
+        if is_development_article(title) and MIN_WORDS <= len(text.split()) <= MAX_WORDS:
+            fit.append((title, text))
+    fit.sort()
+    documents: list[TitledPassages] = []
+    for title, text in rng.sample(fit, len(fit)):
+        passages = passages_of((title, text))
+        if len(documents) < count and count_words(passages) >= MIN_WORDS:
+            drawn = draw_questions(passages, rng)
+            if drawn:
+                documents.append((title, drawn))
+    return documents
 
 
-def by_people(paragraphs: Sequence[Passage], count: int, seed: int = 0) -> list[Document]:
+def draw_questions(passages: Sequence[Passage], rng: random.Random) -> list[Passage]:
+    """The passages with 8 of their questions; nothing where they have fewer."""
+    questions = []
+    for n, passage in enumerate(passages):
+        questions += [(n, question) for question in passage.questions]
+    if len(questions) < ARTICLE_QUESTIONS:
+        return []
+    kept = set(rng.sample(questions, ARTICLE_QUESTIONS))
+    drawn = []
+    for n, passage in enumerate(passages):
+        drawn.append(passage._replace(questions=[q for q in passage.questions if (n, q) in kept]))
+    return drawn
+
+
+def by_people(paragraphs: Sequence[Passage], count: int, seed: int = 0) -> list[TitledPassages]:
     """As many documents, at most `count`, as the paragraphs give, each of at least 500 words."""
     rng = random.Random(seed)
-    few = [p._replace(questions=rng.sample(p.questions, min(OF_A_SENTENCE, len(p.questions)))) for p in paragraphs]
+    few = []
+    for passage in paragraphs:
+        questions = rng.sample(passage.questions, min(SENTENCE_QUESTIONS, len(passage.questions)))
+        few.append(passage._replace(questions=questions))
     return [("Notes", group) for group in joined(rng.sample(few, len(few)))][:count]
 
 
-def general(paragraphs: Sequence[Passage], count: int, seed: int = 5) -> list[Document]:
+def general(paragraphs: Sequence[Passage], count: int, seed: int = 5) -> list[TitledPassages]:
     """So many paragraphs of Natural Questions, one question each."""
     asked = [p._replace(questions=p.questions[:1]) for p in paragraphs if p.kind == "nq"]
     return [("General", random.Random(seed).sample(asked, min(count, len(asked))))]
 
 
-def by_invention(facts: int, count: int, seed: int = 11) -> list[Document]:
+def by_invention(facts: int, count: int, seed: int = 11) -> list[TitledPassages]:
     """So many documents of so many facts, ten to a paragraph."""
-    rng, found = random.Random(seed), []
+    rng = random.Random(seed)
+    documents = []
     for _ in range(count):
-        made = [fact(rng) for _ in range(facts)]
-        parts = [made[at : at + 10] for at in range(0, facts, 10)]
-        asked = [[rng.choice(questions) for _, questions in part if questions] for part in parts]
-        texts = [" ".join(sentence for sentence, _ in part) for part in parts]
-        found.append(
-            (invented_word(rng), [Passage("invented", "", text, qs) for text, qs in zip(texts, asked, strict=True)])
-        )
-    return found
+        invented = [fact(rng) for _ in range(facts)]
+        passages = []
+        for start in range(0, facts, 10):
+            part = invented[start : start + 10]
+            questions = [rng.choice(questions) for _, questions in part if questions]
+            passages.append(Passage("invented", "", " ".join(sentence for sentence, _ in part), questions))
+        documents.append((invented_word(rng), passages))
+    return documents
 
 
 def joined(paragraphs: Iterable[Passage]) -> Iterator[list[Passage]]:
@@ -87,15 +105,24 @@ def joined(paragraphs: Iterable[Passage]) -> Iterator[list[Passage]]:
     group: list[Passage] = []
     for paragraph in paragraphs:
         group.append(paragraph)
-        if sum(len(p.text.split()) for p in group) >= LEAST:
+        if count_words(group) >= MIN_WORDS:
             yield group
             group = []
 
 
-def squad(documents: Sequence[Document]) -> dict[str, Any]:
-    """In SQuAD's format."""
-    asked = lambda p: [{"question": q.question, "answers": [{"text": q.answer}]} for q in p.questions]  # noqa: E731
-    data = [{"title": t, "paragraphs": [{"context": p.text, "qas": asked(p)} for p in of]} for t, of in documents]
+def count_words(passages: Sequence[Passage]) -> int:
+    return sum(len(passage.text.split()) for passage in passages)
+
+
+def squad_format(documents: Sequence[TitledPassages]) -> dict[str, Any]:
+    """As a question set in SQuAD's format."""
+    data = []
+    for title, passages in documents:
+        paragraphs = []
+        for passage in passages:
+            qas = [{"question": q.question, "answers": [{"text": q.answer}]} for q in passage.questions]
+            paragraphs.append({"context": passage.text, "qas": qas})
+        data.append({"title": title, "paragraphs": paragraphs})
     return {"version": "1.1", "data": data}
 
 
@@ -109,18 +136,18 @@ def main() -> None:
     parser.add_argument("--out", required=True, type=Path)
     o = parser.parse_args()
     if o.facts:
-        found = by_invention(o.facts, o.count)
+        documents = by_invention(o.facts, o.count)
     elif o.general:
-        found = general(read_people(o.human, development=False), o.count)
+        documents = general(read_people(o.human, development=False), o.count)
     elif o.human:
         human = [p for p in read_people(o.human, development=True) if p.kind in ("nq", "qamr")]
-        found = by_people(human, o.count)
+        documents = by_people(human, o.count)
     else:
-        found = by_rule([a for path in o.articles for a in read_articles(path)], o.count)
-    o.out.write_text(json.dumps(squad(found)))
-    words = [sum(len(p.text.split()) for p in of) for _, of in found]
-    questions = sum(len(p.questions) for _, of in found for p in of)
-    print(f"{len(found)} documents of {min(words)} to {max(words)} words, {questions} questions", flush=True)
+        documents = by_rule(chain.from_iterable(map(read_articles, o.articles)), o.count)
+    o.out.write_text(json.dumps(squad_format(documents)))
+    words = [count_words(passages) for _, passages in documents]
+    questions = sum(len(passage.questions) for _, passages in documents for passage in passages)
+    print(f"{len(documents)} documents of {min(words)} to {max(words)} words, {questions} questions", flush=True)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ from core.prepare.measure import learned_figures, measuring_sets
 from core.prepare.outer import OuterConfig, run_outer
 from core.prepare.prepare import INNER, read_material
 
-BASE = replace(INNER, reader=16)
+INNER_BASE = replace(INNER, reader=16)  # what the rows vary
 ROWS: dict[str, dict[str, Any] | NativeConfig] = {
     "base": {},  # muon, 4 layers, 2 steps, full rank, the whole document, learned rates, token weights, reader
     "rms": {"rule": "rms"},
@@ -47,9 +47,9 @@ ROWS: dict[str, dict[str, Any] | NativeConfig] = {
     "7 layers": {"layers": 7},
     "chunks with momentum": {"order": "chunks", "momentum": 0.9},
     "sgd": {"rule": "sgd", "rate": 10.0},  # its root mean square was near 4e-4 in a model of 40 M: a step like muon's
-    "native lact": NativeConfig(segment=BASE.segment, chunk=BASE.segment),
-    "native ttt-linear": NativeConfig("ttt-linear", segment=BASE.segment, chunk=16),
-    "native ttt-mlp": NativeConfig("ttt-mlp", segment=BASE.segment, chunk=16),
+    "native lact": NativeConfig(segment=INNER_BASE.segment, chunk=INNER_BASE.segment),
+    "native ttt-linear": NativeConfig("ttt-linear", segment=INNER_BASE.segment, chunk=16),
+    "native ttt-mlp": NativeConfig("ttt-mlp", segment=INNER_BASE.segment, chunk=16),
 }
 SETS = ("facts", "people", "long", "tables", "other-languages")
 ASKED = ("learned", "wrong")  # kinds of `learned_figures`
@@ -57,7 +57,7 @@ LAST = 30  # outer steps whose mean answer loss is reported
 
 
 @dataclass
-class Lab:
+class InnerLab:
     """What all rows share."""
 
     model: Any  # stays as it is
@@ -73,8 +73,8 @@ def form(name: str) -> FastWeightsConfig | NativeConfig:
     if isinstance(row, NativeConfig):
         return row
     if set(row) <= {f.name for f in fields(FastWeightsConfig)}:
-        return replace(BASE, **row)
-    return FormConfig(**{**asdict(BASE), "rule": "muon", **row})
+        return replace(INNER_BASE, **row)
+    return FormConfig(**{**asdict(INNER_BASE), "rule": "muon", **row})
 
 
 def slow_weights(config: FastWeightsConfig | NativeConfig, model: Any) -> SlowWeights:
@@ -85,7 +85,7 @@ def slow_weights(config: FastWeightsConfig | NativeConfig, model: Any) -> SlowWe
     return Prepared(config, model.config.hidden_size, model)
 
 
-def measure(lab: Lab, inner: FastWeightsConfig | NativeConfig) -> dict[str, Any]:
+def measure(lab: InnerLab, inner: FastWeightsConfig | NativeConfig) -> dict[str, Any]:
     """Train a preparation of the model, then ask about the held-out documents."""
     torch.manual_seed(lab.config.seed)
     model = lab.model
@@ -119,7 +119,7 @@ def measure(lab: Lab, inner: FastWeightsConfig | NativeConfig) -> dict[str, Any]
     return row
 
 
-def run(lab: Lab, names: Sequence[str], results: Results) -> None:
+def run(lab: InnerLab, names: Sequence[str], results: Results) -> None:
     """Measure the rows that are missing."""
     line = lambda name, row: table({name: row}).splitlines()[-1]  # noqa: E731
     fill(results, names, lambda name: measure(lab, form(name)), line)
@@ -142,14 +142,15 @@ def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
             f"{row['seconds_a_step']:.3f}",
             "" if memory is None else f"{memory:.0f}",
             "" if loss is None else f"{loss:.3f}",
-            *(scores(row["sets"][s]) if s in row["sets"] else "" for s in sets),
+            *(em_and_f1(row["sets"].get(name)) for name in sets),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def scores(f: Mapping[str, float]) -> str:
-    return "{learned_em:.1f} / {learned_f1:.1f} ({wrong_em:.1f} / {wrong_f1:.1f})".format(**f)
+def em_and_f1(figures: Mapping[str, float] | None) -> str:
+    template = "{learned_em:.1f} / {learned_f1:.1f} ({wrong_em:.1f} / {wrong_f1:.1f})"
+    return template.format(**figures) if figures else ""
 
 
 def show(paths: Sequence[Path]) -> str:
@@ -157,7 +158,10 @@ def show(paths: Sequence[Path]) -> str:
     parts = [json.loads(path.read_text()) for path in paths]
     if any(part["run"] != parts[0]["run"] for part in parts):
         raise ValueError("These files come from different runs.")
-    return table({name: row for part in parts for name, row in part["rows"].items()})
+    rows: dict[str, Any] = {}
+    for part in parts:
+        rows |= part["rows"]
+    return table(rows)
 
 
 def main() -> None:
@@ -184,12 +188,13 @@ def main() -> None:
     config = OuterConfig(
         reading_seconds=o.reading_seconds, seconds=o.seconds, shapes=o.shapes, every=10, warmup_steps=10
     )
-    lab = Lab(base.model, base.tokenizer, material, measuring_sets(development), config)
-    passages = {kind: len(some) for kind, some in material.passages.items()}
+    lab = InnerLab(base.model, base.tokenizer, material, measuring_sets(development), config)
+    passages = {kind: len(passages) for kind, passages in material.passages.items()}
     about = {"model": o.model, "passages": passages, **asdict(config)}
     names, results = chosen(ROWS, o.only, o.part), Results(o.output, about)
     if device == "cuda":
-        measure(replace(lab, sets={}, config=replace(config, max_steps=3)), BASE)  # the first steps warm the device up
+        warm_up = replace(lab, sets={}, config=replace(config, max_steps=3))
+        measure(warm_up, INNER_BASE)
     run(lab, names, results)
     print(table(results.rows))
 

@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, TextIO
 
 from core.errors import Refused
@@ -61,6 +60,10 @@ class Journal:
         self.learned[document] = figures
         self._write({"document": document, "learned": figures})
 
+    def learning_figures(self) -> list[Any]:
+        """What learning took, in the documents' order."""
+        return [self.learned[number] for number in sorted(self.learned, key=int)]
+
     def _write(self, row: Mapping[str, Any]) -> None:
         if self._file:
             self._file.write(json.dumps(row) + "\n")
@@ -69,8 +72,6 @@ class Journal:
     def __enter__(self) -> Journal:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._file:
             self._file.close()

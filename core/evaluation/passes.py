@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from core.generate import Passes
+from core.generate import Passes, pad_left
 from core.learning.graphs import NEW, Graphs
 from core.learning.hooks import attached, down_projections
 from core.learning.preparation import read_config
@@ -67,8 +67,7 @@ class CompiledPasses:
             layer.values.zero_()
             if hasattr(layer, "cumulative_length"):
                 layer.cumulative_length.zero_()
-        ids = torch.tensor([[pad_id] * (LENGTH - len(p)) + list(p) for p in prompts], device=device)
-        counts = torch.tensor([[0] * (LENGTH - len(p)) + [1] * len(p) for p in prompts], device=device)
+        ids, counts = pad_left(prompts, LENGTH, pad_id).to(device)
         self.seen = torch.zeros(self.rows, self.columns, dtype=torch.bool, device=device)
         self.seen[:, :LENGTH] = counts.bool()
         positions = (counts.cumsum(1) - 1).clamp_min(0)

@@ -14,6 +14,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
+from statistics import fmean
 from typing import cast
 
 from core.document.chunks import join_pages
@@ -37,8 +38,9 @@ def words(text: str) -> list[str]:
     return re.findall(r"\w+", unicodedata.normalize("NFKC", text).casefold())
 
 
-def runs(found: list[str], length: int = 5) -> Iterable[tuple[str, ...]]:
-    return zip(*(found[at:] for at in range(length)), strict=False)
+def runs(words: list[str], length: int = 5) -> Iterable[tuple[str, ...]]:
+    """Neighbouring words."""
+    return zip(*(words[start:] for start in range(length)), strict=False)
 
 
 def kept(ours: Iterable[object], theirs: Iterable[object]) -> tuple[int, int]:
@@ -58,11 +60,15 @@ def measure(file: Path) -> dict[str, object]:
         "file": file.name,
         "words": kept(words(ours), words(theirs)),
         "runs": kept(runs(words(ours)), runs(words(theirs))),
-        "faults": {name: len(pattern.findall(ours)) for name, pattern in FAULTS.items()},
-        "theirs": {name: len(pattern.findall(theirs)) for name, pattern in FAULTS.items()},
+        "faults": count_faults(ours),
+        "theirs": count_faults(theirs),
         "notes": read.notes,
         "text": ours,
     }
+
+
+def count_faults(text: str) -> dict[str, int]:
+    return {name: len(pattern.findall(text)) for name, pattern in FAULTS.items()}
 
 
 def main() -> None:
@@ -77,12 +83,12 @@ def main() -> None:
     print(f"{len(read)} of {len(rows)} files read")
     for what in ("words", "runs"):
         pairs = [cast(tuple[int, int], row[what]) for row in read]
-        shares = [kept / total for kept, total in pairs if total]
-        have, of = sum(kept for kept, _ in pairs), sum(total for _, total in pairs)
-        print(f"{what}: {100 * have / of:.1f} % of all, {100 * sum(shares) / len(shares):.1f} % of a file on average")
+        shares = [100 * kept / total for kept, total in pairs if total]
+        all_kept, all_wanted = map(sum, zip(*pairs, strict=True))
+        print(f"{what}: {100 * all_kept / all_wanted:.1f} % of all, {fmean(shares):.1f} % of a file on average")
     for name in FAULTS:
-        found = [cast(dict[str, int], row["faults"])[name] for row in read]
-        print(f"{name}: {sum(found):,}, in {sum(count > 0 for count in found)} files")
+        counts = [cast(dict[str, int], row["faults"])[name] for row in read]
+        print(f"{name}: {sum(counts):,}, in {sum(count > 0 for count in counts)} files")
 
 
 if __name__ == "__main__":

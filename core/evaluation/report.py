@@ -6,10 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from core.evaluation.journal import Reply
-from core.evaluation.statistics import ByDocument, bootstrap, compare, interquartile_mean
+from core.evaluation.statistics import ByDocument, compare, interquartile_mean, interval
 from core.squad import Article, exact_match, f1
 
 COMPARED = (  # what the tests are about: does the first differ from the second?
@@ -20,28 +21,32 @@ COMPARED = (  # what the tests are about: does the first differ from the second?
     ("both", "retrieval"),
     ("unrelated", "in_context"),
 )
-RIGHT = 50.0  # percent F1 from which an answer counts as right in "gained" and "lost"
+RIGHT_F1 = 50.0  # percent, from which an answer counts as right in "gained" and "lost"
+CLOSED_BOOK, IN_CONTEXT = ("base", "elsewhere"), ("in_context", "unrelated")  # before and after learning another text
 
 
 def report(articles: Sequence[Article], replies: Mapping[str, Sequence[Sequence[Reply]]]) -> dict[str, Any]:
     """Figures in percent. replies: by condition, for each question of each article."""
-    matches = {c: [_scores(exact_match, *pair) for pair in zip(r, articles, strict=True)] for c, r in replies.items()}
-    scores = {c: [_scores(f1, *pair) for pair in zip(r, articles, strict=True)] for c, r in replies.items()}
-    tests = find_spec("scipy") is not None  # a training machine may lack it; the figures do without
-    pairs = [(a, b) for a, b in COMPARED if tests and a in scores and b in scores]
-    lost = {"closed_book": ("base", "elsewhere"), "in_context": ("in_context", "unrelated")}
-    return {
-        "conditions": {c: _figures(matches[c], scores[c], scores.get("base")) | _costs(r) for c, r in replies.items()},
-        "comparisons": {f"{a} - {b}": compare(scores[a], scores[b]) for a, b in pairs},
-        "unrelated": {
-            name: share_lost(scores[a], scores[b]) for name, (a, b) in lost.items() if a in scores and b in scores
-        },
-    }
+    f1s = {condition: _scores(f1, rows, articles) for condition, rows in replies.items()}
+    conditions = {}
+    for condition, rows in replies.items():
+        matches = _scores(exact_match, rows, articles)
+        conditions[condition] = _figures(matches, f1s[condition], f1s.get("base")) | _costs(rows)
+    comparisons = {}
+    if find_spec("scipy"):  # a training machine may lack it; the figures do without
+        for first, second in COMPARED:
+            if first in f1s and second in f1s:
+                comparisons[f"{first} - {second}"] = compare(f1s[first], f1s[second])
+    unrelated = {}
+    for name, (before, after) in {"closed_book": CLOSED_BOOK, "in_context": IN_CONTEXT}.items():
+        if before in f1s and after in f1s:
+            unrelated[name] = share_lost(f1s[before], f1s[after])
+    return {"conditions": conditions, "comparisons": comparisons, "unrelated": unrelated}
 
 
 def f1_scores(replies: Iterable[Reply], article: Article) -> list[float]:
     """Percent, for each question of an article."""
-    return _scores(f1, replies, article)
+    return _article_scores(f1, replies, article)
 
 
 def mean(scores: ByDocument) -> float:
@@ -51,35 +56,46 @@ def mean(scores: ByDocument) -> float:
 
 def share_lost(before: ByDocument, after: ByDocument) -> dict[str, float]:
     """Of what was right before, the percentage that is not after."""
-    right = sum(x >= RIGHT for x in chain.from_iterable(before))
+    right = sum(score >= RIGHT_F1 for score in chain.from_iterable(before))
     return {"right": right, "lost": round(100 * _became_right(after, before) / max(1, right), 2)}
 
 
-def _scores(score: Any, replies: Iterable[Reply], article: Article) -> list[float]:
-    return [100 * score(r.text, q.answers) for r, q in zip(replies, article.questions, strict=True)]
+def _scores(score: Any, replies: Sequence[Sequence[Reply]], articles: Sequence[Article]) -> list[list[float]]:
+    return [_article_scores(score, *pair) for pair in zip(replies, articles, strict=True)]
 
 
-def _figures(matches: ByDocument, scores: ByDocument, base: ByDocument | None) -> dict[str, Any]:
-    figures: dict[str, Any] = {"em": mean(matches), "f1": mean(scores)}
-    figures["em_interval"], figures["f1_interval"] = ([round(v, 2) for v in bootstrap(x)] for x in (matches, scores))
-    figures["f1_interquartile_mean"] = round(interquartile_mean(scores), 2)
+def _article_scores(score: Any, replies: Iterable[Reply], article: Article) -> list[float]:
+    scores = []
+    for reply, question in zip(replies, article.questions, strict=True):
+        scores.append(100 * score(reply.text, question.answers))
+    return scores
+
+
+def _figures(matches: ByDocument, f1s: ByDocument, base: ByDocument | None) -> dict[str, Any]:
+    figures = {
+        "em": mean(matches),
+        "f1": mean(f1s),
+        "em_interval": interval(matches),
+        "f1_interval": interval(f1s),
+        "f1_interquartile_mean": round(interquartile_mean(f1s), 2),
+    }
     if base is not None:
-        figures |= {"gained": _became_right(base, scores), "lost": _became_right(scores, base)}
+        figures |= {"gained": _became_right(base, f1s), "lost": _became_right(f1s, base)}
     return figures
 
 
 def _costs(replies: Sequence[Sequence[Reply]]) -> dict[str, float]:
     flat = list(chain.from_iterable(replies))
     return {
-        "seconds_a_question": sum(r.seconds for r in flat) / len(flat),
-        "prompt_tokens": sum(r.prompt_tokens for r in flat) / len(flat),
-        "by_weights": 100 * sum(r.document is not None for r in flat) / len(flat),  # percent that weights answered
+        "seconds_a_question": fmean(reply.seconds for reply in flat),
+        "prompt_tokens": fmean(reply.prompt_tokens for reply in flat),
+        "by_weights": 100 * fmean(reply.document is not None for reply in flat),  # percent that weights answered
     }
 
 
 def _became_right(before: ByDocument, after: ByDocument) -> int:
     pairs = zip(chain.from_iterable(before), chain.from_iterable(after), strict=True)
-    return sum(x < RIGHT <= y for x, y in pairs)
+    return sum(old < RIGHT_F1 <= new for old, new in pairs)
 
 
 def plot(result: Mapping[str, Any], path: Path) -> None:

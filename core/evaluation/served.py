@@ -79,7 +79,7 @@ class Served:
 
     def learned(self, article: Article) -> Learned:
         """What learning it gave, before it was stored. Raises: KeyError, when no channel learned it."""
-        chunks = self.engine.chunk(pages_of(article))
+        chunks = self.engine.chunk(article_pages(article))
         return self.engine.learned[tuple(chunk.text for chunk in chunks)]
 
     def number(self, channel: str, document_id: str) -> int:
@@ -120,6 +120,6 @@ async def read_article(data: bytes, limits: Limits, pages: tuple[int, int], **_p
     return DocumentText(tuple(Page(n, text) for n, text in enumerate(data.decode().split(PAGE_END), start=1)))
 
 
-def pages_of(article: Article) -> list[Page]:
+def article_pages(article: Article) -> list[Page]:
     """An article's paragraphs as pages, as `read_article` reads them."""
     return [Page(n, text) for n, text in enumerate(article.text, start=1)]

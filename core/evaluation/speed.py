@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -47,8 +48,10 @@ def large(base: LoadedModel, shape: dict[str, int] | None = None) -> LoadedModel
 def document(tokens: int, vocabulary: int, section: int) -> list[Chunk]:
     """Random tokens, in sections."""
     ids = torch.randint(10, vocabulary, (tokens,), generator=torch.Generator().manual_seed(0)).tolist()
-    parts = [ids[at : at + section] for at in range(0, tokens, section)]
-    return [Chunk(n, "", tuple(part), 1, 1) for n, part in enumerate(parts)]
+    chunks: list[Chunk] = []
+    for start in range(0, tokens, section):
+        chunks.append(Chunk(len(chunks), "", tuple(ids[start : start + section]), 1, 1))
+    return chunks
 
 
 def learning(base: LoadedModel, learner: str, tokens: int = TOKENS, **settings: Any) -> dict[str, Any]:
@@ -104,17 +107,19 @@ def asking(base: LoadedModel, learner: str, tokens: int = CONTEXT) -> dict[str, 
     weights = [learned.section(s) for s in sections]
     question = "Who built the lighthouse, and when was it?"
     closed = [Ask(question, w, learner=learner) for w in weights] + [Ask(question)]
-    text = base.tokenizer.decode([i for c in chunks for i in c.token_ids])
-    found: dict[str, Any] = {"tokens": engine.prompt_tokens(question, text), "sections": len(sections)}
+    text = base.tokenizer.decode(list(chain.from_iterable(chunk.token_ids for chunk in chunks)))
+    figures: dict[str, Any] = {"tokens": engine.prompt_tokens(question, text), "sections": len(sections)}
     for count in (1, 32):
-        memory = seconds(engine, closed * count, [question] * count)
-        prompt = seconds(engine, [Ask(question, context=text)] * count)
-        found |= {f"closed_book_{count}": memory, f"in_context_{count}": prompt, f"ratio_{count}": memory / prompt}
-    return found
+        memory = answer_seconds(engine, closed * count, [question] * count)
+        prompt = answer_seconds(engine, [Ask(question, context=text)] * count)
+        figures[f"closed_book_{count}"] = memory
+        figures[f"in_context_{count}"] = prompt
+        figures[f"ratio_{count}"] = memory / prompt
+    return figures
 
 
-def seconds(engine: Engine, asks: Sequence[Ask], searched: Sequence[str] = ()) -> float:
-    """Median of some answers to the whole batch, after one that warms up. searched: questions of which the search is
+def answer_seconds(engine: Engine, asks: Sequence[Ask], searched: Sequence[str] = ()) -> float:
+    """Median over answers to the whole batch, after one that warms up. searched: questions of which the search is
     asked, too."""
     taken = []
     for _ in range(REPEATS + 1):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,23 @@ def bootstrap(scores: ByDocument, rounds: int = 1000, seed: int = 0) -> tuple[fl
     """95 % interval of the mean over questions, documents resampled whole; of one document its questions."""
     rng = np.random.default_rng(seed)
     units = _units(scores)
-    sums, counts = np.array([sum(u) for u in units]), np.array([len(u) for u in units])
+    sums, counts = np.array(list(map(sum, units))), np.array(list(map(len, units)))
     pick = rng.integers(0, len(units), (rounds, len(units)))
     means = sums[pick].sum(1) / counts[pick].sum(1)
     return float(np.percentile(means, 2.5)), float(np.percentile(means, 97.5))
+
+
+def interval(scores: ByDocument) -> list[float]:
+    """The same interval, rounded as it is reported."""
+    return [round(value, 2) for value in bootstrap(scores)]
+
+
+def paired_differences(after: ByDocument, before: ByDocument) -> list[list[float]]:
+    """after - before for each question of each document."""
+    differences = []
+    for new, old in zip(after, before, strict=True):
+        differences.append(np.subtract(new, old).tolist())
+    return differences
 
 
 def interquartile_mean(scores: ByDocument) -> float:
@@ -36,17 +50,18 @@ def compare(after: ByDocument, before: ByDocument) -> dict[str, Any]:
     """
     from scipy.stats import mannwhitneyu
 
-    difference = [[a - b for a, b in zip(x, y, strict=True)] for x, y in zip(after, before, strict=True)]
-    flat = np.concatenate([np.asarray(d, float) for d in difference])
-    sums = np.array([sum(u) for u in _units(difference)])
-    x, y = np.concatenate([*map(np.asarray, after)]), np.concatenate([*map(np.asarray, before)])
-    spread = float(flat.std(ddof=1)) if len(flat) > 1 else 0.0
+    differences = paired_differences(after, before)
+    flat = np.array(list(chain.from_iterable(differences)), float)
+    mean = float(flat.mean())
+    deviation = float(flat.std(ddof=1)) if len(flat) > 1 else 0.0
+    x, y = list(chain.from_iterable(after)), list(chain.from_iterable(before))
+    u = float(mannwhitneyu(x, y).statistic)
     return {
-        "difference": round(float(flat.mean()), 2),
-        "interval": [round(v, 2) for v in bootstrap(difference)],
-        "p": _sign_flip(sums),
-        "cohens_d": round(float(flat.mean()) / spread, 3) if spread else 0.0,
-        "cliffs_delta": round(2 * float(mannwhitneyu(x, y).statistic) / (len(x) * len(y)) - 1, 3),
+        "difference": round(mean, 2),
+        "interval": interval(differences),
+        "p": _sign_flip(np.array(list(map(sum, _units(differences))))),
+        "cohens_d": round(mean / deviation, 3) if deviation else 0.0,
+        "cliffs_delta": round(2 * u / (len(x) * len(y)) - 1, 3),
     }
 
 
@@ -65,4 +80,6 @@ def _sign_flip(sums: np.ndarray) -> float:
 
 def _units(scores: ByDocument) -> list[Sequence[float]]:
     """What is resampled: documents, or the questions of a single one."""
-    return [[x] for x in scores[0]] if len(scores) == 1 else [d for d in scores if len(d)]
+    if len(scores) == 1:
+        return [[score] for score in scores[0]]
+    return list(filter(len, scores))

@@ -88,6 +88,16 @@ class Course:
         )
         return SelfCheck(written, self.answer, self.learner.name) if written else None
 
+    def questions(self, chunks: Sequence[Chunk]) -> Generator[Step, None, list[tuple[str, str]]]:
+        """The self-check's, of a short document too, with their answers; none where it is switched off."""
+        if not self.config.check:
+            return []
+        effort, pairs = self.learning.effort, []
+        for written in self._tutor().checks(chunks, CHECKS[effort], MOST_CHECKS[effort]):
+            pairs += [(exercise.question, exercise.answer) for exercise in written]
+            yield Step(0, 1, math.nan, Stage.CHECKING)
+        return pairs
+
     def _study(self, tutor: Tutor, chunks: Sequence[Chunk], title: str) -> Generator[Step, None, dict[str, object]]:
         """Study material as samples; nothing for learners that can't use it."""
         if not isinstance(self.learner, AdapterLearner):

@@ -21,6 +21,7 @@ from core.learning.hooks import attached
 from core.learning.packing import SCALE, pack, unpack
 from core.learning.preparation import Prepared, load_prepared, merge, read_reader
 from core.learning.segments import segments, stack_segments
+from core.learning.shared_passes import Shared
 from core.memory import sections_at_once
 from core.model import LoadedModel, prepared_folder
 from core.ports import Learned
@@ -58,6 +59,7 @@ class FastWeightsLearner:
         weight = next(iter(self.modules.values())).weight
         self.nothing = pack({"": torch.zeros(weight.shape)})  # stands for the weights of a chunk that was skipped
         self.graphs: Graphs | None = None
+        self.shared: Shared | None = None
 
     def load(self) -> Prepared:
         """What `prepare` left for this model, without the reader: it is merged into the model."""
@@ -167,13 +169,17 @@ class FastWeightsLearner:
         return attached(self.modules, fast, [rows for _, rows in groups])
 
     def recorded(self, groups: Groups, prompts: Sequence[Sequence[int]], max_new: int) -> Passes | None:
+        documents = [n for n, (_, rows) in enumerate(groups) for _ in range(rows)]
+        weights = [weights for weights, _ in groups]
+        if Shared.can(self.base.model):
+            self.shared = self.shared or Shared(self.base.model, self.modules, self.fmt.opening)
+            return self.shared.passes(prompts, self.fmt.pad_id, max_new, self._unpacked(weights), documents)
         if self.base.device.type != "cuda" or not Graphs.can(self.base.model):
             return None
         self.graphs = self.graphs or Graphs(self.base.model, self.modules)
         passes = self.graphs.passes(prompts, self.fmt.pad_id, max_new)
         if passes:
-            documents = [n for n, (_, rows) in enumerate(groups) for _ in range(rows)]
-            passes.attach(self._unpacked([weights for weights, _ in groups]), documents)
+            passes.attach(self._unpacked(weights), documents)
         return passes
 
     def _unpacked(self, sections: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:

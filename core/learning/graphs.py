@@ -138,20 +138,10 @@ class Graph:
 
     def _follow(self, ids: Tensor, positions: Tensor, columns: Tensor, visible: Tensor) -> Next:
         """What follows ids [R, T] at positions [R, T], which go to columns [T] and see those of `visible` [R, T, C]."""
-        llama, c = self.model.model, self.model.config
-        x = llama.embed_tokens(ids)
-        cos, sin = (a[:, :, None] for a in llama.rotary_emb(x, positions))  # [R, T, 1, h]
-        half = c.head_dim // 2
-        sin = torch.cat([-sin[..., :half], sin[..., half:]], -1)
-        mask = torch.zeros(visible.shape, dtype=x.dtype, device=x.device).masked_fill_(~visible, -torch.inf)
-        mask = mask.repeat(1, c.num_attention_heads // c.num_key_value_heads, 1)[:, None]
-        for i, layer in enumerate(llama.layers):
-            x = _block(
-                x, layer, cos, sin, mask, self.cache[i], columns, self.slots.get(f"model.layers.{i}.mlp.down_proj")
-            )
-        return Next.from_probabilities(
-            F.linear(_norm(x[:, -1], llama.norm), self.model.lm_head.weight).float().softmax(-1)
-        )
+        x = self.model.model.embed_tokens(ids)
+        every = range(self.model.config.num_hidden_layers)
+        x = run_blocks(self.model, x, positions, columns, visible, self.cache, self.slots, every)
+        return Next.from_probabilities(probabilities(self.model, x[:, -1]))
 
 
 class Replayed(Passes):
@@ -200,6 +190,42 @@ class Replayed(Passes):
         g.position[:rows] = passes.position[:, -1:]
         g.column.fill_(length)
         return first
+
+
+def run_blocks(
+    model: Any,
+    x: Tensor,
+    positions: Tensor,
+    columns: Tensor,
+    visible: Tensor,
+    cache: Tensor,
+    slots: Mapping[str, Tensor],
+    numbers: range,
+) -> Tensor:
+    """Blocks of these numbers, of a model that was arranged, over x [R, T, d], in its place.
+
+    Args:
+        positions: of the tokens, [R, T].
+        columns: of the cache that their keys and values go to, [T].
+        visible: columns that each token sees, [R, T, C].
+        cache: [blocks of the model, R, C, 2 H, h].
+        slots: by module the weights of each row, [R, d, f].
+    """
+    c = model.config
+    cos, sin = (a[:, :, None] for a in model.model.rotary_emb(x, positions))  # [R, T, 1, h]
+    half = c.head_dim // 2
+    sin = torch.cat([-sin[..., :half], sin[..., half:]], -1)
+    mask = torch.zeros(visible.shape, dtype=x.dtype, device=x.device).masked_fill_(~visible, -torch.inf)
+    mask = mask.repeat(1, c.num_attention_heads // c.num_key_value_heads, 1)[:, None]
+    for i in numbers:
+        slot = slots.get(f"model.layers.{i}.mlp.down_proj")
+        x = _block(x, model.model.layers[i], cos, sin, mask, cache[i], columns, slot)
+    return x
+
+
+def probabilities(model: Any, x: Tensor) -> Tensor:
+    """Of every token to follow, from what the last block made, [..., d] -> [..., V] float32."""
+    return F.linear(_norm(x, model.model.norm), model.lm_head.weight).float().softmax(-1)
 
 
 def _block(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
 from collections.abc import Sequence
+from itertools import islice
 
-from core.search.words import normalise, stemmed, supports
+from core.search.words import stems, supports
 from core.types import Page
 
 AROUND = 200  # characters on both sides of an answer in which the question's words are looked for
+MAX_MATCHES = 100  # of an answer on one page that are looked at
 
 
 def cite(page: Page, question: str, answer: str) -> str:
@@ -17,23 +20,23 @@ def cite(page: Page, question: str, answer: str) -> str:
     if not page.places:
         return f"p. {page.number}"
     starts = [start for start, _ in page.places]
-    asked = {stemmed(word) for word in normalise(question)} - {stemmed(word) for word in normalise(answer)}
+    asked = stems(question) - stems(answer)
 
-    def near(at: int) -> int:
-        around = page.text[max(0, at - AROUND) : at + len(answer) + AROUND]
-        return len(asked & {stemmed(word) for word in normalise(around)})
+    def shared_words(start: int) -> int:
+        around = page.text[max(0, start - AROUND) : start + len(answer) + AROUND]
+        return len(asked & stems(around))
 
-    best = max(_found(page, starts, answer), key=near, default=0)
+    best = max(_answer_starts(page, starts, answer), key=shared_words, default=0)
     return page.places[max(0, bisect_right(starts, best) - 1)][1]
 
 
-def _found(page: Page, starts: Sequence[int], answer: str) -> list[int]:
+def _answer_starts(page: Page, starts: Sequence[int], answer: str) -> list[int]:
     """Where the answer stands as it is; else where the places begin that hold its words."""
-    text, wanted = page.text.casefold(), answer.casefold().strip(" .")
-    found: list[int] = []
-    at = text.find(wanted)
-    while wanted and at >= 0 and len(found) < 100:
-        found.append(at)
-        at = text.find(wanted, at + 1)
+    wanted = answer.casefold().strip(" .")
+    if wanted:
+        matches = re.finditer(f"(?={re.escape(wanted)})", page.text.casefold())  # they may overlap
+        as_written = [match.start() for match in islice(matches, MAX_MATCHES)]
+        if as_written:
+            return as_written
     ends = [*starts[1:], len(page.text)]
-    return found or [a for a, b in zip(starts, ends, strict=True) if supports(page.text[a:b], answer)]
+    return [start for start, end in zip(starts, ends, strict=True) if supports(page.text[start:end], answer)]

@@ -49,9 +49,12 @@ def closeness(query: Query, codes: Sequence[bytes]) -> list[Close] | None:
     import numpy as np
 
     width = query.vectors.shape[1]
-    whole = (len(code) > NAME and (len(code) - NAME) % (width // 8) == 0 for code in codes)  # the others are damaged
-    if not codes or not all(whole) or not all(code.startswith(query.head) for code in codes):
+    if not codes:
         return None
+    for code in codes:
+        is_damaged = len(code) <= NAME or (len(code) - NAME) % (width // 8)
+        if is_damaged or not code.startswith(query.head):
+            return None
     parts = [np.frombuffer(code, dtype=np.uint8, offset=NAME).reshape(-1, width // 8) for code in codes]
     starts = np.cumsum([0, *map(len, parts[:-1])])
     signs = np.unpackbits(np.concatenate(parts), axis=1).astype(np.float32) * 2 - 1

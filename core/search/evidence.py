@@ -7,8 +7,9 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
+from itertools import chain
 
-from core.search.words import SENTENCE_END, STOP_WORDS, normalise, stemmed
+from core.search.words import SENTENCE_END, STOP_WORDS, normalise, stemmed, stems
 
 WINDOW = 2  # neighbouring sentences in which the answer and what is asked must stand
 TIMES = """
@@ -55,27 +56,29 @@ def fits(question: str, answer: str) -> bool:
 
 def asked_words(question: str) -> set[str]:
     """The stems of a question's words, those left out that say nothing."""
-    return {stemmed(word) for word in normalise(question)} - STOPPED
+    return stems(question) - STOPPED
 
 
 def evidence(texts: Sequence[str], question: str, answer: str) -> float:
     """The share of what is asked that stands beside the answer, in the best two neighbouring sentences of these texts;
     0..1, 0 where the answer's words stand nowhere. A word that stands in few sentences weighs more."""
     said = normalise(answer)
-    asked = asked_words(question) - {stemmed(word) for word in said}
+    asked = asked_words(question) - stems(answer)
     if not said:
         return 0.0
-    sentences = [words for text in texts for part in SENTENCE_END.split(text) if (words := normalise(part))]
-    stems = [{stemmed(word) for word in words} for words in sentences]
-    count = Counter(word for words in stems for word in words & asked)
+    parts = chain.from_iterable(map(SENTENCE_END.split, texts))
+    sentences = list(filter(None, map(normalise, parts)))
+    asked_here = [asked.intersection(map(stemmed, words)) for words in sentences]
+    count = Counter(chain.from_iterable(asked_here))
     weight = {word: 1 / (1 + count[word]) for word in asked}
     whole = sum(weight.values())
     best = 0.0
     for start in range(len(sentences)):
-        window = [word for words in sentences[start : start + WINDOW] for word in words]
+        window = list(chain.from_iterable(sentences[start : start + WINDOW]))
         if f" {' '.join(said)} " in f" {' '.join(window)} " or _holds_content(window, said):
-            near = set().union(*stems[start : start + WINDOW])
-            best = max(best, sum(weight[w] for w in asked & near) / whole if whole else 1.0)
+            near = set().union(*asked_here[start : start + WINDOW])
+            share = sum(map(weight.__getitem__, near)) / whole if whole else 1.0
+            best = max(best, share)
     return best
 
 
@@ -85,4 +88,4 @@ def _holds_content(words: Sequence[str], said: Sequence[str]) -> bool:
     return len(content) >= 3 and content <= set(words)
 
 
-STOPPED = {stemmed(word) for word in STOP_WORDS}
+STOPPED = set(map(stemmed, STOP_WORDS))

@@ -19,8 +19,13 @@ def matching(documents: Sequence[Document], key: str) -> list[Document]:
 
 
 def is_named(document: Document, key: str) -> bool:
-    """Whether a key is the whole id or name."""
-    return key.strip().casefold() in (document.id.casefold(), document.name.casefold())
+    """Whether a key is the whole name, or the id of any of its versions."""
+    key = key.strip().casefold()
+    return key == document.name.casefold() or has_id(document, key)
+
+
+def has_id(document: Document, key: str) -> bool:
+    return key.casefold() in (document.id.casefold(), *document.formerly)
 
 
 def the_one(documents: Sequence[Document], key: str) -> Document:
@@ -28,7 +33,7 @@ def the_one(documents: Sequence[Document], key: str) -> Document:
     holds is no order. Raises: NotFound."""
     key = key.strip().casefold()
     meant = matching(documents, key)
-    of_id = [document for document in meant if document.id.casefold() == key]
+    of_id = [document for document in meant if has_id(document, key)]
     if of_id:
         return of_id[0]
     if len(meant) > 1 and key:

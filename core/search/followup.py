@@ -28,6 +28,8 @@ def is_same_question(written: str, question: str, history: Sequence[str]) -> boo
     """Whether a question that the model wrote can stand for the one that was asked: no longer than both together, and
     with no word of its own that is capitalised or a number."""
     known = set(normalise(" ".join([question, *history])))
-    own = [word for word in re.findall(r"[^\W_]+", written)[1:] if word[0].isupper() or word[0].isdigit()]
-    fits = len(written.split()) <= len(question.split()) + 16
-    return bool(written.strip()) and fits and all(word.casefold() in known for word in own)
+    for word in re.findall(r"[^\W_]+", written)[1:]:
+        is_name_or_number = word[0].isupper() or word[0].isdigit()
+        if is_name_or_number and word.casefold() not in known:
+            return False
+    return bool(written.strip()) and len(written.split()) <= len(question.split()) + 16

@@ -70,7 +70,7 @@ class Searcher:
         self.recordings: dict[int, tuple[Tensor, Callable[[], Any]]] = {}  # by length: tokens, and what reads them
 
     @classmethod
-    def of(cls, base: LoadedModel, folder: Path | None, pad_id: int) -> Searcher | None:
+    def for_model(cls, base: LoadedModel, folder: Path | None, pad_id: int) -> Searcher | None:
         """None when this model has no head."""
         path = folder / SEARCH if folder else None
         if path is None or not path.exists():

@@ -21,7 +21,7 @@ from core.search.parameters import RankingParameters
 from core.search.words import frequency, scores, shares, supporting
 from core.types import Certainty, Completion, Document, Page
 
-Place = tuple[str, int]  # id of a document, and one of its chunks; the first is 0
+ChunkKey = tuple[str, int]  # id of a document, number of one of its chunks; the first is 0
 
 
 class WordMatch(NamedTuple):
@@ -29,7 +29,7 @@ class WordMatch(NamedTuple):
 
     word: str
     document_id: str
-    chunk: int  # its place in the document, the first is 0
+    chunk: int  # its number in the document, the first is 0
     bm25: float  # FTS5's bm25() for this word alone
     containing: int  # rows of the whole table in which the word stands
     rows: int  # of the whole table
@@ -41,7 +41,7 @@ class Hit:
     """A chunk that a question points at."""
 
     document: Document
-    chunk: int  # its place in the document, the first is 0
+    chunk: int  # its number in the document, the first is 0
     score: float  # BM25, and what its closeness is worth
     share: float  # of the question's words, weighted by how rare they are, that stands in it, 0..1
     searched: int  # chunks that it is the best of, at least 1
@@ -50,7 +50,7 @@ class Hit:
     code: bytes = b""  # of the chunk, to compare a question with (core.search.closeness)
 
     @property
-    def place(self) -> Place:
+    def key(self) -> ChunkKey:
         return self.document.id, self.chunk
 
     @property
@@ -81,32 +81,34 @@ def by_words(
     """The chunks that a question's words point at, best first; the newest document's first chunk where none of them is
     found, and nothing where there is no document. documents: that were searched, by id, the newest first."""
     if not matches:
-        return [Hit(document=newest, chunk=0, score=0.0, share=0.0, searched=1) for newest in [*documents.values()][:1]]
-    frequencies: dict[str, dict[Place, float]] = {word: {} for word in words}
+        newest = next(iter(documents.values()), None)
+        return [Hit(document=newest, chunk=0, score=0.0, share=0.0, searched=1)] if newest else []
+    frequencies: dict[str, dict[ChunkKey, float]] = {word: {} for word in words}
     for match in matches:
         often = frequency(match.bm25, match.containing, match.rows)
         frequencies[match.word][match.document_id, match.chunk] = often
     searched = matches[0].searched
     score, share = scores(frequencies, searched), shares(frequencies, searched)
 
-    def order(place: Place) -> tuple[float, float, int]:
-        document_id, chunk = place
-        return -score[place], -documents[document_id].learned_at, chunk
+    def order(key: ChunkKey) -> tuple[float, float, int]:
+        id, chunk = key
+        return -score[key], -documents[id].learned_at, chunk
 
-    return [
-        Hit(document=documents[place[0]], chunk=place[1], score=score[place], share=share[place], searched=searched)
-        for place in sorted(score, key=order)[:limit]
-    ]
+    hits = []
+    for key in sorted(score, key=order)[:limit]:
+        id, chunk = key
+        hits.append(Hit(document=documents[id], chunk=chunk, score=score[key], share=share[key], searched=searched))
+    return hits
 
 
 def by_closeness(hits: Sequence[Hit], close: Sequence[Close] | None, parameters: RankingParameters) -> list[Hit]:
     """Hits in the order of words and closeness; as they are where their closeness is not known."""
     if close is None:
         return list(hits)
-    scored = [
-        replace(hit, score=hit.score + parameters.closeness_weight * c.similarity, odds=c.odds)
-        for hit, c in zip(hits, close, strict=True)
-    ]
+    scored = []
+    for hit, c in zip(hits, close, strict=True):
+        score = hit.score + parameters.closeness_weight * c.similarity
+        scored.append(replace(hit, score=score, odds=c.odds))
     return sorted(scored, key=lambda hit: -hit.score)
 
 
@@ -153,12 +155,12 @@ def groups(channel: Sequence[Hit], thread: Sequence[Hit], parameters: RankingPar
     return [sections(thread, parameters), everywhere]
 
 
-def distinct(several: Iterable[Sequence[Hit]]) -> dict[Place, Hit]:
+def distinct(several: Iterable[Sequence[Hit]]) -> dict[ChunkKey, Hit]:
     """Every hit of several groups once, in their order."""
-    first: dict[Place, Hit] = {}
+    first: dict[ChunkKey, Hit] = {}
     for group in several:
         for hit in group:
-            first.setdefault(hit.place, hit)
+            first.setdefault(hit.key, hit)
     return first
 
 
@@ -168,7 +170,7 @@ def distinct(several: Iterable[Sequence[Hit]]) -> dict[Place, Hit]:
 def judge(
     question: str,
     asked: Sequence[Sequence[Hit]],
-    completions: Mapping[Place, Completion],
+    completions: Mapping[ChunkKey, Completion],
     pages: Mapping[str, Sequence[Page]],
     parameters: RankingParameters,
     *,
@@ -182,15 +184,14 @@ def judge(
         pages: the documents' text, by their ids; empty where none is kept.
     """
     support = support_of(question, completions, pages)
-    answers = [
-        [
-            SectionAnswer(hit=hit, completion=completions[hit.place], pages=support[hit.place])
-            for hit in group
-            if hit.place in completions
-        ]
-        for group in asked
-    ]
-    best = choose(answers, parameters, floor=floor, gate=gate)
+    answered = []
+    for group in asked:
+        answers = []
+        for hit in group:
+            if hit.key in completions:
+                answers.append(SectionAnswer(hit=hit, completion=completions[hit.key], pages=support[hit.key]))
+        answered.append(answers)
+    best = choose(answered, parameters, floor=floor, gate=gate)
     if best is None:
         return None, Certainty.UNSURE
     if best.completion.confidence < floor:
@@ -201,20 +202,20 @@ def judge(
 
 
 def support_of(
-    question: str, completions: Mapping[Place, Completion], pages: Mapping[str, Sequence[Page]]
-) -> dict[Place, tuple[int, ...] | None]:
+    question: str, completions: Mapping[ChunkKey, Completion], pages: Mapping[str, Sequence[Page]]
+) -> dict[ChunkKey, tuple[int, ...] | None]:
     """For each answer the pages of its document on which it stands near the question's words; () where none does, None
     where no text is kept. pages: every document's, by its id; each document is read once."""
-    by_document: dict[str, list[Place]] = {}
-    for place in completions:
-        by_document.setdefault(place[0], []).append(place)
-    support: dict[Place, tuple[int, ...] | None] = {}
-    for document_id, places in by_document.items():
-        text = pages[document_id]
-        answers = [completions[place].text for place in places]
-        supported = supporting([page.text for page in text], answers, question)
-        for place, positions in zip(places, supported, strict=True):
-            support[place] = tuple(text[n].number for n in positions) if text else None
+    by_document: dict[str, list[ChunkKey]] = {}
+    for key in completions:
+        by_document.setdefault(key[0], []).append(key)
+    support: dict[ChunkKey, tuple[int, ...] | None] = {}
+    for document_id, keys in by_document.items():
+        document = pages[document_id]
+        answers = [completions[key].text for key in keys]
+        supported = supporting([page.text for page in document], answers, question)
+        for key, positions in zip(keys, supported, strict=True):
+            support[key] = tuple(document[n].number for n in positions) if document else None
     return support
 
 

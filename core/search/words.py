@@ -7,11 +7,12 @@ import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Collection, Hashable, Mapping, Sequence
+from itertools import chain, pairwise
 from typing import TypeVar
 
 from core.document.language import ENGLISH, language_of, stop_words
 
-Place = TypeVar("Place", bound=Hashable)  # names a section
+Section = TypeVar("Section", bound=Hashable)  # names one
 
 PASSAGE = 4  # sentences in which an answer and the question's words must stand together
 NEAR = 0.4  # so much of the question's words, weighted by how rare they are in the document (LOG.md)
@@ -39,16 +40,18 @@ STOP_WORDS = frozenset(COMMON.split())  # English; of questions and of answers t
 def search_words(question: str) -> list[str]:
     """The words to look for, each once, as written, without the stop words of the question's language unless there is
     nothing else. Where words are not parted by blanks, each two characters, as `spaced` has them."""
-    runs = [word for run in RUN.findall(question) for word in _pairs(run)]
-    written, language = list(dict.fromkeys(runs)), language_of(question)
+    runs = map(_pairs, RUN.findall(question))
+    written = list(dict.fromkeys(chain.from_iterable(runs)))
+    language = language_of(question)
     stopped = STOP_WORDS if language == ENGLISH else stop_words(language)
-    return ([word for word in written if word.casefold() not in stopped] or written)[:MAX_SEARCH_WORDS]
+    telling = [word for word in written if word.casefold() not in stopped]
+    return (telling or written)[:MAX_SEARCH_WORDS]
 
 
 def _pairs(run: str) -> list[str]:
     if not SEAM.search(run):
         return [run]
-    return [spaced(run[at : at + 2]) for at in range(len(run) - 1)]
+    return list(map(spaced, map("".join, pairwise(run))))
 
 
 def spaced(text: str) -> str:
@@ -61,14 +64,14 @@ def unspaced(text: str) -> str:
     return re.sub(rf"(?<=[{UNSPACED}]) (?=[{UNSPACED}])", "", text)
 
 
-def scores(frequencies: Mapping[str, Mapping[Place, float]], total: int) -> dict[Place, float]:
+def scores(frequencies: Mapping[str, Mapping[Section, float]], total: int) -> dict[Section, float]:
     """BM25 (Robertson and Zaragoza 2009) of each section, of the `total` that are searched and of no others: a word's
     rarity is that among them, as Lucene has it: it tells something among two, and never the opposite.
 
     Args:
         frequencies: for each word of the question the sections in which it stands, with BM25's term frequency there.
     """
-    score: defaultdict[Place, float] = defaultdict(float)
+    score: defaultdict[Section, float] = defaultdict(float)
     for sections in frequencies.values():
         for section, frequency_there in sections.items():
             score[section] += frequency_there * math.log(1 + (total - len(sections) + 0.5) / (len(sections) + 0.5))
@@ -81,7 +84,7 @@ def frequency(bm25: float, containing: int, total: int) -> float:
     return -bm25 / rarity
 
 
-def shares(sections_of: Mapping[str, Collection[Place]], total: int) -> dict[Place, float]:
+def shares(sections_of: Mapping[str, Collection[Section]], total: int) -> dict[Section, float]:
     """How much of a question's words stands in each section, 0..1; a word that stands in few of `total` weighs more.
 
     Args:
@@ -89,7 +92,7 @@ def shares(sections_of: Mapping[str, Collection[Place]], total: int) -> dict[Pla
     """
     weight = {word: _weight(len(sections), total) for word, sections in sections_of.items()}
     whole = sum(weight.values())
-    held: defaultdict[Place, float] = defaultdict(float)
+    held: defaultdict[Section, float] = defaultdict(float)
     for word, sections in sections_of.items():
         for section in sections:
             held[section] += weight[word] / whole
@@ -125,26 +128,29 @@ def _stands_in(text: Sequence[str], wanted: Sequence[str]) -> bool:
 
 
 def supporting(pages: Sequence[str], answers: Sequence[str], question: str = "") -> list[list[int]]:
-    """For each answer the places of the pages that support it, 0-based: within a few sentences stand the answer and
+    """For each answer the positions of the pages that support it, 0-based: within a few sentences stand the answer and
     enough of the question's words, so that no chance find is cited. The pages are read once for all answers."""
-    words = [normalise(page) for page in pages]
+    page_words = list(map(normalise, pages))
     asked = set(normalise(question)) - STOP_WORDS
-    rare = _rarity({stemmed(word) for word in asked}, [s for page in pages for s in SENTENCE_END.split(page)])
+    rarity = _rarity(set(map(stemmed, asked)), pages)
 
-    def supported_by(answer: str) -> list[int]:
+    def pages_that_support(answer: str) -> list[int]:
         wanted = normalise(answer)
-        stems = {stemmed(word) for word in asked - set(wanted)}
-        enough = NEAR * sum(rare[stem] for stem in stems)
+        asked_stems = set(map(stemmed, asked - set(wanted)))
+        enough = NEAR * sum(map(rarity.__getitem__, asked_stems))
 
-        def near(passage: str) -> bool:
-            words_here = normalise(passage)
-            here = stems & {stemmed(word) for word in words_here}
-            return _stands_in(words_here, wanted) and sum(rare[stem] for stem in here) >= enough
+        def supports_here(passage: str) -> bool:
+            words = normalise(passage)
+            shared = asked_stems.intersection(map(stemmed, words))
+            return _stands_in(words, wanted) and sum(map(rarity.__getitem__, shared)) >= enough
 
-        hits = [n for n, page_words in enumerate(words) if _stands_in(page_words, wanted)]
-        return [n for n in hits if any(near(passage) for passage in _passages(pages[n]))]
+        numbers = []
+        for number, words in enumerate(page_words):
+            if _stands_in(words, wanted) and any(map(supports_here, _passages(pages[number]))):
+                numbers.append(number)
+        return numbers
 
-    return [supported_by(answer) for answer in answers]
+    return list(map(pages_that_support, answers))
 
 
 def _passages(page: str) -> list[str]:
@@ -158,12 +164,17 @@ def stemmed(word: str) -> str:
     return word[: max(4, len(word) - 3)] if len(word) > 5 else word
 
 
-def _rarity(stems: set[str], sentences: Sequence[str]) -> dict[str, float]:
-    """A word that stands in few sentences tells more."""
+def stems(text: str) -> set[str]:
+    return set(map(stemmed, normalise(text)))
+
+
+def _rarity(asked: set[str], pages: Sequence[str]) -> dict[str, float]:
+    """A stem that stands in few sentences tells more."""
+    sentences = list(chain.from_iterable(map(SENTENCE_END.split, pages)))
     containing: Counter[str] = Counter()
     for sentence in sentences:
-        containing.update(stems & {stemmed(word) for word in normalise(sentence)})
-    return {stem: _weight(containing[stem], len(sentences)) for stem in stems}
+        containing.update(asked & stems(sentence))
+    return {stem: _weight(containing[stem], len(sentences)) for stem in asked}
 
 
 def _weight(containing: int, total: int) -> float:

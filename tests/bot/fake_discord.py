@@ -17,9 +17,7 @@ import discord
 import yarl
 from aiohttp import WSMsgType, web
 
-from bot.platforms import discord as platform
-
-BOT, ADA, GUILD, CHANNEL = "100", "200", "300", "400"
+BOT, ADA, GUILD, CHANNEL, DIRECT = "100", "200", "300", "400", "500"  # DIRECT: Ada's direct messages
 ALL_RIGHTS = str(discord.Permissions.all().value)
 USER = {"username": "ada", "discriminator": "0", "global_name": "Ada", "avatar": None}
 MEMBER = {"roles": [], "joined_at": "2026-01-01T00:00:00+00:00", "deaf": False, "mute": False, "flags": 0}
@@ -81,12 +79,10 @@ class FakeDiscord:
         self._before = discord.http.Route.BASE, discord.gateway.DiscordWebSocket.DEFAULT_GATEWAY
         discord.http.Route.BASE = f"http://127.0.0.1:{self.port}/api/v10"
         discord.gateway.DiscordWebSocket.DEFAULT_GATEWAY = yarl.URL(self.gateway_url)
-        platform.FILE_HOSTS.add(self.host)
         return self
 
     async def __aexit__(self, *_: object) -> None:
         discord.http.Route.BASE, discord.gateway.DiscordWebSocket.DEFAULT_GATEWAY = self._before
-        platform.FILE_HOSTS.remove(self.host)
         if self._socket:
             await self._socket.close()
         await self._runner.cleanup()
@@ -120,9 +116,13 @@ class FakeDiscord:
         await self.dispatch("MESSAGE_CREATE", self.heard[number])
         return number
 
-    async def slash(self, name: str, **options: str) -> str:
-        """Ada uses a command; returns the interaction's token."""
+    async def slash(self, name: str, *, pdf: bytes = b"", away: bool = False, **options: str) -> str:
+        """Ada uses a command; returns the interaction's token. `away`: in a server where only she installed the bot."""
         token = f"token-{self.id()}"
+        given = [{"name": key, "type": 3, "value": value} for key, value in options.items()]
+        file = self._attachment("handbook.pdf", pdf)
+        given += [{"name": "file", "type": 11, "value": file["id"]}] if pdf else []
+        elsewhere = {"guild_id": "301", "channel_id": "401", "authorizing_integration_owners": {"1": ADA}}
         await self.dispatch(
             "INTERACTION_CREATE",
             {
@@ -133,7 +133,7 @@ class FakeDiscord:
                 "version": 1,
                 "guild_id": GUILD,
                 "channel_id": CHANNEL,
-                "channel": {"id": CHANNEL, "type": 0, "name": "general", "guild_id": GUILD, "permissions": ALL_RIGHTS},
+                "channel": {"id": CHANNEL, "type": 0, "name": "general", "position": 0, "permissions": ALL_RIGHTS},
                 "member": {**MEMBER, "user": {"id": ADA, **USER}, "permissions": ALL_RIGHTS},
                 "app_permissions": ALL_RIGHTS,
                 "locale": "en-US",
@@ -145,9 +145,11 @@ class FakeDiscord:
                     "id": "1",
                     "name": name,
                     "type": 1,
-                    "options": [{"name": key, "type": 3, "value": value} for key, value in options.items()],
+                    "options": given,
+                    "resolved": {"attachments": {file["id"]: file}},
                 },
-            },
+            }
+            | (elsewhere if away else {}),
         )
         return token
 
@@ -291,6 +293,8 @@ class FakeDiscord:
         if path == "gateway/bot":
             limit = {"total": 1000, "remaining": 1000, "reset_after": 0, "max_concurrency": 1}
             return answer({"url": self.gateway_url, "shards": 1, "session_start_limit": limit})
+        if path == "users/@me/channels":
+            return answer({"id": DIRECT, "type": 1, "recipients": [{"id": ADA, **USER}]})
         if path.endswith("/commands"):
             known = {"description": "", "application_id": BOT, "version": "1"}
             if method == "PUT":

@@ -19,12 +19,14 @@ from typing import Any
 
 import aiohttp
 from aiohttp import web
+from slack_sdk.models.blocks import Block
 from slack_sdk.signature import SignatureVerifier
 
 from bot.platforms.slack.manifest import SCOPES
 
 BOT, TEAM, CHANNEL = "UBOT", "T1", "C1"
 BOT_TOKEN, APP_TOKEN, SECRET = "xoxb-very-secret", "xapp-very-secret", "signing-very-secret"
+FOR_AGENTS = ("task_card", "plan", "context_actions")
 MENTION = f"<@{BOT}>"
 
 
@@ -62,6 +64,7 @@ class File:
     encoding: str = ""
     slow: bool = False  # a byte, then nothing
     url: str = ""  # instead of the file host's
+    title: str = ""  # that its sender gave it
     info_only: bool = False  # the event carries no more than the id, as in shared channels
 
 
@@ -85,10 +88,15 @@ class FakeSlack:
         self.users["UMOD"]["is_admin"] = True
         self.creators = {CHANNEL: "USOMEBODY"}
         self.members = {CHANNEL}
+        self.joined: dict[str, set[str]] = {}  # who is in a channel; everybody where it says nothing
+        self.homes: dict[str, dict[str, Any]] = {}  # Home tabs, by person
         self.http_url = ""  # of the bot, in HTTP mode
         self.mentions_carry_files = True
         self.sends: tuple[str, ...] = ("message", "app_mention")  # which of the two events of a mention come
         self.scopes = ",".join(SCOPES)  # that the bot token has
+        self.takes_blocks_for_agents = True
+        self.response_uses = 5
+        self.behind = 0.0  # seconds by which what is written now is older than it looks
         self.ahead = 0.0  # seconds of its clock before ours
         self._ids = itertools.count(1)
         self._socket: web.WebSocketResponse | None = None
@@ -121,7 +129,7 @@ class FakeSlack:
         return f"{prefix}{next(self._ids)}"
 
     def ts(self) -> str:
-        return f"{int(time.time())}.{next(self._clock):06}"
+        return f"{int(time.time() - self.behind)}.{next(self._clock):06}"
 
     # What people do
 
@@ -144,6 +152,12 @@ class FakeSlack:
             if not self.mentions_carry_files:
                 mention.pop("files", None)
             await self.event(mention)
+        return message
+
+    def miss(self, text: str, *, by: str = "UADA", channel: str = CHANNEL) -> dict[str, Any]:
+        """Somebody writes while the bot is away, longer than Slack tells events again."""
+        message = {"type": "message", "user": by, "text": text, "ts": self.ts(), "channel": channel}
+        self._store(channel, message)
         return message
 
     async def remove(self, message: dict[str, Any]) -> None:
@@ -234,14 +248,14 @@ class FakeSlack:
         person = {"id": by, "name": by.lower(), "team_id": TEAM}
         await self.interact({"type": "view_submission", "user": person, "view": sent})
 
-    async def interact(self, payload: dict[str, Any]) -> None:
+    async def interact(self, payload: dict[str, Any], *, at_home: bool = False) -> None:
         more = {"api_app_id": "A1", "team": {"id": TEAM, "domain": "harbour"}, "token": "t"}
-        more |= {"response_url": self.response_url(), "trigger_id": self.id("Tr")}
+        more |= {"trigger_id": self.id("Tr")} | ({} if at_home else {"response_url": self.response_url()})
         await self.deliver("interactive", {**payload, **more})
 
-    def response_url(self, uses: int = 5) -> str:
+    def response_url(self) -> str:
         number = self.id("R")
-        self.responses_left[number] = uses
+        self.responses_left[number] = self.response_uses
         return f"{self.url}/response/{number}"
 
     # Delivery
@@ -338,6 +352,7 @@ class FakeSlack:
 
     async def _conversations_history(self, body: dict[str, Any]) -> dict[str, Any]:
         top = [message for message in self.messages.get(body["channel"], []) if is_top(message)]
+        top = [message for message in top if message["ts"] > body.get("oldest", "")]
         return {"messages": top[::-1][: int(body.get("limit", 100))]}
 
     async def _conversations_replies(self, body: dict[str, Any]) -> dict[str, Any]:
@@ -369,12 +384,33 @@ class FakeSlack:
             raise Refusal("invalid_arguments")
         self.views.append(view)
 
+    async def _views_publish(self, body: dict[str, Any]) -> None:
+        view = body["view"] if isinstance(body["view"], dict) else json.loads(body["view"])
+        assert view["type"] == "home" and len(view["blocks"]) <= 100
+        check_blocks([block for block in view["blocks"] if not block.get("accessory")][:50])
+        for block in view["blocks"]:
+            Block.parse(block).to_dict()
+        self.homes[body["user_id"]] = view
+
+    async def _users_conversations(self, body: dict[str, Any]) -> dict[str, Any]:
+        joined = [channel for channel in sorted(self.members) if body["user"] in self.joined.get(channel, self.users)]
+        return {"channels": [{"id": channel} for channel in joined], "response_metadata": {"next_cursor": ""}}
+
+    async def press_at_home(self, label: str, *, by: str = "UADA", number: int = 0) -> None:
+        """A button of the Home tab."""
+        shown = [block["accessory"] for block in self.homes[by]["blocks"] if block.get("accessory")]
+        button = [button for button in shown if button["text"]["text"] == label][number]
+        person = {"id": by, "name": by.lower(), "team_id": TEAM}
+        container = {"type": "view", "view_id": "V1"}
+        payload = {"type": "block_actions", "user": person, "container": container, "view": self.homes[by]}
+        await self.interact({**payload, "actions": [{**button, "block_id": "b", "action_ts": self.ts()}]}, at_home=True)
+
     async def _reactions_add(self, body: dict[str, Any]) -> None:
         message = self.message(body["timestamp"], body["channel"]) or refuse("message_not_found")
         message.setdefault("reactions", []).append(body["name"])
 
     async def _assistant_threads_setSuggestedPrompts(self, body: dict[str, Any]) -> None:
-        if not body.get("prompts"):
+        if not 0 < len(body.get("prompts") or ()) <= 4:
             raise Refusal("invalid_arguments")
 
     async def _chat_postEphemeral(self, body: dict[str, Any]) -> dict[str, Any]:
@@ -415,7 +451,7 @@ class FakeSlack:
             raise Refusal("not_in_channel")
         if not body.get("text") and not body.get("blocks"):
             raise Refusal("no_text")
-        check_blocks(body.get("blocks") or [])
+        check_blocks(body.get("blocks") or [], for_agents=self.takes_blocks_for_agents)
 
     # Messages and files
 
@@ -470,6 +506,7 @@ class FakeSlack:
         url = file.url or f"{self.url}/files/{number}/{number}.pdf"
         facts = {
             "name": file.name,
+            "title": file.title or file.name,
             "mimetype": file.mimetype or file.content_type,
             "size": len(file.data),
             "mode": "hosted",
@@ -511,7 +548,7 @@ class FakeSlack:
             return web.Response(status=404, text="used_url")
         self.responses_left[number] -= 1
         body = await request.json()
-        check_blocks(body.get("blocks") or [])
+        check_blocks(body.get("blocks") or [], for_agents=False)  # what it takes there is not documented
         self.responses.append({"ts": self.ts(), "channel": CHANNEL, **body})
         return web.Response(text="ok")
 
@@ -563,8 +600,13 @@ def signed(kind: str, payload: dict[str, Any], secret: str = SECRET, at: float =
     return body, headers
 
 
-def check_blocks(blocks: list[dict[str, Any]]) -> None:
-    """Block Kit's documented limits."""
+def check_blocks(blocks: list[dict[str, Any]], *, for_agents: bool = True) -> None:
+    """Block Kit's documented limits. for_agents: whether the workspace takes the blocks for agents."""
+    for block in blocks:
+        if block["type"] in FOR_AGENTS:
+            if not for_agents:
+                raise Refusal("invalid_blocks")
+            Block.parse(block).to_dict()  # slack_sdk knows what belongs into them, and how much
     ids = [element["action_id"] for block in blocks for element in block.get("elements", []) if "action_id" in element]
     texts = [text["text"] for block in blocks for text in [block.get("text"), *block.get("fields", [])] if text]
     too_long = any(len(text) > 3000 for text in texts) or sum(map(len, texts)) > 9_500
@@ -578,17 +620,26 @@ def check_blocks(blocks: list[dict[str, Any]]) -> None:
 
 
 def buttons(message: dict[str, Any]) -> list[dict[str, Any]]:
-    rows = [block for block in message.get("blocks") or [] if block["type"] == "actions"]
-    return [button for row in rows for button in row["elements"]]
+    """Those of a message; a pair of feedback buttons counts as two."""
+    pressed = []
+    for block in message.get("blocks") or []:
+        pressed += [block["accessory"]] if "accessory" in block else []
+        for element in block["elements"] if block["type"] in ("actions", "context_actions") else []:
+            pair = [element[side] for side in ("positive_button", "negative_button") if side in element]
+            pressed += [{"type": element["type"], "action_id": element["action_id"], **side} for side in pair]
+            pressed += [] if pair else [element]
+    return pressed
 
 
 def texts(message: dict[str, Any]) -> list[str]:
     """Everything of a message that Slack would parse or show."""
-    found = [message.get("text") or ""]
+    read = [message.get("text") or ""]
     for block in message.get("blocks") or []:
-        parts = [block.get("text"), *block.get("fields", []), *block.get("elements", [])]
-        found += [part["text"] if isinstance(part["text"], str) else part["text"]["text"] for part in parts if part]
-    return found
+        parts = [block.get("text"), *block.get("fields", [])]
+        parts += buttons({"blocks": [block]}) or block.get("elements", [])
+        read += [block["title"]] if block["type"] == "task_card" else []
+        read += [part["text"] if isinstance(part["text"], str) else part["text"]["text"] for part in parts if part]
+    return read
 
 
 def shown(message: dict[str, Any]) -> str:

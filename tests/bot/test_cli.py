@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import shlex
@@ -14,7 +15,9 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
+from bot.app import open_app
 from bot.cli import cli
+from bot.settings import load_settings
 from bot.terminal import Screen, bench_notes, job_text
 from core.types import Job, Progress, Stage, Step
 from tests.conftest import Environment
@@ -63,7 +66,7 @@ def engram(tmp_path: Path):
 
     def run(*arguments: object) -> tuple[int, Any, str]:
         where = [] if arguments[0] in ("read", "bench") else ["--data-dir", str(tmp_path / "data")]
-        where += ["--yes"] if arguments[0] in ("reset", "restore", "consolidate") else []
+        where += ["--yes"] if arguments[0] in ("reset", "restore", "consolidate", "forget-person") else []
         result = CliRunner().invoke(cli, [*map(str, arguments), *where, "--json"])
         return result.exit_code, json.loads(result.stdout), result.stderr
 
@@ -148,6 +151,33 @@ def test_learn_ask_list_forget(engram, engine: FakeEngine, pdf: Path, tmp_path: 
     assert engram("docs")[1]["documents"] == []
     assert engram("ask", "Who is the keeper?")[1]["document"] is None
     assert not Path(learned["delta"]["path"]).exists()
+
+
+def test_what_was_called_wrong_is_listed_exported_and_erased_with_its_person(
+    engram, engine: FakeEngine, pdf: Path, tmp_path: Path
+) -> None:
+    async def call_wrong() -> None:
+        async with open_app(load_settings(data_dir=tmp_path / "data")) as app:
+            answer = await app.service.ask("slack:T:C", "Who is the keeper?", by="slack:T:U1")
+            right = "The keeper is Tom"
+            await app.service.feedback("slack:T:C", answer.id, by="slack:T:U2", helpful=False, correction=right)
+
+    assert engram("learn", pdf, "--channel", "slack:T:C")[0] == 0
+    asyncio.run(call_wrong())
+    assert engram("corrections")[1]["corrections"] == []
+    file = tmp_path / "corrections.jsonl"
+    (given,) = engram("corrections", "--all", "--export", file)[1]["corrections"]
+    assert [json.loads(line) for line in file.read_text().splitlines()] == [given]
+    assert (given["channel"], given["document"], given["question"]) == (
+        "slack:T:C",
+        "lighthouse.pdf",
+        "Who is the keeper?",
+    )
+    assert "Ada Quill" in given["answer"] and given["correction"] == "The keeper is Tom"
+    assert (given["given_by"], given["learned"]) == ("slack:T:U2", False)
+    assert engram("forget-person", "slack:T:U2")[1]["erased"] == 1
+    assert engram("corrections", "--all")[1]["corrections"] == []
+    assert engram("forget-person", "slack:T:U1")[1]["erased"] == 1
 
 
 def test_consolidate_makes_one_document_of_all(engram, engine: FakeEngine, pdf: Path, tmp_path: Path) -> None:

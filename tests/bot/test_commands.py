@@ -13,6 +13,7 @@ from bot.commands import ACTIONS, COMMANDS, FETCHES, Bot, Permission, edit_inter
 from bot.quotas import QuotaConfig
 from core.errors import EngramError, StorageFailed
 from core.service import Service
+from core.types import Completion
 from tests.bot.fake_chat import FakeLive, FakeReply, attachment, request, undelivered
 from tests.conftest import SMALL, Open
 from tests.fakes import FakeEngine, HeldEngine, plain_pdf
@@ -526,7 +527,7 @@ async def test_too_many_questions_have_to_wait(open_service):
         assert "try again in" not in (await ask(bot, **BOB)).text
 
 
-async def test_feedback_is_stored(taught, monkeypatch):
+async def test_feedback_is_stored(taught):
     helpful, wrong, _ = (await ask(taught)).said[0].buttons
     assert "Thank you!" in (await press(taught, helpful.action, helpful.value, **BOB)).text
     assert "that it was wrong" in (await press(taught, wrong.action, wrong.value)).text
@@ -535,6 +536,69 @@ async def test_feedback_is_stored(taught, monkeypatch):
     assert (correction.document, correction.question) == ("handbook.pdf", "Who is the warden?")
     assert (correction.answer, correction.correction) == ("The warden is Ada Quill", "It is Tom.")
     assert await taught.service.corrections("fake:2") == []
+
+
+async def correct(bot: Bot, right: str = "The warden is Tom Reed", **who: object) -> FakeReply:
+    """Somebody says what is right instead of an answer."""
+    _, wrong, _ = (await ask(bot)).said[0].buttons
+    return await press(bot, wrong.action, wrong.value, text=right, **who)
+
+
+async def test_the_owner_of_a_document_lets_a_correction_be_learned_and_undoes_it(taught):
+    said = await correct(taught, **BOB)
+    private, offered = said.said
+    assert said.private == [private] and not private.buttons and "may let me learn it" in private.text
+    assert offered.notify == "fake:ada" and "Tom Reed" in offered.text and "Bob" in offered.title
+    (learn,) = offered.buttons
+    refused = await press(taught, learn.action, learn.value, **BOB)
+    assert "Only the person who brought it" in refused.text and refused.lives == []
+    guest = await press(taught, learn.action, learn.value, is_guest=True)
+    assert "Guests" in guest.text
+
+    (live,) = (await press(taught, learn.action, learn.value)).lives
+    await settled(taught)
+    (learned,) = live.ended
+    assert learned.title == "The warden is Tom Reed" and [button.label for button in learned.buttons] == ["Undo"]
+    assert "Tom Reed" in (await ask(taught)).text
+    assert "already" in (await press(taught, learn.action, learn.value)).text
+    (undo,) = learned.buttons
+    (live,) = (await press(taught, undo.action, undo.value)).lives
+    await settled(taught)
+    assert live.ended[0].text.startswith("Undone") and live.ended[0].buttons[0].label == "Learn it"
+    assert "Ada Quill" in (await ask(taught)).text
+
+
+async def test_who_owns_a_document_is_asked_at_once_and_nobody_else_hears_of_it(taught):
+    said = await correct(taught)
+    assert said.said == said.private and said.said[0].buttons[0].action == "correction"
+    by_manager = await correct(taught, **BOB, **MANAGER)
+    assert by_manager.said == by_manager.private and by_manager.said[0].buttons
+
+
+async def test_what_was_asked_in_private_is_not_told_to_the_owner_in_public(taught):
+    said = await correct(taught, is_whispered=True, **BOB)
+    assert said.said == said.private
+    (listed,) = (await run(taught, "corrections")).private
+    (field,) = listed.fields
+    assert "Tom Reed" in field.text and field.button.label == "Learn it"
+    assert "may decide on" in (await run(taught, "corrections", **BOB)).text
+
+
+async def test_a_correction_that_harms_is_left_out_and_said(taught):
+    said = await correct(taught)
+    engine = taught.service._runner.device.engine
+    engine.says = Completion("Something else", 2, 0.1, 0.9)
+    (live,) = (await press(taught, said.said[0].buttons[0].action, said.said[0].buttons[0].value)).lives
+    await settled(taught)
+    (message,) = live.ended
+    assert message.title == "I left that out" and "still don't answer" in message.text and not message.buttons
+
+
+async def test_a_correction_of_what_is_forgotten_since_is_only_told_so(taught):
+    (learn,) = (await correct(taught)).said[0].buttons
+    await run(taught, "forget", arguments={"document": "handbook.pdf"})
+    said = await press(taught, learn.action, learn.value)
+    assert "not stored any more" in said.text and said.lives == []
 
 
 async def test_an_example_question_is_asked_by_its_button(open_service):

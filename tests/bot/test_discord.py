@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from typing import Any
 
 import discord
@@ -12,10 +12,14 @@ import pytest
 import simcord
 import yarl
 from simcord.builders import ChannelHandle
+from simcord.components import COMPONENTS_V2_FLAG, validate_components
 
+from bot.chat import Button, Field, Message, Tone
 from bot.commands import Bot
 from bot.platforms.common import STALE_AFTER
-from bot.platforms.discord import Client
+from bot.platforms.discord.client import Client
+from bot.platforms.discord.components import COLOURS, to_arguments
+from bot.platforms.discord.replies import Posted
 from core.document.formats import read_document
 from core.service import Service
 from core.types import Completion, Job, Progress
@@ -34,6 +38,7 @@ REAL_BAKERY = ("bakery.pdf", make_pdf(*["The bakery opens at six.\nThe baker is 
 WARDEN = "Who is the warden?"
 ABOUT = {"bakery.pdf": "Who is the baker of the bakery?", "harbour.pdf": "Who is the master of the harbour?"}
 FOLLOW_UP = "And when does it open?"  # both do
+FILE_HOST = yarl.URL("https://cdn.simcord.invalid")
 MODERATES = discord.Permissions(manage_channels=True, manage_messages=True)
 
 
@@ -136,22 +141,35 @@ class World:
 
 def make_client(service: Service, *, message_content: bool = True) -> Client:
     bot = DeclaredBot(service, limits=SMALL, hears_follow_ups=message_content)
-    return Client(bot, message_content=message_content)
+    return Client(bot, message_content=message_content, file_hosts=[FILE_HOST])
 
 
 def shown(message: discord.Message) -> str:
     """All that a person reads in a message."""
     texts = [message.content]
-    for embed in message.embeds:
-        texts += [embed.title or "", embed.description or ""]
-        texts += [f"{field.name}: {field.value}" for field in embed.fields]
-        texts += [embed.footer.text or ""]
-    texts += [f"[{label}]" for label in labels(message)]
+    for part in parts(message):
+        texts.append(f"[{part.label}]" if isinstance(part, discord.Button) else getattr(part, "content", ""))
     return "\n".join(text for text in texts if text)
 
 
 def labels(message: discord.Message) -> list[str]:
-    return [button.label for row in message.components for button in row.children]
+    return [part.label for part in parts(message) if isinstance(part, discord.Button)]
+
+
+def parts(message: discord.Message) -> Iterator[Any]:
+    """Its components, from top to bottom."""
+    waiting = list(message.components)
+    while waiting:
+        part = waiting.pop(0)
+        yield part
+        beside = [part.accessory] if isinstance(part, discord.SectionComponent) else []
+        waiting = [*getattr(part, "children", ()), *beside, *waiting]
+
+
+def colour(message: discord.Message) -> int | None:
+    """Of a message's bar; None where it has none."""
+    (frame,) = [part for part in message.components if isinstance(part, discord.Container)]
+    return frame.accent_colour.value if frame.accent_colour else None
 
 
 @pytest.fixture
@@ -179,10 +197,9 @@ async def service(open_service: Open, engine: HeldEngine, read: Any) -> AsyncIte
 
 
 @pytest.fixture
-async def env(service: Service, message_content: bool, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[simcord.Env]:
-    monkeypatch.setattr("bot.platforms.discord.FILE_HOSTS", {yarl.URL("https://cdn.simcord.invalid")})
+async def env(service: Service, message_content: bool) -> AsyncIterator[simcord.Env]:
     client = make_client(service, message_content=message_content)
-    env = client.bot.env = simcord.Env(client, shard_count=1)
+    env = client.bot.env = simcord.Env(client, shard_count=1, settle_timeout=30)
     await env.start()
     await client.tree.sync()
     yield env
@@ -202,7 +219,7 @@ def world(env: simcord.Env, service: Service, engine: HeldEngine) -> World:
 async def test_a_pdf_with_a_mention_is_learned_and_its_end_told(world):
     await world.teach()
     end = world.channel.last_message
-    assert "I know handbook.pdf now" in shown(end) and world.ada.mention in end.content
+    assert f"### {world.ada.mention} I know handbook.pdf now" in shown(end)
     assert [person.id for person in end.mentions] == [world.ada.id]
     assert sum(message.author == world.env.bot.user for message in world.channel.history()) == 1
     assert (await world.service.documents(world.key))[0].name == "handbook.pdf"
@@ -318,7 +335,7 @@ async def test_a_learning_job_that_outlives_its_message_ends_in_a_new_one(world,
     await env.advance_time(STALE_AFTER + 60)
     world.engine.go.set()
     await world.told()
-    assert "I know handbook.pdf now" in world.said() and world.ada.mention in world.channel.last_message.content
+    assert f"{world.ada.mention} I know handbook.pdf now" in world.said()
 
 
 async def test_a_message_that_takes_no_more_edits_is_left_alone(world, env):
@@ -356,6 +373,15 @@ async def test_an_end_that_came_while_the_bot_was_away_is_told(world, env):
     assert "I know handbook.pdf now" in world.said()
 
 
+async def test_a_message_that_an_earlier_version_posted_is_edited(world, env):
+    """It has a text and an embed; components exclude both."""
+    channel = env.bot.get_channel(world.channel.id)
+    old = await channel.send("Learning", embed=discord.Embed(title="handbook.pdf"), view=discord.ui.View())
+    await Posted(env.bot, channel.id, old.id).finish(Message("Learned", "3 pages"))
+    message = await channel.fetch_message(old.id)
+    assert shown(message) == "### Learned\n3 pages" and not message.embeds and not message.content
+
+
 async def test_a_deleted_progress_message_is_replaced_at_the_end(world):
     world.engine.go.clear()
     await world.ada.send(world.channel, world.me, attachments=[HANDBOOK])
@@ -372,19 +398,30 @@ async def test_a_mention_is_answered_by_a_reply_with_the_answer_first(world):
     await world.teach()
     asked = await world.bob.send(world.channel, f"{world.me} {WARDEN}")
     answer = world.channel.last_message
-    assert answer.content.splitlines() == [
-        "**The warden is Ada Quill**",
+    assert shown(answer).splitlines() == [
+        "### The warden is Ada Quill",
         "-# likely · handbook.pdf, p. 1",
         "-# Without the document: I do not know.",
+        "[👍]",
+        "[👎]",
+        "[Details]",
     ]
-    assert answer.reference.message_id == asked.id and not answer.embeds and not world.channel.threads
-    assert labels(answer) == ["👍", "👎", "Details"]
+    assert answer.reference.message_id == asked.id and not world.channel.threads
+
+
+async def test_the_bar_of_an_answer_is_green_only_where_a_page_supports_it(world):
+    await world.teach()
+    await world.ask()
+    likely = world.channel.last_message
+    world.engine.says = Completion("Somebody whose name nobody on the whole island remembers any more", 9, 1.0, 0.9)
+    await world.ask()
+    assert [colour(likely), colour(world.channel.last_message)] == [COLOURS[Tone.GOOD], COLOURS[Tone.UNSURE]]
 
 
 async def test_the_command_answers_in_the_channel_with_what_was_asked(world):
     await world.teach()
     result = await world.bob.slash(world.channel, "ask", question=WARDEN)
-    assert shown(result.response.message).startswith(f"-# bob asked: {WARDEN}\n**The warden is Ada Quill**")
+    assert shown(result.response.message).startswith(f"-# bob asked: {WARDEN}\n### The warden is Ada Quill")
     assert not world.channel.threads
 
 
@@ -393,7 +430,7 @@ async def test_small_talk_gets_a_reaction_or_a_sentence(world):
     thanks = await world.bob.send(world.channel, f"{world.me} thanks!")
     assert thanks.id == world.channel.last_message.id and [str(r.emoji) for r in world.channel.last_message.reactions]
     assert await world.ask("hello") == "Hi! Ask me about handbook.pdf."
-    assert world.channel.last_message.content and not world.channel.last_message.embeds
+    assert [type(part) for part in world.channel.last_message.components] == [discord.TextDisplay]  # without a frame
 
 
 async def test_in_a_thread_the_command_answers_right_there(world):
@@ -581,13 +618,39 @@ async def test_feedback_buttons_outlive_a_restart(world):
     assert thanks.followups[0].ephemeral and "Thank you" in shown(thanks.followups[0].message)
 
 
-async def test_a_wrong_answer_can_be_corrected(world):
+async def test_a_correction_is_learned_when_the_owner_agrees_and_undone_by_its_button(world):
     await world.teach()
     await world.ask()
     form = await world.bob.click(world.channel.last_message, label="👎")
-    done = await world.bob.submit_modal(form, {"given": "It is Tom."})
-    assert done.ephemeral or done.followups[0].ephemeral
-    assert [one.correction for one in await world.service.corrections(world.key)] == ["It is Tom."]
+    done = await world.bob.submit_modal(form, {"given": "The warden is Tom Reed"})
+    assert "may let me learn it" in shown(done.followups[0].message) and done.followups[0].ephemeral
+    offer = world.channel.last_message
+    assert f"{world.ada.mention} bob says this was wrong" in shown(offer) and "Right is: The warden is Tom" in shown(
+        offer
+    )
+    refused = await world.bob.click(offer, label="Learn it")
+    assert refused.response.ephemeral and "Only the person who brought it" in shown(refused.response.message)
+
+    await world.ada.click(offer, label="Learn it")
+    await world.told()
+    assert "I know that now, as a part of handbook.pdf" in world.said()
+    learned = world.channel.last_message
+    assert "Tom Reed" in await world.ask()
+    await world.restart()
+    await world.ada.click(learned, label="Undo")
+    await world.told()
+    assert "Ada Quill" in await world.ask()
+
+
+async def test_what_was_asked_in_private_is_corrected_in_private(world):
+    await world.teach()
+    answer = (await world.bob.slash(world.channel, "ask", question=WARDEN, private=True)).response.message
+    before = world.channel.last_message.id
+    form = await world.bob.click(answer, label="👎")
+    await world.bob.submit_modal(form, {"given": "The warden is Tom Reed"})
+    assert world.channel.last_message.id == before
+    listed = (await world.ada.slash(world.channel, "corrections")).response.message
+    assert "Right is: The warden is Tom Reed" in shown(listed) and labels(listed) == ["Learn it"]
 
 
 # Managing
@@ -598,6 +661,16 @@ async def test_documents_are_listed_privately(world):
     result = await world.bob.slash(world.channel, "docs")
     assert result.ephemeral and "handbook.pdf" in shown(result.response.message)
     assert "by ada" in shown(result.response.message)
+
+
+async def test_a_list_of_documents_lets_their_owner_forget_them_after_a_question(world):
+    await world.teach()
+    assert not labels((await world.bob.slash(world.channel, "docs")).response.message)
+    listed = (await world.ada.slash(world.channel, "docs")).response.message
+    asked = await world.ada.click(listed, label="Forget …")
+    assert "Forget handbook.pdf?" in shown(asked.followups[0].message) and asked.followups[0].ephemeral
+    await world.ada.click(asked.followups[0].message, label="Forget handbook.pdf")
+    assert not await world.service.documents(world.key)
 
 
 async def test_forget_suggests_and_erases_ones_own(world):
@@ -731,23 +804,28 @@ async def test_a_mention_that_is_added_by_an_edit_is_heard_and_a_second_edit_is_
     assert sum("Ada Quill" in shown(message) for message in world.channel.history()) == 1
 
 
-async def test_a_mention_that_came_while_the_bot_was_away_is_answered_once(world, env):
-    await world.teach()
-    await world.ask("When does the ferry leave?")
+@pytest.mark.parametrize("place", ["channel", "thread", "direct messages"])
+async def test_what_was_said_while_the_bot_was_away_is_answered_once(world, env, place):
+    dm = world.ada.user.dm_channel
+    if place == "direct messages":
+        await world.ada.send_dm("learn", attachments=env.backend.store_attachments(dm.id, [HANDBOOK]))
+        await world.told()
+    else:
+        await world.teach()
+    where = {"channel": world.channel, "thread": await open_thread(world), "direct messages": dm}[place]
     await env.bot.bot.__aexit__()
     await env.bot.close()
-    missed = env.backend.create_message(world.channel.id, world.bob.id, f"{world.me} {WARDEN}")
+    missed = env.backend.create_message(where.id, world.ada.id, f"{world.me} {WARDEN}")
     for _ in range(2):
         client = make_client(world.service)
         client.bot.env = env
         await env.restart_bot(client)
         async with asyncio.timeout(10):
-            while "Ada Quill" not in world.said() or await world.service.inbox.unhandled("discord:"):
+            while "Ada Quill" not in world.said(where) or await world.service.inbox.unhandled("discord:"):
                 await asyncio.sleep(0.01)
         await env.bot.bot.__aexit__()
-    assert world.channel.last_message.reference.message_id == missed.id
-    texts = [shown(message) for message in world.channel.history()]
-    assert sum("Ada Quill" in text for text in texts) == 1 and sum("leaves at seven" in text for text in texts) == 1
+    assert where.last_message.reference.message_id == missed.id
+    assert sum("Ada Quill" in shown(message) for message in where.history()) == 1
 
 
 async def test_a_question_beside_a_pdf_is_answered_when_it_is_known(world):
@@ -776,12 +854,12 @@ async def test_without_the_intent_no_follow_up_is_promised(world, message_conten
     assert "mention me again" in await world.ask()
 
 
-async def test_without_the_right_to_embed_the_answer_is_plain_text(world):
+async def test_without_the_right_to_attach_files_only_the_picture_is_missing(world):
     deny(world, embed_links=False, attach_files=False, create_public_threads=False)
     await world.teach()
-    message = world.channel.last_message
-    assert not message.embeds and "**I know handbook.pdf now**" in message.content
-    assert not (await world.bob.slash(world.channel, "help")).response.message.embeds
+    result = await world.bob.click(world.channel.last_message, label="Details")
+    (details,) = result.followups
+    assert "### handbook.pdf" in shown(details.message) and not details.message.attachments
 
 
 async def test_without_the_right_to_write_the_command_says_so(world):
@@ -809,6 +887,19 @@ async def test_long_answers_keep_discords_limits(world):
     world.engine.says = Completion("*long* " * 2000, 9, 1.0, 0.5)
     await world.teach()
     assert "long" in await world.ask("What? " * 50 + "in handbook.pdf?")
+
+
+@pytest.mark.parametrize("long", ["", "word " * 2000, "*" * 5000, "```\n" + "x" * 5000, "a\n" * 3000])
+@pytest.mark.parametrize(("fields", "buttons"), [(0, 0), (1, 1), (3, 3), (40, 25)])
+async def test_any_message_keeps_discords_limits(long, fields, buttons):
+    pressed = [Button(f"{number}{long}", "forget", f"{number}{long}") for number in range(buttons)]
+    beside = [Field(f"{long}.", long, long, Button("Forget", "forget?", str(number))) for number in range(fields)]
+    message = Message(f"{long}.", long, tuple(beside), long, tuple(pressed), asked=long)
+    view = to_arguments(message, None)["view"]
+    texts = [item.content for item in view.walk_children() if isinstance(item, discord.ui.TextDisplay)]
+    assert all(texts) and sum(map(len, texts)) <= 4000
+    assert len(list(view.walk_children())) <= 40
+    validate_components(view.to_components(), flags=COMPONENTS_V2_FLAG)
 
 
 def deny(world: World, **rights: bool) -> None:

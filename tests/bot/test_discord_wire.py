@@ -12,21 +12,24 @@ from typing import Any
 
 import pytest
 
-from bot.commands import Bot
-from bot.platforms import discord as platform
+from bot.commands import COMMANDS, Bot
 from bot.platforms import supervise
 from bot.platforms.common import is_from
+from bot.platforms.discord.app import connect, sync
+from bot.platforms.discord.client import Client
+from bot.platforms.discord.connection import FILE_HOSTS
 from bot.quotas import QuotaConfig
 from bot.settings import Settings
 from core.errors import SetupError
 from core.ports import Engine
-from tests.bot.fake_discord import ADA, CHANNEL, FakeDiscord
+from tests.bot.fake_discord import ADA, CHANNEL, DIRECT, FakeDiscord
 from tests.conftest import SMALL, Open
 from tests.fakes import FakeEngine, HeldEngine, plain_pdf
 
 TOKEN = "MTAw.secret.token"
 PDF = plain_pdf("The ferry to Marrow Island leaves at seven. The warden is Ada Quill. " * 3)
 POST, EDIT = f"channels/{CHANNEL}/messages", f"channels/{CHANNEL}/messages/\\d+"
+EPHEMERAL, COMPONENTS = 1 << 6, 1 << 15  # flags of a message
 THREAD_POST = "channels/\\d+/messages"
 
 
@@ -37,9 +40,9 @@ async def discord() -> AsyncIterator[FakeDiscord]:
 
 
 @pytest.fixture
-async def online(discord: FakeDiscord, open_service: Open, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
+async def online(discord: FakeDiscord, open_service: Open) -> AsyncIterator[None]:
     """Our bot, connected to the fake."""
-    async with running(discord, open_service, monkeypatch):
+    async with running(discord, open_service):
         yield
 
 
@@ -47,14 +50,12 @@ async def online(discord: FakeDiscord, open_service: Open, monkeypatch: pytest.M
 async def running(
     discord: FakeDiscord,
     open_service: Open,
-    monkeypatch: pytest.MonkeyPatch,
     engine: Engine | None = None,
     **options: Any,
 ) -> AsyncIterator[asyncio.Task]:
-    monkeypatch.setattr("bot.platforms.RESTART_AFTER", (0,))
     async with open_service(engine) as service:
-        make = partial(make_client, service, **options)
-        task = asyncio.create_task(supervise("Discord", partial(platform.connect, make, TOKEN)))
+        make = partial(make_client, service, file_hosts=[discord.host], **options)
+        task = asyncio.create_task(supervise("Discord", partial(connect, make, TOKEN), (0,)))
         await asyncio.wait({task, asyncio.create_task(discord.connected.wait())}, return_when="FIRST_COMPLETED")
         yield task
         task.cancel()
@@ -62,11 +63,11 @@ async def running(
             await task
 
 
-def make_client(service: object, **options: Any) -> platform.Client:
+def make_client(service: object, **options: Any) -> Client:
     quotas = QuotaConfig(user_questions_per_minute=0, channel_questions_per_minute=0)
     bot = Bot(service, limits=SMALL, quotas=quotas)
     bot.retry_after = (0.01,)
-    return platform.Client(bot, guild_ready_timeout=0.05, **options)
+    return Client(bot, guild_ready_timeout=0.05, **options)
 
 
 async def until(found: Callable[[], object], seconds: float = 20.0) -> object:
@@ -74,6 +75,13 @@ async def until(found: Callable[[], object], seconds: float = 20.0) -> object:
         while not (value := found()):
             await asyncio.sleep(0.01)
     return value
+
+
+def texts(body: Any) -> list[str]:
+    """Of a message's components."""
+    if isinstance(body, list):
+        return [text for part in body for text in texts(part)]
+    return [body["content"]] if body.get("type") == 10 else texts(body.get("components") or [])
 
 
 def said(discord: FakeDiscord, words: str) -> list[str]:
@@ -86,7 +94,7 @@ async def test_a_pdf_is_fetched_and_learned_and_its_end_calls_ada_alone(discord,
     first, *_, last = discord.sent("POST", POST)
     assert first.body["allowed_mentions"]["parse"] == [] and first.body["nonce"]
     assert last.body["allowed_mentions"] == {"parse": [], "users": [int(ADA)]}
-    assert last.body["content"].startswith(f"<@{ADA}> **I know handbook.pdf now**")
+    assert texts(last.body)[0].startswith(f"### <@{ADA}> I know handbook.pdf now")
     await until(lambda: discord.sent("DELETE", EDIT))  # the progress
 
 
@@ -118,8 +126,8 @@ async def test_foreign_addresses_are_never_asked(discord, online):
 
 
 def test_discords_own_file_hosts_are_asked():
-    assert is_from("https://cdn.discordapp.com/attachments/1/2/handbook.pdf?ex=1&is=2&hm=3", platform.FILE_HOSTS)
-    assert is_from("https://media.discordapp.net/attachments/1/2/handbook.pdf", platform.FILE_HOSTS)
+    assert is_from("https://cdn.discordapp.com/attachments/1/2/handbook.pdf?ex=1&is=2&hm=3", FILE_HOSTS)
+    assert is_from("https://media.discordapp.net/attachments/1/2/handbook.pdf", FILE_HOSTS)
 
 
 NOTHING_YET = "know any documents"
@@ -135,13 +143,12 @@ async def test_a_question_is_answered_by_a_reply(discord, online):
 async def test_a_command_is_answered_at_once_and_privately_where_it_should_be(discord, online):
     token = await discord.slash("docs")
     (call,) = await until(lambda: discord.sent("POST", f"interactions/\\d+/{token}/callback"))
-    assert call.body["type"] == 4 and call.body["data"]["flags"] == 64
-    assert NOTHING_YET in call.body["data"]["content"]
+    assert call.body["type"] == 4 and call.body["data"]["flags"] == EPHEMERAL | COMPONENTS
+    assert NOTHING_YET in texts(call.body["data"])[0]
 
 
-async def test_a_command_that_takes_longer_is_deferred_first(discord, open_service, monkeypatch):
-    monkeypatch.setattr(platform, "PATIENCE", 0.1)
-    async with running(discord, open_service, monkeypatch, FakeEngine(answer_seconds=0.5)):
+async def test_a_command_that_takes_longer_is_deferred_first(discord, open_service):
+    async with running(discord, open_service, FakeEngine(answer_seconds=0.5), patience=0.1):
         await discord.say("learn this", PDF)
         await until(lambda: said(discord, "I know handbook.pdf now"))
         token = await discord.slash("ask", question="Who is the warden?")
@@ -149,7 +156,37 @@ async def test_a_command_that_takes_longer_is_deferred_first(discord, open_servi
     (deferral,) = discord.sent("POST", f"interactions/\\d+/{token}/callback")
     assert deferral.body["type"] == 5
     (reply,) = discord.sent("POST", f"webhooks/100/{token}")
-    assert "Ada Quill" in reply.body["content"]
+    assert "Ada Quill" in texts(reply.body)[0]
+
+
+async def test_a_refusal_that_takes_longer_is_private_all_the_same(discord, open_service):
+    async with running(discord, open_service, FakeEngine(answer_seconds=0.5), patience=0.1):
+        await discord.say("learn this", PDF)
+        await until(lambda: said(discord, "I know handbook.pdf now"))
+        token = await discord.slash("ask", question="Who is the warden, explode?")
+        await until(lambda: said(discord, "Something went wrong"))
+    assert discord.sent("DELETE", f"webhooks/100/{token}/messages/@original")  # what announced it to all
+    (refusal,) = discord.sent("POST", f"webhooks/100/{token}")
+    assert refusal.body["flags"] == EPHEMERAL | COMPONENTS
+
+
+async def test_a_person_who_installed_the_bot_has_documents_of_their_own_everywhere(discord, online):
+    token = await discord.slash("learn", pdf=PDF, away=True)
+    await until(lambda: said(discord, "I know handbook.pdf now"))
+    (told,) = discord.sent("POST", f"interactions/\\d+/{token}/callback")
+    assert told.body["data"]["flags"] == EPHEMERAL | COMPONENTS and "direct messages" in texts(told.body["data"])[0]
+    assert {call.path for call in discord.sent("POST", THREAD_POST)} == {f"channels/{DIRECT}/messages"}
+    token = await discord.slash("ask", question="Who is the warden?", away=True)
+    (answer,) = await until(lambda: discord.sent("POST", f"interactions/\\d+/{token}/callback"))
+    assert answer.body["data"]["flags"] == EPHEMERAL | COMPONENTS and "Ada Quill" in texts(answer.body["data"])[0]
+    await discord.slash("ask", question="Who is the warden?")  # in a server that has it: nothing is known there
+    await until(lambda: said(discord, NOTHING_YET))
+
+
+async def test_who_takes_no_direct_messages_is_told(discord, online):
+    discord.fault("POST", f"channels/{DIRECT}/messages", 403, code=50007)
+    await discord.slash("learn", pdf=PDF, away=True)
+    await until(lambda: said(discord, "allow direct messages from me"))
 
 
 async def test_an_answer_whose_token_died_goes_to_the_channel(discord, online):
@@ -179,12 +216,12 @@ async def test_what_was_said_during_a_drop_is_answered_once_after_resume(discord
 
 
 async def test_drop_after_drop_during_learning_loses_nothing_and_says_nothing_twice(
-    discord, open_service, monkeypatch, pytestconfig
+    discord, open_service, pytestconfig
 ):
     """`pytest tests/bot/test_discord_wire.py -k drop_after_drop --drops 50` does it as often as was promised."""
     engine, drops = HeldEngine(), pytestconfig.getoption("drops")
     engine.go.clear()
-    async with running(discord, open_service, monkeypatch, engine):
+    async with running(discord, open_service, engine):
         await discord.say("learn this", PDF)
         await until(lambda: said(discord, "Cancel"))  # it is in the queue
         for number, drop in zip(range(drops), itertools.cycle(DROPS.values()), strict=False):
@@ -206,9 +243,9 @@ async def new_session(discord: FakeDiscord) -> None:
     await until(discord.connected.is_set, 60)
 
 
-async def test_a_silence_is_noticed_and_what_was_said_in_it_is_answered_once(discord, open_service, monkeypatch):
+async def test_a_silence_is_noticed_and_what_was_said_in_it_is_answered_once(discord, open_service):
     discord.heartbeat = 0.2
-    async with running(discord, open_service, monkeypatch, heartbeat_timeout=1.0):
+    async with running(discord, open_service, heartbeat_timeout=1.0):
         await discord.silence()
         await discord.say("Who is the warden?")
         await until(lambda: said(discord, NOTHING_YET))
@@ -216,15 +253,15 @@ async def test_a_silence_is_noticed_and_what_was_said_in_it_is_answered_once(dis
     assert len(said(discord, NOTHING_YET)) == 1 and discord.identified == 1 <= discord.resumed
 
 
-async def test_an_upload_that_was_heard_survives_a_crash(discord, open_service, monkeypatch):
+async def test_an_upload_that_was_heard_survives_a_crash(discord, open_service):
     discord.gone = True
-    async with running(discord, open_service, monkeypatch):
+    async with running(discord, open_service):
         await discord.say("learn this", PDF)
         await until(lambda: said(discord, "Fetching it"))
     discord.gone, discord.connected = False, asyncio.Event()
-    async with running(discord, open_service, monkeypatch):
+    async with running(discord, open_service):
         await until(lambda: said(discord, "I know handbook.pdf now"))
-    async with running(discord, open_service, monkeypatch):
+    async with running(discord, open_service):
         await asyncio.sleep(0.3)
     assert len(discord.messages) == 1  # the one that said "Fetching it" is gone
 
@@ -283,31 +320,32 @@ async def test_a_client_that_breaks_is_replaced(discord, online):
 
 
 @pytest.mark.parametrize(("code", "words"), [(4004, "token"), (4014, "message content intent"), (4013, "4013")])
-async def test_a_refused_login_ends_with_one_clear_line(discord, open_service, monkeypatch, code, words):
+async def test_a_refused_login_ends_with_one_clear_line(discord, open_service, code, words):
     discord.close_on_identify = code
-    async with running(discord, open_service, monkeypatch) as task:
+    async with running(discord, open_service) as task:
         with pytest.raises(SetupError, match=words):
             await asyncio.wait_for(asyncio.shield(task), 20)
     assert discord.identified == 1
 
 
-async def test_a_wrong_token_ends_with_one_clear_line(discord, open_service, monkeypatch):
+async def test_a_wrong_token_ends_with_one_clear_line(discord, open_service):
     discord.fault("GET", "users/@me", 401, times=99)
-    async with running(discord, open_service, monkeypatch) as task:
+    async with running(discord, open_service) as task:
         with pytest.raises(SetupError, match="ENGRAM_DISCORD_TOKEN"):
             await asyncio.wait_for(asyncio.shield(task), 20)
 
 
 async def test_the_commands_are_told_to_discord_when_asked(discord, online):
     assert not discord.sent("PUT", ".*/commands")  # never by itself
-    number = await platform.sync(Settings(discord_token=TOKEN))
+    number = await sync(Settings(discord_token=TOKEN))
     (call,) = discord.sent("PUT", "applications/100/commands")
-    assert number == len(call.body) == 11
+    assert number == len(call.body) == len(COMMANDS) + 1  # and the menu
+    assert all(row["integration_types"] == [0, 1] and row["contexts"] == [0, 1, 2] for row in call.body)
 
 
-async def test_the_token_is_in_no_log(discord, open_service, monkeypatch, caplog):
+async def test_the_token_is_in_no_log(discord, open_service, caplog):
     caplog.set_level("DEBUG")
-    async with running(discord, open_service, monkeypatch):
+    async with running(discord, open_service):
         await discord.say("learn this", PDF)
         await until(lambda: said(discord, "I know handbook.pdf now"))
         await discord.send_raw("{this is no JSON")

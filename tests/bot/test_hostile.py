@@ -204,7 +204,7 @@ PAYLOAD = st.recursive(
 @given(payload=PAYLOAD | st.fixed_dictionaries({"id": SCALAR, "channel_id": SCALAR, "author": PAYLOAD}))
 async def test_no_gateway_payload_breaks_the_connection(payload: object) -> None:
     """Whatever is wrong in an event, it is skipped. (READY comes first and once, and is discord.py's own matter.)"""
-    from bot.platforms.discord import Client
+    from bot.platforms.discord.client import Client
 
     client = Client(None)
     client._connection.dispatch = lambda *_: None

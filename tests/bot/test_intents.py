@@ -36,6 +36,7 @@ SAID = {
     "learn": ["learn this", "please learn it", "can you read this pdf?", "learn", "and this one",
               "here is the new file"],
     "reset": ["reset", "reset everything", "forget everything", "please delete all documents", "start over"],
+    "corrections": ["corrections", "show me the corrections please", "what did people correct?"],
     "cancel": ["cancel", "stop", "please stop learning", "cancel that", "abort!"],
     "status": ["status", "are you done yet?", "how much longer?", "how far are you?"],
     "about": ["about", "privacy", "what do you store about me?", "licence"],
@@ -159,8 +160,97 @@ ALSO_SAID = {
         are you open on Sunday? | what are your opening hours? | can you swim in the harbour?
     """,
 }
+SAID_LATER = {  # written without sight of the table
+    "greeting": """
+        hiya | oh hi there | hello all | good afternoon engram | hey hey, anybody home? | moin | heya folks | hello
+        hello | hey engram, you awake? | yo bot | hello from the new guy | good day
+    """,
+    "introduction": """
+        so what are you | and who might you be? | what kind of bot are you? | are you a real person? | what exactly
+        is Engram | is this an AI? | what's this bot all about? | who am I talking to? | are you some kind of AI?
+    """,
+    "thanks": """
+        thanks, you saved me | thank u | big thanks! | merci | that's exactly what I was looking for, thanks |
+        thanks a lot, engram | ta | thanks man | cool, thank you very much | thanks for that | ok thx 👍
+    """,
+    "approval": """
+        neat | okay cool | yay | oh nice one | super | that works | 🔥 | aha | good to know | yup | sweet | makes
+        sense now | good stuff | 👏👏 | you're a lifesaver
+    """,
+    "goodbye": """
+        night! | I'm off, bye | catch you later | until tomorrow | cheerio | ok bye for now | see you guys |
+        goodnight bot
+    """,
+    "complaint": """
+        this can't be right | nope, that's not it | you made that up | totally wrong | rubbish | that's totally
+        wrong | hmm no, I don't think so | you are making things up
+    """,
+    "chatter": """
+        do you have a girlfriend? | tell us something funny | I'm so tired today | are you single?
+    """,
+    "summary": """
+        summarize this document please | what does the document say? | can you sum it up? | give me the gist |
+        what's in the pdf? | short summary please | what is handbook.pdf about? | could you summarize the handbook |
+        what's this document about | main points please
+    """,
+    "forget me": """
+        delete all you know about me | remove me | wipe my data please | erase me | please forget who I am | delete
+        my questions
+    """,
+    "help": """
+        can somebody explain how to use this | what are you able to do | how can I ask you something? | what do I
+        have to type? | I'm lost, help | usage | instructions please | what can i do here | how does one use this
+        thing? | help, how do I add a file
+    """,
+    "docs": """
+        which files have you got? | what have you got in there? | list everything you know | show files please |
+        what did people upload? | anything learned already? | documents? | so which documents have you learned? |
+        what pdfs are in here? | got any documents?
+    """,
+    "learn": """
+        please add this to your memory | could you learn this document? | learn these two | remember this file |
+        study this one | here you go, please learn it | learn the file please | could you please read that | add it
+        to your knowledge
+    """,
+    "reset": """
+        forget all you know | clear everything | empty your memory | wipe all documents | delete everything in this
+        channel | forget it all | remove all files | clean slate please
+    """,
+    "cancel": """
+        stop please | cancel learning | halt | please cancel this upload | quit learning that | stop the learning |
+        please abort it
+    """,
+    "status": """
+        how far along are you? | done? | still busy? | is the document ready? | how is the learning going? | are you
+        finished yet | what's the progress?
+    """,
+    "settings": """
+        change settings | show settings please | configure | open the settings
+    """,
+    "about": """
+        what happens with my data? | which license do you have? | where is your source code?
+    """,
+    "forget": """
+        forget that document please | can you remove bakery.pdf | throw away handbook.pdf | please forget what you
+        learned from bakery.pdf | delete bakery.pdf from your memory please | unlearn handbook.pdf
+    """,
+    "ask": """
+        who's the warden then | could you tell me who keeps the lamp | opening hours of the bakery? | is there a
+        ferry on mondays | what does it say about dogs | does the handbook mention smoking? | and the captain? |
+        name of the ferry please | how many people fit on the boat | any rules on noise? | when was it built and by
+        whom? | I wonder how much a berth costs | which page talks about prices? | has anyone an idea what a berth
+        costs? | whats the wardens name | cost of a berth | where can i park | why did the lamp go out? | what's the
+        captain called | tickets price? | do dogs need a ticket | who do I call about a lost key? | the warden's
+        phone number | is the inn open in winter?
+    """,
+}
 PHRASES = [(text, name) for name, texts in SAID.items() for text in texts]
-PHRASES += [(text.strip(), name) for name, texts in ALSO_SAID.items() for text in re.split(r"\|", texts)]
+PHRASES += [
+    (text.strip(), name)
+    for texts_of in (ALSO_SAID, SAID_LATER)
+    for name, texts in texts_of.items()
+    for text in re.split(r"\|", texts)
+]
 
 
 def test_there_are_more_than_a_hundred_phrases():
@@ -179,6 +269,8 @@ def test_a_phrase_is_understood(text, name):
         ("please remove the handbook", "handbook"),
         ("forget “Island Guide 2024.pdf” please", "Island Guide 2024.pdf"),
         ("/forget a b.pdf", "a b.pdf"),
+        ("delete notes.docx", "notes.docx"),
+        ("throw away my talk.pptx please", "my talk.pptx"),
         ("can you delete old notes.pdf", "old notes.pdf"),
         ("unlearn bakery", "bakery"),
     ],

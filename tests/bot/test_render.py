@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bot import render
+from bot.chat import Tone
 from bot.commands import COMMANDS
 from bot.escape import clip, escape_discord, escape_slack, split
 from bot.intents import SMALL_TALK
@@ -174,6 +175,12 @@ def test_the_answer_is_first_and_all_else_is_small():
     assert message.footer == "likely · handbook.pdf, p. 12\nWithout the document: I do not know."
 
 
+def test_an_answer_is_green_only_where_a_page_supports_it():
+    assert render.answer(answer()).tone is Tone.GOOD
+    for doubt in ({"pages": ()}, {"pages": None}, {"certainty": Certainty.UNSURE}):
+        assert render.answer(answer(**doubt)).tone is Tone.UNSURE
+
+
 def test_a_base_model_that_has_no_answer_says_so():
     for text in ("", "not in the text"):
         footer = render.answer(answer(base=replace(BASE, text=text))).footer
@@ -228,20 +235,28 @@ def test_small_talk_is_short():
 
 
 def test_documents_show_pages_age_person_and_result():
-    text = render.documents([document()], names={"discord:7": "Ada"}, now=1000.0 + 7200).text
-    assert (
-        "handbook.pdf" in text and "12 pages · 2 hours ago by Ada" in text and "loss" not in text and "d1" not in text
-    )
+    (field,) = render.documents([document()], names={"discord:7": "Ada"}, now=1000.0 + 7200).fields
+    assert (field.name, field.note, field.button) == ("handbook.pdf", "12 pages · 2 hours ago by Ada", None)
+
+
+def test_a_list_offers_to_forget_ones_own_documents_and_asks_first():
+    own, other = render.documents([document(), document(id="d2")], own=["d1"]).fields
+    assert own.button.action == "forget?" and own.button.value == "d1" and other.button is None
 
 
 def test_a_long_list_fits_one_message_and_says_what_is_missing():
-    text = render.documents([document(name="x" * 116 + ".pdf")] * 200, names={"discord:7": "A" * 32}).text
-    assert "… and 188 more" in text and len(text) < 4000
+    waiting = [job(name=f"{number}.pdf") for number in range(5)]
+    message = render.documents([document(name="x" * 116 + ".pdf")] * 200, waiting, names={"discord:7": "A" * 32})
+    assert len(message.fields) == render.LISTED
+    assert "… and 191 more;" in message.footer and "… and 2 more are waiting." in message.footer
 
 
 def test_documents_on_their_way_are_listed_too():
-    text = render.documents([], [job(stage=Stage.LEARNING), job(name="b.pdf")]).text
-    assert "handbook.pdf\n   being learned now" in text and "b.pdf\n   waiting" in text
+    fields = render.documents([], [job(stage=Stage.LEARNING), job(name="b.pdf")]).fields
+    assert [(field.name, field.note) for field in fields] == [
+        ("handbook.pdf", "being learned now"),
+        ("b.pdf", "waiting"),
+    ]
 
 
 def test_the_status_keeps_other_channels_documents_to_itself():

@@ -297,15 +297,18 @@ async def test_the_owner_cancels_and_others_cannot(world, slack):
     assert not await world.service.documents(KEY)
 
 
-async def test_the_end_of_a_long_job_is_posted_anew(world, slack, monkeypatch):
+@pytest.mark.parametrize("age", [0.0, common.STALE_AFTER])
+async def test_the_end_of_a_long_job_is_posted_anew(world, slack, age):
+    """Of one that calls nobody; a young message is edited."""
+    slack.behind = age
     world.engine.go.clear()
     message = await slack.say(LEARN, HANDBOOK)
     progress = await world.learning()
-    monkeypatch.setattr(common, "STALE_AFTER", 0)
+    await slack.click(await world.until(lambda: buttons(progress) and progress), "Cancel")
     world.engine.go.set()
-    end = await world.said("I know handbook.pdf now")
-    assert end is not progress and end["thread_ts"] == message["ts"]
-    await world.until(lambda: progress not in slack.messages[CHANNEL])
+    end = await world.said("Stopped. Nothing of handbook.pdf was kept.")
+    assert (end is progress) == (age == 0) and end["thread_ts"] == message["ts"]
+    await world.until(lambda: end is progress or progress not in slack.messages[CHANNEL])
 
 
 async def test_a_deleted_progress_message_is_replaced_at_the_end(world, slack):
@@ -334,9 +337,7 @@ async def test_an_end_that_came_while_the_bot_was_away_is_told_once(world, slack
     await world.stop()
     world.engine.go.set()
     await world.until(lambda: world.engine.steps)
-    monkeypatch.setattr(common, "STALE_AFTER", 0)
-    noted = monkeypatch.context()
-    with noted as patch:
+    with monkeypatch.context() as patch:
 
         async def dies(job_id: str) -> None:
             raise OSError
@@ -458,6 +459,25 @@ async def test_a_mention_that_is_added_by_an_edit_is_heard_once(world, slack):
     await world.said("Ada Quill")
     await world.quiet()
     assert len(slack.said("Ada Quill")) == 1
+
+
+async def test_who_asked_while_the_bot_was_away_is_answered_once(world, slack):
+    await world.teach()
+    await world.ask()
+    await world.stop()
+    asked = slack.miss(f"{MENTION} {WARDEN}", by="UBOB")
+    slack.miss("see you at lunch")
+    await world.start()
+    answer = await world.until(lambda: slack.said("Ada Quill")[1:])
+    assert answer[0]["thread_ts"] == asked["ts"]
+    await world.restart()
+    await world.quiet()
+    assert len(slack.said("Ada Quill")) == 2
+
+
+async def test_a_document_is_called_what_its_sender_calls_it(world, slack):
+    await slack.say(LEARN, ("a8f3.pdf", File(plain_pdf(TEXT), title="Harbour Rules 2026")))
+    await world.said("I know Harbour Rules 2026.pdf now")
 
 
 @pytest.mark.parametrize(

@@ -92,8 +92,7 @@ def check_answer(text: str) -> None:
     assert first.strip("*") not in base, "learning changed nothing"
 
 
-async def test_the_story_on_discord(process: Process, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bot.platforms.discord.FILE_HOSTS", {yarl.URL("https://cdn.simcord.invalid")})
+async def test_the_story_on_discord(process: Process) -> None:
     client = test_discord.make_client(process.service)
     env = client.bot.env = simcord.Env(client, shard_count=1, settle_timeout=60)
     await env.start()

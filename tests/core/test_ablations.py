@@ -108,4 +108,4 @@ def test_a_larger_shape_is_learned_asked_and_prepared(tiny, monkeypatch) -> None
 
 
 def test_one_line_tells_a_row() -> None:
-    assert ablations.told({"conditions": {"base": {"em": 1, "f1": 2}}}) == "base 1.0 / 2.0"
+    assert ablations.on_one_line({"conditions": {"base": {"em": 1, "f1": 2}}}) == "base 1.0 / 2.0"

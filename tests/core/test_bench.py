@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from core.errors import Refused
-from core.evaluation.bench import CONDITIONS, TOGETHER, Bench, own, run
+from core.evaluation.bench import CONDITIONS, SHARED_CHANNEL, Bench, channel_of, run
 from core.evaluation.journal import Journal
 from core.evaluation.report import plot
 from core.evaluation.served import serve
@@ -95,10 +95,12 @@ async def test_what_is_measured_is_what_the_service_answers(engine, squad: Path)
         service, documents = bench.served.service, bench.served.documents
         asked = {
             "base": await service.ask("knows nothing", "Who is the master?"),
-            "learned": await service.ask(own(0), "Who is the master?"),
-            "weights": await service.ask(own(0), "Who is the master?", document="Vessin"),
-            "elsewhere": await service.ask(own(1), "Who is the master?"),
-            "wrong_document": await service.ask(own(1), "Who is the master?", document=documents[own(1), 1].id),
+            "learned": await service.ask(channel_of(0), "Who is the master?"),
+            "weights": await service.ask(channel_of(0), "Who is the master?", document="Vessin"),
+            "elsewhere": await service.ask(channel_of(1), "Who is the master?"),
+            "wrong_document": await service.ask(
+                channel_of(1), "Who is the master?", document=documents[channel_of(1), 1].id
+            ),
         }
     for name, answer in asked.items():
         given = answer.learned or answer.base
@@ -113,7 +115,7 @@ async def test_a_text_is_learned_once_for_all_channels(engine, squad: Path, lear
             await bench.learn(0)
             await bench.together()
         assert learned == ["Vessin", "Odrey"]
-        assert {channel for channel, _ in bench.served.documents} == {own(0), own(1), TOGETHER}
+        assert {channel for channel, _ in bench.served.documents} == {channel_of(0), channel_of(1), SHARED_CHANNEL}
 
 
 async def test_one_document_alone_has_an_invented_stranger(engine, squad: Path) -> None:

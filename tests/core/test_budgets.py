@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from core.evaluation import budgets
-from core.evaluation.budgets import lessons_of, scores
+from core.evaluation.budgets import lessons_of, policy_scores
 from core.learning.forms.budget import Lesson
 from core.squad import Article, Question
 from tests.core.conftest import STORY
@@ -19,9 +19,9 @@ def test_a_lesson_has_a_loss_and_four_gains_for_each_chunk(engine) -> None:
 
 
 def test_no_policy_beats_the_oracle_and_none_spends_more_than_its_budget(monkeypatch) -> None:
-    monkeypatch.setattr(budgets, "EACH", (3.0, 5.0))
+    monkeypatch.setattr(budgets, "BUDGETS", (3.0, 5.0))
     lessons = [Lesson([2.0, 4.0, 3.0], [[0, 0.1, 0.2, 0.2], [0, 0.5, 1, 1.1], [0, 0.3, 0.6, 0.5]])] * 2
-    found = scores(lessons, base=[0.2, 0.3], questions=[5, 5])
+    found = policy_scores(lessons, base=[0.2, 0.3], questions=[5, 5])
     for s in found:
         if not s.policy.startswith("fixed"):
             best = next(o for o in found if o.policy == "oracle" and o.budget == s.budget)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from core.consolidate import joined, merged, spread
+from core.consolidate import join_documents, merge_chunks, sections_of_chunks
 from core.errors import Refused
 from core.types import Chunk, JobKind, Page
 from storage.index import Index
@@ -13,19 +13,19 @@ from tests.core.test_service import BAKERY, LIGHTHOUSE, learn
 
 
 def test_pages_are_counted_on_and_a_note_says_whose_they_are() -> None:
-    text = joined([("a.pdf", [Page(1, "One."), Page(2, "Two.")]), ("b.pdf", [Page(7, "Three.")])])
+    text = join_documents([("a.pdf", [Page(1, "One."), Page(2, "Two.")]), ("b.pdf", [Page(7, "Three.")])])
     assert [(p.number, p.text) for p in text.pages] == [(1, "One."), (2, "Two."), (3, "Three.")]
     assert text.notes == ("Pages 1 to 2 are a.pdf.", "Pages 3 to 3 are b.pdf.")
-    assert joined([("b.pdf", [Page(7, "Three.")])]).pages == (Page(7, "Three."),)
+    assert join_documents([("b.pdf", [Page(7, "Three.")])]).pages == (Page(7, "Three."),)
 
 
 def test_neighbouring_chunks_become_one_and_nothing_is_lost() -> None:
     chunks = [Chunk(n, f"{n} ", (n, n), n, n + 1) for n in range(5)]
-    found = merged(chunks, 2)
+    found = merge_chunks(chunks, 2)
     assert [c.text for c in found] == ["0 1 ", "2 3 ", "4 "] and [c.index for c in found] == [0, 1, 2]
     assert (found[1].token_ids, found[1].start_page, found[1].end_page) == ((2, 2, 3, 3), 2, 4)
-    assert spread([10, 11, 12], 5, 2) == (10, 10, 11, 11, 12)
-    assert merged(chunks, 1) == chunks
+    assert sections_of_chunks([10, 11, 12], 5, 2) == (10, 10, 11, 11, 12)
+    assert merge_chunks(chunks, 1) == chunks
 
 
 async def test_the_documents_answer_from_fewer_sections(open_service: Open) -> None:

@@ -14,7 +14,7 @@ import torch
 from safetensors import safe_open
 
 from core import convert
-from core.convert import FETCH, find_or_convert, fingerprint_of, sha256_of
+from core.convert import fetch_command, find_or_convert, fingerprint_of, sha256_of
 from core.errors import ModelNotFound
 from core.model import LoadedModel, load_model, load_tokenizer, prepared_folder
 from tests.core.gguf_files import TEMPLATE, random_model, write_gguf
@@ -193,7 +193,9 @@ def test_an_architecture_that_nobody_knows(tmp_path: Path) -> None:
 
 def test_a_cache_that_is_a_file(file: Path, tmp_path: Path) -> None:
     (tmp_path / "cache").touch()
-    assert f"set ENGRAM_CACHE_DIR to a folder that can, then run `{FETCH}`" in failure(file, tmp_path / "cache")
+    assert f"set ENGRAM_CACHE_DIR to a folder that can, then run `{fetch_command()}`" in failure(
+        file, tmp_path / "cache"
+    )
 
 
 @pytest.mark.parametrize(
@@ -206,7 +208,7 @@ def test_a_disk_that_is_full_or_read_only(file: Path, tmp_path: Path, options: s
         pytest.skip("a small disk can't be mounted here")
     start = f"{mount} && exec {sys.executable} -c '{CONVERT}' {file} {tmp_path}"
     result = subprocess.run(["unshare", "-rm", "sh", "-c", start], cwd=ROOT, capture_output=True, text=True)
-    assert said in result.stderr.splitlines()[-1] and f"then run `{FETCH}`" in result.stderr
+    assert said in result.stderr.splitlines()[-1] and f"then run `{fetch_command()}`" in result.stderr
 
 
 def test_a_whole_model_on_a_read_only_disk_is_enough(file: Path, cache: Path) -> None:
@@ -219,7 +221,7 @@ def test_a_whole_model_on_a_read_only_disk_is_enough(file: Path, cache: Path) ->
 
 def test_a_default_model_that_is_not_installed(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(convert, "PACKAGE", "a_package_that_nobody_has")
-    with pytest.raises(ModelNotFound, match=f"is not installed; run `{FETCH}`"):
+    with pytest.raises(ModelNotFound, match=f"is not installed; run `{fetch_command()}`"):
         load_model("embedded", cache=tmp_path)
 
 
@@ -230,7 +232,7 @@ def test_a_default_model_whose_file_is_another_one(file: Path, tmp_path: Path, m
     shutil.copy(file, package / convert.FILE)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(convert, "PACKAGE", package.name)
-    with pytest.raises(ModelNotFound, match=f"damaged or of another version; run `{FETCH}`"):
+    with pytest.raises(ModelNotFound, match=f"damaged or of another version; run `{fetch_command()}`"):
         load_model("embedded", cache=tmp_path / "cache")
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from core.engine import Engine, EngineConfig, whole_abstention
 from core.errors import SetupError
+from core.generate import complete, held_back
 from core.learning.preparation import FastWeightsConfig, Prepared, save_prepared
 from core.ports import Ask, Learned
 from core.prompts import NOT_IN_TEXT
@@ -52,6 +53,22 @@ def test_a_mixed_batch_answers_in_order_and_each_row_as_alone(engine) -> None:
     alone = [engine.answer([ask])[0] for ask in asks]
     assert [a.text for a in together] == [a.text for a in alone]
     assert [a.confidence for a in together] == pytest.approx([a.confidence for a in alone], rel=1e-3)
+
+
+def test_passes_that_share_answer_as_the_model_itself_does(engine) -> None:
+    learned, fmt, options = learn(engine, STORY * 2), engine.format, {"max_new": 6}
+    weights = [section(learned, n) for n in (0, 1)]
+    question = "Who is the master of the harbour?"
+    answers = engine.answer([*(Ask(question, w) for w in weights), Ask(question)])
+    with engine.course(engine.learner).learner.attach([(w, 1) for w in weights]):
+        prompts = [fmt.closed_book(question)] * 2
+        options |= {"stop_ids": fmt.stop_ids, "pad_id": fmt.pad_id, "hold_back": held_back(fmt)}
+        plain = complete(engine.reader.model, engine.base.tokenizer, prompts, **options)
+    base = engine.base_format
+    options |= {"stop_ids": base.stop_ids, "hold_back": None}
+    plain += complete(engine.base.model, engine.base.tokenizer, [base.closed_book(question)], **options)
+    assert [a.text for a in answers] == [p.text for p in plain]
+    assert [a.confidence for a in answers] == pytest.approx([p.confidence for p in plain], rel=1e-3)
 
 
 def test_the_base_model_answers_the_same_before_and_after_learning(engine) -> None:

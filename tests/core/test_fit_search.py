@@ -9,7 +9,7 @@ import pytest
 
 from core.engine import Engine
 from core.evaluation import fit_search
-from core.evaluation.bench import NOBODY
+from core.evaluation.bench import EMPTY_CHANNEL
 from core.evaluation.fit_search import (
     CHOICE,
     TRUST,
@@ -51,7 +51,7 @@ async def test_what_was_recorded_replays_as_the_service_answers(engine) -> None:
             outcome, shown = replay(case, NOW), answer.learned or answer.base
             assert outcome.document == (answer.document.id if answer.document else None)
             assert (outcome.certainty, outcome.f1) == (answer.certainty, 100 * f1(shown.text, ("Orla Quint",)))
-        base = await served.service.ask(NOBODY, "Who sang?")
+        base = await served.service.ask(EMPTY_CHANNEL, "Who sang?")
         assert cases[-1].base_f1 == 100 * f1(base.base.text, ("Nobody",)) and cases[-1].document is None
 
 
@@ -67,7 +67,7 @@ async def test_every_section_that_any_numbers_ask_is_recorded(engine) -> None:
 def test_the_tried_numbers_ask_for_what_a_narrow_margin_asks() -> None:
     """With a wide margin another document takes the third place, with a narrow one it is the first document's."""
     hits = [hit(chunk=n, score=9.0) for n in range(3)] + [hit("b", score=5.0)]
-    asked = {h.place for p in widest(NOW) for group in groups(hits, [], p) for h in group}
+    asked = {h.key for p in widest(NOW) for group in groups(hits, [], p) for h in group}
     assert asked == {("a", 0), ("a", 1), ("a", 2), ("b", 0)}
 
 
@@ -87,7 +87,7 @@ def case(*, good: float, share: float, is_fitted: bool = True, sure: float = 0.9
         channel=[found],
         close=None,
         thread=[],
-        recorded={found.place: recorded},
+        recorded={found.key: recorded},
         base_f1=100 - good,
         document="a",
     )

@@ -6,7 +6,16 @@ import json
 
 import pytest
 
-from core.evaluation.heldout import EACH, LEAST, MOST, by_invention, by_people, by_rule, general, squad
+from core.evaluation.heldout import (
+    ARTICLE_QUESTIONS,
+    MAX_WORDS,
+    MIN_WORDS,
+    by_invention,
+    by_people,
+    by_rule,
+    general,
+    squad_format,
+)
 from core.prepare.material import Passage, is_development_article
 from core.prepare.questions import QA
 from core.squad import read_squad
@@ -22,16 +31,16 @@ def test_articles_are_held_out_and_of_the_right_length() -> None:
     found = by_rule(articles, 5)
     assert len(found) == 5 and by_rule(articles, 5) == found
     for title, passages in found:
-        assert is_development_article(title) and LEAST <= sum(len(p.text.split()) for p in passages) <= MOST
-        assert sum(len(p.questions) for p in passages) >= EACH
+        assert is_development_article(title) and MIN_WORDS <= sum(len(p.text.split()) for p in passages) <= MAX_WORDS
+        assert sum(len(p.questions) for p in passages) >= ARTICLE_QUESTIONS
 
 
 def test_paragraphs_are_joined_with_their_own_questions(tmp_path) -> None:
     paragraphs = [Passage("nq", "", f"{n} {PARAGRAPH}", [QA(f"Who is {n}?", str(n))] * 5) for n in range(50)]
     found = by_people(paragraphs, 3)
-    (tmp_path / "people.json").write_text(json.dumps(squad(found)))
+    (tmp_path / "people.json").write_text(json.dumps(squad_format(found)))
     articles = read_squad(tmp_path / "people.json")
-    assert len(articles) == 3 and all(len(" ".join(a.text).split()) >= LEAST for a in articles)
+    assert len(articles) == 3 and all(len(" ".join(a.text).split()) >= MIN_WORDS for a in articles)
     assert all(q.answers[0] in q.context and q.text == f"Who is {q.answers[0]}?" for a in articles for q in a.questions)
 
 

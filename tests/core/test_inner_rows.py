@@ -10,7 +10,7 @@ import torch
 
 from core.evaluation import inner_rows
 from core.evaluation.ablations import Results
-from core.evaluation.inner_rows import ROWS, Lab, chosen, measure, run, show, table
+from core.evaluation.inner_rows import ROWS, InnerLab, chosen, measure, run, show, table
 from core.learning.preparation import FastWeightsConfig
 from core.prepare.episodes import Episode
 from core.prepare.outer import run_outer
@@ -21,14 +21,14 @@ SMALL = {"rank 64": {"rank": 8}, "rank 256": {"rank": 16}} | NATIVE
 
 
 @pytest.fixture
-def lab(tiny, monkeypatch) -> Lab:
-    monkeypatch.setattr(inner_rows, "BASE", FastWeightsConfig(layers=2, steps=2, segment=48, reader=2))
+def lab(tiny, monkeypatch) -> InnerLab:
+    monkeypatch.setattr(inner_rows, "INNER_BASE", FastWeightsConfig(layers=2, steps=2, segment=48, reader=2))
     monkeypatch.setattr(inner_rows, "ROWS", ROWS | SMALL)
     sets = {"facts": [Episode(p.title, p.text, p.questions) for p in DOCUMENTS[:2]]}
-    return Lab(tiny.model, tiny.tokenizer, MATERIAL, sets, replace(CONFIG, max_steps=1, every=1))
+    return InnerLab(tiny.model, tiny.tokenizer, MATERIAL, sets, replace(CONFIG, max_steps=1, every=1))
 
 
-def test_every_row_is_measured_on_the_same_model_written_down_and_shown(lab: Lab, tmp_path) -> None:
+def test_every_row_is_measured_on_the_same_model_written_down_and_shown(lab: InnerLab, tmp_path) -> None:
     before = {k: v.clone() for k, v in lab.model.state_dict().items()}
     for part in ("0/2", "1/2"):
         run(lab, chosen(ROWS, "", part), Results(tmp_path / part[0], {"run": 1}))
@@ -44,7 +44,7 @@ def test_every_row_is_measured_on_the_same_model_written_down_and_shown(lab: Lab
         show([tmp_path / "0", tmp_path / "2"])
 
 
-def test_only_what_is_missing_or_failed_is_measured(lab: Lab, tmp_path, monkeypatch) -> None:
+def test_only_what_is_missing_or_failed_is_measured(lab: InnerLab, tmp_path, monkeypatch) -> None:
     results = Results(tmp_path / "rows.json", {})
     done, begun = {"steps": 1}, []
     results.rows = {"base": done, "rms": {"error": "gone"}}
@@ -60,7 +60,7 @@ def test_only_what_is_missing_or_failed_is_measured(lab: Lab, tmp_path, monkeypa
     assert "no memory" in table({"rms": results.rows["rms"]})
 
 
-def test_the_basis_is_trained_with_the_reader(lab: Lab, monkeypatch) -> None:
+def test_the_basis_is_trained_with_the_reader(lab: InnerLab, monkeypatch) -> None:
     moved = []
 
     def runs(model, tokenizer, prepared, *rest, **options):

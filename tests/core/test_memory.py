@@ -53,14 +53,14 @@ def test_on_a_gpu_without_a_number_the_limit_is_a_share_of_its_memory_and_can_be
 
 @pytest.mark.parametrize("path", sorted(PRESETS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_preset_is_a_configuration(path) -> None:
-    config = EngineConfig.of(path.stem)
+    config = EngineConfig.from_preset(path.stem)
     assert config.device in ("cpu", "cuda") and hasattr(torch, config.dtype)
     assert config.effort in ("quick", "standard", "deep") and config.batch_tokens
 
 
 def test_what_is_given_comes_before_the_preset() -> None:
-    assert EngineConfig.of("t4", effort="deep").effort == "deep"
-    assert EngineConfig.of("", effort="deep") == EngineConfig(effort="deep")
+    assert EngineConfig.from_preset("t4", effort="deep").effort == "deep"
+    assert EngineConfig.from_preset("", effort="deep") == EngineConfig(effort="deep")
 
 
 def test_a_preset_that_sets_what_there_is_not_is_refused(tmp_path, monkeypatch) -> None:

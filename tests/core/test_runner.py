@@ -93,7 +93,7 @@ async def test_the_event_loop_never_stands_still_while_a_job_runs(open_service: 
 
 
 async def test_a_question_waits_for_one_step_and_not_for_the_job(open_service: Open) -> None:
-    language_of("Who keeps the lighthouse?")  # the first call loads its model
+    language_of("Wer ist der Wärter?")  # the first call loads its model
     engine = FakeEngine(step_seconds=0.05)
     async with open_service(engine) as service:
         job = await submit(service, plain_pdf(TEXT * 5))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from core.ports import Ask, Learned
 from core.search.parameters import RankingParameters
-from core.types import Chunk, Completion, Metrics, Page, Step
+from core.types import Chunk, Completion, Metrics, Page, Stage, Step
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -62,6 +62,12 @@ class ByHeart:
         tokens = sum(chunk.token_count for chunk in chunks)
         metrics = Metrics(losses[0], losses[-1], tuple(losses), len(chunks), tokens, 0.1, 1.0)
         return Learned(tensors, tuple(range(len(chunks))), metrics)
+
+    def self_check(self, pages: Sequence[Page]) -> Generator[Step, None, list[tuple[str, str]]]:
+        """One: the text's first sentence, whose answer it is."""
+        yield Step(1, 1, 0.0, Stage.CHECKING)
+        first = best_sentence(pages[0].text, pages[0].text)
+        return [(first, first)]
 
     def answer(self, asks: Sequence[Ask]) -> list[Completion]:
         self.work(self.answer_seconds)

@@ -48,6 +48,7 @@ from bot.platforms.slack.payloads import Me, channel_key, place_of, removes_the_
 from bot.platforms.slack.replies import Posted, may_repeat
 from bot.platforms.slack.workspace import EVENTS_FOR, LOOK_UP, Workspace
 from core.errors import SetupError, StorageFailed
+from core.program import this_program
 
 if TYPE_CHECKING:
     from pydantic import SecretStr
@@ -60,6 +61,7 @@ log = logging.getLogger(__name__)
 PATH = "/slack/events"
 DISK = 2.0  # seconds that Slack can wait for the disk
 EDITS = (4, 6.0)  # chat.update allows about 50 a minute
+LOOK_BACK = 3600.0  # seconds before a start in which somebody may have asked in vain
 LOST_AFTER = 300  # seconds without a connection; slack_sdk reconnects in a few
 
 
@@ -90,7 +92,7 @@ async def examine(settings: Settings) -> AsyncIterator[tuple[str, str, str, str]
             yield "Slack clock", "error", detail, "Set the clock (NTP): Slack's requests are refused by their time."
         granted = {scope.strip() for scope in answer.headers.get("x-oauth-scopes", "").split(",")}
         absent = [scope for scope in SCOPES if scope not in granted]
-        fix = "Update the app from `python -m bot slack-manifest`, and install it again."
+        fix = f"Update the app from `{this_program()} slack-manifest`, and install it again."
         detail = f"missing: {', '.join(absent)}" if absent else f"all {len(SCOPES)}"
         yield "Slack scopes", "error" if absent else "ok", detail, fix if absent else ""
         if settings.slack_http_port:
@@ -150,7 +152,20 @@ class Client:
             for key, body in left:
                 self._start_handling(key, json.loads(body))
             may_repeat.reset(before)
+            self.bot.spawn(self._look_back())
             await until_lost()
+
+    async def _look_back(self) -> None:
+        """Mentions that came while no process was there, and that Slack tells again for a few minutes only, in channels
+        that have taught something. Whatever was heard is claimed in the inbox, and is not heard again."""
+        for key in await self.bot.service.channels("slack:"):
+            _, team, channel, *_ = key.split(":")
+            if channel == "dm" or not (listener := await self.listener(team)):
+                continue
+            for event in await listener.workspace.latest(channel, LOOK_BACK):
+                if listener.weight(event) > 1:
+                    name = f"missed:{channel}:{event['ts']}"
+                    await self._take(f"slack:event:{name}", {"team_id": team, "event_id": name, "event": event})
 
     def _web(self, token: str | None) -> AsyncWebClient:
         retries = [*async_default_handlers(), AsyncRateLimitErrorRetryHandler(max_retry_count=2)]

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 import aiohttp
 from slack_sdk.errors import SlackApiError, SlackClientError
 
+from core.program import this_program
+
 FOREIGN = {"channel_not_found", "not_in_channel"}  # channels that the bot is no member of
 CLOSED = FOREIGN | {
     "is_archived",
@@ -18,6 +20,7 @@ CLOSED = FOREIGN | {
 }
 THREAD_CLOSED = {"thread_not_found", "cannot_reply_to_message", "restricted_action_thread_locked"}
 FIXED = CLOSED | {"message_not_found", "cant_update_message", "edit_window_closed"}  # messages that can't be edited
+REFUSED_BLOCKS = {"invalid_blocks", "invalid_blocks_format"}
 PASSING = {"ratelimited", "internal_error", "fatal_error", "service_unavailable", "request_timeout"}
 DEAD_TOKEN = {
     "invalid_auth",
@@ -41,7 +44,7 @@ def login_error(name: str, problem: Exception) -> str:
     if code(problem) in DEAD_TOKEN:
         return f"Slack does not accept {name} ({code(problem)}); copy it again."
     if code(problem) == "missing_scope":
-        return f"{name} lacks a scope; install the app again from `bot slack-manifest`."
+        return f"{name} lacks a scope; install the app again from `{this_program()} slack-manifest`."
     return ""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from functools import partial
+from pathlib import PurePath
 from typing import Any
 
 import aiohttp
@@ -14,13 +15,14 @@ from slack_sdk.web.async_client import AsyncWebClient
 from bot.chat import Attachment
 from bot.platforms.common import require_host
 from bot.platforms.slack.errors import TROUBLE, code
+from core.document.formats import PDF_MAGIC
 from core.errors import PdfTooBig, Refused
-from core.service import PDF_MAGIC
 
 log = logging.getLogger(__name__)
 
 FILE_HOST = yarl.URL("https://files.slack.com")
 FILE_TIMEOUT = aiohttp.ClientTimeout(total=60, sock_read=15)  # seconds
+UNTITLED = "Untitled"  # what Slack calls a file without a title
 CHUNK = 64 * 1024  # bytes of a file taken at once
 
 NO_FILES_READ = (
@@ -40,6 +42,15 @@ def how_to_export(file: Mapping[str, Any]) -> str:
     return ""
 
 
+def called(file: Mapping[str, Any]) -> str:
+    """What the sender calls a file: its title, with the ending of the file's name."""
+    name, title = file.get("name") or "", (file.get("title") or "").strip()
+    ending = PurePath(name).suffix
+    if not name or title in ("", name, name.removesuffix(ending), UNTITLED):
+        return name or title or "document.pdf"
+    return title if title.casefold().endswith(ending.casefold()) else f"{title}{ending}"
+
+
 class Files:
     """Of one workspace. `limit`: bytes of a file at most."""
 
@@ -54,9 +65,8 @@ class Files:
             except TROUBLE as problem:
                 log.warning("a file could not be looked up: %s", code(problem))
                 file = {"name": file.get("name") or "document.pdf", "mode": "unknown"}
-        name = file.get("name") or file.get("title") or "document.pdf"
         return Attachment(
-            name=name,
+            name=called(file),
             size=int(file.get("size") or 0),
             content_type=file.get("mimetype") or "",
             read=partial(self._download, file),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import re
@@ -16,10 +15,11 @@ from bot.commands import ACTIONS, COMMANDS, Bot, upload_deleted
 from bot.intents import understand
 from bot.platforms.common import THREADS_FOR, Conversations
 from bot.platforms.recent import Recent
-from bot.platforms.slack.blocks import GIVEN, view_of
+from bot.platforms.slack.blocks import FEEDBACK, GIVEN, view_of
 from bot.platforms.slack.errors import TROUBLE, code
 from bot.platforms.slack.files import Files
-from bot.platforms.slack.manifest import PROMPTS, command_of
+from bot.platforms.slack.home import Home
+from bot.platforms.slack.manifest import command_of
 from bot.platforms.slack.payloads import Person, Place, channel_key, files_in, is_gone, is_spoken, parse, unescape
 from bot.platforms.slack.replies import SlackReply
 from bot.platforms.slack.workspace import EVENTS_FOR, Workspace
@@ -28,7 +28,6 @@ from core.errors import StorageFailed
 log = logging.getLogger(__name__)
 
 FILES_FOR = 60  # seconds that a file is remembered
-MOST_PROMPTS = 4  # that Slack shows
 HOW_TO_LEARN = (
     "Slack gives slash commands no files. Attach the document to a message that mentions me, in this channel or in a "
     "direct message to me, and I will learn it."
@@ -43,14 +42,15 @@ class Listener:
         self._seen = Recent(EVENTS_FOR)  # for when the disk is full
         self._threads = Recent(THREADS_FOR)  # (channel, thread) -> "ours" or "theirs"
         self._conversations = Conversations()
+        self._home = Home(bot, workspace, self.request)
 
     def weight(self, event: dict[str, Any]) -> int:
         """0: none of our business. 1: may be; its text is not kept. 2: must not be lost."""
         kind, change = event["type"], event.get("subtype")
         if kind in ("app_mention", "channel_deleted", "group_deleted"):
             return 2
-        if kind == "app_home_opened":
-            return 1 if event.get("tab") == "messages" else 0
+        if kind in ("app_home_opened", "assistant_thread_started"):
+            return 1
         if kind == "member_left_channel":
             return 2 if event.get("user") == self.workspace.me.user else 0
         if kind == "message" and is_gone(event):
@@ -94,18 +94,13 @@ class Listener:
             await self._said(edited, body["event_id"])
         elif kind in ("channel_deleted", "group_deleted", "member_left_channel"):  # nobody can ask or erase there
             await self.bot.service.reset(self.key(Place(event["channel"], "")))
+        elif kind == "app_home_opened" and event.get("tab") == "home":
+            await self._home.publish(event["user"])
         elif kind == "app_home_opened":
-            await self._suggest(Place(event["channel"], event["user"]))
-
-    async def _suggest(self, place: Place) -> None:
-        """What one can ask, shown where somebody opens the bot's messages. Never fails."""
-        known = await self.bot.service.documents(self.key(place))
-        asked = [question for document in known for question in document.questions if render.reads_well(question)]
-        prompts = [{"title": question, "message": question} for question in asked[:MOST_PROMPTS]] or PROMPTS
-        with contextlib.suppress(*TROUBLE):
-            await self.workspace.web.assistant_threads_setSuggestedPrompts(
-                channel_id=place.channel, title="Send me a document, or ask me", prompts=prompts
-            )
+            await self._home.suggest(Place(event["channel"], event["user"]))
+        elif kind == "assistant_thread_started":  # of an app whose manifest is from before agent_view
+            opened = event["assistant_thread"]
+            await self._home.suggest(Place(opened["channel_id"], opened["user_id"]), opened["thread_ts"])
 
     async def _deleted(self, event: dict[str, Any]) -> None:
         """A message with a document: see `upload_deleted`."""
@@ -209,13 +204,18 @@ class Listener:
 
     async def _pressed(self, body: dict[str, Any]) -> None:
         action, container = body["actions"][0], body.get("container") or {}
+        if (body.get("view") or {}).get("type") == "home":
+            await self._home.forget(unescape(action["value"]), body["user"]["id"])
+            return
         seen = "" if container.get("is_ephemeral") else container.get("message_ts", "")
         thread = container.get("thread_ts") or (body.get("message") or {}).get("thread_ts") or ""
         place = Place(body["channel"]["id"], body["user"]["id"], seen, thread)
         name, value = action["action_id"].split(":")[1], unescape(action.get("value") or "")
+        if name == FEEDBACK:
+            name, _, value = value.partition(":")
         if await self._ask_by_form(name, value, place, body["trigger_id"]):
             return
-        request = await self.request(place)
+        request = await self.request(place, is_whispered=bool(container.get("is_ephemeral")))
         reply = SlackReply(self.workspace, place, body["response_url"], body["trigger_id"])
         await self.bot.press(name, value, request, reply)
 
@@ -239,7 +239,8 @@ class Listener:
         given = view["state"]["values"][GIVEN][GIVEN]
         place = Place(channel, body["user"]["id"], ts, thread)
         files = [await self._files.attachment(file) for file in given.get("files") or ()]
-        request = await self.request(place, attachments=files, text=given.get("value") or "")
+        text = given.get("value") or ""
+        request = await self.request(place, attachments=files, text=text, is_whispered=not ts)
         await self.bot.press(name, value, request, SlackReply(self.workspace, place, "", body["trigger_id"]))
 
     async def _chosen(self, body: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from bot.commands import COMMANDS, Command
 from bot.intents import understand
+from bot.render import DISCLAIMER
 
 SHORTCUT = "learn_document"  # callback_id of the message menu
 COMMAND = "engram"  # /engram ask ...: the one command that clashes with no other app's
@@ -15,6 +16,7 @@ DESCRIPTIONS = {"learn": "Show how to hand me a document"}  # Slack gives comman
 
 SCOPES = [
     "app_mentions:read",
+    "assistant:write",
     "channels:history",
     "channels:read",
     "chat:write",
@@ -42,6 +44,10 @@ EVENTS = [
     "message.mpim",
     "tokens_revoked",
 ]
+LONG_DESCRIPTION = (
+    "Attach a document to a message that mentions Engram: it learns it by heart, for that channel alone. Anybody there "
+    f"then asks about it, and each answer names the page to check it on. {DISCLAIMER}"
+)
 PROMPTS = [
     {"title": "What can you do?", "message": "help"},
     {"title": "What do you know here?", "message": "docs"},
@@ -62,17 +68,18 @@ def manifest(url: str = "", *, short_commands: bool = False) -> dict[str, Any]:
         "display_information": {
             "name": "Engram",
             "description": "Learns your documents, and answers from what it learned.",
+            "long_description": LONG_DESCRIPTION,
             "background_color": "#2f3e9e",
         },
         "features": {
             "app_home": {
-                "home_tab_enabled": False,
+                "home_tab_enabled": True,
                 "messages_tab_enabled": True,
                 "messages_tab_read_only_enabled": False,
             },
             "bot_user": {"display_name": "Engram", "always_online": True},
             "agent_view": {
-                "agent_description": "Send me a document and I learn it; then ask me about it.",
+                "agent_description": f"Send me a document and I learn it; then ask me about it. {DISCLAIMER}",
                 "suggested_prompts": PROMPTS,
             },
             "slash_commands": [

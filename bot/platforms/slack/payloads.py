@@ -9,6 +9,7 @@ from typing import Any
 
 from bot.commands import Command, Kind
 
+OWN_MESSAGES = "D"  # stands for a person's direct messages where their id is not known
 SPOKEN = (None, "file_share", "thread_broadcast", "me_message")  # subtypes of messages that people write
 
 
@@ -64,7 +65,9 @@ def team_of(body: Mapping[str, Any]) -> str:
 def place_of(body: Mapping[str, Any]) -> Place:
     """Of an event, a command, a button or a menu."""
     if event := body.get("event"):
-        return Place(channel=event["channel"], user=event.get("user") or "")
+        opened = event.get("assistant_thread") or {}
+        channel, user = event.get("channel") or opened.get("channel_id"), event.get("user") or opened.get("user_id")
+        return Place(channel=channel or "", user=user or "")
     channel, user = body.get("channel") or {}, body.get("user") or {}
     return Place(
         channel=body.get("channel_id") or channel.get("id") or "",

@@ -10,10 +10,12 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
+from typing import Any
 
 from slack_sdk.errors import SlackApiError
 from slack_sdk.webhook.async_client import AsyncWebhookClient
 
+from bot import render
 from bot.chat import Live, Message, Reply, Undelivered
 from bot.platforms.common import BUTTON, PICTURE, PostedMessage, sending
 from bot.platforms.slack.blocks import EMOJI, to_blocks
@@ -42,6 +44,7 @@ class SlackReply(Reply):
         self._url = url if workspace.is_slacks_own(url) else ""
         self._origin = trigger or place.ts
         self._root = place.root
+        self._status_in = ""  # thread in which it says that an answer is coming
         self.thread = ""
         self.shows_question = bool(place.ts) and not trigger
 
@@ -53,6 +56,7 @@ class SlackReply(Reply):
                 return
             if (private or replace) and not self._place.is_dm:
                 await self._whisper(message)
+                await self._clear_status()
                 if message.picture:
                     await self._show(message)
                 return
@@ -61,6 +65,7 @@ class SlackReply(Reply):
             try:
                 ts = await self._post_somewhere(message)
                 self.thread = self._root or ts
+                await self._clear_status()
             except SlackApiError as problem:
                 if code(problem) not in FOREIGN or not self._url:
                     raise
@@ -97,8 +102,9 @@ class SlackReply(Reply):
         if self._url and await self._respond(message):
             return
         thread = self._place.thread or None
+        shown = to_blocks(message, native=False)  # whether it takes more there is not documented
         await self._workspace.web.chat_postEphemeral(
-            channel=self._place.channel, user=self._place.user, thread_ts=thread, **to_blocks(message)
+            channel=self._place.channel, user=self._place.user, thread_ts=thread, **shown
         )
 
     async def _show(self, message: Message) -> None:
@@ -116,7 +122,8 @@ class SlackReply(Reply):
 
     async def _respond(self, message: Message, *, replace_original: bool = False) -> bool:
         """To the asker alone; False when the URL is used up. Raises: Undelivered."""
-        body = {"response_type": "ephemeral", "replace_original": replace_original, **to_blocks(message)}
+        shown = to_blocks(message, native=False)  # a refusal here comes without a reason
+        body = {"response_type": "ephemeral", "replace_original": replace_original, **shown}
         if self._place.thread:
             body["thread_ts"] = self._place.thread
         answer = await AsyncWebhookClient(self._url).send_dict(body)
@@ -126,8 +133,9 @@ class SlackReply(Reply):
 
     @contextlib.asynccontextmanager
     async def thinking(self) -> AsyncIterator[None]:
-        """Slack takes the status away with the next message in the thread; after a failure there may be none."""
-        status = asyncio.create_task(self._keep_status("is thinking …"))
+        """Slack takes the status away with the next message in the thread; there is none after a failure, or when the
+        answer stands in the channel."""
+        status = asyncio.create_task(self._keep_status())
         try:
             yield
         except BaseException:
@@ -136,21 +144,28 @@ class SlackReply(Reply):
             raise
         finally:
             status.cancel()
+        self._status_in = self._root or self._place.ts
 
-    async def _keep_status(self, status: str) -> None:
+    async def _keep_status(self) -> None:
         """Slack takes it away after two minutes."""
         while True:
-            await self._status(status)
+            await self._status(render.THINKING, loading_messages=[*render.LOADING])
             await asyncio.sleep(STATUS_FOR)
 
-    async def _status(self, status: str) -> None:
+    async def _status(self, status: str, **more: Any) -> None:
         """Works where Slack knows the app as an agent; elsewhere it fails, and nothing is lost."""
-        if thread := self._root or self._place.ts:
+        if thread := self._status_in or self._root or self._place.ts:
             with contextlib.suppress(*TROUBLE):
                 async with asyncio.timeout(LOOK_UP):
                     await self._workspace.web.assistant_threads_setStatus(
-                        channel_id=self._place.channel, thread_ts=thread, status=status
+                        channel_id=self._place.channel, thread_ts=thread, status=status, **more
                     )
+
+    async def _clear_status(self) -> None:
+        """Where the answer went elsewhere."""
+        if self._status_in and self._status_in != self._root:
+            await self._status("")
+        self._status_in = ""
 
     async def react(self, emoji: str) -> None:
         with contextlib.suppress(*TROUBLE):
@@ -191,7 +206,7 @@ class Posted(PostedMessage):
         return time.time() - float(self._ts)
 
     async def _update(self, message: Message) -> None:
-        await self._workspace.web.chat_update(channel=self._channel, ts=self._ts, **to_blocks(message))
+        await self._workspace.deliver(self._workspace.web.chat_update, message, channel=self._channel, ts=self._ts)
 
     async def _post_end(self, message: Message) -> None:
         tag = tag_of(self._channel, self._ts, message)
@@ -204,4 +219,6 @@ class Posted(PostedMessage):
 
 
 def tag_of(channel: str, origin: str, message: Message) -> str:
-    return f"{BUTTON}:" + hashlib.sha256(f"{channel} {origin} {message}".encode()).hexdigest()[:24]
+    """The same for an answer that is given again, whose buttons carry new ids, and whose small print may differ."""
+    said = f"{channel} {origin} {message.asked} {message.title} {message.text}"
+    return f"{BUTTON}:" + hashlib.sha256(said.encode()).hexdigest()[:24]

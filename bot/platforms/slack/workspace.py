@@ -5,17 +5,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import time
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import yarl
 from aiolimiter import AsyncLimiter
+from slack_sdk.errors import SlackApiError
 from slack_sdk.web.async_client import AsyncWebClient
 
 from bot.chat import Message
 from bot.platforms.common import is_from
 from bot.platforms.recent import Recent
 from bot.platforms.slack.blocks import to_blocks
-from bot.platforms.slack.errors import TROUBLE, code
+from bot.platforms.slack.errors import REFUSED_BLOCKS, TROUBLE, code
 from bot.platforms.slack.payloads import Me, Person, person_of, unescape
 
 log = logging.getLogger(__name__)
@@ -23,6 +26,8 @@ log = logging.getLogger(__name__)
 HOOK_HOST = yarl.URL("https://hooks.slack.com")  # of response URLs
 PEOPLE_FOR, UNKNOWN_FOR, EVENTS_FOR = 300, 30, 600  # seconds that something is remembered
 NAMED = 10  # people that one message mentions and who are looked up
+LATEST = 50  # messages of a channel that are looked at after a restart
+JOINED = 1_000  # channels of a person that are looked at
 READ = 4_000  # characters of a message; a question may have 1,000
 LOOK_UP = 5  # seconds for a question to Slack that we can do without
 
@@ -31,6 +36,7 @@ class Workspace:
     def __init__(self, me: Me, web: AsyncWebClient, edits: AsyncLimiter) -> None:
         self.me, self.web = me, web
         self.edits = edits  # progress edits of all channels
+        self.native = True  # it takes the blocks that Slack has for agents, as far as is known
         self._people = Recent(PEOPLE_FOR)
         self._unknown = Recent(UNKNOWN_FOR)
         self._creators = Recent(PEOPLE_FOR)
@@ -62,6 +68,16 @@ class Workspace:
             self._creators.put(channel, known)
         return known
 
+    async def channels_of(self, user: str) -> list[str]:
+        """Ids of the channels that somebody is in, as far as the bot may know. Raises: TROUBLE."""
+        ids: list[str] = []
+        kinds = "public_channel,private_channel"
+        async for page in await self.web.users_conversations(user=user, types=kinds, limit=200, exclude_archived=True):
+            ids += [channel["id"] for channel in page["channels"]]
+            if len(ids) >= JOINED:
+                break
+        return ids
+
     async def message(self, channel: str, ts: str, thread: str = "") -> dict[str, Any]:
         """One message as it stands in its channel or thread; {} when Slack does not show it soon."""
         try:
@@ -73,6 +89,16 @@ class Workspace:
             log.warning("a message could not be looked up: %s", code(problem))
             return {}
         return next((message for message in answer["messages"] if message["ts"] == ts), {})
+
+    async def latest(self, channel: str, seconds: float) -> list[dict[str, Any]]:
+        """What was said in a channel in the last seconds, threads left out, the oldest first. Never fails."""
+        oldest = f"{time.time() - seconds:.6f}"
+        try:
+            answer = await self.web.conversations_history(channel=channel, oldest=oldest, limit=LATEST)
+        except TROUBLE as problem:
+            log.warning("what was said meanwhile could not be looked up: %s", code(problem))
+            return []
+        return [{**message, "channel": channel} for message in answer["messages"][::-1]]
 
     async def plain_text(self, text: str) -> str:
         """Slack's markup as plain text: without the mention of the bot, other people by name."""
@@ -102,13 +128,27 @@ class Workspace:
         if self._unsure.get(tag) and (ts := await self._find(channel, thread, tag)):
             return ts
         self._unsure.put(tag)
-        body = to_blocks(message)
-        body["blocks"][0]["block_id"] = tag
-        sent = await self.web.chat_postMessage(
-            channel=channel, thread_ts=thread or None, unfurl_links=False, unfurl_media=False, **body
-        )
+        options = {"thread_ts": thread or None, "unfurl_links": False, "unfurl_media": False}
+        sent = await self.deliver(self.web.chat_postMessage, message, tag, channel=channel, **options)
         self._unsure.drop(tag)
         return sent["ts"]
+
+    async def deliver(self, send: Callable[..., Awaitable[Any]], message: Message, tag: str = "", **where: Any) -> Any:
+        """Hand a message to a method. A workspace that does not take the blocks for agents gets plain ones from then
+        on."""
+        try:
+            return await send(**where, **self._body(message, tag))
+        except SlackApiError as problem:
+            if code(problem) not in REFUSED_BLOCKS or not self.native:
+                raise
+        self.native = False
+        return await send(**where, **self._body(message, tag))
+
+    def _body(self, message: Message, tag: str) -> dict[str, Any]:
+        body = to_blocks(message, native=self.native)
+        if tag:
+            body["blocks"][0]["block_id"] = tag
+        return body
 
     async def _find(self, channel: str, thread: str, tag: str) -> str:
         if thread:

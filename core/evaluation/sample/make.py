@@ -77,10 +77,10 @@ def squad(sections: Sequence[Section]) -> dict[str, object]:
 
 
 def _question(context: str, name: str, question: str, answer: str) -> dict[str, object]:
-    found = re.search(rf"\b{re.escape(answer)}\b", context)
-    if not found:
+    match = re.search(rf"\b{re.escape(answer)}\b", context)
+    if not match:
         raise ValueError(f"{answer!r} is not in the section that {question!r} asks about")
-    return {"id": name, "question": question, "answers": [{"text": answer, "answer_start": found.start()}]}
+    return {"id": name, "question": question, "answers": [{"text": answer, "answer_start": match.start()}]}
 
 
 # The document
@@ -180,8 +180,8 @@ def _lighthouse(page: pymupdf.Page, x: float, y: float) -> None:
     page.draw_polyline([(x - 13, y - 20), (x - 8, y - 80), (x + 8, y - 80), (x + 13, y - 20)], color=SEA, width=0.8)
     shape([(-11, 80), (-11, 83), (11, 83), (11, 80)], SEA)
     shape([(-6, 83), (-6, 97), (6, 97), (6, 83)], (1.0, 0.93, 0.70))
-    for at in (-6, 0, 6):
-        page.draw_line((x + at, y - 83), (x + at, y - 97), color=SEA, width=0.8)
+    for dx in (-6, 0, 6):
+        page.draw_line((x + dx, y - 83), (x + dx, y - 97), color=SEA, width=0.8)
     shape([(-8, 97), (0, 106), (8, 97)], COPPER)
     for row, width in enumerate((110, 84, 58)):
         wave = [

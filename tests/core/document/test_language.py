@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from core.document import language as languages
 from core.document.formats import read_document
 from core.document.language import language_of, stop_words
 from core.types import Limits
@@ -31,6 +32,19 @@ ENGLISH = "The harbour of the town is old, and the people who live in the town a
     ],
 )
 def test_a_language_is_told_when_it_is_surely_not_english(text: str, language: str) -> None:
+    assert language_of(text) == language
+
+
+@pytest.mark.parametrize("text", ["who built the lighthouse", "Where is it?", "a boat in the harbour", "tell me how"])
+def test_a_plainly_english_question_waits_for_no_classifier(text: str, monkeypatch) -> None:
+    monkeypatch.setattr(languages, "load_classifier", None)
+    assert language_of(text) == "en"
+
+
+@pytest.mark.parametrize(
+    ("text", "language"), [("Qui chante dans le film The Wall ?", "fr"), ("Wer hat das Lied What Else gesungen?", "de")]
+)
+def test_an_english_title_makes_no_question_english(text: str, language: str) -> None:
     assert language_of(text) == language
 
 

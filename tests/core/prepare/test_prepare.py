@@ -98,9 +98,9 @@ def test_other_architectures_are_prepared_too(tiny, tmp_path, shape) -> None:
 
 def test_a_head_to_search_with_comes_with_questions_of_people(tiny, fmt, tmp_path) -> None:
     prepare(tiny, MATERIAL, Material(), tmp_path, CONFIG)
-    assert Searcher.of(tiny, tmp_path, fmt.pad_id).query("Who is master 1?")
+    assert Searcher.for_model(tiny, tmp_path, fmt.pad_id).query("Who is master 1?")
     prepare(tiny, Material(), Material(), tmp_path / "none", CONFIG)
-    assert Searcher.of(tiny, tmp_path / "none", fmt.pad_id) is None
+    assert Searcher.for_model(tiny, tmp_path / "none", fmt.pad_id) is None
 
 
 def test_an_interrupted_run_goes_on_where_it_was(tiny, tmp_path) -> None:

@@ -80,17 +80,17 @@ def test_a_head_is_the_same_after_it_was_stored(tiny, tmp_path: Path) -> None:
     head = SearchHead(2, WIDTH)
     torch.nn.init.orthogonal_(head.project)
     head.mean += torch.randn(WIDTH)
-    assert Searcher.of(tiny, tmp_path, 0) is None and Searcher.of(tiny, None, 0) is None
+    assert Searcher.for_model(tiny, tmp_path, 0) is None and Searcher.for_model(tiny, None, 0) is None
     save_head(head, tmp_path)
     again = load_head(tmp_path / SEARCH)
     assert again.layer == 2 and torch.equal(again.mean, head.mean) and torch.equal(again.odds, head.odds)
     torch.testing.assert_close(again.project, head.project, atol=1e-3, rtol=1e-2)
-    one, other = Searcher.of(tiny, tmp_path, 0), Searcher.of(tiny, tmp_path, 0)
+    one, other = Searcher.for_model(tiny, tmp_path, 0), Searcher.for_model(tiny, tmp_path, 0)
     assert one and other and one.codes([[7, 8, 9]]) == other.codes([[7, 8, 9]]) and one.query("") is None
     assert len(one.codes([[7, 8, 9], [4]])[1]) == NAME + 16
     head.bias.data += 1
     save_head(head, tmp_path)
-    changed = Searcher.of(tiny, tmp_path, 0)
+    changed = Searcher.for_model(tiny, tmp_path, 0)
     assert changed and changed.name != one.name, "what another head wrote is never compared"
 
 

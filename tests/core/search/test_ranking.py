@@ -70,11 +70,11 @@ def test_chunks_come_in_the_order_of_their_words_the_newer_document_first() -> N
     matches = [WordMatch(word, id, at, bm25=-0.5, containing=4, rows=50, searched=20) for word, id, at in found]
     known = {"b": document("b", learned_at=2.0), "a": document("a", learned_at=1.0)}
     hits = by_words(matches, ["boat", "mast", "oar"], known, 3)
-    assert [hit.place for hit in hits] == [("a", 2), ("b", 0), ("b", 1)]
+    assert [hit.key for hit in hits] == [("a", 2), ("b", 0), ("b", 1)]
     assert hits[0].score > hits[1].score == hits[2].score > 0 and {hit.searched for hit in hits} == {20}
     assert 0 < hits[1].share < hits[0].share < 1
     [newest] = by_words([], ["boat"], known, 3)
-    assert (newest.place, newest.score, newest.share, newest.searched) == (("b", 0), 0.0, 0.0, 1)
+    assert (newest.key, newest.score, newest.share, newest.searched) == (("b", 0), 0.0, 0.0, 1)
     assert by_words([], ["boat"], {}, 3) == []
 
 
@@ -209,7 +209,7 @@ def test_an_answer_is_judged_by_the_text_of_its_own_document() -> None:
     said = {("a", 0): Completion("in 1874", 2, 0.1, 0.8), ("b", 0): Completion("in 1874", 2, 0.1, 0.9)}
     question, asked = "When was the lighthouse built?", [[hit("b"), hit("a"), hit("c")]]
     best, certain = judge(question, asked, said, pages, NUMBERS)
-    assert best and (best.hit.place, best.pages, certain) == (("a", 0), (4,), Certainty.LIKELY)
+    assert best and (best.hit.key, best.pages, certain) == (("a", 0), (4,), Certainty.LIKELY)
     best, certain = judge(question, asked, said, pages, NUMBERS, floor=0.85)
     assert best and (best.completion.text, best.pages, certain) == (NOT_IN_TEXT, (), Certainty.ABSENT)
     assert judge(question, [[]], {}, {}, NUMBERS) == (None, Certainty.UNSURE)

@@ -1,0 +1,1 @@
+"""Discord. The one home of discord.py."""
