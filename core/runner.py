@@ -363,7 +363,9 @@ class Runner:
         page = page_of(before.pages[-1].number + 1, wanted.question, wanted.correction, wanted.id)
         await self._enter(work, Stage.LEARNING)
         chunks = await self.device.run(engine.chunk, [page])
-        learned = await self._run_steps(work, engine.learn(numbered(chunks), title=document.name))
+        learned = await self._run_steps(
+            work, engine.learn(numbered(chunks), title=title_of(document.name, before.pages))
+        )
         check_learned(learned, chunks)
         after = before.with_page(page, await self._encode(work, chunks, engine), learned)
         await self._enter(work, Stage.CHECKING)
