@@ -234,7 +234,9 @@ def _hangs(above: Line, below: Line) -> bool:
 
 
 def _is_code(line: Line) -> bool:
-    return 2 * sum(bool(_FIXED.search(font)) for font in line.fonts) > len(line.fonts)
+    """Whether all of it is typed, but for a line's number."""
+    fonts = line.fonts[1:] if line.text[0].isdigit() else line.fonts
+    return bool(fonts) and all(map(_FIXED.search, fonts))
 
 
 def _other_font(above: Line, below: Line) -> bool:

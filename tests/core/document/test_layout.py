@@ -253,6 +253,13 @@ def test_lines_of_code_stay_lines_unless_the_whole_page_is_typed() -> None:
     assert "open the harbour (ships) ; close the harbour ;" in read_sheets([sheet(*typed)])[0]
 
 
+def test_prose_with_words_of_code_is_no_code() -> None:
+    fonts = ("Courier", "Times", "Courier")
+    lines = [replace(one, fonts=fonts) for one in body("open (ships) as in the help for", "more of (ships).")]
+    other = [replace(one, fonts=("Times",)) for one in body("It is old.", y=300, block=1)]
+    assert "the help for more of" in read_sheets([sheet(*lines, *other)])[0]
+
+
 def test_a_label_in_the_margin_leads_its_paragraph_also_where_the_file_draws_it_last() -> None:
     paragraph = [line(text, y, x=170, width=300) for text, y in (("This command prints the", 200), ("harbour.", 212))]
     assert read_sheets([sheet(*paragraph, line("\\harbour", 200, x=72, width=60, block=1))])[0].startswith("\\harbour")
