@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import storage.check
 from bot.settings import Settings
 from bot.traces import exporting
 from core.document.formats import read_document
@@ -19,11 +18,13 @@ from core.inspection import Inspection
 from core.ports import Engine
 from core.runner import Runner
 from core.service import Service
-from storage.backup import Manifest, back_up, restore
-from storage.check import Contents, check_folder
+from storage.backup import back_up, restore
+from storage.check import Contents, check_folder, rebuild_search
 from storage.folder import DataFolder
 from storage.index import Index, ReadOnlyIndex
 from storage.weights import Weights
+
+__all__ = ["App", "back_up", "check_data", "load_engine", "open_app", "open_for_reading", "rebuild_search", "restore"]
 
 
 @dataclass(frozen=True)
@@ -108,16 +109,6 @@ def load_engine(settings: Settings) -> Engine:
         gc.enable()
 
 
-def back_up_data(folder: Path, file: Path) -> Manifest:
-    """Blocking; beside a running bot or without one. Raises: NotFound, StorageFailed."""
-    return back_up(folder, file)
-
-
-def restore_data(folder: Path, file: Path) -> Manifest:
-    """Blocking; the bot must not run. Raises: NotFound, BackupDamaged, DataTooNew, DataFolderBusy, StorageFailed."""
-    return restore(folder, file)
-
-
 def check_data(folder: Path) -> Contents:
     """What lies in a data folder, and what is wrong with it; blocking. Works beside a running bot.
 
@@ -127,8 +118,3 @@ def check_data(folder: Path) -> Contents:
         return check_folder(folder)
     except sqlite3.Error as error:
         raise StorageFailed from error
-
-
-def rebuild_search(folder: Path) -> list[str]:
-    """Write damaged search tables anew; blocking; the bot must not run. Raises: DataFolderBusy, SetupError."""
-    return storage.check.rebuild_search(folder)

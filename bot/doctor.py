@@ -23,10 +23,10 @@ from core.document.ocr import INSTALL
 from core.document.ocr import installed as installed_languages
 from core.errors import DataFolderBusy, SetupError, StorageFailed
 from core.program import this_program
-from core.sandbox import missing as missing_protections
+from core.sandbox import missing_protections
 
 PROJECT = Path(__file__).parents[1] / "pyproject.toml"  # absent where Engram is installed as a package
-ROOM = 2 * 2**30  # bytes of free disk below which there is a warning
+MIN_FREE_BYTES = 2 * 2**30  # bytes of free disk below which there is a warning
 Check = dict[str, Any]  # name, state ("ok", "warning", "error"), detail, fix
 
 
@@ -56,13 +56,13 @@ def python() -> Check:
 
 def dependencies(ranges: Sequence[Requirement]) -> Check:
     """What is installed against the ranges that the project was tested with."""
-    releases = {one.name: installed(one.name) for one in ranges}
-    absent = [name for name, release in releases.items() if release is None]
-    other = [
-        f"{one.name} {release}"
-        for one in ranges
-        if (release := releases[one.name]) and not one.specifier.contains(release, prereleases=True)
-    ]
+    absent, other = [], []
+    for requirement in ranges:
+        release = installed_version(requirement.name)
+        if release is None:
+            absent.append(requirement.name)
+        elif not requirement.specifier.contains(release, prereleases=True):
+            other.append(f"{requirement.name} {release}")
     fix = "Install Engram again: `make install`, or pip."
     if absent:
         return check("Dependencies", False, f"missing: {', '.join(absent)}", fix)
@@ -74,11 +74,14 @@ def dependencies(ranges: Sequence[Requirement]) -> Check:
 def required(file: Path = PROJECT) -> list[Requirement]:
     """The packages that Engram always needs: by pyproject.toml where it lies beside the code, else by the package."""
     lines = tomllib.loads(file.read_text())["project"]["dependencies"] if file.is_file() else requires("engram") or []
-    every = [Requirement(line) for line in lines]
-    return [one for one in every if one.marker is None or one.marker.evaluate({"extra": ""})]
+    needed = []
+    for requirement in map(Requirement, lines):
+        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+            needed.append(requirement)
+    return needed
 
 
-def installed(name: str) -> str | None:
+def installed_version(name: str) -> str | None:
     try:
         return version(name)
     except PackageNotFoundError:
@@ -205,7 +208,7 @@ def stored(folder: Path) -> Check:
 def disk(folder: Path) -> Check:
     free = shutil.disk_usage(nearest(folder)).free
     detail = f"{free / 2**30:.1f} GB free"
-    return check("Disk", True, detail) if free > ROOM else warning("Disk", detail, "Make room for weights.")
+    return check("Disk", True, detail) if free > MIN_FREE_BYTES else warning("Disk", detail, "Make room for weights.")
 
 
 def nearest(folder: Path) -> Path:
@@ -220,10 +223,10 @@ async def platform(name: str, settings: Settings) -> list[Check]:
         return [warning(title, "not configured", f"Set {' and '.join(needs)}.")]
     if needs:
         return [check(title, False, f"missing: {', '.join(needs)}", "Set it in the environment or in a file .env.")]
-    return await _ask(title, import_module(PLATFORMS[name][0]).examine(settings))
+    return await _ask_platform(title, import_module(PLATFORMS[name][0]).examine(settings))
 
 
-async def _ask(title: str, answers: AsyncIterator[tuple[str, str, str, str]]) -> list[Check]:
+async def _ask_platform(title: str, answers: AsyncIterator[tuple[str, str, str, str]]) -> list[Check]:
     checks: list[Check] = []
     try:
         async for name, state, detail, fix in answers:

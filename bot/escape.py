@@ -29,9 +29,11 @@ def escape_slack(text: str) -> str:
 def _outside_fences(text: str, escape: Callable[[str], str]) -> str:
     """Escape all but complete ``` blocks, in which only mentions are broken."""
     parts = re.split(r"(```.*?```)", text, flags=re.DOTALL)
-    return "".join(
-        without_mentions(part) if part.startswith(FENCE) and len(part) >= 6 else escape(part) for part in parts
-    )
+    escaped = []
+    for part in parts:
+        is_code = part.startswith(FENCE) and len(part) >= 6
+        escaped.append(without_mentions(part) if is_code else escape(part))
+    return "".join(escaped)
 
 
 def clip(text: str, limit: int) -> str:

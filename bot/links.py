@@ -26,9 +26,9 @@ from core.types import Limits
 log = logging.getLogger(__name__)
 
 LINK = re.compile(r"https?://[^\s<>\"'`|]+", re.IGNORECASE)
-MOST = 3  # links of one message
+MAX_LINKS = 3  # links of one message
 REDIRECTS = 5
-SECONDS = 60.0  # for a document, redirects included
+TIMEOUT = 60.0  # for a document, redirects included
 AGENT = "Engram (a chat bot that fetches what people link to)"
 NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052: the last 32 bits are an IPv4 address
 
@@ -44,16 +44,20 @@ EXPORTS = (
     (r"(?:www\.)?dropbox\.com/", "Dropbox", "download the file"),
     (r"[\w-]+\.atlassian\.net/wiki/", "Confluence", "choose ⋯ > Export to PDF"),
 )
-CLOSED = "I do not open links here; download the document, or print the page to a PDF, and attach that."
+NO_LINKS = "I do not open links here; download the document, or print the page to a PDF, and attach that."
 
 Public = Callable[[str], bool]
 
 
 def links_in(text: str) -> list[str]:
     """The first few, without the punctuation behind them."""
-    written = [match.rstrip(".,;:!?") for match in LINK.findall(text)]
-    whole = [link[:-1] if link.count(")") > link.count("(") else link for link in written]
-    return list(dict.fromkeys(whole))[:MOST]
+    links = []
+    for match in LINK.findall(text):
+        link = match.rstrip(".,;:!?")
+        if link.count(")") > link.count("("):
+            link = link[:-1]
+        links.append(link)
+    return list(dict.fromkeys(links))[:MAX_LINKS]
 
 
 def without_links(text: str) -> str:
@@ -68,16 +72,12 @@ def linked(links: Sequence[str], limits: Limits, *, allowed: bool) -> tuple[Atta
             if re.match(pattern, address, re.IGNORECASE):
                 raise Refused(f"I can't open {what}; {export} there and attach that.")
     if not allowed:
-        raise Refused(CLOSED)
-    return tuple(
-        Attachment(
-            name=name_of(link),
-            size=0,  # nobody says
-            content_type="application/octet-stream",
-            read=partial(fetch, link, limits.max_bytes),
-        )
-        for link in links
-    )
+        raise Refused(NO_LINKS)
+    attachments = []
+    for link in links:
+        read = partial(fetch, link, limits.max_bytes)
+        attachments.append(Attachment(name_of(link), size=0, content_type="application/octet-stream", read=read))
+    return tuple(attachments)
 
 
 def name_of(link: str) -> str:
@@ -101,7 +101,7 @@ async def fetch(link: str, most: int, *, public: Public | None = None) -> bytes:
     connector = aiohttp.TCPConnector(resolver=_Resolver(public), force_close=True)
     options: dict[str, Any] = {"cookie_jar": aiohttp.DummyCookieJar(), "auto_decompress": False, "trust_env": False}
     try:
-        async with asyncio.timeout(SECONDS), aiohttp.ClientSession(connector=connector, **options) as session:
+        async with asyncio.timeout(TIMEOUT), aiohttp.ClientSession(connector=connector, **options) as session:
             return await _followed(session, link, most, public)
     except TimeoutError:
         raise Refused("That link took too long; download the document and attach it.") from None

@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 SAMPLED, BEAT = 5.0, 0.5  # seconds
 
 JOBS = Counter("engram_jobs", "Learning jobs that ended, by their last stage", ["stage"])
-LEARNING = Histogram("engram_learning_seconds", "Learning one document", buckets=(1, 3, 10, 30, 100, 300, 1000, 3600))
-QUESTIONS = Counter("engram_questions", "Questions, by what came of them", ["outcome"])
+LEARNING_SECONDS = Histogram(
+    "engram_learning_seconds", "Learning one document", buckets=(1, 3, 10, 30, 100, 300, 1000, 3600)
+)
+QUESTIONS_ASKED = Counter("engram_questions", "Questions, by what came of them", ["outcome"])
 ANSWERING = Histogram("engram_answer_seconds", "From a question to its answer", buckets=(0.1, 0.3, 1, 3, 10, 30, 100))
 QUEUE = Gauge("engram_queue_length", "Documents that wait to be learned")
 AT_WORK = Gauge("engram_jobs_now", "Unfinished learning jobs, by stage", ["stage"])
@@ -33,7 +35,7 @@ LAG = Histogram("engram_loop_lag_seconds", "How late the event loop is", buckets
 def job_ended(last: Progress) -> None:
     JOBS.labels(last.job.stage).inc()
     if last.document:
-        LEARNING.observe(last.document.metrics.seconds)
+        LEARNING_SECONDS.observe(last.document.metrics.seconds)
 
 
 @contextlib.contextmanager
@@ -48,7 +50,7 @@ def answering() -> Iterator[None]:
         outcome = "refused"
         raise
     finally:
-        QUESTIONS.labels(outcome).inc()
+        QUESTIONS_ASKED.labels(outcome).inc()
 
 
 @contextlib.asynccontextmanager

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from core.learning.adapters.remote import RemoteWriter
 
 PREFIX = "ENGRAM_"
-FILE = Path(".env")
+ENV_FILE = Path(".env")
 ENGINE = (  # settings that the engine knows by the same name; those that were set come before the preset's
     "model", "learner", "effort", "device", "dtype", "chunk_size", "budget", "batch_tokens", "memory_mb", "study",
     "objectives", "check", "guard", "votes",
@@ -35,7 +35,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
-        env_file=FILE,
+        env_file=ENV_FILE,
         env_ignore_empty=True,
         env_nested_delimiter="__",
         extra="ignore",
@@ -157,12 +157,10 @@ class Settings(BaseSettings):
     def _question_writer(self) -> RemoteWriter | None:
         from core.learning.adapters.remote import RemoteWriter
 
+        if not self.question_writer_url:
+            return None
         key = self.question_writer_key.get_secret_value() if self.question_writer_key else ""
-        return (
-            RemoteWriter(self.question_writer_url, self.question_writer_model, key)
-            if self.question_writer_url
-            else None
-        )
+        return RemoteWriter(self.question_writer_url, self.question_writer_model, key)
 
 
 def user_cache() -> Path:
@@ -183,9 +181,9 @@ def load_settings(**given: Any) -> Settings:
         sentence = wrong["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
         raise SetupError(f"{name}:{said}; {sentence}.") from None
     except UnicodeDecodeError:
-        raise SetupError(f"The file {FILE} is not UTF-8; save it as that.") from None
+        raise SetupError(f"The file {ENV_FILE} is not UTF-8; save it as that.") from None
     except OSError as error:
-        raise SetupError(f"The file {FILE} can't be read.") from error
+        raise SetupError(f"The file {ENV_FILE} can't be read.") from error
     except ValueError as error:  # pydantic-settings: what should be JSON is not
         raise SetupError(f"A setting can't be understood: {str(error).splitlines()[0]}.") from None
 
@@ -194,14 +192,15 @@ def unknown_variables() -> list[str]:
     """Variables that look like settings and are none, one sentence each."""
     known = [PREFIX + name.upper() for name in Settings.model_fields]
     known += [f"{PREFIX}QUOTAS__{field.name.upper()}" for field in fields(QuotaConfig)]
-    return [
-        f"{name} is no setting." + "".join(f" Did you mean {guess}?" for guess in get_close_matches(name, known, n=1))
-        for name in sorted({name.upper() for name in _variables()} - {*known})
-    ]
+    sentences = []
+    for name in sorted({name.upper() for name in _variables()} - {*known}):
+        guesses = get_close_matches(name, known, n=1)
+        sentences.append(f"{name} is no setting." + (f" Did you mean {guesses[0]}?" if guesses else ""))
+    return sentences
 
 
 def _variables() -> Iterator[str]:
     yield from (name for name in os.environ if name.upper().startswith(PREFIX))
-    if FILE.is_file():
-        text = FILE.read_text(errors="replace")
+    if ENV_FILE.is_file():
+        text = ENV_FILE.read_text(errors="replace")
         yield from re.findall(rf"^\s*(?:export\s+)?({PREFIX}\w+)\s*=", text, re.MULTILINE | re.IGNORECASE)

@@ -15,13 +15,13 @@ from bot import settings as module
 from bot.quotas import QuotaConfig
 from bot.settings import PREFIX, Settings
 
-PAGE = Path(__file__).parents[1] / "docs" / "operating.md"
+SETTINGS_PAGE = Path(__file__).parents[1] / "docs" / "operating.md"
 BEGIN, END = "<!-- settings: made by `make docs` -->", "<!-- end of settings -->"
 
 
 def main() -> None:
     """Write the table into the page, in place of the one there."""
-    PAGE.write_text(with_table(PAGE.read_text()))
+    SETTINGS_PAGE.write_text(with_table(SETTINGS_PAGE.read_text()))
 
 
 def with_table(page: str) -> str:
@@ -34,7 +34,7 @@ def with_table(page: str) -> str:
 def table() -> str:
     """Markdown: a heading and a table for each group of settings."""
     lines = []
-    for heading, names in groups():
+    for heading, names in setting_groups():
         lines += [f"### {heading}", "", "| variable | default | |", "|---|---|---|"]
         for name, text in names:
             if name == "quotas":
@@ -48,7 +48,7 @@ def table() -> str:
     return "\n".join(lines)
 
 
-def groups() -> Iterator[tuple[str, list[tuple[str, str]]]]:
+def setting_groups() -> Iterator[tuple[str, list[tuple[str, str]]]]:
     """(heading, [(setting, what its comments say)]), as they stand in the class. A comment after a blank line is a
     heading; one on a setting's own lines, or right above it, describes it."""
     source = inspect.getsource(module)

@@ -97,6 +97,19 @@ class Screen:
             yield lambda what, done, total: bars.update(line, description=what, completed=done, total=total)
 
 
+def training_line(figures: Mapping[str, Any]) -> str:
+    """What `prepare` reports: a stage's name, then its numbers; seconds of the phases of a step in brackets."""
+    parts = []
+    for name, value in figures.items():
+        if isinstance(value, Mapping):
+            parts.append("(" + ", ".join(f"{phase} {seconds:.3f} s" for phase, seconds in value.items()) + ")")
+        elif isinstance(value, float):
+            parts.append(f"{name} {value:,.0f}" if abs(value) >= 100 else f"{name} {value:.3f}")
+        elif name != "stage":
+            parts.append(f"{name} {value}")
+    return f"{figures['stage']}: {', '.join(parts)}"
+
+
 class StepsColumn(BarColumn):
     """A bar for stages that have steps."""
 
@@ -172,14 +185,17 @@ def page_rule(page: Page) -> Rule:
     return Rule(f"page {page.number}{sure}", align="left", style="dim")
 
 
-def side_by_side(answer: Answer) -> Table:
+def answers_table(answer: Answer) -> Table:
     """Base and learned answer in two columns, and below them where the learned one comes from."""
     table = Table(box=box.ROUNDED, expand=True)
     table.add_column("Base model", ratio=1, header_style="dim")
     table.add_column("Learned", ratio=1, header_style="bold green")
-    nothing = "nothing learned here is about this; name a document to ask it all the same (--document)"
-    untaught = f"[dim]{nothing if answer.unrelated else 'nothing is learned in this channel yet'}[/]"
-    learned = plain(answer.learned.text) if answer.learned else untaught
+    if answer.learned:
+        learned = plain(answer.learned.text)
+    elif answer.unrelated:
+        learned = "[dim]nothing learned here is about this; name a document to ask it all the same (--document)[/]"
+    else:
+        learned = "[dim]nothing is learned in this channel yet[/]"
     table.add_row(f"[dim]{plain(answer.base.text)}[/]", learned)
     return table
 
@@ -196,7 +212,7 @@ def source_line(answer: Answer) -> str:
 
 
 def supported_places(answer: Answer) -> list[str]:
-    """Where the text bears an answer out; nothing when there is no text to look in, or the document has no places."""
+    """The places where the text supports an answer; none when no text is kept, or the document has no places."""
     if answer.pages is None:
         return []
     if not answer.pages:

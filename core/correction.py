@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from core.errors import LearningFailed
-from core.ports import Ask, Index, Learned
+from core.ports import Ask, Index, Learned, section_tensors
 from core.search.parameters import RankingParameters
-from core.search.ranking import ChunkKey, Hit, judge, sections
+from core.search.ranking import ChunkKey, Hit, judge, sections_to_ask
 from core.search.words import normalise
 from core.squad import f1
 from core.types import Chunk, Completion, Document, Page
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from core.device import Device
 
 PLACE = "a correction"  # what a citation calls its page
-RIGHT = 0.5  # F1 from which an answer counts, as in the self-check
-ALIKE = 0.75  # of the words of two questions: they ask for the same thing
+MIN_F1 = 0.5  # F1 from which an answer counts, as in the self-check
+SAME_QUESTION = 0.75  # of the words of two questions: they ask for the same thing
 Pairs = Sequence[tuple[str, str]]  # questions and their answers
 
 
@@ -39,11 +39,6 @@ class Version:
     chunks: tuple[Chunk, ...]
     tensors: Mapping[str, Tensor]  # named SECTION/MODULE
     sections: tuple[int, ...]  # of each chunk
-
-    def weights(self, section: int) -> dict[str, Tensor]:
-        """Of one section, by module."""
-        start = f"{section}/"
-        return {name.removeprefix(start): t for name, t in self.tensors.items() if name.startswith(start)}
 
     def with_page(self, page: Page, chunks: Sequence[Chunk], learned: Learned) -> Version:
         """A page more, with the chunks that it was cut into and what was learned of them."""
@@ -96,16 +91,16 @@ class Rehearsal:
         weights = replace(self._document.weights, sections=version.sections)
         document = replace(self._document, weights=weights)
         hits_of = await self._index.rehearse(document, version.chunks, questions, ranking.considered_chunks)
-        return [
-            await self._answer(version, question, sections(hits, ranking), ranking)
-            for question, hits in zip(questions, hits_of, strict=True)
-        ]
+        answers = []
+        for question, hits in zip(questions, hits_of, strict=True):
+            answers.append(await self._answer(version, question, sections_to_ask(hits, ranking), ranking))
+        return answers
 
     async def _answer(self, version: Version, question: str, asked: Sequence[Hit], ranking: RankingParameters) -> str:
         self._pause()
         new = [hit for hit in asked if (question, hit.section) not in self._said]
         learner = self._document.weights.learner
-        asks = [Ask(question, version.weights(hit.section), learner=learner) for hit in new]
+        asks = [Ask(question, section_tensors(version.tensors, hit.section), learner=learner) for hit in new]
         completions, _ = await self._device.answer(asks) if asks else ([], [])
         for hit, completion in zip(new, completions, strict=True):
             self._said[question, hit.section] = completion
@@ -139,9 +134,9 @@ async def check(rehearsal: Rehearsal, before: Version, after: Version, corrected
 
 def right(answers: Sequence[str], pairs: Pairs) -> int:
     """How many are right."""
-    return sum(f1(given, [wanted]) >= RIGHT for given, (_, wanted) in zip(answers, pairs, strict=True))
+    return sum(f1(given, [wanted]) >= MIN_F1 for given, (_, wanted) in zip(answers, pairs, strict=True))
 
 
 def alike(one: str, other: str) -> bool:
     a, b = set(normalise(one)), set(normalise(other))
-    return len(a & b) >= ALIKE * len(a | b)
+    return len(a & b) >= SAME_QUESTION * len(a | b)

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from core.errors import EngramError, ModelNotFound
@@ -25,10 +26,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-BATCH_ROWS = (
-    16  # rows of one engine.answer call; a question has up to four: three sections and the base model, and in a
-)
-# thread three more, of its document
+# Rows of one engine.answer call. A question has up to four: three sections and the base model; and in a thread three
+# more, of its document.
+BATCH_ROWS = 16
 
 
 class PromptTokens(NamedTuple):
@@ -38,7 +38,7 @@ class PromptTokens(NamedTuple):
     document: int  # those of a document's text
 
 
-Reply = tuple[list[Completion], list[PromptTokens]]  # to one question: for each of its rows
+RowAnswers = tuple[list[Completion], list[PromptTokens]]  # to one question: for each of its rows
 
 
 class Device:
@@ -90,7 +90,7 @@ class Device:
         return self._loop.run_in_executor(self._thread, function, *args)
 
     @traced("answer")
-    async def answer(self, asks: Sequence[Ask]) -> Reply:
+    async def answer(self, asks: Sequence[Ask]) -> RowAnswers:
         """Answer these rows in one batch, together with whoever else is waiting.
 
         Returns: for each row a completion, and the tokens of its prompt.
@@ -155,13 +155,14 @@ class Device:
     def _answer_batch(self, batch: list[_Question]) -> None:
         engine = self.engine
         assert engine is not None  # `answer` waited for it
-        replies: Sequence[Reply | EngramError]
+        replies: list[RowAnswers | EngramError] = []
         try:
-            completions = iter(engine.answer([ask for question in batch for ask in question.asks]))
-            replies = [
-                ([next(completions) for _ in question.asks], [_prompt_tokens(engine, ask) for ask in question.asks])
-                for question in batch
-            ]
+            completions = engine.answer(list(chain.from_iterable(question.asks for question in batch)))
+            start = 0
+            for question in batch:
+                stop = start + len(question.asks)
+                replies.append((completions[start:stop], [_prompt_tokens(engine, ask) for ask in question.asks]))
+                start = stop
         except Exception as error:
             if len(batch) > 1:  # one bad row must not cost the others their answers
                 for question in batch:
@@ -179,7 +180,7 @@ class _Question:
     """Rows that wait for one reply."""
 
     asks: tuple[Ask, ...]
-    reply: asyncio.Future[Reply]
+    reply: asyncio.Future[RowAnswers]
 
 
 def _prompt_tokens(engine: Engine, ask: Ask) -> PromptTokens:
@@ -187,7 +188,7 @@ def _prompt_tokens(engine: Engine, ask: Ask) -> PromptTokens:
     return PromptTokens(whole, whole - engine.prompt_tokens(ask.question) if ask.context else 0)
 
 
-def _settle(question: _Question, reply: Reply | EngramError) -> None:
+def _settle(question: _Question, reply: RowAnswers | EngramError) -> None:
     if question.reply.done():
         return
     if isinstance(reply, EngramError):

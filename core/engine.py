@@ -22,7 +22,7 @@ from core.learning.graphs import Graphs
 from core.learning.learners import make_learner
 from core.learning.preparation import FastWeightsConfig, read_config
 from core.learning.shared_passes import DraftedPasses, Shared
-from core.memory import fit, limit_memory
+from core.memory import fit_batch, limit_memory
 from core.model import LoadedModel, load_model, preparation_digest, prepared_folder
 from core.ports import Ask, Learned
 from core.prompts import COMPLETE, NOT_IN_TEXT, format_for
@@ -38,9 +38,9 @@ if TYPE_CHECKING:
 
 PRESETS = Path(__file__).parent / "presets"
 CHECK_TOKENS = 16  # of an answer in the self-check
-BASE = "base"  # stands for the base model among the learners
+BASE_LEARNER = "base"  # stands for the base model among the learners
 BASE_TOKENS = 16  # of the base model's answer, which is shown for comparison
-CONTEXT = 2048  # tokens of a prompt; readers are trained with half of it
+CONTEXT_TOKENS = 2048  # tokens of a prompt; readers are trained with half of it
 
 
 @dataclass(frozen=True)
@@ -94,10 +94,10 @@ class Engine:
         self.base_format = format_for(base.tokenizer)
         self.format = format_for(base.tokenizer, prepared=self.reader is not base)
         self.name = base.name
-        self.fingerprint = combined(base.fingerprint, preparation_digest(base))
+        self.fingerprint = combined_fingerprint(base.fingerprint, preparation_digest(base))
         self.device, self.dtype = str(base.device), str(base.dtype).removeprefix("torch.")
         self.learner = config.learner
-        self.chunk_size = config.chunk_size or self._section()
+        self.chunk_size = config.chunk_size or self._prepared_chunk_size()
         limit_memory(base.device, config.memory_mb)
         self._searcher = Searcher.for_model(self.reader, prepared_folder(base), self.format.pad_id)
         self._base_graphs: Graphs | None = None
@@ -112,7 +112,7 @@ class Engine:
         base = load_model(c.model, device=c.device, dtype=c.dtype, prepared=c.prepared, cache=c.cache)
         return cls(base, c)
 
-    def _section(self) -> int:
+    def _prepared_chunk_size(self) -> int:
         """Tokens of a section that the model was prepared for."""
         folder = prepared_folder(self.base)
         return (read_config(folder) if folder else FastWeightsConfig()).section
@@ -142,7 +142,7 @@ class Engine:
         """The dial and the presets, in a learner's terms."""
         c, on_gpu = self.config, self.base.device.type == "cuda"
         wanted = c.batch_tokens or (16_384 if on_gpu else 2_048)
-        batch_tokens, recompute = fit(self.base.model, wanted, c.memory_mb, c.recompute)
+        batch_tokens, recompute = fit_batch(self.base.model, wanted, c.memory_mb, c.recompute)
         return LearnConfig(
             c.effort, batch_tokens, c.budget, recompute, c.memory_mb, Objectives.from_weights(c.objectives)
         )
@@ -180,11 +180,11 @@ class Engine:
     def _answers(self, asks: Sequence[Ask], temperatures: Sequence[float], most_tokens: int) -> list[Completion]:
         by_learner: dict[str, list[int]] = {}
         for i, ask in enumerate(asks):
-            name = BASE if ask.is_base else ask.learner or self.learner
+            name = BASE_LEARNER if ask.is_base else ask.learner or self.learner
             by_learner.setdefault(name, []).append(i)
         out: dict[int, Completion] = {}
         for name, rows in by_learner.items():
-            if name == BASE:
+            if name == BASE_LEARNER:
                 order, completions = rows, self._base_answers([asks[i] for i in rows], most_tokens)
             else:
                 order, completions = self._batch(name, asks, rows, temperatures, most_tokens)
@@ -295,10 +295,10 @@ class Engine:
     @property
     def context_tokens(self) -> int:
         """How much text fits beside a question."""
-        return min(self.base.model.config.max_position_embeddings, CONTEXT) - 128
+        return min(self.base.model.config.max_position_embeddings, CONTEXT_TOKENS) - 128
 
 
-def combined(fingerprint: str, preparation: str) -> str:
+def combined_fingerprint(fingerprint: str, preparation: str) -> str:
     """What stored weights belong to: the base model and, where there is one, its preparation."""
     return hashlib.sha256(f"{fingerprint} {preparation}".encode()).hexdigest() if preparation else fingerprint
 

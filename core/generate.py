@@ -7,11 +7,11 @@ import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import takewhile
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from core.prompts import PromptFormat
 from core.types import Completion
@@ -44,10 +44,9 @@ class Prefix:
 
 
 @torch.no_grad()
-def read(model: Any, texts: Sequence[Sequence[int]], pad_id: int) -> Prefix:
+def read_texts(model: Any, texts: Sequence[Sequence[int]], pad_id: int) -> Prefix:
     """Read these texts, each at least one token, in one batch."""
-    longest = max(len(t) for t in texts)
-    ids = torch.tensor([list(t) + [pad_id] * (longest - len(t)) for t in texts], device=model.device)
+    ids = pad_right(texts, pad_id).to(model.device)
     return Prefix(texts, model(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values)
 
 
@@ -134,7 +133,8 @@ def generate(
         p, chance, token = Next.from_probabilities(p / p.sum(-1, keepdim=True).clamp_min(1e-30))
     while True:
         if temperatures is not None:
-            drawn = (p.log() / temperatures.clamp_min(1e-3)[:, None]).softmax(-1).multinomial(1).squeeze(1)
+            logits = p.log() / temperatures.clamp_min(1e-3)[:, None]
+            drawn = logits.softmax(-1).multinomial(1).squeeze(1)
             token = torch.where(temperatures > 0, drawn, token)
             chance = p.gather(1, token[:, None]).squeeze(1)
         chances.append(chance.clone())  # the next pass may write over it
@@ -172,6 +172,11 @@ def start(
     return cache, ids, mask, (mask.cumsum(1) - 1).clamp_min(0)[:, -longest:]
 
 
+def pad_right(texts: Sequence[Sequence[int]], pad_id: int) -> Tensor:
+    """Token ids [R, T], T that of the longest."""
+    return pad_sequence(list(map(torch.tensor, texts)), batch_first=True, padding_value=pad_id)
+
+
 def pad_left(prompts: Sequence[Sequence[int]], length: int, pad_id: int) -> Tensor:
     """[2, R, length]: token ids, and which of them count."""
     ids, counts = [], []
@@ -184,7 +189,12 @@ def pad_left(prompts: Sequence[Sequence[int]], length: int, pad_id: int) -> Tens
 
 def _shared(a: Sequence[int], b: Sequence[int]) -> int:
     """With how many equal tokens both begin."""
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False)))
+    count = 0
+    for left, right in zip(a, b, strict=False):
+        if left != right:
+            break
+        count += 1
+    return count
 
 
 def held_back(fmt: PromptFormat, floor: float = 1.1) -> tuple[int, float] | None:

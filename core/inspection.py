@@ -17,7 +17,7 @@ from core.document.formats import read_document
 from core.ports import Ask, Index, Weights
 from core.types import Answer, Chunk, Completion, Limits
 
-FOUND = 50  # chunks of a document that a question points at, at most
+MAX_HITS = 50  # chunks of a document that a question points at, at most
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Prompt:
 
 
 @dataclass(frozen=True)
-class Reading:
+class AnswerByReading:
     """An answer with a section's text in the prompt and no weights attached."""
 
     completion: Completion
@@ -73,7 +73,7 @@ class Inspection:
 
         return await self._device.run(read)
 
-    async def reading(self, channel: str, answer: Answer) -> Reading | None:
+    async def reading(self, channel: str, answer: Answer) -> AnswerByReading | None:
         """The same question, answered by reading the section whose weights answered; None where none did, or where no
         text is kept. Raises: NotFound, SetupError."""
         text = await self.section_text(channel, answer)
@@ -81,7 +81,7 @@ class Inspection:
             return None
         question = answer.understood or answer.question
         [completion], _ = await self._device.answer([Ask(question, context=text)])
-        return Reading(completion, await self.prompt(question, text))
+        return AnswerByReading(completion, await self.prompt(question, text))
 
     async def section_text(self, channel: str, answer: Answer) -> str:
         """The text of the section whose weights answered; "" where none did, or where no text is kept.
@@ -93,7 +93,7 @@ class Inspection:
         if not await self._index.pages(document.id):
             return ""
         question = answer.understood or answer.question
-        hits = await self._index.candidates(channel, question, document_id=document.id, limit=FOUND)
+        hits = await self._index.candidates(channel, question, document_id=document.id, limit=MAX_HITS)
         texts = {hit.chunk: hit.text for hit in hits if hit.section == answer.section}
         return "".join(texts[chunk] for chunk in sorted(texts))
 

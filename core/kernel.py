@@ -14,45 +14,16 @@ import sys
 PR_SET_NO_NEW_PRIVS, PR_GET_SECCOMP, PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 38, 21, 22, 2  # <linux/prctl.h>
 CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 444, 445, 446  # the same on every architecture
 READING = 0b1101  # EXECUTE, READ_FILE, READ_DIR
-RIGHTS = {1: 13, 2: 14, 3: 15, 5: 16}  # Landlock's version -> how many rights over paths it knows
+PATH_RIGHTS = {1: 13, 2: 14, 3: 15, 5: 16}  # Landlock's version -> how many rights over paths it knows
 TCP, SCOPES = 0b11, 0b11  # bind, connect (version 4); abstract sockets, signals (version 6)
 
 ALLOW, EPERM, KILL = 0x7FFF0000, 0x00050001, 0x80000000  # what a filter returns
 LOAD, IS_EQUAL, RETURN = 0x20, 0x15, 0x06  # of <linux/bpf_common.h>: BPF_LD | BPF_W | BPF_ABS and so on
-CALLS = (
-    "read",
-    "write",
-    "close",
-    "lseek",
-    "fstat",
-    "mmap",
-    "mprotect",
-    "munmap",
-    "mremap",
-    "madvise",
-    "brk",
-    "futex",
-    "getrandom",
-    "clock_gettime",
-    "clock_nanosleep",
-    "gettimeofday",
-    "getpid",
-    "gettid",
-    "getuid",
-    "geteuid",
-    "getgid",
-    "getegid",
-    "getcwd",
-    "rt_sigaction",
-    "rt_sigprocmask",
-    "rt_sigreturn",
-    "sigaltstack",
-    "sched_yield",
-    "sched_getaffinity",
-    "exit",
-    "exit_group",
-    "restart_syscall",
-)
+CALLS = """
+    read write close lseek fstat mmap mprotect munmap mremap madvise brk futex getrandom clock_gettime
+    clock_nanosleep gettimeofday getpid gettid getuid geteuid getgid getegid getcwd rt_sigaction rt_sigprocmask
+    rt_sigreturn sigaltstack sched_yield sched_getaffinity exit exit_group restart_syscall
+    """
 MACHINES = {  # name -> AUDIT_ARCH_..., and the numbers of CALLS there
     "x86_64": (
         0xC000003E,
@@ -107,9 +78,10 @@ def give_up_files(*, reading: bool) -> bool:
     """
     if not (version := landlock_version()):
         return False
-    rights = (1 << max(n for since, n in RIGHTS.items() if since <= version)) - 1
+    rights = (1 << max(n for since, n in PATH_RIGHTS.items() if since <= version)) - 1
     ruleset = _Ruleset(rights, TCP if version >= 4 else 0, SCOPES if version >= 6 else 0)
-    size = 8 if version < 4 else 16 if version < 6 else 24
+    fields = 1 + (version >= 4) + (version >= 6)  # of the struct that this version reads
+    size = 8 * fields
     number = _call(CREATE_RULESET, ctypes.byref(ruleset), size, 0)
     try:
         if reading:
@@ -123,7 +95,7 @@ def give_up_files(*, reading: bool) -> bool:
 
 
 def give_up_calls() -> bool:
-    """From now on every system call but CALLS fails with EPERM. Returns: False where there is no seccomp."""
+    """From now on every system call but those of CALLS fails with EPERM. Returns: False where there is no seccomp."""
     if not has_seccomp():
         return False
     architecture, numbers = MACHINES[platform.machine()]
@@ -143,5 +115,8 @@ def _libc() -> ctypes.CDLL:
 
 def _call(number: int, *arguments: object) -> int:
     """-1 on failure."""
-    numbers = [ctypes.c_long(value) if isinstance(value, int) else value for value in arguments]
-    return _libc().syscall(ctypes.c_long(number), *numbers)
+    return _libc().syscall(ctypes.c_long(number), *map(_as_long, arguments))
+
+
+def _as_long(value: object) -> object:
+    return ctypes.c_long(value) if isinstance(value, int) else value

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-LEAST = 512  # tokens of a batch: below, keeping activations is given up instead
+MIN_BATCH_TOKENS = 512  # tokens of a batch: below, keeping activations is given up instead
 
 
-def fit(model: Any, batch_tokens: int, memory_mb: int | None, recompute: bool = False) -> tuple[int, bool]:
+def fit_batch(model: Any, batch_tokens: int, memory_mb: int | None, recompute: bool = False) -> tuple[int, bool]:
     """How many tokens to learn at once, and whether to compute activations again on the way back.
 
     An estimate: halved until a forward and backward pass fits beside the model.
@@ -22,11 +22,11 @@ def fit(model: Any, batch_tokens: int, memory_mb: int | None, recompute: bool = 
     size = next(model.parameters()).element_size()
     for again in [True] if recompute else [False, True]:
         tokens = batch_tokens
-        while tokens > LEAST and tokens * bytes_a_token(model.config, size, again) > room:
+        while tokens > MIN_BATCH_TOKENS and tokens * bytes_a_token(model.config, size, again) > room:
             tokens //= 2
         if tokens * bytes_a_token(model.config, size, again) <= room:
             return tokens, again
-    return min(batch_tokens, LEAST), True
+    return min(batch_tokens, MIN_BATCH_TOKENS), True
 
 
 def model_bytes(model: Any) -> int:

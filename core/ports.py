@@ -40,8 +40,13 @@ class Learned:
 
     def section(self, number: int) -> dict[str, Tensor]:
         """The weights of one section, by module."""
-        start = f"{number}/"
-        return {name.removeprefix(start): t for name, t in self.tensors.items() if name.startswith(start)}
+        return section_tensors(self.tensors, number)
+
+
+def section_tensors(tensors: Mapping[str, Tensor], number: int) -> dict[str, Tensor]:
+    """Of tensors named SECTION/MODULE those of one section, by module."""
+    start = f"{number}/"
+    return {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}
 
 
 @dataclass(frozen=True)

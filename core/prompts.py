@@ -21,7 +21,7 @@ WRITE_ABOUT = (
     "like this:\nQuestion: ... Answer: ..."
 )
 BEGINNINGS = ("Who", "What", "Where", "When", "How many", "Which", "How", "")  # for a model that takes no instruction
-DATE = re.compile(r"\b1\d{3}\b|\b20\d\d\b")
+YEAR = re.compile(r"\b1\d{3}\b|\b20\d\d\b")
 NUMBER = re.compile(r"\d|\b(?:two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|twenty|thirty|forty|fifty)\b")
 REWRITE = "Rewrite this text in other words, sentence by sentence. Keep every name and every number."
 SUMMARISE = "Summarise this text in three sentences. Keep names and numbers as they are."
@@ -128,7 +128,8 @@ class ChatFormat:
 
     def answer(self, text: str) -> list[int]:
         space = "" if self._tokenizer.chat_template else " "  # after a chat's marks an answer begins as it is
-        return [*self._encode(space + text.strip()), *([] if self.end is None else [self.end])]
+        end = [] if self.end is None else [self.end]
+        return self._encode(space + text.strip()) + end
 
     def heading(self, title: str) -> list[int]:
         begin = [self._tokenizer.bos_token_id] if self._tokenizer.bos_token_id is not None else []
@@ -164,7 +165,11 @@ class ReaderFormat(ChatFormat):
 
     def write_questions(self, context: str, count: int, about: str = "") -> list[tuple[list[int], str]]:
         """One a prompt, each begun with another question word."""
-        second = "When" if DATE.search(context) else "How many" if NUMBER.search(context) else "What"
+        second = "What"
+        if YEAR.search(context):
+            second = "When"
+        elif NUMBER.search(context):
+            second = "How many"
         order = dict.fromkeys([BEGINNINGS[0], second, *BEGINNINGS])
         begun = [f"What did {about}"] if about else ([*order] * count)[:count]
         return [([*self.in_context(context, ASK), *self._encode(begin)], begin) for begin in begun]

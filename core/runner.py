@@ -40,8 +40,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-FAILURES = 1_000  # newest failed jobs whose error is remembered in memory; the row keeps its sentence only
-ENCODED = 8  # chunks at once, for the search
+MAX_FAILURES = 1_000  # newest failed jobs whose error is remembered in memory; the row keeps its sentence only
+CHUNKS_AT_ONCE = 8  # chunks at once, for the search
 PAUSE_SECONDS = 5.0  # after an index that can't be read or written, before trying again
 
 
@@ -203,9 +203,9 @@ class Runner:
         known = await self._index.all_weights()
         if known and await self._index.is_sound():
             with _errors_logged("the folder of weights can't be tidied up"):
-                moved, strange = await asyncio.to_thread(self._weights.sweep, known)
-                if moved or strange:
-                    log.warning("weights without a document: %d moved to the trash, %d left", len(moved), len(strange))
+                moved, left = await asyncio.to_thread(self._weights.sweep, known)
+                if moved or left:
+                    log.warning("weights without a document: %d moved to the trash, %d left", len(moved), len(left))
 
     async def _delete_unused(self) -> None:
         for document_id in await self._index.unused_weights():
@@ -263,7 +263,7 @@ class Runner:
 
     async def _fail(self, work: _CurrentJob, failure: EngramError) -> None:
         self._failures[work.job.id] = failure
-        if len(self._failures) > FAILURES:
+        if len(self._failures) > MAX_FAILURES:
             del self._failures[next(iter(self._failures))]
         await self._end(work, Stage.FAILED, failure)
 
@@ -400,10 +400,10 @@ class Runner:
     async def _encode(self, work: _CurrentJob, chunks: Sequence[Chunk], engine: Engine) -> list[Chunk]:
         """The chunks with their codes, a few at a time, so that no question waits long."""
         codes: list[bytes] = []
-        for first in range(0, len(chunks), ENCODED):
+        for first in range(0, len(chunks), CHUNKS_AT_ONCE):
             work.check()
             try:
-                codes += await self.device.run(engine.codes, chunks[first : first + ENCODED])
+                codes += await self.device.run(engine.codes, chunks[first : first + CHUNKS_AT_ONCE])
             except Exception:  # what was learned is not lost for it
                 log.exception("this document will be found by words alone")
                 return list(chunks)

@@ -7,7 +7,7 @@ Before the child touches the bytes it gives up, through kernel limits that need 
 - processes: `RLIMIT_NPROC` 0. Memory: `RLIMIT_AS`, over what the interpreter itself takes. Time: `RLIMIT_CPU`.
 - what needs no descriptor: by Landlock it can rename, remove, cut or link no file and send no signal out, from before
   the parser is loaded; by seccomp, from before it sees a byte, all system calls fail but those for its memory, its
-  time, and the pipe (`core.kernel`). Where the kernel has neither, `missing` says so.
+  time, and the pipe (`core.kernel`). Where the kernel has neither, `missing_protections` says so.
 - secrets: its environment is empty; its folder is an empty one that is already deleted.
 
 Where the kernel permits, it also moves into an empty network namespace, and becomes nobody when root started it; else
@@ -46,9 +46,9 @@ log = logging.getLogger(__name__)
 ROOT = str(Path(__file__).resolve().parents[1])
 OUT_OF_MEMORY = 3  # the child's exit status
 NOBODY = 65534
-SIGN = b" "  # which JSON may begin with
+LIFE_SIGN = b" "  # which JSON may begin with
 LOOK_AFTER = 0.25  # seconds between two looks at a child's processor time
-FILES = 64  # that a program may have open at once
+MAX_OPEN_FILES = 64  # that a program may have open at once
 CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000  # <sched.h>
 PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38  # <sys/prctl.h>
 
@@ -150,7 +150,7 @@ class Sandbox:
         )
 
 
-def missing() -> list[str]:
+def missing_protections() -> list[str]:
     """What the kernel can't keep from a child that a hostile file has taken over, one sentence each."""
     sentences = []
     if not landlock_version():
@@ -162,7 +162,7 @@ def missing() -> list[str]:
 
 @cache
 def _warn_once() -> None:
-    for sentence in missing():
+    for sentence in missing_protections():
         log.warning("the process that reads PDFs is confined less than it could be. %s", sentence)
 
 
@@ -191,7 +191,7 @@ async def _converse(process: asyncio.subprocess.Process, data: bytes, most: int,
         stdin.close()
 
     feeding, reply = asyncio.create_task(feed()), bytearray()
-    watching = asyncio.create_task(_watch(process.pid, reply, patience)) if patience < math.inf else None
+    watching = asyncio.create_task(_watch_life(process.pid, reply, patience)) if patience < math.inf else None
     try:
         while part := await _unless_stuck(stdout.read(1 << 16), watching):
             reply += part
@@ -204,13 +204,13 @@ async def _converse(process: asyncio.subprocess.Process, data: bytes, most: int,
     return bytes(reply)
 
 
-async def _watch(pid: int, reply: bytearray, patience: float) -> None:
+async def _watch_life(pid: int, reply: bytearray, patience: float) -> None:
     """Ends when the process has used so much processor time since its reply last grew; never once it says that no more
     signs will come. Raises: Stuck."""
     import asyncio
 
     signs, since = 0, 0.0
-    while not reply.strip(SIGN):
+    while not reply.strip(LIFE_SIGN):
         await asyncio.sleep(LOOK_AFTER)
         used = _processor_seconds(pid)
         if len(reply) > signs:
@@ -244,21 +244,21 @@ def _processor_seconds(pid: int) -> float:
 
 # Below, the child.
 
-_answer: int | None = None  # the descriptor of the pipe to the parent
+_answer_pipe: int | None = None  # the descriptor of the pipe to the parent
 
 
 def sign_of_life(last: bool = False) -> None:
     """To be given by a function that is called with `signs`. last: no other will come."""
-    if _answer is not None:
-        os.write(_answer, b"\n" if last else SIGN)
+    if _answer_pipe is not None:
+        os.write(_answer_pipe, b"\n" if last else LIFE_SIGN)
 
 
 def child(order: str) -> None:
     """Read stdin, give up everything, run the function, write its result to stdout as JSON."""
     job = json.loads(order)
-    global _answer
+    global _answer_pipe
     _enter_nowhere(job["folder"])
-    _answer = answer = _private_stdout()
+    _answer_pipe = answer = _private_stdout()
     give_up_files(reading=True)
     for name in job["imports"]:
         import_module(name)
@@ -286,7 +286,7 @@ def program(order: str) -> None:
     give_up_files(reading=True)
     _leave_network()
     _confine(job["memory"], job["seconds"], job["parent"])
-    _limit(resource.RLIMIT_NOFILE, FILES)
+    _limit(resource.RLIMIT_NOFILE, MAX_OPEN_FILES)
     os.execve(job["command"][0], job["command"], {"OMP_THREAD_LIMIT": "1"})
 
 

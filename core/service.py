@@ -22,16 +22,16 @@ from core.ports import Ask, Inbox, Index, Weights
 from core.runner import Runner, new_id
 from core.search.citation import cite
 from core.search.closeness import closeness
-from core.search.followup import REMEMBERED, needs_history
+from core.search.followup import MAX_HISTORY, needs_history
 from core.search.parameters import RankingParameters
 from core.search.ranking import (
     Hit,
     SectionAnswer,
     by_closeness,
     distinct,
-    groups,
+    groups_to_ask,
     judge,
-    sections,
+    sections_to_ask,
 )
 from core.tracing import span, traced
 from core.types import (
@@ -129,14 +129,15 @@ class Service:
 
         Raises: Refused, when of one of them no text is kept; SetupError.
         """
-        documents = [d for d in await self._index.documents(channel) if not await self._is_usable(d)]
-        replies = {job.document_id: job.reply_to for job in await self._index.jobs(channel=channel, unfinished=False)}
+        reply_to = {job.document_id: job.reply_to for job in await self._index.jobs(channel=channel, unfinished=False)}
         jobs = []
-        for document in documents[::-1]:  # the oldest first
+        for document in reversed(await self._index.documents(channel)):  # the oldest first
+            if await self._is_usable(document):
+                continue
             if not await self._index.pages(document.id):
                 raise Refused(f"The text of {document.name} is not kept; hand it in again.")
-            reply_to = replies.get(document.id, "")
-            job = new_job(channel, document.name, document.sha256, document.learned_by, reply_to)
+            place = reply_to.get(document.id, "")
+            job = new_job(channel, document.name, document.sha256, document.learned_by, place)
             job = replace(job, kind=JobKind.RELEARN, sources=(document.id,))
             with suppress(AlreadyKnown):  # it is being learned
                 jobs.append(await self._queue(job, again=True))
@@ -225,7 +226,7 @@ class Service:
         question = check_question(question)
         understood = await self._understand(channel, question, thread)
         named = (await self._index.find_document(channel, document)).id if document else ""
-        asked = await self._sections(channel, understood, named, thread)
+        asked = await self._sections_to_ask(channel, understood, named, thread)
         answer = await self._answer(understood, asked, gate=not named)
         if understood != question:
             answer = replace(answer, question=question, understood=understood)
@@ -235,14 +236,15 @@ class Service:
         """The question; in a thread a follow-up made whole from the questions before it, never from the document."""
         if not thread or not needs_history(question):
             return question
-        history = await self._index.thread_questions(channel, thread, REMEMBERED)
+        history = await self._index.thread_questions(channel, thread, MAX_HISTORY)
         return await self._runner.device.whole_question(history, question) if history else question
 
     async def likely(self, document: Document, questions: Sequence[str]) -> list[str]:
         """Those of the questions about a document that it answers well. Nothing is stored."""
-        sections_of = [await self._sections(document.channel, question, document.id) for question in questions]
-        pairs = zip(questions, sections_of, strict=True)
-        asking = (self._answer(question, asked, gate=False, compare=False) for question, asked in pairs)
+        asking = []
+        for question in questions:
+            asked = await self._sections_to_ask(document.channel, question, document.id)
+            asking.append(self._answer(question, asked, gate=False, compare=False))
         answers = await asyncio.gather(*asking)
         return [answer.question for answer in answers if answer.certainty is Certainty.LIKELY]
 
@@ -302,17 +304,17 @@ class Service:
         Raises: NotFound."""
         return await self._index.share_answer(channel, answer_id, by=by)
 
-    async def _sections(self, channel: str, question: str, named: str = "", thread: str = "") -> list[list[Hit]]:
+    async def _sections_to_ask(self, channel: str, question: str, named: str = "", thread: str = "") -> list[list[Hit]]:
         """Whose weights a question is put to: those of a document that is named; else of the channel's documents and,
         in a thread, of the one that answered there last. Within a document words find the section as well as closeness
         does (LOG.md)."""
         ranking = await self._parameters()
         within = partial(self._index.candidates, channel, question, limit=ranking.considered_chunks)
         if named:
-            return [sections(await within(document_id=named), ranking)]
+            return [sections_to_ask(await within(document_id=named), ranking)]
         last = await self._index.thread_document(channel, thread) if thread else None
         in_thread = await within(document_id=last) if last else []
-        return groups(await self._search(channel, question, ranking), in_thread, ranking)
+        return groups_to_ask(await self._search(channel, question, ranking), in_thread, ranking)
 
     @traced("search")
     async def _search(self, channel: str, question: str, ranking: RankingParameters) -> list[Hit]:
@@ -335,9 +337,11 @@ class Service:
         """
         ranking = await self._parameters()
         hits, weights, unusable = await self._load_all(distinct(asked).values())
-        pages = {id: await self._index.pages(id) for id in dict.fromkeys(hit.document.id for hit in hits)}
+        pages: dict[str, Sequence[Page]] = {}
         asks = []
         for hit, tensors in zip(hits, weights, strict=True):
+            if hit.document.id not in pages:
+                pages[hit.document.id] = await self._index.pages(hit.document.id)
             context = hit.text if self._ground and pages[hit.document.id] else ""
             asks.append(Ask(question, weights=tensors, context=context, learner=hit.document.weights.learner))
         completions, tokens = await self._runner.device.answer([*asks, Ask(question)] if compare else asks)
@@ -354,7 +358,7 @@ class Service:
             document=DocumentRef(best.hit.document.id, best.hit.document.name) if best else None,
             prompt_tokens=tokens[row].whole,
             pages=best.pages if best else (),
-            places=_places(question, best, pages) if best else (),
+            places=_cited_places(question, best, pages) if best else (),
             unusable=unusable,
             unrelated=best is None and bool(hits),
             certainty=certainty,
@@ -461,7 +465,7 @@ class Service:
             await self._index.weights_deleted(deleted)
 
 
-def _places(question: str, best: SectionAnswer, pages: Mapping[str, Sequence[Page]]) -> tuple[str, ...]:
+def _cited_places(question: str, best: SectionAnswer, pages: Mapping[str, Sequence[Page]]) -> tuple[str, ...]:
     """What the format calls the places where the answer stands."""
     cited = [page for page in pages[best.hit.document.id] if page.number in (best.pages or ())]
     return tuple(dict.fromkeys(cite(page, question, best.completion.text) for page in cited))
@@ -492,8 +496,8 @@ def check_question(question: str) -> str:
 def harmless_name(name: str) -> str:
     """A file name that is safe to show on one line: no folders, no control or direction characters, not too long."""
     last = unicodedata.normalize("NFC", name).replace("\\", "/").rsplit("/", 1)[-1]
-    visible = "".join(" " if c.isspace() else c for c in last if c.isspace() or unicodedata.category(c)[0] != "C")
-    return " ".join(visible.split())[-MAX_NAME:].strip(" .") or "document.pdf"
+    visible = [c for c in last if c.isspace() or unicodedata.category(c)[0] != "C"]
+    return " ".join("".join(visible).split())[-MAX_NAME:].strip(" .") or "document.pdf"
 
 
 def sha256(data: bytes, pages: tuple[int, int] = ALL_PAGES) -> str:

@@ -62,7 +62,7 @@ def _article(data: Mapping[str, Any], number: int) -> Article:
     return Article(data.get("title") or f"document {number}", tuple(paragraphs), tuple(questions))
 
 
-def normalise(text: str) -> str:
+def normalise_answer(text: str) -> str:
     """Lower case, no punctuation, no articles, single spaces."""
     text = re.sub(r"\b(a|an|the)\b", " ", text.lower().translate(_PUNCTUATION))
     return " ".join(text.split())
@@ -70,12 +70,12 @@ def normalise(text: str) -> str:
 
 def exact_match(prediction: str, answers: Sequence[str]) -> float:
     """1.0 when the prediction equals one of the answers after normalisation."""
-    return float(any(normalise(prediction) == normalise(a) for a in answers))
+    return float(any(normalise_answer(prediction) == normalise_answer(a) for a in answers))
 
 
 def f1(prediction: str, answers: Sequence[str]) -> float:
     """Token F1 against the best of the answers, 0..1. Two empty texts match, as in the official script."""
-    return max((_f1(normalise(prediction).split(), normalise(a).split()) for a in answers), default=0.0)
+    return max((_f1(normalise_answer(prediction).split(), normalise_answer(a).split()) for a in answers), default=0.0)
 
 
 def _f1(predicted: list[str], wanted: list[str]) -> float:

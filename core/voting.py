@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 
-from core.squad import f1, normalise
+from core.squad import f1, normalise_answer
 from core.types import Completion
 
 ALIKE = 0.75  # F1 from which two answers are the same vote
@@ -51,4 +51,4 @@ def vote(answers: Sequence[Completion]) -> Completion:
 
 
 def alike(a: Completion, b: Completion) -> bool:
-    return normalise(a.text) == normalise(b.text) or f1(a.text, [b.text]) >= ALIKE
+    return normalise_answer(a.text) == normalise_answer(b.text) or f1(a.text, [b.text]) >= ALIKE

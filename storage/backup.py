@@ -31,12 +31,12 @@ from core.errors import BackupDamaged, DataTooNew, NotFound, StorageFailed
 from core.types import WeightsRecord
 from storage.channel_files import path_in
 from storage.check import SPLIT, check_folder, open_database
-from storage.folder import CHANNELS, RESTORED, TOKENS, DataFolder, fsync_path, put_restored, storage_errors
+from storage.folder import CHANNELS, RESTORED, TOKENS_FILE, DataFolder, fsync_path, put_restored, storage_errors
 from storage.index import MIGRATIONS, read_weights
 
-FORMAT = 1  # of the archive
+ARCHIVE_FORMAT = 1  # of the archive
 TRIES = 5  # a document may be forgotten between the snapshot and the copy of its weights
-NAME = re.compile(
+FILE_NAME = re.compile(
     r"engram\.db|slack\.db|channels/[0-9a-f]{32}\.db|weights/[A-Za-z0-9_-]{1,64}\.safetensors|prepared/[0-9a-f]{1,64}/[a-z_]{1,32}\.[a-z]{1,16}"
 )
 CRAFTED = (  # what reading an archive raises that nobody's backup is
@@ -121,7 +121,7 @@ def _remove_leftovers(file: Path) -> None:
 
 def _pack(folder: Path, part: Path) -> Manifest:
     index = _snapshot(folder / "engram.db")
-    records, documents, channels, version = _read(index)
+    records, documents, channels, version = _read_index(index)
     files: dict[str, tuple[int, str]] = {}
     with _private(part) as out, zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
         fcntl.flock(out, fcntl.LOCK_EX)
@@ -130,7 +130,7 @@ def _pack(folder: Path, part: Path) -> Manifest:
         for channel in channels:
             path = path_in(folder / CHANNELS, channel)
             content = _snapshot(path)
-            copied |= _documents_in(content)
+            copied |= _documents_of(content)
             name = f"{CHANNELS}/{path.name}"
             files[name] = _add(archive, name, BytesIO(content))
         if version >= SPLIT and not documents <= copied:
@@ -148,9 +148,9 @@ def _pack(folder: Path, part: Path) -> Manifest:
             with path.open("rb") as source:
                 name = path.relative_to(folder).as_posix()
                 files[name] = _add(archive, name, source)
-        if (folder / TOKENS).exists():
-            files[TOKENS] = _add(archive, TOKENS, BytesIO(_snapshot(folder / TOKENS)))
-        manifest = Manifest(FORMAT, version, time.time(), len(records), files)
+        if (folder / TOKENS_FILE).exists():
+            files[TOKENS_FILE] = _add(archive, TOKENS_FILE, BytesIO(_snapshot(folder / TOKENS_FILE)))
+        manifest = Manifest(ARCHIVE_FORMAT, version, time.time(), len(records), files)
         archive.writestr("manifest.json", json.dumps(asdict(manifest), indent=1))
     fsync_path(part)
     return manifest
@@ -168,7 +168,7 @@ def _snapshot(file: Path) -> bytes:
         return _without_log(copy.serialize())
 
 
-def _read(index: bytes) -> tuple[list[WeightsRecord], set[str], list[str], int]:
+def _read_index(index: bytes) -> tuple[list[WeightsRecord], set[str], list[str], int]:
     """The weights' records, documents' ids, channels that have files, and the version of a snapshot of the index."""
     with _opened(index) as connection:
         [version] = connection.execute("PRAGMA user_version").fetchone()
@@ -177,7 +177,7 @@ def _read(index: bytes) -> tuple[list[WeightsRecord], set[str], list[str], int]:
         return read_weights(connection), documents, [row["id"] for row in channels], version
 
 
-def _documents_in(content: bytes) -> set[str]:
+def _documents_of(content: bytes) -> set[str]:
     with _opened(content) as connection:
         return {row["document_id"] for row in connection.execute("SELECT DISTINCT document_id FROM chunks")}
 
@@ -244,13 +244,13 @@ def _read_manifest(archive: zipfile.ZipFile) -> Manifest:
     if info.file_size > 1 << 28 or info.compress_type != zipfile.ZIP_STORED:
         raise BackupDamaged
     values: Mapping[str, Any] = json.loads(archive.read(info))
-    if int(values["format"]) > FORMAT:
+    if int(values["format"]) > ARCHIVE_FORMAT:
         raise DataTooNew("This backup was written by a newer Engram; upgrade first. Nothing was changed.")
     files = {str(name): (int(size), str(digest)) for name, (size, digest) in values["files"].items()}
-    if "engram.db" not in files or not all(NAME.fullmatch(name) for name in files):
+    if "engram.db" not in files or not all(FILE_NAME.fullmatch(name) for name in files):
         raise BackupDamaged
     return Manifest(
-        format=FORMAT,
+        format=ARCHIVE_FORMAT,
         version=int(values["version"]),
         created_at=float(values["created_at"]),
         documents=int(values["documents"]),
@@ -276,11 +276,11 @@ def _verify(fresh: Path, manifest: Manifest) -> None:
     """The index is sound, and names exactly the files that came. Raises: BackupDamaged."""
     try:
         contents = check_folder(fresh)
-        tokens = TOKENS not in manifest.files or _is_plain(fresh / TOKENS)
+        tokens = TOKENS_FILE not in manifest.files or _is_plain(fresh / TOKENS_FILE)
     except sqlite3.Error:
         raise BackupDamaged from None
     named = {"engram.db", *(record.path for record in contents.weights), *contents.channels}
-    came = {name for name in manifest.files if name != TOKENS and not name.startswith("prepared/")}
+    came = {name for name in manifest.files if name != TOKENS_FILE and not name.startswith("prepared/")}
     if not tokens or contents.problems or contents.version != manifest.version or named != came:
         raise BackupDamaged
 

@@ -28,11 +28,11 @@ from storage.folder import fsync_path
 
 T = TypeVar("T")
 
-OPEN = 16  # files at once
+MAX_OPEN = 16  # files at once
 VERSIONS = tuple(
     Path(__file__).with_name(f"channel_file{name}.sql") for name in ("", "_pages", "_places", "_corrections")
 )  # the n-th makes version n
-SETTINGS = """
+PRAGMAS = """
 PRAGMA busy_timeout = 5000;
 PRAGMA journal_mode = DELETE;
 PRAGMA synchronous = EXTRA;
@@ -72,7 +72,7 @@ class ChannelFile:
 
         Raises: DataTooNew.
         """
-        address = f"{path.absolute().as_uri()}?mode={'ro' if read_only else 'rwc'}" if path else ":memory:"
+        address = database_uri(path, read_only=read_only) if path else ":memory:"
         self.in_use = threading.Lock()  # held while a thread is in SQLite: closing then would crash the process
         self._db = sqlite3.connect(address, uri=True, isolation_level=None, check_same_thread=False)
         try:
@@ -84,7 +84,7 @@ class ChannelFile:
                 self._db.execute("PRAGMA busy_timeout = 5000")
                 return
             self._db.execute("PRAGMA auto_vacuum = FULL")  # the room of a PDF goes back to the disk
-            self._db.executescript(SETTINGS)
+            self._db.executescript(PRAGMAS)
             for script in VERSIONS[version:]:
                 self._db.executescript("BEGIN IMMEDIATE;" + script.read_text() + "COMMIT;")
             if version == 0:
@@ -359,7 +359,7 @@ class ChannelFiles:
 
     def trim(self) -> None:
         """Close what was not used for long, and is not in use."""
-        for channel in [*self._open][: max(0, len(self._open) - OPEN)]:
+        for channel in [*self._open][: max(0, len(self._open) - MAX_OPEN)]:
             if not self._locks[channel].locked():
                 self._open.pop(channel).close()
 
@@ -371,6 +371,12 @@ class ChannelFiles:
                 path = self.path(channel)
                 path.with_name(path.name + end).unlink(missing_ok=True)
             fsync_path(self._folder)
+
+
+def database_uri(path: Path, *, read_only: bool = False) -> str:
+    """For sqlite3.connect; the file is made when it is missing, but for reading."""
+    mode = "ro" if read_only else "rwc"
+    return f"{path.absolute().as_uri()}?mode={mode}"
 
 
 def path_in(folder: Path, channel: str) -> Path:

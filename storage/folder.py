@@ -14,7 +14,7 @@ from pathlib import Path
 from core.errors import DataFolderBusy, SetupError, StorageFailed
 
 CHANNELS = "channels"  # the folder of the channels' files, beside the index
-TOKENS = "slack.db"  # of workspaces that installed the Slack app, where OAuth is on
+TOKENS_FILE = "slack.db"  # of workspaces that installed the Slack app, where OAuth is on
 RESERVE = 2 << 20  # bytes
 RESTORED = "restored"  # a whole data folder within the data folder, that is to take its place
 
@@ -104,8 +104,8 @@ def put_restored(folder: Path) -> None:
         if (fresh / name).exists():
             shutil.rmtree(folder / name, ignore_errors=True)
             os.replace(fresh / name, folder / name)
-    if (fresh / TOKENS).exists():
-        os.replace(fresh / TOKENS, folder / TOKENS)
+    if (fresh / TOKENS_FILE).exists():
+        os.replace(fresh / TOKENS_FILE, folder / TOKENS_FILE)
     if (fresh / "engram.db").exists():
         for log in ("engram.db-wal", "engram.db-shm"):  # the old index's: they must never meet the new one
             (folder / log).unlink(missing_ok=True)

@@ -45,7 +45,7 @@ from core.types import (
     Stage,
     WeightsRecord,
 )
-from storage.channel_files import ChannelFile, ChannelFiles, valid_text
+from storage.channel_files import ChannelFile, ChannelFiles, database_uri, valid_text
 from storage.folder import CHANNELS, Reserve, storage_errors
 
 log = logging.getLogger(__name__)
@@ -54,13 +54,13 @@ T = TypeVar("T")
 MAX_ATTEMPTS = 3  # at one job; a job that always takes the process down is not tried for ever
 ERASE_AGAIN = 5.0  # seconds until an erase that another reader held up is tried again
 AFTER_ERASE = 60.0  # seconds in which the log is emptied after each event: it may be the one that ordered the erase
-REMEMBERED = 86_400.0  # seconds for which the inbox knows what was handled
+INBOX_SECONDS = 86_400.0  # seconds for which the inbox knows what was handled
 SCRIPTS = (
     "schema.sql", "inbox.sql", "threads.sql", "codes.sql", "chat.sql", "channels.sql", "jobs.sql", "versions.sql",
 )  # fmt: skip
 MIGRATIONS = tuple(Path(__file__).with_name(name) for name in SCRIPTS)  # the n-th makes version n
 KEPT_TEXT = b"engram: documents as one\n"  # before version 7, in the place of a file
-SETTINGS = """
+PRAGMAS = """
 PRAGMA busy_timeout = 5000;
 PRAGMA journal_mode = WAL;
 PRAGMA synchronous = FULL;
@@ -92,10 +92,10 @@ class Index:
             with storage_errors():
                 self._writer = await stack.enter_async_context(_connect(self._path))
                 version = await _version(self._writer)
-                await self._writer.executescript(SETTINGS)
+                await self._writer.executescript(PRAGMAS)
                 await self._migrate(version)
                 self._reader = await stack.enter_async_context(_connect(self._path))
-                await self._reader.executescript(SETTINGS + "PRAGMA query_only = ON;")
+                await self._reader.executescript(PRAGMAS + "PRAGMA query_only = ON;")
                 [[self.id]] = await self._reader.execute_fetchall("SELECT id FROM folder")
             stack.callback(self._files.close)
             await self._try_to_finish_erase()
@@ -552,17 +552,19 @@ class Index:
     async def candidates(
         self, channel: str, question: str, *, document_id: str | None = None, limit: int = 10
     ) -> list[Hit]:
-        known = {
-            document.id: document for document in await self.documents(channel) if document_id in (None, document.id)
-        }
+        searched = {}
+        for document in await self.documents(channel):
+            if document_id in (None, document.id):
+                searched[document.id] = document
         words = await asyncio.to_thread(search_words, question)
         async with self._channel(channel) as content:
-            rows = await content(ChannelFile.search, words, known)
-            hits = by_words([WordMatch(**row) for row in rows], words, known, limit)
-            chunks = await content(ChannelFile.chunks, [(hit.document.id, hit.chunk) for hit in hits])
-        return [
-            replace(hit, text=text, code=code if rows else b"") for hit, (text, code) in zip(hits, chunks, strict=True)
-        ]
+            rows = await content(ChannelFile.search, words, searched)
+            hits = by_words([WordMatch(**row) for row in rows], words, searched, limit)
+            chunks = await content(ChannelFile.chunks, [hit.key for hit in hits])
+        with_texts = []
+        for hit, (text, code) in zip(hits, chunks, strict=True):
+            with_texts.append(replace(hit, text=text, code=code if rows else b""))
+        return with_texts
 
     async def rehearse(
         self, document: Document, chunks: Sequence[Chunk], questions: Sequence[str], limit: int
@@ -628,7 +630,7 @@ class Index:
             row = await content(ChannelFile.answer, answer_id)
         if not row or not row["details"]:
             raise NotFound("This answer is not stored any more.")
-        return _answer(row)
+        return _stored_answer(row)
 
     async def share_answer(self, channel: str, answer_id: str, *, by: str) -> Answer | None:
         """Raises: NotFound, when it was erased, or when somebody else asked for it."""
@@ -637,7 +639,7 @@ class Index:
             if not row or not row["details"] or row["asked_by"] != valid_text(by):
                 raise NotFound("I no longer have that answer; ask again to share it.")
             await content(ChannelFile.mark_shared, answer_id)
-        return None if row["shared"] else _answer(row)
+        return None if row["shared"] else _stored_answer(row)
 
     # Channels
 
@@ -686,7 +688,13 @@ class Index:
     # Inbox
 
     async def receive(self, key: str, body: str, channel: str = "") -> bool:
-        values = {"key": key, "body": body, "channel": channel, "now": time.time(), "oldest": time.time() - REMEMBERED}
+        values = {
+            "key": key,
+            "body": body,
+            "channel": channel,
+            "now": time.time(),
+            "oldest": time.time() - INBOX_SECONDS,
+        }
         async with self._transaction() as execute:
             await execute("DELETE FROM inbox WHERE body = '' AND received_at < :oldest", values)
             new = await execute(
@@ -712,7 +720,7 @@ class Index:
         if time.monotonic() < self._erased_at + AFTER_ERASE:
             await self._truncate_log()
 
-    async def claim(self, key: str, owner: str, seconds: float = REMEMBERED) -> bool:
+    async def claim(self, key: str, owner: str, seconds: float = INBOX_SECONDS) -> bool:
         now = time.time()
         async with self._transaction() as execute:
             claimed = await execute(
@@ -812,8 +820,8 @@ class ReadOnlyIndex(Index):
 
 @asynccontextmanager
 async def _connect(path: Path, *, read_only: bool = False) -> AsyncIterator[aiosqlite.Connection]:
-    address = f"{path.absolute().as_uri()}?mode={'ro' if read_only else 'rwc'}"
-    async with aiosqlite.connect(address, uri=True, isolation_level=None) as connection:
+    uri = database_uri(path, read_only=read_only)
+    async with aiosqlite.connect(uri, uri=True, isolation_level=None) as connection:
         connection.row_factory = sqlite3.Row
         yield connection
 
@@ -857,7 +865,7 @@ def read_weights(connection: sqlite3.Connection) -> list[WeightsRecord]:
     return list(map(_weights, connection.execute("SELECT * FROM weights ORDER BY document_id")))
 
 
-def _answer(row: sqlite3.Row) -> Answer:
+def _stored_answer(row: sqlite3.Row) -> Answer:
     values = json.loads(row["details"])
     values |= {
         "id": row["id"],
@@ -880,11 +888,12 @@ def _correction(row: sqlite3.Row, names: Mapping[str, str], learned: Collection[
 
 
 def _document(row: sqlite3.Row) -> Document:
-    metrics: dict[str, Any] = {
-        name: tuple(v) if isinstance(v, list) else v for name, v in json.loads(row["metrics"]).items()
-    }
-    values = _values(Document, row)
+    metrics = json.loads(row["metrics"])
     metrics.pop("peak_memory_mb", None)  # of documents from before 2026-11-25, always 0
+    for name, value in metrics.items():
+        if isinstance(value, list):
+            metrics[name] = tuple(value)
+    values = _values(Document, row)
     values["metrics"] = Metrics(**metrics)
     values["questions"] = tuple(json.loads(row["questions"]))
     values["formerly"] = tuple(json.loads(row["formerly"]))

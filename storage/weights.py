@@ -22,7 +22,7 @@ from storage.folder import fsync_path
 if TYPE_CHECKING:
     from torch import Tensor
 
-FORMAT = "1"  # of the files; another number is not read
+FILE_FORMAT = "1"  # of the files; another number is not read
 TRASH_DAYS = 7  # until what was moved away is deleted
 SAFE_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
@@ -51,7 +51,13 @@ class Weights:
     def save(self, document_id: str, channel: str, learned: Learned, *, base: str, learner: str) -> WeightsRecord:
         """Durable on return. Raises: LearningFailed (no number, or out of float16's range), StorageFailed."""
         path, temporary = self._path(document_id), self._temporary(document_id)
-        metadata = {"format": FORMAT, "document": document_id, "channel": channel, "base": base, "learner": learner}
+        metadata = {
+            "format": FILE_FORMAT,
+            "document": document_id,
+            "channel": channel,
+            "base": base,
+            "learner": learner,
+        }
         metadata["index"] = self._index_id
         tensors = _to_float16(learned)
         try:
@@ -84,7 +90,7 @@ class Weights:
         try:
             with self._path(record.document_id).open("rb") as file:
                 _check_bytes(file, record)
-                return _read(file, record, channel, section)
+                return _read_section(file, record, channel, section)
         except FileNotFoundError as error:
             raise WeightsDamaged from error
         except OSError as error:
@@ -100,7 +106,7 @@ class Weights:
     def sweep(self, known: Sequence[WeightsRecord]) -> tuple[list[str], list[str]]:
         self._empty_trash()
         names = {self._path(record.document_id).name for record in known} | {self._trash.name}
-        moved, strange = [], []
+        moved, left = [], []
         for path in sorted(path for path in self._folder.iterdir() if path.name not in names):
             if self._index_id and _metadata(path).get("index") == self._index_id:
                 self._trash.mkdir(mode=0o700, exist_ok=True)
@@ -108,9 +114,9 @@ class Weights:
                 os.replace(path, self._trash / path.name)
                 moved.append(path.name)
             else:
-                strange.append(path.name)
+                left.append(path.name)
         self._sync_folder()
-        return moved, strange
+        return moved, left
 
     def erase_trash(self, channel: str) -> None:
         for path in self._trashed():
@@ -163,17 +169,13 @@ def _to_float16(learned: Learned) -> dict[str, Tensor]:
 
     if not set(learned.sections) <= {int(name.partition("/")[0]) for name in learned.tensors}:
         raise LearningFailed
-    half = {
-        name: tensor.detach().to(
-            "cpu",
-            torch.float16 if tensor.is_floating_point() else tensor.dtype,
-            copy=True,
-            memory_format=torch.contiguous_format,
-        )
-        for name, tensor in learned.tensors.items()
-    }
-    if not all(tensor.isfinite().all() for tensor in half.values() if tensor.is_floating_point()):
-        raise LearningFailed("Learning this document did not converge; the model is as it was.")
+    half = {}
+    for name, tensor in learned.tensors.items():
+        dtype = torch.float16 if tensor.is_floating_point() else tensor.dtype
+        stored = tensor.detach().to("cpu", dtype, copy=True, memory_format=torch.contiguous_format)
+        if stored.is_floating_point() and not stored.isfinite().all():
+            raise LearningFailed("Learning this document did not converge; the model is as it was.")
+        half[name] = stored
     return half
 
 
@@ -195,21 +197,25 @@ def _check_bytes(file: BufferedReader, record: WeightsRecord) -> None:
         raise WeightsDamaged
 
 
-def _read(file: BinaryIO, record: WeightsRecord, channel: str, section: int) -> dict[str, Tensor]:
+def _read_section(file: BinaryIO, record: WeightsRecord, channel: str, section: int) -> dict[str, Tensor]:
     """From the open file whose bytes were checked, even if another one has taken its name since.
 
     Raises: WeightsDamaged. The tensors are copied: safetensors maps them to the file, which may change or shrink later.
     """
     from safetensors import safe_open
 
-    expected = {"format": FORMAT, "document": record.document_id, "channel": channel, "base": record.base}
+    expected = {"format": FILE_FORMAT, "document": record.document_id, "channel": channel, "base": record.base}
     with safe_open(f"/dev/fd/{file.fileno()}", "pt") as tensors:
         if not expected.items() <= (tensors.metadata() or {}).items():
             raise WeightsDamaged
-        names = {name.partition("/")[2]: name for name in tensors.keys() if name.startswith(f"{section}/")}  # noqa: SIM118
-        if not names:
-            raise WeightsDamaged
-        return {module: tensors.get_tensor(name).clone() for module, name in names.items()}
+        by_module = {}
+        for name in tensors.keys():  # noqa: SIM118
+            number, _, module = name.partition("/")
+            if number == str(section):
+                by_module[module] = tensors.get_tensor(name).clone()
+    if not by_module:
+        raise WeightsDamaged
+    return by_module
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from prometheus_client import REGISTRY
 import bot.metrics  # noqa: F401  # registers the figures
 from bot.cli import cli
 from bot.settings import PREFIX, Settings
-from bot.settings_table import PAGE, with_table
+from bot.settings_table import SETTINGS_PAGE, with_table
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(
@@ -81,11 +81,11 @@ def test_commands_that_are_named_are_there(page: Path) -> None:
 
 
 def test_the_table_of_settings_is_todays() -> None:
-    assert with_table(PAGE.read_text()) == PAGE.read_text(), "run `make docs`"
+    assert with_table(SETTINGS_PAGE.read_text()) == SETTINGS_PAGE.read_text(), "run `make docs`"
 
 
 def test_every_setting_says_what_it_does() -> None:
-    rows = re.findall(rf"^\| `{PREFIX}(\w+)` \|.*?\| (.*?) \|$", PAGE.read_text(), re.MULTILINE)
+    rows = re.findall(rf"^\| `{PREFIX}(\w+)` \|.*?\| (.*?) \|$", SETTINGS_PAGE.read_text(), re.MULTILINE)
     assert len(rows) > len(Settings.model_fields) and [name for name, text in rows if not text] == []
 
 

@@ -50,12 +50,12 @@ class Call:
         return load_settings(data_dir=self.data_dir)
 
 
-Command = Callable[..., Awaitable[None]]
+CommandFunction = Callable[..., Awaitable[None]]
 
 
 def command(
     app: typer.Typer = cli, *, hidden: Collection[str] = (), confirm: str = "", channel: str = "local"
-) -> Callable[[Command], Command]:
+) -> Callable[[CommandFunction], CommandFunction]:
     """Register a coroutine function as a command; it gets a `Call` and its own arguments.
 
     Args:
@@ -64,12 +64,12 @@ def command(
         channel: the default of --channel.
     """
 
-    def register(function: Command) -> Command:
+    def register(function: CommandFunction) -> CommandFunction:
         def invoke(**arguments: Any) -> None:
             common = {name: arguments.pop(name) for name in SHARED}
             if confirm:
                 ask_first(confirm.format(channel=common["channel"]), arguments.pop("yes"), common["json"])
-            run(function, arguments, **common)
+            run_command(function, arguments, **common)
 
         invoke.__doc__ = function.__doc__
         invoke.__signature__ = signature = _signature(function, hidden, bool(confirm), channel)  # type: ignore[attr-defined]
@@ -80,7 +80,7 @@ def command(
     return register
 
 
-def _signature(function: Command, hidden: Collection[str], asks: bool, channel: str) -> inspect.Signature:
+def _signature(function: CommandFunction, hidden: Collection[str], asks: bool, channel: str) -> inspect.Signature:
     """The function's own parameters without `call`, then those that all commands share."""
 
     def option(name: str, kind: Any, default: Any, **about: Any) -> inspect.Parameter:
@@ -101,7 +101,9 @@ def _signature(function: Command, hidden: Collection[str], asks: bool, channel: 
     return inspect.Signature(parameters)
 
 
-def run(function: Command, arguments: dict[str, Any], *, channel: str, data_dir: Path | None, json: bool) -> None:
+def run_command(
+    function: CommandFunction, arguments: dict[str, Any], *, channel: str, data_dir: Path | None, json: bool
+) -> None:
     """Run a command to its end; turn every end into words and an exit status."""
     import asyncio
     import traceback

@@ -42,7 +42,7 @@ async def play(call: Call) -> None:
         document = await learn_file(screen, app, call.channel, "sample.pdf", data)
         screen.say(f"\n{learned_text(document)}\n")
         screen.say("[bold]2. Ask about it.[/] The prompt holds the question and nothing of the document.\n")
-        answers = [await _ask(screen, app, call.channel, question) for question in questions()]
+        answers = [await _ask_and_show(screen, app, call.channel, question) for question in questions()]
     screen.say("[bold]3. Go on[/] with a document of your own:\n")
     for arguments in ("learn YOUR.pdf", 'ask "YOUR QUESTION"', "serve", "--help"):
         screen.say(f"    {this_program()} {arguments}")
@@ -57,8 +57,11 @@ def questions() -> list[dict[str, Any]]:
 
 def all_questions() -> list[dict[str, Any]]:
     """About the sample."""
-    articles = json.loads((SAMPLE / "sample.squad.json").read_text())["data"]
-    return [question for article in articles for part in article["paragraphs"] for question in part["qas"]]
+    questions = []
+    for article in json.loads((SAMPLE / "sample.squad.json").read_text())["data"]:
+        for paragraph in article["paragraphs"]:
+            questions += paragraph["qas"]
+    return questions
 
 
 async def _forget_earlier(app: App, channel: str, data: bytes) -> None:
@@ -74,7 +77,7 @@ async def _forget_earlier(app: App, channel: str, data: bytes) -> None:
             await app.service.forget(channel, document.id)
 
 
-async def _ask(screen: Screen, app: App, channel: str, question: dict[str, Any]) -> dict[str, Any]:
+async def _ask_and_show(screen: Screen, app: App, channel: str, question: dict[str, Any]) -> dict[str, Any]:
     from bot.terminal import answer_json, plain
 
     expected = question["answers"][0]["text"]

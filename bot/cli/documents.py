@@ -12,15 +12,17 @@ from bot.cli.base import Call, command
 from bot.cli.jobs import follow, learn_file, load_document, load_file, page_range
 from core.program import this_program
 
-File = Annotated[Path, typer.Argument(metavar="FILE", help="A PDF, an Office file, EPUB, HTML, Markdown or text.")]
-Files = Annotated[
+FileArgument = Annotated[
+    Path, typer.Argument(metavar="FILE", help="A PDF, an Office file, EPUB, HTML, Markdown or text.")
+]
+FilesArgument = Annotated[
     list[Path], typer.Argument(metavar="FILE ...", help="PDFs, Office files, EPUB, HTML, Markdown or text.")
 ]
-Pages = Annotated[str, typer.Option(metavar="A-B", help="Only these pages, for example 1-100.")]
+PagesOption = Annotated[str, typer.Option(metavar="A-B", help="Only these pages, for example 1-100.")]
 
 
 @command(hidden=("channel", "data_dir"))
-async def read(call: Call, file: File, pages: Pages = "") -> None:
+async def read(call: Call, file: FileArgument, pages: PagesOption = "") -> None:
     """Show what a document becomes, or why it is refused. No model is loaded."""
     from bot.terminal import page_rule, plain
     from core.document.chunks import check_length, encoder, join_pages
@@ -56,7 +58,7 @@ async def read(call: Call, file: File, pages: Pages = "") -> None:
 
 
 @command()
-async def learn(call: Call, files: Files, pages: Pages = "") -> None:
+async def learn(call: Call, files: FilesArgument, pages: PagesOption = "") -> None:
     """Learn documents into the channel's weights."""
     from bot.app import open_app
     from bot.terminal import learned_json, learned_text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -88,41 +89,78 @@ async def prepare(
         Path | None,
         typer.Option(metavar="FILE", help="What to train on: SQuAD's JSON, or a file of core.prepare.material."),
     ] = None,
-    minutes: Annotated[float, typer.Option(min=0.01, help="How long to train.")] = 30,
+    start: Annotated[
+        Path | None, typer.Option("--from", metavar="FOLDER", help="Go on from this preparation of the same model.")
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=1, help="How long to train; without --from 15 % of it to read.")] = 1800,
     layers: Annotated[int, typer.Option(min=1, help="How many upper layers learn.")] = 4,
     reader: Annotated[int, typer.Option(min=1, help="Rank of the reader, a LoRA that all documents share.")] = 64,
-    documents: Annotated[int, typer.Option(min=2, help="Documents a step.")] = 64,
+    documents: Annotated[int, typer.Option(min=2, help="Documents a step, of all processes together.")] = 64,
+    rows: Annotated[int, typer.Option(min=0, help="Rows of 1,024 tokens to read, a step.")] = 8,
+    rate: Annotated[float, typer.Option(help="Learning rate of the reader.")] = 6e-4,
+    fall: Annotated[float, typer.Option(min=0.01, max=1, help="Last share of the time, in which rates fall.")] = 0.6,
+    kinds: Annotated[str, typer.Option(metavar="KIND=SHARE,...", help="Documents: people, rules, invented ...")] = "",
+    swaps: Annotated[str, typer.Option(metavar="KIND=SHARE,...", help="Documents with their words swapped.")] = "",
+    strangers: Annotated[float, typer.Option(min=0, max=1, help="Documents with a question of another one.")] = 0.25,
+    beside: Annotated[float, typer.Option(min=0, max=1, help="Documents with their text beside the delta.")] = 0.25,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that draw documents.")] = 12,
+    save: Annotated[float, typer.Option(min=0, help="Seconds between two states to go on from.")] = 120,
+    mode: Annotated[str, typer.Option(metavar="MODE", help="Of torch.compile; recorded: CUDA graphs.")] = "default",
 ) -> None:
     """Teach a base model how to learn documents: once a model, on a GPU. Ctrl-C pauses; the same command goes on."""
     import asyncio
+    import threading
     from dataclasses import replace
 
+    from bot.terminal import training_line
     from core.errors import Refused
-    from core.prepare.outer import OuterConfig
+    from core.prepare.episodes import KINDS, SWAPPED, read_shares
+    from core.prepare.outer import OuterConfig, Stopped
     from core.prepare.prepare import INNER, PrepareConfig, prepare_model
 
     if questions and not questions.is_file():
         raise Refused(f"There is no file {questions}.")
-    seconds = 60 * minutes
+    alone = 0.0 if start else 0.15 * seconds
     short, long = f"1x{documents}x4x72", f"1x{documents}x2x144"
     outer = OuterConfig(
-        reading_seconds=0.15 * seconds,
-        seconds=0.85 * seconds,
+        reading_seconds=alone,
+        seconds=seconds - alone,
         shapes=f"{short},{short},{short},{long}",
-        workers=0,  # this runs in a thread, from which forked workers do not start
+        reading_rows=rows,
+        learning_lr=rate,
+        decay=fall,
+        kinds={**KINDS, **read_shares(kinds)},
+        swaps={**SWAPPED, **read_shares(swaps)},
+        strangers=strangers,
+        beside=beside,
+        workers=workers,
+        save_seconds=save,
+        mode=mode,
     )
-    config = PrepareConfig(outer=outer, inner=replace(INNER, layers=layers, reader=reader))
-    with call.screen.counting() as progress:
-        result = await asyncio.to_thread(
+    config = PrepareConfig(outer=outer, inner=replace(INNER, layers=layers, reader=reader), start=start)
+    stop = threading.Event()
+    work = asyncio.create_task(
+        asyncio.to_thread(
             prepare_model,
             model or call.settings.model,
             call.settings.data_dir / "prepared",
             questions,
             config,
-            progress,
+            lambda figures: call.screen.note(training_line(figures)),
+            stop=stop.is_set,
             device=call.settings.device,
             cache=call.settings.cache_dir,
         )
+    )
+    try:
+        result = await asyncio.shield(work)
+    except asyncio.CancelledError:
+        stop.set()
+        with suppress(Stopped):
+            await work
+        raise
+    if "held_out" not in result:  # not the first of several processes
+        return
     call.screen.say(f"[bold]Prepared[/] {result['model']} in {result['steps']} steps, {result['seconds']:.0f} s.")
     for kind, figures in result["held_out"].items():
         call.screen.say(

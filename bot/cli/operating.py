@@ -50,11 +50,11 @@ async def backup(
     """Save everything that was learned into one file; the bot may go on running."""
     import asyncio
 
-    from bot.app import back_up_data
+    from bot.app import back_up
     from bot.terminal import megabytes, plain
     from bot.wording import count
 
-    manifest = await asyncio.to_thread(back_up_data, call.settings.data_dir, file)
+    manifest = await asyncio.to_thread(back_up, call.settings.data_dir, file)
     size = file.stat().st_size
     call.screen.say(f"Saved {count(manifest.documents, 'document')} to {plain(str(file))}, {megabytes(size)}.")
     call.screen.result({"file": str(file), "bytes": size, "documents": manifest.documents})
@@ -67,10 +67,10 @@ async def restore(
     """Put back what `backup` saved, in place of everything in the data folder; stop the bot first."""
     import asyncio
 
-    from bot.app import restore_data
+    from bot.app import restore as restore_all
     from bot.wording import count
 
-    manifest = await asyncio.to_thread(restore_data, call.settings.data_dir, file)
+    manifest = await asyncio.to_thread(restore_all, call.settings.data_dir, file)
     call.screen.say(f"Restored {count(manifest.documents, 'document')}; what was there before is gone.")
     call.screen.result({"file": str(file), "documents": manifest.documents})
 

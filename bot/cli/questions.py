@@ -81,7 +81,7 @@ async def forget_person(
 
 
 def show_answer(screen: Screen, answer: Answer) -> None:
-    from bot.terminal import side_by_side, source_line
+    from bot.terminal import answers_table, source_line
 
-    screen.say(side_by_side(answer))
+    screen.say(answers_table(answer))
     screen.say(source_line(answer))

@@ -8,7 +8,7 @@ from html import escape
 from bot import render
 from bot.chat import Message
 from bot.wording import count, seconds
-from core.inspection import Preview, Prompt, Reading
+from core.inspection import AnswerByReading, Preview, Prompt
 from core.types import Answer, Certainty, Completion, Document, Progress, Stage, Status
 
 CSS = """
@@ -158,7 +158,7 @@ def base(value: Answer) -> str:
     return _completion("Without the document", value.base)
 
 
-def reading(value: Reading | None) -> str:
+def reading(value: AnswerByReading | None) -> str:
     if value is None:
         return _card("With the section in the prompt", "There is no text to read.", "")
     tokens = f"{value.prompt.document_tokens} of {value.prompt.tokens} tokens in the prompt are the document's"

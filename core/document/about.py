@@ -29,6 +29,7 @@ _DATE = re.compile(
     rf"|\d{{1,2}}\.\s?\d{{1,2}}\.\s?{_YEAR}|{_YEAR}[-/.](?:0[1-9]|1[0-2])[-/.](?:0[1-9]|[12]\d|3[01])\b)"
 )
 _BY = re.compile(r"(?:by|von|par|authors?:?)\s+", re.IGNORECASE)
+_PAIR = re.compile(r"[^\W\d_]\S* \S+,? (?:and|&) \S+ \S*[^\W\d_]")  # two names of two words
 _INITIAL = re.compile(r"\b[A-Z]\.")
 _NO_NAME = re.compile(r"<[^>]*>|\S+@\S+|[*†‡§¶¹²³⁴-⁹]")
 LOWER = {"and", "&", "by", "de", "del", "der", "van", "von", "la", "le", "et", "und", "y", "authors", "author"}
@@ -82,7 +83,7 @@ def byline(text: str, title: str) -> str:
         names = _NO_NAME.sub(" ", line)
         said, words = _BY.match(names), [word for word in names.split() if word not in LOWER]
         capital = all(word[0].isupper() for word in words)
-        several = _INITIAL.search(names) or "@" in line or any(f" {word} " in names for word in ("and", "&"))
+        several = _INITIAL.search(names) or "@" in line or _PAIR.search(names)
         if capital and 1 < len(words) <= 16 and (said or several):
             return " ".join(names.removeprefix(said[0] if said else "").split()).strip(" ,")
     return ""
@@ -106,9 +107,9 @@ def _contents(rows: Sequence[tuple[int, str, int]]) -> str:
 
 def _date(written: str) -> str:
     """ "2021-05-03T10:00:00Z" -> "3 May 2021"; "" when it begins with no date."""
-    found = re.match(r"(?:D:)?(\d{4})(?:-?(\d\d))?(?:-?(\d\d))?", written)
-    if not found:
+    match = re.match(r"(?:D:)?(\d{4})(?:-?(\d\d))?(?:-?(\d\d))?", written)
+    if not match:
         return ""
-    year, month, day = (int(part or 0) for part in found.groups())
+    year, month, day = (int(part or 0) for part in match.groups())
     name = f"{month_name[month]} " if 0 < month <= 12 else ""
     return f"{day} {name}{year}" if name and 0 < day <= 31 else f"{name}{year}"

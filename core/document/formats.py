@@ -141,8 +141,8 @@ def recognise(data: bytes) -> Format:
     if not data:
         raise NotAPdf("This file is empty; send it again.")
     *marked, text = FORMATS
-    if found := next((format for format in marked if format.recognises(data)), None):
-        return found
+    if known := next((format for format in marked if format.recognises(data)), None):
+        return known
     start = re.sub(rb"^(?:<\?xml[^>]*>|<!--.*?-->|\s)+(?=<svg)", b"", _begins(data), flags=re.S)
     for beginning, inside, sentence in OTHERS:
         if start.startswith(beginning.lower()) and inside in data:
@@ -170,18 +170,18 @@ def may_be_document(name: str, content_type: str) -> bool:
 
 def pages_in(text: str) -> tuple[int, int] | None:
     """The pages that a message names: "learn pages 3-12"."""
-    found = re.search(
+    match = re.search(
         r"\b(?:pages?|pp?\.|seiten?)\s*:?\s*(\d{1,6}(?:\s*(?:-|–|to|bis)\s*\d{1,6})?)\b", text, re.IGNORECASE
     )
-    return parse_pages(found[1]) if found else None
+    return parse_pages(match[1]) if match else None
 
 
 def parse_pages(text: str) -> tuple[int, int]:
     """ "3-12", "3 to 12", "7". Raises: Refused."""
-    found = re.fullmatch(r"\s*(\d{1,6})(?:\s*(?:-|–|to|bis|à)\s*(\d{1,6}))?\s*", text)
-    if not found or not 0 < int(found[1]) <= int(found[2] or found[1]):
+    match = re.fullmatch(r"\s*(\d{1,6})(?:\s*(?:-|–|to|bis|à)\s*(\d{1,6}))?\s*", text)
+    if not match or not 0 < int(match[1]) <= int(match[2] or match[1]):
         raise Refused("Say which pages, for example 1-100.")
-    return int(found[1]), int(found[2] or found[1])
+    return int(match[1]), int(match[2] or match[1])
 
 
 def check_size(size: int, limits: Limits) -> None:
@@ -253,18 +253,18 @@ def _scans(reply: Any, limits: Limits) -> list[int]:
         raise PdfDamaged from None
 
 
-def _with_recognised(reply: dict[str, Any], found: Recognised, ocr: Ocr) -> dict[str, Any]:
+def _with_recognised(reply: dict[str, Any], recognised: Recognised, ocr: Ocr) -> dict[str, Any]:
     """The reply with the pages that were recognised, where that is more than what stood there."""
     texts, first = list(reply["texts"]), reply["first"]
-    better = {page: text for page, text in found.texts.items() if len(text) > len(str(texts[page - first]))}
+    better = {page: text for page, text in recognised.texts.items() if len(text) > len(str(texts[page - first]))}
     for page, text in better.items():
         texts[page - first] = text
     bare = {key: [page for page in reply.get(key, ()) if page not in better] for key in ("pictures", "nameless")}
     own = {
         "texts": texts,
-        "ocr": {page: found.confidence.get(page, 0.0) for page in better},
-        "failed": found.failed,
-        "left": found.left,
+        "ocr": {page: recognised.confidence.get(page, 0.0) for page in better},
+        "failed": recognised.failed,
+        "left": recognised.left,
         "most": ocr.pages,
     }
     return reply | bare | own
@@ -321,7 +321,7 @@ def _pages(reply: dict[str, Any]) -> tuple[Page, ...]:
 
 def _places(begin: Sequence[Sequence[Any]]) -> tuple[tuple[int, str], ...]:
     """Names that can be shown, in the order of the text."""
-    return tuple(sorted((max(0, int(at)), shortened(tidy(str(name)), PLACE)) for at, name in begin))
+    return tuple(sorted((max(0, int(start)), shortened(tidy(str(name)), PLACE)) for start, name in begin))
 
 
 def _notes(reply: dict[str, Any], place: str) -> tuple[str, ...]:
@@ -405,10 +405,10 @@ def read(data: bytes, reader: str, arguments: Sequence[int]) -> dict[str, Any]:
     try:
         if name.startswith("extract"):
             return getattr(import_module(module), name)(data, *arguments)
-        found = getattr(import_module(module), name)(data)
+        reply = getattr(import_module(module), name)(data)
     except Unreadable as why:
         return {"refused": str(why)}
-    texts = found["texts"]
-    asked, places = texts[first - 1 : last or len(texts)], found.get("places", [])[first - 1 : last or len(texts)]
-    hidden = [row for row in found.get("hidden", ()) if first <= row[0] < first + len(asked)]
-    return found | {"pages": len(texts), "first": first, "texts": asked, "places": places, "hidden": hidden}
+    texts = reply["texts"]
+    asked, places = texts[first - 1 : last or len(texts)], reply.get("places", [])[first - 1 : last or len(texts)]
+    hidden = [row for row in reply.get("hidden", ()) if first <= row[0] < first + len(asked)]
+    return reply | {"pages": len(texts), "first": first, "texts": asked, "places": places, "hidden": hidden}

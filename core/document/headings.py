@@ -50,14 +50,14 @@ def with_headings(pages: Sequence[Sequence[Piece]]) -> tuple[list[PageText], str
         text, headings, last, prose = "", [], False, False
         for piece, below in zip_longest(page, page[1:]):
             text += piece.gap if text else ""
-            found = piece.text not in title and _is_heading(piece, below, usual, sizes)
+            heads = piece.text not in title and _is_heading(piece, below, usual, sizes)
             prose = prose or len(piece.text.split()) > WORDS
-            if found and last and title and not (number or prose):  # below the title stand authors, and a date
+            if heads and last and title and not (number or prose):  # below the title stand authors, and a date
                 headings.pop()
-            if found:
+            if heads:
                 level = sizes.index(round(piece.size)) + 1 if round(piece.size) in sizes else len(sizes) + 1
                 headings.append((len(text), level, piece.text))
-            text, last = text + piece.text, found
+            text, last = text + piece.text, heads
         texts.append(PageText(text, tuple(headings)))
     crowded = sum(len(page.headings) for page in texts) > CROWD * sum(map(len, pages))
     return [PageText(page.text) for page in texts] if crowded else texts, title
@@ -71,16 +71,16 @@ def with_outline(pages: Sequence[PageText], outline: Sequence[tuple[int, str, in
     """
     if len(outline) < FEWEST:
         return list(pages)
-    found: list[list[tuple[int, int, str]]] = [[] for _ in pages]
+    named: list[list[tuple[int, int, str]]] = [[] for _ in pages]
     for level, text, number in outline:
-        at = number - first
-        if not 0 <= at < len(pages) or not text.strip():
+        index = number - first
+        if not 0 <= index < len(pages) or not text.strip():
             continue
         words = r"\s+".join(map(re.escape, text.split()))
-        begin = found[at][-1][0] + 1 if found[at] else 0
-        if line := re.compile(rf"^(?:[\w.]{{1,9}}\s+)?{words}", re.I | re.M).search(pages[at].text, begin):
-            found[at].append((line.start(), level, " ".join(line[0].split())))
-    return [replace(page, headings=tuple(headings)) for page, headings in zip(pages, found, strict=True)]
+        begin = named[index][-1][0] + 1 if named[index] else 0
+        if line := re.compile(rf"^(?:[\w.]{{1,9}}\s+)?{words}", re.I | re.M).search(pages[index].text, begin):
+            named[index].append((line.start(), level, " ".join(line[0].split())))
+    return [replace(page, headings=tuple(headings)) for page, headings in zip(pages, named, strict=True)]
 
 
 def named_places(pages: Sequence[PageText], first: int) -> list[list[tuple[int, str]]]:
@@ -89,8 +89,8 @@ def named_places(pages: Sequence[PageText], first: int) -> list[list[tuple[int, 
         return [[] for _ in pages]
     places, last = [], ""
     for number, page in enumerate(pages, start=first):
-        below = {0: last} | {at: text for at, _, text in page.headings}
-        places.append([(at, _place(number, text)) for at, text in below.items()])
+        below = {0: last} | {start: text for start, _, text in page.headings}
+        places.append([(start, _place(number, text)) for start, text in below.items()])
         last = [*below.values()][-1]
     return places
 
@@ -135,8 +135,8 @@ def _is_bold(piece: Piece) -> bool:
 def _title(page: Sequence[Piece], usual: float) -> str:
     """The largest type of a page, if it stands in one place near its top."""
     largest = max((piece.size for piece in page), default=0.0)
-    at = [n for n, piece in enumerate(page) if piece.size > 0.95 * largest]
-    if largest < TITLE * usual or not at or at[-1] - at[0] >= len(at) or at[0] > 3:
+    large = [n for n, piece in enumerate(page) if piece.size > 0.95 * largest]
+    if largest < TITLE * usual or not large or large[-1] - large[0] >= len(large) or large[0] > 3:
         return ""
-    text = " ".join(page[n].text for n in at)
+    text = " ".join(page[n].text for n in large)
     return text if len(text.split()) <= 2 * WORDS else ""

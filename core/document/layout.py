@@ -119,12 +119,12 @@ def _tables(stack: Sequence[Line]) -> list[list[tuple[str, ...]]]:
 
 def _begun(pieces: Sequence[Piece], rest: Piece) -> int | None:
     """Where the sentence that `rest` goes on with was begun: in the last piece, or before what may stand in between."""
-    for at in range(len(pieces) - 1, max(-1, len(pieces) - 1 - ASIDES), -1):
-        alike = abs(pieces[at].size - rest.size) < 0.15 * rest.size
-        long = at == len(pieces) - 1 or len(pieces[at].text.split()) >= LONG
-        if alike and long and not pieces[at].row and runs_on(pieces[at].text, rest.text):
-            return at
-        if not _is_aside(pieces[at], rest.size):
+    for number in range(len(pieces) - 1, max(-1, len(pieces) - 1 - ASIDES), -1):
+        alike = abs(pieces[number].size - rest.size) < 0.15 * rest.size
+        long = number == len(pieces) - 1 or len(pieces[number].text.split()) >= LONG
+        if alike and long and not pieces[number].row and runs_on(pieces[number].text, rest.text):
+            return number
+        if not _is_aside(pieces[number], rest.size):
             return None
     return None
 
@@ -132,18 +132,18 @@ def _begun(pieces: Sequence[Piece], rest: Piece) -> int | None:
 def _join_across(before: list[Piece], after: list[Piece], words: set[str]) -> None:
     """Bring the end of a sentence that footnotes or a float cut off back to the page where it began."""
     body = max((piece.size for piece in after if len(piece.text.split()) >= LONG), default=0.0)
-    at = next((n for n, piece in enumerate(after[:ASIDES]) if not _is_aside(piece, body)), None)
-    if at is None:
+    first = next((n for n, piece in enumerate(after[:ASIDES]) if not _is_aside(piece, body)), None)
+    if first is None:
         return
-    begun = _begun(before, after[at])
-    if begun is None or (at == 0 and begun == len(before) - 1):  # else they follow each other as they are
+    begun = _begun(before, after[first])
+    if begun is None or (first == 0 and begun == len(before) - 1):  # else they follow each other as they are
         return
-    ending = _SENTENCE.match(after[at].text)
-    end = ending.end() if ending else len(after[at].text)
-    before[begun].text = join_lines((before[begun].text, after[at].text[:end]), words)
-    after[at].text = after[at].text[end:].lstrip()
-    if not after[at].text:
-        del after[at]
+    ending = _SENTENCE.match(after[first].text)
+    end = ending.end() if ending else len(after[first].text)
+    before[begun].text = join_lines((before[begun].text, after[first].text[:end]), words)
+    after[first].text = after[first].text[end:].lstrip()
+    if not after[first].text:
+        del after[first]
 
 
 def _stacks(lines: Sequence[Line]) -> list[list[Line]]:
@@ -168,12 +168,12 @@ def _same_size(above: Line, below: Line) -> bool:
 
 
 def _paragraphs(stack: Sequence[Line], sheet: Sheet, words: set[str]) -> list[Piece]:
-    stack = [_as_row(stack, at) for at in range(len(stack))]
+    stack = [_as_row(stack, number) for number in range(len(stack))]
     typed = sum(map(_is_code, sheet.lines)) > TYPED * len(sheet.lines)
     groups = [[stack[0]]]
-    for at, (above, below) in enumerate(pairwise(stack)):
+    for number, (above, below) in enumerate(pairwise(stack)):
         code = not typed and _is_code(above) and _is_code(below)
-        if code or _starts_anew(above, below, _right_edge(stack, at, sheet)):
+        if code or _starts_anew(above, below, _right_edge(stack, number, sheet)):
             groups.append([])
         groups[-1].append(below)
     return [_piece(group, "\n" if n else "\n\n", words) for n, group in enumerate(groups)]
@@ -185,19 +185,19 @@ def _piece(lines: Sequence[Line], gap: str, words: set[str]) -> Piece:
     return Piece(text, lines[0].size, gap, bool(lines[0].cells), len(lines), fonts)
 
 
-def _as_row(stack: Sequence[Line], at: int) -> Line:
+def _as_row(stack: Sequence[Line], number: int) -> Line:
     """A line whose gap makes no row of a table: of prose, between lines without gaps. "... with it. (page 9)"."""
-    beside = [*stack[max(0, at - 1) : at], *stack[at + 1 : at + 2]]
-    alone = stack[at].cells and beside and not any(line.cells for line in beside)
-    return replace(stack[at], cells=()) if alone and len(stack[at].cells[0].split()) >= PROSE else stack[at]
+    beside = [*stack[max(0, number - 1) : number], *stack[number + 1 : number + 2]]
+    alone = stack[number].cells and beside and not any(line.cells for line in beside)
+    return replace(stack[number], cells=()) if alone and len(stack[number].cells[0].split()) >= PROSE else stack[number]
 
 
-def _right_edge(stack: Sequence[Line], at: int, sheet: Sheet) -> float:
+def _right_edge(stack: Sequence[Line], number: int, sheet: Sheet) -> float:
     """How far a line could have gone on: to where its neighbours end, when they end on one line (justified type,
     perhaps beside a picture); else to the stack's edge, or to what stands beside it."""
-    line = stack[at]
+    line = stack[number]
     if len(line.text) >= JUSTIFIED and any(
-        abs(line.x1 - beside.x1) < 1 for beside in stack[max(0, at - 1) : at + 2] if beside is not line
+        abs(line.x1 - beside.x1) < 1 for beside in stack[max(0, number - 1) : number + 2] if beside is not line
     ):
         return line.x1
     edge = max(other.x1 for other in stack)

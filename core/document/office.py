@@ -37,14 +37,14 @@ def read_docx(data: bytes) -> dict[str, Any]:
     document = _Word(archive)
     headings = [(1, block, 0) for block in document.blocks if isinstance(block, Block)]
     own, pages = _own(archive, headings if len(headings) >= FEWEST else []), document.pages()
-    found = _paged(pages, own) if len(pages) > 1 else pages_of(document.blocks, own)
-    return found | {"hidden": [[1, document.hidden]] if document.hidden else []}
+    reply = _paged(pages, own) if len(pages) > 1 else pages_of(document.blocks, own)
+    return reply | {"hidden": [[1, document.hidden]] if document.hidden else []}
 
 
 def _paged(pages: Sequence[Sequence[str]], own: str) -> dict[str, Any]:
     """Pages that are known, and the headings on them."""
-    found = [joined(blocks, f"p. {number}") for number, blocks in enumerate(pages, start=1)]
-    return _with_own([text for text, _ in found], [places for _, places in found], own)
+    parts = [joined(blocks, f"p. {number}") for number, blocks in enumerate(pages, start=1)]
+    return _with_own([text for text, _ in parts], [places for _, places in parts], own)
 
 
 def _own(archive: Archive, headings: Sequence[tuple[int, str, int]] = ()) -> str:
@@ -133,13 +133,13 @@ def _heading_styles(archive: Archive) -> set[str | None]:
     """Ids of the styles of headings, which are named in the language of the program."""
     if STYLES not in archive.names:
         return set()
-    found = set()
+    styles = set()
     for style in archive.xml(STYLES).iter(f"{W}style"):
         name = style.find(f"{W}name")
         named = name is not None and str(name.get(f"{W}val")).casefold().startswith(("heading", "title"))
         if named or style.find(f"{W}pPr/{W}outlineLvl") is not None:
-            found.add(style.get(f"{W}styleId"))
-    return found
+            styles.add(style.get(f"{W}styleId"))
+    return styles
 
 
 def read_pptx(data: bytes) -> dict[str, Any]:
@@ -164,10 +164,10 @@ def read_pptx(data: bytes) -> dict[str, Any]:
 
 def _with_own(texts: list[str], places: list[list[tuple[int, str]]], own: str) -> dict[str, Any]:
     """What the file says of itself, before the first part that has text."""
-    at = next((at for at, text in enumerate(texts) if text), None)
-    if own and at is not None:
-        texts[at] = f"{own}\n\n{texts[at]}"
-        places[at] = [(0, ABOUT), *((start + len(own) + 2, place) for start, place in places[at])]
+    number = next((number for number, text in enumerate(texts) if text), None)
+    if own and number is not None:
+        texts[number] = f"{own}\n\n{texts[number]}"
+        places[number] = [(0, ABOUT), *((start + len(own) + 2, place) for start, place in places[number])]
     return {"texts": texts, "places": places}
 
 
@@ -252,10 +252,12 @@ def _sheets(book: Any, own: str) -> dict[str, Any]:
 
 def _sheet(rows: list[list[str]]) -> list[str]:
     """Each row: those above the table as they stand, then the table's, without its empty columns."""
-    columns = [at for at in range(max(map(len, rows), default=0)) if any(at < len(row) and row[at] for row in rows)]
-    rows = [[row[at] if at < len(row) else "" for at in columns] for row in rows]
-    filled = [at for at, row in enumerate(rows) if sum(map(bool, row)) > 1]
-    start = next((at for at in filled if has_heading(rows[at:])), filled[0] if filled else len(rows))
+    width = max(map(len, rows), default=0)
+    rows = [row + [""] * (width - len(row)) for row in rows]
+    columns = [number for number in range(width) if any(row[number] for row in rows)]
+    rows = [[row[number] for number in columns] for row in rows]
+    filled = [number for number, row in enumerate(rows) if sum(map(bool, row)) > 1]
+    start = next((number for number in filled if has_heading(rows[number:])), filled[0] if filled else len(rows))
     return [*(" ".join(filter(None, row)) for row in rows[:start]), *table_blocks(rows[start:])]
 
 

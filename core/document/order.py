@@ -30,7 +30,7 @@ def without_doubles(lines: Sequence[Line]) -> list[Line]:
 
 def notes_apart(lines: Sequence[Line]) -> list[Line]:
     """Notes in the margin, in smaller type beside the lines of a paragraph, behind that paragraph."""
-    found: list[Line] = []
+    ordered: list[Line] = []
     most = max((line.block for line in lines), default=0)
     for _, group in groupby(lines, key=lambda line: line.block):
         block = list(group)
@@ -43,21 +43,21 @@ def notes_apart(lines: Sequence[Line]) -> list[Line]:
             and len(text.text.split()) >= PROSE
         }
         most += 1
-        found += [line for line in block if id(line) not in notes]
-        found += [replace(line, block=most) for line in block if id(line) in notes]
-    return found
+        ordered += [line for line in block if id(line) not in notes]
+        ordered += [replace(line, block=most) for line in block if id(line) in notes]
+    return ordered
 
 
 def labels_first(lines: Sequence[Line]) -> list[Line]:
     """A label that hangs in the margin left of its paragraph, and that the file draws after it, before it."""
     blocks = [list(block) for _, block in groupby(lines, key=lambda line: line.block)]
-    for at, (text, label) in enumerate(pairwise(blocks)):
+    for number, (text, label) in enumerate(pairwise(blocks)):
         if (
             len(label) < len(text)
             and _beside(label[0], text[0])
             and all(len(line.text.split()) < PROSE for line in label)
         ):
-            blocks[at : at + 2] = [label, text]
+            blocks[number : number + 2] = [label, text]
     return [line for block in blocks for line in block]
 
 
@@ -65,7 +65,7 @@ def rows_together(lines: Sequence[Line]) -> list[Line]:
     """A table that the file draws column by column, row by row: blocks side by side, with as many lines on the same
     heights, of which one is set in other type. Columns of prose stay, and a list in columns."""
     blocks = [list(block) for _, block in groupby(lines, key=lambda line: line.block)]
-    found: list[Line] = []
+    ordered: list[Line] = []
     while blocks:
         columns = [blocks.pop(0)]
         while blocks and _is_next_column(columns[-1], blocks[0]):
@@ -73,10 +73,10 @@ def rows_together(lines: Sequence[Line]) -> list[Line]:
         wordy = [median(len(line.text.split()) for line in column) >= PROSE for column in columns]
         if len(columns) > 1 and not all(wordy):
             block = columns[0][0].block
-            found += [replace(line, block=block) for row in zip(*columns, strict=True) for line in row]
+            ordered += [replace(line, block=block) for row in zip(*columns, strict=True) for line in row]
         else:
-            found += [line for column in columns for line in column]
-    return found
+            ordered += [line for column in columns for line in column]
+    return ordered
 
 
 def _is_next_column(left: Sequence[Line], right: Sequence[Line]) -> bool:
@@ -92,26 +92,26 @@ def _fonts(lines: Sequence[Line]) -> set[str]:
 def columns_apart(lines: Sequence[Line]) -> list[Line]:
     """Two columns that the file draws line by line, left, right, left, right, as one after the other. A table, whose
     cells hold few words, stays."""
-    found: list[Line] = []
+    ordered: list[Line] = []
     block = max((line.block for line in lines), default=0)
     for paired, run in groupby(_pairs(lines), key=lambda pair: len(pair) == 2):
         pairs = list(run)
         if paired and _are_columns(pairs):
-            found += [replace(left, block=block + 1) for left, _ in pairs]
-            found += [replace(right, block=block + 2) for _, right in pairs]
+            ordered += [replace(left, block=block + 1) for left, _ in pairs]
+            ordered += [replace(right, block=block + 2) for _, right in pairs]
             block += 2
         else:
-            found += [line for pair in pairs for line in pair]
-    return found
+            ordered += [line for pair in pairs for line in pair]
+    return ordered
 
 
 def _pairs(lines: Sequence[Line]) -> Iterator[tuple[Line, ...]]:
-    at = 0
-    while at < len(lines):
-        beside = at + 1 < len(lines) and _beside(lines[at], lines[at + 1])
-        beside = beside and not (at + 2 < len(lines) and _beside(lines[at + 1], lines[at + 2]))
-        yield tuple(lines[at : at + 1 + beside])
-        at += 1 + beside
+    start = 0
+    while start < len(lines):
+        beside = start + 1 < len(lines) and _beside(lines[start], lines[start + 1])
+        beside = beside and not (start + 2 < len(lines) and _beside(lines[start + 1], lines[start + 2]))
+        yield tuple(lines[start : start + 1 + beside])
+        start += 1 + beside
 
 
 def _beside(left: Line, right: Line) -> bool:
@@ -133,7 +133,7 @@ def in_reading_order(lines: Sequence[Line]) -> list[Line]:
     boxes = [_box(block) for block in blocks]
     if not any(_above(after, before) for before, after in pairwise(boxes)):
         return list(lines)
-    return [line for at in _cut(list(range(len(blocks))), boxes) for line in blocks[at]]
+    return [line for number in _cut(list(range(len(blocks))), boxes) for line in blocks[number]]
 
 
 def _box(lines: Sequence[Line]) -> Box:
@@ -155,8 +155,8 @@ def _cut(blocks: list[int], boxes: Sequence[Box]) -> list[int]:
     if len(blocks) < 2:
         return blocks
     for axis in (0, 1):
-        order = sorted(blocks, key=lambda at: boxes[at][axis])
-        gap, cut = _widest_gap([(boxes[at][axis], boxes[at][axis + 2]) for at in order])
+        order = sorted(blocks, key=lambda number: boxes[number][axis])
+        gap, cut = _widest_gap([(boxes[number][axis], boxes[number][axis + 2]) for number in order])
         if gap > 0:
             return _cut(sorted(order[:cut]), boxes) + _cut(sorted(order[cut:]), boxes)
     return blocks
@@ -165,7 +165,7 @@ def _cut(blocks: list[int], boxes: Sequence[Box]) -> list[int]:
 def _widest_gap(spans: Sequence[tuple[float, float]]) -> tuple[float, int]:
     """(its width, how many spans are before it), of spans in the order of their beginnings."""
     best, end = (0.0, 0), spans[0][1]
-    for at, (start, stop) in enumerate(spans[1:], start=1):
-        best = max(best, (start - end, at))
+    for before, (start, stop) in enumerate(spans[1:], start=1):
+        best = max(best, (start - end, before))
         end = max(end, stop)
     return best

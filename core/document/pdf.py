@@ -59,10 +59,10 @@ def extract(data: bytes, first: int, last: int, most: int) -> dict[str, Any]:
         document = pymupdf.open(stream=data, filetype="pdf")  # opens HTML and SVG as well
         if document.needs_pass or not document.is_pdf:
             return {"refused": "locked" if document.needs_pass else "damaged"}
-        found = {"pages": document.page_count, "first": first, "texts": []}
+        reply = {"pages": document.page_count, "first": first, "texts": []}
         numbers = range(first - 1, min(last or document.page_count, document.page_count))
         if not 0 < len(numbers) <= most:
-            return found
+            return reply
         reader = _Reader()
         sheets = []
         for number in numbers:
@@ -75,8 +75,8 @@ def extract(data: bytes, first: int, last: int, most: int) -> dict[str, Any]:
         texts, places = [page.text for page in pages], named_places(pages, first)
         if first == 1 and any(texts) and (own := _about(document, pages, outline, title)):
             texts[0] = f"{own}\n\n{texts[0]}"
-            places[0] = [(0, ABOUT), *((at + len(own) + 2, name) for at, name in places[0] or [(0, "p. 1")])]
-        return found | {"texts": texts, "places": places, "repaired": bool(document.is_repaired)} | vars(reader)
+            places[0] = [(0, ABOUT), *((start + len(own) + 2, name) for start, name in places[0] or [(0, "p. 1")])]
+        return reply | {"texts": texts, "places": places, "repaired": bool(document.is_repaired)} | vars(reader)
 
 
 def extract_picture(data: bytes, first: int, last: int, most: int) -> dict[str, Any]:
@@ -91,11 +91,11 @@ def extract_picture(data: bytes, first: int, last: int, most: int) -> dict[str, 
         if any(image["width"] * image["height"] > PIXELS for image in document[0].get_image_info()):
             raise Unreadable("pixels")
         numbers = range(first - 1, min(last or document.page_count, document.page_count))
-        found = {"pages": document.page_count, "first": first, "texts": []}
+        reply = {"pages": document.page_count, "first": first, "texts": []}
         if not 0 < len(numbers) <= most:
-            return found
+            return reply
         asked = [number + 1 for number in numbers]
-        return found | {"texts": [""] * len(asked), "pictures": asked, "scans": asked}
+        return reply | {"texts": [""] * len(asked), "pictures": asked, "scans": asked}
 
 
 def draw(data: bytes, number: int, kind: str, dpi: int, dots: int) -> dict[str, Any]:
@@ -181,12 +181,12 @@ class _Reader:
         if letters := sum(character.isalnum() for span in hidden for character in span["text"]):
             self.hidden.append((number, letters))
         upright = {id(line) for line in _upright(lines, page)}
-        found = [*_lines(blocks, {id(span) for span in hidden}, upright)]
-        shown = sum(character.isalnum() for line in found for character in line.text)
+        kept = [*_lines(blocks, {id(span) for span in hidden}, upright)]
+        shown = sum(character.isalnum() for line in kept for character in line.text)
         if shown < FEW and (_is_picture(page, pictures) or (not shown and page.get_bboxlog())):
             self.scans.append(number)
-        found = self._with_tables(_filled_in(found, page), page, [span["bbox"] for span in hidden])
-        return Sheet(page.rect.height, tuple(found), tuple(pictures))
+        kept = self._with_tables(_filled_in(kept, page), page, [span["bbox"] for span in hidden])
+        return Sheet(page.rect.height, tuple(kept), tuple(pictures))
 
     def _with_tables(self, lines: list[Line], page: pymupdf.Page, hidden: Sequence[Box]) -> list[Line]:
         """The lines with those of ruled tables row by row, and as sentences. Not where something is hidden."""
@@ -201,13 +201,13 @@ class _Reader:
                 continue
             if any(_within(((x0 + x1) / 2, (y0 + y1) / 2), table.bbox) for x0, y0, x1, y1 in hidden):
                 continue
-            at, block = lines.index(inside[0]), max(line.block for line in lines)
+            start, block = lines.index(inside[0]), max(line.block for line in lines)
             x0, y0, x1, y1 = table.bbox
             size = min(line.size for line in inside)
             texts = [(" ".join(filter(None, row)), block + 1) for row in rows]
             texts += [(sentence, block + 2) for sentence in row_sentences(rows)]
             new = [Line(text, x0, y0, x1, y1, size, number, ("", text)) for text, number in texts if text]
-            lines = [*lines[:at], *new, *(line for line in lines[at:] if line not in inside)]
+            lines = [*lines[:start], *new, *(line for line in lines[start:] if line not in inside)]
         self.spent += time.monotonic() - began
         return lines
 

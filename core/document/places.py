@@ -35,9 +35,9 @@ def joined(blocks: Sequence[str], within: str = "", between: str = "\n\n") -> tu
     Args:
         within: the place that holds them all: "slide 3", "chapter 2"; "": none.
     """
-    places, at = [(0, within)] if within else [], 0
+    places, offset = [(0, within)] if within else [], 0
     for block in blocks:
         if place := getattr(block, "place", ""):
-            places.append((at, f"{within}, {place}" if within else place))
-        at += len(block) + len(between)
+            places.append((offset, f"{within}, {place}" if within else place))
+        offset += len(block) + len(between)
     return between.join(blocks), places

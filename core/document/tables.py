@@ -54,10 +54,10 @@ def _parted(rows: Sequence[Sequence[str]]) -> list[list[str]]:
     """With columns that stand too close to be told apart parted: below "z1 z2" stand "3.10 20" and "4.15 21"."""
     heading, *body = rows
     width = [len(cell.split()) for cell in heading]
-    for at, words in enumerate(width):
-        cells = [row[at].split() for row in body if at < len(row) and row[at]]
+    for column, words in enumerate(width):
+        cells = [row[column].split() for row in body if column < len(row) and row[column]]
         if not all(len(cell) == words and all(map(NUMBER.fullmatch, cell)) for cell in cells):
-            width[at] = 1
+            width[column] = 1
     return [[part for n, cell in enumerate(row) for part in _parts(cell, width[n : n + 1])] for row in rows]
 
 
@@ -80,14 +80,14 @@ def _has_thousands(row: Sequence[str]) -> bool:
 
 def has_figures(rows: Sequence[Sequence[str]]) -> bool:
     """Whether a column below the first row is one of figures."""
-    return any(_is_figures([row[at] for row in rows[1:]]) for at in range(min(map(len, rows))))
+    return any(_is_figures([row[column] for row in rows[1:]]) for column in range(min(map(len, rows))))
 
 
 def _keys(body: Sequence[Sequence[str]]) -> int:
     """How many of the first columns name a row: those of words before the first one of figures; without figures one.
     None, where the first one is of figures: then each of these is named by its column."""
     width = max(map(len, body))
-    figures = [_is_figures([row[at] for row in body if at < len(row)]) for at in range(width)]
+    figures = [_is_figures([row[column] for row in body if column < len(row)]) for column in range(width)]
     return min(figures.index(True), KEYS) if True in figures else 1
 
 

@@ -45,12 +45,12 @@ def tidy(text: str) -> str:
     return " ".join(kept.split()) + broken
 
 
-def _accented(found: re.Match[str]) -> str:
+def _accented(match: re.Match[str]) -> str:
     """A letter and its accent as one character, where there is such a letter; else as they were."""
-    (letter,) = [group for group in found.groups() if group not in _ACCENTS]
-    accent = next(character for character in found[0] if character in _ACCENTS)
+    (letter,) = [group for group in match.groups() if group not in _ACCENTS]
+    accent = next(character for character in match[0] if character in _ACCENTS)
     whole = unicodedata.normalize("NFC", letter.translate(_DOTLESS) + _ACCENTS[accent])
-    return whole if len(whole) == 1 else found[0]
+    return whole if len(whole) == 1 else match[0]
 
 
 def runs_on(left: str, right: str) -> bool:

@@ -72,7 +72,7 @@ def read_epub(data: bytes) -> dict[str, Any]:
         page.close()
         text, begin = joined(page.blocks()[page.titled :], f"chapter {len(chapters) + 1}")
         if text and own:
-            text, begin = f"{own}\n\n{text}", [(0, ABOUT), *((at + len(own) + 2, name) for at, name in begin)]
+            text, begin = f"{own}\n\n{text}", [(0, ABOUT), *((start + len(own) + 2, name) for start, name in begin)]
             own = ""
         chapters.append(text)
         places.append(begin)

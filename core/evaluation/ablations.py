@@ -31,9 +31,9 @@ from core.engine import Engine, EngineConfig
 from core.evaluation import speed
 from core.evaluation.bench import BATCH, Bench, peak_memory_mb
 from core.evaluation.budgets import lessons_of, policy_scores
-from core.evaluation.journal import Journal, Reply
+from core.evaluation.journal import Journal, RecordedReply
 from core.evaluation.report import f1_scores, mean, report
-from core.evaluation.served import serve
+from core.evaluation.served import open_service
 from core.evaluation.statistics import bootstrap, interval, paired_differences
 from core.learning.adapters.study import Exercise
 from core.learning.guard import Guard
@@ -46,7 +46,7 @@ log = logging.getLogger(__name__)
 
 WIDE = 256  # questions at once, on a GPU
 SHIFTED = 8  # documents whose effect on unrelated answers is measured
-LEARNED = ("weights", "learned", "wrong_document", "elsewhere", "unrelated")
+LEARNED_CONDITIONS = ("weights", "learned", "wrong_document", "elsewhere", "unrelated")
 
 
 class OutOfTime(Exception):
@@ -77,13 +77,13 @@ class Lab:
     async def bench(self, engine: Engine, sections: int | None = None) -> AsyncIterator[Bench]:
         """sections: that are asked at most, where not as many as the model's own numbers say."""
         ranking = replace(engine.base.ranking, max_sections=sections) if sections else None
-        async with serve(lambda: engine, ranking=ranking, batch_rows=max(BATCH_ROWS, self.batch)) as served:
+        async with open_service(lambda: engine, ranking=ranking, batch_rows=max(BATCH_ROWS, self.batch)) as served:
             yield Bench(served, self.articles, Journal(None, {}), self.tick, batch=self.batch)
 
-    def replies(self, *conditions: str) -> dict[str, list[list[Reply]]]:
+    def replies(self, *conditions: str) -> dict[str, list[list[RecordedReply]]]:
         """Under conditions that attach no weights."""
 
-        async def ask() -> dict[str, list[list[Reply]]]:
+        async def ask() -> dict[str, list[list[RecordedReply]]]:
             async with self.bench(self.engine()) as bench:
                 return {c: await bench.ask_all(c) for c in conditions}
 
@@ -94,7 +94,7 @@ class Lab:
             raise OutOfTime
 
     @cached_property
-    def plain(self) -> dict[str, list[list[Reply]]]:
+    def plain(self) -> dict[str, list[list[RecordedReply]]]:
         """Replies of the base model, closed book and with the gold paragraph in the prompt."""
         return self.replies("base", "in_context")
 
@@ -104,7 +104,7 @@ class Row:
     """Settings of an engine, and under which conditions its questions are asked."""
 
     settings: Mapping[str, Any] = field(default_factory=dict)
-    conditions: Sequence[str] = LEARNED
+    conditions: Sequence[str] = LEARNED_CONDITIONS
     sections: int | None = None  # that are asked at most
     against: str = "fast-weights"  # the row that it is compared with
     measure: Callable[[Lab, Row], dict[str, Any]] | None = None  # None: `quality`
@@ -116,7 +116,7 @@ def quality(lab: Lab, row: Row) -> dict[str, Any]:
     return asyncio.run(_quality(lab, row, plain))
 
 
-async def _quality(lab: Lab, row: Row, plain: Mapping[str, list[list[Reply]]]) -> dict[str, Any]:
+async def _quality(lab: Lab, row: Row, plain: Mapping[str, list[list[RecordedReply]]]) -> dict[str, Any]:
     engine = lab.engine(**row.settings)
     async with lab.bench(engine, row.sections) as bench:
         costs = await learning_costs(lab, bench)
@@ -151,7 +151,7 @@ async def learning_costs(lab: Lab, bench: Bench) -> dict[str, Any]:
     }
 
 
-def by_set(lab: Lab, replies: Mapping[str, Sequence[Sequence[Reply]]]) -> dict[str, dict[str, Any]]:
+def by_set(lab: Lab, replies: Mapping[str, Sequence[Sequence[RecordedReply]]]) -> dict[str, dict[str, Any]]:
     """F1 and its interval under each condition, for each file of questions."""
     figures: dict[str, dict[str, Any]] = {}
     start = 0
@@ -165,7 +165,7 @@ def by_set(lab: Lab, replies: Mapping[str, Sequence[Sequence[Reply]]]) -> dict[s
     return figures
 
 
-def f1_by_document(articles: Sequence[Article], replies: Sequence[Sequence[Reply]]) -> list[list[float]]:
+def f1_by_document(articles: Sequence[Article], replies: Sequence[Sequence[RecordedReply]]) -> list[list[float]]:
     """F1 of each document's questions, percent."""
     by_document = []
     for rows, article in zip(replies, articles, strict=True):
@@ -173,7 +173,7 @@ def f1_by_document(articles: Sequence[Article], replies: Sequence[Sequence[Reply
     return by_document
 
 
-def abstained(replies: Sequence[Sequence[Reply]]) -> float:
+def abstained(replies: Sequence[Sequence[RecordedReply]]) -> float:
     """Percent of the replies that say "not in the text"."""
     texts = [reply.text for reply in chain.from_iterable(replies)]
     return round(100 * texts.count(NOT_IN_TEXT) / max(1, len(texts)), 2)
@@ -213,13 +213,16 @@ STUDY = LORA | {"study": True}
 
 def lora(settings: Mapping[str, Any], **objectives: float) -> Row:
     """LoRA, against what it is without its last ingredient."""
-    plain = settings == LORA and not objectives
-    against = "fast-weights" if plain else "lora+study" if "study" in settings and objectives else "lora"
+    against = "lora"
+    if settings == LORA and not objectives:
+        against = "fast-weights"
+    elif "study" in settings and objectives:
+        against = "lora+study"
     return Row({**settings, "objectives": objectives}, against=against)
 
 
 ROWS: dict[str, Row] = {
-    "fast-weights": Row(conditions=(*LEARNED, "both", "retrieval")),
+    "fast-weights": Row(conditions=(*LEARNED_CONDITIONS, "both", "retrieval")),
     "base": Row(measure=unlearned),
     "lora": lora(LORA),
     "lora+study": lora(STUDY),
@@ -282,10 +285,10 @@ def run(lab: Lab, names: Sequence[str], results: Results) -> None:
         lab.tick(name, 0, 1)
         return (ROWS[name].measure or quality)(lab, ROWS[name])
 
-    fill(results, names, figures, lambda name, row: f"{name:32} {on_one_line(row)}")
+    measure_missing(results, names, figures, lambda name, row: f"{name:32} {on_one_line(row)}")
 
 
-def fill(
+def measure_missing(
     results: Results,
     names: Sequence[str],
     measure: Callable[[str], dict[str, Any]],

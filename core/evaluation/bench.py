@@ -32,9 +32,9 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import Refused
-from core.evaluation.journal import Journal, Reply
+from core.evaluation.journal import Journal, RecordedReply
 from core.evaluation.report import RIGHT_F1, f1_scores, mean, report, share_lost
-from core.evaluation.served import Served, article_pages, serve
+from core.evaluation.served import Served, article_pages, open_service
 from core.evaluation.statistics import interval
 from core.ports import Ask, Engine, Learned
 from core.squad import Article, Question, asked_articles, read_questions
@@ -50,6 +50,8 @@ SHARED_CHANNEL = "together"  # knows all documents
 EMPTY_CHANNEL = "nobody"  # knows none
 ReportProgress = Callable[[str, int, int], None]  # stage, done, total
 QuestionKey = tuple[int, int]  # number of a document, number of its question
+Asks = Mapping[str, Callable[[], Awaitable[RecordedReply]]]  # by key in the journal
+AskNumber = Callable[[int], Awaitable[RecordedReply]]  # number of a question
 
 
 class Bench:
@@ -74,7 +76,7 @@ class Bench:
         self.count = len(articles)
         self.articles = [*articles, _invented()] if len(articles) == 1 else [*articles]
         self.retrieved, self.batch = retrieved, batch
-        self.conditions: dict[str, Callable[[int, Question], Awaitable[Reply]]] = {
+        self.conditions: dict[str, Callable[[int, Question], Awaitable[RecordedReply]]] = {
             "base": self._base,
             "learned": self._learned,
             "weights": self._weights,
@@ -89,18 +91,18 @@ class Bench:
 
     # One document, one condition
 
-    async def ask(self, n: int, condition: str) -> list[Reply]:
+    async def ask(self, n: int, condition: str) -> list[RecordedReply]:
         """Every question of a document under a condition."""
         return (await self._ask([n], condition))[0]
 
-    async def ask_all(self, condition: str) -> list[list[Reply]]:
+    async def ask_all(self, condition: str) -> list[list[RecordedReply]]:
         """The same of every document, in batches that know no document."""
         return await self._ask(range(self.count), condition)
 
-    async def _ask(self, documents: Sequence[int], condition: str) -> list[list[Reply]]:
+    async def _ask(self, documents: Sequence[int], condition: str) -> list[list[RecordedReply]]:
         """A row of replies for each of the documents."""
         ask_one = self.conditions[condition]
-        asks: dict[str, Callable[[], Awaitable[Reply]]] = {}
+        asks: dict[str, Callable[[], Awaitable[RecordedReply]]] = {}
         keys: list[list[str]] = []
         for n in documents:
             keys.append([])
@@ -136,46 +138,46 @@ class Bench:
         """The document before this one."""
         return (n - 1) % len(self.articles)
 
-    async def _base(self, n: int, question: Question) -> Reply:
+    async def _base(self, n: int, question: Question) -> RecordedReply:
         return await self._served(EMPTY_CHANNEL, question)
 
-    async def _learned(self, n: int, question: Question) -> Reply:
+    async def _learned(self, n: int, question: Question) -> RecordedReply:
         await self.learn(n)
         return await self._served(channel_of(n), question)
 
-    async def _weights(self, n: int, question: Question) -> Reply:
+    async def _weights(self, n: int, question: Question) -> RecordedReply:
         document = await self.learn(n)
         return await self._served(channel_of(n), question, document=document.id)
 
-    async def _both(self, n: int, question: Question) -> Reply:
+    async def _both(self, n: int, question: Question) -> RecordedReply:
         document = await self.learn(n)
         answer = await self.served.grounded.ask(channel_of(n), question.text, document=document.id)
         return self._reply(channel_of(n), answer)
 
-    async def _served(self, channel: str, question: Question, **where: str) -> Reply:
+    async def _served(self, channel: str, question: Question, **where: str) -> RecordedReply:
         """where: `document` and `thread` of Service.ask."""
         answer = await self.served.service.ask(channel, question.text, **where)
         return self._reply(channel, answer)
 
-    def _reply(self, channel: str, answer: Answer) -> Reply:
+    def _reply(self, channel: str, answer: Answer) -> RecordedReply:
         """What a person reads first: the learned answer, else the base model's."""
         shown = answer.learned or answer.base
         number = self.served.number(channel, answer.document.id) if answer.document else None
-        return Reply(shown.text, 0.0, answer.prompt_tokens, shown.confidence, number)
+        return RecordedReply(shown.text, 0.0, answer.prompt_tokens, shown.confidence, number)
 
-    async def _in_prompt(self, question: Question, text: str, **attached: Any) -> Reply:
+    async def _in_prompt(self, question: Question, text: str, **attached: Any) -> RecordedReply:
         """A text beside the question. attached: the weights of a section, if any, and their learner."""
         ask = Ask(question.text, context=self.shorten(text), **attached)
         (completion,), (tokens,) = await self.served.runner.device.answer([ask])
-        return Reply(completion.text, 0.0, tokens.whole, completion.confidence)
+        return RecordedReply(completion.text, 0.0, tokens.whole, completion.confidence)
 
-    async def _retrieval(self, n: int, question: Question) -> Reply:
+    async def _retrieval(self, n: int, question: Question) -> RecordedReply:
         await self.learn(n)
         hits = await self.served.index.candidates(channel_of(n), question.text, limit=self.retrieved)
         in_order = sorted(hits, key=lambda hit: hit.chunk)
         return await self._in_prompt(question, "\n".join(hit.text for hit in in_order))
 
-    async def _unrelated(self, n: int, question: Question) -> Reply:
+    async def _unrelated(self, n: int, question: Question) -> RecordedReply:
         other = self._other(n)
         channel = channel_of(other)
         record = (await self.learn(other)).weights
@@ -190,9 +192,7 @@ class Bench:
         ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         return text if len(ids) <= room else tokenizer.decode(ids[:room])
 
-    async def _answer(
-        self, asks: Mapping[str, Callable[[], Awaitable[Reply]]], tick: Callable[[int], None] = lambda done: None
-    ) -> None:
+    async def _answer(self, asks: Asks, tick: Callable[[int], None] = lambda done: None) -> None:
         """Ask what was not answered yet, a batch at a time, and write it down."""
         new = [key for key in asks if key not in self.journal.replies]
         for start in range(0, len(new), self.batch):
@@ -200,7 +200,7 @@ class Bench:
             await self._write_down({key: asks[key] for key in keys})
             tick(len(asks) - len(new) + start + len(keys))
 
-    async def _write_down(self, asks: Mapping[str, Callable[[], Awaitable[Reply]]]) -> None:
+    async def _write_down(self, asks: Asks) -> None:
         """Ask these at once; each gets an equal share of the time."""
         began = time.perf_counter()
         replies = await asyncio.gather(*(ask() for ask in asks.values()))
@@ -247,7 +247,7 @@ class Bench:
             await self.learn(n)
             await self.served.learn(SHARED_CHANNEL, n, self.articles[n])
 
-    def _recorded(self, setting: str, questions: Iterable[QuestionKey]) -> dict[QuestionKey, Reply]:
+    def _recorded(self, setting: str, questions: Iterable[QuestionKey]) -> dict[QuestionKey, RecordedReply]:
         """Those that were answered in a setting."""
         replies = {}
         for n, i in questions:
@@ -256,7 +256,7 @@ class Bench:
                 replies[n, i] = reply
         return replies
 
-    async def _in_channel(self, size: int) -> dict[QuestionKey, Reply]:
+    async def _in_channel(self, size: int) -> dict[QuestionKey, RecordedReply]:
         setting, questions = f"together/{size}", self._questions(size)
         if missing := questions.keys() - self._recorded(setting, questions):
             await self._grow(size)
@@ -267,8 +267,8 @@ class Bench:
         return self._recorded(setting, questions)
 
     async def _turns(
-        self, setting: str, ask: Callable[[int, int], Awaitable[Reply]], documents: Collection[int]
-    ) -> dict[QuestionKey, Reply]:
+        self, setting: str, ask: Callable[[int, int], Awaitable[RecordedReply]], documents: Collection[int]
+    ) -> dict[QuestionKey, RecordedReply]:
         """The questions of these documents one after another, those of all documents at once."""
         questions = self._questions(self.count)
         for turn in range(1 + max(i for _, i in questions)):
@@ -289,16 +289,16 @@ class Bench:
             await self._grow(self.count)
         return documents
 
-    async def _conversation(self) -> dict[QuestionKey, Reply]:
+    async def _conversation(self) -> dict[QuestionKey, RecordedReply]:
         """Each document's questions one after another, in a thread of its own, all threads at once."""
 
-        async def ask(n: int, i: int) -> Reply:
+        async def ask(n: int, i: int) -> RecordedReply:
             question = self.articles[n].questions[i]
             return await self._served(SHARED_CHANNEL, question, thread=f"conversation {n}")
 
         return await self._turns("conversation", ask, await self._unfinished("conversation"))
 
-    async def _other_thread(self) -> dict[QuestionKey, Reply]:
+    async def _other_thread(self) -> dict[QuestionKey, RecordedReply]:
         """Each question in a thread where the document before its own answered last."""
         documents = await self._unfinished("other thread")
         service, last_answers = self.served.service, {}
@@ -308,14 +308,14 @@ class Bench:
             question = self.articles[before].questions[0].text
             last_answers[n] = (await service.ask(SHARED_CHANNEL, question, document=document)).id
 
-        async def ask(n: int, i: int) -> Reply:
+        async def ask(n: int, i: int) -> RecordedReply:
             thread = f"other thread {n} {i}"
             await service.placed(SHARED_CHANNEL, last_answers[n], thread)
             return await self._served(SHARED_CHANNEL, self.articles[n].questions[i], thread=thread)
 
         return await self._turns("other thread", ask, documents)  # in turns: an answer stands in one thread at a time
 
-    def _shares(self, replies: Mapping[QuestionKey, Reply], alone: float) -> dict[str, Any]:
+    def _shares(self, replies: Mapping[QuestionKey, RecordedReply], alone: float) -> dict[str, Any]:
         """Whose weights answered, in percent, and what is left of the F1 that the documents have alone."""
         scores = self._scores(replies)
         right = sum(reply.document == n for (n, _), reply in replies.items())
@@ -328,14 +328,14 @@ class Bench:
             "fall": round(100 * (1 - mean(scores) / alone), 2) if alone else 0.0,  # percent of what it is alone
         }
 
-    def _scores(self, replies: Mapping[QuestionKey, Reply]) -> list[list[float]]:
+    def _scores(self, replies: Mapping[QuestionKey, RecordedReply]) -> list[list[float]]:
         """F1 of each document's questions, in percent."""
-        by_document: list[list[Reply]] = [[] for _ in range(1 + max(n for n, _ in replies))]
+        by_document: list[list[RecordedReply]] = [[] for _ in range(1 + max(n for n, _ in replies))]
         for (n, _), reply in replies.items():
             by_document[n].append(reply)
         return self._all_scores(by_document)
 
-    def _all_scores(self, replies: Sequence[Sequence[Reply]]) -> list[list[float]]:
+    def _all_scores(self, replies: Sequence[Sequence[RecordedReply]]) -> list[list[float]]:
         return list(map(f1_scores, replies, self.articles))
 
     # Questions about none of the documents
@@ -344,7 +344,7 @@ class Bench:
         """Of the questions that the base model has right, the percentage that is lost where one of the documents is
         known, each in turn, and `together`, where all are."""
 
-        async def scores(name: str, ask: Callable[[int], Awaitable[Reply]], numbers: Sequence[int]) -> list[float]:
+        async def scores(name: str, ask: AskNumber, numbers: Sequence[int]) -> list[float]:
             """F1 of the questions of these numbers, percent."""
             asks = {f"general/{name}/{i}": partial(ask, i) for i in numbers}
             await self._answer(asks, lambda done: self.progress("general", done, len(questions)))
@@ -402,7 +402,7 @@ async def run(
         raise Refused(f"'{squad_path.name}' holds no questions with answers.")
     general_questions = read_questions(general) if general else []
     began = time.time()
-    async with serve(load) as served:
+    async with open_service(load) as served:
         engine = served.engine
         settings = {
             "squad": _sha256(squad_path.read_bytes()),
@@ -413,7 +413,7 @@ async def run(
         }
         if general:
             settings["general"] = _sha256(general.read_bytes())
-        replies: dict[str, list[list[Reply]]] = {condition: [] for condition in conditions}
+        replies: dict[str, list[list[RecordedReply]]] = {condition: [] for condition in conditions}
         shared: dict[str, Any] = {}
         with Journal(answers_file, settings, resume=resume) as journal:
             bench = Bench(served, articles, journal, progress, retrieved=retrieved)
@@ -428,7 +428,7 @@ async def run(
         return {
             "documents": len(articles),
             "questions": sum(len(article.questions) for article in articles),
-            "tokens": sum(count_tokens(engine, article) for article in articles),
+            "tokens": sum(article_tokens(engine, article) for article in articles),
             "model": engine.name,
             "learner": engine.learner,
             "chunk_size": engine.chunk_size,
@@ -444,12 +444,12 @@ async def run(
         }
 
 
-def count_tokens(engine: Engine, article: Article) -> int:
+def article_tokens(engine: Engine, article: Article) -> int:
     return sum(chunk.token_count for chunk in engine.chunk(article_pages(article)))
 
 
 def answers_side_by_side(
-    articles: Sequence[Article], replies: Mapping[str, Sequence[Sequence[Reply]]]
+    articles: Sequence[Article], replies: Mapping[str, Sequence[Sequence[RecordedReply]]]
 ) -> list[dict[str, Any]]:
     """Each question with its gold answers and what was answered under each condition."""
     answers = []
@@ -462,7 +462,7 @@ def answers_side_by_side(
     return answers
 
 
-def learn(
+def learn_chunks(
     engine: Engine, chunks: Sequence[Chunk], title: str, tick: Callable[[int, int], None] = lambda done, total: None
 ) -> tuple[Learned, float]:
     """What was learned, and how many seconds it took."""

@@ -21,15 +21,15 @@ import numpy as np
 from core.device import BATCH_ROWS
 from core.engine import Engine, EngineConfig
 from core.errors import SetupError
-from core.evaluation.bench import BATCH, Bench, channel_of, learn
+from core.evaluation.bench import BATCH, Bench, channel_of, learn_chunks
 from core.evaluation.journal import Journal
-from core.evaluation.served import article_pages, serve
+from core.evaluation.served import article_pages, open_service
 from core.evaluation.statistics import bootstrap
 from core.learning.forms.budget import (
-    ACTIONS,
+    BUDGET_ACTIONS,
     COST,
-    Action,
     Budget,
+    BudgetAction,
     Lesson,
     Policy,
     by_chance,
@@ -43,7 +43,7 @@ from core.squad import Article, asked_articles, f1
 from core.types import Chunk
 
 BUDGETS = (2.0, 3.0, 4.0, 5.0, 7.0)  # forward passes a chunk
-Plan = list[list[Action]]  # of each document, for each chunk
+Plan = list[list[BudgetAction]]  # of each document, for each chunk
 
 
 @dataclass(frozen=True)
@@ -68,13 +68,16 @@ def _same(engine: Engine) -> Engine:
 async def _lessons_of(engine: Engine, articles: Sequence[Article], batch: int) -> tuple[list[Lesson], list[float]]:
     config = replace(engine.config, check=False, guard=False)
     chunks = [engine.chunk(article_pages(article)) for article in articles]
-    f1s = [np.zeros((len(parts), len(ACTIONS))) for parts in chunks]  # summed over the questions that point at a chunk
-    for column, action in enumerate(ACTIONS):
+    # By document, chunk and action, summed over the questions that point at the chunk
+    f1s = [np.zeros((len(parts), len(BUDGET_ACTIONS))) for parts in chunks]
+    for column, action in enumerate(BUDGET_ACTIONS):
         fixed = Engine(engine.base, replace(config, budget=f"fixed:{int(action)}"))
-        if action == Action.SKIP:
+        if action == BudgetAction.SKIP:
             losses = [_initial_losses(fixed, *pair) for pair in zip(articles, chunks, strict=True)]
         one_section = replace(engine.base.ranking, max_sections=1)
-        async with serve(partial(_same, fixed), ranking=one_section, batch_rows=max(BATCH_ROWS, batch)) as served:
+        async with open_service(
+            partial(_same, fixed), ranking=one_section, batch_rows=max(BATCH_ROWS, batch)
+        ) as served:
             bench = Bench(served, articles, Journal(None, {}), lambda *_: None, batch=batch)
             replies = await bench.ask_all("weights")
             for n, article in enumerate(articles):
@@ -91,7 +94,7 @@ def _initial_losses(engine: Engine, article: Article, chunks: Sequence[Chunk]) -
     """Nats a token of each chunk before anything is learned."""
     losses = []
     for chunk in chunks:
-        learned, _ = learn(engine, [chunk], article.title)
+        learned, _ = learn_chunks(engine, [chunk], article.title)
         losses.append(learned.metrics.initial_loss)
     return losses
 
@@ -100,7 +103,7 @@ def policy_scores(lessons: Sequence[Lesson], base: Sequence[float], questions: S
     """Every policy under every budget. Of each document, base: the base model's F1, summed over its questions;
     questions: how many it has."""
     scores = []
-    for action in ACTIONS:
+    for action in BUDGET_ACTIONS:
         plan = [[action] * len(lesson.losses) for lesson in lessons]
         scores.append(_score(f"fixed:{int(action)}", COST[action], plan, lessons, base, questions))
     for budget in BUDGETS:
@@ -122,7 +125,7 @@ def _score(
     f1s = []
     for actions, lesson, base_f1, count in zip(plan, lessons, base, questions, strict=True):
         cost += sum(COST[action] for action in actions)
-        gain = sum(lesson.gains[chunk][ACTIONS.index(action)] for chunk, action in enumerate(actions))
+        gain = sum(lesson.gains[chunk][BUDGET_ACTIONS.index(action)] for chunk, action in enumerate(actions))
         gained += gain
         f1s.append([100 * (base_f1 + gain) / count] * count)
     mean_f1 = 100 * (sum(base) + gained) / sum(questions)

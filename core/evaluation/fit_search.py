@@ -14,7 +14,7 @@ import argparse
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from operator import itemgetter
 from pathlib import Path
@@ -25,9 +25,9 @@ from core.device import BATCH_ROWS
 from core.engine import Engine, EngineConfig
 from core.evaluation.bench import BATCH, EMPTY_CHANNEL, SHARED_CHANNEL, channel_of
 from core.evaluation.report import RIGHT_F1
-from core.evaluation.served import Served, serve
+from core.evaluation.served import Served, open_service
 from core.ports import Ask
-from core.search.closeness import Close, closeness
+from core.search.closeness import Closeness, closeness
 from core.search.parameters import RankingParameters, save_parameters
 from core.search.ranking import (
     ChunkKey,
@@ -35,10 +35,10 @@ from core.search.ranking import (
     SectionAnswer,
     by_closeness,
     certainty,
-    choose,
+    choose_answer,
     distinct,
     evidence_on,
-    groups,
+    groups_to_ask,
     support_of,
 )
 from core.squad import Article, Question, asked_articles, f1, read_questions
@@ -66,7 +66,7 @@ TRUST: dict[str, Sequence[float]] = {
 WRONG_COST = 4  # right likely answers that one wrong likely answer costs: a likely answer is to be right in 80 %
 MIN_GAIN = 0.05  # percent; a new number that gains less is noise
 MAX_ROUNDS = 4
-Settings = Sequence[tuple[str, str, int | None]]  # name, channel, number of the document that answered in the thread
+Situations = Sequence[tuple[str, str, int | None]]  # name, channel, number of the document that answered in the thread
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +87,7 @@ class Case:
     question: str
     is_fitted: bool  # on; the others judge
     channel: Sequence[Hit]  # by words
-    close: Sequence[Close] | None  # of these
+    close: Sequence[Closeness] | None  # of these
     thread: Sequence[Hit]  # within the document that answered in the thread last
     recorded: Mapping[ChunkKey, Recorded]
     base_f1: float  # percent, of the base model's answer
@@ -107,13 +107,13 @@ def replay(case: Case, parameters: RankingParameters) -> Outcome:
     """What the service answers with these numbers."""
     ranked = by_closeness(case.channel, case.close, parameters)
     answered = []
-    for group in groups(ranked, case.thread, parameters):
+    for group in groups_to_ask(ranked, case.thread, parameters):
         answers = []
         for hit in group:
             recorded = case.recorded[hit.key]
             answers.append(SectionAnswer(hit=hit, completion=recorded.completion, pages=recorded.pages))
         answered.append(answers)
-    best = choose(answered, parameters)
+    best = choose_answer(answered, parameters)
     if best is None:
         return Outcome(f1=case.base_f1, document=None, certainty=Certainty.UNSURE)
     recorded = case.recorded[best.hit.key]
@@ -159,7 +159,7 @@ class Recorder:
         settings = [("general, alone", alone, None), ("general, together", SHARED_CHANNEL, None)]
         return await self._cases(settings, question, number, None)
 
-    async def _cases(self, settings: Settings, question: Question, number: int, n: int | None) -> list[Case]:
+    async def _cases(self, settings: Situations, question: Question, number: int, n: int | None) -> list[Case]:
         cases = []
         for name, channel, thread in settings:
             cases.append(await self._case(name, channel, question, number, n, thread))
@@ -179,7 +179,7 @@ class Recorder:
             in_thread = await served.index.candidates(SHARED_CHANNEL, text, document_id=id, limit=limit)
         wanted: list[list[Hit]] = []
         for parameters in self.tried:
-            wanted += groups(by_closeness(hits, close, parameters), in_thread, parameters)
+            wanted += groups_to_ask(by_closeness(hits, close, parameters), in_thread, parameters)
         return Case(
             setting=setting,
             question=text,
@@ -360,15 +360,19 @@ def figures(cases: Sequence[Case], parameters: RankingParameters) -> tuple[float
 
 def changes(before: RankingParameters, after: RankingParameters) -> dict[str, tuple[float, float]]:
     """The numbers that moved, by name: from, to."""
-    old, new = asdict(before), asdict(after)
-    return {f.name: (old[f.name], new[f.name]) for f in fields(before) if old[f.name] != new[f.name]}
+    new = asdict(after)
+    moved = {}
+    for name, value in asdict(before).items():
+        if value != new[name]:
+            moved[name] = value, new[name]
+    return moved
 
 
 async def run(
     engine: Engine, articles: Sequence[Article], general: Sequence[Question] = (), batch: int = BATCH
 ) -> tuple[RankingParameters, list[Case]]:
     """The fitted numbers, and what they were fitted on and judged by."""
-    async with serve(lambda: engine, batch_rows=max(BATCH_ROWS, batch)) as served:
+    async with open_service(lambda: engine, batch_rows=max(BATCH_ROWS, batch)) as served:
         cases = await record(served, articles, general, batch)
     return fit_all(cases, engine.base.ranking), cases
 

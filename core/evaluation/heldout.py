@@ -76,7 +76,7 @@ def by_people(paragraphs: Sequence[Passage], count: int, seed: int = 0) -> list[
     for passage in paragraphs:
         questions = rng.sample(passage.questions, min(SENTENCE_QUESTIONS, len(passage.questions)))
         few.append(passage._replace(questions=questions))
-    return [("Notes", group) for group in joined(rng.sample(few, len(few)))][:count]
+    return [("Notes", group) for group in group_paragraphs(rng.sample(few, len(few)))][:count]
 
 
 def general(paragraphs: Sequence[Passage], count: int, seed: int = 5) -> list[TitledPassages]:
@@ -100,7 +100,7 @@ def by_invention(facts: int, count: int, seed: int = 11) -> list[TitledPassages]
     return documents
 
 
-def joined(paragraphs: Iterable[Passage]) -> Iterator[list[Passage]]:
+def group_paragraphs(paragraphs: Iterable[Passage]) -> Iterator[list[Passage]]:
     """Neighbours, until they are long enough together; a rest that is too short is left out."""
     group: list[Passage] = []
     for paragraph in paragraphs:

@@ -21,8 +21,8 @@ from typing import Any
 
 import torch
 
-from core.evaluation.ablations import Results, chosen, fill
-from core.learning.forms.fast_weights import Form, FormConfig
+from core.evaluation.ablations import Results, chosen, measure_missing
+from core.learning.forms.fast_weights import FormConfig, PreparedForm
 from core.learning.forms.native import Native, NativeConfig
 from core.learning.preparation import FastWeightsConfig, Prepared, SlowWeights
 from core.model import load_model, pick_dtype
@@ -81,7 +81,7 @@ def slow_weights(config: FastWeightsConfig | NativeConfig, model: Any) -> SlowWe
     if isinstance(config, NativeConfig):
         return Native(config, model)
     if isinstance(config, FormConfig):
-        return Form(config, model.config.hidden_size, model)
+        return PreparedForm(config, model.config.hidden_size, model)
     return Prepared(config, model.config.hidden_size, model)
 
 
@@ -122,7 +122,7 @@ def measure(lab: InnerLab, inner: FastWeightsConfig | NativeConfig) -> dict[str,
 def run(lab: InnerLab, names: Sequence[str], results: Results) -> None:
     """Measure the rows that are missing."""
     line = lambda name, row: table({name: row}).splitlines()[-1]  # noqa: E731
-    fill(results, names, lambda name: measure(lab, form(name)), line)
+    measure_missing(results, names, lambda name: measure(lab, form(name)), line)
 
 
 def table(rows: Mapping[str, Mapping[str, Any]]) -> str:

@@ -12,7 +12,7 @@ from core.errors import Refused
 
 
 @dataclass(frozen=True)
-class Reply:
+class RecordedReply:
     """One answer, as it is written down."""
 
     text: str
@@ -29,7 +29,7 @@ class Journal:
     """
 
     def __init__(self, path: Path | None, run: Mapping[str, Any], *, resume: bool = False) -> None:
-        self.replies: dict[str, Reply] = {}
+        self.replies: dict[str, RecordedReply] = {}
         self.learned: dict[str, Any] = {}  # by document, what learning it took
         self._file: TextIO | None = None
         if path and resume and path.exists():
@@ -47,12 +47,12 @@ class Journal:
             raise Refused(f"'{path.name}' can't be resumed: it is damaged; delete it.") from error
         if first.get("run") != run:
             raise Refused(f"'{path.name}' can't be resumed: it is of other questions or settings; delete it.")
-        self.replies = {row["key"]: Reply(**row["reply"]) for row in rows if "key" in row}
+        self.replies = {row["key"]: RecordedReply(**row["reply"]) for row in rows if "key" in row}
         self.learned = {row["document"]: row["learned"] for row in rows if "document" in row}
         if not lines[-1].endswith("\n"):
             path.write_text("".join(lines[:-1]))
 
-    def add(self, key: str, reply: Reply) -> None:
+    def add(self, key: str, reply: RecordedReply) -> None:
         self.replies[key] = reply
         self._write({"key": key, "reply": asdict(reply)})
 

@@ -1,11 +1,12 @@
 """Answers' passes: recorded by `core.learning.graphs`, compiled by torch, and plain, on the embedded model.
 
-    python -m core.evaluation.passes [--rows 4] [--seconds 55]
+    python -m core.evaluation.passes [--rows 4] [--seconds 55] [--model embedded]
 
 Each way reads prompts of up to 64 tokens with weights of their own in every row, then continues them, which is what a
-question costs. Printed are the seconds of the first use (recording, compiling), the median seconds of the prompts' pass
-and of one more token, and how far the first probabilities are from the plain ones. A way that is not done when the
-time is over is left out.
+question costs. The table has the seconds of the first use (recording, compiling), the median milliseconds of the
+prompts' pass and of one more token, and how far the first probabilities are from the plain ones. A way that is not
+begun when the time is over is left out. Which way answers take is chosen in `core.learning.fast_learner`, by
+`Graphs.can`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -26,8 +27,8 @@ from core.learning.hooks import attached, down_projections
 from core.learning.preparation import read_config
 from core.model import SHIPPED, load_model
 
-LENGTH = 64  # tokens of the longest prompt
-TOKENS = 16  # that are continued
+LONGEST_PROMPT = 64  # tokens of the longest prompt
+NEW_TOKENS = 16  # that are continued
 REPEATS = 20
 
 
@@ -38,7 +39,7 @@ class CompiledPasses:
         from transformers import StaticCache
 
         self.model, self.rows, c = model, rows, model.config
-        self.columns = LENGTH + NEW
+        self.columns = LONGEST_PROMPT + NEW
         place = {"dtype": model.dtype, "device": model.device}
         self.cache = StaticCache(config=c, max_cache_len=self.columns)
         self.cache.early_initialization(rows, c.num_key_value_heads, c.head_dim, **place)
@@ -67,12 +68,12 @@ class CompiledPasses:
             layer.values.zero_()
             if hasattr(layer, "cumulative_length"):
                 layer.cumulative_length.zero_()
-        ids, counts = pad_left(prompts, LENGTH, pad_id).to(device)
+        ids, counts = pad_left(prompts, LONGEST_PROMPT, pad_id).to(device)
         self.seen = torch.zeros(self.rows, self.columns, dtype=torch.bool, device=device)
-        self.seen[:, :LENGTH] = counts.bool()
+        self.seen[:, :LONGEST_PROMPT] = counts.bool()
         positions = (counts.cumsum(1) - 1).clamp_min(0)
-        self.position, self.column = positions[:, -1:], LENGTH
-        return self._run(ids, positions, torch.arange(LENGTH, device=device), self.seen)
+        self.position, self.column = positions[:, -1:], LONGEST_PROMPT
+        return self._run(ids, positions, torch.arange(LONGEST_PROMPT, device=device), self.seen)
 
     def next(self, tokens: Tensor) -> Tensor:
         self.seen[:, self.column] = True
@@ -107,11 +108,19 @@ def _first_of(passes: Any) -> Tensor:
     return passes.first().p
 
 
+HEAD = ("rows", "way", "first use, s", "prompts, ms", "a token, ms", "apart")
+
+
+def line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
 @torch.no_grad()
-def measure(model: Any, rows: int, pad_id: int, ways: Sequence[str], end: float) -> None:
+def measure(model: Any, rows: int, pad_id: int, ways: Sequence[str], end: float) -> Iterator[Sequence[str]]:
+    """The cells of a line for each way."""
     draw = torch.Generator().manual_seed(0)
     vocabulary, device = model.config.vocab_size, model.device
-    prompts = [torch.randint(vocabulary, (LENGTH - n % 20,), generator=draw).tolist() for n in range(rows)]
+    prompts = [torch.randint(vocabulary, (LONGEST_PROMPT - n % 20,), generator=draw).tolist() for n in range(rows)]
     modules = down_projections(model, read_config(SHIPPED).blocks_of(model))
     deltas = {}
     for name, m in modules.items():
@@ -120,7 +129,7 @@ def measure(model: Any, rows: int, pad_id: int, ways: Sequence[str], end: float)
     plain: Tensor | None = None
     for way in ways:
         if time.monotonic() > end:
-            print(f"{rows:4} rows  {way:9} left out: the time is over", flush=True)
+            yield str(rows), way, "left out: the time is over", "", "", ""
             continue
         began = time.perf_counter()
         first: Callable[[], Tensor]
@@ -146,14 +155,10 @@ def measure(model: Any, rows: int, pad_id: int, ways: Sequence[str], end: float)
             ready = time.perf_counter() - began
             prompt = median(device, first)
             first()
-            one = median(device, partial(step, token), TOKENS)
+            one = median(device, partial(step, token), NEW_TOKENS)
         plain = p if plain is None else plain
         apart = float((p - plain).abs().max())
-        print(
-            f"{rows:4} rows  {way:9} first use {ready:6.2f} s  prompts {1e3 * prompt:7.2f} ms  "
-            f"a token {1e3 * one:6.2f} ms  apart {apart:.4f}",
-            flush=True,
-        )
+        yield str(rows), way, f"{ready:.2f}", f"{1e3 * prompt:.2f}", f"{1e3 * one:.2f}", f"{apart:.4f}"
         torch.compiler.reset()
 
 
@@ -162,11 +167,14 @@ def main() -> None:
     parser.add_argument("--rows", default="4")
     parser.add_argument("--seconds", type=float, default=55.0, help="begin no further way after so many seconds")
     parser.add_argument("--ways", default="plain,recorded,compiled")
+    parser.add_argument("--model", default="embedded", help="'embedded', a folder, a GGUF file or a hub id")
     o = parser.parse_args()
     end = time.monotonic() + o.seconds
-    base = load_model("embedded")
+    base = load_model(o.model)
+    print(line(HEAD), line(["---"] * len(HEAD)), sep="\n", flush=True)
     for rows in map(int, o.rows.split(",")):
-        measure(base.model, rows, base.tokenizer.eos_token_id, o.ways.split(","), end)
+        for cells in measure(base.model, rows, base.tokenizer.eos_token_id, o.ways.split(","), end):
+            print(line(cells), flush=True)
 
 
 if __name__ == "__main__":

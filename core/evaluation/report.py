@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from core.evaluation.journal import Reply
+from core.evaluation.journal import RecordedReply
 from core.evaluation.statistics import ByDocument, compare, interquartile_mean, interval
 from core.squad import Article, exact_match, f1
 
@@ -25,7 +25,7 @@ RIGHT_F1 = 50.0  # percent, from which an answer counts as right in "gained" and
 CLOSED_BOOK, IN_CONTEXT = ("base", "elsewhere"), ("in_context", "unrelated")  # before and after learning another text
 
 
-def report(articles: Sequence[Article], replies: Mapping[str, Sequence[Sequence[Reply]]]) -> dict[str, Any]:
+def report(articles: Sequence[Article], replies: Mapping[str, Sequence[Sequence[RecordedReply]]]) -> dict[str, Any]:
     """Figures in percent. replies: by condition, for each question of each article."""
     f1s = {condition: _scores(f1, rows, articles) for condition, rows in replies.items()}
     conditions = {}
@@ -44,7 +44,7 @@ def report(articles: Sequence[Article], replies: Mapping[str, Sequence[Sequence[
     return {"conditions": conditions, "comparisons": comparisons, "unrelated": unrelated}
 
 
-def f1_scores(replies: Iterable[Reply], article: Article) -> list[float]:
+def f1_scores(replies: Iterable[RecordedReply], article: Article) -> list[float]:
     """Percent, for each question of an article."""
     return _article_scores(f1, replies, article)
 
@@ -60,11 +60,11 @@ def share_lost(before: ByDocument, after: ByDocument) -> dict[str, float]:
     return {"right": right, "lost": round(100 * _became_right(after, before) / max(1, right), 2)}
 
 
-def _scores(score: Any, replies: Sequence[Sequence[Reply]], articles: Sequence[Article]) -> list[list[float]]:
+def _scores(score: Any, replies: Sequence[Sequence[RecordedReply]], articles: Sequence[Article]) -> list[list[float]]:
     return [_article_scores(score, *pair) for pair in zip(replies, articles, strict=True)]
 
 
-def _article_scores(score: Any, replies: Iterable[Reply], article: Article) -> list[float]:
+def _article_scores(score: Any, replies: Iterable[RecordedReply], article: Article) -> list[float]:
     scores = []
     for reply, question in zip(replies, article.questions, strict=True):
         scores.append(100 * score(reply.text, question.answers))
@@ -84,7 +84,7 @@ def _figures(matches: ByDocument, f1s: ByDocument, base: ByDocument | None) -> d
     return figures
 
 
-def _costs(replies: Sequence[Sequence[Reply]]) -> dict[str, float]:
+def _costs(replies: Sequence[Sequence[RecordedReply]]) -> dict[str, float]:
     flat = list(chain.from_iterable(replies))
     return {
         "seconds_a_question": fmean(reply.seconds for reply in flat),

@@ -84,11 +84,14 @@ class Served:
 
     def number(self, channel: str, document_id: str) -> int:
         """Which article a document of a channel is."""
-        return next(n for (c, n), document in self.documents.items() if (c, document.id) == (channel, document_id))
+        for (owner, number), document in self.documents.items():
+            if (owner, document.id) == (channel, document_id):
+                return number
+        raise KeyError(document_id)
 
 
 @asynccontextmanager
-async def serve(
+async def open_service(
     load: Callable[[], Engine], *, ranking: RankingParameters | None = None, batch_rows: int = BATCH_ROWS
 ) -> AsyncIterator[Served]:
     """Everything wired and running, until it is left; then the folder goes.

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from core.engine import Engine, EngineConfig
-from core.evaluation.bench import learn, peak_memory_mb
+from core.evaluation.bench import learn_chunks, peak_memory_mb
 from core.learning.preparation import FastWeightsConfig
 from core.model import LoadedModel
 from core.ports import Ask
@@ -24,9 +24,9 @@ from core.prepare.outer import OuterConfig
 from core.prepare.prepare import INNER, PrepareConfig, prepare
 from core.types import Chunk
 
-TOKENS = 25_000  # of the document that is learned
-CONTEXT = 5_000  # tokens in a prompt, or learned instead
-ANSWER = 5  # tokens of every answer, its end among them: the mean of what people's questions get
+DOCUMENT_TOKENS = 25_000  # of the document that is learned
+PROMPT_TOKENS = 5_000  # tokens in a prompt, or learned instead
+TIMED_ANSWER_TOKENS = 5  # tokens of every answer, its end among them: the mean of what people's questions get
 REPEATS = 7
 LARGE = {
     "hidden_size": 2048, "num_hidden_layers": 22, "num_attention_heads": 32, "num_key_value_heads": 4,
@@ -54,15 +54,15 @@ def document(tokens: int, vocabulary: int, section: int) -> list[Chunk]:
     return chunks
 
 
-def learning(base: LoadedModel, learner: str, tokens: int = TOKENS, **settings: Any) -> dict[str, Any]:
+def learning(base: LoadedModel, learner: str, tokens: int = DOCUMENT_TOKENS, **settings: Any) -> dict[str, Any]:
     """Seconds and peak memory of learning a document, by the learner alone."""
     engine = Engine(base, EngineConfig(learner=learner, check=False, guard=False, **settings))
     chunks = document(tokens, len(base.tokenizer), engine.chunk_size)
-    learn(engine, chunks[:1], "Warm-up")
+    learn_chunks(engine, chunks[:1], "Warm-up")
     if base.device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-    learned, seconds = learn(engine, chunks, "A document")
+    learned, seconds = learn_chunks(engine, chunks, "A document")
     return {
         "tokens": tokens,
         "learning_seconds": seconds,
@@ -95,14 +95,14 @@ def preparing(base: LoadedModel, outer: OuterConfig, inner: FastWeightsConfig = 
     }
 
 
-def asking(base: LoadedModel, learner: str, tokens: int = CONTEXT) -> dict[str, Any]:
+def asking(base: LoadedModel, learner: str, tokens: int = PROMPT_TOKENS) -> dict[str, Any]:
     """Median seconds of questions, one alone and 32 at once: closed book, with the weights of three sections beside the
     base model's row, and what the search needs, as the service asks where it knows several documents; against the
     document in the prompt. Every answer is as long."""
     engine = Engine(base, EngineConfig(learner=learner, check=False, guard=False))
     engine.format.stop_ids = frozenset({-1})  # no answer ends early
     chunks = document(tokens, len(base.tokenizer), engine.chunk_size)
-    learned, _ = learn(engine, chunks, "A document")
+    learned, _ = learn_chunks(engine, chunks, "A document")
     sections = sorted(set(learned.sections))[:3]
     weights = [learned.section(s) for s in sections]
     question = "Who built the lighthouse, and when was it?"
@@ -126,6 +126,6 @@ def answer_seconds(engine: Engine, asks: Sequence[Ask], searched: Sequence[str] 
         began = time.perf_counter()
         for question in searched:
             engine.query(question)
-        engine.answer(asks, most_tokens=ANSWER)
+        engine.answer(asks, most_tokens=TIMED_ANSWER_TOKENS)
         taken.append(time.perf_counter() - began)
     return statistics.median(taken[1:])

@@ -14,8 +14,8 @@ from core.types import Completion
 if TYPE_CHECKING:
     from torch import Tensor
 
-RIGHT = 0.5  # F1 from which an answer counts
-ROWS = 16  # questions at once
+MIN_F1 = 0.5  # F1 from which an answer counts
+QUESTIONS_AT_ONCE = 16  # questions at once
 SHOWN = 3  # examples kept with the document
 SHOWN_LENGTH = 75  # characters; longer ones fit no button
 
@@ -35,9 +35,14 @@ class SelfCheck:
 
     def after(self, learned: Learned) -> Learned:
         """The same weights, with the result; each question is put to the section that holds its chunk."""
-        sections = [learned.sections[e.chunk] for e in self.exercises]
-        weights = {s: learned.section(s) for s in set(sections)}  # shared objects: attached once a batch
-        marks = self._marks([weights[s] for s in sections])
+        by_section: dict[int, Mapping[str, Tensor]] = {}  # shared objects: attached once a batch
+        weights = []
+        for exercise in self.exercises:
+            section = learned.sections[exercise.chunk]
+            if section not in by_section:
+                by_section[section] = learned.section(section)
+            weights.append(by_section[section])
+        marks = self._marks(weights)
         metrics = replace(
             learned.metrics,
             check_total=len(self.exercises),
@@ -54,22 +59,25 @@ class SelfCheck:
         """Whether each answer is right, and how sure it is."""
         asks = [Ask(e.question, w, learner=self.learner) for e, w in zip(self.exercises, weights, strict=True)]
         answers: list[Completion] = []
-        for start in range(0, len(asks), ROWS):
-            answers += self.answer(asks[start : start + ROWS])
+        for start in range(0, len(asks), QUESTIONS_AT_ONCE):
+            answers += self.answer(asks[start : start + QUESTIONS_AT_ONCE])
         marks = []
         for answer, e in zip(answers, self.exercises, strict=True):
-            marks.append((f1(answer.text, [e.answer]) >= RIGHT, answer.confidence))
+            marks.append((f1(answer.text, [e.answer]) >= MIN_F1, answer.confidence))
         return marks
 
     def _examples(self, marks: Sequence[tuple[bool, float]]) -> tuple[str, ...]:
         """The surest right ones, of different chunks first."""
         good = []
-        for (right, sure), e in zip(marks, self.exercises, strict=True):
-            if right and len(e.question) <= SHOWN_LENGTH:
-                good.append((sure, e))
+        for (right, confidence), exercise in zip(marks, self.exercises, strict=True):
+            if right and len(exercise.question) <= SHOWN_LENGTH:
+                good.append((confidence, exercise))
         good.sort(key=lambda pair: -pair[0])
-        firsts: dict[int, Exercise] = {}  # the surest of each chunk
-        for _, e in good:
-            firsts.setdefault(e.chunk, e)
-        rest = [e for _, e in good if firsts[e.chunk] is not e]
-        return tuple(e.question for e in [*firsts.values(), *rest][:SHOWN])
+        firsts: dict[int, str] = {}  # question of the surest of each chunk
+        others = []
+        for _, exercise in good:
+            if exercise.chunk in firsts:
+                others.append(exercise.question)
+            else:
+                firsts[exercise.chunk] = exercise.question
+        return tuple([*firsts.values(), *others][:SHOWN])

@@ -21,13 +21,13 @@ from core.types import Chunk, Stage, Step
 
 log = logging.getLogger(__name__)
 
-CHECKS = {"quick": 1, "standard": 1, "deep": 4}  # questions a section, by effort
-MOST_CHECKS = {
+CHECKS_A_SECTION = {"quick": 1, "standard": 1, "deep": 4}  # questions a section, by effort
+CHECKS_A_DOCUMENT = {
     "quick": 8,
     "standard": 12,
     "deep": 64,
 }  # of one document, by effort: writing them takes longer than learning
-STUDIED = {"quick": 4, "standard": 8, "deep": 12}  # questions a passage, by effort
+STUDY_QUESTIONS = {"quick": 4, "standard": 8, "deep": 12}  # questions a passage, by effort
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Course:
         tutor = self._tutor()
         check = yield from self._check(tutor, chunks)
         if not self.rate_is_safe:
-            self.learner, factor = yield from self.guard.careful(self.learner, chunks, title)
+            self.learner, factor = yield from self.guard.with_safe_rate(self.learner, chunks, title)
             self.rate_is_safe, notes = True, (f"For this model the learning rate was multiplied by {factor:g}.",)
         options = yield from self._study(tutor, chunks, title)
         if check and isinstance(self.learner, AdapterLearner):
@@ -76,7 +76,7 @@ class Course:
         return replace(learned, metrics=metrics)
 
     def _tutor(self) -> Tutor:
-        questions = STUDIED[self.learning.effort]
+        questions = STUDY_QUESTIONS[self.learning.effort]
         config = for_chat(replace(self.config.material, questions=questions), self.fmt)
         return Tutor(self.base, self.fmt, self.learning.batch_tokens, config, self.writer)
 
@@ -84,7 +84,7 @@ class Course:
         if not self.config.check or sum(chunk.token_count for chunk in chunks) < self.config.short:
             return None
         written = yield from gathered(
-            tutor.checks(chunks, CHECKS[self.learning.effort], MOST_CHECKS[self.learning.effort])
+            tutor.checks(chunks, CHECKS_A_SECTION[self.learning.effort], CHECKS_A_DOCUMENT[self.learning.effort])
         )
         return SelfCheck(written, self.answer, self.learner.name) if written else None
 
@@ -93,7 +93,7 @@ class Course:
         if not self.config.check:
             return []
         effort, pairs = self.learning.effort, []
-        for written in self._tutor().checks(chunks, CHECKS[effort], MOST_CHECKS[effort]):
+        for written in self._tutor().checks(chunks, CHECKS_A_SECTION[effort], CHECKS_A_DOCUMENT[effort]):
             pairs += [(exercise.question, exercise.answer) for exercise in written]
             yield Step(0, 1, math.nan, Stage.CHECKING)
         return pairs

@@ -39,7 +39,7 @@ def reading_model(base: LoadedModel) -> LoadedModel:
     return replace(base, model=merge(base.model, reader)) if reader else base
 
 
-class Section(NamedTuple):
+class LearnedSection(NamedTuple):
     """What was learned from one chunk."""
 
     tensors: dict[str, Tensor]  # packed, by module
@@ -71,7 +71,7 @@ class FastWeightsLearner:
         began = time.perf_counter()
         heading = self.fmt.heading(title)
         batch_tokens = self.config.batch_tokens
-        sections: list[Section] = []
+        sections: list[LearnedSection] = []
         while len(sections) < len(chunks):
             numbers = self._group(chunks, len(sections), batch_tokens)
             rows = max(1, batch_tokens // self.prepared.config.segment)
@@ -87,7 +87,10 @@ class FastWeightsLearner:
         square = sum(section.square for section in sections)
         if not math.isfinite(square):
             raise LearningFailed
-        tensors = {f"{n}/{name}": t for n, section in enumerate(sections) for name, t in section.tensors.items()}
+        tensors = {}
+        for number, section in enumerate(sections):
+            for name, tensor in section.tensors.items():
+                tensors[f"{number}/{name}"] = tensor
         tokens = [chunk.token_count for chunk in chunks]
         history = mean_losses([section.losses for section in sections], tokens)
         metrics = Metrics(
@@ -103,18 +106,18 @@ class FastWeightsLearner:
 
     def learn_group(
         self, chunks: Sequence[Chunk], numbers: range, heading: Sequence[int], rows: int
-    ) -> Generator[Step, None, list[Section]]:
+    ) -> Generator[Step, None, list[LearnedSection]]:
         """Learn the chunks of these numbers, at most `rows` segments of one chunk at once."""
         steps = self.prepared.config.steps
-        progress = Progress(numbers.start * steps, len(numbers) * steps, len(chunks) * steps)
+        progress = BatchProgress(numbers.start * steps, len(numbers) * steps, len(chunks) * steps)
         text = self.tensors([chunks[n] for n in numbers], heading)
         micro_rows = rows if len(numbers) == 1 else None
         fast = self.prepared.inner_loop(self.base.model, *text, micro_rows=micro_rows, measure=True)
         return (yield from self.learn_batch(fast, steps, progress))
 
     def learn_batch(
-        self, inner_loop: Iterator[tuple[float | Tensor, dict[str, Tensor]]], steps: int, progress: Progress
-    ) -> Generator[Step, None, list[Section]]:
+        self, inner_loop: Iterator[tuple[float | Tensor, dict[str, Tensor]]], steps: int, progress: BatchProgress
+    ) -> Generator[Step, None, list[LearnedSection]]:
         """Run the loop; what it learned of each of its documents.
 
         Raises: LearningFailed when a loss is not finite.
@@ -128,11 +131,11 @@ class FastWeightsLearner:
             if len(losses) <= max(steps, 1):
                 yield progress.step(len(losses), max(steps, 1), float(loss))
         changes = self.changes(fast)
-        squares = torch.stack([change.double().square().sum((1, 2)) for change in changes.values()]).sum(0).tolist()
+        by_module = [change.double().square().sum((1, 2)) for change in changes.values()]
         sections = []
-        for i, square in enumerate(squares):
+        for i, square in enumerate(torch.stack(by_module).sum(0).tolist()):
             tensors = pack({name: change[i] for name, change in changes.items()})
-            sections.append(Section(tensors, losses, square))
+            sections.append(LearnedSection(tensors, losses, square))
         return sections
 
     def changes(self, fast: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
@@ -188,7 +191,10 @@ class FastWeightsLearner:
             return {}
         packed = {}
         for part in ("", SCALE):
-            whole = torch.stack([w.get(n + part, self.nothing[part]) for n in self.modules for w in sections])
+            tensors = []
+            for name in self.modules:
+                tensors += [section.get(name + part, self.nothing[part]) for section in sections]
+            whole = torch.stack(tensors)
             whole = whole.pin_memory() if self.base.device.type == "cuda" else whole
             packed["all" + part] = whole.to(self.base.device, non_blocking=True)  # at once, and nothing waits for it
         width = next(iter(self.modules.values())).in_features
@@ -200,7 +206,7 @@ class FastWeightsLearner:
         return changes
 
 
-class Progress(NamedTuple):
+class BatchProgress(NamedTuple):
     """Where a batch stands in the learning of its document, in inner steps of a chunk."""
 
     done: int  # before the batch

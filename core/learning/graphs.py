@@ -289,8 +289,12 @@ def _norm(x: Tensor, norm: Any) -> Tensor:
     return F.rms_norm(x, norm.weight.shape, norm.weight, norm.variance_epsilon)
 
 
-def recorded(function: Callable[[], T], device: torch.device) -> Callable[[], T]:
-    """The function over its buffers, as a graph that is replayed; the function itself where there are no graphs."""
+def recorded(function: Callable[[], T], device: torch.device, pool: Any = None) -> Callable[[], T]:
+    """The function over its buffers, as a graph that is replayed; the function itself where there are no graphs.
+
+    Args:
+        pool: memory shared by recordings that never run at the same time, and need much of it.
+    """
     if device.type != "cuda":
         return function
     aside = torch.cuda.Stream(device)
@@ -299,9 +303,11 @@ def recorded(function: Callable[[], T], device: torch.device) -> Callable[[], T]
         function()  # what is done only once must not be recorded
     torch.cuda.current_stream(device).wait_stream(aside)
     torch.cuda.synchronize(device)
+    if pool is not None:
+        torch.cuda.empty_cache()  # what the first run took goes to the recording
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.stream(aside):  # torch.cuda.graph would collect garbage, which stops every other thread
-        graph.capture_begin(capture_error_mode="thread_local")
+        graph.capture_begin(pool=pool, capture_error_mode="thread_local")
         try:
             result = function()
         finally:

@@ -19,16 +19,16 @@ from torch import Tensor
 from core.errors import LearningFailed
 from core.generate import start
 from core.learning.adapters.objectives import HELD_OUT
-from core.learning.adapters.study import spread
+from core.learning.adapters.study import evenly_chosen
 from core.learning.base import Learner
 from core.model import LoadedModel
 from core.ports import Learned
 from core.prompts import UNRELATED, PromptFormat
 from core.types import Chunk, Metrics, Step
 
-FACTORS = (1 / 16, 1 / 4, 1.0, 4.0)  # of a learner's own rate, the careful ones first
-PROBED = 2  # chunks that the search learns
-LOOKED_AT = 4  # sections of a document
+RATE_FACTORS = (1 / 16, 1 / 4, 1.0, 4.0)  # of a learner's own rate, the careful ones first
+PROBED_CHUNKS = 2  # chunks that the search learns
+CHECKED_SECTIONS = 4  # sections of a document
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Guard:
         sections."""
         plain = self._first_tokens(nullcontext())
         moved = []
-        for section in spread(sorted(set(learned.sections)), LOOKED_AT):
+        for section in evenly_chosen(sorted(set(learned.sections)), CHECKED_SECTIONS):
             attached = learner.attach([(learned.section(section), len(self.prompts))])
             now = self._first_tokens(attached)
             moved.append(float(F.kl_div(now, plain, log_target=True, reduction="batchmean")))
@@ -91,7 +91,7 @@ class Guard:
             )
         return out.logits[:, -1].float().log_softmax(-1)
 
-    def careful(
+    def with_safe_rate(
         self, learner: Learner, chunks: Sequence[Chunk], title: str
     ) -> Generator[Step, None, tuple[Learner, float]]:
         """The learner at the rate that learned the first chunks best without moving unrelated answers too far; and by
@@ -100,12 +100,12 @@ class Guard:
         Raises: LearningFailed when every rate destroys something.
         """
         best: tuple[float, Learner, float] | None = None
-        for factor in FACTORS:
+        for factor in RATE_FACTORS:
             tried = learner.with_rate(factor)
             probe = copy.copy(tried)
             probe.config = replace(tried.config, effort="quick")
             try:
-                learned = yield from silent(probe.learn(chunks[:PROBED], title=title))
+                learned = yield from without_progress(probe.learn(chunks[:PROBED_CHUNKS], title=title))
                 moved = self.shift(learned, tried)
             except LearningFailed:
                 break
@@ -118,7 +118,7 @@ class Guard:
         return best[1:]
 
 
-def silent(steps: Generator[Step, None, Learned]) -> Generator[Step, None, Learned]:
+def without_progress(steps: Generator[Step, None, Learned]) -> Generator[Step, None, Learned]:
     """Hands the device over between steps, but reports no progress."""
     try:
         while True:

@@ -14,6 +14,12 @@ Branch = Callable[[Tensor], Tensor]  # a module's input [R, T, in] -> what is ad
 Hook = Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]
 
 
+def upper_mlps(model: Any, layers: int) -> list[str]:
+    """Names of the MLPs of the upper blocks, as many as there are of so many."""
+    blocks = len(model.model.layers)
+    return [f"model.layers.{i}.mlp" for i in range(max(0, blocks - layers), blocks)]
+
+
 def down_projections(model: Any, blocks: range) -> dict[str, nn.Linear]:
     """The down-projections [d, f] of these blocks, by their names in the model."""
     return {f"model.layers.{i}.mlp.down_proj": model.model.layers[i].mlp.down_proj for i in blocks}

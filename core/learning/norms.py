@@ -10,7 +10,7 @@ from torch import Tensor
 
 from core.learning.packing import SCALE, unpack
 
-LAYER = re.compile(r"\blayers\.(\d+)\b")
+LAYER_NUMBER = re.compile(r"\blayers\.(\d+)\b")
 UNCUT = 2**31  # more columns than any delta has
 
 
@@ -21,15 +21,18 @@ def layer_norms(weights: Mapping[str, Tensor]) -> dict[int, float]:
         weights: module name -> tensor: packed deltas [d, f], the two factors of a LoRA, whose product counts, or other
             matrices.
     """
-    packed = {name: t for name, t in weights.items() if name + SCALE in weights or name.endswith(SCALE)}
-    changes = dict(unpack(packed, UNCUT))
+    packed: dict[str, Tensor] = {}
+    changes: dict[str, Tensor] = {}
     for name, tensor in weights.items():
-        if name.endswith(".lora_A"):
+        if name + SCALE in weights or name.endswith(SCALE):
+            packed[name] = tensor
+        elif name.endswith(".lora_A"):
             changes[name] = weights[name.removesuffix(".lora_A") + ".lora_B"].float() @ tensor.float()
-        elif name not in packed and not name.endswith(".lora_B"):
+        elif not name.endswith(".lora_B"):
             changes[name] = tensor.float()
+    changes |= unpack(packed, UNCUT)
     squares: defaultdict[int, float] = defaultdict(float)
     for name, change in changes.items():
-        if match := LAYER.search(name):
+        if match := LAYER_NUMBER.search(name):
             squares[int(match[1])] += change.square().sum().item()
     return {layer: square**0.5 for layer, square in sorted(squares.items())}

@@ -15,16 +15,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 GROUP = 64
-STEP = 0.9957  # of the root mean square
-GAIN = 1.135
+RMS_STEP = 0.9957  # of the root mean square
+PROJECTION_GAIN = 1.135
 SCALE = ".s"  # NAME.s holds the scales of NAME
 
 
 def _levels(delta: Tensor) -> tuple[Tensor, Tensor]:
     """[..., d, f] -> levels -2..1 [..., d, groups, 64] and their unit [..., d, groups, 1]; f is padded with zeros."""
     groups = F.pad(delta, (0, -delta.shape[-1] % GROUP)).unflatten(-1, (-1, GROUP))
-    step = STEP * groups.square().mean(-1, keepdim=True).sqrt()
-    return (groups / step.clamp_min(1e-12)).floor().clamp(-2, 1), (GAIN * step).half().float()
+    step = RMS_STEP * groups.square().mean(-1, keepdim=True).sqrt()
+    return (groups / step.clamp_min(1e-12)).floor().clamp(-2, 1), (PROJECTION_GAIN * step).half().float()
 
 
 def rounded(delta: Tensor) -> Tensor:

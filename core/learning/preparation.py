@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -46,6 +46,9 @@ class FastWeightsConfig:
         uppermost = len(model.model.layers) - self.skip - 1
         lowest = uppermost - (self.layers - 1) * self.stride
         return range(lowest if lowest >= 0 else uppermost % self.stride, uppermost + 1, self.stride)
+
+
+Config = TypeVar("Config", bound=FastWeightsConfig)
 
 
 class Prepared(nn.Module):
@@ -89,7 +92,7 @@ class Prepared(nn.Module):
 
     def low_rank(self) -> LowRank:
         """The reader by module."""
-        return pairs_of(dict(self.reader.items()))
+        return reader_pairs(dict(self.reader.items()))
 
     def merged(self, model: nn.Module) -> nn.Module:
         """A second model with the reader in its weights; the model itself where there is no reader."""
@@ -188,18 +191,24 @@ def is_shipped_form(folder: Path) -> bool:
 
 def read_config(folder: Path) -> FastWeightsConfig:
     """What all forms have in common."""
-    known = {f.name for f in fields(FastWeightsConfig)}
-    return FastWeightsConfig(**{key: value for key, value in read_form(folder).items() if key in known})
+    return config_of(FastWeightsConfig, read_form(folder))
+
+
+def config_of(kind: type[Config], form: Mapping[str, Any]) -> Config:
+    """The fields of a configuration, of what `prepared.json` says."""
+    return kind(**{field.name: form[field.name] for field in fields(kind) if field.name in form})
 
 
 def read_state(folder: Path, *, with_reader: bool = True) -> dict[str, Tensor]:
     """The tensors of `prepared.safetensors`, the reader's as float32."""
-    state = load_file(folder / "prepared.safetensors")
-    if not with_reader:
-        state = {name: tensor for name, tensor in state.items() if not name.startswith("reader.")}
-    for name in [n for n in state if n.endswith(SCALE)]:
-        tensor = name.removesuffix(SCALE)
-        state[tensor] = state[tensor].float() * state.pop(name).float()[:, None]
+    stored = load_file(folder / "prepared.safetensors")
+    state = {}
+    for name, tensor in stored.items():
+        is_scale, is_reader = name.endswith(SCALE), name.startswith("reader.")
+        if is_scale or (is_reader and not with_reader):
+            continue
+        scale = stored.get(name + SCALE)
+        state[name] = tensor if scale is None else tensor.float() * scale.float()[:, None]
     return state
 
 
@@ -210,26 +219,26 @@ def load_prepared(folder: Path, width: int, *, with_reader: bool = True) -> Prep
     """
     if not is_shipped_form(folder):
         raise SetupError(f"'{folder}' was prepared for another form of the inner loop.")
-    return fill(Prepared(read_config(folder), width), read_state(folder, with_reader=with_reader))
+    return load_state(Prepared(read_config(folder), width), read_state(folder, with_reader=with_reader))
 
 
-def fill(prepared: Prepared, state: Mapping[str, Tensor]) -> Prepared:
+def load_state(prepared: Prepared, state: Mapping[str, Tensor]) -> Prepared:
     """Load the state, ready to learn with."""
-    prepared.reader.update(reader_of(state))
+    prepared.reader.update(reader_tensors(state))
     prepared.load_state_dict(state)
     return prepared.eval().requires_grad_(False)
 
 
 def read_reader(folder: Path) -> LowRank:
     """The reader alone, of a preparation for any form."""
-    return pairs_of(reader_of(read_state(folder)))
+    return reader_pairs(reader_tensors(read_state(folder)))
 
 
-def reader_of(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def reader_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix("reader."): t for name, t in state.items() if name.startswith("reader.")}
 
 
-def pairs_of(reader: Mapping[str, Tensor]) -> LowRank:
+def reader_pairs(reader: Mapping[str, Tensor]) -> LowRank:
     """By module, from tensors named "MODULE/a" and "MODULE/b" with slashes for dots."""
     pairs = {}
     for key in reader:

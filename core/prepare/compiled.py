@@ -11,7 +11,7 @@ Shapes: R rows, T tokens, d width, f MLP width, V vocabulary, D documents (R a m
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, cast
 
@@ -23,8 +23,7 @@ from core.learning.muon import muon
 from core.learning.packing import rounded
 from core.learning.preparation import Prepared
 from core.learning.segments import IGNORE
-
-ENTROPY_AT_ONCE = 4096  # positions
+from core.prepare.step import ENTROPY_AT_ONCE
 
 
 class Block(NamedTuple):
@@ -45,18 +44,31 @@ NAMES = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.
          "mlp.down_proj")  # fmt: skip
 
 
-def blocks_of(model: Any, prepared: Prepared) -> list[Block]:
-    """All blocks with the reader in their weights."""
-    low_rank = prepared.low_rank()
+def stack_weights(model: Any) -> dict[str, Tensor]:
+    """The weights of all blocks by name, each [blocks, out, in], in which the model's own, the same as before, lie from
+    now on: what is done to one block's can be done to all at once."""
+    stacked = {}
+    for name in NAMES:
+        linears = [layer.get_submodule(name) for layer in model.model.layers]
+        stacked[name] = torch.stack([linear.weight.data for linear in linears])
+        for linear, weight in zip(linears, stacked[name], strict=True):
+            linear.weight.data = weight
+    return stacked
 
-    def weight(n: int, layer: Any, name: str) -> Tensor:
-        w = layer.get_submodule(name).weight
-        pair = low_rank.get(f"model.layers.{n}.{name}")
-        return w if pair is None else w + pair[1].to(w.dtype) @ pair[0].to(w.dtype)
 
+def blocks_of(model: Any, stacked: Mapping[str, Tensor], prepared: Prepared) -> list[Block]:
+    """All blocks with the reader in their weights: one batched product for all weights of a name."""
+    low_rank, layers = prepared.low_rank(), model.model.layers
+    by_name = []
+    for name in NAMES:
+        w = stacked[name]
+        if low_rank:
+            pairs = [low_rank[f"model.layers.{n}.{name}"] for n in range(len(layers))]
+            a, b = (torch.stack(factors).to(w.dtype) for factors in zip(*pairs, strict=True))
+            w = torch.baddbmm(w, b, a)
+        by_name.append(w.unbind())
     blocks = []
-    for n, layer in enumerate(model.model.layers):
-        q, k, v, o, gate, up, down = (weight(n, layer, name) for name in NAMES)
+    for layer, (q, k, v, o, gate, up, down) in zip(layers, zip(*by_name, strict=True), strict=True):
         norm1, norm2 = layer.input_layernorm.weight, layer.post_attention_layernorm.weight
         blocks.append(Block(norm1, q, k, v, o, norm2, gate, up, down))
     return blocks
@@ -141,16 +153,21 @@ def loss_pull(
 
 
 def stepped(delta: Tensor, gradient: Tensor, rate: Tensor) -> Tensor:
-    return delta - rate * muon(gradient.float())
+    """delta and gradient [U, D, d, f], rate [U] -> delta; Newton and Schulz take all matrices together."""
+    return delta - rate[: len(delta), None, None, None] * muon(gradient.float())
 
 
 class LlamaStep:
     """Implements core.prepare.step.OuterStep for one model and its preparation."""
 
-    def __init__(self, model: Any, prepared: Prepared, *, compiled: bool) -> None:
+    def __init__(self, model: Any, prepared: Prepared, *, mode: str = "none") -> None:
+        """`mode` of torch.compile; "none" leaves the functions as they are."""
         self.model, self.prepared = model, prepared
-        wrap: Callable[[Any], Any] = (lambda f: torch.compile(f, dynamic=False)) if compiled else (lambda f: f)
         torch._dynamo.config.recompile_limit = 64  # a block: with and without delta, of each shape
+
+        def wrap(function: Any) -> Any:
+            return function if mode == "none" else torch.compile(function, dynamic=False, mode=mode)
+
         self.block, self.block_pull, self.loss_pull = wrap(block), wrap(block_pull), wrap(loss_pull)
         self.stepped, self.rounded, self.cross_entropy = wrap(stepped), wrap(rounded), wrap(answer_entropy)
         config = model.config
@@ -159,6 +176,7 @@ class LlamaStep:
         inverse = config.rope_parameters["rope_theta"] ** -(torch.arange(0, h, 2, device=model.device).float() / h)
         angles = torch.outer(torch.arange(2048, device=model.device).float(), inverse).repeat(1, 2)
         self.cos, self.sin = angles.cos(), angles.sin()
+        self.stacked = stack_weights(model)
         self.blocks: list[Block] = []  # of the step that is being computed
         self.fast_blocks = prepared.config.blocks_of(model)  # those with a delta
 
@@ -179,7 +197,7 @@ class LlamaStep:
 
     @contextmanager
     def reader_on(self) -> Iterator[None]:
-        self.blocks = blocks_of(self.model, self.prepared)
+        self.blocks = blocks_of(self.model, self.stacked, self.prepared)
         yield
 
     def learn(self, inputs: Tensor, targets: Tensor) -> tuple[Sequence[Tensor], dict[int, Tensor]]:
@@ -193,33 +211,32 @@ class LlamaStep:
         above = model.norm.weight, self.model.lm_head.weight, weigh, targets.flatten(0, 1), share, self.eps
         x = self.run(model.embed_tokens(inputs.flatten(0, 1)), blocks[:cut], [None] * cut, False)[-1]
         cos, sin = (a[: x.shape[1]].to(x.dtype) for a in (self.cos, self.sin))
-        deltas = {i: torch.zeros(len(inputs), *blocks[i].down.shape, device=x.device) for i in self.fast_blocks}
+        shape = len(self.fast_blocks), len(inputs), *blocks[cut].down.shape
+        deltas = torch.zeros(shape, device=x.device)
         losses = []
         for rates in self.prepared.rates():
-            at_block = self._at_block(deltas, x.dtype)
+            at_block = self._at_block(dict(zip(self.fast_blocks, deltas.to(x.dtype), strict=True)))
             xs = self.run(x, blocks[cut:], at_block[cut:], True)
             pull, loss = self.loss_pull(xs[-1], *above)
             losses.append(loss)
+            gradients: list[Tensor] = []
             for i in reversed(range(cut, len(blocks))):
                 pull, *gradient = self.block_pull(xs[i - cut], blocks[i], cos, sin, at_block[i], pull, self.eps)
-                if gradient:
-                    deltas[i] = self.stepped(deltas[i], gradient[0], rates[self.fast_blocks.index(i)])
-        return losses, {i: self.rounded(delta) for i, delta in deltas.items()}
+                gradients += gradient
+            deltas = self.stepped(deltas, torch.stack(gradients[::-1]), rates)
+        return losses, dict(zip(self.fast_blocks, self.rounded(deltas).to(x.dtype), strict=True))
 
     def states(self, ids: Tensor, learned: Mapping[int, Tensor]) -> Tensor:
         """Below the final norm, which `entropy` applies."""
         x = self.model.model.embed_tokens(ids)
-        return self.run(x, self.blocks, self._at_block(learned, x.dtype), False)[-1]
+        return self.run(x, self.blocks, self._at_block(learned), False)[-1]
 
-    def _at_block(self, deltas: Mapping[int, Tensor], dtype: torch.dtype) -> list[Tensor | None]:
+    def _at_block(self, deltas: Mapping[int, Tensor]) -> list[Tensor | None]:
         """Of each block its delta, if it has one."""
-        return [deltas[i].to(dtype) if i in deltas else None for i in range(len(self.blocks))]
+        return [deltas.get(i) for i in range(len(self.blocks))]
 
     def entropy(self, states: Tensor, goals: Tensor, weights: Tensor) -> Tensor:
-        """Padded to a few sizes, so that few are compiled."""
-        more = -len(goals) % ENTROPY_AT_ONCE
-        padded = F.pad(states, (0, 0, 0, more)), F.pad(goals, (0, more)), F.pad(weights, (0, more))
-        parts = zip(*(t.split(ENTROPY_AT_ONCE) for t in padded), strict=True)
+        parts = zip(*(t.split(ENTROPY_AT_ONCE) for t in (states, goals, weights)), strict=True)
         norm, head = self.model.model.norm.weight, self.model.lm_head.weight
         return torch.stack([self.cross_entropy(*part, norm, head, self.eps) for part in parts]).sum()
 

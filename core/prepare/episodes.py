@@ -11,23 +11,25 @@ the delta, in W tokens; R rows of L tokens to read.
 
 from __future__ import annotations
 
-import itertools
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from functools import cached_property, lru_cache
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from core.errors import Refused
 from core.learning.segments import IGNORE, segments, stack_segments
 from core.prepare.invented import invented_document
 from core.prepare.material import FollowUp, Material, Passage
 from core.prepare.questions import QA, sentences
 from core.prepare.swapped import swapped
 from core.prepare.typed import as_typed
-from core.prompts import ASK, COMPLETE, NOT_IN_TEXT, ChatFormat
-from core.search.words import normalise, search_words
+from core.prompts import ASK, COMPLETE, NOT_IN_TEXT, ChatFormat, format_for
+from core.search.words import STOP_WORDS, normalise
 
 OTHERS = 24  # other documents' questions, of which the closest is asked
 TELLING = 3  # words; "Who led?" has too few to say which document it is about
@@ -118,13 +120,32 @@ class Reading:
     context: int = 4  # weight of a token of the text, in tenths
     answer: int = 40
     kinds: Mapping[str, float] = field(default_factory=lambda: READ_KINDS)
+    swaps: Mapping[str, float] = field(default_factory=lambda: SWAPPED)
+
+
+def read_shares(text: str) -> dict[str, float]:
+    """ "people=0.5,rules=0.27" -> by kind. Raises: Refused."""
+    shares = {}
+    for part in filter(None, text.split(",")):
+        kind, _, share = part.partition("=")
+        if kind not in READ_KINDS or not share.replace(".", "", 1).isdigit():
+            raise Refused(f"'{part}' is no kind with its share; kinds are {', '.join(READ_KINDS)}.")
+        shares[kind] = float(share)
+    return shares
 
 
 # -- drawing a document ------------------------------------------------------------------------------------------------
 
 
-def draw(material: Material, rng: random.Random, words: int, kinds: Mapping[str, float]) -> Episode:
-    """A document of at most about so many words, with at least one question."""
+def draw(
+    material: Material,
+    rng: random.Random,
+    words: int,
+    kinds: Mapping[str, float],
+    swaps: Mapping[str, float] = SWAPPED,
+) -> Episode:
+    """A document of at most about so many words, with at least one question; of some kinds a share has its words
+    swapped."""
     there = [kind for kind in kinds if kind == "invented" or material.passages.get(kind)]
     while True:
         kind = rng.choices(there, [kinds[k] for k in there])[0]
@@ -136,7 +157,7 @@ def draw(material: Material, rng: random.Random, words: int, kinds: Mapping[str,
             episode = joined(material.passages[kind], rng, words)
         if episode.questions:
             break
-    if rng.random() >= SWAPPED.get(kind, 0.0):
+    if rng.random() >= swaps.get(kind, 0.0):
         return episode
     other = Episode(*swapped(*episode[:3], material.words, rng, things=0.1))
     pairs = zip(episode.questions, other.questions, strict=True)
@@ -198,7 +219,7 @@ def stranger(episode: Episode, others: Sequence[Episode], rng: random.Random) ->
         if other is episode:
             continue
         q = rng.choice(other.questions)
-        wanted = [word.casefold() for word in search_words(q.question)]
+        wanted = [word for word in normalise(q.question) if word not in STOP_WORDS]
         share = sum(word in known for word in wanted) / max(len(wanted), TELLING)
         answered = f" {' '.join(normalise(q.answer))} " in text
         if share > best and not answered:
@@ -314,7 +335,7 @@ def reading_example(
         follow_up = rng.choice(material.follow_ups)
         return conversation(as_history(follow_up), [QA(COMPLETE, follow_up.rewrite)], encode, fmt, config)
     words = int(config.shortest * (config.longest / config.shortest) ** rng.random())
-    episode = draw(material, rng, words, config.kinds)
+    episode = draw(material, rng, words, config.kinds, config.swaps)
     text = f"{episode.title}\n\n{episode.text}" if rng.random() < 0.3 else episode.text
     if rng.random() < config.ask:
         q = rng.choice(episode.questions)
@@ -334,40 +355,39 @@ def as_history(follow_up: FollowUp) -> str:
     return "\n".join([*follow_up.history, follow_up.question])
 
 
-class EpisodeStream(torch.utils.data.IterableDataset):
-    """Endless batches for one process; each worker draws its own."""
+class Drawn(NamedTuple):
+    batch: Batch
+    seconds: float  # that drawing it took
 
-    def __init__(
-        self,
-        material: Material,
-        tokenizer,
-        fmt: ChatFormat,
-        shapes: Sequence[Shape],
-        *,
-        segment: int,
-        seed: int,
-        strangers: float = 0.0,
-        typed: float = 0.0,
-        beside: float = 0.0,
-        reading: Reading = Reading(),
-    ) -> None:
-        """Without shapes a batch holds nothing but rows to read."""
-        self.material, self.tokenizer, self.fmt, self.shapes = material, tokenizer, fmt, shapes
-        self.segment, self.seed, self.strangers, self.typed = segment, seed, strangers, typed
-        self.beside, self.reading = beside, reading
 
-    def __iter__(self) -> Iterator[Batch]:
-        worker = torch.utils.data.get_worker_info()
-        rng = random.Random(self.seed * 1000 + (worker.id if worker else 0))
-        encode = lambda text: self.tokenizer.encode(text, add_special_tokens=False)  # noqa: E731
-        no_document, no_question = (torch.zeros(shape, dtype=torch.long) for shape in ((0, 1, 1), (0, 1)))
-        for nth in itertools.count():
-            reading = reading_rows(self.material, encode, self.fmt, rng, self.reading)
-            if not self.shapes:
-                yield Batch(no_document, no_document, no_question, no_question, no_document, reading)
-                continue
-            shape = self.shapes[nth % len(self.shapes)]
-            yield make_batch(
+@dataclass
+class EpisodeBatches(torch.utils.data.Dataset[Drawn]):
+    """Batches by number, without end: the n-th is the same whoever draws it, and after which other ones."""
+
+    material: Material
+    tokenizer: Any
+    shapes: Sequence[Shape]  # in turn; without any a batch holds nothing but rows to read
+    segment: int  # tokens
+    seed: str  # of this stream
+    kinds: Mapping[str, float] = field(default_factory=lambda: KINDS)  # of documents
+    swaps: Mapping[str, float] = field(default_factory=lambda: SWAPPED)  # share of a kind with its words swapped
+    strangers: float = 0.0
+    typed: float = 0.0
+    beside: float = 0.0
+    reading: Reading = Reading()
+
+    @cached_property
+    def fmt(self) -> ChatFormat:
+        return format_for(self.tokenizer, prepared=True)
+
+    def __getitem__(self, number: int) -> Drawn:
+        began = time.perf_counter()
+        rng = random.Random(f"{self.seed} {number}")
+        encode = lru_cache(1024)(lambda text: self.tokenizer.encode(text, add_special_tokens=False))
+        reading = reading_rows(self.material, encode, self.fmt, rng, self.reading)
+        if self.shapes:
+            shape = self.shapes[number % len(self.shapes)]
+            batch = make_batch(
                 [self._document(rng, shape, encode) for _ in range(shape.documents)],
                 encode,
                 self.fmt,
@@ -379,13 +399,18 @@ class EpisodeStream(torch.utils.data.IterableDataset):
                 beside=self.beside,
                 reading=reading,
             )
+        else:
+            no_document, no_question = (torch.zeros(shape, dtype=torch.long) for shape in ((0, 1, 1), (0, 1)))
+            batch = Batch(no_document, no_document, no_question, no_question, reading[:0], reading)
+        return Drawn(batch, time.perf_counter() - began)
 
     def _document(self, rng: random.Random, shape: Shape, encode: Encode) -> Episode:
         """A document that fits into the shape's segments, so that no question asks for what was cut."""
-        kinds = LONG_KINDS if shape.width >= LONG and any(self.material.passages.get(k) for k in LONG_KINDS) else KINDS
+        has_long = any(self.material.passages.get(kind) for kind in LONG_KINDS)
+        kinds = LONG_KINDS if shape.width >= LONG and has_long else self.kinds
         while True:
             tokens = shape.segments * (self.segment - 16) * rng.uniform(0.7, 1.0)
-            episode = draw(self.material, rng, max(8, int(tokens / TOKENS_OF_A_WORD)), kinds)
+            episode = draw(self.material, rng, max(8, int(tokens / TOKENS_OF_A_WORD)), kinds, self.swaps)
             room = self.segment - len(self.fmt.heading(episode.title))
             if len(encode(" " + episode.text)) <= shape.segments * room:
                 return episode

@@ -1,6 +1,7 @@
 """What `prepare` trains on: texts with questions, from published question sets and from encyclopedia articles.
 
-    python -m core.prepare.material --questions FILE.jsonl.gz ... --articles FILE.txt.xz ... --followups FILE --out FILE
+    python -m core.prepare.material --questions FILE.jsonl.gz ... --articles FILE.txt.xz ... --followups FILE \\
+        --out FILE.jsonl.xz
 
 A question set has rows of source, lang, context, question and answer ("" when the context does not answer it). Held out
 for development and never trained on: contexts whose crc32 is 0 modulo 20, articles whose title's crc32 is 0 modulo 50.
@@ -10,6 +11,7 @@ A row goes, too, when its question, or any eight words in a row of its context, 
 from __future__ import annotations
 
 import argparse
+import array
 import gzip
 import json
 import lzma
@@ -17,14 +19,15 @@ import random
 import re
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from multiprocessing import Pool
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, Generic, NamedTuple, TypeVar, overload
 
 from core.prepare.questions import QA, ask_paragraph, recurring
+from core.prepare.swapped import Words
 from core.prompts import NOT_IN_TEXT
 
 SHORT = 12  # words of a short answer, at most
@@ -189,43 +192,101 @@ def without_development(training: Sequence[Passage], development: Sequence[Passa
 # -- one file of all of it ---------------------------------------------------------------------------------------------
 
 
-def save(path: Path, passages: Iterable[Passage], follow_ups: Iterable[FollowUp] = ()) -> None:
-    with gzip.open(path, "wt", compresslevel=6) as file:
-        for passage in passages:
-            file.write(json.dumps(passage, ensure_ascii=False) + "\n")
-        for follow_up in follow_ups:
-            file.write(json.dumps(["follow-up", *follow_up], ensure_ascii=False) + "\n")
+Row = TypeVar("Row")
 
 
-def load(path: Path) -> Material:
-    """Material out of one file of `save`."""
-    material = Material()
-    with gzip.open(path, "rt") as file:
-        for kind, *rest in map(json.loads, file):
-            if kind == "follow-up":
-                material.follow_ups.append(FollowUp(*rest))
-            else:
-                title, text, questions, beyond = rest
-                passage = Passage(kind, title, text, [QA(*q) for q in questions], [QA(*q) for q in beyond])
-                material.passages.setdefault(kind, []).append(passage)
-    return material
+class Lines(Sequence[Row], Generic[Row]):
+    """Rows of a file, parsed when they are asked for: 110,000 passages are there in seconds, and a worker process is
+    sent one block of bytes."""
+
+    def __init__(self, text: bytes, parse: Callable[[list[Any]], Row]) -> None:
+        self.text, self.parse = text, parse
+        self.ends = array.array("q")  # beginning and end of each row in the text, one after the other
+
+    def add(self, begin: int, end: int) -> None:
+        self.ends.extend((begin, end))
+
+    def __len__(self) -> int:
+        return len(self.ends) // 2
+
+    @overload
+    def __getitem__(self, place: int) -> Row: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[Row]: ...
+    def __getitem__(self, place: int | slice) -> Row | list[Row]:
+        if isinstance(place, slice):
+            return [self[n] for n in range(len(self))[place]]
+        n = range(len(self))[place]
+        return self.parse(json.loads(self.text[self.ends[2 * n] : self.ends[2 * n + 1]]))
+
+
+def as_passage(row: list[Any]) -> Passage:
+    kind, title, text, questions, beyond = row
+    return Passage(kind, title, text, [QA(*q) for q in questions], [QA(*q) for q in beyond])
+
+
+def as_follow_up(row: list[Any]) -> FollowUp:
+    return FollowUp(*row[1:])
 
 
 @dataclass
 class Material:
     """Passages by kind, and follow-up questions."""
 
-    passages: dict[str, list[Passage]] = field(default_factory=dict)
-    follow_ups: list[FollowUp] = field(default_factory=list)
+    passages: Mapping[str, Sequence[Passage]] = field(default_factory=dict)
+    follow_ups: Sequence[FollowUp] = ()
 
     @cached_property
-    def words(self) -> Any:
+    def words(self) -> Words:
         """Words to swap with: names of the texts, words of people's answers."""
-        from core.prepare.swapped import Words
-
         texts = (p.text for kind in ("rules", "people") for p in self.passages.get(kind, [])[::8])
-        answers = (q.answer for p in self.passages.get("people", []) for q in p.questions)
-        return Words(texts, answers)
+        return Words.gathered(texts, (q.answer for p in self.passages.get("people", []) for q in p.questions))
+
+
+def compressed(path: Path, mode: str) -> IO[Any]:
+    """A file in gzip, or in xz, which is a third smaller, by its name."""
+    opened: Any = lzma.open if path.suffix == ".xz" else gzip.open
+    return opened(path, mode)
+
+
+def save(path: Path, material: Material) -> None:
+    """A line of JSON for each passage and follow-up; the first one holds the words to swap with."""
+    with compressed(path, "wt") as file:
+        write = lambda row: file.write(json.dumps(row, ensure_ascii=False) + "\n")  # noqa: E731
+        write(["words", material.words.kinds, material.words.small])
+        for passages in material.passages.values():
+            for passage in passages:
+                write(passage)
+        for follow_up in material.follow_ups:
+            write(["follow-up", *follow_up])
+
+
+def load(path: Path) -> Material:
+    """Material out of one file of `save`."""
+    with compressed(path, "rb") as file:
+        text = file.read()
+    rows: dict[str, Lines[Any]] = {}
+    begin = 0
+    while begin < len(text):
+        end = text.index(b"\n", begin)
+        kind = text[begin + 2 : text.index(b'"', begin + 2)].decode()
+        if kind not in rows:
+            rows[kind] = Lines(text, as_follow_up if kind == "follow-up" else as_passage)
+        rows[kind].add(begin, end)
+        begin = end + 1
+    follow_ups, words = rows.pop("follow-up", ()), rows.pop("words", None)
+    material = Material(rows, follow_ups)
+    if words:
+        _, kinds, small = json.loads(text[words.ends[0] : words.ends[1]])
+        material.words = Words(kinds, small)
+    return material
+
+
+def by_kind(passages: Iterable[Passage]) -> dict[str, list[Passage]]:
+    kinds: defaultdict[str, list[Passage]] = defaultdict(list)
+    for passage in passages:
+        kinds[passage.kind].append(passage)
+    return dict(kinds)
 
 
 def build(question_files: Sequence[Path], article_files: Sequence[Path], every: int, workers: int) -> tuple[
@@ -256,7 +317,7 @@ def main() -> None:
     parser.add_argument("--followups", type=Path)
     parser.add_argument("--every", type=int, default=12, help="take one article in so many")
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--out", required=True, type=Path, help="FILE.jsonl.gz; development goes to dev-FILE.jsonl.gz")
+    parser.add_argument("--out", required=True, type=Path, help="FILE.jsonl.xz or .gz; development goes to dev-FILE")
     o = parser.parse_args()
     training, development, counts = build(o.questions, o.articles, o.every, o.workers)
     follow_ups = []
@@ -264,8 +325,8 @@ def main() -> None:
         with gzip.open(o.followups, "rt") as file:
             rows = [json.loads(line) for line in file]
         follow_ups = [FollowUp(r["history"][-4:], r["question"], r["rewrite"]) for r in rows]
-    save(o.out, training, follow_ups)
-    save(o.out.with_name("dev-" + o.out.name), development)
+    save(o.out, Material(by_kind(training), follow_ups))
+    save(o.out.with_name("dev-" + o.out.name), Material(by_kind(development)))
     questions = sum(len(p.questions) for p in training)
     print(f"{len(training):,} passages, {questions:,} questions, {len(follow_ups):,} follow-ups; {counts}", flush=True)
 

@@ -4,13 +4,22 @@ token weights so that after a few inner steps on a raw document, questions about
 The losses are in `core.prepare.step`. Their gradient passes through `core.learning.inner_loop`, the product's own inner
 loop (second order). MAML (Finn et al. 2017) in the form of PERK (arXiv 2507.06415) with full-rank deltas instead of
 LoRA. Before it, the reader is trained to read alone, which is quick.
+
+Several processes (torchrun), a GPU each, share a step: each draws its own part of the documents, the losses are means
+over all of them, and the gradients are added up.
 """
 
 from __future__ import annotations
 
+import itertools
+import multiprocessing
+import os
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,12 +27,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from core.errors import Refused
 from core.learning.preparation import Prepared, SlowWeights
 from core.prepare.compiled import LlamaStep
-from core.prepare.episodes import Batch, EpisodeStream, Reading, Shape
+from core.prepare.episodes import KINDS, SWAPPED, Batch, Drawn, EpisodeBatches, Reading, Shape
 from core.prepare.material import Material
-from core.prepare.step import HookStep, OuterStep, step_losses, weighed
-from core.prompts import format_for
+from core.prepare.recorded import RecordedStep
+from core.prepare.step import HookStep, OuterStep, StepBatch, step_losses, totals_of, weighed
+
+WATCHED = 10  # first steps, in which each phase is waited for, so that its seconds are its own
 
 
 @dataclass(frozen=True)
@@ -35,6 +47,8 @@ class OuterConfig:
     reading_rows: int = 8  # of 1,024 tokens, a step of learning to learn
     rows_alone: int = 24  # ... a step of the reader alone
     length: int = 1024  # tokens of such a row
+    kinds: Mapping[str, float] = field(default_factory=lambda: KINDS)  # of documents, by share
+    swaps: Mapping[str, float] = field(default_factory=lambda: SWAPPED)  # share of a kind with its words swapped
     strangers: float = 0.25  # chance that one of a document's questions is not answered by it
     typed: float = 0.15  # share of the questions written as people type
     beside: float = 0.25  # share of the documents whose text is read beside their delta, too
@@ -47,11 +61,16 @@ class OuterConfig:
     weigh_lr: float = 1e-3
     warmup_steps: int = 30
     decay: float = 0.6  # share of the time in which the rates fall
-    workers: int = 12
+    workers: int = 12  # processes that draw batches, beside each process that trains
     every: int = 50  # steps between two reports
-    save_every: int = 200  # steps between two states to resume from
+    save_seconds: float = 120  # between two states to resume from
     seed: int = 0
     compiled: bool = True  # core.prepare.compiled, where it can
+    mode: str = "default"  # of torch.compile on a GPU, "recorded" for CUDA graphs of whole steps, "none"
+
+
+class Stopped(Exception):
+    """Training was asked to stop; its state is saved."""
 
 
 def world_size() -> int:
@@ -63,12 +82,44 @@ def process_rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def average_gradients(parameters: Iterable[Tensor], world: int) -> None:
-    grads = [p.grad for p in parameters if p.grad is not None]
-    flat = torch._utils._flatten_dense_tensors(grads)
+def add_up(tensors: Iterable[Tensor]) -> None:
+    """Each becomes its sum over all processes, in one exchange."""
+    if world_size() == 1:
+        return
+    each = list(tensors)
+    flat = torch.cat([t.flatten() for t in each])
     dist.all_reduce(flat)
-    for g, mean in zip(grads, torch._utils._unflatten_dense_tensors(flat / world, grads), strict=True):
-        g.copy_(mean)
+    sums = [part.view_as(t) for part, t in zip(flat.split([t.numel() for t in each]), each, strict=True)]
+    torch._foreach_copy_(each, sums)
+
+
+class Phases:
+    """Seconds of each phase of a step: until the host goes on, and until the device is done, where it is waited for."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.watched = device, True
+        self.clear()
+
+    def clear(self) -> None:
+        self.host: dict[str, float] = {}
+        self.whole: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        self.host[name] = self.host.get(name, 0.0) + time.perf_counter() - began
+        if self.watched and self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        self.whole[name] = self.whole.get(name, 0.0) + time.perf_counter() - began
+
+    def a_step(self, steps: int) -> dict[str, float]:
+        """Mean seconds; "NAME launched" is what the host alone took of NAME."""
+        each = {name: round(seconds / steps, 4) for name, seconds in self.whole.items()}
+        if self.watched:
+            for name in ("gradients", "optimiser"):
+                each[f"{name} launched"] = round(self.host.get(name, 0.0) / steps, 4)
+        return each
 
 
 class Trainer:
@@ -82,15 +133,19 @@ class Trainer:
         rates = [p for name, p in named if name == "log_rates"]
         rest = [p for name, p in named if not name.startswith("reader.") and name != "log_rates"]
         with_rates = ((reader, config.reader_lr), (rates, config.rate_lr), (rest, config.weigh_lr))
-        groups = [{"params": params, "lr": lr} for params, lr in with_rates if params]
         cuda = self.device.type == "cuda"
-        self.optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=0.0, fused=cuda)
+        groups = [{"params": params, "lr": lr} for params, lr in with_rates if params]
+        self.optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
         self.lr = [g["lr"] for g in self.optimiser.param_groups]
         self.moved = [p for _, p in named]
         self.parts = 1  # of a batch, as memory allows
+        self.phases = Phases(self.device)
         self.outer_step: OuterStep = HookStep(model, prepared)
         if config.compiled and LlamaStep.can(model, prepared):
-            self.outer_step = LlamaStep(model, cast(Prepared, prepared), compiled=cuda)
+            mode = "default" if config.mode == "recorded" else config.mode
+            self.outer_step = LlamaStep(model, cast(Prepared, prepared), mode=mode if cuda else "none")
+        is_recorded = config.mode == "recorded" and isinstance(self.outer_step, LlamaStep)
+        self.recorded = RecordedStep(self.outer_step, self.moved, config) if is_recorded else None
 
     def state(self) -> dict[str, Any]:
         """To resume from."""
@@ -99,80 +154,105 @@ class Trainer:
     def compile(self, batches: Iterable[Batch]) -> None:
         """Compile the step for batches of these shapes, without moving anything."""
         for batch in batches:
-            _gradients(self.outer_step, batch, self.config, 1)
-        self.optimiser.zero_grad()
+            self._gradients(batch)
+        self._zero()
 
-    def step(self, batch: Batch, scale: float) -> dict[str, float]:
-        """One step at `scale` times the learning rates; one that is not finite moves nothing. Returns: the losses."""
+    def step(self, batch: Batch, scale: float) -> dict[str, Tensor]:
+        """One step at `scale` times the learning rates; one that is not finite moves nothing. The host waits for
+        nothing here. Returns: the losses, of which each process has its share."""
+        with self.phases("gradients"):
+            losses = self._gradients(batch)
+        with self.phases("optimiser"):
+            gradients = [p.grad for p in self.moved if p.grad is not None]
+            add_up(gradients)
+            norm = torch.nn.utils.clip_grad_norm_([p for p in self.moved if p.grad is not None], 1.0)
+            for group, rate in zip(self.optimiser.param_groups, self.lr, strict=True):
+                group["lr"] = rate * scale
+            self.optimiser.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]  # as GradScaler does
+            self.optimiser.step()
+            self._zero()
+        return losses | {"norm": norm.detach() / world_size()}
+
+    def _gradients(self, batch: Batch) -> dict[str, Tensor]:
+        """Forward and backward, in as few parts as memory allows."""
+        totals = on_device(totals_of(batch), self.device)
+        add_up([totals])
         while True:
             try:
-                losses = _gradients(self.outer_step, batch, self.config, self.parts)
-                break
+                if self.recorded:
+                    return self.recorded(on_device(StepBatch.of_batch(batch, totals), self.device))
+                return gradients(self.outer_step, batch, totals, self.config, self.parts)
             except torch.OutOfMemoryError:
                 if self.parts >= len(batch.inputs):
                     raise
+                self.recorded = None  # parts are not
                 self.parts *= 2
-                self.optimiser.zero_grad()
+                self._zero()
                 torch.cuda.empty_cache()
-        if (world := world_size()) > 1:
-            average_gradients(self.moved, world)
-        norm = torch.nn.utils.clip_grad_norm_([p for p in self.moved if p.grad is not None], 1.0)
-        if bool(torch.isfinite(norm)):
-            for group, rate in zip(self.optimiser.param_groups, self.lr, strict=True):
-                group["lr"] = rate * scale
-            self.optimiser.step()
-        self.optimiser.zero_grad()
-        return losses | {"norm": float(norm)}
+
+    def _zero(self) -> None:
+        if not self.recorded:  # which does so itself, and keeps their place
+            self.optimiser.zero_grad()
 
 
-def _gradients(outer_step: OuterStep, batch: Batch, config: OuterConfig, parts: int) -> dict[str, float]:
-    """Forward and backward, documents in so many parts. Returns: the losses, each a mean over what it is of."""
-    sums: dict[str, Any] = {}
+def gradients(
+    outer_step: OuterStep, batch: Batch, totals: Tensor, config: OuterConfig, parts: int
+) -> dict[str, Tensor]:
+    """Forward and backward, documents in so many parts. totals: of the whole step. Returns: the losses."""
+    sums: dict[str, Tensor] = {}
     for piece in batch.split(parts) if parts > 1 else [batch]:
-        losses = step_losses(outer_step, piece, config)
-        shares = dict.fromkeys(losses, len(piece.inputs) / max(1, len(batch.inputs))) | {"reading": 1.0}
-        if len(batch.beside):  # a mean over weighed tokens
-            shares["beside"] = float(piece.beside[:, 1].sum() / batch.beside[:, 1].sum().clamp_min(1))
-        scaled = {k: v * shares[k] for k, v in losses.items() if k != "total"}
-        weighed(scaled, config)["total"].backward()
-        for k, v in scaled.items():
-            sums[k] = sums.get(k, 0.0) + v.detach()
-    return {k: float(v) for k, v in weighed(sums, config).items()}
+        losses = step_losses(outer_step, on_device(StepBatch.of_batch(piece, totals), totals.device), config)
+        losses.pop("total").backward()
+        for k, v in losses.items():
+            sums[k] = sums[k] + v.detach() if k in sums else v.detach()
+    return weighed(sums, config)
+
+
+def on_device(values: Any, device: torch.device) -> Any:
+    """Tensors of the host, or tuples of them, on the device; nothing is waited for."""
+    if isinstance(values, Tensor):
+        pinned = values.pin_memory() if device.type == "cuda" and values.device.type == "cpu" else values
+        return pinned.to(device, non_blocking=True)
+    each = [on_device(value, device) for value in values]
+    return type(values)(*each) if hasattr(values, "_fields") else tuple(each)
 
 
 class Clock:
-    """The share of a stage's time that is over, the same for all processes."""
+    """The share of a stage's time that is over, and whether to stop; the same for all processes."""
 
-    def __init__(self, seconds: float, before: float, device: torch.device) -> None:
-        """`before`: seconds of the stage that an earlier process spent."""
-        self.whole, self.began = max(seconds, 1e-9), time.time() - before
-        self.flag = torch.zeros(1, device=device)
+    def __init__(self, seconds: float, before: float, device: torch.device, stop: Callable[[], bool]) -> None:
+        """`before`: seconds of the stage that an earlier process spent. `stop` is asked in the first process."""
+        self.whole, self.began, self.stop = max(seconds, 1e-9), time.time() - before, stop
+        self.flags = torch.zeros(2, device=device)
 
     @property
     def seconds(self) -> float:
         return time.time() - self.began
 
-    def done(self) -> float:
-        self.flag.fill_(self.seconds / self.whole)
+    def read(self) -> tuple[float, bool]:
+        share, stop = self.seconds / self.whole, self.stop()
         if world_size() > 1:
-            dist.broadcast(self.flag, 0)
-        return float(self.flag)
+            self.flags.copy_(torch.tensor([share, float(stop)]))
+            dist.broadcast(self.flags, 0)
+            share, stop = float(self.flags[0]), bool(self.flags[1])
+        return share, stop
 
 
 class Means:
-    """Of losses, between two reports."""
+    """Of losses, between two reports; read only then, since the device has to be waited for."""
 
     def __init__(self) -> None:
-        self.sums: dict[str, float] = {}
+        self.sums: dict[str, Tensor] = {}
         self.counts: dict[str, int] = {}
 
-    def add(self, losses: Mapping[str, float]) -> None:
+    def add(self, losses: Mapping[str, Tensor]) -> None:
         for name, value in losses.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value
+            self.sums[name] = self.sums[name] + value if name in self.sums else value.clone()
             self.counts[name] = self.counts.get(name, 0) + 1
 
     def values(self) -> dict[str, float]:
-        return {name: total / self.counts[name] for name, total in self.sums.items()}
+        add_up(self.sums.values())
+        return {name: float(total) / self.counts[name] for name, total in self.sums.items()}
 
 
 @dataclass(frozen=True)
@@ -195,94 +275,183 @@ def run_outer(
     report: Callable[[dict[str, Any]], None] = lambda figures: None,
     resume: dict[str, Any] | None = None,
     checkpoint: Callable[[dict[str, Any]], None] | None = None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, float]:
     """Train `prepared`, first its reader alone, then all of it. `checkpoint` gets the state to resume from at times.
 
+    Args:
+        stop: asked every few steps; when it says so the state goes to `checkpoint`, and Stopped is raised.
+
     Returns: the last figures, and steps and seconds of learning to learn.
+    Raises: Stopped; Refused (documents or rows that can't be shared out among the processes).
     """
     c = config
     alone = StageOfTraining("reading", c.reading_seconds, c.reader_lr, falls=0.3, shapes="", rows=c.rows_alone)
     learning = StageOfTraining("learning", c.seconds, c.learning_lr, c.decay, c.shapes, c.reading_rows)
     resume = resume or {}
-    stages = [learning] if resume.get("stage") == "learning" or not prepared.low_rank() else [alone, learning]
+    skips_reading = resume.get("stage") == "learning" or not prepared.low_rank() or alone.seconds <= 0
     trainer = Trainer(model, prepared, config)
     if resume:
         prepared.load_state_dict(resume["prepared"])
         trainer.optimiser.load_state_dict(resume["optimiser"])
     figures: dict[str, float] = {}
-    for stage in stages:
+    for stage in [learning] if skips_reading else [alone, learning]:
         resumed = resume if resume.get("stage") == stage.name else {}
         step, before = resumed.get("step", 0), resumed.get("seconds", 0.0)
-        batches = draw_batches(trainer, tokenizer, material, stage, step)
-        figures = _run_stage(trainer, batches, stage, step, before, report, checkpoint)
+        figures = _run_stage(trainer, tokenizer, material, stage, step, before, report, checkpoint, stop)
     return figures
 
 
 def _run_stage(
     trainer: Trainer,
-    batches: Iterator[Batch],
+    tokenizer: Any,
+    material: Material,
     stage: StageOfTraining,
     step: int,
     before: float,
     report: Callable[[dict[str, Any]], None],
     checkpoint: Callable[[dict[str, Any]], None] | None,
+    stop: Callable[[], bool],
 ) -> dict[str, float]:
     """Train until the stage's time is over, from `step` on, after `before` seconds of an earlier process."""
-    config, slow, rank = trainer.config, trainer.slow, process_rank()
+    config, slow, is_first, phases = trainer.config, trainer.slow, process_rank() == 0, trainer.phases
+    batches = draw_batches(trainer, tokenizer, material, stage, step)
     if trainer.device.type == "cuda":  # every shape is compiled before the clock starts
-        trainer.compile(next(batches) for _ in range(max(1, len(Shape.read(stage.shapes)))))
+        began = time.time()
+        first_ones = [next(batches) for _ in range(max(1, len(Shape.read(stage.shapes))))]
+        trainer.compile(drawn.batch for drawn in first_ones)
         if world_size() > 1:
             dist.barrier()  # the clock waits for the slowest
+        if is_first:
+            report({"stage": "compiling", "step": step, "seconds": time.time() - began})
+        batches = itertools.chain(first_ones, batches)
     if slow.low_rank():
         trainer.lr[0] = stage.lr  # the reader's
-    clock, done = Clock(stage.seconds, before, trainer.device), before / max(stage.seconds, 1e-9)
+    clock = Clock(stage.seconds, before, trainer.device, stop)
+    done, stopped, first, reported, saved = clock.seconds / clock.whole, False, step, step, time.time()
+    phases.clear()
+    phases.watched = True
+    since = time.time()
+    drawing, documents = 0.0, 0
     means, figures = Means(), {}
+
+    def save() -> None:
+        if checkpoint and is_first:
+            checkpoint({"stage": stage.name, "step": step, "seconds": clock.seconds, **trainer.state()})
+
     while step < config.max_steps:
         if step % 5 == 0:
-            done = clock.done()
+            done, stopped = clock.read()
+        if stopped:
+            save()
+            raise Stopped
         if done >= 1:
             break
+        with phases("waiting for data"):
+            drawn = next(batches)
+        drawing += drawn.seconds
+        documents += len(drawn.batch.inputs)
         warm_up = min(1.0, (step + 1) / config.warmup_steps)
         fall = max(0.03, min(1.0, (1 - done) / stage.falls))
-        means.add(trainer.step(next(batches), warm_up * fall))
+        means.add(trainer.step(drawn.batch, warm_up * fall))
         step += 1
-        if checkpoint and rank == 0 and step % config.save_every == 0:
-            checkpoint({"stage": stage.name, "step": step, "seconds": clock.seconds, **trainer.state()})
-        if step in (2, 10) or step % config.every == 0:
+        if time.time() - saved >= config.save_seconds:
+            save()
+            saved = time.time()
+        if step - first in (2, WATCHED) or step % config.every == 0:
             figures = means.values() | {"step": step, "seconds": clock.seconds}
-            means = Means()
-            if rank == 0:
-                rates = [round(r, 5) for r in slow.rates().mean(1).tolist()]
-                report({"stage": stage.name, **figures, "rates": rates, "parts": trainer.parts})
+            if is_first:
+                steps, spent = step - reported, time.time() - since
+                report(
+                    {
+                        "stage": stage.name,
+                        **figures,
+                        "rates": [round(r, 5) for r in slow.rates().mean(1).tolist()],
+                        "parts": trainer.parts,
+                        "seconds a step": spent / steps,
+                        "documents a second": documents * world_size() / spent,
+                        "phases": {"drawing, by a worker": round(drawing / steps, 4), **phases.a_step(steps)},
+                        "peak memory MB": peak_memory_mb(trainer.device),
+                    }
+                )
+            means, reported, since, drawing, documents = Means(), step, time.time(), 0.0, 0
+            phases.clear()
+            phases.watched = step - first < WATCHED
     return figures | {"step": step, "seconds": clock.seconds}
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """Of the device, or of this process where that is the CPU, MiB."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    import resource
+    import sys
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 
 
 def draw_batches(
     trainer: Trainer, tokenizer: Any, material: Material, stage: StageOfTraining, step: int
-) -> Iterator[Batch]:
-    """Endless batches for a stage, drawn by worker processes; those that follow `step` are other ones than before."""
-    config, device = trainer.config, trainer.device
-    stream = EpisodeStream(
+) -> Iterator[Drawn]:
+    """Endless batches for a stage, this process' share of each, from number `step` on; the same ones whatever the
+    number of workers."""
+    config, world, rank = trainer.config, world_size(), process_rank()
+    shapes = [shape._replace(documents=share(shape.documents, world)) for shape in Shape.read(stage.shapes)]
+    reading = Reading(share(stage.rows, world), config.length, typed=config.typed, swaps=config.swaps)
+    dataset = EpisodeBatches(
         material,
         tokenizer,
-        format_for(tokenizer, prepared=True),
-        Shape.read(stage.shapes),
+        shapes,
         segment=trainer.slow.config.segment,
-        seed=100 * config.seed + process_rank() + 1 + 1000 * step + 500_000 * (stage.name == "reading"),
+        seed=f"{config.seed} {stage.name} {rank}",
+        kinds=config.kinds,
+        swaps=config.swaps,
         strangers=config.strangers,
         typed=config.typed,
         beside=config.beside,
-        reading=Reading(rows=stage.rows if config.reading else 0, length=config.length, typed=config.typed),
+        reading=reading if config.reading else replace(reading, rows=0),
     )
+    if config.workers:
+        _ = material.words  # once, not in each worker
     loader = torch.utils.data.DataLoader(
-        stream,
+        dataset,
         batch_size=None,
+        sampler=range(step, 2**31),
         num_workers=config.workers,
-        pin_memory=device.type == "cuda",
         prefetch_factor=4 if config.workers else None,
+        multiprocessing_context=drawing_processes() if config.workers else None,
+        worker_init_fn=follow_parent,
     )
-    for batch in loader:
-        yield Batch(*(t.to(device, non_blocking=True) for t in batch))
+    return iter(loader)
+
+
+def drawing_processes() -> Any:
+    """Workers that start as copies of a small process, not of this one with its threads and its GPU."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["core.prepare.episodes", "transformers.tokenization_utils_tokenizers"])
+    return context
+
+
+def follow_parent(worker: int = 0) -> None:
+    """In a worker: end with the training process, however it ends, and not before: Ctrl-C and SIGTERM reach every
+    process of a terminal, and training still wants its batches then."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    if parent := multiprocessing.parent_process():
+        parent.join()
+        os._exit(0)
+
+
+def share(count: int, world: int) -> int:
+    """Raises: Refused."""
+    if count % world:
+        raise Refused(f"{count} documents or rows a step can't be shared out among {world} processes: give a multiple.")
+    return count // world
 
 
 def save_state(state: dict[str, Any], path: Path) -> None:

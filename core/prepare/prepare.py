@@ -10,22 +10,24 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 
 from core.errors import Refused
 from core.learning.hooks import down_projections
-from core.learning.preparation import FastWeightsConfig, Prepared, save_prepared
-from core.model import LoadedModel, load_model, pick_device, pick_dtype
+from core.learning.preparation import FastWeightsConfig, Prepared, load_prepared, save_prepared
+from core.model import SEARCH, LoadedModel, load_model, pick_device, pick_dtype
 from core.prepare import material as sources
 from core.prepare.material import Material, Passage
 from core.prepare.measure import learned_figures, measuring_sets
-from core.prepare.outer import OuterConfig, run_outer, save_state
+from core.prepare.outer import OuterConfig, process_rank, run_outer, save_state
 from core.prepare.questions import QA
 from core.prepare.search_head import SearchConfig, train_search
 from core.search.head import save_head
@@ -43,6 +45,7 @@ class PrepareConfig:
     search: SearchConfig = field(default_factory=lambda: SearchConfig(steps=1_500))
     searched: int = 3_000  # passages that the search head is trained on
     held_out: int = 64  # documents of each kind to judge the result by
+    start: Path | None = None  # a preparation of the same model to go on from; it brings `inner`, and a search head
 
 
 def read_material(path: Path) -> tuple[Material, Material]:
@@ -51,7 +54,7 @@ def read_material(path: Path) -> tuple[Material, Material]:
 
     Raises: Refused.
     """
-    if path.name.endswith(".jsonl.gz"):
+    if path.name.endswith((".jsonl.gz", ".jsonl.xz")):
         development = path.with_name("dev-" + path.name)
         return sources.load(path), sources.load(development) if development.exists() else Material()
     passages: dict[str, list[QA]] = {}
@@ -71,18 +74,29 @@ def prepare(
     out: Path,
     config: PrepareConfig | None = None,
     report: Callable[[dict[str, Any]], None] = lambda figures: None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
     """Train `prepared.safetensors`, `prepared.json` and `search.safetensors` in `out`; an unfinished run there is gone
-    on with. Without questions of people there is no search head: facts by rule are found by their words.
+    on with. Its state lies in `unfinished/`, with the preparation as it is by then. Without questions of people there
+    is no search head: facts by rule are found by their words.
 
-    Returns: steps, seconds and, of held-out documents by kind, exact match and F1 in percent.
+    Returns: steps, seconds and, of held-out documents by kind, exact match and F1 in percent; {} in all processes but
+    the first.
+    Raises: Stopped, when `stop` says so; Refused.
     """
     c = config or PrepareConfig()
     state = out / "unfinished" / "state.pt"
-    resume = torch.load(state, map_location=base.device, weights_only=True) if state.exists() else None
+    resume = torch.load(state, map_location="cpu", weights_only=True) if state.exists() else None
     torch.manual_seed(c.outer.seed)
-    prepared = Prepared(c.inner, base.model.config.hidden_size, base.model).train().to(base.device)
+    prepared = first_weights(base, c)
     began = time.time()
+
+    def keep(now: dict[str, Any]) -> None:
+        save_state(now, state)
+        save_prepared(prepared, state.parent / "new")
+        for file in (state.parent / "new").iterdir():
+            file.replace(state.parent / file.name)
+
     figures = run_outer(
         base.model,
         base.tokenizer,
@@ -91,11 +105,16 @@ def prepare(
         c.outer,
         report=report,
         resume=resume,
-        checkpoint=lambda now: save_state(now, state),
+        checkpoint=keep,
+        stop=stop,
     )
+    if process_rank():
+        return {}
     prepared.eval().requires_grad_(False)
     save_prepared(prepared, out)
-    if people := [p for p in material.passages.get("people", []) if len(p.text.split()) <= SEARCHED_WORDS]:
+    if c.start and (c.start / SEARCH).exists():
+        shutil.copyfile(c.start / SEARCH, out / SEARCH)
+    elif people := [p for p in material.passages.get("people", []) if len(p.text.split()) <= SEARCHED_WORDS]:
         chosen = random.Random(0).sample(people, min(c.searched, len(people)))
         chosen = [p._replace(questions=p.questions[:QUESTIONS]) for p in chosen]
         reader = LoadedModel(**{**vars(base), "model": prepared.merged(base.model)})
@@ -105,11 +124,19 @@ def prepare(
     for name, episodes in sets.items():
         judged[name] = learned_figures(base.model, base.tokenizer, prepared, episodes)
     result = {"steps": figures["step"], "seconds": time.time() - began, "held_out": judged}
-    write_card(base, c, material, result, out)
-    state.unlink(missing_ok=True)
-    if state.parent.exists():
-        state.parent.rmdir()
+    write_card(base, replace(c, inner=prepared.config), material, result, out)
+    shutil.rmtree(state.parent, ignore_errors=True)
     return result
+
+
+def first_weights(base: LoadedModel, config: PrepareConfig) -> Prepared:
+    """What training begins with: fresh weights, or those of another preparation. Raises: SetupError, Refused."""
+    width = base.model.config.hidden_size
+    if config.start is None:
+        return Prepared(config.inner, width, base.model).train().to(base.device)
+    if not (config.start / "prepared.safetensors").exists():
+        raise Refused(f"There is no preparation in {config.start}.")
+    return load_prepared(config.start, width).requires_grad_(True).train().to(base.device)
 
 
 def write_card(base: LoadedModel, config: PrepareConfig, material: Material, result: dict[str, Any], out: Path) -> None:
@@ -128,6 +155,7 @@ def write_card(base: LoadedModel, config: PrepareConfig, material: Material, res
             f"Base model fingerprint `{base.fingerprint}`. {result['steps']:,} steps of learning to learn, "
             f"{result['seconds']:,.0f} seconds in all.",
             "",
+            *([f"It went on from the preparation `{config.start.name}`.", ""] if config.start else []),
             f"Trained on passages by kind: {counts}, and {len(material.follow_ups):,} follow-up questions.",
             "",
             "Held-out documents of one section, greedy, exact match / F1 in percent:",
@@ -150,17 +178,20 @@ def prepare_model(
     folder: Path,
     questions: Path | None,
     config: PrepareConfig,
-    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+    report: Callable[[dict[str, Any]], None] = lambda figures: None,
     *,
+    stop: Callable[[], bool] = lambda: False,
     device: str = "auto",
     cache: Path | None = None,
 ) -> dict[str, Any]:
     """Load a base model and prepare it, in `folder` by its fingerprint; without questions on invented facts alone.
-    `progress` gets (what, seconds done, of all).
+    Under `torchrun` each process takes a GPU, and its share of the documents.
 
-    Raises: ModelNotFound, Refused (it is no Llama-like model).
+    Raises: ModelNotFound, Refused (it is no Llama-like model), Stopped.
     """
-    place = pick_device(device)
+    processes = PartialState(cpu=pick_device(device).type == "cpu")  # joins those that were started together
+    several = processes.num_processes > 1 and processes.device.type == "cuda"
+    place = processes.device if several else pick_device(device)
     exact = place.type != "cuda" or pick_dtype("auto", place) == torch.float16
     base = load_model(name, device=str(place), dtype="float32" if exact else "bfloat16", cache=cache)
     try:
@@ -168,13 +199,8 @@ def prepare_model(
     except AttributeError:
         raise Refused(f"The model '{name}' is not built like Llama, so it cannot be prepared.") from None
     material, development = read_material(questions) if questions else (Material(), Material())
-    whole = config.outer.reading_seconds + config.outer.seconds
-
-    def report(figures: dict[str, Any]) -> None:
-        alone = figures["stage"] == "reading"
-        before = 0 if alone else config.outer.reading_seconds
-        loss = figures["reading" if alone else "answer"]
-        progress(f"{figures['stage']}, loss {loss:.2f}", int(before + figures["seconds"]), int(whole))
-
     out = folder / base.fingerprint[:16]
-    return {"model": name, "folder": str(out)} | prepare(base, material, development, out, config, report)
+    try:
+        return {"model": name, "folder": str(out)} | prepare(base, material, development, out, config, report, stop)
+    finally:
+        processes.destroy_process_group()

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from core.model import LoadedModel
 from core.prepare.material import Passage
 from core.prompts import format_for
-from core.search.head import LAYER, SearchHead, states
+from core.search.head import DEPTH_SHARE, SearchHead, states
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def train_search(
     asked = [
         (n, q) for n, p in enumerate(passages) for q in dict.fromkeys(q.question for q in p.questions) if encode(q)
     ]
-    head = SearchHead(round(LAYER * base.model.config.num_hidden_layers), base.model.config.hidden_size)
+    head = SearchHead(round(DEPTH_SHARE * base.model.config.num_hidden_layers), base.model.config.hidden_size)
     sections = Texts(base, [encode(p.text) for p in passages], head.layer, pad_id)
     questions = Texts(base, [encode(q) for _, q in asked], head.layer, pad_id)
     passage_of = torch.tensor([n for n, _ in asked], device=base.device)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -25,8 +25,68 @@ from core.learning.segments import IGNORE
 from core.prepare.episodes import Batch
 
 READ_AT_ONCE = 8  # rows without fast weights
+ENTROPY_AT_ONCE = 4096  # goals, whose logits are there together
 
 Learned = Mapping[Any, Tensor]  # what a step learned of the documents, by place: [D, ...]
+
+
+class Goals(NamedTuple):
+    """The tokens to predict, N of them: a multiple of ENTROPY_AT_ONCE, so that shapes are few; those that fill it up
+    weigh nothing. Their number is known before anything is on the device, which never has to be waited for."""
+
+    places: Tensor  # [N] of the states before them, all rows' one after the other
+    tokens: Tensor  # [N]
+    weights: Tensor  # [N], float32
+
+
+class Rows(NamedTuple):
+    ids: Tensor  # [R, T]
+    goals: Goals
+
+    @classmethod
+    def of_tokens(cls, ids: Tensor, weights: Tensor) -> Rows:
+        """ids [R, T + 1], weights of the tokens after the first [R, T]."""
+        places = weights.flatten().nonzero().squeeze(1)
+        parts = places, ids[:, 1:].flatten()[places], weights.flatten()[places].float()
+        more = -len(places) % ENTROPY_AT_ONCE
+        return cls(ids[:, :-1].contiguous(), Goals(*(F.pad(t, (0, more)) for t in parts)))
+
+
+class StepBatch(NamedTuple):
+    """A batch, or a part of one, as a step takes it."""
+
+    inputs: Tensor  # [D, S, T]
+    targets: Tensor  # [D, S, T]
+    asked: Rows  # questions, [D n, Q - 1]
+    beside: Rows  # of the first documents text, questions and answers, [B, W - 1]
+    reading: tuple[Rows, ...]  # of READ_AT_ONCE each
+    totals: Tensor  # `totals_of` the whole step, in all processes
+
+    @classmethod
+    def of_batch(cls, batch: Batch, totals: Tensor) -> StepBatch:
+        answers = (batch.labels[:, 1:] != IGNORE).float()
+        answers /= answers.sum(1, keepdim=True).clamp_min(1)
+        beside, reading = ((rows[:, 0], rows[:, 1, 1:].float()) for rows in (batch.beside, batch.reading))
+        parts = zip(*(t.split(READ_AT_ONCE) for t in reading), strict=True)
+        return cls(
+            batch.inputs,
+            batch.targets,
+            Rows.of_tokens(batch.questions, answers),
+            Rows.of_tokens(*beside),
+            tuple(Rows.of_tokens(*part) for part in parts) if len(batch.reading) else (),
+            totals,
+        )
+
+
+def totals_of(batch: Batch) -> Tensor:
+    """What the losses are means over: questions, tokens of documents, weights beside a text, weights of reading. [4]"""
+    counts = (
+        len(batch.questions),
+        (batch.targets != IGNORE).sum(),
+        batch.beside[:, 1, 1:].sum(),
+        batch.reading[:, 1, 1:].sum(),
+    )
+    return torch.tensor([float(n) for n in counts])
 
 
 class OuterStep(Protocol):
@@ -45,7 +105,8 @@ class OuterStep(Protocol):
         ...
 
     def entropy(self, states: Tensor, goals: Tensor, weights: Tensor) -> Tensor:
-        """states [N, d], goals [N], weights [N] -> sum of weight * cross-entropy, nats."""
+        """states [N, d], goals [N], weights [N], N a multiple of ENTROPY_AT_ONCE -> sum of weight * cross-entropy,
+        nats."""
         ...
 
 
@@ -67,47 +128,40 @@ class HookStep:
             return self.model.model(input_ids=ids, use_cache=False).last_hidden_state
 
     def entropy(self, states: Tensor, goals: Tensor, weights: Tensor) -> Tensor:
-        losses = F.cross_entropy(self.model.lm_head(states).float(), goals, reduction="none")
-        return (losses * weights).sum()
+        parts = []
+        for part in zip(*(t.split(ENTROPY_AT_ONCE) for t in (states, goals, weights)), strict=True):
+            logits = self.model.lm_head(part[0]).float()
+            parts.append((F.cross_entropy(logits, part[1], reduction="none") * part[2]).sum())
+        return torch.stack(parts).sum()
 
 
-def answer_loss(step: OuterStep, batch: Batch, learned: Learned) -> Tensor:
-    """Mean over questions of the mean cross-entropy of the answer's tokens, nats."""
-    states = step.states(batch.questions[:, :-1], learned)
-    goals = batch.labels[:, 1:]
-    here = goals != IGNORE
-    weights = (1.0 / here.sum(1).clamp_min(1))[:, None].expand_as(goals)[here] / len(goals)
-    return step.entropy(states[here], goals[here], weights)
+def rows_loss(step: OuterStep, rows: Rows, learned: Learned, total: Tensor) -> Tensor:
+    """Weighted cross-entropy of the rows' goals over the sum of all weights, nats."""
+    states = step.states(rows.ids, learned).flatten(0, 1)
+    places, tokens, weights = rows.goals
+    return step.entropy(states.index_select(0, places), tokens, weights) / total.clamp_min(1e-6)
 
 
-def reading_loss(step: OuterStep, rows: Tensor, learned: Learned) -> Tensor:
-    """Texts with questions. rows [R, 2, L + 1]: tokens and the weights of their losses -> weighted mean, nats."""
-    total = rows[:, 1, 1:].sum().clamp_min(1e-6)
-    losses = []
-    for part in [rows] if learned else rows.split(READ_AT_ONCE):
-        ids, weights = part[:, 0], part[:, 1, 1:].float()
-        states = step.states(ids[:, :-1], learned)
-        here = weights > 0
-        losses.append(step.entropy(states[here], ids[:, 1:][here], weights[here] / total))
-    return torch.stack(losses).sum()
-
-
-def step_losses(step: OuterStep, batch: Batch, config: Any) -> dict[str, Tensor]:
-    """All terms of one outer step; "total" carries the graph. `config` is an OuterConfig."""
+def step_losses(step: OuterStep, batch: StepBatch, config: Any) -> dict[str, Tensor]:
+    """All terms of one outer step, or what a part of its batch adds to them; "total" carries the graph. `config` is an
+    OuterConfig."""
     terms: dict[str, Tensor] = {}
+    questions, tokens, beside, reading = batch.totals
     with step.reader_on():
         if len(batch.inputs):
             inner, learned = step.learn(batch.inputs, batch.targets)
+            share = (batch.targets != IGNORE).sum() / tokens.clamp_min(1)
             terms = {
-                "answer": answer_loss(step, batch, learned),
-                "before": torch.as_tensor(inner[0]),
-                "after": torch.as_tensor(inner[-1]),
+                "answer": rows_loss(step, batch.asked, learned, questions),
+                "before": inner[0] * share,
+                "after": inner[-1] * share,
             }
-            if count := len(batch.beside):
+            if count := len(batch.beside.ids):
                 first = {place: learned_of[:count] for place, learned_of in learned.items()}
-                terms["beside"] = reading_loss(step, batch.beside, first)
-        if len(batch.reading):
-            terms["reading"] = reading_loss(step, batch.reading, {})
+                terms["beside"] = rows_loss(step, batch.beside, first, beside)
+        if batch.reading:
+            parts = [rows_loss(step, rows, {}, reading) for rows in batch.reading]
+            terms["reading"] = torch.stack(parts).sum()
     return weighed(terms, config)
 
 

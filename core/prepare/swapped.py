@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from core.prepare.questions import FUNCTION, MONTHS, NAME, QA, kind_of
 from core.search.words import STOP_WORDS
@@ -22,9 +22,22 @@ ENDINGS = ("ing", "ed", "ly", "s")
 
 
 class Words:
-    """Words to put in place of others of their kind: of a person, of a place, of a thing; counted, done, being done."""
+    """Words to put in place of others of their kind: of a person, of a place, of a thing; counted, done, being done.
 
-    def __init__(self, texts: Iterable[str], answers: Iterable[str]) -> None:
+    Args:
+        kinds: of capitalised words.
+        small: words in lower case.
+    """
+
+    def __init__(self, kinds: Mapping[str, str], small: Iterable[str]) -> None:
+        self.kinds, self.small = dict(kinds), sorted(small)
+        self.of_kind: defaultdict[str, list[str]] = defaultdict(list)
+        for word in sorted([*self.kinds, *self.small]):
+            self.of_kind[self._kind(word)].append(word)
+
+    @classmethod
+    def gathered(cls, texts: Iterable[str], answers: Iterable[str]) -> Words:
+        """Names of texts, words of answers."""
         votes: defaultdict[str, Counter[str]] = defaultdict(Counter)
         for text in texts:
             for name in NAME.finditer(text):
@@ -32,11 +45,8 @@ class Words:
                 for word in WORD.findall(name.group()):
                     if word[0].isupper() and not word.isupper() and _changes(word):
                         votes[word][kind] += 1
-        self.kinds = {word: counts.most_common(1)[0][0] for word, counts in votes.items() if len(word) > 3}
-        self.of_kind: defaultdict[str, list[str]] = defaultdict(list)
-        small = {w for answer in answers for w in WORD.findall(answer) if w.islower() and _changes(w)}
-        for word in sorted([*self.kinds, *small]):
-            self.of_kind[self._kind(word)].append(word)
+        kinds = {word: counts.most_common(1)[0][0] for word, counts in votes.items() if len(word) > 3}
+        return cls(kinds, {w for answer in answers for w in WORD.findall(answer) if w.islower() and _changes(w)})
 
     def other(self, word: str, rng: random.Random) -> str:
         """Another word of this kind; the word itself where there is none. Years become years."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     import numpy as np
 
-NAME = 8  # bytes of a head's name
+NAME_BYTES = 8  # bytes of a head's name
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Query:
     offset: float  # plus this, is the log-odds that the question is about it
 
 
-class Close(NamedTuple):
+class Closeness(NamedTuple):
     """How close a section is."""
 
     similarity: float  # sum over the question's tokens of weight times highest cosine
@@ -43,7 +43,7 @@ def encode(head: bytes, signs: np.ndarray) -> bytes:
     return head + np.packbits(signs, axis=1).tobytes()
 
 
-def closeness(query: Query, codes: Sequence[bytes]) -> list[Close] | None:
+def closeness(query: Query, codes: Sequence[bytes]) -> list[Closeness] | None:
     """Of sections to a question; None when there are none, or some of them have no code by the same head, for like is
     compared with like. Takes milliseconds for 30 sections: call through a thread."""
     import numpy as np
@@ -52,10 +52,10 @@ def closeness(query: Query, codes: Sequence[bytes]) -> list[Close] | None:
     if not codes:
         return None
     for code in codes:
-        is_damaged = len(code) <= NAME or (len(code) - NAME) % (width // 8)
+        is_damaged = len(code) <= NAME_BYTES or (len(code) - NAME_BYTES) % (width // 8)
         if is_damaged or not code.startswith(query.head):
             return None
-    parts = [np.frombuffer(code, dtype=np.uint8, offset=NAME).reshape(-1, width // 8) for code in codes]
+    parts = [np.frombuffer(code, dtype=np.uint8, offset=NAME_BYTES).reshape(-1, width // 8) for code in codes]
     starts = np.cumsum([0, *map(len, parts[:-1])])
     signs = np.unpackbits(np.concatenate(parts), axis=1).astype(np.float32) * 2 - 1
     cosines = query.vectors @ signs.T / width**0.5  # [T, all tokens]
@@ -63,4 +63,4 @@ def closeness(query: Query, codes: Sequence[bytes]) -> list[Close] | None:
     if not np.isfinite(best).all():  # half precision ran over
         return None
     mean = best / query.weights.sum()
-    return [Close(float(b), query.slope * float(m) + query.offset) for b, m in zip(best, mean, strict=True)]
+    return [Closeness(float(b), query.slope * float(m) + query.offset) for b, m in zip(best, mean, strict=True)]

@@ -12,35 +12,38 @@ from itertools import chain
 from core.search.words import SENTENCE_END, STOP_WORDS, normalise, stemmed, stems
 
 WINDOW = 2  # neighbouring sentences in which the answer and what is asked must stand
-TIMES = """
+TIME_WORDS = """
     january february march april may june july august september october november december monday tuesday wednesday
     thursday friday saturday sunday spring summer autumn winter fall day days night morning afternoon evening noon
     midnight week weeks weekend month months year years decade century hour hours minute minutes daily weekly monthly
     yearly annually o'clock before after during until since every today yesterday tomorrow sunrise sunset easter
     christmas
     """
-NUMBERS = """
+NUMBER_WORDS = """
     zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen
     eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety hundred thousand million billion dozen
     half third quarter double once twice no none several many few all both
     """
-DANGLING = frozenset(
+DANGLING_WORDS = frozenset(
     {"a", "an", "the", "of", "in", "on", "at", "by", "for", "to", "and", "or", "but", "with", "from", "as", "that"}
 )
 WHEN = r"(?:when|what (?:year|date|day|month|time)|(?:in|on|at) (?:what|which) (?:year|date|day|month|time|century))\b"
 HOW_MANY = r"how (?:many|much|old|tall|high|long|far|deep|large|big|heavy|wide|often)\b"
 WHAT_NUMBER = r"what (?:percentage|percent|number|amount|price|cost|age|population)\b"
-# how a question begins, and words of which its answer has to hold one, or a digit; the first that fits counts
-WANTS = ((WHEN, f"{NUMBERS} {TIMES}"), (HOW_MANY, f"{NUMBERS} {TIMES}"), (WHAT_NUMBER, NUMBERS))
-WANTED = tuple((re.compile(begins), frozenset(words.split())) for begins, words in WANTS)
+NUMBER_OR_TIME = frozenset(f"{NUMBER_WORDS} {TIME_WORDS}".split())
+WANTED = (  # how a question begins, and words of which its answer has to hold one, or a digit; the first that fits
+    (re.compile(WHEN), NUMBER_OR_TIME),
+    (re.compile(HOW_MANY), NUMBER_OR_TIME),
+    (re.compile(WHAT_NUMBER), frozenset(NUMBER_WORDS.split())),
+)
 GREETING = re.compile(r"^(?:(?:hi|hello|hey|ok|okay|so|hm|please|and|but|well)\b[ ,!.]*)+")
 
 
-def fits(question: str, answer: str) -> bool:
+def fits_question(question: str, answer: str) -> bool:
     """Whether an answer is of the kind that its question wants: a time for "when", a number for "how many", more than
     an echo of the question, no fragment."""
     said = normalise(answer)
-    if not said or said[-1] in DANGLING or not any(c.isalnum() for c in answer):
+    if not said or said[-1] in DANGLING_WORDS or not any(c.isalnum() for c in answer):
         return False
     asked = normalise(question)
     if set(said) - STOP_WORDS and set(said) <= set(asked):

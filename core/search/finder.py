@@ -12,7 +12,7 @@ def matching(documents: Sequence[Document], key: str) -> list[Document]:
     """The documents that a key may mean, in their order: those of this id or name; else those that begin so; else those
     whose name holds it. Case makes no difference."""
     key = key.strip().casefold()
-    for fits in (is_named, _begins, _holds):
+    for fits in (is_named, _starts_with, _holds):
         if meant := [document for document in documents if fits(document, key)]:
             return meant
     return []
@@ -38,12 +38,12 @@ def the_one(documents: Sequence[Document], key: str) -> Document:
         return of_id[0]
     if len(meant) > 1 and key:
         raise NotFound("Several documents in this channel are called that; give the id of one.")
-    if not meant or not key or not _begins(meant[0], key):
+    if not meant or not key or not _starts_with(meant[0], key):
         raise NotFound
     return meant[0]
 
 
-def _begins(document: Document, key: str) -> bool:
+def _starts_with(document: Document, key: str) -> bool:
     return document.id.casefold().startswith(key) or document.name.casefold().startswith(key)
 
 

@@ -7,19 +7,19 @@ from collections.abc import Sequence
 
 from core.search.words import normalise
 
-REMEMBERED = 3  # earlier questions of a thread that a follow-up may refer to
+MAX_HISTORY = 3  # earlier questions of a thread that a follow-up may refer to
 PRONOUNS = """
     he she it they him her them his hers its their theirs there then this that these those here such same one ones
     """
 REFERRING = frozenset(PRONOUNS.split())
 CONTINUING = re.compile(r"^(?:and|but|or|also|what about|how about|what else|who else|where else|why)\b", re.IGNORECASE)
-SHORT = 4  # words; "why did she leave?" is longer and refers by a pronoun
+FEW_WORDS = 4  # words; "why did she leave?" is longer and refers by a pronoun
 
 
 def needs_history(question: str) -> bool:
     """Whether a question refers to something that it does not name: by a pronoun, by going on, by what is left out."""
     words = normalise(question)
-    if CONTINUING.match(question.strip()) and len(words) <= 2 * SHORT:
+    if CONTINUING.match(question.strip()) and len(words) <= 2 * FEW_WORDS:
         return True
     return bool(REFERRING & set(words)) and not (words[:1] == ["there"] or "is there" in " ".join(words[:3]))
 

@@ -21,14 +21,15 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from core.generate import pad_right
 from core.learning.graphs import Graphs, arrange, recorded
 from core.learning.hooks import decoder_slice
 from core.model import SEARCH, LoadedModel
-from core.search.closeness import NAME, Query, encode
+from core.search.closeness import NAME_BYTES, Query, encode
 
 WIDTH = 128
 RECORDED = (32, 64, 128, 256)  # tokens of a question
-LAYER = 4 / 7  # of the model's depth, whose states tell most (LOG.md)
+DEPTH_SHARE = 4 / 7  # of the model's depth, whose states tell most (LOG.md)
 
 
 class SearchHead(nn.Module):
@@ -75,7 +76,7 @@ class Searcher:
         path = folder / SEARCH if folder else None
         if path is None or not path.exists():
             return None
-        return cls(base, load_head(path), hashlib.sha256(path.read_bytes()).digest()[:NAME], pad_id)
+        return cls(base, load_head(path), hashlib.sha256(path.read_bytes()).digest()[:NAME_BYTES], pad_id)
 
     @torch.no_grad()
     def query(self, question: str) -> Query | None:
@@ -115,9 +116,8 @@ class Searcher:
 def states(model: Any, texts: Sequence[Sequence[int]], layer: int, pad_id: int) -> list[Tensor]:
     """What the first `layer` blocks make of texts (at least one token each), in one batch -> [T, d] of each. Padding is
     on the right, where no token looks."""
-    longest = max(map(len, texts))
-    ids = torch.tensor([[*t, *[pad_id] * (longest - len(t))] for t in texts], device=model.device)
-    return [row[: len(t)] for row, t in zip(blocks(model, ids, layer), texts, strict=True)]
+    rows = blocks(model, pad_right(texts, pad_id).to(model.device), layer)
+    return [row[: len(text)] for row, text in zip(rows, texts, strict=True)]
 
 
 def blocks(model: Any, ids: Tensor, layer: int) -> Tensor:

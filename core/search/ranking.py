@@ -1,9 +1,9 @@
 """Which sections a question is put to, which of their answers is given, and how far it can be trusted.
 
-A question goes down once: `by_words` and `by_closeness` rank chunks, `sections` says whose weights are asked,
-`groups` whether a thread's document comes first. Its answers come up once: `judge` looks them up in the text
-(`support_of`), takes one or none (`choose`), and says how far it can be trusted (`certainty`). Pure functions; their
-numbers are `RankingParameters`.
+A question goes down once: `by_words` and `by_closeness` rank chunks, `sections_to_ask` says whose weights are asked,
+`groups_to_ask` whether a thread's document comes first. Its answers come up once: `judge` looks them up in the text
+(`support_of`), takes one or none (`choose_answer`), and says how far it can be trusted (`certainty`). Pure functions;
+their numbers are `RankingParameters`.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import NamedTuple
 
 from core.document.language import ENGLISH, language_of
 from core.prompts import NOT_IN_TEXT
-from core.search.closeness import Close
-from core.search.evidence import asked_words, evidence, fits
+from core.search.closeness import Closeness
+from core.search.evidence import asked_words, evidence, fits_question
 from core.search.parameters import RankingParameters
-from core.search.words import frequency, scores, shares, supporting
+from core.search.words import bm25_scores, frequency, supporting_pages, word_shares
 from core.types import Certainty, Completion, Document, Page
 
 ChunkKey = tuple[str, int]  # id of a document, number of one of its chunks; the first is 0
@@ -88,7 +88,7 @@ def by_words(
         often = frequency(match.bm25, match.containing, match.rows)
         frequencies[match.word][match.document_id, match.chunk] = often
     searched = matches[0].searched
-    score, share = scores(frequencies, searched), shares(frequencies, searched)
+    score, share = bm25_scores(frequencies, searched), word_shares(frequencies, searched)
 
     def order(key: ChunkKey) -> tuple[float, float, int]:
         id, chunk = key
@@ -101,7 +101,7 @@ def by_words(
     return hits
 
 
-def by_closeness(hits: Sequence[Hit], close: Sequence[Close] | None, parameters: RankingParameters) -> list[Hit]:
+def by_closeness(hits: Sequence[Hit], close: Sequence[Closeness] | None, parameters: RankingParameters) -> list[Hit]:
     """Hits in the order of words and closeness; as they are where their closeness is not known."""
     if close is None:
         return list(hits)
@@ -112,7 +112,7 @@ def by_closeness(hits: Sequence[Hit], close: Sequence[Close] | None, parameters:
     return sorted(scored, key=lambda hit: -hit.score)
 
 
-def sections(hits: Sequence[Hit], parameters: RankingParameters) -> list[Hit]:
+def sections_to_ask(hits: Sequence[Hit], parameters: RankingParameters) -> list[Hit]:
     """The best hit of each section that is worth asking, in their order. A document that would take all places leaves
     the last one to the next document. hits: best first."""
     considered = hits[: parameters.considered_chunks]
@@ -141,7 +141,7 @@ def leaves_thread(hits: Sequence[Hit], document_id: str, parameters: RankingPara
     return hits[0].score - own > parameters.thread_margin
 
 
-def groups(channel: Sequence[Hit], thread: Sequence[Hit], parameters: RankingParameters) -> list[list[Hit]]:
+def groups_to_ask(channel: Sequence[Hit], thread: Sequence[Hit], parameters: RankingParameters) -> list[list[Hit]]:
     """The sections that a question is put to, those first whose answer is given where it is one: in a thread its
     document's, as if the channel knew no other, unless the question clearly points at another one; then the channel's.
 
@@ -149,10 +149,10 @@ def groups(channel: Sequence[Hit], thread: Sequence[Hit], parameters: RankingPar
         channel: hits among all documents, best first.
         thread: hits within the document that answered in the thread last, best first; none outside of threads.
     """
-    everywhere = sections(channel, parameters)
+    everywhere = sections_to_ask(channel, parameters)
     if not thread or leaves_thread(channel, thread[0].document.id, parameters):
         return [everywhere]
-    return [sections(thread, parameters), everywhere]
+    return [sections_to_ask(thread, parameters), everywhere]
 
 
 def distinct(several: Iterable[Sequence[Hit]]) -> dict[ChunkKey, Hit]:
@@ -180,7 +180,7 @@ def judge(
     """The answer to give, if any, and how far it can be trusted. Reads whole documents: call through a thread.
 
     Args:
-        asked: groups of sections, as for `choose`; those without a completion are left out.
+        asked: groups of sections, as for `choose_answer`; those without a completion are left out.
         pages: the documents' text, by their ids; empty where none is kept.
     """
     support = support_of(question, completions, pages)
@@ -191,7 +191,7 @@ def judge(
             if hit.key in completions:
                 answers.append(SectionAnswer(hit=hit, completion=completions[hit.key], pages=support[hit.key]))
         answered.append(answers)
-    best = choose(answered, parameters, floor=floor, gate=gate)
+    best = choose_answer(answered, parameters, floor=floor, gate=gate)
     if best is None:
         return None, Certainty.UNSURE
     if best.completion.confidence < floor:
@@ -213,7 +213,7 @@ def support_of(
     for document_id, keys in by_document.items():
         document = pages[document_id]
         answers = [completions[key].text for key in keys]
-        supported = supporting([page.text for page in document], answers, question)
+        supported = supporting_pages([page.text for page in document], answers, question)
         for key, positions in zip(keys, supported, strict=True):
             support[key] = tuple(document[n].number for n in positions) if document else None
     return support
@@ -231,7 +231,7 @@ def evidence_on(pages: Sequence[Page], supporting: Sequence[int] | None, questio
     return evidence([page.text for page in pages if page.number in supporting], question, answer)
 
 
-def choose(
+def choose_answer(
     answered: Sequence[Sequence[SectionAnswer]], parameters: RankingParameters, *, floor: float = 0.0, gate: bool = True
 ) -> SectionAnswer | None:
     """The best answer of the first group that has one about the question; if none has, that of the last group, or None
@@ -287,7 +287,7 @@ def certainty(
     if not is_answer(text) or not text.strip():
         return Certainty.ABSENT
     is_plausible = (
-        fits(question, text)
+        fits_question(question, text)
         and bool(asked_words(question))  # "What is it?" asks for anything
         and language_of(question) == ENGLISH  # of others 2 of 17 were right (LOG.md)
     )

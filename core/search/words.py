@@ -12,10 +12,10 @@ from typing import TypeVar
 
 from core.document.language import ENGLISH, language_of, stop_words
 
-Section = TypeVar("Section", bound=Hashable)  # names one
+SectionKey = TypeVar("SectionKey", bound=Hashable)  # names one
 
-PASSAGE = 4  # sentences in which an answer and the question's words must stand together
-NEAR = 0.4  # so much of the question's words, weighted by how rare they are in the document (LOG.md)
+PASSAGE_SENTENCES = 4  # sentences in which an answer and the question's words must stand together
+MIN_NEAR_SHARE = 0.4  # so much of the question's words, weighted by how rare they are in the document (LOG.md)
 SENTENCE_END = re.compile(r"(?<=[.!?])[\"”’')\]]*\s+|\n\s*\n")
 MAX_SEARCH_WORDS = 64  # of one question; more make the search slow, not better
 UNSPACED = "\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"  # kana and Han characters: no blanks between words
@@ -25,7 +25,7 @@ UNPARTED = re.compile(rf"[{UNSPACED}]+")
 SEAM = re.compile(rf"(?<=[{UNSPACED}])(?=[{UNSPACED}])")
 THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 ARTICLES = frozenset({"a", "an", "the"})
-COMMON = """
+COMMON_WORDS = """
     a about above after again all also am an and any are as at be because been before being below between both but by
     can could d did do does doing don during each few for from further had has have having he her here hers him his
     how i if in into is isn it its just ll m may me might more most must my no nor not now of off on once only or
@@ -34,13 +34,13 @@ COMMON = """
     would yes you your answer ask describe document explain file find found give information know list mention
     mentioned mentions name named page pdf please question read said say says sure tell text
     """
-STOP_WORDS = frozenset(COMMON.split())  # English; of questions and of answers that say nothing, too
+STOP_WORDS = frozenset(COMMON_WORDS.split())  # English; of questions and of answers that say nothing, too
 
 
 def search_words(question: str) -> list[str]:
     """The words to look for, each once, as written, without the stop words of the question's language unless there is
     nothing else. Where words are not parted by blanks, each two characters, as `spaced` has them."""
-    runs = map(_pairs, RUN.findall(question))
+    runs = map(_bigrams, RUN.findall(question))
     written = list(dict.fromkeys(chain.from_iterable(runs)))
     language = language_of(question)
     stopped = STOP_WORDS if language == ENGLISH else stop_words(language)
@@ -48,7 +48,7 @@ def search_words(question: str) -> list[str]:
     return (telling or written)[:MAX_SEARCH_WORDS]
 
 
-def _pairs(run: str) -> list[str]:
+def _bigrams(run: str) -> list[str]:
     if not SEAM.search(run):
         return [run]
     return list(map(spaced, map("".join, pairwise(run))))
@@ -64,14 +64,14 @@ def unspaced(text: str) -> str:
     return re.sub(rf"(?<=[{UNSPACED}]) (?=[{UNSPACED}])", "", text)
 
 
-def scores(frequencies: Mapping[str, Mapping[Section, float]], total: int) -> dict[Section, float]:
+def bm25_scores(frequencies: Mapping[str, Mapping[SectionKey, float]], total: int) -> dict[SectionKey, float]:
     """BM25 (Robertson and Zaragoza 2009) of each section, of the `total` that are searched and of no others: a word's
     rarity is that among them, as Lucene has it: it tells something among two, and never the opposite.
 
     Args:
         frequencies: for each word of the question the sections in which it stands, with BM25's term frequency there.
     """
-    score: defaultdict[Section, float] = defaultdict(float)
+    score: defaultdict[SectionKey, float] = defaultdict(float)
     for sections in frequencies.values():
         for section, frequency_there in sections.items():
             score[section] += frequency_there * math.log(1 + (total - len(sections) + 0.5) / (len(sections) + 0.5))
@@ -84,7 +84,7 @@ def frequency(bm25: float, containing: int, total: int) -> float:
     return -bm25 / rarity
 
 
-def shares(sections_of: Mapping[str, Collection[Section]], total: int) -> dict[Section, float]:
+def word_shares(sections_of: Mapping[str, Collection[SectionKey]], total: int) -> dict[SectionKey, float]:
     """How much of a question's words stands in each section, 0..1; a word that stands in few of `total` weighs more.
 
     Args:
@@ -92,7 +92,7 @@ def shares(sections_of: Mapping[str, Collection[Section]], total: int) -> dict[S
     """
     weight = {word: _weight(len(sections), total) for word, sections in sections_of.items()}
     whole = sum(weight.values())
-    held: defaultdict[Section, float] = defaultdict(float)
+    held: defaultdict[SectionKey, float] = defaultdict(float)
     for word, sections in sections_of.items():
         for section in sections:
             held[section] += weight[word] / whole
@@ -103,7 +103,7 @@ def terms(text: str) -> str:
     """The words that tell what a text is about, each once, sorted: enough to find it, not to read it. Where words are
     not parted by blanks, each two characters that stand together, as `search_words` looks for them."""
     words = {word for word in normalise(text) if not UNPARTED.fullmatch(word)} - STOP_WORDS
-    pairs = {pair for run in UNPARTED.findall(unicodedata.normalize("NFKC", text)) for pair in _pairs(run)}
+    pairs = {pair for run in UNPARTED.findall(unicodedata.normalize("NFKC", text)) for pair in _bigrams(run)}
     between = " a "  # a stop word: the end of one pair and the beginning of the next are no pair
     return between.join(filter(None, (" ".join(sorted(words)), *sorted(pairs))))
 
@@ -127,7 +127,7 @@ def _stands_in(text: Sequence[str], wanted: Sequence[str]) -> bool:
     return as_written or (len(content) >= 2 and content <= set(text))
 
 
-def supporting(pages: Sequence[str], answers: Sequence[str], question: str = "") -> list[list[int]]:
+def supporting_pages(pages: Sequence[str], answers: Sequence[str], question: str = "") -> list[list[int]]:
     """For each answer the positions of the pages that support it, 0-based: within a few sentences stand the answer and
     enough of the question's words, so that no chance find is cited. The pages are read once for all answers."""
     page_words = list(map(normalise, pages))
@@ -137,7 +137,7 @@ def supporting(pages: Sequence[str], answers: Sequence[str], question: str = "")
     def pages_that_support(answer: str) -> list[int]:
         wanted = normalise(answer)
         asked_stems = set(map(stemmed, asked - set(wanted)))
-        enough = NEAR * sum(map(rarity.__getitem__, asked_stems))
+        enough = MIN_NEAR_SHARE * sum(map(rarity.__getitem__, asked_stems))
 
         def supports_here(passage: str) -> bool:
             words = normalise(passage)
@@ -155,8 +155,8 @@ def supporting(pages: Sequence[str], answers: Sequence[str], question: str = "")
 
 def _passages(page: str) -> list[str]:
     sentences = SENTENCE_END.split(page)
-    starts = range(max(1, len(sentences) - PASSAGE + 1))
-    return [" ".join(sentences[start : start + PASSAGE]) for start in starts]
+    starts = range(max(1, len(sentences) - PASSAGE_SENTENCES + 1))
+    return [" ".join(sentences[start : start + PASSAGE_SENTENCES]) for start in starts]
 
 
 def stemmed(word: str) -> str:

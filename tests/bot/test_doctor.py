@@ -217,7 +217,7 @@ async def test_discord_is_asked_through_the_proxy(environment: Environment) -> N
 
 
 async def test_a_full_disk_and_a_missing_model_are_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("bot.doctor.ROOM", 2**62)
+    monkeypatch.setattr("bot.doctor.MIN_FREE_BYTES", 2**62)
     chosen = Settings(_env_file=None, model=str(tmp_path / "nowhere"), data_dir=tmp_path)
     found = {check["name"]: check for check in await examine(chosen)}
     assert found["Disk"]["state"] == "warning" and found["Model"]["state"] == "error"

@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 
 from bot import links
-from bot.links import CLOSED, PRIVATE, fetch, is_public, linked, links_in, name_of
+from bot.links import NO_LINKS, PRIVATE, fetch, is_public, linked, links_in, name_of
 from core.errors import PdfTooBig, Refused
 from core.types import Limits
 
@@ -127,7 +127,7 @@ async def test_what_is_too_large_is_given_up_also_when_it_is_packed(server: Serv
 
 
 async def test_a_server_that_does_not_answer_is_given_up(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(links, "SECONDS", 0.3)
+    monkeypatch.setattr(links, "TIMEOUT", 0.3)
 
     async def mute(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()
@@ -180,6 +180,6 @@ def test_what_only_members_can_open_says_how_to_export_it(link: str, words: str)
 def test_links_are_not_opened_unless_that_is_allowed() -> None:
     with pytest.raises(Refused) as refused:
         linked(["https://a.org/b.pdf"], Limits(), allowed=False)
-    assert str(refused.value) == CLOSED
+    assert str(refused.value) == NO_LINKS
     [attachment] = linked(["https://a.org/b.pdf"], Limits(), allowed=True)
     assert attachment.name == "b.pdf"

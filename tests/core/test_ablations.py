@@ -10,7 +10,7 @@ import pytest
 
 from core.engine import Engine
 from core.evaluation import ablations, speed
-from core.evaluation.ablations import LEARNED, ROWS, Lab, Results, Row, chosen, quality, run, table
+from core.evaluation.ablations import LEARNED_CONDITIONS, ROWS, Lab, Results, Row, chosen, quality, run, table
 from core.learning.preparation import FastWeightsConfig
 from core.prepare.outer import OuterConfig
 from core.squad import Article, Question
@@ -26,7 +26,7 @@ def lab(tiny) -> Lab:
 
 def test_a_row_has_every_figure_and_those_of_each_set(lab: Lab) -> None:
     row = quality(lab, Row({"max_answer_tokens": 4}))
-    assert set(row["conditions"]) == {"base", "in_context", *LEARNED}
+    assert set(row["conditions"]) == {"base", "in_context", *LEARNED_CONDITIONS}
     assert {"gained", "lost", "em_interval", "f1_interval", "seconds_a_question"} < set(row["conditions"]["weights"])
     assert set(row["by_set"]) == {"a", "b"} and set(row["unrelated"]) == {"closed_book", "in_context"}
     assert row["shift"] > 0 and row["megabytes"] > 0 and row["learning_seconds"] > 0 and row["loss"][1] < row["loss"][0]

@@ -14,7 +14,7 @@ from core.errors import Refused
 from core.evaluation.bench import CONDITIONS, SHARED_CHANNEL, Bench, channel_of, run
 from core.evaluation.journal import Journal
 from core.evaluation.report import plot
-from core.evaluation.served import serve
+from core.evaluation.served import open_service
 from core.ports import Ask
 from core.squad import f1, read_squad
 from tests.core.conftest import STORY
@@ -85,7 +85,7 @@ async def measure(engine, *arguments: Any, **options: Any) -> dict[str, Any]:
 
 @asynccontextmanager
 async def bench_on(engine, squad: Path) -> AsyncIterator[Bench]:
-    async with serve(lambda: engine) as served:
+    async with open_service(lambda: engine) as served:
         yield Bench(served, read_squad(squad), Journal(None, {}), lambda *_: None)
 
 

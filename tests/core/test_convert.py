@@ -229,7 +229,7 @@ def test_a_default_model_whose_file_is_another_one(file: Path, tmp_path: Path, m
     package = tmp_path / "weights_of_another"
     package.mkdir()
     (package / "__init__.py").write_text("raise AssertionError('imported')")
-    shutil.copy(file, package / convert.FILE)
+    shutil.copy(file, package / convert.GGUF_FILE)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(convert, "PACKAGE", package.name)
     with pytest.raises(ModelNotFound, match=f"damaged or of another version; run `{fetch_command()}`"):

@@ -25,9 +25,9 @@ from core.evaluation.fit_search import (
     trust,
     widest,
 )
-from core.evaluation.served import serve
+from core.evaluation.served import open_service
 from core.search.parameters import RankingParameters, load_parameters
-from core.search.ranking import groups
+from core.search.ranking import groups_to_ask
 from core.squad import Article, Question, f1
 from core.types import Completion
 from tests.core.conftest import STORY
@@ -42,7 +42,7 @@ ARTICLES = [
 
 
 async def test_what_was_recorded_replays_as_the_service_answers(engine) -> None:
-    async with serve(lambda: engine) as served:
+    async with open_service(lambda: engine) as served:
         cases = await record(served, ARTICLES, [Question("Who sang?", ("Nobody",), "")])
         assert len(cases) == 6 * 4 + 2 and {case.is_fitted for case in cases} == {True, False}
         own_channel = {document.id: channel for (channel, _), document in served.documents.items()}
@@ -56,7 +56,7 @@ async def test_what_was_recorded_replays_as_the_service_answers(engine) -> None:
 
 
 async def test_every_section_that_any_numbers_ask_is_recorded(engine) -> None:
-    async with serve(lambda: engine) as served:
+    async with open_service(lambda: engine) as served:
         cases = await record(served, ARTICLES)
     for case in cases:
         for name, values in CHOICE.items():
@@ -67,7 +67,7 @@ async def test_every_section_that_any_numbers_ask_is_recorded(engine) -> None:
 def test_the_tried_numbers_ask_for_what_a_narrow_margin_asks() -> None:
     """With a wide margin another document takes the third place, with a narrow one it is the first document's."""
     hits = [hit(chunk=n, score=9.0) for n in range(3)] + [hit("b", score=5.0)]
-    asked = {h.key for p in widest(NOW) for group in groups(hits, [], p) for h in group}
+    asked = {h.key for p in widest(NOW) for group in groups_to_ask(hits, [], p) for h in group}
     assert asked == {("a", 0), ("a", 1), ("a", 2), ("b", 0)}
 
 

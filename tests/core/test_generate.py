@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from core.generate import complete, generate, read
+from core.generate import complete, generate, read_texts
 
 PROMPTS = [[7, 8, 9], list(range(20, 40)), [11], list(range(50, 62))]
 PLAIN = {"stop_ids": frozenset({0}), "pad_id": 1}
@@ -90,7 +90,7 @@ def test_text_comes_without_marks_and_nothing_for_nothing(tiny) -> None:
 def test_a_text_read_once_serves_many_prompts(tiny) -> None:
     texts = [list(range(100, 130)), list(range(200, 215))]
     prompts = [[*texts[1], 7, 8], [*texts[0], 9], [*texts[0][:20], 5, 6, 7], texts[1], [*texts[0], 3, 4, 5, 6]]
-    prefix = read(tiny.model, texts, pad_id=1)
+    prefix = read_texts(tiny.model, texts, pad_id=1)
     before = prefix.cache.layers[0].keys.clone()
     cached = generate(tiny.model, prompts, max_new=6, prefix=prefix, text_of=[1, 0, 0, 1, 0], **PLAIN)
     plain = generate(tiny.model, prompts, max_new=6, **PLAIN)

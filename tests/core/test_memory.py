@@ -10,25 +10,27 @@ import torch
 from core.engine import PRESETS, EngineConfig, read_preset
 from core.errors import SetupError
 from core.learning.base import LearnConfig
-from core.memory import LEAST, bytes_a_token, fit, limit_memory, sections_at_once
+from core.memory import MIN_BATCH_TOKENS, bytes_a_token, fit_batch, limit_memory, sections_at_once
 
 
 def test_without_a_limit_nothing_changes(tiny) -> None:
-    assert fit(tiny.model, 8192, None) == (8192, False)
-    assert fit(tiny.model, 8192, None, recompute=True) == (8192, True)
+    assert fit_batch(tiny.model, 8192, None) == (8192, False)
+    assert fit_batch(tiny.model, 8192, None, recompute=True) == (8192, True)
 
 
 def test_less_memory_makes_smaller_batches_then_computes_again(tiny) -> None:
-    plans = [fit(tiny.model, 8192, megabytes) for megabytes in (100_000, 600, 300, 120, 1)]
+    plans = [fit_batch(tiny.model, 8192, megabytes) for megabytes in (100_000, 600, 300, 120, 1)]
     tokens = [t for t, _ in plans]
-    assert plans[0] == (8192, False) and tokens == sorted(tokens, reverse=True) and plans[-1] == (LEAST, True)
+    assert (
+        plans[0] == (8192, False) and tokens == sorted(tokens, reverse=True) and plans[-1] == (MIN_BATCH_TOKENS, True)
+    )
     assert any(t < 8192 and not again for t, again in plans)
 
 
 def test_what_is_promised_fits(tiny) -> None:
     weights = sum(p.numel() * p.element_size() for p in tiny.model.parameters())
     for megabytes in (150, 300, 1000):
-        tokens, again = fit(tiny.model, 1 << 20, megabytes)
+        tokens, again = fit_batch(tiny.model, 1 << 20, megabytes)
         assert weights + tokens * bytes_a_token(tiny.model.config, 4, again) <= megabytes * 2**20
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import core.sandbox
-from core.kernel import has_seccomp, landlock_version
+from core.kernel import CALLS, MACHINES, has_seccomp, landlock_version
 from core.sandbox import ROOT, Crashed, Overrun, Sandbox
 
 PROBES = "tests.core.probes:"
@@ -105,6 +105,11 @@ file = Path({str(file)!r})
 print(json.dumps({{"reads": _refusal(file.read_bytes), "unlinks": _refusal(file.unlink)}}))
 """
     return json.loads(subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=True).stdout)
+
+
+def test_each_machine_has_a_number_for_each_call() -> None:
+    for _, numbers in MACHINES.values():
+        assert len(set(numbers.split())) == len(CALLS.split())
 
 
 async def test_what_the_kernel_lacks_is_logged_once(monkeypatch: pytest.MonkeyPatch, caplog) -> None:

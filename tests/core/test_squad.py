@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from core.squad import exact_match, f1, normalise
+from core.squad import exact_match, f1, normalise_answer
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,7 @@ from core.squad import exact_match, f1, normalise
     ],
 )
 def test_texts_are_normalised_as_in_the_official_script(text: str, normal: str) -> None:
-    assert normalise(text) == normal
+    assert normalise_answer(text) == normal
 
 
 def test_an_exact_match_is_one_of_the_answers_after_normalisation() -> None:

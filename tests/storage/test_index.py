@@ -160,7 +160,7 @@ async def test_a_claim_belongs_to_the_first_who_makes_it(index: Index) -> None:
 
 
 async def test_what_was_worked_off_is_forgotten_after_a_day_and_what_was_not_is_kept(index: Index, monkeypatch) -> None:
-    monkeypatch.setattr(storage.index, "REMEMBERED", -1.0)
+    monkeypatch.setattr(storage.index, "INBOX_SECONDS", -1.0)
     await index.receive("slack:event:1", "one")
     await index.receive("slack:event:2", "two")
     await index.handled("slack:event:1")
@@ -733,7 +733,7 @@ async def test_where_there_is_nothing_to_erase_nothing_is_written(index: Index, 
 
 
 async def test_a_reader_beside_an_erase_makes_no_log_grow(folder: DataFolder, monkeypatch) -> None:
-    monkeypatch.setattr(storage.index, "SETTINGS", storage.index.SETTINGS.replace("5000", "50"))
+    monkeypatch.setattr(storage.index, "PRAGMAS", storage.index.PRAGMAS.replace("5000", "50"))
     monkeypatch.setattr(storage.index, "ERASE_AGAIN", 0.05)
     async with Index(folder.index) as index:
         await plant(index, "gone")
@@ -893,7 +893,7 @@ async def test_an_erase_that_a_crash_cut_short_is_finished_at_the_next_start(fol
 
 
 async def test_an_erase_waits_for_its_end_when_another_program_reads(folder: DataFolder, monkeypatch) -> None:
-    monkeypatch.setattr(storage.index, "SETTINGS", storage.index.SETTINGS.replace("5000", "50"))
+    monkeypatch.setattr(storage.index, "PRAGMAS", storage.index.PRAGMAS.replace("5000", "50"))
     async with Index(folder.index) as index:
         gone = await plant(index, "gone")
         with closing(sqlite3.connect(folder.index, isolation_level=None)) as reader:
@@ -906,7 +906,7 @@ async def test_an_erase_waits_for_its_end_when_another_program_reads(folder: Dat
 
 async def test_an_erase_that_a_reader_held_up_is_finished_without_being_asked(folder: DataFolder, monkeypatch) -> None:
     """A backup, for example."""
-    monkeypatch.setattr(storage.index, "SETTINGS", storage.index.SETTINGS.replace("5000", "50"))
+    monkeypatch.setattr(storage.index, "PRAGMAS", storage.index.PRAGMAS.replace("5000", "50"))
     monkeypatch.setattr(storage.index, "ERASE_AGAIN", 0.05)
     async with Index(folder.index) as index:
         gone = await plant(index, "gone")

@@ -19,7 +19,7 @@ WRITERS = 8
 
 
 async def run(plan: Plan, say: Say) -> list[Figure]:
-    from bot.app import back_up_data, check_data, open_app
+    from bot.app import back_up, check_data, open_app
     from bot.settings import load_settings
 
     install(step_seconds=0.0)
@@ -28,7 +28,7 @@ async def run(plan: Plan, say: Say) -> list[Figure]:
         until = time.monotonic() + plan.seconds
         tasks = [asyncio.create_task(write(app.service, n, plan.seed, until, done, errors)) for n in range(WRITERS)]
         while time.monotonic() < until:
-            await asyncio.to_thread(back_up_data, folder, plan.folder / "backup")
+            await asyncio.to_thread(back_up, folder, plan.folder / "backup")
             backups += 1
             await asyncio.sleep(2)
         await asyncio.gather(*tasks)

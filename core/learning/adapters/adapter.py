@@ -10,7 +10,7 @@ import copy
 import math
 import random
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any, Protocol
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from core.errors import LearningFailed
-from core.learning.adapters.objectives import Sample, masked, pack, sum_loss, text_samples
+from core.learning.adapters.objectives import Sample, masked, pack_samples, sum_loss, text_samples
 from core.learning.base import LearnConfig
 from core.learning.hooks import Branch, with_branches
 from core.model import LoadedModel
@@ -107,8 +107,8 @@ class AdapterLearner:
             if score and done % (len(batches) // passes) == 0 and best.is_done(adapter):
                 break
         best.restore(adapter)
-        final, tensors = self._loss(adapter, text), _plain(adapter)
-        if not all(t.isfinite().all() for t in tensors.values()):
+        final, tensors = self._loss(adapter, text), _copied_tensors(adapter)
+        if not _all_finite(tensors.values()):
             raise LearningFailed
         tokens, seconds = sum(c.token_count for c in chunks), time.perf_counter() - began
         metrics = Metrics(initial, final, tuple(history), len(chunks), tokens, seconds, adapter.norm())
@@ -135,16 +135,21 @@ class AdapterLearner:
     def _weighed(self, text: Sequence[Sample]) -> list[Sample]:
         """The document's text, as the objectives ask for it."""
         o = self.config.objectives
-        plain = [replace(s, weight=o.text) for s in text] if o.text else []
-        return plain + (masked(text, self.fmt.pad_id, o.masked) if o.masked else [])
+        samples: list[Sample] = []
+        if o.text:
+            samples += [replace(sample, weight=o.text) for sample in text]
+        if o.masked:
+            samples += masked(text, self.fmt.pad_id, o.masked)
+        return samples
 
     def _batches(self, samples: Sequence[Sample], passes: int) -> list[list[Sample]]:
         """Every sample once a pass, in a new order each time, in equal batches of at most `step_tokens` tokens."""
         rng, batches = random.Random(0), []
-        count = math.ceil(sum(len(s.ids) for s in samples) / self.step_tokens)
+        count = math.ceil(sum(len(sample.ids) for sample in samples) / self.step_tokens)
         for _ in range(passes):
             order = rng.sample(samples, len(samples))
-            batches += [order[i::count] for i in range(count) if order[i::count]]
+            for start in range(min(count, len(order))):
+                batches.append(order[start::count])
         return batches
 
     def _step(self, adapter: Adapter, batch: Sequence[Sample], done: float) -> float:
@@ -158,7 +163,7 @@ class AdapterLearner:
 
         loss, count = self._run(adapter, batch, backward, lambda: torch._foreach_zero_(sums))
         torch._foreach_div_(sums, count * scale)
-        if not all(g.isfinite().all() for g in sums):
+        if not _all_finite(sums):
             raise LearningFailed
         adapter.step(sums, done)
         return loss
@@ -177,7 +182,7 @@ class AdapterLearner:
     ) -> tuple[float, int]:
         """Mean loss and number of learned tokens, `each` called with the sum of every part of the batch. Memory that
         runs out halves the parts and starts over (after `again`)."""
-        packed = pack(samples, self.segment, self.fmt.pad_id)
+        packed = pack_samples(samples, self.segment, self.fmt.pad_id)
         count, (all_rows, width) = packed.count, packed.ids.shape
         while True:
             rows = min(all_rows, max(1, self._rows_tokens // width))
@@ -210,7 +215,7 @@ class _Best:
 
     def is_done(self, adapter: Adapter) -> bool:
         assert self.score is not None
-        reached = self.score(_plain(adapter))
+        reached = self.score(_copied_tensors(adapter))
         self.since = 0 if reached > self.high else self.since + 1
         if reached >= self.high:  # as good, and longer learned: the surer answers
             self.high, self.kept = reached, [leaf.detach().clone() for leaf in adapter.leaves]
@@ -222,5 +227,9 @@ class _Best:
             leaf.data.copy_(kept)
 
 
-def _plain(adapter: Adapter) -> dict[str, Tensor]:
+def _all_finite(tensors: Iterable[Tensor]) -> bool:
+    return all(tensor.isfinite().all() for tensor in tensors)
+
+
+def _copied_tensors(adapter: Adapter) -> dict[str, Tensor]:
     return {name: t.detach().float().cpu().clone() for name, t in adapter.tensors().items()}

@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
@@ -45,7 +46,7 @@ class LoraAdapter:
     def __init__(self, model: nn.Module, settings: LoraSettings) -> None:
         self.model, self.settings = model, settings
         self.layers = make_layers(model, settings)
-        self.leaves: Sequence[Tensor] = [p for layer in self.layers.values() for p in _pair(layer)]
+        self.leaves: Sequence[Tensor] = list(chain.from_iterable(map(_pair, self.layers.values())))
         self.optimiser = torch.optim.AdamW(self.leaves, lr=settings.rate, weight_decay=0.0)
 
     @contextmanager
@@ -104,8 +105,12 @@ class LoraLearner(AdapterLearner):
         return LoraAdapter(self.base.model, self.settings)
 
     def branches(self, weights: Mapping[str, Tensor]) -> dict[str, Branch]:
-        names = [name.removesuffix(A) for name in weights if name.endswith(A)]
-        return {name: _branch(weights[name + A].T, weights[name + B].T) for name in names}
+        by_module = {}
+        for name, a in weights.items():
+            if name.endswith(A):
+                module = name.removesuffix(A)
+                by_module[module] = _branch(a.T, weights[module + B].T)
+        return by_module
 
 
 def default_settings(base: LoadedModel) -> LoraSettings:

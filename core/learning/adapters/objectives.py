@@ -5,14 +5,14 @@
     answers   cross-entropy of an answer, given only its question
     keep      KL to the base model on questions that have nothing to do with the document
 
-Shapes: R rows, L tokens, N taught tokens of a batch, k top logits.
+Shapes: R rows, L tokens, N tokens of a batch that have a teacher, k top logits.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -37,7 +37,7 @@ class Teacher:
     """What the base model says at the learned tokens of a sample."""
 
     top: Tensor  # [n, k] token ids
-    chance: Tensor  # [n, k] their probabilities
+    probabilities: Tensor  # [n, k] of these tokens
     weight: float = 1.0  # of the KL
 
 
@@ -59,9 +59,9 @@ class Packed:
     targets: Tensor  # [R, L]
     positions: Tensor  # [R, L]; begin at 0 with each sequence: transformers then keeps the sequences of a row apart
     weight: Tensor  # [R, L] of the cross-entropy
-    taught: Tensor  # [R, L] the token's row in `top`; -1: it has no teacher
-    top: Tensor  # [N, k] of all taught tokens
-    chance: Tensor  # [N, k]
+    teacher_rows: Tensor  # [R, L] the token's row in `top`; -1: it has no teacher
+    top: Tensor  # [N, k] of all tokens that have a teacher
+    probabilities: Tensor  # [N, k]
     kl: Tensor  # [N] weight of the KL
 
     @property
@@ -71,20 +71,20 @@ class Packed:
 
     def split(self, rows: int, device: torch.device) -> Iterator[Packed]:
         """Parts of at most so many rows, on the device."""
-        names = ("ids", "targets", "positions", "weight", "taught")
+        names = ("ids", "targets", "positions", "weight", "teacher_rows")
         for part in zip(*(getattr(self, n).to(device).split(rows) for n in names), strict=True):
             yield replace(self, **dict(zip(names, part, strict=True)))
 
 
 @dataclass
-class Row:
+class PackedRow:
     """A row of a packed batch while it is filled."""
 
     ids: list[int] = field(default_factory=list)
     targets: list[int] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)
     weight: list[float] = field(default_factory=list)
-    taught: list[int] = field(default_factory=list)
+    teacher_rows: list[int] = field(default_factory=list)
 
     def add(self, sample: Sample, first_taught: int) -> int:
         """Returns: how many of its tokens have a teacher; their rows there begin at `first_taught`."""
@@ -96,7 +96,7 @@ class Row:
         learned = 0
         for target in sample.targets:
             has_teacher = sample.teacher is not None and target != IGNORE
-            self.taught.append(first_taught + learned if has_teacher else -1)
+            self.teacher_rows.append(first_taught + learned if has_teacher else -1)
             learned += has_teacher
         return learned
 
@@ -106,34 +106,45 @@ class Row:
         self.targets += [IGNORE] * missing
         self.positions += [0] * missing
         self.weight += [0.0] * missing
-        self.taught += [-1] * missing
+        self.teacher_rows += [-1] * missing
 
 
-def pack(samples: Sequence[Sample], length: int, pad: int) -> Packed:
+def pack_samples(samples: Sequence[Sample], length: int, pad: int) -> Packed:
     """First fit, so that next to nothing is computed on padding. L <= max(length, longest sample)."""
-    rows: list[Row] = []
-    teachers: list[Teacher] = []
-    taught = 0
-    length = max(length, *(len(s.ids) for s in samples))
-    for sample in sorted(samples, key=lambda s: -len(s.ids)):
-        row = next((r for r in rows if len(r.ids) + len(sample.ids) <= length), None)
-        if row is None:
-            row = Row()
-            rows.append(row)
-        taught += row.add(sample, taught)
+    rows: list[PackedRow] = []
+    top, probabilities, kl = [torch.zeros(0, TOP, dtype=torch.long)], [torch.zeros(0, TOP)], [torch.zeros(0)]
+    count = 0  # tokens that have a teacher
+    longest_first = sorted(samples, key=lambda sample: -len(sample.ids))
+    length = max(length, len(longest_first[0].ids))
+    for sample in longest_first:
+        row = _row_with_room(rows, length - len(sample.ids))
+        count += row.add(sample, count)
         if sample.teacher:
-            teachers.append(sample.teacher)
+            top.append(sample.teacher.top)
+            probabilities.append(sample.teacher.probabilities)
+            kl.append(torch.full((len(sample.teacher.top),), sample.teacher.weight))
     widest = max(len(row.ids) for row in rows)
     for row in rows:
         row.pad(widest, pad)
-    tensors = {f.name: torch.tensor([getattr(row, f.name) for row in rows]) for f in fields(Row)}
-    none = [torch.zeros(0, TOP)]
     return Packed(
-        **tensors,
-        top=torch.cat([t.top for t in teachers] or none).long(),
-        chance=torch.cat([t.chance for t in teachers] or none),
-        kl=torch.cat([torch.full((len(t.top),), t.weight) for t in teachers] or [torch.zeros(0)]),
+        ids=torch.tensor([row.ids for row in rows]),
+        targets=torch.tensor([row.targets for row in rows]),
+        positions=torch.tensor([row.positions for row in rows]),
+        weight=torch.tensor([row.weight for row in rows]),
+        teacher_rows=torch.tensor([row.teacher_rows for row in rows]),
+        top=torch.cat(top),
+        probabilities=torch.cat(probabilities),
+        kl=torch.cat(kl),
     )
+
+
+def _row_with_room(rows: list[PackedRow], room: int) -> PackedRow:
+    """The first with at most `room` tokens; a new one where none has so few."""
+    for row in rows:
+        if len(row.ids) <= room:
+            return row
+    rows.append(PackedRow())
+    return rows[-1]
 
 
 def sum_loss(model: Any, batch: Packed) -> Tensor:
@@ -143,24 +154,27 @@ def sum_loss(model: Any, batch: Packed) -> Tensor:
     logits = model.lm_head(out.last_hidden_state[wanted]).float()
     losses = F.cross_entropy(logits, batch.targets[wanted], reduction="none")
     loss = (losses * batch.weight[wanted]).sum()
-    taught = batch.taught[wanted]
-    places = taught[taught >= 0].cpu()
-    if len(places):
-        top, chance, kl = (t[places].to(logits.device) for t in (batch.top, batch.chance, batch.kl))
-        loss = loss + (divergence(top, chance, logits[taught >= 0]) * kl).sum()
+    teacher_rows = batch.teacher_rows[wanted]
+    has_teacher = teacher_rows >= 0
+    rows = teacher_rows[has_teacher].cpu()
+    if len(rows):
+        top, probabilities, kl = batch.top[rows], batch.probabilities[rows], batch.kl[rows]
+        device = logits.device
+        divergences = divergence(top.to(device), probabilities.to(device), logits[has_teacher])
+        loss = loss + (divergences * kl.to(device)).sum()
     return loss
 
 
-def divergence(top: Tensor, chance: Tensor, logits: Tensor) -> Tensor:
+def divergence(top: Tensor, probabilities: Tensor, logits: Tensor) -> Tensor:
     """KL(teacher || model), nats, over the teacher's top tokens and the rest of its probability as one outcome.
 
-    top, chance [N, k], logits [N, V] -> [N], never negative.
+    top, probabilities [N, k], logits [N, V] -> [N], never negative.
     """
     logs = logits.log_softmax(-1).gather(-1, top)
-    chance = chance.float()
-    teacher_rest = 1 - chance.sum(-1).clamp(max=1 - 1e-6)
+    probabilities = probabilities.float()
+    teacher_rest = 1 - probabilities.sum(-1).clamp(max=1 - 1e-6)
     model_rest = 1 - logs.exp().sum(-1).clamp(max=1 - 1e-6)
-    of_top = (chance * (chance.clamp_min(1e-9).log() - logs)).sum(-1)
+    of_top = (probabilities * (probabilities.clamp_min(1e-9).log() - logs)).sum(-1)
     return of_top + teacher_rest * (teacher_rest.log() - model_rest.log())
 
 

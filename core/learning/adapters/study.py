@@ -14,19 +14,20 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Protocol
 
 import torch
 
 from core.errors import LearningFailed
-from core.generate import Prefix, generate, read
+from core.generate import Prefix, generate, read_texts
 from core.model import LoadedModel
 from core.prompts import BEGINNINGS, REWRITE, SUMMARISE, PromptFormat
 from core.search.words import normalise, supports
 from core.squad import f1
 from core.types import Chunk
 
-SENTENCE = re.compile(r"(?<=[.!?][\"'”’)])\s+|(?<=[.!?])\s+|\n{2,}")
+SENTENCE_BREAK = re.compile(r"(?<=[.!?][\"'”’)])\s+|(?<=[.!?])\s+|\n{2,}")
 NAME_OR_NUMBER = re.compile(r"\d[\d.,:/]*\d|\d|\b[A-Z]\w+")
 COUNTS = "one two three four five six seven eight nine ten eleven twelve twenty thirty forty fifty hundred thousand no"
 TIMES = """
@@ -34,7 +35,7 @@ TIMES = """
     thursday friday saturday sunday spring summer autumn winter day night morning evening noon midnight week month year
     century o'clock before after during until every
     """
-KINDS = [  # English questions that can be answered by one kind of thing only, and what has to be in the answer
+ANSWER_KINDS = [  # English questions that can be answered by one kind of thing only, and what has to be in the answer
     (re.compile(asks), re.compile(rf"\d|\b(?:{'|'.join(words.split())})", re.IGNORECASE))
     for asks, words in (
         ("How many ", COUNTS),
@@ -48,11 +49,11 @@ KINDS = [  # English questions that can be answered by one kind of thing only, a
 ]
 COPIED = re.compile(r"\S (?:The|A|An|This|These|It|In|At|On) \w")  # a sentence of the passage, with a question word
 DRAFTS = 2  # questions written for a check, a passage
-SURE = 0.9  # confidence that a check needs
+CHECK_CONFIDENCE = 0.9  # confidence that a check needs
 ANSWER_TOKENS = 12
 QUESTION_TOKENS = 24  # with its answer, where the model writes both
 SENT_AT_ONCE = 4  # passages, to a larger model
-Passage = tuple[int, str]  # number of its chunk, text
+Excerpt = tuple[int, str]  # number of its chunk, text
 Asked = tuple[int, str, str]  # number of the passage, question, answer ("": not written yet)
 
 
@@ -77,7 +78,7 @@ class Exercise:
     passage: str  # what was in context
     question: str
     answer: str
-    sure: float = 0.0  # confidence of the round trip's answer, 0..1
+    confidence: float = 0.0  # confidence of the round trip's answer, 0..1
 
 
 class Writer(Protocol):
@@ -112,43 +113,43 @@ class Tutor:
     def checks(self, chunks: Sequence[Chunk], each: int, most: int) -> Iterator[list[Exercise]]:
         """At most `each` questions a chunk, plain and sure; of a long document `most` in all, of evenly chosen chunks.
         Short ones first, and such as ask for one thing: the others are mostly the passage's own words."""
-        passages: list[Passage] = []
-        for chunk in spread(chunks, max(1, most // each)):
-            passages += spread(self._passages([chunk]), each + 1)
+        passages: list[Excerpt] = []
+        for chunk in evenly_chosen(chunks, max(1, most // each)):
+            passages += evenly_chosen(self._passages([chunk]), each + 1)
         for batch in self._batches(passages, DRAFTS):
             drafts = yield from self._questions(batch, DRAFTS)
-            sure = [e for e in drafts if e.sure >= SURE]
+            sure = [e for e in drafts if e.confidence >= CHECK_CONFIDENCE]
             sure.sort(key=lambda e: (e.question.startswith("What"), len(e.question)))
             yield self._new(sure, each)
 
-    def _passages(self, chunks: Sequence[Chunk]) -> list[Passage]:
+    def _passages(self, chunks: Sequence[Chunk]) -> list[Excerpt]:
         """(chunk, text): whole sentences, of at most `config.passage` tokens together."""
-        encode = self.base.tokenizer.encode
+        encode = partial(self.base.tokenizer.encode, add_special_tokens=False)
         passages = []
         for chunk in chunks:
-            sentences = [s.strip() for s in SENTENCE.split(chunk.text) if s and s.strip()]
-            sizes = [len(encode(s, add_special_tokens=False)) for s in sentences]
+            sentences = list(filter(None, map(str.strip, SENTENCE_BREAK.split(chunk.text))))
+            sizes = list(map(len, map(encode, sentences)))
             for text in gather(sentences, sizes, self.config.passage):
                 if len(text.split()) >= 12:
                     passages.append((chunk.index, text))
         return passages
 
-    def _batches(self, passages: Sequence[Passage], count: int) -> Iterator[list[Passage]]:
+    def _batches(self, passages: Sequence[Excerpt], count: int) -> Iterator[list[Excerpt]]:
         """Where `count` questions are written about each, every prompt with the passage before it in the cache."""
         rows = len(self.fmt.write_questions("", count))
         size = max(1, 2 * self.batch_tokens // (self.config.passage * rows))
         for start in range(0, len(passages), size):
             yield list(passages[start : start + size])
 
-    def _questions(self, passages: Sequence[Passage], count: int) -> Generator[list[Exercise], None, list[Exercise]]:
+    def _questions(self, passages: Sequence[Excerpt], count: int) -> Generator[list[Exercise], None, list[Exercise]]:
         """Sound ones, about each passage; some may be alike."""
         if not self.writer:
-            return self._written(passages, [(n, count, "") for n in range(len(passages))])
+            return self._written(passages, [(number, count, "") for number in range(len(passages))])
         asked = yield from self._sent(self.writer, passages, count)
         return self._answered(passages, asked, None)
 
     def _sent(
-        self, writer: Writer, passages: Sequence[Passage], count: int
+        self, writer: Writer, passages: Sequence[Excerpt], count: int
     ) -> Generator[list[Exercise], None, list[Asked]]:
         """What a larger model writes. Meanwhile the device is free. Raises: LearningFailed when it writes nothing."""
         pool = ThreadPoolExecutor(SENT_AT_ONCE, thread_name_prefix="writer")
@@ -165,17 +166,22 @@ class Tutor:
         asked = []
         for n, reply in enumerate(replies):
             if reply not in failed:
-                asked += [(n, question, answer) for question, answer in reply.result()]
+                asked += [(n, *pair) for pair in reply.result()]
         return asked
 
     def _reverse(self, exercises: Sequence[Exercise]) -> list[Exercise]:
         """Questions that have the answer of one of these in them, where it is a name or a number."""
-        named = [e for e in exercises if NAME_OR_NUMBER.search(e.answer)]
-        passages = list(dict.fromkeys((e.chunk, e.passage) for e in named))
-        wanted = dict.fromkeys((passages.index((e.chunk, e.passage)), 1, e.answer) for e in named)
-        return self._written(passages, list(wanted)) if named else []
+        passages: list[Excerpt] = []
+        wanted: list[tuple[int, int, str]] = []
+        for e in exercises:
+            if not NAME_OR_NUMBER.search(e.answer):
+                continue
+            if (e.chunk, e.passage) not in passages:
+                passages.append((e.chunk, e.passage))
+            wanted.append((passages.index((e.chunk, e.passage)), 1, e.answer))
+        return self._written(passages, list(dict.fromkeys(wanted))) if wanted else []
 
-    def _written(self, passages: Sequence[Passage], wanted: Sequence[tuple[int, int, str]]) -> list[Exercise]:
+    def _written(self, passages: Sequence[Excerpt], wanted: Sequence[tuple[int, int, str]]) -> list[Exercise]:
         """wanted: (number of a passage, how many questions, what they should have in them), some for each passage."""
         rows: list[tuple[int, str, list[int], float]] = []  # passage, what is begun, prompt, temperature
         first: dict[int, list[int]] = {}  # prompt of each passage
@@ -183,7 +189,7 @@ class Tutor:
             for i, (prompt, begin) in enumerate(self.fmt.write_questions(passages[n][1], count, about)):
                 first.setdefault(n, prompt)
                 rows.append((n, begin, prompt, self.config.temperature * (i >= len(BEGINNINGS))))
-        prefix = read(self.base.model, [first[n] for n in range(len(passages))], self.fmt.pad_id)
+        prefix = read_texts(self.base.model, [first[n] for n in range(len(passages))], self.fmt.pad_id)
         numbers, begun, prompts, temperatures = zip(*rows, strict=True)
         longest = QUESTION_TOKENS * max(count for _, count, _ in wanted) * len(wanted) // len(rows)
         written, _ = self._generate(prompts, prefix, numbers, longest, temperatures, stops=self.fmt.write_stops)
@@ -192,27 +198,34 @@ class Tutor:
             text = begin + self.base.tokenizer.decode(ids, skip_special_tokens=True)
             pairs = self.fmt.read_questions(text)
             self.dropped["malformed"] += not pairs
-            asked += [(n, question, answer) for question, answer in pairs]
+            asked += [(n, *pair) for pair in pairs]
         return self._answered(passages, asked, prefix)
 
-    def _answered(self, passages: Sequence[Passage], asked: Sequence[Asked], prefix: Prefix | None) -> list[Exercise]:
+    def _answered(self, passages: Sequence[Excerpt], asked: Sequence[Asked], prefix: Prefix | None) -> list[Exercise]:
         """What is sound, unlike what is kept already, and answered in the same way once more."""
-        asked = [(n, q, a) for n, q, a in asked if self._sound(flaw(q, passages[n][1]))]
-        asked = [(n, q, a) for n, q, a in asked if self._sound(self._seen(passages[n][0], q))]
-        unanswered = [(n, q) for n, q, a in asked if not a]
+        sound: list[Asked] = []
+        unanswered = []
+        for n, question, answer in asked:
+            chunk, text = passages[n]
+            if self._sound(flaw(question, text)) and self._sound(self._seen(chunk, question)):
+                sound.append((n, question, answer))
+                if not answer:
+                    unanswered.append((n, question))
         written = iter(self._answers(passages, unanswered, prefix, self.fmt.write_answer))
-        asked = [(n, q, a or next(written)[0]) for n, q, a in asked]
-        most = self.config.most_words
-        asked = [(n, q, a) for n, q, a in asked if self._sound(answer_flaw(q, a, passages[n][1], most))]
-        again = self._answers(passages, [(n, q) for n, q, _ in asked], prefix, self.fmt.in_context)
+        answered: list[Asked] = []
+        for n, question, answer in sound:
+            answer = answer or next(written)[0]
+            if self._sound(answer_flaw(question, answer, passages[n][1], self.config.most_words)):
+                answered.append((n, question, answer))
+        again = self._answers(passages, [(n, question) for n, question, _ in answered], prefix, self.fmt.in_context)
         exercises = []
-        for (n, question, answer), (second, sure) in zip(asked, again, strict=True):
+        for (n, question, answer), (second, confidence) in zip(answered, again, strict=True):
             if self._sound("" if f1(second, [answer]) >= self.config.agree else "round trip"):
-                exercises.append(Exercise(*passages[n], question, answer, sure))
+                exercises.append(Exercise(*passages[n], question, answer, confidence))
         return exercises
 
     def _answers(
-        self, passages: Sequence[Passage], asked: Sequence[tuple[int, str]], prefix: Prefix | None,
+        self, passages: Sequence[Excerpt], asked: Sequence[tuple[int, str]], prefix: Prefix | None,
         prompt: Callable[[str, str], list[int]],
     ) -> list[tuple[str, float]]:  # fmt: skip
         """Answers in context, and how sure they are."""
@@ -222,27 +235,31 @@ class Tutor:
         numbers = [n for n, _ in asked]
         if prefix is None or 2 * sum(prefix.shared(prompts, numbers)) < sum(map(len, prompts)):
             order = sorted(set(numbers))
-            prefix = read(self.base.model, [prompts[numbers.index(n)] for n in order], self.fmt.pad_id)
+            prefix = read_texts(self.base.model, [prompts[numbers.index(n)] for n in order], self.fmt.pad_id)
             numbers = [order.index(n) for n in numbers]
-        rows, sure = self._generate(prompts, prefix, numbers, ANSWER_TOKENS, 0.0)
-        texts = [self.base.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in rows]
-        return list(zip(texts, sure, strict=True))
+        rows, confidences = self._generate(prompts, prefix, numbers, ANSWER_TOKENS, 0.0)
+        return list(zip(map(self._text, rows), confidences, strict=True))
+
+    def _text(self, ids: Sequence[int]) -> str:
+        return self.base.tokenizer.decode(ids, skip_special_tokens=True).strip()
 
     def _sound(self, fault: str) -> bool:
         self.dropped[fault] += bool(fault)
         return not fault
 
-    def _texts(self, passages: Sequence[Passage], tasks: Sequence[str]) -> list[Exercise]:
+    def _texts(self, passages: Sequence[Excerpt], tasks: Sequence[str]) -> list[Exercise]:
         """Each passage in other words, where the model follows such a task."""
         exercises = []
         for number, task in enumerate(tasks):
-            prompts = [p for _, text in passages if (p := self.fmt.write_text(text, task)) is not None]
-            if not prompts:
-                return []
+            prompts = []
+            for _, text in passages:
+                prompt = self.fmt.write_text(text, task)
+                if prompt is None:
+                    return []
+                prompts.append(prompt)
             temperature = self.config.temperature if number else 0.0
             rows, _ = self._generate(prompts, None, (), 2 * self.config.passage, temperature)
-            for (n, passage), ids in zip(passages, rows, strict=True):
-                text = self.base.tokenizer.decode(ids, skip_special_tokens=True).strip()
+            for (n, passage), text in zip(passages, map(self._text, rows), strict=True):
                 fault = "" if grounded(text, passage) else "not in the passage"
                 if self._sound("malformed" if len(text.split()) < 8 else fault):
                     exercises.append(Exercise(n, passage, "", text))
@@ -263,8 +280,10 @@ class Tutor:
     def _seen(self, chunk: int, question: str) -> str:
         """Why a question is not kept: one like it is. "" otherwise."""
         words = set(normalise(question))
-        alike = (len(words & other) >= self.config.similar * len(words | other) for other in self.kept[chunk])
-        return "seen before" if any(alike) else ""
+        for other in self.kept[chunk]:
+            if len(words & other) >= self.config.similar * len(words | other):
+                return "seen before"
+        return ""
 
     def _generate(
         self, prompts: Sequence[Sequence[int]], prefix: Prefix | None, texts: Sequence[int], most: int,
@@ -295,15 +314,17 @@ def answer_flaw(question: str, answer: str, passage: str, most_words: int = 8) -
         return "malformed"
     if f" {' '.join(words)} " in f" {' '.join(normalise(question))} ":
         return "answer in the question"
-    if any(asks.match(question) and not given.search(answer) for asks, given in KINDS):
+    if any(asks.match(question) and not given.search(answer) for asks, given in ANSWER_KINDS):
         return "another kind of answer"
     return "" if supports(passage, answer) else "not in the passage"
 
 
 def grounded(text: str, passage: str) -> bool:
     """Whether its numbers and names stand in the passage. A sentence's first word is not taken for a name."""
-    inner = " ".join(s[:1].lower() + s[1:] for s in SENTENCE.split(text) if s)
-    return set(normalise(" ".join(NAME_OR_NUMBER.findall(inner)))) <= set(normalise(passage))
+    names_and_numbers: list[str] = []
+    for sentence in SENTENCE_BREAK.split(text):
+        names_and_numbers += NAME_OR_NUMBER.findall(sentence[:1].lower() + sentence[1:])
+    return set(normalise(" ".join(names_and_numbers))) <= set(normalise(passage))
 
 
 def gather(sentences: Sequence[str], sizes: Sequence[int], most: int) -> list[str]:
@@ -319,7 +340,7 @@ def gather(sentences: Sequence[str], sizes: Sequence[int], most: int) -> list[st
     return [" ".join(group) for group in groups]
 
 
-def spread(items: Sequence, most: int) -> list:
+def evenly_chosen(items: Sequence, most: int) -> list:
     """At most so many, evenly chosen."""
     count = min(most, len(items))
     return [items[(2 * i + 1) * len(items) // (2 * count)] for i in range(count)]

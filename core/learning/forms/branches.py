@@ -24,7 +24,7 @@ from core.learning.adapters.adapter import AdapterLearner
 from core.learning.base import LearnConfig
 from core.learning.forms import lact
 from core.learning.forms.ttt import gelu
-from core.learning.hooks import Branch, with_branches
+from core.learning.hooks import Branch, upper_mlps, with_branches
 from core.model import LoadedModel
 from core.prompts import PromptFormat
 
@@ -44,10 +44,12 @@ class BranchAdapter:
 
     def __init__(self, base: LoadedModel, settings: BranchSettings) -> None:
         self.model, self.settings = base.model, settings
-        blocks, width = len(base.model.model.layers), base.model.config.hidden_size
-        names = [f"model.layers.{i}.mlp" for i in range(max(0, blocks - settings.layers), blocks)]
-        self.first = {f"{m}.{k}": t.to(base.device) for m in names for k, t in zero_branch(width, settings).items()}
-        self.weights = {name: t.clone().requires_grad_(True) for name, t in self.first.items()}
+        self.first: dict[str, Tensor] = {}
+        self.weights: dict[str, Tensor] = {}
+        for mlp in upper_mlps(base.model, settings.layers):
+            for name, tensor in zero_branch(base.model.config.hidden_size, settings).items():
+                self.first[f"{mlp}.{name}"] = tensor.to(base.device)
+                self.weights[f"{mlp}.{name}"] = tensor.to(base.device, copy=True).requires_grad_(True)
         self.leaves: Sequence[Tensor] = list(self.weights.values())
         self.before: list[Tensor | None] = [None] * len(self.leaves)
 
@@ -65,8 +67,10 @@ class BranchAdapter:
         return self.weights
 
     def norm(self) -> float:
-        changes = (w.detach() - self.first[name] for name, w in self.weights.items())
-        return math.sqrt(sum(float(c.double().square().sum()) for c in changes))
+        square = 0.0
+        for name, weight in self.weights.items():
+            square += float((weight.detach() - self.first[name]).double().square().sum())
+        return math.sqrt(square)
 
 
 class TTTLinearLearner(AdapterLearner):
@@ -107,8 +111,12 @@ def zero_branch(width: int, settings: BranchSettings) -> dict[str, Tensor]:
 
 def branches(weights: Mapping[str, Tensor]) -> dict[str, Branch]:
     """By module, what to add to an MLP's output."""
-    names = [name.removesuffix(".w1") for name in weights if name.endswith(".w1")]
-    return {name: _branch(weights[name + ".w1"], weights.get(name + ".w2")) for name in names}
+    by_module = {}
+    for name, w1 in weights.items():
+        if name.endswith(".w1"):
+            module = name.removesuffix(".w1")
+            by_module[module] = _branch(w1, weights.get(f"{module}.w2"))
+    return by_module
 
 
 def _branch(w1: Tensor, w2: Tensor | None) -> Branch:

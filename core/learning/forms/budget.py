@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import math
 import random
+from bisect import bisect_left
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from itertools import accumulate
+from operator import add, mul
 from pathlib import Path
 from statistics import NormalDist
 from typing import NamedTuple
@@ -27,7 +29,7 @@ from torch import Tensor, nn
 
 from core.errors import SetupError
 from core.learning.base import LearnConfig
-from core.learning.fast_learner import Progress, Section
+from core.learning.fast_learner import BatchProgress, LearnedSection
 from core.learning.forms.fast_weights import FormLearner
 from core.learning.segments import IGNORE
 from core.learning.text_gradient import token_losses
@@ -36,11 +38,11 @@ from core.ports import Learned
 from core.prompts import PromptFormat
 from core.types import Chunk, Step
 
-SKIPPED = "skipped"  # stands for the weights of a chunk that the budget left out
-MEMORY = 0.1  # weight of the newest loss in the running mean and variance
+SKIPPED_CHUNK = "skipped"  # stands for the weights of a chunk that the budget left out
+NEWEST_WEIGHT = 0.1  # weight of the newest loss in the running mean and variance
 
 
-class Action(IntEnum):
+class BudgetAction(IntEnum):
     """The value is the number of inner steps."""
 
     SKIP = 0
@@ -49,8 +51,8 @@ class Action(IntEnum):
     UPDATE_4 = 4
 
 
-ACTIONS = tuple(Action)
-COST = dict(zip(ACTIONS, (1, 3, 5, 12), strict=True))  # in forward passes over the chunk
+BUDGET_ACTIONS = tuple(BudgetAction)
+COST = dict(zip(BUDGET_ACTIONS, (1, 3, 5, 12), strict=True))  # in forward passes over the chunk
 
 
 class Look(NamedTuple):
@@ -62,7 +64,7 @@ class Look(NamedTuple):
     spare: float  # what is left for each chunk that is left, as a multiple of the budget
 
 
-Policy = Callable[[Look], Action]
+Policy = Callable[[Look], BudgetAction]
 
 
 class Budget:
@@ -72,21 +74,21 @@ class Budget:
     """
 
     def __init__(self, policy: Policy, each: float, chunks: int, *, capped: bool = True) -> None:
-        if each < COST[Action.SKIP]:
+        if each < COST[BudgetAction.SKIP]:
             raise SetupError(f"A budget of {each:g} forward passes a chunk is too small; give at least 1.")
         self.policy, self.each, self.chunks, self.capped = policy, each, chunks, capped
-        self.actions: list[Action] = []
+        self.actions: list[BudgetAction] = []
         self.mean = self.variance = 0.0
 
     @property
     def spent(self) -> int:
-        return sum(COST[a] for a in self.actions)
+        return sum(map(COST.__getitem__, self.actions))
 
     @property
     def skipped(self) -> int:
-        return self.actions.count(Action.SKIP)
+        return self.actions.count(BudgetAction.SKIP)
 
-    def decide(self, loss: float) -> Action:
+    def decide(self, loss: float) -> BudgetAction:
         return self.take(self.policy(self.look(loss)))
 
     def look(self, loss: float) -> Look:
@@ -94,11 +96,15 @@ class Budget:
         spare = (self.each * self.chunks - self.spent) / left / self.each
         return Look(loss, self._score(loss), 1 - left / self.chunks, spare)
 
-    def take(self, wanted: Action) -> Action:
+    def take(self, wanted: BudgetAction) -> BudgetAction:
         """The most steps that are wanted and paid for, when every later chunk is still looked at."""
         later = self.chunks - len(self.actions) - 1
-        most = self.each * self.chunks - self.spent - later * COST[Action.SKIP] if self.capped else math.inf
-        self.actions.append(max(a for a in ACTIONS if a == Action.SKIP or (a <= wanted and COST[a] <= most)))
+        most = self.each * self.chunks - self.spent - later * COST[BudgetAction.SKIP] if self.capped else math.inf
+        paid_for = [BudgetAction.SKIP]
+        for action in BUDGET_ACTIONS:
+            if action <= wanted and COST[action] <= most:
+                paid_for.append(action)
+        self.actions.append(max(paid_for))
         return self.actions[-1]
 
     def _score(self, loss: float) -> float:
@@ -107,8 +113,8 @@ class Budget:
             self.mean, self.variance = loss, 0.25**2  # nats; about the spread of the chunks of one document
         away = loss - self.mean
         score = away / math.sqrt(self.variance)
-        self.mean += MEMORY * away
-        self.variance += MEMORY * (away * away - self.variance)
+        self.mean += NEWEST_WEIGHT * away
+        self.variance += NEWEST_WEIGHT * (away * away - self.variance)
         return score
 
 
@@ -121,7 +127,7 @@ def budget_for(spec: str, chunks: int, folder: Path | None = None) -> Budget:
     try:
         each = float(number)
         if name == "fixed":
-            action = Action(int(number))
+            action = BudgetAction(int(number))
             return Budget(lambda look: action, COST[action], chunks)
         policies: dict[str, Callable[[], Policy]] = {
             "random": lambda: by_chance(each),
@@ -137,7 +143,7 @@ def budget_for(spec: str, chunks: int, folder: Path | None = None) -> Budget:
 # Schedules
 
 
-def shares(each: float, actions: Sequence[Action] = ACTIONS) -> list[float]:
+def action_shares(each: float, actions: Sequence[BudgetAction] = BUDGET_ACTIONS) -> list[float]:
     """How often to take each action so that the mean cost is `each`: the flattest way, p ~ exp(-t cost)."""
     costs = [COST[a] for a in actions]
 
@@ -148,33 +154,37 @@ def shares(each: float, actions: Sequence[Action] = ACTIONS) -> list[float]:
     low, high = -20.0, 20.0  # the mean cost falls as t grows
     for _ in range(60):
         t = (low + high) / 2
-        low, high = (t, high) if sum(p * c for p, c in zip(tilted(t), costs, strict=True)) > each else (low, t)
+        if sum(map(mul, tilted(t), costs)) > each:
+            low = t
+        else:
+            high = t
     return tilted(t)
 
 
-def quantile_action(u: float, each: float, actions: Sequence[Action] = ACTIONS) -> Action:
+def quantile_action(u: float, each: float, actions: Sequence[BudgetAction] = BUDGET_ACTIONS) -> BudgetAction:
     """The action for a chunk that stands at quantile u: the lowest are skipped, the highest get most."""
-    return next((a for a, top in zip(actions, accumulate(shares(each, actions)), strict=True) if u <= top), actions[-1])
+    tops = list(accumulate(action_shares(each, actions)))
+    return actions[min(bisect_left(tops, u), len(actions) - 1)]
 
 
-def by_chance(each: float, seed: int = 0, actions: Sequence[Action] = ACTIONS) -> Policy:
+def by_chance(each: float, seed: int = 0, actions: Sequence[BudgetAction] = BUDGET_ACTIONS) -> Policy:
     rng = random.Random(seed)
     return lambda look: quantile_action(rng.random(), each * look.spare, actions)
 
 
-def by_threshold(each: float, actions: Sequence[Action] = ACTIONS) -> Policy:
+def by_threshold(each: float, actions: Sequence[BudgetAction] = BUDGET_ACTIONS) -> Policy:
     """More for a chunk whose loss stands higher than those before it, taken as normal."""
     normal = NormalDist()
     return lambda look: quantile_action(normal.cdf(look.score), each * look.spare, actions)
 
 
-def oracle(gains: Sequence[Sequence[float]], each: float) -> list[Action]:
+def oracle(gains: Sequence[Sequence[float]], each: float) -> list[BudgetAction]:
     """The best actions in hindsight: gains [chunks][4 actions], total cost at most `each` a chunk (exact, by cost)."""
-    best: dict[int, tuple[float, list[Action]]] = {0: (0.0, [])}
+    best: dict[int, tuple[float, list[BudgetAction]]] = {0: (0.0, [])}
     for row in gains:
-        nxt: dict[int, tuple[float, list[Action]]] = {}
+        nxt: dict[int, tuple[float, list[BudgetAction]]] = {}
         for cost, (gain, chosen) in best.items():
-            for action, more in zip(ACTIONS, row, strict=True):
+            for action, more in zip(BUDGET_ACTIONS, row, strict=True):
                 total = cost + COST[action]
                 if total <= each * len(gains) and (total not in nxt or gain + more > nxt[total][0]):
                     nxt[total] = (gain + more, [*chosen, action])
@@ -191,15 +201,15 @@ class PolicyNet(nn.Module):
     def __init__(self, hidden: int = 32) -> None:
         super().__init__()
         width = len(Look._fields)
-        self.actor = nn.Sequential(nn.Linear(width, hidden), nn.Tanh(), nn.Linear(hidden, len(ACTIONS)))
+        self.actor = nn.Sequential(nn.Linear(width, hidden), nn.Tanh(), nn.Linear(hidden, len(BUDGET_ACTIONS)))
         self.critic = nn.Sequential(nn.Linear(width, hidden), nn.Tanh(), nn.Linear(hidden, 1))
 
     def forward(self, looks: Tensor) -> tuple[Tensor, Tensor]:
         return self.actor(looks), self.critic(looks).squeeze(-1)
 
     @torch.no_grad()
-    def decide(self, look: Look) -> Action:
-        return ACTIONS[int(self(torch.tensor([look]))[0].argmax())]
+    def decide(self, look: Look) -> BudgetAction:
+        return BUDGET_ACTIONS[int(self(torch.tensor([look]))[0].argmax())]
 
 
 @dataclass
@@ -248,24 +258,27 @@ def train(lessons: Sequence[Lesson], each: float, config: PPOConfig = DEFAULTS, 
     generator = torch.Generator().manual_seed(seed)
     net, pid = PolicyNet(), PID(*config.pid)
     optimiser = torch.optim.Adam(net.parameters(), config.rate)
-    every = torch.tensor([g for lesson in lessons for row in lesson.gains for g in row])
-    spread = max(1e-6, float(every.std()))
+    gains_of_all = torch.cat([torch.tensor(lesson.gains).flatten() for lesson in lessons])
+    spread = max(1e-6, float(gains_of_all.std()))
     multiplier = 0.0
     for _ in range(config.iterations):
-        looks, chosen, returns, advantages, costs = [], [], [], [], []
+        looks: list[Look] = []
+        chosen: list[int] = []  # positions in BUDGET_ACTIONS
+        returns: list[float] = []
+        advantages: list[float] = []
+        costs: list[float] = []
         for seen, actions, gains in rollouts(net, lessons, each, generator):
-            spent = [COST[a] / each - 1 for a in actions]
-            rewards = [gain / spread - multiplier * more for gain, more in zip(gains, spent, strict=True)]
+            excess = [COST[a] / each - 1 for a in actions]
+            rewards = [gain / spread - multiplier * more for gain, more in zip(gains, excess, strict=True)]
             with torch.no_grad():
                 values = net(torch.tensor(seen))[1].tolist()
             better = advantage(rewards, values, config.discount, config.smoothing)
-            returns += [a + v for a, v in zip(better, values, strict=True)]
+            returns += map(add, better, values)
             looks += seen
-            chosen += actions
+            chosen += map(BUDGET_ACTIONS.index, actions)
             advantages += better
-            costs += spent
-        places = [ACTIONS.index(a) for a in chosen]
-        _improve(net, optimiser, config, *map(torch.tensor, (looks, places, returns, advantages)))
+            costs += excess
+        _improve(net, optimiser, config, *map(torch.tensor, (looks, chosen, returns, advantages)))
         multiplier = pid.update(sum(costs) / len(costs))
     return net
 
@@ -273,7 +286,7 @@ def train(lessons: Sequence[Lesson], each: float, config: PPOConfig = DEFAULTS, 
 @torch.no_grad()
 def rollouts(
     net: PolicyNet, lessons: Sequence[Lesson], each: float, generator: torch.Generator
-) -> list[tuple[list[Look], list[Action], list[float]]]:
+) -> list[tuple[list[Look], list[BudgetAction], list[float]]]:
     """Looks, drawn actions and their gains of each document; too much spent is the multiplier's matter, not capped."""
     free = [Budget(net.decide, each, len(lesson.losses), capped=False) for lesson in lessons]
     seen: list[list[Look]] = [[] for _ in lessons]
@@ -283,10 +296,12 @@ def rollouts(
             seen[n].append(free[n].look(lessons[n].losses[chunk]))
         drawn = net(torch.tensor([seen[n][-1] for n in active]))[0].softmax(-1).multinomial(1, generator=generator)
         for n, place in zip(active, drawn.flatten().tolist(), strict=True):
-            free[n].take(ACTIONS[place])
+            free[n].take(BUDGET_ACTIONS[place])
     rollouts = []
     for looks, budget, lesson in zip(seen, free, lessons, strict=True):
-        gains = [row[ACTIONS.index(a)] for row, a in zip(lesson.gains, budget.actions, strict=True)]
+        gains = []
+        for row, action in zip(lesson.gains, budget.actions, strict=True):
+            gains.append(row[BUDGET_ACTIONS.index(action)])
         rollouts.append((looks, budget.actions, gains))
     return rollouts
 
@@ -349,32 +364,32 @@ class BudgetedLearner(FormLearner):
 
     def learn(self, chunks: Sequence[Chunk], *, title: str) -> Generator[Step, None, Learned]:
         self.budget = self._budget_for(len(chunks))
-        self.plan: list[Action] = []  # for each chunk that was looked at
+        self.plan: list[BudgetAction] = []  # for each chunk that was looked at
         learned = yield from super().learn(chunks, title=title)
         note = f"{self.budget.skipped} of {len(chunks)} sections were skipped to keep the budget"
         return replace(learned, metrics=replace(learned.metrics, notes=(note,)))
 
     def learn_group(
         self, chunks: Sequence[Chunk], numbers: range, heading: Sequence[int], rows: int
-    ) -> Generator[Step, None, list[Section]]:
+    ) -> Generator[Step, None, list[LearnedSection]]:
         new = [chunks[n] for n in numbers if n >= len(self.plan)]
         if new:
             losses = self.losses_before(*self.tensors(new, heading), rows)
             self.plan += [self.budget.decide(loss) for loss in losses]
-        sections: dict[int, Section] = {}
+        sections: dict[int, LearnedSection] = {}
         trained = self.prepared.config.steps
         for action in sorted({self.plan[n] for n in numbers}):
             members = [n for n in numbers if self.plan[n] == action]
             done = (numbers.start + len(sections)) * trained
-            progress = Progress(done, len(members) * trained, len(chunks) * trained)
+            progress = BatchProgress(done, len(members) * trained, len(chunks) * trained)
             text = self.tensors([chunks[n] for n in members], heading)
             micro_rows = rows if len(members) == 1 else None
             fast = self.prepared.inner_loop(
                 self.base.model, *text, micro_rows=micro_rows, measure=True, steps=int(action)
             )
             learned = yield from self.learn_batch(fast, int(action), progress)
-            if action == Action.SKIP:
-                learned = [section._replace(tensors={SKIPPED: torch.zeros(1)}) for section in learned]
+            if action == BudgetAction.SKIP:
+                learned = [section._replace(tensors={SKIPPED_CHUNK: torch.zeros(1)}) for section in learned]
             sections |= zip(members, learned, strict=True)
         return [sections[n] for n in numbers]
 

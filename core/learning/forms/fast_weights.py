@@ -14,7 +14,8 @@ was never prepared is learned with `FormLearner`. Shapes as in the shipped loop;
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from torch import Tensor, nn
 from core.learning.fast_learner import FastWeightsLearner
 from core.learning.muon import muon, muon_dtype
 from core.learning.packing import as_stored
-from core.learning.preparation import FastWeightsConfig, Prepared, fill, read_form, read_state
+from core.learning.preparation import FastWeightsConfig, Prepared, config_of, load_state, read_form, read_state
 from core.learning.segments import IGNORE
 from core.learning.text_gradient import states_below, text_gradient, text_loss
 from core.model import prepared_folder
@@ -45,7 +46,7 @@ class FormConfig(FastWeightsConfig):
 UNPREPARED = FormConfig(steps=4, rule="rms", rate=5e-4)
 
 
-class Form(Prepared):
+class PreparedForm(Prepared):
     """The slow weights of another form.
 
     With a rank, a block's delta is P M: the basis P [d, r] is slow, orthonormal at the start, and only M [r, f] is
@@ -123,8 +124,8 @@ class Form(Prepared):
                     moving, sums = self._move(model, moving, list(by_name.values()), sums, eta, goes_on)
             yield loss, deltas()
         if measure:
-            parts = [part for text in chunks for part in text]
-            yield text_loss(model, parts, counts, blocks, deltas()), deltas()
+            whole = list(chain.from_iterable(chunks))
+            yield text_loss(model, whole, counts, blocks, deltas()), deltas()
 
     def _move(
         self,
@@ -143,14 +144,14 @@ class Form(Prepared):
             gradients = [p.float().T @ g for p, g in zip(self.basis, gradients, strict=False)]
         if sums:
             gradients = [self.config.momentum * s + g for s, g in zip(sums, gradients, strict=True)]
-        moved = []
-        for u, (m, g) in enumerate(zip(moving, gradients, strict=True)):
-            moved.append(m - eta[u] * direction(g, self.config.rule, muon_dtype(model)))
-        if goes_on is not None:
-            before = sums or gradients
-            moved = [torch.where(goes_on, new, old) for new, old in zip(moved, moving, strict=True)]
-            gradients = [torch.where(goes_on, g, s) for g, s in zip(gradients, before, strict=True)]
-        return moved, list(gradients) if self.config.momentum else []
+        moved, next_sums = [], []
+        for rate, old, gradient, before in zip(eta[: len(moving)], moving, gradients, sums or gradients, strict=True):
+            new = old - rate * direction(gradient, self.config.rule, muon_dtype(model))
+            if goes_on is not None:
+                new, gradient = torch.where(goes_on, new, old), torch.where(goes_on, gradient, before)
+            moved.append(new)
+            next_sums.append(gradient)
+        return moved, next_sums if self.config.momentum else []
 
     def _rates_of(self, steps: int | None) -> Tensor:
         """[steps, U]"""
@@ -190,24 +191,25 @@ def direction(g: Tensor, rule: str, dtype: torch.dtype | None = None) -> Tensor:
     return g * torch.rsqrt(g.square().mean((-2, -1), keepdim=True) + 1e-20)
 
 
-def load_form(folder: Path, width: int, *, with_reader: bool = True) -> Form:
+def load_form(folder: Path, width: int, *, with_reader: bool = True) -> PreparedForm:
     """A preparation for any form, the shipped one among them."""
-    known = {f.name for f in fields(FormConfig)}
-    form = Form(FormConfig(**{k: v for k, v in read_form(folder).items() if k in known}), width)
+    form = PreparedForm(config_of(FormConfig, read_form(folder)), width)
     state = read_state(folder, with_reader=with_reader)
-    form.start.extend(state[f"start.{u}"] for u in range(form.config.layers) if f"start.{u}" in state)
-    fill(form, state)
+    for u in range(form.config.layers):
+        if f"start.{u}" in state:
+            form.start.append(state[f"start.{u}"])
+    load_state(form, state)
     return form
 
 
 class FormLearner(FastWeightsLearner):
     """Learns by the form that a model was prepared for; a model that was never prepared by small plain steps."""
 
-    prepared: Form
+    prepared: PreparedForm
 
-    def load(self) -> Form:
+    def load(self) -> PreparedForm:
         folder, width = prepared_folder(self.base), self.base.model.config.hidden_size
-        return load_form(folder, width, with_reader=False) if folder else Form(UNPREPARED, width)
+        return load_form(folder, width, with_reader=False) if folder else PreparedForm(UNPREPARED, width)
 
     def changes(self, fast: Mapping[str, Tensor]) -> dict[str, Tensor]:
         starts = dict(zip(fast, self.prepared.start, strict=False))

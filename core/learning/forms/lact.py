@@ -43,7 +43,7 @@ def init_memory(heads: int, width: int, inner: int, *, generator: torch.Generato
     return SwiGLU(*(torch.randn(heads, o, i, generator=generator) * i**-0.5 for o, i in shapes))
 
 
-def normalise(x: Tensor) -> Tensor:
+def unit_length(x: Tensor) -> Tensor:
     """Queries and keys have length one in each head. [..., d] -> same."""
     return x / (x.norm(dim=-1, keepdim=True) + 1e-5)
 
@@ -92,8 +92,11 @@ def step(delta: Tensor, before: Tensor | None, momentum: Tensor | float, muon: b
 
 def update(memory: SwiGLU, added: SwiGLU, lengths: SwiGLU) -> SwiGLU:
     """W <- W + D, then every row back to its first length."""
-    moved = (w + d for w, d in zip(memory, added, strict=True))
-    return SwiGLU(*(w / (w.norm(dim=-1, keepdim=True) + 1e-5) * n for w, n in zip(moved, lengths, strict=True)))
+    matrices = []
+    for w, d, length in zip(memory, added, lengths, strict=True):
+        moved = w + d
+        matrices.append(moved / (moved.norm(dim=-1, keepdim=True) + 1e-5) * length)
+    return SwiGLU(*matrices)
 
 
 def causal(total: int, chunk: int) -> list[Span]:
@@ -110,7 +113,7 @@ def whole(total: int) -> list[Span]:
     return [Span(0, total, True, False), Span(0, total, False, True)]
 
 
-def run(
+def read_and_write(
     memory: SwiGLU,
     q: Tensor,
     k: Tensor,

@@ -22,6 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import torch
@@ -29,7 +30,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.learning.forms import lact, ttt
-from core.learning.hooks import LowRank, with_branches
+from core.learning.hooks import LowRank, upper_mlps, with_branches
 from core.learning.segments import IGNORE
 from core.learning.text_gradient import token_losses
 
@@ -58,9 +59,9 @@ class Native(nn.Module):
         super().__init__()
         if config.rule in DEPTHS and config.segment % config.chunk:
             raise ValueError("a segment must be whole mini-batches")
-        blocks, d, n = len(model.model.layers), model.config.hidden_size, config.heads
+        d, n = model.config.hidden_size, config.heads
         self.config, self.width = config, d // n
-        self.names = [f"model.layers.{i}.mlp" for i in range(max(0, blocks - config.layers), blocks)]
+        self.names = upper_mlps(model, config.layers)
         count = len(self.names)
         zeros = lambda *shape: nn.Parameter(torch.zeros(count, *shape))  # noqa: E731
         self.k, self.v, self.q, self.out = (nn.Parameter(torch.eye(d).repeat(count, 1, 1)) for _ in range(4))
@@ -71,7 +72,7 @@ class Native(nn.Module):
             first = lact.init_memory(count * n, self.width, config.inner * self.width)
             self.rate, self.momentum = zeros(d, 3 * n), zeros(d, n)
         else:
-            first = [t for layer in ttt.init_state(count * n, self.width, DEPTHS[config.rule]) for t in layer]
+            first = list(chain.from_iterable(ttt.init_state(count * n, self.width, DEPTHS[config.rule])))
             self.rate, self.rate_shift = nn.Parameter(0.02 * torch.randn(count, n, d)), zeros(n)
             self.place = nn.Parameter(torch.zeros(config.chunk))
             norm = ttt.init_norm(count * n, self.width)
@@ -115,12 +116,16 @@ class Native(nn.Module):
         k = self._heads(before @ self.k + self.k_shift, documents)
         v = self._heads(after @ self.v, documents)
         if c.rule == "lact":
-            k = lact.normalise(k)
+            k = lact.unit_length(k)
             lr = self._heads(lact.rates(before, self.rate, BASES[c.rule]), documents) * counts[..., None]
             momentum = self._heads((before @ self.momentum).sigmoid(), documents) * counts[..., None]
             total = k.shape[-2]
-            spans = [lact.Span(n, min(n + c.chunk, total), True, False) for n in range(0, total, c.chunk)]
-            _, memory = lact.run(lact.SwiGLU(*self.first), k, k, v, lr, spans, momentum=momentum, muon=c.muon)
+            spans = []
+            for start in range(0, total, c.chunk):
+                spans.append(lact.Span(start, min(start + c.chunk, total), update=True, apply=False))
+            _, memory = lact.read_and_write(
+                lact.SwiGLU(*self.first), k, k, v, lr, spans, momentum=momentum, muon=c.muon
+            )
             tensors = list(memory)
         else:
             by_block = []
@@ -129,7 +134,7 @@ class Native(nn.Module):
             token = torch.stack([r.token for r in by_block]).unflatten(-1, (documents, -1)).transpose(1, 2)
             rates = ttt.Rates(token * counts, by_block[0].factor)
             _, written = ttt.scan(ttt.start_memory(state_of([*self.first])), k, k, v, rates, self._norm(slice(None)))
-            tensors = [t for layer in written.start for t in layer]
+            tensors = list(chain.from_iterable(written.start))
         return {str(i): t.transpose(0, 1) for i, t in enumerate(tensors)}
 
     def reading(self, model: Any, memories: Mapping[str, Tensor], rows: Sequence[int]) -> AbstractContextManager[None]:
@@ -157,7 +162,7 @@ class Native(nn.Module):
         documents, flat = len(tensors[0]), x.float().flatten(0, 1)[None]  # [1, R T, d]
         q = self._heads(flat @ self.q[u] + self.q_shift[u], documents)[0]  # [D, n, R T / D, f]
         if self.config.rule == "lact":
-            read = lact.apply(lact.SwiGLU(*tensors), lact.normalise(q))
+            read = lact.apply(lact.SwiGLU(*tensors), lact.unit_length(q))
         else:
             read = ttt.read(state_of(tensors), q, self._norm(u))
         gate = self._heads((self.gate[u] + flat @ self.open[u]).tanh(), documents)[0]  # [D, n, R T / D, 1]

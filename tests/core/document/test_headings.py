@@ -102,6 +102,7 @@ def test_the_date_of_a_document_stands_on_a_line_of_its_own(page: str, date: str
         ("Andrew Makhorin <mao@gnu.org>", "Andrew Makhorin"),
         ("by Tessa Orlund", "Tessa Orlund"),
         ("Reference Manual", ""),
+        ("Starting and Quitting Yorick", ""),
         ("Program structure and functions", ""),
     ],
 )

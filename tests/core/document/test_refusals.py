@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bot.links import CLOSED, EXPORTS
+from bot.links import EXPORTS, NO_LINKS
 from bot.platforms.slack.files import how_to_export
 from core import errors
 from core.document.chunks import check_length
@@ -49,7 +49,7 @@ SENTENCES = [
     *(sentence for *_, sentence in OTHERS),
     *(sentence for _, sentence in REASONS.values() if sentence),
     PICTURE,
-    CLOSED,
+    NO_LINKS,
     *(f"I can't open {what}; {export}." for _, what, export in EXPORTS),
     *(how_to_export(file) for file in ({"filetype": "canvas"}, {"filetype": "gdoc"}, {"external_type": "onedrive"})),
     _stuck(1, 7, Sandbox()),

@@ -15,7 +15,7 @@ from core.learning.adapters.study import Exercise, Tutor
 from core.learning.base import LearnConfig
 from core.learning.check import SelfCheck
 from core.learning.course import Course, CourseConfig
-from core.learning.guard import FACTORS, Guard, GuardConfig, silent, worse
+from core.learning.guard import RATE_FACTORS, Guard, GuardConfig, without_progress, worse
 from core.ports import Ask, Learned
 from core.types import Completion, Metrics, Stage, Step
 from tests.core.conftest import STORY, chunks_of
@@ -216,24 +216,24 @@ class Rated:
 
 def test_the_search_takes_the_rate_that_learns_most_and_harms_nothing(guard, monkeypatch) -> None:
     monkeypatch.setattr(guard, "shift", lambda learned, learner: 0.05 * learner.factor)
-    found, factor = run(guard.careful(Rated(), [None] * 5, "x"))
+    found, factor = run(guard.with_safe_rate(Rated(), [None] * 5, "x"))
     assert (found.factor, factor, found.config.effort) == (1.0, 1.0, "deep")  # 4: failed
     monkeypatch.setattr(guard, "shift", lambda learned, learner: 0.2 * learner.factor)
-    assert run(guard.careful(Rated(), [None] * 5, "x"))[1] == 0.25  # 1: moved too far
+    assert run(guard.with_safe_rate(Rated(), [None] * 5, "x"))[1] == 0.25  # 1: moved too far
     monkeypatch.setattr(guard, "shift", lambda learned, learner: math.nan)
     with pytest.raises(LearningFailed, match="can't be taught safely at any rate"):
-        run(guard.careful(Rated(), [None] * 5, "x"))
+        run(guard.with_safe_rate(Rated(), [None] * 5, "x"))
 
 
 def test_the_search_hands_the_device_over_and_reports_no_loss(guard, monkeypatch) -> None:
     monkeypatch.setattr(guard, "shift", lambda learned, learner: 0.0)
-    steps = list(guard.careful(Rated(), [None], "x"))
-    assert len(steps) == len(FACTORS) and all(s.done == 0 and math.isnan(s.loss) for s in steps)
+    steps = list(guard.with_safe_rate(Rated(), [None], "x"))
+    assert len(steps) == len(RATE_FACTORS) and all(s.done == 0 and math.isnan(s.loss) for s in steps)
 
 
 def test_a_cancelled_search_closes_the_learner(lora, tiny) -> None:
     inner = lora.learn(chunks_of(tiny.tokenizer, STORY), title="Vessin")
-    steps = silent(inner)
+    steps = without_progress(inner)
     next(steps)
     steps.close()
     assert inner.gi_frame is None

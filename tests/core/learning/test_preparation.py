@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from core.convert import EMBEDDED_FINGERPRINT
-from core.engine import combined
+from core.engine import combined_fingerprint
 from core.learning.fast_learner import reading_model
 from core.learning.forms.fast_weights import load_form
 from core.learning.packing import pack, unpack
@@ -34,7 +34,7 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
 
 def test_the_fingerprint_of_what_ships_is_what_it_was() -> None:
     base = LoadedModel("embedded", None, None, torch.device("cpu"), torch.float32, EMBEDDED_FINGERPRINT, None)
-    assert combined(base.fingerprint, preparation_digest(base)) == FINGERPRINT
+    assert combined_fingerprint(base.fingerprint, preparation_digest(base)) == FINGERPRINT
 
 
 def test_the_slow_weights_that_ship_are_what_they_were() -> None:

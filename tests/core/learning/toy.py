@@ -6,7 +6,7 @@ from dataclasses import fields
 
 import torch
 
-from core.learning.forms.fast_weights import Form, FormConfig
+from core.learning.forms.fast_weights import FormConfig, PreparedForm
 from core.learning.hooks import attached, down_projections
 from core.learning.preparation import FastWeightsConfig, Prepared
 from core.learning.segments import IGNORE
@@ -28,7 +28,7 @@ def prepared(**options) -> Prepared:
     torch.manual_seed(2)
     config = {"layers": 2, "rate": 3e-3, **options}
     shipped = config.keys() <= {f.name for f in fields(FastWeightsConfig)}
-    made = Prepared(FastWeightsConfig(**config), WIDTH) if shipped else Form(FormConfig(**config), WIDTH)
+    made = Prepared(FastWeightsConfig(**config), WIDTH) if shipped else PreparedForm(FormConfig(**config), WIDTH)
     if made.weigh is not None:
         torch.nn.init.normal_(made.weigh[2].weight, 0, 0.3)  # tokens weigh differently, as after training
     return made

@@ -7,17 +7,19 @@ import random
 import pytest
 import torch
 
+from core.errors import Refused
 from core.learning.segments import IGNORE
 from core.prepare.episodes import (
     Batch,
     Episode,
-    EpisodeStream,
+    EpisodeBatches,
     Reading,
     Shape,
     draw,
     excerpt,
     joined,
     make_batch,
+    read_shares,
     reading_rows,
     stranger,
     text_beside,
@@ -124,16 +126,15 @@ def test_the_question_before_words_were_swapped_is_beyond_the_text_after_it() ->
     assert all([q.answer for q in e.beyond] == [NOT_IN_TEXT] for e in changed if e.beyond)
 
 
-def test_the_stream_is_endless_follows_its_seed_and_loses_nothing_of_a_document(tokenizer, fmt) -> None:
+def test_batches_are_endless_follow_their_seed_and_lose_nothing_of_a_document(tokenizer) -> None:
     shapes = Shape.read("2x3x2x96,3x2x4x96")
 
-    def batches(seed: int, count: int) -> list[Batch]:
-        stream = iter(EpisodeStream(Material(), tokenizer, fmt, shapes, segment=64, seed=seed, strangers=0.4))
-        return [next(stream) for _ in range(count)]
+    def batches(seed: str) -> EpisodeBatches:
+        return EpisodeBatches(Material(), tokenizer, shapes, segment=64, seed=seed, strangers=0.4)
 
-    assert batches(1, 1)[0].questions.equal(batches(1, 1)[0].questions)
-    assert not batches(1, 1)[0].questions.equal(batches(2, 1)[0].questions)
-    made = batches(0, 4)
+    assert batches("1")[0].batch.questions.equal(batches("1")[0].batch.questions)
+    assert not batches("1")[0].batch.questions.equal(batches("2")[0].batch.questions)
+    made = [batches("0")[n].batch for n in range(4)]
     assert [(b.inputs.shape[1], len(b.inputs), len(b.questions)) for b in made] == [(2, 3, 6), (3, 2, 8)] * 2
     assert all((b.labels != IGNORE).any(1).all() for b in made), "every question has an answer to learn"
 
@@ -184,3 +185,10 @@ def test_a_question_as_typed_keeps_its_words() -> None:
     typed = {as_typed("Who built the lighthouse of Vessin?", random.Random(seed)) for seed in range(60)}
     assert len(typed) > 20 and "who built the lighthouse of vessin?" in typed
     assert all("built" in t.lower() and t.strip() for t in typed)
+
+
+def test_shares_by_kind_are_read_and_an_unknown_kind_refused() -> None:
+    assert read_shares("people=0.5,rules=0.27") == {"people": 0.5, "rules": 0.27} and read_shares("") == {}
+    for wrong in ("cats=0.5", "people", "people=much"):
+        with pytest.raises(Refused, match="no kind with its share"):
+            read_shares(wrong)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from core.prepare.invented import RELATIONS, fact, invented_document
-from core.squad import normalise
+from core.squad import normalise_answer
 
 
 def test_a_seed_gives_always_the_same_document_and_another_seed_another() -> None:
@@ -20,8 +20,8 @@ def test_every_answer_stands_in_its_sentence_and_not_in_its_question() -> None:
     for _ in range(600):
         statement, questions = fact(rng)
         for q in questions:
-            words = [w for w in normalise(q.answer).split() if w not in ("every", "of")]
-            assert words and all(w in normalise(statement) for w in words), (statement, q)
+            words = [w for w in normalise_answer(q.answer).split() if w not in ("every", "of")]
+            assert words and all(w in normalise_answer(statement) for w in words), (statement, q)
             assert q.question.endswith("?") and "{" not in statement + q.question + q.answer
 
 

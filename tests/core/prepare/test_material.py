@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import lzma
+import pickle
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from core.prepare.material import (
     ABOUT,
     FollowUp,
+    Material,
     Passage,
     build,
     gist_of,
@@ -107,10 +109,14 @@ def test_what_an_article_is_about_is_its_first_sentence() -> None:
 
 def test_material_comes_back_from_its_file(tmp_path: Path) -> None:
     passages = [p for p in passages_of(("Kings", BODY)) if p.questions]
-    save(tmp_path / "m.jsonl.gz", passages, [FollowUp(["Who?"], "Where is he?", "Where is Orla?")])
-    material = load(tmp_path / "m.jsonl.gz")
-    assert material.passages == {"rules": passages}
-    assert material.follow_ups == [FollowUp(["Who?"], "Where is he?", "Where is Orla?")]
+    saved = Material({"rules": passages}, [FollowUp(["Who?"], "Where is he?", "Where is Orla?")])
+    for name in ("m.jsonl.gz", "m.jsonl.xz"):
+        save(tmp_path / name, saved)
+        for material in (load(tmp_path / name), pickle.loads(pickle.dumps(load(tmp_path / name)))):
+            assert {kind: list(some) for kind, some in material.passages.items()} == saved.passages
+            assert list(material.follow_ups) == saved.follow_ups
+            assert vars(material.words) == vars(saved.words) and material.words.kinds
+            assert material.passages["rules"][-2:] == passages[-2:]
 
 
 @forks

@@ -15,7 +15,7 @@ from core.errors import Refused
 from core.learning.preparation import FastWeightsConfig, load_prepared
 from core.ports import Ask
 from core.prepare.material import Material, Passage, is_development
-from core.prepare.outer import OuterConfig
+from core.prepare.outer import OuterConfig, Stopped
 from core.prepare.prepare import PrepareConfig, prepare, read_material
 from core.prepare.questions import QA
 from core.prepare.search_head import SearchConfig
@@ -30,7 +30,7 @@ PASSAGES = [
 MATERIAL = Material({"people": PASSAGES})
 OUTER = OuterConfig(
     reading_seconds=1e6, seconds=1e6, max_steps=2, shapes="1x2x2x48", reading_rows=1, rows_alone=1, length=64,
-    workers=0, every=1, save_every=1,
+    workers=0, every=1, save_seconds=0,
 )  # fmt: skip
 CONFIG = PrepareConfig(
     outer=OUTER,
@@ -132,3 +132,33 @@ def test_questions_come_plain_or_gzipped_one_context_in_twenty_is_held_out(tmp_p
     (tmp_path / "q.json").write_text("{}")
     with pytest.raises(Refused, match="not a question set"):
         read_material(tmp_path / "q.json")
+
+
+def test_training_goes_on_from_another_preparation_with_its_form_and_its_search_head(tiny, tmp_path) -> None:
+    prepare(tiny, MATERIAL, Material(), tmp_path / "first", CONFIG)
+    start = load_prepared(tmp_path / "first", WIDTH)
+    outer = replace(OUTER, reading_seconds=0, max_steps=1)
+    again = replace(CONFIG, outer=outer, start=tmp_path / "first", inner=replace(CONFIG.inner, reader=8))
+    reports: list[dict] = []
+    prepare(tiny, MATERIAL, Material(), tmp_path / "second", again, reports.append)
+    end = load_prepared(tmp_path / "second", WIDTH)
+    assert {r["stage"] for r in reports} == {"learning"} and end.config == start.config
+    moved = (end.log_rates - start.log_rates).abs().max()
+    assert 0 < moved < 0.05, "one step at the warm-up's rate away"
+    heads = [(tmp_path / name / "search.safetensors").read_bytes() for name in ("first", "second")]
+    assert heads[0] == heads[1]
+    assert "went on from the preparation `first`" in (tmp_path / "second" / "PREPARATION.md").read_text()
+    with pytest.raises(Refused, match="no preparation"):
+        prepare(tiny, MATERIAL, Material(), tmp_path / "third", replace(again, start=tmp_path / "none"))
+
+
+def test_a_run_that_was_stopped_leaves_a_preparation_of_that_moment(tiny, tmp_path) -> None:
+    config = replace(CONFIG, outer=replace(OUTER, reading_seconds=0))
+    with pytest.raises(Stopped):
+        prepare(tiny, MATERIAL, Material(), tmp_path, config, stop=lambda: True)
+    assert load_prepared(tmp_path / "unfinished", WIDTH).config == CONFIG.inner
+    assert (tmp_path / "unfinished" / "state.pt").exists()
+    reports: list[dict] = []
+    assert prepare(tiny, MATERIAL, Material(), tmp_path, config, reports.append)["steps"] == 2
+    assert reports[-1]["documents a second"] > 0 and reports[-1]["phases"]["waiting for data"] > 0
+    assert not (tmp_path / "unfinished").exists()

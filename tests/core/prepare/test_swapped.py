@@ -13,7 +13,7 @@ TEXTS = [
     "The bridge was designed by Orla Quint and opened in Vessin, near the house of Tomas Berg in 1902.",
     "The tower was built by Hanna Lund, then the mayor of a town near Oslo, and sold to the Harbour Trust.",
 ]
-WORDS = Words(TEXTS, ["a copper kettle", "was painted", "wooden ladder"])
+WORDS = Words.gathered(TEXTS, ["a copper kettle", "was painted", "wooden ladder"])
 TEXT = "Every spring the bridge was painted by Orla Quint in Vessin. Quint began it in 1902 with a copper kettle."
 ASKED = [
     QA("Who painted the bridge?", "Orla Quint"),
@@ -48,4 +48,4 @@ def test_people_become_people_and_years_years() -> None:
     assert len(people) > 1 and people <= {"Quint", "Hanna", "Lund", "Tomas", "Berg", "Harbour", "Trust"}
     assert all(1200 <= int(WORDS.other("1902", rng)) <= 2025 for _ in range(50))
     assert len(WORDS.other("57", rng)) == 2
-    assert Words([], []).other("Orla", rng) == "Orla"
+    assert Words.gathered([], []).other("Orla", rng) == "Orla"

@@ -16,8 +16,8 @@ from core.model import SEARCH, SHIPPED, check_sums, fingerprint, load_model
 from core.prepare.material import Passage
 from core.prepare.questions import QA
 from core.prepare.search_head import SearchConfig, highest, joined, train_search
-from core.search.closeness import NAME, Query, closeness, encode
-from core.search.head import LAYER, Searcher, SearchHead, load_head, save_head, states
+from core.search.closeness import NAME_BYTES, Query, closeness, encode
+from core.search.head import DEPTH_SHARE, Searcher, SearchHead, load_head, save_head, states
 from tests.core.conftest import STORY, WIDTH, chunks_of
 
 HEAD = b"a head's"
@@ -59,7 +59,7 @@ def test_closeness_is_the_weighted_sum_of_each_tokens_highest_cosine() -> None:
 
 def test_a_code_is_its_heads_name_and_a_bit_for_each_sign() -> None:
     signs = np.random.default_rng(0).random((5, 128)) > 0.5
-    assert len(encode(HEAD, signs)) == NAME + 5 * 16
+    assert len(encode(HEAD, signs)) == NAME_BYTES + 5 * 16
     query = random_query(np.random.default_rng(0), 2, 128)
     assert closeness(query, [encode(HEAD, signs)]) and closeness(query, []) is None
     assert closeness(replace(query, weights=np.array([1.0, np.nan])), [encode(HEAD, signs)]) is None
@@ -87,7 +87,7 @@ def test_a_head_is_the_same_after_it_was_stored(tiny, tmp_path: Path) -> None:
     torch.testing.assert_close(again.project, head.project, atol=1e-3, rtol=1e-2)
     one, other = Searcher.for_model(tiny, tmp_path, 0), Searcher.for_model(tiny, tmp_path, 0)
     assert one and other and one.codes([[7, 8, 9]]) == other.codes([[7, 8, 9]]) and one.query("") is None
-    assert len(one.codes([[7, 8, 9], [4]])[1]) == NAME + 16
+    assert len(one.codes([[7, 8, 9], [4]])[1]) == NAME_BYTES + 16
     head.bias.data += 1
     save_head(head, tmp_path)
     changed = Searcher.for_model(tiny, tmp_path, 0)
@@ -121,7 +121,7 @@ def test_training_makes_questions_find_their_passages(tiny) -> None:
     config = SearchConfig(steps=200, batch=8, others=8)
     before = tiny.model.model.layers[0].mlp.down_proj.weight.clone()
     head = train_search(tiny, passages, config, lambda step, loss: losses.append(loss))
-    assert losses[-1] < losses[0] and head.layer == round(LAYER * 3) and not head.project.requires_grad
+    assert losses[-1] < losses[0] and head.layer == round(DEPTH_SHARE * 3) and not head.project.requires_grad
     assert torch.equal(tiny.model.model.layers[0].mlp.down_proj.weight, before)
 
 
@@ -151,7 +151,7 @@ def test_the_embedded_model_finds_what_is_asked_in_other_words() -> None:
     engine = Engine(load_model("embedded", device="cpu", dtype="float32"), EngineConfig(check=False, guard=False))
     chunks = [chunk for text in TEXTS for chunk in chunks_of(engine.base.tokenizer, text, 192)]
     codes = engine.codes(chunks)
-    assert [len(code) for code in codes] == [NAME + 16 * chunk.token_count for chunk in chunks]
+    assert [len(code) for code in codes] == [NAME_BYTES + 16 * chunk.token_count for chunk in chunks]
     for question, place in ASKED.items():
         close = closeness(engine.query(question), codes)
         assert close and max(close) == close[place], question

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from core.search.evidence import asked_words, evidence, fits
+from core.search.evidence import asked_words, evidence, fits_question
 
 TEXT = (
     "The harbour of Vessin opens at six. Its master is Orla Quint, who keeps nineteen boats. "
@@ -25,7 +25,7 @@ TEXT = (
     ],
 )
 def test_an_answer_of_the_wanted_kind_fits(question: str, answer: str) -> None:
-    assert fits(question, answer)
+    assert fits_question(question, answer)
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def test_an_answer_of_the_wanted_kind_fits(question: str, answer: str) -> None:
     ],
 )
 def test_another_kind_an_echo_or_a_fragment_does_not(question: str, answer: str) -> None:
-    assert not fits(question, answer)
+    assert not fits_question(question, answer)
 
 
 def test_evidence_is_the_share_of_what_is_asked_beside_the_answer() -> None:

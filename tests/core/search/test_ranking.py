@@ -23,13 +23,13 @@ from core.search.ranking import (
     by_closeness,
     by_words,
     certainty,
-    choose,
+    choose_answer,
     distinct,
-    groups,
+    groups_to_ask,
     is_about,
     judge,
     leaves_thread,
-    sections,
+    sections_to_ask,
     support_of,
 )
 from core.types import Certainty, Completion, Document, Metrics, Page, WeightsRecord
@@ -94,19 +94,19 @@ def test_closeness_counts_beside_words() -> None:
 def test_sections_that_the_question_hardly_points_at_are_not_asked() -> None:
     one = document(section_of=(0, 0, 1))
     hits = [hit(chunk=n, score=score, document=one) for n, score in ((0, 9.0), (1, 8.0), (2, 6.5), (2, 5.0))]
-    assert sections(hits, NUMBERS) == [hits[0], hits[2]]
-    assert sections([hits[0], hits[3]], NUMBERS) == hits[:1]
-    assert sections(hits, replace(NUMBERS, max_sections=1)) == hits[:1] and sections([], NUMBERS) == []
-    assert sections(hits, replace(NUMBERS, considered_chunks=2)) == hits[:1]
+    assert sections_to_ask(hits, NUMBERS) == [hits[0], hits[2]]
+    assert sections_to_ask([hits[0], hits[3]], NUMBERS) == hits[:1]
+    assert sections_to_ask(hits, replace(NUMBERS, max_sections=1)) == hits[:1] and sections_to_ask([], NUMBERS) == []
+    assert sections_to_ask(hits, replace(NUMBERS, considered_chunks=2)) == hits[:1]
 
 
 def test_a_document_that_would_take_all_places_leaves_one_to_another() -> None:
     hits = [hit(chunk=n, score=9.0 - n / 2) for n in range(4)]
     other, poor = hit("b", score=6.5), hit("b", 1, score=5.0)
-    assert sections([*hits, other], NUMBERS) == [*hits[:2], other]
-    assert sections([*hits, poor], NUMBERS) == hits[:3]
-    assert sections([*hits, other], replace(NUMBERS, max_sections=1)) == hits[:1]
-    assert sections([hits[0], other, *hits[1:]], NUMBERS) == [hits[0], other, hits[1]]
+    assert sections_to_ask([*hits, other], NUMBERS) == [*hits[:2], other]
+    assert sections_to_ask([*hits, poor], NUMBERS) == hits[:3]
+    assert sections_to_ask([*hits, other], replace(NUMBERS, max_sections=1)) == hits[:1]
+    assert sections_to_ask([hits[0], other, *hits[1:]], NUMBERS) == [hits[0], other, hits[1]]
 
 
 @pytest.mark.parametrize(
@@ -121,8 +121,8 @@ def test_a_thread_is_left_for_a_document_that_is_far_ahead(scores: dict[str, flo
 
 def test_a_threads_document_comes_first_unless_the_question_leaves_it() -> None:
     near, far, own = [hit("b", score=6.0)], [hit("b", score=14.0)], [hit("a", 3, score=5.0)]
-    assert groups([*near, *own], own, NUMBERS) == [own, [*near, *own]]
-    assert groups([*far, *own], own, NUMBERS) == [far] and groups(near, [], NUMBERS) == [near]
+    assert groups_to_ask([*near, *own], own, NUMBERS) == [own, [*near, *own]]
+    assert groups_to_ask([*far, *own], own, NUMBERS) == [far] and groups_to_ask(near, [], NUMBERS) == [near]
 
 
 def test_what_stands_in_several_groups_is_asked_once() -> None:
@@ -181,13 +181,15 @@ def test_a_close_section_needs_fewer_of_the_words_and_a_strange_one_more() -> No
 def test_the_first_group_that_has_an_answer_gives_it() -> None:
     known, silent, strange = answered("Ada"), answered(NOT_IN_TEXT), answered("Bo", share=0.0)
     channel = answered("Cy", id="b")
-    assert choose([[known], [channel]], NUMBERS) == known
-    assert choose([[silent], [channel]], NUMBERS) == choose([[strange], [channel]], NUMBERS) == channel
-    assert choose([[known], [channel]], NUMBERS, floor=0.95) == channel
-    assert choose([[known], [strange]], NUMBERS) == known and choose([[silent], [strange]], NUMBERS) is None
-    assert choose([[strange]], NUMBERS) is None and choose([[strange]], NUMBERS, gate=False) == strange
-    assert choose([[], [silent]], NUMBERS) == choose([[silent], []], NUMBERS) == silent
-    assert choose([[]], NUMBERS) is choose([], NUMBERS) is None
+    assert choose_answer([[known], [channel]], NUMBERS) == known
+    assert choose_answer([[silent], [channel]], NUMBERS) == choose_answer([[strange], [channel]], NUMBERS) == channel
+    assert choose_answer([[known], [channel]], NUMBERS, floor=0.95) == channel
+    assert (
+        choose_answer([[known], [strange]], NUMBERS) == known and choose_answer([[silent], [strange]], NUMBERS) is None
+    )
+    assert choose_answer([[strange]], NUMBERS) is None and choose_answer([[strange]], NUMBERS, gate=False) == strange
+    assert choose_answer([[], [silent]], NUMBERS) == choose_answer([[silent], []], NUMBERS) == silent
+    assert choose_answer([[]], NUMBERS) is choose_answer([], NUMBERS) is None
 
 
 def test_support_names_the_pages_on_which_an_answer_stands() -> None:

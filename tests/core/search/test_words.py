@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from core.search.words import frequency, scores, search_words, shares, spaced, supporting, unspaced
+from core.search.words import bm25_scores, frequency, search_words, spaced, supporting_pages, unspaced, word_shares
 
 PAGE = "Mara Oduya's harbour opened in 1887. It cost 1,200 crowns, 3.5 per stone, and 42 ships came."
 
@@ -28,7 +28,7 @@ PAGE = "Mara Oduya's harbour opened in 1887. It cost 1,200 crowns, 3.5 per stone
     ],
 )
 def test_what_stands_on_the_page_is_borne_out(answer: str) -> None:
-    assert supporting([PAGE], [answer]) == [[0]]
+    assert supporting_pages([PAGE], [answer]) == [[0]]
 
 
 NOT_ON_PAGE = ["", "?!", "the", "It", "yes", "no", "I do not know.", "I don't know", "Not found in the document."]
@@ -37,7 +37,7 @@ NOT_ON_PAGE += ["188", "1888", "18", "4", "200", "3", "35", "5", "harbours", "ar
 
 @pytest.mark.parametrize("answer", NOT_ON_PAGE)
 def test_what_does_not_stand_on_the_page_is_not(answer: str) -> None:
-    assert supporting([PAGE], [answer]) == [[]]
+    assert supporting_pages([PAGE], [answer]) == [[]]
 
 
 def test_stop_words_are_searched_only_when_there_is_nothing_else() -> None:
@@ -47,18 +47,18 @@ def test_stop_words_are_searched_only_when_there_is_nothing_else() -> None:
 
 def test_a_words_score_is_its_rarity_among_those_that_are_searched() -> None:
     found = {"captain": {1: 1.0, 2: 0.5}, "velarium": {2: 1.0}, "zebra": {}}
-    score = scores(found, 8)
+    score = bm25_scores(found, 8)
     assert score[1] == pytest.approx(math.log(1 + 6.5 / 2.5)) and score[2] == pytest.approx(
         score[1] / 2 + math.log(1 + 7.5 / 1.5)
     )
-    assert 0 < scores(found, 2)[1] < 0.2, "a word that stands everywhere says little"
-    assert frequency(-3.0 * math.log(7.5 / 1.5), 1, 8) == pytest.approx(3.0) and scores({}, 8) == {}
+    assert 0 < bm25_scores(found, 2)[1] < 0.2, "a word that stands everywhere says little"
+    assert frequency(-3.0 * math.log(7.5 / 1.5), 1, 8) == pytest.approx(3.0) and bm25_scores({}, 8) == {}
 
 
 def test_a_rare_word_counts_more_in_a_sections_share() -> None:
-    share = shares({"captain": [1, 2, 3], "velarium": [2], "zebra": []}, 4)
+    share = word_shares({"captain": [1, 2, 3], "velarium": [2], "zebra": []}, 4)
     assert share[2] > 0.5 > share[1] == share[3] > 0.2 and 0 not in share
-    assert shares({"captain": [1]}, 4) == {1: 1.0} and shares({}, 4) == {}
+    assert word_shares({"captain": [1]}, 4) == {1: 1.0} and word_shares({}, 4) == {}
 
 
 def test_a_chance_find_is_not_cited() -> None:
@@ -66,17 +66,17 @@ def test_a_chance_find_is_not_cited() -> None:
         "The mill burned in 1874. Nobody was hurt.",
         "Ada Quill keeps the lighthouse. It was built in 1874 by Tam.",
     ]
-    assert supporting(pages, ["1874"]) == [[0, 1]]
-    assert supporting(pages, ["1874"], "When was the lighthouse built?") == [[1]]
-    assert supporting(pages, ["1874"], "When did the mill burn?") == [[0]]
-    assert supporting(pages, ["Tam"], "Who owns the bakery and its ovens?") == [[]]
-    assert supporting(pages, ["1874", "Tam", "1874"], "When did the mill burn?") == [[0], [], [0]]
+    assert supporting_pages(pages, ["1874"]) == [[0, 1]]
+    assert supporting_pages(pages, ["1874"], "When was the lighthouse built?") == [[1]]
+    assert supporting_pages(pages, ["1874"], "When did the mill burn?") == [[0]]
+    assert supporting_pages(pages, ["Tam"], "Who owns the bakery and its ovens?") == [[]]
+    assert supporting_pages(pages, ["1874", "Tam", "1874"], "When did the mill burn?") == [[0], [], [0]]
 
 
 def test_an_answer_far_from_what_was_asked_is_not_cited() -> None:
     page = "The lighthouse stands alone. " + "Gulls cry. " * 5 + "The bakery opened in 1874."
-    assert supporting([page], ["1874"], "When was the lighthouse built?") == [[]]
-    assert supporting([page], ["1874"], "When was the bakery opened?") == [[0]]
+    assert supporting_pages([page], ["1874"], "When was the lighthouse built?") == [[]]
+    assert supporting_pages([page], ["1874"], "When was the bakery opened?") == [[0]]
 
 
 def test_a_questions_own_languages_stop_words_are_left_out() -> None:
@@ -93,4 +93,4 @@ def test_where_words_are_not_parted_each_two_characters_are_looked_for() -> None
 
 def test_what_stands_within_text_without_blanks_is_borne_out() -> None:
     page = "東京は日本の首都であり、世界でも最大級の都市のひとつである。"
-    assert supporting([page], ["日本の首都", "大阪"]) == [[0], []]
+    assert supporting_pages([page], ["日本の首都", "大阪"]) == [[0], []]

@@ -14,7 +14,7 @@ from core.engine import Engine, EngineConfig
 from core.errors import LearningFailed
 from core.learning.adapters.adapter import AdapterLearner
 from core.learning.adapters.lora import LoraLearner, LoraSettings, default_settings, make_layers
-from core.learning.adapters.objectives import Sample, pack, sum_loss, text_samples
+from core.learning.adapters.objectives import Sample, pack_samples, sum_loss, text_samples
 from core.learning.base import LearnConfig
 from core.learning.forms.branches import TTTLinearLearner, TTTMLPLearner
 from core.learning.preparation import FastWeightsConfig, Prepared, save_prepared
@@ -133,7 +133,7 @@ def test_a_loss_that_is_no_number_fails(learner: AdapterLearner) -> None:
 def test_what_was_learned_is_what_is_attached(learner: AdapterLearner) -> None:
     learned = learned_by(learner)
     samples = text_samples(document(learner), learner.fmt.heading("Vessin"), learner.segment)
-    packed = pack(samples, learner.segment, learner.fmt.pad_id)
+    packed = pack_samples(samples, learner.segment, learner.fmt.pad_id)
     with learner.attach([(section(learned), len(packed.ids))]), torch.no_grad():
         attached = sum_loss(learner.base.model, packed) / packed.count
     assert float(attached) == pytest.approx(learned.metrics.final_loss, rel=1e-4)
@@ -187,7 +187,7 @@ def test_extra_sequences_are_learned_too(learner: AdapterLearner) -> None:
 
     def loss(learned: Learned) -> float:
         with learner.attach([(section(learned), 1)]), torch.no_grad():
-            return float(sum_loss(learner.base.model, pack(extra, 8, learner.fmt.pad_id)))
+            return float(sum_loss(learner.base.model, pack_samples(extra, 8, learner.fmt.pad_id)))
 
     assert loss(run(learner, extra=extra * 8)) < loss(learned_by(learner))
 
@@ -216,8 +216,8 @@ def test_memory_that_runs_out_halves_the_parts(learner: AdapterLearner) -> None:
 def test_packed_sequences_do_not_see_each_other(tiny: LoadedModel, fmt: ReaderFormat) -> None:
     ids = tiny.tokenizer.encode(STORY, add_special_tokens=False)
     samples = [Sample(ids[a:b], ids[a + 1 : b + 1]) for a, b in ((0, 20), (5, 12), (20, 36), (3, 30))]
-    packed = pack(samples, 48, fmt.pad_id)
-    alone = sum(sum_loss(tiny.model, pack([s], 1, fmt.pad_id)) for s in samples)
+    packed = pack_samples(samples, 48, fmt.pad_id)
+    alone = sum(sum_loss(tiny.model, pack_samples([s], 1, fmt.pad_id)) for s in samples)
     assert packed.ids.shape == (2, 47)  # 27 + 20, 16 + 7
     torch.testing.assert_close(sum_loss(tiny.model, packed), alone, rtol=1e-5, atol=1e-4)
 
@@ -243,5 +243,5 @@ def test_the_engine_has_a_row_for_it(learner: AdapterLearner) -> None:
     weights = section(learned_by(learner))
     asks = [Ask("Who?"), Ask("Who?", weights), Ask("Who?", {name: 20 * t for name, t in weights.items()})]
     base, learned, much = engine.answer(asks)
-    assert type(engine._learner(learner.name)) is type(learner)
+    assert type(engine.course(learner.name).learner) is type(learner)
     assert base.tokens and learned.tokens and much.text != base.text

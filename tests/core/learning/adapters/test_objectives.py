@@ -15,7 +15,7 @@ from core.learning.adapters.objectives import (
     SampleMaker,
     divergence,
     masked,
-    pack,
+    pack_samples,
     sum_loss,
     teach,
 )
@@ -41,7 +41,7 @@ def made(tiny, fmt, exercises=ASKED, **weights: float) -> list[Sample]:
 
 def loss(tiny, samples: list[Sample]) -> torch.Tensor:
     with torch.no_grad():
-        return sum_loss(tiny.model, pack(samples, 64, 1))
+        return sum_loss(tiny.model, pack_samples(samples, 64, 1))
 
 
 def test_only_the_answer_is_learned(tiny, fmt) -> None:
@@ -80,7 +80,7 @@ def test_a_teacher_is_what_the_model_says_now(tiny, fmt) -> None:
             logits = tiny.model(input_ids=torch.tensor([[*prompt, *answer[:-1]]])).logits[0, -len(answer) :]
         best = logits.softmax(-1).topk(TOP)
         assert torch.equal(teacher.top, best.indices)
-        torch.testing.assert_close(teacher.chance, best.values, rtol=1e-3, atol=1e-6)
+        torch.testing.assert_close(teacher.probabilities, best.values, rtol=1e-3, atol=1e-6)
 
 
 def test_the_divergence_over_all_tokens_is_the_textbook_s() -> None:
@@ -116,14 +116,14 @@ def test_packing_keeps_each_token_with_its_teacher(tiny, fmt) -> None:
     samples = [replace(s, teacher=replace(s.teacher, top=s.teacher.top.flip(1))) if s.teacher else s for s in samples]
     together = float(loss(tiny, [*samples, *text]))
     assert together == pytest.approx(sum(float(loss(tiny, [s])) for s in [*samples, *text]), rel=1e-4)
-    parts = pack([*samples, *text], 16, 1).split(1, tiny.device)
+    parts = pack_samples([*samples, *text], 16, 1).split(1, tiny.device)
     with torch.no_grad():
         assert sum(float(sum_loss(tiny.model, part)) for part in parts) == pytest.approx(together, rel=1e-4)
 
 
 def test_recomputing_changes_no_gradient_and_is_undone(tiny, fmt) -> None:
     weight = tiny.model.model.layers[1].mlp.up_proj.weight.requires_grad_(True)
-    packed = pack(made(tiny, fmt), 64, 1)
+    packed = pack_samples(made(tiny, fmt), 64, 1)
     [plain] = torch.autograd.grad(sum_loss(tiny.model, packed), [weight])
     calls = []
     hook = tiny.model.model.layers[0].mlp.register_forward_hook(lambda *_: calls.append(1))

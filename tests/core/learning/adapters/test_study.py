@@ -17,11 +17,11 @@ from core.learning.adapters.study import (
     StudyConfig,
     Tutor,
     answer_flaw,
+    evenly_chosen,
     flaw,
     for_chat,
     gather,
     grounded,
-    spread,
     summary,
 )
 from core.prompts import ChatFormat, ReaderFormat
@@ -64,7 +64,7 @@ def chunks(tiny):
 def test_a_question_is_kept_when_its_answer_comes_back(tiny, tutor) -> None:
     tutor.writer = Scripted(("Who keeps the boats?", "Orla Quint"), ("What does a berth cost?", "forty crowns a night"))
     [kept] = tutor.exercises(chunks(tiny))
-    assert [(e.chunk, e.question, e.answer, e.sure) for e in kept] == [
+    assert [(e.chunk, e.question, e.answer, e.confidence) for e in kept] == [
         (0, "Who keeps the boats?", "Orla Quint", 0.9),
         (0, "What does a berth cost?", "forty crowns a night", 0.9),
     ]
@@ -191,7 +191,7 @@ def test_passages_are_whole_sentences() -> None:
 
 
 def test_spread_takes_from_all_over() -> None:
-    assert spread(range(9), 3) == [1, 4, 7] and spread([1, 2], 5) == [1, 2] and spread([], 3) == []
+    assert evenly_chosen(range(9), 3) == [1, 4, 7] and evenly_chosen([1, 2], 5) == [1, 2] and evenly_chosen([], 3) == []
 
 
 def test_a_model_that_follows_instructions_writes_several_at_once(tokenizer) -> None:

@@ -11,24 +11,24 @@ import torch
 from core.errors import SetupError
 from core.learning.base import LearnConfig
 from core.learning.forms.budget import (
-    ACTIONS,
+    BUDGET_ACTIONS,
     COST,
     PID,
-    Action,
     Budget,
+    BudgetAction,
     BudgetedLearner,
     Lesson,
     Look,
     PPOConfig,
+    action_shares,
     advantage,
     budget_for,
     load_policy,
     oracle,
     save_policy,
-    shares,
     train,
 )
-from core.learning.forms.fast_weights import Form, FormConfig
+from core.learning.forms.fast_weights import FormConfig, PreparedForm
 from tests.core.conftest import STORY, WIDTH, chunks_of
 from tests.core.learning.test_fast_learner import finish, logits, section
 
@@ -52,14 +52,16 @@ def test_a_threshold_gives_more_to_the_chunks_whose_loss_is_high() -> None:
 
 def test_shares_have_the_mean_cost_that_was_asked_for() -> None:
     for each in (1.5, 4, 8):
-        assert sum(p * COST[a] for p, a in zip(shares(each), ACTIONS, strict=True)) == pytest.approx(each, abs=1e-3)
+        assert sum(p * COST[a] for p, a in zip(action_shares(each), BUDGET_ACTIONS, strict=True)) == pytest.approx(
+            each, abs=1e-3
+        )
 
 
 def test_the_oracle_is_the_best_of_all_assignments() -> None:
     rng = random.Random(1)
     gains = [[0.0, *(rng.random() for _ in range(3))] for _ in range(4)]
-    worth = lambda chosen: sum(g[ACTIONS.index(a)] for g, a in zip(gains, chosen, strict=True))  # noqa: E731
-    affordable = (c for c in itertools.product(ACTIONS, repeat=4) if sum(COST[a] for a in c) <= 16)
+    worth = lambda chosen: sum(g[BUDGET_ACTIONS.index(a)] for g, a in zip(gains, chosen, strict=True))  # noqa: E731
+    affordable = (c for c in itertools.product(BUDGET_ACTIONS, repeat=4) if sum(COST[a] for a in c) <= 16)
     assert worth(oracle(gains, 4)) == pytest.approx(max(map(worth, affordable)))
 
 
@@ -91,9 +93,9 @@ def test_ppo_learns_to_spend_where_it_gains_within_the_budget(tmp_path) -> None:
     save_policy(net, tmp_path)
     policy = load_policy(tmp_path)
     budget = Budget(policy, 3.5, 16)
-    gain = sum(lessons[0].gains[n][ACTIONS.index(budget.decide(x))] for n, x in enumerate(lessons[0].losses))
+    gain = sum(lessons[0].gains[n][BUDGET_ACTIONS.index(budget.decide(x))] for n, x in enumerate(lessons[0].losses))
     chance = Budget(budget_for("random:3.5", 16).policy, 3.5, 16)
-    luck = sum(lessons[0].gains[n][ACTIONS.index(chance.decide(x))] for n, x in enumerate(lessons[0].losses))
+    luck = sum(lessons[0].gains[n][BUDGET_ACTIONS.index(chance.decide(x))] for n, x in enumerate(lessons[0].losses))
     assert budget.spent <= 56 and gain > luck
     assert policy(Look(4.0, 1.0, 0.5, 1.0)) == net.decide(Look(4.0, 1.0, 0.5, 1.0))
 
@@ -105,7 +107,7 @@ def test_a_single_chunk_can_be_trained_on() -> None:
 
 @pytest.mark.parametrize("shared", [False, True])
 def test_other_numbers_of_steps_begin_as_trained_and_go_on_with_the_last_rate(tiny, shared: bool) -> None:
-    form = Form(FormConfig(steps=2, layers=2, start=True, rank=4, shared_rate=shared), WIDTH, tiny.model)
+    form = PreparedForm(FormConfig(steps=2, layers=2, start=True, rank=4, shared_rate=shared), WIDTH, tiny.model)
     torch.nn.init.uniform_(form.log_rates, -6, -5)
     for start in form.start:
         torch.nn.init.normal_(start)
@@ -149,4 +151,6 @@ def test_four_steps_by_budget_are_the_steps_that_were_trained(learner, budgeted)
 
 
 def test_every_action_is_priced() -> None:
-    assert [COST[a] for a in (Action.SKIP, Action.UPDATE_1, Action.UPDATE_2, Action.UPDATE_4)] == [1, 3, 5, 12]
+    assert [
+        COST[a] for a in (BudgetAction.SKIP, BudgetAction.UPDATE_1, BudgetAction.UPDATE_2, BudgetAction.UPDATE_4)
+    ] == [1, 3, 5, 12]

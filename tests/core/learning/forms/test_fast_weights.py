@@ -12,7 +12,7 @@ from core.errors import SetupError
 from core.learning.base import LearnConfig
 from core.learning.fast_learner import FastWeightsLearner
 from core.learning.forms.budget import BudgetedLearner
-from core.learning.forms.fast_weights import Form, FormConfig, FormLearner, direction, load_form
+from core.learning.forms.fast_weights import FormConfig, FormLearner, PreparedForm, direction, load_form
 from core.learning.hooks import attached, down_projections
 from core.learning.learners import make_learner
 from core.learning.packing import unpack
@@ -116,14 +116,14 @@ def test_rms_has_unit_root_mean_square_whatever_the_gradients_size() -> None:
 
 def test_token_weights_are_one_before_training() -> None:
     hidden = torch.randn(2, 5, WIDTH)
-    fresh = Prepared(FastWeightsConfig(), WIDTH), Form(FormConfig(token_weights=False), WIDTH)
+    fresh = Prepared(FastWeightsConfig(), WIDTH), PreparedForm(FormConfig(token_weights=False), WIDTH)
     for slow in fresh:
         assert torch.allclose(slow.token_weights(hidden), torch.ones(2, 5))
 
 
 def test_the_shipped_form_is_one_of_the_general_ones_to_the_bit(model, texts) -> None:
     shipped = prepared()
-    general = Form(FormConfig(layers=2, rule="muon"), WIDTH)
+    general = PreparedForm(FormConfig(layers=2, rule="muon"), WIDTH)
     general.load_state_dict(shipped.state_dict())
     for options in ({"measure": True}, {"differentiable": True}):
         losses, fast = run(model, texts, shipped, **options)
@@ -142,7 +142,9 @@ def test_what_was_prepared_before_a_field_existed_has_its_default(tmp_path) -> N
 @pytest.mark.parametrize("form", [{}, {"rule": "muon", "rank": 4}, {"start": True}], ids=str)
 def test_what_was_prepared_is_loaded_as_it_was_saved(tiny, tmp_path, form: dict) -> None:
     made = (
-        prepared(**form, steps=3) if "start" not in form else Form(FormConfig(layers=2, start=True), WIDTH, tiny.model)
+        prepared(**form, steps=3)
+        if "start" not in form
+        else PreparedForm(FormConfig(layers=2, start=True), WIDTH, tiny.model)
     )
     save_prepared(made, tmp_path)
     loaded = load_form(tmp_path, WIDTH) if form else load_prepared(tmp_path, WIDTH)
@@ -166,7 +168,7 @@ def test_a_preparation_is_learned_with_by_its_own_form(tiny, fmt, tmp_path) -> N
 
 
 def test_a_learned_start_is_not_stored_with_what_was_learned(tiny, fmt, tmp_path) -> None:
-    form = Form(FormConfig(layers=2, steps=2, start=True, segment=32), WIDTH, tiny.model)
+    form = PreparedForm(FormConfig(layers=2, steps=2, start=True, segment=32), WIDTH, tiny.model)
     for start in form.start:
         torch.nn.init.normal_(start, std=0.1)
     save_prepared(form, tmp_path)

@@ -15,7 +15,7 @@ from core.prepare.episodes import Batch, Episode, Shape, make_batch
 from core.prepare.outer import run_outer
 from core.prepare.step import HookStep, step_losses
 from tests.core.conftest import WIDTH
-from tests.core.prepare.test_outer import CONFIG, DOCUMENTS, MATERIAL
+from tests.core.prepare.test_outer import CONFIG, DOCUMENTS, MATERIAL, ready
 
 RULES = ("lact", "ttt-linear", "ttt-mlp")
 PAIRS = {
@@ -94,7 +94,7 @@ def test_what_does_not_count_is_not_written(tiny, native, batch) -> None:
 
 
 def test_the_answer_loss_reaches_every_slow_weight(tiny, native, batch) -> None:
-    found = step_losses(HookStep(tiny.model, native), batch, CONFIG)
+    found = step_losses(HookStep(tiny.model, native), ready(batch), CONFIG)
     assert {"answer", "before", "beside"} < set(found)
     found["answer"].backward()
     for name, p in native.named_parameters():
@@ -103,14 +103,14 @@ def test_the_answer_loss_reaches_every_slow_weight(tiny, native, batch) -> None:
 
 
 def test_the_outer_loop_trains_it_and_lowers_the_answer_loss(tiny, native, batch) -> None:
-    start = float(step_losses(HookStep(tiny.model, native), batch, CONFIG)["answer"].detach())
+    start = float(step_losses(HookStep(tiny.model, native), ready(batch), CONFIG)["answer"].detach())
     before = {name: p.detach().clone() for name, p in native.named_parameters()}
     reports: list[dict] = []
     config = replace(
         CONFIG, weigh_lr=1e-2, max_steps=20
     )  # the memory alone: less is gained than where the model trains along
     run_outer(tiny.model, tiny.tokenizer, native, MATERIAL, config, report=reports.append)
-    end = float(step_losses(HookStep(tiny.model, native), batch, CONFIG)["answer"].detach())
+    end = float(step_losses(HookStep(tiny.model, native), ready(batch), CONFIG)["answer"].detach())
     assert end < start - 0.5 and len(reports[-1]["rates"]) == 2
     assert not any(torch.equal(p, before[name]) for name, p in native.named_parameters())
 
