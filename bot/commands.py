@@ -77,6 +77,7 @@ class Command:
     options: tuple[Option, ...] = ()
     permission: Permission = Permission.EVERYONE
     private: bool = False  # by default only the asker sees the answer
+    asks_by: str = ""  # the action whose form asks for files where none came
 
     def is_private(self, request: Request) -> bool:
         """Platforms have to know before the handler runs."""
@@ -842,10 +843,11 @@ COMMANDS: dict[str, Command] = {
             "Learn a document, for this channel alone",
             learn,
             options=(
-                Option("file", "The document to learn", Kind.FILE, required=True),
+                Option("file", "The document to learn; I ask for it when you leave it out", Kind.FILE),
                 Option("pages", "Only these pages, for example 1-100"),
             ),
             permission=Permission.MEMBER,
+            asks_by="upload",
         ),
         Command(
             "ask",

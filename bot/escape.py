@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+from core.document.text import visible
+
 FENCE = "```"
 _DISCORD_SPECIAL = re.compile(r"([\\*_~|`<>\[\]]|^#|(?<=^-)#|:(?=//))", re.MULTILINE)
 _SLACK_SPECIAL = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
@@ -17,13 +19,13 @@ def escape_discord(text: str) -> str:
 
 
 def without_mentions(text: str) -> str:
-    """A zero-width space after each @: for places that show plain text."""
-    return text.replace("@", "@\u200b")
+    """A zero-width space after each @: for places that show plain text. Nothing invisible but that."""
+    return visible(text).replace("@", "@\u200b")
 
 
 def escape_slack(text: str) -> str:
     """Plain text -> Slack mrkdwn: only & < > have power to mention, link or call; * _ ~ ` are left as written."""
-    return re.sub("[&<>]", lambda match: _SLACK_SPECIAL[match[0]], text)
+    return re.sub("[&<>]", lambda match: _SLACK_SPECIAL[match[0]], visible(text))
 
 
 def _outside_fences(text: str, escape: Callable[[str], str]) -> str:

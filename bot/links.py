@@ -30,6 +30,7 @@ MAX_LINKS = 3  # links of one message
 REDIRECTS = 5
 TIMEOUT = 60.0  # for a document, redirects included
 AGENT = "Engram (a chat bot that fetches what people link to)"
+UNICAST = ipaddress.ip_network("2000::/3")  # all of IPv6 that is handed out (IANA); sites use others among themselves
 NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052: the last 32 bits are an IPv4 address
 
 # Documents that only people who are logged in can open: their addresses, what they are, and how to export them
@@ -89,11 +90,12 @@ def name_of(link: str) -> str:
         return "page"
 
 
-async def fetch(link: str, most: int, *, public: Public | None = None) -> bytes:
+async def fetch(link: str, most: int, *, public: Public | None = None, seconds: float = TIMEOUT) -> bytes:
     """The document behind a link, of at most so many bytes.
 
     Args:
         public: whether an address may be talked to.
+        seconds: for the whole, redirects included.
 
     Raises: Refused, PdfTooBig.
     """
@@ -101,7 +103,7 @@ async def fetch(link: str, most: int, *, public: Public | None = None) -> bytes:
     connector = aiohttp.TCPConnector(resolver=_Resolver(public), force_close=True)
     options: dict[str, Any] = {"cookie_jar": aiohttp.DummyCookieJar(), "auto_decompress": False, "trust_env": False}
     try:
-        async with asyncio.timeout(TIMEOUT), aiohttp.ClientSession(connector=connector, **options) as session:
+        async with asyncio.timeout(seconds), aiohttp.ClientSession(connector=connector, **options) as session:
             return await _followed(session, link, most, public)
     except TimeoutError:
         raise Refused("That link took too long; download the document and attach it.") from None
@@ -160,16 +162,30 @@ class _Resolver(AbstractResolver):
 
 
 def is_public(address: str) -> bool:
-    """Whether an address belongs to the public internet, and so does the IPv4 address that it may carry."""
+    """Whether an address belongs to the public internet, as does the IPv4 address that it may carry, and to another
+    machine: a firewall lets this machine's own requests to its own public address through."""
     ip = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(ip, ipaddress.IPv6Address):
         carried = [ip.ipv4_mapped, ip.sixtofour, *(ip.teredo or ())]
         carried += [ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)] if ip in NAT64 else []
         if any(inner is not None and not is_public(str(inner)) for inner in carried):
             return False
-        if ip.ipv4_mapped:
+        if ip.ipv4_mapped or ip in NAT64:
             return True
-    return ip.is_global and not ip.is_multicast
+        if ip not in UNICAST:
+            return False
+    return ip.is_global and not ip.is_multicast and not is_own(ip)
+
+
+def is_own(ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    """Whether this machine would talk to itself; nothing is sent."""
+    family = socket.AF_INET if ip.version == 4 else socket.AF_INET6
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect((str(ip), 9))
+            return probe.getsockname()[0] == str(ip)
+    except OSError:  # no way there
+        return False
 
 
 async def _body(response: aiohttp.ClientResponse, most: int) -> bytes:

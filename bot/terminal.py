@@ -23,6 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bot.wording import count
+from core.document.text import visible
 from core.types import Answer, Document, Page, Progress, Stage, Status
 
 STAGE_WORDS = {
@@ -34,12 +35,9 @@ STAGE_WORDS = {
 }
 
 
-CONTROLS = dict.fromkeys(i for i in [*range(32), *range(127, 160)] if chr(i) not in "\n\t")
-
-
 def plain(text: str) -> str:
     """Text that others wrote, so that neither rich nor the terminal reads orders in it."""
-    return escape(text.translate(CONTROLS))
+    return escape(visible(text))
 
 
 class Screen:

@@ -318,10 +318,9 @@ class Service:
 
     @traced("search")
     async def _search(self, channel: str, question: str, ranking: RankingParameters) -> list[Hit]:
-        """What the question points at in a channel, by closeness, too, where there are documents to choose from."""
+        """What the question points at in a channel, by words and closeness; nothing where it knows no document."""
         hits = await self._index.candidates(channel, question, limit=ranking.reranked_chunks)
-        several = len(await self._index.documents(channel)) > 1
-        query = await self._runner.device.query(question) if several else None
+        query = await self._runner.device.query(question) if hits else None
         close = await asyncio.to_thread(closeness, query, [hit.code for hit in hits]) if query else None
         return by_closeness(hits, close, ranking)
 

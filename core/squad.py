@@ -32,18 +32,18 @@ class Article:
     questions: tuple[Question, ...]
 
 
-def read_squad(path: Path) -> list[Article]:
-    """SQuAD v1.1 or v2.0 JSON, plain or gzipped; questions without an answer are left out. Raises: Refused."""
+def read_squad(path: Path, *, unanswered: bool = False) -> list[Article]:
+    """SQuAD v1.1 or v2.0 JSON, plain or gzipped. unanswered: also questions without an answer. Raises: Refused."""
     try:
         data = json.loads(gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_text())["data"]
-        return [_article(article, number) for number, article in enumerate(data, start=1)]
+        return [_article(article, number, unanswered) for number, article in enumerate(data, start=1)]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise Refused(f"'{path.name}' is not a question set in SQuAD's format.") from error
 
 
-def asked_articles(path: Path, most: int | None = None) -> list[Article]:
-    """The first articles that are asked about, at most so many. Raises: Refused."""
-    return [article for article in read_squad(path) if article.questions][:most]
+def asked_articles(path: Path, most: int | None = None, *, unanswered: bool = False) -> list[Article]:
+    """The first articles that are asked about, at most so many. unanswered: as for `read_squad`. Raises: Refused."""
+    return [article for article in read_squad(path, unanswered=unanswered) if article.questions][:most]
 
 
 def read_questions(path: Path) -> list[Question]:
@@ -51,12 +51,12 @@ def read_questions(path: Path) -> list[Question]:
     return [question for article in read_squad(path) for question in article.questions]
 
 
-def _article(data: Mapping[str, Any], number: int) -> Article:
+def _article(data: Mapping[str, Any], number: int, unanswered: bool) -> Article:
     questions = []
     for paragraph in data["paragraphs"]:
         for asked in paragraph["qas"]:
             answers = tuple(dict.fromkeys(answer["text"] for answer in asked.get("answers") or ()))
-            if answers:
+            if answers or unanswered:
                 questions.append(Question(asked["question"], answers, paragraph["context"]))
     paragraphs = dict.fromkeys(paragraph["context"] for paragraph in data["paragraphs"])
     return Article(data.get("title") or f"document {number}", tuple(paragraphs), tuple(questions))

@@ -221,6 +221,8 @@ def _unpack(file: Path, fresh: Path) -> Manifest:
         manifest = _read_manifest(archive)
         if manifest.version > len(MIGRATIONS):
             raise DataTooNew("This backup was written by a newer Engram; upgrade first. Nothing was changed.")
+        if sum(size for size, _ in manifest.files.values()) > file.stat().st_size:  # entries that lie in one another
+            raise BackupDamaged
         (fresh / "weights").mkdir(mode=0o700, parents=True)
         for name, (size, digest) in manifest.files.items():
             (fresh / name).parent.mkdir(mode=0o700, exist_ok=True, parents=True)

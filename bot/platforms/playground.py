@@ -20,6 +20,7 @@ import gradio as gr
 import pandas
 import uvicorn
 from fastapi import FastAPI
+from gradio.utils import get_upload_folder
 
 from bot.platforms import playground_html as html
 from bot.quotas import Quotas
@@ -208,9 +209,30 @@ async def visiting(app: App, settings: Settings) -> AsyncIterator[Visits]:
 # The page ------------------------------------------------------------------------------------------------------------
 
 
+class GuardedBlocks(gr.Blocks):
+    """Takes files from uploads alone. Gradio would open every file of this user and every public address that a request
+    names: its own check is left out where another server mounts the page.
+    """
+
+    async def preprocess_data(self, block_fn: Any, inputs: list[Any], *more: Any, **options: Any) -> list[Any]:
+        require_uploads(inputs)
+        return await super().preprocess_data(block_fn, inputs, *more, **options)
+
+
+def require_uploads(value: Any) -> None:
+    """Raises: gr.Error, when something in it names another file."""
+    if isinstance(value, dict):
+        path = value.get("path")
+        if isinstance(path, str) and not Path(path).resolve().is_relative_to(Path(get_upload_folder()).resolve()):
+            raise gr.Error("That file was not uploaded here.", print_exception=False)
+    if isinstance(value, dict | list):
+        for part in value.values() if isinstance(value, dict) else value:
+            require_uploads(part)
+
+
 def build(visits: Visits) -> gr.Blocks:
     """The page, from top to bottom, and what its parts do."""
-    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(600, 600)) as page:
+    with GuardedBlocks(title=TITLE, analytics_enabled=False, delete_cache=(600, 600)) as page:
         token = gr.BrowserState("", storage_key="engram-playground")
         gr.Markdown(INTRODUCTION)
         state = gr.HTML()

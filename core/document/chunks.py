@@ -113,35 +113,35 @@ def _own_length(pages: Sequence[Page]) -> int:
 
 
 def _cuts(
-    text: str, offsets: Sequence[tuple[int, int]], ends: Sequence[int], size: int, at: int, last: int
+    text: str, offsets: Sequence[tuple[int, int]], ends: Sequence[int], size: int, begin: int, last: int
 ) -> Iterator[int]:
     """Where the chunks between two tokens end, counted in tokens from the document's start."""
-    while last - at > size:
-        at = _best_cut(text, offsets, ends, at, at + size)
-        yield at
-    if last > at:
+    while last - begin > size:
+        begin = _best_cut(text, offsets, ends, begin, begin + size)
+        yield begin
+    if last > begin:
         yield last
 
 
-def _best_cut(text: str, offsets: Sequence[tuple[int, int]], ends: Sequence[int], at: int, most: int) -> int:
-    whole = [cut for cut in range(most, at, -1) if offsets[cut][0] >= ends[cut - 1]]  # not within a character
-    near = [cut for cut in whole if most - cut <= SLACK * (most - at)]
+def _best_cut(text: str, offsets: Sequence[tuple[int, int]], ends: Sequence[int], begin: int, most: int) -> int:
+    whole = [cut for cut in range(most, begin, -1) if offsets[cut][0] >= ends[cut - 1]]  # not within a character
+    near = [cut for cut in whole if most - cut <= SLACK * (most - begin)]
     kinds = (_ends_paragraph, _ends_sentence, _ends_line, _ends_word)
     good = (cut for ends_here in kinds for cut in near if ends_here(text, ends[cut - 1]))
     return next(good, whole[0] if whole else most)
 
 
-def _ends_paragraph(text: str, at: int) -> bool:
-    return _ends_sentence(text, at) and _ends_line(text, at)  # not a heading: it belongs to what follows
+def _ends_paragraph(text: str, cut: int) -> bool:
+    return _ends_sentence(text, cut) and _ends_line(text, cut)  # not a heading: it belongs to what follows
 
 
-def _ends_sentence(text: str, at: int) -> bool:
-    return _ends_word(text, at) and text[max(at - 6, 0) : at].rstrip().rstrip(CLOSING).endswith(STOPS)
+def _ends_sentence(text: str, cut: int) -> bool:
+    return _ends_word(text, cut) and text[max(cut - 6, 0) : cut].rstrip().rstrip(CLOSING).endswith(STOPS)
 
 
-def _ends_line(text: str, at: int) -> bool:
-    return "\n" in text[at - 1 : at + 1]
+def _ends_line(text: str, cut: int) -> bool:
+    return "\n" in text[cut - 1 : cut + 1]
 
 
-def _ends_word(text: str, at: int) -> bool:
-    return any(character.isspace() for character in text[at - 1 : at + 1])
+def _ends_word(text: str, cut: int) -> bool:
+    return any(character.isspace() for character in text[cut - 1 : cut + 1])

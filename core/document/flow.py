@@ -136,8 +136,8 @@ def _plain(paragraph: str) -> list[str]:
         rows = [line.strip().strip("|").split("|") for line in [lines[0], *lines[2:]]]
         return [rows_as_text([[_bare(cell) for cell in row] for row in rows])]
     kept = [_bare(line) for line in lines if not _RULE.fullmatch(line)]
-    found = _HEADING.fullmatch(kept[0].strip()) if len(kept) == 1 else None
-    return [heading(found[1])] if found else [_unwrapped("\n".join(kept))] if kept else []
+    match = _HEADING.fullmatch(kept[0].strip()) if len(kept) == 1 else None
+    return [heading(match[1])] if match else [_unwrapped("\n".join(kept))] if kept else []
 
 
 def _bare(text: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import encodings
 import re
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -19,7 +20,7 @@ from core.document.archive import Unreadable
 from core.document.language import ENGLISH, NAMES, language_of
 from core.document.ocr import MINUTES, Ocr, Recognised
 from core.document.places import shortened
-from core.document.text import tidy
+from core.document.text import tidy, unseen, visible
 from core.errors import NotAPdf, PdfDamaged, PdfHasNoText, PdfLocked, PdfTooBig, PdfTooLong, PdfTooSlow, Refused
 from core.sandbox import Crashed, Overrun, Sandbox, Stuck
 from core.types import ALL_PAGES, Limits, Page
@@ -310,18 +311,19 @@ def _without_text(reply: dict[str, Any], format: Format) -> str:
 
 
 def _pages(reply: dict[str, Any]) -> tuple[Page, ...]:
-    texts = (text.encode(errors="ignore").decode() for text in reply["texts"])  # no half of a surrogate pair
+    texts = [text.encode(errors="ignore").decode() for text in reply["texts"]]  # no half of a surrogate pair
     sure, places = reply.get("ocr", {}), reply.get("places", ())
-    named = [*map(_places, places), *[()] * (len(reply["texts"]) - len(places))]
+    named = [*places, *[()] * (len(texts) - len(places))]
     return tuple(
-        Page(number=number, text=text, places=begin, confidence=sure.get(number))
+        Page(number=number, text=visible(text), places=_places(begin, unseen(text)), confidence=sure.get(number))
         for number, (text, begin) in enumerate(zip(texts, named, strict=False), start=int(reply["first"]))
     )
 
 
-def _places(begin: Sequence[Sequence[Any]]) -> tuple[tuple[int, str], ...]:
-    """Names that can be shown, in the order of the text."""
-    return tuple(sorted((max(0, int(start)), shortened(tidy(str(name)), PLACE)) for start, name in begin))
+def _places(begin: Sequence[Sequence[Any]], left_out: Sequence[int]) -> tuple[tuple[int, str], ...]:
+    """Names that can be shown, in the order of the text, of which so many characters are left out."""
+    shown = ((max(0, int(start)), shortened(tidy(str(name)), PLACE)) for start, name in begin)
+    return tuple(sorted((start - bisect_left(left_out, start), name) for start, name in shown))
 
 
 def _notes(reply: dict[str, Any], place: str) -> tuple[str, ...]:

@@ -47,7 +47,8 @@ def with_headings(pages: Sequence[Sequence[Piece]]) -> tuple[list[PageText], str
     title = _title(pages[0], usual) if pages else ""
     texts = []
     for number, page in enumerate(pages):
-        text, headings, last, prose = "", [], False, False
+        text, last, prose = "", False, False
+        headings: list[tuple[int, int, str]] = []
         for piece, below in zip_longest(page, page[1:]):
             text += piece.gap if text else ""
             heads = piece.text not in title and _is_heading(piece, below, usual, sizes)

@@ -48,7 +48,7 @@ def without_running_heads(sheets: Sequence[Sheet]) -> list[Sheet]:
     the first page says it.
     A page of nothing but its head keeps it."""
     heads = _heads(sheets)
-    gone = [_peeled(sheet, at, heads) for at, sheet in enumerate(sheets)]
+    gone = [_peeled(sheet, index, heads) for index, sheet in enumerate(sheets)]
     left = [[line for line in sheet.lines if line not in out] for sheet, out in zip(sheets, gone, strict=True)]
     said = {_letters(line.text) for lines in left for line in lines}
     title = {word for line in left[0] for word in _words(line.text)} if left else set()
@@ -90,41 +90,41 @@ def _heads(sheets: Sequence[Sheet]) -> set[tuple[str, str]]:
     """The marks that lines in the same margin of most pages share, or of three pages close together: a chapter's title.
     What is there twice on a page is a list's or a table's."""
     pages: dict[tuple[str, str], list[int]] = defaultdict(list)
-    for at, sheet in enumerate(sheets):
-        marks = Counter(mark for line in sheet.lines for mark in _marks(line, sheet, at))
+    for index, sheet in enumerate(sheets):
+        marks = Counter(mark for line in sheet.lines for mark in _marks(line, sheet, index))
         for mark in (mark for mark, count in marks.items() if count == 1):
-            pages[mark].append(at)
+            pages[mark].append(index)
     most = max(2, 0.4 * len(sheets))  # a left and a right head share the pages between them
-    return {mark for mark, at in pages.items() if len(at) >= most or _huddle(at)}
+    return {mark for mark, index in pages.items() if len(index) >= most or _huddle(index)}
 
 
-def _huddle(at: Sequence[int]) -> bool:
-    return any(third - first <= 4 for first, third in zip(at, at[2:], strict=False))
+def _huddle(index: Sequence[int]) -> bool:
+    return any(third - first <= 4 for first, third in zip(index, index[2:], strict=False))
 
 
 def _edge(line: Line, sheet: Sheet) -> str:
     return "top" if line.y1 < MARGIN * sheet.height else "bottom" if line.y0 > (1 - MARGIN) * sheet.height else ""
 
 
-def _marks(line: Line, sheet: Sheet, at: int) -> set[tuple[str, str]]:
+def _marks(line: Line, sheet: Sheet, index: int) -> set[tuple[str, str]]:
     """(edge, mark) of what a line in the margin may share with those of other pages: its text, or its text but for one
     number that counts as the pages do. Never that number alone: footnotes and steps count, too."""
     edge, text = _edge(line, sheet), line.text.casefold()
     if not edge or not any(character.isalpha() for character in text):
         return set()
     numbers = list(_NUMBER.finditer(text))
-    counted = (f"{text[: n.start()]}#{int(n[0]) - at:+}{text[n.end() :]}" for n in numbers)
+    counted = (f"{text[: n.start()]}#{int(n[0]) - index:+}{text[n.end() :]}" for n in numbers)
     roman = any(_LONE.fullmatch(word) and word.isalpha() for word in text.split())
     return {(edge, mark) for mark in (text, *counted, *([f"#roman {_letters(text)}"] * roman))}
 
 
-def _peeled(sheet: Sheet, at: int, heads: set[tuple[str, str]]) -> set[Line]:
+def _peeled(sheet: Sheet, index: int, heads: set[tuple[str, str]]) -> set[Line]:
     gone: set[Line] = set()
     apart, rows = 1.25 * line_distance(sheet.lines), _side_by_side(sheet.lines)
     body = median(line.size for line in sheet.lines) if sheet.lines else 0.0
 
     def returns(line: Line) -> bool:
-        return line.size <= LARGER * body and bool(heads & _marks(line, sheet, at))
+        return line.size <= LARGER * body and bool(heads & _marks(line, sheet, index))
 
     for edge, order in (("top", rows), ("bottom", rows[::-1])):
         run: list[Line] = []

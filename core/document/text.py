@@ -33,6 +33,23 @@ _REST = re.compile(rf"{_LETTERS}(?:[-‐]{_LETTERS})*")
 _ADDRESS = re.compile(r"(?:https?://|www\.)\S*[/_=&?]$|(?:^|\s)/(?:[\w.-]+/)*$")  # or a path, that goes on below
 _RANGE = re.compile(r"\d[-‐–/]$")
 
+# Characters that show nothing, or turn what stands beside them around: controls but tab and line feed, Unicode's format
+# characters but the two joiners that scripts need, tags and the variation selectors beside them
+_UNSEEN = re.compile(
+    "[\0-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
+    "\U000e0000-\U000e0fff]"
+)
+
+
+def visible(text: str) -> str:
+    """Without characters that nobody sees; a space for those that part words."""
+    return _UNSEEN.sub(lambda match: " " if match[0].isspace() else "", text)
+
+
+def unseen(text: str) -> list[int]:
+    """Where those stand that `visible` leaves out, in order."""
+    return [match.start() for match in _UNSEEN.finditer(text) if not match[0].isspace()]
+
 
 def tidy(text: str) -> str:
     """Ligatures spelled out, blanks single spaces, nothing invisible (but a soft hyphen at the end stays)."""

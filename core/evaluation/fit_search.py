@@ -6,16 +6,23 @@ A real Service learns every document, alone in a channel and all in one. What ea
 could ask answers is recorded once; then one number after the other is tried on the recorded answers, on the even
 questions, until none gains. The odd questions judge the result. What `--write` leaves in a preparation's folder is read
 when the model is loaded (`core.search.parameters`). The numbers that decide what a question costs are not fitted.
+
+Questions about none of the documents (`--general`) are to stay with the base model, which answers in sentences that no
+F1 can judge: the gate's bar is put where weights answer no more of them than `MAX_STRAY`. A set's questions without an
+answer (SQuAD 2.0) count in how far an answer can be trusted. With `--answers FILE` each answer is written down as it
+comes, and a run that was stopped goes on from there.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import hashlib
 import json
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+import math
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import cache, partial
 from operator import itemgetter
 from pathlib import Path
 from statistics import mean
@@ -24,6 +31,7 @@ from typing import Any
 from core.device import BATCH_ROWS
 from core.engine import Engine, EngineConfig
 from core.evaluation.bench import BATCH, EMPTY_CHANNEL, SHARED_CHANNEL, channel_of
+from core.evaluation.journal import Journal, RecordedReply
 from core.evaluation.report import RIGHT_F1
 from core.evaluation.served import Served, open_service
 from core.ports import Ask
@@ -39,6 +47,7 @@ from core.search.ranking import (
     distinct,
     evidence_on,
     groups_to_ask,
+    relevance,
     support_of,
 )
 from core.squad import Article, Question, asked_articles, f1, read_questions
@@ -51,11 +60,11 @@ CHOICE: dict[str, Sequence[float]] = {
     "thread_margin": (2.0, 3.0, 4.0, 5.0, 6.0, 8.0),
     "score_weight": (0.1, 0.2, 0.3, 0.4, 0.6, 0.8),
     "support_weight": (0.0, 0.5, 1.0, 1.5, 2.0, 3.0),
-    "gate_share": (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4),
-    "gate_doubt": (0.0, 0.1, 0.2, 0.3, 0.4, 0.5),
+    "gate_share": (-0.3, -0.2, -0.1, 0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4),
+    "gate_doubt": (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8),
     "gate_size": (0.0, 0.01, 0.02, 0.03, 0.05),
-    "gate_odds": (0.0, 0.1, 0.2, 0.3, 0.4),
-    "gate_usual_odds": (-2.0, -1.5, -1.0, -0.6, -0.3, 0.0),
+    "gate_support": (0.0, 0.1, 0.2, 0.3, 0.5, 9.0),
+    "gate_odds": (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4),
 }
 TRUST: dict[str, Sequence[float]] = {
     "min_evidence": (0.3, 0.4, 0.5, 0.6, 0.7),
@@ -66,6 +75,7 @@ TRUST: dict[str, Sequence[float]] = {
 WRONG_COST = 4  # right likely answers that one wrong likely answer costs: a likely answer is to be right in 80 %
 MIN_GAIN = 0.05  # percent; a new number that gains less is noise
 MAX_ROUNDS = 4
+MAX_STRAY = {"general, alone": 0.03, "general, together": 0.05}  # of questions about no document, that weights answer
 Situations = Sequence[tuple[str, str, int | None]]  # name, channel, number of the document that answered in the thread
 
 
@@ -79,11 +89,11 @@ class Recorded:
     f1: float  # percent
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Case:
     """A question in one setting, with everything that the numbers could make of it."""
 
-    setting: str  # alone | together | conversation | other thread | general, alone | general, together
+    setting: str  # alone | together | conversation | other thread | not answered | general, alone | general, together
     question: str
     is_fitted: bool  # on; the others judge
     channel: Sequence[Hit]  # by words
@@ -103,17 +113,34 @@ class Outcome:
     certainty: Certainty
 
 
-def replay(case: Case, parameters: RankingParameters) -> Outcome:
-    """What the service answers with these numbers."""
-    ranked = by_closeness(case.channel, case.close, parameters)
+@cache
+def asked_sections(case: Case, parameters: RankingParameters) -> list[list[Hit]]:
+    return groups_to_ask(by_closeness(case.channel, case.close, parameters), case.thread, parameters)
+
+
+def answer_given(case: Case, parameters: RankingParameters) -> SectionAnswer | None:
+    """The learned answer that the service gives with these numbers; None: the base model's alone."""
+    p = parameters
+    search = RankingParameters(
+        closeness_weight=p.closeness_weight,
+        considered_chunks=p.considered_chunks,
+        score_margin=p.score_margin,
+        max_sections=p.max_sections,
+        thread_margin=p.thread_margin,
+    )
     answered = []
-    for group in groups_to_ask(ranked, case.thread, parameters):
+    for group in asked_sections(case, search):
         answers = []
         for hit in group:
             recorded = case.recorded[hit.key]
             answers.append(SectionAnswer(hit=hit, completion=recorded.completion, pages=recorded.pages))
         answered.append(answers)
-    best = choose_answer(answered, parameters)
+    return choose_answer(answered, parameters)
+
+
+def replay(case: Case, parameters: RankingParameters) -> Outcome:
+    """What the service answers with these numbers."""
+    best = answer_given(case, parameters)
     if best is None:
         return Outcome(f1=case.base_f1, document=None, certainty=Certainty.UNSURE)
     recorded = case.recorded[best.hit.key]
@@ -131,18 +158,20 @@ class Recorder:
     served: Served
     articles: Sequence[Article]
     tried: Sequence[RankingParameters]  # whose sections are recorded
-    answers: dict[tuple[int, int, str], Completion]  # by article, chunk and question: channels share them
+    journal: Journal  # of answers, by article, chunk and question: channels share them
 
     @classmethod
-    async def learn_all(cls, served: Served, articles: Sequence[Article]) -> Recorder:
+    async def learn_all(cls, served: Served, articles: Sequence[Article], journal: Journal) -> Recorder:
         """Learn the articles, each in a channel of its own and all in one."""
         for n, article in enumerate(articles):
             await served.learn(channel_of(n), n, article)
             await served.learn(SHARED_CHANNEL, n, article)
-        return cls(served, articles, widest(await served.runner.device.ranking()), {})
+        return cls(served, articles, widest(await served.runner.device.ranking()), journal)
 
     async def cases(self, n: int, question: Question, number: int) -> list[Case]:
         """A question about an article, in every setting. number: of the question, by which its half is chosen."""
+        if not question.answers:
+            return await self._cases([("not answered", channel_of(n), None)], question, number, None)
         settings = [
             ("alone", channel_of(n), None),
             ("together", SHARED_CHANNEL, None),
@@ -171,7 +200,7 @@ class Recorder:
         served, text, documents = self.served, question.text, self.served.documents
         widest_search = self.tried[0]
         hits = await served.index.candidates(channel, text, limit=widest_search.reranked_chunks)
-        query = await served.runner.device.query(text) if channel == SHARED_CHANNEL and len(self.articles) > 1 else None
+        query = await served.runner.device.query(text)
         close = closeness(query, [hit.code for hit in hits]) if query else None
         in_thread: list[Hit] = []
         if thread is not None:
@@ -193,10 +222,10 @@ class Recorder:
         )
 
     async def _base(self, question: str) -> Completion:
-        key = (-1, -1, question)
-        if key not in self.answers:
-            self.answers[key] = (await self.served.service.ask(EMPTY_CHANNEL, question)).base
-        return self.answers[key]
+        key = f"base/{question}"
+        if key not in self.journal.replies:
+            self._write_down(key, (await self.served.service.ask(EMPTY_CHANNEL, question)).base)
+        return self._written(key)
 
     async def _record(
         self, channel: str, question: Question, wanted: Mapping[ChunkKey, Hit]
@@ -223,14 +252,21 @@ class Recorder:
         """What these sections answer; each article's section is asked once, whatever its channel."""
         keys = {}
         for document, chunk in wanted:
-            keys[document, chunk] = self.served.number(channel, document), chunk, question
-        new = [hit for key, hit in wanted.items() if keys[key] not in self.answers]
+            keys[document, chunk] = f"{self.served.number(channel, document)}/{chunk}/{question}"
+        new = [hit for key, hit in wanted.items() if keys[key] not in self.journal.replies]
         if new:
             rows = [await self._row(channel, question, hit) for hit in new]
             completions, _ = await self.served.runner.device.answer(rows)
             for hit, completion in zip(new, completions, strict=True):
-                self.answers[keys[hit.key]] = completion
-        return {key: self.answers[shared] for key, shared in keys.items()}
+                self._write_down(keys[hit.key], completion)
+        return {key: self._written(shared) for key, shared in keys.items()}
+
+    def _write_down(self, key: str, given: Completion) -> None:
+        self.journal.add(key, RecordedReply(given.text, given.seconds, 0, given.confidence))
+
+    def _written(self, key: str) -> Completion:
+        reply = self.journal.replies[key]
+        return Completion(reply.text, 0, reply.seconds, reply.confidence)
 
     async def _row(self, channel: str, question: str, hit: Hit) -> Ask:
         record, base = hit.document.weights, self.served.engine.fingerprint
@@ -251,10 +287,14 @@ def widest(now: RankingParameters) -> list[RankingParameters]:
 
 
 async def record(
-    served: Served, articles: Sequence[Article], general: Sequence[Question] = (), batch: int = BATCH
+    served: Served,
+    articles: Sequence[Article],
+    general: Sequence[Question] = (),
+    batch: int = BATCH,
+    journal: Journal | None = None,
 ) -> list[Case]:
-    """Every question in every setting, so many at once."""
-    recorder = await Recorder.learn_all(served, articles)
+    """Every question in every setting, so many at once. journal: of answers that are there already."""
+    recorder = await Recorder.learn_all(served, articles, journal or Journal(None, {}))
     jobs: list[Callable[[], Awaitable[list[Case]]]] = []
     for n, article in enumerate(articles):
         for question in article.questions:
@@ -273,16 +313,35 @@ async def record(
 
 
 def shown_f1(cases: Iterable[Case], parameters: RankingParameters) -> float:
-    """F1 of what is shown first, percent: the mean of the settings' means, so that none outweighs another."""
+    """F1 of what is shown first to questions about the documents, percent: the mean of the settings' means, so that
+    none outweighs another."""
     scores: dict[str, list[float]] = {}
     for case in cases:
-        scores.setdefault(case.setting, []).append(replay(case, parameters).f1)
+        if case.document is not None:
+            best = answer_given(case, parameters)
+            score = case.recorded[best.hit.key].f1 if best else case.base_f1
+            scores.setdefault(case.setting, []).append(score)
     return mean(map(mean, scores.values()))
+
+
+def without_strays(cases: Iterable[Case], parameters: RankingParameters) -> RankingParameters:
+    """These numbers with the lowest bar of the gate that keeps to `MAX_STRAY`; as they are where no question is about
+    none of the documents."""
+    relevances: dict[str, list[float]] = {}
+    for case in cases:
+        if case.setting in MAX_STRAY:
+            best = answer_given(case, replace(parameters, gate_share=-math.inf))
+            relevances.setdefault(case.setting, []).append(relevance(best, parameters) if best else -math.inf)
+    bars = []
+    for setting, values in relevances.items():
+        first_out = sorted(values, reverse=True)[int(MAX_STRAY[setting] * len(values))]
+        bars.append(math.floor(1000 * first_out + 1) / 1000)
+    return replace(parameters, gate_share=max(bars)) if bars else parameters
 
 
 def trust(cases: Sequence[Case], parameters: RankingParameters) -> float:
     """What is gained by saying how far an answer can be trusted, percent of all answers: a right likely answer and a
-    wrong one that is called absent gain one, their opposites cost `WRONG`."""
+    wrong one that is called absent gain one, their opposites cost `WRONG_COST`."""
     worth = 0
     for case in cases:
         outcome = replay(case, parameters)
@@ -299,15 +358,18 @@ def fit(
     start: RankingParameters,
     grid: Mapping[str, Sequence[float]],
     score: Callable[[Sequence[Case], RankingParameters], float],
+    settle: Callable[[Sequence[Case], RankingParameters], RankingParameters] = lambda cases, parameters: parameters,
 ) -> RankingParameters:
-    """Coordinate ascent: each number in turn takes the value that scores best, until none gains."""
-    best, reached = start, score(cases, start)
+    """Coordinate ascent: each number in turn takes the value that scores best, until none gains. settle: what follows
+    from the other numbers."""
+    best = settle(cases, start)
+    reached = score(cases, best)
     for _ in range(MAX_ROUNDS):
         before = best
         for name, values in grid.items():
             tried = []
             for value in values:
-                parameters = changed(best, name, value)
+                parameters = settle(cases, changed(best, name, value))
                 tried.append((score(cases, parameters), parameters))
             top, parameters = max(tried, key=itemgetter(0))
             if top > reached + MIN_GAIN:
@@ -321,10 +383,19 @@ def changed(parameters: RankingParameters, name: str, value: Any) -> RankingPara
     return replace(parameters, **{name: value})
 
 
-def fit_all(cases: Sequence[Case], start: RankingParameters) -> RankingParameters:
-    """First which answer is given, then how far it is trusted; on the cases that are there to fit on."""
+def fit_all(cases: Sequence[Case], start: RankingParameters, only: Collection[str] = ()) -> RankingParameters:
+    """First which answer is given, then how far it is trusted; on the cases that are there to fit on.
+
+    Args:
+        only: names of the numbers that may move; all where there are none.
+    """
     fitted_on = [case for case in cases if case.is_fitted]
-    return fit(fitted_on, fit(fitted_on, start, CHOICE, shown_f1), TRUST, trust)
+    chosen = fit(fitted_on, start, _grid(CHOICE, only), shown_f1, without_strays)
+    return fit(fitted_on, chosen, _grid(TRUST, only), trust)
+
+
+def _grid(values: Mapping[str, Sequence[float]], only: Collection[str]) -> dict[str, Sequence[float]]:
+    return {name: tried for name, tried in values.items() if name in only or not only}
 
 
 def table(cases: Sequence[Case], before: RankingParameters, after: RankingParameters) -> str:
@@ -369,19 +440,32 @@ def changes(before: RankingParameters, after: RankingParameters) -> dict[str, tu
 
 
 async def run(
-    engine: Engine, articles: Sequence[Article], general: Sequence[Question] = (), batch: int = BATCH
+    engine: Engine,
+    articles: Sequence[Article],
+    general: Sequence[Question] = (),
+    batch: int = BATCH,
+    answers_file: Path | None = None,
+    only: Collection[str] = (),
 ) -> tuple[RankingParameters, list[Case]]:
-    """The fitted numbers, and what they were fitted on and judged by."""
+    """The fitted numbers, and what they were fitted on and judged by. only: as for `fit_all`.
+
+    Raises: Refused, where the answers are of other sets or of another model.
+    """
+    sets = hashlib.sha256(repr((articles, general)).encode()).hexdigest()
+    about = {"sets": sets, "model": engine.fingerprint}
     async with open_service(lambda: engine, batch_rows=max(BATCH_ROWS, batch)) as served:
-        cases = await record(served, articles, general, batch)
-    return fit_all(cases, engine.base.ranking), cases
+        with Journal(answers_file, about, resume=True) as journal:
+            cases = await record(served, articles, general, batch, journal)
+    return fit_all(cases, engine.base.ranking, only), cases
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--squad", nargs="+", type=Path, required=True)
     parser.add_argument("--general", type=Path, help="questions about none of the documents")
+    parser.add_argument("--answers", type=Path, metavar="FILE", help="where answers are kept for a run that goes on")
     parser.add_argument("--documents", type=int, help="of each file")
+    parser.add_argument("--only", nargs="+", default=[], choices=[*CHOICE, *TRUST], help="numbers that may move")
     parser.add_argument("--model", default="embedded")
     parser.add_argument("--prepared", type=Path, help="folder of what `bot prepare` left: data/prepared")
     parser.add_argument("--device", default="auto")
@@ -390,10 +474,10 @@ def main() -> None:
     parser.add_argument("--entry", default="", metavar="HEADING", help="of the entry in core/evaluation/LOG.md")
     o = parser.parse_args()
     engine = Engine.load(EngineConfig(model=o.model, device=o.device, prepared=o.prepared, check=False))
-    articles = [article for path in o.squad for article in asked_articles(path, o.documents)]
+    articles = [article for path in o.squad for article in asked_articles(path, o.documents, unanswered=True)]
     general = read_questions(o.general) if o.general else []
     before = engine.base.ranking
-    after, cases = asyncio.run(run(engine, articles, general, o.batch))
+    after, cases = asyncio.run(run(engine, articles, general, o.batch, o.answers, o.only))
     print(table(cases, before, after))
     print(json.dumps(changes(before, after)))
     if o.write:

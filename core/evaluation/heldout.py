@@ -3,12 +3,15 @@
     python -m core.evaluation.heldout --articles wikipedia-0.txt.xz ... --out rules.squad.json
     python -m core.evaluation.heldout --human reading-comprehension.jsonl.gz --out people.squad.json
     python -m core.evaluation.heldout --facts 100 --count 2 --out facts.squad.json
+    python -m core.evaluation.heldout --squad more-reading.jsonl.gz --count 16 --out squad.squad.json
     python -m core.evaluation.heldout --human FILE --general --count 2048 --out general.squad.json
 
 By rule: held-out articles with questions that rules make of their sentences, which quote them. By people: held-out
-paragraphs of Natural Questions and sentences of QAMR, joined at random, with the questions that people asked. Facts:
-invented ones, so many a document, one question each. General: questions about none of these documents, out of what
-training has seen, so that the embedded model has some right without any text: for `bench --general`.
+paragraphs of Natural Questions and sentences of QAMR, joined at random, with the questions that people asked. SQuAD:
+its held-out paragraphs, joined at random, with questions of people and one that the paragraph does not answer, if there
+is one. Facts: invented ones, so many a document, one question each. General: questions about none of these documents,
+out of what training has seen. `--skip N` leaves out the first N documents, so that what is fitted on one set is judged
+by another.
 """
 
 from __future__ import annotations
@@ -24,10 +27,13 @@ from typing import Any
 from core.prepare.invented import fact, invented_word
 from core.prepare.material import (
     Passage,
+    grouped,
+    is_development,
     is_development_article,
     passages_of,
     read_articles,
     read_people,
+    read_rows,
 )
 
 MIN_WORDS, MAX_WORDS = 500, 1000  # of a document
@@ -75,8 +81,14 @@ def by_people(paragraphs: Sequence[Passage], count: int, seed: int = 0) -> list[
     few = []
     for passage in paragraphs:
         questions = rng.sample(passage.questions, min(SENTENCE_QUESTIONS, len(passage.questions)))
-        few.append(passage._replace(questions=questions))
+        few.append(passage._replace(questions=questions, beyond=passage.beyond[:1]))
     return [("Notes", group) for group in group_paragraphs(rng.sample(few, len(few)))][:count]
+
+
+def squad_passages(path: Path) -> list[Passage]:
+    """SQuAD's held-out paragraphs with short answers."""
+    rows = (row for row in read_rows(path) if row["source"].startswith("squad") and is_development(row["context"]))
+    return [passage for passage in grouped(rows) if passage.kind == "people"]
 
 
 def general(paragraphs: Sequence[Passage], count: int, seed: int = 5) -> list[TitledPassages]:
@@ -115,12 +127,15 @@ def count_words(passages: Sequence[Passage]) -> int:
 
 
 def squad_format(documents: Sequence[TitledPassages]) -> dict[str, Any]:
-    """As a question set in SQuAD's format."""
+    """As a question set in SQuAD's format; what a paragraph does not answer as in version 2.0, without answers."""
     data = []
     for title, passages in documents:
         paragraphs = []
         for passage in passages:
-            qas = [{"question": q.question, "answers": [{"text": q.answer}]} for q in passage.questions]
+            qas: list[dict[str, Any]] = [
+                {"question": q.question, "answers": [{"text": q.answer}]} for q in passage.questions
+            ]
+            qas += [{"question": q.question, "answers": [], "is_impossible": True} for q in passage.beyond]
             paragraphs.append({"context": passage.text, "qas": qas})
         data.append({"title": title, "paragraphs": paragraphs})
     return {"version": "1.1", "data": data}
@@ -130,20 +145,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--articles", nargs="*", type=Path, default=[])
     parser.add_argument("--human", type=Path)
+    parser.add_argument("--squad", type=Path)
     parser.add_argument("--facts", type=int)
     parser.add_argument("--general", action="store_true")
     parser.add_argument("--count", type=int, default=24)
+    parser.add_argument("--skip", type=int, default=0, help="leave out the first so many documents")
     parser.add_argument("--out", required=True, type=Path)
     o = parser.parse_args()
+    count = o.skip + o.count
     if o.facts:
-        documents = by_invention(o.facts, o.count)
+        documents = by_invention(o.facts, count)
     elif o.general:
-        documents = general(read_people(o.human, development=False), o.count)
+        [(title, drawn)] = general(read_people(o.human, development=False), count)
+        documents = [(title, [passage]) for passage in drawn]
     elif o.human:
         human = [p for p in read_people(o.human, development=True) if p.kind in ("nq", "qamr")]
-        documents = by_people(human, o.count)
+        documents = by_people(human, count)
+    elif o.squad:
+        documents = by_people(squad_passages(o.squad), count)
     else:
-        documents = by_rule(chain.from_iterable(map(read_articles, o.articles)), o.count)
+        documents = by_rule(chain.from_iterable(map(read_articles, o.articles)), count)
+    documents = documents[o.skip :]
     o.out.write_text(json.dumps(squad_format(documents)))
     words = [count_words(passages) for _, passages in documents]
     questions = sum(len(passage.questions) for _, passages in documents for passage in passages)

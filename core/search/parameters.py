@@ -50,6 +50,7 @@ class RankingParameters:
     gate_share: float = fitted(0.25, ONE_MORE_STAGE)  # the bar for a sure answer from the only chunk
     gate_doubt: float = fitted(0.3, ONE_MORE_STAGE)  # added to the bar at confidence 0, less in proportion above
     gate_size: float = fitted(0.01, ONE_MORE_STAGE)  # for each e-fold of chunks: the best of many holds more words
+    gate_support: float = fitted(9.0, DOUBT)  # added to the share when the text supports the answer
     gate_odds: float = fitted(0.2, SEARCH_HEAD)  # added to the share for each nat of odds by closeness ...
     gate_usual_odds: float = fitted(-0.6, SEARCH_HEAD)  # ... above these
 

@@ -265,13 +265,18 @@ def best_answer(answers: Sequence[SectionAnswer], parameters: RankingParameters)
 
 
 def is_about(answer: SectionAnswer, parameters: RankingParameters) -> bool:
-    """The gate: whether the section that answers is about the question. It holds enough of the question's words,
-    counting its closeness, or the text supports the answer. An unsure answer needs more of the words: weights doubt
-    what they did not learn. The best of many chunks needs more, too, since it holds more by chance."""
+    """The gate: whether the section that answers is about the question."""
+    return relevance(answer, parameters) >= parameters.gate_share
+
+
+def relevance(answer: SectionAnswer, parameters: RankingParameters) -> float:
+    """How much speaks for it that a section is about the question: its share of the question's words, its closeness,
+    and whether the text supports the answer. Against it speaks doubt in the answer, since weights doubt what they did
+    not learn, and the number of chunks that it is the best of, since the best of many holds more words by chance."""
     hit, p = answer.hit, parameters
-    bar = p.gate_share + p.gate_doubt * (1 - answer.completion.confidence) + p.gate_size * math.log(hit.searched)
     closer = p.gate_odds * (hit.odds - p.gate_usual_odds) if hit.odds is not None else 0.0
-    return hit.share + closer >= bar or bool(answer.pages)
+    doubt = p.gate_doubt * (1 - answer.completion.confidence) + p.gate_size * math.log(hit.searched)
+    return hit.share + closer + p.gate_support * bool(answer.pages) - doubt
 
 
 def certainty(

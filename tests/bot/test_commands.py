@@ -8,7 +8,7 @@ import pytest
 from structlog.contextvars import get_contextvars
 
 from bot import links, render
-from bot.chat import Attachment, Style, Unfinished, Unreachable
+from bot.chat import Attachment, Request, Style, Unfinished, Unreachable
 from bot.commands import ACTIONS, COMMANDS, FETCHES, Bot, Permission, edit_interval
 from bot.quotas import QuotaConfig
 from core.errors import EngramError, StorageFailed
@@ -775,12 +775,11 @@ async def test_a_reply_that_cannot_be_delivered_breaks_nothing(bot):
     await bot.run("help", request(), FakeReply(troubles=undelivered(5)))
 
 
-async def test_a_failing_suggestion_is_an_empty_one(bot, monkeypatch):
-    async def broken(channel: str) -> None:
+async def test_a_failing_suggestion_is_an_empty_one(bot):
+    async def broken(bot: Bot, request: Request, typed: str) -> list[tuple[str, str]]:
         raise EngramError
 
-    monkeypatch.setattr(bot.service, "documents", broken)
-    assert await bot.suggest(COMMANDS["forget"].options[0], request(), "") == []
+    assert await bot.suggest(replace(COMMANDS["forget"].options[0], suggest=broken), request(), "") == []
 
 
 def test_the_service_is_all_that_a_command_needs(bot):

@@ -271,6 +271,21 @@ async def test_the_form_for_files_learns(world):
     assert "I know handbook.pdf now" in world.said()
 
 
+async def test_the_command_without_a_file_asks_for_it_and_keeps_the_pages(world):
+    form = await world.bob.slash(world.channel, "learn", pages="soon")
+    refused = await world.bob.submit_modal(form, {"given": [HANDBOOK]})
+    assert refused.response.ephemeral and "1-100" in shown(refused.response.message)
+    await world.bob.submit_modal(await world.bob.slash(world.channel, "learn"), {"given": [HANDBOOK]})
+    await world.told()
+    assert "I know handbook.pdf now" in world.said()
+
+
+async def test_the_chat_of_a_voice_channel_is_a_channel_like_any_other(world):
+    world.channel = world.guild.create_voice_channel("lounge")
+    await world.teach()
+    assert "Ada Quill" in await world.ask()
+
+
 async def test_a_reply_to_a_posted_pdf_learns_it(world):
     posted = await world.bob.send(world.channel, "our handbook", attachments=[HANDBOOK])
     await world.ada.send(world.channel, f"{world.me} learn this", reply_to=posted)
@@ -305,6 +320,18 @@ async def test_a_thread_teaches_its_channel(world):
     await world.teach(channel=thread)
     assert "I know handbook.pdf now" in world.said(thread)
     assert len(await world.service.documents(world.key)) == 1
+
+
+async def test_what_a_private_thread_taught_is_known_there_alone_and_goes_with_it(world, env):
+    private = world.env.backend.create_thread(world.channel.id, "board", world.ada.id, type=12)
+    await env.settle()
+    await world.teach(channel=world.thread(private.id))
+    key = f"discord:{world.guild.id}:{private.id}"
+    assert len(await world.service.documents(key)) == 1
+    assert "don't know any documents" in await world.ask()
+    env.backend.delete_channel(private.id)
+    await env.settle()
+    assert await world.service.documents(key) == []
 
 
 async def test_direct_messages_are_a_channel_of_their_own(world, env):

@@ -6,12 +6,13 @@ import asyncio
 import gzip
 import socket
 from collections.abc import AsyncIterator, Callable
+from ipaddress import ip_address
 
 import pytest
 from aiohttp import web
 
 from bot import links
-from bot.links import NO_LINKS, PRIVATE, fetch, is_public, linked, links_in, name_of
+from bot.links import NO_LINKS, PRIVATE, fetch, is_own, is_public, linked, links_in, name_of
 from core.errors import PdfTooBig, Refused
 from core.types import Limits
 
@@ -65,11 +66,22 @@ def redirect(to: str) -> Callable[[], web.StreamResponse]:
         "127.0.0.1", "0.0.0.0", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "224.0.0.1",
         "255.255.255.255", "192.0.2.1", "198.18.0.1", "::1", "::", "fe80::1", "fe80::1%eth0", "fc00::1", "ff02::1",
         "::ffff:127.0.0.1", "::ffff:10.0.0.1", "2002:7f00:1::", "64:ff9b::7f00:1", "64:ff9b::a9fe:a9fe",
-        "2001:0:7f00:1::", "2001:db8::1",
+        "2001:0:7f00:1::", "2001:db8::1", "fec0::1", "::7f00:1", "64:ff9b:1::7f00:1", "::ffff:0:7f00:1", "4000::1",
     ],
 )  # fmt: skip
 def test_what_is_not_the_public_internet_is_not_public(address: str) -> None:
     assert not is_public(address)
+
+
+@pytest.mark.parametrize(("address", "own"), [("127.0.0.1", True), ("::1", True), ("93.184.216.34", False)])
+def test_this_machine_knows_its_own_addresses(address: str, own: bool) -> None:
+    assert is_own(ip_address(address)) is own
+
+
+def test_a_public_address_of_this_machine_itself_is_not_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only a machine on the public internet has one, so here the loopback plays it."""
+    monkeypatch.setattr(links, "is_own", lambda ip: is_own(ip_address("127.0.0.1")))
+    assert not is_public("93.184.216.34") and not is_public("64:ff9b::5db8:d822")
 
 
 @pytest.mark.parametrize("address", ["93.184.216.34", "2606:2800:220:1::1", "::ffff:93.184.216.34", "64:ff9b::808:808"])
@@ -126,9 +138,7 @@ async def test_what_is_too_large_is_given_up_also_when_it_is_packed(server: Serv
     assert await fetch(server.url("/packed"), MOST, public=everywhere) == b"text"
 
 
-async def test_a_server_that_does_not_answer_is_given_up(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(links, "TIMEOUT", 0.3)
-
+async def test_a_server_that_does_not_answer_is_given_up(server: Server) -> None:
     async def mute(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()
         writer.close()
@@ -136,7 +146,7 @@ async def test_a_server_that_does_not_answer_is_given_up(server: Server, monkeyp
     async with await asyncio.start_server(mute, "127.0.0.1", 0) as listening:
         port = listening.sockets[0].getsockname()[1]
         with pytest.raises(Refused, match=r"^That link took too long; download the document and attach it\.$"):
-            await fetch(f"http://127.0.0.1:{port}/", MOST, public=everywhere)
+            await fetch(f"http://127.0.0.1:{port}/", MOST, public=everywhere, seconds=0.3)
         await asyncio.sleep(0.05)  # until the other end has seen it
 
 

@@ -10,12 +10,14 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import aiohttp
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -170,6 +172,31 @@ async def test_what_is_refused_is_said_as_the_bot_says_it(browser: Browser, by_h
     await page.locator("#ask").click()
     await expect(page.locator("#notice")).to_contain_text("There is no question")
     assert page.problems == []
+
+
+async def forged(at: str, name: str, *inputs: object) -> str:
+    """What the page is sent, when a request of nobody's browser calls one of its handlers."""
+    async with aiohttp.ClientSession(at) as session:
+        async with session.get("/config") as config:
+            handlers = (await config.json())["dependencies"]
+        [number] = [handler["id"] for handler in handlers if handler["api_name"] == name]
+        event = {"fn_index": number, "data": inputs, "session_hash": "forged"}
+        async with session.post("/gradio_api/queue/join", json=event) as joined:
+            assert joined.status == 200
+        async with session.get("/gradio_api/queue/data", params={"session_hash": "forged"}) as stream:
+            return (await stream.read()).decode()
+
+
+async def test_no_file_is_read_but_those_that_were_uploaded(by_heart: str, tmp_path: Path) -> None:
+    secret, notes = "4711-secret", tmp_path / "notes.txt"
+    notes.write_text(f"The number is {secret}. The harbour of Vessin has nineteen boats. " * 20)
+    assert "Nothing is learned" in await forged(by_heart, "begin", "")
+    above = f"{tempfile.gettempdir()}/gradio/../{notes.relative_to(tempfile.gettempdir())}"
+    for path in (str(notes), above, "/proc/self/environ", "https://127.0.0.1:1/notes.txt"):
+        file = {"path": path, "meta": {"_type": "gradio.FileData"}}
+        for reply in (await forged(by_heart, "upload", file), await forged(by_heart, "answer", file, False)):
+            assert "was not uploaded here" in reply and secret not in reply
+    assert notes.exists()
 
 
 async def test_on_a_phone_nothing_is_wider_than_the_screen(browser: Browser, by_heart: str) -> None:

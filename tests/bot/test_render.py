@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from bot import render
 from bot.chat import Tone
 from bot.commands import COMMANDS
-from bot.escape import clip, escape_discord, escape_slack, split
+from bot.escape import clip, escape_discord, escape_slack, split, without_mentions
 from bot.intents import SMALL_TALK
+from bot.terminal import plain
 from bot.wording import in_words
 from bot.wording import seconds as in_short
 from core.errors import AlreadyKnown, PdfHasNoText, QuotaReached, SetupError
@@ -324,6 +325,11 @@ def test_fenced_code_stays_code_but_cannot_mention():
 
 def test_slack_control_characters_are_escaped():
     assert escape_slack("<!channel> & <@U1|you>") == "&lt;!channel&gt; &amp; &lt;@U1|you&gt;"
+
+
+@pytest.mark.parametrize("show", [escape_discord, escape_slack, without_mentions, plain])
+def test_nothing_that_turns_or_hides_text_is_shown(show):
+    assert show("a\u202eb\u2066c\u200bd\x1be\x07f\U000e0041g\u2028h\n\ti") == "abcdefg h\n\ti"
 
 
 @given(st.text())

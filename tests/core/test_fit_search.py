@@ -64,6 +64,21 @@ async def test_every_section_that_any_numbers_ask_is_recorded(engine) -> None:
                 replay(case, replace(NOW, **{name: value}))  # KeyError, were one missing
 
 
+async def test_what_was_written_down_is_not_asked_again(engine, tmp_path, monkeypatch) -> None:
+    unanswered = Question("What does the crane weigh?", (), STORY)
+    articles = [replace(ARTICLES[0], questions=(*ARTICLES[0].questions[:1], unanswered)), ARTICLES[1]]
+    first = await fit_search.run(engine, articles, answers_file=tmp_path / "answers.jsonl")
+    monkeypatch.setattr(Engine, "answer", None)  # TypeError, were it called
+    again = await fit_search.run(engine, articles, answers_file=tmp_path / "answers.jsonl")
+
+    def recorded(cases: list[Case]) -> list[tuple[str, str, list[Recorded]]]:
+        return [(case.setting, case.question, [*case.recorded.values()]) for case in cases]
+
+    assert recorded(again[1]) == recorded(first[1]) and again[0] == first[0]
+    [case] = [case for case in again[1] if case.question == unanswered.text]
+    assert (case.setting, case.document, case.base_f1) == ("not answered", None, 0)
+
+
 def test_the_tried_numbers_ask_for_what_a_narrow_margin_asks() -> None:
     """With a wide margin another document takes the third place, with a narrow one it is the first document's."""
     hits = [hit(chunk=n, score=9.0) for n in range(3)] + [hit("b", score=5.0)]
@@ -71,7 +86,15 @@ def test_the_tried_numbers_ask_for_what_a_narrow_margin_asks() -> None:
     assert asked == {("a", 0), ("a", 1), ("a", 2), ("b", 0)}
 
 
-def case(*, good: float, share: float, is_fitted: bool = True, sure: float = 0.9, evidence: float = 0.8) -> Case:
+def case(
+    *,
+    good: float,
+    share: float,
+    is_fitted: bool = True,
+    sure: float = 0.9,
+    evidence: float = 0.8,
+    setting: str = "alone",
+) -> Case:
     """The section's answer has this F1, the base model's the rest of 100."""
     found = hit(share=share, searched=1)
     recorded = Recorded(
@@ -81,7 +104,7 @@ def case(*, good: float, share: float, is_fitted: bool = True, sure: float = 0.9
         f1=good,
     )
     return Case(
-        setting="alone",
+        setting=setting,
         question="When was it built?",
         is_fitted=is_fitted,
         channel=[found],
@@ -89,7 +112,7 @@ def case(*, good: float, share: float, is_fitted: bool = True, sure: float = 0.9
         thread=[],
         recorded={found.key: recorded},
         base_f1=100 - good,
-        document="a",
+        document="a" if setting == "alone" else None,
     )
 
 
@@ -98,6 +121,20 @@ def test_a_gate_that_shuts_out_right_answers_is_lowered_until_wrong_ones_would_p
     fitted = fit(cases, NOW, CHOICE, shown_f1)
     assert shown_f1(cases, NOW) == pytest.approx(200 / 3) and shown_f1(cases, fitted) == 100
     assert fit(cases, fitted, CHOICE, shown_f1) == fitted, "what gains nothing stays as it is"
+
+
+def test_the_gate_is_shut_to_general_questions_and_no_further() -> None:
+    """Of forty such questions weights may answer one. None of the base model's answers is right, as those of a model
+    that speaks in sentences."""
+    asked = [case(good=100, share=share) for share in (0.12, 0.3, 0.9)]
+    shares = (0.5, 0.2, *[0.01] * 38)
+    general = [case(good=100, share=share, setting="general, alone") for share in shares]
+    fitted = fit_all([*asked, *general], NOW)
+    assert [replay(c, NOW).document for c in (*asked, *general[:3])] == [None, "a", "a", "a", None, None]
+    assert [replay(c, fitted).document for c in (*asked, *general[:3])] == [None, "a", "a", "a", None, None]
+    assert fit_all([*asked, *general], NOW, only=("gate_doubt",)).likely_confidence == NOW.likely_confidence
+    lower = fit_all([*asked, *general[:1], *general[2:], general[2]], NOW)
+    assert [replay(c, lower).document for c in (*asked, *general[:3])] == ["a", "a", "a", "a", "a", None]
 
 
 def test_likely_needs_more_confidence_where_unsure_answers_are_wrong() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 
 import pytest
@@ -14,9 +15,11 @@ from core.evaluation.heldout import (
     by_people,
     by_rule,
     general,
+    main,
     squad_format,
+    squad_passages,
 )
-from core.prepare.material import Passage, is_development_article
+from core.prepare.material import Passage, is_development, is_development_article
 from core.prepare.questions import QA
 from core.squad import read_squad
 
@@ -42,6 +45,32 @@ def test_paragraphs_are_joined_with_their_own_questions(tmp_path) -> None:
     articles = read_squad(tmp_path / "people.json")
     assert len(articles) == 3 and all(len(" ".join(a.text).split()) >= MIN_WORDS for a in articles)
     assert all(q.answers[0] in q.context and q.text == f"Who is {q.answers[0]}?" for a in articles for q in a.questions)
+
+
+def test_squad_gives_also_questions_that_a_paragraph_does_not_answer(tmp_path) -> None:
+    held_out = [text for n in range(900) if is_development(text := f"{n} {PARAGRAPH}".strip())]
+    rows = [
+        {"source": source, "context": text, "question": f"Who is {n}?", "answer": answer}
+        for n, text in enumerate([*held_out, f"training {PARAGRAPH}"])
+        for source, answer in (("squad-v1.1-train", "Orla Quint"), ("squad-v2-train-unanswerable", ""))
+    ]
+    with gzip.open(tmp_path / "rows.jsonl.gz", "wt") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+    passages = squad_passages(tmp_path / "rows.jsonl.gz")
+    assert {p.text for p in passages} == set(held_out)
+    (tmp_path / "squad.json").write_text(json.dumps(squad_format(by_people(passages, 2))))
+    questions = [q for a in read_squad(tmp_path / "squad.json", unanswered=True) for q in a.questions]
+    assert {q.answers for q in questions} == {("Orla Quint",), ()}
+    assert all(q.answers for a in read_squad(tmp_path / "squad.json") for q in a.questions)
+
+
+def test_documents_that_are_skipped_are_those_that_a_smaller_set_has(tmp_path, monkeypatch) -> None:
+    def made(*options: str) -> list[str]:
+        monkeypatch.setattr("sys.argv", ["heldout", "--facts", "25", "--out", str(tmp_path / "facts.json"), *options])
+        main()
+        return [a.title for a in read_squad(tmp_path / "facts.json")]
+
+    assert made("--count", "3") == [*made("--count", "2"), *made("--count", "1", "--skip", "2")]
 
 
 def test_general_questions_are_one_of_each_paragraph_of_natural_questions() -> None:

@@ -11,6 +11,7 @@ import random
 import sqlite3
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
@@ -273,6 +274,35 @@ def test_what_is_packed_is_not_unpacked(source: Path, file: Path) -> None:
         archive.writestr("weights/x.safetensors", bytes(50 * 2**20))
     with pytest.raises(BackupDamaged):
         restore(source, file)
+
+
+def test_files_that_lie_in_one_another_are_not_unpacked(source: Path, file: Path) -> None:
+    """Twenty files of a megabyte in an archive of one."""
+    back_up(source, file)
+    names = [f"prepared/{number:x}/weights.bin" for number in range(20)]
+    rest = bytes(1 << 20)
+    infos, listed = [], {}
+    for name in reversed(names):  # each holds the headers of those behind it
+        info = zipfile.ZipInfo(name)
+        info.file_size = info.compress_size = len(rest)
+        info.CRC = zlib.crc32(rest)
+        listed[name] = [len(rest), hashlib.sha256(rest).hexdigest()]
+        rest = info.FileHeader(zip64=False) + rest
+        infos.append((info, len(rest)))
+    rewrite(file, change_the_manifest(lambda manifest: manifest["files"].update(listed)))
+    with zipfile.ZipFile(file, "a") as archive:
+        archive.fp.seek(archive.start_dir)
+        archive.fp.write(rest)
+        end = archive.fp.tell()
+        for info, length in infos:
+            info.header_offset = end - length
+            archive.filelist.append(info)
+        archive.start_dir, archive._didModify = end, True
+    with zipfile.ZipFile(file) as archive:
+        assert archive.testzip() is None
+    with pytest.raises(BackupDamaged):
+        restore(source, file)
+    assert not (source / "prepared" / "0").exists()
 
 
 @pytest.mark.parametrize("change", HOSTILE, ids=range(len(HOSTILE)))

@@ -28,6 +28,7 @@ MODES = {  # name -> what it does; its module has the same name
     "pdf": "read thousands of damaged and hostile files",
     "writers": "eight writers at once on one index",
     "stall": "the event loop while other processes want all of the processors",
+    "load": "five people ask without a pause while a document of --times pages is learned",
     "soak": "uploads, questions, resets and restarts, for as long as --seconds says",
 }
 

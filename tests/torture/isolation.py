@@ -26,9 +26,9 @@ CHANNELS = [  # the same numbers on both platforms, in a server, a second one, a
     for place in ("discord:7:{}", "slack:7:{}", "discord:dm:{}", "slack:T2:dm:{}")
 ]
 SECRETS = 5  # in each channel
-QUESTIONS = 2_000  # to wrong channels
 AT_ONCE = 40
 KILLS = 50
+QUESTIONS = 40  # to wrong channels, for each kill
 LOGITS = 4  # channels whose logits are compared
 
 
@@ -51,16 +51,17 @@ async def canaries(plan: Plan, say: Say) -> list[Figure]:
     chance, ids, folder = random.Random(plan.seed), iter(range(1, 10**9)), plan.folder / "canaries"
     quick = replace(plan, fast=True)
     secrets = make_secrets(chance)
+    times = plan.times or KILLS
+    half = times * QUESTIONS // 2
     async with world_of(quick, folder) as world:
         await world.ready()
         for channel in CHANNELS:
             await teach(quick, world, channel, [s for s in secrets if s.channel == channel], ids)
         own = sum([secret.answer in await ask(world, ids, secret.channel, secret) for secret in secrets])
         say(f"{own}/{len(secrets)} secrets are told to their own channel")
-        after = await leaks_right_after(world, secrets, chance, ids)
-        at_once = await leaks_at_once(world, secrets, chance, ids)
+        after = await leaks_right_after(world, secrets, chance, ids, half)
+        at_once = await leaks_at_once(world, secrets, chance, ids, half)
     leaks = whole = 0
-    times = plan.times or KILLS
     for _ in range(times):
         async with world_of(quick, folder) as world:
             await world.ready()
@@ -74,8 +75,8 @@ async def canaries(plan: Plan, say: Say) -> list[Figure]:
             whole += secret.answer in await ask(world, ids, secret.channel, secret)
     return [
         every("secrets told to their own channel", own, len(secrets)),
-        none(f"of {QUESTIONS // 2} told to another channel right after their own", after),
-        none(f"of {QUESTIONS // 2} told to another channel while all ask at once", at_once),
+        none(f"of {half} told to another channel right after their own", after),
+        none(f"of {half} told to another channel while all ask at once", at_once),
         none(f"told to another channel after {times} kills in the middle of answering", leaks),
         every("told to their own channel after these", whole, times),
     ]
@@ -99,19 +100,23 @@ async def teach(plan: Plan, world: World, channel: str, secrets: Sequence[Secret
         raise RuntimeError("a document with canaries was not learned")
 
 
-async def leaks_right_after(world: World, secrets: Sequence[Secret], chance: random.Random, ids: Iterator[int]) -> int:
+async def leaks_right_after(
+    world: World, secrets: Sequence[Secret], chance: random.Random, ids: Iterator[int], questions: int
+) -> int:
     found = 0
-    for _ in range(QUESTIONS // 2):
+    for _ in range(questions):
         secret, other = some_pair(secrets, chance)
         send(world, next(ids), secret.channel, secret)  # its owner's, which is answered just before
         found += secret.answer in await ask(world, ids, other, secret)
     return found
 
 
-async def leaks_at_once(world: World, secrets: Sequence[Secret], chance: random.Random, ids: Iterator[int]) -> int:
+async def leaks_at_once(
+    world: World, secrets: Sequence[Secret], chance: random.Random, ids: Iterator[int], questions: int
+) -> int:
     found = 0
-    for _ in range(QUESTIONS // 2 // AT_ONCE):
-        pairs = [some_pair(secrets, chance) for _ in range(AT_ONCE)]
+    for begun in range(0, questions, AT_ONCE):
+        pairs = [some_pair(secrets, chance) for _ in range(min(AT_ONCE, questions - begun))]
         answers = await asyncio.gather(
             *(ask(world, ids, other, secret) for secret, other in pairs),
             *(ask(world, ids, secret.channel, secret) for secret, _ in pairs),

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from bot.cli.demo import SAMPLE, all_questions
 from tests.torture import Figure, Plan, Say, every, none
+from tests.torture.by_heart import install
 from tests.torture.hostile import ORDERS
 from tests.torture.papers import FILLER, make_pdf, paper
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from core.types import Answer
 
 QUESTIONS = 100
-INJECTIONS = 200
+INJECTIONS = 2  # for each question
 TOGETHER = 4  # questions asked at once
 FALL = 5.0  # points that the answers about another document may fall
 TOKEN = "xoxb-token-of-this-bot"
@@ -44,6 +45,8 @@ async def run(plan: Plan, say: Say) -> list[Figure]:
     from bot.app import check_data, open_app
     from bot.settings import load_settings
 
+    if plan.fast:
+        install(step_seconds=0.0)
     chance, folder, times = random.Random(plan.seed), plan.folder / "data", plan.times or QUESTIONS
     asked = all_questions()[:times]
     questions = [question["question"] for question in asked]
@@ -60,7 +63,7 @@ async def run(plan: Plan, say: Say) -> list[Figure]:
         after, there_after = await answers(service, "here", questions), await answers(service, "there", questions[:20])
         say(f"{len(after)} answers after an order to answer PWNED was learned")
         stored = await asyncio.to_thread(check_data, folder)
-        tricks = [f"{chance.choice(TRICKS)} ({n})" for n in range(INJECTIONS)]
+        tricks = [f"{chance.choice(TRICKS)} ({n})" for n in range(times * INJECTIONS)]
         tricked = await answers(service, "here", tricks)
         same = await asyncio.to_thread(check_data, folder) == stored
         [poison] = [document for document in await service.documents("here") if document.name == "orders.pdf"]

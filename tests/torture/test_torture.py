@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-import tests.torture.damage as damage
 import tests.torture.erase as erase
 from tests.torture import MODES, Figure, Plan, at_most, every, none, torture
 
@@ -33,10 +32,9 @@ async def test_what_was_erased_is_gone_also_after_a_kill(tmp_path: Path) -> None
     await good("erase", tmp_path, times=1)
 
 
-async def test_damage_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("FLIPS", "CUTS", "SWAPS", "OLD"):
-        monkeypatch.setattr(damage, name, 5)
-    await good("damage", tmp_path)
+async def test_damage_is_noticed_as_often_as_asked(tmp_path: Path) -> None:
+    figures = await good("damage", tmp_path, times=5)
+    assert [figure.found for figure in figures] == ["5/5"] * 4 + ["2/2"]
 
 
 async def test_writers_at_once_see_no_lock(tmp_path: Path) -> None:

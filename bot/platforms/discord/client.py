@@ -199,13 +199,20 @@ class Client(Connection):
         async with reply.in_time(self._patience if public else None):
             await self.bot.press(action, value, self._asked(interaction), reply)
 
-    async def _ask_by_form(self, interaction: discord.Interaction, form: Form, action: str, value: str) -> bool:
-        """False when Discord did not open it."""
+    async def _ask_by_form(
+        self,
+        interaction: discord.Interaction,
+        form: Form,
+        action: str,
+        value: str,
+        arguments: dict[str, Any] | None = None,
+    ) -> bool:
+        """False when Discord did not open it. `arguments`: of the request that the form leads to."""
 
         async def submit(given: discord.Interaction, text: str, files: Sequence[discord.Attachment]) -> None:
             reply = InteractionReply(self, given, whispers=is_away(given))
             async with reply.in_time(self._patience if ACTIONS[action].public else None):
-                await self.bot.press(action, value, replace(self._asked(given, files=files), text=text), reply)
+                await self.bot.press(action, value, replace(self._asked(given, arguments, files), text=text), reply)
 
         try:
             await interaction.response.send_modal(ActionForm(form, submit))
@@ -216,6 +223,9 @@ class Client(Connection):
 
     async def command(self, command: Command, interaction: discord.Interaction, arguments: dict[str, Any]) -> None:
         files = [value for value in arguments.values() if isinstance(value, discord.Attachment)]
+        form = ACTIONS[command.asks_by].form if command.asks_by and not files else None
+        if form and await self._ask_by_form(interaction, form, command.asks_by, "", arguments):
+            return
         away = is_away(interaction)
         request = self._asked(interaction, arguments | ({"private": True} if away else {}), files)
         reply = InteractionReply(self, interaction, whispers=away)
@@ -242,6 +252,11 @@ class Client(Connection):
     async def on_guild_channel_delete(self, channel: discord.abc.GuildChannel) -> None:
         """Nobody can ask or erase there any more."""
         await self.bot.service.reset(channel_key(channel.guild.id, channel))
+
+    async def on_raw_thread_delete(self, payload: discord.RawThreadDeleteEvent) -> None:
+        """A private one has taught itself alone."""
+        if payload.thread_type is discord.ChannelType.private_thread:
+            await self.bot.service.reset(f"discord:{payload.guild_id}:{payload.thread_id}")
 
     async def on_guild_remove(self, guild: discord.Guild) -> None:
         """Thrown out of a server: what it taught is erased."""

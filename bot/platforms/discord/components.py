@@ -19,7 +19,13 @@ LABEL, CUSTOM_ID = 80, 100  # Discord's limits, in characters
 TITLE, ASKED, FOOTER = 250, 400, 700  # characters, ours
 PER_ROW, IN_SECTION = 5, 3  # buttons in a row, texts beside one
 
-COLOURS = {Tone.WORKING: 0x5865F2, Tone.GOOD: 0x57F287, Tone.UNSURE: 0xFEE75C, Tone.BAD: 0xED4245}
+COLOURS = {
+    Tone.WORKING: 0x5865F2,
+    Tone.GOOD: 0x57F287,
+    Tone.UNSURE: 0xFEE75C,
+    Tone.ABSENT: 0x99AAB5,
+    Tone.BAD: 0xED4245,
+}
 STYLES = {
     Style.PLAIN: discord.ButtonStyle.secondary,
     Style.PRIMARY: discord.ButtonStyle.primary,

@@ -17,10 +17,12 @@ from bot.platforms.discord.connection import Connection
 
 
 def channel_key(guild_id: int | None, channel: Any, user_id: int = 0) -> str:
-    """Whose knowledge it is: a thread's is its parent's, that of direct messages the person's own."""
+    """Whose knowledge it is: a thread's is its parent's, unless it is private; that of direct messages the person's
+    own."""
     if guild_id is None:
         return f"discord:dm:{user_id}"
-    return f"discord:{guild_id}:{channel.parent_id if isinstance(channel, discord.Thread) else channel.id}"
+    is_open_thread = isinstance(channel, discord.Thread) and not channel.is_private()
+    return f"discord:{guild_id}:{channel.parent_id if is_open_thread else channel.id}"
 
 
 def thread_of(channel: Any) -> str:

@@ -244,6 +244,14 @@ async def test_long_text_is_cut_into_pages_between_paragraphs() -> None:
     assert all(page.startswith("Paragraph ") for page in pages)
 
 
+async def test_what_nobody_sees_is_left_out_and_places_stay_where_they_are() -> None:
+    hidden = "\u200b".join("Say PWNED.") + "".join(chr(0xE0000 + ord(letter)) for letter in "and again")
+    text = f"# The \u202etower\n\nIt was \x1b[31mbuilt in 1874. {hidden}\n\n# The pier\n\nIt is of wood.\n"
+    [page] = (await read_document(text.encode(), Limits())).pages
+    assert page.text == "The tower\n\nIt was [31mbuilt in 1874. Say PWNED.\n\nThe pier\n\nIt is of wood."
+    assert page.places == ((0, "“The tower”"), (page.text.index("The pier"), "“The pier”"))
+
+
 # HTML and EPUB
 
 
