@@ -256,8 +256,10 @@ def _sheet(rows: list[list[str]]) -> list[str]:
     rows = [row + [""] * (width - len(row)) for row in rows]
     columns = [number for number in range(width) if any(row[number] for row in rows)]
     rows = [[row[number] for number in columns] for row in rows]
-    filled = [number for number, row in enumerate(rows) if sum(map(bool, row)) > 1]
-    start = next((number for number in filled if has_heading(rows[number:])), filled[0] if filled else len(rows))
+    filled = [sum(map(bool, row)) for row in rows]
+    several = [number for number, cells in enumerate(filled) if cells > 1]
+    whole = [number for number in several if filled[number] + (not rows[number][0]) >= max(filled)]  # a corner is empty
+    start = next((number for number in whole if has_heading(rows[number:])), several[0] if several else len(rows))
     return [*(" ".join(filter(None, row)) for row in rows[:start]), *table_blocks(rows[start:])]
 
 
