@@ -10,11 +10,14 @@ import pytest
 from tests.architecture import (
     GENERATORS,
     ROOT,
+    comprehensions,
     cycles,
     filler_names,
     imported,
     imports,
+    percentile_90,
     sources,
+    tokens_a_line,
     tree,
 )
 
@@ -161,3 +164,8 @@ def test_the_size_of_a_document_is_checked_by_one_function() -> None:
 
 def test_no_name_is_a_filler() -> None:
     assert filler_names() == []
+
+
+def test_the_code_gets_no_denser() -> None:
+    assert comprehensions() <= 37  # a 1,000 lines
+    assert percentile_90(tokens_a_line()) <= 22

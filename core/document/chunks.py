@@ -92,17 +92,27 @@ def pages_of_text(tokens: int) -> str:
 
 def _fitting(pages: Sequence[Page], share: float) -> tuple[int, int] | None:
     """The first and the last page of a beginning that holds at most this share of the text."""
-    ends = accumulate(len(page.text) for page in pages)
     room = share * sum(len(page.text) for page in pages)
-    fitting = [page.number for page, end in zip(pages, ends, strict=True) if end <= room]
+    fitting = []
+    for page in pages:
+        room -= len(page.text)
+        if room < 0:
+            break
+        fitting.append(page.number)
     return (fitting[0], fitting[-1]) if fitting else None
 
 
 def _joinable(pages: Sequence[Page]) -> list[tuple[int, str]]:
     """(page number, its text and what parts it from the next), of the pages that have text."""
-    full = [page for page in pages if page.text.strip()]
-    gaps = [" " if runs_on(left.text, right.text) else "\n\n" for left, right in pairwise(full)]
-    return [(page.number, page.text + gap) for page, gap in zip(full, [*gaps, ""], strict=False)]
+    parts: list[tuple[int, str]] = []
+    for page in pages:
+        if not page.text.strip():
+            continue
+        if parts:
+            number, before = parts[-1]
+            parts[-1] = number, before + (" " if runs_on(before, page.text) else "\n\n")
+        parts.append((page.number, page.text))
+    return parts
 
 
 def _own_length(pages: Sequence[Page]) -> int:
@@ -113,35 +123,38 @@ def _own_length(pages: Sequence[Page]) -> int:
 
 
 def _cuts(
-    text: str, offsets: Sequence[tuple[int, int]], ends: Sequence[int], size: int, begin: int, last: int
+    text: str, offsets: Sequence[tuple[int, int]], ends: Sequence[int], size: int, start: int, last: int
 ) -> Iterator[int]:
     """Where the chunks between two tokens end, counted in tokens from the document's start."""
-    while last - begin > size:
-        begin = _best_cut(text, offsets, ends, begin, begin + size)
-        yield begin
-    if last > begin:
+    while last - start > size:
+        start = _best_cut(text, offsets, ends, start, start + size)
+        yield start
+    if last > start:
         yield last
 
 
-def _best_cut(text: str, offsets: Sequence[tuple[int, int]], ends: Sequence[int], begin: int, most: int) -> int:
-    whole = [cut for cut in range(most, begin, -1) if offsets[cut][0] >= ends[cut - 1]]  # not within a character
-    near = [cut for cut in whole if most - cut <= SLACK * (most - begin)]
-    kinds = (_ends_paragraph, _ends_sentence, _ends_line, _ends_word)
-    good = (cut for ends_here in kinds for cut in near if ends_here(text, ends[cut - 1]))
-    return next(good, whole[0] if whole else most)
+def _best_cut(text: str, offsets: Sequence[tuple[int, int]], ends: Sequence[int], start: int, most: int) -> int:
+    """The end of a chunk that holds at most the tokens from `start` to `most`."""
+    whole = [cut for cut in range(most, start, -1) if offsets[cut][0] >= ends[cut - 1]]  # not within a character
+    near = [cut for cut in whole if most - cut <= SLACK * (most - start)]
+    for ends_here in (_ends_paragraph, _ends_sentence, _ends_line, _ends_word):
+        for cut in near:
+            if ends_here(text, ends[cut - 1]):
+                return cut
+    return whole[0] if whole else most
 
 
-def _ends_paragraph(text: str, cut: int) -> bool:
-    return _ends_sentence(text, cut) and _ends_line(text, cut)  # not a heading: it belongs to what follows
+def _ends_paragraph(text: str, end: int) -> bool:
+    return _ends_sentence(text, end) and _ends_line(text, end)  # not a heading: it belongs to what follows
 
 
-def _ends_sentence(text: str, cut: int) -> bool:
-    return _ends_word(text, cut) and text[max(cut - 6, 0) : cut].rstrip().rstrip(CLOSING).endswith(STOPS)
+def _ends_sentence(text: str, end: int) -> bool:
+    return _ends_word(text, end) and text[max(end - 6, 0) : end].rstrip().rstrip(CLOSING).endswith(STOPS)
 
 
-def _ends_line(text: str, cut: int) -> bool:
-    return "\n" in text[cut - 1 : cut + 1]
+def _ends_line(text: str, end: int) -> bool:
+    return "\n" in text[end - 1 : end + 1]
 
 
-def _ends_word(text: str, cut: int) -> bool:
-    return any(character.isspace() for character in text[cut - 1 : cut + 1])
+def _ends_word(text: str, end: int) -> bool:
+    return any(map(str.isspace, text[end - 1 : end + 1]))

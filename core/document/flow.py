@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import filterfalse, pairwise
 from typing import Any
 
 from core.document.places import ABOUT, Block, heading, joined
@@ -131,13 +131,17 @@ def _markdown(text: str) -> list[str]:
 
 def _plain(paragraph: str) -> list[str]:
     paragraph = _BOLD.sub(r"\1", _HTML.sub("", paragraph))
-    lines = [line for line in paragraph.splitlines() if line.strip()]
+    lines = list(filter(str.strip, paragraph.splitlines()))
     if len(lines) > 1 and _TABLE_RULE.fullmatch(lines[1]):
-        rows = [line.strip().strip("|").split("|") for line in [lines[0], *lines[2:]]]
-        return [rows_as_text([[_bare(cell) for cell in row] for row in rows])]
-    kept = [_bare(line) for line in lines if not _RULE.fullmatch(line)]
-    match = _HEADING.fullmatch(kept[0].strip()) if len(kept) == 1 else None
-    return [heading(match[1])] if match else [_unwrapped("\n".join(kept))] if kept else []
+        rows = []
+        for line in (lines[0], *lines[2:]):
+            rows.append(list(map(_bare, line.strip().strip("|").split("|"))))
+        return [rows_as_text(rows)]
+    kept = list(map(_bare, filterfalse(_RULE.fullmatch, lines)))
+    if not kept:
+        return []
+    title = _HEADING.fullmatch(kept[0].strip()) if len(kept) == 1 else None
+    return [heading(title[1]) if title else _unwrapped("\n".join(kept))]
 
 
 def _bare(text: str) -> str:

@@ -6,7 +6,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise, zip_longest
+from itertools import filterfalse, pairwise, zip_longest
 from statistics import median
 
 MARGIN = 0.15  # of the page's height, above and below: where running heads and page numbers stand
@@ -48,20 +48,24 @@ def without_running_heads(sheets: Sequence[Sheet]) -> list[Sheet]:
     the first page says it.
     A page of nothing but its head keeps it."""
     heads = _heads(sheets)
-    gone = [_peeled(sheet, index, heads) for index, sheet in enumerate(sheets)]
-    left = [[line for line in sheet.lines if line not in out] for sheet, out in zip(sheets, gone, strict=True)]
-    said = {_letters(line.text) for lines in left for line in lines}
-    title = {word for line in left[0] for word in _words(line.text)} if left else set()
+    running = [_peeled(sheet, number, heads) for number, sheet in enumerate(sheets)]
+    said: set[str] = set()
+    title: set[str] = set()
+    for number, sheet in enumerate(sheets):
+        for line in sheet.lines:
+            if line not in running[number]:
+                said.add(_letters(line.text))
+                if number == 0:
+                    title |= _words(line.text)
     kept = []
-    for sheet, out in zip(sheets, gone, strict=True):
-        first = {
-            line
-            for line in out
-            if not is_page_number(line) and _letters(line.text) not in said and not _words(line.text) <= title
-        }
-        said.update(_letters(line.text) for line in first)
-        lines = [line for line in sheet.lines if line not in out or line in first]
-        lines = lines or [line for line in sheet.lines if not is_page_number(line)]
+    for sheet, heads_here in zip(sheets, running, strict=True):
+        new = set()
+        for line in heads_here:
+            if not is_page_number(line) and _letters(line.text) not in said and not _words(line.text) <= title:
+                new.add(line)
+        said.update(_letters(line.text) for line in new)
+        lines = [line for line in sheet.lines if line not in heads_here or line in new]
+        lines = lines or list(filterfalse(is_page_number, sheet.lines))
         kept.append(replace(sheet, lines=tuple(lines)))
     return kept
 
@@ -78,8 +82,8 @@ def line_distance(lines: Sequence[Line]) -> float:
 
 def _letters(text: str) -> str:
     """A line's letters, without a page number beside its words."""
-    words = (word for word in text.casefold().split() if not _LONE.fullmatch(word))
-    return "".join(character for word in words for character in word if character.isalpha())
+    words = filterfalse(_LONE.fullmatch, text.casefold().split())
+    return "".join(filter(str.isalpha, "".join(words)))
 
 
 def _words(text: str) -> set[str]:
@@ -90,41 +94,52 @@ def _heads(sheets: Sequence[Sheet]) -> set[tuple[str, str]]:
     """The marks that lines in the same margin of most pages share, or of three pages close together: a chapter's title.
     What is there twice on a page is a list's or a table's."""
     pages: dict[tuple[str, str], list[int]] = defaultdict(list)
-    for index, sheet in enumerate(sheets):
-        marks = Counter(mark for line in sheet.lines for mark in _marks(line, sheet, index))
-        for mark in (mark for mark, count in marks.items() if count == 1):
-            pages[mark].append(index)
+    for number, sheet in enumerate(sheets):
+        marks: Counter[tuple[str, str]] = Counter()
+        for line in sheet.lines:
+            marks.update(_marks(line, sheet, number))
+        for mark, count in marks.items():
+            if count == 1:
+                pages[mark].append(number)
     most = max(2, 0.4 * len(sheets))  # a left and a right head share the pages between them
-    return {mark for mark, index in pages.items() if len(index) >= most or _huddle(index)}
+    return {mark for mark, numbers in pages.items() if len(numbers) >= most or _are_close(numbers)}
 
 
-def _huddle(index: Sequence[int]) -> bool:
-    return any(third - first <= 4 for first, third in zip(index, index[2:], strict=False))
+def _are_close(numbers: Sequence[int]) -> bool:
+    """Whether three of the pages are."""
+    return any(third - first <= 4 for first, third in zip(numbers, numbers[2:], strict=False))
 
 
 def _edge(line: Line, sheet: Sheet) -> str:
-    return "top" if line.y1 < MARGIN * sheet.height else "bottom" if line.y0 > (1 - MARGIN) * sheet.height else ""
+    if line.y1 < MARGIN * sheet.height:
+        return "top"
+    return "bottom" if line.y0 > (1 - MARGIN) * sheet.height else ""
 
 
-def _marks(line: Line, sheet: Sheet, index: int) -> set[tuple[str, str]]:
+def _marks(line: Line, sheet: Sheet, page: int) -> set[tuple[str, str]]:
     """(edge, mark) of what a line in the margin may share with those of other pages: its text, or its text but for one
     number that counts as the pages do. Never that number alone: footnotes and steps count, too."""
     edge, text = _edge(line, sheet), line.text.casefold()
-    if not edge or not any(character.isalpha() for character in text):
+    if not edge or not any(map(str.isalpha, text)):
         return set()
-    numbers = list(_NUMBER.finditer(text))
-    counted = (f"{text[: n.start()]}#{int(n[0]) - index:+}{text[n.end() :]}" for n in numbers)
-    roman = any(_LONE.fullmatch(word) and word.isalpha() for word in text.split())
-    return {(edge, mark) for mark in (text, *counted, *([f"#roman {_letters(text)}"] * roman))}
+    marks = {(edge, text)}
+    for number in _NUMBER.finditer(text):
+        counted = f"#{int(number[0]) - page:+}"
+        marks.add((edge, text[: number.start()] + counted + text[number.end() :]))
+    for word in text.split():
+        if word.isalpha() and _LONE.fullmatch(word):
+            marks.add((edge, f"#roman {_letters(text)}"))
+    return marks
 
 
-def _peeled(sheet: Sheet, index: int, heads: set[tuple[str, str]]) -> set[Line]:
+def _peeled(sheet: Sheet, page: int, heads: set[tuple[str, str]]) -> set[Line]:
+    """The lines of a page's margins that are running heads or page numbers."""
     gone: set[Line] = set()
     apart, rows = 1.25 * line_distance(sheet.lines), _side_by_side(sheet.lines)
     body = median(line.size for line in sheet.lines) if sheet.lines else 0.0
 
     def returns(line: Line) -> bool:
-        return line.size <= LARGER * body and bool(heads & _marks(line, sheet, index))
+        return line.size <= LARGER * body and bool(heads & _marks(line, sheet, page))
 
     for edge, order in (("top", rows), ("bottom", rows[::-1])):
         run: list[Line] = []

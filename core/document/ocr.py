@@ -88,12 +88,14 @@ class Ocr:
             laid = await self.sandbox.call(
                 "core.document.ocr:lay_out", json.dumps(words).encode(), imports=("core.document.ocr",)
             )
-            texts = {number: str(text) for (number, _), (text, _) in zip(words, laid, strict=True)}
-            sure = {number: float(share) for (number, _), (_, share) in zip(words, laid, strict=True)}
+            texts, confidence = dict.fromkeys(printed, ""), {}
+            for (number, _), (text, share) in zip(words, laid, strict=True):
+                texts[number], mean = str(text), float(share)
+                if texts[number]:
+                    confidence[number] = min(1.0, max(0.0, mean))
         except (Overrun, Crashed, TypeError, ValueError):
             return Recognised({}, {}, (*failed, *printed), left)
-        confidence = {number: min(1.0, max(0.0, sure[number])) for number, text in texts.items() if text}
-        return Recognised({number: "" for number in printed} | texts, confidence, tuple(failed), left)
+        return Recognised(texts, confidence, tuple(failed), left)
 
     async def _page(self, data: bytes, number: int, kind: str, turned: bool) -> str:
         """What Tesseract prints for a page, as TSV; "" for a blank one. Raises: Overrun, Crashed, NoDrawing."""
@@ -143,10 +145,15 @@ def installed(path: str | None) -> list[str]:
 
 def lay_out(data: bytes) -> list[tuple[str, float]]:
     """(text, mean confidence 0..1) of each page, from JSON: [[page's number, Tesseract's TSV], ...]."""
-    pages = [list(_lines(tsv)) for _, tsv in json.loads(data)]
-    sheets = [Sheet(max((line.y1 for line, _ in page), default=1.0), tuple(line for line, _ in page)) for page in pages]
-    weights = [[(len(line.text), sure) for line, sure in page] for page in pages]
-    means = [sum(n * sure for n, sure in page) / max(1, sum(n for n, _ in page)) for page in weights]
+    sheets, means = [], []
+    for _, tsv in json.loads(data):
+        lines, letters, weighed = [], 0, 0.0
+        for line, confidence in _lines(tsv):
+            lines.append(line)
+            letters += len(line.text)
+            weighed += len(line.text) * confidence
+        sheets.append(Sheet(max((line.y1 for line in lines), default=1.0), tuple(lines)))
+        means.append(weighed / max(1, letters))
     return list(zip(read_sheets(sheets), means, strict=True))
 
 

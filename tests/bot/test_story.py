@@ -89,7 +89,7 @@ def check_answer(text: str) -> None:
     first, *small = [line for line in text.splitlines() if " asked: " not in line]
     assert any(line.removeprefix("-# ").startswith(("likely", "unsure", "not in the document")) for line in small), text
     base = [line.partition("Without the document: ")[2] for line in small if "Without the document" in line]
-    assert first.strip("*") not in base, "learning changed nothing"
+    assert first.strip("*# ") not in base, "learning changed nothing"
 
 
 async def test_the_story_on_discord(process: Process) -> None:
