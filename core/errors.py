@@ -30,7 +30,7 @@ class PdfLocked(Refused):
 
 
 class PdfHasNoText(Refused):
-    """No text was found in this document; it looks like a scan."""
+    """No text was found in this document; run text recognition (OCR) over it and send that."""
 
 
 class PdfTooBig(Refused):
@@ -42,15 +42,15 @@ class PdfTooLong(Refused):
 
 
 class PdfTooShort(Refused):
-    """This document has too little text to learn from."""
+    """This document has too little text to learn from; send a longer one."""
 
 
 class PdfTooSlow(Refused):
-    """Reading this document took more time or memory than a document may."""
+    """Reading this document took more time or memory than a document may; send a part of it."""
 
 
 class AlreadyKnown(Refused):
-    """This document is already learned in this channel."""
+    """This document is already learned in this channel; ask about it."""
 
     def __init__(self, message: str | None = None, *, document_id: str = "") -> None:
         super().__init__(message)

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from core.consolidate import join_documents, merge_chunks, sections_of_chunks
 from core.correction import Rehearsal, Version, check, chunked, numbered, page_of
 from core.device import BATCH_ROWS, Device
+from core.document.about import title_of
 from core.document.chunks import check_length
 from core.document.formats import DocumentText, read_document
 from core.document.gist import gist
@@ -294,7 +295,8 @@ class Runner:
         whole = (await self.device.run(engine.chunk, gist_pages(work.job, text.pages)))[:1]
         await self._enter(work, Stage.LEARNING, pages=len(text.pages), tokens=tokens)
         parts = [*merge_chunks(chunks, share), *whole]
-        learned = await self._run_steps(work, engine.learn(parts, title=work.job.name))
+        title = title_of(work.job.name, text.pages)
+        learned = await self._run_steps(work, engine.learn(parts, title=title))
         learned = without_gist(learned) if whole else learned
         learned = replace(learned, sections=sections_of_chunks(learned.sections, len(chunks), share))
         await self._enter(work, Stage.CHECKING)
@@ -366,7 +368,9 @@ class Runner:
         page = page_of(before.pages[-1].number + 1, wanted.question, wanted.correction, wanted.id)
         await self._enter(work, Stage.LEARNING)
         chunks = await self.device.run(engine.chunk, [page])
-        learned = await self._run_steps(work, engine.learn(numbered(chunks), title=document.name))
+        learned = await self._run_steps(
+            work, engine.learn(numbered(chunks), title=title_of(document.name, before.pages))
+        )
         check_learned(learned, chunks)
         after = before.with_page(page, await self._encode(work, chunks, engine), learned)
         await self._enter(work, Stage.CHECKING)

@@ -1,15 +1,17 @@
-"""What a file says of itself, as lines of text: title, author, date, headings."""
+"""What a file says of itself, as lines of text: title, author, date, headings. And what a document is called."""
 
 from __future__ import annotations
 
 import re
-from calendar import month_name
+from calendar import month_abbr, month_name
 from collections.abc import Sequence
 
+from core.document.places import ABOUT
 from core.document.text import tidy
+from core.types import Page
 
 HEADINGS = 60  # of a document that are listed
-FEWEST = 3  # headings that are worth a list
+DATED = 800  # characters in which a document says when it was published, on a short line
 NO_TITLE = re.compile(
     r"untitled|unbenannt|microsoft |\.(?:docx?|pptx?|xlsx?|tex|dvi|ps|pdf|indd|qxd|odt)\b"
     r"|^(?:document|slide|presentation|powerpoint presentation) ?\d*$|[\\/]\w+[\\/]",
@@ -20,27 +22,87 @@ NO_AUTHOR = re.compile(
 )
 
 
-def about(title: str = "", author: str = "", date: str = "", headings: Sequence[tuple[int, str, int]] = ()) -> str:
+_MONTH = "|".join([*month_name[1:], *(f"{name}\\.?" for name in month_abbr[1:]), "Sept\\.?"])
+_DAY, _YEAR = r"\d{1,2}(?:st|nd|rd|th)?", r"(?:19|20)\d\d\b"
+_DATE = re.compile(
+    rf"\b(?:(?:{_MONTH})\s+{_DAY},?\s+{_YEAR}|(?:{_DAY}\s+)?(?:{_MONTH}),?\s+{_YEAR}"
+    rf"|\d{{1,2}}\.\s?\d{{1,2}}\.\s?{_YEAR}|{_YEAR}[-/.](?:0[1-9]|1[0-2])[-/.](?:0[1-9]|[12]\d|3[01])\b)"
+)
+_BY = re.compile(r"(?:by|von|par|authors?:?)\s+", re.IGNORECASE)
+_PAIR = re.compile(r"[^\W\d_]\S* \S+,? (?:and|&) \S+ \S*[^\W\d_]")  # two names of two words
+_INITIAL = re.compile(r"\b[A-Z]\.")
+_NO_NAME = re.compile(r"<[^>]*>|\S+@\S+|[*†‡§¶¹²³⁴-⁹]")
+LOWER = {"and", "&", "by", "de", "del", "der", "van", "von", "la", "le", "et", "und", "y", "authors", "author"}
+_ENDING = re.compile(
+    r"\.(?:pdf|docx|pptx|xlsx|epub|html?|md|markdown|txt|csv|tsv|png|jpe?g|gif|bmp|tiff?)$", re.IGNORECASE
+)
+
+
+def about(
+    title: str = "",
+    author: str = "",
+    date: str = "",
+    headings: Sequence[tuple[int, str, int]] = (),
+    published: str = "",
+) -> str:
     """What programs put there when nobody did is left out.
 
     Args:
-        date: begins with a year, month and day: 2021-05-03T10:00:00Z, D:20210503100000.
+        date: of the file; begins with a year, month and day: 2021-05-03T10:00:00Z, D:20210503100000.
         headings: (level, text, page), the first level being 1 and page 0 for none.
+        published: the date that the document itself shows; then the file's is left out.
     """
     title, author = tidy(title), tidy(author)
-    rows = [(level, tidy(text), page) for level, text, page in headings]
-    while len(rows) > HEADINGS:  # the deepest level goes first
+    title = title if len(title) > 3 and not NO_TITLE.search(title) else ""
+    author = author if len(author) > 3 and not NO_AUTHOR.search(author) else ""
+    contents = _contents([(level, tidy(text), page) for level, text, page in headings])
+    if not (title or author or contents):
+        return ""
+    lines = {
+        "Title": title,
+        "Author": author,
+        "Published": published,
+        "Date of this file": "" if published else _date(date),
+        "Contents": contents,
+    }
+    return "\n".join(f"{name}: {value}" for name, value in lines.items() if value)
+
+
+def printed_date(text: str) -> str:
+    """The date that a document's beginning shows on a line of its own; "" for none."""
+    for line in text[:DATED].splitlines():
+        if (date := _DATE.search(line)) and len(line.split()) <= 8:
+            return date[0]
+    return ""
+
+
+def byline(text: str, title: str) -> str:
+    """Who wrote a document, where a line below its title names people; "" for none."""
+    lines = (line.strip() for line in text[:DATED].splitlines())
+    for line in [line for line in lines if line and line not in title][:2]:
+        names = _NO_NAME.sub(" ", line)
+        said, words = _BY.match(names), [word for word in names.split() if word not in LOWER]
+        capital = all(word[0].isupper() for word in words)
+        several = _INITIAL.search(names) or "@" in line or _PAIR.search(names)
+        if capital and 1 < len(words) <= 16 and (said or several):
+            return " ".join(names.removeprefix(said[0] if said else "").split()).strip(" ,")
+    return ""
+
+
+def title_of(name: str, pages: Sequence[Page]) -> str:
+    """What a document is called: the title that it gives itself, else its file's name without the ending."""
+    first = next((page for page in pages if page.text.strip()), None)
+    if first and first.places[:1] == ((0, ABOUT),) and first.text.startswith("Title: "):
+        return first.text.partition("\n")[0].removeprefix("Title: ")
+    return _ENDING.sub("", name).replace("_", " ").strip() or name
+
+
+def _contents(rows: Sequence[tuple[int, str, int]]) -> str:
+    """The headings with their pages; of too many, the deepest level goes first."""
+    while len(rows) > HEADINGS:
         deepest = max(level for level, *_ in rows)
         rows = [row for row in rows if row[0] < deepest] if deepest > 1 else rows[:HEADINGS]
-    contents = "; ".join(f"{text} (page {page})" if page else text for _, text, page in rows if text)
-    lines = [
-        f"Title: {title}" if len(title) > 3 and not NO_TITLE.search(title) else "",
-        f"Author: {author}" if len(author) > 3 and not NO_AUTHOR.search(author) else "",
-        f"Contents: {contents}" if contents else "",
-    ]
-    if any(lines) and (day := _date(date)):
-        lines.insert(2, f"Date of this file: {day}")
-    return "\n".join(filter(None, lines))
+    return "; ".join(f"{text} (page {page})" if page else text for _, text, page in rows if text)
 
 
 def _date(written: str) -> str:

@@ -140,7 +140,7 @@ REASONS: dict[str, tuple[type[Refused], str | None]] = {  # why a child refuses 
 def recognise(data: bytes) -> Format:
     """What a file is. Raises: NotAPdf, with what to do."""
     if not data:
-        raise NotAPdf("This file is empty.")
+        raise NotAPdf("This file is empty; send it again.")
     *marked, text = FORMATS
     if known := next((format for format in marked if format.recognises(data)), None):
         return known
@@ -188,7 +188,9 @@ def parse_pages(text: str) -> tuple[int, int]:
 def check_size(size: int, limits: Limits) -> None:
     """size: bytes, as they come in or as a platform announces them. Raises: PdfTooBig."""
     if size > limits.max_bytes:
-        raise PdfTooBig(f"This document has {_size(size)}; the limit is {_size(limits.max_bytes)}.")
+        raise PdfTooBig(
+            f"This document has {_size(size)}; the limit is {_size(limits.max_bytes)}, so send a part of it."
+        )
 
 
 async def read_document(
@@ -228,7 +230,7 @@ async def read_document(
     except Overrun:
         raise PdfTooSlow(
             f"Reading this document took more than a document may: {sandbox.seconds:g} seconds, "
-            f"{_size(sandbox.memory)} of memory, {_size(sandbox.output)} of text. Send a part of it."
+            f"{_size(sandbox.memory)} of memory, {_size(sandbox.output)} of text; send a part of it."
         ) from None
     except Crashed:
         raise PdfDamaged from None
@@ -290,7 +292,7 @@ def _check_reply(reply: dict[str, Any], limits: Limits, format: Format) -> None:
             f"learn a part of it, for example pages 1-{limits.max_pages}."
         )
     if not read and 0 < pages < int(reply["first"]):
-        raise PdfTooLong(f"This document has only {_count(pages, format.place)}.")
+        raise PdfTooLong(f"This document has only {_count(pages, format.place)}; name some of these.")
     if read > pages or (read and len(reply.get("unreadable", ())) == read) or (not read and format.place == "page"):
         raise PdfDamaged
     if not any(character.isalnum() for text in reply["texts"] for character in text):
@@ -302,7 +304,7 @@ def _without_text(reply: dict[str, Any], format: Format) -> str:
     if reply.get("nameless"):
         return "its fonts do not say which letters they show: run text recognition (OCR) over it and send that"
     if reply.get("hidden"):
-        return "all of it is hidden"
+        return "all of it is hidden: make it visible, save it anew and send that"
     if format is not FORMATS[0]:
         return "if it shows pictures of text, save it as a PDF, run text recognition (OCR) over it and send that"
     return "it looks like a scan or a drawing: run text recognition (OCR) over it and send that"

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import groupby, pairwise
 
+from core.document.headings import PageText, Piece, with_headings
 from core.document.heads import Line, Sheet, line_distance, without_running_heads
-from core.document.order import PROSE, columns_apart, in_reading_order, notes_apart, rows_together, without_doubles
+from core.document.order import (
+    PROSE,
+    columns_apart,
+    in_reading_order,
+    labels_first,
+    notes_apart,
+    rows_together,
+    without_doubles,
+)
 from core.document.tables import has_figures, row_sentences
 from core.document.text import SENTENCE_END, SOFT_HYPHEN, is_broken, join_lines, runs_on, vocabulary
 
@@ -17,16 +26,24 @@ LONG = 6  # words of a piece that may be a sentence's beginning
 FULL = 0.75  # of the room: a ragged line of prose fills as much
 TABLE = 3  # rows of a table, with its heading, that is not ruled
 JUSTIFIED = 25  # characters of a line that fills its column
+TYPED = 0.5  # share of a page's lines in type of one width: then it is the text, not code
 
 _CAPTION = re.compile(r"(?:figure|fig\.|table|tab\.|abbildung|abb\.|tabelle|listing|algorithm|chart|box)\s*\d", re.I)
 _SENTENCE = re.compile(r".*?[.!?][\"”’)\]]*(?=\s+[^\W\d_a-z]|$)", re.S)  # to the end of the first one
 _LEADS = re.compile(r"… ?(?:\d+|[ivxlc]+)$")  # a line of a table of contents
+_FIXED = re.compile(r"mono|courier|typewriter|cmtt|consol|menlo|fixed|\btt", re.I)  # fonts of one width
 _ITEM = re.compile(r"(?:[•‣◦▪●○■□–—*·]|\(?(?:\d{1,3}|[a-z])[.)])\s")  # a list's bullet or number
 
 
 def read_sheets(sheets: Sequence[Sheet]) -> list[str]:
+    """The clean text of each page, as `read_pages`."""
+    return [page.text for page in read_pages(sheets)[0]]
+
+
+def read_pages(sheets: Sequence[Sheet]) -> tuple[list[PageText], str]:
     """The clean text of each page: running heads and page numbers gone, broken words and lines joined, paragraphs and
-    list items on lines of their own, with an empty line where the page leaves room. Nothing else is left out.
+    list items on lines of their own, with an empty line where the page leaves room. Nothing else is left out. And the
+    title that the first page shows.
     """
     sheets = [replace(sheet, lines=tuple(_rows(_ordered(sheet.lines)))) for sheet in sheets]
     sheets = without_running_heads(sheets)
@@ -34,28 +51,23 @@ def read_sheets(sheets: Sequence[Sheet]) -> list[str]:
     pages = [_pieces(sheet, words) for sheet in sheets]
     for before, after in pairwise(pages):
         _join_across(before, after, words)
-    return _mend_page_breaks(["".join(p.gap + p.text for p in page).strip("\n") for page in pages], words)
+        _mend_page_break(before, after, words)
+    for page in pages:
+        for piece in page[-1:]:
+            piece.text = piece.text.rstrip(SOFT_HYPHEN)
+    return with_headings(pages)
 
 
 def _ordered(lines: Sequence[Line]) -> list[Line]:
-    return in_reading_order(rows_together(columns_apart(notes_apart(without_doubles(lines)))))
+    return in_reading_order(labels_first(rows_together(columns_apart(notes_apart(without_doubles(lines))))))
 
 
 # Lines and paragraphs
 
 
-@dataclass
-class _Piece:
-    """A paragraph, a list item, a heading or a table's row."""
-
-    text: str
-    size: float  # of its type
-    gap: str  # what parts it from the piece before it: an empty line or a line's end
-    row: bool = False  # of a table
-
-    def is_aside(self, size: float) -> bool:
-        """Whether a sentence in type of this size may go on beyond it: a footnote, a caption, a table."""
-        return self.row or self.size < 0.95 * size or bool(_CAPTION.match(self.text))
+def _is_aside(piece: Piece, size: float) -> bool:
+    """Whether a sentence in type of this size may go on beyond it: a footnote, a caption, a table."""
+    return piece.row or piece.size < 0.95 * size or bool(_CAPTION.match(piece.text))
 
 
 def _rows(lines: Sequence[Line]) -> Iterator[Line]:
@@ -83,8 +95,8 @@ def _beside(left: Line, right: Line) -> bool:
     return right.x0 > left.x1 - slack and abs(right.y1 - left.y1) < slack
 
 
-def _pieces(sheet: Sheet, words: set[str]) -> list[_Piece]:
-    pieces: list[_Piece] = []
+def _pieces(sheet: Sheet, words: set[str]) -> list[Piece]:
+    pieces: list[Piece] = []
     for stack in _stacks(sheet.lines):
         first, *rest = _paragraphs(stack, sheet, words)
         begun = None if first.row else _begun(pieces, first)
@@ -94,7 +106,7 @@ def _pieces(sheet: Sheet, words: set[str]) -> list[_Piece]:
             pieces.append(first)
         pieces += rest
         sentences = [sentence for table in _tables(stack) for sentence in row_sentences(table)]
-        pieces += [_Piece(text, first.size, "\n" if n else "\n\n", row=True) for n, text in enumerate(sentences)]
+        pieces += [Piece(text, first.size, "\n" if n else "\n\n", row=True) for n, text in enumerate(sentences)]
     return pieces
 
 
@@ -105,22 +117,22 @@ def _tables(stack: Sequence[Line]) -> list[list[tuple[str, ...]]]:
     return [table for table in tables if has_figures(table)]
 
 
-def _begun(pieces: Sequence[_Piece], rest: _Piece) -> int | None:
+def _begun(pieces: Sequence[Piece], rest: Piece) -> int | None:
     """Where the sentence that `rest` goes on with was begun: in the last piece, or before what may stand in between."""
     for number in range(len(pieces) - 1, max(-1, len(pieces) - 1 - ASIDES), -1):
         alike = abs(pieces[number].size - rest.size) < 0.15 * rest.size
         long = number == len(pieces) - 1 or len(pieces[number].text.split()) >= LONG
         if alike and long and not pieces[number].row and runs_on(pieces[number].text, rest.text):
             return number
-        if not pieces[number].is_aside(rest.size):
+        if not _is_aside(pieces[number], rest.size):
             return None
     return None
 
 
-def _join_across(before: list[_Piece], after: list[_Piece], words: set[str]) -> None:
+def _join_across(before: list[Piece], after: list[Piece], words: set[str]) -> None:
     """Bring the end of a sentence that footnotes or a float cut off back to the page where it began."""
     body = max((piece.size for piece in after if len(piece.text.split()) >= LONG), default=0.0)
-    first = next((n for n, piece in enumerate(after[:ASIDES]) if not piece.is_aside(body)), None)
+    first = next((n for n, piece in enumerate(after[:ASIDES]) if not _is_aside(piece, body)), None)
     if first is None:
         return
     begun = _begun(before, after[first])
@@ -155,19 +167,22 @@ def _same_size(above: Line, below: Line) -> bool:
     return abs(above.size - below.size) < 0.15 * above.size
 
 
-def _paragraphs(stack: Sequence[Line], sheet: Sheet, words: set[str]) -> list[_Piece]:
+def _paragraphs(stack: Sequence[Line], sheet: Sheet, words: set[str]) -> list[Piece]:
     stack = [_as_row(stack, number) for number in range(len(stack))]
+    typed = sum(map(_is_code, sheet.lines)) > TYPED * len(sheet.lines)
     groups = [[stack[0]]]
     for number, (above, below) in enumerate(pairwise(stack)):
-        if _starts_anew(above, below, _right_edge(stack, number, sheet)):
+        code = not typed and _is_code(above) and _is_code(below)
+        if code or _starts_anew(above, below, _right_edge(stack, number, sheet)):
             groups.append([])
         groups[-1].append(below)
-    return [
-        _Piece(
-            join_lines([line.text for line in group], words), group[0].size, "\n" if n else "\n\n", bool(group[0].cells)
-        )
-        for n, group in enumerate(groups)
-    ]
+    return [_piece(group, "\n" if n else "\n\n", words) for n, group in enumerate(groups)]
+
+
+def _piece(lines: Sequence[Line], gap: str, words: set[str]) -> Piece:
+    text = join_lines([line.text for line in lines], words)
+    fonts = tuple(font for line in lines for font in line.fonts)
+    return Piece(text, lines[0].size, gap, bool(lines[0].cells), len(lines), fonts)
 
 
 def _as_row(stack: Sequence[Line], number: int) -> Line:
@@ -201,7 +216,7 @@ def _starts_anew(above: Line, below: Line, edge: float) -> bool:
     return bool(
         _ITEM.match(below.text)
         or _LEADS.search(above.text)
-        or bool(above.cells)
+        or (bool(above.cells) and not _hangs(above, below))
         or bool(below.cells)
         or not _same_size(above, below)
         or (_other_font(above, below) and not runs_on(above.text, below.text))
@@ -210,17 +225,30 @@ def _starts_anew(above: Line, below: Line, edge: float) -> bool:
     )
 
 
+def _hangs(above: Line, below: Line) -> bool:
+    """Whether it goes on with the text beside a label: "-k  only a", below it, further in, "suggestion"."""
+    label, *text = above.cells
+    further = below.x0 - above.x0 > above.size and below.x1 < above.x1 + above.size
+    words = sum(word.isalpha() for cell in text for word in cell.split())
+    return further and len(text) == 1 and words >= PROSE > len(label.split())
+
+
+def _is_code(line: Line) -> bool:
+    """Whether all of it is typed, but for a line's number."""
+    fonts = line.fonts[1:] if line.text[0].isdigit() else line.fonts
+    return bool(fonts) and all(map(_FIXED.search, fonts))
+
+
 def _other_font(above: Line, below: Line) -> bool:
     """Whether one of them is set in one font that the other has nothing of: a heading."""
     fonts = set(above.fonts), set(below.fonts)
     return all(fonts) and not fonts[0] & fonts[1] and 1 in map(len, fonts)
 
 
-def _mend_page_breaks(texts: list[str], words: set[str]) -> list[str]:
+def _mend_page_break(before: list[Piece], after: list[Piece], words: set[str]) -> None:
     """Bring the rest of a word that the end of a page breaks back to where it began."""
-    texts = list(texts)
-    for number in range(1, len(texts)):
-        if is_broken(texts[number - 1]) and texts[number][:1].islower():
-            rest, _, texts[number] = texts[number].partition(" ")
-            texts[number - 1] = join_lines((texts[number - 1], rest), words)
-    return [text.rstrip(SOFT_HYPHEN) for text in texts]
+    if before and after and is_broken(before[-1].text) and after[0].text[:1].islower():
+        rest, _, after[0].text = after[0].text.partition(" ")
+        before[-1].text = join_lines((before[-1].text, rest), words)
+        if not after[0].text:
+            del after[0]

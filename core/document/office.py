@@ -14,11 +14,11 @@ from itertools import pairwise
 from typing import Any
 from xml.etree.ElementTree import Element
 
-from core.document.about import FEWEST, about
+from core.document.about import about
 from core.document.archive import Archive, Unreadable
 from core.document.flow import pages_of, table_blocks
-from core.document.places import ABOUT, Block, heading, joined, shortened
-from core.document.tables import rows_as_text
+from core.document.places import ABOUT, FEWEST, Block, heading, joined, shortened
+from core.document.tables import has_heading, rows_as_text
 
 W = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
 A = "{http://schemas.openxmlformats.org/drawingml/2006/main}"
@@ -256,7 +256,10 @@ def _sheet(rows: list[list[str]]) -> list[str]:
     rows = [row + [""] * (width - len(row)) for row in rows]
     columns = [number for number in range(width) if any(row[number] for row in rows)]
     rows = [[row[number] for number in columns] for row in rows]
-    start = next((number for number, row in enumerate(rows) if sum(map(bool, row)) > 1), len(rows))
+    filled = [sum(map(bool, row)) for row in rows]
+    several = [number for number, cells in enumerate(filled) if cells > 1]
+    whole = [number for number in several if filled[number] + (not rows[number][0]) >= max(filled)]  # a corner is empty
+    start = next((number for number in whole if has_heading(rows[number:])), several[0] if several else len(rows))
     return [*(" ".join(filter(None, row)) for row in rows[:start]), *table_blocks(rows[start:])]
 
 

@@ -48,6 +48,19 @@ def notes_apart(lines: Sequence[Line]) -> list[Line]:
     return ordered
 
 
+def labels_first(lines: Sequence[Line]) -> list[Line]:
+    """A label that hangs in the margin left of its paragraph, and that the file draws after it, before it."""
+    blocks = [list(block) for _, block in groupby(lines, key=lambda line: line.block)]
+    for number, (text, label) in enumerate(pairwise(blocks)):
+        if (
+            len(label) < len(text)
+            and _beside(label[0], text[0])
+            and all(len(line.text.split()) < PROSE for line in label)
+        ):
+            blocks[number : number + 2] = [label, text]
+    return [line for block in blocks for line in block]
+
+
 def rows_together(lines: Sequence[Line]) -> list[Line]:
     """A table that the file draws column by column, row by row: blocks side by side, with as many lines on the same
     heights, of which one is set in other type. Columns of prose stay, and a list in columns."""

@@ -20,12 +20,13 @@ from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from core.document.about import about
+from core.document.about import about, byline, printed_date
 from core.document.archive import Unreadable
+from core.document.headings import PageText, named_places, with_outline
 from core.document.heads import Line, Sheet
-from core.document.layout import read_sheets
+from core.document.layout import read_pages
 from core.document.order import Box
-from core.document.places import ABOUT
+from core.document.places import ABOUT, FEWEST
 from core.document.tables import row_sentences
 from core.document.text import join_lines, tidy
 from core.sandbox import sign_of_life
@@ -42,6 +43,7 @@ READ_IN_PART = 0.1  # share of characters without a letter that people are told 
 DRAWING = 3000  # paths of a page that has no tables
 TABLE_SECONDS = 10.0  # in one document; the tables after it are read like other text
 CONTRAST = 16  # of 255 grey levels: less cannot be seen
+LISTS = ("contents", "table of contents", "index", "inhaltsverzeichnis", "table des matières")  # no part of the text
 ARABIC = re.compile("[\u0600-\u06ff\ufb50-\ufdff\ufe70-\ufeff]")
 SUPERSCRIPT = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -67,11 +69,13 @@ def extract(data: bytes, first: int, last: int, most: int) -> dict[str, Any]:
             sheets.append(reader.sheet(document, number))
             sign_of_life()
         sign_of_life(last=True)
-        texts = read_sheets(sheets)
-        places: list[list[tuple[int, str]]] = [[] for _ in texts]
-        if first == 1 and any(texts) and (own := _about(document)):
+        pages, title = read_pages(sheets)
+        outline = [(level, tidy(text), page) for level, text, page in document.get_toc(simple=True) if page > 0]
+        pages = with_outline(pages, outline, first)
+        texts, places = [page.text for page in pages], named_places(pages, first)
+        if first == 1 and any(texts) and (own := _about(document, pages, outline, title)):
             texts[0] = f"{own}\n\n{texts[0]}"
-            places[0] = [(0, ABOUT), (len(own) + 2, "p. 1")]
+            places[0] = [(0, ABOUT), *((start + len(own) + 2, name) for start, name in places[0] or [(0, "p. 1")])]
         return reply | {"texts": texts, "places": places, "repaired": bool(document.is_repaired)} | vars(reader)
 
 
@@ -118,11 +122,17 @@ def draw(data: bytes, number: int, kind: str, dpi: int, dots: int) -> dict[str, 
         return {"width": drawing.width, "height": drawing.height, "dpi": dpi, "dots": text}
 
 
-def _about(document: pymupdf.Document) -> str:
-    """What the file says of itself: its title, who wrote it and when, its headings with their pages."""
+def _about(
+    document: pymupdf.Document, pages: Sequence[PageText], outline: Sequence[tuple[int, str, int]], title: str
+) -> str:
+    """What the file says of itself, else what its first page shows: its title, who wrote it and when, its headings."""
     said = {key: value or "" for key, value in (document.metadata or {}).items()}
-    headings = [(level, text, page) for level, text, page in document.get_toc(simple=True) if page > 0]
-    return about(said.get("title", ""), said.get("author", ""), said.get("creationDate", ""), headings)
+    printed = [(level, text, number) for number, page in enumerate(pages, start=1) for _, level, text in page.headings]
+    printed = [row for row in printed if row[1].casefold() not in LISTS]
+    headings = outline or (printed if len(printed) >= FEWEST else [])
+    title = said.get("title", "") if about(said.get("title", "")) else title
+    author = said.get("author", "") if about(author=said.get("author", "")) else byline(pages[0].text, title)
+    return about(title, author, said.get("creationDate", ""), headings, printed_date(pages[0].text))
 
 
 @contextmanager

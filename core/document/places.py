@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+FEWEST = 3  # headings that are worth a list, or a citation
 ABOUT = "the file's own data"  # the place of what a file says of itself: title, author, date, contents
 
 

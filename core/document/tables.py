@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 
 FIGURE = re.compile(r"[-+−–]?[€$£]?\s?\d[\d.,:/'’ ]*(?:%|[€$£]|[a-zA-Zµ°]{0,3})\.?|[-–—]|n/?a", re.I)
+NUMBER = re.compile(r"[-+−–]?\d+(?:[.,]\d+)*(?:e[-+−]?\d+)?%?", re.I)
 LONGEST = 30  # characters of a figure
 YEAR = re.compile(r"(?:19|20)\d\d")
 KEYS = 2  # columns, at most, that name a row
@@ -24,7 +25,7 @@ def rows_as_text(rows: Sequence[Sequence[str]]) -> str:
 
 def row_sentences(rows: Sequence[Sequence[str]]) -> list[str]:
     """For each row "its name: column value, column value."; nothing where the first row names no columns."""
-    if not has_heading(rows):
+    if not has_heading(rows) or _is_run_together(rows := _parted(rows)):
         return []
     heading, *body = rows
     keys = _keys(body)
@@ -32,8 +33,8 @@ def row_sentences(rows: Sequence[Sequence[str]]) -> list[str]:
     for row in body:
         named = zip(heading[keys:], row[keys:], strict=False)
         cells = [f"{column} {value}".strip() for column, value in named if value]
-        name = ", ".join(cell for cell in row[:keys] if cell)
-        said = ", ".join(cells) + "." if cells else ""
+        name = ", ".join(cell for cell in row[:keys] if cell).rstrip(":")
+        said = ", ".join(cells).rstrip(".") + "." if cells else ""
         sentences.append(f"{name}: {said}" if name and said else name or said)
     return sentences
 
@@ -45,7 +46,36 @@ def has_heading(rows: Sequence[Sequence[str]]) -> bool:
     first = [cell for cell in rows[0] if cell]
     years = [cell for cell in rows[0][1:] if YEAR.fullmatch(cell)]
     named = not any(_is_figure(cell) for cell in first) or (len(years) >= 2 and len(years) == len(rows[0]) - 1)
+    named = named and all(any(map(str.isalnum, cell)) for cell in first)
     return named and 2 * len(first) > len(rows[0]) and len(set(first)) == len(first)
+
+
+def _parted(rows: Sequence[Sequence[str]]) -> list[list[str]]:
+    """With columns that stand too close to be told apart parted: below "z1 z2" stand "3.10 20" and "4.15 21"."""
+    heading, *body = rows
+    width = [len(cell.split()) for cell in heading]
+    for column, words in enumerate(width):
+        cells = [row[column].split() for row in body if column < len(row) and row[column]]
+        if not all(len(cell) == words and all(map(NUMBER.fullmatch, cell)) for cell in cells):
+            width[column] = 1
+    return [[part for n, cell in enumerate(row) for part in _parts(cell, width[n : n + 1])] for row in rows]
+
+
+def _parts(cell: str, width: Sequence[int]) -> list[str]:
+    several = width and width[0] > 1
+    return (cell.split() or [""] * width[0]) if several else [cell]
+
+
+def _is_run_together(rows: Sequence[Sequence[str]]) -> bool:
+    """Whether numbers of several columns stand in one cell, so that nothing tells which column they belong to."""
+    several = (any(sum(map(bool, map(NUMBER.fullmatch, cell.split()))) > 1 for cell in row) for row in rows)
+    wide = [row for row, wrong in zip(rows, several, strict=True) if wrong and not _has_thousands(row)]
+    return rows[0] in wide or 4 * len(wide) > len(rows)
+
+
+def _has_thousands(row: Sequence[str]) -> bool:
+    """Whether blanks part the thousands of its numbers: 12 000."""
+    return any(re.search(r"(?<!\d)\d{1,3}(?: \d{3})+(?![\d.,])", cell) for cell in row)
 
 
 def has_figures(rows: Sequence[Sequence[str]]) -> bool:
@@ -54,10 +84,11 @@ def has_figures(rows: Sequence[Sequence[str]]) -> bool:
 
 
 def _keys(body: Sequence[Sequence[str]]) -> int:
-    """How many of the first columns name a row: those of words before the first one of figures; without figures one."""
+    """How many of the first columns name a row: those of words before the first one of figures; without figures one.
+    None, where the first one is of figures: then each of these is named by its column."""
     width = max(map(len, body))
     figures = [_is_figures([row[column] for row in body if column < len(row)]) for column in range(width)]
-    return min(figures.index(True), KEYS) or 1 if True in figures else 1
+    return min(figures.index(True), KEYS) if True in figures else 1
 
 
 def _is_figures(column: Sequence[str]) -> bool:
@@ -66,4 +97,4 @@ def _is_figures(column: Sequence[str]) -> bool:
 
 
 def _is_figure(cell: str) -> bool:
-    return 0 < len(cell) <= LONGEST and bool(FIGURE.fullmatch(cell))
+    return 0 < len(cell) <= LONGEST and bool(FIGURE.fullmatch(cell) or NUMBER.fullmatch(cell))

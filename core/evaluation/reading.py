@@ -25,7 +25,7 @@ from core.types import Limits
 LIMITS = Limits(max_pages=100_000, max_bytes=1 << 30)
 FAULTS = {  # what no reader wrote
     "unreadable character": re.compile("\ufffd"),
-    "sentence broken by a line": re.compile(r"[a-z,]\n+(?=[a-z]{2,} )"),
+    "sentence broken by a line": re.compile(r"(?m)^(?:\S+ ){5,}\S*[a-z,]\n+(?=[a-z]{2,} (?:\S+ ){3})"),
     "number glued to a word": re.compile(r"(?<![\w.])\d{1,2}(?:[A-Z][a-z]{3,}|https?:)"),
     "accent beside its letter": re.compile(r"[A-Za-z] ?[¨´ˇ˚˝](?=[A-Za-z])|[¨´ˇ˚˝] ?[A-Za-z]"),
     "mathematical letter": re.compile("[\U0001d400-\U0001d7ff]"),

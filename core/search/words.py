@@ -21,6 +21,7 @@ MAX_SEARCH_WORDS = 64  # of one question; more make the search slow, not better
 UNSPACED = "\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"  # kana and Han characters: no blanks between words
 NUMBER_OR_WORD = re.compile(rf"\d+(?:[.,:/]\d+)+|[{UNSPACED}]|[^\W{UNSPACED}]+")  # 3.14 and 12:30 are one word each
 RUN = re.compile(rf"[{UNSPACED}]+|[^\W{UNSPACED}]+")
+UNPARTED = re.compile(rf"[{UNSPACED}]+")
 SEAM = re.compile(rf"(?<=[{UNSPACED}])(?=[{UNSPACED}])")
 THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 ARTICLES = frozenset({"a", "an", "the"})
@@ -99,8 +100,12 @@ def word_shares(sections_of: Mapping[str, Collection[SectionKey]], total: int) -
 
 
 def terms(text: str) -> str:
-    """The words that tell what a text is about, each once, sorted: enough to find it, not to read it."""
-    return " ".join(sorted(set(normalise(text)) - STOP_WORDS))
+    """The words that tell what a text is about, each once, sorted: enough to find it, not to read it. Where words are
+    not parted by blanks, each two characters that stand together, as `search_words` looks for them."""
+    words = {word for word in normalise(text) if not UNPARTED.fullmatch(word)} - STOP_WORDS
+    pairs = {pair for run in UNPARTED.findall(unicodedata.normalize("NFKC", text)) for pair in _bigrams(run)}
+    between = " a "  # a stop word: the end of one pair and the beginning of the next are no pair
+    return between.join(filter(None, (" ".join(sorted(words)), *sorted(pairs))))
 
 
 def normalise(text: str) -> list[str]:

@@ -476,6 +476,38 @@ async def test_without_keeping_text_the_words_remain_and_nothing_to_read(open_se
     assert answer.learned and "Ada Quill" in answer.learned.text and answer.pages is None
 
 
+@pytest.mark.parametrize(
+    ("text", "question"),
+    [("灯台の番人は東京から来た。", "東京から来た番人は誰ですか"), ("灯塔由周海建造。", "周海建造了什么？")],
+)
+async def test_without_keeping_text_what_has_no_blanks_is_found(
+    open_service: Open, index: Index, text: str, question: str
+) -> None:
+    async with open_service(keep_text=False) as service:
+        for content in (text + " and so on" * 7, "An old man went to sea. " * 5):
+            job = await service.submit("here", "a.txt", content.encode(), by="ada")
+            [*_, last] = [progress async for progress in service.watch(job.id)]
+            assert last.document
+    hits = await index.candidates("here", question)
+    assert [text[:2] in hit.text.replace(" ", "") for hit in hits] == [True]
+    assert text not in hits[0].text.replace(" ", "")
+
+
+class Titled(FakeEngine):
+    """Remembers under which title it learned."""
+
+    def learn(self, chunks: Sequence[Chunk], *, title: str) -> Generator[Step, None, Learned]:
+        self.title = title
+        return (yield from super().learn(chunks, title=title))
+
+
+async def test_a_documents_name_heads_what_is_learned_without_its_ending(open_service: Open) -> None:
+    engine = Titled()
+    async with open_service(engine) as service:
+        document = (await learn(service)).document
+    assert document and (document.name, engine.title) == ("lighthouse.pdf", "lighthouse")
+
+
 class Coding(FakeEngine):
     """Has a search head that codes a chunk by its place."""
 

@@ -338,6 +338,11 @@ async def test_a_workbooks_rows_are_sentences_and_hidden_sheets_are_left_out() -
     assert read.notes == ("Hidden text on sheet 2 was left out (6 letters).",)
 
 
+async def test_notes_above_a_sheets_table_do_not_hide_its_columns() -> None:
+    rows = [["Ships", "of Pellin"], ["as told by", "the harbour"], ["Name", "Town", "Built"], ["Anna", "Pellin", 1874]]
+    assert (await texts(xlsx(rows)))[0].endswith("Name Town Built\nAnna, Pellin: Built 1874.")
+
+
 def test_places_are_called_what_they_are() -> None:
     names = ("a.pdf", "a.PPTX", "a.xlsx", "a.epub", "notes")
     assert [place_of(name) for name in names] == ["page", "slide", "sheet", "chapter", "page"]
@@ -416,7 +421,7 @@ HOSTILE = {
     "JPEG": (b"\xff\xd8\xff\xe0" + bytes(99), PICTURE),
     "WebP": (b"RIFF\0\0\0\0WEBPVP8 ", "This is a WebP picture; save it as PNG or JPEG and send that."),
     "HEIC": (b"\0\0\0\x18ftypheic" + bytes(9), "This is a HEIC picture; save it as JPEG and send that."),
-    "empty": (b"", "This file is empty."),
+    "empty": (b"", "This file is empty; send it again."),
 }
 
 

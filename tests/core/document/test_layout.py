@@ -237,6 +237,34 @@ def test_a_gap_in_a_line_of_prose_makes_no_table() -> None:
     assert read_sheets([sheet(*lines)]) == ["The harbour was built by the people of the town and is old. (page 9)"]
 
 
+def test_text_beside_a_label_goes_on_below_itself() -> None:
+    first = line("-k clusters. The number is only a", 200, x=72, width=300)
+    first = replace(first, cells=("-k", "clusters. The number is only a"))
+    lines = [first, line("suggestion and may not be kept.", 212, x=108, width=200)]
+    assert read_sheets([sheet(*lines)]) == ["-k clusters. The number is only a suggestion and may not be kept."]
+
+
+def test_lines_of_code_stay_lines_unless_the_whole_page_is_typed() -> None:
+    typed = [replace(one, fonts=("Courier",)) for one in body("open the harbour (ships) ;", "close the harbour ;")]
+    prose = [
+        replace(one, fonts=("Times",)) for one in body("The harbour is opened", "and closed.", "x", y=300, block=1)
+    ]
+    assert "open the harbour (ships) ;\nclose the harbour ;" in read_sheets([sheet(*typed, *prose)])[0]
+    assert "open the harbour (ships) ; close the harbour ;" in read_sheets([sheet(*typed)])[0]
+
+
+def test_prose_with_words_of_code_is_no_code() -> None:
+    fonts = ("Courier", "Times", "Courier")
+    lines = [replace(one, fonts=fonts) for one in body("open (ships) as in the help for", "more of (ships).")]
+    other = [replace(one, fonts=("Times",)) for one in body("It is old.", y=300, block=1)]
+    assert "the help for more of" in read_sheets([sheet(*lines, *other)])[0]
+
+
+def test_a_label_in_the_margin_leads_its_paragraph_also_where_the_file_draws_it_last() -> None:
+    paragraph = [line(text, y, x=170, width=300) for text, y in (("This command prints the", 200), ("harbour.", 212))]
+    assert read_sheets([sheet(*paragraph, line("\\harbour", 200, x=72, width=60, block=1))])[0].startswith("\\harbour")
+
+
 def test_a_heading_in_another_font_stands_alone() -> None:
     heading, text = body("All that we know of the harbour"), body("The harbour was built", "in one summer.", y=212)
     lines = [replace(heading[0], x1=472, fonts=("Bold",)), *(replace(line, fonts=("Roman", "Italic")) for line in text)]

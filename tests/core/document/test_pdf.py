@@ -44,6 +44,7 @@ async def test_a_pdf_becomes_its_pages() -> None:
 
 NO_TEXT = "No text was found on the {} of this document; {}."
 SCAN = "it looks like a scan or a drawing: run text recognition (OCR) over it and send that"
+HIDDEN = "all of it is hidden: make it visible, save it anew and send that"
 DAMAGED = "This document is damaged and can't be read; save it anew and send that."
 REFUSED = [
     (b"%PDF-1.7\n" + bytes(range(256)) * 9, errors.PdfDamaged, DAMAGED),
@@ -51,7 +52,7 @@ REFUSED = [
     (pdf("a", **LOCK), errors.PdfLocked, "This document needs a password; send a copy without one."),
     (pdf("", " \n "), errors.PdfHasNoText, NO_TEXT.format("2 pages", SCAN)),
     (pdf(picture), errors.PdfHasNoText, NO_TEXT.format("1 page", SCAN)),
-    (pdf(write((9, "Unseen."), color=(1, 1, 1))), errors.PdfHasNoText, NO_TEXT.format("1 page", "all of it is hidden")),
+    (pdf(write((9, "Unseen."), color=(1, 1, 1))), errors.PdfHasNoText, NO_TEXT.format("1 page", HIDDEN)),
 ]
 
 
@@ -70,7 +71,7 @@ async def test_only_the_pages_that_were_asked_for_are_read_under_their_numbers()
     data = pdf("One.", "Two.", "Three.", "Four.")
     assert (await read_document(data, Limits(max_pages=2), (2, 3))).pages == (Page(2, "Two."), Page(3, "Three."))
     refused = await refusal(pdf("One."), pages=(7, 9))
-    assert str(refused) == "This document has only 1 page."
+    assert str(refused) == "This document has only 1 page; name some of these."
 
 
 @pytest.mark.parametrize(("text", "pages"), [("3-12", (3, 12)), (" 7 ", (7, 7)), ("1 to 3", (1, 3)), ("2–4", (2, 4))])
@@ -97,7 +98,11 @@ async def test_an_owners_password_alone_locks_nothing() -> None:
     ("limits", "error", "sentence"),
     [
         (Limits(max_pages=1), errors.PdfTooLong, "This document has 2 pages, and I read 1 at once; {part}."),
-        (Limits(max_bytes=200), errors.PdfTooBig, "This document has {size} bytes; the limit is 200 bytes."),
+        (
+            Limits(max_bytes=200),
+            errors.PdfTooBig,
+            "This document has {size} bytes; the limit is 200 bytes, so send a part of it.",
+        ),
     ],
 )
 async def test_limits_are_the_callers(limits: Limits, error: type[Exception], sentence: str) -> None:
@@ -111,7 +116,7 @@ async def test_limits_are_the_callers(limits: Limits, error: type[Exception], se
 
 async def test_one_byte_too_many_also_reads_as_too_many() -> None:
     refused = await refusal(bytes(50 * 2**20 + 1))
-    assert str(refused) == "This document has 50.1 MB; the limit is 50 MB."
+    assert str(refused) == "This document has 50.1 MB; the limit is 50 MB, so send a part of it."
 
 
 async def test_a_hundred_thousand_tiny_pages_are_refused_before_they_are_read() -> None:
