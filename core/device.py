@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +30,7 @@ T = TypeVar("T")
 # Rows of one engine.answer call. A question has up to four: three sections and the base model; and in a thread three
 # more, of its document.
 BATCH_ROWS = 16
+GATHERING = 0.05  # seconds that a batch waits for the rows of a question whose search has just been computed
 
 
 class PromptTokens(NamedTuple):
@@ -55,6 +57,8 @@ class Device:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="device")
         self._loading: asyncio.Future[Engine] | None = None
         self._waiting: deque[_Question] = deque()
+        self._searched = 0  # questions whose search was computed since the last batch
+        self._searched_at = 0.0  # when the last one was
 
     def load(self) -> asyncio.Future[Engine]:
         """Start to load the engine, unless that was done."""
@@ -107,7 +111,7 @@ class Device:
         find sections, too. Raises: SetupError."""
         engine = await self.ready()
         try:
-            return await self.run(engine.query, question)
+            return await self.run(self._query, engine, question)
         except Exception:
             log.exception("the search goes on by words alone")
             return None
@@ -141,7 +145,21 @@ class Device:
             log.exception("the engine could not be loaded")
             raise ModelNotFound from error
 
+    def _query(self, engine: Engine, question: str) -> Query | None:
+        try:
+            return engine.query(question)
+        finally:
+            self._searched += 1
+            self._searched_at = time.monotonic()
+
+    def _gather(self) -> None:
+        """Questions that came while the thread was busy are searched one after the other, and asked together."""
+        while len(self._waiting) < self._searched and time.monotonic() < self._searched_at + GATHERING:
+            time.sleep(0.002)
+        self._searched = 0
+
     def _answer_waiting(self) -> None:
+        self._gather()
         batch: list[_Question] = []
         rows = 0
         while self._waiting and (not batch or rows + len(self._waiting[0].asks) <= self._batch_rows):
