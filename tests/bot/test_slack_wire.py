@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,6 +29,7 @@ from aiolimiter import AsyncLimiter
 
 from bot.chat import Message
 from bot.commands import Bot
+from bot.platforms import supervise
 from bot.platforms.common import is_from
 from bot.platforms.recent import Recent
 from bot.platforms.slack import app, files, oauth
@@ -602,11 +604,11 @@ async def test_a_used_up_response_url_is_replaced_by_an_ephemeral_message(world,
     assert slack.whispers[0]["user"] == "UADA"
 
 
-async def test_a_broken_client_is_replaced(slack, open_service, monkeypatch):
-    monkeypatch.setattr("bot.platforms.RESTART_AFTER", (0,))
+async def test_a_broken_client_is_replaced(slack, open_service):
     slack.fault("auth.test", "internal_error", times=2)
     async with open_service() as service:
-        task = asyncio.create_task(app.serve(SimpleNamespace(service=service), settings(slack)))
+        client = partial(app.connect, SimpleNamespace(service=service), settings(slack))
+        task = asyncio.create_task(supervise("Slack", client, (0,)))
         await asyncio.wait_for(slack.connected.wait(), 5)
         task.cancel()
         with suppress(asyncio.CancelledError):
@@ -640,7 +642,7 @@ async def test_no_secret_is_ever_logged_or_said(slack, open_service, caplog, mon
     async with open_service() as service:
         world = World(slack, service, HeldEngine())
         await world.start()
-        slack.fault("chat.postMessage", "invalid_blocks")
+        slack.fault("chat.postMessage", "msg_blocks_too_long")
         slack.fault("users.info", "fatal_error")
         await slack.say(LEARN, ("a.pdf", File(b"", redirect=(302, "http://x/"))), by="UMOD")
         await slack.say(LEARN, ("b.pdf", File(b"<html>", "text/html")))

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,8 +22,21 @@ PROBES = "tests.core.probes:"
 linux = pytest.mark.skipif(sys.platform != "linux", reason="kernel limits of Linux")
 
 
+STANDING: set[int] = set()  # processes that other tests leave running: those that draw batches for learning
+
+
+@pytest.fixture(autouse=True)
+def standing() -> Iterator[None]:
+    STANDING.update(children())
+    yield
+    STANDING.clear()
+
+
 def children() -> list[int]:
-    return [int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]
+    """The processes that this one started during the test."""
+    listed = Path(f"/proc/self/task/{os.getpid()}/children")
+    pids = map(int, listed.read_text().split()) if listed.exists() else ()
+    return [pid for pid in pids if pid not in STANDING]
 
 
 async def only_child() -> int:

@@ -67,13 +67,14 @@ LOST_AFTER = 300  # seconds without a connection; slack_sdk reconnects in a few
 
 async def serve(app: App, settings: Settings) -> None:
     """Be on Slack until cancelled. Raises: SetupError."""
+    await supervise("Slack", partial(connect, app, settings))
 
-    async def connect() -> None:
-        bot = Bot(app.service, commands=commands(), **bot_options(settings))
-        async with Client(bot, settings) as client, bot:
-            await client.run()
 
-    await supervise("Slack", connect)
+async def connect(app: App, settings: Settings) -> None:
+    """Be on Slack until the connection breaks for good. Raises: SetupError, and whatever breaks it."""
+    bot = Bot(app.service, commands=commands(), **bot_options(settings))
+    async with Client(bot, settings) as client, bot:
+        await client.run()
 
 
 async def examine(settings: Settings) -> AsyncIterator[tuple[str, str, str, str]]:
