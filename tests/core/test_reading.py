@@ -17,7 +17,7 @@ def test_runs_of_words_tell_their_order() -> None:
     ("text", "fault"),
     [
         ("see \ufffd", "unreadable character"),
-        ("it was built by\nthe people", "sentence broken by a line"),
+        ("The old tower was built by\nthe people of the island", "sentence broken by a line"),
         ("6https://x.org", "number glued to a word"),
         ("Aky¨urek", "accent beside its letter"),
     ],
