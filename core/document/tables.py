@@ -8,9 +8,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from core.document.text import join_lines, tidy
+
 FIGURE = re.compile(r"[-+−–]?[€$£]?\s?\d[\d.,:/'’ ]*(?:%|[€$£]|[a-zA-Zµ°]{0,3})\.?|[-–—]|n/?a", re.I)
 NUMBER = re.compile(r"[-+−–]?\d+(?:[.,]\d+)*(?:e[-+−]?\d+)?%?", re.I)
 LONGEST = 30  # characters of a figure
+NO_HEADING = re.compile(r"[€$£]\s?\d|\d[€$£%]|\d[.,]\d|…|(?:\. ?){2}\d")  # amounts, dots before a page's number
 YEAR = re.compile(r"(?:19|20)\d\d")
 KEYS = 2  # columns, at most, that name a row
 
@@ -21,6 +24,17 @@ def rows_as_text(rows: Sequence[Sequence[str]]) -> str:
     rows = [row for row in rows if any(row)]
     lines = [" ".join(cell for cell in row if cell) for row in rows]
     return "\n".join([*lines, *([""] if (said := row_sentences(rows)) else []), *said])
+
+
+def cells_by_line(cells: Sequence[str]) -> list[list[str]]:
+    """What stands between two rules of a table: as many rows as its cells have lines, if one of them is a column of
+    figures; else one row, whose cells' lines belong together."""
+    lines = [[tidy(line) for line in cell.splitlines()] for cell in cells]
+    most = max(map(len, lines))
+    is_even = most > 1 and all(len(cell) in (0, most) for cell in lines)
+    if is_even and any(cell and all(map(_is_figure, cell)) for cell in lines):
+        return [list(row) for row in zip(*(cell or [""] * most for cell in lines), strict=True)]
+    return [[join_lines(cell, set()) for cell in lines]]
 
 
 def row_sentences(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -46,8 +60,15 @@ def has_heading(rows: Sequence[Sequence[str]]) -> bool:
     first = [cell for cell in rows[0] if cell]
     years = [cell for cell in rows[0][1:] if YEAR.fullmatch(cell)]
     named = not any(_is_figure(cell) for cell in first) or (len(years) >= 2 and len(years) == len(rows[0]) - 1)
-    named = named and all(any(map(str.isalnum, cell)) for cell in first)
+    named = named and all(any(map(str.isalnum, cell)) and not NO_HEADING.search(cell) for cell in first)
+    named = named and not any(map(_is_alike, rows[0], rows[1]))
     return named and 2 * len(first) > len(rows[0]) and len(set(first)) == len(first)
+
+
+def _is_alike(cell: str, below: str) -> bool:
+    """Whether two cells differ in their numbers at most: "row 3" is no heading of "row 4"."""
+    name, other = (re.sub(r"\d+", "#", text.casefold()) for text in (cell, below))
+    return name == other and any(map(str.isalpha, name))
 
 
 def _parted(rows: Sequence[Sequence[str]]) -> list[list[str]]:
