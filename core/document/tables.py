@@ -15,6 +15,7 @@ NUMBER = re.compile(r"[-+−–]?\d+(?:[.,]\d+)*(?:e[-+−]?\d+)?%?", re.I)
 LONGEST = 30  # characters of a figure
 NO_HEADING = re.compile(r"[€$£]\s?\d|\d[€$£%]|\d[.,]\d|…|(?:\. ?){2}\d")  # amounts, dots before a page's number
 YEAR = re.compile(r"(?:19|20)\d\d")
+WIDEST = 100  # columns that a cell goes over, at most
 KEYS = 2  # columns, at most, that name a row
 
 
@@ -24,6 +25,31 @@ def rows_as_text(rows: Sequence[Sequence[str]]) -> str:
     rows = [row for row in rows if any(row)]
     lines = [" ".join(cell for cell in row if cell) for row in rows]
     return "\n".join([*lines, *([""] if (said := row_sentences(rows)) else []), *said])
+
+
+def spread(rows: Sequence[Sequence[tuple[str, int, int]]]) -> list[list[str]]:
+    """Rows of a table whose cells may go over several columns or rows, with a cell in each column: one that goes over
+    columns stands in the first of them, one that goes over rows in each of them.
+
+    Args:
+        rows: of each cell its text, how many columns, how many rows it goes over.
+    """
+    table: list[list[str]] = []
+    above: dict[int, tuple[str, int]] = {}  # by column: what goes on there from above, for how many rows
+    for row in rows:
+        cells = {column: text for column, (text, _) in above.items()}
+        above = {column: (text, left - 1) for column, (text, left) in above.items() if left > 1}
+        column = 0
+        for text, wide, high in row:
+            while column in cells:
+                column += 1
+            for n in range(min(wide, WIDEST)):
+                cells[column + n] = "" if n else text
+                if high > 1:
+                    above[column + n] = cells[column + n], high - 1
+            column += min(wide, WIDEST)
+        table.append([cells.get(n, "") for n in range(max(cells, default=-1) + 1)])
+    return table
 
 
 def cells_by_line(cells: Sequence[str]) -> list[list[str]]:
