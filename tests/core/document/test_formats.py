@@ -227,6 +227,13 @@ async def test_markdowns_marks_go_and_its_tables_become_sentences() -> None:
     assert await texts(text.encode()) == ["The tower\n\nSee the map.\n\nName Built\nTower 1874\n\nTower: Built 1874."]
 
 
+async def test_an_underlined_line_is_a_heading_where_a_paragraph_could_begin() -> None:
+    text = "The tower\n=========\nBuilt in 1874.\n\nThe pier\n--------\n\nOf wood.\n\na rule\nis below\n---\nit.\n"
+    [page] = (await read_document(text.encode(), Limits())).pages
+    assert page.text == "The tower\n\nBuilt in 1874.\n\nThe pier\n\nOf wood.\n\na rule\nis below\nit."
+    assert [name for _, name in page.places] == ["“The tower”", "“The pier”"]
+
+
 async def test_html_within_markdown_and_bold_over_two_lines_leave_their_words() -> None:
     text = "<!-- note -->\n\n**Attach a\ndocument.** See <a href='x'>here</a>, a < b > c.\n\n<table><td>Pier</table>"
     assert await texts(text.encode()) == ["Attach a\ndocument. See here, a < b > c.\n\nPier"]
