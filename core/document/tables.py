@@ -68,7 +68,7 @@ def row_sentences(rows: Sequence[Sequence[str]]) -> list[str]:
     if not has_heading(rows) or _is_run_together(rows := _parted(rows)):
         return []
     heading, *body = rows
-    keys = _keys(body)
+    keys = max(_keys(body), not heading[0])
     sentences = []
     for row in body:
         named = zip(heading[keys:], row[keys:], strict=False)
@@ -132,7 +132,7 @@ def has_figures(rows: Sequence[Sequence[str]]) -> bool:
 
 def _keys(body: Sequence[Sequence[str]]) -> int:
     """How many of the first columns name a row: those of words before the first one of figures; without figures one.
-    None, where the first one is of figures: then each of these is named by its column."""
+    None, where the first one is of figures: then each of these is named by its column, if that has a name."""
     width = max(map(len, body))
     figures = [_is_figures([row[column] for row in body if column < len(row)]) for column in range(width)]
     return min(figures.index(True), KEYS) if True in figures else 1
