@@ -89,6 +89,7 @@ class Index:
     async def __aenter__(self) -> Index:
         """Raises: DataTooNew, StorageFailed."""
         async with AsyncExitStack() as stack:
+            stack.callback(self._files.close)
             with storage_errors():
                 self._writer = await stack.enter_async_context(_connect(self._path))
                 version = await _version(self._writer)
@@ -97,7 +98,6 @@ class Index:
                 self._reader = await stack.enter_async_context(_connect(self._path))
                 await self._reader.executescript(PRAGMAS + "PRAGMA query_only = ON;")
                 [[self.id]] = await self._reader.execute_fetchall("SELECT id FROM folder")
-            stack.callback(self._files.close)
             await self._try_to_finish_erase()
             await self._truncate_log()
             self._reserve.fill()
