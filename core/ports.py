@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import AsyncIterator, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -18,6 +18,7 @@ from core.types import (
     Job,
     Metrics,
     Page,
+    Progress,
     Stage,
     Step,
     WeightsRecord,
@@ -123,6 +124,89 @@ class Engine(Protocol):
 
     def codes(self, chunks: Sequence[Chunk]) -> list[bytes]:
         """Of these chunks, in one batch; b"" for a model that has no search head."""
+        ...
+
+
+class AboutEngine(Protocol):
+    """What `/status` tells of an engine."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def fingerprint(self) -> str: ...
+    @property
+    def device(self) -> str: ...
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def learner(self) -> str: ...
+
+
+class Runner(Protocol):
+    """Who works off the queue: this process (`core.runner`), or others."""
+
+    @property
+    def engine(self) -> AboutEngine | None:
+        """The engine, if it is loaded by now."""
+        ...
+
+    @property
+    def load_error(self) -> BaseException | None:
+        """Why there is no engine, if loading it failed."""
+        ...
+
+    async def ready(self) -> object:
+        """Returns once the engine is loaded. Raises: SetupError."""
+        ...
+
+    async def store_ends(self) -> None:
+        """Ends of jobs that could not be stored when they came: until then their documents count as being learned.
+
+        Raises: StorageFailed.
+        """
+        ...
+
+    async def wake(self) -> None:
+        """A job was added."""
+        ...
+
+    def watch(self, job_id: str) -> AsyncIterator[Progress]:
+        """The job's progress from now to its end. A slow watcher misses steps, never the end.
+
+        Raises: NotFound; SetupError when the engine can't be loaded: the job then waits for the next start.
+        """
+        ...
+
+    async def cancel(self, job_id: str) -> Job:
+        """End a job and wait for its end, at most one step. Returns it as it ended: done, if that came first.
+
+        Raises: NotFound.
+        """
+        ...
+
+
+class Answerer(Protocol):
+    """Who has questions answered: this process (`core.answerer`), or others.
+
+    Every method raises WeightsDamaged, WrongBaseModel, NotFound, SetupError.
+    """
+
+    async def ask(self, channel: str, question: str, named: str = "", thread: str = "") -> Answer:
+        """
+        Args:
+            named: id of the document to ask, and no other; "": whichever the question points at.
+            thread: whose earlier questions and answers count; "": of none.
+
+        Raises: NoGist.
+        """
+        ...
+
+    async def likely(self, channel: str, document_id: str, questions: Sequence[str]) -> list[str]:
+        """Those of the questions about a document that it answers well."""
+        ...
+
+    async def is_usable(self, channel: str, document_id: str) -> bool:
+        """Whether the document's weights are whole, and of this base model."""
         ...
 
 

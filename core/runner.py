@@ -47,7 +47,7 @@ PAUSE_SECONDS = 5.0  # after an index that can't be read or written, before tryi
 
 
 class Runner:
-    """The one owner of the device, from `async with` on.
+    """Implements core.ports.Runner: the one owner of the device, from `async with` on.
 
     Args:
         engine_factory: loads the engine; blocking; called once, in the device's thread.
@@ -112,11 +112,18 @@ class Runner:
 
     # Seen from outside
 
-    async def store_ends(self) -> None:
-        """Ends of jobs that could not be stored when they came: until then their documents count as being learned.
+    @property
+    def engine(self) -> Engine | None:
+        return self.device.engine
 
-        Raises: StorageFailed.
-        """
+    @property
+    def load_error(self) -> BaseException | None:
+        return self.device.load_error
+
+    async def ready(self) -> Engine:
+        return await self.device.ready()
+
+    async def store_ends(self) -> None:
         while self._unstored:
             job_id, stage, error = end = self._unstored.popleft()
             try:
@@ -127,15 +134,10 @@ class Runner:
                 raise
 
     async def wake(self) -> None:
-        """A job was added."""
         self._wake.set()
         await self._publish_places()
 
     async def watch(self, job_id: str) -> AsyncIterator[Progress]:
-        """The job's progress from now to its end. A slow watcher misses steps, never the end.
-
-        Raises: NotFound; SetupError when the engine can't be loaded: the job then waits for the next start.
-        """
         feed = self._feeds.open(job_id)
         if feed.latest is None:
             await self._publish_stored(job_id, feed)
@@ -145,10 +147,6 @@ class Runner:
             yield progress
 
     async def cancel(self, job_id: str) -> Job:
-        """End a job and wait for its end, at most one step. Returns it as it ended: done, if that came first.
-
-        Raises: NotFound.
-        """
         async with self._claiming:
             job, work = await self._index.job(job_id), self._work
             if work and work.job.id == job_id:

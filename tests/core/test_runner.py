@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from core.answerer import Answerer
 from core.document.formats import DocumentText
 from core.document.language import language_of
 from core.errors import EngramError, LearningFailed, ModelNotFound, PdfLocked, StorageFailed
@@ -386,7 +387,7 @@ async def test_a_worker_cancelled_at_any_point_costs_no_committed_document_its_w
     """As a second SIGTERM does, or the end of the event loop."""
     for at in range(30):
         async with Runner(FakeEngine, index, weights, limits=SMALL, read=read_plain) as runner:
-            service = Service(index, weights, runner, SMALL)
+            service = Service(index, weights, runner, Answerer(index, weights, runner.device), SMALL)
             await submit(service, plain_pdf(f"{TEXT} {at}."))
             await asyncio.sleep(at / 1000)
             runner._worker.cancel()
