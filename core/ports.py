@@ -282,10 +282,13 @@ class Index(Inbox, Protocol):
         """What was handed in, and which pages of it. Raises: NotFound, when the job has ended."""
         ...
 
-    async def job_stage(self, job_id: str, stage: Stage, *, error: str = "") -> None:
+    async def job_stage(self, job_id: str, stage: Stage, *, error: str = "", attempt: int | None = None) -> None:
         """Move a job on. One that has ended stays as it ended. Back to QUEUED, the attempt does not count.
 
-        Raises: Cancelled, when the job has ended or was erased and `stage` is not final.
+        Args:
+            attempt: who works on the job names its own; a later one may have begun meanwhile. None: anybody.
+
+        Raises: Cancelled, when the job has ended, was erased, or is in another attempt, and `stage` is not final.
         """
         ...
 
@@ -294,12 +297,22 @@ class Index(Inbox, Protocol):
         ...
 
     async def finish_job(
-        self, job_id: str, document: Document, pages: Sequence[Page], chunks: Sequence[Chunk]
+        self,
+        job_id: str,
+        document: Document,
+        pages: Sequence[Page],
+        chunks: Sequence[Chunk],
+        *,
+        attempt: int | None = None,
     ) -> Document:
         """Store the document, its text and its weights record and mark the job DONE, in one transaction. It takes the
         place of one of the same sha256, whose id it then knows. Returns it as it is stored.
 
-        Raises: Cancelled, when the job has ended otherwise or was erased meanwhile; then nothing was stored.
+        Args:
+            attempt: as in `job_stage`.
+
+        Raises: Cancelled, when the job has ended otherwise, was erased, or is in another attempt; then nothing was
+            stored.
         """
         ...
 
@@ -316,8 +329,8 @@ class Index(Inbox, Protocol):
         ...
 
     async def all_weights(self) -> list[WeightsRecord]: ...
-    async def will_save(self, document_id: str) -> None:
-        """A file of weights is about to be written; until `finish_job` it counts as unused."""
+    async def will_save(self, document_id: str, job: Job) -> None:
+        """A file of weights is about to be written. Unless this attempt at the job finishes it, it is unused."""
         ...
 
     async def unused_weights(self) -> list[str]:

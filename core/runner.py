@@ -83,7 +83,7 @@ class Runner:
         self._keep_text = keep_text
         self._feeds = Feeds()
         self._failures: dict[str, EngramError] = {}  # by job id, oldest first
-        self._unstored: deque[tuple[str, Stage, str]] = deque()  # ends of jobs: id, stage, error
+        self._unstored: deque[tuple[Job, Stage, str]] = deque()  # ends of jobs: the job, its stage, the error
         self._work: _CurrentJob | None = None
         self._claiming = asyncio.Lock()  # a job is claimed or cancelled, never both at once
         self._wake = asyncio.Event()  # there may be a job
@@ -125,10 +125,10 @@ class Runner:
 
     async def store_ends(self) -> None:
         while self._unstored:
-            job_id, stage, error = end = self._unstored.popleft()
+            job, stage, error = end = self._unstored.popleft()
             try:
                 with suppress(Cancelled):  # erased meanwhile
-                    await self._index.job_stage(job_id, stage, error=error)
+                    await self._index.job_stage(job.id, stage, error=error, attempt=job.attempts)
             except BaseException:
                 self._unstored.appendleft(end)
                 raise
@@ -269,10 +269,10 @@ class Runner:
     async def _end(self, work: _CurrentJob, stage: Stage, failure: EngramError | None = None) -> None:
         error = str(failure or "")
         try:
-            await self._index.job_stage(work.job.id, stage, error=error)
+            await self._index.job_stage(work.job.id, stage, error=error, attempt=work.job.attempts)
         except Exception:  # a full disk: the watchers are told all the same
             log.exception("the end of job %s could not be stored; it is tried again", work.job.id)
-            self._unstored.append((work.job.id, stage, error))
+            self._unstored.append((work.job, stage, error))
         work.job = replace(work.job, error=error)
         self._show(work, stage=stage, failure=failure)
 
@@ -307,7 +307,7 @@ class Runner:
     async def _enter(self, work: _CurrentJob, stage: Stage, **counts: int) -> None:
         if work.cancelled:
             raise Cancelled
-        await self._index.job_stage(work.job.id, stage)
+        await self._index.job_stage(work.job.id, stage, attempt=work.job.attempts)
         self._show(work, stage=stage, **counts)
 
     @traced("read")
@@ -437,7 +437,7 @@ class Runner:
     async def _save(self, job: Job, learned: Learned, engine: Engine) -> WeightsRecord:
         """Under the id of the document that is to be."""
         document_id = new_id()
-        await self._index.will_save(document_id)
+        await self._index.will_save(document_id, job)
         of_engine = {"base": engine.fingerprint, "learner": engine.learner}
         return await asyncio.to_thread(self._weights.save, document_id, job.channel, learned, **of_engine)
 
@@ -447,7 +447,8 @@ class Runner:
         try:
             if work.cancelled:
                 raise Cancelled
-            document = await self._index.finish_job(work.job.id, document, pages, chunks)
+            job = work.job
+            document = await self._index.finish_job(job.id, document, pages, chunks, attempt=job.attempts)
         except Exception:  # not a cancelled task's: whether its row was committed, the next start sees
             if document.weights not in await self._index.all_weights():
                 await asyncio.to_thread(self._weights.delete, document.id)
