@@ -105,7 +105,9 @@ async def prepare(
     beside: Annotated[float, typer.Option(min=0, max=1, help="Documents with their text beside the delta.")] = 0.25,
     workers: Annotated[int, typer.Option(min=0, help="Processes that draw documents.")] = 12,
     save: Annotated[float, typer.Option(min=0, help="Seconds between two states to go on from.")] = 120,
-    mode: Annotated[str, typer.Option(metavar="MODE", help="Of torch.compile; recorded: CUDA graphs.")] = "default",
+    mode: Annotated[
+        str, typer.Option("--mode", metavar="MODE", help="Of torch.compile; recorded: CUDA graphs.")
+    ] = "default",
 ) -> None:
     """Teach a base model how to learn documents: once a model, on a GPU. Ctrl-C pauses; the same command goes on."""
     import asyncio

@@ -112,7 +112,10 @@ async def sync(call: Call) -> None:
 async def slack_manifest(
     call: Call,
     url: Annotated[
-        str, typer.Option(metavar="URL", help="Where Slack reaches the bot, for HTTP mode: https://HOST/slack/events")
+        str,
+        typer.Option(
+            "--url", metavar="URL", help="Where Slack reaches the bot, for HTTP mode: https://HOST/slack/events"
+        ),
     ] = "",
     short_commands: Annotated[
         bool, typer.Option("--short-commands", help="/ask, /docs, ... beside /engram; other apps may have the same")

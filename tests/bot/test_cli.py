@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import io
 import json
 import shlex
@@ -13,10 +14,13 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from typer.main import get_command
+from typer.models import OptionInfo
 from typer.testing import CliRunner
 
 from bot.app import open_app
 from bot.cli import cli
+from bot.cli.models import models
 from bot.settings import load_settings
 from bot.terminal import Screen, bench_notes, job_text
 from core.types import Job, Progress, Stage, Step
@@ -73,6 +77,16 @@ def engram(tmp_path: Path):
     return run
 
 
+def options() -> dict[str, list[Any]]:
+    """Command -> its options, as the terminal takes them."""
+    group = get_command(cli)
+    commands = {**group.commands, **group.commands["model"].commands}
+    return {
+        name: [parameter for parameter in command.params if parameter.param_type_name == "option"]
+        for name, command in commands.items()
+    }
+
+
 def test_help_imports_nothing_heavy() -> None:
     heavy = "{'torch', 'asyncio', 'rich', 'pydantic', 'transformers'}"
     code = f"import sys, bot.cli; print(sorted({heavy} & set(sys.modules)))"
@@ -83,6 +97,24 @@ def test_help_imports_nothing_heavy() -> None:
 def test_help_names_every_command() -> None:
     listed = CliRunner().invoke(cli, ["--help"]).stdout
     assert [command for command in COMMANDS if f"  {command} " not in listed] == []
+
+
+def test_every_option_is_named_after_its_parameter() -> None:
+    named_otherwise = {"everywhere": "--all", "start": "--from"}
+    for command, parameters in options().items():
+        for parameter in parameters:
+            name = named_otherwise.get(parameter.name or "", f"--{(parameter.name or '').replace('_', '-')}")
+            assert name in parameter.opts, f"{command}: {parameter.opts}"
+
+
+def test_no_option_leaves_its_name_to_a_metavar() -> None:
+    """Some releases of typer (0.27.2) take a metavar that is a parameter's name in capitals for the option's name."""
+    for registered in [*cli.registered_commands, *models.registered_commands]:
+        for name, parameter in inspect.signature(registered.callback, eval_str=True).parameters.items():
+            for about in getattr(parameter.annotation, "__metadata__", ()):
+                if isinstance(about, OptionInfo) and (about.metavar or "").lower() == name:
+                    given = (about.default, *about.param_decls)  # beside Annotated the first one is at `default`
+                    assert f"--{name}" in given, f"{registered.name}: --{name} wants its name beside its metavar"
 
 
 def test_a_wrong_command_is_a_usage_error() -> None:
