@@ -282,11 +282,11 @@ class Index(Inbox, Protocol):
         """What was handed in, and which pages of it. Raises: NotFound, when the job has ended."""
         ...
 
-    async def job_stage(self, job_id: str, stage: Stage, *, error: str = "", attempt: int | None = None) -> None:
+    async def job_stage(self, job_id: str, stage: Stage, *, error: str = "", attempt: int = 0) -> None:
         """Move a job on. One that has ended stays as it ended. Back to QUEUED, the attempt does not count.
 
         Args:
-            attempt: who works on the job names its own; a later one may have begun meanwhile. None: anybody.
+            attempt: who works on the job names its own; a later one may have begun meanwhile. 0: anybody.
 
         Raises: Cancelled, when the job has ended, was erased, or is in another attempt, and `stage` is not final.
         """
@@ -303,7 +303,7 @@ class Index(Inbox, Protocol):
         pages: Sequence[Page],
         chunks: Sequence[Chunk],
         *,
-        attempt: int | None = None,
+        attempt: int = 0,
     ) -> Document:
         """Store the document, its text and its weights record and mark the job DONE, in one transaction. It takes the
         place of one of the same sha256, whose id it then knows. Returns it as it is stored.

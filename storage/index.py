@@ -240,13 +240,13 @@ class Index:
             raise NotFound("The file of this job is not kept any more.")
         return file
 
-    async def job_stage(self, job_id: str, stage: Stage, *, error: str = "", attempt: int | None = None) -> None:
+    async def job_stage(self, job_id: str, stage: Stage, *, error: str = "", attempt: int = 0) -> None:
         values = {"id": job_id, "stage": stage, "error": error, "attempt": attempt}
         async with self._transaction() as execute:
             changed = await execute(
                 """
                 UPDATE jobs SET stage = :stage, error = :error, attempts = max(0, attempts - (:stage = 'queued'))
-                WHERE id = :id AND NOT final AND (:attempt IS NULL OR attempts = :attempt AND stage != 'queued')
+                WHERE id = :id AND NOT final AND (:attempt = 0 OR attempts = :attempt AND stage != 'queued')
                 RETURNING channel
                 """,
                 values,
@@ -289,7 +289,7 @@ class Index:
         pages: Sequence[Page],
         chunks: Sequence[Chunk],
         *,
-        attempt: int | None = None,
+        attempt: int = 0,
     ) -> Document:
         ids = {"id": job_id, "channel": document.channel, "document_id": document.id, "attempt": attempt}
         async with self._channel(document.channel) as content:
@@ -298,11 +298,14 @@ class Index:
             known = await self._known(document.channel)
             await content(ChannelFile.add_document, document.id, pages, chunks, known, create=True)
             async with self._transaction() as execute:
-                unfinished = """
-                    SELECT 1 FROM jobs WHERE id = :id AND channel = :channel AND NOT final
-                    AND (:attempt IS NULL OR attempts = :attempt AND stage != 'queued')
+                unfinished = await execute(  # nobody else changes it from here on
                     """
-                if not await execute(unfinished, ids):
+                    UPDATE jobs SET stage = 'saving' WHERE id = :id AND channel = :channel AND NOT final
+                    AND (:attempt = 0 OR attempts = :attempt AND stage != 'queued') RETURNING id
+                    """,
+                    ids,
+                )
+                if not unfinished:
                     raise Cancelled
                 document, replaced = await self._replace(execute, document)
                 await execute(
