@@ -86,7 +86,7 @@ async def relearn(
     learned, refused = [], []
     async with open_app(call.settings) as app:
         with call.screen.waiting("Loading the model"):
-            await app.runner.device.ready()
+            await app.runner.ready()
         for name in await app.service.channels("") if everywhere else [call.channel]:
             try:
                 jobs = await app.service.relearn(name)

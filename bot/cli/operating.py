@@ -22,7 +22,7 @@ async def status(call: Call) -> None:
 
     async with open_for_reading(call.settings, call.screen.note) as app:
         with call.screen.waiting("Loading the model"), suppress(SetupError):  # the status says it
-            await app.runner.device.ready()
+            await app.runner.ready()
         now = await app.service.status(call.channel)
     call.screen.say(status_table(now, call.channel))
     call.screen.result({"channel": call.channel, **asdict(now)})
