@@ -12,6 +12,7 @@ from pathlib import Path
 
 from bot.settings import Settings
 from bot.traces import exporting
+from core.answerer import Answerer
 from core.document.formats import read_document
 from core.errors import DataFolderBusy, StorageFailed
 from core.inspection import Inspection
@@ -89,7 +90,8 @@ async def _open_beside_running_bot(settings: Settings) -> AsyncIterator[App]:
 
 
 def _app(settings: Settings, index: Index, weights: Weights, runner: Runner) -> App:
-    service = Service(index, weights, runner, settings.limits, floor=settings.min_confidence, ground=settings.ground)
+    answerer = Answerer(index, weights, runner.device, floor=settings.min_confidence, ground=settings.ground)
+    service = Service(index, weights, runner, answerer, settings.limits)
     return App(settings, service, runner, Inspection(index, weights, runner.device, settings.limits))
 
 

@@ -55,8 +55,8 @@ def missing(name: str, settings: Settings) -> list[str]:
 
 
 def how_to_configure(settings: Settings) -> str:
-    needs = "; ".join(f"for {name} set {' and '.join(missing(name, settings))}" for name in PLATFORMS)
-    return f"No platform is configured: {needs}, in the environment or in a file .env."
+    needs = "; ".join(f"for {name.capitalize()} set {' and '.join(missing(name, settings))}" for name in PLATFORMS)
+    return f"There is no token yet: {needs}, in the environment or in a file .env."
 
 
 async def serve_all(app: App, settings: Settings) -> None:
@@ -69,7 +69,7 @@ async def serve_all(app: App, settings: Settings) -> None:
             raise SetupError(f"{name.capitalize()} is configured by half: set {' and '.join(needs)}, too.")
     try:
         async with asyncio.TaskGroup() as group:
-            group.create_task(app.runner.device.ready())
+            group.create_task(app.runner.ready())
             for name in wanted(settings):
                 group.create_task(import_module(PLATFORMS[name][0]).serve(app, settings), name=name)
     except BaseExceptionGroup as failed:
