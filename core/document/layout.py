@@ -119,8 +119,8 @@ def _tables(stack: Sequence[Line]) -> list[list[list[str]]]:
     for several, run in groupby(stack, key=lambda line: len(line.extents) > 1):
         lines = list(run)
         if several and not (table := _in_columns(lines)):
-            alike = (list(group) for _, group in groupby(lines, key=lambda line: len(line.extents)))
-            tables += [_in_columns(group) for group in alike]
+            for _, group in groupby(lines, key=lambda line: len(line.extents)):
+                tables.append(_in_columns(list(group)))
         elif several:
             tables.append(table)
     return [table for table in tables if len(table) >= TABLE and has_figures(table)]

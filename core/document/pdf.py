@@ -205,7 +205,7 @@ class _Reader:
         began = time.monotonic()
         for table in getattr(page.find_tables(use_layout=False), "tables", ()):  # None, where it fails
             texts = [[text or "" for text in row] for row in table.extract()]
-            rows = [row for cells in texts for row in cells_by_line(cells)]
+            rows = list(chain.from_iterable(map(cells_by_line, texts)))
             inside = [line for line in lines if _within(_middle(line), table.bbox)]
             full = sum(bool(cell) for row in rows for cell in row)
             if 2 * full < sum(map(len, rows)) or _loses_text(texts, inside):
@@ -406,14 +406,14 @@ def _within(point: tuple[float, float], box: Sequence[float]) -> bool:
 def _widths(table: Any) -> list[float]:
     """Of its columns, in points."""
     boxes = max((row.cells for row in table.rows), key=lambda cells: sum(map(bool, cells)))
-    return [box[2] - box[0] for box in boxes if box]
+    return [box[2] - box[0] for box in filter(None, boxes)]
 
 
 def _holds_rows(table: Any, lines: Sequence[Line]) -> bool:
     """Whether several rows stand between two of its rules: a cell of the first column has lines that would have fitted
     into one, beside a cell of several lines. Nothing tells then which of these belongs to which."""
     for row in table.rows[1:]:
-        boxes = [box for box in row.cells if box]
+        boxes = list(filter(None, row.cells))
         here, *beside = ([line for line in lines if _within(_middle(line), box)] for box in boxes)
         room = boxes[0][2] - boxes[0][0]
         together = any(a.x1 - a.x0 + a.size / 2 + b.x1 - b.x0 < room for a, b in pairwise(here))
@@ -427,8 +427,8 @@ def _loses_text(rows: Sequence[Sequence[str]], lines: Sequence[Line]) -> bool:
     is a frame, or a drawing."""
     cells, whole = tidy(" ".join(chain.from_iterable(rows))), " ".join(line.text for line in lines)
     words, known = re.findall(r"\w+", cells), set(re.findall(r"\w+", whole))
-    letters = [sum(map(str.isalnum, text)) for text in (cells, whole)]
-    return not words or sum(word in known for word in words) < KEPT * len(words) or min(letters) < KEPT * max(letters)
+    letters = sum(map(str.isalnum, cells)), sum(map(str.isalnum, whole))
+    return not words or sum(map(known.__contains__, words)) < KEPT * len(words) or min(letters) < KEPT * max(letters)
 
 
 def _filled_in(lines: list[Line], page: pymupdf.Page) -> list[Line]:

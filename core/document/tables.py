@@ -37,8 +37,12 @@ def spread(rows: Sequence[Sequence[tuple[str, int, int]]]) -> list[list[str]]:
     table: list[list[str]] = []
     above: dict[int, tuple[str, int]] = {}  # by column: what goes on there from above, for how many rows
     for row in rows:
-        cells = {column: text for column, (text, _) in above.items()}
-        above = {column: (text, left - 1) for column, (text, left) in above.items() if left > 1}
+        cells: dict[int, str] = {}
+        for column, (text, left) in list(above.items()):
+            cells[column] = text
+            above[column] = text, left - 1
+            if left == 1:
+                del above[column]
         column = 0
         for text, wide, high in row:
             while column in cells:
@@ -55,11 +59,11 @@ def spread(rows: Sequence[Sequence[tuple[str, int, int]]]) -> list[list[str]]:
 def cells_by_line(cells: Sequence[str]) -> list[list[str]]:
     """What stands between two rules of a table: as many rows as its cells have lines, if one of them is a column of
     figures; else one row, whose cells' lines belong together."""
-    lines = [[tidy(line) for line in cell.splitlines()] for cell in cells]
+    lines = [list(map(tidy, cell.splitlines())) for cell in cells]
     most = max(map(len, lines))
     is_even = most > 1 and all(len(cell) in (0, most) for cell in lines)
     if is_even and any(cell and all(map(_is_figure, cell)) for cell in lines):
-        return [list(row) for row in zip(*(cell or [""] * most for cell in lines), strict=True)]
+        return list(map(list, zip(*(cell or [""] * most for cell in lines), strict=True)))
     return [[join_lines(cell, set()) for cell in lines]]
 
 
@@ -93,8 +97,8 @@ def has_heading(rows: Sequence[Sequence[str]]) -> bool:
 
 def _is_alike(cell: str, below: str) -> bool:
     """Whether two cells differ in their numbers at most: "row 3" is no heading of "row 4"."""
-    name, other = (re.sub(r"\d+", "#", text.casefold()) for text in (cell, below))
-    return name == other and any(map(str.isalpha, name))
+    name = re.sub(r"\d+", "#", cell.casefold())
+    return name == re.sub(r"\d+", "#", below.casefold()) and any(map(str.isalpha, name))
 
 
 def _parted(rows: Sequence[Sequence[str]]) -> list[list[str]]:
