@@ -18,6 +18,7 @@ sys.path.insert(0, str(ROOT))
 
 from pictures import CSS, blocks, marked, message, shoot  # noqa: E402
 
+from core.answerer import Answerer  # noqa: E402
 from core.ports import Ask  # noqa: E402
 from core.runner import Runner  # noqa: E402
 from core.service import Service  # noqa: E402
@@ -66,7 +67,8 @@ async def main() -> None:
             engine.questions = ("Who built the Vantle lighthouse?", "When does the ferry leave?")
             weights = Weights(folder.weights, index.id)
             async with Runner(lambda: engine, index, weights, SMALL, read=read_plain) as runner:
-                world = World(slack, Service(index, weights, runner, SMALL), engine)
+                answerer = Answerer(index, weights, runner.device)
+                world = World(slack, Service(index, weights, runner, answerer, SMALL), engine)
                 await world.start()
                 try:
                     await talk(world, slack)

@@ -7,8 +7,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
-from core.types import Progress, Stage
+from core.errors import EngramError, NotFound
+from core.ports import Index
+from core.types import Document, Job, Progress, Stage
+
+MAX_FAILURES = 1_000  # newest failed jobs whose error is remembered in memory; the row keeps its sentence only
 
 
 class Feed:
@@ -53,27 +58,68 @@ class Feed:
 class Feeds:
     """The feeds of unfinished jobs that somebody watches or works on."""
 
-    def __init__(self) -> None:
+    def __init__(self, index: Index) -> None:
+        self._index = index
         self._feeds: dict[str, Feed] = {}
+        self._failures: dict[str, EngramError] = {}  # by job id, oldest first
 
     def open(self, job_id: str) -> Feed:
         return self._feeds.setdefault(job_id, Feed())
+
+    async def watch(self, job_id: str) -> Feed:
+        """A feed that begins with what the index says. Raises: NotFound."""
+        feed = self.open(job_id)
+        if feed.latest is None:
+            try:
+                job = await self._index.job(job_id)
+                document, places = await self._document_of(job), await self._places()
+            except EngramError:
+                self._feeds.pop(job_id, None)
+                raise
+            if feed.latest is None:  # unless whoever works on it was faster
+                failure = self._failures.get(job_id)
+                self.put(Progress(job, place=places.get(job_id, 0), document=document, failure=failure))
+        return feed
 
     def put(self, progress: Progress) -> None:
         """Tell the job's watchers, if there are any. The final progress closes the feed."""
         feed = self._feeds.get(progress.job.id)
         if feed:
             feed.put(progress)
+        if progress.failure:
+            self._failures[progress.job.id] = progress.failure
+            if len(self._failures) > MAX_FAILURES:
+                del self._failures[next(iter(self._failures))]
         if progress.job.stage.final:
-            self.close(progress.job.id)
+            self._feeds.pop(progress.job.id, None)
 
-    def close(self, job_id: str) -> None:
-        self._feeds.pop(job_id, None)
+    def latest(self, job_id: str) -> Progress | None:
+        """The newest progress of a job that somebody watches."""
+        feed = self._feeds.get(job_id)
+        return feed.latest if feed else None
 
-    def queued(self) -> dict[str, Progress]:
-        """Job id -> newest progress of the watched jobs that wait."""
-        return {job_id: feed.latest for job_id, feed in self._feeds.items() if feed.latest and feed.queued}
+    async def publish_places(self) -> None:
+        """Tell those whose jobs wait that they moved up."""
+        queued = {job_id: feed.latest for job_id, feed in self._feeds.items() if feed.latest and feed.queued}
+        if not queued:
+            return
+        places = await self._places()
+        for job_id, progress in queued.items():
+            if places.get(job_id, progress.place) != progress.place:
+                self.put(replace(progress, place=places[job_id]))
 
     def fail(self, error: BaseException) -> None:
         for feed in self._feeds.values():
             feed.fail(error)
+
+    async def _document_of(self, job: Job) -> Document | None:
+        try:
+            return await self._index.find_document(job.channel, job.document_id) if job.document_id else None
+        except NotFound:  # forgotten since
+            return None
+
+    async def _places(self) -> dict[str, int]:
+        """Job id -> number of jobs ahead, of all that wait; those that are worked on count as one."""
+        jobs = await self._index.jobs()
+        waiting = [job for job in jobs if job.stage is Stage.QUEUED]
+        return {job.id: place for place, job in enumerate(waiting, start=1 if len(waiting) < len(jobs) else 0)}

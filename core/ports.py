@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import AsyncIterator, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -18,6 +18,7 @@ from core.types import (
     Job,
     Metrics,
     Page,
+    Progress,
     Stage,
     Step,
     WeightsRecord,
@@ -126,6 +127,89 @@ class Engine(Protocol):
         ...
 
 
+class AboutEngine(Protocol):
+    """What `/status` tells of an engine."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def fingerprint(self) -> str: ...
+    @property
+    def device(self) -> str: ...
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def learner(self) -> str: ...
+
+
+class Runner(Protocol):
+    """Who works off the queue: this process (`core.runner`), or others."""
+
+    @property
+    def engine(self) -> AboutEngine | None:
+        """The engine, if it is loaded by now."""
+        ...
+
+    @property
+    def load_error(self) -> BaseException | None:
+        """Why there is no engine, if loading it failed."""
+        ...
+
+    async def ready(self) -> object:
+        """Returns once the engine is loaded. Raises: SetupError."""
+        ...
+
+    async def store_ends(self) -> None:
+        """Ends of jobs that could not be stored when they came: until then their documents count as being learned.
+
+        Raises: StorageFailed.
+        """
+        ...
+
+    async def wake(self) -> None:
+        """A job was added."""
+        ...
+
+    def watch(self, job_id: str) -> AsyncIterator[Progress]:
+        """The job's progress from now to its end. A slow watcher misses steps, never the end.
+
+        Raises: NotFound; SetupError when the engine can't be loaded: the job then waits for the next start.
+        """
+        ...
+
+    async def cancel(self, job_id: str) -> Job:
+        """End a job and wait for its end, at most one step. Returns it as it ended: done, if that came first.
+
+        Raises: NotFound.
+        """
+        ...
+
+
+class Answerer(Protocol):
+    """Who has questions answered: this process (`core.answerer`), or others.
+
+    Every method raises WeightsDamaged, WrongBaseModel, NotFound, SetupError.
+    """
+
+    async def ask(self, channel: str, question: str, named: str = "", thread: str = "") -> Answer:
+        """
+        Args:
+            named: id of the document to ask, and no other; "": whichever the question points at.
+            thread: whose earlier questions and answers count; "": of none.
+
+        Raises: NoGist.
+        """
+        ...
+
+    async def likely(self, channel: str, document_id: str, questions: Sequence[str]) -> list[str]:
+        """Those of the questions about a document that it answers well."""
+        ...
+
+    async def is_usable(self, channel: str, document_id: str) -> bool:
+        """Whether the document's weights are whole, and of this base model."""
+        ...
+
+
 class Weights(Protocol):
     """Weights on disk. A file is complete or absent. Blocking: call through a thread."""
 
@@ -198,10 +282,13 @@ class Index(Inbox, Protocol):
         """What was handed in, and which pages of it. Raises: NotFound, when the job has ended."""
         ...
 
-    async def job_stage(self, job_id: str, stage: Stage, *, error: str = "") -> None:
+    async def job_stage(self, job_id: str, stage: Stage, *, error: str = "", attempt: int = 0) -> None:
         """Move a job on. One that has ended stays as it ended. Back to QUEUED, the attempt does not count.
 
-        Raises: Cancelled, when the job has ended or was erased and `stage` is not final.
+        Args:
+            attempt: who works on the job names its own; a later one may have begun meanwhile. 0: anybody.
+
+        Raises: Cancelled, when the job has ended, was erased, or is in another attempt, and `stage` is not final.
         """
         ...
 
@@ -210,12 +297,22 @@ class Index(Inbox, Protocol):
         ...
 
     async def finish_job(
-        self, job_id: str, document: Document, pages: Sequence[Page], chunks: Sequence[Chunk]
+        self,
+        job_id: str,
+        document: Document,
+        pages: Sequence[Page],
+        chunks: Sequence[Chunk],
+        *,
+        attempt: int = 0,
     ) -> Document:
         """Store the document, its text and its weights record and mark the job DONE, in one transaction. It takes the
         place of one of the same sha256, whose id it then knows. Returns it as it is stored.
 
-        Raises: Cancelled, when the job has ended otherwise or was erased meanwhile; then nothing was stored.
+        Args:
+            attempt: as in `job_stage`.
+
+        Raises: Cancelled, when the job has ended otherwise, was erased, or is in another attempt; then nothing was
+            stored.
         """
         ...
 
@@ -232,8 +329,8 @@ class Index(Inbox, Protocol):
         ...
 
     async def all_weights(self) -> list[WeightsRecord]: ...
-    async def will_save(self, document_id: str) -> None:
-        """A file of weights is about to be written; until `finish_job` it counts as unused."""
+    async def will_save(self, document_id: str, job: Job) -> None:
+        """A file of weights is about to be written. Unless this attempt at the job finishes it, it is unused."""
         ...
 
     async def unused_weights(self) -> list[str]:

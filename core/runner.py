@@ -28,8 +28,8 @@ from core.document.chunks import check_length
 from core.document.formats import DocumentText, read_document
 from core.document.gist import gist
 from core.document.language import load_classifier
-from core.errors import Cancelled, EngramError, LearningFailed, NotFound, Refused, StorageFailed
-from core.feed import Feed, Feeds
+from core.errors import Cancelled, EngramError, LearningFailed, Refused, StorageFailed
+from core.feed import Feeds
 from core.ports import Engine, Index, Learned, Weights
 from core.search.words import terms
 from core.tracing import Stages, traced
@@ -41,19 +41,19 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-MAX_FAILURES = 1_000  # newest failed jobs whose error is remembered in memory; the row keeps its sentence only
 CHUNKS_AT_ONCE = 8  # chunks at once, for the search
 PAUSE_SECONDS = 5.0  # after an index that can't be read or written, before trying again
 
 
 class Runner:
-    """The one owner of the device, from `async with` on.
+    """Implements core.ports.Runner: the one owner of the device, from `async with` on.
 
     Args:
         engine_factory: loads the engine; blocking; called once, in the device's thread.
         learning: load the engine at once and take up queued jobs. Without it, the first question loads the engine.
         tidy: put in order what a crash left behind; not beside another process.
         read: as `core.document.formats.read_document`: bytes and limits, and `progress` of its text recognition.
+        feeds: where progress is shown; None: to who watches in this process.
         keep_text: store the pages, for citations; without it only the words to find a chunk by, and no code of it.
     """
 
@@ -71,6 +71,7 @@ class Runner:
         batch_rows: int = BATCH_ROWS,
         keep_text: bool = True,
         tidy: bool = True,
+        feeds: Feeds | None = None,
     ) -> None:
         self._tidy = tidy
         self._engine_factory = engine_factory
@@ -81,9 +82,8 @@ class Runner:
         self._learning = learning
         self._batch_rows = batch_rows
         self._keep_text = keep_text
-        self._feeds = Feeds()
-        self._failures: dict[str, EngramError] = {}  # by job id, oldest first
-        self._unstored: deque[tuple[str, Stage, str]] = deque()  # ends of jobs: id, stage, error
+        self._feeds = feeds or Feeds(index)
+        self._unstored: deque[tuple[Job, Stage, str]] = deque()  # ends of jobs: the job, its stage, the error
         self._work: _CurrentJob | None = None
         self._claiming = asyncio.Lock()  # a job is claimed or cancelled, never both at once
         self._wake = asyncio.Event()  # there may be a job
@@ -112,43 +112,39 @@ class Runner:
 
     # Seen from outside
 
-    async def store_ends(self) -> None:
-        """Ends of jobs that could not be stored when they came: until then their documents count as being learned.
+    @property
+    def engine(self) -> Engine | None:
+        return self.device.engine
 
-        Raises: StorageFailed.
-        """
+    @property
+    def load_error(self) -> BaseException | None:
+        return self.device.load_error
+
+    async def ready(self) -> Engine:
+        return await self.device.ready()
+
+    async def store_ends(self) -> None:
         while self._unstored:
-            job_id, stage, error = end = self._unstored.popleft()
+            job, stage, error = end = self._unstored.popleft()
             try:
                 with suppress(Cancelled):  # erased meanwhile
-                    await self._index.job_stage(job_id, stage, error=error)
+                    await self._index.job_stage(job.id, stage, error=error, attempt=job.attempts)
             except BaseException:
                 self._unstored.appendleft(end)
                 raise
 
     async def wake(self) -> None:
-        """A job was added."""
         self._wake.set()
-        await self._publish_places()
+        await self._feeds.publish_places()
 
     async def watch(self, job_id: str) -> AsyncIterator[Progress]:
-        """The job's progress from now to its end. A slow watcher misses steps, never the end.
-
-        Raises: NotFound; SetupError when the engine can't be loaded: the job then waits for the next start.
-        """
-        feed = self._feeds.open(job_id)
-        if feed.latest is None:
-            await self._publish_stored(job_id, feed)
+        feed = await self._feeds.watch(job_id)
         if self.device.load_error and feed.queued:
             raise self.device.load_error
         async for progress in feed:
             yield progress
 
     async def cancel(self, job_id: str) -> Job:
-        """End a job and wait for its end, at most one step. Returns it as it ended: done, if that came first.
-
-        Raises: NotFound.
-        """
         async with self._claiming:
             job, work = await self._index.job(job_id), self._work
             if work and work.job.id == job_id:
@@ -158,39 +154,8 @@ class Runner:
                 self._feeds.put(Progress(replace(job, stage=Stage.CANCELLED)))
         if work and work.job.id == job_id:
             await work.ended.wait()
-        await self._publish_places()
+        await self._feeds.publish_places()
         return await self._index.job(job_id)
-
-    async def _publish_stored(self, job_id: str, feed: Feed) -> None:
-        """Start a feed with what the index says, unless the worker was faster."""
-        try:
-            job = await self._index.job(job_id)
-            document, places = await self._document_of(job), await self._places()
-        except EngramError:
-            self._feeds.close(job_id)
-            raise
-        if feed.latest is None:
-            failure = self._failures.get(job_id)
-            self._feeds.put(Progress(job, place=places.get(job_id, 0), document=document, failure=failure))
-
-    async def _document_of(self, job: Job) -> Document | None:
-        try:
-            return await self._index.find_document(job.channel, job.document_id) if job.document_id else None
-        except NotFound:  # forgotten since
-            return None
-
-    async def _places(self) -> dict[str, int]:
-        """Job id -> number of jobs ahead, of all that wait."""
-        waiting = [job for job in await self._index.jobs() if job.stage is Stage.QUEUED]
-        return {job.id: place for place, job in enumerate(waiting, start=1 if self._work else 0)}
-
-    async def _publish_places(self) -> None:
-        if not self._feeds.queued():
-            return
-        places = await self._places()
-        for job_id, progress in self._feeds.queued().items():
-            if places.get(job_id, progress.place) != progress.place:
-                self._feeds.put(replace(progress, place=places[job_id]))
 
     # The queue
 
@@ -234,18 +199,26 @@ class Runner:
         async with self._claiming:
             job = await self._index.next_job()
             self._work = work = _CurrentJob(job, self._closing) if job else None
-        if not work:
-            await _await_unless(self._closing, self._wake.wait())
-            return
-        try:
-            await self._publish_places()
+        if work:
             await self._run(work)
+        else:
+            await _await_unless(self._closing, self._wake.wait())
+
+    async def learn(self, job: Job) -> None:
+        """Work on a job that somebody else claimed, to its end. One at a time."""
+        self._work = _CurrentJob(job, self._closing)
+        await self._run(self._work)
+
+    async def _run(self, work: _CurrentJob) -> None:
+        try:
+            self._feeds.open(work.job.id)
+            await self._feeds.publish_places()
+            await self._work_on(work)
         finally:
             self._work = None
             work.ended.set()
 
-    async def _run(self, work: _CurrentJob) -> None:
-        self._feeds.open(work.job.id)
+    async def _work_on(self, work: _CurrentJob) -> None:
         learn = self._correct if work.job.kind is JobKind.CORRECT else self._learn
         try:
             document = await learn(work)
@@ -263,18 +236,15 @@ class Runner:
             self._show(work, stage=Stage.DONE, document=document)
 
     async def _fail(self, work: _CurrentJob, failure: EngramError) -> None:
-        self._failures[work.job.id] = failure
-        if len(self._failures) > MAX_FAILURES:
-            del self._failures[next(iter(self._failures))]
         await self._end(work, Stage.FAILED, failure)
 
     async def _end(self, work: _CurrentJob, stage: Stage, failure: EngramError | None = None) -> None:
         error = str(failure or "")
         try:
-            await self._index.job_stage(work.job.id, stage, error=error)
+            await self._index.job_stage(work.job.id, stage, error=error, attempt=work.job.attempts)
         except Exception:  # a full disk: the watchers are told all the same
             log.exception("the end of job %s could not be stored; it is tried again", work.job.id)
-            self._unstored.append((work.job.id, stage, error))
+            self._unstored.append((work.job, stage, error))
         work.job = replace(work.job, error=error)
         self._show(work, stage=stage, failure=failure)
 
@@ -309,7 +279,7 @@ class Runner:
     async def _enter(self, work: _CurrentJob, stage: Stage, **counts: int) -> None:
         if work.cancelled:
             raise Cancelled
-        await self._index.job_stage(work.job.id, stage)
+        await self._index.job_stage(work.job.id, stage, attempt=work.job.attempts)
         self._show(work, stage=stage, **counts)
 
     @traced("read")
@@ -439,7 +409,7 @@ class Runner:
     async def _save(self, job: Job, learned: Learned, engine: Engine) -> WeightsRecord:
         """Under the id of the document that is to be."""
         document_id = new_id()
-        await self._index.will_save(document_id)
+        await self._index.will_save(document_id, job)
         of_engine = {"base": engine.fingerprint, "learner": engine.learner}
         return await asyncio.to_thread(self._weights.save, document_id, job.channel, learned, **of_engine)
 
@@ -449,7 +419,8 @@ class Runner:
         try:
             if work.cancelled:
                 raise Cancelled
-            document = await self._index.finish_job(work.job.id, document, pages, chunks)
+            job = work.job
+            document = await self._index.finish_job(job.id, document, pages, chunks, attempt=job.attempts)
         except Exception:  # not a cancelled task's: whether its row was committed, the next start sees
             if document.weights not in await self._index.all_weights():
                 await asyncio.to_thread(self._weights.delete, document.id)
@@ -507,7 +478,7 @@ def without_gist(learned: Learned) -> Learned:
 def check_learned(learned: Learned, chunks: Sequence[Chunk]) -> None:
     """Weights that are not finite, or don't cover the document, are never kept. Raises: LearningFailed."""
     if not (math.isfinite(learned.metrics.final_loss) and math.isfinite(learned.metrics.delta_norm)):
-        raise LearningFailed("Learning this document did not converge; the model is as it was.")
+        raise LearningFailed("Learning this document went wrong and was undone; nothing was kept.")
     if not learned.tensors or len(learned.sections) != len(chunks):
         raise LearningFailed
 

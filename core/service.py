@@ -8,53 +8,30 @@ import logging
 import time
 import unicodedata
 from collections import defaultdict
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
-from typing import TYPE_CHECKING
 
 from core.consolidate import join_documents
 from core.document.chunks import pages_of_text
 from core.document.formats import check_size, recognise
-from core.errors import AlreadyKnown, NoGist, NotFound, Refused, WeightsDamaged, WrongBaseModel
-from core.ports import Ask, Inbox, Index, Weights
-from core.runner import Runner, new_id
-from core.search.citation import cite
-from core.search.closeness import closeness
-from core.search.followup import MAX_HISTORY, needs_history
-from core.search.parameters import RankingParameters
-from core.search.ranking import (
-    Hit,
-    SectionAnswer,
-    by_closeness,
-    distinct,
-    groups_to_ask,
-    judge,
-    sections_to_ask,
-)
-from core.search.whole import GIST_QUESTION, asks_about_whole, summed_up
-from core.tracing import span, traced
+from core.errors import AlreadyKnown, NotFound, Refused
+from core.ports import Answerer, Inbox, Index, Runner, Weights
+from core.runner import new_id
+from core.tracing import traced
 from core.types import (
     ALL_PAGES,
     Answer,
-    Certainty,
-    Completion,
     Correction,
     Document,
-    DocumentRef,
     Job,
     JobKind,
     Limits,
-    Page,
     Progress,
     Stage,
     Status,
     WeightsRecord,
 )
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 log = logging.getLogger(__name__)
 
@@ -71,21 +48,15 @@ class Service:
         index: Index,
         weights: Weights,
         runner: Runner,
+        answerer: Answerer,
         limits: Limits | None = None,
-        *,
-        floor: float = 0.0,
-        ground: bool = False,
-        ranking: RankingParameters | None = None,
     ) -> None:
-        """ranking: instead of the numbers that belong to the model."""
         self.inbox: Inbox = index
         self._index = index
         self._weights = weights
         self._runner = runner
+        self._answerer = answerer
         self._limits = limits or Limits()
-        self._floor = floor  # confidence below which an answer from weights is not given
-        self._ground = ground  # whether a section's text stands in the prompt beside its weights
-        self._ranking = ranking
         # By channel: no upload during a reset
         self._changing: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
@@ -108,8 +79,8 @@ class Service:
 
         Raises: NotAPdf, PdfTooBig, AlreadyKnown; SetupError when there is no engine to learn it.
         """
-        if self._runner.device.load_error:
-            raise self._runner.device.load_error
+        if self._runner.load_error:
+            raise self._runner.load_error
         check_size(len(data), self._limits)
         recognise(data)
         digest = await asyncio.to_thread(sha256, data, pages)
@@ -119,8 +90,7 @@ class Service:
         except AlreadyKnown as known:
             if not known.document_id:  # it is being learned
                 raise
-            document = await self._index.find_document(channel, known.document_id)
-            if await self._is_usable(document):
+            if await self._answerer.is_usable(channel, known.document_id):
                 raise
             return await self._queue(job, data, pages=pages, again=True)
 
@@ -133,7 +103,7 @@ class Service:
         reply_to = {job.document_id: job.reply_to for job in await self._index.jobs(channel=channel, unfinished=False)}
         jobs = []
         for document in reversed(await self._index.documents(channel)):  # the oldest first
-            if await self._is_usable(document):
+            if await self._answerer.is_usable(channel, document.id):
                 continue
             if not await self._index.pages(document.id):
                 raise Refused(f"The text of {document.name} is not kept; hand it in again.")
@@ -143,13 +113,6 @@ class Service:
             with suppress(AlreadyKnown):  # it is being learned
                 jobs.append(await self._queue(job, again=True))
         return jobs
-
-    async def _is_usable(self, document: Document) -> bool:
-        try:
-            await self._load(document, document.weights.sections[0])
-        except (WeightsDamaged, WrongBaseModel):
-            return False
-        return True
 
     async def consolidate(self, channel: str, *, by: str, share: int) -> tuple[Job, list[Document]]:
         """Queue all documents of a channel to be learned again as one, `share` chunks to a section.
@@ -191,7 +154,7 @@ class Service:
         if job_id is not None:
             jobs = [job for job in jobs if job.id == job_id]
             if not jobs:
-                raise NotFound("Nothing of that kind is being learned in this channel.")
+                raise NotFound("That is not being learned in this channel.")
         return [await self._runner.cancel(job.id) for job in jobs]
 
     async def jobs(self, channel: str, *, unfinished: bool = True) -> list[Job]:
@@ -226,65 +189,12 @@ class Service:
         """
         question = check_question(question)
         named = (await self._index.find_document(channel, document)).id if document else ""
-        if asks_about_whole(question) and (whole := await self._whole(channel, named, thread)):
-            answer = await self._sum_up(question, whole)
-        else:
-            answer = await self._ask_sections(channel, question, named, thread)
+        answer = await self._answerer.ask(channel, question, named, thread)
         return replace(answer, id=await self._index.add_answer(channel, answer, asked_by=by, thread=thread))
-
-    async def _ask_sections(self, channel: str, question: str, named: str, thread: str) -> Answer:
-        understood = await self._understand(channel, question, thread)
-        asked = await self._sections_to_ask(channel, understood, named, thread)
-        answer = await self._answer(understood, asked, gate=not named)
-        return answer if understood == question else replace(answer, question=question, understood=understood)
-
-    async def _whole(self, channel: str, named: str, thread: str) -> Document | None:
-        """The document that a question about a whole one means: the one that is named, the thread's, else the newest;
-        None where the channel knows none."""
-        documents = await self._index.documents(channel)  # the newest first
-        wanted = named or (await self._index.thread_document(channel, thread) if thread else None)
-        return next((d for d in documents if d.id == wanted), documents[0] if documents else None)
-
-    async def _sum_up(self, question: str, document: Document) -> Answer:
-        """From the weights that learned what the whole document is about. Raises: NoGist, WeightsDamaged,
-        WrongBaseModel, SetupError."""
-        section = document.metrics.gist
-        if section is None:
-            raise NoGist
-        weights = await self._load(document, section)
-        ask = Ask(GIST_QUESTION, weights=weights, learner=document.weights.learner)
-        (learned, base), tokens = await self._runner.device.answer([ask, Ask(question)])
-        pages = await self._index.pages(document.id)
-        certainty, cited = await asyncio.to_thread(summed_up, learned, pages, document.name)
-        if certainty is Certainty.ABSENT:
-            raise NoGist
-        return Answer(
-            question=question,
-            base=base,
-            learned=learned,
-            document=DocumentRef(document.id, document.name),
-            prompt_tokens=tokens[0].whole,
-            pages=cited,
-            places=tuple(cite(page, question, learned.text) for page in pages if cited and page.number in cited),
-            certainty=certainty,
-            section=section,
-        )
-
-    async def _understand(self, channel: str, question: str, thread: str) -> str:
-        """The question; in a thread a follow-up made whole from the questions before it, never from the document."""
-        if not thread or not needs_history(question):
-            return question
-        history = await self._index.thread_questions(channel, thread, MAX_HISTORY)
-        return await self._runner.device.whole_question(history, question) if history else question
 
     async def likely(self, document: Document, questions: Sequence[str]) -> list[str]:
         """Those of the questions about a document that it answers well. Nothing is stored."""
-        asking = []
-        for question in questions:
-            asked = await self._sections_to_ask(document.channel, question, document.id)
-            asking.append(self._answer(question, asked, gate=False, compare=False))
-        answers = await asyncio.gather(*asking)
-        return [answer.question for answer in answers if answer.certainty is Certainty.LIKELY]
+        return await self._answerer.likely(document.channel, document.id, questions)
 
     async def placed(self, channel: str, answer_id: str, thread: str) -> None:
         """An answer opened this thread, or was shared there, and what is asked there goes to its document first. A
@@ -342,103 +252,6 @@ class Service:
         Raises: NotFound."""
         return await self._index.share_answer(channel, answer_id, by=by)
 
-    async def _sections_to_ask(self, channel: str, question: str, named: str = "", thread: str = "") -> list[list[Hit]]:
-        """Whose weights a question is put to: those of a document that is named; else of the channel's documents and,
-        in a thread, of the one that answered there last. Within a document words find the section as well as closeness
-        does (LOG.md)."""
-        ranking = await self._parameters()
-        within = partial(self._index.candidates, channel, question, limit=ranking.considered_chunks)
-        if named:
-            return [sections_to_ask(await within(document_id=named), ranking)]
-        last = await self._index.thread_document(channel, thread) if thread else None
-        in_thread = await within(document_id=last) if last else []
-        return groups_to_ask(await self._search(channel, question, ranking), in_thread, ranking)
-
-    @traced("search")
-    async def _search(self, channel: str, question: str, ranking: RankingParameters) -> list[Hit]:
-        """What the question points at in a channel, by words and closeness; nothing where it knows no document."""
-        hits = await self._index.candidates(channel, question, limit=ranking.reranked_chunks)
-        query = await self._runner.device.query(question) if hits else None
-        close = await asyncio.to_thread(closeness, query, [hit.code for hit in hits]) if query else None
-        return by_closeness(hits, close, ranking)
-
-    async def _answer(
-        self, question: str, asked: Sequence[Sequence[Hit]], *, gate: bool = True, compare: bool = True
-    ) -> Answer:
-        """One batch: a row for each section, and the base model's; of the learned answers one is given, or none.
-
-        Args:
-            asked: groups of sections, those first whose answer is given where it is one.
-            gate: whether an answer has to be about the question; else the base model answers alone.
-            compare: with the base model's answer, which takes longer than the learned one.
-        """
-        ranking = await self._parameters()
-        hits, weights, unusable = await self._load_all(distinct(asked).values())
-        pages: dict[str, Sequence[Page]] = {}
-        asks = []
-        for hit, tensors in zip(hits, weights, strict=True):
-            if hit.document.id not in pages:
-                pages[hit.document.id] = await self._index.pages(hit.document.id)
-            context = hit.text if self._ground and pages[hit.document.id] else ""
-            asks.append(Ask(question, weights=tensors, context=context, learner=hit.document.weights.learner))
-        completions, tokens = await self._runner.device.answer([*asks, Ask(question)] if compare else asks)
-        base = completions.pop() if compare else Completion("", 0, 0.0)
-        by_chunk = dict(zip((hit.key for hit in hits), completions, strict=True))
-        decide = partial(judge, question, asked, by_chunk, pages, ranking, floor=self._floor, gate=gate)
-        with span("evidence"):
-            best, certainty = await asyncio.to_thread(decide)
-        row = list(by_chunk).index(best.hit.key) if best else -1  # the last is the base model's
-        return Answer(
-            question=question,
-            base=base,
-            learned=best.completion if best else None,
-            document=DocumentRef(best.hit.document.id, best.hit.document.name) if best else None,
-            prompt_tokens=tokens[row].whole,
-            pages=best.pages if best else (),
-            places=_cited_places(question, best, pages) if best else (),
-            unusable=unusable,
-            unrelated=best is None and bool(hits),
-            certainty=certainty,
-            document_tokens=tokens[row].document,
-            section=best.hit.section if best else None,
-        )
-
-    async def _load_all(self, asked: Collection[Hit]) -> tuple[list[Hit], list[Mapping[str, Tensor]], tuple[str, ...]]:
-        """The hits whose weights could be loaded, these weights, and the names of the other documents: one bad document
-        fails no question that another can answer. Raises: what the first one failed of, when all did."""
-        loads = (self._load(hit.document, hit.section) for hit in asked)
-        results = await asyncio.gather(*loads, return_exceptions=True)
-        hits: list[Hit] = []
-        weights: list[Mapping[str, Tensor]] = []
-        unusable: dict[str, WeightsDamaged | WrongBaseModel] = {}
-        for hit, result in zip(asked, results, strict=True):
-            if isinstance(result, WeightsDamaged | WrongBaseModel):
-                unusable.setdefault(hit.document.name, result)
-            elif isinstance(result, BaseException):
-                raise result
-            else:
-                hits.append(hit)
-                weights.append(result)
-        if unusable and not hits:
-            name, problem = next(iter(unusable.items()))
-            raise type(problem)(f"{name}: {problem}")
-        return hits, weights, tuple(unusable)
-
-    async def _parameters(self) -> RankingParameters:
-        return self._ranking or await self._runner.device.ranking()
-
-    @traced("load")
-    async def _load(self, document: Document, section: int) -> Mapping[str, Tensor]:
-        engine = await self._runner.device.ready()
-        load = partial(self._weights.load, base=engine.fingerprint, section=section)
-        try:
-            return await asyncio.to_thread(load, document.weights, document.channel)
-        except WeightsDamaged:
-            now = await self._index.find_document(document.channel, document.id)  # NotFound: forgotten a moment ago
-            if now.id == document.id:
-                raise
-            return await self._load(now, section)  # corrected a moment ago: the other sections are the same
-
     # Manage
 
     async def documents(self, channel: str) -> list[Document]:
@@ -472,10 +285,9 @@ class Service:
 
     async def status(self, channel: str) -> Status:
         """Never waits for the engine: while it loads, or when it can't be loaded, a note says so."""
-        device, jobs = self._runner.device, await self._index.jobs()
+        engine, jobs = self._runner.engine, await self._index.jobs()
         documents = await self._index.documents(channel)
-        note = str(device.load_error or "The model is being loaded.")
-        engine = device.engine
+        note = str(self._runner.load_error or "The model is being loaded.")
         return Status(
             model=engine.name if engine else "",
             fingerprint=engine.fingerprint if engine else "",
@@ -502,12 +314,6 @@ class Service:
             await self._index.weights_deleted(deleted)
 
 
-def _cited_places(question: str, best: SectionAnswer, pages: Mapping[str, Sequence[Page]]) -> tuple[str, ...]:
-    """What the format calls the places where the answer stands."""
-    cited = [page for page in pages[best.hit.document.id] if page.number in (best.pages or ())]
-    return tuple(dict.fromkeys(cite(page, question, best.completion.text) for page in cited))
-
-
 def new_job(channel: str, name: str, digest: str, by: str, reply_to: str = "") -> Job:
     return Job(
         id=new_id(),
@@ -526,7 +332,7 @@ def check_question(question: str) -> str:
     if not question:
         raise Refused("There is no question; ask something.")
     if len(question) > MAX_QUESTION:
-        raise Refused(f"This question has {len(question):,} characters; the limit is {MAX_QUESTION:,}.")
+        raise Refused(f"This question has {len(question):,} characters; ask it in {MAX_QUESTION:,} at most.")
     return question
 
 

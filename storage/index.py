@@ -91,6 +91,7 @@ class Index:
     async def __aenter__(self) -> Index:
         """Raises: DataTooNew, StorageFailed."""
         async with AsyncExitStack() as stack:
+            stack.callback(self._files.close)
             with storage_errors():
                 self._writer = await stack.enter_async_context(_connect(self._path))
                 version = await _version(self._writer)
@@ -99,7 +100,6 @@ class Index:
                 self._reader = await stack.enter_async_context(_connect(self._path))
                 await self._reader.executescript(PRAGMAS + "PRAGMA query_only = ON;")
                 [[self.id]] = await self._reader.execute_fetchall("SELECT id FROM folder")
-            stack.callback(self._files.close)
             await self._try_to_finish_erase()
             await self._truncate_log()
             self._reserve.fill()
@@ -243,18 +243,15 @@ class Index:
             raise NotFound("The file of this job is not kept any more.")
         return file
 
-    async def job_stage(self, job_id: str, stage: Stage, *, error: str = "") -> None:
-        """Move a job on. One that has ended stays as it ended. Back to QUEUED, the attempt does not count.
-
-        Raises: Cancelled, when there is nothing to go on with: the job has ended, or was erased.
-        """
-        values = {"id": job_id, "stage": stage, "error": error}
+    async def job_stage(self, job_id: str, stage: Stage, *, error: str = "", attempt: int = 0) -> None:
+        values = {"id": job_id, "stage": stage, "error": error, "attempt": attempt}
         async with self._transaction() as execute:
             changed = await execute(
                 """
                 UPDATE jobs SET stage = :stage, error = :error,
                     attempts = CASE WHEN :stage = 'queued' AND attempts > 0 THEN attempts - 1 ELSE attempts END
-                WHERE id = :id AND NOT final RETURNING channel
+                WHERE id = :id AND NOT final AND (:attempt = 0 OR attempts = :attempt AND stage != 'queued')
+                RETURNING channel
                 """,
                 values,
             )
@@ -290,17 +287,29 @@ class Index:
         return list(map(_job, rows))
 
     async def finish_job(
-        self, job_id: str, document: Document, pages: Sequence[Page], chunks: Sequence[Chunk]
+        self,
+        job_id: str,
+        document: Document,
+        pages: Sequence[Page],
+        chunks: Sequence[Chunk],
+        *,
+        attempt: int = 0,
     ) -> Document:
-        """Raises: Cancelled, when the job has ended otherwise, or was erased, meanwhile; then nothing was stored."""
-        ids = {"id": job_id, "channel": document.channel, "document_id": document.id}
+        ids = {"id": job_id, "channel": document.channel, "document_id": document.id, "attempt": attempt}
         async with self._channel(document.channel) as content:
             if job_id not in await self._waiting(document.channel):
                 raise Cancelled
             known = await self._known(document.channel)
             await content(ChannelFile.add_document, document.id, pages, chunks, known, create=True)
             async with self._transaction() as execute:
-                if not await execute("SELECT 1 FROM jobs WHERE id = :id AND channel = :channel AND NOT final", ids):
+                unfinished = await execute(  # nobody else changes it from here on
+                    """
+                    UPDATE jobs SET stage = 'saving' WHERE id = :id AND channel = :channel AND NOT final
+                    AND (:attempt = 0 OR attempts = :attempt AND stage != 'queued') RETURNING id
+                    """,
+                    ids,
+                )
+                if not unfinished:
                     raise Cancelled
                 document, replaced = await self._replace(execute, document)
                 await execute(
@@ -405,8 +414,8 @@ class Index:
 
     # Files of weights
 
-    async def will_save(self, document_id: str) -> None:
-        """A file of weights is about to be written; unless its job is finished, the next start deletes it."""
+    async def will_save(self, document_id: str, job: Job) -> None:
+        """The next start deletes what is unused: one process works on one job, so none is in the making then."""
         async with self._transaction() as execute:
             await execute(ADD_UNUSED, {"id": document_id})
 

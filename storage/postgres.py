@@ -107,6 +107,25 @@ class PostgresIndex(Index):
             await self._lock(CLAIMING)
             return await super().next_job()
 
+    async def will_save(self, document_id: str, job: Job) -> None:
+        async with self._transaction() as execute:
+            await execute(
+                "INSERT INTO unused_weights (document_id, job_id, attempt) VALUES (:document_id, :job_id, :attempt)",
+                {"document_id": document_id, "job_id": job.id, "attempt": job.attempts},
+            )
+
+    async def unused_weights(self) -> list[str]:
+        """Without those that a worker is writing."""
+        rows = await self._read(
+            """
+            SELECT document_id FROM unused_weights
+            WHERE document_id NOT IN (SELECT document_id FROM weights) AND NOT EXISTS (
+                SELECT 1 FROM jobs WHERE id = job_id AND attempts = attempt AND NOT final AND stage != 'queued'
+            )
+            """
+        )
+        return [row["document_id"] for row in rows]
+
     async def forget_person(self, person: str) -> int:
         async with self._transaction() as execute:
             remarks = await execute("DELETE FROM feedback WHERE given_by = :person RETURNING 1", {"person": person})

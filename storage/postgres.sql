@@ -40,7 +40,9 @@ SELECT documents.*, weights.path, weights.bytes, weights.sha256 AS weights_sha25
 FROM documents JOIN weights ON weights.document_id = documents.id;
 
 CREATE TABLE unused_weights (  -- that belong to no document, or to none yet: deleted at the next start
-    document_id TEXT PRIMARY KEY
+    document_id TEXT PRIMARY KEY,
+    job_id TEXT,  -- which writes them just now
+    attempt INTEGER  -- at it; once another one has begun, nobody writes them any more
 );
 
 CREATE TABLE jobs (

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from core.answerer import Answerer
 from core.ports import Engine
 from core.runner import Runner
 from core.service import Service
@@ -68,6 +69,8 @@ def open_service(index: Index, weights: Weights) -> Open:
         factory = options.pop("factory", lambda: engine or FakeEngine())
         ground = options.pop("ground", False)
         async with Runner(factory, index, weights, **options) as runner:
-            yield Service(index, weights, runner, options["limits"], ground=ground)
+            yield Service(
+                index, weights, runner, Answerer(index, weights, runner.device, ground=ground), options["limits"]
+            )
 
     return opened

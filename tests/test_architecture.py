@@ -34,7 +34,13 @@ LAYERS = {  # the first modules may not import the second ones; who imports them
     ("core.search", "core.learning"): ("core.search.head",),  # reads the model's states by recorded passes
     ("core.prepare", "core.evaluation"): (),
 }
-USE_CASES = ("core.service", "core.runner", "core.device", "core.engine")  # what serves; neither trains nor measures
+USE_CASES = (
+    "core.answerer",
+    "core.service",
+    "core.runner",
+    "core.device",
+    "core.engine",
+)  # what serves; neither trains nor measures
 HOMES = {  # an SDK -> the files and folders that may import it
     "pymupdf": ("core/document/pdf.py",),
     "openpyxl": ("core/document/office.py",),
@@ -42,6 +48,9 @@ HOMES = {  # an SDK -> the files and folders that may import it
     "transformers": ("core/model.py", "core/convert.py", "core/evaluation/passes.py"),
     "peft": ("core/learning/adapters/lora.py",),
     "aiosqlite": ("storage/index.py",),
+    "psycopg": ("storage/postgres.py",),
+    "psycopg_pool": ("storage/postgres.py",),
+    "obstore": ("storage/objects.py",),
     "discord": ("bot/platforms/discord/",),
     "slack_bolt": ("bot/platforms/slack/",),
     "slack_sdk": ("bot/platforms/slack/",),
@@ -57,6 +66,7 @@ HOMES = {  # an SDK -> the files and folders that may import it
 LIGHT = (
     "bot",
     "storage/index",
+    "core/answerer",
     "core/service",
     "core/runner",
     "core/device",

@@ -52,7 +52,7 @@ async def learn_file(screen: Screen, app: App, channel: str, name: str, data: by
     job = await _hand_in(screen, app, channel, name, data, pages)  # what is known is refused before the model is there
     try:
         with screen.waiting("Loading the model"):
-            await app.runner.device.ready()
+            await app.runner.ready()
     except SetupError:
         await app.service.cancel(channel, job.id)
         raise

@@ -69,7 +69,7 @@ async def serve_all(app: App, settings: Settings) -> None:
             raise SetupError(f"{name.capitalize()} is configured by half: set {' and '.join(needs)}, too.")
     try:
         async with asyncio.TaskGroup() as group:
-            group.create_task(app.runner.device.ready())
+            group.create_task(app.runner.ready())
             for name in wanted(settings):
                 group.create_task(import_module(PLATFORMS[name][0]).serve(app, settings), name=name)
     except BaseExceptionGroup as failed:

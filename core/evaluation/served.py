@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Generator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, cast
 
+from core.answerer import Answerer
 from core.device import BATCH_ROWS
 from core.document.formats import DocumentText
 from core.ports import Engine, Learned
@@ -111,9 +113,10 @@ async def open_service(
             weights = Weights(folder.weights, index.id)
             factory = lambda: LearnsOnce(load())  # noqa: E731
             async with Runner(factory, index, weights, ANY_SIZE, read=read_article, batch_rows=batch_rows) as runner:
+                answerer = partial(Answerer, index, weights, runner.device, ranking=ranking)
                 yield Served(
-                    service=Service(index, weights, runner, ANY_SIZE, ranking=ranking),
-                    grounded=Service(index, weights, runner, ANY_SIZE, ranking=ranking, ground=True),
+                    service=Service(index, weights, runner, answerer(), ANY_SIZE),
+                    grounded=Service(index, weights, runner, answerer(ground=True), ANY_SIZE),
                     index=index,
                     weights=weights,
                     runner=runner,

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from bot.chat import Message
 from bot.commands import Bot
+from core.answerer import Answerer
 from core.engine import Engine, EngineConfig
 from core.prepare.invented import invented_document
 from core.runner import Runner
@@ -42,7 +43,7 @@ async def main(questions: int = 100, channels: int = 20) -> None:
         async with (
             Index(folder.index) as index,
             Runner(load, index, weights, LIMITS, read=read_plain) as runner,
-            Bot(Service(index, weights, runner, LIMITS), limits=LIMITS) as bot,
+            Bot(Service(index, weights, runner, Answerer(index, weights, runner.device), LIMITS), limits=LIMITS) as bot,
         ):
             for channel, document in enumerate(documents):
                 pdf = attachment(plain_pdf(" ".join(document.sentences)), f"{channel}.pdf")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import io
 import json
 import shlex
@@ -13,13 +14,18 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from typer.main import get_command
+from typer.models import OptionInfo
 from typer.testing import CliRunner
 
 from bot.app import open_app
 from bot.cli import cli
+from bot.cli.models import models
 from bot.settings import load_settings
-from bot.terminal import Screen, bench_notes, job_text
-from core.types import Job, Progress, Stage, Step
+from bot.terminal import Screen, answers_table, bench_notes, job_text
+from core.prompts import NOT_IN_TEXT
+from core.types import Certainty, Completion, Job, Progress, Stage, Step
+from tests.bot.test_render import answer
 from tests.conftest import Environment
 from tests.core.gguf_files import random_model, write_gguf
 from tests.fakes import FakeEngine, make_pdf
@@ -73,6 +79,16 @@ def engram(tmp_path: Path):
     return run
 
 
+def options() -> dict[str, list[Any]]:
+    """Command -> its options, as the terminal takes them."""
+    group = get_command(cli)
+    commands = {**group.commands, **group.commands["model"].commands}
+    return {
+        name: [parameter for parameter in command.params if parameter.param_type_name == "option"]
+        for name, command in commands.items()
+    }
+
+
 def test_help_imports_nothing_heavy() -> None:
     heavy = "{'torch', 'asyncio', 'rich', 'pydantic', 'transformers'}"
     code = f"import sys, bot.cli; print(sorted({heavy} & set(sys.modules)))"
@@ -83,6 +99,24 @@ def test_help_imports_nothing_heavy() -> None:
 def test_help_names_every_command() -> None:
     listed = CliRunner().invoke(cli, ["--help"]).stdout
     assert [command for command in COMMANDS if f"  {command} " not in listed] == []
+
+
+def test_every_option_is_named_after_its_parameter() -> None:
+    named_otherwise = {"everywhere": "--all", "start": "--from"}
+    for command, parameters in options().items():
+        for parameter in parameters:
+            name = named_otherwise.get(parameter.name or "", f"--{(parameter.name or '').replace('_', '-')}")
+            assert name in parameter.opts, f"{command}: {parameter.opts}"
+
+
+def test_no_option_leaves_its_name_to_a_metavar() -> None:
+    """Some releases of typer (0.27.2) take a metavar that is a parameter's name in capitals for the option's name."""
+    for registered in [*cli.registered_commands, *models.registered_commands]:
+        for name, parameter in inspect.signature(registered.callback, eval_str=True).parameters.items():
+            for about in getattr(parameter.annotation, "__metadata__", ()):
+                if isinstance(about, OptionInfo) and (about.metavar or "").lower() == name:
+                    given = (about.default, *about.param_decls)  # beside Annotated the first one is at `default`
+                    assert f"--{name}" in given, f"{registered.name}: --{name} wants its name beside its metavar"
 
 
 def test_a_wrong_command_is_a_usage_error() -> None:
@@ -249,6 +283,15 @@ def test_people_see_both_answers_and_the_promise(engine: FakeEngine, pdf: Path, 
     assert "I do not know." in shown
     assert "Quill" in shown
     assert "0 document tokens in the prompt" in shown
+
+
+@pytest.mark.parametrize(("text", "guess"), [("At nine.", "A guess: At nine."), (NOT_IN_TEXT, "")])
+def test_what_is_not_in_the_document_is_no_answer_at_a_terminal(text: str, guess: str) -> None:
+    absent = answer(certainty=Certainty.ABSENT, learned=Completion(text, 3, 0.1, confidence=0.3))
+    console = Console(file=io.StringIO(), width=120)
+    console.print(answers_table(absent))
+    shown = console.file.getvalue()
+    assert "I can't find that in handbook.pdf." in shown and guess in shown and shown.count(text) == bool(guess)
 
 
 def test_a_step_without_a_loss_is_shown_without_one() -> None:

@@ -5,15 +5,17 @@ import math
 import time
 from collections.abc import AsyncIterator, Generator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
+from core.answerer import Answerer
 from core.document.formats import DocumentText
 from core.document.language import language_of
 from core.errors import EngramError, LearningFailed, ModelNotFound, PdfLocked, StorageFailed
 from core.ports import Index, Learned, Weights
 from core.runner import Runner
-from core.service import Service
+from core.service import Service, new_job
 from core.types import Chunk, Job, Limits, Metrics, Progress, Stage, Step
 from storage.channel_files import ChannelFile
 from storage.folder import DataFolder
@@ -218,7 +220,7 @@ def save_orphan(weights: Weights, document_id: str) -> None:
 async def test_weights_whose_job_never_ended_are_removed_at_the_start(
     open_service: Open, index: Index, weights: Weights
 ) -> None:
-    await index.will_save("orphan")  # killed between the file and the row
+    await index.will_save("orphan", new_job("here", "a.pdf", "sha256", "local"))  # killed between the file and the row
     save_orphan(weights, "orphan")
     async with open_service():
         assert weights.sweep([]) == ([], [])
@@ -369,8 +371,8 @@ async def test_what_fails_after_the_row_was_committed_costs_no_weights(
 ) -> None:
     store = index.finish_job
 
-    async def store_and_fail(*what: object) -> None:
-        await store(*what)
+    async def store_and_fail(*what: object, **attempt: int) -> None:
+        await store(*what, **attempt)
         raise OSError("No space left on device")
 
     monkeypatch.setattr(index, "finish_job", store_and_fail)
@@ -386,7 +388,7 @@ async def test_a_worker_cancelled_at_any_point_costs_no_committed_document_its_w
     """As a second SIGTERM does, or the end of the event loop."""
     for at in range(30):
         async with Runner(FakeEngine, index, weights, limits=SMALL, read=read_plain) as runner:
-            service = Service(index, weights, runner, SMALL)
+            service = Service(index, weights, runner, Answerer(index, weights, runner.device), SMALL)
             await submit(service, plain_pdf(f"{TEXT} {at}."))
             await asyncio.sleep(at / 1000)
             runner._worker.cancel()
@@ -403,10 +405,10 @@ async def test_an_end_that_could_not_be_stored_is_stored_as_soon_as_that_works(
     """As on a full disk; otherwise the document would be "being learned" until the next start."""
     store, full = index.job_stage, True
 
-    async def when_there_is_room(job_id: str, stage: Stage, *, error: str = "") -> None:
+    async def when_there_is_room(job_id: str, stage: Stage, **more: Any) -> None:
         if full and stage.final:
             raise StorageFailed("The disk is full; nothing was changed.")
-        await store(job_id, stage, error=error)
+        await store(job_id, stage, **more)
 
     monkeypatch.setattr(index, "job_stage", when_there_is_room)
     monkeypatch.setattr("core.runner.PAUSE_SECONDS", 0.05)
@@ -425,10 +427,10 @@ async def test_a_document_whose_end_could_not_be_stored_may_come_again_as_soon_a
 ) -> None:
     store, full = index.job_stage, True
 
-    async def when_there_is_room(job_id: str, stage: Stage, *, error: str = "") -> None:
+    async def when_there_is_room(job_id: str, stage: Stage, **more: Any) -> None:
         if full and stage.final:
             raise StorageFailed
-        await store(job_id, stage, error=error)
+        await store(job_id, stage, **more)
 
     monkeypatch.setattr(index, "job_stage", when_there_is_room)
     monkeypatch.setattr("core.runner.PAUSE_SECONDS", 3600.0)

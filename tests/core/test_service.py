@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from core.answerer import Answerer
 from core.errors import (
     AlreadyKnown,
     LearningFailed,
@@ -233,7 +234,7 @@ async def test_a_question_reads_each_documents_text_once(folder: DataFolder, wei
         Counting(folder.index) as index,
         Runner(FakeEngine, index, weights, SMALL, read=read_plain) as runner,
     ):
-        service = Service(index, weights, runner, SMALL, ground=ground)
+        service = Service(index, weights, runner, Answerer(index, weights, runner.device, ground=ground), SMALL)
         documents = [await learn(service, BAKERY, "bakery.pdf"), await learn(service, HARBOUR, "harbour.pdf")]
         index.read = []
         answer = await service.ask("here", "Who is the master on most days?")
@@ -498,7 +499,7 @@ def test_a_file_name_is_made_harmless(given: str, shown: str) -> None:
 async def test_an_answer_below_the_floor_is_not_given(open_service: Open, index: Index, weights: Weights) -> None:
     async with open_service() as service:
         await learn(service)
-        strict = Service(index, weights, service._runner, floor=0.95)
+        strict = Service(index, weights, service._runner, Answerer(index, weights, service._runner.device, floor=0.95))
         answer = await strict.ask("here", "Who is the keeper of the lighthouse?")
     assert answer.learned and answer.learned.text == "not in the text" and answer.pages == ()
 

@@ -37,7 +37,7 @@ async def learn_until_killed(folder: DataFolder) -> None:
             id = secrets.token_hex(8)
             job = await index.add_job(make_job(f"job-{id}"), b"%PDF-" + bytes(100_000))
             learned = Learned(TENSORS, (0, 1), METRICS)
-            await index.will_save(id)
+            await index.will_save(id, job)
             record = await asyncio.to_thread(weights.save, id, "here", learned, base="base", learner="lora")
             document = make_document(id, job, record)
             await index.finish_job(job.id, document, [Page(1, id)], make_chunks(id, "more"))

@@ -205,6 +205,24 @@ async def test_a_job_that_has_ended_stays_as_it_ended(index: Index) -> None:
     assert await index.documents("here") == [] and await index.all_weights() == []
 
 
+async def test_an_attempt_whose_job_was_begun_again_changes_nothing(index: Index) -> None:
+    await index.add_job(make_job("job1"), b"%PDF-")
+    first = await index.next_job()
+    await index.requeue_interrupted()
+    second = None
+    for _ in range(2):  # while the job is queued; while it is in its second attempt
+        await index.job_stage("job1", Stage.FAILED, error="Too late.", attempt=first.attempts)
+        with pytest.raises(Cancelled):
+            await index.job_stage("job1", Stage.LEARNING, attempt=first.attempts)
+        with pytest.raises(Cancelled):
+            await index.finish_job("job1", make_document("d1", first), [], make_chunks("x"), attempt=first.attempts)
+        second = await index.next_job() or second
+    assert second.attempts == 2 and await index.documents("here") == []
+    await index.job_stage("job1", Stage.LEARNING, attempt=2)
+    await index.finish_job("job1", make_document("d1", second), [], make_chunks("x"), attempt=2)
+    assert (await index.job("job1")).stage is Stage.DONE
+
+
 async def test_the_index_and_the_stages_agree_on_what_is_final(index: Index) -> None:
     for stage in Stage:
         await index.add_job(make_job(stage), b"%PDF-")

@@ -190,7 +190,7 @@ async def child(folder: Path, order: dict) -> dict[str, list[str]]:
     from bot.settings import load_settings
 
     async with open_app(load_settings(data_dir=folder), learning=bool(order["learn"])) as app:
-        engine = await app.runner.device.ready()
+        engine = await app.runner.ready()
         for channel, name, _ in order["learn"]:
             job = await app.service.submit(channel, name, (Path(order["papers"]) / name).read_bytes(), by="ada")
             async for _ in app.service.watch(job.id):

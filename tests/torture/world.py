@@ -295,7 +295,7 @@ async def serve(folder: Path, quotas: bool) -> None:
     settings = load_settings(data_dir=folder, **({} if quotas else {"quotas": NO_QUOTAS}))
     stall = Stall()
     async with open_app(settings) as app:
-        await app.runner.device.ready()
+        await app.runner.ready()
         gc.freeze()  # the fast engine's loading does not
         async with Bot(app.service, limits=settings.limits, quotas=settings.quotas) as bot:
             emit("ready")

@@ -1,0 +1,228 @@
+"""Answers from weights: which sections a question is put to, their answers in one batch, and which of them is given."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+from core.device import Device
+from core.errors import NoGist, WeightsDamaged, WrongBaseModel
+from core.ports import Ask, Index, Weights
+from core.search.citation import cite
+from core.search.closeness import closeness
+from core.search.followup import MAX_HISTORY, needs_history
+from core.search.parameters import RankingParameters
+from core.search.ranking import (
+    Hit,
+    SectionAnswer,
+    by_closeness,
+    distinct,
+    groups_to_ask,
+    judge,
+    sections_to_ask,
+)
+from core.search.whole import GIST_QUESTION, asks_about_whole, summed_up
+from core.tracing import span, traced
+from core.types import Answer, Certainty, Completion, Document, DocumentRef, Page
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Answerer:
+    """Implements core.ports.Answerer, beside the device. It stores nothing."""
+
+    def __init__(
+        self,
+        index: Index,
+        weights: Weights,
+        device: Device,
+        *,
+        floor: float = 0.0,
+        ground: bool = False,
+        ranking: RankingParameters | None = None,
+    ) -> None:
+        """
+        Args:
+            floor: confidence below which an answer from weights is not given.
+            ground: whether a section's text stands in the prompt beside its weights.
+            ranking: instead of the numbers that belong to the model.
+        """
+        self._index = index
+        self._weights = weights
+        self._device = device
+        self._floor = floor
+        self._ground = ground
+        self._ranking = ranking
+
+    async def ask(self, channel: str, question: str, named: str = "", thread: str = "") -> Answer:
+        if asks_about_whole(question) and (whole := await self._whole(channel, named, thread)):
+            return await self._sum_up(question, whole)
+        return await self._ask_sections(channel, question, named, thread)
+
+    async def likely(self, channel: str, document_id: str, questions: Sequence[str]) -> list[str]:
+        asking = []
+        for question in questions:
+            asked = await self._sections_to_ask(channel, question, document_id)
+            asking.append(self._answer(question, asked, gate=False, compare=False))
+        answers = await asyncio.gather(*asking)
+        return [answer.question for answer in answers if answer.certainty is Certainty.LIKELY]
+
+    async def is_usable(self, channel: str, document_id: str) -> bool:
+        document = await self._index.find_document(channel, document_id)
+        try:
+            await self._load(document, document.weights.sections[0])
+        except (WeightsDamaged, WrongBaseModel):
+            return False
+        return True
+
+    async def _ask_sections(self, channel: str, question: str, named: str, thread: str) -> Answer:
+        understood = await self._understand(channel, question, thread)
+        asked = await self._sections_to_ask(channel, understood, named, thread)
+        answer = await self._answer(understood, asked, gate=not named)
+        return answer if understood == question else replace(answer, question=question, understood=understood)
+
+    async def _whole(self, channel: str, named: str, thread: str) -> Document | None:
+        """The document that a question about a whole one means: the one that is named, the thread's, else the newest;
+        None where the channel knows none."""
+        documents = await self._index.documents(channel)  # the newest first
+        wanted = named or (await self._index.thread_document(channel, thread) if thread else None)
+        return next((d for d in documents if d.id == wanted), documents[0] if documents else None)
+
+    async def _sum_up(self, question: str, document: Document) -> Answer:
+        """From the weights that learned what the whole document is about. Raises: NoGist, WeightsDamaged,
+        WrongBaseModel, SetupError."""
+        section = document.metrics.gist
+        if section is None:
+            raise NoGist
+        weights = await self._load(document, section)
+        ask = Ask(GIST_QUESTION, weights=weights, learner=document.weights.learner)
+        (learned, base), tokens = await self._device.answer([ask, Ask(question)])
+        pages = await self._index.pages(document.id)
+        certainty, cited = await asyncio.to_thread(summed_up, learned, pages, document.name)
+        if certainty is Certainty.ABSENT:
+            raise NoGist
+        return Answer(
+            question=question,
+            base=base,
+            learned=learned,
+            document=DocumentRef(document.id, document.name),
+            prompt_tokens=tokens[0].whole,
+            pages=cited,
+            places=tuple(cite(page, question, learned.text) for page in pages if cited and page.number in cited),
+            certainty=certainty,
+            section=section,
+        )
+
+    async def _understand(self, channel: str, question: str, thread: str) -> str:
+        """The question; in a thread a follow-up made whole from the questions before it, never from the document."""
+        if not thread or not needs_history(question):
+            return question
+        history = await self._index.thread_questions(channel, thread, MAX_HISTORY)
+        return await self._device.whole_question(history, question) if history else question
+
+    async def _sections_to_ask(self, channel: str, question: str, named: str = "", thread: str = "") -> list[list[Hit]]:
+        """Whose weights a question is put to: those of a document that is named; else of the channel's documents and,
+        in a thread, of the one that answered there last. Within a document words find the section as well as closeness
+        does (LOG.md)."""
+        ranking = await self._parameters()
+        within = partial(self._index.candidates, channel, question, limit=ranking.considered_chunks)
+        if named:
+            return [sections_to_ask(await within(document_id=named), ranking)]
+        last = await self._index.thread_document(channel, thread) if thread else None
+        in_thread = await within(document_id=last) if last else []
+        return groups_to_ask(await self._search(channel, question, ranking), in_thread, ranking)
+
+    @traced("search")
+    async def _search(self, channel: str, question: str, ranking: RankingParameters) -> list[Hit]:
+        """What the question points at in a channel, by words and closeness; nothing where it knows no document."""
+        hits = await self._index.candidates(channel, question, limit=ranking.reranked_chunks)
+        query = await self._device.query(question) if hits else None
+        close = await asyncio.to_thread(closeness, query, [hit.code for hit in hits]) if query else None
+        return by_closeness(hits, close, ranking)
+
+    async def _answer(
+        self, question: str, asked: Sequence[Sequence[Hit]], *, gate: bool = True, compare: bool = True
+    ) -> Answer:
+        """One batch: a row for each section, and the base model's; of the learned answers one is given, or none.
+
+        Args:
+            asked: groups of sections, those first whose answer is given where it is one.
+            gate: whether an answer has to be about the question; else the base model answers alone.
+            compare: with the base model's answer, which takes longer than the learned one.
+        """
+        ranking = await self._parameters()
+        hits, weights, unusable = await self._load_all(distinct(asked).values())
+        pages: dict[str, Sequence[Page]] = {}
+        asks = []
+        for hit, tensors in zip(hits, weights, strict=True):
+            if hit.document.id not in pages:
+                pages[hit.document.id] = await self._index.pages(hit.document.id)
+            context = hit.text if self._ground and pages[hit.document.id] else ""
+            asks.append(Ask(question, weights=tensors, context=context, learner=hit.document.weights.learner))
+        completions, tokens = await self._device.answer([*asks, Ask(question)] if compare else asks)
+        base = completions.pop() if compare else Completion("", 0, 0.0)
+        by_chunk = dict(zip((hit.key for hit in hits), completions, strict=True))
+        decide = partial(judge, question, asked, by_chunk, pages, ranking, floor=self._floor, gate=gate)
+        with span("evidence"):
+            best, certainty = await asyncio.to_thread(decide)
+        row = list(by_chunk).index(best.hit.key) if best else -1  # the last is the base model's
+        return Answer(
+            question=question,
+            base=base,
+            learned=best.completion if best else None,
+            document=DocumentRef(best.hit.document.id, best.hit.document.name) if best else None,
+            prompt_tokens=tokens[row].whole,
+            pages=best.pages if best else (),
+            places=_cited_places(question, best, pages) if best else (),
+            unusable=unusable,
+            unrelated=best is None and bool(hits),
+            certainty=certainty,
+            document_tokens=tokens[row].document,
+            section=best.hit.section if best else None,
+        )
+
+    async def _load_all(self, asked: Collection[Hit]) -> tuple[list[Hit], list[Mapping[str, Tensor]], tuple[str, ...]]:
+        """The hits whose weights could be loaded, these weights, and the names of the other documents: one bad document
+        fails no question that another can answer. Raises: what the first one failed of, when all did."""
+        loads = (self._load(hit.document, hit.section) for hit in asked)
+        results = await asyncio.gather(*loads, return_exceptions=True)
+        hits: list[Hit] = []
+        weights: list[Mapping[str, Tensor]] = []
+        unusable: dict[str, WeightsDamaged | WrongBaseModel] = {}
+        for hit, result in zip(asked, results, strict=True):
+            if isinstance(result, WeightsDamaged | WrongBaseModel):
+                unusable.setdefault(hit.document.name, result)
+            elif isinstance(result, BaseException):
+                raise result
+            else:
+                hits.append(hit)
+                weights.append(result)
+        if unusable and not hits:
+            name, problem = next(iter(unusable.items()))
+            raise type(problem)(f"{name}: {problem}")
+        return hits, weights, tuple(unusable)
+
+    async def _parameters(self) -> RankingParameters:
+        return self._ranking or await self._device.ranking()
+
+    @traced("load")
+    async def _load(self, document: Document, section: int) -> Mapping[str, Tensor]:
+        engine = await self._device.ready()
+        load = partial(self._weights.load, base=engine.fingerprint, section=section)
+        try:
+            return await asyncio.to_thread(load, document.weights, document.channel)
+        except WeightsDamaged:
+            now = await self._index.find_document(document.channel, document.id)  # NotFound: forgotten a moment ago
+            if now.id == document.id:
+                raise
+            return await self._load(now, section)  # corrected a moment ago: the other sections are the same
+
+
+def _cited_places(question: str, best: SectionAnswer, pages: Mapping[str, Sequence[Page]]) -> tuple[str, ...]:
+    """What the format calls the places where the answer stands."""
+    cited = [page for page in pages[best.hit.document.id] if page.number in (best.pages or ())]
+    return tuple(dict.fromkeys(cite(page, question, best.completion.text) for page in cited))
