@@ -14,9 +14,10 @@ from bot.settings import Settings
 from bot.traces import exporting
 from core.answerer import Answerer
 from core.document.formats import read_document
-from core.errors import DataFolderBusy, StorageFailed
+from core.errors import DataFolderBusy, SetupError, StorageFailed
 from core.inspection import Inspection
 from core.ports import Engine
+from core.ports import Weights as WeightsPort
 from core.runner import Runner
 from core.service import Service
 from storage.backup import back_up, restore
@@ -48,9 +49,8 @@ async def open_app(settings: Settings, *, learning: bool = True) -> AsyncIterato
     Raises: DataFolderBusy, DataTooNew, SetupError.
     """
     with exporting(settings), DataFolder(settings.data_dir) as folder:
-        folder.require_index()
-        async with Index(folder.index) as index:
-            weights = Weights(folder.weights, index.id)
+        async with _index(settings, folder) as index:
+            weights = _weights(settings, folder, index)
             runner = Runner(
                 partial(load_engine, settings),
                 index,
@@ -89,7 +89,32 @@ async def _open_beside_running_bot(settings: Settings) -> AsyncIterator[App]:
             yield _app(settings, index, weights, runner)
 
 
-def _app(settings: Settings, index: Index, weights: Weights, runner: Runner) -> App:
+def _index(settings: Settings, folder: DataFolder) -> Index:
+    """Raises: SetupError."""
+    if not settings.database_url:
+        folder.require_index()
+        return Index(folder.index)
+    try:
+        from storage.postgres import PostgresIndex
+    except ImportError as error:
+        raise SetupError(
+            "ENGRAM_DATABASE_URL is set, and PostgreSQL's client is missing: install engram[postgres]."
+        ) from error
+    return PostgresIndex(settings.database_url.get_secret_value())
+
+
+def _weights(settings: Settings, folder: DataFolder, index: Index) -> WeightsPort:
+    """Raises: SetupError."""
+    if not settings.objects:
+        return Weights(folder.weights, index.id)
+    try:
+        from storage.objects import Objects
+    except ImportError as error:
+        raise SetupError("ENGRAM_OBJECTS is set, and its client is missing: install engram[objects].") from error
+    return Objects(settings.objects, index.id)
+
+
+def _app(settings: Settings, index: Index, weights: WeightsPort, runner: Runner) -> App:
     answerer = Answerer(index, weights, runner.device, floor=settings.min_confidence, ground=settings.ground)
     service = Service(index, weights, runner, answerer, settings.limits)
     return App(settings, service, runner, Inspection(index, weights, runner.device, settings.limits))

@@ -24,6 +24,8 @@ DEFINED = re.compile(
     rf"(?P<subject>[^,(;:]{{2,60}}?){CLAUSE} "
     r"(?:is|are|was|were|refers?|means|denotes?|describes?|applies|comprises?|consists?|can|may|has been|have been)\b"
 )
+KIND = re.compile(r" (?:a|an|the|one|any|part|among)\b")  # after "was": what something was, not what happened to it
+GOING_ON = re.compile(r" \w+ing\b")
 PRONOUNS = frozenset(
     ["it", "he", "she", "they", "this", "that", "these", "those", "there", "i", "we", "you", "who", "what", "here"]
 )
@@ -58,18 +60,26 @@ def subject(blocks: Sequence[str], sentences: Sequence[str], name: str) -> str:
     if defined and _is_defined(defined) and _often(defined["subject"], sentences):
         return defined["subject"]
     named = file_title(name)
-    if not NO_NAME.match(named):
-        return named
-    return sentences[0] if len(sentences[0].split()) <= SENTENCE_WORDS else ""
+    return beginning(sentences[0]) if NO_NAME.match(named) else named
 
 
 def _is_defined(match: re.Match[str]) -> bool:
-    """Whether a first sentence says what something is, and not what happened: "The vote was 53 to 47"."""
+    """Whether a first sentence says what something is, and not what happened: "Ann Lee has been arrested"."""
     words = match["subject"].split()
-    is_past = match[0].endswith(("was", "were", "been"))
     if words[0].casefold() in PRONOUNS or {"that", "which", "who"} & set(words):
         return False
-    return not is_past or any(word[:1].isupper() for word in words)
+    rest = match.string[match.end() :]
+    is_past = match[0].endswith(("was", "were", "been"))
+    return bool(KIND.match(rest)) if is_past else not GOING_ON.match(rest)
+
+
+def beginning(sentence: str) -> str:
+    """A first sentence, or as much of a long one as can stand for it: up to its last comma, or its first words."""
+    words = sentence.split()
+    if len(words) <= SENTENCE_WORDS:
+        return sentence
+    ends = [n for n, word in enumerate(words[:SENTENCE_WORDS], start=1) if word.endswith((",", ";"))]
+    return " ".join(words[: ends[-1] if ends and ends[-1] >= SENTENCE_WORDS // 2 else SENTENCE_WORDS]).rstrip(",;")
 
 
 def _often(phrase: str, sentences: Sequence[str]) -> bool:
