@@ -17,6 +17,7 @@ from core.document.formats import read_document
 from core.errors import DataFolderBusy, SetupError, StorageFailed
 from core.inspection import Inspection
 from core.ports import Engine
+from core.ports import Weights as WeightsPort
 from core.runner import Runner
 from core.service import Service
 from storage.backup import back_up, restore
@@ -49,7 +50,7 @@ async def open_app(settings: Settings, *, learning: bool = True) -> AsyncIterato
     """
     with exporting(settings), DataFolder(settings.data_dir) as folder:
         async with _index(settings, folder) as index:
-            weights = Weights(folder.weights, index.id)
+            weights = _weights(settings, folder, index)
             runner = Runner(
                 partial(load_engine, settings),
                 index,
@@ -102,7 +103,18 @@ def _index(settings: Settings, folder: DataFolder) -> Index:
     return PostgresIndex(settings.database_url.get_secret_value())
 
 
-def _app(settings: Settings, index: Index, weights: Weights, runner: Runner) -> App:
+def _weights(settings: Settings, folder: DataFolder, index: Index) -> WeightsPort:
+    """Raises: SetupError."""
+    if not settings.objects:
+        return Weights(folder.weights, index.id)
+    try:
+        from storage.objects import Objects
+    except ImportError as error:
+        raise SetupError("ENGRAM_OBJECTS is set, and its client is missing: install engram[objects].") from error
+    return Objects(settings.objects, index.id)
+
+
+def _app(settings: Settings, index: Index, weights: WeightsPort, runner: Runner) -> App:
     answerer = Answerer(index, weights, runner.device, floor=settings.min_confidence, ground=settings.ground)
     service = Service(index, weights, runner, answerer, settings.limits)
     return App(settings, service, runner, Inspection(index, weights, runner.device, settings.limits))
