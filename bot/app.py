@@ -14,7 +14,7 @@ from bot.settings import Settings
 from bot.traces import exporting
 from core.answerer import Answerer
 from core.document.formats import read_document
-from core.errors import DataFolderBusy, StorageFailed
+from core.errors import DataFolderBusy, SetupError, StorageFailed
 from core.inspection import Inspection
 from core.ports import Engine
 from core.runner import Runner
@@ -48,8 +48,7 @@ async def open_app(settings: Settings, *, learning: bool = True) -> AsyncIterato
     Raises: DataFolderBusy, DataTooNew, SetupError.
     """
     with exporting(settings), DataFolder(settings.data_dir) as folder:
-        folder.require_index()
-        async with Index(folder.index) as index:
+        async with _index(settings, folder) as index:
             weights = Weights(folder.weights, index.id)
             runner = Runner(
                 partial(load_engine, settings),
@@ -87,6 +86,20 @@ async def _open_beside_running_bot(settings: Settings) -> AsyncIterator[App]:
         runner = Runner(partial(load_engine, settings), index, weights, settings.limits, learning=False, tidy=False)
         async with runner:
             yield _app(settings, index, weights, runner)
+
+
+def _index(settings: Settings, folder: DataFolder) -> Index:
+    """Raises: SetupError."""
+    if not settings.database_url:
+        folder.require_index()
+        return Index(folder.index)
+    try:
+        from storage.postgres import PostgresIndex
+    except ImportError as error:
+        raise SetupError(
+            "ENGRAM_DATABASE_URL is set, and PostgreSQL's client is missing: install engram[postgres]."
+        ) from error
+    return PostgresIndex(settings.database_url.get_secret_value())
 
 
 def _app(settings: Settings, index: Index, weights: Weights, runner: Runner) -> App:

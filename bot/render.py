@@ -328,7 +328,9 @@ def noted(given: Correction | None = None, *, may_learn: bool = False) -> Messag
         return Message(text="Thank you, I noted that it was wrong. Whoever runs me can see it.")
     if may_learn:
         return Message(text="Thank you, I noted what is right. Shall I learn it?", buttons=(_decide(given),))
-    return Message(text=f"Thank you, I noted what is right. Whoever brought {given.document} may let me learn it.")
+    return Message(
+        text=f"Thank you, I noted what is right. Whoever brought {given.document} decides whether I learn it."
+    )
 
 
 # Corrections ---------------------------------------------------------------------------------------------------------
@@ -359,7 +361,7 @@ def _compared(given: Correction) -> str:
 def corrections(given: Sequence[Correction]) -> Message:
     """Those that one may decide on, the newest first."""
     if not given:
-        return Message(text="Nobody has corrected an answer here that you may decide on.")
+        return Message(text="There is no correction here for you to decide on.")
     fields = []
     for one in given[:OFFERED]:
         note = f"{one.document} · learned" if one.learned else one.document
@@ -532,7 +534,7 @@ def forgotten(document: Document) -> Message:
 def forget_question(documents: Sequence[Document], key: str = "") -> Message:
     """Which one? As buttons, the newest first. `key`: what was asked for, and is no document's whole name."""
     if not documents:
-        return Message(text="There is nothing here that you may make me forget; /docs lists what I know.")
+        return Message(text="You have brought nothing here that I could forget; /docs lists what I know.")
     more = "" if len(documents) <= OFFERED else " For another one, write its whole name after the command."
     return Message(
         title=f"Forget {documents[0].name}?" if len(documents) == 1 and key else "Which document shall I forget?",
@@ -612,7 +614,7 @@ def help(commands: Mapping[str, str], *, hears_follow_ups: bool = True) -> Messa
         title="I learn your documents",
         text="1. Attach a document and mention me. I tell you when I know it.\n"
         f"2. Mention me with a question. {follow_up}\n\n"
-        "Under each answer stand the page, how sure I am, and what I would have said without the document. "
+        "Under each answer you see the page, how sure I am, and what I would have said without the document. "
         f"{DISCLAIMER}",
         fields=(Field("Commands", "\n".join(f"/{name}: {about}" for name, about in commands.items())),),
         footer="No slash commands where you are? Mention me and write the command's name instead.",

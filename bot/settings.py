@@ -43,6 +43,7 @@ class Settings(BaseSettings):
     )
 
     data_dir: Path = Path("data")  # the index and the weights; one process at a time
+    database_url: SecretStr | None = None  # postgresql://...: the index there instead of in the data folder
     cache_dir: Path = Field(default_factory=lambda: user_cache() / "engram")  # converted models; processes share it
 
     # The engine

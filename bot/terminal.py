@@ -24,7 +24,8 @@ from rich.text import Text
 
 from bot.wording import count
 from core.document.text import visible
-from core.types import Answer, Document, Page, Progress, Stage, Status
+from core.prompts import NOT_IN_TEXT
+from core.types import Answer, Certainty, Document, Page, Progress, Stage, Status
 
 STAGE_WORDS = {
     Stage.QUEUED: "Waiting",
@@ -188,12 +189,15 @@ def answers_table(answer: Answer) -> Table:
     table = Table(box=box.ROUNDED, expand=True)
     table.add_column("Base model", ratio=1, header_style="dim")
     table.add_column("Learned", ratio=1, header_style="bold green")
-    if answer.learned:
+    if answer.learned and answer.document and answer.certainty is Certainty.ABSENT:
+        guess = "" if answer.learned.text == NOT_IN_TEXT else f"\n[dim]A guess: {plain(answer.learned.text)}[/]"
+        learned = f"I can't find that in {plain(answer.document.name)}.{guess}"
+    elif answer.learned:
         learned = plain(answer.learned.text)
     elif answer.unrelated:
-        learned = "[dim]nothing learned here is about this; name a document to ask it all the same (--document)[/]"
+        learned = "[dim]nothing learned here seems to be about that; add --document NAME to ask one all the same[/]"
     else:
-        learned = "[dim]nothing is learned in this channel yet[/]"
+        learned = "[dim]no document is learned here yet[/]"
     table.add_row(f"[dim]{plain(answer.base.text)}[/]", learned)
     return table
 

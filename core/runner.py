@@ -482,7 +482,7 @@ def without_gist(learned: Learned) -> Learned:
 def check_learned(learned: Learned, chunks: Sequence[Chunk]) -> None:
     """Weights that are not finite, or don't cover the document, are never kept. Raises: LearningFailed."""
     if not (math.isfinite(learned.metrics.final_loss) and math.isfinite(learned.metrics.delta_norm)):
-        raise LearningFailed("Learning this document did not converge; the model is as it was.")
+        raise LearningFailed("Learning this document went wrong and was undone; nothing was kept.")
     if not learned.tensors or len(learned.sections) != len(chunks):
         raise LearningFailed
 

@@ -154,7 +154,7 @@ class Service:
         if job_id is not None:
             jobs = [job for job in jobs if job.id == job_id]
             if not jobs:
-                raise NotFound("Nothing of that kind is being learned in this channel.")
+                raise NotFound("That is not being learned in this channel.")
         return [await self._runner.cancel(job.id) for job in jobs]
 
     async def jobs(self, channel: str, *, unfinished: bool = True) -> list[Job]:
@@ -332,7 +332,7 @@ def check_question(question: str) -> str:
     if not question:
         raise Refused("There is no question; ask something.")
     if len(question) > MAX_QUESTION:
-        raise Refused(f"This question has {len(question):,} characters; the limit is {MAX_QUESTION:,}.")
+        raise Refused(f"This question has {len(question):,} characters; ask it in {MAX_QUESTION:,} at most.")
     return question
 
 

@@ -108,7 +108,7 @@ def _try_again(folder: Path, part: Path) -> Manifest:
             return _pack(folder, part)
         except _Gone:
             continue
-    raise StorageFailed("The weights of a document are missing; `bot docs` and `bot ask` tell which, forget it first.")
+    raise StorageFailed("The weights of a document are missing; `docs` and `ask` tell which, forget it first.")
 
 
 def _remove_leftovers(file: Path) -> None:

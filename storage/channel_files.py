@@ -154,7 +154,7 @@ class ChannelFile:
 
     def pages(self, document_id: str) -> list[Page]:
         rows = self._db.execute("SELECT * FROM pages WHERE document_id = ? ORDER BY number", (document_id,))
-        return [_page(dict(row)) for row in rows]
+        return [page_of(dict(row)) for row in rows]
 
     def chunks(self, places: Sequence[tuple[str, int]]) -> list[tuple[str, bytes]]:
         """Text and code of these chunks, in this order; empty where one is lost.
@@ -401,7 +401,7 @@ async def run_to_end(function: Callable[..., T], *arguments: Any) -> T:
         raise
 
 
-def _page(row: dict[str, Any]) -> Page:
+def page_of(row: dict[str, Any]) -> Page:
     """A file of an earlier version, which is only looked into, lacks the later columns."""
     places = tuple((start, name) for start, name in json.loads(row.get("places", "[]")))
     return Page(row["number"], row["text"], places, row.get("confidence"), row.get("correction", ""))

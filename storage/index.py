@@ -60,6 +60,8 @@ SCRIPTS = (
 )  # fmt: skip
 MIGRATIONS = tuple(Path(__file__).with_name(name) for name in SCRIPTS)  # the n-th makes version n
 KEPT_TEXT = b"engram: documents as one\n"  # before version 7, in the place of a file
+ADD_CHANNEL = "INSERT INTO channels (id) VALUES (:channel) ON CONFLICT DO NOTHING"
+ADD_UNUSED = "INSERT INTO unused_weights (document_id) VALUES (:id) ON CONFLICT DO NOTHING"
 PRAGMAS = """
 PRAGMA busy_timeout = 5000;
 PRAGMA journal_mode = WAL;
@@ -89,6 +91,7 @@ class Index:
     async def __aenter__(self) -> Index:
         """Raises: DataTooNew, StorageFailed."""
         async with AsyncExitStack() as stack:
+            stack.callback(self._files.close)
             with storage_errors():
                 self._writer = await stack.enter_async_context(_connect(self._path))
                 version = await _version(self._writer)
@@ -97,7 +100,6 @@ class Index:
                 self._reader = await stack.enter_async_context(_connect(self._path))
                 await self._reader.executescript(PRAGMAS + "PRAGMA query_only = ON;")
                 [[self.id]] = await self._reader.execute_fetchall("SELECT id FROM folder")
-            stack.callback(self._files.close)
             await self._try_to_finish_erase()
             await self._truncate_log()
             self._reserve.fill()
@@ -174,7 +176,7 @@ class Index:
 
     async def _add_job(self, job: Job) -> sqlite3.Row:
         async with self._transaction() as execute:
-            await execute("INSERT OR IGNORE INTO channels (id) VALUES (:channel)", {"channel": job.channel})
+            await execute(ADD_CHANNEL, {"channel": job.channel})
             [row] = await execute(
                 """
                 INSERT INTO jobs (id, channel, name, sha256, requested_by, reply_to, created_at, stage, attempts, error,
@@ -203,10 +205,11 @@ class Index:
         rows = await self._read(
             """
             SELECT jobs.* FROM jobs JOIN channels ON channels.id = jobs.channel
-            WHERE (:channel IS NULL OR channel = :channel) AND NOT (:unfinished AND final)
+            WHERE (CAST(:channel AS TEXT) IS NULL OR channel = :channel) AND NOT (:unfinished AND final)
             ORDER BY stage = 'queued',
-                iif(stage = 'queued', row_number() OVER (PARTITION BY channel, stage = 'queued' ORDER BY number), 0),
-                iif(stage = 'queued', turn, 0), number
+                CASE WHEN stage = 'queued'
+                    THEN row_number() OVER (PARTITION BY channel, stage = 'queued' ORDER BY number) ELSE 0 END,
+                CASE WHEN stage = 'queued' THEN turn ELSE 0 END, number
             """,
             {"channel": channel, "unfinished": unfinished},
         )
@@ -245,7 +248,8 @@ class Index:
         async with self._transaction() as execute:
             changed = await execute(
                 """
-                UPDATE jobs SET stage = :stage, error = :error, attempts = max(0, attempts - (:stage = 'queued'))
+                UPDATE jobs SET stage = :stage, error = :error,
+                    attempts = CASE WHEN :stage = 'queued' AND attempts > 0 THEN attempts - 1 ELSE attempts END
                 WHERE id = :id AND NOT final AND (:attempt = 0 OR attempts = :attempt AND stage != 'queued')
                 RETURNING channel
                 """,
@@ -269,8 +273,8 @@ class Index:
             rows = await execute(
                 """
                 UPDATE jobs SET
-                    stage = iif(attempts < :limit, 'queued', 'failed'),
-                    error = iif(attempts < :limit, '', :error)
+                    stage = CASE WHEN attempts < :limit THEN 'queued' ELSE 'failed' END,
+                    error = CASE WHEN attempts < :limit THEN '' ELSE :error END
                 WHERE NOT final AND stage != 'queued' RETURNING *
                 """,
                 {
@@ -327,19 +331,19 @@ class Index:
         rows = await execute(
             """
             UPDATE documents SET sha256 = id WHERE channel = :channel AND sha256 = :sha256
-            RETURNING id, json_insert(formerly, '$[#]', id) AS ids
+            RETURNING id, formerly
             """,
             key,
         )
-        formerly = tuple(id for row in rows for id in json.loads(row["ids"]))
+        formerly = tuple(id for row in rows for id in (*json.loads(row["formerly"]), row["id"]))
         document = replace(document, formerly=formerly)
         await self._add_document(document)
         for row in rows:
             old = key | {"old": row["id"]}
             await execute("UPDATE jobs SET document_id = :new WHERE document_id = :old", old)
             await execute("DELETE FROM documents WHERE id = :old", old)
-            await execute("INSERT OR IGNORE INTO unused_weights (document_id) VALUES (:old)", old)
-            await execute("INSERT INTO erasing (channel) VALUES (:channel)", key)
+            await execute(ADD_UNUSED, {"id": row["id"]})
+            await self._note_erase(execute, document.channel)
         return document, _column(rows, "id")
 
     async def _add_document(self, document: Document) -> None:
@@ -369,7 +373,7 @@ class Index:
 
     async def mark_delivered(self, job_id: str) -> None:
         async with self._transaction() as execute:
-            await execute("UPDATE jobs SET delivered = 1 WHERE id = :id", {"id": job_id})
+            await execute("UPDATE jobs SET delivered = TRUE WHERE id = :id", {"id": job_id})
 
     async def undelivered(self) -> list[Job]:
         """Jobs that have ended, and whose channel has not been told so."""
@@ -413,7 +417,7 @@ class Index:
     async def will_save(self, document_id: str, job: Job) -> None:
         """The next start deletes what is unused: one process works on one job, so none is in the making then."""
         async with self._transaction() as execute:
-            await execute("INSERT OR IGNORE INTO unused_weights (document_id) VALUES (:id)", {"id": document_id})
+            await execute(ADD_UNUSED, {"id": document_id})
 
     async def unused_weights(self) -> list[str]:
         rows = await self._read(
@@ -423,10 +427,8 @@ class Index:
 
     async def weights_deleted(self, document_ids: Sequence[str]) -> None:
         async with self._transaction() as execute:
-            await execute(
-                "DELETE FROM unused_weights WHERE document_id IN (SELECT value FROM json_each(:ids))",
-                {"ids": json.dumps(document_ids)},
-            )
+            for id in document_ids:
+                await execute("DELETE FROM unused_weights WHERE document_id = :id", {"id": id})
 
     # Erase
 
@@ -454,17 +456,17 @@ class Index:
                 if not documents:
                     raise NotFound
                 [record] = await execute("SELECT * FROM weights WHERE document_id = :id", key)
-                await execute("INSERT OR IGNORE INTO unused_weights (document_id) VALUES (:id)", key)
+                await execute(ADD_UNUSED, key)
                 await execute(
                     """
                     DELETE FROM jobs WHERE channel = :channel AND (
-                        sha256 = :sha256 OR NOT final AND :id IN (SELECT value FROM json_each(sources))
+                        sha256 = :sha256 OR NOT final AND replace(sources, '"' || :id || '"', '') != sources
                     )
                     """,
                     key | {"sha256": documents[0]["sha256"]},
                 )
                 await execute("DELETE FROM documents WHERE id = :id", key)
-                await execute("INSERT INTO erasing (channel) VALUES (:channel)", key)
+                await self._note_erase(execute, channel)
             self._unerased.add(valid_text(channel))
         await self._try_to_finish_erase()
         return _weights(record)
@@ -482,8 +484,8 @@ class Index:
                 )
                 await execute(
                     """
-                    INSERT OR IGNORE INTO unused_weights (document_id)
-                    SELECT id FROM documents WHERE channel = :channel
+                    INSERT INTO unused_weights (document_id) SELECT id FROM documents WHERE channel = :channel
+                    ON CONFLICT DO NOTHING
                     """,
                     key,
                 )
@@ -493,10 +495,14 @@ class Index:
                 )
                 if not known and not received:
                     return []
-                await execute("INSERT INTO erasing (channel) VALUES (:channel)", key)
+                await self._note_erase(execute, channel)
             self._unerased.add(valid_text(channel))
         await self._try_to_finish_erase()
         return list(map(_weights, records))
+
+    async def _note_erase(self, execute: Any, channel: str) -> None:
+        """In the transaction that removes rows: traces of them are left in the files."""
+        await execute("INSERT INTO erasing (channel) VALUES (:channel)", {"channel": channel})
 
     async def finish_erase(self) -> None:
         """Remove the traces of what was erased, after each erase, and at start what a crash cut short: rewrite or
@@ -610,14 +616,14 @@ class Index:
                     document = await execute(
                         """
                         SELECT id FROM documents WHERE channel = :channel
-                        AND (id = :document_id OR :document_id IN (SELECT value FROM json_each(formerly)))
+                        AND (id = :document_id OR replace(formerly, '"' || :document_id || '"', '') != formerly)
                         """,
                         values,
                     )
                     if not document:
                         raise NotFound("This document was forgotten while it was asked.")
                     values["document_id"] = document[0]["id"]
-                await execute("INSERT OR IGNORE INTO channels (id) VALUES (:channel)", values)
+                await execute(ADD_CHANNEL, values)
             await content(ChannelFile.add_answer, _valid(values), create=True)
         return str(values["id"])
 
@@ -663,10 +669,16 @@ class Index:
         return json.loads(rows[0]["settings"]) if rows else {}
 
     async def change_setting(self, channel: str, name: str, value: str) -> None:
-        values = {"channel": channel, "changed": json.dumps({name: value})}
-        async with self._transaction() as execute:
-            await execute("INSERT OR IGNORE INTO channels (id) VALUES (:channel)", values)
-            await execute("UPDATE channels SET settings = json_patch(settings, :changed) WHERE id = :channel", values)
+        async with self._channel(channel), self._transaction() as execute:
+            changed = await self.channel_settings(channel) | {name: value}
+            values = {"channel": channel, "settings": json.dumps(changed)}
+            await execute(
+                """
+                INSERT INTO channels (id, settings) VALUES (:channel, :settings)
+                ON CONFLICT (id) DO UPDATE SET settings = excluded.settings
+                """,
+                values,
+            )
 
     async def feedback(self, channel: str, answer_id: str, *, by: str, helpful: bool, correction: str = "") -> None:
         """The last word of each person counts. Raises: NotFound."""
@@ -688,7 +700,7 @@ class Index:
             async with self._channel(channel) as content:
                 if rows := await content(ChannelFile.forget_person, person):
                     async with self._transaction() as execute:
-                        await execute("INSERT INTO erasing (channel) VALUES (:channel)", {"channel": channel})
+                        await self._note_erase(execute, channel)
                     self._unerased.add(valid_text(channel))
                     gone += rows
         await self._try_to_finish_erase()
@@ -721,7 +733,7 @@ class Index:
             "ORDER BY received_at",
             {"prefix": prefix},
         )
-        return list(map(tuple, rows))
+        return [(row["key"], row["body"]) for row in rows]
 
     async def handled(self, key: str) -> None:
         async with self._transaction() as execute:
@@ -735,8 +747,8 @@ class Index:
             claimed = await execute(
                 """
                 INSERT INTO inbox (key, body, owner, received_at) VALUES (:key, '', :owner, :now)
-                ON CONFLICT DO UPDATE SET owner = excluded.owner, received_at = excluded.received_at
-                WHERE owner = excluded.owner OR received_at < :oldest RETURNING key
+                ON CONFLICT (key) DO UPDATE SET owner = excluded.owner, received_at = excluded.received_at
+                WHERE inbox.owner = excluded.owner OR inbox.received_at < :oldest RETURNING key
                 """,
                 {"key": key, "owner": owner, "now": now, "oldest": now - seconds},
             )

@@ -174,7 +174,7 @@ def _to_float16(learned: Learned) -> dict[str, Tensor]:
         dtype = torch.float16 if tensor.is_floating_point() else tensor.dtype
         stored = tensor.detach().to("cpu", dtype, copy=True, memory_format=torch.contiguous_format)
         if stored.is_floating_point() and not stored.isfinite().all():
-            raise LearningFailed("Learning this document did not converge; the model is as it was.")
+            raise LearningFailed("Learning this document went wrong and was undone; nothing was kept.")
         half[name] = stored
     return half
 

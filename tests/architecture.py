@@ -13,7 +13,7 @@ import io
 import sys
 import tokenize
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -117,9 +117,20 @@ def tokens_a_line() -> list[int]:
     """Tokens of each line that has any, layout and comments left out; a string is one token of its first line."""
     lines = []
     for file in sources():
-        tokens = tokenize.generate_tokens(io.StringIO((ROOT / file).read_text()).readline)
+        tokens = _whole_strings(tokenize.generate_tokens(io.StringIO((ROOT / file).read_text()).readline))
         lines += Counter(token.start[0] for token in tokens if token.type not in LAYOUT).values()
     return sorted(lines)
+
+
+def _whole_strings(tokens: Iterable[tokenize.TokenInfo]) -> Iterator[tokenize.TokenInfo]:
+    """An f-string by its start alone: from Python 3.12 on its parts are tokens, too."""
+    depth = 0
+    for token in tokens:
+        kind = tokenize.tok_name[token.type]
+        depth -= kind == "FSTRING_END"
+        if depth == 0 and kind != "FSTRING_END":
+            yield token
+        depth += kind == "FSTRING_START"
 
 
 def percentile_90(values: list[int]) -> int:

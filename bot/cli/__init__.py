@@ -1,4 +1,4 @@
-"""The terminal: every use case as a command, in the order that --help lists them."""
+"""The terminal: every use case as a command."""
 
 from __future__ import annotations
 
@@ -9,6 +9,15 @@ from bot.cli import demo, documents, models, operating, playground, questions
 from bot.cli.base import cli
 
 __all__ = ["cli", "demo", "documents", "main", "models", "operating", "playground", "questions"]
+
+# As --help lists them: to try it, to use it, to run it, to study it.
+ORDER = [
+    *("demo", "playground", "learn", "ask", "docs", "forget", "reset"),
+    *("read", "relearn", "consolidate", "corrections", "forget-person"),
+    *("serve", "doctor", "status", "sync", "slack-manifest", "backup", "restore"),
+    *("prepare", "bench"),
+]
+cli.registered_commands.sort(key=lambda command: ORDER.index(str(command.name)))
 
 
 def main() -> None:

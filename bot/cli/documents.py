@@ -16,14 +16,14 @@ FileArgument = Annotated[
     Path, typer.Argument(metavar="FILE", help="A PDF, an Office file, EPUB, HTML, Markdown or text.")
 ]
 FilesArgument = Annotated[
-    list[Path], typer.Argument(metavar="FILE ...", help="PDFs, Office files, EPUB, HTML, Markdown or text.")
+    list[Path], typer.Argument(metavar="FILE", help="PDFs, Office files, EPUB, HTML, Markdown or text.")
 ]
 PagesOption = Annotated[str, typer.Option(metavar="A-B", help="Only these pages, for example 1-100.")]
 
 
 @command(hidden=("channel", "data_dir"))
 async def read(call: Call, file: FileArgument, pages: PagesOption = "") -> None:
-    """Show what a document becomes, or why it is refused. No model is loaded."""
+    """Show the text that would be learned, or why it is refused. No model is loaded."""
     from bot.terminal import page_rule, plain
     from core.document.chunks import check_length, encoder, join_pages
     from core.document.formats import read_document
@@ -78,7 +78,7 @@ async def learn(call: Call, files: FilesArgument, pages: PagesOption = "") -> No
 async def relearn(
     call: Call, everywhere: Annotated[bool, typer.Option("--all", help="In every channel.")] = False
 ) -> None:
-    """Learn again, from the kept text, what can't be asked any more: damaged, or learned for another base model."""
+    """Learn again what can't be asked any more. From the kept text: what is damaged, or learned for another model."""
     from bot.app import open_app
     from bot.terminal import learned_json, learned_text
     from core.errors import Refused
@@ -132,7 +132,7 @@ async def forget(
 
 @command(confirm="Erase all documents and questions of the channel {channel}?")
 async def reset(call: Call) -> None:
-    """Erase everything that the channel handed in, learned and asked."""
+    """Erase all that a channel was taught and was asked."""
     from bot.app import open_app
     from bot.terminal import plain
     from bot.wording import count
@@ -149,7 +149,7 @@ async def reset(call: Call) -> None:
 async def consolidate(
     call: Call, share: Annotated[int, typer.Option(min=2, help="How many sections become one.")] = 2
 ) -> None:
-    """Learn the channel's documents again as one, into fewer weights. Its answers are worse; see the log."""
+    """Make one document of all in a channel, to save disk. It answers worse than they did."""
     from bot.app import open_app
     from bot.terminal import learned_json, learned_text
 

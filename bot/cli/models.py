@@ -12,7 +12,7 @@ import typer
 from bot.cli.base import Call, cli, command
 
 models = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
-cli.add_typer(models, name="model", help="The base model: fetch it.")
+cli.add_typer(models, name="model", help="Fetch the base model.")
 
 MODEL_LOCK = Path(__file__).parents[2] / "core" / "model.lock"
 
@@ -34,7 +34,7 @@ async def bench(
     device: Annotated[str | None, typer.Option(metavar="NAME", help="cpu, cuda, cuda:1, mps.")] = None,
     effort: Annotated[str | None, typer.Option(metavar="NAME", help="quick, standard or deep.")] = None,
 ) -> None:
-    """Measure answers from weights against the base model, another document's weights, and text in the prompt."""
+    """Measure answers from weights against other answers. The base model's, another document's, text in the prompt."""
     import json
     from functools import partial
     from importlib.util import find_spec
@@ -109,7 +109,7 @@ async def prepare(
         str, typer.Option("--mode", metavar="MODE", help="Of torch.compile; recorded: CUDA graphs.")
     ] = "default",
 ) -> None:
-    """Teach a base model how to learn documents: once a model, on a GPU. Ctrl-C pauses; the same command goes on."""
+    """Teach a base model how to learn documents. Once a model, on a GPU. Ctrl-C pauses; the same command goes on."""
     import asyncio
     import threading
     from dataclasses import replace
@@ -176,7 +176,7 @@ async def prepare(
 
 @command(models, hidden=("channel", "data_dir"))
 async def fetch(call: Call) -> None:
-    """Install the base model and convert it once; mends a missing or damaged one."""
+    """Install the base model, or mend a damaged one. It is converted once, in about 20 s."""
     import asyncio
 
     from bot.terminal import plain

@@ -47,7 +47,7 @@ async def backup(
     call: Call,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Written at the end, at once; replaces an older one.")],
 ) -> None:
-    """Save everything that was learned into one file; the bot may go on running."""
+    """Save all that was learned into one file. The bot may go on running."""
     import asyncio
 
     from bot.app import back_up
@@ -64,7 +64,7 @@ async def backup(
 async def restore(
     call: Call, file: Annotated[Path, typer.Argument(metavar="FILE", help="What `backup` wrote.")]
 ) -> None:
-    """Put back what `backup` saved, in place of everything in the data folder; stop the bot first."""
+    """Put back what `backup` saved. It replaces everything in the data folder; stop the bot first."""
     import asyncio
 
     from bot.app import restore as restore_all
@@ -77,7 +77,7 @@ async def restore(
 
 @command(hidden=("channel",))
 async def serve(call: Call) -> None:
-    """Run the bot on every platform that is configured, until it is told to stop."""
+    """Run the bot on each platform that has its tokens. Ctrl-C or SIGTERM stops it."""
     import asyncio
     from contextlib import suppress
     from importlib import import_module
@@ -100,7 +100,7 @@ async def serve(call: Call) -> None:
 
 @command(hidden=("channel", "data_dir"))
 async def sync(call: Call) -> None:
-    """Tell Discord which commands there are; once for each new version."""
+    """Tell Discord which commands there are. Once for each new version."""
     from bot.platforms.discord import app
 
     number = await app.sync(call.settings)
@@ -121,7 +121,7 @@ async def slack_manifest(
         bool, typer.Option("--short-commands", help="/ask, /docs, ... beside /engram; other apps may have the same")
     ] = False,
 ) -> None:
-    """Print the manifest to create the Slack app from, at api.slack.com/apps."""
+    """Print what to create the Slack app from. Its manifest, for api.slack.com/apps."""
     from json import dumps
 
     from bot.platforms.slack.manifest import manifest

@@ -18,7 +18,7 @@ async def playground(
     host: Annotated[str, typer.Option(metavar="ADDRESS", help="Where to listen.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="And on which port.")] = 7860,
 ) -> None:
-    """Learn and ask in a browser; all of it is erased at the end."""
+    """Learn and ask in a browser. All of it is erased at the end."""
     from core.errors import SetupError
 
     try:

@@ -22,7 +22,7 @@ async def ask(
         str | None, typer.Option(metavar="DOC", help="Ask this document: id, name or beginning.")
     ] = None,
 ) -> None:
-    """Ask; the answer from the learned weights stands beside the base model's."""
+    """Ask about what was learned. Beside the answer stands what the base model says without the document."""
     from bot.app import open_for_reading
     from bot.terminal import answer_json
     from core.service import check_question
@@ -40,10 +40,10 @@ async def corrections(
     call: Call,
     everywhere: Annotated[bool, typer.Option("--all", help="In every channel.")] = False,
     export: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write them there, too: JSON, one a line.")
+        Path | None, typer.Option(metavar="FILE", help="Write them to this file, too: JSON, one a line.")
     ] = None,
 ) -> None:
-    """List the answers that people called wrong, with what is right where they said it; the bot may go on running."""
+    """List the answers that people called wrong. With what is right, where they said it; the bot may go on running."""
     from dataclasses import asdict
     from json import dumps
 
@@ -71,7 +71,7 @@ async def corrections(
 async def forget_person(
     call: Call, person: Annotated[str, typer.Argument(metavar="USER", help="discord:USER or slack:TEAM:USER.")]
 ) -> None:
-    """Erase what somebody asked, and said about answers, in every channel. Documents stay."""
+    """Erase what one person asked and said, in every channel. Documents stay."""
     from bot.app import open_app
 
     async with open_app(call.settings, learning=False) as app:

@@ -114,7 +114,7 @@ class Guard:
             if best is None or learned.metrics.final_loss < best[0]:
                 best = learned.metrics.final_loss, tried, factor
         if best is None:
-            raise LearningFailed("This model can't be taught safely at any rate; the model is as it was.")
+            raise LearningFailed("This model can't be taught safely at any rate; nothing was changed.")
         return best[1:]
 
 

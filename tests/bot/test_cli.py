@@ -22,8 +22,10 @@ from bot.app import open_app
 from bot.cli import cli
 from bot.cli.models import models
 from bot.settings import load_settings
-from bot.terminal import Screen, bench_notes, job_text
-from core.types import Job, Progress, Stage, Step
+from bot.terminal import Screen, answers_table, bench_notes, job_text
+from core.prompts import NOT_IN_TEXT
+from core.types import Certainty, Completion, Job, Progress, Stage, Step
+from tests.bot.test_render import answer
 from tests.conftest import Environment
 from tests.core.gguf_files import random_model, write_gguf
 from tests.fakes import FakeEngine, make_pdf
@@ -281,6 +283,15 @@ def test_people_see_both_answers_and_the_promise(engine: FakeEngine, pdf: Path, 
     assert "I do not know." in shown
     assert "Quill" in shown
     assert "0 document tokens in the prompt" in shown
+
+
+@pytest.mark.parametrize(("text", "guess"), [("At nine.", "A guess: At nine."), (NOT_IN_TEXT, "")])
+def test_what_is_not_in_the_document_is_no_answer_at_a_terminal(text: str, guess: str) -> None:
+    absent = answer(certainty=Certainty.ABSENT, learned=Completion(text, 3, 0.1, confidence=0.3))
+    console = Console(file=io.StringIO(), width=120)
+    console.print(answers_table(absent))
+    shown = console.file.getvalue()
+    assert "I can't find that in handbook.pdf." in shown and guess in shown and shown.count(text) == bool(guess)
 
 
 def test_a_step_without_a_loss_is_shown_without_one() -> None:

@@ -575,7 +575,7 @@ async def correct(bot: Bot, right: str = "The warden is Tom Reed", **who: object
 async def test_the_owner_of_a_document_lets_a_correction_be_learned_and_undoes_it(taught):
     said = await correct(taught, **BOB)
     private, offered = said.said
-    assert said.private == [private] and not private.buttons and "may let me learn it" in private.text
+    assert said.private == [private] and not private.buttons and "decides whether I learn it" in private.text
     assert offered.notify == "fake:ada" and "Tom Reed" in offered.text and "Bob" in offered.title
     (learn,) = offered.buttons
     refused = await press(taught, learn.action, learn.value, **BOB)
@@ -609,7 +609,7 @@ async def test_what_was_asked_in_private_is_not_told_to_the_owner_in_public(taug
     (listed,) = (await run(taught, "corrections")).private
     (field,) = listed.fields
     assert "Tom Reed" in field.text and field.button.label == "Learn it"
-    assert "may decide on" in (await run(taught, "corrections", **BOB)).text
+    assert "for you to decide on" in (await run(taught, "corrections", **BOB)).text
 
 
 async def test_a_correction_that_harms_is_left_out_and_said(taught):

@@ -650,7 +650,7 @@ async def test_a_correction_is_learned_when_the_owner_agrees_and_undone_by_its_b
     await world.ask()
     form = await world.bob.click(world.channel.last_message, label="👎")
     done = await world.bob.submit_modal(form, {"given": "The warden is Tom Reed"})
-    assert "may let me learn it" in shown(done.followups[0].message) and done.followups[0].ephemeral
+    assert "decides whether I learn it" in shown(done.followups[0].message) and done.followups[0].ephemeral
     offer = world.channel.last_message
     assert f"{world.ada.mention} bob says this was wrong" in shown(offer) and "Right is: The warden is Tom" in shown(
         offer

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import random
 from collections.abc import Sequence
 from itertools import zip_longest
 
 from core.ports import Learned
-from core.types import Answer, Chunk, Completion, Document, DocumentRef, Job, Metrics, Page, WeightsRecord
+from core.types import Answer, Chunk, Completion, Document, DocumentRef, Job, Metrics, Page, Stage, WeightsRecord
 from storage.index import Index
 
 METRICS = Metrics(4.0, 1.5, (4.0, 2.5, 1.5), chunks=1, tokens=9, seconds=0.5, delta_norm=0.1, notes=("rolled back",))
@@ -63,3 +64,32 @@ async def learn(
     pages = [Page(number, text) for number, text in enumerate(texts, start=1)]
     await index.finish_job(job.id, document, pages, make_chunks(*texts, codes=codes))
     return document
+
+
+async def claim(index: Index, *stages: Stage) -> str:
+    """Claim the next job and move it on; returns its id."""
+    job = await index.next_job()
+    assert job
+    for stage in stages:
+        await index.job_stage(job.id, stage)
+    return job.id
+
+
+def canaries(name: str) -> list[str]:
+    """Words that occur nowhere else."""
+    chance = random.Random(name)
+    return [chance.randbytes(10).hex() for _ in range(100)]
+
+
+async def plant(index: Index, name: str, channel: str = "here") -> list[str]:
+    """A document with a code, a failed job, an answer and feedback, 100 canaries in them."""
+    words = canaries(name)
+    texts = [f"{word} " + "filling " * (at * 8) for at, word in enumerate(words[:94])]
+    await index.add_job(make_job(f"failed-{name}", channel, name=words[95], data=name.encode()), words[95].encode())
+    await index.job_stage(f"failed-{name}", Stage.FAILED, error=words[95])
+    given = {"name": words[96], "requested_by": words[97], "data": name.encode()}
+    document = await learn(index, name, texts, channel, codes=[words[94].encode()], **given)
+    answer = await index.add_answer(channel, make_answer(document, words[98], words[99]), asked_by=words[97])
+    await index.place_answer(channel, answer, words[97])
+    await index.feedback(channel, answer, by=words[97], helpful=True)
+    return words

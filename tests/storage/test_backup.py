@@ -299,7 +299,7 @@ def test_files_that_lie_in_one_another_are_not_unpacked(source: Path, file: Path
             archive.filelist.append(info)
         archive.start_dir, archive._didModify = end, True
     with zipfile.ZipFile(file) as archive:
-        assert archive.testzip() is None
+        assert {*names} <= {*archive.namelist()}
     with pytest.raises(BackupDamaged):
         restore(source, file)
     assert not (source / "prepared" / "0").exists()

@@ -1,0 +1,427 @@
+"""The index on PostgreSQL: for several processes and machines. It shares the SQL of `storage.index`, and adds what
+PostgreSQL does in its own way: a channel's content is rows instead of a file, and changes in the same transaction.
+
+Who changes a channel holds its advisory lock until the commit, so that processes take turns as tasks do in one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from contextvars import ContextVar
+from functools import cache
+from itertools import chain
+from pathlib import Path
+from typing import Any, TypeVar
+
+import psycopg
+from psycopg import AsyncConnection
+from psycopg.errors import DiskFull
+from psycopg.rows import DictRow, dict_row
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
+
+from core.errors import DataTooNew, NotFound, StorageFailed
+from core.prompts import NOT_IN_TEXT
+from core.search.ranking import ChunkKey
+from core.search.words import spaced
+from core.types import Chunk, Job, Page
+from storage.channel_files import page_of, valid_text
+from storage.index import Index
+from storage.words import matches, places_of, tokens
+
+T = TypeVar("T")
+
+MIGRATIONS = tuple(Path(__file__).with_name(name) for name in ("postgres.sql",))  # the n-th makes version n
+CONNECTIONS = 8  # of one process
+WAIT = 30.0  # seconds for a connection, also while the server restarts
+OPENING, CLAIMING = "engram: opening", "engram: claiming a job"  # locks beside those of the channels
+
+
+class PostgresIndex(Index):
+    """`async with PostgresIndex(url) as index`; implements core.ports.Index. A commit is on the server's disk when it
+    returns.
+
+    Every method raises StorageFailed when the server can't be reached, or refuses; then nothing was changed.
+    """
+
+    def __init__(self, url: str) -> None:
+        """url: postgresql://user:password@host/database"""
+        self._pool = AsyncConnectionPool(
+            url,
+            connection_class=AsyncConnection[DictRow],
+            kwargs={"row_factory": dict_row},
+            min_size=1,
+            max_size=CONNECTIONS,
+            timeout=WAIT,
+            check=AsyncConnectionPool.check_connection,
+            open=False,
+        )
+        self._current: ContextVar[AsyncConnection[DictRow] | None] = ContextVar("connection", default=None)
+        self._unerased: set[str] = set()  # channels whose rows are to follow their documents
+        self._erased_at = 0.0
+
+    async def __aenter__(self) -> PostgresIndex:
+        """Raises: DataTooNew, StorageFailed."""
+        await self._pool.open()
+        try:
+            async with self._transaction() as execute:
+                await self._lock(OPENING)
+                await self._migrate(await self._version())
+                [folder] = await execute("SELECT id FROM folder")
+                self.id = folder["id"]
+        except BaseException:
+            await self._pool.close()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._pool.close()
+
+    async def _version(self) -> int:
+        """Raises: DataTooNew."""
+        if not await self._read("SELECT 1 FROM pg_tables WHERE schemaname = current_schema AND tablename = 'folder'"):
+            return 0
+        [folder] = await self._read("SELECT version FROM folder")
+        if folder["version"] > len(MIGRATIONS):
+            raise DataTooNew
+        return int(folder["version"])
+
+    async def _migrate(self, version: int) -> None:
+        for script in MIGRATIONS[version:]:
+            async with self._connection() as connection:
+                await connection.execute(script.read_bytes())
+        await self._execute("UPDATE folder SET version = :version", {"version": len(MIGRATIONS)})
+
+    async def is_sound(self) -> bool:
+        """PostgreSQL checks its pages itself, where checksums are on."""
+        return True
+
+    # What differs from SQLite
+
+    async def next_job(self) -> Job | None:
+        async with self._transaction():
+            await self._lock(CLAIMING)
+            return await super().next_job()
+
+    async def will_save(self, document_id: str, job: Job) -> None:
+        async with self._transaction() as execute:
+            await execute(
+                "INSERT INTO unused_weights (document_id, job_id, attempt) VALUES (:document_id, :job_id, :attempt)",
+                {"document_id": document_id, "job_id": job.id, "attempt": job.attempts},
+            )
+
+    async def unused_weights(self) -> list[str]:
+        """Without those that a worker is writing."""
+        rows = await self._read(
+            """
+            SELECT document_id FROM unused_weights
+            WHERE document_id NOT IN (SELECT document_id FROM weights) AND NOT EXISTS (
+                SELECT 1 FROM jobs WHERE id = job_id AND attempts = attempt AND NOT final AND stage != 'queued'
+            )
+            """
+        )
+        return [row["document_id"] for row in rows]
+
+    async def forget_person(self, person: str) -> int:
+        async with self._transaction() as execute:
+            remarks = await execute("DELETE FROM feedback WHERE given_by = :person RETURNING 1", {"person": person})
+            answers = await execute("DELETE FROM answers WHERE asked_by = :person RETURNING 1", {"person": person})
+        return len(remarks) + len(answers)
+
+    async def _with_reserve(self, erase: Callable[..., Awaitable[T]], *what: str) -> T:
+        return await erase(*what)
+
+    async def _note_erase(self, execute: Any, channel: str) -> None:
+        """The rows go with the transaction."""
+
+    async def finish_erase(self) -> None:
+        """It is finished with its transaction. What the server's own files and logs still hold is the server's."""
+
+    async def _truncate_log(self) -> None:
+        """PostgreSQL looks after its log itself."""
+
+    # The connections
+
+    @asynccontextmanager
+    async def _channel(self, channel: str) -> AsyncIterator[Any]:
+        async with self._transaction() as execute:
+            await self._lock(channel)
+            rows = ChannelRows(channel, execute, self._insert)
+
+            async def run(do: Callable[..., Any], *arguments: Any, create: bool = False) -> Any:
+                return await getattr(rows, do.__name__)(*arguments)
+
+            yield run
+            if valid_text(channel) in self._unerased:
+                await rows.keep(await self._known(channel), await self._waiting(channel))
+                self._unerased.discard(valid_text(channel))
+
+    async def _lock(self, name: str) -> None:
+        """Until the transaction ends, nobody else has this lock."""
+        await self._execute("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))", {"name": name})
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[AsyncConnection[DictRow]]:
+        """In a transaction: the one that this task is in, or one of its own."""
+        with _postgres_errors():
+            if connection := self._current.get():
+                yield connection
+                return
+            async with self._pool.connection() as connection:
+                before = self._current.set(connection)
+                try:
+                    yield connection
+                finally:
+                    self._current.reset(before)
+
+    @asynccontextmanager
+    async def _transaction(self) -> AsyncIterator[Any]:
+        """`async with self._transaction() as execute`; in another one, what is raised undoes this part only."""
+        async with self._connection() as connection, connection.transaction():
+            yield self._execute
+
+    async def _execute(self, sql: str, values: Mapping[str, Any] | None = None) -> list[Any]:
+        async with self._connection() as connection:
+            cursor = await connection.execute(_postgres(sql), _valid(values or {}), binary=True)
+            return await cursor.fetchall() if cursor.description else []
+
+    async def _insert(self, sql: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        async with self._connection() as connection, connection.cursor() as cursor:
+            await cursor.executemany(_postgres(sql), map(_valid, rows))
+
+    _read = _execute
+
+
+class ChannelRows:
+    """What one channel's file holds (`storage.channel_files.ChannelFile`), as rows: the same methods, within a
+    transaction that has the channel's lock."""
+
+    def __init__(self, channel: str, execute: Callable[..., Awaitable[list[Any]]], insert: Any) -> None:
+        self._channel = channel
+        self._run = execute
+        self._insert = insert
+
+    async def _execute(self, sql: str, **values: Any) -> list[Any]:
+        return await self._run(sql, values | {"channel": self._channel})
+
+    # What was handed in
+
+    async def add_job_file(self, job_id: str, data: bytes, pages: tuple[int, int]) -> None:
+        first, last = pages
+        await self._execute(
+            "INSERT INTO job_files (job_id, channel, data, first_page, last_page) "
+            "VALUES (:id, :channel, :data, :first, :last)",
+            id=job_id,
+            data=data,
+            first=first,
+            last=last,
+        )
+
+    async def job_file(self, job_id: str) -> tuple[bytes, tuple[int, int]] | None:
+        rows = await self._execute("SELECT * FROM job_files WHERE job_id = :id AND channel = :channel", id=job_id)
+        for row in rows:
+            return row["data"], (row["first_page"], row["last_page"])
+        return None
+
+    async def keep_job_files(self, job_ids: Collection[str]) -> None:
+        sql = "DELETE FROM job_files WHERE channel = :channel AND NOT job_id = ANY(:ids)"
+        await self._execute(sql, ids=[*job_ids])
+
+    # Text
+
+    async def add_document(
+        self, document_id: str, pages: Sequence[Page], chunks: Sequence[Chunk], known: Collection[str]
+    ) -> None:
+        key = {"document_id": document_id, "channel": self._channel}
+        page_rows = [vars(page) | {"places": json.dumps(page.places)} for page in pages]
+        await self._insert(
+            """
+            INSERT INTO pages (document_id, channel, number, text, places, confidence, correction)
+            VALUES (:document_id, :channel, :number, :text, :places, :confidence, :correction)
+            """,
+            [key | row for row in page_rows],
+        )
+        await self._insert(
+            """
+            INSERT INTO chunks (document_id, channel, position, text, start_page, end_page, code)
+            VALUES (:document_id, :channel, :index, :text, :start_page, :end_page, :code)
+            """,
+            [key | vars(chunk) for chunk in chunks],
+        )
+        words = await asyncio.to_thread(tokens, [spaced(valid_text(chunk.text)) for chunk in chunks])
+        await self._execute(
+            "INSERT INTO word_counts (document_id, channel, counts) VALUES (:id, :channel, :counts)",
+            id=document_id,
+            counts=list(map(len, words)),
+        )
+        await self._insert(
+            "INSERT INTO words (channel, word, document_id, places) VALUES (:channel, :word, :document_id, :places)",
+            [key | {"word": _hash(word), "places": places} for word, places in places_of(words).items()],
+        )
+
+    async def pages(self, document_id: str) -> list[Page]:
+        rows = await self._execute("SELECT * FROM pages WHERE document_id = :id ORDER BY number", id=document_id)
+        return list(map(page_of, rows))
+
+    async def chunks(self, places: Sequence[ChunkKey]) -> list[tuple[str, bytes]]:
+        documents, positions = zip(*places, strict=True) if places else ((), ())
+        rows = await self._execute(
+            """
+            SELECT coalesce(text, '') AS text, coalesce(code, '') AS code
+            FROM unnest(:documents::text[], :positions::integer[]) WITH ORDINALITY AS wanted (id, position, number)
+            LEFT JOIN chunks ON chunks.document_id = wanted.id AND chunks.position = wanted.position
+                AND channel = :channel
+            ORDER BY wanted.number
+            """,
+            documents=list(documents),
+            positions=list(positions),
+        )
+        return [(row["text"], row["code"]) for row in rows]
+
+    async def chunks_of(self, document_id: str) -> list[Chunk]:
+        rows = await self._execute("SELECT * FROM chunks WHERE document_id = :id ORDER BY position", id=document_id)
+        return [
+            Chunk(row["position"], row["text"], (), row["start_page"], row["end_page"], row["code"]) for row in rows
+        ]
+
+    async def search(self, words: Sequence[str], document_ids: Collection[str]) -> list[dict[str, Any]]:
+        phrases = await asyncio.to_thread(tokens, words)
+        token_of = {_hash(token): token for token in chain.from_iterable(phrases)}
+        counts = await self._execute("SELECT document_id, counts FROM word_counts WHERE channel = :channel")
+        rows = await self._execute(
+            "SELECT word, document_id, places FROM words WHERE channel = :channel AND word = ANY(:words)",
+            words=list(token_of),
+        )
+        ranked = await asyncio.to_thread(
+            matches,
+            dict(zip(words, phrases, strict=True)),
+            {row["document_id"]: row["counts"] for row in counts},
+            {(row["document_id"], token_of[row["word"]]): row["places"] for row in rows},
+            document_ids,
+        )
+        return [match._asdict() for match in ranked]
+
+    # Answers
+
+    async def add_answer(self, values: Mapping[str, Any]) -> None:
+        await self._execute(
+            """
+            INSERT INTO answers (id, channel, document_id, question, learned, base, asked_at, asked_by, thread, details)
+            VALUES (:id, :channel, :document_id, :question, :learned, :base, :asked_at, :asked_by, :thread, :details)
+            """,
+            **{name: value for name, value in values.items() if name != "channel"},
+        )
+
+    async def place_answer(self, answer_id: str, thread: str) -> None:
+        sql = "UPDATE answers SET thread = :thread WHERE id = :id AND channel = :channel"
+        await self._execute(sql, id=answer_id, thread=thread)
+
+    async def move_answers(self, old: str, new: str) -> None:
+        sql = "UPDATE answers SET document_id = :new WHERE document_id = :old AND channel = :channel"
+        await self._execute(sql, old=old, new=new)
+
+    async def answer(self, answer_id: str) -> DictRow | None:
+        rows = await self._execute("SELECT * FROM answers WHERE id = :id AND channel = :channel", id=answer_id)
+        return rows[0] if rows else None
+
+    async def mark_shared(self, answer_id: str) -> None:
+        sql = "UPDATE answers SET shared = TRUE WHERE id = :id AND channel = :channel"
+        await self._execute(sql, id=answer_id)
+
+    async def thread_questions(self, thread: str, limit: int) -> list[str]:
+        rows = await self._thread(thread, limit)
+        return list(map(_understood, reversed(rows)))
+
+    async def thread_document(self, thread: str) -> str | None:
+        for row in await self._thread(thread, None):
+            if row["document_id"] is not None and row["learned"] != NOT_IN_TEXT:
+                return str(row["document_id"])
+        return None
+
+    async def _thread(self, thread: str, limit: int | None) -> list[DictRow]:
+        """Its answers, the newest first."""
+        return await self._execute(
+            "SELECT * FROM answers WHERE channel = :channel AND thread = :thread ORDER BY asked_at DESC LIMIT :limit",
+            thread=thread,
+            limit=limit,
+        )
+
+    async def feedback(self, answer_id: str, by: str, helpful: bool, correction: str) -> None:
+        """Raises: NotFound."""
+        if not await self.answer(answer_id):
+            raise NotFound("This answer is not stored any more.")
+        await self._execute(
+            """
+            INSERT INTO feedback (answer_id, given_by, helpful, correction) VALUES (:id, :by, :helpful, :correction)
+            ON CONFLICT (answer_id, given_by) DO UPDATE
+            SET helpful = excluded.helpful, correction = excluded.correction
+            """,
+            id=answer_id,
+            by=by,
+            helpful=helpful,
+            correction=correction,
+        )
+
+    async def corrections(self) -> list[DictRow]:
+        rows = await self._execute(
+            """
+            SELECT answers.*, feedback.* FROM feedback JOIN answers ON answers.id = answer_id
+            WHERE channel = :channel AND NOT helpful ORDER BY asked_at
+            """
+        )
+        return [row | {"answer": row["learned"] or "", "question": _understood(row)} for row in rows]
+
+    async def learned_corrections(self) -> list[str]:
+        rows = await self._execute("SELECT correction FROM pages WHERE channel = :channel AND correction != ''")
+        return [row["correction"] for row in rows]
+
+    # Erase
+
+    async def keep(self, document_ids: Collection[str], job_ids: Collection[str]) -> None:
+        """Erase all answers of other documents, and all other files: text went with its document."""
+        await self._execute(
+            "DELETE FROM answers WHERE channel = :channel AND NOT document_id = ANY(:ids)", ids=[*document_ids]
+        )
+        await self.keep_job_files(job_ids)
+
+
+@contextmanager
+def _postgres_errors() -> Iterator[None]:
+    """Raises: StorageFailed."""
+    try:
+        yield
+    except psycopg.Error as error:
+        sentence = None
+        if isinstance(error, DiskFull):
+            sentence = "The database's disk is full; nothing was changed."
+        elif isinstance(error, PoolTimeout):
+            sentence = "The database can't be reached; nothing was changed."
+        raise StorageFailed(sentence) from error
+
+
+@cache
+def _postgres(sql: str) -> str:
+    """SQL with `:name` for values, as psycopg has it."""
+    return re.sub(r"(?<!:):(?=[a-z])(\w+)", r"%(\1)s", sql.replace("%", "%%"))
+
+
+def _valid(values: Mapping[str, Any]) -> dict[str, Any]:
+    """PostgreSQL's text holds no NUL."""
+    valid = {}
+    for name, value in values.items():
+        valid[name] = valid_text(value).replace("\0", "\N{REPLACEMENT CHARACTER}") if isinstance(value, str) else value
+    return valid
+
+
+def _hash(token: str) -> int:
+    return int.from_bytes(hashlib.blake2b(token.encode(), digest_size=8).digest(), signed=True)
+
+
+def _understood(row: Mapping[str, Any]) -> str:
+    """The question of an answer, made whole where it was a follow-up."""
+    details = json.loads(row["details"] or "{}")
+    return str(details.get("understood") or row["question"])

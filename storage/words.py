@@ -1,0 +1,91 @@
+"""FTS5's ranking without an FTS5 table: the same words, the same BM25, out of where each word stands in a document.
+
+The words of a document's chunks are counted through, and one number is left out after each chunk, so that no phrase
+reaches from one into the next.
+"""
+
+from __future__ import annotations
+
+import math
+import sqlite3
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import closing
+from itertools import accumulate
+
+from core.search.ranking import ChunkKey, WordMatch
+
+K1, B = 1.2, 0.75  # as FTS5 has them
+TOKENS = """
+CREATE VIRTUAL TABLE texts USING fts5 (text, tokenize = 'porter unicode61 remove_diacritics 2');
+CREATE VIRTUAL TABLE tokens USING fts5vocab (texts, instance);
+"""
+
+
+def tokens(texts: Iterable[str]) -> list[list[str]]:
+    """The words of each text in their order, as FTS5 cuts and stems them."""
+    given = list(texts)
+    cut: list[list[str]] = [[] for _ in given]
+    with closing(sqlite3.connect(":memory:")) as database:
+        database.executescript(TOKENS)
+        database.executemany("INSERT INTO texts (rowid, text) VALUES (?, ?)", enumerate(given))
+        for term, text in database.execute("SELECT term, doc FROM tokens ORDER BY doc, offset"):
+            cut[text].append(term)
+    return cut
+
+
+def places_of(chunks: Sequence[Sequence[str]]) -> dict[str, list[int]]:
+    """Where each word stands in a document. chunks: their words."""
+    places: dict[str, list[int]] = {}
+    for start, chunk in zip(_starts(map(len, chunks)), chunks, strict=False):
+        for place, word in enumerate(chunk, start=start):
+            places.setdefault(word, []).append(place)
+    return places
+
+
+def matches(
+    asked: Mapping[str, Sequence[str]],
+    counts: Mapping[str, Sequence[int]],
+    places: Mapping[tuple[str, str], Sequence[int]],
+    searched: Collection[str],
+) -> list[WordMatch]:
+    """What FTS5's bm25() says of each word of a question and each chunk of the searched documents in which it stands.
+
+    Args:
+        asked: for each word of the question its tokens; several are a phrase.
+        counts: of each document of the channel, how many words each chunk has.
+        places: where a token stands in a document, by document and token.
+        searched: ids of documents.
+    """
+    rows = sum(map(len, counts.values()))
+    mean_length = sum(map(sum, counts.values())) / max(1, rows)
+    starts = {document: _starts(lengths) for document, lengths in counts.items()}
+    among = sum(len(counts[document]) for document in searched if document in counts)
+    found = []
+    for word, phrase in asked.items():
+        often: Counter[ChunkKey] = Counter()
+        for document in counts:
+            for place in _together([places.get((document, token), ()) for token in phrase]):
+                often[document, bisect_right(starts[document], place) - 1] += 1
+        containing = len(often)
+        rarity = max(1e-6, math.log((rows - containing + 0.5) / (containing + 0.5)))
+        for (document, chunk), count in often.items():
+            length = counts[document][chunk] / mean_length
+            bm25 = -rarity * count * (K1 + 1) / (count + K1 * (1 - B + B * length))
+            if document in searched:
+                found.append(WordMatch(word, document, chunk, bm25, containing, rows, among))
+    return found
+
+
+def _starts(lengths: Iterable[int]) -> list[int]:
+    """Number of each chunk's first word, and of what would follow the last."""
+    return list(accumulate((length + 1 for length in lengths), initial=0))
+
+
+def _together(places: Sequence[Sequence[int]]) -> list[int]:
+    """Where words stand one after the other. places: of each."""
+    if not places:
+        return []
+    later = [(offset, set(others)) for offset, others in enumerate(places[1:], start=1)]
+    return [place for place in places[0] if all(place + offset in others for offset, others in later)]
