@@ -6,7 +6,6 @@ FROM python:3.11-slim
 
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 ARG OCR=""
-ARG EXTRAS=formats,playground,trace
 
 RUN if [ -n "$OCR" ]; then apt-get update && apt-get install -y --no-install-recommends tesseract-ocr \
     $(for language in $OCR; do echo "tesseract-ocr-$language"; done) && rm -rf /var/lib/apt/lists/*; fi
@@ -20,7 +19,7 @@ COPY LICENSE README.md pyproject.toml ./
 COPY bot bot
 COPY core core
 COPY storage storage
-RUN pip install --no-cache-dir --constraint requirements.lock ".[$EXTRAS]" && rm -r /app/*
+RUN pip install --no-cache-dir --constraint requirements.lock ".[formats,playground,trace,postgres,objects]" && rm -r /app/*
 
 USER engram
 ENV ENGRAM_DATA_DIR=/data ENGRAM_CACHE_DIR=/cache PYTHONUNBUFFERED=1

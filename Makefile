@@ -6,6 +6,7 @@ BIN := .venv/bin
 install: .venv/installed  ## .venv with the exact releases of the lock, and the default model
 
 .venv/installed: requirements.lock core/model.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
 	ENGRAM_MODEL=embedded $(BIN)/python -m bot model fetch

@@ -124,7 +124,9 @@ async def _enter_shared(stack: AsyncExitStack, settings: Settings) -> tuple[Post
         from storage.postgres import PostgresIndex
         from storage.workers import Queues
     except ImportError as error:
-        raise SetupError("ENGRAM_DATABASE_URL needs more packages: pip install 'engram[postgres]'") from error
+        raise SetupError(
+            "ENGRAM_DATABASE_URL is set, and PostgreSQL's client is missing: install engram[postgres]."
+        ) from error
     assert settings.database_url
     url = settings.database_url.get_secret_value()
     index = await stack.enter_async_context(PostgresIndex(url))
@@ -135,9 +137,9 @@ async def _enter_shared(stack: AsyncExitStack, settings: Settings) -> tuple[Post
 async def _enter_worker(
     stack: AsyncExitStack, settings: Settings, index: PostgresIndex, weights: ports.Weights, queues: Queues
 ) -> tuple[Runner, Worker]:
-    from storage.workers import ToldFeeds, Worker
+    from storage.workers import PublishingFeeds, Worker
 
-    feeds = ToldFeeds(index)
+    feeds = PublishingFeeds(index)
     runner = _runner(settings, index, weights, learning=False, tidy=False, feeds=feeds)
     await stack.enter_async_context(runner)
     return runner, Worker(queues, index, runner, _answerer(settings, index, weights, runner), feeds)
@@ -168,7 +170,14 @@ async def _open_beside_running_bot(settings: Settings) -> AsyncIterator[App]:
 
 
 def _weights(settings: Settings, folder: DataFolder, index: Index) -> ports.Weights:
-    return Weights(folder.weights, index.id)
+    """Raises: SetupError."""
+    if not settings.objects:
+        return Weights(folder.weights, index.id)
+    try:
+        from storage.objects import Objects
+    except ImportError as error:
+        raise SetupError("ENGRAM_OBJECTS is set, and its client is missing: install engram[objects].") from error
+    return Objects(settings.objects, index.id)
 
 
 def _runner(settings: Settings, index: Index, weights: ports.Weights, **options: Any) -> Runner:

@@ -19,6 +19,7 @@ from packaging.requirements import Requirement
 
 from bot.platforms import PLATFORMS, missing, wanted
 from bot.settings import Settings, unknown_variables
+from bot.wording import count
 from core.document.ocr import INSTALL
 from core.document.ocr import installed as installed_languages
 from core.errors import DataFolderBusy, SetupError, StorageFailed
@@ -125,7 +126,7 @@ def device(wanted: str) -> Check:
         return check("Device", False, "PyTorch is missing", "Run `make install`.")
     except RuntimeError:
         return check("Device", False, f"{wanted} can't be used", "Set ENGRAM_DEVICE=auto.")
-    name = torch.cuda.get_device_name(place) if place.type == "cuda" else f"{torch.get_num_threads()} threads"
+    name = torch.cuda.get_device_name(place) if place.type == "cuda" else count(torch.get_num_threads(), "thread")
     return check("Device", True, f"{place}, {name}")
 
 
@@ -159,9 +160,8 @@ def data_folder(folder: Path) -> Check:
         return check("Data folder", False, f"{folder} can't be written to", fix)
     locked = [path for path in sorted(folder.rglob("*")) if not os.access(path, os.R_OK | os.W_OK)]
     if locked:
-        detail = (
-            f"{len(locked)} files can't be read and written, the first is {locked[0]}, of the user {owner(locked[0])}"
-        )
+        files = count(len(locked), "file")
+        detail = f"{files} can't be read and written, the first is {locked[0]}, of the user {owner(locked[0])}"
         return check("Data folder", False, detail, f"Run `chown -R {os.geteuid()} {shlex.quote(str(folder))}`.")
     if folder.is_dir() and (problem := write_something(folder)):
         return check("Data folder", False, f"{folder}: {problem}", "Make room there, or raise the quota.")

@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from bot.chat import Button, Field, Message, Style, Tone
 from bot.escape import clip
-from bot.wording import ago, count, in_words, seconds
+from bot.wording import ago, count, in_words, seconds, with_its_cut
 from core.document.formats import place_of
 from core.errors import AlreadyKnown, EngramError, QuotaReached, SetupError
 from core.prompts import NOT_IN_TEXT
@@ -284,11 +284,9 @@ def _short(text: str) -> str:
 
 
 def _base(value: Answer) -> str:
-    """What the base model says, on one line; it may have been stopped in the middle of a sentence."""
+    """What the base model says, on one line."""
     text = " ".join(value.base.text.split())
-    if text in ("", NOT_IN_TEXT):
-        return "I don't know."
-    return f"{text} …" if len(text.split()) > 6 and text[-1].isalnum() else text
+    return "I don't know." if text in ("", NOT_IN_TEXT) else with_its_cut(text)
 
 
 def asked_by(name: str, question: str) -> str:

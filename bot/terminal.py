@@ -22,7 +22,7 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from bot.wording import count
+from bot.wording import count, with_its_cut
 from core.document.text import visible
 from core.prompts import NOT_IN_TEXT
 from core.types import Answer, Certainty, Document, Page, Progress, Stage, Status
@@ -198,7 +198,7 @@ def answers_table(answer: Answer) -> Table:
         learned = "[dim]nothing learned here seems to be about that; add --document NAME to ask one all the same[/]"
     else:
         learned = "[dim]no document is learned here yet[/]"
-    table.add_row(f"[dim]{plain(answer.base.text)}[/]", learned)
+    table.add_row(f"[dim]{plain(with_its_cut(answer.base.text))}[/]", learned)
     return table
 
 

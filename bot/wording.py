@@ -1,4 +1,4 @@
-"""Numbers and times in words."""
+"""Numbers, times and cut texts in words."""
 
 from __future__ import annotations
 
@@ -25,6 +25,11 @@ def in_words(value: float) -> str:
         if value >= size:
             return count(int(-(-value // size)), noun)
     return count(max(1, int(-(-value // 1))), "second")
+
+
+def with_its_cut(text: str) -> str:
+    """What a model says, with an ellipsis where it seems to have been stopped in the middle of a sentence."""
+    return f"{text} …" if len(text.split()) > 6 and text[-1].isalnum() else text
 
 
 def ago(value: float) -> str:

@@ -272,12 +272,13 @@ class Index:
     async def requeue_interrupted(self) -> list[Job]:
         async with self._transaction() as execute:
             rows = await execute(
-                f"""
+                """
                 UPDATE jobs SET
                     stage = CASE WHEN attempts < :limit THEN 'queued' ELSE 'failed' END,
                     error = CASE WHEN attempts < :limit THEN '' ELSE :error END
-                WHERE NOT final AND stage != 'queued' AND {self._interrupted} RETURNING *
-                """,
+                WHERE NOT final AND stage != 'queued' AND """
+                + self._interrupted
+                + " RETURNING *",
                 {
                     "limit": MAX_ATTEMPTS,
                     "error": f"Learning this document was interrupted {MAX_ATTEMPTS} times and has been given up.",

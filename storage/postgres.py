@@ -40,6 +40,7 @@ SCRIPTS = ("postgres.sql", "workers.sql")
 MIGRATIONS = tuple(Path(__file__).with_name(name) for name in SCRIPTS)  # the n-th makes version n
 CONNECTIONS = 8  # of one process
 WAIT = 30.0  # seconds for a connection, also while the server restarts
+PART = 1 << 20  # bytes of a file that are sent at once: the event loop waits for each
 OPENING, CLAIMING = "engram: opening", "engram: claiming a job"  # locks beside those of the channels
 
 
@@ -234,20 +235,25 @@ class ChannelRows:
 
     async def add_job_file(self, job_id: str, data: bytes, pages: tuple[int, int]) -> None:
         first, last = pages
-        await self._execute(
-            "INSERT INTO job_files (job_id, channel, data, first_page, last_page) "
-            "VALUES (:id, :channel, :data, :first, :last)",
-            id=job_id,
-            data=data,
-            first=first,
-            last=last,
-        )
+        for part, start in enumerate(range(0, max(1, len(data)), PART)):
+            await self._execute(
+                "INSERT INTO job_files (job_id, part, channel, data, first_page, last_page) "
+                "VALUES (:id, :part, :channel, :data, :first, :last)",
+                id=job_id,
+                part=part,
+                data=data[start : start + PART],
+                first=first,
+                last=last,
+            )
 
     async def job_file(self, job_id: str) -> tuple[bytes, tuple[int, int]] | None:
-        rows = await self._execute("SELECT * FROM job_files WHERE job_id = :id AND channel = :channel", id=job_id)
-        for row in rows:
-            return row["data"], (row["first_page"], row["last_page"])
-        return None
+        parts: list[bytes] = []
+        sql = "SELECT * FROM job_files WHERE job_id = :id AND part = :part AND channel = :channel"
+        while rows := await self._execute(sql, id=job_id, part=len(parts)):
+            [row] = rows
+            parts.append(row["data"])
+            pages = row["first_page"], row["last_page"]
+        return (b"".join(parts), pages) if parts else None
 
     async def keep_job_files(self, job_ids: Collection[str]) -> None:
         sql = "DELETE FROM job_files WHERE channel = :channel AND NOT job_id = ANY(:ids)"

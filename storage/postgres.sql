@@ -82,11 +82,13 @@ CREATE INDEX inbox_unhandled ON inbox (received_at) WHERE body != '';
 -- From here on what a channel's file holds. A document's text comes before its row, in one transaction.
 
 CREATE TABLE job_files (  -- what was handed in, until its job ends
-    job_id TEXT PRIMARY KEY REFERENCES jobs (id) ON DELETE CASCADE DEFERRABLE INITIALLY DEFERRED,
+    job_id TEXT NOT NULL REFERENCES jobs (id) ON DELETE CASCADE DEFERRABLE INITIALLY DEFERRED,
+    part INTEGER NOT NULL,  -- the first is 0
     channel TEXT NOT NULL,
     data BYTEA NOT NULL,
     first_page INTEGER NOT NULL,
-    last_page INTEGER NOT NULL  -- 0: to the end
+    last_page INTEGER NOT NULL,  -- 0: to the end
+    PRIMARY KEY (job_id, part)
 );
 CREATE INDEX job_files_by_channel ON job_files (channel);
 

@@ -59,7 +59,7 @@ class Weights:
             "learner": learner,
         }
         metadata["index"] = self._index_id
-        tensors = _to_float16(learned)
+        tensors = to_float16(learned)
         try:
             with _translated():
                 temporary.mkdir(mode=0o700, exist_ok=True)
@@ -160,7 +160,7 @@ def _metadata(path: Path) -> dict[str, str]:
         return {}
 
 
-def _to_float16(learned: Learned) -> dict[str, Tensor]:
+def to_float16(learned: Learned) -> dict[str, Tensor]:
     """Floats as float16, integers as they are. Copies, since safetensors refuses tensors that share memory.
 
     Raises: LearningFailed.

@@ -62,7 +62,7 @@ def matches(
     mean_length = sum(map(sum, counts.values())) / max(1, rows)
     starts = {document: _starts(lengths) for document, lengths in counts.items()}
     among = sum(len(counts[document]) for document in searched if document in counts)
-    found = []
+    matched = []
     for word, phrase in asked.items():
         often: Counter[ChunkKey] = Counter()
         for document in counts:
@@ -74,8 +74,8 @@ def matches(
             length = counts[document][chunk] / mean_length
             bm25 = -rarity * count * (K1 + 1) / (count + K1 * (1 - B + B * length))
             if document in searched:
-                found.append(WordMatch(word, document, chunk, bm25, containing, rows, among))
-    return found
+                matched.append(WordMatch(word, document, chunk, bm25, containing, rows, among))
+    return matched
 
 
 def _starts(lengths: Iterable[int]) -> list[int]:

@@ -315,8 +315,8 @@ def _later(latest: Progress, stage: Stage, news: Mapping[str, Any]) -> Progress:
     if stage is Stage.READING:
         step, losses = None, ()  # it begins, perhaps anew
     if news["step"]:
-        done, total, loss, at = news["step"]
-        step = Step(done, total, loss, Stage(at))
+        done, total, loss, phase = news["step"]
+        step = Step(done, total, loss, Stage(phase))
         if done and step != latest.step and step.stage is Stage.LEARNING:
             losses = (*losses, loss)
     job = replace(latest.job, stage=stage)
@@ -327,7 +327,7 @@ def _later(latest: Progress, stage: Stage, news: Mapping[str, Any]) -> Progress:
 # The worker's side
 
 
-class ToldFeeds(Feeds):
+class PublishingFeeds(Feeds):
     """Progress goes to the front ends."""
 
     def __init__(self, index: PostgresIndex) -> None:
@@ -358,7 +358,7 @@ class Worker:
         index: PostgresIndex,
         runner: Runner,
         answerer: Answerer,
-        feeds: ToldFeeds,
+        feeds: PublishingFeeds,
         *,
         heartbeat: float = HEARTBEAT,
         dead_after: float = DEAD_AFTER,
@@ -442,11 +442,10 @@ class Worker:
         for row in await self._queues.execute("SELECT body FROM calls WHERE id = %s AND reply = ''", call):
             method, arguments = json.loads(row["body"])
             reply = json.dumps(await self._reply(method, arguments))
-            told = json.dumps({"call": call})
             await self._queues.execute(
                 "WITH replied AS (UPDATE calls SET reply = %s WHERE id = %s RETURNING id) "
                 "SELECT pg_notify(%s, %s) FROM replied",
-                *(reply, call, NEWS, told),
+                *(reply, call, NEWS, json.dumps({"call": call})),
             )
 
     async def _reply(self, method: str, arguments: Sequence[Any]) -> dict[str, Any]:

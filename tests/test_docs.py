@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import tomllib
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -99,7 +101,7 @@ def test_the_readmes_results_are_those_of_the_page() -> None:
     """Its table is a part of the one in docs/results.md, turned on its side."""
     here = re.findall(r"\d+\.\d / \d+\.\d", (ROOT / "README.md").read_text())
     there = re.findall(r"\d+\.\d / \d+\.\d", (ROOT / "docs" / "results.md").read_text())
-    assert len(here) == 8 and set(here) <= set(there)
+    assert len(here) == 9 and set(here) <= set(there)
 
 
 def test_the_dashboard_asks_for_figures_that_there_are() -> None:
@@ -121,3 +123,20 @@ def test_the_compose_file_starts_commands_that_there_are(file: str) -> None:
     for service in services.values():
         for name in service.get("environment", {}):
             assert "build" not in service or name.removeprefix(PREFIX).lower() in Settings.model_fields
+
+
+def test_the_image_copies_files_that_there_are_and_that_are_not_left_out() -> None:
+    lines = re.findall(r"^COPY (.+) \S+$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    sources = [source for line in lines for source in line.split()]
+    left_out = (ROOT / ".dockerignore").read_text().split()
+    assert {"bot", "core", "storage", "pyproject.toml"} <= set(sources)
+    assert [name for name in sources if not (ROOT / name).exists()] == []
+    assert [name for name in sources if any(fnmatch(name, pattern) for pattern in left_out)] == []
+
+
+def test_the_image_installs_the_torch_of_the_lock_and_extras_that_there_are() -> None:
+    image, lock = (ROOT / "Dockerfile").read_text(), (ROOT / "requirements.lock").read_text()
+    [extras] = re.findall(r'"\.\[(.+)\]"', image)
+    known = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert re.findall(r"\btorch==\S+", image) == re.findall(r"^torch==.+", lock, re.MULTILINE)
+    assert set(extras.split(",")) <= known.keys()

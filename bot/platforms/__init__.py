@@ -55,8 +55,8 @@ def missing(name: str, settings: Settings) -> list[str]:
 
 
 def how_to_configure(settings: Settings) -> str:
-    needs = "; ".join(f"for {name} set {' and '.join(missing(name, settings))}" for name in PLATFORMS)
-    return f"No platform is configured: {needs}, in the environment or in a file .env."
+    needs = "; ".join(f"for {name.capitalize()} set {' and '.join(missing(name, settings))}" for name in PLATFORMS)
+    return f"There is no token yet: {needs}, in the environment or in a file .env."
 
 
 async def serve_all(app: App, settings: Settings) -> None:

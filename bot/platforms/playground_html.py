@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from html import escape
 
 from bot import render
 from bot.chat import Message
-from bot.wording import count, seconds
+from bot.wording import count, seconds, with_its_cut
 from core.inspection import AnswerByReading, Preview, Prompt
 from core.types import Answer, Certainty, Completion, Document, Progress, Stage, Status
 
@@ -155,7 +156,8 @@ def learned(value: Answer) -> str:
 
 
 def base(value: Answer) -> str:
-    return _completion("Without the document", value.base)
+    said = replace(value.base, text=with_its_cut(value.base.text))
+    return _completion("Without the document", said)
 
 
 def reading(value: AnswerByReading | None) -> str:

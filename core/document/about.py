@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from calendar import month_abbr, month_name
 from collections.abc import Sequence
+from pathlib import PurePath
 
 from core.document.places import ABOUT
 from core.document.text import tidy
@@ -32,6 +33,7 @@ _BY = re.compile(r"(?:by|von|par|authors?:?)\s+", re.IGNORECASE)
 _PAIR = re.compile(r"[^\W\d_]\S* \S+,? (?:and|&) \S+ \S*[^\W\d_]")  # two names of two words
 _INITIAL = re.compile(r"\b[A-Z]\.")
 _NO_NAME = re.compile(r"<[^>]*>|\S+@\S+|[*†‡§¶¹²³⁴-⁹]")
+_TITLE = re.compile(r"Title: (.+)")
 LOWER = {"and", "&", "by", "de", "del", "der", "van", "von", "la", "le", "et", "und", "y", "authors", "author"}
 _ENDING = re.compile(
     r"\.(?:pdf|docx|pptx|xlsx|epub|html?|md|markdown|txt|csv|tsv|png|jpe?g|gif|bmp|tiff?)$", re.IGNORECASE
@@ -89,12 +91,29 @@ def byline(text: str, title: str) -> str:
     return ""
 
 
-def title_of(name: str, pages: Sequence[Page]) -> str:
-    """What a document is called: the title that it gives itself, else its file's name without the ending."""
+def own_text(pages: Sequence[Page]) -> str:
+    """What the file says of itself, as it stands before its text; "" for nothing."""
     first = next((page for page in pages if page.text.strip()), None)
-    if first and first.places[:1] == ((0, ABOUT),) and first.text.startswith("Title: "):
-        return first.text.partition("\n")[0].removeprefix("Title: ")
-    return _ENDING.sub("", name).replace("_", " ").strip() or name
+    if first is None or first.places[:1] != ((0, ABOUT),):
+        return ""
+    return first.text[: first.places[1][0]] if len(first.places) > 1 else first.text
+
+
+def own_title(pages: Sequence[Page]) -> str:
+    """The title that a document gives itself; "" for none."""
+    title = _TITLE.match(own_text(pages))
+    return title[1] if title else ""
+
+
+def file_title(name: str) -> str:
+    """A file's name as a title: without its ending, and with blanks where the name has none."""
+    stem = _ENDING.sub("", PurePath(name).name)
+    return re.sub(r"_+" if " " in stem else r"[_-]+", " ", stem).strip()
+
+
+def title_of(name: str, pages: Sequence[Page]) -> str:
+    """What a document is called: the title that it gives itself, else its file's name."""
+    return own_title(pages) or file_title(name) or name
 
 
 def _contents(rows: Sequence[tuple[int, str, int]]) -> str:

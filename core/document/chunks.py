@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate, pairwise
 from typing import Any
 
-from core.document.places import ABOUT
+from core.document.about import own_text
 from core.document.text import runs_on
 from core.errors import PdfTooLong, PdfTooShort
 from core.types import Chunk, Limits, Page
@@ -60,7 +60,7 @@ def make_chunks(pages: Sequence[Page], encode: Encode, chunk_size: int) -> list[
 
     chunks: list[Chunk] = []
     cuts = [0]
-    for last in (bisect_right(ends, _own_length(pages)), len(ids)):  # what the file says of itself is a section alone
+    for last in (bisect_right(ends, len(own_text(pages))), len(ids)):  # what the file says of itself is a section alone
         cuts += _cuts(text, offsets, ends, chunk_size, cuts[-1], last)
     for start, end in pairwise(cuts):
         first = ends[start - 1] if start else 0
@@ -113,13 +113,6 @@ def _joinable(pages: Sequence[Page]) -> list[tuple[int, str]]:
             parts[-1] = number, before + (" " if runs_on(before, page.text) else "\n\n")
         parts.append((page.number, page.text))
     return parts
-
-
-def _own_length(pages: Sequence[Page]) -> int:
-    """How many characters of the text are what the file says of itself."""
-    first = next((page for page in pages if page.text.strip()), None)
-    own = first is not None and first.places[:1] == ((0, ABOUT),)
-    return first.places[1][0] if first and own and len(first.places) > 1 else 0
 
 
 def _cuts(

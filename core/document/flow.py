@@ -15,6 +15,7 @@ MARKS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", 
 DELIMITERS = ",;\t"
 _LINK = re.compile(r"!?\[([^\]\n]*)\]\((?:[^()\s]|\([^()\s]*\))*(?:\s+\"[^\"\n]*\")?\)")
 _HEADING = re.compile(r"#{1,6}\s+(.*?)\s*#*")
+_UNDERLINED = re.compile(r"(?m)(?:\A|(?<=\n\n))\n*(\S.{0,98})\n(?:=|-){3,} *$")  # a heading, after an empty line
 _RULE = re.compile(r"\s*(?:[-*_=]\s*){3,}")
 _TABLE_RULE = re.compile(r"\s*\|?(?:\s*:?-{2,}:?\s*\|)+\s*(?::?-{2,}:?)?\s*")
 _HTML = re.compile(  # which Markdown may hold
@@ -124,6 +125,7 @@ def _markdown(text: str) -> list[str]:
         if number % 2:  # code
             blocks.append(part.strip("\n"))
             continue
+        part = _UNDERLINED.sub(r"# \1\n", part)
         for paragraph in re.split(r"\n\s*\n|\n(?=#{1,6} )|(?<=\n)(#{1,6} .*)\n", part):
             blocks += _plain(paragraph) if paragraph else []
     return blocks

@@ -7,9 +7,9 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from pathlib import PurePath
 
-from core.document.places import ABOUT, shortened
+from core.document.about import file_title, own_text, own_title
+from core.document.places import shortened
 from core.search.words import SENTENCE_END, STOP_WORDS, normalise
 from core.types import Page
 
@@ -18,30 +18,30 @@ HEADING_WORDS = 10  # of a line that may be a heading
 SENTENCE_WORDS = 30  # of a first sentence that can stand for the whole
 HEADINGS = 6
 LEAD = 2  # sentences that the document begins with
-TITLE = re.compile(r"^Title: (.+)$", re.MULTILINE)
 CLAUSE = r"(?: ?\([^)]*\))*(?:, ?(?!and\b)[^.]{2,160}?,[\"”]?)?"  # what may stand between a subject and its verb
 DEFINED = re.compile(
     r"^(?:(?:In|As|On|At) [^,]{3,80}, )?(?:(?:The|A|An|the|a|an) )?(?:(?:term|word|name|phrase) )?"
     rf"(?P<subject>[^,(;:]{{2,60}}?){CLAUSE} "
     r"(?:is|are|was|were|refers?|means|denotes?|describes?|applies|comprises?|consists?|can|may|has been|have been)\b"
 )
+KIND = re.compile(r" (?:a|an|the|one|any|part|among)\b")  # after "was": what something was, not what happened to it
+GOING_ON = re.compile(r" \w+ing\b")
 PRONOUNS = frozenset(
     ["it", "he", "she", "they", "this", "that", "these", "those", "there", "i", "we", "you", "who", "what", "here"]
 )
 NO_NAME = re.compile(r"^(?:document|notes?|scan|untitled|file|text|paper|page|img|image|download)?[\W\d_]*$", re.I)
-ENDING = re.compile(r"\.\w{1,5}$")
 HEAD_ENDS = (".", "!", "?", ":", ";", ",", "…")
 
 
 def gist(pages: Sequence[Page], name: str) -> str:
     """The text to learn; "" of a document without a sentence, or a subject. name: the file's."""
     pages = [page for page in pages if not page.correction]
-    own, blocks = _own(pages), list(_blocks(pages))
+    blocks = list(_blocks(pages))
     headings = [block for block in blocks if is_heading(block)]
     sentences = [s for block in blocks if not is_heading(block) for s in _sentences(block)]
     if not sentences:
         return ""
-    about = subject(own, blocks, sentences, name)
+    about = shortened(own_title(pages), 120) or subject(blocks, sentences, name)
     if not about:
         return ""
     parts = [f"This document is about {about.rstrip('.')}.", *sentences[:LEAD]]
@@ -51,29 +51,35 @@ def gist(pages: Sequence[Page], name: str) -> str:
     return " ".join(_fitting(parts))
 
 
-def subject(own: str, blocks: Sequence[str], sentences: Sequence[str], name: str) -> str:
-    """In a few words: the title that the file gives, the heading that the text begins with, what its first sentence
+def subject(blocks: Sequence[str], sentences: Sequence[str], name: str) -> str:
+    """Of a document without a title, in a few words: the heading that the text begins with, what its first sentence
     defines, the file's name where it tells something, or the first sentence, where it is short."""
-    if title := TITLE.search(own):
-        return shortened(title[1], 120)
     if is_heading(blocks[0]):
         return blocks[0]
     defined = DEFINED.match(sentences[0])
     if defined and _is_defined(defined) and _often(defined["subject"], sentences):
         return defined["subject"]
-    stem = re.sub(r"[_-]+", " ", ENDING.sub("", PurePath(name).name))
-    if not NO_NAME.match(stem):
-        return stem
-    return sentences[0] if len(sentences[0].split()) <= SENTENCE_WORDS else ""
+    named = file_title(name)
+    return beginning(sentences[0]) if NO_NAME.match(named) else named
 
 
 def _is_defined(match: re.Match[str]) -> bool:
-    """Whether a first sentence says what something is, and not what happened: "The vote was 53 to 47"."""
+    """Whether a first sentence says what something is, and not what happened: "Ann Lee has been arrested"."""
     words = match["subject"].split()
-    is_past = match[0].endswith(("was", "were", "been"))
     if words[0].casefold() in PRONOUNS or {"that", "which", "who"} & set(words):
         return False
-    return not is_past or any(word[:1].isupper() for word in words)
+    rest = match.string[match.end() :]
+    is_past = match[0].endswith(("was", "were", "been"))
+    return bool(KIND.match(rest)) if is_past else not GOING_ON.match(rest)
+
+
+def beginning(sentence: str) -> str:
+    """A first sentence, or as much of a long one as can stand for it: up to its last comma, or its first words."""
+    words = sentence.split()
+    if len(words) <= SENTENCE_WORDS:
+        return sentence
+    ends = [n for n, word in enumerate(words[:SENTENCE_WORDS], start=1) if word.endswith((",", ";"))]
+    return " ".join(words[: ends[-1] if ends and ends[-1] >= SENTENCE_WORDS // 2 else SENTENCE_WORDS]).rstrip(",;")
 
 
 def _often(phrase: str, sentences: Sequence[str]) -> bool:
@@ -107,22 +113,12 @@ def is_heading(block: str) -> bool:
     )
 
 
-def _own(pages: Sequence[Page]) -> str:
-    """What the file says of itself."""
-    for page in pages[:1]:
-        if page.places[:1] == ((0, ABOUT),):
-            return page.text[: page.places[1][0]] if len(page.places) > 1 else page.text
-    return ""
-
-
 def _blocks(pages: Sequence[Page]) -> Iterator[str]:
     """The document's paragraphs."""
-    skip = len(_own(pages))
-    for page in pages:
-        for block in re.split(r"\n\s*\n", page.text[skip:]):
-            if block.strip():
-                yield block.strip()
-        skip = 0
+    text = "\n\n".join(page.text for page in pages if page.text.strip())
+    for block in re.split(r"\n\s*\n", text[len(own_text(pages)) :]):
+        if block.strip():
+            yield block.strip()
 
 
 def _sentences(block: str) -> list[str]:

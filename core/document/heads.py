@@ -30,6 +30,7 @@ class Line:
     size: float  # of the type
     block: int = 0  # which of the page's blocks it stands in; blocks come in reading order
     cells: tuple[str, ...] = ()  # what stands in it with wide gaps between: a table's row
+    extents: tuple[tuple[float, float], ...] = ()  # from where to where each cell goes: x0, x1
     fonts: tuple[str, ...] = ()  # from left to right
 
 

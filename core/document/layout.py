@@ -75,12 +75,15 @@ def _rows(lines: Sequence[Line]) -> Iterator[Line]:
     row: Line | None = None
     for line in lines:
         if row and line.block == row.block and _beside(row, line):
-            cells = row.cells or (row.text,)
+            cells, extents = (row.cells, row.extents) if row.extents else ((row.text,), ((row.x0, row.x1),))
             if line.x0 - row.x1 > row.size:
-                cells = (*cells, line.text)
-            elif len(cells) > 1:
+                cells, extents = (*cells, line.text), (*extents, (line.x0, line.x1))
+            else:
                 cells = (*cells[:-1], f"{cells[-1]} {line.text}")
-            row = replace(row, text=f"{row.text} {line.text}", x1=line.x1, cells=cells if len(cells) > 1 else ())
+                extents = (*extents[:-1], (extents[-1][0], line.x1))
+            if len(cells) == 1:
+                cells = extents = ()
+            row = replace(row, text=f"{row.text} {line.text}", x1=line.x1, cells=cells, extents=extents)
             row = replace(row, fonts=row.fonts + line.fonts)
         else:
             if row:
@@ -110,11 +113,37 @@ def _pieces(sheet: Sheet, words: set[str]) -> list[Piece]:
     return pieces
 
 
-def _tables(stack: Sequence[Line]) -> list[list[tuple[str, ...]]]:
-    """Lines one below the other that have the same number of cells. Words alone may be a list."""
-    runs = (list(run) for count, run in groupby(stack, key=lambda line: len(line.cells)) if count > 1)
-    tables = ([line.cells for line in run] for run in runs if len(run) >= TABLE)
-    return [table for table in tables if has_figures(table)]
+def _tables(stack: Sequence[Line]) -> list[list[list[str]]]:
+    """Lines one below the other with cells that stand in the same columns. Words alone may be a list."""
+    tables = []
+    for several, run in groupby(stack, key=lambda line: len(line.extents) > 1):
+        lines = list(run)
+        if several and not (table := _in_columns(lines)):
+            for _, group in groupby(lines, key=lambda line: len(line.extents)):
+                tables.append(_in_columns(list(group)))
+        elif several:
+            tables.append(table)
+    return [table for table in tables if len(table) >= TABLE and has_figures(table)]
+
+
+def _in_columns(lines: Sequence[Line]) -> list[list[str]]:
+    """The rows of a table, "" for a cell that a row lacks; nothing where the columns of the lines that have most cells
+    overlap, or a cell of another line stands in none or in several of them."""
+    most = max(len(line.extents) for line in lines)
+    full = [line.extents for line in lines if len(line.extents) == most]
+    columns = [(min(x0 for x0, _ in column), max(x1 for _, x1 in column)) for column in zip(*full, strict=True)]
+    if any(right[0] <= left[1] for left, right in pairwise(columns)):
+        return []
+    rows = []
+    for line in lines:
+        row = [""] * len(columns)
+        for cell, (x0, x1) in zip(line.cells, line.extents, strict=True):
+            below = [number for number, column in enumerate(columns) if x0 <= column[1] and x1 >= column[0]]
+            if len(below) != 1 or row[below[0]]:
+                return []
+            row[below[0]] = cell
+        rows.append(row)
+    return rows
 
 
 def _begun(pieces: Sequence[Piece], rest: Piece) -> int | None:

@@ -18,7 +18,7 @@ from core.document.about import about
 from core.document.archive import Archive, Unreadable
 from core.document.flow import pages_of, table_blocks
 from core.document.places import ABOUT, FEWEST, Block, heading, joined, shortened
-from core.document.tables import has_heading, rows_as_text
+from core.document.tables import WIDEST, has_heading, rows_as_text
 
 W = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
 A = "{http://schemas.openxmlformats.org/drawingml/2006/main}"
@@ -82,13 +82,20 @@ class _Word:
             if child.tag == f"{W}p":
                 self._paragraph(child)
             elif child.tag == f"{W}tbl":
-                rows = [
-                    [" ".join(self._text(p) for p in cell.iter(f"{W}p")) for cell in row.iter(f"{W}tc")]
-                    for row in child.iter(f"{W}tr")
-                ]
-                self.blocks.append(rows_as_text(rows))
+                self.blocks.append(rows_as_text(_table([self._cells(row) for row in child.iter(f"{W}tr")])))
             elif child.tag in (f"{W}sdt", f"{W}sdtContent", f"{W}ins", f"{W}customXml", f"{W}smartTag"):
                 self._read(child)
+
+    def _cells(self, row: Element) -> list[tuple[str, int, bool]]:
+        """Of each cell its text, how many columns it goes over, and whether it goes on from the row above."""
+        skipped = row.find(f"{W}trPr/{W}gridBefore")
+        cells = [] if skipped is None else [("", int(skipped.get(f"{W}val", "1")), False)]
+        for cell in row.iter(f"{W}tc"):
+            wide, merged = cell.find(f"{W}tcPr/{W}gridSpan"), cell.find(f"{W}tcPr/{W}vMerge")
+            text = " ".join(self._text(p) for p in cell.iter(f"{W}p"))
+            goes_on = merged is not None and merged.get(f"{W}val") != "restart"
+            cells.append((text, 1 if wide is None else int(wide.get(f"{W}val", "1")), goes_on))
+        return cells
 
     def _paragraph(self, paragraph: Element) -> None:
         breaks = sum(
@@ -127,6 +134,18 @@ class _Word:
                 yield from self._pieces(child)
                 if child.tag == f"{W}p":  # of a text box
                     yield " "
+
+
+def _table(rows: Sequence[Sequence[tuple[str, int, bool]]]) -> list[list[str]]:
+    """With a cell in each column; one that goes over rows stands in each of them."""
+    table: list[list[str]] = []
+    for cells in rows:
+        row: list[str] = []
+        for text, wide, goes_on in cells:
+            above = table[-1][len(row)] if goes_on and table and len(row) < len(table[-1]) else text
+            row += [above, *[""] * min(wide - 1, WIDEST)]
+        table.append(row)
+    return table
 
 
 def _heading_styles(archive: Archive) -> set[str | None]:

@@ -18,17 +18,18 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
+from itertools import chain, pairwise
 from typing import TYPE_CHECKING, Any
 
 from core.document.about import about, byline, printed_date
 from core.document.archive import Unreadable
 from core.document.headings import PageText, named_places, with_outline
 from core.document.heads import Line, Sheet
-from core.document.layout import read_pages
+from core.document.layout import TABLE, read_pages
 from core.document.order import Box
 from core.document.places import ABOUT, FEWEST
-from core.document.tables import row_sentences
-from core.document.text import join_lines, tidy
+from core.document.tables import cells_by_line, row_sentences
+from core.document.text import tidy
 from core.sandbox import sign_of_life
 
 if TYPE_CHECKING:
@@ -42,6 +43,9 @@ CLIPS = 64  # bit of a span's char_flags: FZ_STEXT_CLIPPED, text as the shape th
 READ_IN_PART = 0.1  # share of characters without a letter that people are told of
 DRAWING = 3000  # paths of a page that has no tables
 TABLE_SECONDS = 10.0  # in one document; the tables after it are read like other text
+HEAD = 2  # lines above a table that begins a page, below one that ends it: a running head, a page number
+ALIKE = 4.0  # points by which a column may differ from page to page
+KEPT = 0.97  # of words and letters
 CONTRAST = 16  # of 255 grey levels: less cannot be seen
 LISTS = ("contents", "table of contents", "index", "inhaltsverzeichnis", "table des matières")  # no part of the text
 ARABIC = re.compile("[\u0600-\u06ff\ufb50-\ufdff\ufe70-\ufeff]")
@@ -76,7 +80,8 @@ def extract(data: bytes, first: int, last: int, most: int) -> dict[str, Any]:
         if first == 1 and any(texts) and (own := _about(document, pages, outline, title)):
             texts[0] = f"{own}\n\n{texts[0]}"
             places[0] = [(0, ABOUT), *((start + len(own) + 2, name) for start, name in places[0] or [(0, "p. 1")])]
-        return reply | {"texts": texts, "places": places, "repaired": bool(document.is_repaired)} | vars(reader)
+        kept = {name: value for name, value in vars(reader).items() if not name.startswith("_")}
+        return reply | {"texts": texts, "places": places, "repaired": bool(document.is_repaired)} | kept
 
 
 def extract_picture(data: bytes, first: int, last: int, most: int) -> dict[str, Any]:
@@ -158,6 +163,11 @@ class _Reader:
         self.partly: list[int] = []  # pages of which that is true in part
         self.scans: list[int] = []  # pages with little text that text recognition may read
         self.spent = 0.0  # seconds on the search for tables
+        self._table: tuple[int, list[float], list[str]] = (
+            -2,
+            [],
+            [],
+        )  # page, edges and heading of one that ends a page
 
     def sheet(self, document: pymupdf.Document, index: int) -> Sheet:
         try:
@@ -194,22 +204,38 @@ class _Reader:
             return lines
         began = time.monotonic()
         for table in getattr(page.find_tables(use_layout=False), "tables", ()):  # None, where it fails
-            rows = [[_cell(text or "") for text in row] for row in table.extract()]
+            texts = [[text or "" for text in row] for row in table.extract()]
+            rows = list(chain.from_iterable(map(cells_by_line, texts)))
             inside = [line for line in lines if _within(_middle(line), table.bbox)]
             full = sum(bool(cell) for row in rows for cell in row)
-            if len(rows) < 2 or 2 * full < sum(map(len, rows)) or not inside:
+            if 2 * full < sum(map(len, rows)) or _loses_text(texts, inside):
                 continue
             if any(_within(((x0 + x1) / 2, (y0 + y1) / 2), table.bbox) for x0, y0, x1, y1 in hidden):
                 continue
-            start, block = lines.index(inside[0]), max(line.block for line in lines)
             x0, y0, x1, y1 = table.bbox
+            widths, heading = _widths(table), rows[0]
+            if page.number - 1 == self._table[0] and sum(line.y1 < y0 for line in lines) <= HEAD:
+                heading = self._heading_before(widths) or heading
+            if sum(line.y0 > y1 for line in lines) <= HEAD:
+                self._table = page.number, widths, heading
+            if len(rows) < 2:
+                continue
+            whole = rows if heading == rows[0] else [heading, *rows]
+            said = row_sentences(whole) if len(whole) >= TABLE and not _holds_rows(table, inside) else []
+            start, block = lines.index(inside[0]), max(line.block for line in lines)
             size = min(line.size for line in inside)
-            texts = [(" ".join(filter(None, row)), block + 1) for row in rows]
-            texts += [(sentence, block + 2) for sentence in row_sentences(rows)]
-            new = [Line(text, x0, y0, x1, y1, size, number, ("", text)) for text, number in texts if text]
+            shown = [(" ".join(filter(None, row)), block + 1) for row in rows]
+            shown += [(sentence, block + 2) for sentence in said]
+            new = [Line(text, x0, y0, x1, y1, size, number, ("", text)) for text, number in shown if text]
             lines = [*lines[:start], *new, *(line for line in lines[start:] if line not in inside)]
         self.spent += time.monotonic() - began
         return lines
+
+    def _heading_before(self, widths: Sequence[float]) -> list[str]:
+        """That of the table that ended the page before, where this one goes on with it: has as wide columns."""
+        _, known, heading = self._table
+        close = len(widths) == len(known) and all(abs(a - b) < ALIKE for a, b in zip(widths, known, strict=True))
+        return heading if close else []
 
     def _blocks(self, page: pymupdf.Page, number: int) -> list[dict[str, Any]]:
         """The page's blocks of text. Where its fonts do not say which letters they show, character codes may be letters
@@ -377,8 +403,32 @@ def _within(point: tuple[float, float], box: Sequence[float]) -> bool:
     return box[0] <= point[0] <= box[2] and box[1] <= point[1] <= box[3]
 
 
-def _cell(text: str) -> str:
-    return join_lines([tidy(line) for line in text.splitlines()], set())
+def _widths(table: Any) -> list[float]:
+    """Of its columns, in points."""
+    boxes = max((row.cells for row in table.rows), key=lambda cells: sum(map(bool, cells)))
+    return [box[2] - box[0] for box in filter(None, boxes)]
+
+
+def _holds_rows(table: Any, lines: Sequence[Line]) -> bool:
+    """Whether several rows stand between two of its rules: a cell of the first column has lines that would have fitted
+    into one, beside a cell of several lines. Nothing tells then which of these belongs to which."""
+    for row in table.rows[1:]:
+        boxes = list(filter(None, row.cells))
+        here, *beside = ([line for line in lines if _within(_middle(line), box)] for box in boxes)
+        room = boxes[0][2] - boxes[0][0]
+        together = any(a.x1 - a.x0 + a.size / 2 + b.x1 - b.x0 < room for a, b in pairwise(here))
+        if together and any(len(cell) > 1 for cell in beside):
+            return True
+    return False
+
+
+def _loses_text(rows: Sequence[Sequence[str]], lines: Sequence[Line]) -> bool:
+    """Whether what was taken for a table's cells cuts words, or lacks letters, of the lines that stand there: then it
+    is a frame, or a drawing."""
+    cells, whole = tidy(" ".join(chain.from_iterable(rows))), " ".join(line.text for line in lines)
+    words, known = re.findall(r"\w+", cells), set(re.findall(r"\w+", whole))
+    letters = sum(map(str.isalnum, cells)), sum(map(str.isalnum, whole))
+    return not words or sum(map(known.__contains__, words)) < KEPT * len(words) or min(letters) < KEPT * max(letters)
 
 
 def _filled_in(lines: list[Line], page: pymupdf.Page) -> list[Line]:

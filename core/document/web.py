@@ -11,7 +11,7 @@ from core.document.about import about
 from core.document.archive import Archive
 from core.document.flow import decoded, pages_of
 from core.document.places import ABOUT, heading, joined
-from core.document.tables import rows_as_text
+from core.document.tables import rows_as_text, spread
 
 SKIPPED = {"script", "style", "template", "noscript", "svg", "math", "nav", "button", "select", "iframe", "object"}
 BLOCKS = {"p", "div", "section", "article", "header", "footer", "main", "aside", "ul", "ol", "dl", "dt", "dd", "figure"}
@@ -88,6 +88,11 @@ def _unescaped(name: str) -> str:
     )
 
 
+def _number(text: str | None) -> int:
+    """Of columns or rows, 1 where none is said."""
+    return max(1, int(text)) if text and text.isdecimal() and len(text) < 6 else 1
+
+
 def _decoded(data: bytes) -> str:
     named = _CHARSET.search(data[:2048])
     if named and not data.startswith((b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")):
@@ -111,8 +116,9 @@ class _Page(HTMLParser):
         self._text: list[str] = []
         self._skipped: list[str] = []  # open tags within one that is not read
         self._unseen = False  # whether that one is a hidden one
-        self._rows: list[list[str]] | None = None
+        self._rows: list[list[tuple[str, int, int]]] | None = None  # cells as `spread` has them
         self._in_cell = False
+        self._spans = 1, 1  # columns and rows that the open cell goes over
         self._tables = 0  # open ones, within each other
         self._exact = 0  # open <pre>
 
@@ -139,6 +145,7 @@ class _Page(HTMLParser):
             if tag in ("tr", "td", "th") and self._tables == 1:
                 self._end_cell()
                 self._in_cell = tag != "tr"
+                self._spans = _number(named.get("colspan")), _number(named.get("rowspan"))
                 if tag == "tr" or not self._rows:
                     self._rows.append([])
             elif tag not in VOID or tag == "br":
@@ -163,7 +170,7 @@ class _Page(HTMLParser):
             self._tables -= 1
             if not self._tables:
                 self._end_cell()
-                self._blocks.append(rows_as_text(self._rows or []))
+                self._blocks.append(rows_as_text(spread(self._rows or [])))
                 self._rows, self._text = None, []
         elif self._rows is not None:
             if tag in ("td", "th") and self._tables == 1:
@@ -182,7 +189,7 @@ class _Page(HTMLParser):
     def _end_cell(self) -> None:
         """Its end tag may be left out."""
         if self._in_cell and self._rows:
-            self._rows[-1].append(" ".join("".join(self._text).split()))
+            self._rows[-1].append((" ".join("".join(self._text).split()), *self._spans))
         self._in_cell, self._text = False, []
 
     def _flush(self, keep: bool = False) -> None:

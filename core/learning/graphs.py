@@ -289,22 +289,34 @@ def _norm(x: Tensor, norm: Any) -> Tensor:
     return F.rms_norm(x, norm.weight.shape, norm.weight, norm.variance_epsilon)
 
 
-def recorded(function: Callable[[], T], device: torch.device, pool: Any = None) -> Callable[[], T]:
+def warmed_up(function: Callable[[], T], device: torch.device) -> None:
+    """Run it once on a stream of its own: what is done only once must not be recorded."""
+    if device.type != "cuda":
+        return
+    aside = torch.cuda.Stream(device)
+    aside.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(aside):
+        function()
+    torch.cuda.current_stream(device).wait_stream(aside)
+    torch.cuda.synchronize(device)
+
+
+def recorded(
+    function: Callable[[], T], device: torch.device, pool: Any = None, *, warm_up: bool = True
+) -> Callable[[], T]:
     """The function over its buffers, as a graph that is replayed; the function itself where there are no graphs.
 
     Args:
         pool: memory shared by recordings that never run at the same time, and need much of it.
+        warm_up: run it before; else `warmed_up` was called for it.
     """
     if device.type != "cuda":
         return function
-    aside = torch.cuda.Stream(device)
-    aside.wait_stream(torch.cuda.current_stream(device))
-    with torch.cuda.stream(aside):
-        function()  # what is done only once must not be recorded
-    torch.cuda.current_stream(device).wait_stream(aside)
-    torch.cuda.synchronize(device)
+    if warm_up:
+        warmed_up(function, device)
     if pool is not None:
         torch.cuda.empty_cache()  # what the first run took goes to the recording
+    aside = torch.cuda.Stream(device)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.stream(aside):  # torch.cuda.graph would collect garbage, which stops every other thread
         graph.capture_begin(pool=pool, capture_error_mode="thread_local")

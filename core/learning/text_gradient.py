@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from core.learning.hooks import attached, decoder_slice, down_projections
+from core.learning.muon import Factors
 from core.learning.segments import IGNORE
 
 TokenWeights = Callable[[Tensor], Tensor]  # last hidden states [..., d] -> the weight of each token's loss [...]
@@ -47,8 +48,9 @@ def text_gradient(
     fast: Mapping[str, Tensor],
     token_weights: TokenWeights,
     differentiable: bool,
-) -> tuple[float | Tensor, dict[str, Tensor]]:
-    """The plain mean loss, nats a token, and the gradient of the weighted one at the fast weights.
+) -> tuple[float | Tensor, dict[str, Tensor | Factors]]:
+    """The plain mean loss, nats a token, and the gradient of the weighted one at the fast weights, [D, d, f] each; that
+    of a text in one part as its factors, from which a step is quicker to compute.
 
     Args:
         counts: tokens of each document, [D].
@@ -59,22 +61,32 @@ def text_gradient(
     for name, w in fast.items():
         leaves[name] = w if differentiable and w.requires_grad else w.detach().requires_grad_()
     loss: float | Tensor = 0.0
-    gradients: list[Tensor] = []
+    parts: list[list[Factors]] = []
     for below, targets in text:
+        seen: dict[str, tuple[Tensor, Tensor]] = {}
         with torch.enable_grad(), second_order() if differentiable else nullcontext():
-            hidden = upper_states(model, below, blocks, leaves)
+            hidden = upper_states(model, below, blocks, leaves, seen)
+        inputs, added = zip(*(seen[name] for name in leaves), strict=True)
         if differentiable:
             losses = token_losses(model, hidden, targets)
             weighted = (losses * token_weights(hidden)).view(len(counts), -1).sum(1) / counts
             loss = loss + losses.sum() / counts.sum()
-            part = torch.autograd.grad(weighted.sum(), list(leaves.values()), create_graph=True)
+            at_outputs = torch.autograd.grad(weighted.sum(), added, create_graph=True)
         else:
             share = (1.0 / counts).repeat_interleave(len(below) // len(counts))
             at_hidden, losses = gradient_at_hidden(model, hidden, targets, share, token_weights)
             loss += float(losses.sum() / counts.sum())
-            part = torch.autograd.grad(hidden, list(leaves.values()), at_hidden)
-        gradients = [a + b for a, b in zip(gradients, part, strict=True)] if gradients else list(part)
-    return loss, dict(zip(leaves, gradients, strict=True))
+            at_outputs = torch.autograd.grad(hidden, added, at_hidden)
+            inputs = tuple(x.detach() for x in inputs)
+        parts.append([Factors(*pair) for pair in zip(at_outputs, inputs, strict=True)])
+    if len(parts) == 1:
+        return loss, dict(zip(leaves, parts[0], strict=True))
+    return loss, dict(zip(leaves, map(sum_of_parts, zip(*parts, strict=True)), strict=True))
+
+
+def sum_of_parts(parts: Sequence[Factors]) -> Tensor:
+    """The whole gradient, [D, d, f]."""
+    return torch.stack([part.matrix() for part in parts]).sum(0)
 
 
 @torch.no_grad()
@@ -87,12 +99,18 @@ def text_loss(model: Any, text: Text, counts: Tensor, blocks: range, fast: Mappi
     return loss
 
 
-def upper_states(model: Any, below: Tensor, blocks: range, fast: Mapping[str, Tensor]) -> Tensor:
-    """Last hidden states [R, T, d] from the states below the first of the blocks, with the fast weights attached."""
+def upper_states(
+    model: Any,
+    below: Tensor,
+    blocks: range,
+    fast: Mapping[str, Tensor],
+    seen: dict[str, tuple[Tensor, Tensor]] | None = None,
+) -> Tensor:
+    """Last hidden states [R, T, d] from the states below the first of the blocks, with the fast weights `attached`."""
     documents = len(next(iter(fast.values())))
     rows = [len(below) // documents] * documents
     with (
-        attached(down_projections(model, blocks), fast, rows),
+        attached(down_projections(model, blocks), fast, rows, seen),
         decoder_slice(model, blocks.start, len(model.model.layers), norm=True) as upper,
     ):
         return upper(inputs_embeds=below, use_cache=False).last_hidden_state

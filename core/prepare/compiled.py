@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from core.learning.muon import muon
+from core.learning.muon import Factors, muon
 from core.learning.packing import rounded
 from core.learning.preparation import Prepared
 from core.learning.segments import IGNORE
@@ -109,6 +109,13 @@ def attend(q: Tensor, k: Tensor, v: Tensor, exact: bool) -> Tensor:
 
 def block(x: Tensor, w: Block, cos: Tensor, sin: Tensor, delta: Tensor | None, exact: bool, eps: float) -> Tensor:
     """x [R, T, d], cos and sin [T, h], delta [D, d, f] on the down-projection, or None -> [R, T, d]."""
+    return block_with_inner(x, w, cos, sin, delta, exact, eps)[0]
+
+
+def block_with_inner(
+    x: Tensor, w: Block, cos: Tensor, sin: Tensor, delta: Tensor | None, exact: bool, eps: float
+) -> tuple[Tensor, Tensor]:
+    """As `block`, and what the down-projection reads, [R, T, f]."""
     rows, length, _ = x.shape
     y = rms(x, w.norm1, eps)
     q, k, v = (F.linear(y, m).view(rows, length, -1, cos.shape[-1]).transpose(1, 2) for m in (w.q, w.k, w.v))
@@ -119,16 +126,17 @@ def block(x: Tensor, w: Block, cos: Tensor, sin: Tensor, delta: Tensor | None, e
     out = F.linear(y, w.down)
     if delta is not None:
         out = out + torch.bmm(y.reshape(len(delta), -1, y.shape[-1]), delta.transpose(1, 2)).view_as(out)
-    return x + out
+    return x + out, y
 
 
 def block_pull(
     x: Tensor, w: Block, cos: Tensor, sin: Tensor, delta: Tensor | None, above: Tensor, eps: float
 ) -> tuple[Tensor, ...]:
-    """Gradient of a block at x and, where there is one, at delta, for the gradient `above` [R, T, d] at its output."""
-    inputs = (x,) if delta is None else (x, delta)
-    pull = torch.func.vjp(lambda x, delta=None: block(x, w, cos, sin, delta, True, eps), *inputs)[1]
-    return pull(above)
+    """Gradient of a block at x for the gradient `above` [R, T, d] at its output; where there is a delta also what its
+    down-projection reads, [R, T, f]: with `above` these are the factors of the delta's own gradient."""
+    pulled: Any = torch.func.vjp(lambda x: block_with_inner(x, w, cos, sin, delta, True, eps), x, has_aux=True)
+    _, pull, inner = pulled
+    return pull(above) if delta is None else (*pull(above), inner)
 
 
 def weighted_loss(
@@ -152,9 +160,10 @@ def loss_pull(
     return torch.func.grad(weighted_loss, has_aux=True)(x, norm, head, weigh, targets, share, eps)
 
 
-def stepped(delta: Tensor, gradient: Tensor, rate: Tensor) -> Tensor:
-    """delta and gradient [U, D, d, f], rate [U] -> delta; Newton and Schulz take all matrices together."""
-    return delta - rate[: len(delta), None, None, None] * muon(gradient.float())
+def stepped(delta: Tensor, outputs: Tensor, inputs: Tensor, rate: Tensor) -> Tensor:
+    """delta [U, D, d, f], its gradient's factors [U, D, N, d] and [U, D, N, f], rate [U] -> delta; Newton and Schulz
+    take all matrices together."""
+    return delta - rate[: len(delta), None, None, None] * muon(Factors(outputs, inputs))
 
 
 class LlamaStep:
@@ -219,11 +228,16 @@ class LlamaStep:
             xs = self.run(x, blocks[cut:], at_block[cut:], True)
             pull, loss = self.loss_pull(xs[-1], *above)
             losses.append(loss)
-            gradients: list[Tensor] = []
+            outputs: list[Tensor] = []
+            read: list[Tensor] = []
             for i in reversed(range(cut, len(blocks))):
-                pull, *gradient = self.block_pull(xs[i - cut], blocks[i], cos, sin, at_block[i], pull, self.eps)
-                gradients += gradient
-            deltas = self.stepped(deltas, torch.stack(gradients[::-1]), rates)
+                above_block = pull
+                pull, *inner = self.block_pull(xs[i - cut], blocks[i], cos, sin, at_block[i], pull, self.eps)
+                if inner:
+                    outputs.append(above_block)
+                    read.append(inner[0])
+            by_document = [torch.stack(each[::-1]).unflatten(1, (len(inputs), -1)) for each in (outputs, read)]
+            deltas = self.stepped(deltas, *(each.flatten(2, 3) for each in by_document), rates)
         return losses, dict(zip(self.fast_blocks, self.rounded(deltas).to(x.dtype), strict=True))
 
     def states(self, ids: Tensor, learned: Mapping[int, Tensor]) -> Tensor:

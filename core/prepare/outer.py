@@ -153,7 +153,13 @@ class Trainer:
 
     def compile(self, batches: Iterable[Batch]) -> None:
         """Compile the step for batches of these shapes, without moving anything."""
-        for batch in batches:
+        every = list(batches)
+        if self.recorded:
+            try:
+                self.recorded.record(self._on_device(batch, totals_of(batch)) for batch in every)
+            except torch.OutOfMemoryError:
+                self._do_without_recordings()
+        for batch in every:
             self._gradients(batch)
         self._zero()
 
@@ -180,15 +186,27 @@ class Trainer:
         while True:
             try:
                 if self.recorded:
-                    return self.recorded(on_device(StepBatch.of_batch(batch, totals), self.device))
+                    return self.recorded(self._on_device(batch, totals))
                 return gradients(self.outer_step, batch, totals, self.config, self.parts)
             except torch.OutOfMemoryError:
-                if self.parts >= len(batch.inputs):
+                if self.recorded:
+                    self._do_without_recordings()
+                elif self.parts < len(batch.inputs):
+                    self.parts *= 2
+                else:
                     raise
-                self.recorded = None  # parts are not
-                self.parts *= 2
                 self._zero()
                 torch.cuda.empty_cache()
+
+    def _on_device(self, batch: Batch, totals: Tensor) -> StepBatch:
+        return on_device(StepBatch.of_batch(batch, totals), self.device)
+
+    def _do_without_recordings(self) -> None:
+        """Their memory is free again."""
+        self.recorded = None
+        for p in self.moved:
+            p.grad = None
+        torch.cuda.empty_cache()
 
     def _zero(self) -> None:
         if not self.recorded:  # which does so itself, and keeps their place

@@ -3,14 +3,14 @@ one launch instead of thousands. On a CPU the same functions run over the same b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from core.learning.graphs import recorded
+from core.learning.graphs import recorded, warmed_up
 from core.prepare.step import OuterStep, StepBatch, step_losses
 
 Losses = dict[str, Tensor]
@@ -28,15 +28,23 @@ class RecordedStep:
         for p, gradient in zip(parameters, self.gradients, strict=True):
             p.grad = gradient
 
+    def record(self, batches: Iterable[StepBatch]) -> None:
+        """Record the step for batches of these shapes. All of them run once before any is recorded: a run beside a
+        recording would need the memory of both."""
+        new = {}
+        for batch in batches:
+            if (shape := shape_of(batch)) not in self.kept and shape not in new:
+                new[shape] = copied(batch)
+                warmed_up(partial(self._run, new[shape]), self.device)
+        for shape, buffers in new.items():
+            run = recorded(partial(self._run, buffers), self.device, self.pool, warm_up=False)
+            self.kept[shape] = buffers, run
+
     def __call__(self, batch: StepBatch) -> Losses:
         """Returns: the losses, valid until the next call."""
-        values = list(leaves(batch))
-        shape = tuple(value.shape for value in values)
-        if shape not in self.kept:
-            buffers = copied(batch)
-            self.kept[shape] = buffers, recorded(partial(self._run, buffers), self.device, self.pool)
-        buffers, run = self.kept[shape]
-        torch._foreach_copy_(list(leaves(buffers)), values)
+        self.record([batch])
+        buffers, run = self.kept[shape_of(batch)]
+        torch._foreach_copy_(list(leaves(buffers)), list(leaves(batch)))
         return run()
 
     def _run(self, batch: StepBatch) -> Losses:
@@ -44,6 +52,10 @@ class RecordedStep:
         losses = step_losses(self.outer_step, batch, self.config)
         losses["total"].backward()
         return {name: loss.detach() for name, loss in losses.items()}
+
+
+def shape_of(batch: StepBatch) -> tuple[torch.Size, ...]:
+    return tuple(value.shape for value in leaves(batch))
 
 
 def leaves(values: Any) -> Iterator[Tensor]:

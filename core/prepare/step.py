@@ -31,8 +31,9 @@ Learned = Mapping[Any, Tensor]  # what a step learned of the documents, by place
 
 
 class Goals(NamedTuple):
-    """The tokens to predict, N of them: a multiple of ENTROPY_AT_ONCE, so that shapes are few; those that fill it up
-    weigh nothing. Their number is known before anything is on the device, which never has to be waited for."""
+    """The tokens to predict, N of them: a multiple of ENTROPY_AT_ONCE and of about half of the rows' tokens, so that
+    shapes are few; those that fill it up weigh nothing. Their number is known before anything is on the device, which
+    never has to be waited for."""
 
     places: Tensor  # [N] of the states before them, all rows' one after the other
     tokens: Tensor  # [N]
@@ -48,7 +49,8 @@ class Rows(NamedTuple):
         """ids [R, T + 1], weights of the tokens after the first [R, T]."""
         places = weights.flatten().nonzero().squeeze(1)
         parts = places, ids[:, 1:].flatten()[places], weights.flatten()[places].float()
-        more = -len(places) % ENTROPY_AT_ONCE
+        half = ids.numel() // (2 * ENTROPY_AT_ONCE)
+        more = -len(places) % (ENTROPY_AT_ONCE * max(1, half))
         return cls(ids[:, :-1].contiguous(), Goals(*(F.pad(t, (0, more)) for t in parts)))
 
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import sys
+from pathlib import Path
 
 import aiohttp
 import pytest
+import yaml
 
 from bot import metrics
 from bot.commands import Bot
@@ -18,6 +21,7 @@ from tests.bot.test_commands import settled
 from tests.conftest import SMALL, Open
 from tests.fakes import FakeEngine, plain_pdf
 
+ROOT = Path(__file__).parents[2]
 PDF = plain_pdf("The ferry to Marrow Island leaves at seven. The warden is Ada Quill. " * 3)
 
 
@@ -52,6 +56,25 @@ async def test_jobs_questions_seconds_queue_errors_and_lag_are_counted(
     assert grown['engram_questions_total{outcome="answered"}'] == 1 and grown["engram_answer_seconds_count"] == 1
     assert grown['engram_questions_total{outcome="refused"}'] == 1
     assert grown['engram_errors_total{logger="bot.commands"}'] >= 1 and grown["engram_loop_lag_seconds_count"] > 0
+
+
+async def test_the_compose_file_knows_whether_the_bot_is_well(open_service: Open, unused_tcp_port: int) -> None:
+    engram = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]["engram"]
+    _, _, *arguments = [
+        part.replace(engram["environment"]["ENGRAM_METRICS_PORT"], str(unused_tcp_port))
+        for part in engram["healthcheck"]["test"]
+    ]
+
+    async def status() -> int:
+        process = await asyncio.create_subprocess_exec(sys.executable, *arguments, stderr=asyncio.subprocess.DEVNULL)
+        return await process.wait()
+
+    async with (
+        open_service(FakeEngine()) as service,
+        metrics.serving(service, Settings(_env_file=None, metrics_port=unused_tcp_port)),
+    ):
+        assert await status() == 0
+    assert await status() == 1
 
 
 async def test_without_a_port_nothing_is_opened(open_service: Open) -> None:

@@ -21,7 +21,7 @@ from core.runner import Runner
 from core.types import Limits
 from storage.postgres import PostgresIndex
 from storage.weights import Weights
-from storage.workers import Queues, ToldFeeds, Worker
+from storage.workers import PublishingFeeds, Queues, Worker
 from tests.fakes import read_plain
 from tests.torture.by_heart import ByHeart
 
@@ -35,7 +35,7 @@ async def work(url: str, folder: Path, engine: ByHeart, pace: dict[str, float]) 
     stopped = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
     async with PostgresIndex(url) as index, Queues(url) as queues:
-        weights, feeds = Weights(folder, index.id), ToldFeeds(index)
+        weights, feeds = Weights(folder, index.id), PublishingFeeds(index)
         options = {"read": read_plain, "learning": False, "tidy": False, "feeds": feeds}
         async with Runner(lambda: engine, index, weights, LIMITS, **options) as runner:
             answerer = Answerer(index, weights, runner.device)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import pytest
 
 import tests.torture.erase as erase
 from tests.torture import MODES, Figure, Plan, at_most, every, none, torture
+from tests.torture.hostile import repeated
 
 
 async def good(mode: str, tmp_path: Path, **how: object) -> list[Figure]:
@@ -49,6 +51,10 @@ def test_a_canary_is_found_in_every_form_in_which_it_is_stored(tmp_path: Path) -
     for form in (word.encode(), word.encode("utf-16-le"), tensor.numpy().tobytes()):
         (tmp_path / "file").write_bytes(b"..." + form + b"...")
         assert erase.remains(tmp_path, [word, "dcba9876543210"]) == 1
+
+
+def test_what_is_repeated_unpacks_to_its_part_so_many_times() -> None:
+    assert zlib.decompress(repeated(b"ab c" * 9_000, 7)) == b"ab c" * 63_000
 
 
 def test_a_figure_that_falls_short_is_not_good() -> None:

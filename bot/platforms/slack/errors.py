@@ -42,7 +42,8 @@ def code(problem: BaseException) -> str:
 def login_error(name: str, problem: Exception) -> str:
     """What trying again can't heal, in a sentence; "" for what it may. `name`: of the setting that holds the token."""
     if code(problem) in DEAD_TOKEN:
-        return f"Slack does not accept {name} ({code(problem)}); copy it again."
+        start = "xapp-" if name == "ENGRAM_SLACK_APP_TOKEN" else "xoxb-"
+        return f"Slack does not accept {name} ({code(problem)}); copy it again: it begins with {start}."
     if code(problem) == "missing_scope":
         return f"{name} lacks a scope; install the app again from `{this_program()} slack-manifest`."
     return ""

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from core.learning.fast_learner import FastWeightsLearner
-from core.learning.muon import muon, muon_dtype
+from core.learning.muon import Factors, muon, muon_dtype
 from core.learning.packing import as_stored
 from core.learning.preparation import FastWeightsConfig, Prepared, config_of, load_state, read_form, read_state
 from core.learning.segments import IGNORE
@@ -131,7 +131,7 @@ class PreparedForm(Prepared):
         self,
         model: Any,
         moving: Sequence[Tensor],
-        gradients: Sequence[Tensor],
+        by_module: Sequence[Tensor | Factors],
         sums: Sequence[Tensor],
         eta: Tensor,
         goes_on: Tensor | None,
@@ -140,6 +140,10 @@ class PreparedForm(Prepared):
 
         goes_on: [D, 1, 1]; a document that has ended stays as it is, its momentum too.
         """
+        if self.config.rule == "muon" and not (self.basis or self.config.momentum or goes_on is not None):
+            steps = [muon(gradient, muon_dtype(model)) for gradient in by_module]
+            return [old - rate * step for rate, old, step in zip(eta[: len(moving)], moving, steps, strict=True)], []
+        gradients = [g.matrix() if isinstance(g, Factors) else g for g in by_module]
         if self.basis:  # d/dM of deltas P M
             gradients = [p.float().T @ g for p, g in zip(self.basis, gradients, strict=False)]
         if sums:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import posixpath
+import re
 import zipfile
 
 import openpyxl
@@ -227,6 +228,13 @@ async def test_markdowns_marks_go_and_its_tables_become_sentences() -> None:
     assert await texts(text.encode()) == ["The tower\n\nSee the map.\n\nName Built\nTower 1874\n\nTower: Built 1874."]
 
 
+async def test_an_underlined_line_is_a_heading_where_a_paragraph_could_begin() -> None:
+    text = "The tower\n=========\nBuilt in 1874.\n\nThe pier\n--------\n\nOf wood.\n\na rule\nis below\n---\nit.\n"
+    [page] = (await read_document(text.encode(), Limits())).pages
+    assert page.text == "The tower\n\nBuilt in 1874.\n\nThe pier\n\nOf wood.\n\na rule\nis below\nit."
+    assert [name for _, name in page.places] == ["“The tower”", "“The pier”"]
+
+
 async def test_html_within_markdown_and_bold_over_two_lines_leave_their_words() -> None:
     text = "<!-- note -->\n\n**Attach a\ndocument.** See <a href='x'>here</a>, a < b > c.\n\n<table><td>Pier</table>"
     assert await texts(text.encode()) == ["Attach a\ndocument. See here, a < b > c.\n\nPier"]
@@ -267,6 +275,30 @@ async def test_a_web_page_is_read_as_a_browser_shows_it() -> None:
         "Name Built\nPier 1902\n\nPier: Built 1902."
     )
     assert read.notes == ("Hidden text on page 1 was left out (11 letters).",)
+
+
+async def test_cells_that_go_over_rows_or_columns_move_no_other_cell() -> None:
+    html = (
+        "<html><p>The piers of the town.</p><table><tr><th>Town<th>Name<th>Built<th>Of<tr><td rowspan=2>Sund<td>Pier"
+        "<td colspan=2>unknown<tr><td>Quay<td>1902<td>wood<tr><td>Lorn<td>Mole<td>1850<td>stone</table>"
+    )
+    sentences = "Sund, Pier: Built unknown.\nSund, Quay: Built 1902, Of wood.\nLorn, Mole: Built 1850, Of stone."
+    assert (await texts(html.encode()))[0].endswith(f"\n\n{sentences}")
+    bomb = f"<html><p>A.</p><table>{'<tr><td colspan=99999 rowspan=99999>x' * 200}</table>"
+    assert len((await texts(bomb.encode()))[0]) < 50_000
+
+    def cell(text: str, properties: str = "") -> str:
+        return f"<w:tc><w:tcPr>{properties}</w:tcPr>{paragraph(text)}</w:tc>"
+
+    over, goes_on = '<w:vMerge w:val="restart"/>', "<w:vMerge/>"
+    rows = (
+        [cell("Town"), cell("Name"), cell("Built"), cell("Of")],
+        [cell("Sund", over), cell("Pier"), cell("unknown", '<w:gridSpan w:val="2"/>')],
+        [cell("", goes_on), cell("Quay"), cell("1902"), cell("wood")],
+        [cell("Lorn"), cell("Mole"), cell("1850"), cell("stone")],
+    )
+    table = "".join(f"<w:tr>{''.join(row)}</w:tr>" for row in rows)
+    assert (await texts(docx(f"{paragraph('The piers.')}<w:tbl>{table}</w:tbl>")))[0].endswith(f"\n\n{sentences}")
 
 
 async def test_a_web_pages_own_encoding_counts() -> None:
@@ -432,7 +464,10 @@ async def test_what_is_hostile_or_foreign_is_refused_in_one_sentence(name: str) 
 
 
 async def test_a_sheet_with_too_many_cells_is_refused() -> None:
-    assert await refusal(xlsx([[1] * 500] * 401)) == (
+    parts, name = archive_of(xlsx([[1] * 500])), "xl/worksheets/sheet1.xml"
+    row = re.search(rb"<row.*</row>", parts[name])[0]
+    many = re.sub(rb' r="\w+"', b"", row) * 401  # without their places, which the reader counts itself
+    assert await refusal(archive(parts | {name: parts[name].replace(row, many)})) == (
         "This workbook has more than 200,000 cells; send a sheet with what matters."
     )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from core.document.gist import gist
@@ -12,6 +14,10 @@ LIGHTHOUSE = (
     "The Vantle lighthouse (built in 1741) is a tower on the north cape. It was built by Tessa Orlund. "
     "The lighthouse burns oil. Its keeper is Rufus Candle. The keeper climbs the lighthouse each night at six. "
     "Visitors of the lighthouse pay two crowns."
+)
+LONG = (
+    "Mayor Tessa Orlund was arrested at the harbour of Vantle on Tuesday night by six officers of the island's own "
+    "police, who had waited for her in a boat, after the council had asked for it twice. She is 61."
 )
 MEETING = "The vote was 53 to 47 on Tuesday. The members cheered. The vote took an hour. Then the vote was read aloud."
 
@@ -24,6 +30,8 @@ MEETING = "The vote was 53 to 47 on Tuesday. The members cheered. The vote took 
         (f"Guide to the Cape\n\n{LIGHTHOUSE}", "notes.txt", "Guide to the Cape"),
         (MEETING, "notes.txt", "The vote was 53 to 47 on Tuesday"),  # it happened; nothing is defined
         (MEETING, "council_minutes.pdf", "council minutes"),
+        (LONG, "notes.txt", LONG[: LONG.index(", after")]),  # what happened to somebody; as much as can stand for it
+        (f"Keepers here are asking for oil. {MEETING}", "notes.txt", "Keepers here are asking for oil"),
         (f"In the far north, {LIGHTHOUSE[0].lower()}{LIGHTHOUSE[1:]}", "scan 12.pdf", "Vantle lighthouse"),
     ],
 )
@@ -34,9 +42,10 @@ def test_a_gist_begins_with_the_subject(text: str, name: str, about: str) -> Non
 def test_a_title_that_the_file_gives_is_the_subject() -> None:
     own = "Title: The Lights of Vantle\nAuthor: R. Candle"
     page = Page(1, f"{own}\n\n{LIGHTHOUSE}", places=((0, ABOUT), (len(own), "p. 1")))
-    text = gist([page], "notes.txt")
-    assert text.startswith("This document is about The Lights of Vantle. The Vantle lighthouse")
-    assert "R. Candle" not in text
+    for pages in ([page], [Page(1, ""), replace(page, number=2)]):  # the first one may be a picture
+        text = gist(pages, "notes.txt")
+        assert text.startswith("This document is about The Lights of Vantle. The Vantle lighthouse")
+        assert "R. Candle" not in text
 
 
 def test_a_gist_names_the_parts_and_fits_into_a_section() -> None:
@@ -46,6 +55,6 @@ def test_a_gist_names_the_parts_and_fits_into_a_section() -> None:
     assert len(text.split()) <= 110
 
 
-@pytest.mark.parametrize("text", ["", "1 2 3", "Prices", f"{'On and on ' * 11}it goes. So it goes."])
-def test_a_document_without_a_sentence_or_a_subject_has_none(text: str) -> None:
+@pytest.mark.parametrize("text", ["", "1 2 3", "Prices"])
+def test_a_document_without_a_sentence_has_none(text: str) -> None:
     assert gist([Page(1, text)], "notes.txt") == ""

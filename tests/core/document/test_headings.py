@@ -119,6 +119,8 @@ OWN = Page(2, "Title: The sea\nAuthor: A\n\nOne.", ((0, ABOUT), (25, "p. 2")))
         ("Notes.pdf", [Page(1, "One.")], "Notes"),
         ("annual_report v1.2.DOCX", [Page(1, "One.")], "annual report v1.2"),
         (".pdf", [], ".pdf"),
+        ("council-minutes_2.pdf", [], "council minutes 2"),
+        ("Report on Covid-19.pdf", [], "Report on Covid-19"),
         ("scan0001.pdf", [Page(1, ""), OWN], "The sea"),
         ("a.pdf", [Page(1, "Title: not its own", ())], "a"),
     ],

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
+
 import pymupdf
 import pytest
 
 from core.document.formats import read_document
 from core.document.heads import Line, Sheet
 from core.document.layout import read_sheets
-from core.document.tables import row_sentences, rows_as_text
+from core.document.tables import cells_by_line, row_sentences, rows_as_text
 from core.types import Limits
 from tests.core.documents import both, pdf, write
 
@@ -26,6 +29,7 @@ SCORES = [["Data", "Model", "F1", "EM"], ["FEVEROUS", "Codex", "57.85", "40.1"],
             [["", "2021", "2022"], ["Ships", "4", "5"]],
             ["Ships: 2021 4, 2022 5."],
         ),  # figures may be a row like the others
+        ([["", "Jan", "Feb"], ["1954", "", "2"], ["1955", "3", "4"]], ["1954: Feb 2.", "1955: Jan 3, Feb 4."]),
         (
             [["Length", "Kind"], ["6.4", "virginica"], ["4.4", "setosa"]],
             ["Length 6.4, Kind virginica.", "Length 4.4, Kind setosa."],
@@ -33,7 +37,7 @@ SCORES = [["Data", "Model", "F1", "EM"], ["FEVEROUS", "Codex", "57.85", "40.1"],
         ([["Year", "Ships"], ["1874", "4"], ["1902", "5"]], ["Year 1874, Ships 4.", "Year 1902, Ships 5."]),
         (
             [["", "at", "z1 z2"], ["1", "(0.6, 0.3)", "3.10 20"], ["2", "(0.9, 0.6)", "4.15 21"]],
-            ["1, at (0.6, 0.3), z1 3.10, z2 20.", "2, at (0.9, 0.6), z1 4.15, z2 21."],
+            ["1: at (0.6, 0.3), z1 3.10, z2 20.", "2: at (0.9, 0.6), z1 4.15, z2 21."],
         ),
         ([["", "se"], ["fit4", "0.7119 0.0224"], ["fit5", "0.7384 0.0210"]], []),
         (
@@ -45,6 +49,10 @@ SCORES = [["Data", "Model", "F1", "EM"], ["FEVEROUS", "Codex", "57.85", "40.1"],
         ([["Tower", "1874"], ["Pier", "1902"]], []),
         ([["Only one row", "here"]], []),
         ([["Name", "Name"], ["a", "b"]], []),
+        ([["Gnat", "gram $13.65"], ["Gnu", "stuffed 92.50"]], []),
+        ([["Fonts …", "8"], ["Page layout …", "10"]], []),
+        ([["The pier", "… 125"], ["The tower", "11"]], []),
+        ([["test", "row 3"], ["test", "row 4"]], []),
     ],
 )
 def test_a_row_becomes_a_sentence_that_names_row_and_columns(rows: list[list[str]], sentences: list[str]) -> None:
@@ -58,11 +66,24 @@ def test_the_rows_stand_as_they_are_beside_their_sentences() -> None:
     )
 
 
-def ruled(page: pymupdf.Page, rows: list[list[str]] = SCORES, **how: object) -> None:
+@pytest.mark.parametrize(
+    ("cells", "rows"),
+    [
+        (["Tower\nPier", "1874\n1902", "31 m\n4 m"], [["Tower", "1874", "31 m"], ["Pier", "1902", "4 m"]]),
+        (["Tower\nPier", "1874\n1902", ""], [["Tower", "1874", ""], ["Pier", "1902", ""]]),
+        (["The\ntower", "of stone and\nof brick"], [["The tower", "of stone and of brick"]]),
+        (["The\ntower", "1874"], [["The tower", "1874"]]),
+    ],
+)
+def test_rows_that_no_rule_parts_are_told_by_their_figures(cells: list[str], rows: list[list[str]]) -> None:
+    assert cells_by_line(cells) == rows
+
+
+def ruled(page: pymupdf.Page, rows: list[list[str]] = SCORES, high: int = 20, top: int = 200) -> None:
     for y, row in enumerate(rows):
         for x, cell in enumerate(row):
-            page.draw_rect((72 + 110 * x, 200 + 20 * y, 182 + 110 * x, 220 + 20 * y))
-            page.insert_text((76 + 110 * x, 214 + 20 * y), cell, **how)
+            page.draw_rect((72 + 110 * x, top + high * y, 182 + 110 * x, top + high * (y + 1)))
+            page.insert_text((76 + 110 * x, top + high * y + 14), cell.splitlines())
 
 
 async def test_a_ruled_table_of_a_pdf_is_read_by_rows_and_as_sentences() -> None:
@@ -80,15 +101,66 @@ async def test_what_is_hidden_in_a_table_is_left_out() -> None:
     assert "HIDDEN" not in read.pages[0].text and read.notes
 
 
-def test_a_table_without_rules_becomes_sentences_too() -> None:
-    rows = [["Name", "Built", "Height"], ["Tower", "1874", "31 m"], ["Pier", "1902", "4 m"]]
+async def test_a_table_that_goes_on_on_the_next_page_keeps_its_heading() -> None:
+    rows = [[f"Pier {n}", f"19{n}", "wood"] for n in range(10, 20)]
+    first = partial(ruled, rows=[["Name", "Built", "Of"], *rows[:5]], top=600)
+    read = await read_document(pdf(both(write((100, "The piers:")), first), partial(ruled, rows=rows[5:])), Limits())
+    assert "Pier 15: Built 1915, Of wood." in read.pages[1].text
+    apart = pdf(
+        both(first, write((760, "All of them."), (770, "They stand."), (780, "So it is."))),
+        partial(ruled, rows=rows[5:]),
+    )
+    assert "Built 1915" not in (await read_document(apart, Limits())).pages[1].text
+
+
+async def test_a_frame_whose_lines_cross_words_is_no_table() -> None:
+    def frame(page: pymupdf.Page) -> None:
+        ruled(page, [["", ""]] * 4)
+        for row in range(4):
+            page.insert_text((140, 214 + 20 * row), f"The inventory of part {row} is written")
+
+    [page] = (await read_document(pdf(frame), Limits())).pages
+    assert page.text == " ".join(f"The inventory of part {row} is written" for row in range(4))
+
+
+async def test_a_box_of_several_rows_that_nothing_parts_makes_no_sentences() -> None:
+    rows = [["Function", "Use"], ["print()\nsummary()", "simple\nstandard"], ["coef()", "extracts"]]
+    [page] = (await read_document(pdf(partial(ruled, rows=rows, high=40)), Limits())).pages
+    assert page.text == "Function Use\nprint() summary() simple standard\ncoef() extracts"
+
+
+def set_in_columns(rows: Sequence[Sequence[str]]) -> str:
+    """The text of a table without rules, in columns of 120 points, ten points of type; no line for an empty cell."""
     lines = [
-        Line(cell, 72 + 120 * x, 200 + 12 * y, 110 + 120 * x, 210 + 12 * y, 10.0)
+        Line(cell, 72 + 120 * x, 200 + 12 * y, 72 + 120 * x + 5 * len(cell), 210 + 12 * y, 10.0)
         for y, row in enumerate(rows)
         for x, cell in enumerate(row)
+        if cell
     ]
-    [text] = read_sheets([Sheet(800, tuple(lines))])
-    assert text.endswith("\n\nTower: Built 1874, Height 31 m.\nPier: Built 1902, Height 4 m.")
+    return read_sheets([Sheet(800, tuple(lines))])[0]
+
+
+@pytest.mark.parametrize(
+    ("rows", "sentences"),
+    [
+        (
+            [["Name", "Built", "Height"], ["Tower", "1874", "31 m"], ["Pier", "1902", "4 m"]],
+            "Tower: Built 1874, Height 31 m.\nPier: Built 1902, Height 4 m.",
+        ),
+        (
+            [["Name", "Built", "Height"], ["Tower", "", "31 m"], ["Pier", "1902", ""], ["Mill", "1850", "9 m"]],
+            "Tower: Height 31 m.\nPier: Built 1902.\nMill: Built 1850, Height 9 m.",
+        ),
+        ([["", "2021", "2022"], ["Ships", "4", "5"], ["Boats", "", "7"]], "Ships: 2021 4, 2022 5.\nBoats: 2022 7."),
+    ],
+)
+def test_a_table_without_rules_becomes_sentences_too(rows: list[list[str]], sentences: str) -> None:
+    assert set_in_columns(rows).endswith(f"\n\n{sentences}")
+
+
+def test_columns_that_overlap_are_none() -> None:
+    rows = [["age", "school", "memory"], ["15-24, elementary, and so on", "1", "21"], ["25-30", "2", "30"]]
+    assert "school" not in set_in_columns(rows).partition("\n")[2]
 
 
 def test_a_list_of_words_in_two_columns_is_no_table() -> None:

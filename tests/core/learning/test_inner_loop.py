@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.learning.hooks import attached, down_projections
-from core.learning.muon import muon, orthogonalise
+from core.learning.muon import Factors, muon, orthogonalise, orthogonalise_factors
 from core.learning.preparation import FastWeightsConfig
 from core.learning.segments import IGNORE, segments
 from core.learning.text_gradient import second_order, states_below, text_gradient
@@ -45,7 +45,8 @@ def test_the_gradient_is_that_of_finite_differences(model, texts) -> None:
     zero = {n: torch.zeros(2, *m.weight.shape) for n, m in down_projections(model, UPPER).items()}
     ones = lambda hidden: hidden.new_ones(hidden.shape[:-1])  # noqa: E731
     _, gradients = text_gradient(model, text, counts, UPPER, zero, ones, False)
-    for name, gradient in gradients.items():
+    for name, factors in gradients.items():
+        gradient = factors.matrix()
         way = gradient / gradient.norm()
         above, below = (float(loss_with(model, texts, {name: s * way})) for s in (0.05, -0.05))
         assert (above - below) / 0.1 == pytest.approx(float(gradient.norm()), rel=0.01)
@@ -196,3 +197,24 @@ def test_newton_schulz_gives_singular_values_near_one() -> None:
     values = torch.linalg.svdvals(orthogonalise(g))
     assert float(values.min()) > 0.8 and float(values.max()) < 1.2
     assert not orthogonalise(torch.zeros(1, 8, 16)).any()
+
+
+@pytest.mark.parametrize("tokens", [1, 40, 64])
+def test_a_gradient_in_factors_gives_the_same_step(tokens: int) -> None:
+    draw = torch.Generator().manual_seed(0)
+    sizes = 10 ** torch.linspace(-6, -3, tokens)[:, None]  # of tokens' gradients, some of them a thousandth of others
+    factors = Factors(torch.randn(2, tokens, 64, generator=draw) * sizes, torch.randn(2, tokens, 128, generator=draw))
+    whole = orthogonalise(factors.matrix().double())
+    assert torch.allclose(orthogonalise_factors(factors).double(), whole, atol=2e-5)
+    near = orthogonalise_factors(factors, torch.bfloat16).double()
+    assert float((near - whole).norm() / whole.norm()) < 0.02
+    assert torch.equal(muon(factors), orthogonalise_factors(factors) * 128**0.5)
+
+
+def test_a_gradient_of_more_tokens_than_outputs_is_taken_whole() -> None:
+    factors = Factors(torch.randn(1, 65, 64), torch.randn(1, 65, 128))
+    assert torch.equal(muon(factors), muon(factors.matrix()))
+
+
+def test_no_gradient_gives_no_step() -> None:
+    assert not muon(Factors(torch.zeros(1, 8, 16), torch.ones(1, 8, 32))).any()

@@ -1,0 +1,171 @@
+"""What was learned, in an S3-compatible store: for several machines. One object for each section, so that a question
+fetches the one that it is put to, and beside them a list of their checksums, whose own checksum stands in the index.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import timedelta
+from threading import Lock
+from typing import TYPE_CHECKING
+
+import obstore
+from obstore.exceptions import BaseError
+from obstore.store import from_url
+
+from core.errors import SetupError, StorageFailed, WeightsDamaged, WrongBaseModel
+from core.ports import Learned, section_tensors
+from core.types import WeightsRecord
+from storage.weights import FILE_FORMAT, SAFE_ID, to_float16
+
+if TYPE_CHECKING:
+    from obstore.store import RetryConfig
+    from torch import Tensor
+
+CHECKSUMS = "checksums.json"  # SECTION -> sha256 of its object; written last: without it, nothing is there
+AT_ONCE = 8  # requests
+RETRIES: RetryConfig = {"max_retries": 6, "retry_timeout": timedelta(seconds=60)}
+KEPT = 256 << 20  # bytes of sections that were used last
+
+
+class Objects:
+    """Implements core.ports.Weights. Objects are named `weights/DOCUMENT/SECTION.safetensors`, and never change."""
+
+    def __init__(self, url: str, index_id: str = "") -> None:
+        """url: s3://bucket/prefix, or another that obstore knows. Where it is and who asks stands in the usual
+        variables: AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY.
+
+        Raises: SetupError.
+        """
+        try:
+            self._store = from_url(url, retry_config=RETRIES)
+        except (BaseError, ValueError) as error:
+            raise SetupError("ENGRAM_OBJECTS is no address of an object store; s3://bucket/prefix is one.") from error
+        self._index_id = index_id
+        self._kept: OrderedDict[str, tuple[str, bytes]] = (
+            OrderedDict()
+        )  # name -> checksum, object; last used at the end
+        self._keeping = Lock()
+
+    def save(self, document_id: str, channel: str, learned: Learned, *, base: str, learner: str) -> WeightsRecord:
+        """Durable on return. Raises: LearningFailed (no number, or out of float16's range), StorageFailed."""
+        from safetensors.torch import save
+
+        tensors = to_float16(learned)
+        numbers = sorted({int(name.partition("/")[0]) for name in tensors})
+        metadata = {"format": FILE_FORMAT, "document": document_id, "channel": channel, "base": base}
+        metadata |= {"learner": learner, "index": self._index_id}
+
+        def put(number: int) -> tuple[str, int]:
+            data = save(section_tensors(tensors, number), metadata | {"section": str(number)})
+            obstore.put(self._store, self._name(document_id, f"{number}.safetensors"), data)
+            return hashlib.sha256(data).hexdigest(), len(data)
+
+        with _translated():
+            with ThreadPoolExecutor(AT_ONCE) as pool:
+                stored = list(pool.map(put, numbers))
+            checksums = {number: digest for number, (digest, _) in zip(numbers, stored, strict=True)}
+            data = json.dumps(checksums).encode()
+            obstore.put(self._store, self._name(document_id, CHECKSUMS), data)
+        return WeightsRecord(
+            document_id=document_id,
+            path=self._folder(document_id),
+            bytes=len(data) + sum(size for _, size in stored),
+            sha256=hashlib.sha256(data).hexdigest(),
+            base=base,
+            learner=learner,
+            sections=learned.sections,
+        )
+
+    def load(self, record: WeightsRecord, channel: str, *, base: str, section: int) -> Mapping[str, Tensor]:
+        """One section's tensors by module, as stored, on the CPU.
+
+        Raises: WeightsDamaged, WrongBaseModel, StorageFailed (the store can't be reached, or refuses).
+        """
+        if record.base != base:
+            raise WrongBaseModel
+        if record.path != self._folder(record.document_id):
+            raise WeightsDamaged
+        checksums = json.loads(self._get(self._name(record.document_id, CHECKSUMS), record.sha256))
+        if str(section) not in checksums:
+            raise WeightsDamaged
+        data = self._get(self._name(record.document_id, f"{section}.safetensors"), checksums[str(section)])
+        return _read(data, record, channel, section)
+
+    def delete(self, document_id: str) -> None:
+        """No error when it was gone before. In a bucket that keeps versions, the store's rules delete the old ones.
+
+        Raises: OSError.
+        """
+        folder = f"{self._folder(document_id)}/"
+        with self._keeping:
+            for name in [name for name in self._kept if name.startswith(folder)]:
+                del self._kept[name]
+        try:
+            names = [item["path"] for page in obstore.list(self._store, folder) for item in page]
+            obstore.delete(self._store, names)
+        except FileNotFoundError:
+            pass
+        except BaseError as error:
+            raise OSError("the object store can't be reached, or refuses") from error
+
+    def sweep(self, known: Sequence[WeightsRecord]) -> tuple[list[str], list[str]]:
+        """Nothing: another process may be saving what no record names yet. What a crash left, the index knows."""
+        return [], []
+
+    def erase_trash(self, channel: str) -> None:
+        """Nothing: there is no trash."""
+
+    def _get(self, name: str, sha256: str) -> bytes:
+        """An object, from the store or as it was used before. Raises: WeightsDamaged, StorageFailed."""
+        with self._keeping:
+            kept, data = self._kept.get(name, ("", b""))
+            if kept == sha256:
+                self._kept.move_to_end(name)
+                return data
+        with _translated():
+            try:
+                data = obstore.get(self._store, name).bytes().to_bytes()
+            except FileNotFoundError as error:
+                raise WeightsDamaged from error
+        if hashlib.sha256(data).hexdigest() != sha256:
+            raise WeightsDamaged
+        with self._keeping:
+            self._kept[name] = sha256, data
+            while sum(len(data) for _, data in self._kept.values()) > KEPT:
+                self._kept.popitem(last=False)
+        return data
+
+    def _name(self, document_id: str, name: str) -> str:
+        return f"{self._folder(document_id)}/{name}"
+
+    def _folder(self, document_id: str) -> str:
+        if not SAFE_ID.fullmatch(document_id):
+            raise ValueError("this is no document's id")
+        return f"weights/{document_id}"
+
+
+def _read(data: bytes, record: WeightsRecord, channel: str, section: int) -> Mapping[str, Tensor]:
+    """Of bytes that were checked. Raises: WeightsDamaged."""
+    from safetensors.torch import load
+
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    expected = {"format": FILE_FORMAT, "document": record.document_id, "channel": channel, "base": record.base}
+    expected["section"] = str(section)
+    if not expected.items() <= header.get("__metadata__", {}).items():
+        raise WeightsDamaged
+    return load(data)
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Raises: StorageFailed."""
+    try:
+        yield
+    except BaseError as error:
+        raise StorageFailed("The object store can't be reached, or refuses; nothing was changed.") from error

@@ -1,0 +1,152 @@
+"""What only weights in an object store have to do: damage there, a store that fails, and little traffic."""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import obstore
+import pytest
+
+import storage.objects
+from core.errors import SetupError, StorageFailed, WeightsDamaged
+from storage.objects import Objects
+from tests.conftest import Environment
+from tests.storage.test_weights import load, save
+
+
+@pytest.fixture
+def weights(bucket: str) -> Objects:
+    return Objects(bucket, "index")
+
+
+def objects_of(weights: Objects) -> dict[str, bytes]:
+    names = [item["path"] for page in obstore.list(weights._store) for item in page]
+    return {name: obstore.get(weights._store, name).bytes().to_bytes() for name in names}
+
+
+def test_a_section_is_an_object(weights: Objects) -> None:
+    record = save(weights)
+    stored = objects_of(weights)
+    assert [*stored] == [f"weights/d1/{name}" for name in ("0.safetensors", "1.safetensors", "checksums.json")]
+    assert record.bytes == sum(map(len, stored.values())) and record.path == "weights/d1"
+    assert [*json.loads(stored["weights/d1/checksums.json"])] == ["0", "1"]
+
+
+def test_every_changed_byte_is_noticed(weights: Objects) -> None:
+    record, chance = save(weights), random.Random(1)
+    for name, whole in objects_of(weights).items():
+        for _ in range(10):
+            at = chance.randrange(len(whole))
+            obstore.put(weights._store, name, whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+            weights._kept.clear()
+            with pytest.raises(WeightsDamaged):
+                load(weights, record, section=int("1.safe" in name))
+        obstore.put(weights._store, name, whole)
+    assert load(weights, record)
+
+
+def test_two_documents_that_changed_places_are_refused(weights: Objects) -> None:
+    mine, theirs = save(weights, "d1", "here"), save(weights, "d2", "there", 3.0, 4.0)
+    stored = objects_of(weights)
+    for name, data in stored.items():
+        other = name.replace("d1", "d0").replace("d2", "d1").replace("d0", "d2")
+        obstore.put(weights._store, other, data)
+    weights._kept.clear()
+    for record, channel in [(mine, "here"), (theirs, "there")]:
+        with pytest.raises(WeightsDamaged):
+            load(weights, record, channel)
+
+
+def test_what_was_used_last_is_not_fetched_again_and_the_rest_makes_room(weights: Objects, monkeypatch) -> None:
+    monkeypatch.setattr(storage.objects, "KEPT", 1_000)
+    records = [save(weights, f"d{at}") for at in range(4)]
+    for record in records:
+        load(weights, record)
+    for name in objects_of(weights):
+        obstore.put(weights._store, name, b"")
+    assert load(weights, records[-1])
+    with pytest.raises(WeightsDamaged):
+        load(weights, records[0])
+    weights.delete("d3")
+    with pytest.raises(WeightsDamaged):
+        load(weights, records[-1])
+
+
+class Unreliable(BaseHTTPRequestHandler):
+    """Hands on what it is asked for, and refuses every fourth time."""
+
+    address = ""
+    count = 0
+
+    def do(self) -> None:
+        data = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        type(self).count += 1
+        if self.count % 4 == 0:
+            self.send_response(503)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        headers = {"Content-Type": "application/octet-stream"}  # or urllib says that it is a form
+        headers |= {name: value for name, value in self.headers.items() if name.lower() != "host"}
+        request = urllib.request.Request(self.address + self.path, data or None, headers, method=self.command)
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                status, kind, body = answer.status, answer.headers, answer.read()
+        except urllib.error.HTTPError as error:
+            status, kind, body = error.code, error.headers, error.read()
+        self.send_response(status)
+        for name in ("ETag", "Last-Modified", "Content-Type"):
+            if name in kind:
+                self.send_header(name, kind[name])
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    do_GET = do_PUT = do_POST = do_DELETE = do
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def unreliable(address: str) -> Iterator[str]:
+    handler = type("Handler", (Unreliable,), {"address": address})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        serving = threading.Thread(target=server.serve_forever)
+        serving.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        serving.join()
+
+
+def test_a_store_that_refuses_every_fourth_time_loses_nothing(bucket: str, environment: Environment) -> None:
+    with unreliable(environment["AWS_ENDPOINT_URL"]) as address:
+        environment["AWS_ENDPOINT_URL"] = address
+        weights = Objects(bucket, "index")
+        records = [save(weights, f"d{at}") for at in range(5)]
+        weights._kept.clear()
+        assert [load(weights, record) for record in records] == [{"up.0": 1.0, "up.1": 2.0}] * 5
+        weights.delete("d0")
+        assert {name.split("/")[1] for name in objects_of(weights)} == {"d1", "d2", "d3", "d4"}
+
+
+def test_a_store_that_is_not_there_is_one_sentence(bucket: str, environment: Environment, monkeypatch) -> None:
+    monkeypatch.setitem(storage.objects.RETRIES, "max_retries", 0)
+    environment["AWS_ENDPOINT_URL"] = "http://127.0.0.1:9"
+    weights = Objects(bucket, "index")
+    with pytest.raises(StorageFailed, match="can't be reached"):
+        save(weights)
+    with pytest.raises(OSError, match="can't be reached"):
+        weights.delete("d1")
+
+
+def test_what_is_no_address_is_said_so() -> None:
+    with pytest.raises(SetupError, match="ENGRAM_OBJECTS"):
+        Objects("weights")
