@@ -14,6 +14,7 @@ from core.types import Chunk, Limits, Page
 
 SLACK = 0.15  # of a chunk may stay empty, so that it ends where a paragraph, a sentence or a word does
 STOPS = (".", "!", "?", "…", "。", "！", "？")
+OWN = 48  # tokens of what a file says of itself; fewer alone are learned badly (LOG.md)
 PAGE_TOKENS = 450  # of a page of print
 SURE = 0.95  # of the limit is offered: pages differ in tokens for each character
 CLOSING = "\"'”’»)]"  # may stand between a sentence's stop and the blank after it
@@ -60,7 +61,8 @@ def make_chunks(pages: Sequence[Page], encode: Encode, chunk_size: int) -> list[
 
     chunks: list[Chunk] = []
     cuts = [0]
-    for last in (bisect_right(ends, len(own_text(pages))), len(ids)):  # what the file says of itself is a section alone
+    own = bisect_right(ends, len(own_text(pages)))  # what the file says of itself is a section alone
+    for last in (own if own >= OWN else 0, len(ids)):
         cuts += _cuts(text, offsets, ends, chunk_size, cuts[-1], last)
     for start, end in pairwise(cuts):
         first = ends[start - 1] if start else 0

@@ -29,11 +29,11 @@ def tokenizer() -> Tokenizer:
     return made
 
 
-def test_what_a_file_says_of_itself_is_a_chunk_of_its_own() -> None:
-    own = "Title: The harbour. "
+@pytest.mark.parametrize("own", ["Title: The harbour. ", "Title: The harbour. " * 30])
+def test_what_a_file_says_of_itself_is_a_chunk_of_its_own_where_it_is_long_enough(own: str) -> None:
     page = Page(1, own + SENTENCE * 3, ((0, ABOUT), (len(own), "p. 1")))
     chunks = make_chunks([page, Page(2, SENTENCE)], encoder(tokenizer()), 1000)
-    assert [chunk.text for chunk in chunks] == [own, SENTENCE * 3 + "\n\n" + SENTENCE]
+    assert (chunks[0].text == own) is (len(own) > 99) and "".join(chunk.text for chunk in chunks).startswith(own)
     assert "".join(chunk.text for chunk in chunks) == join_pages([page, Page(2, SENTENCE)])
 
 
