@@ -89,13 +89,28 @@ class Objects:
         """
         if record.base != base:
             raise WrongBaseModel
-        if record.path != self._folder(record.document_id):
-            raise WeightsDamaged
-        checksums = json.loads(self._get(self._name(record.document_id, CHECKSUMS), record.sha256))
+        checksums = self._checksums(record)
         if str(section) not in checksums:
             raise WeightsDamaged
-        data = self._get(self._name(record.document_id, f"{section}.safetensors"), checksums[str(section)])
-        return _read(data, record, channel, section)
+        return self._section(record, channel, str(section), checksums[str(section)])
+
+    def whole(self, record: WeightsRecord, channel: str) -> dict[str, Tensor]:
+        """All tensors, named SECTION/MODULE, as stored, on the CPU. Raises: WeightsDamaged, StorageFailed."""
+        tensors = {}
+        for section, sha256 in self._checksums(record).items():
+            for module, tensor in self._section(record, channel, section, sha256).items():
+                tensors[f"{section}/{module}"] = tensor
+        return tensors
+
+    def _checksums(self, record: WeightsRecord) -> dict[str, str]:
+        if record.path != self._folder(record.document_id):
+            raise WeightsDamaged
+        return json.loads(self._get(self._name(record.document_id, CHECKSUMS), record.sha256))
+
+    def _section(self, record: WeightsRecord, channel: str, section: str, sha256: str) -> dict[str, Tensor]:
+        return _read(
+            self._get(self._name(record.document_id, f"{section}.safetensors"), sha256), record, channel, section
+        )
 
     def delete(self, document_id: str) -> None:
         """No error when it was gone before. In a bucket that keeps versions, the store's rules delete the old ones.
@@ -150,13 +165,13 @@ class Objects:
         return f"weights/{document_id}"
 
 
-def _read(data: bytes, record: WeightsRecord, channel: str, section: int) -> Mapping[str, Tensor]:
+def _read(data: bytes, record: WeightsRecord, channel: str, section: str) -> dict[str, Tensor]:
     """Of bytes that were checked. Raises: WeightsDamaged."""
     from safetensors.torch import load
 
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     expected = {"format": FILE_FORMAT, "document": record.document_id, "channel": channel, "base": record.base}
-    expected["section"] = str(section)
+    expected["section"] = section
     if not expected.items() <= header.get("__metadata__", {}).items():
         raise WeightsDamaged
     return load(data)

@@ -29,7 +29,7 @@ from core.prompts import NOT_IN_TEXT
 from core.search.ranking import ChunkKey
 from core.search.words import spaced
 from core.types import Chunk, Job, Page
-from storage.channel_files import page_of, valid_text
+from storage.channel_files import ADD_FEEDBACK, page_of, valid_text
 from storage.index import Index
 from storage.words import matches, places_of, tokens
 
@@ -39,6 +39,10 @@ MIGRATIONS = tuple(Path(__file__).with_name(name) for name in ("postgres.sql",))
 CONNECTIONS = 8  # of one process
 WAIT = 30.0  # seconds for a connection, also while the server restarts
 PART = 1 << 20  # bytes of a file that are sent at once: the event loop waits for each
+ADD_ANSWER = """
+INSERT INTO answers (id, channel, document_id, question, learned, base, asked_at, asked_by, thread, details, shared)
+VALUES (:id, :channel, :document_id, :question, :learned, :base, :asked_at, :asked_by, :thread, :details, :shared)
+"""
 OPENING, CLAIMING = "engram: opening", "engram: claiming a job"  # locks beside those of the channels
 
 
@@ -314,13 +318,7 @@ class ChannelRows:
     # Answers
 
     async def add_answer(self, values: Mapping[str, Any]) -> None:
-        await self._execute(
-            """
-            INSERT INTO answers (id, channel, document_id, question, learned, base, asked_at, asked_by, thread, details)
-            VALUES (:id, :channel, :document_id, :question, :learned, :base, :asked_at, :asked_by, :thread, :details)
-            """,
-            **{name: value for name, value in values.items() if name != "channel"},
-        )
+        await self._insert(ADD_ANSWER, [{**values, "shared": False, "channel": self._channel}])
 
     async def place_answer(self, answer_id: str, thread: str) -> None:
         sql = "UPDATE answers SET thread = :thread WHERE id = :id AND channel = :channel"
@@ -384,6 +382,27 @@ class ChannelRows:
     async def learned_corrections(self) -> list[str]:
         rows = await self._execute("SELECT correction FROM pages WHERE channel = :channel AND correction != ''")
         return [row["correction"] for row in rows]
+
+    async def conversations(self) -> tuple[list[DictRow], list[DictRow]]:
+        """Rows of answers and of feedback."""
+        answers = await self._execute('SELECT * FROM answers WHERE channel = :channel ORDER BY id COLLATE "C"')
+        feedback = await self._execute(
+            """
+            SELECT feedback.* FROM feedback JOIN answers ON answers.id = answer_id WHERE channel = :channel
+            ORDER BY answer_id COLLATE "C", given_by COLLATE "C"
+            """
+        )
+        for row in answers:
+            del row["channel"]
+        return answers, feedback
+
+    async def add_conversations(
+        self, answers: Sequence[Mapping[str, Any]], feedback: Sequence[Mapping[str, Any]]
+    ) -> None:
+        await self._insert(
+            ADD_ANSWER, [{**row, "shared": bool(row["shared"]), "channel": self._channel} for row in answers]
+        )
+        await self._insert(ADD_FEEDBACK, [{**row, "helpful": bool(row["helpful"])} for row in feedback])
 
     # Erase
 
