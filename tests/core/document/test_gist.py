@@ -31,7 +31,7 @@ MEETING = "The vote was 53 to 47 on Tuesday. The members cheered. The vote took 
         (MEETING, "notes.txt", "The vote was 53 to 47 on Tuesday"),  # it happened; nothing is defined
         (MEETING, "council_minutes.pdf", "council minutes"),
         (LONG, "notes.txt", LONG[: LONG.index(", after")]),  # what happened to somebody; as much as can stand for it
-        (f"Keepers of the lights are asking for oil. {MEETING}", "a.txt", "Keepers of the lights are asking for oil"),
+        (f"Keepers here are asking for oil. {MEETING}", "notes.txt", "Keepers here are asking for oil"),
         (f"In the far north, {LIGHTHOUSE[0].lower()}{LIGHTHOUSE[1:]}", "scan 12.pdf", "Vantle lighthouse"),
     ],
 )
