@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
+import os
+import shutil
 import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from bot.settings import Settings
 from bot.traces import exporting
@@ -20,13 +24,19 @@ from core.ports import Engine
 from core.ports import Weights as WeightsPort
 from core.runner import Runner
 from core.service import Service
-from storage.backup import back_up, restore
+from storage.backup import Manifest
+from storage.backup import back_up as back_up_folder
+from storage.backup import restore as restore_folder
 from storage.check import Contents, check_folder, rebuild_search
-from storage.folder import DataFolder
+from storage.folder import TOKENS_FILE, DataFolder
 from storage.index import Index, ReadOnlyIndex
+from storage.transfer import Copied, Store, WholeWeights, adopt, transfer
 from storage.weights import Weights
 
-__all__ = ["App", "back_up", "check_data", "load_engine", "open_app", "open_for_reading", "rebuild_search", "restore"]
+__all__ = [
+    "App", "about_servers", "back_up", "check_data", "load_engine", "migrate", "open_app", "open_for_reading",
+    "rebuild_search", "restore",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -81,9 +91,8 @@ async def open_for_reading(settings: Settings, note: Callable[[str], None]) -> A
 
 @asynccontextmanager
 async def _open_beside_running_bot(settings: Settings) -> AsyncIterator[App]:
-    folder = DataFolder(settings.data_dir)
-    async with ReadOnlyIndex(folder.index) as index:
-        weights = Weights(folder.weights, index.id)
+    async with _store(settings) as store:
+        index, weights = store.index, store.weights
         runner = Runner(partial(load_engine, settings), index, weights, settings.limits, learning=False, tidy=False)
         async with runner:
             yield _app(settings, index, weights, runner)
@@ -103,7 +112,7 @@ def _index(settings: Settings, folder: DataFolder) -> Index:
     return PostgresIndex(settings.database_url.get_secret_value())
 
 
-def _weights(settings: Settings, folder: DataFolder, index: Index) -> WeightsPort:
+def _weights(settings: Settings, folder: DataFolder, index: Index) -> WholeWeights:
     """Raises: SetupError."""
     if not settings.objects:
         return Weights(folder.weights, index.id)
@@ -120,6 +129,72 @@ def _app(settings: Settings, index: Index, weights: WeightsPort, runner: Runner)
     return App(settings, service, runner, Inspection(index, weights, runner.device, settings.limits))
 
 
+@asynccontextmanager
+async def _store(settings: Settings) -> AsyncIterator[Store]:
+    """What is stored, beside a bot that may run on it."""
+    folder = DataFolder(settings.data_dir)
+    async with _index(settings, folder) if settings.database_url else ReadOnlyIndex(folder.index) as index:
+        yield Store(index, _weights(settings, folder, index))
+
+
+@asynccontextmanager
+async def _store_in(folder: DataFolder) -> AsyncIterator[Store]:
+    async with Index(folder.index) as index:
+        yield Store(index, Weights(folder.weights, index.id))
+
+
+async def migrate(settings: Settings, note: Callable[[str], None]) -> Copied:
+    """Copy what the data folder holds to the servers that the settings name. The bot must not run; nothing is removed.
+
+    Args:
+        note: is given the name of each channel when it is there.
+
+    Raises: DataFolderBusy, DataTooNew, SetupError, StorageFailed.
+    """
+    if not settings.database_url:
+        raise SetupError("Say where to: `--to postgresql://user@host/database`, or ENGRAM_DATABASE_URL.")
+    with DataFolder(settings.data_dir) as folder:
+        folder.require_index()
+        async with _store_in(folder) as source, _index(settings, folder) as index:
+            await adopt(source.index, index)
+            target = Store(index, _weights(settings, folder, index) if settings.objects else source.weights)
+            return await transfer(source, target, note)
+
+
+async def back_up(settings: Settings, file: Path) -> Manifest:
+    """Everything that is stored, wherever it is, as one file; beside a running bot. Raises: NotFound, StorageFailed."""
+    if not (settings.database_url or settings.objects):
+        return await asyncio.to_thread(back_up_folder, settings.data_dir, file)
+    with TemporaryDirectory(prefix=".backup-", dir=file.absolute().parent) as name:
+        with DataFolder(Path(name)) as folder:
+            for part in (settings.data_dir / "prepared", settings.data_dir / TOKENS_FILE):
+                if part.exists():
+                    (folder.path / part.name).symlink_to(part.absolute())
+            async with _store(settings) as source, _store_in(folder) as copy:
+                await transfer(source, copy)
+        return await asyncio.to_thread(back_up_folder, folder.path, file)
+
+
+async def restore(settings: Settings, file: Path) -> Manifest:
+    """Put back what a backup holds: in place of what the data folder holds, or into an empty database.
+
+    Raises: BackupDamaged, DataTooNew, StorageFailed, DataFolderBusy; SetupError, when the database is not empty.
+    """
+    if not (settings.database_url or settings.objects):
+        return await asyncio.to_thread(restore_folder, settings.data_dir, file)
+    with DataFolder(settings.data_dir) as folder, TemporaryDirectory(prefix="restore-", dir=folder.path) as name:
+        manifest = await asyncio.to_thread(restore_folder, Path(name), file)
+        with DataFolder(Path(name)) as copy:
+            async with _store_in(copy) as source, _index(settings, folder) as index:
+                await adopt(source.index, index)
+                await transfer(source, Store(index, _weights(settings, folder, index)))
+            for part in ("prepared", TOKENS_FILE):
+                if (copy.path / part).exists():
+                    shutil.rmtree(folder.path / part, ignore_errors=True)
+                    os.replace(copy.path / part, folder.path / part)
+    return manifest
+
+
 def load_engine(settings: Settings) -> Engine:
     """Blocking, and slow: torch is imported here. Raises: ModelNotFound.
 
@@ -134,6 +209,20 @@ def load_engine(settings: Settings) -> Engine:
     finally:
         gc.freeze()
         gc.enable()
+
+
+async def about_servers(settings: Settings) -> list[tuple[str, list[str], str]]:
+    """Of each server that is set: what it is, what is wrong with it, one sentence each, and what it says of itself."""
+    answers = []
+    if settings.database_url:
+        from storage.postgres import about_server
+
+        answers.append(("Database", *await about_server(settings.database_url.get_secret_value())))
+    if settings.objects:
+        from storage.objects import Objects
+
+        answers.append(("Object store", *await asyncio.to_thread(Objects(settings.objects).about_store)))
+    return answers
 
 
 def check_data(folder: Path) -> Contents:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import secrets
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -135,6 +136,17 @@ class Objects:
 
     def erase_trash(self, channel: str) -> None:
         """Nothing: there is no trash."""
+
+    def about_store(self) -> tuple[list[str], str]:
+        """What is wrong with the store, one sentence each, and what it is: something is put there, read and deleted."""
+        name, data = f"probe-{secrets.token_hex(8)}", secrets.token_bytes(1 << 10)
+        try:
+            obstore.put(self._store, name, data)
+            same = obstore.get(self._store, name).bytes().to_bytes() == data
+            obstore.delete(self._store, name)
+        except (BaseError, FileNotFoundError):
+            return ["it can't be reached, or refuses to put, get or delete"], ""
+        return ([] if same else ["it gives back other bytes than it got"]), "put, read and deleted an object"
 
     def _get(self, name: str, sha256: str) -> bytes:
         """An object, from the store or as it was used before. Raises: WeightsDamaged, StorageFailed."""

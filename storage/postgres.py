@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import json
 import re
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
@@ -39,6 +40,14 @@ MIGRATIONS = tuple(Path(__file__).with_name(name) for name in ("postgres.sql",))
 CONNECTIONS = 8  # of one process
 WAIT = 30.0  # seconds for a connection, also while the server restarts
 PART = 1 << 20  # bytes of a file that are sent at once: the event loop waits for each
+OLDEST = 130000  # version of the server
+CLOCK = 5.0  # seconds by which clocks may differ
+LAG = 60.0  # seconds by which a replica may be behind
+ABOUT = """
+SELECT current_setting('server_version_num')::integer AS version, extract(epoch FROM clock_timestamp())::float8 AS now,
+    current_setting('fsync') AS fsync, current_setting('synchronous_commit') AS commits,
+    coalesce((SELECT extract(epoch FROM max(replay_lag)) FROM pg_stat_replication), 0)::float8 AS lag
+"""
 ADD_ANSWER = """
 INSERT INTO answers (id, channel, document_id, question, learned, base, asked_at, asked_by, thread, details, shared)
 VALUES (:id, :channel, :document_id, :question, :learned, :base, :asked_at, :asked_by, :thread, :details, :shared)
@@ -199,6 +208,25 @@ class PostgresIndex(Index):
             await cursor.executemany(_postgres(sql), map(_valid, rows))
 
     _read = _execute
+
+
+async def about_server(url: str) -> tuple[list[str], str]:
+    """What is wrong with a server, one sentence each, and what it is. Changes nothing."""
+    try:
+        async with await AsyncConnection[DictRow].connect(url, row_factory=dict_row, connect_timeout=10) as connection:
+            [row] = await (await connection.execute(ABOUT)).fetchall()
+    except psycopg.Error:
+        return ["it can't be reached, or refuses this user"], ""
+    problems = []
+    if row["version"] < OLDEST:
+        problems.append(f"it is older than PostgreSQL {OLDEST // 10_000}")
+    if abs(row["now"] - time.time()) > CLOCK:
+        problems.append(f"its clock differs by {row['now'] - time.time():+.0f} s")
+    if row["fsync"] == "off" or row["commits"] == "off":
+        problems.append("it may lose what it committed: fsync or synchronous_commit is off")
+    if row["lag"] > LAG:
+        problems.append(f"a replica is {row['lag']:.0f} s behind")
+    return problems, f"PostgreSQL {row['version'] // 10_000}"
 
 
 class ChannelRows:

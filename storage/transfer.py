@@ -13,8 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from core.errors import SetupError, StorageFailed, WeightsDamaged
-from core.ports import Learned
-from core.ports import Weights as WeightsPort
+from core.ports import Learned, Weights
 from core.types import Chunk, Document, Page, WeightsRecord
 from storage.channel_files import ChannelFile
 from storage.index import Index, document_of
@@ -26,8 +25,10 @@ TRIES = 5  # at a channel; one of its documents may be forgotten while its weigh
 Row = dict[str, Any]
 
 
-class Weights(WeightsPort, Protocol):
-    def whole(self, record: WeightsRecord, channel: str) -> dict[str, Tensor]: ...
+class WholeWeights(Weights, Protocol):
+    def whole(self, record: WeightsRecord, channel: str) -> dict[str, Tensor]:
+        """All tensors, named SECTION/MODULE. Raises: WeightsDamaged, StorageFailed."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Store:
     """Where one bot's data are."""
 
     index: Index
-    weights: Weights
+    weights: WholeWeights
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ async def transfer(source: Store, target: Store, note: Callable[[str], None] = l
 
     Raises: SetupError, when the target holds another bot's data; StorageFailed, when something differs or is damaged.
     """
-    await _adopt(source.index, target.index)
+    await adopt(source.index, target.index)
     copied = [0, 0, 0]
     for channel in await source.index.channels(""):
         content = await _transfer_channel(source, target, channel)
@@ -117,8 +118,8 @@ async def transfer(source: Store, target: Store, note: Callable[[str], None] = l
     return Copied(*copied)
 
 
-async def _adopt(source: Index, target: Index) -> None:
-    """One id for both: it stands in the files of weights. Raises: SetupError."""
+async def adopt(source: Index, target: Index) -> None:
+    """Give the target the source's id, which stands in the files of weights. Raises: SetupError."""
     if target.id == source.id:
         return
     if await target.channels(""):
@@ -189,7 +190,7 @@ async def _write(index: Index, channel: str, content: _Channel) -> None:
         await run(ChannelFile.add_conversations, content.answers, content.feedback, create=True)
 
 
-def _copy_weights(source: Weights, target: Weights, content: _Channel, there: list[Row] | None) -> list[Row]:
+def _copy_weights(source: WholeWeights, target: WholeWeights, content: _Channel, there: list[Row] | None) -> list[Row]:
     """Blocking. Rows of weights as they are in the target, all of whose tensors were compared.
 
     Args:
@@ -199,6 +200,7 @@ def _copy_weights(source: Weights, target: Weights, content: _Channel, there: li
     """
     import torch
 
+    records = {document.id: document.weights for document in _documents(content.rows["documents"], there or [])}
     rows = []
     for document in _documents(content.rows["documents"], content.rows["weights"]):
         tensors = source.whole(document.weights, document.channel)
@@ -207,7 +209,7 @@ def _copy_weights(source: Weights, target: Weights, content: _Channel, there: li
             base, learner = document.weights.base, document.weights.learner
             new = target.save(document.id, document.channel, learned, base=base, learner=learner)
         else:
-            [new] = [other.weights for other in _documents(content.rows["documents"], there) if other.id == document.id]
+            new = records.get(document.id, document.weights)
         copy = target.whole(new, document.channel)
         if copy.keys() != tensors.keys() or not all(torch.equal(copy[name], tensors[name]) for name in tensors):
             raise StorageFailed(f"The weights of {document.name} are not the same there.")
