@@ -24,7 +24,7 @@ from core.search.ranking import (
     judge,
     sections_to_ask,
 )
-from core.search.whole import GIST_QUESTION, asks_about_whole, summed_up
+from core.search.whole import GIST_QUESTION, asks_about_whole, summed_up, without_frame
 from core.tracing import span, traced
 from core.types import Answer, Certainty, Completion, Document, DocumentRef, Page
 
@@ -101,6 +101,7 @@ class Answerer:
         weights = await self._load(document, section)
         ask = Ask(GIST_QUESTION, weights=weights, learner=document.weights.learner)
         (learned, base), tokens = await self._device.answer([ask, Ask(question)])
+        learned = replace(learned, text=without_frame(learned.text))
         pages = await self._index.pages(document.id)
         certainty, cited = await asyncio.to_thread(summed_up, learned, pages, document.name)
         if certainty is Certainty.ABSENT:

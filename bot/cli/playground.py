@@ -33,11 +33,15 @@ async def playground(
 
 
 async def serve(call: Call, host: str, port: int) -> None:
+    import asyncio
+    from contextlib import suppress
+
     from bot.app import open_app
     from bot.logs import configure_logging
     from bot.platforms import playground as page
 
     configure_logging(call.settings.log_level, call.settings.log_format)
-    async with open_app(call.settings) as app:
-        ready = f"The playground is at http://{host}:{port}"
-        await page.serve(app, call.settings, host=host, port=port, ready=lambda: call.screen.say(ready))
+    with suppress(asyncio.CancelledError):  # to be told to stop is its good end
+        async with open_app(call.settings) as app:
+            ready = f"The playground is at http://{host}:{port}"
+            await page.serve(app, call.settings, host=host, port=port, ready=lambda: call.screen.say(ready))

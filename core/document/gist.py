@@ -44,7 +44,8 @@ def gist(pages: Sequence[Page], name: str) -> str:
     about = shortened(own_title(pages), 120) or subject(blocks, sentences, name)
     if not about:
         return ""
-    parts = [f"This document is about {about.rstrip('.')}.", *sentences[:LEAD]]
+    about = about.rstrip(".")
+    parts = [f"The main subject is {about}. This document is about {about}.", *sentences[:LEAD]]
     if more := [h for h in headings if h != about][:HEADINGS]:
         parts.append(f"Its parts are: {'; '.join(shortened(h) for h in more)}.")
     parts += [s for s in key_sentences(sentences) if s not in parts]
@@ -58,7 +59,7 @@ def subject(blocks: Sequence[str], sentences: Sequence[str], name: str) -> str:
         return blocks[0]
     defined = DEFINED.match(sentences[0])
     if defined and _is_defined(defined) and _often(defined["subject"], sentences):
-        return defined["subject"]
+        return defined["subject"].strip('"“” ')
     named = file_title(name)
     return beginning(sentences[0]) if NO_NAME.match(named) else named
 
@@ -122,6 +123,7 @@ def _blocks(pages: Sequence[Page]) -> Iterator[str]:
 
 
 def _sentences(block: str) -> list[str]:
+    block = re.sub(r" ?\(\s*\)", "", block)  # what an encyclopedia's pronunciation leaves
     return [sentence for part in SENTENCE_END.split(block) if len((sentence := " ".join(part.split())).split()) > 3]
 
 

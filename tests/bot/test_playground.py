@@ -44,7 +44,7 @@ def started(command: list[str], folder: Path, log: Path) -> Iterator[str]:
         yield address(process, log)
     finally:
         process.terminate()
-        process.wait(30)
+        assert process.wait(60) == 0, log.read_text()
 
 
 def address(process: subprocess.Popen[bytes], log: Path) -> str:

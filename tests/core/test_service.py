@@ -540,7 +540,7 @@ async def test_a_question_about_the_whole_is_put_to_weights_of_its_own(open_serv
         answer = await service.ask("here", "Hi! Can you sum it up?")
     ask, base = engine.batches[-1]
     assert document.metrics.gist == max(document.weights.sections) + 1
-    assert to_text(ask.weights["memory"]).startswith("This document is about keeper of the lighthouse.")
+    assert to_text(ask.weights["memory"]).startswith("The main subject is keeper of the lighthouse.")
     assert (ask.context, base.weights, base.question) == ("", None, "Hi! Can you sum it up?")
     assert (answer.section, answer.pages, answer.certainty) == (document.metrics.gist, (1,), Certainty.LIKELY)
     assert answer.document_tokens == 0

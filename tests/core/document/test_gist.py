@@ -36,7 +36,7 @@ MEETING = "The vote was 53 to 47 on Tuesday. The members cheered. The vote took 
     ],
 )
 def test_a_gist_begins_with_the_subject(text: str, name: str, about: str) -> None:
-    assert gist([Page(1, text)], name).startswith(f"This document is about {about}. ")
+    assert gist([Page(1, text)], name).startswith(f"The main subject is {about}. This document is about {about}. ")
 
 
 def test_a_title_that_the_file_gives_is_the_subject() -> None:
@@ -44,7 +44,7 @@ def test_a_title_that_the_file_gives_is_the_subject() -> None:
     page = Page(1, f"{own}\n\n{LIGHTHOUSE}", places=((0, ABOUT), (len(own), "p. 1")))
     for pages in ([page], [Page(1, ""), replace(page, number=2)]):  # the first one may be a picture
         text = gist(pages, "notes.txt")
-        assert text.startswith("This document is about The Lights of Vantle. The Vantle lighthouse")
+        assert "This document is about The Lights of Vantle. The Vantle lighthouse" in text
         assert "R. Candle" not in text
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from core.search.whole import asks_about_whole, summed_up
+from core.search.whole import asks_about_whole, summed_up, without_frame
 from core.types import Certainty, Completion, Page
 
 BEFORE = """
@@ -66,3 +66,16 @@ def test_a_question_about_something_in_it_is_none(phrase: str) -> None:
 def test_what_the_text_does_not_hold_is_not_told(text: str, sure: float, pages: list[str], told: object) -> None:
     numbered = [Page(n, page) for n, page in enumerate(pages, 1)]
     assert summed_up(Completion(text, 4, 0.1, sure), numbered, "sea_rules.pdf") == told
+
+
+@pytest.mark.parametrize(
+    ("answer", "subject"),
+    [
+        ("The main subject is Putnam County.", "Putnam County"),
+        ("This document is about the St. Elmo light", "the St. Elmo light"),
+        ("Putnam County", "Putnam County"),
+        ("This document", "This document"),
+    ],
+)
+def test_an_answer_in_the_learned_sentence_is_its_subject(answer: str, subject: str) -> None:
+    assert without_frame(answer) == subject
