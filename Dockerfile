@@ -19,7 +19,7 @@ COPY LICENSE README.md pyproject.toml ./
 COPY bot bot
 COPY core core
 COPY storage storage
-RUN pip install --no-cache-dir --constraint requirements.lock ".[formats,playground,trace]" && rm -r /app/*
+RUN pip install --no-cache-dir --constraint requirements.lock ".[formats,playground,trace,postgres,objects]" && rm -r /app/*
 
 USER engram
 ENV ENGRAM_DATA_DIR=/data ENGRAM_CACHE_DIR=/cache PYTHONUNBUFFERED=1

@@ -8,21 +8,22 @@ import os
 import shutil
 import sqlite3
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
 
 from bot.settings import Settings
 from bot.traces import exporting
+from core import ports
 from core.answerer import Answerer
 from core.document.formats import read_document
 from core.errors import DataFolderBusy, SetupError, StorageFailed
 from core.inspection import Inspection
 from core.ports import Engine
-from core.ports import Weights as WeightsPort
-from core.runner import Runner
+from core.runner import Runner, new_id
 from core.service import Service
 from storage.backup import Manifest
 from storage.backup import back_up as back_up_folder
@@ -33,10 +34,23 @@ from storage.index import Index, ReadOnlyIndex
 from storage.transfer import Copied, Store, WholeWeights, adopt, transfer
 from storage.weights import Weights
 
+if TYPE_CHECKING:
+    from storage.postgres import PostgresIndex
+    from storage.workers import Queues, Worker
+
 __all__ = [
-    "App", "about_servers", "back_up", "check_data", "load_engine", "migrate", "open_app", "open_for_reading",
-    "rebuild_search", "restore",
-]  # fmt: skip
+    "App",
+    "about_servers",
+    "back_up",
+    "check_data",
+    "load_engine",
+    "migrate",
+    "open_app",
+    "open_for_reading",
+    "open_worker",
+    "rebuild_search",
+    "restore",
+]
 
 
 @dataclass(frozen=True)
@@ -45,33 +59,92 @@ class App:
 
     settings: Settings
     service: Service
-    runner: Runner
-    inspection: Inspection
+    runner: ports.Runner
+    inspection: Inspection | None  # None where no model is loaded
+    alone: Callable[[str], AbstractAsyncContextManager[Any]] = nullcontext  # waits until no other process is in it
+    name: str = ""  # of this process among others that share the index; "": there are none
 
 
 @asynccontextmanager
-async def open_app(settings: Settings, *, learning: bool = True) -> AsyncIterator[App]:
+async def open_app(settings: Settings, *, learning: bool = True, elsewhere: bool = False) -> AsyncIterator[App]:
     """Everything wired and running; closed in reverse order on leaving.
 
     Args:
         learning: load the model at once and work off the queue; otherwise only answer, list and erase.
+        elsewhere: other processes learn and answer; this one loads no model.
 
     Raises: DataFolderBusy, DataTooNew, SetupError.
     """
-    with exporting(settings), DataFolder(settings.data_dir) as folder:
-        async with _index(settings, folder) as index:
-            weights = _weights(settings, folder, index)
-            runner = Runner(
-                partial(load_engine, settings),
-                index,
-                weights,
-                settings.limits,
-                read=partial(read_document, ocr=settings.ocr),
-                learning=learning,
-                keep_text=settings.keep_text,
-            )
-            async with runner:
-                yield _app(settings, index, weights, runner)
+    with exporting(settings):
+        if settings.database_url:
+            async with _open_shared(settings, learning, elsewhere) as app:
+                yield app
+            return
+        with DataFolder(settings.data_dir) as folder:
+            folder.require_index()
+            async with Index(folder.index) as index:
+                weights = _weights(settings, folder, index)
+                async with _runner(settings, index, weights, learning=learning) as runner:
+                    yield _app(settings, index, weights, runner)
+
+
+@asynccontextmanager
+async def _open_shared(settings: Settings, learning: bool, elsewhere: bool) -> AsyncIterator[App]:
+    """On PostgreSQL."""
+    async with AsyncExitStack() as stack:
+        index, weights, queues = await _enter_shared(stack, settings)
+        if not learning:
+            runner = await stack.enter_async_context(_runner(settings, index, weights, learning=False, tidy=False))
+            yield _app(settings, index, weights, runner)
+            return
+        own, inspection = None, None
+        if not elsewhere:
+            own, worker = await _enter_worker(stack, settings, index, weights, queues)
+            inspection = Inspection(index, weights, own.device, settings.limits)
+            group = await stack.enter_async_context(asyncio.TaskGroup())
+            stack.callback(group.create_task(_run(worker)).cancel)
+        from storage.workers import Workers
+
+        workers = await stack.enter_async_context(Workers(queues, index, own))
+        service = Service(index, weights, workers, workers, settings.limits)
+        yield App(settings, service, workers, inspection, alone=queues.alone, name=new_id())
+
+
+async def _run(worker: Worker) -> None:
+    with suppress(SetupError):  # there is no engine: `Runner.ready` says so
+        await worker.run()
+
+
+@asynccontextmanager
+async def open_worker(settings: Settings) -> AsyncIterator[Worker]:
+    """What learns and answers for front ends, when it is run. Raises: DataTooNew, SetupError."""
+    if not settings.database_url:
+        raise SetupError("A worker shares a database with front ends; set ENGRAM_DATABASE_URL.")
+    with exporting(settings):
+        async with AsyncExitStack() as stack:
+            shared = await _enter_shared(stack, settings)
+            _, worker = await _enter_worker(stack, settings, *shared)
+            yield worker
+
+
+async def _enter_shared(stack: AsyncExitStack, settings: Settings) -> tuple[PostgresIndex, ports.Weights, Queues]:
+    index = await stack.enter_async_context(_postgres(settings))
+    from storage.workers import Queues
+
+    assert settings.database_url
+    queues = await stack.enter_async_context(Queues(settings.database_url.get_secret_value()))
+    return index, _weights(settings, DataFolder(settings.data_dir), index), queues
+
+
+async def _enter_worker(
+    stack: AsyncExitStack, settings: Settings, index: PostgresIndex, weights: ports.Weights, queues: Queues
+) -> tuple[Runner, Worker]:
+    from storage.workers import PublishingFeeds, Worker
+
+    feeds = PublishingFeeds(index)
+    runner = _runner(settings, index, weights, learning=False, tidy=False, feeds=feeds)
+    await stack.enter_async_context(runner)
+    return runner, Worker(queues, index, runner, _answerer(settings, index, weights, runner), feeds)
 
 
 @asynccontextmanager
@@ -91,19 +164,19 @@ async def open_for_reading(settings: Settings, note: Callable[[str], None]) -> A
 
 @asynccontextmanager
 async def _open_beside_running_bot(settings: Settings) -> AsyncIterator[App]:
-    async with _store(settings) as store:
-        index, weights = store.index, store.weights
-        runner = Runner(partial(load_engine, settings), index, weights, settings.limits, learning=False, tidy=False)
-        async with runner:
-            yield _app(settings, index, weights, runner)
+    async with (
+        _store(settings) as store,
+        _runner(settings, store.index, store.weights, learning=False, tidy=False) as runner,
+    ):
+        yield _app(settings, store.index, store.weights, runner)
 
 
-def _index(settings: Settings, folder: DataFolder) -> Index:
+def _postgres(settings: Settings) -> PostgresIndex:
     """Raises: SetupError."""
     if not settings.database_url:
-        folder.require_index()
-        return Index(folder.index)
+        raise SetupError("Say which database: `--to postgresql://user@host/database`, or ENGRAM_DATABASE_URL.")
     try:
+        import storage.workers  # noqa: F401  # of the same extra
         from storage.postgres import PostgresIndex
     except ImportError as error:
         raise SetupError(
@@ -123,9 +196,24 @@ def _weights(settings: Settings, folder: DataFolder, index: Index) -> WholeWeigh
     return Objects(settings.objects, index.id)
 
 
-def _app(settings: Settings, index: Index, weights: WeightsPort, runner: Runner) -> App:
-    answerer = Answerer(index, weights, runner.device, floor=settings.min_confidence, ground=settings.ground)
-    service = Service(index, weights, runner, answerer, settings.limits)
+def _runner(settings: Settings, index: Index, weights: ports.Weights, **options: Any) -> Runner:
+    return Runner(
+        partial(load_engine, settings),
+        index,
+        weights,
+        settings.limits,
+        read=partial(read_document, ocr=settings.ocr),
+        keep_text=settings.keep_text,
+        **options,
+    )
+
+
+def _answerer(settings: Settings, index: Index, weights: ports.Weights, runner: Runner) -> Answerer:
+    return Answerer(index, weights, runner.device, floor=settings.min_confidence, ground=settings.ground)
+
+
+def _app(settings: Settings, index: Index, weights: ports.Weights, runner: Runner) -> App:
+    service = Service(index, weights, runner, _answerer(settings, index, weights, runner), settings.limits)
     return App(settings, service, runner, Inspection(index, weights, runner.device, settings.limits))
 
 
@@ -133,7 +221,7 @@ def _app(settings: Settings, index: Index, weights: WeightsPort, runner: Runner)
 async def _store(settings: Settings) -> AsyncIterator[Store]:
     """What is stored, beside a bot that may run on it."""
     folder = DataFolder(settings.data_dir)
-    async with _index(settings, folder) if settings.database_url else ReadOnlyIndex(folder.index) as index:
+    async with _postgres(settings) if settings.database_url else ReadOnlyIndex(folder.index) as index:
         yield Store(index, _weights(settings, folder, index))
 
 
@@ -151,11 +239,10 @@ async def migrate(settings: Settings, note: Callable[[str], None]) -> Copied:
 
     Raises: DataFolderBusy, DataTooNew, SetupError, StorageFailed.
     """
-    if not settings.database_url:
-        raise SetupError("Say where to: `--to postgresql://user@host/database`, or ENGRAM_DATABASE_URL.")
+    there = _postgres(settings)
     with DataFolder(settings.data_dir) as folder:
         folder.require_index()
-        async with _store_in(folder) as source, _index(settings, folder) as index:
+        async with _store_in(folder) as source, there as index:
             await adopt(source.index, index)
             target = Store(index, _weights(settings, folder, index) if settings.objects else source.weights)
             return await transfer(source, target, note)
@@ -185,7 +272,8 @@ async def restore(settings: Settings, file: Path) -> Manifest:
     with DataFolder(settings.data_dir) as folder, TemporaryDirectory(prefix="restore-", dir=folder.path) as name:
         manifest = await asyncio.to_thread(restore_folder, Path(name), file)
         with DataFolder(Path(name)) as copy:
-            async with _store_in(copy) as source, _index(settings, folder) as index:
+            target = _postgres(settings) if settings.database_url else Index(folder.index)
+            async with _store_in(copy) as source, target as index:
                 await adopt(source.index, index)
                 await transfer(source, Store(index, _weights(settings, folder, index)))
             for part in ("prepared", TOKENS_FILE):

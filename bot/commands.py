@@ -41,6 +41,7 @@ Suggest = Callable[["Bot", Request, str], Awaitable[list[tuple[str, str]]]]  # (
 FETCHES = 4  # files in memory at once
 FETCH_TIMEOUT = 120.0  # seconds for one attachment
 RETRY_AFTER = (1, 5, 15, 30, 60, 120)  # seconds between tries to hand a message to the platform
+LATE = 30.0  # seconds after which an end that another front end has not told is told by this one
 TRIED = 4  # example questions that are tried before some are offered
 THREADS = {"slack": "always"}  # by platform: its habit; elsewhere an answer is a reply, and a follow-up opens a thread
 
@@ -112,6 +113,7 @@ class Bot:
         self,
         service: Service,
         *,
+        name: str = "",
         limits: Limits | None = None,
         quotas: QuotaConfig | None = None,
         source: str = "",
@@ -121,6 +123,7 @@ class Bot:
         edit_every: Callable[[float], float] | None = None,
     ) -> None:
         self.service = service
+        self.name = name  # of this front end, where there are several; "": it is alone
         self.commands = commands or tuple(COMMANDS.values())  # as /help shows them
         self.limits = limits or Limits()
         self.quotas = Quotas(quotas or QuotaConfig())
@@ -199,8 +202,25 @@ class Bot:
         """After a restart: follow unfinished jobs and tell the ends that were never told. `reopen` turns a
         `Job.reply_to` into its message, or None when it is another platform's."""
         for job in await self.service.pending_deliveries():
-            if job.reply_to and (live := await reopen(job.reply_to)):
-                self.follow(job, live)
+            await self._resume(job, reopen)
+        if self.name:
+            self.spawn(self._tell_late(reopen))
+
+    async def _resume(self, job: Job, reopen: Callable[[str], Awaitable[Live | None]]) -> None:
+        if job.reply_to and (live := await reopen(job.reply_to)):
+            self.follow(job, live)
+
+    async def _tell_late(self, reopen: Callable[[str], Awaitable[Live | None]]) -> None:
+        """Ends that another front end did not live to tell."""
+        late: set[str] = set()  # ids of jobs that had ended, and were not told, at the last look
+        while True:
+            await asyncio.sleep(LATE)
+            with contextlib.suppress(StorageFailed):
+                ended = [job for job in await self.service.pending_deliveries() if job.stage.final]
+                for job in ended:
+                    if job.id in late:
+                        await self._resume(job, reopen)
+                late = {job.id for job in ended}
 
     def follow(self, job: Job, live: Live) -> None:
         """Keep a message up to date with a job, once: a job may be new and found by `resume` at the same time."""
@@ -390,6 +410,8 @@ async def follow(bot: Bot, job: Job, live: Live) -> None:
     """Show a job's progress until its end, and mark the end as told. Told twice is possible, never is not."""
     try:
         last = await _watch(bot, job, live)
+        if bot.name and not await bot.service.inbox.claim(f"told:{job.id}", bot.name, LATE):
+            return  # another front end tells it
         message = await _ending(bot, last)
         with contextlib.suppress(Unreachable):  # nobody is left to be told
             await bot.send(live.finish, message)

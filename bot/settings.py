@@ -43,7 +43,8 @@ class Settings(BaseSettings):
     )
 
     data_dir: Path = Path("data")  # the index and the weights; one process at a time
-    database_url: SecretStr | None = None  # postgresql://...: the index there instead of in the data folder
+    # postgresql://...: the index is there, and any number of front ends and workers share it
+    database_url: SecretStr | None = None
     objects: str = ""  # s3://bucket/prefix: the weights there instead of in the data folder
     cache_dir: Path = Field(default_factory=lambda: user_cache() / "engram")  # converted models; processes share it
 

@@ -72,7 +72,7 @@ class Feeds:
         if feed.latest is None:
             try:
                 job = await self._index.job(job_id)
-                document, places = await self._document_of(job), await self._places()
+                document, places = await self.document_of(job), await self._places()
             except EngramError:
                 self._feeds.pop(job_id, None)
                 raise
@@ -98,6 +98,10 @@ class Feeds:
         feed = self._feeds.get(job_id)
         return feed.latest if feed else None
 
+    def watched(self) -> list[str]:
+        """Ids of jobs."""
+        return [*self._feeds]
+
     async def publish_places(self) -> None:
         """Tell those whose jobs wait that they moved up."""
         queued = {job_id: feed.latest for job_id, feed in self._feeds.items() if feed.latest and feed.queued}
@@ -112,7 +116,8 @@ class Feeds:
         for feed in self._feeds.values():
             feed.fail(error)
 
-    async def _document_of(self, job: Job) -> Document | None:
+    async def document_of(self, job: Job) -> Document | None:
+        """What came of it."""
         try:
             return await self._index.find_document(job.channel, job.document_id) if job.document_id else None
         except NotFound:  # forgotten since

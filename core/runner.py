@@ -100,11 +100,8 @@ class Runner:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Stop after the current step; the job goes back to the queue."""
-        self._closing.set()
         self._wake.set()
-        if self._work:
-            self._work.stop.set()
+        await self.stop()
         if self._worker:
             await self._worker
         self._feeds.fail(EngramError("Engram is stopping; this document is learned after the next start."))
@@ -122,6 +119,13 @@ class Runner:
 
     async def ready(self) -> Engine:
         return await self.device.ready()
+
+    async def stop(self) -> None:
+        """After the current step; the job goes back to the queue."""
+        self._closing.set()
+        if work := self._work:
+            work.stop.set()
+            await work.ended.wait()
 
     async def store_ends(self) -> None:
         while self._unstored:

@@ -77,6 +77,7 @@ class Index:
     Every method raises StorageFailed when the file can't be read or written; then nothing was changed.
     """
 
+    _interrupted = "TRUE"  # SQL: whether nobody is at work on a job that was begun
     id: str  # random, the same for ever: stands in every file of weights that belongs to this index
 
     def __init__(self, path: Path) -> None:
@@ -275,8 +276,9 @@ class Index:
                 UPDATE jobs SET
                     stage = CASE WHEN attempts < :limit THEN 'queued' ELSE 'failed' END,
                     error = CASE WHEN attempts < :limit THEN '' ELSE :error END
-                WHERE NOT final AND stage != 'queued' RETURNING *
-                """,
+                WHERE NOT final AND stage != 'queued' AND """
+                + self._interrupted
+                + " RETURNING *",
                 {
                     "limit": MAX_ATTEMPTS,
                     "error": f"Learning this document was interrupted {MAX_ATTEMPTS} times and has been given up.",

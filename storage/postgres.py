@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import psycopg
+from procrastinate.schema import SchemaManager
 from psycopg import AsyncConnection
 from psycopg.errors import DiskFull
 from psycopg.rows import DictRow, dict_row
@@ -36,7 +37,8 @@ from storage.words import matches, places_of, tokens
 
 T = TypeVar("T")
 
-MIGRATIONS = tuple(Path(__file__).with_name(name) for name in ("postgres.sql",))  # the n-th makes version n
+SCRIPTS = ("postgres.sql", "workers.sql")
+MIGRATIONS = tuple(Path(__file__).with_name(name) for name in SCRIPTS)  # the n-th makes version n
 CONNECTIONS = 8  # of one process
 WAIT = 30.0  # seconds for a connection, also while the server restarts
 PART = 1 << 20  # bytes of a file that are sent at once: the event loop waits for each
@@ -61,6 +63,8 @@ class PostgresIndex(Index):
 
     Every method raises StorageFailed when the server can't be reached, or refuses; then nothing was changed.
     """
+
+    _interrupted = "NOT EXISTS (SELECT 1 FROM procrastinate_jobs WHERE id = ticket AND status = 'doing')"
 
     def __init__(self, url: str) -> None:
         """url: postgresql://user:password@host/database"""
@@ -107,6 +111,8 @@ class PostgresIndex(Index):
     async def _migrate(self, version: int) -> None:
         for script in MIGRATIONS[version:]:
             async with self._connection() as connection:
+                if script.stem == "workers":
+                    await connection.execute(SchemaManager.get_schema().encode())
                 await connection.execute(script.read_bytes())
         await self._execute("UPDATE folder SET version = :version", {"version": len(MIGRATIONS)})
 
@@ -120,6 +126,22 @@ class PostgresIndex(Index):
         async with self._transaction():
             await self._lock(CLAIMING)
             return await super().next_job()
+
+    async def next_job_for(self, ticket: int) -> Job | None:
+        """As `next_job`, for a ticket of the queue. What it claimed before was interrupted."""
+        values = {"ticket": ticket}
+        await self._execute("UPDATE jobs SET ticket = NULL WHERE ticket = :ticket AND NOT final", values)
+        await self.requeue_interrupted()
+        async with self._transaction() as execute:
+            job = await self.next_job()
+            if job:
+                await execute("UPDATE jobs SET ticket = :ticket WHERE id = :id", values | {"id": job.id})
+        return job
+
+    async def ticket(self, job_id: str) -> int | None:
+        """That works on a job, or did."""
+        rows = await self._read("SELECT ticket FROM jobs WHERE id = :id", {"id": job_id})
+        return rows[0]["ticket"] if rows else None
 
     async def will_save(self, document_id: str, job: Job) -> None:
         async with self._transaction() as execute:

@@ -92,7 +92,12 @@ async def migrate(
 
 
 @command(hidden=("channel",))
-async def serve(call: Call) -> None:
+async def serve(
+    call: Call,
+    with_worker: Annotated[
+        bool, typer.Option("--with-worker", help="On PostgreSQL, where workers learn and answer: do that here, too.")
+    ] = False,
+) -> None:
     """Run the bot on each platform that has its tokens. Ctrl-C or SIGTERM stops it."""
     import asyncio
     from contextlib import suppress
@@ -107,11 +112,29 @@ async def serve(call: Call) -> None:
     from bot.logs import configure_logging
     from bot.metrics import serving
 
-    import_module("torch")  # holds the interpreter for 0.3 s: now, and not while the platforms wait for answers
+    elsewhere = bool(call.settings.database_url) and not with_worker
+    if not elsewhere:
+        import_module("torch")  # holds the interpreter for 0.3 s: now, and not while the platforms wait for answers
     configure_logging(call.settings.log_level, call.settings.log_format)
     with suppress(asyncio.CancelledError):  # to be told to stop is a service's good end
-        async with open_app(call.settings) as app, serving(app.service, call.settings):
+        async with open_app(call.settings, elsewhere=elsewhere) as app, serving(app.service, call.settings):
             await serve_all(app, call.settings)
+
+
+@command(hidden=("channel",))
+async def worker(call: Call) -> None:
+    """Learn and answer for all that `serve` the same database. Ctrl-C or SIGTERM stops it."""
+    import asyncio
+    from contextlib import suppress
+
+    from bot.app import open_worker
+    from bot.logs import configure_logging
+
+    configure_logging(call.settings.log_level, call.settings.log_format)
+    with suppress(asyncio.CancelledError):
+        async with open_worker(call.settings) as worker:
+            call.screen.note("Ready to learn and answer.")
+            await worker.run()
 
 
 @command(hidden=("channel", "data_dir"))

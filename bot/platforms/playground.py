@@ -123,6 +123,7 @@ class Visits:
     """Who is there, and what they asked for. Every method that a page calls raises EngramError for what it may show."""
 
     def __init__(self, app: App, settings: Settings, *, grace: float = GRACE) -> None:
+        assert app.inspection  # the app was opened with a model
         self.app, self.service, self.inspection = app, app.service, app.inspection
         self.settings, self.quotas, self._grace = settings, Quotas(settings.quotas), grace
         self._visitors: dict[str, Visitor] = {}

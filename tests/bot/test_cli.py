@@ -47,6 +47,7 @@ COMMANDS = [
     "doctor",
     "model",
     "serve",
+    "worker",
     "backup",
     "restore",
 ]

@@ -234,6 +234,34 @@ async def test_a_job_that_was_interrupted_is_followed_after_the_restart(open_ser
     assert [message.title for message in live.ended] == ["I know handbook.pdf now"]
 
 
+async def test_one_of_two_front_ends_tells_the_end(open_service):
+    async with open_service(FakeEngine(step_seconds=0.05)) as service:
+        async with Bot(service, name="one") as one, Bot(service, name="two") as two:
+            job = await service.submit("fake:1", "a.pdf", PDF, by="fake:ada", reply_to="fake:0")
+            lives = [FakeLive("fake:0"), FakeLive("fake:0")]
+            for bot, live in zip((one, two), lives, strict=True):
+                bot.follow(job, live)
+                await settled(bot)
+        assert sum(len(live.ended) for live in lives) == 1
+
+
+async def test_an_end_that_another_front_end_did_not_live_to_tell_is_told(open_service, monkeypatch):
+    monkeypatch.setattr("bot.commands.LATE", 0.1)
+    live = FakeLive("fake:0")
+
+    async def reopen(address: str) -> FakeLive:
+        return live
+
+    async with open_service() as service, Bot(service, name="two") as bot:
+        await bot.resume(reopen)
+        await service.submit("fake:1", "a.pdf", PDF, by="fake:ada", reply_to="fake:0")  # by one that is gone
+        async with asyncio.timeout(20):
+            while not live.ended:
+                await asyncio.sleep(0.05)
+        await asyncio.sleep(0.5)
+        assert [message.title for message in live.ended] == ["I know a.pdf now"]
+
+
 async def test_a_channel_that_is_gone_is_not_tried_for_ever(bot):
     reply = FakeReply()
     await bot.hear(request("", attachment(PDF)), reply)
@@ -639,7 +667,7 @@ async def test_a_part_of_a_name_is_asked_about(taught):
 
 
 async def test_without_a_name_buttons_show_what_can_be_forgotten(taught):
-    assert "nothing here that you may" in (await run(taught, "forget", **BOB)).text
+    assert "nothing here that I could forget" in (await run(taught, "forget", **BOB)).text
     (message,) = (await run(taught, "forget")).private
     button, keep = message.buttons
     assert "manages this channel" in (await press(taught, button.action, button.value, **BOB)).text

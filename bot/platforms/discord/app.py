@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import discord
 
@@ -43,18 +44,29 @@ async def serve(app: App, settings: Settings) -> None:
     """Be on Discord until cancelled. Raises: SetupError."""
 
     def make() -> Client:
-        bot = Bot(app.service, hears_follow_ups=settings.discord_message_content, **bot_options(settings))
+        bot = Bot(
+            app.service, name=app.name, hears_follow_ups=settings.discord_message_content, **bot_options(settings)
+        )
         return Client(bot, message_content=settings.discord_message_content, proxy=settings.proxy)
 
-    await supervise("Discord", partial(connect, make, _token(settings)))
+    await supervise("Discord", partial(connect, make, _token(settings), app.alone))
 
 
-async def connect(make: Callable[[], Client], token: str) -> None:
-    """Run a new client to its end. Raises: SetupError when it can't log in."""
-    client = make()
-    async with client, client.bot:
-        with login_errors(login_error):
-            await client.start(token)
+async def connect(
+    make: Callable[[], Client],
+    token: str,
+    alone: Callable[[str], AbstractAsyncContextManager[Any]] = nullcontext,
+) -> None:
+    """Run a new client to its end. Raises: SetupError when it can't log in.
+
+    Args:
+        alone: as in `App`. Discord tells all connections everything, so one process at a time is there.
+    """
+    async with alone("discord"):
+        client = make()
+        async with client, client.bot:
+            with login_errors(login_error):
+                await client.start(token)
 
 
 async def sync(settings: Settings) -> int:
