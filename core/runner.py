@@ -100,8 +100,9 @@ class Runner:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self._closing.set()
         self._wake.set()
-        await self.stop()
+        await self.interrupt()
         if self._worker:
             await self._worker
         self._feeds.fail(EngramError("Engram is stopping; this document is learned after the next start."))
@@ -120,11 +121,10 @@ class Runner:
     async def ready(self) -> Engine:
         return await self.device.ready()
 
-    async def stop(self) -> None:
-        """After the current step; the job goes back to the queue."""
-        self._closing.set()
+    async def interrupt(self) -> None:
+        """End the work on the current job after its step; it goes back to the queue."""
         if work := self._work:
-            work.stop.set()
+            work.interrupt()
             await work.ended.wait()
 
     async def store_ends(self) -> None:
@@ -440,7 +440,7 @@ class _CurrentJob:
     def __init__(self, job: Job, closing: asyncio.Event) -> None:
         self.job = job
         self.progress = Progress(job)
-        self.cancelled = False
+        self.cancelled = self.interrupted = False
         self.stop = asyncio.Event()  # give up reading; learning looks between two steps
         self.ended = asyncio.Event()
         self._closing = closing
@@ -454,16 +454,20 @@ class _CurrentJob:
         self.cancelled = True
         self.stop.set()
 
+    def interrupt(self) -> None:
+        self.interrupted = True
+        self.stop.set()
+
     def check(self) -> None:
-        """Raises: Cancelled, or _Interrupted when the runner is closing."""
+        """Raises: Cancelled, _Interrupted."""
         if self.cancelled:
             raise Cancelled
-        if self._closing.is_set():
+        if self.interrupted or self._closing.is_set():
             raise _Interrupted
 
 
 class _Interrupted(Exception):
-    """The runner is closing: the job goes back to the queue."""
+    """The job goes back to the queue, for example because the runner is closing."""
 
 
 def gist_pages(job: Job, pages: Sequence[Page]) -> list[Page]:

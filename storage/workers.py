@@ -426,7 +426,7 @@ class Worker:
                 await asyncio.shield(learning)
             except asyncio.CancelledError:
                 if context.abort_reason() is AbortReason.SHUTDOWN:
-                    await self._runner.stop()
+                    await self._runner.interrupt()
                     raise
                 if await self._has_ended(job):
                     with suppress(NotFound):

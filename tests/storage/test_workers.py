@@ -19,6 +19,7 @@ from core.types import Job, Progress, Stage
 from storage.postgres import PostgresIndex
 from storage.weights import Weights
 from storage.workers import Queues, Workers
+from tests.postgres import Server
 from tests.storage.worker import LIMITS, worker
 
 TEXT = "The lighthouse of Vessin was built in 1874. Its keeper is Orla Quint. A berth costs forty crowns a night."
@@ -184,6 +185,23 @@ async def test_a_question_of_a_killed_worker_is_answered_by_another_one(front_en
         async with asyncio.timeout(90):
             answer = await asking
         assert answer.learned and answer.learned.text == "Its keeper is Orla Quint"
+
+
+async def test_a_server_that_restarts_costs_no_job_and_no_answer(
+    front_end: Front, start: Start, server: Server
+) -> None:
+    async with front_end() as service:
+        start(step_seconds=0.3)
+        await follow(service, await submit(service))
+        job = await submit(service, f"{TEXT} " * 8)
+        following = asyncio.create_task(follow(service, job))
+        await until_learning(service, job)
+        await asyncio.to_thread(server.stop)
+        await asyncio.to_thread(server.start)
+        assert (await following)[-1].job.stage is Stage.DONE
+        answer = await service.ask("here", "Who is the keeper?")
+        assert answer.learned and answer.learned.text == "Its keeper is Orla Quint"
+        assert len(await service.documents("here")) == 2
 
 
 async def test_one_process_is_alone_and_the_next_takes_over(database: str) -> None:
