@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
+import shutil
 import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from bot.settings import Settings
@@ -22,10 +25,13 @@ from core.inspection import Inspection
 from core.ports import Engine
 from core.runner import Runner, new_id
 from core.service import Service
-from storage.backup import back_up, restore
+from storage.backup import Manifest
+from storage.backup import back_up as back_up_folder
+from storage.backup import restore as restore_folder
 from storage.check import Contents, check_folder, rebuild_search
-from storage.folder import DataFolder
+from storage.folder import TOKENS_FILE, DataFolder
 from storage.index import Index, ReadOnlyIndex
+from storage.transfer import Copied, Store, WholeWeights, adopt, transfer
 from storage.weights import Weights
 
 if TYPE_CHECKING:
@@ -34,9 +40,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "App",
+    "about_servers",
     "back_up",
     "check_data",
     "load_engine",
+    "migrate",
     "open_app",
     "open_for_reading",
     "open_worker",
@@ -120,17 +128,11 @@ async def open_worker(settings: Settings) -> AsyncIterator[Worker]:
 
 
 async def _enter_shared(stack: AsyncExitStack, settings: Settings) -> tuple[PostgresIndex, ports.Weights, Queues]:
-    try:
-        from storage.postgres import PostgresIndex
-        from storage.workers import Queues
-    except ImportError as error:
-        raise SetupError(
-            "ENGRAM_DATABASE_URL is set, and PostgreSQL's client is missing: install engram[postgres]."
-        ) from error
+    index = await stack.enter_async_context(_postgres(settings))
+    from storage.workers import Queues
+
     assert settings.database_url
-    url = settings.database_url.get_secret_value()
-    index = await stack.enter_async_context(PostgresIndex(url))
-    queues = await stack.enter_async_context(Queues(url))
+    queues = await stack.enter_async_context(Queues(settings.database_url.get_secret_value()))
     return index, _weights(settings, DataFolder(settings.data_dir), index), queues
 
 
@@ -162,14 +164,28 @@ async def open_for_reading(settings: Settings, note: Callable[[str], None]) -> A
 
 @asynccontextmanager
 async def _open_beside_running_bot(settings: Settings) -> AsyncIterator[App]:
-    folder = DataFolder(settings.data_dir)
-    async with ReadOnlyIndex(folder.index) as index:
-        weights = Weights(folder.weights, index.id)
-        async with _runner(settings, index, weights, learning=False, tidy=False) as runner:
-            yield _app(settings, index, weights, runner)
+    async with (
+        _store(settings) as store,
+        _runner(settings, store.index, store.weights, learning=False, tidy=False) as runner,
+    ):
+        yield _app(settings, store.index, store.weights, runner)
 
 
-def _weights(settings: Settings, folder: DataFolder, index: Index) -> ports.Weights:
+def _postgres(settings: Settings) -> PostgresIndex:
+    """Raises: SetupError."""
+    if not settings.database_url:
+        raise SetupError("Say which database: `--to postgresql://user@host/database`, or ENGRAM_DATABASE_URL.")
+    try:
+        import storage.workers  # noqa: F401  # of the same extra
+        from storage.postgres import PostgresIndex
+    except ImportError as error:
+        raise SetupError(
+            "ENGRAM_DATABASE_URL is set, and PostgreSQL's client is missing: install engram[postgres]."
+        ) from error
+    return PostgresIndex(settings.database_url.get_secret_value())
+
+
+def _weights(settings: Settings, folder: DataFolder, index: Index) -> WholeWeights:
     """Raises: SetupError."""
     if not settings.objects:
         return Weights(folder.weights, index.id)
@@ -201,6 +217,72 @@ def _app(settings: Settings, index: Index, weights: ports.Weights, runner: Runne
     return App(settings, service, runner, Inspection(index, weights, runner.device, settings.limits))
 
 
+@asynccontextmanager
+async def _store(settings: Settings) -> AsyncIterator[Store]:
+    """What is stored, beside a bot that may run on it."""
+    folder = DataFolder(settings.data_dir)
+    async with _postgres(settings) if settings.database_url else ReadOnlyIndex(folder.index) as index:
+        yield Store(index, _weights(settings, folder, index))
+
+
+@asynccontextmanager
+async def _store_in(folder: DataFolder) -> AsyncIterator[Store]:
+    async with Index(folder.index) as index:
+        yield Store(index, Weights(folder.weights, index.id))
+
+
+async def migrate(settings: Settings, note: Callable[[str], None]) -> Copied:
+    """Copy what the data folder holds to the servers that the settings name. The bot must not run; nothing is removed.
+
+    Args:
+        note: is given the name of each channel when it is there.
+
+    Raises: DataFolderBusy, DataTooNew, SetupError, StorageFailed.
+    """
+    there = _postgres(settings)
+    with DataFolder(settings.data_dir) as folder:
+        folder.require_index()
+        async with _store_in(folder) as source, there as index:
+            await adopt(source.index, index)
+            target = Store(index, _weights(settings, folder, index) if settings.objects else source.weights)
+            return await transfer(source, target, note)
+
+
+async def back_up(settings: Settings, file: Path) -> Manifest:
+    """Everything that is stored, wherever it is, as one file; beside a running bot. Raises: NotFound, StorageFailed."""
+    if not (settings.database_url or settings.objects):
+        return await asyncio.to_thread(back_up_folder, settings.data_dir, file)
+    with TemporaryDirectory(prefix=".backup-", dir=file.absolute().parent) as name:
+        with DataFolder(Path(name)) as folder:
+            for part in (settings.data_dir / "prepared", settings.data_dir / TOKENS_FILE):
+                if part.exists():
+                    (folder.path / part.name).symlink_to(part.absolute())
+            async with _store(settings) as source, _store_in(folder) as copy:
+                await transfer(source, copy)
+        return await asyncio.to_thread(back_up_folder, folder.path, file)
+
+
+async def restore(settings: Settings, file: Path) -> Manifest:
+    """Put back what a backup holds: in place of what the data folder holds, or into an empty database.
+
+    Raises: BackupDamaged, DataTooNew, StorageFailed, DataFolderBusy; SetupError, when the database is not empty.
+    """
+    if not (settings.database_url or settings.objects):
+        return await asyncio.to_thread(restore_folder, settings.data_dir, file)
+    with DataFolder(settings.data_dir) as folder, TemporaryDirectory(prefix="restore-", dir=folder.path) as name:
+        manifest = await asyncio.to_thread(restore_folder, Path(name), file)
+        with DataFolder(Path(name)) as copy:
+            target = _postgres(settings) if settings.database_url else Index(folder.index)
+            async with _store_in(copy) as source, target as index:
+                await adopt(source.index, index)
+                await transfer(source, Store(index, _weights(settings, folder, index)))
+            for part in ("prepared", TOKENS_FILE):
+                if (copy.path / part).exists():
+                    shutil.rmtree(folder.path / part, ignore_errors=True)
+                    os.replace(copy.path / part, folder.path / part)
+    return manifest
+
+
 def load_engine(settings: Settings) -> Engine:
     """Blocking, and slow: torch is imported here. Raises: ModelNotFound.
 
@@ -215,6 +297,20 @@ def load_engine(settings: Settings) -> Engine:
     finally:
         gc.freeze()
         gc.enable()
+
+
+async def about_servers(settings: Settings) -> list[tuple[str, list[str], str]]:
+    """Of each server that is set: what it is, what is wrong with it, one sentence each, and what it says of itself."""
+    answers = []
+    if settings.database_url:
+        from storage.postgres import about_server
+
+        answers.append(("Database", *await about_server(settings.database_url.get_secret_value())))
+    if settings.objects:
+        from storage.objects import Objects
+
+        answers.append(("Object store", *await asyncio.to_thread(Objects(settings.objects).about_store)))
+    return answers
 
 
 def check_data(folder: Path) -> Contents:

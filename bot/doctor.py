@@ -45,6 +45,7 @@ async def examine(settings: Settings) -> list[Check]:
     checks += [data_folder(settings.data_dir), disk(settings.data_dir)]
     if (settings.data_dir / "engram.db").exists():
         checks.append(await asyncio.to_thread(stored, settings.data_dir))
+    checks += await servers(settings)
     for name in PLATFORMS:
         checks += await platform(name, settings)
     return checks
@@ -203,6 +204,21 @@ def stored(folder: Path) -> Check:
     except StorageFailed:
         problems = ("the index engram.db can't be read",)
     return check("Stored data", not problems, "; ".join(problems[:5]) or "whole", fix)
+
+
+async def servers(settings: Settings) -> list[Check]:
+    """The database and the object store, where they are set."""
+    from bot.app import about_servers
+
+    try:
+        answers = await about_servers(settings)
+    except (SetupError, ImportError) as problem:
+        fix = "Install the extras postgres and objects, or correct the address."
+        return [check("Servers", False, str(problem), fix)]
+    return [
+        check(name, not problems, "; ".join(problems) or said, "Look at docs/scaling.md.")
+        for name, problems, said in answers
+    ]
 
 
 def disk(folder: Path) -> Check:

@@ -28,6 +28,13 @@ from storage.folder import fsync_path
 
 T = TypeVar("T")
 
+ADD_ANSWER = """
+INSERT INTO answers (id, document_id, question, learned, base, asked_at, asked_by, thread, details, shared)
+VALUES (:id, :document_id, :question, :learned, :base, :asked_at, :asked_by, :thread, :details, :shared)
+"""
+ADD_FEEDBACK = """
+INSERT INTO feedback (answer_id, given_by, helpful, correction) VALUES (:answer_id, :given_by, :helpful, :correction)
+"""
 MAX_OPEN = 16  # files at once
 VERSIONS = tuple(
     Path(__file__).with_name(f"channel_file{name}.sql") for name in ("", "_pages", "_places", "_corrections")
@@ -203,13 +210,7 @@ class ChannelFile:
     # Answers
 
     def add_answer(self, values: Mapping[str, Any]) -> None:
-        self._db.execute(
-            """
-            INSERT INTO answers (id, document_id, question, learned, base, asked_at, asked_by, thread, details)
-            VALUES (:id, :document_id, :question, :learned, :base, :asked_at, :asked_by, :thread, :details)
-            """,
-            values,
-        )
+        self._db.execute(ADD_ANSWER, {**values, "shared": False})
 
     def place_answer(self, answer_id: str, thread: str) -> None:
         self._db.execute("UPDATE answers SET thread = ? WHERE id = ?", (thread, answer_id))
@@ -274,6 +275,19 @@ class ChannelFile:
             return []
         rows = self._db.execute("SELECT correction FROM pages WHERE correction != ''")
         return [row["correction"] for row in rows]
+
+    def conversations(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """Rows of answers and of feedback."""
+        answers = self._db.execute("SELECT * FROM answers ORDER BY id").fetchall()
+        feedback = self._db.execute("SELECT * FROM feedback ORDER BY answer_id, given_by").fetchall()
+        return list(map(dict, answers)), list(map(dict, feedback))
+
+    def add_conversations(self, answers: Sequence[Mapping[str, Any]], feedback: Sequence[Mapping[str, Any]]) -> None:
+        with self._transaction() as execute:
+            for row in answers:
+                execute(ADD_ANSWER, row)
+            for row in feedback:
+                execute(ADD_FEEDBACK, row)
 
     def forget_person(self, person: str) -> int:
         """Erase what somebody asked and what somebody said about answers; the number of rows that went."""

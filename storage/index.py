@@ -389,7 +389,7 @@ class Index:
         rows = await self._read(
             "SELECT * FROM known_documents WHERE channel = :channel ORDER BY learned_at DESC, id", {"channel": channel}
         )
-        return list(map(_document, rows))
+        return list(map(document_of, rows))
 
     async def _known(self, channel: str) -> list[str]:
         """Ids of its documents."""
@@ -910,7 +910,7 @@ def _correction(row: sqlite3.Row, names: Mapping[str, str], learned: Collection[
     return Correction(**_values(Correction, row) | {"document_id": row["document_id"] or ""} | more)
 
 
-def _document(row: sqlite3.Row) -> Document:
+def document_of(row: Any) -> Document:
     metrics = json.loads(row["metrics"])
     metrics.pop("peak_memory_mb", None)  # of documents from before 2026-11-25, always 0
     for name, value in metrics.items():

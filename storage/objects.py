@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import secrets
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -89,13 +90,28 @@ class Objects:
         """
         if record.base != base:
             raise WrongBaseModel
-        if record.path != self._folder(record.document_id):
-            raise WeightsDamaged
-        checksums = json.loads(self._get(self._name(record.document_id, CHECKSUMS), record.sha256))
+        checksums = self._checksums(record)
         if str(section) not in checksums:
             raise WeightsDamaged
-        data = self._get(self._name(record.document_id, f"{section}.safetensors"), checksums[str(section)])
-        return _read(data, record, channel, section)
+        return self._section(record, channel, str(section), checksums[str(section)])
+
+    def whole(self, record: WeightsRecord, channel: str) -> dict[str, Tensor]:
+        """All tensors, named SECTION/MODULE, as stored, on the CPU. Raises: WeightsDamaged, StorageFailed."""
+        tensors = {}
+        for section, sha256 in self._checksums(record).items():
+            for module, tensor in self._section(record, channel, section, sha256).items():
+                tensors[f"{section}/{module}"] = tensor
+        return tensors
+
+    def _checksums(self, record: WeightsRecord) -> dict[str, str]:
+        if record.path != self._folder(record.document_id):
+            raise WeightsDamaged
+        return json.loads(self._get(self._name(record.document_id, CHECKSUMS), record.sha256))
+
+    def _section(self, record: WeightsRecord, channel: str, section: str, sha256: str) -> dict[str, Tensor]:
+        return _read(
+            self._get(self._name(record.document_id, f"{section}.safetensors"), sha256), record, channel, section
+        )
 
     def delete(self, document_id: str) -> None:
         """No error when it was gone before. In a bucket that keeps versions, the store's rules delete the old ones.
@@ -120,6 +136,17 @@ class Objects:
 
     def erase_trash(self, channel: str) -> None:
         """Nothing: there is no trash."""
+
+    def about_store(self) -> tuple[list[str], str]:
+        """What is wrong with the store, one sentence each, and what it is: something is put there, read and deleted."""
+        name, data = f"probe-{secrets.token_hex(8)}", secrets.token_bytes(1 << 10)
+        try:
+            obstore.put(self._store, name, data)
+            same = obstore.get(self._store, name).bytes().to_bytes() == data
+            obstore.delete(self._store, name)
+        except (BaseError, FileNotFoundError):
+            return ["it can't be reached, or refuses to put, get or delete"], ""
+        return ([] if same else ["it gives back other bytes than it got"]), "put, read and deleted an object"
 
     def _get(self, name: str, sha256: str) -> bytes:
         """An object, from the store or as it was used before. Raises: WeightsDamaged, StorageFailed."""
@@ -150,13 +177,13 @@ class Objects:
         return f"weights/{document_id}"
 
 
-def _read(data: bytes, record: WeightsRecord, channel: str, section: int) -> Mapping[str, Tensor]:
+def _read(data: bytes, record: WeightsRecord, channel: str, section: str) -> dict[str, Tensor]:
     """Of bytes that were checked. Raises: WeightsDamaged."""
     from safetensors.torch import load
 
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     expected = {"format": FILE_FORMAT, "document": record.document_id, "channel": channel, "base": record.base}
-    expected["section"] = str(section)
+    expected["section"] = section
     if not expected.items() <= header.get("__metadata__", {}).items():
         raise WeightsDamaged
     return load(data)

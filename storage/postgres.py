@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import json
 import re
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
@@ -30,7 +31,7 @@ from core.prompts import NOT_IN_TEXT
 from core.search.ranking import ChunkKey
 from core.search.words import spaced
 from core.types import Chunk, Job, Page
-from storage.channel_files import page_of, valid_text
+from storage.channel_files import ADD_FEEDBACK, page_of, valid_text
 from storage.index import Index
 from storage.words import matches, places_of, tokens
 
@@ -41,6 +42,18 @@ MIGRATIONS = tuple(Path(__file__).with_name(name) for name in SCRIPTS)  # the n-
 CONNECTIONS = 8  # of one process
 WAIT = 30.0  # seconds for a connection, also while the server restarts
 PART = 1 << 20  # bytes of a file that are sent at once: the event loop waits for each
+OLDEST = 130000  # version of the server
+CLOCK = 5.0  # seconds by which clocks may differ
+LAG = 60.0  # seconds by which a replica may be behind
+ABOUT = """
+SELECT current_setting('server_version_num')::integer AS version, extract(epoch FROM clock_timestamp())::float8 AS now,
+    current_setting('fsync') AS fsync, current_setting('synchronous_commit') AS commits,
+    coalesce((SELECT extract(epoch FROM max(replay_lag)) FROM pg_stat_replication), 0)::float8 AS lag
+"""
+ADD_ANSWER = """
+INSERT INTO answers (id, channel, document_id, question, learned, base, asked_at, asked_by, thread, details, shared)
+VALUES (:id, :channel, :document_id, :question, :learned, :base, :asked_at, :asked_by, :thread, :details, :shared)
+"""
 OPENING, CLAIMING = "engram: opening", "engram: claiming a job"  # locks beside those of the channels
 
 
@@ -219,6 +232,25 @@ class PostgresIndex(Index):
     _read = _execute
 
 
+async def about_server(url: str) -> tuple[list[str], str]:
+    """What is wrong with a server, one sentence each, and what it is. Changes nothing."""
+    try:
+        async with await AsyncConnection[DictRow].connect(url, row_factory=dict_row, connect_timeout=10) as connection:
+            [row] = await (await connection.execute(ABOUT)).fetchall()
+    except psycopg.Error:
+        return ["it can't be reached, or refuses this user"], ""
+    problems = []
+    if row["version"] < OLDEST:
+        problems.append(f"it is older than PostgreSQL {OLDEST // 10_000}")
+    if abs(row["now"] - time.time()) > CLOCK:
+        problems.append(f"its clock differs by {row['now'] - time.time():+.0f} s")
+    if row["fsync"] == "off" or row["commits"] == "off":
+        problems.append("it may lose what it committed: fsync or synchronous_commit is off")
+    if row["lag"] > LAG:
+        problems.append(f"a replica is {row['lag']:.0f} s behind")
+    return problems, f"PostgreSQL {row['version'] // 10_000}"
+
+
 class ChannelRows:
     """What one channel's file holds (`storage.channel_files.ChannelFile`), as rows: the same methods, within a
     transaction that has the channel's lock."""
@@ -336,13 +368,7 @@ class ChannelRows:
     # Answers
 
     async def add_answer(self, values: Mapping[str, Any]) -> None:
-        await self._execute(
-            """
-            INSERT INTO answers (id, channel, document_id, question, learned, base, asked_at, asked_by, thread, details)
-            VALUES (:id, :channel, :document_id, :question, :learned, :base, :asked_at, :asked_by, :thread, :details)
-            """,
-            **{name: value for name, value in values.items() if name != "channel"},
-        )
+        await self._insert(ADD_ANSWER, [{**values, "shared": False, "channel": self._channel}])
 
     async def place_answer(self, answer_id: str, thread: str) -> None:
         sql = "UPDATE answers SET thread = :thread WHERE id = :id AND channel = :channel"
@@ -406,6 +432,27 @@ class ChannelRows:
     async def learned_corrections(self) -> list[str]:
         rows = await self._execute("SELECT correction FROM pages WHERE channel = :channel AND correction != ''")
         return [row["correction"] for row in rows]
+
+    async def conversations(self) -> tuple[list[DictRow], list[DictRow]]:
+        """Rows of answers and of feedback."""
+        answers = await self._execute('SELECT * FROM answers WHERE channel = :channel ORDER BY id COLLATE "C"')
+        feedback = await self._execute(
+            """
+            SELECT feedback.* FROM feedback JOIN answers ON answers.id = answer_id WHERE channel = :channel
+            ORDER BY answer_id COLLATE "C", given_by COLLATE "C"
+            """
+        )
+        for row in answers:
+            del row["channel"]
+        return answers, feedback
+
+    async def add_conversations(
+        self, answers: Sequence[Mapping[str, Any]], feedback: Sequence[Mapping[str, Any]]
+    ) -> None:
+        await self._insert(
+            ADD_ANSWER, [{**row, "shared": bool(row["shared"]), "channel": self._channel} for row in answers]
+        )
+        await self._insert(ADD_FEEDBACK, [{**row, "helpful": bool(row["helpful"])} for row in feedback])
 
     # Erase
 

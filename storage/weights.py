@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from core.errors import LearningFailed, StorageFailed, WeightsDamaged, WrongBaseModel
-from core.ports import Learned
+from core.ports import Learned, section_tensors
 from core.types import WeightsRecord
 from storage.folder import fsync_path
 
@@ -85,12 +85,23 @@ class Weights:
         """
         if record.base != base:
             raise WrongBaseModel
+        tensors = section_tensors(self._read(record, channel, f"{section}/"), section)
+        if not tensors:
+            raise WeightsDamaged
+        return tensors
+
+    def whole(self, record: WeightsRecord, channel: str) -> dict[str, Tensor]:
+        """All tensors, named SECTION/MODULE, as stored, on the CPU. Raises: WeightsDamaged, StorageFailed."""
+        return self._read(record, channel)
+
+    def _read(self, record: WeightsRecord, channel: str, beginning: str = "") -> dict[str, Tensor]:
+        """Tensors whose names begin so. Raises: WeightsDamaged, StorageFailed."""
         if record.path != self._name(record.document_id):
             raise WeightsDamaged
         try:
             with self._path(record.document_id).open("rb") as file:
                 _check_bytes(file, record)
-                return _read_section(file, record, channel, section)
+                return _read_tensors(file, record, channel, beginning)
         except FileNotFoundError as error:
             raise WeightsDamaged from error
         except OSError as error:
@@ -197,7 +208,7 @@ def _check_bytes(file: BufferedReader, record: WeightsRecord) -> None:
         raise WeightsDamaged
 
 
-def _read_section(file: BinaryIO, record: WeightsRecord, channel: str, section: int) -> dict[str, Tensor]:
+def _read_tensors(file: BinaryIO, record: WeightsRecord, channel: str, beginning: str) -> dict[str, Tensor]:
     """From the open file whose bytes were checked, even if another one has taken its name since.
 
     Raises: WeightsDamaged. The tensors are copied: safetensors maps them to the file, which may change or shrink later.
@@ -208,14 +219,8 @@ def _read_section(file: BinaryIO, record: WeightsRecord, channel: str, section: 
     with safe_open(f"/dev/fd/{file.fileno()}", "pt") as tensors:
         if not expected.items() <= (tensors.metadata() or {}).items():
             raise WeightsDamaged
-        by_module = {}
-        for name in tensors.keys():  # noqa: SIM118
-            number, _, module = name.partition("/")
-            if number == str(section):
-                by_module[module] = tensors.get_tensor(name).clone()
-    if not by_module:
-        raise WeightsDamaged
-    return by_module
+        names = [name for name in tensors.keys() if name.startswith(beginning)]  # noqa: SIM118
+        return {name: tensors.get_tensor(name).clone() for name in names}
 
 
 @contextmanager

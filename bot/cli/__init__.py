@@ -14,7 +14,7 @@ __all__ = ["cli", "demo", "documents", "main", "models", "operating", "playgroun
 ORDER = [
     *("demo", "playground", "learn", "ask", "docs", "forget", "reset"),
     *("read", "relearn", "consolidate", "corrections", "forget-person"),
-    *("serve", "worker", "doctor", "status", "sync", "slack-manifest", "backup", "restore"),
+    *("serve", "worker", "doctor", "status", "sync", "slack-manifest", "backup", "restore", "migrate"),
     *("prepare", "bench"),
 ]
 cli.registered_commands.sort(key=lambda command: ORDER.index(str(command.name)))

@@ -48,13 +48,11 @@ async def backup(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Written at the end, at once; replaces an older one.")],
 ) -> None:
     """Save all that was learned into one file. The bot may go on running."""
-    import asyncio
-
     from bot.app import back_up
     from bot.terminal import megabytes, plain
     from bot.wording import count
 
-    manifest = await asyncio.to_thread(back_up, call.settings.data_dir, file)
+    manifest = await back_up(call.settings, file)
     size = file.stat().st_size
     call.screen.say(f"Saved {count(manifest.documents, 'document')} to {plain(str(file))}, {megabytes(size)}.")
     call.screen.result({"file": str(file), "bytes": size, "documents": manifest.documents})
@@ -65,14 +63,32 @@ async def restore(
     call: Call, file: Annotated[Path, typer.Argument(metavar="FILE", help="What `backup` wrote.")]
 ) -> None:
     """Put back what `backup` saved. It replaces everything in the data folder; stop the bot first."""
-    import asyncio
-
     from bot.app import restore as restore_all
     from bot.wording import count
 
-    manifest = await asyncio.to_thread(restore_all, call.settings.data_dir, file)
+    manifest = await restore_all(call.settings, file)
     call.screen.say(f"Restored {count(manifest.documents, 'document')}; what was there before is gone.")
     call.screen.result({"file": str(file), "documents": manifest.documents})
+
+
+@command(hidden=("channel",))
+async def migrate(
+    call: Call,
+    to: Annotated[str, typer.Option("--to", metavar="URL", help="postgresql://..., or ENGRAM_DATABASE_URL.")] = "",
+    objects: Annotated[str, typer.Option("--objects", metavar="URL", help="s3://..., or ENGRAM_OBJECTS.")] = "",
+) -> None:
+    """Copy what the data folder holds to PostgreSQL and an object store, and compare it there. Stop the bot first."""
+    from bot.app import migrate as migrate_all
+    from bot.settings import load_settings
+    from bot.wording import count
+
+    settings = load_settings(data_dir=call.data_dir, database_url=to or None, objects=objects or None)
+    copied = await migrate_all(settings, call.screen.note)
+    call.screen.say(
+        f"Copied and compared {count(copied.documents, 'document')} and {count(copied.answers, 'answer')} of "
+        f"{count(copied.channels, 'channel')}. Nothing was removed here."
+    )
+    call.screen.result(vars(copied))
 
 
 @command(hidden=("channel",))

@@ -1,6 +1,6 @@
 """Learns documents one after another until it is killed: job, weights, row, and only then a word on stdout.
 
-    python tests/storage/crash.py DATA_FOLDER
+    python tests/storage/crash.py DATA_FOLDER [DATABASE_URL OBJECTS_URL]
 
 One process imports torch and forks a child for each line that comes in; the line says how many seconds the child may
 live after its first document. The child's lines are the ids of documents that it acknowledged; "killed" ends them.
@@ -14,6 +14,7 @@ import secrets
 import signal
 import sys
 import time
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
@@ -30,9 +31,18 @@ from tests.storage.samples import METRICS, make_chunks, make_document, make_job
 TENSORS = {f"{section}/up.{at}": torch.randn(128, 256) for section in range(2) for at in range(4)}  # half a MB
 
 
-async def learn_until_killed(folder: DataFolder) -> None:
-    async with Index(folder.index) as index:
-        weights = Weights(folder.weights, index.id)
+async def learn_until_killed(folder: DataFolder, *servers: str) -> None:
+    async with AsyncExitStack() as stack:
+        if servers:
+            from storage.objects import Objects
+            from storage.postgres import PostgresIndex
+
+            database, bucket = servers
+            index = await stack.enter_async_context(PostgresIndex(database))
+            weights = Objects(bucket, index.id)
+        else:
+            index = await stack.enter_async_context(Index(folder.index))
+            weights = Weights(folder.weights, index.id)
         while True:
             id = secrets.token_hex(8)
             job = await index.add_job(make_job(f"job-{id}"), b"%PDF-" + bytes(100_000))
@@ -45,15 +55,15 @@ async def learn_until_killed(folder: DataFolder) -> None:
 
 
 def main() -> None:
-    folder = Path(sys.argv[1])
+    folder, *servers = sys.argv[1:]
     for line in sys.stdin:
         read, write = os.pipe()
         child = os.fork()
         if not child:
             os.dup2(write, 1)
             os.close(write)
-            with DataFolder(folder) as opened:
-                asyncio.run(learn_until_killed(opened))
+            with DataFolder(Path(folder)) as opened:
+                asyncio.run(learn_until_killed(opened, *servers))
         os.close(write)
         with open(read) as acknowledged:
             print(acknowledged.readline(), end="")

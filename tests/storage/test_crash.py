@@ -6,21 +6,24 @@ import random
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
+import obstore
 
 from storage.check import check_folder
 from storage.folder import DataFolder
 from storage.index import Index
+from storage.objects import Objects
+from storage.postgres import PostgresIndex
 from storage.weights import Weights
 
 KILLS = 10
 
 
-@pytest.fixture
-def crasher(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, str(Path(__file__).with_name("crash.py")), str(tmp_path)]
+@contextmanager
+def crashing(*places: str | Path) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, str(Path(__file__).with_name("crash.py")), *map(str, places)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         yield process
         process.stdin.close()
@@ -33,13 +36,38 @@ def killed_after(crasher: subprocess.Popen[str], seconds: float) -> list[str]:
     return [line.strip() for line in iter(crasher.stdout.readline, "killed\n")]
 
 
-async def test_kill_9_loses_nothing_acknowledged_and_leaves_nothing_half_done(crasher, tmp_path: Path) -> None:
+async def test_kill_9_loses_nothing_acknowledged_and_leaves_nothing_half_done(tmp_path: Path) -> None:
     chance, acknowledged = random.Random(9), []
-    for _ in range(KILLS):
-        acknowledged += killed_after(crasher, chance.uniform(0, 0.15))
-        with DataFolder(tmp_path) as folder:
-            await check(folder, acknowledged)
+    with crashing(tmp_path) as crasher:
+        for _ in range(KILLS):
+            acknowledged += killed_after(crasher, chance.uniform(0, 0.15))
+            with DataFolder(tmp_path) as folder:
+                await check(folder, acknowledged)
     assert len(acknowledged) >= KILLS
+
+
+async def test_kill_9_of_who_writes_to_servers_does_neither(tmp_path: Path, database: str, bucket: str) -> None:
+    chance, acknowledged = random.Random(9), []
+    with crashing(tmp_path, database, bucket) as crasher:
+        for _ in range(KILLS // 2):
+            acknowledged += killed_after(crasher, chance.uniform(0, 0.3))
+            async with PostgresIndex(database) as index:
+                await check_servers(index, Objects(bucket, index.id), acknowledged)
+    assert len(acknowledged) >= KILLS // 2
+
+
+async def check_servers(index: PostgresIndex, weights: Objects, acknowledged: list[str]) -> None:
+    records = {record.document_id: record for record in await index.all_weights()}
+    for document_id in await index.unused_weights():
+        weights.delete(document_id)
+    stored = {item["path"].split("/")[1] for page in obstore.list(weights._store) for item in page}
+    assert stored == set(records) >= set(acknowledged)
+    for document_id, record in records.items():
+        assert len(weights.load(record, "here", base="base", section=1)) == 4
+        assert [len(await texts(document_id)) for texts in (index.pages, index.chunks)] == [1, 2]
+        assert [hit.document.id for hit in await index.candidates("here", document_id)] == [document_id]
+    for job in await index.jobs():
+        assert await index.job_file(job.id)
 
 
 async def check(folder: DataFolder, acknowledged: list[str]) -> None:

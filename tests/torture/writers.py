@@ -19,8 +19,9 @@ WRITERS = 8
 
 
 async def run(plan: Plan, say: Say) -> list[Figure]:
-    from bot.app import back_up, check_data, open_app
+    from bot.app import check_data, open_app
     from bot.settings import load_settings
+    from storage.backup import back_up
 
     install(step_seconds=0.0)
     folder, done, errors, backups = plan.folder / "data", [0] * WRITERS, [], 0
