@@ -27,6 +27,13 @@ WORDS = "who|whose|what|when|where|why|which|how|does|did"
 # 700 in other languages written in Latin letters.
 PLAINLY = re.compile(rf"\s*(?i:{WORDS})\b|.*\b(?:the|{WORDS})\b", re.DOTALL)
 LISTED = {"no": "nb"}  # how the lists of stop words name it
+QUESTION_WORDS = {  # that these lists lack
+    "ca": "quants quin quina", "da": "hvornår hvem hvordan hvilken hvilket hvilke hvorfor",
+    "de": "wen wem wessen viele wieviel",
+    "es": "quiénes cuál cuáles cuándo cuánto cuánta cuántos cuántas dónde adónde", "fr": "quoi combien lequel",
+    "id": "dimana", "it": "quando quali", "nl": "wanneer hoeveel waar welke welk waarom", "no": "mye hvilket",
+    "pt": "quais quanto quanta quantos quantas", "ru": "какое какие чей",
+}  # fmt: skip
 
 
 def language_of(text: str) -> str:
@@ -45,7 +52,9 @@ def stop_words(language: str) -> frozenset[str]:
     from stop_words import LANGUAGE_MAPPING, get_stop_words
 
     listed = LISTED.get(language, language)
-    return frozenset(get_stop_words(listed)) if listed in LANGUAGE_MAPPING else frozenset()
+    if listed not in LANGUAGE_MAPPING:
+        return frozenset()
+    return frozenset(get_stop_words(listed)).union(QUESTION_WORDS.get(language, "").split())
 
 
 @cache

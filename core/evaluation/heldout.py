@@ -5,13 +5,15 @@
     python -m core.evaluation.heldout --facts 100 --count 2 --out facts.squad.json
     python -m core.evaluation.heldout --squad more-reading.jsonl.gz --count 16 --out squad.squad.json
     python -m core.evaluation.heldout --human FILE --general --count 2048 --out general.squad.json
+    python -m core.evaluation.heldout --tables more-reading.jsonl.gz --layout rows --count 12 --out tables.squad.json
 
 By rule: held-out articles with questions that rules make of their sentences, which quote them. By people: held-out
 paragraphs of Natural Questions and sentences of QAMR, joined at random, with the questions that people asked. SQuAD:
 its held-out paragraphs, joined at random, with questions of people and one that the paragraph does not answer, if there
 is one. Facts: invented ones, so many a document, one question each. General: questions about none of these documents,
-out of what training has seen. `--skip N` leaves out the first N documents, so that what is fitted on one set is judged
-by another.
+out of what training has seen. Tables: held-out ones of WikiTableQuestions, laid out as LAYOUTS says, with people's
+questions that one cell answers, and cells asked for by name. `--skip N` leaves out the first N documents, so that what
+is fitted on one set is judged by another.
 """
 
 from __future__ import annotations
@@ -19,28 +21,41 @@ from __future__ import annotations
 import argparse
 import json
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from core.document.tables import row_sentences, rows_as_text
 from core.prepare.invented import fact, invented_word
 from core.prepare.material import (
     Passage,
     grouped,
     is_development,
     is_development_article,
+    one_line,
     passages_of,
     read_articles,
     read_people,
     read_rows,
 )
+from core.prepare.questions import QA
 
 MIN_WORDS, MAX_WORDS = 500, 1000  # of a document
 ARTICLE_QUESTIONS = 8
 SENTENCE_QUESTIONS = 3  # people asked some forty about each of QAMR's
+TABLE_WORDS = 200  # of a table, at most
+CELL_QUESTIONS = 4  # by people, and as many by the names of row and column
 
 TitledPassages = tuple[str, list[Passage]]  # a document: title, paragraphs
+Rows = list[list[str]]  # of a table: cells
+LAYOUTS: dict[str, Callable[[Rows], str]] = {  # bars: as training has seen them
+    "rows": lambda rows: "\n".join(" ".join(filter(None, row)) for row in rows),
+    "bars": lambda rows: "\n".join(" | ".join(row) for row in rows),
+    "sentences": lambda rows: "\n".join(row_sentences(rows)),
+    "product": rows_as_text,
+}
 
 
 def by_rule(articles: Iterable[tuple[str, str]], count: int, seed: int = 0) -> list[TitledPassages]:
@@ -89,6 +104,43 @@ def squad_passages(path: Path) -> list[Passage]:
     """SQuAD's held-out paragraphs with short answers."""
     rows = (row for row in read_rows(path) if row["source"].startswith("squad") and is_development(row["context"]))
     return [passage for passage in grouped(rows) if passage.kind == "people"]
+
+
+def by_table(rows: Iterable[Mapping[str, Any]], layout: str, count: int, seed: int = 0) -> list[TitledPassages]:
+    """So many held-out tables, each with what people asked that one of its cells answers, and with as many cells that
+    are asked for by the names of their row and column.
+
+    Args:
+        layout: of LAYOUTS.
+    """
+    asked: dict[str, list[QA]] = defaultdict(list)
+    for row in rows:
+        if row["source"].startswith("wikitablequestions") and is_development(row["context"]):
+            asked[row["context"]].append(QA(one_line(row["question"]), row["answer"].strip()))
+    rng = random.Random(seed)
+    documents: list[TitledPassages] = []
+    for text, questions in rng.sample(sorted(asked.items()), len(asked)):
+        table = [[cell.strip() for cell in line.split("|")] for line in text.splitlines()]
+        cells = list(chain.from_iterable(table[1:]))
+        of_cells = [question for question in questions if cells.count(question.answer) == 1][:CELL_QUESTIONS]
+        named = cells_by_name(table)
+        if of_cells and named and row_sentences(table) and len(text.split()) <= TABLE_WORDS:
+            named = rng.sample(named, min(CELL_QUESTIONS, len(named)))
+            documents.append(("Table", [Passage("tables", "", LAYOUTS[layout](table), [*of_cells, *named])]))
+    return documents[:count]
+
+
+def cells_by_name(table: Rows) -> list[QA]:
+    """Cells that no other one is like, each asked for by its row and column: "What is the Built of Pier?"."""
+    heading, *body = table
+    cells = list(chain.from_iterable(body))
+    questions = []
+    for row in body:
+        name = next((cell for cell in row if cells.count(cell) == 1 and sum(map(str.isalpha, cell)) > 2), None)
+        for column, cell in zip(heading, row, strict=False):
+            if name and column and cell != name and cells.count(cell) == 1:
+                questions.append(QA(f"What is the {column} of {name}?", cell))
+    return questions
 
 
 def general(paragraphs: Sequence[Passage], count: int, seed: int = 5) -> list[TitledPassages]:
@@ -146,6 +198,8 @@ def main() -> None:
     parser.add_argument("--articles", nargs="*", type=Path, default=[])
     parser.add_argument("--human", type=Path)
     parser.add_argument("--squad", type=Path)
+    parser.add_argument("--tables", type=Path)
+    parser.add_argument("--layout", choices=LAYOUTS, default="product", help="of tables")
     parser.add_argument("--facts", type=int)
     parser.add_argument("--general", action="store_true")
     parser.add_argument("--count", type=int, default=24)
@@ -155,6 +209,8 @@ def main() -> None:
     count = o.skip + o.count
     if o.facts:
         documents = by_invention(o.facts, count)
+    elif o.tables:
+        documents = by_table(read_rows(o.tables), o.layout, count)
     elif o.general:
         [(title, drawn)] = general(read_people(o.human, development=False), count)
         documents = [(title, [passage]) for passage in drawn]

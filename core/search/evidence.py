@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import chain
 
-from core.search.words import SENTENCE_END, STOP_WORDS, normalise, stemmed, stems
+from core.search.words import SENTENCE_END, STOP_WORDS, normalise, stemmed, stems, stopped_in
 
 WINDOW = 2  # neighbouring sentences in which the answer and what is asked must stand
 TIME_WORDS = """
@@ -58,8 +58,8 @@ def fits_question(question: str, answer: str) -> bool:
 
 
 def asked_words(question: str) -> set[str]:
-    """The stems of a question's words, those left out that say nothing."""
-    return stems(question) - STOPPED
+    """The stems of a question's words, those left out that say nothing in its language."""
+    return stems(question) - set(map(stemmed, stopped_in(question)))
 
 
 def evidence(texts: Sequence[str], question: str, answer: str) -> float:
@@ -89,6 +89,3 @@ def _holds_content(words: Sequence[str], said: Sequence[str]) -> bool:
     """Whether all content words of a longer answer stand there, in any order."""
     content = set(said) - STOP_WORDS
     return len(content) >= 3 and content <= set(words)
-
-
-STOPPED = set(map(stemmed, STOP_WORDS))

@@ -42,10 +42,15 @@ def search_words(question: str) -> list[str]:
     nothing else. Where words are not parted by blanks, each two characters, as `spaced` has them."""
     runs = map(_bigrams, RUN.findall(question))
     written = list(dict.fromkeys(chain.from_iterable(runs)))
-    language = language_of(question)
-    stopped = STOP_WORDS if language == ENGLISH else stop_words(language)
+    stopped = stopped_in(question)
     telling = [word for word in written if word.casefold() not in stopped]
     return (telling or written)[:MAX_SEARCH_WORDS]
+
+
+def stopped_in(question: str) -> frozenset[str]:
+    """The words that say nothing in a question's language. Blocking, as `language_of`."""
+    language = language_of(question)
+    return STOP_WORDS if language == ENGLISH else stop_words(language)
 
 
 def _bigrams(run: str) -> list[str]:
@@ -131,7 +136,7 @@ def supporting_pages(pages: Sequence[str], answers: Sequence[str], question: str
     """For each answer the positions of the pages that support it, 0-based: within a few sentences stand the answer and
     enough of the question's words, so that no chance find is cited. The pages are read once for all answers."""
     page_words = list(map(normalise, pages))
-    asked = set(normalise(question)) - STOP_WORDS
+    asked = set(normalise(question)) - stopped_in(question)
     rarity = _rarity(set(map(stemmed, asked)), pages)
 
     def pages_that_support(answer: str) -> list[int]:

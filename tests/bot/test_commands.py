@@ -667,7 +667,7 @@ async def test_a_part_of_a_name_is_asked_about(taught):
 
 
 async def test_without_a_name_buttons_show_what_can_be_forgotten(taught):
-    assert "nothing here that you may" in (await run(taught, "forget", **BOB)).text
+    assert "nothing here that I could forget" in (await run(taught, "forget", **BOB)).text
     (message,) = (await run(taught, "forget")).private
     button, keep = message.buttons
     assert "manages this channel" in (await press(taught, button.action, button.value, **BOB)).text

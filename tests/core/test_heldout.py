@@ -14,6 +14,7 @@ from core.evaluation.heldout import (
     by_invention,
     by_people,
     by_rule,
+    by_table,
     general,
     main,
     squad_format,
@@ -83,3 +84,26 @@ def test_invented_documents_have_a_question_for_nearly_every_fact() -> None:
     (title, paragraphs), other = by_invention(25, 2)
     assert [len(p.questions) for p in paragraphs][:2] == pytest.approx([10, 10], abs=1) and len(paragraphs) == 3
     assert title and other[1][0].text != paragraphs[0].text and by_invention(25, 2)[0] == (title, paragraphs)
+
+
+def test_a_tables_questions_are_answered_by_one_of_its_cells_however_it_is_laid_out() -> None:
+    head = "Name | Of | Built\n"
+    tables = [f"{head}Pier | wood | 19{n}\nTower {n} | stone | 1874\nMill | wood | 1850" for n in range(100, 400)]
+    rows = []
+    for context in tables:
+        asked = {"source": "wikitablequestions-train (table)", "context": context}
+        rows += [
+            asked | {"question": q, "answer": a}
+            for q, a in (("what is of stone?", context.split("\n")[2][:9]), ("of?", "wood"))
+        ]
+    documents = by_table(rows, "product", 3)
+    assert [d[0] for d in documents] == ["Table"] * 3 and by_table(rows, "product", 3) == documents
+    for _, [passage] in documents:
+        original = next(context for context in tables if passage.questions[0].answer in context)
+        assert is_development(original)
+        assert passage.text.startswith("Name Of Built\nPier wood 19") and "\n\nPier, wood: Built 19" in passage.text
+        assert passage.questions[0].question == "what is of stone?"
+        for question in passage.questions[1:]:
+            assert question.question.startswith("What is the ") and original.count(question.answer) == 1
+    [(_, [bare])] = by_table(rows, "rows", 1)
+    assert "Built 19" not in bare.text and bare.questions == documents[0][1][0].questions

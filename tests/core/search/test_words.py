@@ -61,6 +61,21 @@ def test_a_rare_word_counts_more_in_a_sections_share() -> None:
     assert word_shares({"captain": [1]}, 4) == {1: 1.0} and word_shares({}, 4) == {}
 
 
+@pytest.mark.parametrize(
+    ("question", "answer"),
+    [
+        ("¿Qué quema la lámpara?", "la lámpara quema aceite de arenque"),
+        ("¿Cuánto pagan los visitantes?", "los visitantes pagan dos coronas"),
+        ("Quem construiu o farol?", "Orla construiu o farol"),
+    ],
+)
+def test_what_says_nothing_in_a_questions_own_language_need_not_stand_beside_the_answer(
+    question: str, answer: str
+) -> None:
+    page = f"En otoño llega un barco. Se dice que {answer}. Nadie lo sabe."
+    assert supporting_pages([page], [answer], question) == [[0]]
+
+
 def test_a_chance_find_is_not_cited() -> None:
     pages = [
         "The mill burned in 1874. Nobody was hurt.",
