@@ -59,9 +59,10 @@ class Answerer:
         self._ranking = ranking
 
     async def ask(self, channel: str, question: str, named: str = "", thread: str = "") -> Answer:
-        if asks_about_whole(question) and (whole := await self._whole(channel, named, thread)):
-            return await self._sum_up(question, whole)
-        return await self._ask_sections(channel, question, named, thread)
+        with self._device.asking():
+            if asks_about_whole(question) and (whole := await self._whole(channel, named, thread)):
+                return await self._sum_up(question, whole)
+            return await self._ask_sections(channel, question, named, thread)
 
     async def likely(self, channel: str, document_id: str, questions: Sequence[str]) -> list[str]:
         asking = []

@@ -1,6 +1,7 @@
 """One thread that owns the engine, and with it the model and the device.
 
 Everything handed in is done first come, first served. Questions that wait at the same moment are answered in one batch.
+Between two steps of learning the questions that are there are answered (`let_questions_go`).
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -30,6 +32,7 @@ T = TypeVar("T")
 # Rows of one engine.answer call. A question has up to four: three sections and the base model; and in a thread three
 # more, of its document.
 BATCH_ROWS = 16
+LONGEST_WAIT = 10.0  # seconds that a step of learning waits for questions
 GATHERING = 0.05  # seconds that a batch waits for the rows of a question whose search has just been computed
 
 
@@ -57,6 +60,7 @@ class Device:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="device")
         self._loading: asyncio.Future[Engine] | None = None
         self._waiting: deque[_Question] = deque()
+        self._asked: set[asyncio.Future[None]] = set()  # questions from when they came until they are answered
         self._searched = 0  # questions whose search was computed since the last batch
         self._searched_at = 0.0  # when the last one was
 
@@ -92,6 +96,22 @@ class Device:
     def run(self, function: Callable[..., T], *args: Any) -> asyncio.Future[T]:
         """Call in the device's thread."""
         return self._loop.run_in_executor(self._thread, function, *args)
+
+    @contextmanager
+    def asking(self) -> Iterator[None]:
+        """Around a question, from its search to its answer, which are two turns in the thread."""
+        answered = self._loop.create_future()
+        self._asked.add(answered)
+        try:
+            yield
+        finally:
+            self._asked.discard(answered)
+            answered.set_result(None)
+
+    async def let_questions_go(self) -> None:
+        """Wait until the questions that are here now are answered; those that come meanwhile are not waited for."""
+        if self._asked:
+            await asyncio.wait(set(self._asked), timeout=LONGEST_WAIT)
 
     @traced("answer")
     async def answer(self, asks: Sequence[Ask]) -> RowAnswers:

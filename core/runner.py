@@ -355,12 +355,13 @@ class Runner:
         return after
 
     async def _run_steps(self, work: _CurrentJob, steps: Generator[Step, None, T]) -> T:
-        """Drive the engine. Questions that came in during a step are ahead of the next one in the device's line."""
+        """Drive the engine. Questions that came in during a step are answered before the next one."""
         losses: list[float] = []
         stages = Stages()
         stages.enter(Stage.LEARNING, pages=work.progress.pages, tokens=work.progress.tokens)
         try:
             while True:
+                await self.device.let_questions_go()
                 work.check()
                 step = await self.device.run(_advance, steps)
                 if not isinstance(step, Step):

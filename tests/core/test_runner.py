@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import AsyncIterator, Generator, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -13,14 +14,14 @@ from core.answerer import Answerer
 from core.document.formats import DocumentText
 from core.document.language import language_of
 from core.errors import EngramError, LearningFailed, ModelNotFound, PdfLocked, StorageFailed
-from core.ports import Index, Learned, Weights
+from core.ports import Ask, Index, Learned, Weights
 from core.runner import Runner
 from core.service import Service, new_job
-from core.types import Chunk, Job, Limits, Metrics, Progress, Stage, Step
+from core.types import Chunk, Completion, Job, Limits, Metrics, Progress, Stage, Step
 from storage.channel_files import ChannelFile
 from storage.folder import DataFolder
 from tests.conftest import SMALL, Open
-from tests.fakes import FakeEngine, plain_pdf, read_plain, to_tensor
+from tests.fakes import FakeEngine, HeldEngine, plain_pdf, read_plain, to_tensor
 
 TEXT = "The keeper of the lighthouse is Ada Quill. The lamp burns whale oil. The boat comes on Tuesdays. " * 3
 PDF = plain_pdf(TEXT)
@@ -531,3 +532,46 @@ async def test_chunks_are_kept_with_their_codes_where_their_text_is(
     assert len(codes) > 8, "more than at once"
     assert codes == [f"a head's{n:02}".encode() if keep_text else b"" for n in range(len(codes))]
     assert {name.split("_")[0] for name in engine.threads} == {"device"}
+
+
+class Taking(HeldEngine):
+    """Writes down whose turn it was."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.turns: list[str] = []
+
+    def learn(self, chunks: Sequence[Chunk], *, title: str) -> Generator[Step, None, Learned]:
+        steps = super().learn(chunks, title=title)
+        while True:
+            try:
+                step = next(steps)
+            except StopIteration as end:
+                return end.value
+            self.turns.append("step")
+            yield step
+
+    def query(self, question: str) -> None:
+        self.turns.append("search")
+
+    def answer(self, asks: Sequence[Ask]) -> list[Completion]:
+        self.turns.append("answer")
+        return super().answer(asks)
+
+
+async def test_a_question_is_searched_and_answered_with_no_step_of_learning_between(open_service: Open) -> None:
+    engine = Taking()
+    async with open_service(engine) as service:
+        await learn(service)
+        engine.go.clear()
+        job = await service.submit("there", "b.pdf", plain_pdf("The bakery opens at six."), by="ada")
+        async for progress in service.watch(job.id):
+            if progress.job.stage is Stage.LEARNING:
+                break
+        engine.turns.clear()
+        for _ in range(10):
+            await service.ask("here", "Who built it?")
+        engine.go.set()
+    after_searches = [after for turn, after in pairwise(engine.turns) if turn == "search"]
+    assert after_searches == ["answer"] * 10
+    assert "step" in engine.turns, "learning went on"
