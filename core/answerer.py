@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from core.device import Device
-from core.errors import NoGist, WeightsDamaged, WrongBaseModel
+from core.errors import NoGist, NotFound, WeightsDamaged, WrongBaseModel
 from core.ports import Ask, Index, Weights
 from core.search.citation import cite
 from core.search.closeness import closeness
@@ -189,15 +189,19 @@ class Answerer:
 
     async def _load_all(self, asked: Collection[Hit]) -> tuple[list[Hit], list[Mapping[str, Tensor]], tuple[str, ...]]:
         """The hits whose weights could be loaded, these weights, and the names of the other documents: one bad document
-        fails no question that another can answer. Raises: what the first one failed of, when all did."""
+        fails no question that another can answer, nor does one that is forgotten meanwhile. Raises: what the first one
+        failed of, when all did."""
         loads = (self._load(hit.document, hit.section) for hit in asked)
         results = await asyncio.gather(*loads, return_exceptions=True)
         hits: list[Hit] = []
         weights: list[Mapping[str, Tensor]] = []
         unusable: dict[str, WeightsDamaged | WrongBaseModel] = {}
+        forgotten = False
         for hit, result in zip(asked, results, strict=True):
             if isinstance(result, WeightsDamaged | WrongBaseModel):
                 unusable.setdefault(hit.document.name, result)
+            elif isinstance(result, NotFound):
+                forgotten = True
             elif isinstance(result, BaseException):
                 raise result
             else:
@@ -206,6 +210,8 @@ class Answerer:
         if unusable and not hits:
             name, problem = next(iter(unusable.items()))
             raise type(problem)(f"{name}: {problem}")
+        if forgotten and not hits:
+            raise NotFound("This document was forgotten while it was asked.")
         return hits, weights, tuple(unusable)
 
     async def _parameters(self) -> RankingParameters:

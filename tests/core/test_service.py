@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -378,6 +379,26 @@ async def test_a_damaged_document_fails_no_question_that_another_can_answer_and_
         assert answer.document and answer.document.name == "harbour.pdf" and answer.unusable == ("lighthouse.pdf",)
         with pytest.raises(WeightsDamaged, match=r"lighthouse\.pdf: "):
             await service.ask("here", "Who is the keeper of the lighthouse?", document="lighthouse.pdf")
+
+
+async def test_a_document_that_is_forgotten_meanwhile_fails_no_question_that_another_can_answer(
+    open_service: Open, index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_service() as service:
+        lighthouse, harbour = await learn(service), await learn(service, HARBOUR, "harbour.pdf")
+        forgotten = [lighthouse, harbour]
+        search = index.candidates
+
+        async def search_and_forget(*args: Any, **options: Any) -> Any:
+            hits = await search(*args, **options)
+            await service.forget("here", forgotten.pop(0).id)
+            return hits
+
+        monkeypatch.setattr(index, "candidates", search_and_forget)
+        answer = await service.ask("here", "Who is the master, and who is the keeper of the harbour?")
+        assert answer.document and answer.document.name == "harbour.pdf" and not answer.unusable
+        with pytest.raises(NotFound, match="forgotten while it was asked"):
+            await service.ask("here", "Who is the keeper of the harbour?")
 
 
 async def test_what_is_damaged_is_learned_again_in_its_place_from_the_kept_text(

@@ -182,7 +182,9 @@ async def ask(load: Load) -> None:
     others = {one.paper.secret for one in load.uploads.values() if one.channel != channel}
     load.wrong += [f"{channel} was told {secret}" for secret in others if secret in text]
     if not re.search(
-        "without the document|find that in|seem to be about|know any documents|still learning", text, re.I
+        "without the document|find that in|seem to be about|know any documents|still learning|forgotten while",
+        text,
+        re.I,
     ):
         load.failed.append(f"{channel}: {text}")
     if home and not about.removed:
