@@ -337,16 +337,20 @@ async def test_what_the_menu_was_asked_survives_a_crash(world, slack):
     await world.said("I know handbook.pdf now")
 
 
-@contextmanager
-def slow_disk(world) -> Iterator[None]:
+@asynccontextmanager
+async def slow_disk(world) -> AsyncIterator[None]:
     """Another program writes to the index: whoever wants to write waits."""
-    with closing(sqlite3.connect(world.service._index._path, isolation_level=None)) as other:
-        other.execute("BEGIN IMMEDIATE")
+    with closing(sqlite3.connect(world.service._index._path, isolation_level=None, timeout=0)) as other:
+        async with asyncio.timeout(10):
+            while not other.in_transaction:  # the bot may be in the middle of a transaction of its own
+                with suppress(sqlite3.OperationalError):
+                    other.execute("BEGIN IMMEDIATE")
+                await asyncio.sleep(0.01)
         yield
 
 
 async def test_nothing_is_acknowledged_before_it_is_kept(world, slack):
-    with slow_disk(world):
+    async with slow_disk(world):
         told = asyncio.create_task(slack.event(mention()["event"]))
         await world.quiet()
         assert not told.done()
@@ -356,7 +360,7 @@ async def test_nothing_is_acknowledged_before_it_is_kept(world, slack):
 
 async def test_a_slow_disk_costs_a_command_two_seconds_and_not_its_answer(world, slack, monkeypatch):
     monkeypatch.setattr(app, "DISK", 0.1)
-    with slow_disk(world):
+    async with slow_disk(world):
         await slack.slash("docs")
     await world.whispered("know any documents")
 
