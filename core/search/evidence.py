@@ -7,6 +7,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
+from functools import cache
 from itertools import chain
 
 from core.search.words import SENTENCE_END, STOP_WORDS, normalise, stemmed, stems, stopped_in
@@ -59,7 +60,13 @@ def fits_question(question: str, answer: str) -> bool:
 
 def asked_words(question: str) -> set[str]:
     """The stems of a question's words, those left out that say nothing in its language."""
-    return stems(question) - set(map(stemmed, stopped_in(question)))
+    return stems(question) - _all_stemmed(stopped_in(question))
+
+
+@cache
+def _all_stemmed(words: frozenset[str]) -> frozenset[str]:
+    """Of a language's list: once, and not for each answer."""
+    return frozenset(map(stemmed, words))
 
 
 def evidence(texts: Sequence[str], question: str, answer: str) -> float:
