@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from core.device import Device
-from core.errors import NoGist, NotFound, WeightsDamaged, WrongBaseModel
+from core.errors import ForgottenMeanwhile, NoGist, NotFound, WeightsDamaged, WrongBaseModel
 from core.ports import Ask, Index, Weights
 from core.search.citation import cite
 from core.search.closeness import closeness
@@ -189,29 +189,27 @@ class Answerer:
 
     async def _load_all(self, asked: Collection[Hit]) -> tuple[list[Hit], list[Mapping[str, Tensor]], tuple[str, ...]]:
         """The hits whose weights could be loaded, these weights, and the names of the other documents: one bad document
-        fails no question that another can answer, nor does one that is forgotten meanwhile. Raises: what the first one
-        failed of, when all did."""
+        fails no question that another can answer, nor does one that is forgotten meanwhile. Raises: when all did,
+        what the first unusable one failed of, or ForgottenMeanwhile."""
         loads = (self._load(hit.document, hit.section) for hit in asked)
         results = await asyncio.gather(*loads, return_exceptions=True)
         hits: list[Hit] = []
         weights: list[Mapping[str, Tensor]] = []
         unusable: dict[str, WeightsDamaged | WrongBaseModel] = {}
-        forgotten = False
         for hit, result in zip(asked, results, strict=True):
             if isinstance(result, WeightsDamaged | WrongBaseModel):
                 unusable.setdefault(hit.document.name, result)
-            elif isinstance(result, NotFound):
-                forgotten = True
             elif isinstance(result, BaseException):
-                raise result
+                if not isinstance(result, NotFound):  # it was forgotten
+                    raise result
             else:
                 hits.append(hit)
                 weights.append(result)
         if unusable and not hits:
             name, problem = next(iter(unusable.items()))
             raise type(problem)(f"{name}: {problem}")
-        if forgotten and not hits:
-            raise NotFound("This document was forgotten while it was asked.")
+        if asked and not hits:
+            raise ForgottenMeanwhile
         return hits, weights, tuple(unusable)
 
     async def _parameters(self) -> RankingParameters:

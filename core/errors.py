@@ -70,6 +70,10 @@ class NotFound(Refused):
     """There is no such document in this channel."""
 
 
+class ForgottenMeanwhile(NotFound):
+    """This document was forgotten while it was asked."""
+
+
 class NoGist(Refused):
     """I know facts of this document, but I can't sum it up; ask me who, what, when, where or how many."""
 

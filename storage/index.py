@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 
 import aiosqlite
 
-from core.errors import AlreadyKnown, Cancelled, DataTooNew, NotFound, StorageFailed
+from core.errors import AlreadyKnown, Cancelled, DataTooNew, ForgottenMeanwhile, NotFound, StorageFailed
 from core.search.finder import the_one
 from core.search.ranking import Hit, WordMatch, by_words
 from core.search.words import search_words
@@ -623,7 +623,7 @@ class Index:
                         values,
                     )
                     if not document:
-                        raise NotFound("This document was forgotten while it was asked.")
+                        raise ForgottenMeanwhile
                     values["document_id"] = document[0]["id"]
                 await execute(ADD_CHANNEL, values)
             await content(ChannelFile.add_answer, _valid(values), create=True)
