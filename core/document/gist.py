@@ -24,8 +24,8 @@ DEFINED = re.compile(
     rf"(?P<subject>[^,(;:]{{2,60}}?){CLAUSE} "
     r"(?:is|are|was|were|refers?|means|denotes?|describes?|applies|comprises?|consists?|can|may|has been|have been)\b"
 )
-KIND = re.compile(r" (?:a|an|the|one|any|part|among)\b")  # after "was": what something was, not what happened to it
-GOING_ON = re.compile(r" \w+ing\b")
+ARTICLE = re.compile(r" (?:a|an|the|one|any|part|among)\b")  # after "was": what something was, not what happened to it
+PROGRESSIVE = re.compile(r" \w+ing\b")  # after "is": what somebody is doing
 PRONOUNS = frozenset(
     ["it", "he", "she", "they", "this", "that", "these", "those", "there", "i", "we", "you", "who", "what", "here"]
 )
@@ -71,7 +71,7 @@ def _is_defined(match: re.Match[str]) -> bool:
         return False
     rest = match.string[match.end() :]
     is_past = match[0].endswith(("was", "were", "been"))
-    return bool(KIND.match(rest)) if is_past else not GOING_ON.match(rest)
+    return bool(ARTICLE.match(rest)) if is_past else not PROGRESSIVE.match(rest)
 
 
 def beginning(sentence: str) -> str:

@@ -30,31 +30,33 @@ def attached(
     modules: Mapping[str, nn.Linear],
     deltas: Mapping[str, Tensor],
     rows: Sequence[int],
-    seen: dict[str, tuple[Tensor, Tensor]] | None = None,
+    captured: dict[str, tuple[Tensor, Tensor]] | None = None,
 ) -> Iterator[None]:
     """Within the context, y = W x + delta x on the rows of each document.
 
     Args:
         deltas: name -> [D, d, f].
         rows: number of batch rows of each of the D documents, in order; further rows keep W.
-        seen: gets x [D, N, f] and delta x [D, N, d] by name, N tokens a document, where documents have as many rows.
+        captured: gets x [D, N, f] and delta x [D, N, d] by name, N tokens a document; documents have as many rows then.
     """
     with ExitStack() as stack:
         for name, module in modules.items():
             if name in deltas:
-                stack.callback(module.register_forward_hook(_add_delta(name, deltas[name], rows, seen)).remove)
+                stack.callback(module.register_forward_hook(_add_delta(name, deltas[name], rows, captured)).remove)
         yield
 
 
-def _add_delta(name: str, delta: Tensor, rows: Sequence[int], seen: dict[str, tuple[Tensor, Tensor]] | None) -> Hook:
+def _add_delta(
+    name: str, delta: Tensor, rows: Sequence[int], captured: dict[str, tuple[Tensor, Tensor]] | None
+) -> Hook:
     def add(_module: nn.Module, args: tuple[Tensor, ...], y: Tensor) -> Tensor:
         x = args[0]
         w = delta.to(x.dtype).transpose(1, 2)  # [D, f, d]
         if len(set(rows)) == 1 and sum(rows) == x.shape[0]:
             by_document = x.reshape(len(rows), -1, x.shape[-1])
             added = torch.bmm(by_document, w)
-            if seen is not None:
-                seen[name] = by_document, added
+            if captured is not None:
+                captured[name] = by_document, added
             return y + added.view_as(y)
         parts, start = [], 0
         for document, count in enumerate(rows):

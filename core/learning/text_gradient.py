@@ -63,10 +63,10 @@ def text_gradient(
     loss: float | Tensor = 0.0
     parts: list[list[Factors]] = []
     for below, targets in text:
-        seen: dict[str, tuple[Tensor, Tensor]] = {}
+        captured: dict[str, tuple[Tensor, Tensor]] = {}
         with torch.enable_grad(), second_order() if differentiable else nullcontext():
-            hidden = upper_states(model, below, blocks, leaves, seen)
-        inputs, added = zip(*(seen[name] for name in leaves), strict=True)
+            hidden = upper_states(model, below, blocks, leaves, captured)
+        inputs, added = zip(*(captured[name] for name in leaves), strict=True)
         if differentiable:
             losses = token_losses(model, hidden, targets)
             weighted = (losses * token_weights(hidden)).view(len(counts), -1).sum(1) / counts
@@ -104,13 +104,13 @@ def upper_states(
     below: Tensor,
     blocks: range,
     fast: Mapping[str, Tensor],
-    seen: dict[str, tuple[Tensor, Tensor]] | None = None,
+    captured: dict[str, tuple[Tensor, Tensor]] | None = None,
 ) -> Tensor:
     """Last hidden states [R, T, d] from the states below the first of the blocks, with the fast weights `attached`."""
     documents = len(next(iter(fast.values())))
     rows = [len(below) // documents] * documents
     with (
-        attached(down_projections(model, blocks), fast, rows, seen),
+        attached(down_projections(model, blocks), fast, rows, captured),
         decoder_slice(model, blocks.start, len(model.model.layers), norm=True) as upper,
     ):
         return upper(inputs_embeds=below, use_cache=False).last_hidden_state

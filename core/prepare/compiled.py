@@ -228,16 +228,14 @@ class LlamaStep:
             xs = self.run(x, blocks[cut:], at_block[cut:], True)
             pull, loss = self.loss_pull(xs[-1], *above)
             losses.append(loss)
-            outputs: list[Tensor] = []
-            read: list[Tensor] = []
+            factors: list[tuple[Tensor, Tensor]] = []  # of each delta's gradient, from above
             for i in reversed(range(cut, len(blocks))):
                 above_block = pull
                 pull, *inner = self.block_pull(xs[i - cut], blocks[i], cos, sin, at_block[i], pull, self.eps)
-                if inner:
-                    outputs.append(above_block)
-                    read.append(inner[0])
-            by_document = [torch.stack(each[::-1]).unflatten(1, (len(inputs), -1)) for each in (outputs, read)]
-            deltas = self.stepped(deltas, *(each.flatten(2, 3) for each in by_document), rates)
+                factors += [(above_block, read) for read in inner]
+            outputs, reads = (torch.stack(each) for each in zip(*reversed(factors), strict=True))  # [U, R, T, d or f]
+            by_document = [each.reshape(*shape[:2], -1, each.shape[-1]) for each in (outputs, reads)]
+            deltas = self.stepped(deltas, *by_document, rates)
         return losses, dict(zip(self.fast_blocks, self.rounded(deltas).to(x.dtype), strict=True))
 
     def states(self, ids: Tensor, learned: Mapping[int, Tensor]) -> Tensor:

@@ -42,8 +42,9 @@ class RecordedStep:
 
     def __call__(self, batch: StepBatch) -> Losses:
         """Returns: the losses, valid until the next call."""
-        self.record([batch])
-        buffers, run = self.kept[shape_of(batch)]
+        if (shape := shape_of(batch)) not in self.kept:
+            self.record([batch])
+        buffers, run = self.kept[shape]
         torch._foreach_copy_(list(leaves(buffers)), list(leaves(batch)))
         return run()
 
