@@ -243,7 +243,7 @@ async def migrate(settings: Settings, note: Callable[[str], None]) -> Copied:
     with DataFolder(settings.data_dir) as folder:
         folder.require_index()
         async with _store_in(folder) as source, there as index:
-            await adopt(source.index, index)
+            await adopt(source.index, index)  # before its weights are opened, which carry its id
             target = Store(index, _weights(settings, folder, index) if settings.objects else source.weights)
             return await transfer(source, target, note)
 
@@ -257,8 +257,9 @@ async def back_up(settings: Settings, file: Path) -> Manifest:
             for part in (settings.data_dir / "prepared", settings.data_dir / TOKENS_FILE):
                 if part.exists():
                     (folder.path / part.name).symlink_to(part.absolute())
-            async with _store(settings) as source, _store_in(folder) as copy:
-                await transfer(source, copy)
+            async with _store(settings) as source, Index(folder.index) as index:
+                await adopt(source.index, index)
+                await transfer(source, Store(index, Weights(folder.weights, index.id)))
         return await asyncio.to_thread(back_up_folder, folder.path, file)
 
 

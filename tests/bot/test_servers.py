@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from safetensors import safe_open
 
 from bot.app import back_up, migrate, open_app, restore
 from bot.doctor import servers
@@ -63,6 +64,10 @@ async def test_a_bot_moves_is_backed_up_and_put_back(
 
     assert (await restore(load_settings(data_dir=tmp_path / "folder"), tmp_path / "backup")).documents == 2
     assert await known(load_settings(data_dir=tmp_path / "folder")) == ["local", "there"]
+    async with Index(tmp_path / "folder" / "engram.db") as index:
+        for file in (tmp_path / "folder" / "weights").iterdir():
+            with safe_open(file, "pt") as weights:
+                assert weights.metadata()["index"] == index.id, "no sweep would know it as its own"
 
 
 async def test_the_doctor_tells_of_servers_that_lose_commits_or_are_not_there(
