@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from bot.chat import Button, Field, Message, Style, Tone
 from bot.escape import clip
-from bot.wording import ago, count, in_words, seconds, with_its_cut
+from bot.wording import ago, count, in_words, not_found_in, seconds, with_its_cut
 from core.document.formats import place_of
 from core.errors import AlreadyKnown, EngramError, QuotaReached, SetupError
 from core.prompts import NOT_IN_TEXT
@@ -250,8 +250,7 @@ def answer(
     name = value.document.name
     if value.certainty is Certainty.ABSENT:
         footer = "\n".join(filter(None, [f"{value.certainty}", *_left_out(value), hint]))
-        text = f"I can't find that in {name}."
-        return Message(text=text, asked=asked, footer=footer, buttons=buttons, tone=Tone.ABSENT)
+        return Message(text=not_found_in(name), asked=asked, footer=footer, buttons=buttons, tone=Tone.ABSENT)
     text, base = _short(value.learned.text), _base(value)
     read = " · read from its text, too" if value.document_tokens else ""
     lines = [f"{value.certainty} · {', '.join((name, *where(value)))}{read}"]

@@ -22,7 +22,7 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from bot.wording import count, with_its_cut
+from bot.wording import count, not_found_in, with_its_cut
 from core.document.text import visible
 from core.prompts import NOT_IN_TEXT
 from core.types import Answer, Certainty, Document, Page, Progress, Stage, Status
@@ -191,7 +191,7 @@ def answers_table(answer: Answer) -> Table:
     table.add_column("Learned", ratio=1, header_style="bold green")
     if answer.learned and answer.document and answer.certainty is Certainty.ABSENT:
         guess = "" if answer.learned.text == NOT_IN_TEXT else f"\n[dim]A guess: {plain(answer.learned.text)}[/]"
-        learned = f"I can't find that in {plain(answer.document.name)}.{guess}"
+        learned = not_found_in(plain(answer.document.name)) + guess
     elif answer.learned:
         learned = plain(answer.learned.text)
     elif answer.unrelated:

@@ -32,6 +32,11 @@ def with_its_cut(text: str) -> str:
     return f"{text} …" if len(text.split()) > 6 and text[-1].isalnum() else text
 
 
+def not_found_in(name: str) -> str:
+    """Of a document that was asked."""
+    return f"I can't find that in {name}."
+
+
 def ago(value: float) -> str:
     if value < 60:
         return "just now"

@@ -8,7 +8,7 @@ from html import escape
 
 from bot import render
 from bot.chat import Message
-from bot.wording import count, seconds, with_its_cut
+from bot.wording import count, not_found_in, seconds, with_its_cut
 from core.inspection import AnswerByReading, Preview, Prompt
 from core.types import Answer, Certainty, Completion, Document, Progress, Stage, Status
 
@@ -141,7 +141,7 @@ def learned(value: Answer) -> str:
     if value.learned is None or value.document is None:
         return _card("From the weights", "Nothing learned here seems to be about that.", "", "engram-learned")
     absent = value.certainty is Certainty.ABSENT
-    text = f"I can't find that in {value.document.name}." if absent else value.learned.text
+    text = not_found_in(value.document.name) if absent else value.learned.text
     section = f"section {value.section + 1}" if value.section is not None else ""
     facts = [
         str(value.certainty),
