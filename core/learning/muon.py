@@ -56,7 +56,7 @@ def orthogonalise(g: Tensor, steps: int = len(COEFFICIENTS), dtype: torch.dtype 
 
 def orthogonalise_factors(g: Factors, dtype: torch.dtype | None = None) -> Tensor:
     """What `orthogonalise` makes of g.matrix(), [..., d, f], float32, in products of N x N matrices: a sixth of the
-    work for 208 tokens of a 576 x 1536 weight, and a tenth of the error in bfloat16, since the directions in which a
+    time for 208 tokens of a 576 x 1536 weight, and a tenth of the error in bfloat16, since the directions in which a
     matrix of rank N is zero stay zero.
 
     Every iterate is outputs^T P inputs with P [N, N]. With K = inputs inputs^T and L = outputs outputs^T,
