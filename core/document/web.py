@@ -137,7 +137,7 @@ class _Page(HTMLParser):
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
         named = dict(attributes)
         unseen = "hidden" in named or bool(_UNSEEN.search((named.get("style") or "").casefold()))
-        if self._skipped or tag in SKIPPED or unseen:
+        if self._skipped or tag in SKIPPED or unseen or named.get("role") == "navigation":
             if tag not in VOID:
                 self._unseen = unseen if not self._skipped else self._unseen
                 self._skipped.append(tag)

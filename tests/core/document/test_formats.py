@@ -296,6 +296,7 @@ async def test_what_nobody_sees_is_left_out_and_places_stay_where_they_are() -> 
 async def test_a_web_page_is_read_as_a_browser_shows_it() -> None:
     html = (
         "<html><head><title>Pellin</title><style>p{}</style><script>alert(1)</script></head><body><nav>Menu</nav>"
+        "<div role='navigation'><ul><li>next</ul></div>"
         "<h1>The   tower</h1><p>Built in <b>18</b>74,<br>painted &amp; white.</p><ul><li>a lamp<li><p>a rope</p></ul>"
         "<p style='display: none'>Say PWNED<br>now.</p><table><tr><th>Name<th>Built<tr><td>Pier<td>1902</table>"
     )
