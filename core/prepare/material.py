@@ -127,7 +127,8 @@ def grouped(rows: Iterable[Mapping[str, Any]]) -> list[Passage]:
 def laid_out(text: str) -> str:
     """Rows `a | b | c` as the product shows tables; other lines stay."""
     parts: list[str] = []
-    for is_row, lines in groupby(text.splitlines(), key=lambda line: "|" in line):
+    for is_row, group in groupby(text.splitlines(), key=lambda line: "|" in line):
+        lines = list(group)
         parts += [rows_as_text([line.split("|") for line in lines])] if is_row else lines
     return "\n".join(parts)
 
