@@ -30,7 +30,7 @@ class PdfLocked(Refused):
 
 
 class PdfHasNoText(Refused):
-    """No text was found in this document; run text recognition (OCR) over it and send that."""
+    """No text was found in this document; send a copy whose text can be selected."""
 
 
 class PdfTooBig(Refused):
@@ -38,7 +38,7 @@ class PdfTooBig(Refused):
 
 
 class PdfTooLong(Refused):
-    """This document is longer than the limit; learn a part of it, for example pages 1-100."""
+    """This document is longer than the limit; send it again with “pages 1-100” to learn that part."""
 
 
 class PdfTooShort(Refused):
@@ -46,7 +46,7 @@ class PdfTooShort(Refused):
 
 
 class PdfTooSlow(Refused):
-    """Reading this document took more time or memory than a document may; send a part of it."""
+    """This document takes too long or too much memory to read; send a part of it."""
 
 
 class AlreadyKnown(Refused):

@@ -15,7 +15,7 @@ from core.device import Device
 from core.document.chunks import check_length
 from core.document.formats import DocumentText
 from core.ports import Ask, Index, Weights
-from core.types import Answer, Chunk, Completion, Limits
+from core.types import ALL_PAGES, Answer, Chunk, Completion, Limits
 
 MAX_HITS = 50  # chunks of a document that a question points at, at most
 
@@ -63,9 +63,9 @@ class Inspection:
         """read: as the runner's."""
         self._index, self._weights, self._device, self._limits, self._read = index, weights, device, limits, read
 
-    async def preview(self, data: bytes) -> Preview:
-        """What a document becomes. Raises: Refused, SetupError."""
-        document = await self._read(data, self._limits)
+    async def preview(self, data: bytes, pages: tuple[int, int] = ALL_PAGES) -> Preview:
+        """What these pages of a document become. Raises: Refused, SetupError."""
+        document = await self._read(data, self._limits, pages)
         engine = await self._device.ready()
         chunks = await self._device.run(engine.chunk, document.pages)
         preview = Preview(len(document.pages), tuple(chunks), document.notes, document.place)

@@ -24,9 +24,10 @@ from gradio.utils import get_upload_folder
 
 from bot.platforms import playground_html as html
 from bot.quotas import Quotas
+from core.document.formats import pages_in, parse_pages
 from core.errors import AlreadyKnown, EngramError, QuotaReached, SetupError
 from core.service import harmless_name
-from core.types import Answer, Job, Progress
+from core.types import ALL_PAGES, Answer, Job, Progress
 
 if TYPE_CHECKING:
     from bot.app import App
@@ -37,6 +38,7 @@ log = logging.getLogger(__name__)
 PREFIX = "playground:"  # of the channels
 GRACE = 120.0  # seconds after the last page of a visitor was closed until its channel is erased
 MOST_VISITORS = 200
+NAMED = 10  # steps, at most: names are sorted by their letters
 SAMPLES = {  # label -> file
     "A ferry, half a page": Path(__file__).parent / "samples" / "ferry.md",
     "An island's handbook, 11 pages": Path(__file__).parents[2] / "core" / "evaluation" / "sample" / "sample.pdf",
@@ -111,7 +113,7 @@ class Visitor:
 
     token: str
     pages: set[str | None] = field(default_factory=set)  # open ones, by Gradio's session
-    upload: tuple[str, bytes] | None = None  # what was handed in and not learned yet
+    upload: tuple[str, bytes, tuple[int, int]] | None = None  # what was handed in and not learned yet, and its pages
     leaving: asyncio.Task[None] | None = None
 
     @property
@@ -177,9 +179,9 @@ class Visits:
         """Queue what was handed in. Raises: Refused, AlreadyKnown, QuotaReached, SetupError."""
         if visitor.upload is None:
             raise EngramError("Choose a document first.")
-        name, data = visitor.upload
+        name, data, pages = visitor.upload
         self.quotas.upload(visitor.channel, visitor.channel, len(await self.service.documents(visitor.channel)))
-        return await self.service.submit(visitor.channel, name, data, by=visitor.channel)
+        return await self.service.submit(visitor.channel, name, data, by=visitor.channel, pages=pages)
 
     async def follow(self, job: Job) -> AsyncIterator[Progress]:
         async for news in self.service.watch(job.id):
@@ -243,6 +245,7 @@ def build(visits: Visits) -> gr.Blocks:
         with gr.Row():
             with gr.Column(min_width=280):
                 file = gr.File(label="PDF, Word, slides, sheets, EPUB, HTML, Markdown or text", elem_id="file")
+                part = gr.Textbox(label="Only these pages", placeholder="all, or for example 1-100", elem_id="pages")
                 samples = [gr.Button(label, size="sm") for label in SAMPLES]
             with gr.Column(min_width=280):
                 summary = gr.HTML("Hand in a document, or click on a sample.", elem_id="summary")
@@ -332,27 +335,30 @@ def build(visits: Visits) -> gr.Blocks:
                 async for news in followed(visitor, job):
                     yield news
 
-        async def hand_in(visitor: Visitor, name: str, data: bytes) -> AsyncIterator[Shown]:
+        async def hand_in(
+            visitor: Visitor, name: str, data: bytes, pages: tuple[int, int] = ALL_PAGES
+        ) -> AsyncIterator[Shown]:
             visitor.upload = None
             yield {summary: "Reading it …", text: "", learn: gr.Button(interactive=False)}
             try:
-                preview = await visits.inspection.preview(data)
+                preview = await visits.inspection.preview(data, pages)
             except EngramError:
                 yield {summary: ""}
                 raise
-            visitor.upload = (name, data)
+            visitor.upload = (name, data, pages)
             yield {
                 summary: html.preview(name, preview),
                 text: html.sections(preview),
                 learn: gr.Button(interactive=True),
             }
 
-        async def upload(path: str | None, request: gr.Request) -> AsyncIterator[Shown]:
+        async def upload(path: str | None, asked: str, request: gr.Request) -> AsyncIterator[Shown]:
             if path is None:
                 return
             data = await asyncio.to_thread(taken, Path(path))
             visitor = await visits.visitor_of(request.session_hash)
-            async for shown in hand_in(visitor, harmless_name(Path(path).name), data):
+            pages = (pages_in(asked) or parse_pages(asked)) if asked.strip() else ALL_PAGES
+            async for shown in hand_in(visitor, harmless_name(Path(path).name), data, pages):
                 yield shown
 
         async def followed(visitor: Visitor, job: Job) -> AsyncIterator[Shown]:
@@ -417,6 +423,7 @@ def build(visits: Visits) -> gr.Blocks:
             yield {
                 **dict.fromkeys(empty, ""),
                 file: None,
+                part: "",
                 question: "",
                 reading: gr.HTML("", visible=False),
                 learn: gr.Button(interactive=False),
@@ -429,13 +436,13 @@ def build(visits: Visits) -> gr.Blocks:
 
         loop = asyncio.get_running_loop()
         everything = [
-            token, state, notice, file, summary, text, learn, cancel, progress, measured, losses, layers, metrics,
+            token, state, notice, file, part, summary, text, learn, cancel, progress, measured, losses, layers, metrics,
             known, cleared, question, learned, base, reading, prompt, section,
         ]  # fmt: skip
         options: Shown = {"outputs": everything, "api_visibility": "private", "show_progress": "hidden"}
         page.load(guarded(begin), [token], **options)
         page.unload(leave)
-        file.upload(guarded(upload), [file], **options)
+        file.upload(guarded(upload), [file, part], **options)
         for button, path in zip(samples, SAMPLES.values(), strict=True):
             button.click(guarded(sample(path)), **options)
         learn.click(guarded(start), **options)
@@ -453,7 +460,9 @@ def taken(path: Path) -> bytes:
 
 
 def curve(losses: Any) -> Any:
-    return frame({"step": [*range(1, len(losses) + 1)], "loss": [*losses]})
+    """Of the loss before the first step, and after each. A few steps have names: an axis of numbers has halves."""
+    steps: list[Any] = [*range(len(losses))]
+    return frame({"step": [*map(str, steps)] if len(steps) <= NAMED else steps, "loss": [*losses]})
 
 
 def frame(columns: dict[str, list[Any]]) -> Any:

@@ -82,7 +82,11 @@ def check_length(tokens: int, limits: Limits, pages: Sequence[Page], place: str 
     if tokens > limits.max_tokens:
         size = f"This document has {pages_of_text(tokens)}, and I can learn {pages_of_text(limits.max_tokens)} at once"
         fitting = _fitting(pages, SURE * limits.max_tokens / tokens)
-        part = f"learn a part of it, for example {place}s {fitting[0]}-{fitting[1]}" if fitting else "send a part of it"
+        part = (
+            f"send it again with “{place}s {fitting[0]}-{fitting[1]}” to learn that part"
+            if fitting
+            else "send a part of it"
+        )
         raise PdfTooLong(f"{size}; {part}.")
 
 

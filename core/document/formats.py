@@ -114,12 +114,13 @@ ENDINGS = ("pdf", "docx", "pptx", "xlsx", "epub", "html", "htm", "md", "markdown
 PLACES = r"pages?|pp?\.|slides?|sheets?|chapters?|seiten?|folien?|kapitel"
 SUFFIXES = {"pptx": "slide", "xlsx": "sheet", "epub": "chapter"}
 
-PICTURE = "This is a picture, and I am not set up to recognise text: send it as a PDF with recognised text (OCR)."
+SEARCHABLE = "send a copy whose text can be selected (a scanner app makes one by text recognition, OCR)"
+PICTURE = f"This is a picture, and I am not set up to read text in pictures; {SEARCHABLE}."
 
 # What people send and what can't be read: how it begins, what is in it, and what to do. The first that fits is said.
 OTHERS = (
     (b"\xd0\xcf\x11\xe0", b"E\0n\0c\0r\0y\0p\0t\0e\0d\0P", "This document needs a password; send a copy without one."),
-    (b"\xd0\xcf\x11\xe0", b"", "This is a file of an old Office; save it as .docx, .pptx or .xlsx and send that."),
+    (b"\xd0\xcf\x11\xe0", b"", "This is a file of an old Office program; save it as .docx, .pptx or .xlsx first."),
     (ZIP, b"application/vnd.oasis.opendocument", "This is an OpenDocument file; save it as a PDF and send that."),
     (ZIP, b"Index/Document.iwa", "This is a file of Apple's office programs; export it as a PDF and send that."),
     (ZIP, b"", "This is a zip archive; send the documents in it one by one."),
@@ -132,7 +133,7 @@ OTHERS = (
 REASONS: dict[str, tuple[type[Refused], str | None]] = {  # why a child refuses a document
     "bomb": (PdfTooBig, "This document unpacks to more than a document may hold; save it as a PDF and send that."),
     "cells": (PdfTooLong, "This workbook has more than 200,000 cells; send a sheet with what matters."),
-    "declares": (PdfDamaged, "This document holds declarations that no office program writes; save it anew."),
+    "declares": (PdfDamaged, "This document holds something that no office program writes; save it anew."),
     "locked": (PdfLocked, None),
     "pixels": (PdfTooBig, "This picture has more than 100 million dots; send a smaller one."),
     "macros": (NotAPdf, "This document has macros; save it without them and send that."),
@@ -229,8 +230,7 @@ async def read_document(
         raise PdfTooSlow(_stuck(pages[0], pages[0] + int(stuck.args[0]), sandbox)) from None
     except Overrun:
         raise PdfTooSlow(
-            f"Reading this document took more than a document may: {sandbox.seconds:g} seconds, "
-            f"{_size(sandbox.memory)} of memory, {_size(sandbox.output)} of text; send a part of it."
+            f"This document takes more than {sandbox.seconds:g} seconds or too much memory to read; send a part of it."
         ) from None
     except Crashed:
         raise PdfDamaged from None
@@ -289,25 +289,26 @@ def _check_reply(reply: dict[str, Any], limits: Limits, format: Format) -> None:
     if not read and pages > limits.max_pages:
         raise PdfTooLong(
             f"This document has {_count(pages, format.place)}, and I read {limits.max_pages:,} at once; "
-            f"learn a part of it, for example {format.place}s 1-{limits.max_pages}."
+            f"send it again with “{format.place}s 1-{limits.max_pages}” to learn that part."
         )
     if not read and 0 < pages < int(reply["first"]):
         raise PdfTooLong(f"This document has only {_count(pages, format.place)}; name some of these.")
     if read > pages or (read and len(reply.get("unreadable", ())) == read) or (not read and format.place == "page"):
         raise PdfDamaged
     if not any(character.isalnum() for text in reply["texts"] for character in text):
-        where = _count(read, format.place)
-        raise PdfHasNoText(f"No text was found on the {where} of this document; {_without_text(reply, format)}.")
+        where = f"on the {_count(read, format.place)} of" if read > 1 else "in"
+        raise PdfHasNoText(f"No text was found {where} this document; {_without_text(reply, format)}.")
 
 
 def _without_text(reply: dict[str, Any], format: Format) -> str:
     if reply.get("nameless"):
-        return "its fonts do not say which letters they show: run text recognition (OCR) over it and send that"
+        return f"its fonts do not say which letters they show: {SEARCHABLE}"
     if reply.get("hidden"):
         return "all of it is hidden: make it visible, save it anew and send that"
-    if format is not FORMATS[0]:
-        return "if it shows pictures of text, save it as a PDF, run text recognition (OCR) over it and send that"
-    return "it looks like a scan or a drawing: run text recognition (OCR) over it and send that"
+    if format is FORMATS[-1]:
+        return "send one with something in it"
+    looks = "it looks like a scan or a drawing" if format is FORMATS[0] else "if it shows pictures of text"
+    return f"{looks}, {SEARCHABLE}"
 
 
 def _pages(reply: dict[str, Any]) -> tuple[Page, ...]:

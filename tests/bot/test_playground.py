@@ -142,7 +142,7 @@ async def test_a_reload_in_the_middle_of_learning_goes_on_and_others_see_their_p
     long = tmp_path / "long.txt"
     long.write_text("The harbour of Vessin has nineteen boats. Its master is Orla Quint. " * 700)
     await ada.locator("#file input[type=file]").set_input_files(long)
-    await expect(ada.locator("#summary")).to_contain_text("long.txt:")
+    await expect(ada.locator("#summary")).to_contain_text("long.txt: 17 pages,")
     await ada.locator("#learn").click()
     await expect(ada.locator("#progress")).to_contain_text("step")
     await learn_sample(bob)
@@ -160,6 +160,7 @@ async def test_what_is_refused_is_said_as_the_bot_says_it(browser: Browser, by_h
     page = await visit(browser, by_heart)
     for name, data, words in (
         ("broken.pdf", b"%PDF-1.7 nothing", "damaged"),
+        ("long.txt", b"The harbour of Vessin has nineteen boats.\n\n" * 9999, "send it again with “pages 1-"),
         ("<b>short</b>.txt", b"Hello there.", "too little to learn from"),
     ):
         file = tmp_path / name.replace("/", "")
@@ -169,6 +170,9 @@ async def test_what_is_refused_is_said_as_the_bot_says_it(browser: Browser, by_h
         await expect(page.locator("#learn")).to_be_disabled()
         await page.reload()
         await expect(page.locator("#known")).to_contain_text("session")
+    await page.locator("#pages input").fill("pages 2-3")
+    await page.locator("#file input[type=file]").set_input_files(tmp_path / "long.txt")
+    await expect(page.locator("#summary")).to_contain_text("long.txt: 2 pages,")
     await page.locator("#ask").click()
     await expect(page.locator("#notice")).to_contain_text("There is no question")
     assert page.problems == []
@@ -223,7 +227,6 @@ async def test_on_a_phone_nothing_is_wider_than_the_screen(browser: Browser, by_
     for answer in ("#learned", "#base", "#reading"):  # one below the other
         box = await page.locator(answer).bounding_box()
         assert box and box["width"] > 250
-    await keep_picture(page, "playground-phone.png")
     assert page.problems == []
 
 
@@ -249,6 +252,8 @@ async def test_the_whole_story_in_a_space_with_the_model(browser: Browser, tmp_p
         await expect(page.locator("#prompt")).to_contain_text(CAPTAIN)
         await expect(page.locator("#prompt")).not_to_contain_text("Osterly")
         await keep_picture(page, "playground.png")
+        await page.set_viewport_size({"width": 360, "height": 900})
+        await keep_picture(page, "playground-phone.png")
         await page.locator("#reset").click()
         await expect(page.locator("#known")).to_contain_text("Nothing is learned")
         assert page.problems == []

@@ -11,7 +11,7 @@ import openpyxl
 import pytest
 
 from core import errors
-from core.document.formats import KINDS, may_be_document, pages_in, place_of, read_document, recognise
+from core.document.formats import KINDS, PICTURE, may_be_document, pages_in, place_of, read_document, recognise
 from core.search.citation import cite
 from core.types import Limits
 
@@ -448,10 +448,9 @@ def lying() -> bytes:
 
 
 BROKEN = "This document is damaged and can't be read; save it anew and send that."
-DECLARES = "This document holds declarations that no office program writes; save it anew."
+DECLARES = "This document holds something that no office program writes; save it anew."
 UNPACKS = "This document unpacks to more than a document may hold; save it as a PDF and send that."
 PASSWORD = "This document needs a password; send a copy without one."
-PICTURE = "This is a picture, and I am not set up to recognise text: send it as a PDF with recognised text (OCR)."
 HOSTILE = {
     "zip bomb": (bomb(), UNPACKS),
     "zip bomb as slides": (bomb("ppt/presentation.xml"), UNPACKS),
@@ -484,7 +483,7 @@ HOSTILE = {
     "e-book without a package": (archive({"mimetype": "application/epub+zip"}), BROKEN),
     "old Office": (
         b"\xd0\xcf\x11\xe0" + bytes(99),
-        "This is a file of an old Office; save it as .docx, .pptx or .xlsx and send that.",
+        "This is a file of an old Office program; save it as .docx, .pptx or .xlsx first.",
     ),
     "OpenDocument": (
         archive({"mimetype": "application/vnd.oasis.opendocument.text"}),

@@ -79,9 +79,9 @@ async def test_a_scanned_page_is_read_by_text_recognition_and_marked(folder: Pat
 
 async def test_without_text_recognition_a_scan_is_refused_with_what_to_do() -> None:
     for ocr in (None, Ocr(program="no-such-program"), Ocr(pages=0)):
-        with pytest.raises(errors.PdfHasNoText, match=r"run text recognition \(OCR\) over it and send that"):
+        with pytest.raises(errors.PdfHasNoText, match="send a copy whose text can be selected"):
             await read_document(documents.pdf(scan()), Limits(), ocr=ocr)
-        with pytest.raises(errors.NotAPdf, match=r"^This is a picture, and I am not set up to recognise text"):
+        with pytest.raises(errors.NotAPdf, match=r"^This is a picture, and I am not set up to read text in pictures"):
             await read_document(picture().tobytes("png"), Limits(), ocr=ocr)
 
 

@@ -17,7 +17,7 @@ import pymupdf
 import pytest
 
 from core import errors
-from core.document.formats import DocumentText, _stuck, parse_pages, read_document
+from core.document.formats import SEARCHABLE, DocumentText, _stuck, parse_pages, read_document
 from core.sandbox import ROOT, Sandbox
 from core.types import Limits, Page
 from tests.core import documents
@@ -42,17 +42,17 @@ async def test_a_pdf_becomes_its_pages() -> None:
     assert read == DocumentText((Page(1, "The first page."), Page(2, "The second page.")))
 
 
-NO_TEXT = "No text was found on the {} of this document; {}."
-SCAN = "it looks like a scan or a drawing: run text recognition (OCR) over it and send that"
+NO_TEXT = "No text was found {} this document; {}."
+SCAN = f"it looks like a scan or a drawing, {SEARCHABLE}"
 HIDDEN = "all of it is hidden: make it visible, save it anew and send that"
 DAMAGED = "This document is damaged and can't be read; save it anew and send that."
 REFUSED = [
     (b"%PDF-1.7\n" + bytes(range(256)) * 9, errors.PdfDamaged, DAMAGED),
     (pdf("a")[:200], errors.PdfDamaged, DAMAGED),
     (pdf("a", **LOCK), errors.PdfLocked, "This document needs a password; send a copy without one."),
-    (pdf("", " \n "), errors.PdfHasNoText, NO_TEXT.format("2 pages", SCAN)),
-    (pdf(picture), errors.PdfHasNoText, NO_TEXT.format("1 page", SCAN)),
-    (pdf(write((9, "Unseen."), color=(1, 1, 1))), errors.PdfHasNoText, NO_TEXT.format("1 page", HIDDEN)),
+    (pdf("", " \n "), errors.PdfHasNoText, NO_TEXT.format("on the 2 pages of", SCAN)),
+    (pdf(picture), errors.PdfHasNoText, NO_TEXT.format("in", SCAN)),
+    (pdf(write((9, "Unseen."), color=(1, 1, 1))), errors.PdfHasNoText, NO_TEXT.format("in", HIDDEN)),
 ]
 
 
@@ -110,7 +110,7 @@ async def test_limits_are_the_callers(limits: Limits, error: type[Exception], se
     refused = await refusal(data, limits)
     assert (type(refused), str(refused)) == (
         error,
-        sentence.format(size=f"{len(data):,}", part="learn a part of it, for example pages 1-1"),
+        sentence.format(size=f"{len(data):,}", part="send it again with “pages 1-1” to learn that part"),
     )
 
 
@@ -122,10 +122,7 @@ async def test_one_byte_too_many_also_reads_as_too_many() -> None:
 async def test_a_hundred_thousand_tiny_pages_are_refused_before_they_are_read() -> None:
     began = time.monotonic()
     refused = await refusal(documents.many_pages(100_000))
-    assert (
-        str(refused)
-        == "This document has 100,000 pages, and I read 1,000 at once; learn a part of it, for example pages 1-1000."
-    )
+    assert str(refused).startswith("This document has 100,000 pages, and I read 1,000 at once; send it again with")
     assert time.monotonic() - began < 20
 
 
@@ -292,9 +289,7 @@ async def test_glyphs_that_are_named_by_their_codes_are_read() -> None:
 async def test_a_page_whose_font_says_no_letters_is_left_out_and_named() -> None:
     scrambled = by_code(b"The harbour opens at six and closes at nine.", lambda code: 150 + code % 31)
     refused = await refusal(scrambled)
-    assert str(refused) == NO_TEXT.format(
-        "1 page", "its fonts do not say which letters they show: run text recognition (OCR) over it and send that"
-    )
+    assert str(refused) == NO_TEXT.format("in", f"its fonts do not say which letters they show: {SEARCHABLE}")
 
 
 async def test_text_that_a_picture_is_painted_through_is_read() -> None:
