@@ -35,6 +35,7 @@ from storage.transfer import Copied, Store, WholeWeights, adopt, transfer
 from storage.weights import Weights
 
 if TYPE_CHECKING:
+    from storage.keys import Keys
     from storage.postgres import PostgresIndex
     from storage.workers import Queues, Worker
 
@@ -182,7 +183,14 @@ def _postgres(settings: Settings) -> PostgresIndex:
         raise SetupError(
             "ENGRAM_DATABASE_URL is set, and PostgreSQL's client is missing: install engram[postgres]."
         ) from error
-    return PostgresIndex(settings.database_url.get_secret_value())
+    return PostgresIndex(settings.database_url.get_secret_value(), _keys(settings))
+
+
+def _keys(settings: Settings) -> Keys:
+    """Of what is stored on servers. Raises: SetupError."""
+    from storage.keys import Keys
+
+    return Keys(settings.keys or settings.data_dir / "keys")
 
 
 def _weights(settings: Settings, folder: DataFolder, index: Index) -> WholeWeights:
@@ -193,7 +201,7 @@ def _weights(settings: Settings, folder: DataFolder, index: Index) -> WholeWeigh
         from storage.objects import Objects
     except ImportError as error:
         raise SetupError("ENGRAM_OBJECTS is set, and its client is missing: install engram[objects].") from error
-    return Objects(settings.objects, index.id)
+    return Objects(settings.objects, index.id, _keys(settings))
 
 
 def _reader(settings: Settings) -> Callable[..., Awaitable[DocumentText]]:
@@ -314,7 +322,8 @@ async def about_servers(settings: Settings) -> list[tuple[str, list[str], str]]:
     if settings.objects:
         from storage.objects import Objects
 
-        answers.append(("Object store", *await asyncio.to_thread(Objects(settings.objects).about_store)))
+        store = Objects(settings.objects, "", _keys(settings))
+        answers.append(("Object store", *await asyncio.to_thread(store.about_store)))
     return answers
 
 

@@ -46,6 +46,7 @@ class Settings(BaseSettings):
     # postgresql://...: the index is there, and any number of front ends and workers share it
     database_url: SecretStr | None = None
     objects: str = ""  # s3://bucket/prefix: the weights there instead of in the data folder
+    keys: str = ""  # to what is on servers: a folder that all share, or s3://bucket/prefix; empty: data_dir/keys
     cache_dir: Path = Field(default_factory=lambda: user_cache() / "engram")  # converted models; processes share it
 
     # The engine

@@ -108,10 +108,13 @@ class Index:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        await self._stop_finishing()
+        await self._open.aclose()
+
+    async def _stop_finishing(self) -> None:
         if self._finishing:
             self._finishing.cancel()
             await asyncio.gather(self._finishing, return_exceptions=True)
-        await self._open.aclose()
 
     async def _migrate(self, version: int) -> None:
         """Bring the file from that version to this one, each step in one transaction."""

@@ -16,14 +16,15 @@ import pytest
 
 import storage.objects
 from core.errors import SetupError, StorageFailed, WeightsDamaged
+from storage.keys import Keys
 from storage.objects import Objects
 from tests.conftest import Environment
 from tests.storage.test_weights import load, save
 
 
 @pytest.fixture
-def weights(bucket: str) -> Objects:
-    return Objects(bucket, "index")
+def weights(bucket: str, keys: Keys) -> Objects:
+    return Objects(bucket, "index", keys)
 
 
 def objects_of(weights: Objects) -> dict[str, bytes]:
@@ -126,10 +127,12 @@ def unreliable(address: str) -> Iterator[str]:
         serving.join()
 
 
-def test_a_store_that_refuses_every_fourth_time_loses_nothing(bucket: str, environment: Environment) -> None:
+def test_a_store_that_refuses_every_fourth_time_loses_nothing(
+    bucket: str, keys: Keys, environment: Environment
+) -> None:
     with unreliable(environment["AWS_ENDPOINT_URL"]) as address:
         environment["AWS_ENDPOINT_URL"] = address
-        weights = Objects(bucket, "index")
+        weights = Objects(bucket, "index", keys)
         records = [save(weights, f"d{at}") for at in range(5)]
         weights._kept.clear()
         assert [load(weights, record) for record in records] == [{"up.0": 1.0, "up.1": 2.0}] * 5
@@ -137,16 +140,18 @@ def test_a_store_that_refuses_every_fourth_time_loses_nothing(bucket: str, envir
         assert {name.split("/")[1] for name in objects_of(weights)} == {"d1", "d2", "d3", "d4"}
 
 
-def test_a_store_that_is_not_there_is_one_sentence(bucket: str, environment: Environment, monkeypatch) -> None:
+def test_a_store_that_is_not_there_is_one_sentence(
+    bucket: str, keys: Keys, environment: Environment, monkeypatch
+) -> None:
     monkeypatch.setitem(storage.objects.RETRIES, "max_retries", 0)
     environment["AWS_ENDPOINT_URL"] = "http://127.0.0.1:9"
-    weights = Objects(bucket, "index")
+    weights = Objects(bucket, "index", keys)
     with pytest.raises(StorageFailed, match="can't be reached"):
         save(weights)
     with pytest.raises(OSError, match="can't be reached"):
         weights.delete("d1")
 
 
-def test_what_is_no_address_is_said_so() -> None:
+def test_what_is_no_address_is_said_so(keys: Keys) -> None:
     with pytest.raises(SetupError, match="ENGRAM_OBJECTS"):
-        Objects("weights")
+        Objects("weights", "index", keys)
