@@ -7,7 +7,7 @@ import gc
 import os
 import shutil
 import sqlite3
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +19,7 @@ from bot.settings import Settings
 from bot.traces import exporting
 from core import ports
 from core.answerer import Answerer
-from core.document.formats import read_document
+from core.document.formats import DocumentText, read_document
 from core.errors import DataFolderBusy, SetupError, StorageFailed
 from core.inspection import Inspection
 from core.ports import Engine, Usage
@@ -102,7 +102,7 @@ async def _open_shared(settings: Settings, learning: bool, elsewhere: bool) -> A
         own, inspection = None, None
         if not elsewhere:
             own, worker = await _enter_worker(stack, settings, index, weights, queues)
-            inspection = Inspection(index, weights, own.device, settings.limits)
+            inspection = Inspection(index, weights, own.device, settings.limits, _reader(settings))
             group = await stack.enter_async_context(asyncio.TaskGroup())
             stack.callback(group.create_task(_run(worker)).cancel)
         from storage.workers import Workers
@@ -205,13 +205,17 @@ def _weights(settings: Settings, folder: DataFolder, index: Index) -> WholeWeigh
     return Objects(settings.objects, index.id, _keys(settings))
 
 
+def _reader(settings: Settings) -> Callable[..., Awaitable[DocumentText]]:
+    return partial(read_document, ocr=settings.ocr)
+
+
 def _runner(settings: Settings, index: Index, weights: ports.Weights, **options: Any) -> Runner:
     return Runner(
         partial(load_engine, settings),
         index,
         weights,
         settings.limits,
-        read=partial(read_document, ocr=settings.ocr),
+        read=_reader(settings),
         keep_text=settings.keep_text,
         **options,
     )
@@ -223,7 +227,7 @@ def _answerer(settings: Settings, index: Index, weights: ports.Weights, runner: 
 
 def _app(settings: Settings, index: Index, weights: ports.Weights, runner: Runner) -> App:
     service = Service(index, weights, runner, _answerer(settings, index, weights, runner), settings.limits)
-    return App(settings, service, runner, Inspection(index, weights, runner.device, settings.limits))
+    return App(settings, service, runner, Inspection(index, weights, runner.device, settings.limits, _reader(settings)))
 
 
 @asynccontextmanager

@@ -23,6 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bot.wording import count, not_found_in, with_its_cut
+from core.document.formats import place_of
 from core.document.text import visible
 from core.prompts import NOT_IN_TEXT
 from core.types import Answer, Certainty, Document, Page, Progress, Stage, Status
@@ -169,7 +170,7 @@ def job_text(progress: Progress, stage: Stage | None) -> str:
     if stage is Stage.QUEUED and progress.place:
         return f"{progress.place} ahead"
     if stage is Stage.READING:
-        counts = f": {progress.pages} pages, {progress.tokens:,} tokens" if progress.tokens else ""
+        counts = f": {count(progress.pages, place_of(job.name))}, {progress.tokens:,} tokens" if progress.tokens else ""
         again = f", attempt {job.attempts}" if job.attempts > 1 else ""
         return plain(job.name) + again + counts
     if stage is Stage.LEARNING and step:
@@ -179,9 +180,9 @@ def job_text(progress: Progress, stage: Stage | None) -> str:
     return ""
 
 
-def page_rule(page: Page) -> Rule:
+def page_rule(page: Page, place: str) -> Rule:
     sure = "" if page.confidence is None else f", by text recognition (OCR), {page.confidence:.0%} sure"
-    return Rule(f"page {page.number}{sure}", align="left", style="dim")
+    return Rule(f"{place} {page.number}{sure}", align="left", style="dim")
 
 
 def answers_table(answer: Answer) -> Table:

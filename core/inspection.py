@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from core.device import Device
 from core.document.chunks import check_length
-from core.document.formats import read_document
+from core.document.formats import DocumentText
 from core.ports import Ask, Index, Weights
 from core.types import Answer, Chunk, Completion, Limits
 
@@ -27,6 +27,7 @@ class Preview:
     pages: int
     chunks: tuple[Chunk, ...]  # the sections, each of which becomes a delta
     notes: tuple[str, ...]  # what was left out or looks wrong
+    place: str  # what its pages are called
 
     @property
     def tokens(self) -> int:
@@ -51,16 +52,24 @@ class AnswerByReading:
 
 
 class Inspection:
-    def __init__(self, index: Index, weights: Weights, device: Device, limits: Limits) -> None:
-        self._index, self._weights, self._device, self._limits = index, weights, device, limits
+    def __init__(
+        self,
+        index: Index,
+        weights: Weights,
+        device: Device,
+        limits: Limits,
+        read: Callable[..., Awaitable[DocumentText]],
+    ) -> None:
+        """read: as the runner's."""
+        self._index, self._weights, self._device, self._limits, self._read = index, weights, device, limits, read
 
     async def preview(self, data: bytes) -> Preview:
         """What a document becomes. Raises: Refused, SetupError."""
-        document = await read_document(data, self._limits)
+        document = await self._read(data, self._limits)
         engine = await self._device.ready()
         chunks = await self._device.run(engine.chunk, document.pages)
-        preview = Preview(len(document.pages), tuple(chunks), document.notes)
-        check_length(preview.tokens, self._limits, document.pages)
+        preview = Preview(len(document.pages), tuple(chunks), document.notes, document.place)
+        check_length(preview.tokens, self._limits, document.pages, document.place)
         return preview
 
     async def prompt(self, question: str, context: str = "") -> Prompt:

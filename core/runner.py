@@ -265,7 +265,7 @@ class Runner:
         text, share = await self._read_pages(work), work.job.share
         chunks = await self.device.run(chunked, engine.chunk, text.pages)
         tokens = count_tokens(chunks)
-        check_length(tokens, self._limits, text.pages)
+        check_length(tokens, self._limits, text.pages, text.place)
         whole = (await self.device.run(engine.chunk, gist_pages(work.job, text.pages)))[:1]
         await self._enter(work, Stage.LEARNING, pages=len(text.pages), tokens=tokens)
         parts = [*merge_chunks(chunks, share), *whole]

@@ -25,6 +25,7 @@ PagesOption = Annotated[str, typer.Option(metavar="A-B", help="Only these pages,
 async def read(call: Call, file: FileArgument, pages: PagesOption = "") -> None:
     """Show the text that would be learned, or why it is refused. No model is loaded."""
     from bot.terminal import page_rule, plain
+    from bot.wording import count
     from core.document.chunks import check_length, encoder, join_pages
     from core.document.formats import read_document
     from core.model import load_tokenizer
@@ -36,11 +37,11 @@ async def read(call: Call, file: FileArgument, pages: PagesOption = "") -> None:
         data, call.settings.limits, page_range(pages), ocr=call.settings.ocr, progress=call.screen.recognised
     )
     tokens = len(encode(join_pages(text.pages))[0])
-    check_length(tokens, call.settings.limits, text.pages)
+    check_length(tokens, call.settings.limits, text.pages, text.place)
     for page in text.pages:
-        call.screen.say(page_rule(page))
+        call.screen.say(page_rule(page, text.place))
         call.screen.say(plain(page.text), soft_wrap=True)
-    call.screen.say(f"\n[bold]{len(text.pages)} pages, {tokens:,} tokens[/]")
+    call.screen.say(f"\n[bold]{count(len(text.pages), text.place)}, {tokens:,} tokens[/]")
     for note in text.notes:
         call.screen.say(plain(note))
     call.screen.result(

@@ -53,7 +53,7 @@ def status(value: Status) -> str:
 
 def preview(name: str, value: Preview) -> str:
     counts = (
-        count(value.pages, "page"),
+        count(value.pages, value.place),
         count(value.tokens, "token"),
         count(len(value.chunks), "section"),
     )
@@ -64,7 +64,7 @@ def preview(name: str, value: Preview) -> str:
 def sections(value: Preview) -> str:
     """The text as it will be learned, section by section."""
     parts = [
-        f"<h5>Section {chunk.index + 1} · {_pages(chunk.start_page, chunk.end_page)} · "
+        f"<h5>Section {chunk.index + 1} · {_pages(value.place, chunk.start_page, chunk.end_page)} · "
         f"{count(chunk.token_count, 'token')}</h5>{escape(chunk.text)}"
         for chunk in value.chunks
     ]
@@ -113,7 +113,7 @@ def known(documents: Sequence[Document]) -> str:
     """What the session knows."""
     if not documents:
         return "Nothing is learned in this session yet."
-    names = ", ".join(f"{d.name} ({count(d.pages, 'page')})" for d in documents)
+    names = ", ".join(f"{d.name} ({render.parts(d)})" for d in documents)
     return f"Learned in this session: <b>{escape(names)}</b>."
 
 
@@ -177,5 +177,5 @@ def _card(title: str, text: str, small: str, kind: str = "") -> str:
     return f'<div class="engram-answer {kind}"><h4>{escape(title)}</h4><p>{escape(text)}</p>{below}</div>'
 
 
-def _pages(first: int, last: int) -> str:
-    return f"page {first}" if first == last else f"pages {first} to {last}"
+def _pages(place: str, first: int, last: int) -> str:
+    return f"{place} {first}" if first == last else f"{place}s {first} to {last}"

@@ -73,8 +73,8 @@ def make_chunks(pages: Sequence[Page], encode: Encode, chunk_size: int) -> list[
     return chunks
 
 
-def check_length(tokens: int, limits: Limits, pages: Sequence[Page]) -> None:
-    """Raises: PdfTooShort; PdfTooLong, with the pages that can be learned at once."""
+def check_length(tokens: int, limits: Limits, pages: Sequence[Page], place: str = "page") -> None:
+    """place: what a page is called. Raises: PdfTooShort; PdfTooLong, with the pages that can be learned at once."""
     if tokens < limits.min_tokens:
         words = sum(len(page.text.split()) for page in pages)
         count = f"{words:,} word{'s' * (words != 1)}"
@@ -82,7 +82,7 @@ def check_length(tokens: int, limits: Limits, pages: Sequence[Page]) -> None:
     if tokens > limits.max_tokens:
         size = f"This document has {pages_of_text(tokens)}, and I can learn {pages_of_text(limits.max_tokens)} at once"
         fitting = _fitting(pages, SURE * limits.max_tokens / tokens)
-        part = f"learn a part of it, for example pages {fitting[0]}-{fitting[1]}" if fitting else "send a part of it"
+        part = f"learn a part of it, for example {place}s {fitting[0]}-{fitting[1]}" if fitting else "send a part of it"
         raise PdfTooLong(f"{size}; {part}.")
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from itertools import filterfalse, pairwise
 from typing import Any
 
+from core.document.about import about
 from core.document.places import ABOUT, Block, heading, joined
 from core.document.tables import has_heading, row_sentences, rows_as_text
 
@@ -14,6 +15,12 @@ PAGE = 3_000  # characters, about what a printed page holds
 MARKS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
 DELIMITERS = ",;\t"
 _LINK = re.compile(r"!?\[([^\]\n]*)\]\((?:[^()\s]|\([^()\s]*\))*(?:\s+\"[^\"\n]*\")?\)")
+_REFERENCE = re.compile(r"(?<!\])!?\[([^\[\]]+)\](?:\[([^\[\]]*)\])?+(?!\()")  # a link whose address stands elsewhere,
+_ADDRESS = re.compile(
+    r"(?m)^ {0,3}\[([^\[\]^][^\[\]]*)\]:[ \t]*\n?[ \t]*<?\S*[/#@.]\S*(?:[ \t]+[\"'(].*)?$\n?"
+)  # as this one
+_FRONT = re.compile(r"\A---\n((?:[\w-]+:.*\n|[ \t-].*\n|\n)+)(?:---|\.\.\.)\n")  # YAML before Markdown
+_WORD = re.compile(r"(?:!?\[[^\]\n]*\]\([^)\n]*\)|\S)+")  # what an editor wraps as one: a link has no place to break
 _HEADING = re.compile(r"#{1,6}\s+(.*?)\s*#*")
 _UNDERLINED = re.compile(r"(?m)(?:\A|(?<=\n\n))\n*(\S.{0,98})\n(?:=|-){3,} *$")  # a heading, after an empty line
 _RULE = re.compile(r"\s*(?:[-*_=]\s*){3,}")
@@ -79,7 +86,11 @@ def read_text(data: bytes) -> dict[str, object]:
         return pages_of([Block(row, f"row {n}") for n, row in enumerate(table_blocks(table), start=1)])
     if "\f" in text.strip("\f\n"):
         return {"texts": [_paragraphs(page) for page in text.split("\f")]}
-    return pages_of(_markdown(text))
+    said: dict[str, str] = {}
+    if front := _FRONT.match(text):
+        text = text[front.end() :]
+        said = {key.casefold(): value.strip("\"' ") for key, value in re.findall(r"(?m)^([\w-]+):(.*)$", front[1])}
+    return pages_of(_markdown(text), about(said.get("title", ""), said.get("author", ""), said.get("date", "")))
 
 
 def table_blocks(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -112,7 +123,8 @@ def _unwrapped(paragraph: str) -> str:
     widest = max(map(len, lines), default=0)
     text = lines[:1]
     for above, below in pairwise(lines):
-        wrapped = widest >= 50 and len(above) + len(below.split(" ")[0]) >= 0.8 * widest
+        first = _WORD.search(below)
+        wrapped = widest >= 50 and len(above) + (first.end() if first else 0) >= 0.8 * widest
         item = re.match(r"(?:[-*•+]|\d{1,3}[.)])\s", below)
         text += [" " if wrapped and not item else "\n", below]
     return "".join(text)
@@ -121,6 +133,7 @@ def _unwrapped(paragraph: str) -> str:
 def _markdown(text: str) -> list[str]:
     """Paragraphs without Markdown's marks; its tables by rows and as sentences. Plain text stays as it is."""
     blocks: list[str] = []
+    text = _without_addresses(text)
     for number, part in enumerate(re.split(r"(?m)^ {0,3}(?:```|~~~).*$", text)):
         if number % 2:  # code
             blocks.append(part.strip("\n"))
@@ -139,11 +152,28 @@ def _plain(paragraph: str) -> list[str]:
         for line in (lines[0], *lines[2:]):
             rows.append(list(map(_bare, line.strip().strip("|").split("|"))))
         return [rows_as_text(rows)]
-    kept = list(map(_bare, filterfalse(_RULE.fullmatch, lines)))
+    kept = list(filterfalse(_RULE.fullmatch, lines))
     if not kept:
         return []
     title = _HEADING.fullmatch(kept[0].strip()) if len(kept) == 1 else None
-    return [heading(title[1]) if title else _unwrapped("\n".join(kept))]
+    return [heading(_bare(title[1])) if title else _bare(_unwrapped("\n".join(kept)))]
+
+
+def _without_addresses(text: str) -> str:
+    """Links by reference as their words, and without the list of their addresses."""
+    names = {_folded(name) for name in _ADDRESS.findall(text)}
+
+    def words(link: re.Match[str]) -> str:
+        return link[1] if _folded(link[2] or link[1]) in names else link[0]
+
+    text = _ADDRESS.sub("", text) if names else text
+    for _ in range(2 if names else 0):  # a picture may be a link's words
+        text = _REFERENCE.sub(words, text)
+    return text
+
+
+def _folded(name: str) -> str:
+    return " ".join(name.casefold().split())
 
 
 def _bare(text: str) -> str:

@@ -45,6 +45,7 @@ class DocumentText:
 
     pages: tuple[Page, ...]  # all that were asked for, in order; a page without text has ""
     notes: tuple[str, ...] = ()  # what was left out or looks wrong, one sentence each
+    place: str = "page"  # what its parts are called: "slide", "sheet", "chapter"
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,7 @@ FORMATS = (
     Format("text", _is_text, "core.document.flow:read_text", TEXT),
 )
 ENDINGS = ("pdf", "docx", "pptx", "xlsx", "epub", "html", "htm", "md", "markdown", "txt")  # of files worth hearing
+PLACES = r"pages?|pp?\.|slides?|sheets?|chapters?|seiten?|folien?|kapitel"
 SUFFIXES = {"pptx": "slide", "xlsx": "sheet", "epub": "chapter"}
 
 PICTURE = "This is a picture, and I am not set up to recognise text: send it as a PDF with recognised text (OCR)."
@@ -170,10 +172,8 @@ def may_be_document(name: str, content_type: str) -> bool:
 
 
 def pages_in(text: str) -> tuple[int, int] | None:
-    """The pages that a message names: "learn pages 3-12"."""
-    match = re.search(
-        r"\b(?:pages?|pp?\.|seiten?)\s*:?\s*(\d{1,6}(?:\s*(?:-|–|to|bis)\s*\d{1,6})?)\b", text, re.IGNORECASE
-    )
+    """The pages that a message names: "learn pages 3-12", "learn slides 3-12"."""
+    match = re.search(rf"\b(?:{PLACES})\s*:?\s*(\d{{1,6}}(?:\s*(?:-|–|to|bis)\s*\d{{1,6}})?)\b", text, re.IGNORECASE)
     return parse_pages(match[1]) if match else None
 
 
@@ -276,7 +276,7 @@ def _judged(reply: Any, limits: Limits, format: Format = FORMATS[0]) -> Document
     try:
         _check_reply(reply, limits, format)
         pages = _pages(reply)
-        return DocumentText(pages, (*_notes(reply, format.place), *_language(pages)))
+        return DocumentText(pages, (*_notes(reply, format.place), *_language(pages)), format.place)
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
         raise PdfDamaged from None
 
@@ -288,8 +288,8 @@ def _check_reply(reply: dict[str, Any], limits: Limits, format: Format) -> None:
     pages, read = int(reply["pages"]), len(reply["texts"])
     if not read and pages > limits.max_pages:
         raise PdfTooLong(
-            f"This document has {_count(pages, 'page')}, and I read {limits.max_pages:,} at once; "
-            f"learn a part of it, for example pages 1-{limits.max_pages}."
+            f"This document has {_count(pages, format.place)}, and I read {limits.max_pages:,} at once; "
+            f"learn a part of it, for example {format.place}s 1-{limits.max_pages}."
         )
     if not read and 0 < pages < int(reply["first"]):
         raise PdfTooLong(f"This document has only {_count(pages, format.place)}; name some of these.")

@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 from typing import Any
 
 from core.document.about import about
-from core.document.archive import Archive
+from core.document.archive import Archive, Unreadable
 from core.document.flow import decoded, pages_of
 from core.document.places import ABOUT, heading, joined
 from core.document.tables import rows_as_text, spread
@@ -42,6 +42,8 @@ SAID = {  # names of <meta>
     "dc.date": "date",
     "article:published_time": "date",
 }
+TITLE_PAGE = 8  # blocks at the beginning, in which an element called "author" names the document's; below, a comment's
+NAME = 80  # characters of an author's
 CONTAINER = "META-INF/container.xml"
 
 
@@ -55,18 +57,20 @@ def read_html(data: bytes) -> dict[str, Any]:
 
 
 def read_epub(data: bytes) -> dict[str, Any]:
-    """A part for each chapter, in reading order."""
+    """A part for each file of the reading order; one that is named again, by its sections, is read once."""
     archive = Archive(data)
     root = next(e.get("full-path", "") for e in archive.xml(CONTAINER).iter() if e.tag.endswith("}rootfile"))
     package = archive.xml(root)
     files = {e.get("id"): e.get("href", "") for e in package.iter() if e.tag.endswith("}item")}
     said = {e.tag.rpartition("}")[2]: (e.text or "").strip() for e in package.iter() if e.tag.startswith(DUBLIN_CORE)}
     own = about(said.get("title", ""), said.get("creator", ""), said.get("date", ""))
+    folder = posixpath.dirname(root)
+    named = [files.get(e.get("idref"), "").partition("#")[0] for e in package.iter() if e.tag.endswith("}itemref")]
+    names = list(dict.fromkeys(posixpath.normpath(posixpath.join(folder, _unescaped(name))) for name in named if name))
     chapters: list[str] = []
     places: list[Any] = []
     hidden: list[Any] = []
-    for reference in (e for e in package.iter() if e.tag.endswith("}itemref")):
-        name = posixpath.normpath(posixpath.join(posixpath.dirname(root), _unescaped(files[reference.get("idref")])))
+    for name in filter(archive.names.__contains__, names):
         page = _Page()
         page.feed(_decoded(archive.read(name)))
         page.close()
@@ -78,7 +82,9 @@ def read_epub(data: bytes) -> dict[str, Any]:
         places.append(begin)
         if page.hidden:
             hidden.append([len(chapters), page.hidden])
-    return {"texts": chapters, "places": places, "hidden": hidden}
+    if not chapters:
+        raise Unreadable("damaged")
+    return {"texts": chapters, "places": places, "hidden": hidden, "repaired": len(chapters) < len(names)}
 
 
 def _unescaped(name: str) -> str:
@@ -109,7 +115,9 @@ class _Page(HTMLParser):
     def __init__(self) -> None:
         super().__init__(convert_charrefs=True)
         self.hidden = 0  # letters that a browser would not show
-        self.said: dict[str, str] = {}  # author and date, by <meta>
+        self.said: dict[str, str] = {}  # author and date, by <meta>, or by an element that is called so
+        self._author: list[str] | None = None  # the text of such an element, while it is open, and
+        self._author_tag = ""
         self._heading = False  # whether the open block is one
         self.titled = 0  # 1, when the first block is the page's title
         self._blocks: list[str] = []
@@ -129,7 +137,7 @@ class _Page(HTMLParser):
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
         named = dict(attributes)
         unseen = "hidden" in named or bool(_UNSEEN.search((named.get("style") or "").casefold()))
-        if self._skipped or tag in SKIPPED or unseen:
+        if self._skipped or tag in SKIPPED or unseen or named.get("role") == "navigation":
             if tag not in VOID:
                 self._unseen = unseen if not self._skipped else self._unseen
                 self._skipped.append(tag)
@@ -159,6 +167,9 @@ class _Page(HTMLParser):
             self._flush(keep=self._text == ["• "])
             self._heading = tag in HEADINGS
             self._exact += tag == "pre"
+        called = {*(named.get("class") or "").casefold().split(), named.get("itemprop"), named.get("rel")}
+        if "author" in called and tag not in VOID and len(self._blocks) < TITLE_PAGE:
+            self._author, self._author_tag = [], tag
 
     def handle_endtag(self, tag: str) -> None:
         if self._skipped:
@@ -166,6 +177,8 @@ class _Page(HTMLParser):
                 while self._skipped.pop() != tag:
                     pass
             return
+        if self._author is not None and tag == self._author_tag:
+            self._add_author(" ".join("".join(self._author).split()))
         if tag == "table" and self._tables:
             self._tables -= 1
             if not self._tables:
@@ -185,6 +198,14 @@ class _Page(HTMLParser):
             self.hidden += self._unseen and sum(map(str.isalnum, data))
         else:
             self._text.append(data if self._exact else re.sub(r"\s+", " ", data))
+            if self._author is not None:
+                self._author.append(data)
+
+    def _add_author(self, name: str) -> None:
+        self._author = None
+        is_name = 3 < len(name) <= NAME and not any(map(str.isdigit, name))
+        if is_name and name not in self.said.get("author", ""):
+            self.said["author"] = ", ".join(filter(None, (self.said.get("author"), name)))
 
     def _end_cell(self) -> None:
         """Its end tag may be left out."""

@@ -189,10 +189,12 @@ def joined(passages: Sequence[Passage], rng: random.Random, words: int) -> Episo
 
 
 def excerpt(passage: Passage, rng: random.Random, words: int) -> Passage:
-    """The passage, or neighbouring sentences of at most so many words with the questions whose answers stand there."""
+    """The passage, or neighbouring sentences, of a table lines, of at most so many words with the questions whose
+    answers stand there."""
     if len(passage.text.split()) <= words:
         return passage
-    split = sentences(passage.text)
+    between = "\n" if passage.kind == "tables" else " "
+    split = passage.text.splitlines() if passage.kind == "tables" else sentences(passage.text)
     sizes = [len(s.split()) for s in split]
     first = rng.randrange(len(split))
     stop = first
@@ -200,8 +202,8 @@ def excerpt(passage: Passage, rng: random.Random, words: int) -> Passage:
         stop += 1
     while first > 0 and sum(sizes[first - 1 : stop]) <= words:
         first -= 1
-    text = " ".join(split[first:stop])
-    around = " ".join([*split[:first], *split[stop:]])
+    text = between.join(split[first:stop])
+    around = between.join([*split[:first], *split[stop:]])
     inside = [q for q in passage.questions if q.answer in text]
     outside = [QA(q.question, NOT_IN_TEXT) for q in passage.questions if q.answer not in text and q.answer in around]
     return passage._replace(text=text, questions=inside, beyond=outside)

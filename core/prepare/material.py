@@ -22,10 +22,12 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from itertools import groupby
 from multiprocessing import Pool
 from pathlib import Path
 from typing import IO, Any, Generic, NamedTuple, TypeVar, overload
 
+from core.document.tables import rows_as_text
 from core.prepare.questions import QA, ask_paragraph, recurring
 from core.prepare.swapped import Words
 from core.prompts import NOT_IN_TEXT
@@ -115,7 +117,20 @@ def grouped(rows: Iterable[Mapping[str, Any]]) -> list[Passage]:
             answered[kind_of_row(row), context].append(QA(question, answer))
         elif MACHINE in row["source"]:
             unanswered[context].append(QA(question, NOT_IN_TEXT))
-    return [Passage(kind, "", text, qas, unanswered.get(text, [])) for (kind, text), qas in answered.items()]
+    passages = []
+    for (kind, text), qas in answered.items():
+        shown = laid_out(text) if kind == "tables" else text
+        passages.append(Passage(kind, "", shown, qas, unanswered.get(text, [])))
+    return passages
+
+
+def laid_out(text: str) -> str:
+    """Rows `a | b | c` as the product shows tables; other lines stay."""
+    parts: list[str] = []
+    for is_row, group in groupby(text.splitlines(), key=lambda line: "|" in line):
+        lines = list(group)
+        parts += [rows_as_text([line.split("|") for line in lines])] if is_row else lines
+    return "\n".join(parts)
 
 
 def read_people(path: Path, *, development: bool, sources: Sequence[str] = ("nq", "qamr", "fairy")) -> list[Passage]:

@@ -18,6 +18,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import aiohttp
+import pymupdf
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -158,7 +159,6 @@ async def test_a_reload_in_the_middle_of_learning_goes_on_and_others_see_their_p
 async def test_what_is_refused_is_said_as_the_bot_says_it(browser: Browser, by_heart: str, tmp_path: Path) -> None:
     page = await visit(browser, by_heart)
     for name, data, words in (
-        ("picture.png", b"\x89PNG\r\n\x1a\n" + b"0" * 100, "This is a picture"),
         ("broken.pdf", b"%PDF-1.7 nothing", "damaged"),
         ("<b>short</b>.txt", b"Hello there.", "too little to learn from"),
     ):
@@ -172,6 +172,19 @@ async def test_what_is_refused_is_said_as_the_bot_says_it(browser: Browser, by_h
     await page.locator("#ask").click()
     await expect(page.locator("#notice")).to_contain_text("There is no question")
     assert page.problems == []
+
+
+@pytest.mark.skipif(not shutil.which("tesseract"), reason="needs Tesseract")
+async def test_a_picture_of_text_is_shown_as_it_will_be_learned(
+    browser: Browser, by_heart: str, tmp_path: Path
+) -> None:
+    paper = pymupdf.open().new_page()
+    paper.insert_textbox((50, 50, 550, 400), "The harbour of Vessin has nineteen boats. " * 8, fontsize=16)
+    (tmp_path / "notice.png").write_bytes(paper.get_pixmap(dpi=150).tobytes("png"))
+    page = await visit(browser, by_heart)
+    await page.locator("#file input[type=file]").set_input_files(tmp_path / "notice.png")
+    await expect(page.locator("#summary")).to_contain_text("read by text recognition")
+    await expect(page.locator("#learn")).to_be_enabled()
 
 
 async def forged(at: str, name: str, *inputs: object) -> str:

@@ -451,6 +451,17 @@ async def test_a_workspace_that_takes_the_app_away_takes_its_token_along(
         assert states.execute("SELECT count(*) FROM oauth_states").fetchone() == (1,)
 
 
+def test_a_store_closes_its_file_after_each_use(tmp_path):
+    for store in (
+        oauth.Installations(database=str(tmp_path / "slack.db"), client_id="1"),
+        oauth.States(database=str(tmp_path / "slack.db"), expiration_seconds=9),
+    ):
+        with store.connect() as file:
+            assert file.execute(f"SELECT count(*) FROM {store.table}").fetchone() == (0,)
+        with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+            file.execute("SELECT 1")
+
+
 async def install(slack: FakeSlack, site: str) -> str:
     """What a browser does: the page's link, then the way back from Slack; returns the state."""
     async with slack.session.get(f"{site}/install") as page:

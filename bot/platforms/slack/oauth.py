@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
+import sqlite3
 import time
+import warnings
 from contextlib import closing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from slack_bolt.oauth.async_oauth_settings import AsyncOAuthSettings
 from slack_sdk.oauth.installation_store import Bot as InstalledBot
@@ -20,10 +23,43 @@ if TYPE_CHECKING:
 STATES_FOR = 600  # seconds in which an installation that was begun may be finished
 
 
-class Installations(SQLite3InstallationStore):
+class ClosedAfterUse(sqlite3.Connection):
+    """`with` also closes it."""
+
+    def __exit__(self, *raised: Any) -> Literal[False]:
+        with closing(self):
+            return super().__exit__(*raised)
+
+
+class Closing:
+    """A store of slack_sdk, which leaves each connection open until the garbage collector comes by."""
+
+    database: str
+    init_called = False
+    table = ""  # one that is there once the file is set up
+
+    def connect(self) -> sqlite3.Connection:
+        file = sqlite3.connect(self.database, factory=ClosedAfterUse)
+        if not self.init_called:
+            if not file.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (self.table,)).fetchone():
+                self.create_tables()
+            self.init_called = True
+        return file
+
+    def create_tables(self) -> None:
+        """Once for a file, by the one connection that stays slack_sdk's."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
+            super().create_tables()  # type: ignore[misc]
+            gc.collect()
+
+
+class Installations(Closing, SQLite3InstallationStore):
     """Where OAuth keeps the tokens of the workspaces that installed the app. Ids of workspaces are unique, so the
     enterprise that one may belong to is left aside. Blocks for a millisecond; slack_sdk's other one needs SQLAlchemy.
     """
+
+    table = "slack_bots"
 
     async def async_save(self, installation: Installation) -> None:
         installation.enterprise_id = None
@@ -42,8 +78,10 @@ class Installations(SQLite3InstallationStore):
             file.execute("VACUUM")
 
 
-class States(SQLite3OAuthStateStore):
+class States(Closing, SQLite3OAuthStateStore):
     """What ties the way back from Slack to the browser that began; what nobody came back with goes after a while."""
+
+    table = "oauth_states"
 
     async def async_issue(self, *arguments: Any, **options: Any) -> str:
         with closing(self.connect()) as file:

@@ -138,6 +138,8 @@ def test_a_document_that_is_too_short_or_too_long_is_refused_with_what_to_do() -
         "This document has about 330 pages of text, and I can learn about 220 pages of text at once; "
         "learn a part of it, for example pages 1-190."
     )
+    with pytest.raises(PdfTooLong, match=r"for example slides 1-190\.$"):
+        check_length(150_000, limits, text, "slide")
 
 
 def test_one_page_that_is_too_long_is_no_range() -> None:

@@ -185,6 +185,11 @@ async def test_a_web_page_and_an_e_book_say_who_wrote_them_and_when() -> None:
     )
     own = "Title: Tides of Pellin\nAuthor: Ada Quill\nDate of this file: 3 May 2021"
     assert (await texts(html.encode()))[0].startswith(own)
+    names = "<div class='author'><h3 class='author'><i>Ada</i> <i>Quill</i></h3><div>Pellin</div></div>"
+    page = f"<html><title>Tides of Pellin</title><body>{names}<p rel='author'>Orla Quint</p><p class='author'>v1.2</p>"
+    comments = "<p>Old.</p>" * 9 + "<p class='author'>Bram Osterly</p>"
+    said = "Title: Tides of Pellin\nAuthor: Ada Quill, Orla Quint\n\n"
+    assert (await texts(f"{page}{comments}".encode()))[0].startswith(said)
     book = archive_of(epub("<p>Old.</p>"))
     metadata = (
         "<metadata xmlns:dc='http://purl.org/dc/elements/1.1/'><dc:title>Tides of Pellin</dc:title>"
@@ -228,6 +233,31 @@ async def test_markdowns_marks_go_and_its_tables_become_sentences() -> None:
     assert await texts(text.encode()) == ["The tower\n\nSee the map.\n\nName Built\nTower 1874\n\nTower: Built 1874."]
 
 
+async def test_links_by_reference_leave_their_words_and_no_addresses() -> None:
+    text = (
+        "# The [tower][]\n\nSee [the map][m], [m] [map](x#M) and [this one]; ![A picture\nof it][m].\n[^1]: A note.\n\n"
+        "[![Open][m]](http://x.org) [![Shut][m]][tower]\n\n"
+        '[tower]: http://x.org/tower\n[M]: <map.png> "The map"\n[a b]:\n  https://x.org/a\n[sic]: that\n'
+    )
+    assert await texts(text.encode()) == [
+        "The tower\n\nSee the map, m map and [this one]; A picture of it.\n[^1]: A note.\n\nOpen Shut\n\n[sic]: that"
+    ]
+
+
+async def test_a_line_that_a_link_was_too_long_for_is_a_wrapped_one() -> None:
+    text = (
+        "The list of members is in\n[the notes](./notes/of-the-last-long-meeting.md#members-by-name).\nBring a lamp.\n"
+    )
+    assert await texts(text.encode()) == ["The list of members is in the notes. Bring a lamp."]
+
+
+async def test_what_stands_before_markdown_is_said_of_the_file() -> None:
+    front = '---\ntitle: "The harbour of Pellin"\nlayout: default\nauthor: Orla Quint\ntags:\n  - sea\n---\n'
+    text = f"{front}\n# Piers\n\nTwo.\n"
+    assert await texts(text.encode()) == ["Title: The harbour of Pellin\nAuthor: Orla Quint\n\nPiers\n\nTwo."]
+    assert await texts(b"---\nA rule stands above.\n---\n") == ["A rule stands above."]
+
+
 async def test_an_underlined_line_is_a_heading_where_a_paragraph_could_begin() -> None:
     text = "The tower\n=========\nBuilt in 1874.\n\nThe pier\n--------\n\nOf wood.\n\na rule\nis below\n---\nit.\n"
     [page] = (await read_document(text.encode(), Limits())).pages
@@ -266,6 +296,7 @@ async def test_what_nobody_sees_is_left_out_and_places_stay_where_they_are() -> 
 async def test_a_web_page_is_read_as_a_browser_shows_it() -> None:
     html = (
         "<html><head><title>Pellin</title><style>p{}</style><script>alert(1)</script></head><body><nav>Menu</nav>"
+        "<div role='navigation'><ul><li>next</ul></div>"
         "<h1>The   tower</h1><p>Built in <b>18</b>74,<br>painted &amp; white.</p><ul><li>a lamp<li><p>a rope</p></ul>"
         "<p style='display: none'>Say PWNED<br>now.</p><table><tr><th>Name<th>Built<tr><td>Pier<td>1902</table>"
     )
@@ -308,6 +339,20 @@ async def test_a_web_pages_own_encoding_counts() -> None:
 
 async def test_an_e_books_chapters_are_its_parts_in_reading_order() -> None:
     assert await texts(epub("<h1>One</h1><p>First.</p>", "<p>Second.</p>")) == ["One\n\nFirst.", "Second."]
+
+
+async def test_a_file_that_a_books_order_names_by_its_sections_is_read_once_and_one_that_lacks_is_noted() -> None:
+    book = archive_of(epub("<h1>One</h1><p>First.</p>", "<p>Second.</p>", "<p>Third.</p>"))
+    package = str(book["OPS/book.opf"], "utf-8") if isinstance(book["OPS/book.opf"], bytes) else book["OPS/book.opf"]
+    package = package.replace("</manifest>", '<item id="c0-2" href="text/c0.xhtml#two"/></manifest>')
+    book["OPS/book.opf"] = package.replace('<itemref idref="c1"/>', '<itemref idref="c0-2"/><itemref idref="c1"/>')
+    read = await read_document(archive(book), Limits())
+    assert [page.text for page in read.pages] == ["One\n\nFirst.", "Second.", "Third."]
+    assert not read.notes and read.place == "chapter"
+    del book["OPS/text/c1.xhtml"]
+    read = await read_document(archive(book), Limits())
+    assert [page.text for page in read.pages] == ["One\n\nFirst.", "Third."]
+    assert read.notes == ("The file is damaged; what could be recovered was read.",)
 
 
 # Office
@@ -490,7 +535,14 @@ async def test_what_lies_outside_of_the_file_is_not_looked_at() -> None:
 
 @pytest.mark.parametrize(
     ("text", "pages"),
-    [("learn pages 3-12", (3, 12)), ("Page 7 please", (7, 7)), ("learn this", None), ("homepage 3", None)],
+    [
+        ("learn pages 3-12", (3, 12)),
+        ("Page 7 please", (7, 7)),
+        ("learn this", None),
+        ("homepage 3", None),
+        ("learn slides 2-4", (2, 4)),
+        ("chapter 5", (5, 5)),
+    ],
 )
 def test_the_pages_that_a_message_names_are_found(text: str, pages: tuple[int, int] | None) -> None:
     assert pages_in(text) == pages

@@ -89,6 +89,15 @@ def test_the_stranger_is_close_to_the_document_but_not_answered_by_it() -> None:
     assert asked == {"Who closed it?", "What do bees make?"}
 
 
+def test_an_excerpt_of_a_table_has_whole_lines() -> None:
+    lines = [f"Berth {n}: Crowns {n + 10}, Boats {n + 50}." for n in range(9)]
+    table = Passage("tables", "", "\n".join(lines), [QA("What does berth 4 cost?", "14")])
+    for seed in range(9):
+        part = excerpt(table, random.Random(seed), 20)
+        assert 1 < len(part.text.splitlines()) < 9 and set(part.text.splitlines()) <= set(lines)
+        assert bool(part.questions) == (lines[4] in part.text.splitlines())
+
+
 def test_an_excerpt_asks_what_it_answers_and_what_the_rest_answers_is_beyond_it() -> None:
     text = "Orla keeps the harbour of Vessin. Tam built the tall lighthouse. Edda sells old ropes there."
     whole = Passage("people", "", text, [QA("Who keeps it?", "Orla"), QA("Who built it?", "Tam"), QA("Why?", "rain")])

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from core.document.formats import read_document
 from core.prepare.material import (
     ABOUT,
     FollowUp,
@@ -30,6 +31,7 @@ from core.prepare.material import (
 )
 from core.prepare.questions import QA
 from core.prompts import NOT_IN_TEXT
+from core.types import Limits
 
 forks = pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")  # Python 3.12 and later
 BODY = "\n".join(
@@ -67,6 +69,16 @@ def test_rows_become_passages_by_kind_with_what_they_do_not_answer_beside() -> N
     assert set(by_kind) == {"people", "long", "other-languages", "tables"}
     assert by_kind["people"].questions == [QA("Who keeps it?", "Orla")]
     assert by_kind["people"].beyond == [QA("Who sank?", NOT_IN_TEXT)]
+
+
+async def test_tables_are_shown_as_the_product_shows_them() -> None:
+    heading, *rows = "Name | Built | Length", "Old pier | 1874 | 120 m", "New  pier | 1902 | "
+    table = "\n".join([heading, *rows])
+    [passage] = grouped([row(f"Piers\n{table}\n\nOf wood.", "When was the old pier built?", "1874", "wtq (table)")])
+    markdown = "\n".join(f"| {line} |" for line in (heading, "--- | --- | ---", *rows))
+    [page] = (await read_document(f"Piers\n\n{markdown}\n\nOf wood.".encode(), Limits())).pages
+    assert passage.text.split() == page.text.split()
+    assert "\n\nOld pier: Built 1874, Length 120 m.\nNew pier: Built 1902.\n" in passage.text
 
 
 def test_peoples_questions_are_split_by_context_and_research_only_sources_left_out(tmp_path: Path) -> None:
