@@ -22,7 +22,7 @@ from core.answerer import Answerer
 from core.document.formats import DocumentText, read_document
 from core.errors import DataFolderBusy, SetupError, StorageFailed
 from core.inspection import Inspection
-from core.ports import Engine
+from core.ports import Engine, Usage
 from core.runner import Runner, new_id
 from core.service import Service
 from storage.backup import Manifest
@@ -35,6 +35,7 @@ from storage.transfer import Copied, Store, WholeWeights, adopt, transfer
 from storage.weights import Weights
 
 if TYPE_CHECKING:
+    from storage.keys import Keys
     from storage.postgres import PostgresIndex
     from storage.workers import Queues, Worker
 
@@ -62,6 +63,7 @@ class App:
     runner: ports.Runner
     inspection: Inspection | None  # None where no model is loaded
     alone: Callable[[str], AbstractAsyncContextManager[Any]] = nullcontext  # waits until no other process is in it
+    usage: Usage | None = None  # where quotas are counted; None: in this process
     name: str = ""  # of this process among others that share the index; "": there are none
 
 
@@ -107,7 +109,7 @@ async def _open_shared(settings: Settings, learning: bool, elsewhere: bool) -> A
 
         workers = await stack.enter_async_context(Workers(queues, index, own))
         service = Service(index, weights, workers, workers, settings.limits)
-        yield App(settings, service, workers, inspection, alone=queues.alone, name=new_id())
+        yield App(settings, service, workers, inspection, queues.alone, index, new_id())
 
 
 async def _run(worker: Worker) -> None:
@@ -182,7 +184,14 @@ def _postgres(settings: Settings) -> PostgresIndex:
         raise SetupError(
             "ENGRAM_DATABASE_URL is set, and PostgreSQL's client is missing: install engram[postgres]."
         ) from error
-    return PostgresIndex(settings.database_url.get_secret_value())
+    return PostgresIndex(settings.database_url.get_secret_value(), _keys(settings))
+
+
+def _keys(settings: Settings) -> Keys:
+    """Of what is stored on servers. Raises: SetupError."""
+    from storage.keys import Keys
+
+    return Keys(settings.keys or settings.data_dir / "keys")
 
 
 def _weights(settings: Settings, folder: DataFolder, index: Index) -> WholeWeights:
@@ -193,7 +202,7 @@ def _weights(settings: Settings, folder: DataFolder, index: Index) -> WholeWeigh
         from storage.objects import Objects
     except ImportError as error:
         raise SetupError("ENGRAM_OBJECTS is set, and its client is missing: install engram[objects].") from error
-    return Objects(settings.objects, index.id)
+    return Objects(settings.objects, index.id, _keys(settings))
 
 
 def _reader(settings: Settings) -> Callable[..., Awaitable[DocumentText]]:
@@ -314,7 +323,8 @@ async def about_servers(settings: Settings) -> list[tuple[str, list[str], str]]:
     if settings.objects:
         from storage.objects import Objects
 
-        answers.append(("Object store", *await asyncio.to_thread(Objects(settings.objects).about_store)))
+        store = Objects(settings.objects, "", _keys(settings))
+        answers.append(("Object store", *await asyncio.to_thread(store.about_store)))
     return answers
 
 

@@ -46,6 +46,7 @@ class Settings(BaseSettings):
     # postgresql://...: the index is there, and any number of front ends and workers share it
     database_url: SecretStr | None = None
     objects: str = ""  # s3://bucket/prefix: the weights there instead of in the data folder
+    keys: str = ""  # to what is on servers: a folder that all share, or s3://bucket/prefix; empty: data_dir/keys
     cache_dir: Path = Field(default_factory=lambda: user_cache() / "engram")  # converted models; processes share it
 
     # The engine
@@ -93,6 +94,7 @@ class Settings(BaseSettings):
     discord_message_content: bool = (
         False  # the privileged intent; with it, questions in the bot's threads need no mention
     )
+    discord_shards: int = Field(0, ge=0)  # of the app, shared by front ends; 0: as many as Discord advises, by one
     slack_bot_token: SecretStr | None = None  # begins with xoxb-
     slack_app_token: SecretStr | None = None  # begins with xapp-; for Socket Mode
     slack_http_port: int | None = Field(None, gt=0, le=65535)  # listen for Slack's requests instead of Socket Mode

@@ -96,6 +96,10 @@ class StorageFailed(EngramError):
     """The bot's data could not be read or written; the operator's log has the cause."""
 
 
+class KeyLost(StorageFailed):
+    """This was erased, or its key is lost."""
+
+
 # What is stored cannot be trusted. The document has to be learned again.
 class WeightsDamaged(EngramError):
     """The stored weights of this document are damaged and were not used; learn it again."""

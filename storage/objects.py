@@ -1,5 +1,7 @@
 """What was learned, in an S3-compatible store: for several machines. One object for each section, so that a question
 fetches the one that it is put to, and beside them a list of their checksums, whose own checksum stands in the index.
+
+Sections are sealed with a key for each document (`storage.keys`), so that no older version of an object outlives it.
 """
 
 from __future__ import annotations
@@ -11,7 +13,6 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from datetime import timedelta
 from threading import Lock
 from typing import TYPE_CHECKING
 
@@ -19,25 +20,24 @@ import obstore
 from obstore.exceptions import BaseError
 from obstore.store import from_url
 
-from core.errors import SetupError, StorageFailed, WeightsDamaged, WrongBaseModel
+from core.errors import KeyLost, SetupError, StorageFailed, WeightsDamaged, WrongBaseModel
 from core.ports import Learned, section_tensors
 from core.types import WeightsRecord
+from storage.keys import RETRIES, Key, Keys
 from storage.weights import FILE_FORMAT, SAFE_ID, to_float16
 
 if TYPE_CHECKING:
-    from obstore.store import RetryConfig
     from torch import Tensor
 
 CHECKSUMS = "checksums.json"  # SECTION -> sha256 of its object; written last: without it, nothing is there
 AT_ONCE = 8  # requests
-RETRIES: RetryConfig = {"max_retries": 6, "retry_timeout": timedelta(seconds=60)}
 KEPT = 256 << 20  # bytes of sections that were used last
 
 
 class Objects:
     """Implements core.ports.Weights. Objects are named `weights/DOCUMENT/SECTION.safetensors`, and never change."""
 
-    def __init__(self, url: str, index_id: str = "") -> None:
+    def __init__(self, url: str, index_id: str, keys: Keys) -> None:
         """url: s3://bucket/prefix, or another that obstore knows. Where it is and who asks stands in the usual
         variables: AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY.
 
@@ -48,6 +48,7 @@ class Objects:
         except (BaseError, ValueError) as error:
             raise SetupError("ENGRAM_OBJECTS is no address of an object store; s3://bucket/prefix is one.") from error
         self._index_id = index_id
+        self._keys = keys
         self._kept: OrderedDict[str, tuple[str, bytes]] = (
             OrderedDict()
         )  # name -> checksum, object; last used at the end
@@ -62,8 +63,10 @@ class Objects:
         metadata = {"format": FILE_FORMAT, "document": document_id, "channel": channel, "base": base}
         metadata |= {"learner": learner, "index": self._index_id}
 
+        key = self._keys.make(self._key_id(document_id))
+
         def put(number: int) -> tuple[str, int]:
-            data = save(section_tensors(tensors, number), metadata | {"section": str(number)})
+            data = key.seal(save(section_tensors(tensors, number), metadata | {"section": str(number)}))
             obstore.put(self._store, self._name(document_id, f"{number}.safetensors"), data)
             return hashlib.sha256(data).hexdigest(), len(data)
 
@@ -109,12 +112,21 @@ class Objects:
         return json.loads(self._get(self._name(record.document_id, CHECKSUMS), record.sha256))
 
     def _section(self, record: WeightsRecord, channel: str, section: str, sha256: str) -> dict[str, Tensor]:
-        return _read(
-            self._get(self._name(record.document_id, f"{section}.safetensors"), sha256), record, channel, section
-        )
+        data = self._get(self._name(record.document_id, f"{section}.safetensors"), sha256)
+        return _read(self._key(record.document_id).open(data), record, channel, section)
+
+    def _key(self, document_id: str) -> Key:
+        """Raises: WeightsDamaged, StorageFailed."""
+        try:
+            return self._keys.get(self._key_id(document_id))
+        except KeyLost as error:
+            raise WeightsDamaged from error
+
+    def _key_id(self, document_id: str) -> str:
+        return self._folder(document_id).replace("/", "-")
 
     def delete(self, document_id: str) -> None:
-        """No error when it was gone before. In a bucket that keeps versions, the store's rules delete the old ones.
+        """The key first: what a bucket keeps of older versions can't be read. No error when it was gone before.
 
         Raises: OSError.
         """
@@ -123,11 +135,12 @@ class Objects:
             for name in [name for name in self._kept if name.startswith(folder)]:
                 del self._kept[name]
         try:
+            self._keys.destroy([self._key_id(document_id)])
             names = [item["path"] for page in obstore.list(self._store, folder) for item in page]
             obstore.delete(self._store, names)
         except FileNotFoundError:
             pass
-        except BaseError as error:
+        except (BaseError, StorageFailed) as error:
             raise OSError("the object store can't be reached, or refuses") from error
 
     def sweep(self, known: Sequence[WeightsRecord]) -> tuple[list[str], list[str]]:

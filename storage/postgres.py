@@ -2,17 +2,22 @@
 PostgreSQL does in its own way: a channel's content is rows instead of a file, and changes in the same transaction.
 
 Who changes a channel holds its advisory lock until the commit, so that processes take turns as tasks do in one.
+
+What is said, asked and named is sealed on its way there and opened on its way back, with keys that are not there
+(`storage.keys`): one for each document, one for a channel's other answers, one for what is on its way. To erase is to
+remove rows, and then to destroy their keys.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
+import base64
 import json
 import re
 import time
+from array import array
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
 from functools import cache
 from itertools import chain
@@ -26,13 +31,15 @@ from psycopg.errors import DiskFull
 from psycopg.rows import DictRow, dict_row
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
-from core.errors import DataTooNew, NotFound, StorageFailed
+from core.errors import DataTooNew, KeyLost, NotFound, SetupError, StorageFailed
+from core.ports import Used
 from core.prompts import NOT_IN_TEXT
 from core.search.ranking import ChunkKey
 from core.search.words import spaced
-from core.types import Chunk, Job, Page
+from core.types import ALL_PAGES, Chunk, Document, Job, Page, Stage
 from storage.channel_files import ADD_FEEDBACK, page_of, valid_text
-from storage.index import Index
+from storage.index import ADD_CHANNEL, Index
+from storage.keys import MARK, Key, Keys, key_id
 from storage.words import matches, places_of, tokens
 
 T = TypeVar("T")
@@ -54,20 +61,34 @@ ADD_ANSWER = """
 INSERT INTO answers (id, channel, document_id, question, learned, base, asked_at, asked_by, thread, details, shared)
 VALUES (:id, :channel, :document_id, :question, :learned, :base, :asked_at, :asked_by, :thread, :details, :shared)
 """
+NO_DOCUMENT = ""  # subject of the key of answers that are none's
+EVENTS = "events"  # subject of the key of what is on its way: events, calls
+# Columns of jobs, documents and the inbox that hold sealed text -> what stands for it when its key is destroyed
+SEALED = {"name": "?", "questions": "[]", "error": "", "body": ""}
+SEALED_PLACES = "sealed_places"  # the only bytes without their key's id
+UNNEEDED_KEYS = """
+UPDATE keys SET erased = TRUE WHERE channel = :channel AND NOT erased AND (
+    subject = :events OR NOT EXISTS (SELECT 1 FROM channels WHERE id = :channel) OR subject != ''
+    AND NOT EXISTS (SELECT 1 FROM documents WHERE channel = :channel AND sha256 = subject)
+    AND NOT EXISTS (SELECT 1 FROM jobs WHERE channel = :channel AND sha256 = subject)
+)
+"""
+SAMPLE = 20  # keys that are looked for at the start
 OPENING, CLAIMING = "engram: opening", "engram: claiming a job"  # locks beside those of the channels
 
 
 class PostgresIndex(Index):
-    """`async with PostgresIndex(url) as index`; implements core.ports.Index. A commit is on the server's disk when it
-    returns.
+    """`async with PostgresIndex(url, keys) as index`; implements core.ports.Index. A commit is on the server's disk
+    when it returns.
 
     Every method raises StorageFailed when the server can't be reached, or refuses; then nothing was changed.
     """
 
     _interrupted = "NOT EXISTS (SELECT 1 FROM procrastinate_jobs WHERE id = ticket AND status = 'doing')"
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, keys: Keys) -> None:
         """url: postgresql://user:password@host/database"""
+        self._keys = keys
         self._pool = AsyncConnectionPool(
             url,
             connection_class=AsyncConnection[DictRow],
@@ -81,9 +102,11 @@ class PostgresIndex(Index):
         self._current: ContextVar[AsyncConnection[DictRow] | None] = ContextVar("connection", default=None)
         self._unerased: set[str] = set()  # channels whose rows are to follow their documents
         self._erased_at = 0.0
+        self._finishing: asyncio.Task[None] | None = None
+        self._subjects: dict[str, str] = {}  # sha256 of jobs and documents that are stored before their row
 
     async def __aenter__(self) -> PostgresIndex:
-        """Raises: DataTooNew, StorageFailed."""
+        """Raises: DataTooNew, SetupError, StorageFailed."""
         await self._pool.open()
         try:
             async with self._transaction() as execute:
@@ -91,13 +114,29 @@ class PostgresIndex(Index):
                 await self._migrate(await self._version())
                 [folder] = await execute("SELECT id FROM folder")
                 self.id = folder["id"]
+            await self._require_keys()
+            await self._try_to_finish_erase()
         except BaseException:
             await self._pool.close()
             raise
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        await self._stop_finishing()
         await self._pool.close()
+
+    async def _require_keys(self) -> None:
+        """Raises: SetupError, where there is none of this database's."""
+        rows = await self._read("SELECT id FROM keys WHERE NOT erased LIMIT :sample", {"sample": SAMPLE})
+        for row in rows:
+            with suppress(KeyLost):  # erased since, where the database is an older copy
+                await self.key_of(row["id"])
+                return
+        if rows:
+            raise SetupError(
+                "The keys of this database are elsewhere: give all processes the same ENGRAM_KEYS, or put the folder "
+                "back. Nothing was changed."
+            )
 
     async def _version(self) -> int:
         """Raises: DataTooNew."""
@@ -162,6 +201,56 @@ class PostgresIndex(Index):
         )
         return [row["document_id"] for row in rows]
 
+    async def add_job(
+        self, job: Job, data: bytes = b"", *, pages: tuple[int, int] = ALL_PAGES, again: bool = False
+    ) -> Job:
+        self._subjects[job.id] = job.sha256
+        try:
+            return await super().add_job(job, data, pages=pages, again=again)
+        finally:
+            del self._subjects[job.id]
+
+    async def finish_job(
+        self, job_id: str, document: Document, pages: Sequence[Page], chunks: Sequence[Chunk], *, attempt: int = 0
+    ) -> Document:
+        self._subjects[document.id] = document.sha256
+        try:
+            return await super().finish_job(job_id, document, pages, chunks, attempt=attempt)
+        finally:
+            del self._subjects[document.id]
+
+    async def job_stage(self, job_id: str, stage: Stage, *, error: str = "", attempt: int = 0) -> None:
+        async with self._transaction() as execute:
+            if error:
+                for row in await execute("SELECT channel, sha256 FROM jobs WHERE id = :id", {"id": job_id}):
+                    error = (await self.key(row["channel"], row["sha256"])).seal_text(valid_text(error))
+            await super().job_stage(job_id, stage, error=error, attempt=attempt)
+
+    def clock(self) -> float:
+        """That of all machines."""
+        return time.time()
+
+    @asynccontextmanager
+    async def usage(self, key: str) -> AsyncIterator[Used]:
+        """Implements core.ports.Usage."""
+        async with self._transaction() as execute:
+            [row] = await execute(
+                """
+                INSERT INTO usage (key) VALUES (:key) ON CONFLICT (key) DO UPDATE SET key = excluded.key
+                RETURNING used
+                """,
+                {"key": key},
+            )
+            used = [(until, amount) for until, amount in json.loads(row["used"]) if until > self.clock()]
+            yield used
+            await execute(
+                "UPDATE usage SET used = :used, until = :until WHERE key = :key",
+                {"key": key, "used": json.dumps(used), "until": used[-1][0] if used else 0.0},
+            )
+
+    async def drop_old_usage(self) -> None:
+        await self._execute("DELETE FROM usage WHERE until < :now", {"now": self.clock()})
+
     async def forget_person(self, person: str) -> int:
         async with self._transaction() as execute:
             remarks = await execute("DELETE FROM feedback WHERE given_by = :person RETURNING 1", {"person": person})
@@ -172,10 +261,18 @@ class PostgresIndex(Index):
         return await erase(*what)
 
     async def _note_erase(self, execute: Any, channel: str) -> None:
-        """The rows go with the transaction."""
+        """What nothing is sealed with any more is to be destroyed; events that wait are sealed anew."""
+        key = {"channel": channel, "events": EVENTS}
+        await execute(UNNEEDED_KEYS, key)
+        for row in await execute("SELECT key, body FROM inbox WHERE channel = :channel AND body != ''", key):
+            await execute("UPDATE inbox SET body = :body WHERE key = :key AND body != ''", row | key)
 
     async def finish_erase(self) -> None:
-        """It is finished with its transaction. What the server's own files and logs still hold is the server's."""
+        """Destroy the keys of what was erased. What the server's own files and logs still hold can't be read then."""
+        ids = [row["id"] for row in await self._read("SELECT id FROM keys WHERE erased")]
+        if ids:
+            await asyncio.to_thread(self._keys.destroy, ids)
+            await self._execute("DELETE FROM keys WHERE id = ANY(:ids)", {"ids": ids})
 
     async def _truncate_log(self) -> None:
         """PostgreSQL looks after its log itself."""
@@ -184,9 +281,9 @@ class PostgresIndex(Index):
 
     @asynccontextmanager
     async def _channel(self, channel: str) -> AsyncIterator[Any]:
-        async with self._transaction() as execute:
+        async with self._transaction():
             await self._lock(channel)
-            rows = ChannelRows(channel, execute, self._insert)
+            rows = ChannelRows(channel, self)
 
             async def run(do: Callable[..., Any], *arguments: Any, create: bool = False) -> Any:
                 return await getattr(rows, do.__name__)(*arguments)
@@ -221,15 +318,74 @@ class PostgresIndex(Index):
             yield self._execute
 
     async def _execute(self, sql: str, values: Mapping[str, Any] | None = None) -> list[Any]:
+        """What it seals has the channel, and of a document the sha256, among its values. Raises: KeyLost."""
         async with self._connection() as connection:
-            cursor = await connection.execute(_postgres(sql), _valid(values or {}), binary=True)
-            return await cursor.fetchall() if cursor.description else []
+            cursor = await connection.execute(_postgres(sql), await self._sealed(values or {}), binary=True)
+            rows = await cursor.fetchall() if cursor.description else []
+            return await self._opened(rows)
 
     async def _insert(self, sql: str, rows: Iterable[Mapping[str, Any]]) -> None:
         async with self._connection() as connection, connection.cursor() as cursor:
-            await cursor.executemany(_postgres(sql), map(_valid, rows))
+            await cursor.executemany(_postgres(sql), [await self._sealed(row) for row in rows])
 
     _read = _execute
+
+    # What is sealed
+
+    async def key(self, channel: str, subject: str = EVENTS) -> Key:
+        """To seal with, made where there is none. Until the transaction ends, nobody marks it as erased."""
+        values = {"channel": channel, "subject": subject}
+        async with self._transaction() as execute:
+            if channel:
+                await execute(ADD_CHANNEL, values)  # so that it is erased with it
+            while True:
+                rows = await execute(
+                    "SELECT id FROM keys WHERE channel = :channel AND subject = :subject AND NOT erased FOR SHARE",
+                    values,
+                )
+                if rows:
+                    return await self.key_of(rows[0]["id"])
+                key = await asyncio.to_thread(self._keys.make)
+                await execute(
+                    """
+                    INSERT INTO keys (id, channel, subject) VALUES (:id, :channel, :subject)
+                    ON CONFLICT (channel, subject) WHERE NOT erased DO NOTHING
+                    """,
+                    values | {"id": key.id},
+                )
+
+    async def key_of(self, id: str) -> Key:
+        """Raises: KeyLost."""
+        key = self._keys.kept(id)
+        return key if key else await asyncio.to_thread(self._keys.get, id)
+
+    async def open(self, sealed: Sequence[bytes]) -> list[str | bytes]:
+        """As it was sealed. Raises: KeyLost."""
+        for id in set(map(key_id, sealed)):
+            await self.key_of(id)
+        return [self._keys.open_value(value) for value in sealed]
+
+    async def _sealed(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        valid = _valid(values)
+        if "channel" in valid:
+            for name in SEALED:
+                if valid.get(name):
+                    key = await self.key(valid["channel"], valid.get("sha256", EVENTS))
+                    valid[name] = key.seal_text(valid[name])
+        return valid
+
+    async def _opened(self, rows: list[Any]) -> list[Any]:
+        """Raises: KeyLost, but for names and the like: what is listed may be erased at this moment."""
+        for row in rows:
+            for name, value in row.items():
+                if sealed := _sealed_bytes(name, value):
+                    try:
+                        [row[name]] = await self.open([sealed])
+                    except KeyLost:
+                        if name not in SEALED:
+                            raise
+                        row[name] = SEALED[name]
+        return rows
 
 
 async def about_server(url: str) -> tuple[list[str], str]:
@@ -255,25 +411,40 @@ class ChannelRows:
     """What one channel's file holds (`storage.channel_files.ChannelFile`), as rows: the same methods, within a
     transaction that has the channel's lock."""
 
-    def __init__(self, channel: str, execute: Callable[..., Awaitable[list[Any]]], insert: Any) -> None:
+    def __init__(self, channel: str, index: PostgresIndex) -> None:
         self._channel = channel
-        self._run = execute
-        self._insert = insert
+        self._index = index
+        self._insert = index._insert
 
     async def _execute(self, sql: str, **values: Any) -> list[Any]:
-        return await self._run(sql, values | {"channel": self._channel})
+        return await self._index._execute(sql, values | {"channel": self._channel})
+
+    async def _key(self, document_id: str | None) -> Key:
+        """Of a document and what was said of it; of what belongs to none."""
+        if document_id is None:
+            return await self._index.key(self._channel, NO_DOCUMENT)
+        return await self._key_in("SELECT sha256 FROM documents WHERE id = :id", document_id)
+
+    async def _key_in(self, sql: str, id: str) -> Key:
+        """Of a job or a document."""
+        subject = self._index._subjects.get(id)
+        if subject is None:
+            [row] = await self._execute(sql, id=id)
+            subject = row["sha256"]
+        return await self._index.key(self._channel, subject)
 
     # What was handed in
 
     async def add_job_file(self, job_id: str, data: bytes, pages: tuple[int, int]) -> None:
         first, last = pages
+        key = await self._key_in("SELECT sha256 FROM jobs WHERE id = :id", job_id)
         for part, start in enumerate(range(0, max(1, len(data)), PART)):
             await self._execute(
                 "INSERT INTO job_files (job_id, part, channel, data, first_page, last_page) "
                 "VALUES (:id, :part, :channel, :data, :first, :last)",
                 id=job_id,
                 part=part,
-                data=data[start : start + PART],
+                data=key.seal_value(data[start : start + PART]),
                 first=first,
                 last=last,
             )
@@ -296,31 +467,40 @@ class ChannelRows:
     async def add_document(
         self, document_id: str, pages: Sequence[Page], chunks: Sequence[Chunk], known: Collection[str]
     ) -> None:
-        key = {"document_id": document_id, "channel": self._channel}
-        page_rows = [vars(page) | {"places": json.dumps(page.places)} for page in pages]
+        key = await self._key(document_id)
+        ids = {"document_id": document_id, "channel": self._channel}
+        page_rows = [
+            vars(page) | {"text": _sealed_text(key, page.text), "places": _sealed_text(key, json.dumps(page.places))}
+            for page in pages
+        ]
         await self._insert(
             """
             INSERT INTO pages (document_id, channel, number, text, places, confidence, correction)
             VALUES (:document_id, :channel, :number, :text, :places, :confidence, :correction)
             """,
-            [key | row for row in page_rows],
+            [ids | row for row in page_rows],
         )
         await self._insert(
             """
             INSERT INTO chunks (document_id, channel, position, text, start_page, end_page, code)
             VALUES (:document_id, :channel, :index, :text, :start_page, :end_page, :code)
             """,
-            [key | vars(chunk) for chunk in chunks],
+            [ids | _sealed_chunk(key, chunk) for chunk in chunks],
         )
         words = await asyncio.to_thread(tokens, [spaced(valid_text(chunk.text)) for chunk in chunks])
         await self._execute(
-            "INSERT INTO word_counts (document_id, channel, counts) VALUES (:id, :channel, :counts)",
+            "INSERT INTO word_counts (document_id, channel, counts, key) VALUES (:id, :channel, :counts, :key)",
             id=document_id,
             counts=list(map(len, words)),
+            key=key.id,
         )
+        hashed = {key.hash(word): key.seal(array("I", places).tobytes()) for word, places in places_of(words).items()}
         await self._insert(
-            "INSERT INTO words (channel, word, document_id, places) VALUES (:channel, :word, :document_id, :places)",
-            [key | {"word": _hash(word), "places": places} for word, places in places_of(words).items()],
+            """
+            INSERT INTO words (channel, word, document_id, sealed_places)
+            VALUES (:channel, :word, :document_id, :places)
+            """,
+            [ids | {"word": word, "places": hashed[word]} for word in sorted(hashed)],  # their order says nothing
         )
 
     async def pages(self, document_id: str) -> list[Page]:
@@ -331,7 +511,7 @@ class ChannelRows:
         documents, positions = zip(*places, strict=True) if places else ((), ())
         rows = await self._execute(
             """
-            SELECT coalesce(text, '') AS text, coalesce(code, '') AS code
+            SELECT text, code
             FROM unnest(:documents::text[], :positions::integer[]) WITH ORDINALITY AS wanted (id, position, number)
             LEFT JOIN chunks ON chunks.document_id = wanted.id AND chunks.position = wanted.position
                 AND channel = :channel
@@ -340,7 +520,7 @@ class ChannelRows:
             documents=list(documents),
             positions=list(positions),
         )
-        return [(row["text"], row["code"]) for row in rows]
+        return [(row["text"] or "", row["code"] or b"") for row in rows]
 
     async def chunks_of(self, document_id: str) -> list[Chunk]:
         rows = await self._execute("SELECT * FROM chunks WHERE document_id = :id ORDER BY position", id=document_id)
@@ -350,17 +530,24 @@ class ChannelRows:
 
     async def search(self, words: Sequence[str], document_ids: Collection[str]) -> list[dict[str, Any]]:
         phrases = await asyncio.to_thread(tokens, words)
-        token_of = {_hash(token): token for token in chain.from_iterable(phrases)}
-        counts = await self._execute("SELECT document_id, counts FROM word_counts WHERE channel = :channel")
+        counts = await self._execute("SELECT document_id, counts, key FROM word_counts WHERE channel = :channel")
+        keys = {row["document_id"]: await self._index.key_of(row["key"]) for row in counts}
+        token_of: dict[tuple[str, int], str] = {}
+        for key in keys.values():
+            token_of |= {(key.id, key.hash(token)): token for token in chain.from_iterable(phrases)}
         rows = await self._execute(
-            "SELECT word, document_id, places FROM words WHERE channel = :channel AND word = ANY(:words)",
-            words=list(token_of),
+            "SELECT word, document_id, sealed_places FROM words WHERE channel = :channel AND word = ANY(:words)",
+            words=[word for _, word in token_of],
         )
+        places = {}
+        for row in rows:
+            key = keys[row["document_id"]]
+            places[row["document_id"], token_of[key.id, row["word"]]] = array("I", key.open(row[SEALED_PLACES]))
         ranked = await asyncio.to_thread(
             matches,
             dict(zip(words, phrases, strict=True)),
             {row["document_id"]: row["counts"] for row in counts},
-            {(row["document_id"], token_of[row["word"]]): row["places"] for row in rows},
+            places,
             document_ids,
         )
         return [match._asdict() for match in ranked]
@@ -368,7 +555,15 @@ class ChannelRows:
     # Answers
 
     async def add_answer(self, values: Mapping[str, Any]) -> None:
-        await self._insert(ADD_ANSWER, [{**values, "shared": False, "channel": self._channel}])
+        await self._add_answers([{**values, "shared": False}])
+
+    async def _add_answers(self, answers: Iterable[Mapping[str, Any]]) -> None:
+        rows = []
+        for answer in answers:
+            key = await self._key(answer["document_id"])
+            sealed = {name: _sealed_text(key, answer[name]) for name in ("question", "learned", "base", "details")}
+            rows.append({**answer, **sealed, "channel": self._channel})
+        await self._insert(ADD_ANSWER, rows)
 
     async def place_answer(self, answer_id: str, thread: str) -> None:
         sql = "UPDATE answers SET thread = :thread WHERE id = :id AND channel = :channel"
@@ -406,8 +601,10 @@ class ChannelRows:
 
     async def feedback(self, answer_id: str, by: str, helpful: bool, correction: str) -> None:
         """Raises: NotFound."""
-        if not await self.answer(answer_id):
+        answer = await self.answer(answer_id)
+        if not answer:
             raise NotFound("This answer is not stored any more.")
+        key = await self._key(answer["document_id"])
         await self._execute(
             """
             INSERT INTO feedback (answer_id, given_by, helpful, correction) VALUES (:id, :by, :helpful, :correction)
@@ -417,7 +614,7 @@ class ChannelRows:
             id=answer_id,
             by=by,
             helpful=helpful,
-            correction=correction,
+            correction=_sealed_text(key, correction),
         )
 
     async def corrections(self) -> list[DictRow]:
@@ -449,10 +646,13 @@ class ChannelRows:
     async def add_conversations(
         self, answers: Sequence[Mapping[str, Any]], feedback: Sequence[Mapping[str, Any]]
     ) -> None:
-        await self._insert(
-            ADD_ANSWER, [{**row, "shared": bool(row["shared"]), "channel": self._channel} for row in answers]
-        )
-        await self._insert(ADD_FEEDBACK, [{**row, "helpful": bool(row["helpful"])} for row in feedback])
+        await self._add_answers({**row, "shared": bool(row["shared"])} for row in answers)
+        keys = {row["id"]: await self._key(row["document_id"]) for row in answers}
+        rows = []
+        for row in feedback:
+            correction = _sealed_text(keys[row["answer_id"]], row["correction"])
+            rows.append({**row, "helpful": bool(row["helpful"]), "correction": correction})
+        await self._insert(ADD_FEEDBACK, rows)
 
     # Erase
 
@@ -492,8 +692,21 @@ def _valid(values: Mapping[str, Any]) -> dict[str, Any]:
     return valid
 
 
-def _hash(token: str) -> int:
-    return int.from_bytes(hashlib.blake2b(token.encode(), digest_size=8).digest(), signed=True)
+def _sealed_text(key: Key, text: str | None) -> bytes | None:
+    return None if text is None else key.seal_value(valid_text(text))
+
+
+def _sealed_chunk(key: Key, chunk: Chunk) -> dict[str, Any]:
+    return vars(chunk) | {"text": _sealed_text(key, chunk.text), "code": key.seal_value(chunk.code)}
+
+
+def _sealed_bytes(column: str, value: Any) -> bytes:
+    """What is sealed in a column; nothing where it is not."""
+    if isinstance(value, bytes) and column != SEALED_PLACES:
+        return value
+    if isinstance(value, str) and column in SEALED and value.startswith(MARK):
+        return base64.b64decode(value.removeprefix(MARK))
+    return b""
 
 
 def _understood(row: Mapping[str, Any]) -> str:

@@ -1,8 +1,19 @@
 -- Version 1 of the index on PostgreSQL. To change it, add a script to MIGRATIONS in postgres.py; never edit one that was released.
+-- What is said, asked and named is sealed with a key that lies elsewhere (storage.keys), so that no copy of these bytes outlives it: each BYTEA, and text that
+-- begins with "sealed:".
 -- The tables that the SQLite index has, too, have its columns; what a channel's file holds there carries its channel here.
 
 CREATE TABLE folder (id TEXT NOT NULL, version INTEGER NOT NULL);
 INSERT INTO folder VALUES (replace(gen_random_uuid()::text, '-', ''), 0);
+
+CREATE TABLE keys (  -- which there are; not the keys themselves
+    id TEXT PRIMARY KEY,
+    channel TEXT COLLATE "C" NOT NULL,
+    subject TEXT NOT NULL,  -- sha256 of a document; or '' for answers from none, 'events' for what is on its way
+    erased BOOLEAN NOT NULL DEFAULT FALSE  -- to be destroyed
+);
+CREATE UNIQUE INDEX keys_in_use ON keys (channel, subject) WHERE NOT erased;
+CREATE INDEX keys_erased ON keys (id) WHERE erased;
 
 CREATE TABLE channels (
     id TEXT COLLATE "C" PRIMARY KEY,
@@ -96,8 +107,8 @@ CREATE TABLE pages (
     document_id TEXT NOT NULL REFERENCES documents ON DELETE CASCADE DEFERRABLE INITIALLY DEFERRED,
     channel TEXT NOT NULL,
     number INTEGER NOT NULL,  -- the first is 1
-    text TEXT NOT NULL,
-    places TEXT NOT NULL,  -- JSON: [[offset in the text, name], ...]
+    text BYTEA NOT NULL,
+    places BYTEA NOT NULL,  -- JSON: [[offset in the text, name], ...]
     confidence DOUBLE PRECISION,  -- 0..1; NULL: the file itself held the text
     correction TEXT NOT NULL,  -- id of the core.types.Correction; '' for the document's own
     PRIMARY KEY (document_id, number)
@@ -108,7 +119,7 @@ CREATE TABLE chunks (
     document_id TEXT NOT NULL REFERENCES documents ON DELETE CASCADE DEFERRABLE INITIALLY DEFERRED,
     channel TEXT NOT NULL,
     position INTEGER NOT NULL,  -- the first is 0
-    text TEXT NOT NULL,
+    text BYTEA NOT NULL,
     start_page INTEGER NOT NULL,
     end_page INTEGER NOT NULL,
     code BYTEA NOT NULL,  -- what it is about, in the search head's code; '' where there is none: found by words alone
@@ -120,15 +131,16 @@ CREATE TABLE chunks (
 CREATE TABLE word_counts (
     document_id TEXT PRIMARY KEY REFERENCES documents ON DELETE CASCADE DEFERRABLE INITIALLY DEFERRED,
     channel TEXT NOT NULL,
-    counts INTEGER[] NOT NULL  -- words of each chunk
+    counts INTEGER[] NOT NULL,  -- words of each chunk
+    key TEXT NOT NULL  -- id of the key of its words
 );
 CREATE INDEX word_counts_by_channel ON word_counts (channel);
 
 CREATE TABLE words (
     channel TEXT NOT NULL,
-    word BIGINT NOT NULL,  -- its hash
+    word BIGINT NOT NULL,  -- its hash with the document's key
     document_id TEXT NOT NULL REFERENCES documents ON DELETE CASCADE DEFERRABLE INITIALLY DEFERRED,
-    places INTEGER[] NOT NULL,  -- where it stands, ascending
+    sealed_places BYTEA NOT NULL,  -- where it stands, ascending: 4 bytes each
     PRIMARY KEY (channel, word, document_id)
 );
 CREATE INDEX words_by_document ON words (document_id);
@@ -137,13 +149,13 @@ CREATE TABLE answers (
     id TEXT PRIMARY KEY,
     channel TEXT NOT NULL REFERENCES channels ON DELETE CASCADE,
     document_id TEXT,
-    question TEXT NOT NULL,
-    learned TEXT,
-    base TEXT NOT NULL,
+    question BYTEA NOT NULL,
+    learned BYTEA,
+    base BYTEA NOT NULL,
     asked_at DOUBLE PRECISION NOT NULL,  -- Unix time
     asked_by TEXT NOT NULL,
     thread TEXT NOT NULL,  -- the platform's id of the thread that it stands in; '' for none
-    details TEXT NOT NULL,  -- the whole core.types.Answer as JSON; '' for older ones
+    details BYTEA NOT NULL,  -- the whole core.types.Answer as JSON; '' for older ones
     shared BOOLEAN NOT NULL DEFAULT FALSE  -- was private and is now shown to all
 );
 CREATE INDEX answers_by_channel ON answers (channel, document_id);
@@ -154,6 +166,6 @@ CREATE TABLE feedback (
     answer_id TEXT NOT NULL REFERENCES answers ON DELETE CASCADE,
     given_by TEXT NOT NULL,
     helpful BOOLEAN NOT NULL,
-    correction TEXT NOT NULL,  -- what somebody says is right
+    correction BYTEA NOT NULL,  -- what somebody says is right
     PRIMARY KEY (answer_id, given_by)
 );

@@ -11,7 +11,7 @@ import asyncio
 import json
 import logging
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -26,11 +26,12 @@ from pydantic import TypeAdapter
 
 from core import errors
 from core.answerer import Answerer
-from core.errors import EngramError, NotFound, StorageFailed
+from core.errors import EngramError, KeyLost, NotFound, StorageFailed
 from core.feed import Feeds
 from core.ports import AboutEngine
 from core.runner import Runner
 from core.types import Answer, Job, Progress, Stage, Step
+from storage.keys import key_id
 from storage.postgres import PostgresIndex
 
 log = logging.getLogger(__name__)
@@ -61,8 +62,11 @@ class EngineName:
     learner: str
 
 
-REPLIES: dict[str, TypeAdapter[Any]] = {  # what can be called, and what comes back
-    "about": TypeAdapter(EngineName),
+ABOUT = "about"  # the engine
+REPLIES: dict[
+    str, TypeAdapter[Any]
+] = {  # what can be called, and what comes back; the others are of core.ports.Answerer
+    ABOUT: TypeAdapter(EngineName),
     "ask": TypeAdapter(Answer),
     "likely": TypeAdapter(list[str]),
     "is_usable": TypeAdapter(bool),
@@ -162,7 +166,7 @@ class Workers:
         self._queues = queues
         self._index = index
         self._feeds = Feeds(index)
-        self._waiting: dict[str, asyncio.Future[str]] = {}  # by call
+        self._waiting: dict[str, asyncio.Future[bytes]] = {}  # by call
         self._about: EngineName | None = None
 
     async def __aenter__(self) -> Workers:
@@ -194,7 +198,7 @@ class Workers:
             await self._own.ready()
         while not self.engine:
             with suppress(EngramError):  # there is no worker, or no database, yet
-                self._about = await self._call("about")
+                self._about = await self._call(ABOUT)
             await asyncio.sleep(0 if self.engine else 1.0)
 
     async def ask(self, channel: str, question: str, named: str = "", thread: str = "") -> Answer:
@@ -208,17 +212,17 @@ class Workers:
 
     async def _call(self, method: str, channel: str = "", *arguments: Any) -> Any:
         """Have a worker do it. Raises: what it raised; EngramError, when none replies."""
-        id = secrets.token_hex(8)
+        id, key = secrets.token_hex(8), await self._index.key(channel)
+        body = key.seal_value(json.dumps([method, [channel, *arguments] if channel else []]))
         reply = self._waiting[id] = asyncio.get_running_loop().create_future()
         try:
             async with self._queues.transaction() as connection:
-                body = json.dumps([method, [channel, *arguments] if channel else []])
                 await connection.execute(
                     "INSERT INTO calls (id, channel, body) VALUES (%s, %s, %s)", (id, channel, body)
                 )
                 await self._queues.add(CALLS, connection, call=id)
             async with asyncio.timeout(ANSWER_WITHIN):
-                outcome = json.loads(await reply)
+                [outcome] = map(json.loads, await self._index.open([await reply]))
         except TimeoutError:
             raise EngramError("No worker has answered; ask again in a moment.") from None
         finally:
@@ -440,29 +444,30 @@ class Worker:
 
     async def _answer(self, call: str) -> None:
         for row in await self._queues.execute("SELECT body FROM calls WHERE id = %s AND reply = ''", call):
-            method, arguments = json.loads(row["body"])
-            reply = json.dumps(await self._reply(method, arguments))
-            await self._queues.execute(
-                "WITH replied AS (UPDATE calls SET reply = %s WHERE id = %s RETURNING id) "
-                "SELECT pg_notify(%s, %s) FROM replied",
-                *(reply, call, NEWS, json.dumps({"call": call})),
-            )
+            outcome = json.dumps(await self._outcome(row["body"]))
+            with suppress(KeyLost):  # erased meanwhile, and the call with it
+                key = await self._index.key_of(key_id(row["body"]))
+                await self._store_reply(call, key.seal_value(outcome))
 
-    async def _reply(self, method: str, arguments: Sequence[Any]) -> dict[str, Any]:
-        calls: dict[str, Callable[..., Awaitable[Any]]] = {
-            "about": self._about,
-            "ask": self._answerer.ask,
-            "likely": self._answerer.likely,
-            "is_usable": self._answerer.is_usable,
-        }
+    async def _store_reply(self, call: str, reply: bytes) -> None:
+        await self._queues.execute(
+            "WITH replied AS (UPDATE calls SET reply = %s WHERE id = %s RETURNING id) "
+            "SELECT pg_notify(%s, %s) FROM replied",
+            *(reply, call, NEWS, json.dumps({"call": call})),
+        )
+
+    async def _outcome(self, sealed: bytes) -> dict[str, Any]:
+        """What came of a call: its result, or its error."""
         try:
-            result = await calls[method](*arguments)
+            [(method, arguments)] = map(json.loads, await self._index.open([sealed]))
+            kind = REPLIES[method]
+            call = self._about if method == ABOUT else getattr(self._answerer, method)
+            return {"result": kind.dump_python(await call(*arguments), mode="json")}
         except EngramError as error:
             return {"error": [type(error).__name__, str(error)]}
         except Exception:
             log.exception("a call failed")
             return {"error": [EngramError.__name__, ""]}
-        return {"result": REPLIES[method].dump_python(result, mode="json")}
 
     async def _about(self) -> EngineName:
         engine = await self._runner.ready()
@@ -477,6 +482,7 @@ class Worker:
         for job in await self._index.requeue_interrupted():
             log.warning("job %s was interrupted in attempt %d and is now %s", job.id, job.attempts, job.stage)
         await self._queues.execute("DELETE FROM calls WHERE made_at < now() - interval '1 hour'")
+        await self._index.drop_old_usage()
         [row] = await self._queues.execute(
             """
             SELECT (SELECT count(*) FROM jobs WHERE NOT final)

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 
 from core.ports import Weights
 from storage.folder import DataFolder
 from storage.index import Index
+from storage.keys import Keys
 from storage.objects import Objects
 from storage.postgres import PostgresIndex
 from storage.weights import Weights as Files
@@ -47,10 +49,15 @@ def bucket(store: dict[str, str], environment: Environment) -> str:
     return f"s3://{objects.BUCKET}/{secrets.token_hex(8)}"
 
 
+@pytest.fixture
+def keys(tmp_path: Path) -> Keys:
+    return Keys(tmp_path / "keys")
+
+
 @pytest.fixture(params=["files", "objects"])
 def weights(request: pytest.FixtureRequest) -> Weights:
     if request.param == "objects":
-        return Objects(request.getfixturevalue("bucket"), "index")
+        return Objects(request.getfixturevalue("bucket"), "index", request.getfixturevalue("keys"))
     return Files(request.getfixturevalue("folder").weights, "index")
 
 
@@ -60,6 +67,6 @@ async def index(request: pytest.FixtureRequest) -> AsyncIterator[Index]:
         folder: DataFolder = request.getfixturevalue("folder")
         opening = Index(folder.index)
     else:
-        opening = PostgresIndex(request.getfixturevalue("database"))
+        opening = PostgresIndex(request.getfixturevalue("database"), request.getfixturevalue("keys"))
     async with opening as opened:
         yield opened

@@ -34,12 +34,13 @@ TENSORS = {f"{section}/up.{at}": torch.randn(128, 256) for section in range(2) f
 async def learn_until_killed(folder: DataFolder, *servers: str) -> None:
     async with AsyncExitStack() as stack:
         if servers:
+            from storage.keys import Keys
             from storage.objects import Objects
             from storage.postgres import PostgresIndex
 
-            database, bucket = servers
-            index = await stack.enter_async_context(PostgresIndex(database))
-            weights = Objects(bucket, index.id)
+            (database, bucket), keys = servers, Keys(folder.path / "keys")
+            index = await stack.enter_async_context(PostgresIndex(database, keys))
+            weights = Objects(bucket, index.id, keys)
         else:
             index = await stack.enter_async_context(Index(folder.index))
             weights = Weights(folder.weights, index.id)

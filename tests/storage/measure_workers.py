@@ -15,6 +15,7 @@ from pathlib import Path
 
 from core.service import Service
 from core.types import Stage
+from storage.keys import Keys
 from storage.postgres import PostgresIndex
 from storage.weights import Weights
 from storage.workers import DEAD_AFTER, HEARTBEAT, Queues, Workers
@@ -43,7 +44,7 @@ async def median_ms(times: int, measure: Callable[[int], Awaitable[float]]) -> s
 
 async def measure(url: str, folder: Path) -> None:
     async with AsyncExitStack() as stack:
-        index = await stack.enter_async_context(PostgresIndex(url))
+        index = await stack.enter_async_context(PostgresIndex(url, Keys(folder / "keys")))
         queues = await stack.enter_async_context(Queues(url))
         workers = await stack.enter_async_context(Workers(queues, index))
         service = Service(index, Weights(folder, index.id), workers, workers, LIMITS)

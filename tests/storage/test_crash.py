@@ -14,6 +14,7 @@ import obstore
 from storage.check import check_folder
 from storage.folder import DataFolder
 from storage.index import Index
+from storage.keys import Keys
 from storage.objects import Objects
 from storage.postgres import PostgresIndex
 from storage.weights import Weights
@@ -46,13 +47,15 @@ async def test_kill_9_loses_nothing_acknowledged_and_leaves_nothing_half_done(tm
     assert len(acknowledged) >= KILLS
 
 
-async def test_kill_9_of_who_writes_to_servers_does_neither(tmp_path: Path, database: str, bucket: str) -> None:
+async def test_kill_9_of_who_writes_to_servers_does_neither(
+    tmp_path: Path, database: str, keys: Keys, bucket: str
+) -> None:
     chance, acknowledged = random.Random(9), []
     with crashing(tmp_path, database, bucket) as crasher:
         for _ in range(KILLS // 2):
             acknowledged += killed_after(crasher, chance.uniform(0, 0.3))
-            async with PostgresIndex(database) as index:
-                await check_servers(index, Objects(bucket, index.id), acknowledged)
+            async with PostgresIndex(database, keys) as index:
+                await check_servers(index, Objects(bucket, index.id, keys), acknowledged)
     assert len(acknowledged) >= KILLS // 2
 
 

@@ -14,6 +14,7 @@ from core.errors import SetupError, StorageFailed
 from core.types import ALL_PAGES, Document
 from storage.folder import DataFolder
 from storage.index import Index
+from storage.keys import Keys
 from storage.objects import Objects
 from storage.postgres import PostgresIndex
 from storage.transfer import Copied, Store, transfer
@@ -30,9 +31,9 @@ async def on_files(folder: DataFolder) -> AsyncIterator[Store]:
 
 
 @asynccontextmanager
-async def on_servers(database: str, bucket: str) -> AsyncIterator[Store]:
-    async with PostgresIndex(database) as index:
-        yield Store(index, Objects(bucket, index.id))
+async def on_servers(database: str, bucket: str, keys: Keys) -> AsyncIterator[Store]:
+    async with PostgresIndex(database, keys) as index:
+        yield Store(index, Objects(bucket, index.id, keys))
 
 
 async def fill(store: Store, channels: int = 3) -> list[Document]:
@@ -69,9 +70,9 @@ async def said_of(store: Store, channel: str, document: Document) -> list[object
 
 
 async def test_a_data_folder_moves_to_servers_and_back_as_it_was(
-    folder: DataFolder, database: str, bucket: str, tmp_path
+    folder: DataFolder, database: str, keys: Keys, bucket: str, tmp_path
 ) -> None:
-    async with on_files(folder) as files, on_servers(database, bucket) as servers:
+    async with on_files(folder) as files, on_servers(database, bucket, keys) as servers:
         documents = await fill(files)
         before = [await said_of(files, document.channel, document) for document in documents]
         assert await transfer(files, servers) == Copied(channels=3, documents=3, answers=3)
@@ -84,8 +85,10 @@ async def test_a_data_folder_moves_to_servers_and_back_as_it_was(
                 assert [await said_of(back, document.channel, document) for document in documents] == before
 
 
-async def test_what_was_interrupted_goes_on_where_it_stopped(folder: DataFolder, database: str, bucket: str) -> None:
-    async with on_files(folder) as files, on_servers(database, bucket) as servers:
+async def test_what_was_interrupted_goes_on_where_it_stopped(
+    folder: DataFolder, database: str, keys: Keys, bucket: str
+) -> None:
+    async with on_files(folder) as files, on_servers(database, bucket, keys) as servers:
         documents = await fill(files, 4)
         done: list[str] = []
 
@@ -108,17 +111,19 @@ async def test_what_was_interrupted_goes_on_where_it_stopped(folder: DataFolder,
         ]
 
 
-async def test_what_changed_there_since_is_not_taken_for_a_copy(folder: DataFolder, database: str, bucket: str) -> None:
-    async with on_files(folder) as files, on_servers(database, bucket) as servers:
+async def test_what_changed_there_since_is_not_taken_for_a_copy(
+    folder: DataFolder, database: str, keys: Keys, bucket: str
+) -> None:
+    async with on_files(folder) as files, on_servers(database, bucket, keys) as servers:
         await fill(files)
         await transfer(files, servers)
-        await servers.index._execute("UPDATE answers SET learned = 'Eve.' WHERE channel = 'channel 1'")
+        await servers.index._execute("UPDATE answers SET asked_by = 'eve' WHERE channel = 'channel 1'")
         with pytest.raises(StorageFailed, match="channel 1"):
             await transfer(files, servers)
 
 
-async def test_another_bots_database_is_refused(folder: DataFolder, database: str, bucket: str) -> None:
-    async with on_files(folder) as files, on_servers(database, bucket) as servers:
+async def test_another_bots_database_is_refused(folder: DataFolder, database: str, keys: Keys, bucket: str) -> None:
+    async with on_files(folder) as files, on_servers(database, bucket, keys) as servers:
         await fill(files)
         await servers.index.add_job(make_job("theirs"), b"%PDF-")
         with pytest.raises(SetupError, match="another bot's"):
@@ -126,9 +131,11 @@ async def test_another_bots_database_is_refused(folder: DataFolder, database: st
         assert await servers.index.channels("") == ["here"]
 
 
-async def test_damaged_weights_are_not_moved(folder: DataFolder, database: str, bucket: str, monkeypatch) -> None:
+async def test_damaged_weights_are_not_moved(
+    folder: DataFolder, database: str, keys: Keys, bucket: str, monkeypatch
+) -> None:
     monkeypatch.setattr(storage.transfer, "TRIES", 1)
-    async with on_files(folder) as files, on_servers(database, bucket) as servers:
+    async with on_files(folder) as files, on_servers(database, bucket, keys) as servers:
         await fill(files, 1)
         (folder.weights / "d0.safetensors").write_bytes(b"changed")
         with pytest.raises(StorageFailed, match="damaged"):
@@ -136,8 +143,8 @@ async def test_damaged_weights_are_not_moved(folder: DataFolder, database: str, 
         assert await servers.index.channels("") == []
 
 
-async def test_the_index_alone_moves_too(folder: DataFolder, database: str) -> None:
-    async with on_files(folder) as files, PostgresIndex(database) as index:
+async def test_the_index_alone_moves_too(folder: DataFolder, database: str, keys: Keys) -> None:
+    async with on_files(folder) as files, PostgresIndex(database, keys) as index:
         await plant(files.index, "d1")
         await transfer(files, Store(index, files.weights))
         assert (await index.documents("here"))[0] == (await files.index.documents("here"))[0]

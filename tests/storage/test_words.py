@@ -15,6 +15,7 @@ from core.search.words import search_words, spaced
 from storage.channel_files import ChannelFile
 from storage.folder import DataFolder
 from storage.index import Index
+from storage.keys import Keys
 from storage.postgres import PostgresIndex
 from storage.words import matches, places_of, tokens
 from tests.storage.samples import learn, make_chunks
@@ -74,10 +75,12 @@ def test_places_score_as_fts5_does(documents: list[list[str]], questions: list[s
             equal(by_places(named, words, searched), by_fts5(named, words, searched))
 
 
-async def test_a_handbooks_sections_come_in_the_same_order_from_both_engines(folder: DataFolder, database: str) -> None:
+async def test_a_handbooks_sections_come_in_the_same_order_from_both_engines(
+    folder: DataFolder, database: str, keys: Keys
+) -> None:
     paragraphs = [text for text in HANDBOOK.read_text().split("\n\n") if len(text) > 80]
     questions = [sentence for text in paragraphs for sentence in re.split(r"(?<=[.!?])\s", text)]
-    async with Index(folder.index) as sqlite, PostgresIndex(database) as postgres:
+    async with Index(folder.index) as sqlite, PostgresIndex(database, keys) as postgres:
         for index in (sqlite, postgres):
             for at in range(4):
                 await learn(index, f"d{at}", paragraphs[at::4])

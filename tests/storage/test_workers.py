@@ -16,6 +16,7 @@ import pytest
 from core.errors import NotFound
 from core.service import Service
 from core.types import Job, Progress, Stage
+from storage.keys import Keys
 from storage.postgres import PostgresIndex
 from storage.weights import Weights
 from storage.workers import Queues, Workers
@@ -38,7 +39,11 @@ def start(database: str, tmp_path: Path) -> AsyncIterator[Start]:
 def front_end(database: str, tmp_path: Path) -> Front:
     @asynccontextmanager
     async def opened() -> AsyncIterator[Service]:
-        async with PostgresIndex(database) as index, Queues(database) as queues, Workers(queues, index) as workers:
+        async with (
+            PostgresIndex(database, Keys(tmp_path / "keys")) as index,
+            Queues(database) as queues,
+            Workers(queues, index) as workers,
+        ):
             yield Service(index, Weights(tmp_path, index.id), workers, workers, LIMITS)
 
     return opened

@@ -19,6 +19,7 @@ import torch
 from core.answerer import Answerer
 from core.runner import Runner
 from core.types import Limits
+from storage.keys import Keys
 from storage.postgres import PostgresIndex
 from storage.weights import Weights
 from storage.workers import PublishingFeeds, Queues, Worker
@@ -34,7 +35,7 @@ FORKS.set_forkserver_preload([__name__])
 async def work(url: str, folder: Path, engine: ByHeart, pace: dict[str, float]) -> None:
     stopped = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
-    async with PostgresIndex(url) as index, Queues(url) as queues:
+    async with PostgresIndex(url, Keys(folder / "keys")) as index, Queues(url) as queues:
         weights, feeds = Weights(folder, index.id), PublishingFeeds(index)
         options = {"read": read_plain, "learning": False, "tidy": False, "feeds": feeds}
         async with Runner(lambda: engine, index, weights, LIMITS, **options) as runner:

@@ -1,0 +1,215 @@
+"""Keys of what is stored on servers, in a place where what is deleted is gone: a folder, or a bucket that keeps no
+versions. What was sealed with a key is unreadable without it, wherever a copy of it lies.
+
+Blocking, but for what is in memory: a key never changes, so each is fetched once.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import secrets
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING, Protocol
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from core.errors import EngramError, KeyLost, SetupError, StorageFailed
+from storage.folder import fsync_path
+
+if TYPE_CHECKING:
+    from obstore.store import RetryConfig
+
+BYTES = 32  # of a key: AES-256
+NONCE = 12  # bytes, random
+ID = 16  # bytes of a key's id, which stand before what is sealed
+MARK = "sealed:"  # before it as text
+KEPT = 20_000  # keys in memory
+RETRIES: RetryConfig = {"max_retries": 6, "retry_timeout": timedelta(seconds=60)}
+
+
+@dataclass(frozen=True)
+class Key:
+    """AES-GCM. Raises: StorageFailed, for what it did not seal."""
+
+    id: str  # 32 hexadecimal digits
+    secret: bytes
+
+    def seal(self, data: bytes) -> bytes:
+        nonce = secrets.token_bytes(NONCE)
+        return nonce + AESGCM(self.secret).encrypt(nonce, data, None)
+
+    def open(self, sealed: bytes) -> bytes:
+        try:
+            return AESGCM(self.secret).decrypt(sealed[:NONCE], sealed[NONCE:], None)
+        except (InvalidTag, ValueError) as error:
+            raise StorageFailed("What is stored was changed, and can't be read.") from error
+
+    def seal_value(self, value: str | bytes) -> bytes:
+        """With the key's id, and what kind of value it is; see `Keys.open_value`."""
+        tagged = b"t" + value.encode() if isinstance(value, str) else b"b" + value
+        return bytes.fromhex(self.id) + self.seal(tagged)
+
+    def seal_text(self, text: str) -> str:
+        return MARK + base64.b64encode(self.seal_value(text)).decode()
+
+    def hash(self, word: str) -> int:
+        """64 bits, signed: the same for the same word, and for no one without the key."""
+        digest = hashlib.blake2b(word.encode(), digest_size=8, key=self.secret, person=b"word").digest()
+        return int.from_bytes(digest, signed=True)
+
+
+def key_id(sealed: bytes) -> str:
+    """Whose key `Key.seal_value` sealed it with."""
+    return sealed[:ID].hex()
+
+
+class Place(Protocol):
+    """Where keys lie, by name."""
+
+    def put(self, name: str, secret: bytes) -> None:
+        """Durable on return."""
+        ...
+
+    def get(self, name: str) -> bytes: ...
+
+    def delete(self, names: Iterable[str]) -> None:
+        """Gone on return; no error for what was gone before."""
+        ...
+
+
+class Keys:
+    """Every method raises StorageFailed when the place can't be reached, or refuses."""
+
+    def __init__(self, place: str | Path) -> None:
+        """place: a folder, or s3://bucket/prefix. Raises: SetupError."""
+        self._place: Place = _Bucket(str(place)) if "://" in str(place) else _Folder(Path(place))
+        self._kept: OrderedDict[str, Key] = OrderedDict()  # the last used at the end
+        self._keeping = Lock()
+
+    def make(self, name: str = "") -> Key:
+        """A new one, durable on return. name: instead of a random id."""
+        key = Key(name or secrets.token_hex(ID), secrets.token_bytes(BYTES))
+        with _translated():
+            self._place.put(key.id, key.secret)
+        self._keep(key)
+        return key
+
+    def get(self, id: str) -> Key:
+        """Raises: KeyLost."""
+        if key := self.kept(id):
+            return key
+        with _translated():
+            try:
+                key = Key(id, self._place.get(id))
+            except FileNotFoundError as error:
+                raise KeyLost from error
+        self._keep(key)
+        return key
+
+    def kept(self, id: str) -> Key | None:
+        """If it is in memory; does not block."""
+        with self._keeping:
+            if key := self._kept.get(id):
+                self._kept.move_to_end(id)
+            return key
+
+    def open_value(self, sealed: bytes) -> str | bytes:
+        """What `Key.seal_value` sealed. Raises: KeyLost."""
+        data = self.get(key_id(sealed)).open(sealed[ID:])
+        return data[1:].decode() if data[:1] == b"t" else data[1:]
+
+    def destroy(self, ids: Iterable[str]) -> None:
+        """For good; no error for those that were gone before."""
+        names = list(ids)
+        with self._keeping:
+            for id in names:
+                self._kept.pop(id, None)
+        with _translated():
+            self._place.delete(names)
+
+    def _keep(self, key: Key) -> None:
+        with self._keeping:
+            self._kept[key.id] = key
+            while len(self._kept) > KEPT:
+                self._kept.popitem(last=False)
+
+
+class _Folder:
+    """A file for each key. It is overwritten before it is deleted."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def put(self, name: str, secret: bytes) -> None:
+        self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        temporary = self._path / f"{name}.tmp"
+        with open(temporary, "wb", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
+            file.write(secret)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, self._path / name)
+        fsync_path(self._path)
+
+    def get(self, name: str) -> bytes:
+        return (self._path / name).read_bytes()
+
+    def delete(self, names: Iterable[str]) -> None:
+        for name in names:
+            with suppress(FileNotFoundError), open(self._path / name, "r+b") as file:
+                file.write(bytes(BYTES))
+                file.flush()
+                os.fsync(file.fileno())
+                (self._path / name).unlink()
+        if self._path.exists():
+            fsync_path(self._path)
+
+
+class _Bucket:
+    """An object for each key, in a bucket that keeps no versions."""
+
+    def __init__(self, url: str) -> None:
+        """Raises: SetupError."""
+        try:
+            import obstore
+            from obstore.store import from_url
+        except ImportError as error:
+            raise SetupError("ENGRAM_KEYS is a bucket, and its client is missing: install engram[objects].") from error
+        self._obstore = obstore
+        try:
+            self._store = from_url(url, retry_config=RETRIES)
+        except (obstore.exceptions.BaseError, ValueError) as error:
+            raise SetupError("ENGRAM_KEYS is no folder and no address of an object store.") from error
+
+    def put(self, name: str, secret: bytes) -> None:
+        version = self._obstore.put(self._store, name, secret)["version"]
+        if version not in (None, "null"):
+            raise SetupError(
+                "The bucket of ENGRAM_KEYS keeps versions, and so would keep destroyed keys; name another."
+            )
+
+    def get(self, name: str) -> bytes:
+        return self._obstore.get(self._store, name).bytes().to_bytes()
+
+    def delete(self, names: Iterable[str]) -> None:
+        with suppress(FileNotFoundError):
+            self._obstore.delete(self._store, list(names))
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Raises: StorageFailed. All errors: to name obstore's, it would have to be there."""
+    try:
+        yield
+    except (FileNotFoundError, EngramError):
+        raise
+    except Exception as error:
+        raise StorageFailed("The keys can't be read or written; nothing was changed.") from error
