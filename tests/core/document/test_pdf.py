@@ -129,7 +129,7 @@ async def test_a_hundred_thousand_tiny_pages_are_refused_before_they_are_read() 
 async def test_a_memory_bomb_is_refused() -> None:
     refused = await refusal(documents.memory_bomb(), sandbox=Sandbox(memory=96 * 2**20))
     assert isinstance(refused, errors.PdfTooSlow)
-    assert "96 MB of memory" in str(refused)
+    assert "too much memory" in str(refused)
 
 
 async def test_an_endless_page_is_refused_in_time() -> None:
