@@ -94,6 +94,7 @@ class Settings(BaseSettings):
     discord_message_content: bool = (
         False  # the privileged intent; with it, questions in the bot's threads need no mention
     )
+    discord_shards: int = Field(0, ge=0)  # of the app, shared by front ends; 0: as many as Discord advises, by one
     slack_bot_token: SecretStr | None = None  # begins with xoxb-
     slack_app_token: SecretStr | None = None  # begins with xapp-; for Socket Mode
     slack_http_port: int | None = Field(None, gt=0, le=65535)  # listen for Slack's requests instead of Socket Mode
@@ -171,6 +172,13 @@ def user_cache() -> Path:
     """Where the system keeps what programs can make again."""
     given = os.environ.get("XDG_CACHE_HOME", "")
     return Path(given) if given.startswith("/") else Path(os.path.expanduser("~/.cache"))
+
+
+def limit_kernel_cache() -> None:
+    """Let oneDNN keep 64 compiled products instead of 1,024; before its first one. It compiles one for each shape, and
+    every document and question has shapes of its own: 0.55 MB each, 16 MB a document (measured with two pages), so
+    that memory grew for hours. To compile one again takes 0.4 ms, and a document has about 50."""
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
 
 
 def load_settings(**given: Any) -> Settings:

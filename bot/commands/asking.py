@@ -52,7 +52,7 @@ async def answer_question(
         await _nothing_known(bot, question, private, request, reply)
         return
     document = one_document(known, key).id if key else None
-    bot.quotas.question(request.user, request.channel)
+    await bot.quotas.question(request.user, request.channel)
     chosen = await settings_of(bot, request.channel)
     async with reply.thinking():
         with metrics.answering():

@@ -15,6 +15,7 @@ from bot import render
 from bot.chat import Reply, Request, Undelivered, Unfinished, Unreachable
 from bot.quotas import QuotaConfig, Quotas
 from core.errors import EngramError, NotAllowed, NotFound
+from core.ports import Usage
 from core.types import Job, Limits, Progress
 
 if TYPE_CHECKING:
@@ -102,6 +103,7 @@ class BotBase:
         name: str = "",
         limits: Limits | None = None,
         quotas: QuotaConfig | None = None,
+        usage: Usage | None = None,
         source: str = "",
         commands: Sequence[Command] = (),
         hears_follow_ups: bool = True,
@@ -112,7 +114,7 @@ class BotBase:
         self.name = name  # of this front end, where there are several; "": it is alone
         self.commands = commands or tuple(self.table.values())  # as /help shows them
         self.limits = limits or Limits()
-        self.quotas = Quotas(quotas or QuotaConfig())
+        self.quotas = Quotas(quotas or QuotaConfig(), usage)
         self.source = source  # where this bot's source is; shown by /about
         self.opens_links = opens_links  # that people send to have learned what is there
         self.hears_follow_ups = hears_follow_ups  # in threads, without a mention

@@ -93,7 +93,7 @@ class Bot(BotBase):
         """Permission before, words for every failure after: the one place for both."""
         with bound_contextvars(**log_context(request.channel)):
             try:
-                self.quotas.command(request.user)
+                await self.quotas.command(request.user)
                 require(permission, request)
                 await handler()
             except Undelivered:

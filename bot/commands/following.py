@@ -110,7 +110,7 @@ async def _watch(bot: BotBase, job: Job, live: Live) -> Progress:
     ticking = bot.spawn(shown.tick())
     try:
         async for news in bot.service.watch(job.id):
-            shown.take(news)
+            await shown.take(news)
             if news.job.stage.final:
                 if news.document and news.job.kind is JobKind.LEARN:
                     bot.pace = _pace(bot.pace, shown.spent)
@@ -134,10 +134,10 @@ class ProgressMessage:
         self._came = 0.0  # when the news did
         self._pages = 0
 
-    def take(self, news: Progress) -> None:
+    async def take(self, news: Progress) -> None:
         self._note_time()
         self._news, self._came = news, self._clock()
-        self._pages = _charge(self._bot, news, self._pages)
+        self._pages = await _charge(self._bot, news, self._pages)
 
     async def edit(self) -> None:
         """If it is time to."""
@@ -163,8 +163,9 @@ def _pace(known: Mapping[Stage, float], spent: Mapping[Stage, float]) -> dict[St
     return {stage: (share + spent.get(stage, 0.0) / total) / 2 for stage, share in known.items()}
 
 
-def _charge(bot: BotBase, news: Progress, charged: int) -> int:
+async def _charge(bot: BotBase, news: Progress, charged: int) -> int:
     """Count a document's pages against the quota as soon as they are known, once."""
     if news.pages and not charged:
-        bot.quotas.pages(news.job.requested_by, news.job.channel, news.pages)
+        with contextlib.suppress(StorageFailed):
+            await bot.quotas.pages(news.job.requested_by, news.job.channel, news.pages)
     return charged or news.pages

@@ -88,7 +88,7 @@ async def _admit(bot: BotBase, attachment: Attachment, request: Request) -> None
     check_size(attachment.size, bot.limits)
     known = await bot.service.documents(request.channel)
     coming = await bot.service.jobs(request.channel)
-    bot.quotas.upload(request.user, request.channel, len(known) + len(coming))
+    await bot.quotas.upload(request.user, request.channel, len(known) + len(coming))
 
 
 async def cancel(bot: BotBase, request: Request, reply: Reply) -> None:
