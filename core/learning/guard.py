@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from core.errors import LearningFailed
-from core.generate import start
+from core.generate import start, yielding
 from core.learning.adapters.objectives import HELD_OUT
 from core.learning.adapters.study import evenly_chosen
 from core.learning.base import Learner
@@ -105,7 +105,7 @@ class Guard:
             probe = copy.copy(tried)
             probe.config = replace(tried.config, effort="quick")
             try:
-                learned = yield from without_progress(probe.learn(chunks[:PROBED_CHUNKS], title=title))
+                learned = yield from yielding(Step(0, 1, math.nan), probe.learn(chunks[:PROBED_CHUNKS], title=title))
                 moved = self.shift(learned, tried)
             except LearningFailed:
                 break
@@ -116,18 +116,6 @@ class Guard:
         if best is None:
             raise LearningFailed("This model can't be taught safely at any rate; nothing was changed.")
         return best[1:]
-
-
-def without_progress(steps: Generator[Step, None, Learned]) -> Generator[Step, None, Learned]:
-    """Hands the device over between steps, but reports no progress."""
-    try:
-        while True:
-            next(steps)
-            yield Step(0, 1, math.nan)
-    except StopIteration as end:
-        return end.value
-    finally:
-        steps.close()
 
 
 def too_large(metrics: Metrics, sections: int, norm: float, most: float) -> bool:
