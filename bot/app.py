@@ -22,7 +22,7 @@ from core.answerer import Answerer
 from core.document.formats import DocumentText, read_document
 from core.errors import DataFolderBusy, SetupError, StorageFailed
 from core.inspection import Inspection
-from core.ports import Engine
+from core.ports import Engine, Usage
 from core.runner import Runner, new_id
 from core.service import Service
 from storage.backup import Manifest
@@ -63,6 +63,7 @@ class App:
     runner: ports.Runner
     inspection: Inspection | None  # None where no model is loaded
     alone: Callable[[str], AbstractAsyncContextManager[Any]] = nullcontext  # waits until no other process is in it
+    usage: Usage | None = None  # where quotas are counted; None: in this process
     name: str = ""  # of this process among others that share the index; "": there are none
 
 
@@ -108,7 +109,7 @@ async def _open_shared(settings: Settings, learning: bool, elsewhere: bool) -> A
 
         workers = await stack.enter_async_context(Workers(queues, index, own))
         service = Service(index, weights, workers, workers, settings.limits)
-        yield App(settings, service, workers, inspection, alone=queues.alone, name=new_id())
+        yield App(settings, service, workers, inspection, queues.alone, index, new_id())
 
 
 async def _run(worker: Worker) -> None:

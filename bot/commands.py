@@ -24,6 +24,7 @@ from bot.quotas import QuotaConfig, Quotas
 from core.document.formats import KINDS, check_size, is_named_as_document, may_be_document, pages_in, parse_pages
 from core.document.language import ENGLISH, language_of
 from core.errors import EngramError, NotAllowed, NotAPdf, NotFound, Refused, StorageFailed
+from core.ports import Usage
 from core.search.finder import has_id, is_named, matching
 from core.search.whole import asks_about_whole
 from core.service import harmless_name
@@ -116,6 +117,7 @@ class Bot:
         name: str = "",
         limits: Limits | None = None,
         quotas: QuotaConfig | None = None,
+        usage: Usage | None = None,
         source: str = "",
         commands: Sequence[Command] = (),
         hears_follow_ups: bool = True,
@@ -126,7 +128,7 @@ class Bot:
         self.name = name  # of this front end, where there are several; "": it is alone
         self.commands = commands or tuple(COMMANDS.values())  # as /help shows them
         self.limits = limits or Limits()
-        self.quotas = Quotas(quotas or QuotaConfig())
+        self.quotas = Quotas(quotas or QuotaConfig(), usage)
         self.source = source  # where this bot's source is; shown by /about
         self.opens_links = opens_links  # that people send to have learned what is there
         self.hears_follow_ups = hears_follow_ups  # in threads, without a mention
@@ -271,7 +273,7 @@ class Bot:
         """Permission before, words for every failure after: the one place for both."""
         with bound_contextvars(**log_context(request.channel)):
             try:
-                self.quotas.command(request.user)
+                await self.quotas.command(request.user)
                 require(permission, request)
                 await handler()
             except Undelivered:
@@ -403,7 +405,7 @@ async def _admit(bot: Bot, attachment: Attachment, request: Request) -> None:
     check_size(attachment.size, bot.limits)
     known = await bot.service.documents(request.channel)
     coming = await bot.service.jobs(request.channel)
-    bot.quotas.upload(request.user, request.channel, len(known) + len(coming))
+    await bot.quotas.upload(request.user, request.channel, len(known) + len(coming))
 
 
 async def follow(bot: Bot, job: Job, live: Live) -> None:
@@ -466,7 +468,7 @@ async def _watch(bot: Bot, job: Job, live: Live) -> Progress:
     ticking = bot.spawn(shown.tick())
     try:
         async for news in bot.service.watch(job.id):
-            shown.take(news)
+            await shown.take(news)
             if news.job.stage.final:
                 if news.document and news.job.kind is JobKind.LEARN:
                     bot.pace = _pace(bot.pace, shown.spent)
@@ -490,10 +492,10 @@ class ProgressMessage:
         self._came = 0.0  # when the news did
         self._pages = 0
 
-    def take(self, news: Progress) -> None:
+    async def take(self, news: Progress) -> None:
         self._note_time()
         self._news, self._came = news, self._clock()
-        self._pages = _charge(self._bot, news, self._pages)
+        self._pages = await _charge(self._bot, news, self._pages)
 
     async def edit(self) -> None:
         """If it is time to."""
@@ -519,10 +521,11 @@ def _pace(known: Mapping[Stage, float], spent: Mapping[Stage, float]) -> dict[St
     return {stage: (share + spent.get(stage, 0.0) / total) / 2 for stage, share in known.items()}
 
 
-def _charge(bot: Bot, news: Progress, charged: int) -> int:
+async def _charge(bot: Bot, news: Progress, charged: int) -> int:
     """Count a document's pages against the quota as soon as they are known, once."""
     if news.pages and not charged:
-        bot.quotas.pages(news.job.requested_by, news.job.channel, news.pages)
+        with contextlib.suppress(StorageFailed):
+            await bot.quotas.pages(news.job.requested_by, news.job.channel, news.pages)
     return charged or news.pages
 
 
@@ -590,7 +593,7 @@ async def _answer(
         await _nothing_known(bot, question, private, request, reply)
         return
     document = _one(known, key).id if key else None
-    bot.quotas.question(request.user, request.channel)
+    await bot.quotas.question(request.user, request.channel)
     chosen = await settings_of(bot, request.channel)
     async with reply.thinking():
         with metrics.answering():

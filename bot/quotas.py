@@ -1,17 +1,19 @@
-"""How much one person or one channel may ask of the bot. Windows live in memory: a restart begins them anew."""
+"""How much one person or one channel may ask of the bot: counted in memory, where a restart begins anew, or by all
+front ends together in their database."""
 
 from __future__ import annotations
 
 import time
-from collections import defaultdict, deque
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from bot.wording import in_words
 from core.errors import QuotaReached
+from core.ports import Usage, Used
 
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
-MANY_KEYS = 10_000  # users or channels in one window
+MANY_KEYS = 10_000  # in memory; then those of the quiet are dropped
 
 
 @dataclass(frozen=True)
@@ -28,95 +30,111 @@ class QuotaConfig:
     channel_documents: int = 200
 
 
+class InMemory:
+    """Implements core.ports.Usage for one process."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock = clock
+        self._used: dict[str, Used] = {}
+
+    @asynccontextmanager
+    async def usage(self, key: str) -> AsyncIterator[Used]:
+        used = self._recent(key)
+        yield used
+        self._used[key] = used
+        if len(self._used) > MANY_KEYS:
+            recent = {other: self._recent(other) for other in self._used}
+            self._used = {other: left for other, left in recent.items() if left}
+
+    def _recent(self, key: str) -> Used:
+        return [(until, amount) for until, amount in self._used.get(key, []) if until > self.clock()]
+
+
+@dataclass(frozen=True)
 class Window:
     """A sliding window: at most `limit` units in any `period` seconds, for each key."""
 
-    def __init__(self, limit: int, period: float, words: str, clock: Callable[[], float] = time.monotonic) -> None:
-        self.limit, self.period, self.words, self._clock = limit, period, words, clock
-        self._taken: dict[str, deque[tuple[float, int]]] = defaultdict(deque)
+    name: str
+    limit: int
+    period: float
+    words: str
 
-    def check(self, key: str) -> None:
+    def check(self, used: Used, now: float) -> None:
         """Raises: QuotaReached, with the seconds until there is room again."""
-        taken = self._recent(key)
-        if not self.limit or sum(amount for _, amount in taken) < self.limit:
-            return
-        wait = self._room_at(taken) - self._clock()
-        raise QuotaReached(f"{self.words.format(limit=self.limit)}; try again in {in_words(wait)}.", retry_after=wait)
+        if self.limit and sum(amount for _, amount in used) >= self.limit:
+            wait = self._room_at(used) - now
+            words = self.words.format(limit=self.limit)
+            raise QuotaReached(f"{words}; try again in {in_words(wait)}.", retry_after=wait)
 
-    def take(self, key: str, amount: int = 1) -> None:
-        if self.limit and amount:
-            self._taken[key].append((self._clock(), amount))
-        if len(self._taken) > MANY_KEYS:
-            for other in list(self._taken):
-                self._recent(other)  # no memory is kept for the quiet
-
-    def _recent(self, key: str) -> deque[tuple[float, int]]:
-        taken = self._taken[key]
-        while taken and taken[0][0] <= self._clock() - self.period:
-            taken.popleft()
-        if not taken:
-            return self._taken.pop(key)
-        return taken
-
-    def _room_at(self, taken: deque[tuple[float, int]]) -> float:
+    def _room_at(self, used: Used) -> float:
         """When enough of the window has run off for one more unit."""
-        left = sum(amount for _, amount in taken)
-        for taken_at, amount in taken:
+        left = sum(amount for _, amount in used)
+        for until, amount in used:
             left -= amount
             if left < self.limit:
-                return taken_at + self.period
-        return self._clock()
+                return until
+        raise AssertionError("with nothing left there is room")
 
 
 class Quotas:
     """All windows; each method either lets the request pass and counts it, or raises QuotaReached."""
 
-    def __init__(self, config: QuotaConfig, clock: Callable[[], float] = time.monotonic) -> None:
-        def window(limit: int, period: float, words: str) -> Window:
-            return Window(limit, period, words, clock)
-
+    def __init__(self, config: QuotaConfig, usage: Usage | None = None) -> None:
+        """usage: where it is counted; None: in this process."""
         self.config = config
+        self._usage = usage or InMemory()
+        hands_in, asks = "hand in {limit} documents an hour", "ask {limit} questions a minute"
+        pages = "hand in {limit} pages a day"
         self._uploads = (
-            window(config.user_uploads_per_hour, HOUR, "You may hand in {limit} documents an hour"),
-            window(config.channel_uploads_per_hour, HOUR, "A channel may hand in {limit} documents an hour"),
+            Window("user uploads", config.user_uploads_per_hour, HOUR, f"You may {hands_in}"),
+            Window("channel uploads", config.channel_uploads_per_hour, HOUR, f"A channel may {hands_in}"),
         )
         self._pages = (
-            window(config.user_pages_per_day, DAY, "You may hand in {limit} pages a day"),
-            window(config.channel_pages_per_day, DAY, "A channel may hand in {limit} pages a day"),
+            Window("user pages", config.user_pages_per_day, DAY, f"You may {pages}"),
+            Window("channel pages", config.channel_pages_per_day, DAY, f"A channel may {pages}"),
         )
-        self._commands = window(config.user_commands_per_minute, MINUTE, "I take {limit} commands a minute from you")
         self._questions = (
-            window(config.user_questions_per_minute, MINUTE, "You may ask {limit} questions a minute"),
-            window(config.channel_questions_per_minute, MINUTE, "A channel may ask {limit} questions a minute"),
+            Window("user questions", config.user_questions_per_minute, MINUTE, f"You may {asks}"),
+            Window("channel questions", config.channel_questions_per_minute, MINUTE, f"A channel may {asks}"),
         )
+        commands = "I take {limit} commands a minute from you"
+        self._commands = Window("commands", config.user_commands_per_minute, MINUTE, commands)
 
-    def command(self, user: str) -> None:
+    async def command(self, user: str) -> None:
         """Raises: QuotaReached."""
-        self._commands.check(user)
-        self._commands.take(user)
+        await self._use({self._commands: user})
 
-    def upload(self, user: str, channel: str, documents: int) -> None:
+    async def upload(self, user: str, channel: str, documents: int) -> None:
         """One more document, where the channel has `documents` stored or queued. Raises: QuotaReached."""
         if self.config.channel_documents and documents >= self.config.channel_documents:
             limit = self.config.channel_documents
             raise QuotaReached(f"This channel already holds {limit} documents, the limit; /forget one first.")
-        for window, key in zip(self._pages, (user, channel), strict=True):
-            window.check(key)
-        _pass(self._uploads, user, channel)
+        await self._use(_keys(self._pages, user, channel), 0)
+        await self._use(_keys(self._uploads, user, channel))
 
-    def pages(self, user: str, channel: str, pages: int) -> None:
+    async def pages(self, user: str, channel: str, pages: int) -> None:
         """Count the pages of a document once they are known; the next upload feels them."""
-        for window, key in zip(self._pages, (user, channel), strict=True):
-            window.take(key, pages)
+        await self._use(_keys(self._pages, user, channel), pages, checked=False)
 
-    def question(self, user: str, channel: str) -> None:
+    async def question(self, user: str, channel: str) -> None:
         """Raises: QuotaReached."""
-        _pass(self._questions, user, channel)
+        await self._use(_keys(self._questions, user, channel))
+
+    async def _use(self, keys: dict[Window, str], amount: int = 1, *, checked: bool = True) -> None:
+        """All windows are asked before any is charged: a refused request costs nothing. Raises: QuotaReached."""
+        now = self._usage.clock()
+        async with AsyncExitStack() as stack:
+            charged = []
+            for window, key in keys.items():
+                if window.limit:
+                    used = await stack.enter_async_context(self._usage.usage(f"{window.name} {key}"))
+                    charged.append((window, used))
+                    if checked:
+                        window.check(used, now)
+            for window, used in charged:
+                if amount:
+                    used.append((now + window.period, amount))
 
 
-def _pass(windows: tuple[Window, Window], user: str, channel: str) -> None:
-    """All windows are asked before any is charged: a refused request costs nothing."""
-    for window, key in zip(windows, (user, channel), strict=True):
-        window.check(key)
-    for window, key in zip(windows, (user, channel), strict=True):
-        window.take(key)
+def _keys(windows: tuple[Window, Window], user: str, channel: str) -> dict[Window, str]:
+    return dict(zip(windows, (user, channel), strict=True))

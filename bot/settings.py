@@ -94,6 +94,7 @@ class Settings(BaseSettings):
     discord_message_content: bool = (
         False  # the privileged intent; with it, questions in the bot's threads need no mention
     )
+    discord_shards: int = Field(0, ge=0)  # of the app, shared by front ends; 0: as many as Discord advises, by one
     slack_bot_token: SecretStr | None = None  # begins with xoxb-
     slack_app_token: SecretStr | None = None  # begins with xapp-; for Socket Mode
     slack_http_port: int | None = Field(None, gt=0, le=65535)  # listen for Slack's requests instead of Socket Mode

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Generator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -252,6 +253,24 @@ class Inbox(Protocol):
 
     async def claim(self, key: str, owner: str, seconds: float = 86_400.0) -> bool:
         """Whether `owner` is the first to ask for this key in so many seconds; asking again it still is."""
+        ...
+
+
+Used = list[tuple[float, int]]  # (when it does not count any more, how much), the oldest first
+
+
+class Usage(Protocol):
+    """What people have used up of their quotas."""
+
+    def clock(self) -> float:
+        """Now, in seconds."""
+        ...
+
+    def usage(self, key: str) -> AbstractAsyncContextManager[Used]:
+        """What still counts. Nobody else changes it meanwhile; what was appended is kept, unless something is raised.
+
+        Raises: StorageFailed.
+        """
         ...
 
 

@@ -32,6 +32,7 @@ from psycopg.rows import DictRow, dict_row
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from core.errors import DataTooNew, KeyLost, NotFound, SetupError, StorageFailed
+from core.ports import Used
 from core.prompts import NOT_IN_TEXT
 from core.search.ranking import ChunkKey
 from core.search.words import spaced
@@ -224,6 +225,31 @@ class PostgresIndex(Index):
                 for row in await execute("SELECT channel, sha256 FROM jobs WHERE id = :id", {"id": job_id}):
                     error = (await self.key(row["channel"], row["sha256"])).seal_text(valid_text(error))
             await super().job_stage(job_id, stage, error=error, attempt=attempt)
+
+    def clock(self) -> float:
+        """That of all machines."""
+        return time.time()
+
+    @asynccontextmanager
+    async def usage(self, key: str) -> AsyncIterator[Used]:
+        """Implements core.ports.Usage."""
+        async with self._transaction() as execute:
+            [row] = await execute(
+                """
+                INSERT INTO usage (key) VALUES (:key) ON CONFLICT (key) DO UPDATE SET key = excluded.key
+                RETURNING used
+                """,
+                {"key": key},
+            )
+            used = [(until, amount) for until, amount in json.loads(row["used"]) if until > self.clock()]
+            yield used
+            await execute(
+                "UPDATE usage SET used = :used, until = :until WHERE key = :key",
+                {"key": key, "used": json.dumps(used), "until": used[-1][0] if used else 0.0},
+            )
+
+    async def drop_old_usage(self) -> None:
+        await self._execute("DELETE FROM usage WHERE until < :now", {"now": self.clock()})
 
     async def forget_person(self, person: str) -> int:
         async with self._transaction() as execute:

@@ -482,6 +482,7 @@ class Worker:
         for job in await self._index.requeue_interrupted():
             log.warning("job %s was interrupted in attempt %d and is now %s", job.id, job.attempts, job.stage)
         await self._queues.execute("DELETE FROM calls WHERE made_at < now() - interval '1 hour'")
+        await self._index.drop_old_usage()
         [row] = await self._queues.execute(
             """
             SELECT (SELECT count(*) FROM jobs WHERE NOT final)

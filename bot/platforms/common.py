@@ -17,6 +17,7 @@ from bot.platforms.recent import Recent
 from core.errors import Refused, SetupError
 
 if TYPE_CHECKING:
+    from bot.app import App
     from bot.commands import Bot
     from bot.settings import Settings
 
@@ -28,9 +29,10 @@ STALE_AFTER = 15 * 60  # seconds; nobody looks at an older progress message any 
 THREADS_FOR = 86_400  # seconds that a conversation is remembered
 
 
-def bot_options(settings: Settings) -> dict[str, Any]:
+def bot_options(app: App, settings: Settings) -> dict[str, Any]:
     """What every platform's `Bot` is made with."""
     return {
+        "usage": app.usage,
         "limits": settings.limits,
         "quotas": settings.quotas,
         "source": settings.source_url,

@@ -178,7 +178,7 @@ class Visits:
         if visitor.upload is None:
             raise EngramError("Choose a document first.")
         name, data = visitor.upload
-        self.quotas.upload(visitor.channel, visitor.channel, len(await self.service.documents(visitor.channel)))
+        await self.quotas.upload(visitor.channel, visitor.channel, len(await self.service.documents(visitor.channel)))
         return await self.service.submit(visitor.channel, name, data, by=visitor.channel)
 
     async def follow(self, job: Job) -> AsyncIterator[Progress]:
@@ -188,7 +188,7 @@ class Visits:
 
     async def ask(self, visitor: Visitor, question: str) -> Answer:
         """Raises: Refused, QuotaReached, SetupError ..."""
-        self.quotas.question(visitor.channel, visitor.channel)
+        await self.quotas.question(visitor.channel, visitor.channel)
         return await self.service.ask(visitor.channel, question, by=visitor.channel)
 
     async def reset(self, visitor: Visitor) -> None:

@@ -207,7 +207,10 @@ class LlamaStep:
     @contextmanager
     def reader_on(self) -> Iterator[None]:
         self.blocks = blocks_of(self.model, self.stacked, self.prepared)
-        yield
+        try:
+            yield
+        finally:
+            self.blocks = []  # they hold the step's graph, which is to go with the step
 
     def learn(self, inputs: Tensor, targets: Tensor) -> tuple[Sequence[Tensor], dict[int, Tensor]]:
         """What was learned is by number of the block, [D, d, f]."""

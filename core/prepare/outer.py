@@ -341,7 +341,10 @@ def _run_stage(
         if world_size() > 1:
             dist.barrier()  # the clock waits for the slowest
         if is_first:
-            report({"stage": "compiling", "step": step, "seconds": time.time() - began})
+            first_figures = {"step": step, "seconds": time.time() - began}
+            if config.mode == "recorded":  # 0: there was no memory for it
+                first_figures["recorded"] = int(trainer.recorded is not None)
+            report({"stage": "compiling", **first_figures})
         batches = itertools.chain(first_ones, batches)
     if slow.low_rank():
         trainer.lr[0] = stage.lr  # the reader's

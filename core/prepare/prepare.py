@@ -33,7 +33,7 @@ from core.prepare.search_head import SearchConfig, train_search
 from core.search.head import save_head
 from core.squad import read_squad
 
-INNER = FastWeightsConfig(layers=4, skip=3, stride=3, steps=2, segment=208, section=192, reader=64)
+INNER = FastWeightsConfig(layers=4, skip=3, stride=5, steps=2, segment=208, section=192, reader=64)
 SEARCHED_WORDS = 200  # of a passage that the search head is trained on, at most
 QUESTIONS = 6  # of such a passage
 

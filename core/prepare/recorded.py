@@ -30,13 +30,14 @@ class RecordedStep:
 
     def record(self, batches: Iterable[StepBatch]) -> None:
         """Record the step for batches of these shapes. All of them run once before any is recorded: a run beside a
-        recording would need the memory of both."""
+        recording would need the memory of both. The shape with most tokens is recorded first, so that what the others
+        need fits into its pieces of memory: pieces of a pool are not joined."""
         new = {}
         for batch in batches:
             if (shape := shape_of(batch)) not in self.kept and shape not in new:
                 new[shape] = copied(batch)
                 warmed_up(partial(self._run, new[shape]), self.device)
-        for shape, buffers in new.items():
+        for shape, buffers in sorted(new.items(), key=lambda item: tokens_of(item[1]), reverse=True):
             run = recorded(partial(self._run, buffers), self.device, self.pool, warm_up=False)
             self.kept[shape] = buffers, run
 
@@ -57,6 +58,11 @@ class RecordedStep:
 
 def shape_of(batch: StepBatch) -> tuple[torch.Size, ...]:
     return tuple(value.shape for value in leaves(batch))
+
+
+def tokens_of(batch: StepBatch) -> int:
+    """Tokens of a batch's questions and texts."""
+    return batch.asked.ids.numel() + batch.beside.ids.numel() + batch.inputs.numel()
 
 
 def leaves(values: Any) -> Iterator[Tensor]:

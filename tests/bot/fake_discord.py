@@ -58,6 +58,7 @@ class FakeDiscord:
         self.commands: list[dict[str, Any]] = []  # registered
         self.flags, self.servers = 0, 1  # of the application
         self.identified = self.resumed = 0
+        self.shards: list[int] = []  # that were logged in, one after another
         self.close_on_identify = 0  # close code
         self.heartbeat = 41.25  # seconds between two of the client's
         self.connected = asyncio.Event()
@@ -200,17 +201,17 @@ class FakeDiscord:
         if frame["op"] == 1:
             await socket.send_json({"op": 11})
         elif frame["op"] == 2:
-            await self._identify(socket)
+            await self._identify(socket, *frame["d"].get("shard") or (0, 1))
         elif frame["op"] == 6:
             await self._resume(socket, frame["d"]["seq"])
 
-    async def _identify(self, socket: web.WebSocketResponse) -> None:
+    async def _identify(self, socket: web.WebSocketResponse, shard: int, shards: int) -> None:
+        """The first shard has the server."""
         self.identified += 1
+        self.shards.append(shard)
         if self.close_on_identify:
             await socket.close(code=self.close_on_identify)
             return
-        self._events.clear()
-        self._socket = socket
         ready = {
             "v": 10,
             "user": {"id": BOT, "username": "engram", "discriminator": "0", "avatar": None, "bot": True},
@@ -218,8 +219,13 @@ class FakeDiscord:
             "session_id": f"session-{self.identified}",
             "resume_gateway_url": self.gateway_url,
             "application": {"id": BOT, "flags": 0},
-            "shard": [0, 1],
+            "shard": [shard, shards],
         }
+        if shard:
+            await socket.send_json({"op": 0, "t": "READY", "s": 1, "d": ready | {"guilds": []}})
+            return
+        self._events.clear()
+        self._socket = socket
         await self.dispatch("READY", ready)
         await self.dispatch("GUILD_CREATE", self._guild())
         self.connected.set()
@@ -293,6 +299,8 @@ class FakeDiscord:
         if path == "gateway/bot":
             limit = {"total": 1000, "remaining": 1000, "reset_after": 0, "max_concurrency": 1}
             return answer({"url": self.gateway_url, "shards": 1, "session_start_limit": limit})
+        if method == "GET" and path == f"channels/{CHANNEL}":
+            return answer(self._guild()["channels"][0] | {"guild_id": GUILD})
         if path == "users/@me/channels":
             return answer({"id": DIRECT, "type": 1, "recipients": [{"id": ADA, **USER}]})
         if path.endswith("/commands"):

@@ -4,12 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import threading
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import obstore
 import pytest
@@ -19,6 +13,7 @@ from core.errors import SetupError, StorageFailed, WeightsDamaged
 from storage.keys import Keys
 from storage.objects import Objects
 from tests.conftest import Environment
+from tests.objects import unreliable
 from tests.storage.test_weights import load, save
 
 
@@ -80,57 +75,10 @@ def test_what_was_used_last_is_not_fetched_again_and_the_rest_makes_room(weights
         load(weights, records[-1])
 
 
-class Unreliable(BaseHTTPRequestHandler):
-    """Hands on what it is asked for, and refuses every fourth time."""
-
-    address = ""
-    count = 0
-
-    def do(self) -> None:
-        data = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        type(self).count += 1
-        if self.count % 4 == 0:
-            self.send_response(503)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-            return
-        headers = {"Content-Type": "application/octet-stream"}  # or urllib says that it is a form
-        headers |= {name: value for name, value in self.headers.items() if name.lower() != "host"}
-        request = urllib.request.Request(self.address + self.path, data or None, headers, method=self.command)
-        try:
-            with urllib.request.urlopen(request, timeout=30) as answer:
-                status, kind, body = answer.status, answer.headers, answer.read()
-        except urllib.error.HTTPError as error:
-            status, kind, body = error.code, error.headers, error.read()
-        self.send_response(status)
-        for name in ("ETag", "Last-Modified", "Content-Type"):
-            if name in kind:
-                self.send_header(name, kind[name])
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    do_GET = do_PUT = do_POST = do_DELETE = do
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-@contextmanager
-def unreliable(address: str) -> Iterator[str]:
-    handler = type("Handler", (Unreliable,), {"address": address})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        serving = threading.Thread(target=server.serve_forever)
-        serving.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        serving.join()
-
-
 def test_a_store_that_refuses_every_fourth_time_loses_nothing(
     bucket: str, keys: Keys, environment: Environment
 ) -> None:
-    with unreliable(environment["AWS_ENDPOINT_URL"]) as address:
+    with unreliable(environment["AWS_ENDPOINT_URL"], every=4) as address:
         environment["AWS_ENDPOINT_URL"] = address
         weights = Objects(bucket, "index", keys)
         records = [save(weights, f"d{at}") for at in range(5)]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -143,6 +145,20 @@ async def test_a_server_that_is_not_there_is_an_error_and_no_hang(keys: Keys, mo
     with pytest.raises(StorageFailed, match="can't be reached"):
         async with PostgresIndex(f"postgresql://postgres:SECRET@/postgres?host={tmp_path}", keys):
             pass
+
+
+def test_a_killed_test_leaves_no_server_behind() -> None:
+    block = "with running() as server: print(server.data, flush=True); time.sleep(60)"
+    command = [sys.executable, "-c", f"import time; from tests.postgres import running\n{block}"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as test:
+        data = Path(test.stdout.readline().strip())
+        pid = int((data / "postmaster.pid").read_text().split()[0])
+        test.kill()
+    for _ in range(300):
+        if not Path(f"/proc/{pid}").exists() and not data.exists():
+            return
+        time.sleep(0.1)
+    raise AssertionError("the server still runs")
 
 
 async def test_what_a_person_said_is_erased_in_every_channel(database: str, keys: Keys) -> None:

@@ -29,6 +29,7 @@ MODES = {  # name -> what it does; its module has the same name
     "writers": "eight writers at once on one index",
     "stall": "the event loop while other processes want all of the processors",
     "load": "five people ask without a pause while a document of --times pages is learned",
+    "servers": "front ends and workers on PostgreSQL and S3: kill -9 of each, the database restarted, S3 failing",
     "soak": "uploads, questions, resets and restarts, for as long as --seconds says",
 }
 

@@ -1,6 +1,6 @@
 """A bot in a process of its own, that the harness talks to through pipes, and kills.
 
-    python -m tests.torture.world DATA_FOLDER QUOTAS      with the configured model; QUOTAS: 0 or 1
+    python -m tests.torture.world DATA_FOLDER QUOTAS ROLE      with the configured model; QUOTAS: 0 or 1
     python -m tests.torture.world nursery                 a process that has loaded everything, and forks one when asked
 
 The child serves a platform of one pipe: an order a line comes in on stdin, what the bot says goes out on stdout. All
@@ -67,13 +67,14 @@ class Nursery:
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
         )  # fmt: skip
 
-    async def fork(self, folder: Path, quotas: bool, log: Path | None) -> tuple[int, Any, Any]:
+    async def fork(self, folder: Path, quotas: bool, role: str, log: Path | None) -> tuple[int, Any, Any]:
         """Process id, the file to write orders to, and the file to read events from."""
         self._process = self._process or await self._start()
         pipes = [self._folder / secrets.token_hex(4) for _ in range(2)]
         for pipe in pipes:
             os.mkfifo(pipe)
-        order = {"folder": str(folder), "quotas": quotas, "pipes": [*map(str, pipes)], "log": str(log or os.devnull)}
+        order = {"folder": str(folder), "quotas": quotas, "role": role}
+        order |= {"pipes": [*map(str, pipes)], "log": str(log or os.devnull)}
         self._process.stdin.write(json.dumps(order).encode() + b"\n")
         pid = int(await self._process.stdout.readline())
         files = [await asyncio.to_thread(pipe.open, mode, 0) for pipe, mode in zip(pipes, ("wb", "rb"), strict=True)]
@@ -89,6 +90,7 @@ class World:
     folder: Path
     nursery: Nursery | None = None  # to fork it; None: a new Python, with the configured model
     quotas: bool = False
+    role: str = "bot"  # or "worker", or the name of a front end
     events: list[dict[str, Any]] = field(default_factory=list)  # all that it said
     answers: dict[int, dict[str, Any]] = field(default_factory=dict)  # by order: the first that ended it
     log: Path | None = None  # its stderr is appended to this file
@@ -96,12 +98,12 @@ class World:
     async def __aenter__(self) -> World:
         self.began = time.monotonic()
         if self.nursery:
-            self.pid, self._orders, events = await self.nursery.fork(self.folder, self.quotas, self.log)
+            self.pid, self._orders, events = await self.nursery.fork(self.folder, self.quotas, self.role, self.log)
             self._said = asyncio.StreamReader(limit=MANY)
             await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(self._said), events)
         else:
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "tests.torture.world", str(self.folder), str(int(self.quotas)),
+                sys.executable, "-m", "tests.torture.world", str(self.folder), str(int(self.quotas)), self.role,
                 stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=MANY,
                 stderr=self.log.open("ab") if self.log else asyncio.subprocess.DEVNULL,
             )  # fmt: skip
@@ -286,47 +288,52 @@ def measures(stall: Stall) -> dict[str, Any]:
     }
 
 
-async def serve(folder: Path, quotas: bool) -> None:
-    from bot.app import open_app
+async def serve(folder: Path, quotas: bool, role: str) -> None:
+    from bot.app import open_app, open_worker
     from bot.commands import Bot
     from bot.settings import load_settings
 
     import_module("torch")  # as `bot serve` does
     settings = load_settings(data_dir=folder, **({} if quotas else {"quotas": NO_QUOTAS}))
+    if role == "worker":
+        async with open_worker(settings) as worker:
+            emit("ready")
+            await worker.run()
     stall = Stall()
-    async with open_app(settings) as app:
+    async with open_app(settings, elsewhere=role != "bot") as app:
         await app.runner.ready()
         gc.freeze()  # the fast engine's loading does not
-        async with Bot(app.service, limits=settings.limits, quotas=settings.quotas) as bot:
+        options = {"name": app.name, "limits": settings.limits, "quotas": settings.quotas, "usage": app.usage}
+        async with Bot(app.service, **options) as bot:
             emit("ready")
             bot.spawn(stall.watch())
             await bot.resume(reopen)
-            for _, body in await app.service.inbox.unhandled("pipe:"):
-                bot.spawn(obey(bot, json.loads(body)))
+            for _, body in await app.service.inbox.unhandled(f"pipe:{role}:"):
+                bot.spawn(obey(bot, json.loads(body), role))
             async for order in orders():
                 if order["do"] == "stats":
                     emit("stats", number=order["number"], **measures(stall))
                 else:
-                    bot.spawn(receive(bot, order))
+                    bot.spawn(receive(bot, order, role))
 
 
-async def receive(bot: Any, order: dict[str, Any]) -> None:
+async def receive(bot: Any, order: dict[str, Any], role: str) -> None:
     """Handed over until it is taken, as platforms do."""
     from core.errors import StorageFailed
 
     while True:
         try:
-            new = await bot.service.inbox.receive(key_of(order), json.dumps(order))
+            new = await bot.service.inbox.receive(key_of(order, role), json.dumps(order))
         except StorageFailed:
             await asyncio.sleep(1)
         else:
             break
     if new:
         emit("received", number=order["number"])  # from here on it may not be lost
-        await obey(bot, order)
+        await obey(bot, order, role)
 
 
-async def obey(bot: Any, order: dict[str, Any]) -> None:
+async def obey(bot: Any, order: dict[str, Any], role: str) -> None:
     request = Request(
         channel=order["channel"],
         user=order.get("user", "ada"),
@@ -343,11 +350,12 @@ async def obey(bot: Any, order: dict[str, Any]) -> None:
         await bot.press(order["action"], order.get("value", ""), request, reply)
     else:
         await bot.run(order["do"], request, reply)
-    await bot.service.inbox.handled(key_of(order))
+    await bot.service.inbox.handled(key_of(order, role))
 
 
-def key_of(order: dict[str, Any]) -> str:
-    return f"pipe:{order['number']}"
+def key_of(order: dict[str, Any], role: str) -> str:
+    """Each front end looks after its own."""
+    return f"pipe:{role}:{order['number']}"
 
 
 async def orders() -> AsyncIterator[dict[str, Any]]:
@@ -357,11 +365,11 @@ async def orders() -> AsyncIterator[dict[str, Any]]:
         yield json.loads(line)
 
 
-async def main(folder: Path, quotas: bool) -> None:
+async def main(folder: Path, quotas: bool, role: str) -> None:
     task = asyncio.current_task()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     with contextlib.suppress(asyncio.CancelledError):
-        await serve(folder, quotas)
+        await serve(folder, quotas, role)
 
 
 def raise_children() -> None:
@@ -381,14 +389,14 @@ def raise_children() -> None:
         flags = (os.O_RDONLY, os.O_WRONLY, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         for number, (path, flag) in enumerate(zip((*order["pipes"], order["log"]), flags, strict=True)):
             os.dup2(os.open(path, flag, 0o600), number)
-        live_out(Path(order["folder"]), order["quotas"])
+        live_out(Path(order["folder"]), order["quotas"], order["role"])
 
 
-def live_out(folder: Path, quotas: bool) -> None:
+def live_out(folder: Path, quotas: bool, role: str) -> None:
     import logging
 
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(message)s")
-    asyncio.run(main(folder, quotas))
+    asyncio.run(main(folder, quotas, role))
     os._exit(0)  # as bot.cli.main does
 
 
@@ -396,4 +404,4 @@ if __name__ == "__main__":
     if sys.argv[1] == "nursery":
         raise_children()
     else:
-        live_out(Path(sys.argv[1]), sys.argv[2] == "1")
+        live_out(Path(sys.argv[1]), sys.argv[2] == "1", sys.argv[3])

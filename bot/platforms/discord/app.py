@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
 from functools import partial
+from random import randrange
 from typing import TYPE_CHECKING, Any
 
 import discord
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from bot.settings import Settings
 
 LOOK_UP = 15  # seconds for what `examine` asks
+LOGIN_EVERY = 5.0  # seconds between two logins of an app's shards, as Discord wants them
 RIGHTS = discord.Permissions(
     view_channel=True,
     send_messages=True,
@@ -42,27 +44,50 @@ RIGHTS = discord.Permissions(
 
 async def serve(app: App, settings: Settings) -> None:
     """Be on Discord until cancelled. Raises: SetupError."""
+    if not settings.discord_shards:
+        await _serve(app, settings, "discord")
+        return
+    shards, first = settings.discord_shards, randrange(settings.discord_shards)
+    try:
+        async with asyncio.TaskGroup() as group:
+            for wait in range(shards):
+                shard = (first + wait) % shards
+                options = {"shard_ids": [shard], "shard_count": shards}
+                group.create_task(_serve(app, settings, f"discord {shard} of {shards}", LOGIN_EVERY * wait, **options))
+    except BaseExceptionGroup as failed:
+        raise failed.exceptions[0] from None
+
+
+async def _serve(app: App, settings: Settings, name: str, wait: float = 0.0, **shards: Any) -> None:
+    """One connection.
+
+    Args:
+        name: of what one front end at a time is.
+        wait: seconds until it is tried, so that front ends that start together share the shards.
+    """
 
     def make() -> Client:
-        bot = Bot(
-            app.service, name=app.name, hears_follow_ups=settings.discord_message_content, **bot_options(settings)
-        )
-        return Client(bot, message_content=settings.discord_message_content, proxy=settings.proxy)
+        owner = f"{app.name} {name}" if shards else app.name
+        options = bot_options(app, settings)
+        bot = Bot(app.service, name=owner, hears_follow_ups=settings.discord_message_content, **options)
+        return Client(bot, message_content=settings.discord_message_content, proxy=settings.proxy, **shards)
 
-    await supervise("Discord", partial(connect, make, _token(settings), app.alone))
+    await asyncio.sleep(wait)
+    await supervise("Discord", partial(connect, make, _token(settings), app.alone, name))
 
 
 async def connect(
     make: Callable[[], Client],
     token: str,
     alone: Callable[[str], AbstractAsyncContextManager[Any]] = nullcontext,
+    name: str = "discord",
 ) -> None:
     """Run a new client to its end. Raises: SetupError when it can't log in.
 
     Args:
-        alone: as in `App`. Discord tells all connections everything, so one process at a time is there.
+        alone: as in `App`. Discord tells all connections of a shard everything, so one process at a time is there.
     """
-    async with alone("discord"):
+    async with alone(name):
         client = make()
         async with client, client.bot:
             with login_errors(login_error):

@@ -130,13 +130,17 @@ class Client(Connection):
                 log.warning("a message of an earlier process could not be looked at: %s", type(problem).__name__)
                 await self.bot.service.inbox.handled(key)
             else:
-                self.bot.spawn(self._hear(message, again=True))
+                if self.is_told_of(message.guild.id if message.guild else 0):
+                    self.bot.spawn(self._hear(message, again=True))
 
     async def _look_back(self) -> None:
         """What was said to the bot while no process was there: mentions in channels that have taught something and in
         their threads, and direct messages. What was heard before is in the inbox, and not heard again."""
         since = discord.utils.utcnow() - LOOK_BACK
         for key in await self.bot.service.channels("discord:"):
+            guild = key.split(":")[1]
+            if not self.is_told_of(int(guild) if guild.isdecimal() else 0):
+                continue
             with contextlib.suppress(*TROUBLE):
                 for place in await self._places(key):
                     async for message in place.history(limit=50, after=since):

@@ -72,7 +72,7 @@ async def serve(app: App, settings: Settings) -> None:
 
 async def connect(app: App, settings: Settings) -> None:
     """Be on Slack until the connection breaks for good. Raises: SetupError, and whatever breaks it."""
-    bot = Bot(app.service, name=app.name, commands=commands(), **bot_options(settings))
+    bot = Bot(app.service, name=app.name, commands=commands(), **bot_options(app, settings))
     async with Client(bot, settings) as client, bot:
         await client.run()
 

@@ -1,4 +1,4 @@
-"""The row `lora`: low-rank adapters, learned with AdamW. The one home of peft.
+"""The row `lora`: low-rank adapters, learned with AdamW. The product's one home of peft.
 
     y = W x + s B (A x),    s = alpha / sqrt(rank)  (rsLoRA, arXiv 2312.03732),    B = 0 at the start
 

@@ -17,8 +17,8 @@ from core.learning.packing import pack, unpack
 from core.learning.preparation import is_shipped_form, load_prepared, read_config, read_reader, save_prepared
 from core.model import SHIPPED, LoadedModel, preparation_digest
 
-FINGERPRINT = "ad7dda7798c9bb13f27f0fddbc0ca6abe4f72dae900e5ffffda81bb92a7d97e7"
-SLOW_WEIGHTS = "05d39e04e1a17cfeab54e4f7dbb54f09d13aeb342e7670b6085a5e80e0477f81"
+FINGERPRINT = "fdfe6d25ff6cc58f3d1fa9cd1b337f87a5c768cd5efa90d916af6386e79953ea"
+SLOW_WEIGHTS = "7901732094cba770c40e8b4f7148aac7aceb3d15b057be0eeb1e1f6e70508723"
 PACKED = "00b50e643cd38bd618b9a4fed19d8133f414630c8a31b72727fdd78c3bf80bc8"
 UNPACKED = "2fc23bf72f1a57f3235b619f139e43021d80e4e00158366bd707e38095e71272"
 WIDTH = 576  # of the embedded model
