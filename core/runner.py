@@ -1,9 +1,9 @@
 """Processes the queue: one document at a time, PDF -> pages -> chunks -> weights -> document.
 
 Learning hands the device one step at a time, so a question waits for at most one step (for one more where the search
-asks the model, too), and a step for at most one batch of questions. After such a wait learning goes on for as long as it
-took, or for half a second, so that it has its share also of a device that is never idle. Jobs are rows of the index: what a stopped or
-killed process leaves behind goes on at the next start.
+asks the model, too), and a step for at most one batch of questions. After such a wait learning goes on for as long as
+it took, or for half a second, so that it has its share of a device that is never idle. Jobs are rows of the index: what
+a stopped or killed process leaves behind goes on at the next start.
 """
 
 from __future__ import annotations

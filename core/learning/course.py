@@ -72,7 +72,7 @@ class Course:
         if check:
             learned = yield from yielding(checking, check.after(learned))
         if self.config.guard:
-            self.guard.check(learned, self.learner)
+            yield from yielding(checking, self.guard.check(learned, self.learner))
         metrics = replace(learned.metrics, seconds=time.perf_counter() - began, notes=(*learned.metrics.notes, *notes))
         return replace(learned, metrics=metrics)
 

@@ -192,6 +192,7 @@ class Tutor:
                 first.setdefault(n, prompt)
                 rows.append((n, begin, prompt, self.config.temperature * (i >= len(BEGINNINGS))))
         prefix = read_texts(self.base.model, [first[n] for n in range(len(passages))], self.fmt.pad_id)
+        yield []
         numbers, begun, prompts, temperatures = zip(*rows, strict=True)
         longest = QUESTION_TOKENS * max(count for _, count, _ in wanted) * len(wanted) // len(rows)
         stops = self.fmt.write_stops

@@ -138,7 +138,7 @@ def good(lora) -> Learned:
 
 
 def test_sound_weights_pass(guard, lora, good) -> None:
-    guard.check(good, lora)
+    at_once(guard.check(good, lora))
     assert 0 <= guard.shift(good, lora) < 0.1
 
 
@@ -150,7 +150,7 @@ def test_no_change_moves_nothing_and_large_weights_move_much(guard, lora, good) 
     with pytest.raises(
         LearningFailed, match=r"unrelated answers too much \(\d+\.\d nats, at most 0\.1\); it was rolled back"
     ):
-        guard.check(much, lora)
+        at_once(guard.check(much, lora))
 
 
 def test_the_shift_is_the_textbook_s_divergence(guard, tiny, fmt, lora, good) -> None:
@@ -175,14 +175,14 @@ def test_the_shift_is_the_textbook_s_divergence(guard, tiny, fmt, lora, good) ->
 )
 def test_what_is_too_large_or_worse_is_rolled_back(guard, lora, good, change, why) -> None:
     with pytest.raises(LearningFailed, match=why):
-        guard.check(replace(good, metrics=replace(good.metrics, **change)), lora)
+        at_once(guard.check(replace(good, metrics=replace(good.metrics, **change)), lora))
 
 
 def test_weights_that_are_no_numbers_are_rolled_back(guard, lora, good) -> None:
     name = min(good.tensors)
     broken = {**good.tensors, name: good.tensors[name] * torch.nan, "0/packed": torch.zeros(2, dtype=torch.int8)}
     with pytest.raises(LearningFailed, match="no numbers"):
-        guard.check(replace(good, tensors=broken), lora)
+        at_once(guard.check(replace(good, tensors=broken), lora))
 
 
 def test_one_question_less_may_be_chance() -> None:
@@ -259,7 +259,7 @@ def test_a_course_writes_learns_asks_and_guards(tiny, fmt, lora, monkeypatch) ->
         found = end.value
     assert (found.metrics.check_total, found.metrics.check_before, found.metrics.check_after) == (3, 1, 1)
     assert found.questions == ("Who keeps the boats?",) and "rate was multiplied by" in found.metrics.notes[0]
-    assert [s.stage for s in steps].count(Stage.CHECKING) == 2 and steps[-1].stage is Stage.CHECKING
+    assert [s.stage for s in steps].count(Stage.CHECKING) > 2 and steps[-1].stage is Stage.CHECKING
     assert all(s.done == 0 for s in steps[:3]) and course.rate_is_safe
     assert sum(s.done == 0 for s in run_again(course, chunks)) < sum(s.done == 0 for s in steps)  # the rate is known
 
