@@ -326,6 +326,8 @@ async def about_servers(settings: Settings) -> list[tuple[str, list[str], str]]:
 
         store = Objects(settings.objects, "", _keys(settings))
         answers.append(("Object store", *await asyncio.to_thread(store.about_store)))
+    if settings.database_url or settings.objects:
+        answers.append(("Keys", *await asyncio.to_thread(_keys(settings).about)))
     return answers
 
 

@@ -136,6 +136,18 @@ class Keys:
         with _translated():
             self._place.delete(names)
 
+    def about(self) -> tuple[list[str], str]:
+        """What is wrong with the place, one sentence each, and what it is: a key is made, read and destroyed."""
+        try:
+            key = self.make(f"probe-{secrets.token_hex(8)}")
+            same = self._place.get(key.id) == key.secret
+            self.destroy([key.id])
+        except SetupError as problem:
+            return [str(problem)], ""
+        except (StorageFailed, OSError):
+            return ["it can't be reached, or refuses to put, get or delete"], ""
+        return ([] if same else ["it gives back other bytes than it got"]), "made, read and destroyed a key"
+
     def _keep(self, key: Key) -> None:
         with self._keeping:
             self._kept[key.id] = key

@@ -154,12 +154,13 @@ class Objects:
         """What is wrong with the store, one sentence each, and what it is: something is put there, read and deleted."""
         name, data = f"probe-{secrets.token_hex(8)}", secrets.token_bytes(1 << 10)
         try:
-            obstore.put(self._store, name, data)
+            version = obstore.put(self._store, name, data)["version"]
             same = obstore.get(self._store, name).bytes().to_bytes() == data
             obstore.delete(self._store, name)
         except (BaseError, FileNotFoundError):
             return ["it can't be reached, or refuses to put, get or delete"], ""
-        return ([] if same else ["it gives back other bytes than it got"]), "put, read and deleted an object"
+        said = "put, read and deleted an object; " + ("it keeps versions" if version else "it keeps no versions")
+        return ([] if same else ["it gives back other bytes than it got"]), said
 
     def _get(self, name: str, sha256: str) -> bytes:
         """An object, from the store or as it was used before. Raises: WeightsDamaged, StorageFailed."""

@@ -76,11 +76,14 @@ async def test_the_doctor_tells_of_servers_that_lose_commits_or_are_not_there(
     bucket: str,  # noqa: F811
 ) -> None:
     good = await servers(load_settings(data_dir=tmp_path, database_url=database, objects=bucket))
-    assert [(check["name"], check["state"]) for check in good] == [("Database", "error"), ("Object store", "ok")]
+    states = {check["name"]: check["state"] for check in good}
+    assert states == {"Database": "error", "Object store": "ok", "Keys": "ok"}
+    assert "keeps versions" in good[1]["detail"] and not any((tmp_path / "keys").iterdir())
     assert "may lose" in good[0]["detail"]  # the tests' server does not wait for its disk
     absent = {"database_url": f"postgresql://u:SECRET@/x?host={tmp_path}", "objects": bucket.replace("engram", "no")}
-    [database_check, store_check] = await servers(load_settings(**absent))
-    assert database_check["state"] == store_check["state"] == "error" and "SECRET" not in str(database_check)
+    checks = await servers(load_settings(data_dir=tmp_path, **absent, keys=bucket))
+    assert [check["state"] for check in checks] == ["error"] * 3 and "SECRET" not in str(checks[0])
+    assert "versions" in checks[2]["detail"]
     assert await servers(load_settings()) == []
 
 
