@@ -15,7 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from bot.settings import Settings
+from bot.settings import Settings, limit_kernel_cache
 from bot.traces import exporting
 from core import ports
 from core.answerer import Answerer
@@ -303,6 +303,7 @@ def load_engine(settings: Settings) -> Engine:
     Nothing is collected meanwhile, and what is loaded by then stays: a full collection would look at all of torch's and
     transformers' objects, while the event loop stands still for 0.1 to 0.4 s.
     """
+    limit_kernel_cache()
     gc.disable()
     try:
         from core.engine import Engine

@@ -174,6 +174,13 @@ def user_cache() -> Path:
     return Path(given) if given.startswith("/") else Path(os.path.expanduser("~/.cache"))
 
 
+def limit_kernel_cache() -> None:
+    """Let oneDNN keep 64 compiled products instead of 1,024; before its first one. It compiles one for each shape, and
+    every document and question has shapes of its own: 0.55 MB each, 16 MB a document (measured with two pages), so
+    that memory grew for hours. To compile one again takes 0.4 ms, and a document has about 50."""
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
+
+
 def load_settings(**given: Any) -> Settings:
     """Settings from the environment; what is given here, and not None, comes first. Raises: SetupError."""
     try:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -166,15 +167,21 @@ def start(
     cache, before = None, torch.zeros(len(prompts), 0, dtype=torch.long, device=device)
     if prefix:
         cache, before, prompts = prefix.rows(prompts, text_of)
-    longest = max(len(p) for p in prompts)
+    longest = round_up(max(map(len, prompts)))
     ids, mask = pad_left(prompts, longest, pad_id).to(device)
     mask = torch.cat([before, mask], 1)
     return cache, ids, mask, (mask.cumsum(1) - 1).clamp_min(0)[:, -longest:]
 
 
 def pad_right(texts: Sequence[Sequence[int]], pad_id: int) -> Tensor:
-    """Token ids [R, T], T that of the longest."""
-    return pad_sequence(list(map(torch.tensor, texts)), batch_first=True, padding_value=pad_id)
+    """Token ids [R, T], T that of the longest, rounded up."""
+    ids = pad_sequence(list(map(torch.tensor, texts)), batch_first=True, padding_value=pad_id)
+    return F.pad(ids, (0, round_up(ids.shape[1]) - ids.shape[1]), value=pad_id)
+
+
+def round_up(tokens: int) -> int:
+    """To a multiple of eight. Every shape has kernels of its own, of which oneDNN lets some never go."""
+    return -(-tokens // 8) * 8
 
 
 def pad_left(prompts: Sequence[Sequence[int]], length: int, pad_id: int) -> Tensor:

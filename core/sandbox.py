@@ -26,7 +26,6 @@ import os
 import resource
 import signal
 import sys
-import tempfile
 from collections.abc import Awaitable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -134,7 +133,7 @@ class Sandbox:
             "memory": self.memory,
             "seconds": math.ceil(self.seconds),
             "parent": os.getpid(),
-            "folder": tempfile.gettempdir(),
+            "folder": _nowhere(),
         }
         start = f"import sys; sys.path[:] = sys.argv[2:]; from core.sandbox import {entry}; {entry}(sys.argv[1])"
         command = [sys.executable, "-I", "-S", "-B", "-X", "utf8", "-c", start, json.dumps(order)]
@@ -146,8 +145,19 @@ class Sandbox:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,
             env={},
+            pass_fds=[_nowhere()],
             start_new_session=True,
         )
+
+
+@cache
+def _nowhere() -> int:
+    """The descriptor of an empty folder that is deleted already, for all children of this process: one that makes its
+    own, and is killed at that moment, leaves it behind."""
+    import tempfile  # only the parent needs it
+
+    with tempfile.TemporaryDirectory(prefix="engram-") as folder:
+        return os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
 
 
 def missing_protections() -> list[str]:
@@ -257,7 +267,7 @@ def child(order: str) -> None:
     """Read stdin, give up everything, run the function, write its result to stdout as JSON."""
     job = json.loads(order)
     global _answer_pipe
-    _enter_nowhere(job["folder"])
+    _enter(job["folder"])
     _answer_pipe = answer = _private_stdout()
     give_up_files(reading=True)
     for name in job["imports"]:
@@ -282,7 +292,7 @@ def child(order: str) -> None:
 def program(order: str) -> None:
     """Give up all but reading files, and become another program."""
     job = json.loads(order)
-    _enter_nowhere(job["folder"])
+    _enter(job["folder"])
     give_up_files(reading=True)
     _leave_network()
     _confine(job["memory"], job["seconds"], job["parent"])
@@ -290,11 +300,9 @@ def program(order: str) -> None:
     os.execve(job["command"][0], job["command"], {"OMP_THREAD_LIMIT": "1"})
 
 
-def _enter_nowhere(folder: str) -> None:
-    """Into an empty folder that is gone at once, so that a crash of either process leaves nothing behind."""
-    empty = tempfile.mkdtemp(prefix="engram-", dir=folder)
-    os.chdir(empty)
-    os.rmdir(empty)
+def _enter(folder: int) -> None:
+    os.fchdir(folder)
+    os.close(folder)
 
 
 def _private_stdout() -> int:

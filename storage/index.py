@@ -27,8 +27,8 @@ import aiosqlite
 
 from core.errors import AlreadyKnown, Cancelled, DataTooNew, ForgottenMeanwhile, NotFound, StorageFailed
 from core.search.finder import the_one
-from core.search.ranking import Hit, WordMatch, by_words
-from core.search.words import search_words
+from core.search.ranking import Hit, WordMatch, as_spelled, by_words
+from core.search.words import MISSPELT_WORDS, search_words, spellings
 from core.types import (
     ALL_PAGES,
     Answer,
@@ -578,12 +578,17 @@ class Index:
                 searched[document.id] = document
         words = await asyncio.to_thread(search_words, question)
         async with self._channel(channel) as content:
-            rows = await content(ChannelFile.search, words, searched)
-            hits = by_words([WordMatch(**row) for row in rows], words, searched, limit)
+            matches = [WordMatch(**row) for row in await content(ChannelFile.search, words, searched)]
+            unknown = [word for word in words if word not in {match.word for match in matches}]
+            meant = {other: word for word in unknown[:MISSPELT_WORDS] for other in spellings(word)}
+            if meant and searched:
+                rows = await content(ChannelFile.search, [*meant], searched)
+                matches += as_spelled([WordMatch(**row) for row in rows], meant)
+            hits = by_words(matches, words, searched, limit)
             chunks = await content(ChannelFile.chunks, [hit.key for hit in hits])
         with_texts = []
         for hit, (text, code) in zip(hits, chunks, strict=True):
-            with_texts.append(replace(hit, text=text, code=code if rows else b""))
+            with_texts.append(replace(hit, text=text, code=code if matches else b""))
         return with_texts
 
     async def rehearse(

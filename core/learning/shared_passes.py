@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from core.generate import Next, Passes
+from core.generate import Next, Passes, round_up
 from core.learning.graphs import Graphs, arrange, probabilities, run_blocks
 
 LONGEST = 256  # tokens of a prompt; a longer one shares little, and is read as ever
@@ -117,7 +117,7 @@ class SharedPasses(Passes):
             begin = 0
         different = list(dict.fromkeys(tuple(prompt[begin:]) for prompt in prompts))
         self.row_of = torch.tensor([different.index(tuple(prompt[begin:])) for prompt in prompts])
-        longest = max(map(len, different))
+        longest = round_up(max(map(len, different)))
         padding = [longest - len(prompt) for prompt in different]
         self.ids = torch.tensor([[pad_id] * n + list(p) for n, p in zip(padding, different, strict=True)])
         counts = torch.tensor([[1] * begin + [0] * n + [1] * (longest - n) for n in padding])  # [U, P + T]

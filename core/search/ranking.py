@@ -75,6 +75,19 @@ class SectionAnswer:
 # Down: which sections are asked
 
 
+def as_spelled(matches: Iterable[WordMatch], meant: Mapping[str, str]) -> list[WordMatch]:
+    """Matches of other spellings, as those of the words that were written: of each word's spellings the one that stands
+    in most chunks. meant: the word of each spelling."""
+    every = list(matches)
+    best: dict[str, WordMatch] = {}
+    for match in every:
+        word = meant[match.word]
+        if word not in best or match.containing > best[word].containing:
+            best[word] = match
+    chosen = {match.word for match in best.values()}
+    return [match._replace(word=meant[match.word]) for match in every if match.word in chosen]
+
+
 def by_words(
     matches: Sequence[WordMatch], words: Sequence[str], documents: Mapping[str, Document], limit: int
 ) -> list[Hit]:

@@ -24,6 +24,9 @@ RUN = re.compile(rf"[{UNSPACED}]+|[^\W{UNSPACED}]+")
 UNPARTED = re.compile(rf"[{UNSPACED}]+")
 SEAM = re.compile(rf"(?<=[{UNSPACED}])(?=[{UNSPACED}])")
 THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
+MISSPELT_LETTERS = 6  # at least, of a word that is taken for another one
+MISSPELT_WORDS = 4  # of a question, at most
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
 ARTICLES = frozenset({"a", "an", "the"})
 COMMON_WORDS = """
     a about above after again all also am an and any are as at be because been before being below between both but by
@@ -33,6 +36,7 @@ COMMON_WORDS = """
     those through to too under until up ve very was we were what when where which while who whom whose why will with
     would yes you your answer ask describe document explain file find found give information know list mention
     mentioned mentions name named page pdf please question read said say says sure tell text
+    anybody anyone btw hello hey hi lol ok okay pls plz thank thanks thx
     """
 STOP_WORDS = frozenset(COMMON_WORDS.split())  # English; of questions and of answers that say nothing, too
 
@@ -45,6 +49,21 @@ def search_words(question: str) -> list[str]:
     stopped = stopped_in(question)
     telling = [word for word in written if word.casefold() not in stopped]
     return (telling or written)[:MAX_SEARCH_WORDS]
+
+
+def spellings(word: str) -> list[str]:
+    """The words that may be meant by one that stands nowhere: two neighbouring letters the other way round, a letter
+    doubled, one left out; the first letter stays. Other mistakes make real words too often ("mayor", "manor"). None for
+    short words and numbers."""
+    word = word.casefold()
+    if len(word) < MISSPELT_LETTERS or not word.isalpha() or UNPARTED.search(word):
+        return []
+    parts = [(word[:n], word[n:]) for n in range(1, len(word) + 1)]
+    swapped = [left + right[1] + right[0] + right[2:] for left, right in parts if len(right) > 1]
+    single = [left + right[1:] for left, right in parts if right[:1] == left[-1]]
+    longer = [left + letter + right for left, right in parts for letter in LETTERS]
+    others = dict.fromkeys((*swapped, *single, *longer))
+    return [other for other in others if other != word and other not in STOP_WORDS]
 
 
 def stopped_in(question: str) -> frozenset[str]:

@@ -10,6 +10,7 @@ from structlog.contextvars import get_contextvars
 from bot import links, render
 from bot.chat import Attachment, Request, Style, Unfinished, Unreachable
 from bot.commands import ACTIONS, COMMANDS, FETCHES, Bot, Permission, edit_interval
+from bot.commands.following import follow
 from bot.quotas import QuotaConfig
 from core.errors import EngramError, StorageFailed
 from core.service import Service
@@ -240,13 +241,13 @@ async def test_one_of_two_front_ends_tells_the_end(open_service):
             job = await service.submit("fake:1", "a.pdf", PDF, by="fake:ada", reply_to="fake:0")
             lives = [FakeLive("fake:0"), FakeLive("fake:0")]
             for bot, live in zip((one, two), lives, strict=True):
-                bot.follow(job, live)
+                follow(bot, job, live)
                 await settled(bot)
         assert sum(len(live.ended) for live in lives) == 1
 
 
 async def test_an_end_that_another_front_end_did_not_live_to_tell_is_told(open_service, monkeypatch):
-    monkeypatch.setattr("bot.commands.LATE", 0.1)
+    monkeypatch.setattr("bot.commands.following.LATE", 0.1)
     live = FakeLive("fake:0")
 
     async def reopen(address: str) -> FakeLive:

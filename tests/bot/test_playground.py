@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 import aiohttp
 import pymupdf
 import pytest
+import pytest_asyncio
 
 ROOT = Path(__file__).parents[2]
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -27,6 +28,7 @@ MISSING = not CHROMIUM or not all(map(importlib.util.find_spec, ("gradio", "play
 pytestmark = [
     pytest.mark.skipif(MISSING and not os.environ.get("CI"), reason="needs Gradio, Playwright and a Chromium"),
     pytest.mark.timeout(300),
+    pytest.mark.asyncio(loop_scope="module"),  # the browser's loop
 ]
 if not MISSING:
     from playwright.async_api import Browser, Page, async_playwright, expect
@@ -73,12 +75,20 @@ def by_heart(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     assert "Traceback" not in log.read_text()
 
 
-@pytest.fixture
-async def browser() -> AsyncIterator[Browser]:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def chromium() -> AsyncIterator[Browser]:
     async with async_playwright() as playwright:
         opened = await playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield opened
         await opened.close()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def browser(chromium: Browser) -> AsyncIterator[Browser]:
+    """All profiles are thrown away after each test."""
+    yield chromium
+    for context in list(chromium.contexts):
+        await context.close()
 
 
 async def visit(browser: Browser, at: str, width: int = 1200) -> Page:
@@ -93,6 +103,13 @@ async def visit(browser: Browser, at: str, width: int = 1200) -> Page:
     await page.goto(at)
     await expect(page.locator("#known")).to_contain_text("session")
     return page
+
+
+async def reload(page: Page) -> None:
+    """Forgets the problems of the page that goes: its streams end."""
+    await page.reload()
+    await expect(page.locator("#known")).to_contain_text("session")
+    page.problems.clear()
 
 
 def is_foreign(url: str) -> bool:
@@ -147,8 +164,7 @@ async def test_a_reload_in_the_middle_of_learning_goes_on_and_others_see_their_p
     await expect(ada.locator("#progress")).to_contain_text("step")
     await learn_sample(bob)
     await expect(bob.locator("#progress")).to_contain_text("waiting")
-    await ada.reload()
-    ada.problems.clear()  # of the page that went: its streams end
+    await reload(ada)
     await expect(ada.locator("#progress")).to_contain_text("Learning long.txt")
     await expect(ada.locator("#progress")).to_contain_text("I know long.txt now")
     await expect(bob.locator("#progress")).to_contain_text("I know ferry.md now")
@@ -167,8 +183,8 @@ async def test_what_is_refused_is_said_as_the_bot_says_it(browser: Browser, by_h
         await page.locator("#file input[type=file]").set_input_files(file)
         await expect(page.locator("#notice")).to_contain_text(words)
         await expect(page.locator("#learn")).to_be_disabled()
-        await page.reload()
-        await expect(page.locator("#known")).to_contain_text("session")
+        assert page.problems == []
+        await reload(page)
     await page.locator("#ask").click()
     await expect(page.locator("#notice")).to_contain_text("There is no question")
     assert page.problems == []

@@ -68,6 +68,16 @@ async def test_there_are_no_files_no_processes_and_no_way_to_lift_a_limit() -> N
     assert not [answer for answer in answers if answer.startswith("done")]
 
 
+async def test_no_child_makes_a_folder_that_it_could_leave_behind(tmp_path: Path, monkeypatch) -> None:
+    core.sandbox._nowhere.cache_clear()
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    assert await Sandbox().call(PROBES + "length", b"abc", 1) == 3
+    temporary.rmdir()  # it is empty, and no child needs it
+    assert await Sandbox().call(PROBES + "length", b"abc", 1) == 3
+
+
 needs_landlock = pytest.mark.skipif(not landlock_version() or not has_seccomp(), reason="the kernel lacks it")
 NOBODY = 65534
 PARENT = f"""

@@ -332,6 +332,16 @@ async def test_a_question_is_led_to_the_chunk_that_shares_its_rare_words(index: 
     assert hits[0].score > hits[1].score > 0
 
 
+async def test_a_misspelt_word_is_found_as_what_it_is_meant_to_be(index: Index) -> None:
+    await learn(index, "ships", ["The ships sail at dawn.", "Captain Mara commands the Velarium."])
+    [plain] = await index.candidates("here", "Who commands the Velarium?")
+    for asked in ("who commands the Velraium", "who comands the velarium", "who commmands teh velarium?"):
+        [hit] = await index.candidates("here", asked)
+        assert (hit.chunk, hit.score) == (plain.chunk, pytest.approx(plain.score)), asked
+    [hit] = await index.candidates("here", "Who owns a zebra?")
+    assert (hit.score, hit.share) == (0.0, 0.0)
+
+
 async def test_a_hit_tells_how_much_of_the_question_stands_in_it_rare_words_first(index: Index) -> None:
     await learn(index, "ships", ["The ships sail at dawn.", "Captain Mara commands the Velarium."])
     await learn(index, "food", ["The ship's cook bakes bread.", "The captain eats fish."])

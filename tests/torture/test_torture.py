@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import zlib
@@ -71,3 +72,22 @@ def test_loading_the_engine_collects_nothing_and_nothing_of_it_is_looked_at_agai
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert out[0] == "0" and int(out[1]) < 10_000 and out[2] == "True"
+
+
+@pytest.mark.parametrize(
+    "chosen, again", [({}, "cache_miss"), ({"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "1024"}, "cache_hit")]
+)
+def test_few_compiled_products_are_kept_unless_the_operator_wants_more(chosen: dict[str, str], again: str) -> None:
+    """Else memory grows with each shape that a document or a question brings."""
+    code = (
+        "import torch; from bot.settings import limit_kernel_cache; limit_kernel_cache();"
+        "x, w = torch.ones(100, 8).to_mkldnn(), torch.ones(8, 8);"
+        "[(print(n, flush=True), torch.nn.functional.linear(torch.ones(n, 8).to_mkldnn(), w.to_mkldnn()))"
+        " for n in [*range(1, 101), 1]]"
+    )
+    env = {k: v for k, v in os.environ.items() if not k.startswith("ONEDNN")} | {"ONEDNN_VERBOSE": "profile", **chosen}
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env).stdout
+    [made] = [
+        line for line in out.rpartition("\n1\n")[2].splitlines() if ",inner_product," in line and "create" in line
+    ]
+    assert f"create:{again}" in made

@@ -37,7 +37,7 @@ def test_answers_are_those_of_the_plain_passes(tiny, opening, lowest) -> None:
 
 def test_what_sections_are_asked_alike_is_read_once(tiny) -> None:
     passes = Shared(tiny.model, down_projections(tiny.model, range(2, 3)), OPENING).passes(PROMPTS, 1, 4)
-    assert passes.ids.tolist() == [[1] * 17 + [7, 8, 9], [*range(20, 40)], [1] * 19 + [11]]
+    assert passes.ids.tolist() == [[1] * 21 + [7, 8, 9], [1] * 4 + [*range(20, 40)], [1] * 23 + [11]]
     assert passes.row_of.tolist() == [0, 0, 0, 1, 2]
 
 

@@ -6,7 +6,16 @@ import math
 
 import pytest
 
-from core.search.words import bm25_scores, frequency, search_words, spaced, supporting_pages, unspaced, word_shares
+from core.search.words import (
+    bm25_scores,
+    frequency,
+    search_words,
+    spaced,
+    spellings,
+    supporting_pages,
+    unspaced,
+    word_shares,
+)
 
 PAGE = "Mara Oduya's harbour opened in 1887. It cost 1,200 crowns, 3.5 per stone, and 42 ships came."
 
@@ -43,6 +52,19 @@ def test_what_does_not_stand_on_the_page_is_not(answer: str) -> None:
 def test_stop_words_are_searched_only_when_there_is_nothing_else() -> None:
     assert search_words("Who was the captain of the Velarium?") == ["captain", "Velarium"]
     assert search_words("Who are you?") == ["Who", "are", "you"]
+
+
+def test_what_is_said_around_a_question_is_not_searched() -> None:
+    assert search_words("hi! what colour is the bus pls, thx") == ["colour", "bus"]
+
+
+def test_a_word_may_be_meant_as_one_with_letters_swapped_doubled_or_left_out() -> None:
+    for typed, meant in (("musuem", "museum"), ("lighthosue", "lighthouse"), ("captian", "captain")):
+        assert meant in spellings(typed)
+    assert "harbour" in spellings("harbuor") and "harbour" in spellings("harrbour") and "harbour" in spellings("habour")
+    assert "bride" not in spellings("bridge") and "range" not in spellings("orange"), "which are words"
+    assert spellings("cat") == spellings("12345") == spellings("東京都庁前") == []
+    assert "between" not in spellings("betwene"), "stop words are not looked for"
 
 
 def test_a_words_score_is_its_rarity_among_those_that_are_searched() -> None:

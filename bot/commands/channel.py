@@ -1,0 +1,46 @@
+"""What a channel's handlers look up: the document that somebody means, and how the channel wants to be answered."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bot import render
+from bot.chat import Request
+from bot.commands.base import BotBase
+from core.errors import NotFound
+from core.search.finder import has_id, matching
+from core.service import harmless_name
+from core.types import Document
+
+THREADS = {"slack": "always"}  # by platform: its habit; elsewhere an answer is a reply, and a follow-up opens a thread
+
+
+def one_document(known: Sequence[Document], key: str) -> Document:
+    """The document that is meant, the newest of several versions. Raises: NotFound."""
+    similar = matching(known, key)
+    if not similar:
+        raise NotFound(f"I know no document called {harmless_name(key)} here; /docs lists what I know.")
+    if len({document.name for document in similar}) > 1:
+        names = ", ".join(document.name for document in similar[: render.OFFERED])
+        raise NotFound(f"Which one do you mean: {names}?")
+    return similar[0]
+
+
+def document_by_id(known: Sequence[Document], document_id: str) -> Document:
+    """Raises: NotFound."""
+    for document in known:
+        if has_id(document, document_id):
+            return document
+    raise NotFound("I no longer know this document.")
+
+
+async def suggest_documents(bot: BotBase, request: Request, typed: str) -> list[tuple[str, str]]:
+    known = await bot.service.documents(request.channel)
+    return [(document.name, document.id) for document in known if typed.lower() in document.name.lower()]
+
+
+async def settings_of(bot: BotBase, channel: str) -> dict[str, str]:
+    """How a channel wants to be answered: what was chosen, else the habit of its platform."""
+    chosen = await bot.service.settings(channel)
+    habit = {"compare": "line", "threads": THREADS.get(channel.partition(":")[0], "follow-ups")}
+    return {name: chosen.get(name, value) for name, value in habit.items()}
