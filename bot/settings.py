@@ -176,8 +176,8 @@ def user_cache() -> Path:
 
 def limit_kernel_cache() -> None:
     """Let oneDNN keep 64 compiled products instead of 1,024; before its first one. It compiles one for each shape, and
-    every document and question has shapes of its own: 0.55 MB each, 16 MB a document (measured with two pages), so
-    that memory grew for hours. To compile one again takes 0.4 ms, and a document has about 50."""
+    every document and question has shapes of its own: 0.55 MB each, 6 to 30 MB a document of two pages, so that
+    memory grew for hours. To compile one again takes 0.4 ms, and a document has about 50."""
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
 
 

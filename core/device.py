@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 # Rows of one engine.answer call. A question has up to four: three sections and the base model; and in a thread three
 # more, of its document.
-BATCH_ROWS = 16
+BATCH_ROWS = 24
 LONGEST_WAIT = 10.0  # seconds that a step of learning waits for questions
 GATHERING = 0.05  # seconds that a batch waits for the rows of a question whose search has just been computed
 
@@ -108,10 +108,13 @@ class Device:
             self._asked.discard(answered)
             answered.set_result(None)
 
-    async def let_questions_go(self) -> None:
-        """Wait until the questions that are here now are answered; those that come meanwhile are not waited for."""
+    async def let_questions_go(self) -> float:
+        """Wait until the questions that are here now are answered; those that come meanwhile are not waited for.
+        Returns: seconds."""
+        began = time.monotonic()
         if self._asked:
             await asyncio.wait(set(self._asked), timeout=LONGEST_WAIT)
+        return time.monotonic() - began
 
     @traced("answer")
     async def answer(self, asks: Sequence[Ask]) -> RowAnswers:

@@ -16,6 +16,7 @@ from core.generate import Passes, complete, held_back
 from core.learning.adapters.adapter import AdapterLearner
 from core.learning.adapters.remote import RemoteWriter
 from core.learning.base import LearnConfig, Learner, Objectives
+from core.learning.blocks import can_run
 from core.learning.course import Course, CourseConfig
 from core.learning.fast_learner import reading_model
 from core.learning.graphs import Graphs
@@ -215,7 +216,7 @@ class Engine:
                 return passes
             words = self.base.tokenizer.encode(f" {questions[0].strip(' ?.!')}", add_special_tokens=False)
             return DraftedPasses(passes, words, self._key)
-        if self.base.device.type == "cuda" and Graphs.can(self.base.model):
+        if self.base.device.type == "cuda" and can_run(self.base.model):
             self._base_graphs = self._base_graphs or Graphs(self.base.model, {})
             return self._base_graphs.passes(prompts, pad_id, max_new)
         return None

@@ -5,9 +5,9 @@ from __future__ import annotations
 import copy
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,9 @@ from torch.nn.utils.rnn import pad_sequence
 
 from core.prompts import PromptFormat
 from core.types import Completion
+
+T = TypeVar("T")
+V = TypeVar("V")
 
 
 @dataclass(frozen=True)
@@ -97,8 +100,34 @@ class Passes:
         return self.first()
 
 
+def generate(model: Any, prompts: Sequence[Sequence[int]], **options: Any) -> tuple[list[list[int]], list[float]]:
+    """What `generation` returns."""
+    return at_once(generation(model, prompts, **options))
+
+
+def at_once(steps: Generator[Any, None, T]) -> T:
+    """What comes of them, without a pause."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
+
+
+def yielding(value: V, steps: Generator[Any, None, T]) -> Generator[V, None, T]:
+    """The same steps, each of which yields this value."""
+    try:
+        while True:
+            next(steps)
+            yield value
+    except StopIteration as end:
+        return end.value
+    finally:
+        steps.close()
+
+
 @torch.no_grad()
-def generate(
+def generation(
     model: Any,
     prompts: Sequence[Sequence[int]],
     *,
@@ -110,12 +139,15 @@ def generate(
     prefix: Prefix | None = None,
     text_of: Sequence[int] = (),
     passes: Passes | None = None,
-) -> tuple[list[list[int]], list[float]]:
+    random: torch.Generator | None = None,
+) -> Generator[None, None, tuple[list[list[int]], list[float]]]:
     """Continue each prompt until a stop token: greedily, or sampling at `temperature` (one for all, or one a prompt).
     `hold_back` = (token, floor): as the first token of an answer it is chosen only with at least that probability; what
     it had is taken off the confidence. `prefix` and `text_of`: prompt i begins as the text `text_of[i]`, which was read
     already.
-    `passes`: of these prompts, other than the plain ones.
+    `passes`: of these prompts, other than the plain ones. `random`: for sampling, instead of the global one.
+
+    Yields: between two passes.
 
     Returns: for each prompt its new tokens (stop token left out) and the mean probability of what was chosen, 0..1.
     """
@@ -135,7 +167,7 @@ def generate(
     while True:
         if temperatures is not None:
             logits = p.log() / temperatures.clamp_min(1e-3)[:, None]
-            drawn = logits.softmax(-1).multinomial(1).squeeze(1)
+            drawn = logits.softmax(-1).multinomial(1, generator=random).squeeze(1)
             token = torch.where(temperatures > 0, drawn, token)
             chance = p.gather(1, token[:, None]).squeeze(1)
         chances.append(chance.clone())  # the next pass may write over it
@@ -147,6 +179,7 @@ def generate(
             answers[i].append(chosen[i])
         if not going or len(chances) == max_new:
             break
+        yield
         p, chance, token = passes.next(token)
     by_row, doubts = torch.stack(chances, 1).tolist(), unsure.tolist()
     confidences = []

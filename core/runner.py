@@ -1,8 +1,9 @@
 """Processes the queue: one document at a time, PDF -> pages -> chunks -> weights -> document.
 
 Learning hands the device one step at a time, so a question waits for at most one step (for one more where the search
-asks the model, too), and a step for at most one batch of questions. Jobs are rows of the index: what a stopped or
-killed process leaves behind goes on at the next start.
+asks the model, too), and a step for at most one batch of questions. After such a wait learning goes on for as long as
+it took, or for half a second, so that it has its share of a device that is never idle. Jobs are rows of the index: what
+a stopped or killed process leaves behind goes on at the next start.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 CHUNKS_AT_ONCE = 8  # chunks at once, for the search
+TURN = 0.5  # seconds for which learning goes on after it waited for questions, if it waited for so long
 PAUSE_SECONDS = 5.0  # after an index that can't be read or written, before trying again
 
 
@@ -355,23 +357,24 @@ class Runner:
         return after
 
     async def _run_steps(self, work: _CurrentJob, steps: Generator[Step, None, T]) -> T:
-        """Drive the engine. Questions that came in during a step are answered before the next one."""
+        """Drive the engine. Questions that came in meanwhile are answered between two steps; then learning goes on for
+        as long as they took, or for a TURN."""
         losses: list[float] = []
         stages = Stages()
         stages.enter(Stage.LEARNING, pages=work.progress.pages, tokens=work.progress.tokens)
         try:
             while True:
-                await self.device.let_questions_go()
+                waited = await self.device.let_questions_go()
                 work.check()
-                step = await self.device.run(_advance, steps)
-                if not isinstance(step, Step):
-                    return step
-                if step.stage is not work.job.stage:
-                    stages.enter(step.stage)
-                    await self._enter(work, step.stage)
-                if step.done and step.stage is Stage.LEARNING:
-                    losses.append(step.loss)
-                self._show(work, step=step, losses=tuple(losses))
+                for step in await self.device.run(_advance, steps, min(waited, TURN)):
+                    if not isinstance(step, Step):
+                        return step
+                    if step.stage is not work.job.stage:
+                        stages.enter(step.stage)
+                        await self._enter(work, step.stage)
+                    if step.done and step.stage is Stage.LEARNING:
+                        losses.append(step.loss)
+                    self._show(work, step=step, losses=tuple(losses))
         finally:
             stages.leave()
             await self.device.run(steps.close)
@@ -515,12 +518,16 @@ def _errors_logged(problem: str) -> Iterator[None]:
         log.exception(problem)
 
 
-def _advance(steps: Generator[Step, None, T]) -> Step | T:
-    """The next step, or what comes of them. A StopIteration can't travel through a future."""
-    try:
-        return next(steps)
-    except StopIteration as end:
-        return end.value
+def _advance(steps: Generator[Step, None, T], seconds: float) -> list[Step | T]:
+    """The steps of so many seconds, at least one; after the last one what comes of them all."""
+    until = time.monotonic() + seconds
+    done: list[Step | T] = []
+    while not done or time.monotonic() < until:
+        try:
+            done.append(next(steps))
+        except StopIteration as end:
+            return [*done, end.value]
+    return done
 
 
 async def _await_unless(stop: asyncio.Event, work: Awaitable[T]) -> T | None:

@@ -17,7 +17,7 @@ import re
 import time
 from array import array
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from functools import cache
 from itertools import chain
@@ -28,6 +28,7 @@ import psycopg
 from procrastinate.schema import SchemaManager
 from psycopg import AsyncConnection
 from psycopg.errors import DiskFull
+from psycopg.pq import TransactionStatus
 from psycopg.rows import DictRow, dict_row
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
@@ -49,7 +50,7 @@ MIGRATIONS = tuple(Path(__file__).with_name(name) for name in SCRIPTS)  # the n-
 CONNECTIONS = 8  # of one process
 WAIT = 30.0  # seconds for a connection, also while the server restarts
 PART = 1 << 20  # bytes of a file that are sent at once: the event loop waits for each
-OLDEST = 130000  # version of the server
+OLDEST = 140000  # version of the server
 CLOCK = 5.0  # seconds by which clocks may differ
 LAG = 60.0  # seconds by which a replica may be behind
 ABOUT = """
@@ -92,7 +93,7 @@ class PostgresIndex(Index):
         self._pool = AsyncConnectionPool(
             url,
             connection_class=AsyncConnection[DictRow],
-            kwargs={"row_factory": dict_row},
+            kwargs={"row_factory": dict_row, "autocommit": True},
             min_size=1,
             max_size=CONNECTIONS,
             timeout=WAIT,
@@ -299,7 +300,7 @@ class PostgresIndex(Index):
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[AsyncConnection[DictRow]]:
-        """In a transaction: the one that this task is in, or one of its own."""
+        """The one of the transaction that this task is in, or another one, on which a statement commits by itself."""
         with _postgres_errors():
             if connection := self._current.get():
                 yield connection
@@ -313,20 +314,35 @@ class PostgresIndex(Index):
 
     @asynccontextmanager
     async def _transaction(self) -> AsyncIterator[Any]:
-        """`async with self._transaction() as execute`; in another one, what is raised undoes this part only."""
+        """`async with self._transaction() as execute`; in another one, what is raised undoes this part only. Until it
+        ends, nobody erases the keys that it seals with."""
         async with self._connection() as connection, connection.transaction():
             yield self._execute
+
+    @asynccontextmanager
+    async def _whole(self) -> AsyncIterator[Any]:
+        """`async with self._whole() as execute`: as `_transaction`, and in another one a part of that."""
+        async with self._connection() as connection:
+            is_in_one = connection.info.transaction_status is not TransactionStatus.IDLE
+            async with nullcontext() if is_in_one else connection.transaction():
+                yield self._execute
 
     async def _execute(self, sql: str, values: Mapping[str, Any] | None = None) -> list[Any]:
         """What it seals has the channel, and of a document the sha256, among its values. Raises: KeyLost."""
         async with self._connection() as connection:
-            cursor = await connection.execute(_postgres(sql), await self._sealed(values or {}), binary=True)
-            rows = await cursor.fetchall() if cursor.description else []
-            return await self._opened(rows)
+            sealed = await self._sealed(values or {})
+            cursor = await connection.execute(_postgres(sql), sealed, binary=True)
+            return await self._opened(await cursor.fetchall() if cursor.description else [])
 
     async def _insert(self, sql: str, rows: Iterable[Mapping[str, Any]]) -> None:
-        async with self._connection() as connection, connection.cursor() as cursor:
+        async with self._whole(), self._connection() as connection, connection.cursor() as cursor:
             await cursor.executemany(_postgres(sql), [await self._sealed(row) for row in rows])
+
+    async def copy(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
+        """Insert many rows, within a transaction."""
+        async with self._connection() as connection, connection.cursor() as cursor, cursor.copy(sql.encode()) as copy:
+            for row in rows:
+                await copy.write_row(row)
 
     _read = _execute
 
@@ -335,9 +351,7 @@ class PostgresIndex(Index):
     async def key(self, channel: str, subject: str = EVENTS) -> Key:
         """To seal with, made where there is none. Until the transaction ends, nobody marks it as erased."""
         values = {"channel": channel, "subject": subject}
-        async with self._transaction() as execute:
-            if channel:
-                await execute(ADD_CHANNEL, values)  # so that it is erased with it
+        async with self._whole() as execute:
             while True:
                 rows = await execute(
                     "SELECT id FROM keys WHERE channel = :channel AND subject = :subject AND NOT erased FOR SHARE",
@@ -346,6 +360,8 @@ class PostgresIndex(Index):
                 if rows:
                     return await self.key_of(rows[0]["id"])
                 key = await asyncio.to_thread(self._keys.make)
+                if channel:
+                    await execute(ADD_CHANNEL, values)  # so that it is erased with it
                 await execute(
                     """
                     INSERT INTO keys (id, channel, subject) VALUES (:id, :channel, :subject)
@@ -495,13 +511,8 @@ class ChannelRows:
             key=key.id,
         )
         hashed = {key.hash(word): key.seal(array("I", places).tobytes()) for word, places in places_of(words).items()}
-        await self._insert(
-            """
-            INSERT INTO words (channel, word, document_id, sealed_places)
-            VALUES (:channel, :word, :document_id, :places)
-            """,
-            [ids | {"word": word, "places": hashed[word]} for word in sorted(hashed)],  # their order says nothing
-        )
+        rows = [(self._channel, word, document_id, hashed[word]) for word in sorted(hashed)]  # their order says nothing
+        await self._index.copy("COPY words (channel, word, document_id, sealed_places) FROM STDIN", rows)
 
     async def pages(self, document_id: str) -> list[Page]:
         rows = await self._execute("SELECT * FROM pages WHERE document_id = :id ORDER BY number", id=document_id)

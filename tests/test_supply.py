@@ -15,9 +15,10 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from tests.torture import MODES
+from tests.torture.__main__ import parser
 
 ROOT = Path(__file__).parents[1]
+SAFETY = (ROOT / "docs" / "safety.md").read_text()
 FILES = {path.name for path in (ROOT / "tests").rglob("test_*.py")}
 SOURCES = [path for folder in ("bot", "core", "storage") for path in sorted((ROOT / folder).rglob("*.py"))]
 NETWORK = {
@@ -118,11 +119,31 @@ def test_the_preparation_ships_as_data_only(name: str) -> None:
     assert {path.suffix for path in files} <= {"", ".json", ".safetensors", ".md"}
 
 
-def test_every_test_and_mode_that_the_page_on_safety_names_is_there() -> None:
-    named = set(re.findall(r"`(test_\w+|torture \w+)", (ROOT / "docs" / "safety.md").read_text()))
+def test_every_test_that_the_page_on_safety_names_is_there() -> None:
+    names = set(re.findall(r"`(test_\w+)", SAFETY))
     here = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
-    modes = {f"torture {mode}" for mode in [*MODES, "list", "MODE"]}
-    assert [
-        name for name in named if name.startswith("test_") and f"def {name}" not in here and f"{name}.py" not in FILES
-    ] == []
-    assert {name for name in named if name.startswith("torture ")} <= modes
+    assert [name for name in names if f"def {name}" not in here and f"{name}.py" not in FILES] == []
+    for file, word in re.findall(r"`pytest (\S+) -k (\w+)", SAFETY):
+        assert word in (ROOT / file).read_text()
+
+
+def test_every_command_that_the_page_on_safety_names_can_be_given() -> None:
+    for command in re.findall(r"`torture ([^`]+)`", SAFETY):
+        parser().parse_args(command.replace(" N", " 3").split())  # exits where there is no such mode or option
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert set(re.findall(r"`make ([\w-]+)`", SAFETY)) <= set(targets)
+
+
+def test_every_promise_on_the_page_on_safety_says_what_shows_it() -> None:
+    ways = re.compile(r"`(?:test_|tests/|torture |make |pytest )|\btable (?:above|below)|^P2, P3$|^not applicable")
+    column, promises = None, 0
+    for line in SAFETY.splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")] if line.startswith("|") else []
+        if not cells:
+            column = None
+        elif "shown by" in cells:
+            column = cells.index("shown by")
+        elif column is not None and set(line) - set("|-"):
+            assert ways.search(cells[column]), line
+            promises += 1
+    assert promises > 60

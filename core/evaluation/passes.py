@@ -6,7 +6,7 @@ Each way reads prompts of up to 64 tokens with weights of their own in every row
 question costs. The table has the seconds of the first use (recording, compiling), the median milliseconds of the
 prompts' pass and of one more token, and how far the first probabilities are from the plain ones. A way that is not
 begun when the time is over is left out. Which way answers take is chosen in `core.learning.fast_learner`, by
-`Graphs.can`.
+`can_run`.
 """
 
 from __future__ import annotations

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from core.generate import at_once
 from core.learning.adapters.study import Exercise
 from core.ports import Ask, Learned
 from core.squad import f1
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MIN_F1 = 0.5  # F1 from which an answer counts
-QUESTIONS_AT_ONCE = 16  # questions at once
+QUESTIONS_AT_ONCE = 6  # of one step: questions that people ask wait for it
 SHOWN = 3  # examples kept with the document
 SHOWN_LENGTH = 75  # characters; longer ones fit no button
 
@@ -31,9 +32,9 @@ class SelfCheck:
     learner: str
 
     def __post_init__(self) -> None:
-        self.before = sum(right for right, _ in self._marks([None] * len(self.exercises)))
+        self.before = sum(right for right, _ in at_once(self._marks([None] * len(self.exercises))))
 
-    def after(self, learned: Learned) -> Learned:
+    def after(self, learned: Learned) -> Generator[None, None, Learned]:
         """The same weights, with the result; each question is put to the section that holds its chunk."""
         by_section: dict[int, Mapping[str, Tensor]] = {}  # shared objects: attached once a batch
         weights = []
@@ -42,7 +43,7 @@ class SelfCheck:
             if section not in by_section:
                 by_section[section] = learned.section(section)
             weights.append(by_section[section])
-        marks = self._marks(weights)
+        marks = yield from self._marks(weights)
         metrics = replace(
             learned.metrics,
             check_total=len(self.exercises),
@@ -53,14 +54,15 @@ class SelfCheck:
 
     def score(self, weights: Mapping[str, Tensor]) -> float:
         """Questions that one section's weights answer, while it is being learned."""
-        return sum(right for right, _ in self._marks([weights] * len(self.exercises)))
+        return sum(right for right, _ in at_once(self._marks([weights] * len(self.exercises))))
 
-    def _marks(self, weights: Sequence[Mapping[str, Tensor] | None]) -> list[tuple[bool, float]]:
-        """Whether each answer is right, and how sure it is."""
+    def _marks(self, weights: Sequence[Mapping[str, Tensor] | None]) -> Generator[None, None, list[tuple[bool, float]]]:
+        """Whether each answer is right, and how sure it is. A pause after every few."""
         asks = [Ask(e.question, w, learner=self.learner) for e, w in zip(self.exercises, weights, strict=True)]
         answers: list[Completion] = []
         for start in range(0, len(asks), QUESTIONS_AT_ONCE):
             answers += self.answer(asks[start : start + QUESTIONS_AT_ONCE])
+            yield
         marks = []
         for answer, e in zip(answers, self.exercises, strict=True):
             marks.append((f1(answer.text, [e.answer]) >= MIN_F1, answer.confidence))

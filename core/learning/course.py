@@ -8,6 +8,7 @@ import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
+from core.generate import yielding
 from core.learning.adapters.adapter import AdapterLearner
 from core.learning.adapters.objectives import Sample, SampleMaker
 from core.learning.adapters.study import Exercise, StudyConfig, Tutor, Writer, for_chat, summary
@@ -67,11 +68,11 @@ class Course:
         if check and isinstance(self.learner, AdapterLearner):
             options["score"] = check.score
         learned = yield from self.learner.learn(chunks, title=title, **options)
-        yield Step(1, 1, learned.metrics.final_loss, Stage.CHECKING)
+        yield (checking := Step(1, 1, learned.metrics.final_loss, Stage.CHECKING))
         if check:
-            learned = check.after(learned)
+            learned = yield from yielding(checking, check.after(learned))
         if self.config.guard:
-            self.guard.check(learned, self.learner)
+            yield from yielding(checking, self.guard.check(learned, self.learner))
         metrics = replace(learned.metrics, seconds=time.perf_counter() - began, notes=(*learned.metrics.notes, *notes))
         return replace(learned, metrics=metrics)
 

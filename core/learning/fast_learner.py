@@ -16,6 +16,7 @@ from torch import Tensor
 from core.errors import LearningFailed
 from core.generate import Passes
 from core.learning.base import LearnConfig
+from core.learning.blocks import can_run
 from core.learning.graphs import Graphs
 from core.learning.hooks import attached
 from core.learning.packing import SCALE, pack, unpack
@@ -168,16 +169,18 @@ class FastWeightsLearner:
         return other
 
     def attach(self, groups: Groups) -> AbstractContextManager[None]:
+        """By hooks on the down-projections: for any model, and for prompts too long to be recorded."""
         fast = self._unpacked([weights for weights, _ in groups])
         return attached(self.modules, fast, [rows for _, rows in groups])
 
     def recorded(self, groups: Groups, prompts: Sequence[Sequence[int]], max_new: int) -> Passes | None:
+        """By blocks that have a slot for each row's weights: how a model of Llama's kind answers."""
         documents = [n for n, (_, rows) in enumerate(groups) for _ in range(rows)]
         weights = [weights for weights, _ in groups]
         if Shared.can(self.base.model):
             self.shared = self.shared or Shared(self.base.model, self.modules, self.fmt.opening)
             return self.shared.passes(prompts, self.fmt.pad_id, max_new, self._unpacked(weights), documents)
-        if self.base.device.type != "cuda" or not Graphs.can(self.base.model):
+        if self.base.device.type != "cuda" or not can_run(self.base.model):
             return None
         self.graphs = self.graphs or Graphs(self.base.model, self.modules)
         passes = self.graphs.passes(prompts, self.fmt.pad_id, max_new)

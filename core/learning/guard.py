@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from core.errors import LearningFailed
-from core.generate import start
+from core.generate import at_once, start, yielding
 from core.learning.adapters.objectives import HELD_OUT
 from core.learning.adapters.study import evenly_chosen
 from core.learning.base import Learner
@@ -51,8 +51,8 @@ class Guard:
         squares = [float(p.detach().float().square().sum()) for p in self.base.model.parameters()]
         return math.sqrt(sum(squares))
 
-    def check(self, learned: Learned, learner: Learner) -> None:
-        """Raises: LearningFailed, with what is wrong."""
+    def check(self, learned: Learned, learner: Learner) -> Generator[None, None, None]:
+        """A pause after each section. Raises: LearningFailed, with what is wrong."""
         metrics = learned.metrics
         if not all(t.isfinite().all() for t in learned.tensors.values() if t.is_floating_point()):
             raise LearningFailed("Learning gave weights that are no numbers; it was rolled back.")
@@ -64,7 +64,7 @@ class Guard:
                 f"Learning made answers worse, {after} right instead of {before} of {metrics.check_total}; "
                 "it was rolled back."
             )
-        if not (shift := self.shift(learned, learner)) <= self.config.shift:
+        if not (shift := (yield from self._shift(learned, learner))) <= self.config.shift:
             raise LearningFailed(
                 f"Learning changed unrelated answers too much ({shift:.1f} nats, at most {self.config.shift:g}); "
                 "it was rolled back."
@@ -73,9 +73,14 @@ class Guard:
     def shift(self, learned: Learned, learner: Learner) -> float:
         """How far unrelated answers move: mean KL(base || with the weights) of their first token, nats, of a few
         sections."""
+        return at_once(self._shift(learned, learner))
+
+    def _shift(self, learned: Learned, learner: Learner) -> Generator[None, None, float]:
+        """The same, with a pause before each section."""
         plain = self._first_tokens(nullcontext())
         moved = []
         for section in evenly_chosen(sorted(set(learned.sections)), CHECKED_SECTIONS):
+            yield
             attached = learner.attach([(learned.section(section), len(self.prompts))])
             now = self._first_tokens(attached)
             moved.append(float(F.kl_div(now, plain, log_target=True, reduction="batchmean")))
@@ -105,7 +110,7 @@ class Guard:
             probe = copy.copy(tried)
             probe.config = replace(tried.config, effort="quick")
             try:
-                learned = yield from without_progress(probe.learn(chunks[:PROBED_CHUNKS], title=title))
+                learned = yield from yielding(Step(0, 1, math.nan), probe.learn(chunks[:PROBED_CHUNKS], title=title))
                 moved = self.shift(learned, tried)
             except LearningFailed:
                 break
@@ -116,18 +121,6 @@ class Guard:
         if best is None:
             raise LearningFailed("This model can't be taught safely at any rate; nothing was changed.")
         return best[1:]
-
-
-def without_progress(steps: Generator[Step, None, Learned]) -> Generator[Step, None, Learned]:
-    """Hands the device over between steps, but reports no progress."""
-    try:
-        while True:
-            next(steps)
-            yield Step(0, 1, math.nan)
-    except StopIteration as end:
-        return end.value
-    finally:
-        steps.close()
 
 
 def too_large(metrics: Metrics, sections: int, norm: float, most: float) -> bool:

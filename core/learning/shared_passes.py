@@ -2,7 +2,7 @@
 
 Every prompt begins with the same tokens of the chat template: their keys and values are kept from one question to the
 next. The sections that one question is put to differ only from the lowest block with weights of their own on: below it
-their rows are one. Blocks run as `core.learning.graphs` has them, which takes Python less time than a pass of
+their rows are one. Blocks run as `core.learning.blocks` has them, which takes Python less time than a pass of
 `transformers`. For models of Llama's architecture.
 
 Where a text continues in words that are known, several tokens are read in one pass, which takes hardly longer than one,
@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from core.generate import Next, Passes, round_up
-from core.learning.graphs import Graphs, arrange, probabilities, run_blocks
+from core.learning.blocks import arrange, can_run, probabilities, run_blocks
 
 LONGEST = 256  # tokens of a prompt; a longer one shares little, and is read as ever
 DRAFT = 6  # tokens, at most: a pass of seven takes a third longer than one of one
@@ -54,7 +54,7 @@ class Shared:
 
     @staticmethod
     def can(model: Any) -> bool:
-        return model.device.type == "cpu" and Graphs.can(model)
+        return model.device.type == "cpu" and can_run(model)
 
     def __post_init__(self) -> None:
         arrange(self.model)

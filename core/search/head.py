@@ -22,7 +22,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from core.generate import pad_right
-from core.learning.graphs import Graphs, arrange, recorded
+from core.learning.blocks import arrange, can_run
+from core.learning.graphs import recorded
 from core.learning.hooks import decoder_slice
 from core.model import SEARCH, LoadedModel
 from core.search.closeness import NAME_BYTES, Query, encode
@@ -90,7 +91,7 @@ class Searcher:
         """Of a question's tokens, and of padding after them: vectors and weights. On a GPU the pass is recorded once
         and replayed, since launching it takes longer than running it."""
         length = next((n for n in RECORDED if n >= len(ids)), None)
-        if self.base.device.type != "cuda" or length is None or not Graphs.can(self.base.model):
+        if self.base.device.type != "cuda" or length is None or not can_run(self.base.model):
             return self._vectors(torch.tensor([ids], device=self.base.device))
         if length not in self.recordings:
             arrange(self.base.model)

@@ -575,3 +575,24 @@ async def test_a_question_is_searched_and_answered_with_no_step_of_learning_betw
     after_searches = [after for turn, after in pairwise(engine.turns) if turn == "search"]
     assert after_searches == ["answer"] * 10
     assert "step" in engine.turns, "learning went on"
+
+
+async def test_learning_goes_on_for_a_turn_after_each_wait_for_questions(open_service: Open) -> None:
+    """Short steps would else have a small share beside people who ask without a pause."""
+    engine = Taking()
+    engine.answer_seconds = 0.2  # and a step takes 0.01 s
+    async with open_service(engine) as service:
+        await learn(service)
+        engine.go.clear()
+        job = await service.submit("there", "b.pdf", plain_pdf("The bakery opens at six."), by="ada")
+        await reach(service, job, Stage.LEARNING)
+        engine.turns.clear()
+        await asyncio.gather(*(ask_on(service, 5) for _ in range(3)))
+        engine.go.set()
+    waits = [turn for turn, after in pairwise(engine.turns) if turn == "answer" and after == "step"]
+    assert engine.turns.count("step") >= 10 * len(waits) > 0, engine.turns
+
+
+async def ask_on(service: Service, times: int) -> None:
+    for _ in range(times):
+        await service.ask("here", "Who built it?")

@@ -24,6 +24,7 @@ from tests.objects import BUCKET
 from tests.postgres import FAST, Server, running
 from tests.storage.samples import METRICS, make_answer, plant
 
+pytestmark = pytest.mark.timeout(400)  # all bytes of a database and its log are searched for 300 words, twice
 PERSON = 97  # the canary that is a person's id, which is not sealed: it shows that the search finds what is there
 
 

@@ -15,12 +15,12 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 
 from core.errors import LearningFailed
-from core.generate import Prefix, generate, read_texts
+from core.generate import Prefix, generation, read_texts, yielding
 from core.model import LoadedModel
 from core.prompts import BEGINNINGS, REWRITE, SUMMARISE, PromptFormat
 from core.search.words import normalise, supports
@@ -53,8 +53,10 @@ CHECK_CONFIDENCE = 0.9  # confidence that a check needs
 ANSWER_TOKENS = 12
 QUESTION_TOKENS = 24  # with its answer, where the model writes both
 SENT_AT_ONCE = 4  # passages, to a larger model
+T = TypeVar("T")
 Excerpt = tuple[int, str]  # number of its chunk, text
 Asked = tuple[int, str, str]  # number of the passage, question, answer ("": not written yet)
+Pauses = Generator[list["Exercise"], None, T]  # nothing is written yet; the device is free
 
 
 @dataclass(frozen=True)
@@ -107,8 +109,9 @@ class Tutor:
         for passages in self._batches(self._passages(chunks), c.questions):
             exercises = self._new((yield from self._questions(passages, c.questions)))
             if c.reverse:
-                exercises += self._new(self._reverse(exercises))
-            yield exercises + self._texts(passages, [REWRITE] * c.rewrites + [SUMMARISE] * c.summaries)
+                exercises += self._new((yield from self._reverse(exercises)))
+            texts = yield from self._texts(passages, [REWRITE] * c.rewrites + [SUMMARISE] * c.summaries)
+            yield exercises + texts
 
     def checks(self, chunks: Sequence[Chunk], each: int, most: int) -> Iterator[list[Exercise]]:
         """At most `each` questions a chunk, plain and sure; of a long document `most` in all, of evenly chosen chunks.
@@ -141,17 +144,16 @@ class Tutor:
         for start in range(0, len(passages), size):
             yield list(passages[start : start + size])
 
-    def _questions(self, passages: Sequence[Excerpt], count: int) -> Generator[list[Exercise], None, list[Exercise]]:
+    def _questions(self, passages: Sequence[Excerpt], count: int) -> Pauses[list[Exercise]]:
         """Sound ones, about each passage; some may be alike."""
         if not self.writer:
-            return self._written(passages, [(number, count, "") for number in range(len(passages))])
+            wanted = [(number, count, "") for number in range(len(passages))]
+            return (yield from self._written(passages, wanted))
         asked = yield from self._sent(self.writer, passages, count)
-        return self._answered(passages, asked, None)
+        return (yield from self._answered(passages, asked, None))
 
-    def _sent(
-        self, writer: Writer, passages: Sequence[Excerpt], count: int
-    ) -> Generator[list[Exercise], None, list[Asked]]:
-        """What a larger model writes. Meanwhile the device is free. Raises: LearningFailed when it writes nothing."""
+    def _sent(self, writer: Writer, passages: Sequence[Excerpt], count: int) -> Pauses[list[Asked]]:
+        """What a larger model writes. Raises: LearningFailed when it writes nothing."""
         pool = ThreadPoolExecutor(SENT_AT_ONCE, thread_name_prefix="writer")
         try:
             replies = [pool.submit(writer.write, text, count) for _, text in passages]
@@ -169,7 +171,7 @@ class Tutor:
                 asked += [(n, *pair) for pair in reply.result()]
         return asked
 
-    def _reverse(self, exercises: Sequence[Exercise]) -> list[Exercise]:
+    def _reverse(self, exercises: Sequence[Exercise]) -> Pauses[list[Exercise]]:
         """Questions that have the answer of one of these in them, where it is a name or a number."""
         passages: list[Excerpt] = []
         wanted: list[tuple[int, int, str]] = []
@@ -179,9 +181,9 @@ class Tutor:
             if (e.chunk, e.passage) not in passages:
                 passages.append((e.chunk, e.passage))
             wanted.append((passages.index((e.chunk, e.passage)), 1, e.answer))
-        return self._written(passages, list(dict.fromkeys(wanted))) if wanted else []
+        return (yield from self._written(passages, list(dict.fromkeys(wanted)))) if wanted else []
 
-    def _written(self, passages: Sequence[Excerpt], wanted: Sequence[tuple[int, int, str]]) -> list[Exercise]:
+    def _written(self, passages: Sequence[Excerpt], wanted: Sequence[tuple[int, int, str]]) -> Pauses[list[Exercise]]:
         """wanted: (number of a passage, how many questions, what they should have in them), some for each passage."""
         rows: list[tuple[int, str, list[int], float]] = []  # passage, what is begun, prompt, temperature
         first: dict[int, list[int]] = {}  # prompt of each passage
@@ -190,18 +192,22 @@ class Tutor:
                 first.setdefault(n, prompt)
                 rows.append((n, begin, prompt, self.config.temperature * (i >= len(BEGINNINGS))))
         prefix = read_texts(self.base.model, [first[n] for n in range(len(passages))], self.fmt.pad_id)
+        yield []
         numbers, begun, prompts, temperatures = zip(*rows, strict=True)
         longest = QUESTION_TOKENS * max(count for _, count, _ in wanted) * len(wanted) // len(rows)
-        written, _ = self._generate(prompts, prefix, numbers, longest, temperatures, stops=self.fmt.write_stops)
+        stops = self.fmt.write_stops
+        written, _ = yield from self._generate(prompts, prefix, numbers, longest, temperatures, stops=stops)
         asked = []
         for n, begin, ids in zip(numbers, begun, written, strict=True):
             text = begin + self.base.tokenizer.decode(ids, skip_special_tokens=True)
             pairs = self.fmt.read_questions(text)
             self.dropped["malformed"] += not pairs
             asked += [(n, *pair) for pair in pairs]
-        return self._answered(passages, asked, prefix)
+        return (yield from self._answered(passages, asked, prefix))
 
-    def _answered(self, passages: Sequence[Excerpt], asked: Sequence[Asked], prefix: Prefix | None) -> list[Exercise]:
+    def _answered(
+        self, passages: Sequence[Excerpt], asked: Sequence[Asked], prefix: Prefix | None
+    ) -> Pauses[list[Exercise]]:
         """What is sound, unlike what is kept already, and answered in the same way once more."""
         sound: list[Asked] = []
         unanswered = []
@@ -211,13 +217,14 @@ class Tutor:
                 sound.append((n, question, answer))
                 if not answer:
                     unanswered.append((n, question))
-        written = iter(self._answers(passages, unanswered, prefix, self.fmt.write_answer))
+        written = iter((yield from self._answers(passages, unanswered, prefix, self.fmt.write_answer)))
         answered: list[Asked] = []
         for n, question, answer in sound:
             answer = answer or next(written)[0]
             if self._sound(answer_flaw(question, answer, passages[n][1], self.config.most_words)):
                 answered.append((n, question, answer))
-        again = self._answers(passages, [(n, question) for n, question, _ in answered], prefix, self.fmt.in_context)
+        asked_again = [(n, question) for n, question, _ in answered]
+        again = yield from self._answers(passages, asked_again, prefix, self.fmt.in_context)
         exercises = []
         for (n, question, answer), (second, confidence) in zip(answered, again, strict=True):
             if self._sound("" if f1(second, [answer]) >= self.config.agree else "round trip"):
@@ -227,7 +234,7 @@ class Tutor:
     def _answers(
         self, passages: Sequence[Excerpt], asked: Sequence[tuple[int, str]], prefix: Prefix | None,
         prompt: Callable[[str, str], list[int]],
-    ) -> list[tuple[str, float]]:  # fmt: skip
+    ) -> Pauses[list[tuple[str, float]]]:  # fmt: skip
         """Answers in context, and how sure they are."""
         if not asked:
             return []
@@ -237,7 +244,7 @@ class Tutor:
             order = sorted(set(numbers))
             prefix = read_texts(self.base.model, [prompts[numbers.index(n)] for n in order], self.fmt.pad_id)
             numbers = [order.index(n) for n in numbers]
-        rows, confidences = self._generate(prompts, prefix, numbers, ANSWER_TOKENS, 0.0)
+        rows, confidences = yield from self._generate(prompts, prefix, numbers, ANSWER_TOKENS, 0.0)
         return list(zip(map(self._text, rows), confidences, strict=True))
 
     def _text(self, ids: Sequence[int]) -> str:
@@ -247,7 +254,7 @@ class Tutor:
         self.dropped[fault] += bool(fault)
         return not fault
 
-    def _texts(self, passages: Sequence[Excerpt], tasks: Sequence[str]) -> list[Exercise]:
+    def _texts(self, passages: Sequence[Excerpt], tasks: Sequence[str]) -> Pauses[list[Exercise]]:
         """Each passage in other words, where the model follows such a task."""
         exercises = []
         for number, task in enumerate(tasks):
@@ -258,7 +265,7 @@ class Tutor:
                     return []
                 prompts.append(prompt)
             temperature = self.config.temperature if number else 0.0
-            rows, _ = self._generate(prompts, None, (), 2 * self.config.passage, temperature)
+            rows, _ = yield from self._generate(prompts, None, (), 2 * self.config.passage, temperature)
             for (n, passage), text in zip(passages, map(self._text, rows), strict=True):
                 fault = "" if grounded(text, passage) else "not in the passage"
                 if self._sound("malformed" if len(text.split()) < 8 else fault):
@@ -288,15 +295,14 @@ class Tutor:
     def _generate(
         self, prompts: Sequence[Sequence[int]], prefix: Prefix | None, texts: Sequence[int], most: int,
         temperature: float | Sequence[float], stops: frozenset[int] | None = None,
-    ) -> tuple[list[list[int]], list[float]]:  # fmt: skip
-        """The same for the same document: the seed is fixed, and the caller's random numbers stay as they are."""
-        devices = [self.base.device] if self.base.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(0)
-            return generate(
-                self.base.model, prompts, stop_ids=stops or self.fmt.stop_ids, pad_id=self.fmt.pad_id, max_new=most,
-                temperature=temperature, prefix=prefix, text_of=texts,
-            )  # fmt: skip
+    ) -> Pauses[tuple[list[list[int]], list[float]]]:  # fmt: skip
+        """The same for the same document: the seed is fixed. A pause after each token."""
+        steps = generation(
+            self.base.model, prompts, stop_ids=stops or self.fmt.stop_ids, pad_id=self.fmt.pad_id, max_new=most,
+            temperature=temperature, prefix=prefix, text_of=texts,
+            random=torch.Generator(self.base.device).manual_seed(0),
+        )  # fmt: skip
+        return (yield from yielding([], steps))
 
 
 def flaw(question: str, passage: str) -> str:

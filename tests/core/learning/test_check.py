@@ -10,12 +10,13 @@ import torch
 
 from core.engine import Engine, EngineConfig
 from core.errors import LearningFailed
+from core.generate import at_once, yielding
 from core.learning.adapters.lora import A, B, LoraLearner
 from core.learning.adapters.study import Exercise, Tutor
 from core.learning.base import LearnConfig
 from core.learning.check import SelfCheck
 from core.learning.course import Course, CourseConfig
-from core.learning.guard import RATE_FACTORS, Guard, GuardConfig, without_progress, worse
+from core.learning.guard import RATE_FACTORS, Guard, GuardConfig, worse
 from core.ports import Ask, Learned
 from core.types import Completion, Metrics, Stage, Step
 from tests.core.conftest import STORY, chunks_of
@@ -63,21 +64,21 @@ def run(steps) -> Learned:
 
 
 def test_each_question_is_put_to_the_section_that_holds_its_chunk() -> None:
-    checked = SelfCheck(ASKED, Knowing(), "x").after(learned())
+    checked = at_once(SelfCheck(ASKED, Knowing(), "x").after(learned()))
     metrics = checked.metrics
     assert (metrics.check_total, metrics.check_before, metrics.check_after) == (4, 1, 3)
     assert metrics.final_loss == METRICS.final_loss and checked.sections == (0, 1)
 
 
 def test_examples_are_questions_that_it_answers_and_that_fit_a_button() -> None:
-    checked = SelfCheck(ASKED, Knowing(), "x").after(learned())
+    checked = at_once(SelfCheck(ASKED, Knowing(), "x").after(learned()))
     assert checked.questions == ("Who built the lighthouse?", "Who keeps the boats?")
 
 
 def test_questions_are_asked_in_batches_of_bounded_size() -> None:
     answer = Knowing()
     check = SelfCheck(ASKED * 9, answer, "x")
-    assert [len(batch) for batch in answer.asked] == [16, 16, 4] and check.before == 9
+    assert [len(batch) for batch in answer.asked] == [6] * 6 and check.before == 9
     assert check.score({"m": torch.tensor(1.0)}) == 18
 
 
@@ -137,7 +138,7 @@ def good(lora) -> Learned:
 
 
 def test_sound_weights_pass(guard, lora, good) -> None:
-    guard.check(good, lora)
+    at_once(guard.check(good, lora))
     assert 0 <= guard.shift(good, lora) < 0.1
 
 
@@ -149,7 +150,7 @@ def test_no_change_moves_nothing_and_large_weights_move_much(guard, lora, good) 
     with pytest.raises(
         LearningFailed, match=r"unrelated answers too much \(\d+\.\d nats, at most 0\.1\); it was rolled back"
     ):
-        guard.check(much, lora)
+        at_once(guard.check(much, lora))
 
 
 def test_the_shift_is_the_textbook_s_divergence(guard, tiny, fmt, lora, good) -> None:
@@ -174,14 +175,14 @@ def test_the_shift_is_the_textbook_s_divergence(guard, tiny, fmt, lora, good) ->
 )
 def test_what_is_too_large_or_worse_is_rolled_back(guard, lora, good, change, why) -> None:
     with pytest.raises(LearningFailed, match=why):
-        guard.check(replace(good, metrics=replace(good.metrics, **change)), lora)
+        at_once(guard.check(replace(good, metrics=replace(good.metrics, **change)), lora))
 
 
 def test_weights_that_are_no_numbers_are_rolled_back(guard, lora, good) -> None:
     name = min(good.tensors)
     broken = {**good.tensors, name: good.tensors[name] * torch.nan, "0/packed": torch.zeros(2, dtype=torch.int8)}
     with pytest.raises(LearningFailed, match="no numbers"):
-        guard.check(replace(good, tensors=broken), lora)
+        at_once(guard.check(replace(good, tensors=broken), lora))
 
 
 def test_one_question_less_may_be_chance() -> None:
@@ -233,7 +234,7 @@ def test_the_search_hands_the_device_over_and_reports_no_loss(guard, monkeypatch
 
 def test_a_cancelled_search_closes_the_learner(lora, tiny) -> None:
     inner = lora.learn(chunks_of(tiny.tokenizer, STORY), title="Vessin")
-    steps = without_progress(inner)
+    steps = yielding(Step(0, 1, math.nan), inner)
     next(steps)
     steps.close()
     assert inner.gi_frame is None
@@ -258,7 +259,7 @@ def test_a_course_writes_learns_asks_and_guards(tiny, fmt, lora, monkeypatch) ->
         found = end.value
     assert (found.metrics.check_total, found.metrics.check_before, found.metrics.check_after) == (3, 1, 1)
     assert found.questions == ("Who keeps the boats?",) and "rate was multiplied by" in found.metrics.notes[0]
-    assert [s.stage for s in steps].count(Stage.CHECKING) == 1 and steps[-1].stage is Stage.CHECKING
+    assert [s.stage for s in steps].count(Stage.CHECKING) > 2 and steps[-1].stage is Stage.CHECKING
     assert all(s.done == 0 for s in steps[:3]) and course.rate_is_safe
     assert sum(s.done == 0 for s in run_again(course, chunks)) < sum(s.done == 0 for s in steps)  # the rate is known
 

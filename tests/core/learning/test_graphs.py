@@ -11,7 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from core.engine import EngineConfig
 from core.generate import generate
-from core.learning import graphs
+from core.learning import blocks, graphs
 from core.learning.graphs import Graphs, Shape
 from core.learning.hooks import attached, down_projections
 
@@ -99,7 +99,7 @@ def test_weights_that_lie_side_by_side_are_what_they_were_and_stay_there(tiny) -
     Graphs(tiny.model, {})
     layer = tiny.model.model.layers[0]
     place = layer.self_attn.k_proj.weight.data_ptr()
-    assert torch.equal(graphs.as_one(*graphs.qkv(layer))[: layer.self_attn.q_proj.out_features], before[f"{Q}.weight"])
+    assert torch.equal(blocks.as_one(*blocks.qkv(layer))[: layer.self_attn.q_proj.out_features], before[f"{Q}.weight"])
     Graphs(tiny.model, {})
     assert layer.self_attn.k_proj.weight.data_ptr() == place
     assert all(torch.equal(w, before[name]) for name, w in tiny.model.state_dict().items())
@@ -137,7 +137,7 @@ def test_an_answer_of_the_usual_length_comes_from_a_recording(tiny, modules) -> 
 
 
 def test_only_llama_s_architecture_is_recorded(tiny, monkeypatch) -> None:
-    assert Graphs.can(tiny.model)
+    assert blocks.can_run(tiny.model)
     for name, other in (
         ("model_type", "mistral"),
         ("hidden_act", "gelu"),
@@ -146,4 +146,4 @@ def test_only_llama_s_architecture_is_recorded(tiny, monkeypatch) -> None:
     ):
         with monkeypatch.context() as m:
             m.setattr(tiny.model.config, name, other)
-            assert not Graphs.can(tiny.model)
+            assert not blocks.can_run(tiny.model)

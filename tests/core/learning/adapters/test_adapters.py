@@ -16,8 +16,8 @@ from core.learning.adapters.adapter import AdapterLearner
 from core.learning.adapters.lora import LoraLearner, LoraSettings, default_settings, make_layers
 from core.learning.adapters.objectives import Sample, pack_samples, sum_loss, text_samples
 from core.learning.base import LearnConfig
+from core.learning.blocks import arrange
 from core.learning.forms.branches import TTTLinearLearner, TTTMLPLearner
-from core.learning.graphs import arrange
 from core.learning.preparation import FastWeightsConfig, Prepared, save_prepared
 from core.learning.segments import IGNORE
 from core.model import LoadedModel

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from core.errors import LearningFailed
+from core.generate import at_once
 from core.learning.adapters.remote import RemoteWriter
 from core.learning.adapters.study import (
     Exercise,
@@ -51,6 +52,7 @@ def tutor(tiny, fmt, monkeypatch) -> Tutor:
     }
 
     def answers(passages, asked, prefix, prompt):
+        yield from ()
         return [(known.get(question, "Vessin"), 0.9) for _, question in asked]
 
     monkeypatch.setattr(tutor, "_answers", answers)
@@ -137,6 +139,12 @@ class Slow:
         return [("Who keeps the boats?", "Orla Quint")]
 
 
+def test_the_device_is_free_between_two_tokens_of_what_is_written(tiny, tokenizer) -> None:
+    tutor = Tutor(tiny, ReaderFormat(tokenizer), 256, StudyConfig(passage=64))
+    writing = tutor.checks(chunks(tiny), each=1, most=4)
+    assert [next(writing), next(writing)] == [[], []] and not tutor.dropped, "nothing is read of what is being written"
+
+
 def test_while_a_larger_model_writes_the_device_is_free_and_a_lost_reply_is_counted(tiny, tutor) -> None:
     tutor.writer = Slow(replies=1)
     written = tutor.exercises(chunks_of(tiny.tokenizer, STORY * 2, 100))
@@ -172,8 +180,8 @@ def test_answers_in_context_are_those_without_a_cache(tiny, tokenizer, kind) -> 
     fmt = kind(tokenizer)
     tutor, passages = Tutor(tiny, fmt, 256), [(0, STORY[:80]), (1, STORY[80:170])]
     asked = [(1, "Who is it?"), (0, "What is it?"), (1, "Where is it?")]
-    together = tutor._answers(passages, asked, None, fmt.in_context)
-    alone = [tutor._answers(passages, [one], None, fmt.in_context)[0] for one in asked]
+    together = at_once(tutor._answers(passages, asked, None, fmt.in_context))
+    alone = [at_once(tutor._answers(passages, [one], None, fmt.in_context))[0] for one in asked]
     assert [t for t, _ in together] == [t for t, _ in alone]
     assert [s for _, s in together] == pytest.approx([s for _, s in alone], rel=1e-3)
 
@@ -211,6 +219,7 @@ def test_names_and_numbers_are_asked_about_in_the_other_direction(tiny, tutor, m
     wanted = []
 
     def written(passages, some):
+        yield from ()
         wanted.extend((passages[n][1], count, about) for n, count, about in some)
         return [Exercise(*passages[0], "What did Orla Quint keep?", "nineteen boats", 0.9)]
 
@@ -229,10 +238,11 @@ def test_rewrites_with_strange_names_are_dropped(tiny, tokenizer, monkeypatch) -
     )
 
     def write(prompts, *_, **__):
+        yield from ()
         return [tokenizer.encode(next(said)) for _ in prompts], [1.0] * len(prompts)
 
     monkeypatch.setattr(tutor, "_generate", write)
-    kept = tutor._texts([(0, STORY), (1, STORY)], ["Rewrite"])
+    kept = at_once(tutor._texts([(0, STORY), (1, STORY)], ["Rewrite"]))
     assert [(e.chunk, e.question) for e in kept] == [(0, "")] and tutor.dropped["not in the passage"] == 1
 
 
