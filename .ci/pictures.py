@@ -21,7 +21,7 @@ from core.types import Document
 
 ROOT = Path(__file__).parents[1]
 CHANNEL = "picture"
-QUESTIONS = ("Who built the Vantle lighthouse?", "Who runs the bakery on the harbour?")
+QUESTIONS = ("Who built the Vantle lighthouse?", "What is the fine for a late library book?")
 CSS = """
 body { font: 15px/1.46 "Noto Sans", sans-serif; margin: 0; padding: 18px 22px; width: 760px; color: #1d1c1d; }
 .message { display: flex; gap: 10px; margin: 0 0 14px; }
