@@ -622,7 +622,7 @@ async def test_a_used_up_response_url_is_replaced_by_an_ephemeral_message(world,
 async def test_a_broken_client_is_replaced(slack, open_service):
     slack.fault("auth.test", "internal_error", times=2)
     async with open_service() as service:
-        client = partial(app.connect, SimpleNamespace(service=service, name=""), settings(slack))
+        client = partial(app.connect, SimpleNamespace(service=service, name="", usage=None), settings(slack))
         task = asyncio.create_task(supervise("Slack", client, (0,)))
         await asyncio.wait_for(slack.connected.wait(), 5)
         task.cancel()
@@ -645,7 +645,9 @@ async def test_a_broken_client_is_replaced(slack, open_service):
 async def test_a_wrong_setting_is_one_clear_sentence(slack, open_service, given, words):
     async with open_service() as service:
         with pytest.raises(SetupError, match=words):
-            await app.serve(SimpleNamespace(service=service, name=""), settings(slack).model_copy(update=chosen(given)))
+            await app.serve(
+                SimpleNamespace(service=service, name="", usage=None), settings(slack).model_copy(update=chosen(given))
+            )
 
 
 def chosen(given: dict[str, Any]) -> dict[str, Any]:
