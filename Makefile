@@ -34,8 +34,10 @@ playground: install  ## the same in a browser, with documents of your own
 space: install  ## a folder for a Hugging Face Space: build/space
 	$(BIN)/python .ci/space.py build/space
 
-test: install  ## the test suite
-	$(BIN)/python -m pytest -q
+test: install  ## the test suite, in two processes: each of them waits often
+	@$(BIN)/python -m pytest -q tests/bot & bot=$$!; \
+	$(BIN)/python -m pytest -q --ignore=tests/bot; rest=$$?; \
+	wait $$bot && exit $$rest
 
 peers:  ## another project's model of Slack, which tests/bot/test_slack_emulate.py runs on
 	npm ci --silent --no-audit --no-fund --prefix tests/bot/emulate
