@@ -35,8 +35,8 @@ space: install  ## a folder for a Hugging Face Space: build/space
 	$(BIN)/python .ci/space.py build/space
 
 test: install  ## the test suite, in two processes: each of them waits often
-	@$(BIN)/python -m pytest -q tests/bot & bot=$$!; \
-	$(BIN)/python -m pytest -q --ignore=tests/bot; rest=$$?; \
+	@$(BIN)/python -m pytest -q tests/bot tests/torture & bot=$$!; \
+	$(BIN)/python -m pytest -q --ignore=tests/bot --ignore=tests/torture; rest=$$?; \
 	wait $$bot && exit $$rest
 
 peers:  ## another project's model of Slack, which tests/bot/test_slack_emulate.py runs on
