@@ -579,7 +579,8 @@ class Index:
         words = await asyncio.to_thread(search_words, question)
         async with self._channel(channel) as content:
             matches = [WordMatch(**row) for row in await content(ChannelFile.search, words, searched)]
-            unknown = [word for word in words if word not in {match.word for match in matches}]
+            known = {match.word for match in matches}
+            unknown = [word for word in words if word not in known]
             meant = {other: word for word in unknown[:MISSPELT_WORDS] for other in spellings(word)}
             if meant and searched:
                 rows = await content(ChannelFile.search, [*meant], searched)

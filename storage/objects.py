@@ -49,9 +49,8 @@ class Objects:
             raise SetupError("ENGRAM_OBJECTS is no address of an object store; s3://bucket/prefix is one.") from error
         self._index_id = index_id
         self._keys = keys
-        self._kept: OrderedDict[str, tuple[str, bytes]] = (
-            OrderedDict()
-        )  # name -> checksum, object; last used at the end
+        # name -> checksum, object; the last used at the end
+        self._kept: OrderedDict[str, tuple[str, bytes]] = OrderedDict()
         self._keeping = Lock()
 
     def save(self, document_id: str, channel: str, learned: Learned, *, base: str, learner: str) -> WeightsRecord:

@@ -63,9 +63,8 @@ class EngineName:
 
 
 ABOUT = "about"  # the engine
-REPLIES: dict[
-    str, TypeAdapter[Any]
-] = {  # what can be called, and what comes back; the others are of core.ports.Answerer
+# What can be called, and what comes back; all but ABOUT are methods of core.ports.Answerer.
+REPLIES: dict[str, TypeAdapter[Any]] = {
     ABOUT: TypeAdapter(EngineName),
     "ask": TypeAdapter(Answer),
     "likely": TypeAdapter(list[str]),

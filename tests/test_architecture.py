@@ -46,7 +46,7 @@ HOMES = {  # an SDK -> the files and folders that may import it
     "openpyxl": ("core/document/office.py",),
     "charset_normalizer": ("core/document/flow.py",),
     "transformers": ("core/model.py", "core/convert.py", "core/evaluation/passes.py"),
-    "peft": ("core/learning/adapters/lora.py", "core/evaluation/by_peft.py"),
+    "peft": ("core/learning/adapters/lora.py", "core/evaluation/peft_baseline.py"),
     "aiosqlite": ("storage/index.py",),
     "psycopg": ("storage/postgres.py", "storage/workers.py"),
     "psycopg_pool": ("storage/postgres.py", "storage/workers.py"),

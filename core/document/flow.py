@@ -15,10 +15,10 @@ PAGE = 3_000  # characters, about what a printed page holds
 MARKS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
 DELIMITERS = ",;\t"
 _LINK = re.compile(r"!?\[([^\]\n]*)\]\((?:[^()\s]|\([^()\s]*\))*(?:\s+\"[^\"\n]*\")?\)")
-_REFERENCE = re.compile(r"(?<!\])!?\[([^\[\]]+)\](?:\[([^\[\]]*)\])?+(?!\()")  # a link whose address stands elsewhere,
-_ADDRESS = re.compile(
+_REFERENCE = re.compile(r"(?<!\])!?\[([^\[\]]+)\](?:\[([^\[\]]*)\])?+(?!\()")  # a link by reference
+_ADDRESS = re.compile(  # of such links, in a line of its own
     r"(?m)^ {0,3}\[([^\[\]^][^\[\]]*)\]:[ \t]*\n?[ \t]*<?\S*[/#@.]\S*(?:[ \t]+[\"'(].*)?$\n?"
-)  # as this one
+)
 _FRONT = re.compile(r"\A---\n((?:[\w-]+:.*\n|[ \t-].*\n|\n)+)(?:---|\.\.\.)\n")  # YAML before Markdown
 _WORD = re.compile(r"(?:!?\[[^\]\n]*\]\([^)\n]*\)|\S)+")  # what an editor wraps as one: a link has no place to break
 _HEADING = re.compile(r"#{1,6}\s+(.*?)\s*#*")

@@ -116,8 +116,8 @@ class _Page(HTMLParser):
         super().__init__(convert_charrefs=True)
         self.hidden = 0  # letters that a browser would not show
         self.said: dict[str, str] = {}  # author and date, by <meta>, or by an element that is called so
-        self._author: list[str] | None = None  # the text of such an element, while it is open, and
-        self._author_tag = ""
+        self._author: list[str] | None = None  # the text of such an element, while it is open
+        self._author_tag = ""  # its tag
         self._heading = False  # whether the open block is one
         self.titled = 0  # 1, when the first block is the page's title
         self._blocks: list[str] = []

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import torch
 
-from core.evaluation import by_peft
-from core.evaluation.by_peft import CHUNK, Figures, answered, text_loss, trained
+from core.evaluation import peft_baseline
+from core.evaluation.peft_baseline import CHUNK, Figures, answer_greedily, next_token_loss, train_lora
 
 TEXT = "The lighthouse of Ostrel was built by Rufus Candle, who also keeps bees. " * 3
 
 
 def test_the_lora_learns_the_text_and_can_be_taken_off(tiny, monkeypatch) -> None:
-    monkeypatch.setattr(by_peft, "RATE", 1e-2)
+    monkeypatch.setattr(peft_baseline, "RATE", 1e-2)
     rows = [tiny.tokenizer.encode(TEXT, add_special_tokens=False)[:CHUNK]]
     before = {name: value.clone() for name, value in tiny.model.state_dict().items()}
-    loss = text_loss(tiny.model, rows, tiny.device).item()
-    model = trained(TEXT, tiny)
-    assert text_loss(model, rows, tiny.device).item() < 0.8 * loss
-    assert isinstance(answered(model, tiny, "Who built it?"), str)
+    loss = next_token_loss(tiny.model, rows, tiny.device).item()
+    model = train_lora(TEXT, tiny)
+    assert next_token_loss(model, rows, tiny.device).item() < 0.8 * loss
+    assert isinstance(answer_greedily(model, tiny, "Who built it?"), str)
     model.unload()
     after = tiny.model.state_dict()
     assert after.keys() == before.keys()

@@ -1,6 +1,6 @@
 """Learning a document here, and by the book: transformers and peft, LoRA on the document's text, in one run.
 
-    python -m core.evaluation.by_peft --squad FILE [--documents N]
+    python -m core.evaluation.peft_baseline --squad FILE [--documents N]
 
 Both answer the same questions with nothing of the document in the prompt, on the same device and in the model's own
 type, one document after the other: first a Service, then peft. By the book means a LoRA of rank 16 on every projection,
@@ -68,7 +68,7 @@ def timed(figures: Figures, name: str) -> Iterator[None]:
     setattr(figures, name, getattr(figures, name) + time.perf_counter() - began)
 
 
-async def by_service(articles: Sequence[Article], device: str) -> Figures:
+async def measure_service(articles: Sequence[Article], device: str) -> Figures:
     """As served: learned in a channel of its own, asked one question after the other."""
     figures = Figures()
     engine = Engine.load(EngineConfig(model="embedded", device=device, check=False))
@@ -84,23 +84,23 @@ async def by_service(articles: Sequence[Article], device: str) -> Figures:
     return figures
 
 
-def by_peft(articles: Sequence[Article], base: LoadedModel) -> Figures:
+def measure_peft(articles: Sequence[Article], base: LoadedModel) -> Figures:
     """A LoRA for each document, trained from nothing."""
     figures = Figures()
     for article in articles:
         with timed(figures, "learning"):
-            model = trained("\n\n".join(article.text), base)
+            model = train_lora("\n\n".join(article.text), base)
         adapter = [p for name, p in model.named_parameters() if "lora_" in name]
         figures.megabytes += sum(p.numel() for p in adapter) * 2 / 1e6  # in bfloat16
         for question in article.questions:
             with timed(figures, "asking"):
-                text = answered(model, base, question.text)
+                text = answer_greedily(model, base, question.text)
             figures.add_answer(text, question.answers)
         model.unload()
     return figures
 
 
-def trained(text: str, base: LoadedModel) -> PeftModel:
+def train_lora(text: str, base: LoadedModel) -> PeftModel:
     """The model with a LoRA that learned the text by its next-token loss."""
     torch.manual_seed(0)
     model = get_peft_model(base.model, LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules=TARGETS))
@@ -114,12 +114,12 @@ def trained(text: str, base: LoadedModel) -> PeftModel:
     for _ in range(EPOCHS):
         for start in range(0, len(chunks), ROWS):
             optimiser.zero_grad()
-            text_loss(model, chunks[start : start + ROWS], base.device).backward()
+            next_token_loss(model, chunks[start : start + ROWS], base.device).backward()
             optimiser.step()
     return model.eval()
 
 
-def text_loss(model: Any, rows: Sequence[Sequence[int]], device: torch.device) -> torch.Tensor:
+def next_token_loss(model: Any, rows: Sequence[Sequence[int]], device: torch.device) -> torch.Tensor:
     """Mean next-token loss of the rows, nats."""
     width = max(map(len, rows))
     ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], device=device)
@@ -130,8 +130,8 @@ def text_loss(model: Any, rows: Sequence[Sequence[int]], device: torch.device) -
 
 
 @torch.no_grad()
-def answered(model: Any, base: LoadedModel, question: str) -> str:
-    """Greedy."""
+def answer_greedily(model: Any, base: LoadedModel, question: str) -> str:
+    """A few words, by the model's own chat template."""
     turn = [{"role": "user", "content": SHORT + question}]
     prompt = base.tokenizer.apply_chat_template(turn, add_generation_prompt=True, return_tensors="pt", return_dict=True)
     prompt = prompt.to(base.device)
@@ -149,8 +149,8 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     o = parser.parse_args()
     articles = asked_articles(o.squad, o.documents)
-    ways = {"here": asyncio.run(by_service(articles, o.device))}
-    ways["peft"] = by_peft(articles, load_model("embedded", device=o.device))
+    ways = {"here": asyncio.run(measure_service(articles, o.device))}
+    ways["peft"] = measure_peft(articles, load_model("embedded", device=o.device))
     print("| way | exact / F1 | seconds to learn a document | seconds a question | MB a document |")
     print("|---|---|---|---|---|")
     for name, figures in ways.items():
