@@ -20,10 +20,12 @@ from core.types import Completion
 T = TypeVar("T")
 V = TypeVar("V")
 
+TEXTS_ON_CPU = 4  # read at once
+
 
 @dataclass(frozen=True)
 class Prefix:
-    """Texts that the model has read once (`read`); any number of prompts may begin with each."""
+    """Texts that the model has read once (`reading`); any number of prompts may begin with each."""
 
     texts: Sequence[Sequence[int]]
     cache: Any  # keys and values of [texts, tokens of the longest]; filled up on the right
@@ -47,11 +49,17 @@ class Prefix:
         return cache, counts.long(), [p[n:] for p, n in zip(prompts, shared, strict=True)]
 
 
-@torch.no_grad()
-def read_texts(model: Any, texts: Sequence[Sequence[int]], pad_id: int) -> Prefix:
-    """Read these texts, each at least one token, in one batch."""
+def reading(model: Any, texts: Sequence[Sequence[int]], pad_id: int) -> Generator[None, None, Prefix]:
+    """Read texts, each at least one token. On a CPU, where many at once are no faster, it pauses after each few."""
     ids = pad_right(texts, pad_id).to(model.device)
-    return Prefix(texts, model(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values)
+    parts = []
+    for few in ids.split(TEXTS_ON_CPU if ids.device.type == "cpu" else len(ids)):
+        parts.append(model(input_ids=few, use_cache=True, logits_to_keep=1).past_key_values)
+        yield
+    for layers in zip(*(part.layers for part in parts), strict=True):
+        layers[0].keys = torch.cat([layer.keys for layer in layers])
+        layers[0].values = torch.cat([layer.values for layer in layers])
+    return Prefix(texts, parts[0])
 
 
 class Next(NamedTuple):
