@@ -20,7 +20,7 @@ from core.types import Completion
 T = TypeVar("T")
 V = TypeVar("V")
 
-TEXTS_ON_CPU = 4  # read at once
+ROWS_ON_CPU = 4  # read at once: each of more takes as long
 
 
 @dataclass(frozen=True)
@@ -52,14 +52,24 @@ class Prefix:
 def reading(model: Any, texts: Sequence[Sequence[int]], pad_id: int) -> Generator[None, None, Prefix]:
     """Read texts, each at least one token. On a CPU, where many at once are no faster, it pauses after each few."""
     ids = pad_right(texts, pad_id).to(model.device)
-    parts = []
-    for few in ids.split(TEXTS_ON_CPU if ids.device.type == "cpu" else len(ids)):
-        parts.append(model(input_ids=few, use_cache=True, logits_to_keep=1).past_key_values)
+    caches = []
+    for few in ids.split(rows_at_once(ids)):
+        caches.append(model(input_ids=few, use_cache=True, logits_to_keep=1).past_key_values)
         yield
-    for layers in zip(*(part.layers for part in parts), strict=True):
-        layers[0].keys = torch.cat([layer.keys for layer in layers])
-        layers[0].values = torch.cat([layer.values for layer in layers])
-    return Prefix(texts, parts[0])
+    return Prefix(texts, joined(caches))
+
+
+def rows_at_once(ids: Tensor) -> int:
+    return ROWS_ON_CPU if ids.device.type == "cpu" else len(ids)
+
+
+def joined(caches: Sequence[Any]) -> Any:
+    """One cache of the rows of all."""
+    if len(caches) > 1:
+        for first, *others in zip(*(cache.layers for cache in caches), strict=True):
+            first.keys = torch.cat([first.keys, *(other.keys for other in others)])
+            first.values = torch.cat([first.values, *(other.values for other in others)])
+    return caches[0]
 
 
 class Next(NamedTuple):
@@ -87,6 +97,24 @@ class Passes:
     ) -> None:
         self.model = model
         self.cache, self.ids, self.mask, self.position = start(prompts, pad_id, model.device, prefix, text_of)
+
+    def reading(self) -> Generator[None, None, Next]:
+        """`first`; on a CPU a few rows at a time, with a pause after each few."""
+        if len(self.ids) <= rows_at_once(self.ids):
+            return self.first()
+        parts, p = [], []
+        for few in torch.arange(len(self.ids)).split(rows_at_once(self.ids)):
+            part = copy.copy(self)
+            part.ids, part.mask, part.position = self.ids[few], self.mask[few], self.position[few]
+            if self.cache:
+                part.cache = copy.copy(self.cache)
+                part.cache.layers = [copy.copy(layer) for layer in self.cache.layers]
+                part.cache.batch_select_indices(few)
+            p.append(part.first().p)
+            parts.append(part.cache)
+            yield
+        self.cache = joined(parts)
+        return Next.from_probabilities(torch.cat(p))
 
     def first(self) -> Next:
         """Read the prompts."""
@@ -155,11 +183,10 @@ def generation(
     already.
     `passes`: of these prompts, other than the plain ones. `random`: for sampling, instead of the global one.
 
-    Yields: between two passes.
+    Yields: between two passes, and while the prompts are read.
 
     Returns: for each prompt its new tokens (stop token left out) and the mean probability of what was chosen, 0..1.
     """
-    passes = passes or Passes(model, prompts, pad_id, prefix, text_of)
     each = [temperature] * len(prompts) if isinstance(temperature, (int, float)) else temperature
     temperatures = torch.tensor(each, device=model.device) if any(each) else None
     answers: list[list[int]] = [[] for _ in prompts]
@@ -167,7 +194,11 @@ def generation(
     going = list(range(len(prompts)))
     chances: list[Tensor] = []
     unsure = torch.zeros(len(prompts), device=model.device)
-    p, chance, token = passes.first()
+    if passes:
+        p, chance, token = passes.first()
+    else:
+        passes = Passes(model, prompts, pad_id, prefix, text_of)
+        p, chance, token = yield from passes.reading()
     if hold_back:
         unsure = p[:, hold_back[0]].clone()
         p[:, hold_back[0]] *= unsure >= hold_back[1]

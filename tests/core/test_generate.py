@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from core.generate import TEXTS_ON_CPU, at_once, complete, generate, reading
+from core.generate import ROWS_ON_CPU, at_once, complete, generate, generation, reading
 
 PROMPTS = [[7, 8, 9], list(range(20, 40)), [11], list(range(50, 62))]
 PLAIN = {"stop_ids": frozenset({0}), "pad_id": 1}
@@ -99,7 +99,7 @@ def test_a_text_read_once_serves_many_prompts(tiny) -> None:
 
 
 def test_texts_are_read_a_few_at_a_time_with_pauses_on_a_cpu(tiny) -> None:
-    texts = [list(range(100 + 10 * n, 130 + 11 * n)) for n in range(TEXTS_ON_CPU + 1)]
+    texts = [list(range(100 + 10 * n, 130 + 11 * n)) for n in range(ROWS_ON_CPU + 1)]
     steps = reading(tiny.model, texts, pad_id=1)
     assert [next(steps) for _ in range(2)] == [None, None], "a pause after the first few, one after the others"
     prefix = at_once(steps)
@@ -108,6 +108,25 @@ def test_texts_are_read_a_few_at_a_time_with_pauses_on_a_cpu(tiny) -> None:
         for layer, other in zip(prefix.cache.layers, alone.cache.layers, strict=True):
             assert torch.allclose(layer.keys[number, :, : len(text)], other.keys[0, :, : len(text)], atol=1e-4)
             assert torch.allclose(layer.values[number, :, : len(text)], other.values[0, :, : len(text)], atol=1e-4)
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_many_prompts_are_read_a_few_at_a_time_with_pauses_on_a_cpu(tiny, begun) -> None:
+    text = list(range(100, 130))
+    prompts = [[*text, *range(7 + n, 9 + 2 * n)] for n in range(ROWS_ON_CPU + 1)]
+    plain = [generate(tiny.model, [prompt], max_new=6, **PLAIN) for prompt in prompts]
+    options = {"prefix": at_once(reading(tiny.model, [text], 1)), "text_of": [0] * len(prompts)} if begun else {}
+    steps, pauses = generation(tiny.model, prompts, max_new=6, **options, **PLAIN), 0
+    while True:
+        try:
+            next(steps)
+            pauses += 1
+        except StopIteration as end:
+            tokens, sure = end.value
+            break
+    assert tokens == [answers for [answers], _ in plain]
+    assert sure == pytest.approx([chance for _, [chance] in plain], rel=1e-3)
+    assert pauses == 2 + 5, "after the first few, after the other one, and between six tokens"
 
 
 def test_each_prompt_has_its_own_temperature(tiny) -> None:
