@@ -61,7 +61,7 @@ class Settings(BaseSettings):
     device: str = "auto"  # or "cpu", "cuda", "cuda:1", "mps"
     chunk_size: int | None = Field(None, gt=0)  # tokens of a section; empty: as the model was prepared
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    batch_tokens: int | None = Field(None, gt=0)  # learned at once
+    batch_tokens: int | None = Field(None, gt=0)  # tokens learned at once; empty: one section on a CPU, 16,384 on a GPU
     memory_mb: int | None = Field(None, gt=0)  # learning stays below it, where it can
     study: bool = False  # adapters: the model writes study material first
     objectives: dict[str, float] = {}  # adapters: weights, as JSON: {"keep": 1.0}

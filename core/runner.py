@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-CHUNKS_AT_ONCE = 8  # chunks at once, for the search
+CHUNKS_AT_ONCE = 4  # chunks that are encoded at once, for the search
 TURN = 0.5  # seconds for which learning goes on after it waited for questions, if it waited for so long
 PAUSE_SECONDS = 5.0  # after an index that can't be read or written, before trying again
 
@@ -384,6 +384,7 @@ class Runner:
         """The chunks with their codes, a few at a time, so that no question waits long."""
         codes: list[bytes] = []
         for first in range(0, len(chunks), CHUNKS_AT_ONCE):
+            await self.device.let_questions_go()
             work.check()
             try:
                 codes += await self.device.run(engine.codes, chunks[first : first + CHUNKS_AT_ONCE])
