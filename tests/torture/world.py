@@ -321,10 +321,12 @@ async def receive(bot: Any, order: dict[str, Any], role: str) -> None:
     """Handed over until it is taken, as platforms do."""
     from core.errors import StorageFailed
 
+    new = False
     while True:
         try:
-            new = await bot.service.inbox.receive(key_of(order, role), json.dumps(order))
-        except StorageFailed:
+            new |= await bot.service.inbox.receive(key_of(order, role), json.dumps(order))
+        except StorageFailed:  # it may be there all the same: the connection was lost before the reply
+            new = True
             await asyncio.sleep(1)
         else:
             break
