@@ -55,7 +55,8 @@ LAG = 60.0  # seconds by which a replica may be behind
 ABOUT = """
 SELECT current_setting('server_version_num')::integer AS version, extract(epoch FROM clock_timestamp())::float8 AS now,
     current_setting('fsync') AS fsync, current_setting('synchronous_commit') AS commits,
-    coalesce((SELECT extract(epoch FROM max(replay_lag)) FROM pg_stat_replication), 0)::float8 AS lag
+    coalesce((SELECT extract(epoch FROM max(replay_lag)) FROM pg_stat_replication), 0)::float8 AS lag,
+    (SELECT count(*) FROM pg_stat_replication WHERE state IS NULL) AS hidden
 """
 ADD_ANSWER = """
 INSERT INTO answers (id, channel, document_id, question, learned, base, asked_at, asked_by, thread, details, shared)
@@ -410,7 +411,10 @@ async def about_server(url: str) -> tuple[list[str], str]:
         problems.append("it may lose what it committed: fsync or synchronous_commit is off")
     if row["lag"] > LAG:
         problems.append(f"a replica is {row['lag']:.0f} s behind")
-    return problems, f"PostgreSQL {row['version'] // 10_000}"
+    said = f"PostgreSQL {row['version'] // 10_000}"
+    if row["hidden"]:
+        said += "; how far its replicas are behind is not shown to this user: grant it pg_monitor"
+    return problems, said
 
 
 class ChannelRows:
