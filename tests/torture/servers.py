@@ -30,7 +30,8 @@ TIMES = 200
 CHANNELS = 5
 SPAN = 4.0  # seconds between two points at most
 NETWORKS = ["network to the database", "network to the store"]
-VICTIMS = ["front end 1", "front end 2", "worker 1", "worker 2", "worker 1", "worker 2", "database", *NETWORKS]
+PROCESSES = ["front end 1", "front end 2", "worker 1", "worker 2"]
+VICTIMS = [*PROCESSES, "worker 1", "worker 2", "database", *NETWORKS]
 CUT = 10.0  # seconds for which the network is cut at most
 IN_TIME = 180.0  # seconds from the last point until every end is told; a dead worker's job waits for 20
 PATIENCE = 600.0
@@ -127,7 +128,7 @@ async def run(plan: Plan, say: Say) -> list[Figure]:
             "ENGRAM_OBJECTS": f"s3://{objects.BUCKET}/engram",
         }
         servers = Servers(plan, database, networks, random.Random(plan.seed))
-        for name in sorted({*VICTIMS} - {"database", *NETWORKS}):
+        for name in PROCESSES:
             await servers.start(name)
         try:
             return await torture(servers, times, say)
