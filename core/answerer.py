@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from core.device import Device
@@ -57,6 +58,7 @@ class Answerer:
         self._floor = floor
         self._ground = ground
         self._ranking = ranking
+        self._fetching: set[asyncio.Task[None]] = set()
 
     async def ask(self, channel: str, question: str, named: str = "", thread: str = "") -> Answer:
         with self._device.asking():
@@ -84,7 +86,20 @@ class Answerer:
         understood = await self._understand(channel, question, thread)
         asked = await self._sections_to_ask(channel, understood, named, thread)
         answer = await self._answer(understood, asked, gate=not named)
+        if thread:
+            self._prefetch(answer, asked)
         return answer if understood == question else replace(answer, question=question, understood=understood)
+
+    def _prefetch(self, answer: Answer, asked: Sequence[Sequence[Hit]]) -> None:
+        """What the thread's next questions may need, while this answer is read."""
+        for hit in chain.from_iterable(asked):
+            if answer.document and (hit.document.id, hit.section) == (answer.document.id, answer.section):
+                fetching = asyncio.create_task(
+                    asyncio.to_thread(self._weights.prefetch, hit.document.weights, hit.section)
+                )
+                self._fetching.add(fetching)
+                fetching.add_done_callback(self._fetching.discard)
+                return
 
     async def _whole(self, channel: str, named: str, thread: str) -> Document | None:
         """The document that a question about a whole one means: the one that is named, the thread's, else the newest;

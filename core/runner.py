@@ -431,7 +431,7 @@ class Runner:
             document = await self._index.finish_job(job.id, document, pages, chunks, attempt=job.attempts)
         except Exception:  # not a cancelled task's: whether its row was committed, the next start sees
             if document.weights not in await self._index.all_weights():
-                await asyncio.to_thread(self._weights.delete, document.id)
+                await self._delete_unused()  # without this one, as long as its row may still come
                 raise
         with _errors_logged("what a document replaced could not be deleted; the next start tries again"):
             await self._delete_unused()

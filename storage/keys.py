@@ -33,7 +33,11 @@ NONCE = 12  # bytes, random
 ID = 16  # bytes of a key's id, which stand before what is sealed
 MARK = "sealed:"  # before it as text
 KEPT = 20_000  # keys in memory
-RETRIES: RetryConfig = {"max_retries": 6, "retry_timeout": timedelta(seconds=60)}
+RETRIES: RetryConfig = {  # by time alone
+    "max_retries": 1_000,
+    "retry_timeout": timedelta(seconds=60),
+    "backoff": {"max_backoff": timedelta(seconds=5)},
+}
 
 
 @dataclass(frozen=True)

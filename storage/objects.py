@@ -12,7 +12,7 @@ import secrets
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from threading import Lock
 from typing import TYPE_CHECKING
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 CHECKSUMS = "checksums.json"  # SECTION -> sha256 of its object; written last: without it, nothing is there
 AT_ONCE = 8  # requests
 KEPT = 256 << 20  # bytes of sections that were used last
+PREFETCHED = 64 << 20  # bytes of one document
 
 
 class Objects:
@@ -96,6 +97,16 @@ class Objects:
         if str(section) not in checksums:
             raise WeightsDamaged
         return self._section(record, channel, str(section), checksums[str(section)])
+
+    def prefetch(self, record: WeightsRecord, section: int) -> None:
+        """Of a large document those sections that are closest to this one."""
+        with suppress(WeightsDamaged, StorageFailed):  # `load` says so
+            checksums = self._checksums(record)
+            count = len(checksums) * PREFETCHED // max(PREFETCHED, record.bytes)
+            near = sorted(checksums, key=lambda number: abs(int(number) - section))[:count]
+            names = [self._name(record.document_id, f"{number}.safetensors") for number in near]
+            with ThreadPoolExecutor(AT_ONCE) as pool:
+                list(pool.map(self._get, names, (checksums[number] for number in near)))
 
     def whole(self, record: WeightsRecord, channel: str) -> dict[str, Tensor]:
         """All tensors, named SECTION/MODULE, as stored, on the CPU. Raises: WeightsDamaged, StorageFailed."""

@@ -26,11 +26,10 @@ from typing import Any, TypeVar
 
 import psycopg
 from procrastinate.schema import SchemaManager
-from psycopg import AsyncConnection
 from psycopg.errors import DiskFull
 from psycopg.pq import TransactionStatus
-from psycopg.rows import DictRow, dict_row
-from psycopg_pool import AsyncConnectionPool, PoolTimeout
+from psycopg.rows import DictRow
+from psycopg_pool import PoolTimeout
 
 from core.errors import DataTooNew, KeyLost, NotFound, SetupError, StorageFailed
 from core.ports import Used
@@ -39,6 +38,7 @@ from core.search.ranking import ChunkKey
 from core.search.words import spaced
 from core.types import ALL_PAGES, Chunk, Document, Job, Page, Stage
 from storage.channel_files import ADD_FEEDBACK, page_of, valid_text
+from storage.connections import Connection, pool
 from storage.index import ADD_CHANNEL, Index
 from storage.keys import MARK, Key, Keys, key_id
 from storage.words import matches, places_of, tokens
@@ -48,7 +48,6 @@ T = TypeVar("T")
 SCRIPTS = ("postgres.sql", "workers.sql")
 MIGRATIONS = tuple(Path(__file__).with_name(name) for name in SCRIPTS)  # the n-th makes version n
 CONNECTIONS = 8  # of one process
-WAIT = 30.0  # seconds for a connection, also while the server restarts
 PART = 1 << 20  # bytes of a file that are sent at once: the event loop waits for each
 OLDEST = 140000  # version of the server
 CLOCK = 5.0  # seconds by which clocks may differ
@@ -56,7 +55,8 @@ LAG = 60.0  # seconds by which a replica may be behind
 ABOUT = """
 SELECT current_setting('server_version_num')::integer AS version, extract(epoch FROM clock_timestamp())::float8 AS now,
     current_setting('fsync') AS fsync, current_setting('synchronous_commit') AS commits,
-    coalesce((SELECT extract(epoch FROM max(replay_lag)) FROM pg_stat_replication), 0)::float8 AS lag
+    coalesce((SELECT extract(epoch FROM max(replay_lag)) FROM pg_stat_replication), 0)::float8 AS lag,
+    (SELECT count(*) FROM pg_stat_replication WHERE state IS NULL) AS hidden
 """
 ADD_ANSWER = """
 INSERT INTO answers (id, channel, document_id, question, learned, base, asked_at, asked_by, thread, details, shared)
@@ -90,17 +90,8 @@ class PostgresIndex(Index):
     def __init__(self, url: str, keys: Keys) -> None:
         """url: postgresql://user:password@host/database"""
         self._keys = keys
-        self._pool = AsyncConnectionPool(
-            url,
-            connection_class=AsyncConnection[DictRow],
-            kwargs={"row_factory": dict_row, "autocommit": True},
-            min_size=1,
-            max_size=CONNECTIONS,
-            timeout=WAIT,
-            check=AsyncConnectionPool.check_connection,
-            open=False,
-        )
-        self._current: ContextVar[AsyncConnection[DictRow] | None] = ContextVar("connection", default=None)
+        self._pool = pool(url, CONNECTIONS)
+        self._current: ContextVar[Connection | None] = ContextVar("connection", default=None)
         self._unerased: set[str] = set()  # channels whose rows are to follow their documents
         self._erased_at = 0.0
         self._finishing: asyncio.Task[None] | None = None
@@ -299,7 +290,7 @@ class PostgresIndex(Index):
         await self._execute("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))", {"name": name})
 
     @asynccontextmanager
-    async def _connection(self) -> AsyncIterator[AsyncConnection[DictRow]]:
+    async def _connection(self) -> AsyncIterator[Connection]:
         """The one of the transaction that this task is in, or another one, on which a statement commits by itself."""
         with _postgres_errors():
             if connection := self._current.get():
@@ -407,7 +398,7 @@ class PostgresIndex(Index):
 async def about_server(url: str) -> tuple[list[str], str]:
     """What is wrong with a server, one sentence each, and what it is. Changes nothing."""
     try:
-        async with await AsyncConnection[DictRow].connect(url, row_factory=dict_row, connect_timeout=10) as connection:
+        async with await Connection.connect(url) as connection:
             [row] = await (await connection.execute(ABOUT)).fetchall()
     except psycopg.Error:
         return ["it can't be reached, or refuses this user"], ""
@@ -420,7 +411,10 @@ async def about_server(url: str) -> tuple[list[str], str]:
         problems.append("it may lose what it committed: fsync or synchronous_commit is off")
     if row["lag"] > LAG:
         problems.append(f"a replica is {row['lag']:.0f} s behind")
-    return problems, f"PostgreSQL {row['version'] // 10_000}"
+    said = f"PostgreSQL {row['version'] // 10_000}"
+    if row["hidden"]:
+        said += "; how far its replicas are behind is not shown to this user: grant it pg_monitor"
+    return problems, said
 
 
 class ChannelRows:

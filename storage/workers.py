@@ -20,8 +20,6 @@ import procrastinate
 import psycopg
 from procrastinate.exceptions import ConnectorException
 from procrastinate.job_context import AbortReason
-from psycopg.rows import dict_row
-from psycopg_pool import AsyncConnectionPool
 from pydantic import TypeAdapter
 
 from core import errors
@@ -31,6 +29,7 @@ from core.feed import Feeds
 from core.ports import AboutEngine
 from core.runner import Runner
 from core.types import Answer, Job, Progress, Stage, Step
+from storage.connections import Connection, pool
 from storage.keys import key_id
 from storage.postgres import PostgresIndex
 
@@ -39,6 +38,7 @@ logging.getLogger("procrastinate").setLevel(logging.WARNING)  # a line for each 
 
 LEARNING, CALLS, MENDING = "learning", "calls", "mending"  # queues
 NEWS = "engram_news"  # channel of NOTIFY
+CONNECTIONS = 4  # of one process, beside those of the index
 HEARTBEAT = 5.0  # seconds between a worker's signs of life
 DEAD_AFTER = 20.0  # seconds without one
 EVERY_5_SECONDS = "* * * * * */5"
@@ -48,6 +48,7 @@ LOOK_AFTER = 10.0  # seconds without news until what is awaited is looked up
 ENDS_EARLY = (  # the server ends a session whose process hangs, or whose machine is gone
     "-c idle_session_timeout=20s -c tcp_keepalives_idle=5 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3"
 )
+TRY_LOCK = "SELECT pg_try_advisory_lock(hashtextextended(%s, 0)) AS won"
 CALLS_AT_ONCE = 16  # of one worker; the device answers those that wait in one batch
 
 
@@ -77,15 +78,7 @@ class Queues:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self._pool = AsyncConnectionPool(
-            url,
-            kwargs={"row_factory": dict_row},
-            configure=lambda connection: connection.set_autocommit(True),
-            min_size=1,
-            max_size=4,
-            check=AsyncConnectionPool.check_connection,
-            open=False,
-        )
+        self._pool = pool(url, CONNECTIONS)
         self.app = procrastinate.App(connector=procrastinate.PsycopgConnector())
 
     async def __aenter__(self) -> Queues:
@@ -97,7 +90,7 @@ class Queues:
         await self._pool.close()
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
+    async def transaction(self) -> AsyncIterator[Connection]:
         """Raises: StorageFailed."""
         with _queue_errors():
             async with self._pool.connection() as connection, connection.transaction():
@@ -116,10 +109,11 @@ class Queues:
 
         Raises: ExceptionGroup, when the database is lost: another process may be in it from then on.
         """
-        async with await psycopg.AsyncConnection.connect(self.url, autocommit=True, options=ENDS_EARLY) as connection:
+        async with await Connection.connect(self.url, autocommit=True, options=ENDS_EARLY) as connection:
             while True:
-                cursor = await connection.execute("SELECT pg_try_advisory_lock(hashtextextended(%s, 0))", (name,))
-                if await cursor.fetchone() == (True,):
+                cursor = await connection.execute(TRY_LOCK, (name,))
+                [row] = await cursor.fetchall()
+                if row["won"]:
                     break
                 await asyncio.sleep(1.0)
             async with asyncio.TaskGroup() as group:
@@ -127,7 +121,7 @@ class Queues:
                 yield
                 holding.cancel()
 
-    async def add(self, queue: str, connection: psycopg.AsyncConnection[Any], **arguments: Any) -> None:
+    async def add(self, queue: str, connection: Connection, **arguments: Any) -> None:
         await self.app.configure_task(queue, queue=queue, connection=connection).defer_async(**arguments)
 
     async def tell(self, news: Mapping[str, Any]) -> None:
@@ -143,10 +137,9 @@ def _queue_errors() -> Iterator[None]:
         raise StorageFailed from error
 
 
-async def _keep_open(connection: psycopg.AsyncConnection[Any]) -> None:
+async def _keep_open(connection: Connection) -> None:
     while True:
-        async with asyncio.timeout(10):
-            await connection.execute("SELECT 1")
+        await connection.check(10.0)
         await asyncio.sleep(5.0)
 
 
@@ -264,13 +257,13 @@ class Workers:
     async def _listen(self) -> None:
         while True:
             try:
-                async with await psycopg.AsyncConnection.connect(self._queues.url, autocommit=True) as connection:
+                async with await Connection.connect(self._queues.url, autocommit=True) as connection:
                     await connection.execute(f"LISTEN {NEWS}")
                     while True:
                         await self._look()
                         async for notify in connection.notifies(timeout=LOOK_AFTER):
                             await self._hear(json.loads(notify.payload))
-                        await connection.execute("SELECT 1")  # is it still there?
+                        await connection.check()
             except Exception as problem:
                 log.warning("the workers' news are not heard (%r); trying again", problem)
                 await asyncio.sleep(1.0)
