@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+from collections.abc import Iterable
 from xml.etree import ElementTree
 
 UNPACKED = 200 << 20  # bytes of all parts, and
@@ -54,3 +55,8 @@ class Archive:
             return ElementTree.fromstring(self.check(name))
         except (ElementTree.ParseError, ValueError, LookupError):
             raise Unreadable("damaged") from None
+
+
+def named_texts(elements: Iterable[ElementTree.Element]) -> dict[str, str]:
+    """The texts of elements by their names, without name spaces."""
+    return {element.tag.rpartition("}")[2]: (element.text or "").strip() for element in elements}

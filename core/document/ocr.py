@@ -12,11 +12,13 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
+from operator import attrgetter
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
-from core.document.heads import Line, Sheet
+from core.document.heads import Box, Line, Sheet
 from core.document.layout import read_sheets
+from core.document.order import around
 from core.document.text import tidy
 from core.sandbox import Crashed, Overrun, Sandbox
 
@@ -84,10 +86,9 @@ class Ocr:
                 progress(done + 1, len(tried))
         left = tuple(list(pages)[len(tried) :])
         words = [(number, tsv) for number, tsv in printed.items() if tsv]
+        imports = ("core.document.ocr",)
         try:
-            laid = await self.sandbox.call(
-                "core.document.ocr:lay_out", json.dumps(words).encode(), imports=("core.document.ocr",)
-            )
+            laid = await self.sandbox.call("core.document.ocr:lay_out", json.dumps(words).encode(), imports=imports)
             texts, confidence = dict.fromkeys(printed, ""), {}
             for (number, _), (text, share) in zip(words, laid, strict=True):
                 texts[number], mean = str(text), float(share)
@@ -99,16 +100,9 @@ class Ocr:
 
     async def _page(self, data: bytes, number: int, kind: str, turned: bool) -> str:
         """What Tesseract prints for a page, as TSV; "" for a blank one. Raises: Overrun, Crashed, NoDrawing."""
-        drawing = await self.sandbox.call(
-            "core.document.pdf:draw",
-            data,
-            number,
-            kind,
-            DPI,
-            DOTS,
-            imports=("core.document.pdf", "pymupdf"),
-            signs=True,
-        )
+        imports = ("core.document.pdf", "pymupdf")
+        page = (number, kind, DPI, DOTS)
+        drawing = await self.sandbox.call("core.document.pdf:draw", data, *page, imports=imports, signs=True)
         image, dpi = _image(drawing)
         if not image:
             return ""
@@ -137,7 +131,7 @@ def installed(path: str | None) -> list[str]:
         listing = subprocess.run([path or "", "--list-langs"], capture_output=True, text=True, timeout=20)
     except (OSError, ValueError, subprocess.SubprocessError):
         return []
-    return [line.strip() for line in listing.stdout.splitlines()[1:] if line.strip()]
+    return list(filter(None, map(str.strip, listing.stdout.splitlines()[1:])))
 
 
 # Below, the child.
@@ -160,23 +154,35 @@ def lay_out(data: bytes) -> list[tuple[str, float]]:
 def _lines(tsv: str) -> Iterable[tuple[Line, float]]:
     """The lines, cut at wide gaps as a table's cells are, with their confidence. A line's box is as high as its
     highest letter, so the type's size is taken from the whole paragraph."""
-    rows = [row for row in (_word(line) for line in tsv.splitlines()) if row]
-    for number, (_, paragraph) in enumerate(groupby(rows, key=lambda row: row[0][:2])):
-        lines = [list(line) for _, line in groupby(paragraph, key=lambda row: row[0])]
-        size = median(max(row[1][3] for row in line) - min(row[1][1] for row in line) for line in lines)
+    words = filter(None, map(_word, tsv.splitlines()))
+    for number, (_, paragraph) in enumerate(groupby(words, key=lambda word: word.place[:2])):
+        lines = [list(line) for _, line in groupby(paragraph, key=attrgetter("place"))]
+        size = median(map(_height, lines))
         for line in lines:
             for run in _runs(line, size):
-                x0, y0, x1, y1 = zip(*(box for _, box, _, _ in run), strict=True)
-                sure = sum(confidence * len(text) for *_, text, confidence in run) / sum(len(row[2]) for row in run)
-                if sure >= LEAST and (text := tidy(" ".join(row[2] for row in run))):
-                    yield Line(text, min(x0), min(y0), max(x1), max(y1), size, number), sure
+                letters = sum(len(word.text) for word in run)
+                sure = sum(word.confidence * len(word.text) for word in run) / letters
+                text = tidy(" ".join(word.text for word in run))
+                if sure >= LEAST and text:
+                    yield Line(text, *around(word.box for word in run), size, number), sure
 
 
-Word = tuple[tuple[int, int, int], tuple[float, float, float, float], str, float]
+class Word(NamedTuple):
+    """As Tesseract recognised it."""
+
+    place: tuple[int, int, int]  # numbers of its block, paragraph and line
+    box: Box
+    text: str
+    confidence: float  # 0..1
+
+
+def _height(line: Sequence[Word]) -> float:
+    _, top, _, bottom = around(word.box for word in line)
+    return bottom - top
 
 
 def _word(line: str) -> Word | None:
-    """((block, paragraph, line), box, text, confidence 0..1) of a word's row; None for other rows."""
+    """Of a row of Tesseract's TSV; None for rows of other things."""
     cells = line.split("\t")
     try:
         level, _, *place, _, left, top, width, height = map(int, cells[:10])
@@ -185,13 +191,15 @@ def _word(line: str) -> Word | None:
         return None
     if level != WORD or not text:
         return None
-    return (place[0], place[1], place[2]), (left, top, left + width, top + height), text, confidence
+    box = (left, top, left + width, top + height)
+    return Word((place[0], place[1], place[2]), box, text, confidence)
 
 
 def _runs(line: Sequence[Word], size: float) -> list[list[Word]]:
     runs = [[line[0]]]
     for word in line[1:]:
-        if word[1][0] - runs[-1][-1][1][2] > 1.5 * size:
+        left, right_before = word.box[0], runs[-1][-1].box[2]
+        if left - right_before > 1.5 * size:
             runs.append([])
         runs[-1].append(word)
     return runs
