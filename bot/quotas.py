@@ -43,8 +43,9 @@ class InMemory:
         yield used
         self._used[key] = used
         if len(self._used) > MANY_KEYS:
-            recent = {other: self._recent(other) for other in self._used}
-            self._used = {other: left for other, left in recent.items() if left}
+            for other in list(self._used):
+                if not self._recent(other):
+                    del self._used[other]
 
     def _recent(self, key: str) -> Used:
         return [(until, amount) for until, amount in self._used.get(key, []) if until > self.clock()]

@@ -16,6 +16,7 @@ from bot.chat import Button, Field, Message, Style, Tone
 from bot.escape import clip
 from bot.wording import ago, count, in_words, not_found_in, seconds, with_its_cut
 from core.document.formats import place_of
+from core.document.text import one_line
 from core.errors import AlreadyKnown, EngramError, QuotaReached, SetupError
 from core.prompts import NOT_IN_TEXT
 from core.types import Answer, Certainty, Completion, Correction, Document, Job, JobKind, Progress, Stage, Status
@@ -104,8 +105,7 @@ def finished(news: Progress, older: Document | None = None, examples: Sequence[t
 
 def _learned(document: Document, older: Document | None, examples: Sequence[tuple[int, str]]) -> Message:
     metrics = document.metrics
-    plain = [note for note in metrics.notes if not MACHINE_TERMS.search(note)]
-    notes = [note if note.endswith(".") else f"{note}." for note in plain]
+    notes = [f"{note.removesuffix('.')}." for note in metrics.notes if not MACHINE_TERMS.search(note)]
     if metrics.check_total >= ENOUGH and metrics.check_after < metrics.check_total / 2:
         asked = count(metrics.check_total, "question")
         notes.append(f"I got {metrics.check_after} of my own {asked} about it right, so look at the pages I give.")
@@ -157,9 +157,10 @@ def learning_details(document: Document, picture: bytes) -> Message:
         Field("Read", f"{parts(document)}, {document.tokens:,} tokens in {count(metrics.chunks, 'part')}"),
         Field("Learned", f"in {seconds(metrics.seconds)}"),
         Field("Surprise at its text (loss)", f"{metrics.initial_loss:.2f} before, {metrics.final_loss:.2f} after"),
-        *([Field("Questions to myself", checked)] if metrics.check_total else []),
-        *(Field("Note", note) for note in metrics.notes),
     ]
+    if metrics.check_total:
+        fields.append(Field("Questions to myself", checked))
+    fields += [Field("Note", note) for note in metrics.notes]
     return Message(
         title=document.name,
         fields=tuple(fields),
@@ -200,7 +201,8 @@ def loss_curve(losses: Sequence[float]) -> bytes:
     from PIL import Image, ImageDraw, ImageFont
 
     left, top, right, bottom = 90, 50, 940, 310  # of the plot, in dots; halved at the end, which smooths the line
-    low, high = min(loss for _, loss in points), max(loss for _, loss in points)
+    finite = [loss for _, loss in points]
+    low, high = min(finite), max(finite)
     wide = (right - left) / (points[-1][0] - 1)  # dots a step
     tall = (bottom - top) / ((high - low) or 1.0)  # dots a nat
     picture = Image.new("RGB", (960, 360), "white")
@@ -276,7 +278,7 @@ def _left_out(value: Answer) -> list[str]:
 
 def _short(text: str) -> str:
     """Two or three lines of an answer."""
-    lines = [line.strip() for line in text.strip().splitlines() if line.strip()] or ["(nothing)"]
+    lines = list(filter(None, map(str.strip, text.splitlines()))) or ["(nothing)"]
     more = " …" if len(lines) > ANSWER_LINES else ""
     short = clip("\n".join(lines[:ANSWER_LINES]) + more, ANSWER)
     return short[0].upper() + short[1:]
@@ -284,7 +286,7 @@ def _short(text: str) -> str:
 
 def _base(value: Answer) -> str:
     """What the base model says, on one line."""
-    text = " ".join(value.base.text.split())
+    text = one_line(value.base.text)
     return "I don't know." if text in ("", NOT_IN_TEXT) else with_its_cut(text)
 
 
@@ -351,7 +353,7 @@ def correction_offered(given: Correction, document: Document, name: str) -> Mess
 
 
 def _compared(given: Correction) -> str:
-    said = clip(" ".join(given.answer.split()), BESIDE)
+    said = clip(one_line(given.answer), BESIDE)
     return f"I said: {said}\nRight is: {clip(given.correction, ANSWER)}"
 
 
@@ -533,16 +535,14 @@ def forget_question(documents: Sequence[Document], key: str = "") -> Message:
     if not documents:
         return Message(text="You have brought nothing here that I could forget; /docs lists what I know.")
     more = "" if len(documents) <= OFFERED else " For another one, write its whole name after the command."
+    is_certain = len(documents) == 1 and key
+    buttons = []
+    for document, name in zip(documents[:OFFERED], _told_apart(documents[:OFFERED]), strict=True):
+        buttons.append(Button(clip(f"Forget {name}", LABEL), "forget", document.id, Style.DANGER))
     return Message(
-        title=f"Forget {documents[0].name}?" if len(documents) == 1 and key else "Which document shall I forget?",
+        title=f"Forget {documents[0].name}?" if is_certain else "Which document shall I forget?",
         text=f"{FORGET_WARNING}{more}",
-        buttons=(
-            *(
-                Button(clip(f"Forget {name}", LABEL), "forget", document.id, Style.DANGER)
-                for document, name in zip(documents[:OFFERED], _told_apart(documents[:OFFERED]), strict=True)
-            ),
-            Button("Keep", "keep"),
-        ),
+        buttons=(*buttons, Button("Keep", "keep")),
         tone=Tone.BAD,
     )
 
@@ -550,8 +550,12 @@ def forget_question(documents: Sequence[Document], key: str = "") -> Message:
 def _told_apart(documents: Sequence[Document]) -> list[str]:
     """Names; those that stand there twice with their pages and age."""
     names, now = [document.name for document in documents], time.time()
-    about = [f"{d.name} ({parts(d)}, {ago(now - d.learned_at)})" for d in documents]
-    return [long if names.count(name) > 1 else name for name, long in zip(names, about, strict=True)]
+    apart = []
+    for document in documents:
+        is_alone = names.count(document.name) == 1
+        about = f"{document.name} ({parts(document)}, {ago(now - document.learned_at)})"
+        apart.append(document.name if is_alone else about)
+    return apart
 
 
 def reset_question(known: int) -> Message:
@@ -625,14 +629,15 @@ THREADS = {"follow-ups": "Threads: for follow-ups", "always": "Threads: always",
 def settings(current: Mapping[str, str]) -> Message:
     """How the bot answers in a channel. current: `compare` and `threads`."""
     rows = {"compare": COMPARE, "threads": THREADS}
+    buttons = []
+    for name, labels in rows.items():
+        for value, label in labels.items():
+            style = Style.PRIMARY if current[name] == value else Style.PLAIN
+            buttons.append(Button(label, "set", f"{name}={value}", style))
     return Message(
         title="How I answer in this channel",
         text="The comparison is what I would have said without the document. Threads are for answers to mentions.",
-        buttons=tuple(
-            Button(label, "set", f"{name}={value}", Style.PRIMARY if current[name] == value else Style.PLAIN)
-            for name, labels in rows.items()
-            for value, label in labels.items()
-        ),
+        buttons=tuple(buttons),
     )
 
 

@@ -65,11 +65,11 @@ async def tell_late(bot: BotBase, reopen: Callable[[str], Awaitable[Live | None]
     while True:
         await asyncio.sleep(LATE)
         with contextlib.suppress(StorageFailed):
-            ended = [job for job in await bot.service.pending_deliveries() if job.stage.final]
-            for job in ended:
-                if job.id in late:
+            ended = {job.id: job for job in await bot.service.pending_deliveries() if job.stage.final}
+            for id, job in ended.items():
+                if id in late:
                     await resume_job(bot, job, reopen)
-            late = {job.id for job in ended}
+            late = set(ended)
 
 
 async def _note_told(bot: BotBase, job: Job) -> None:
@@ -90,18 +90,20 @@ async def _ending(bot: BotBase, last: Progress) -> Message:
 
 async def _older(bot: BotBase, document: Document) -> Document | None:
     """The one that the channel knows by the same name."""
-    known = await bot.service.documents(document.channel)
-    return next((other for other in known if other.name == document.name and other.id != document.id), None)
+    for other in await bot.service.documents(document.channel):
+        if other.name == document.name and other.id != document.id:
+            return other
+    return None
 
 
 async def _examples(bot: BotBase, document: Document) -> list[tuple[int, str]]:
     """Questions to try, each with its number: they read well, and their answers are supported."""
-    good = [(number, text) for number, text in enumerate(document.questions) if render.reads_well(text)][:TRIED]
+    good = list(filter(render.reads_well, document.questions))
     try:
-        likely = await bot.service.likely(document, [text for _, text in good])
+        likely = await bot.service.likely(document, good[:TRIED])
     except EngramError:  # forgotten meanwhile, or this process stops
         return []
-    return [(number, text) for number, text in good if text in likely][: render.EXAMPLES]
+    return [(document.questions.index(text), text) for text in likely[: render.EXAMPLES]]
 
 
 async def _watch(bot: BotBase, job: Job, live: Live) -> Progress:
