@@ -485,16 +485,16 @@ class ChannelRows:
     ) -> None:
         key = await self._key(document_id)
         ids = {"document_id": document_id, "channel": self._channel}
-        page_rows = [
-            vars(page) | {"text": _sealed_text(key, page.text), "places": _sealed_text(key, json.dumps(page.places))}
-            for page in pages
-        ]
+        page_rows = []
+        for page in pages:
+            sealed = {"text": _sealed_text(key, page.text), "places": _sealed_text(key, json.dumps(page.places))}
+            page_rows.append(ids | vars(page) | sealed)
         await self._insert(
             """
             INSERT INTO pages (document_id, channel, number, text, places, confidence, correction)
             VALUES (:document_id, :channel, :number, :text, :places, :confidence, :correction)
             """,
-            [ids | row for row in page_rows],
+            page_rows,
         )
         await self._insert(
             """
@@ -510,8 +510,10 @@ class ChannelRows:
             counts=list(map(len, words)),
             key=key.id,
         )
-        hashed = {key.hash(word): key.seal(array("I", places).tobytes()) for word, places in places_of(words).items()}
-        rows = [(self._channel, word, document_id, hashed[word]) for word in sorted(hashed)]  # their order says nothing
+        rows = []
+        for word, places in places_of(words).items():
+            rows.append((self._channel, key.hash(word), document_id, key.seal(array("I", places).tobytes())))
+        rows.sort()  # their order says nothing of the text's
         await self._index.copy("COPY words (channel, word, document_id, sealed_places) FROM STDIN", rows)
 
     async def pages(self, document_id: str) -> list[Page]:
@@ -541,11 +543,14 @@ class ChannelRows:
 
     async def search(self, words: Sequence[str], document_ids: Collection[str]) -> list[dict[str, Any]]:
         phrases = await asyncio.to_thread(tokens, words)
-        counts = await self._execute("SELECT document_id, counts, key FROM word_counts WHERE channel = :channel")
-        keys = {row["document_id"]: await self._index.key_of(row["key"]) for row in counts}
-        token_of: dict[tuple[str, int], str] = {}
-        for key in keys.values():
-            token_of |= {(key.id, key.hash(token)): token for token in chain.from_iterable(phrases)}
+        counts: dict[str, list[int]] = {}
+        keys: dict[str, Key] = {}
+        token_of: dict[tuple[str, int], str] = {}  # by key and hash
+        for row in await self._execute("SELECT document_id, counts, key FROM word_counts WHERE channel = :channel"):
+            key = await self._index.key_of(row["key"])
+            counts[row["document_id"]], keys[row["document_id"]] = row["counts"], key
+            for token in chain.from_iterable(phrases):
+                token_of[key.id, key.hash(token)] = token
         rows = await self._execute(
             "SELECT word, document_id, sealed_places FROM words WHERE channel = :channel AND word = ANY(:words)",
             words=[word for _, word in token_of],
@@ -554,13 +559,8 @@ class ChannelRows:
         for row in rows:
             key = keys[row["document_id"]]
             places[row["document_id"], token_of[key.id, row["word"]]] = array("I", key.open(row[SEALED_PLACES]))
-        ranked = await asyncio.to_thread(
-            matches,
-            dict(zip(words, phrases, strict=True)),
-            {row["document_id"]: row["counts"] for row in counts},
-            places,
-            document_ids,
-        )
+        asked = dict(zip(words, phrases, strict=True))
+        ranked = await asyncio.to_thread(matches, asked, counts, places, document_ids)
         return [match._asdict() for match in ranked]
 
     # Answers
@@ -658,10 +658,11 @@ class ChannelRows:
         self, answers: Sequence[Mapping[str, Any]], feedback: Sequence[Mapping[str, Any]]
     ) -> None:
         await self._add_answers({**row, "shared": bool(row["shared"])} for row in answers)
-        keys = {row["id"]: await self._key(row["document_id"]) for row in answers}
+        document_of = {row["id"]: row["document_id"] for row in answers}
         rows = []
         for row in feedback:
-            correction = _sealed_text(keys[row["answer_id"]], row["correction"])
+            key = await self._key(document_of[row["answer_id"]])
+            correction = _sealed_text(key, row["correction"])
             rows.append({**row, "helpful": bool(row["helpful"]), "correction": correction})
         await self._insert(ADD_FEEDBACK, rows)
 
@@ -697,9 +698,10 @@ def _postgres(sql: str) -> str:
 
 def _valid(values: Mapping[str, Any]) -> dict[str, Any]:
     """PostgreSQL's text holds no NUL."""
-    valid = {}
+    valid = dict(values)
     for name, value in values.items():
-        valid[name] = valid_text(value).replace("\0", "\N{REPLACEMENT CHARACTER}") if isinstance(value, str) else value
+        if isinstance(value, str):
+            valid[name] = valid_text(value).replace("\0", "\N{REPLACEMENT CHARACTER}")
     return valid
 
 
