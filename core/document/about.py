@@ -12,8 +12,8 @@ from core.document.places import ABOUT
 from core.document.text import one_line, tidy
 from core.types import Page
 
-HEADINGS = 60  # of a document that are listed
-DATED = 800  # characters in which a document says when it was published, on a short line
+MAX_HEADINGS = 60  # of a document that are listed
+BEGINNING_LENGTH = 800  # characters in which a document says when it was published, on a short line
 NO_TITLE = re.compile(
     r"untitled|unbenannt|microsoft |\.(?:docx?|pptx?|xlsx?|tex|dvi|ps|pdf|indd|qxd|odt)\b"
     r"|^(?:document|slide|presentation|powerpoint presentation) ?\d*$|[\\/]\w+[\\/]",
@@ -73,7 +73,7 @@ def about(
 
 def printed_date(text: str) -> str:
     """The date that a document's beginning shows on a line of its own; "" for none."""
-    for line in text[:DATED].splitlines():
+    for line in text[:BEGINNING_LENGTH].splitlines():
         if (date := _DATE.search(line)) and len(line.split()) <= 8:
             return date[0]
     return ""
@@ -81,7 +81,7 @@ def printed_date(text: str) -> str:
 
 def byline(text: str, title: str) -> str:
     """Who wrote a document, where a line below its title names people; "" for none."""
-    lines = filterfalse(title.__contains__, map(str.strip, text[:DATED].splitlines()))
+    lines = filterfalse(title.__contains__, map(str.strip, text[:BEGINNING_LENGTH].splitlines()))
     for line in islice(lines, 2):
         names = _NO_NAME.sub(" ", line)
         words = list(filterfalse(LOWER.__contains__, names.split()))
@@ -120,9 +120,9 @@ def title_of(name: str, pages: Sequence[Page]) -> str:
 
 def _contents(rows: Sequence[tuple[int, str, int]]) -> str:
     """The headings with their pages; of too many, the deepest level goes first."""
-    while len(rows) > HEADINGS:
+    while len(rows) > MAX_HEADINGS:
         deepest = max(level for level, *_ in rows)
-        rows = [row for row in rows if row[0] < deepest] if deepest > 1 else rows[:HEADINGS]
+        rows = [row for row in rows if row[0] < deepest] if deepest > 1 else rows[:MAX_HEADINGS]
     entries = []
     for _, text, page in rows:
         if text:

@@ -12,8 +12,8 @@ from core.document.places import ABOUT, Block, heading, joined
 from core.document.tables import has_heading, line_of, row_sentences, rows_as_text, without_breaks
 from core.document.text import one_line
 
-PAGE = 3_000  # characters, about what a printed page holds
-MARKS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
+PAGE_LENGTH = 3_000  # characters, about what a printed page holds
+BYTE_ORDER_MARKS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
 DELIMITERS = ",;\t"
 _LINK = re.compile(r"!?\[([^\]\n]*)\]\((?:[^()\s]|\([^()\s]*\))*(?:\s+\"[^\"\n]*\")?\)")
 _REFERENCE = re.compile(r"(?<!\])!?\[([^\[\]]+)\](?:\[([^\[\]]*)\])?+(?!\()")  # a link by reference
@@ -43,11 +43,11 @@ def pages_of(blocks: Sequence[str], own: str = "") -> dict[str, Any]:
         own: what the file says of itself, to stand first.
     """
     pages: list[list[str]] = [[Block(own, ABOUT)] if own else []]
-    room = PAGE
+    room = PAGE_LENGTH
     for block in filter(str.strip, blocks):
         if pages[-1] and len(block) > room:
             pages.append([])
-            room = PAGE
+            room = PAGE_LENGTH
         pages[-1].append(block if isinstance(block, Block) else block.strip())
         room -= len(block)
     texts, places, last = [], [], ""
@@ -70,7 +70,7 @@ def decoded(data: bytes) -> str:
 
     Raises: UnicodeDecodeError.
     """
-    for mark, encoding in MARKS:
+    for mark, encoding in BYTE_ORDER_MARKS:
         if data.startswith(mark):
             return data.decode(encoding)
     try:

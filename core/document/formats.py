@@ -19,7 +19,7 @@ from typing import Any
 
 from core.document.archive import Unreadable
 from core.document.language import ENGLISH, NAMES, language_of
-from core.document.ocr import MINUTES, Ocr, Recognised
+from core.document.ocr import MAX_MINUTES, Ocr, Recognised
 from core.document.places import shortened
 from core.document.text import tidy, unseen, visible
 from core.errors import NotAPdf, PdfDamaged, PdfHasNoText, PdfLocked, PdfTooBig, PdfTooLong, PdfTooSlow, Refused
@@ -27,16 +27,16 @@ from core.sandbox import Crashed, Overrun, Sandbox, Stuck
 from core.types import ALL_PAGES, Limits, Page
 
 SANDBOX = Sandbox()
-SEARCHED = 1024  # bytes in which a PDF's magic must stand (Adobe's own readers' rule)
+MAGIC_WITHIN = 1024  # bytes in which a PDF's magic must stand (Adobe's own readers' rule)
 PDF_MAGIC = b"%PDF-"  # somewhere in the first 1,024 bytes
 ZIP = b"PK\x03\x04"
-PLACE = 160  # characters of what a place is called
-FEWEST = 40  # words that tell a document's language
-POOR = 0.6  # confidence of text recognition below which a page is called hardly recognised
-WINDOWS = ("mbcs", "oem")  # codecs that are nowhere else
-CODECS = tuple(f"encodings.{m.name}" for m in iter_modules(encodings.__path__) if m.name not in WINDOWS)
-TEXT = ("csv", "zipfile", "xml.etree.ElementTree", "charset_normalizer", *CODECS)
-XML = ("xml.etree.ElementTree", "zipfile", "encodings.cp437", "encodings.utf_16", "encodings.utf_16_le")
+MAX_PLACE_NAME = 160  # characters of what a place is called
+MIN_LANGUAGE_WORDS = 40  # words that tell a document's language
+POOR_CONFIDENCE = 0.6  # confidence of text recognition below which a page is called hardly recognised
+WINDOWS_CODECS = ("mbcs", "oem")  # codecs that are nowhere else
+CODECS = tuple(f"encodings.{m.name}" for m in iter_modules(encodings.__path__) if m.name not in WINDOWS_CODECS)
+TEXT_MODULES = ("csv", "zipfile", "xml.etree.ElementTree", "charset_normalizer", *CODECS)
+XML_MODULES = ("xml.etree.ElementTree", "zipfile", "encodings.cp437", "encodings.utf_16", "encodings.utf_16_le")
 KINDS = "a PDF, a Word, PowerPoint or Excel file, an e-book (EPUB), a web page, Markdown or plain text"
 
 
@@ -62,7 +62,7 @@ class Format:
 
 
 def _begins(data: bytes) -> bytes:
-    return data[:SEARCHED].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    return data[:MAGIC_WITHIN].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
 
 
 def _is_zip_with(part: bytes) -> Callable[[bytes], bool]:
@@ -70,7 +70,7 @@ def _is_zip_with(part: bytes) -> Callable[[bytes], bool]:
 
 
 def _is_pdf(data: bytes) -> bool:
-    return PDF_MAGIC in data[:SEARCHED] and not _begins(data).startswith((b"<", b"pk"))
+    return PDF_MAGIC in data[:MAGIC_WITHIN] and not _begins(data).startswith((b"<", b"pk"))
 
 
 def _is_html(data: bytes) -> bool:
@@ -96,20 +96,20 @@ def _is_text(data: bytes) -> bool:
 
 PICTURES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"II*\0", b"MM\0*")  # as far as MuPDF opens them
 CONTROL = bytes({*range(32)} - {*b"\t\n\r\f\x1b"})
-PYMUPDF = ("pymupdf", "encodings.raw_unicode_escape", "encodings.unicode_escape")  # the last two: to find tables
+PDF_MODULES = ("pymupdf", "encodings.raw_unicode_escape", "encodings.unicode_escape")  # the last two: to find tables
 WORD, SLIDES, SHEETS = (
     _is_zip_with(part) for part in (b"word/document.xml", b"ppt/presentation.xml", b"xl/workbook.xml")
 )
 EPUB = _is_zip_with(b"mimetypeapplication/epub+zip")
 FORMATS = (
-    Format("a PDF", _is_pdf, "core.document.pdf:extract", PYMUPDF, signs=True),
-    Format("a Word document", WORD, "core.document.office:read_docx", XML),
-    Format("a presentation", SLIDES, "core.document.office:read_pptx", XML, "slide"),
-    Format("a workbook", SHEETS, "core.document.office:read_xlsx", ("openpyxl", *XML), "sheet"),
-    Format("an e-book", EPUB, "core.document.web:read_epub", TEXT, "chapter"),
-    Format("a web page", _is_html, "core.document.web:read_html", TEXT),
-    Format("a picture", _is_picture, "core.document.pdf:extract_picture", PYMUPDF),
-    Format("text", _is_text, "core.document.flow:read_text", TEXT),
+    Format("a PDF", _is_pdf, "core.document.pdf:extract", PDF_MODULES, signs=True),
+    Format("a Word document", WORD, "core.document.office:read_docx", XML_MODULES),
+    Format("a presentation", SLIDES, "core.document.office:read_pptx", XML_MODULES, "slide"),
+    Format("a workbook", SHEETS, "core.document.office:read_xlsx", ("openpyxl", *XML_MODULES), "sheet"),
+    Format("an e-book", EPUB, "core.document.web:read_epub", TEXT_MODULES, "chapter"),
+    Format("a web page", _is_html, "core.document.web:read_html", TEXT_MODULES),
+    Format("a picture", _is_picture, "core.document.pdf:extract_picture", PDF_MODULES),
+    Format("text", _is_text, "core.document.flow:read_text", TEXT_MODULES),
 )
 ENDINGS = ("pdf", "docx", "pptx", "xlsx", "epub", "html", "htm", "md", "markdown", "txt")  # of files worth hearing
 PLACES = r"pages?|pp?\.|slides?|sheets?|chapters?|seiten?|folien?|kapitel"
@@ -325,7 +325,7 @@ def _places(begin: Sequence[Sequence[Any]], left_out: Sequence[int]) -> tuple[tu
     places = []
     for start, name in begin:
         offset = max(0, int(start))
-        places.append((offset - bisect_left(left_out, offset), shortened(tidy(str(name)), PLACE)))
+        places.append((offset - bisect_left(left_out, offset), shortened(tidy(str(name)), MAX_PLACE_NAME)))
     return tuple(sorted(places))
 
 
@@ -352,7 +352,7 @@ def _notes(reply: dict[str, Any], place: str) -> tuple[str, ...]:
 def _ocr_notes(reply: dict[str, Any], place: str) -> list[str]:
     """What text recognition read, how sure it is, and what it left out."""
     sure: dict[int, float] = reply.get("ocr", {})
-    poor = [page for page, confidence in sure.items() if confidence < POOR]
+    poor = [page for page, confidence in sure.items() if confidence < POOR_CONFIDENCE]
     notes = []
     if sure:
         mean = sum(sure.values()) / len(sure)
@@ -362,7 +362,7 @@ def _ocr_notes(reply: dict[str, Any], place: str) -> list[str]:
     if failed := reply.get("failed"):
         notes.append(f"{_numbers(failed, place)} could not be recognised.")
     if left := reply.get("left"):
-        most = f"I recognise {_count(reply.get('most', 0), place)} of a document, for {MINUTES} minutes at most"
+        most = f"I recognise {_count(reply.get('most', 0), place)} of a document, for {MAX_MINUTES} minutes at most"
         were = "was" if len(left) == 1 else "were"
         notes.append(f"{_numbers(left, place)} {were} left out: {most}.")
     return notes
@@ -371,7 +371,7 @@ def _ocr_notes(reply: dict[str, Any], place: str) -> list[str]:
 def _language(pages: Sequence[Page]) -> tuple[str, ...]:
     """Said of a document that is not English."""
     text = "\n".join(page.text for page in pages)
-    language = language_of(text) if len(text.split()) >= FEWEST or not text.isascii() else ENGLISH
+    language = language_of(text) if len(text.split()) >= MIN_LANGUAGE_WORDS or not text.isascii() else ENGLISH
     return (f"This document is in {NAMES[language]}; I read English best.",) if language != ENGLISH else ()
 
 

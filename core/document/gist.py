@@ -15,11 +15,11 @@ from core.document.text import one_line
 from core.search.words import SENTENCE_END, STOP_WORDS, normalise
 from core.types import Page
 
-WORDS = 110  # of the whole text: it has to fit into one section
-HEADING_WORDS = 10  # of a line that may be a heading
-SENTENCE_WORDS = 30  # of a first sentence that can stand for the whole
-HEADINGS = 6
-LEAD = 2  # sentences that the document begins with
+MAX_WORDS = 110  # of the whole text: it has to fit into one section
+MAX_HEADING_WORDS = 10  # of a line that may be a heading
+MAX_SENTENCE_WORDS = 30  # of a first sentence that can stand for the whole
+MAX_HEADINGS = 6
+LEAD_SENTENCES = 2  # sentences that the document begins with
 CLAUSE = r"(?: ?\([^)]*\))*(?:, ?(?!and\b)[^.]{2,160}?,[\"”]?)?"  # what may stand between a subject and its verb
 DEFINED = re.compile(
     r"^(?:(?:In|As|On|At) [^,]{3,80}, )?(?:(?:The|A|An|the|a|an) )?(?:(?:term|word|name|phrase) )?"
@@ -47,9 +47,9 @@ def gist(pages: Sequence[Page], name: str) -> str:
     if not about:
         return ""
     about = about.rstrip(".")
-    parts = [f"The main subject is {about}. This document is about {about}.", *sentences[:LEAD]]
+    parts = [f"The main subject is {about}. This document is about {about}.", *sentences[:LEAD_SENTENCES]]
     if others := [heading for heading in headings if heading != about]:
-        parts.append(f"Its parts are: {'; '.join(map(shortened, others[:HEADINGS]))}.")
+        parts.append(f"Its parts are: {'; '.join(map(shortened, others[:MAX_HEADINGS]))}.")
     parts += filterfalse(set(parts).__contains__, key_sentences(sentences))
     return " ".join(_fitting(parts))
 
@@ -79,11 +79,11 @@ def _is_defined(match: re.Match[str]) -> bool:
 def beginning(sentence: str) -> str:
     """A first sentence, or as much of a long one as can stand for it: up to its last comma, or its first words."""
     words = sentence.split()
-    if len(words) <= SENTENCE_WORDS:
+    if len(words) <= MAX_SENTENCE_WORDS:
         return sentence
-    end = SENTENCE_WORDS
-    for number, word in enumerate(words[:SENTENCE_WORDS], start=1):
-        if number >= SENTENCE_WORDS // 2 and word.endswith((",", ";")):
+    end = MAX_SENTENCE_WORDS
+    for number, word in enumerate(words[:MAX_SENTENCE_WORDS], start=1):
+        if number >= MAX_SENTENCE_WORDS // 2 and word.endswith((",", ";")):
             end = number
     return " ".join(words[:end]).rstrip(",;")
 
@@ -120,7 +120,7 @@ def is_heading(block: str) -> bool:
     """Whether a paragraph looks like a heading: a short line that ends as no sentence does."""
     words = block.split()
     return (
-        0 < len(words) <= HEADING_WORDS
+        0 < len(words) <= MAX_HEADING_WORDS
         and "\n" not in block
         and not block.endswith(HEAD_ENDS)
         and any(map(str.isalpha, block))
@@ -144,10 +144,10 @@ def _sentences(block: str) -> list[str]:
 
 def _fitting(parts: Sequence[str]) -> Iterator[str]:
     """As many as have room, the first ones cut where they have to be."""
-    room = WORDS
+    room = MAX_WORDS
     for part in parts:
         words = part.split()
-        if len(words) > room and room < WORDS // 3:
+        if len(words) > room and room < MAX_WORDS // 3:
             continue
         yield " ".join(words[:room])
         room -= min(room, len(words))

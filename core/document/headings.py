@@ -8,15 +8,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, count, zip_longest
 
-from core.document.places import FEWEST, shortened
+from core.document.places import MIN_HEADINGS, shortened
 from core.document.text import one_line
 
-WORDS = 14  # of a heading, at most
-LINES = 3
-LARGER = 1.12  # times the usual type
-TITLE = 1.3  # times the usual type: a title
-TEXT = 0.15  # share of a document's letters: type of this size is text
-CROWD = 0.4  # share of a document's paragraphs; more headings are a form's labels or a card's entries
+MAX_WORDS = 14  # of a heading, at most
+MAX_LINES = 3
+HEADING_SIZE = 1.12  # times the usual type
+TITLE_SIZE = 1.3  # times the usual type: a title
+TEXT_SHARE = 0.15  # share of a document's letters: type of this size is text
+MAX_HEADING_SHARE = 0.4  # share of a document's paragraphs; more headings are a form's labels or a card's entries
 BOLD = re.compile(r"bold|black|heavy|demi|medi(?!um)|cmb|bx\d", re.I)
 UNFINISHED = (",", ";", ":", "-", "…", "=", "(")
 _NUMBERED = re.compile(r"(?:\d{1,2}|[A-Z])(?:\.\d{1,2})*\.?\s+[^\W\d_]")
@@ -57,7 +57,7 @@ def with_headings(pages: Sequence[Sequence[Piece]]) -> tuple[list[PageText], str
         for piece, below in zip_longest(page, page[1:]):
             text += piece.gap if text else ""
             heads = piece.text not in title and _is_heading(piece, below, usual, sizes)
-            prose = prose or piece.words > WORDS
+            prose = prose or piece.words > MAX_WORDS
             if heads and last and title and not (number or prose):  # below the title stand authors, and a date
                 headings.pop()
             if heads:
@@ -66,7 +66,7 @@ def with_headings(pages: Sequence[Sequence[Piece]]) -> tuple[list[PageText], str
                 headings.append((len(text), level + 1, piece.text))
             text, last = text + piece.text, heads
         texts.append(PageText(text, tuple(headings)))
-    if _count(texts) > CROWD * sum(map(len, pages)):
+    if _count(texts) > MAX_HEADING_SHARE * sum(map(len, pages)):
         texts = [PageText(page.text) for page in texts]
     return texts, title
 
@@ -81,7 +81,7 @@ def with_outline(pages: Sequence[PageText], outline: Sequence[tuple[int, str, in
     Args:
         first: the number of the first of the pages.
     """
-    if len(outline) < FEWEST:
+    if len(outline) < MIN_HEADINGS:
         return list(pages)
     named: list[list[tuple[int, int, str]]] = [[] for _ in pages]
     for level, text, number in outline:
@@ -99,7 +99,7 @@ def with_outline(pages: Sequence[PageText], outline: Sequence[tuple[int, str, in
 def named_places(pages: Sequence[PageText], first: int) -> list[list[tuple[int, str]]]:
     """For each page what a citation calls its parts: the page and the last heading. Nothing where hardly any is."""
     places: list[list[tuple[int, str]]] = [[] for _ in pages]
-    if _count(pages) < FEWEST:
+    if _count(pages) < MIN_HEADINGS:
         return places
     last = ""
     for number, page, here in zip(count(first), pages, places, strict=False):
@@ -122,9 +122,9 @@ def _sizes(pages: Sequence[Sequence[Piece]]) -> tuple[float, list[int]]:
     usual = max(letters, key=lambda size: letters[size], default=0.0)
     rounded: Counter[int] = Counter()
     for size, number in letters.items():
-        if size >= LARGER * usual:
+        if size >= HEADING_SIZE * usual:
             rounded[round(size)] += number
-    few = TEXT * letters.total()
+    few = TEXT_SHARE * letters.total()
     large = [size for size, number in rounded.items() if 0 < number < few]
     return usual, sorted(large, reverse=True)
 
@@ -135,13 +135,13 @@ def _is_heading(piece: Piece, below: Piece | None, usual: float, sizes: Sequence
     numbered = bool(_NUMBERED.match(piece.text))
     if below is None or begins.islower() or piece.text.endswith(UNFINISHED) or (piece.row and not numbered):
         return False
-    if piece.lines > LINES or piece.words > WORDS or sum(map(str.isalpha, piece.text)) < 3:
+    if piece.lines > MAX_LINES or piece.words > MAX_WORDS or sum(map(str.isalpha, piece.text)) < 3:
         return False
-    if piece.size >= LARGER * usual:
+    if piece.size >= HEADING_SIZE * usual:
         return round(piece.size) in sizes
     if piece.size < 0.95 * usual or piece.text.endswith(".") or not _is_bold(piece):
         return False
-    prose = not below.row and below.words >= WORDS and not _is_bold(below)
+    prose = not below.row and below.words >= MAX_WORDS and not _is_bold(below)
     return prose and (numbered or piece.gap == "\n\n")
 
 
@@ -153,10 +153,10 @@ def _title(page: Sequence[Piece], usual: float) -> str:
     """The largest type of a page, if it stands in one place near its top."""
     largest = max((piece.size for piece in page), default=0.0)
     large = [n for n, piece in enumerate(page) if piece.size > 0.95 * largest]
-    if largest < TITLE * usual or not large:
+    if largest < TITLE_SIZE * usual or not large:
         return ""
     first, last = large[0], large[-1]
     if first > 3 or last - first >= len(large):
         return ""
     text = " ".join(piece.text for piece in page[first : last + 1])
-    return text if len(text.split()) <= 2 * WORDS else ""
+    return text if len(text.split()) <= 2 * MAX_WORDS else ""

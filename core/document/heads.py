@@ -10,7 +10,7 @@ from itertools import filterfalse, pairwise, zip_longest
 from statistics import median
 
 MARGIN = 0.15  # of the page's height, above and below: where running heads and page numbers stand
-LARGER = 1.15  # times the page's usual type: a heading, not a running head
+HEADING_SIZE = 1.15  # times the page's usual type: a heading, not a running head
 _NUMBER = re.compile(r"(?<!\d)\d{1,4}(?!\d)")
 _LONE = re.compile(  # 7, - 7 -, [vii], Page 7 of 9
     r"[-–—\s[|]*(?:page\s+)?(?:\d{1,3}|(?=[xvi])x{0,3}(?:ix|iv|v?i{0,3}))(?:\s*(?:/|of)\s*\d{1,3})?[-–—\s\]|]*",
@@ -155,7 +155,7 @@ def _peeled(sheet: Sheet, page: int, heads: set[tuple[str, str]]) -> set[Line]:
     body = median(line.size for line in sheet.lines) if sheet.lines else 0.0
 
     def returns(line: Line) -> bool:
-        return line.size <= LARGER * body and bool(heads & _marks(line, sheet, page))
+        return line.size <= HEADING_SIZE * body and bool(heads & _marks(line, sheet, page))
 
     for edge, order in (("top", rows), ("bottom", rows[::-1])):
         run: list[Line] = []

@@ -10,7 +10,7 @@ from itertools import chain, groupby, pairwise
 from core.document.headings import PageText, Piece, with_headings
 from core.document.heads import Line, Sheet, line_distance, without_running_heads
 from core.document.order import (
-    PROSE,
+    MIN_PROSE_WORDS,
     columns_apart,
     in_reading_order,
     labels_first,
@@ -21,12 +21,12 @@ from core.document.order import (
 from core.document.tables import has_figures, row_sentences
 from core.document.text import SENTENCE_END, SOFT_HYPHEN, is_broken, join_lines, runs_on, vocabulary
 
-ASIDES = 8  # pieces that a sentence may go on beyond
-LONG = 6  # words of a piece that may be a sentence's beginning
-FULL = 0.75  # of the room: a ragged line of prose fills as much
-TABLE = 3  # rows of a table, with its heading, that is not ruled
-JUSTIFIED = 25  # characters of a line that fills its column
-TYPED = 0.5  # share of a page's lines in type of one width: then it is the text, not code
+MAX_ASIDES = 8  # pieces that a sentence may go on beyond
+MIN_SENTENCE_WORDS = 6  # words of a piece that may be a sentence's beginning
+FULL_SHARE = 0.75  # of the room: a ragged line of prose fills as much
+MIN_TABLE_ROWS = 3  # rows of a table, with its heading, that is not ruled
+MIN_JUSTIFIED = 25  # characters of a line that fills its column
+MAX_CODE_SHARE = 0.5  # share of a page's lines in type of one width: then it is the text, not code
 
 _CAPTION = re.compile(r"(?:figure|fig\.|table|tab\.|abbildung|abb\.|tabelle|listing|algorithm|chart|box)\s*\d", re.I)
 _SENTENCE = re.compile(r".*?[.!?][\"”’)\]]*(?=\s+[^\W\d_a-z]|$)", re.S)  # to the end of the first one
@@ -131,7 +131,7 @@ def _tables(stack: Sequence[Line]) -> list[list[list[str]]]:
                 tables.append(_in_columns(list(group)))
         elif several:
             tables.append(table)
-    return [table for table in tables if len(table) >= TABLE and has_figures(table)]
+    return [table for table in tables if len(table) >= MIN_TABLE_ROWS and has_figures(table)]
 
 
 def _in_columns(lines: Sequence[Line]) -> list[list[str]]:
@@ -160,10 +160,10 @@ def _in_columns(lines: Sequence[Line]) -> list[list[str]]:
 def _begun(pieces: Sequence[Piece], rest: Piece) -> int | None:
     """Where the sentence that `rest` goes on with was begun: in the last piece, or before what may stand in between."""
     last = len(pieces) - 1
-    for number in range(last, max(-1, last - ASIDES), -1):
+    for number in range(last, max(-1, last - MAX_ASIDES), -1):
         piece = pieces[number]
         is_alike = abs(piece.size - rest.size) < 0.15 * rest.size and not piece.row
-        is_long = number == last or piece.words >= LONG
+        is_long = number == last or piece.words >= MIN_SENTENCE_WORDS
         if is_alike and is_long and runs_on(piece.text, rest.text):
             return number
         if not _is_aside(piece, rest.size):
@@ -173,8 +173,8 @@ def _begun(pieces: Sequence[Piece], rest: Piece) -> int | None:
 
 def _join_across(before: list[Piece], after: list[Piece], words: set[str]) -> None:
     """Bring the end of a sentence that footnotes or a float cut off back to the page where it began."""
-    body = max((piece.size for piece in after if piece.words >= LONG), default=0.0)
-    first = next((n for n, piece in enumerate(after[:ASIDES]) if not _is_aside(piece, body)), None)
+    body = max((piece.size for piece in after if piece.words >= MIN_SENTENCE_WORDS), default=0.0)
+    first = next((n for n, piece in enumerate(after[:MAX_ASIDES]) if not _is_aside(piece, body)), None)
     if first is None:
         return
     rest = after[first]
@@ -212,7 +212,7 @@ def _same_size(above: Line, below: Line) -> bool:
 
 def _paragraphs(stack: Sequence[Line], sheet: Sheet, words: set[str]) -> list[Piece]:
     stack = [_as_row(stack, number) for number in range(len(stack))]
-    typed = sum(map(_is_code, sheet.lines)) > TYPED * len(sheet.lines)
+    typed = sum(map(_is_code, sheet.lines)) > MAX_CODE_SHARE * len(sheet.lines)
     groups = [[stack[0]]]
     for number, (above, below) in enumerate(pairwise(stack)):
         code = not typed and _is_code(above) and _is_code(below)
@@ -234,7 +234,7 @@ def _as_row(stack: Sequence[Line], number: int) -> Line:
     line = stack[number]
     beside = [*stack[max(0, number - 1) : number], *stack[number + 1 : number + 2]]
     is_alone = line.cells and beside and not any(other.cells for other in beside)
-    is_prose = is_alone and len(line.cells[0].split()) >= PROSE
+    is_prose = is_alone and len(line.cells[0].split()) >= MIN_PROSE_WORDS
     return replace(line, cells=()) if is_prose else line
 
 
@@ -243,7 +243,7 @@ def _right_edge(stack: Sequence[Line], number: int, sheet: Sheet) -> float:
     perhaps beside a picture); else to the stack's edge, or to what stands beside it."""
     line = stack[number]
     for neighbour in stack[max(0, number - 1) : number + 2]:
-        if neighbour is not line and len(line.text) >= JUSTIFIED and abs(line.x1 - neighbour.x1) < 1:
+        if neighbour is not line and len(line.text) >= MIN_JUSTIFIED and abs(line.x1 - neighbour.x1) < 1:
             return line.x1
     edge = max(other.x1 for other in stack)
     for x0, y0, _, y1 in sheet.pictures:
@@ -266,7 +266,7 @@ def _starts_anew(above: Line, below: Line, edge: float) -> bool:
     goes_on = runs_on(above.text, below.text)
     if not goes_on and _other_font(above, below):
         return True
-    is_full = FULL * (edge - above.x0) < above.x1 - above.x0 and len(above.text) >= JUSTIFIED
+    is_full = FULL_SHARE * (edge - above.x0) < above.x1 - above.x0 and len(above.text) >= MIN_JUSTIFIED
     if is_full and goes_on:  # ragged type never ends where the widest line does
         return False
     word = (below.x1 - below.x0) * (len(below.text.split(" ")[0]) + 1) / len(below.text)
@@ -278,7 +278,7 @@ def _hangs(above: Line, below: Line) -> bool:
     label, *text = above.cells
     further = below.x0 - above.x0 > above.size and below.x1 < above.x1 + above.size
     words = sum(map(str.isalpha, " ".join(text).split()))
-    return further and len(text) == 1 and words >= PROSE > len(label.split())
+    return further and len(text) == 1 and words >= MIN_PROSE_WORDS > len(label.split())
 
 
 def _is_code(line: Line) -> bool:

@@ -23,12 +23,12 @@ from core.document.text import tidy
 from core.sandbox import Crashed, Overrun, Sandbox
 
 DPI = 300  # what Tesseract's models were trained on
-DOTS = 10_000_000  # of one drawn page at most; A4 at 300 dpi has 8.7 million
-TURNED = "osd"  # the model that finds out whether a page stands upright
-WORD = 5  # `level` of a word in Tesseract's TSV
-LEAST = 0.3  # confidence below which a line is taken for a picture's noise, not for text
-PAGES_AT_ONCE = 100
-MINUTES = 15
+MAX_DOTS = 10_000_000  # of one drawn page at most; A4 at 300 dpi has 8.7 million
+ORIENTATION_MODEL = "osd"  # the model that finds out whether a page stands upright
+WORD_LEVEL = 5  # `level` of a word in Tesseract's TSV
+MIN_CONFIDENCE = 0.3  # confidence below which a line is taken for a picture's noise, not for text
+MAX_PAGES = 100
+MAX_MINUTES = 15
 INSTALL = "Debian, Ubuntu: `apt install tesseract-ocr`; macOS: `brew install tesseract`; Docker: `--build-arg OCR=eng`"
 
 
@@ -51,8 +51,8 @@ class Ocr:
     """How scanned pages are read."""
 
     languages: str = "eng"  # as Tesseract names them: "eng+deu"
-    pages: int = PAGES_AT_ONCE  # of one document at most; 0: none are recognised
-    minutes: float = MINUTES  # for one document; pages that are left then are left out
+    pages: int = MAX_PAGES  # of one document at most; 0: none are recognised
+    minutes: float = MAX_MINUTES  # for one document; pages that are left then are left out
     program: str = "tesseract"
     sandbox: Sandbox = field(default_factory=Sandbox)  # for each page
 
@@ -79,7 +79,7 @@ class Ocr:
                 tried = tried[:done]
                 break
             try:
-                printed[number] = await self._page(data, number, kind, TURNED in languages)
+                printed[number] = await self._page(data, number, kind, ORIENTATION_MODEL in languages)
             except (Overrun, Crashed, NoDrawing):
                 failed.append(number)
             if progress:
@@ -101,7 +101,7 @@ class Ocr:
     async def _page(self, data: bytes, number: int, kind: str, turned: bool) -> str:
         """What Tesseract prints for a page, as TSV; "" for a blank one. Raises: Overrun, Crashed, NoDrawing."""
         imports = ("core.document.pdf", "pymupdf")
-        page = (number, kind, DPI, DOTS)
+        page = (number, kind, DPI, MAX_DOTS)
         drawing = await self.sandbox.call("core.document.pdf:draw", data, *page, imports=imports, signs=True)
         image, dpi = _image(drawing)
         if not image:
@@ -118,7 +118,7 @@ def _image(drawing: Any) -> tuple[bytes, int]:
         dots = base64.b64decode(drawing["dots"], validate=True)
     except (KeyError, TypeError, ValueError, OverflowError):
         raise NoDrawing from None
-    if dots and (len(dots) != width * height or len(dots) > DOTS or not 0 < dpi <= DPI):
+    if dots and (len(dots) != width * height or len(dots) > MAX_DOTS or not 0 < dpi <= DPI):
         raise NoDrawing
     return b"P5\n%d %d\n255\n" % (width, height) + dots if dots else b"", dpi
 
@@ -163,7 +163,7 @@ def _lines(tsv: str) -> Iterable[tuple[Line, float]]:
                 letters = sum(len(word.text) for word in run)
                 sure = sum(word.confidence * len(word.text) for word in run) / letters
                 text = tidy(" ".join(word.text for word in run))
-                if sure >= LEAST and text:
+                if sure >= MIN_CONFIDENCE and text:
                     yield Line(text, *around(word.box for word in run), size, number), sure
 
 
@@ -189,7 +189,7 @@ def _word(line: str) -> Word | None:
         confidence, text = float(cells[10]) / 100, cells[11].strip()
     except (ValueError, IndexError):
         return None
-    if level != WORD or not text:
+    if level != WORD_LEVEL or not text:
         return None
     box = (left, top, left + width, top + height)
     return Word((place[0], place[1], place[2]), box, text, confidence)

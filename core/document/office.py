@@ -17,8 +17,8 @@ from xml.etree.ElementTree import Element
 from core.document.about import about
 from core.document.archive import Archive, Unreadable, named_texts
 from core.document.flow import pages_of, table_blocks
-from core.document.places import FEWEST, Block, heading, joined, shortened, with_own
-from core.document.tables import WIDEST, has_heading, line_of, rows_as_text
+from core.document.places import MIN_HEADINGS, Block, heading, joined, shortened, with_own
+from core.document.tables import MAX_SPAN, has_heading, line_of, rows_as_text
 from core.document.text import one_line
 
 W = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
@@ -26,9 +26,9 @@ A = "{http://schemas.openxmlformats.org/drawingml/2006/main}"
 P = "{http://schemas.openxmlformats.org/presentationml/2006/main}"
 R = "{http://schemas.openxmlformats.org/officeDocument/2006/relationships}"
 FALLBACK = "{http://schemas.openxmlformats.org/markup-compatibility/2006}Fallback"  # says once more what is said
-CELLS = 200_000  # of all sheets; more is a data base, not a document
+MAX_CELLS = 200_000  # of all sheets; more is a data base, not a document
 STYLES = "word/styles.xml"
-CORE = "docProps/core.xml"
+CORE_PROPERTIES = "docProps/core.xml"
 NOTES = {"word/footnotes.xml": "footnote", "word/endnotes.xml": "endnote"}
 
 
@@ -37,7 +37,7 @@ def read_docx(data: bytes) -> dict[str, Any]:
     archive = Archive(data)
     document = _Word(archive)
     headings = [(1, block, 0) for block in document.blocks if isinstance(block, Block)]
-    own, pages = _own(archive, headings if len(headings) >= FEWEST else []), document.pages()
+    own, pages = _own(archive, headings if len(headings) >= MIN_HEADINGS else []), document.pages()
     reply = _paged(pages, own) if len(pages) > 1 else pages_of(document.blocks, own)
     return reply | {"hidden": [[1, document.hidden]] if document.hidden else []}
 
@@ -54,7 +54,7 @@ def _paged(pages: Sequence[Sequence[str]], own: str) -> dict[str, Any]:
 
 def _own(archive: Archive, headings: Sequence[tuple[int, str, int]] = ()) -> str:
     """What an Office file says of itself (ECMA-376, part 2, core properties)."""
-    said = named_texts(archive.xml(CORE)) if CORE in archive.names else {}
+    said = named_texts(archive.xml(CORE_PROPERTIES)) if CORE_PROPERTIES in archive.names else {}
     return about(said.get("title", ""), said.get("creator", ""), said.get("created", ""), headings)
 
 
@@ -155,7 +155,7 @@ def _table(rows: Iterable[Sequence[tuple[str, int, bool]]]) -> list[list[str]]:
         row: list[str] = []
         for text, wide, goes_on in cells:
             above = table[-1][len(row)] if goes_on and table and len(row) < len(table[-1]) else text
-            row += [above, *[""] * min(wide - 1, WIDEST)]
+            row += [above, *[""] * min(wide - 1, MAX_SPAN)]
         table.append(row)
     return table
 
@@ -269,7 +269,7 @@ def _sheets(book: Any, own: str) -> dict[str, Any]:
         for line, values in enumerate(sheet.iter_rows(values_only=True), start=1):
             row = list(map(_value, values))
             cells += sum(map(bool, row))
-            if cells > CELLS:
+            if cells > MAX_CELLS:
                 raise Unreadable("cells")
             if any(row):
                 rows[line] = row

@@ -10,8 +10,8 @@ from statistics import median
 
 from core.document.heads import Box, Line
 
-PROSE = 4  # words of a usual line; fewer stand in a table's cells
-ROWS = 4  # so many lines side by side are columns
+MIN_PROSE_WORDS = 4  # words of a usual line; fewer stand in a table's cells
+MIN_COLUMN_LINES = 4  # so many lines side by side are columns
 
 
 def without_doubles(lines: Sequence[Line]) -> list[Line]:
@@ -45,14 +45,14 @@ def notes_apart(lines: Sequence[Line]) -> list[Line]:
 
 def _is_note(line: Line, text: Line) -> bool:
     is_apart = _beside(text, line) and line.x0 - text.x1 > text.size
-    return is_apart and line.size < 0.95 * text.size and text.words >= PROSE
+    return is_apart and line.size < 0.95 * text.size and text.words >= MIN_PROSE_WORDS
 
 
 def labels_first(lines: Sequence[Line]) -> list[Line]:
     """A label that hangs in the margin left of its paragraph, and that the file draws after it, before it."""
     blocks = _blocks(lines)
     for number, (text, label) in enumerate(pairwise(blocks)):
-        is_short = len(label) < len(text) and all(line.words < PROSE for line in label)
+        is_short = len(label) < len(text) and all(line.words < MIN_PROSE_WORDS for line in label)
         if is_short and _beside(label[0], text[0]):
             blocks[number : number + 2] = [label, text]
     return list(chain.from_iterable(blocks))
@@ -92,7 +92,7 @@ def columns_apart(lines: Sequence[Line]) -> list[Line]:
     number = _last_block(lines)
     for length, run in groupby(_pairs(lines), key=len):
         rows = list(run)
-        if length == 2 and len(rows) >= ROWS:
+        if length == 2 and len(rows) >= MIN_COLUMN_LINES:
             left, right = zip(*rows, strict=True)
             if _has_gutter(left, right) and _is_prose(left) and _is_prose(right):
                 ordered += [*_as_block(left, number + 1), *_as_block(right, number + 2)]
@@ -125,7 +125,7 @@ def _has_gutter(left: Sequence[Line], right: Sequence[Line]) -> bool:
 
 
 def _is_prose(lines: Sequence[Line]) -> bool:
-    return median(line.words for line in lines) >= PROSE
+    return median(line.words for line in lines) >= MIN_PROSE_WORDS
 
 
 def _blocks(lines: Sequence[Line]) -> list[list[Line]]:

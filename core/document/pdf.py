@@ -26,9 +26,9 @@ from core.document.about import about, byline, printed_date
 from core.document.archive import Unreadable
 from core.document.headings import PageText, named_places, with_outline
 from core.document.heads import Box, Line, Sheet
-from core.document.layout import TABLE, read_pages
+from core.document.layout import MIN_TABLE_ROWS, read_pages
 from core.document.order import around
-from core.document.places import FEWEST, with_own
+from core.document.places import MIN_HEADINGS, with_own
 from core.document.tables import cells_by_line, line_of, row_sentences
 from core.document.text import tidy
 from core.sandbox import sign_of_life
@@ -36,19 +36,20 @@ from core.sandbox import sign_of_life
 if TYPE_CHECKING:
     import pymupdf
 
-PIXELS = 100_000_000  # of a picture; more is a bomb
-FEW = 40  # letters of a page that is a picture otherwise: a stamp, a page number
-PALE = 0xE8  # of 0xFF, in red, green and blue: such text is looked at on its background
-DRAWN = "Type3 ("  # MuPDF's names of such fonts begin so
-CLIPS = 64  # bit of a span's char_flags: FZ_STEXT_CLIPPED, text as the shape through which something is painted
-READ_IN_PART = 0.1  # share of characters without a letter that people are told of
-DRAWING = 3000  # paths of a page that has no tables
+MAX_PIXELS = 100_000_000  # of a picture; more is a bomb
+MIN_LETTERS = 40  # letters of a page that is a picture otherwise: a stamp, a page number
+PALE_FROM = 0xE8  # of 0xFF, in red, green and blue: such text is looked at on its background
+TYPE3_PREFIX = "Type3 ("  # MuPDF's names of such fonts begin so
+CLIPPED_FLAG = 64  # bit of a span's char_flags: FZ_STEXT_CLIPPED, text as the shape through which something is painted
+MAX_UNREADABLE = 0.1  # share of characters without a letter that people are told of
+MAX_PATHS = 3000  # paths of a page that has no tables
 TABLE_SECONDS = 10.0  # in one document; the tables after it are read like other text
-HEAD = 2  # lines above a table that begins a page, below one that ends it: a running head, a page number
-ALIKE = 4.0  # points by which a column may differ from page to page
-KEPT = 0.97  # of words and letters
-CONTRAST = 16  # of 255 grey levels: less cannot be seen
-LISTS = ("contents", "table of contents", "index", "inhaltsverzeichnis", "table des matières")  # no part of the text
+MAX_HEAD_LINES = 2  # lines above a table that begins a page, below one that ends it: a running head, a page number
+COLUMN_TOLERANCE = 4.0  # points by which a column may differ from page to page
+MIN_KEPT_SHARE = 0.97  # of words and letters
+MIN_CONTRAST = 16  # of 255 grey levels: less cannot be seen
+# Of what is no part of the text
+LIST_HEADINGS = ("contents", "table of contents", "index", "inhaltsverzeichnis", "table des matières")
 ARABIC = re.compile("[\u0600-\u06ff\ufb50-\ufdff\ufe70-\ufeff]")
 SUPERSCRIPT = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -94,7 +95,7 @@ def extract_picture(data: bytes, first: int, last: int, most: int) -> dict[str, 
     with _out_of_memory():
         document = pymupdf.open(stream=data)
         for image in document[0].get_image_info():
-            if image["width"] * image["height"] > PIXELS:
+            if image["width"] * image["height"] > MAX_PIXELS:
                 raise Unreadable("pixels")
         numbers = range(first - 1, min(last or document.page_count, document.page_count))
         reply = {"pages": document.page_count, "first": first, "texts": []}
@@ -123,7 +124,7 @@ def draw(data: bytes, number: int, kind: str, dpi: int, dots: int) -> dict[str, 
             return {"width": 0, "height": 0, "dpi": 1, "dots": ""}
         drawing = page.get_pixmap(dpi=dpi, colorspace=pymupdf.csGRAY, alpha=0)
         samples = drawing.samples
-        blank = max(samples, default=0) - min(samples, default=0) < CONTRAST
+        blank = max(samples, default=0) - min(samples, default=0) < MIN_CONTRAST
         text = "" if blank else base64.b64encode(samples).decode()
         return {"width": drawing.width, "height": drawing.height, "dpi": dpi, "dots": text}
 
@@ -135,9 +136,9 @@ def _about(
     printed = []
     for number, page in enumerate(pages, start=1):
         for _, level, text in page.headings:
-            if text.casefold() not in LISTS:
+            if text.casefold() not in LIST_HEADINGS:
                 printed.append((level, text, number))
-    headings = outline or (printed if len(printed) >= FEWEST else [])
+    headings = outline or (printed if len(printed) >= MIN_HEADINGS else [])
     said = document.metadata or {}
     own_title, author, date = (said.get(key) or "" for key in ("title", "author", "creationDate"))
     title = own_title if about(own_title) else title
@@ -194,7 +195,7 @@ class _Reader:
         upright = set(map(id, _upright(lines, page)))
         kept = list(_lines(blocks, set(map(id, hidden)), upright))
         shown = sum(_count_alnum(line.text) for line in kept)
-        if shown < FEW and (_is_picture(page, pictures) or (not shown and page.get_bboxlog())):
+        if shown < MIN_LETTERS and (_is_picture(page, pictures) or (not shown and page.get_bboxlog())):
             self.scans.append(number)
         kept = self._with_tables(_filled_in(kept, page), page, [span["bbox"] for span in hidden])
         return Sheet(page.rect.height, tuple(kept), tuple(pictures))
@@ -218,12 +219,12 @@ class _Reader:
         if 2 * sum(map(bool, cells)) < len(cells) or _loses_text(texts, inside):
             return lines
         heading = self._heading(lines, table, page) or rows[0]
-        if sum(line.y0 > table.bbox[3] for line in lines) <= HEAD:
+        if sum(line.y0 > table.bbox[3] for line in lines) <= MAX_HEAD_LINES:
             self._last_table = page, _widths(table), heading
         if len(rows) < 2:
             return lines
         whole = rows if heading == rows[0] else [heading, *rows]
-        is_clear = len(whole) >= TABLE and not _holds_rows(table, inside)
+        is_clear = len(whole) >= MIN_TABLE_ROWS and not _holds_rows(table, inside)
         block, size = max(line.block for line in lines), min(line.size for line in inside)
         box: Box = table.bbox
         new = []
@@ -240,9 +241,9 @@ class _Reader:
         widths = _widths(table)
         if page_before != page - 1 or len(widths) != len(widths_before):
             return []
-        if sum(line.y1 < table.bbox[1] for line in lines) > HEAD:
+        if sum(line.y1 < table.bbox[1] for line in lines) > MAX_HEAD_LINES:
             return []
-        is_alike = all(abs(a - b) < ALIKE for a, b in zip(widths, widths_before, strict=True))
+        is_alike = all(abs(a - b) < COLUMN_TOLERANCE for a, b in zip(widths, widths_before, strict=True))
         return heading if is_alike else []
 
     def _blocks(self, page: pymupdf.Page, number: int) -> list[dict[str, Any]]:
@@ -261,7 +262,7 @@ class _Reader:
         if ARABIC.search(text):  # whose ligatures MuPDF spells out from left to right; `tidy` does not
             flags |= pymupdf.TEXT_PRESERVE_LIGATURES
             blocks, text = read(flags)
-        if _nameless(text) > READ_IN_PART:
+        if _nameless(text) > MAX_UNREADABLE:
             by_code, text_by_code = read(flags | pymupdf.TEXT_CID_FOR_UNKNOWN_UNICODE)
             if is_language(text_by_code):
                 return by_code
@@ -275,8 +276,8 @@ class _Reader:
     ) -> list[dict[str, Any]]:
         """What cannot be seen. Of type that is painted through, or drawn by the file itself, MuPDF knows no ink: it can
         be seen if it stands out."""
-        painted = [span for span in spans if span["char_flags"] & CLIPS or span["font"].startswith(DRAWN)]
-        inkless = [span for span in spans if span["alpha"] < CONTRAST and span not in painted]
+        painted = [span for span in spans if span["char_flags"] & CLIPPED_FLAG or span["font"].startswith(TYPE3_PREFIX)]
+        inkless = [span for span in spans if span["alpha"] < MIN_CONTRAST and span not in painted]
         doubtful = [*painted, *filter(_is_pale, spans)]
         hidden = [span for span in spans if span["size"] < 1 or _is_outside(span, page.rect)]
         hidden += _melting(doubtful, page)
@@ -359,7 +360,7 @@ def _is_outside(span: dict[str, Any], edges: pymupdf.Rect) -> bool:
 
 
 def _is_pale(span: dict[str, Any]) -> bool:
-    return min(span["color"].to_bytes(3, "big")) >= PALE
+    return min(span["color"].to_bytes(3, "big")) >= PALE_FROM
 
 
 def _melting(spans: Iterable[dict[str, Any]], page: pymupdf.Page) -> list[dict[str, Any]]:
@@ -373,7 +374,7 @@ def _melting(spans: Iterable[dict[str, Any]], page: pymupdf.Page) -> list[dict[s
         grey = drawing().get_pixmap(colorspace=pymupdf.csGRAY, alpha=0, clip=clip).samples
         return max(grey, default=0) - min(grey, default=0)
 
-    return [span for span in spans if contrast(span["bbox"]) < CONTRAST]
+    return [span for span in spans if contrast(span["bbox"]) < MIN_CONTRAST]
 
 
 def _pictures(page: pymupdf.Page) -> list[Box]:
@@ -430,7 +431,7 @@ def _is_ruled(page: pymupdf.Page) -> bool:
             level += wide > 30 and high < 3
             upright += wide < 3 and high > 6
             boxes += wide > 15 and high > 6
-    return paths <= DRAWING and ((level >= 2 and upright >= 2) or boxes >= 4)
+    return paths <= MAX_PATHS and ((level >= 2 and upright >= 2) or boxes >= 4)
 
 
 def _middle(box: Box) -> tuple[float, float]:
@@ -467,9 +468,9 @@ def _loses_text(rows: Sequence[Sequence[str]], lines: Sequence[Line]) -> bool:
     cells, whole = tidy(" ".join(chain.from_iterable(rows))), " ".join(line.text for line in lines)
     words, known = re.findall(r"\w+", cells), set(re.findall(r"\w+", whole))
     letters = _count_alnum(cells), _count_alnum(whole)
-    if not words or min(letters) < KEPT * max(letters):
+    if not words or min(letters) < MIN_KEPT_SHARE * max(letters):
         return True
-    return sum(map(known.__contains__, words)) < KEPT * len(words)
+    return sum(map(known.__contains__, words)) < MIN_KEPT_SHARE * len(words)
 
 
 def _filled_in(lines: list[Line], page: pymupdf.Page) -> list[Line]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from core.document.text import one_line
 
-FEWEST = 3  # headings that are worth a list, or a citation
+MIN_HEADINGS = 3  # headings that are worth a list, or a citation
 ABOUT = "the file's own data"  # the place of what a file says of itself: title, author, date, contents
 
 

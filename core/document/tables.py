@@ -13,12 +13,12 @@ from core.document.text import join_lines, one_line, tidy
 
 FIGURE = re.compile(r"[-+−–]?[€$£]?\s?\d[\d.,:/'’ ]*(?:%|[€$£]|[a-zA-Zµ°]{0,3})\.?|[-–—]|n/?a", re.I)
 NUMBER = re.compile(r"[-+−–]?\d+(?:[.,]\d+)*(?:e[-+−]?\d+)?%?", re.I)
-LONGEST = 30  # characters of a figure
+MAX_FIGURE_LENGTH = 30  # characters of a figure
 NO_HEADING = re.compile(r"[€$£]\s?\d|\d[€$£%]|\d[.,]\d|…|(?:\. ?){2}\d")  # amounts, dots before a page's number
 YEAR = re.compile(r"(?:19|20)\d\d")
 THOUSANDS = re.compile(r"(?<!\d)\d{1,3}(?: \d{3})+(?![\d.,])")  # parted by blanks: 12 000
-WIDEST = 100  # columns that a cell goes over, at most
-KEYS = 2  # columns, at most, that name a row
+MAX_SPAN = 100  # columns that a cell goes over, at most
+MAX_KEY_COLUMNS = 2  # columns, at most, that name a row
 
 
 def rows_as_text(rows: Sequence[Sequence[str]]) -> str:
@@ -61,11 +61,11 @@ def spread(rows: Sequence[Sequence[tuple[str, int, int]]]) -> list[list[str]]:
         for text, wide, high in row:
             while column in cells:
                 column += 1
-            for n in range(min(wide, WIDEST)):
+            for n in range(min(wide, MAX_SPAN)):
                 cells[column + n] = "" if n else text
                 if high > 1:
                     above[column + n] = cells[column + n], high - 1
-            column += min(wide, WIDEST)
+            column += min(wide, MAX_SPAN)
         width = max(cells, default=-1) + 1
         table.append([cells.get(n, "") for n in range(width)])
     return table
@@ -182,7 +182,7 @@ def _keys(body: Sequence[Sequence[str]]) -> int:
     None, where the first one is of figures: then each of these is named by its column, if that has a name."""
     for column in range(max(map(len, body))):
         if _is_figures(_column(body, column)):
-            return min(column, KEYS)
+            return min(column, MAX_KEY_COLUMNS)
     return 1
 
 
@@ -192,4 +192,4 @@ def _is_figures(cells: Sequence[str]) -> bool:
 
 
 def _is_figure(cell: str) -> bool:
-    return 0 < len(cell) <= LONGEST and bool(FIGURE.fullmatch(cell) or NUMBER.fullmatch(cell))
+    return 0 < len(cell) <= MAX_FIGURE_LENGTH and bool(FIGURE.fullmatch(cell) or NUMBER.fullmatch(cell))

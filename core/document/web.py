@@ -37,15 +37,16 @@ _UNSEEN = re.compile(
 )
 _CHARSET = re.compile(rb"<meta[^>]{0,200}?charset\s*=\s*[\"']?\s*([\w.:-]{2,40})", re.I)
 DUBLIN_CORE = "{http://purl.org/dc/elements/1.1/}"
-SAID = {  # names of <meta>
+META_NAMES = {  # names of <meta>
     "author": "author",
     "article:author": "author",
     "date": "date",
     "dc.date": "date",
     "article:published_time": "date",
 }
-TITLE_PAGE = 8  # blocks at the beginning, in which an element called "author" names the document's; below, a comment's
-NAME = 80  # characters of an author's
+# At the beginning: there an element called "author" names the document's; below, a comment's
+TITLE_PAGE_BLOCKS = 8
+MAX_NAME = 80  # characters of an author's
 CONTAINER = "META-INF/container.xml"
 
 
@@ -153,7 +154,7 @@ class _Page(HTMLParser):
                 self._unseen = unseen if not self._skipped else self._unseen
                 self._skipped.append(tag)
             return
-        if tag == "meta" and (key := SAID.get((named.get("name") or named.get("property") or "").casefold())):
+        if tag == "meta" and (key := META_NAMES.get((named.get("name") or named.get("property") or "").casefold())):
             self.said.setdefault(key, named.get("content") or "")
         elif tag == "table":
             self._tables += 1
@@ -179,7 +180,7 @@ class _Page(HTMLParser):
             self._heading = tag in HEADINGS
             self._exact += tag == "pre"
         called = {*(named.get("class") or "").casefold().split(), named.get("itemprop"), named.get("rel")}
-        if "author" in called and tag not in VOID and len(self._blocks) < TITLE_PAGE:
+        if "author" in called and tag not in VOID and len(self._blocks) < TITLE_PAGE_BLOCKS:
             self._author, self._author_tag = [], tag
 
     def handle_endtag(self, tag: str) -> None:
@@ -214,7 +215,7 @@ class _Page(HTMLParser):
 
     def _add_author(self, name: str) -> None:
         self._author = None
-        is_name = 3 < len(name) <= NAME and not any(map(str.isdigit, name))
+        is_name = 3 < len(name) <= MAX_NAME and not any(map(str.isdigit, name))
         if is_name and name not in self.said.get("author", ""):
             self.said["author"] = ", ".join(filter(None, (self.said.get("author"), name)))
 
