@@ -35,8 +35,8 @@ SMALL_TALK = (  # never asked of the model, and free of quotas; `bot.render.SMAL
     "chatter",
     "forget me",
 )
-LONGEST = 80  # characters of a phrase of the table
-MOST_CLAUSES = 4
+MAX_PHRASE_LENGTH = 80  # characters of a phrase of the table
+MAX_CLAUSES = 4
 
 # Parts of phrases, as regular expressions. Phrases are matched in lower case, without punctuation.
 PARTS = {
@@ -339,8 +339,10 @@ def understand(text: str, documents: Sequence[str] = (), *, with_files: bool = F
     """
     text = one_line(text)
     words = normal(text)
+    if not words and with_files:
+        return Intent("learn")
     if not words:
-        return Intent("learn" if with_files else "approval" if text.strip("?! ") else "greeting")
+        return Intent("approval" if text.strip("?! ") else "greeting")
     intent = _command(text) or _phrase(words) or _erase(text, documents)
     intent = intent or _phrase(_unnamed(text, documents)) or _clauses(text) or _summary(text, documents)
     if with_files:
@@ -373,7 +375,7 @@ def _phrase(words: str) -> Intent | None:
     asks = bool(ASKS.match(words))
     plain = END_POLITELY.sub("", ASK_POLITELY.sub("", words))
     for candidate in dict.fromkeys((words, INTERJECTION.sub("", words), plain)):
-        if 0 < len(candidate) <= LONGEST:
+        if 0 < len(candidate) <= MAX_PHRASE_LENGTH:
             for name, pattern in ROWS:
                 if pattern.fullmatch(candidate) and not (asks and name == "approval"):
                     return Intent(name)
@@ -398,7 +400,7 @@ def _summary(text: str, documents: Sequence[str]) -> Intent | None:
 def _clauses(text: str) -> Intent | None:
     """ "Here you go, please learn it": where the table knows every part. A command is more than small talk."""
     parts = list(filter(None, map(normal, re.split(r"[,.;!?–]\s+|\s[-–]\s", text))))
-    if not 1 < len(parts) <= MOST_CLAUSES:
+    if not 1 < len(parts) <= MAX_CLAUSES:
         return None
     names = []
     for part in parts:

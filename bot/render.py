@@ -22,15 +22,15 @@ from core.prompts import NOT_IN_TEXT
 from core.types import Answer, Certainty, Completion, Correction, Document, Job, JobKind, Progress, Stage, Status
 
 LISTED, COMING = 12, 3  # documents, of them on their way, so that a list fits one message
-ENOUGH = 5  # questions of a self-check that tell something
-EXAMPLES = 3  # questions shown as buttons when a document is learned
-OFFERED = 5  # documents shown as buttons: a row on Discord
-LABEL = 75  # characters of a button's label or value: Slack's limit, the narrowest
-ANSWER = 300  # characters of an answer, and
-ANSWER_LINES = 3  # its lines; the rest is behind "Details"
-HEADLINE = 100  # characters up to which a likely answer is shown in bold
-BESIDE = 140  # characters of the base model's answer on its line
-CITED = 3  # pages
+MIN_CHECK_QUESTIONS = 5  # questions of a self-check that tell something
+MAX_EXAMPLES = 3  # questions shown as buttons when a document is learned
+MAX_OFFERED = 5  # documents shown as buttons: a row on Discord
+MAX_LABEL = 75  # characters of a button's label or value: Slack's limit, the narrowest
+MAX_ANSWER = 300  # characters of an answer, and
+MAX_ANSWER_LINES = 3  # its lines; the rest is behind "Details"
+MAX_HEADLINE = 100  # characters up to which a likely answer is shown in bold
+MAX_BASE_ANSWER = 140  # characters of the base model's answer on its line
+MAX_CITED = 3  # pages
 
 NOTHING_YET = "I don't know any documents here yet"
 
@@ -106,7 +106,7 @@ def finished(news: Progress, older: Document | None = None, examples: Sequence[t
 def _learned(document: Document, older: Document | None, examples: Sequence[tuple[int, str]]) -> Message:
     metrics = document.metrics
     notes = [f"{note.removesuffix('.')}." for note in metrics.notes if not MACHINE_TERMS.search(note)]
-    if metrics.check_total >= ENOUGH and metrics.check_after < metrics.check_total / 2:
+    if metrics.check_total >= MIN_CHECK_QUESTIONS and metrics.check_after < metrics.check_total / 2:
         asked = count(metrics.check_total, "question")
         notes.append(f"I got {metrics.check_after} of my own {asked} about it right, so look at the pages I give.")
     hint = "Try one of these, or ask your own:" if examples else "Ask me anything about it."
@@ -136,7 +136,7 @@ def reads_well(question: str) -> bool:
     words = question.split()
     return (
         4 <= len(words) <= 14
-        and len(question) <= LABEL
+        and len(question) <= MAX_LABEL
         and bool(ASKS.match(question))
         and question.endswith("?")
         and question.count("?") == 1
@@ -256,10 +256,10 @@ def answer(
     text, base = _short(value.learned.text), _base(value)
     read = " · read from its text, too" if value.document_tokens else ""
     lines = [f"{value.certainty} · {', '.join((name, *where(value)))}{read}"]
-    lines += [f"Without the document: {clip(base, BESIDE)}"] if compare == "line" else []
+    lines += [f"Without the document: {clip(base, MAX_BASE_ANSWER)}"] if compare == "line" else []
     judge = (Button("👍", "helpful", value.id), Button("👎", "wrong", value.id)) if value.id else ()
-    fields = (Field("Without the document", clip(base, ANSWER)),) if compare == "full" else ()
-    is_headline = value.certainty is Certainty.LIKELY and len(text) <= HEADLINE and "\n" not in text
+    fields = (Field("Without the document", clip(base, MAX_ANSWER)),) if compare == "full" else ()
+    is_headline = value.certainty is Certainty.LIKELY and len(text) <= MAX_HEADLINE and "\n" not in text
     return Message(
         title=text if is_headline else "",
         text="" if is_headline else text,
@@ -279,8 +279,8 @@ def _left_out(value: Answer) -> list[str]:
 def _short(text: str) -> str:
     """Two or three lines of an answer."""
     lines = list(filter(None, map(str.strip, text.splitlines()))) or ["(nothing)"]
-    more = " …" if len(lines) > ANSWER_LINES else ""
-    short = clip("\n".join(lines[:ANSWER_LINES]) + more, ANSWER)
+    more = " …" if len(lines) > MAX_ANSWER_LINES else ""
+    short = clip("\n".join(lines[:MAX_ANSWER_LINES]) + more, MAX_ANSWER)
     return short[0].upper() + short[1:]
 
 
@@ -345,7 +345,7 @@ def correction_offered(given: Correction, document: Document, name: str) -> Mess
     """To whoever brought the document."""
     return Message(
         title=f"{clip(name, 40)} says this was wrong",
-        text=f"{clip(given.question, ANSWER)}\n{_compared(given)}",
+        text=f"{clip(given.question, MAX_ANSWER)}\n{_compared(given)}",
         footer=f"Shall I learn it as a part of {document.name}? Whoever brought that, or manages the channel, decides.",
         buttons=(_decide(given),),
         notify=document.learned_by,
@@ -353,8 +353,8 @@ def correction_offered(given: Correction, document: Document, name: str) -> Mess
 
 
 def _compared(given: Correction) -> str:
-    said = clip(one_line(given.answer), BESIDE)
-    return f"I said: {said}\nRight is: {clip(given.correction, ANSWER)}"
+    said = clip(one_line(given.answer), MAX_BASE_ANSWER)
+    return f"I said: {said}\nRight is: {clip(given.correction, MAX_ANSWER)}"
 
 
 def corrections(given: Sequence[Correction]) -> Message:
@@ -362,10 +362,10 @@ def corrections(given: Sequence[Correction]) -> Message:
     if not given:
         return Message(text="There is no correction here for you to decide on.")
     fields = []
-    for one in given[:OFFERED]:
+    for one in given[:MAX_OFFERED]:
         note = f"{one.document} · learned" if one.learned else one.document
-        fields.append(Field(clip(one.question, ANSWER), _compared(one), note, _decide(one)))
-    more = f"The newest {OFFERED} of {len(given)}." if len(given) > OFFERED else ""
+        fields.append(Field(clip(one.question, MAX_ANSWER), _compared(one), note, _decide(one)))
+    more = f"The newest {MAX_OFFERED} of {len(given)}." if len(given) > MAX_OFFERED else ""
     return Message(title="What people say is right", fields=tuple(fields), footer=more)
 
 
@@ -387,7 +387,7 @@ def corrected(news: Progress, given: Correction | None) -> Message:
     if not given.learned:
         return Message(text="Undone. I answer as before.", footer=given.question, buttons=(_decide(given),))
     return Message(
-        title=clip(given.correction, HEADLINE),
+        title=clip(given.correction, MAX_HEADLINE),
         footer=f"I know that now, as a part of {given.document}. Asked was: {given.question}",
         buttons=(_decide(given),),
         tone=Tone.GOOD,
@@ -415,10 +415,10 @@ def where(value: Answer) -> list[str]:
         return ["no page found"]
     pages = [f"p. {page}" for page in value.pages]
     places = [*filter(None, value.places or pages)]
-    more = " …" if len(places) > CITED else ""
+    more = " …" if len(places) > MAX_CITED else ""
     if places == pages:
-        return [f"p. {', '.join(map(str, value.pages[:CITED]))}{more}"]
-    return [f"{'; '.join(places[:CITED])}{more}"] if places else []
+        return [f"p. {', '.join(map(str, value.pages[:MAX_CITED]))}{more}"]
+    return [f"{'; '.join(places[:MAX_CITED])}{more}"] if places else []
 
 
 def _said(completion: Completion) -> str:
@@ -534,11 +534,11 @@ def forget_question(documents: Sequence[Document], key: str = "") -> Message:
     """Which one? As buttons, the newest first. `key`: what was asked for, and is no document's whole name."""
     if not documents:
         return Message(text="You have brought nothing here that I could forget; /docs lists what I know.")
-    more = "" if len(documents) <= OFFERED else " For another one, write its whole name after the command."
+    more = "" if len(documents) <= MAX_OFFERED else " For another one, write its whole name after the command."
     is_certain = len(documents) == 1 and key
     buttons = []
-    for document, name in zip(documents[:OFFERED], _told_apart(documents[:OFFERED]), strict=True):
-        buttons.append(Button(clip(f"Forget {name}", LABEL), "forget", document.id, Style.DANGER))
+    for document, name in zip(documents[:MAX_OFFERED], _told_apart(documents[:MAX_OFFERED]), strict=True):
+        buttons.append(Button(clip(f"Forget {name}", MAX_LABEL), "forget", document.id, Style.DANGER))
     return Message(
         title=f"Forget {documents[0].name}?" if is_certain else "Which document shall I forget?",
         text=f"{FORGET_WARNING}{more}",

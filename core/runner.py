@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 CHUNKS_AT_ONCE = 8  # chunks at once, for the search
-TURN = 0.5  # seconds for which learning goes on after it waited for questions, if it waited for so long
+TURN_SECONDS = 0.5  # seconds for which learning goes on after it waited for questions, if it waited for so long
 PAUSE_SECONDS = 5.0  # after an index that can't be read or written, before trying again
 
 
@@ -365,7 +365,7 @@ class Runner:
 
     async def _run_steps(self, work: _CurrentJob, steps: Generator[Step, None, T]) -> T:
         """Drive the engine. Questions that came in meanwhile are answered between two steps; then learning goes on for
-        as long as they took, or for a TURN."""
+        as long as they took, or for TURN_SECONDS."""
         losses: list[float] = []
         stages = Stages()
         stages.enter(Stage.LEARNING, pages=work.progress.pages, tokens=work.progress.tokens)
@@ -373,7 +373,7 @@ class Runner:
             while True:
                 waited = await self.device.let_questions_go()
                 work.check()
-                for step in await self.device.run(_advance, steps, min(waited, TURN)):
+                for step in await self.device.run(_advance, steps, min(waited, TURN_SECONDS)):
                     if not isinstance(step, Step):
                         return step
                     if step.stage is not work.job.stage:

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 CHECKSUMS = "checksums.json"  # SECTION -> sha256 of its object; written last: without it, nothing is there
-AT_ONCE = 8  # requests
-KEPT = 256 << 20  # bytes of sections that were used last
+MAX_REQUESTS = 8  # requests
+MAX_KEPT = 256 << 20  # bytes of sections that were used last
 
 
 class Objects:
@@ -70,7 +70,7 @@ class Objects:
             return hashlib.sha256(data).hexdigest(), len(data)
 
         with _translated():
-            with ThreadPoolExecutor(AT_ONCE) as pool:
+            with ThreadPoolExecutor(MAX_REQUESTS) as pool:
                 stored = list(pool.map(put, numbers))
             checksums = {number: digest for number, (digest, _) in zip(numbers, stored, strict=True)}
             data = json.dumps(checksums).encode()
@@ -177,7 +177,7 @@ class Objects:
             raise WeightsDamaged
         with self._keeping:
             self._kept[name] = sha256, data
-            while sum(len(data) for _, data in self._kept.values()) > KEPT:
+            while sum(len(data) for _, data in self._kept.values()) > MAX_KEPT:
                 self._kept.popitem(last=False)
         return data
 

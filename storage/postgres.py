@@ -47,12 +47,12 @@ T = TypeVar("T")
 
 SCRIPTS = ("postgres.sql", "workers.sql")
 MIGRATIONS = tuple(Path(__file__).with_name(name) for name in SCRIPTS)  # the n-th makes version n
-CONNECTIONS = 8  # of one process
-WAIT = 30.0  # seconds for a connection, also while the server restarts
-PART = 1 << 20  # bytes of a file that are sent at once: the event loop waits for each
-OLDEST = 140000  # version of the server
-CLOCK = 5.0  # seconds by which clocks may differ
-LAG = 60.0  # seconds by which a replica may be behind
+MAX_CONNECTIONS = 8  # of one process
+CONNECTION_TIMEOUT = 30.0  # seconds for a connection, also while the server restarts
+PART_SIZE = 1 << 20  # bytes of a file that are sent at once: the event loop waits for each
+MIN_SERVER_VERSION = 140000  # version of the server
+MAX_CLOCK_DIFFERENCE = 5.0  # seconds by which clocks may differ
+MAX_LAG = 60.0  # seconds by which a replica may be behind
 ABOUT = """
 SELECT current_setting('server_version_num')::integer AS version, extract(epoch FROM clock_timestamp())::float8 AS now,
     current_setting('fsync') AS fsync, current_setting('synchronous_commit') AS commits,
@@ -74,7 +74,7 @@ UPDATE keys SET erased = TRUE WHERE channel = :channel AND NOT erased AND (
     AND NOT EXISTS (SELECT 1 FROM jobs WHERE channel = :channel AND sha256 = subject)
 )
 """
-SAMPLE = 20  # keys that are looked for at the start
+SAMPLED_KEYS = 20  # keys that are looked for at the start
 OPENING, CLAIMING = "engram: opening", "engram: claiming a job"  # locks beside those of the channels
 
 
@@ -95,8 +95,8 @@ class PostgresIndex(Index):
             connection_class=AsyncConnection[DictRow],
             kwargs={"row_factory": dict_row, "autocommit": True},
             min_size=1,
-            max_size=CONNECTIONS,
-            timeout=WAIT,
+            max_size=MAX_CONNECTIONS,
+            timeout=CONNECTION_TIMEOUT,
             check=AsyncConnectionPool.check_connection,
             open=False,
         )
@@ -128,7 +128,7 @@ class PostgresIndex(Index):
 
     async def _require_keys(self) -> None:
         """Raises: SetupError, where there is none of this database's."""
-        rows = await self._read("SELECT id FROM keys WHERE NOT erased LIMIT :sample", {"sample": SAMPLE})
+        rows = await self._read("SELECT id FROM keys WHERE NOT erased LIMIT :sample", {"sample": SAMPLED_KEYS})
         for row in rows:
             with suppress(KeyLost):  # erased since, where the database is an older copy
                 await self.key_of(row["id"])
@@ -412,13 +412,13 @@ async def about_server(url: str) -> tuple[list[str], str]:
     except psycopg.Error:
         return ["it can't be reached, or refuses this user"], ""
     problems = []
-    if row["version"] < OLDEST:
-        problems.append(f"it is older than PostgreSQL {OLDEST // 10_000}")
-    if abs(row["now"] - time.time()) > CLOCK:
+    if row["version"] < MIN_SERVER_VERSION:
+        problems.append(f"it is older than PostgreSQL {MIN_SERVER_VERSION // 10_000}")
+    if abs(row["now"] - time.time()) > MAX_CLOCK_DIFFERENCE:
         problems.append(f"its clock differs by {row['now'] - time.time():+.0f} s")
     if row["fsync"] == "off" or row["commits"] == "off":
         problems.append("it may lose what it committed: fsync or synchronous_commit is off")
-    if row["lag"] > LAG:
+    if row["lag"] > MAX_LAG:
         problems.append(f"a replica is {row['lag']:.0f} s behind")
     return problems, f"PostgreSQL {row['version'] // 10_000}"
 
@@ -454,13 +454,13 @@ class ChannelRows:
     async def add_job_file(self, job_id: str, data: bytes, pages: tuple[int, int]) -> None:
         first, last = pages
         key = await self._key_in("SELECT sha256 FROM jobs WHERE id = :id", job_id)
-        for part, start in enumerate(range(0, max(1, len(data)), PART)):
+        for part, start in enumerate(range(0, max(1, len(data)), PART_SIZE)):
             await self._execute(
                 "INSERT INTO job_files (job_id, part, channel, data, first_page, last_page) "
                 "VALUES (:id, :part, :channel, :data, :first, :last)",
                 id=job_id,
                 part=part,
-                data=key.seal_value(data[start : start + PART]),
+                data=key.seal_value(data[start : start + PART_SIZE]),
                 first=first,
                 last=last,
             )

@@ -22,7 +22,7 @@ def one_document(known: Sequence[Document], key: str) -> Document:
         raise NotFound(f"I know no document called {harmless_name(key)} here; /docs lists what I know.")
     names = [document.name for document in similar]
     if len(set(names)) > 1:
-        raise NotFound(f"Which one do you mean: {', '.join(names[: render.OFFERED])}?")
+        raise NotFound(f"Which one do you mean: {', '.join(names[: render.MAX_OFFERED])}?")
     return similar[0]
 
 

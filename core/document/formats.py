@@ -250,8 +250,9 @@ def _stuck(first: int, page: int, sandbox: Sandbox) -> str:
 def _scans(reply: Any, limits: Limits) -> list[int]:
     """The pages that text recognition may read. Raises: PdfDamaged."""
     try:
-        first, read = int(reply.get("first", 1)), min(len(reply.get("texts", ())), limits.max_pages)
-        return sorted({int(page) for page in reply.get("scans", ()) if first <= page < first + read})
+        first = int(reply.get("first", 1))
+        end = first + min(len(reply.get("texts", ())), limits.max_pages)
+        return sorted({int(page) for page in reply.get("scans", ()) if first <= page < end})
     except (AttributeError, TypeError, ValueError, OverflowError):
         raise PdfDamaged from None
 
@@ -292,7 +293,9 @@ def _check_reply(reply: dict[str, Any], limits: Limits, format: Format) -> None:
         )
     if not read and 0 < pages < int(reply["first"]):
         raise PdfTooLong(f"This document has only {_count(pages, format.place)}; name some of these.")
-    if read > pages or (read and len(reply.get("unreadable", ())) == read) or (not read and format.place == "page"):
+    if read > pages or (not read and format.place == "page"):
+        raise PdfDamaged
+    if read and len(reply.get("unreadable", ())) == read:
         raise PdfDamaged
     if not any(map(str.isalnum, chain.from_iterable(reply["texts"]))):
         where = f"on the {_count(read, format.place)} of" if read > 1 else "in"

@@ -55,8 +55,9 @@ def read_html(data: bytes) -> dict[str, Any]:
     page.feed(_decoded(data))
     page.close()
     blocks = page.blocks()
-    own = about(blocks[0] if page.titled else "", page.said.get("author", ""), page.said.get("date", ""))
-    return pages_of(blocks, own if page.said else "") | {"hidden": [[1, page.hidden]] if page.hidden else []}
+    title = blocks[0] if page.titled else ""
+    own = about(title, page.said.get("author", ""), page.said.get("date", "")) if page.said else ""
+    return pages_of(blocks, own) | {"hidden": [[1, page.hidden]] if page.hidden else []}
 
 
 def read_epub(data: bytes) -> dict[str, Any]:

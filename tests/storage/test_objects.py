@@ -61,7 +61,7 @@ def test_two_documents_that_changed_places_are_refused(weights: Objects) -> None
 
 
 def test_what_was_used_last_is_not_fetched_again_and_the_rest_makes_room(weights: Objects, monkeypatch) -> None:
-    monkeypatch.setattr(storage.objects, "KEPT", 1_000)
+    monkeypatch.setattr(storage.objects, "MAX_KEPT", 1_000)
     records = [save(weights, f"d{at}") for at in range(4)]
     for record in records:
         load(weights, record)

@@ -21,7 +21,7 @@ from core.errors import NotAllowed
 
 log = logging.getLogger(__name__)
 
-MOST_PROMPTS = 4  # that Slack shows
+MAX_PROMPTS = 4  # that Slack shows
 Ask = Callable[[Place], Awaitable[Request]]  # who somebody is in a place
 
 
@@ -67,7 +67,7 @@ class Home:
         known, coming = await self._bot.service.documents(key), await self._bot.service.jobs(key)
         by_document = [filter(render.reads_well, document.questions) for document in known]
         asked = filter(None, chain.from_iterable(zip_longest(*by_document)))
-        prompts = [{"title": text, "message": text} for text in islice(asked, MOST_PROMPTS)] or PROMPTS
+        prompts = [{"title": text, "message": text} for text in islice(asked, MAX_PROMPTS)] or PROMPTS
         title = render.small_talk("greeting", known, coming, is_dm=True).text
         with contextlib.suppress(*TROUBLE):
             await self._workspace.web.assistant_threads_setSuggestedPrompts(
