@@ -28,13 +28,13 @@ from pathlib import Path
 from typing import Any
 
 from core.document.tables import line_of, row_sentences, rows_as_text
+from core.document.text import one_line
 from core.prepare.invented import fact, invented_word
 from core.prepare.material import (
     Passage,
     grouped,
     is_development,
     is_development_article,
-    one_line,
     passages_of,
     read_articles,
     read_people,
