@@ -1,7 +1,8 @@
 """200 channels, in each of which somebody asks and reads the answer, while all workers learn all the time: one process
 on SQLite, then two front ends and four workers on PostgreSQL. How much more they do, and how long people wait.
 
---seconds: for each of the two; --times: in place of 200. The engine waits where a device would compute, so that processors are left for the rest.
+--seconds: for each of the two; --times: channels, in place of 200. The engine waits where a device would compute, so
+that processors are left for the rest.
 """
 
 from __future__ import annotations
