@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 PRESETS = Path(__file__).parent / "presets"
 CHECK_TOKENS = 16  # of an answer in the self-check
 BASE_LEARNER = "base"  # stands for the base model among the learners
+SECTIONS_ON_CPU = 1  # learned at once: each of more takes as long, and questions wait for all of them
 BASE_TOKENS = 16  # of the base model's answer, which is shown for comparison
 CONTEXT_TOKENS = 2048  # tokens of a prompt; readers are trained with half of it
 
@@ -52,7 +53,7 @@ class EngineConfig:
     dtype: str = "auto"
     effort: str = "standard"  # quick | standard | deep
     chunk_size: int | None = None  # tokens; None: what the model was prepared for
-    batch_tokens: int | None = None  # tokens of one pass; None: 2,048 on a CPU, 16,384 on a GPU
+    batch_tokens: int | None = None  # tokens of one pass; None: 16,384 on a GPU, 2,048 on a CPU or one section
     abstain: float = 1.1  # "not in the text" is answered only from this probability; above 1: never, its share is doubt
     max_answer_tokens: int = 96
     budget: str = ""  # how much to compute on each chunk, for example "threshold:4": see core.learning.forms.budget
@@ -144,9 +145,9 @@ class Engine:
         c, on_gpu = self.config, self.base.device.type == "cuda"
         wanted = c.batch_tokens or (16_384 if on_gpu else 2_048)
         batch_tokens, recompute = fit_batch(self.base.model, wanted, c.memory_mb, c.recompute)
-        return LearnConfig(
-            c.effort, batch_tokens, c.budget, recompute, c.memory_mb, Objectives.from_weights(c.objectives)
-        )
+        sections = None if on_gpu or c.batch_tokens else SECTIONS_ON_CPU
+        objectives = Objectives.from_weights(c.objectives)
+        return LearnConfig(c.effort, batch_tokens, sections, c.budget, recompute, c.memory_mb, objectives)
 
     def chunk(self, pages: Sequence[Page]) -> list[Chunk]:
         return make_chunks(pages, encoder(self.base.tokenizer), self.chunk_size)

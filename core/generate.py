@@ -20,10 +20,12 @@ from core.types import Completion
 T = TypeVar("T")
 V = TypeVar("V")
 
+ROWS_ON_CPU = 4  # read at once: each of more takes as long
+
 
 @dataclass(frozen=True)
 class Prefix:
-    """Texts that the model has read once (`read`); any number of prompts may begin with each."""
+    """Texts that the model has read once (`reading`); any number of prompts may begin with each."""
 
     texts: Sequence[Sequence[int]]
     cache: Any  # keys and values of [texts, tokens of the longest]; filled up on the right
@@ -47,11 +49,27 @@ class Prefix:
         return cache, counts.long(), [p[n:] for p, n in zip(prompts, shared, strict=True)]
 
 
-@torch.no_grad()
-def read_texts(model: Any, texts: Sequence[Sequence[int]], pad_id: int) -> Prefix:
-    """Read these texts, each at least one token, in one batch."""
+def reading(model: Any, texts: Sequence[Sequence[int]], pad_id: int) -> Generator[None, None, Prefix]:
+    """Read texts, each at least one token. On a CPU, where many at once are no faster, it pauses after each few."""
     ids = pad_right(texts, pad_id).to(model.device)
-    return Prefix(texts, model(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values)
+    caches = []
+    for few in ids.split(rows_at_once(ids)):
+        caches.append(model(input_ids=few, use_cache=True, logits_to_keep=1).past_key_values)
+        yield
+    return Prefix(texts, joined(caches))
+
+
+def rows_at_once(ids: Tensor) -> int:
+    return ROWS_ON_CPU if ids.device.type == "cpu" else len(ids)
+
+
+def joined(caches: Sequence[Any]) -> Any:
+    """One cache of the rows of all."""
+    if len(caches) > 1:
+        for first, *others in zip(*(cache.layers for cache in caches), strict=True):
+            first.keys = torch.cat([first.keys, *(other.keys for other in others)])
+            first.values = torch.cat([first.values, *(other.values for other in others)])
+    return caches[0]
 
 
 class Next(NamedTuple):
@@ -79,6 +97,24 @@ class Passes:
     ) -> None:
         self.model = model
         self.cache, self.ids, self.mask, self.position = start(prompts, pad_id, model.device, prefix, text_of)
+
+    def reading(self) -> Generator[None, None, Next]:
+        """`first`; on a CPU a few rows at a time, with a pause after each few."""
+        if len(self.ids) <= rows_at_once(self.ids):
+            return self.first()
+        parts, p = [], []
+        for few in torch.arange(len(self.ids)).split(rows_at_once(self.ids)):
+            part = copy.copy(self)
+            part.ids, part.mask, part.position = self.ids[few], self.mask[few], self.position[few]
+            if self.cache:
+                part.cache = copy.copy(self.cache)
+                part.cache.layers = [copy.copy(layer) for layer in self.cache.layers]
+                part.cache.batch_select_indices(few)
+            p.append(part.first().p)
+            parts.append(part.cache)
+            yield
+        self.cache = joined(parts)
+        return Next.from_probabilities(torch.cat(p))
 
     def first(self) -> Next:
         """Read the prompts."""
@@ -147,11 +183,10 @@ def generation(
     already.
     `passes`: of these prompts, other than the plain ones. `random`: for sampling, instead of the global one.
 
-    Yields: between two passes.
+    Yields: between two passes, and while the prompts are read.
 
     Returns: for each prompt its new tokens (stop token left out) and the mean probability of what was chosen, 0..1.
     """
-    passes = passes or Passes(model, prompts, pad_id, prefix, text_of)
     each = [temperature] * len(prompts) if isinstance(temperature, (int, float)) else temperature
     temperatures = torch.tensor(each, device=model.device) if any(each) else None
     answers: list[list[int]] = [[] for _ in prompts]
@@ -159,7 +194,11 @@ def generation(
     going = list(range(len(prompts)))
     chances: list[Tensor] = []
     unsure = torch.zeros(len(prompts), device=model.device)
-    p, chance, token = passes.first()
+    if passes:
+        p, chance, token = passes.first()
+    else:
+        passes = Passes(model, prompts, pad_id, prefix, text_of)
+        p, chance, token = yield from passes.reading()
     if hold_back:
         unsure = p[:, hold_back[0]].clone()
         p[:, hold_back[0]] *= unsure >= hold_back[1]

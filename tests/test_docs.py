@@ -7,6 +7,7 @@ import re
 import tomllib
 from collections.abc import Iterator
 from fnmatch import fnmatch
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,7 @@ PAGES = sorted(
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 FIGURE = re.compile(r"\b((?:engram|process)_[a-z_]+)")
 CODE = re.compile(r"`([^`\n]+)`")
+BLOCK = re.compile(r"```\w*\n(.*?)```", re.DOTALL)
 PLACES = ("bot/", "core/", "storage/", "tests/", "docs/", ".ci/")
 
 
@@ -65,8 +67,17 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 @pytest.mark.parametrize("page", [p for p in PAGES if p.name != "LOG.md"], ids=named)
 def test_files_that_are_named_are_there(page: Path) -> None:
-    said = {code.split(":")[0].rstrip("/") for code in CODE.findall(page.read_text()) if code.startswith(PLACES)}
-    assert {name for name in said if " " not in name and not (ROOT / name).exists()} == set()
+    """Also within a command: `pytest tests/test_docs.py -k links`."""
+    text = page.read_text()
+    words = [word for code in [*CODE.findall(text), *BLOCK.findall(text)] for word in code.split()]
+    said = {re.split("::?", word)[0].rstrip("/") for word in words if word.startswith(PLACES)}
+    assert {name for name in said if not any(ROOT.glob(name))} == set()
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if p.name != "LOG.md"], ids=named)
+def test_modules_that_are_run_are_there(page: Path) -> None:
+    said = set(re.findall(r"python -m ((?:bot|core|storage|tests)[a-z_.]*)\b", page.read_text()))
+    assert {name for name in said if not find_spec(name)} == set()
 
 
 @pytest.mark.parametrize("page", [p for p in PAGES if p.name != "LOG.md"], ids=named)
@@ -102,6 +113,8 @@ def test_the_readmes_results_are_those_of_the_page() -> None:
     here = re.findall(r"\d+\.\d / \d+\.\d", (ROOT / "README.md").read_text())
     there = re.findall(r"\d+\.\d / \d+\.\d", (ROOT / "docs" / "results.md").read_text())
     assert len(here) == 9 and set(here) <= set(there)
+    seeds = (ROOT / "docs" / "seeds.md").read_text()
+    assert f"ships: {here[1]} on the sample, base {here[0]}" in seeds
 
 
 def test_the_dashboard_asks_for_figures_that_there_are() -> None:

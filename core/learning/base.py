@@ -36,10 +36,11 @@ class Objectives:
 
 @dataclass(frozen=True)
 class LearnConfig:
-    """What learners obey: adapters all but the budget; fast weights none of effort, recomputing and objectives."""
+    """What learners obey: adapters all but sections and budget, fast weights none of effort, recompute, objectives."""
 
     effort: str = "standard"  # quick | standard | deep
     batch_tokens: int = 8192  # tokens of one forward and backward pass; halved when memory runs out
+    sections: int | None = None  # learned at once, at most; None: as many as make up batch_tokens
     budget: str = ""  # how much to compute on each chunk: see core.learning.forms.budget; empty: as prepared
     recompute: bool = False  # gradient checkpointing: less memory, a third more time
     memory_mb: int | None = None  # learning stays below it, where it can

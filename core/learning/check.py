@@ -31,11 +31,10 @@ class SelfCheck:
     answer: Answerer
     learner: str
 
-    def __post_init__(self) -> None:
-        self.before = sum(right for right, _ in at_once(self._marks([None] * len(self.exercises))))
-
     def after(self, learned: Learned) -> Generator[None, None, Learned]:
-        """The same weights, with the result; each question is put to the section that holds its chunk."""
+        """The same weights, with the result; each question is put to the section that holds its chunk, and to the base
+        model."""
+        before = yield from self._marks([None] * len(self.exercises))
         by_section: dict[int, Mapping[str, Tensor]] = {}  # shared objects: attached once a batch
         weights = []
         for exercise in self.exercises:
@@ -47,7 +46,7 @@ class SelfCheck:
         metrics = replace(
             learned.metrics,
             check_total=len(self.exercises),
-            check_before=self.before,
+            check_before=sum(right for right, _ in before),
             check_after=sum(right for right, _ in marks),
         )
         return replace(learned, metrics=metrics, questions=self._examples(marks))

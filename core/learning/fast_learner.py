@@ -154,6 +154,7 @@ class FastWeightsLearner:
         """As many chunks from `start` on as fit into one batch and into memory, at least one."""
         padded = max(chunk.token_count for chunk in chunks) * 5 // 4
         most = sections_at_once(self.base.model, len(self.modules), padded, self.config.memory_mb) or len(chunks)
+        most = min(most, self.config.sections or most)
         size = chunks[start].token_count
         stop = start + 1
         while stop < min(len(chunks), start + most) and size + chunks[stop].token_count <= batch_tokens:
@@ -189,9 +190,20 @@ class FastWeightsLearner:
         return passes
 
     def _unpacked(self, sections: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-        """The fast weights of D stored sections, name -> [D, d, f]; {} of none."""
+        """The fast weights of D stored sections, name -> [D, d, f]; {} of none. On a CPU one section after the other:
+        what is computed of one fits into its cache."""
         if not sections:
             return {}
+        if self.base.device.type == "cuda":
+            return dict(zip(self.modules, self._at_once(sections), strict=True))
+        shape = len(self.modules), len(sections), *next(iter(self.modules.values())).weight.shape
+        whole = torch.empty(shape, dtype=self.base.dtype)
+        for i in range(len(sections)):
+            whole[:, i : i + 1] = self._at_once(sections[i : i + 1])
+        return dict(zip(self.modules, whole, strict=True))
+
+    def _at_once(self, sections: Sequence[Mapping[str, Tensor]]) -> Tensor:
+        """The same, [U, D, d, f]."""
         packed = {}
         for part in ("", SCALE):
             tensors = []
@@ -202,7 +214,7 @@ class FastWeightsLearner:
             packed["all" + part] = whole.to(self.base.device, non_blocking=True)  # at once, and nothing waits for it
         width = next(iter(self.modules.values())).in_features
         changes = unpack(packed, width)["all"].unflatten(0, (len(self.modules), -1))
-        return dict(zip(self.modules, self.fast_weights(changes).to(self.base.dtype), strict=True))
+        return self.fast_weights(changes).to(self.base.dtype)
 
     def fast_weights(self, changes: Tensor) -> Tensor:
         """From what was stored, [U, D, d, f]."""

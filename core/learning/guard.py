@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Generator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -44,6 +43,7 @@ class Guard:
     def __init__(self, base: LoadedModel, fmt: PromptFormat, config: GuardConfig | None = None) -> None:
         self.base, self.fmt, self.config = base, fmt, config or GuardConfig()
         self.prompts = [fmt.closed_book(q) for q in UNRELATED[:HELD_OUT]]
+        self._plain: Tensor | None = None  # what the base model says to them
 
     @cached_property
     def norm(self) -> float:
@@ -75,22 +75,29 @@ class Guard:
         sections."""
         return at_once(self._shift(learned, learner))
 
+    def _base_tokens(self, learner: Learner) -> Tensor:
+        """Without weights; computed once."""
+        if self._plain is None:
+            self._plain = self._first_tokens(learner, [])
+        return self._plain
+
     def _shift(self, learned: Learned, learner: Learner) -> Generator[None, None, float]:
         """The same, with a pause before each section."""
-        plain = self._first_tokens(nullcontext())
+        plain = self._base_tokens(learner)
         moved = []
         for section in evenly_chosen(sorted(set(learned.sections)), CHECKED_SECTIONS):
             yield
-            attached = learner.attach([(learned.section(section), len(self.prompts))])
-            now = self._first_tokens(attached)
+            now = self._first_tokens(learner, [(learned.section(section), len(self.prompts))])
             moved.append(float(F.kl_div(now, plain, log_target=True, reduction="batchmean")))
         return sum(moved) / len(moved)
 
     @torch.no_grad()
-    def _first_tokens(self, attached: AbstractContextManager[None]) -> Tensor:
+    def _first_tokens(self, learner: Learner, groups: Sequence[tuple[Mapping[str, Tensor], int]]) -> Tensor:
         """[prompts, V] log probabilities of each answer's first token."""
+        if self.base.device.type == "cpu" and (passes := learner.recorded(groups, self.prompts, 1)):
+            return passes.first().p.clamp_min(1e-30).log()
         _, ids, mask, position = start(self.prompts, self.fmt.pad_id, self.base.device)
-        with attached:
+        with learner.attach(groups):
             out = self.base.model(
                 input_ids=ids, attention_mask=mask, position_ids=position, use_cache=False, logits_to_keep=1
             )

@@ -52,9 +52,9 @@ def unpack(packed: Mapping[str, Tensor], width: int) -> dict[str, Tensor]:
     deltas = {}
     for name, bits in packed.items():
         if not name.endswith(SCALE):
-            shifts = torch.tensor([0, 2, 4, 6], dtype=torch.uint8, device=bits.device)
-            q = (bits[..., None] >> shifts & 3).float().flatten(-2).unflatten(-1, (-1, GROUP))
-            deltas[name] = ((q - 1.5) * packed[name + SCALE].float()[..., None]).flatten(-2)[..., :width]
+            four = torch.stack([bits & 3, bits >> 2 & 3, bits >> 4 & 3, bits >> 6], -1)
+            levels = four.flatten(-2).unflatten(-1, (-1, GROUP)).float().sub_(1.5)
+            deltas[name] = levels.mul_(packed[name + SCALE].float()[..., None]).flatten(-2)[..., :width]
     return deltas
 
 

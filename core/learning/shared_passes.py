@@ -94,6 +94,9 @@ class Shared:
             return None
         slots = {}
         for name, delta in (deltas or {}).items():
+            if list(documents) == list(range(len(prompts))) and len(delta) == len(prompts):
+                slots[name] = delta  # as it is: copying takes as long as a pass
+                continue
             slots[name] = delta.new_zeros(len(prompts), *delta.shape[1:])
             slots[name][: len(documents)] = delta[list(documents)]
         return SharedPasses(self, prompts, pad_id, max_new, slots)
@@ -133,23 +136,31 @@ class SharedPasses(Passes):
         cache[:lowest, :, :begin] = shared.opening.cache[:, :, :begin]
         x = self.model.model.embed_tokens(self.ids)
         columns = torch.arange(begin, stop)
-        x = run_blocks(
-            self.model, x, self.positions[:, begin:], columns, self._visible(columns), cache, {}, range(lowest)
-        )
+        places, lower = self.positions[:, begin:], range(lowest)
+        x = run_blocks(self.model, x, places, columns, self._visible(columns), self._used(cache), {}, lower)
         x = torch.cat([shared.opening.states[:, :begin].expand(len(x), -1, -1), x], 1)
         x, self.cache = x[self.row_of], cache[:, self.row_of]
         self.seen, positions = self.seen[self.row_of], self.positions[self.row_of]
         upper = range(lowest, len(self.model.model.layers))
         if upper:
             columns = torch.arange(stop)
-            x = run_blocks(self.model, x, positions, columns, self._visible(columns), self.cache, self.slots, upper)
+            cache = self._used(self.cache)
+            x = run_blocks(self.model, x, positions, columns, self._visible(columns), cache, self.slots, upper)
         self.position = positions[:, -1:]
         return Next.from_probabilities(probabilities(self.model, x[:, -1]))
 
     def _visible(self, columns: Tensor) -> Tensor:
         """What the tokens of these columns see, [R, T, C]. Padding sees itself: a softmax over nothing is no number."""
-        every = torch.arange(self.seen.shape[1])
-        return self.seen[:, None] & (every <= columns[:, None]) | (every == columns[:, None])
+        every = torch.arange(self.used)
+        return self.seen[:, None, : self.used] & (every <= columns[:, None]) | (every == columns[:, None])
+
+    @property
+    def used(self) -> int:
+        """C, columns up to the last one that is filled, rounded up."""
+        return min(round_up(self.column), self.seen.shape[1])
+
+    def _used(self, cache: Tensor) -> Tensor:
+        return cache[:, :, : self.used]
 
     def next(self, tokens: Tensor) -> Next:
         return Next.from_probabilities(self.read(tokens[:, None])[:, -1])
@@ -162,8 +173,9 @@ class SharedPasses(Passes):
         positions = self.position + torch.arange(1, count + 1)
         x = self.model.model.embed_tokens(tokens)
         every = range(len(self.model.model.layers))
-        x = run_blocks(self.model, x, positions, columns, self._visible(columns), self.cache, self.slots, every)
         self.column += count
+        cache = self._used(self.cache)
+        x = run_blocks(self.model, x, positions, columns, self._visible(columns), cache, self.slots, every)
         self.position = positions[:, -1:]
         return probabilities(self.model, x)
 

@@ -184,8 +184,10 @@ def _passages(page: str) -> list[str]:
 
 
 def stemmed(word: str) -> str:
-    """Opens, opened, opening: the same."""
-    return word[: max(4, len(word) - 3)] if len(word) > 5 else word
+    """Opens, opened, opening: the same; so are leave and leaves."""
+    if len(word) > 5:
+        return word[: max(4, len(word) - 3)]
+    return word[:-1] if len(word) > 3 and word[-1] in "es" and not word.endswith("ss") else word
 
 
 def stems(text: str) -> set[str]:

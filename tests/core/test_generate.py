@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from core.generate import complete, generate, read_texts
+from core.generate import ROWS_ON_CPU, at_once, complete, generate, generation, reading
 
 PROMPTS = [[7, 8, 9], list(range(20, 40)), [11], list(range(50, 62))]
 PLAIN = {"stop_ids": frozenset({0}), "pad_id": 1}
@@ -90,12 +90,43 @@ def test_text_comes_without_marks_and_nothing_for_nothing(tiny) -> None:
 def test_a_text_read_once_serves_many_prompts(tiny) -> None:
     texts = [list(range(100, 130)), list(range(200, 215))]
     prompts = [[*texts[1], 7, 8], [*texts[0], 9], [*texts[0][:20], 5, 6, 7], texts[1], [*texts[0], 3, 4, 5, 6]]
-    prefix = read_texts(tiny.model, texts, pad_id=1)
+    prefix = at_once(reading(tiny.model, texts, pad_id=1))
     before = prefix.cache.layers[0].keys.clone()
     cached = generate(tiny.model, prompts, max_new=6, prefix=prefix, text_of=[1, 0, 0, 1, 0], **PLAIN)
     plain = generate(tiny.model, prompts, max_new=6, **PLAIN)
     assert cached[0] == plain[0] and cached[1] == pytest.approx(plain[1], rel=1e-3)
     assert torch.equal(prefix.cache.layers[0].keys, before)
+
+
+def test_texts_are_read_a_few_at_a_time_with_pauses_on_a_cpu(tiny) -> None:
+    texts = [list(range(100 + 10 * n, 130 + 11 * n)) for n in range(ROWS_ON_CPU + 1)]
+    steps = reading(tiny.model, texts, pad_id=1)
+    assert [next(steps) for _ in range(2)] == [None, None], "a pause after the first few, one after the others"
+    prefix = at_once(steps)
+    for number, text in enumerate(texts):
+        alone = at_once(reading(tiny.model, [text], pad_id=1))
+        for layer, other in zip(prefix.cache.layers, alone.cache.layers, strict=True):
+            assert torch.allclose(layer.keys[number, :, : len(text)], other.keys[0, :, : len(text)], atol=1e-4)
+            assert torch.allclose(layer.values[number, :, : len(text)], other.values[0, :, : len(text)], atol=1e-4)
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_many_prompts_are_read_a_few_at_a_time_with_pauses_on_a_cpu(tiny, begun) -> None:
+    text = list(range(100, 130))
+    prompts = [[*text, *range(7 + n, 9 + 2 * n)] for n in range(ROWS_ON_CPU + 1)]
+    plain = [generate(tiny.model, [prompt], max_new=6, **PLAIN) for prompt in prompts]
+    options = {"prefix": at_once(reading(tiny.model, [text], 1)), "text_of": [0] * len(prompts)} if begun else {}
+    steps, pauses = generation(tiny.model, prompts, max_new=6, **options, **PLAIN), 0
+    while True:
+        try:
+            next(steps)
+            pauses += 1
+        except StopIteration as end:
+            tokens, sure = end.value
+            break
+    assert tokens == [answers for [answers], _ in plain]
+    assert sure == pytest.approx([chance for _, [chance] in plain], rel=1e-3)
+    assert pauses == 2 + 5, "after the first few, after the other one, and between six tokens"
 
 
 def test_each_prompt_has_its_own_temperature(tiny) -> None:

@@ -20,7 +20,7 @@ from typing import Protocol, TypeVar
 import torch
 
 from core.errors import LearningFailed
-from core.generate import Prefix, generation, read_texts, yielding
+from core.generate import Prefix, generation, reading, yielding
 from core.model import LoadedModel
 from core.prompts import BEGINNINGS, REWRITE, SUMMARISE, PromptFormat
 from core.search.words import normalise, supports
@@ -191,8 +191,8 @@ class Tutor:
             for i, (prompt, begin) in enumerate(self.fmt.write_questions(passages[n][1], count, about)):
                 first.setdefault(n, prompt)
                 rows.append((n, begin, prompt, self.config.temperature * (i >= len(BEGINNINGS))))
-        prefix = read_texts(self.base.model, [first[n] for n in range(len(passages))], self.fmt.pad_id)
-        yield []
+        texts = [first[n] for n in range(len(passages))]
+        prefix = yield from yielding([], reading(self.base.model, texts, self.fmt.pad_id))
         numbers, begun, prompts, temperatures = zip(*rows, strict=True)
         longest = QUESTION_TOKENS * max(count for _, count, _ in wanted) * len(wanted) // len(rows)
         stops = self.fmt.write_stops
@@ -242,7 +242,8 @@ class Tutor:
         numbers = [n for n, _ in asked]
         if prefix is None or 2 * sum(prefix.shared(prompts, numbers)) < sum(map(len, prompts)):
             order = sorted(set(numbers))
-            prefix = read_texts(self.base.model, [prompts[numbers.index(n)] for n in order], self.fmt.pad_id)
+            texts = [prompts[numbers.index(n)] for n in order]
+            prefix = yield from yielding([], reading(self.base.model, texts, self.fmt.pad_id))
             numbers = [order.index(n) for n in numbers]
         rows, confidences = yield from self._generate(prompts, prefix, numbers, ANSWER_TOKENS, 0.0)
         return list(zip(map(self._text, rows), confidences, strict=True))

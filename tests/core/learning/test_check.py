@@ -78,8 +78,10 @@ def test_examples_are_questions_that_it_answers_and_that_fit_a_button() -> None:
 def test_questions_are_asked_in_batches_of_bounded_size() -> None:
     answer = Knowing()
     check = SelfCheck(ASKED * 9, answer, "x")
-    assert [len(batch) for batch in answer.asked] == [6] * 6 and check.before == 9
     assert check.score({"m": torch.tensor(1.0)}) == 18
+    assert [len(batch) for batch in answer.asked] == [6] * 6
+    pauses = list(check.after(learned()))
+    assert len(pauses) == 12 and [len(batch) for batch in answer.asked] == [6] * 18, "the base model's and the learned"
 
 
 # Adapters stop by it

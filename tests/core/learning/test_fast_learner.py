@@ -12,6 +12,7 @@ from core.engine import Engine, EngineConfig
 from core.errors import LearningFailed
 from core.learning.base import LearnConfig
 from core.learning.fast_learner import FastWeightsLearner
+from core.learning.guard import Guard
 from core.learning.packing import unpack
 from core.ports import Ask, Learned
 from core.prepare.invented import invented_document
@@ -87,6 +88,38 @@ def test_small_batches_learn_the_same(learner) -> None:
     again, deltas = unpack(parts.tensors, 128), unpack(whole.tensors, 128)
     same = [torch.isclose(again[name], delta, rtol=0.02).float().mean() for name, delta in deltas.items()]
     assert min(same) > 0.95  # a weight on the edge of two levels may fall to either side
+
+
+def test_on_a_cpu_one_section_is_learned_at_once_unless_the_operator_wants_more(learner) -> None:
+    chunks = chunks_of(learner.base.tokenizer, STORY * 3)
+    counts = []
+    for chosen in ({}, {"batch_tokens": 1024}):
+        engine = Engine(learner.base, EngineConfig(device="cpu", **chosen))
+        counts.append(len(engine.course("fast-weights").learner._group(chunks, 0, 1024)))
+    assert counts == [1, len(chunks)]
+    _, whole = learn(learner)
+    learner.config = LearnConfig(sections=1)
+    seen, parts = learn(learner)
+    assert len(seen) == 4 * len(chunks) and seen[-1].done == seen[-1].total
+    again, deltas = unpack(parts.tensors, 128), unpack(whole.tensors, 128)
+    same = [torch.isclose(again[name], delta, rtol=0.02).float().mean() for name, delta in deltas.items()]
+    assert min(same) > 0.95
+
+
+def test_what_the_guard_sees_is_the_same_by_shared_passes(learner, fmt) -> None:
+    _, learned = learn(learner)
+    groups = [(section(learned, 0), 8)]
+    seen = []
+    for recorded in (learner.recorded, lambda *_: None):
+        learner.recorded = recorded
+        guard = Guard(learner.base, fmt)
+        seen += [
+            (guard._first_tokens(learner, []), guard._first_tokens(learner, groups), guard.shift(learned, learner))
+        ]
+    (base, with_weights, shift), (plain_base, plain_weights, plain_shift) = seen
+    assert torch.allclose(base, plain_base, atol=1e-3) and torch.allclose(with_weights, plain_weights, atol=1e-3)
+    assert not torch.allclose(base, with_weights, atol=1e-2)
+    assert shift == pytest.approx(plain_shift, rel=1e-2) and shift > 0
 
 
 def test_a_loss_that_is_not_finite_is_a_failure_and_the_model_stays(learner) -> None:

@@ -41,6 +41,14 @@ def test_what_sections_are_asked_alike_is_read_once(tiny) -> None:
     assert passes.row_of.tolist() == [0, 0, 0, 1, 2]
 
 
+def test_room_that_is_not_filled_yet_is_not_looked_at(tiny) -> None:
+    passes = Shared(tiny.model, down_projections(tiny.model, range(2, 3)), OPENING).passes(PROMPTS, 1, 64)
+    passes.first()
+    passes.cache[:, :, passes.used :] = torch.nan
+    assert passes.used == 32 and passes.seen.shape[1] == 27 + 64
+    assert passes.next(torch.tensor([7] * len(PROMPTS))).p.isfinite().all()
+
+
 @pytest.mark.parametrize("known", ["answer", "half", "wrong", "nothing"])
 def test_a_draft_changes_no_answer(tiny, known) -> None:
     plain, sure = generate(tiny.model, PROMPTS[:1], **PLAIN)
