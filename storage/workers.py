@@ -388,7 +388,8 @@ class Worker:
             group.create_task(self._tell())
 
     async def _work(self, queues: list[str], at_once: int, finish_within: float) -> None:
-        while True:
+        task = asyncio.current_task()
+        while not (task and task.cancelling()):  # its end at a queue that can't be reached is another error
             try:
                 await self._queues.app.run_worker_async(
                     queues=queues,
@@ -402,6 +403,8 @@ class Worker:
                 )
             except (ConnectorException, psycopg.Error):
                 log.exception("the queue can't be reached; trying again")
+                if (task := asyncio.current_task()) and task.cancelling():
+                    raise asyncio.CancelledError from None  # it came while the queue was left, and was lost on the way
             await asyncio.sleep(1.0)
 
     async def _tell(self) -> None:

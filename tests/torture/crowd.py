@@ -1,7 +1,8 @@
 """200 channels, in each of which somebody asks and reads the answer, while all workers learn all the time: one process
 on SQLite, then two front ends and four workers on PostgreSQL. How much more they do, and how long people wait.
 
---seconds: for each of the two. The engine waits where a device would compute, so that processors are left for the rest.
+--seconds: for each of the two; --times: channels, in place of 200. The engine waits where a device would compute, so
+that processors are left for the rest.
 """
 
 from __future__ import annotations
@@ -108,13 +109,16 @@ async def run(plan: Plan, say: Say) -> list[Figure]:
 async def measure(plan: Plan, roles: Sequence[str], say: Say) -> Crowd:
     folder = plan.folder / roles[0]
     folder.mkdir()
-    crowd, channels = Crowd(folder, random.Random(plan.seed)), [f"channel{number}" for number in range(CHANNELS)]
+    crowd, channels = (
+        Crowd(folder, random.Random(plan.seed)),
+        [f"channel{number}" for number in range(plan.times or CHANNELS)],
+    )
     async with Nursery() as nursery:
         began = time.monotonic()
         async with AsyncExitStack() as stack:
             await start(crowd, stack, nursery, roles, {})
             await asyncio.gather(*(crowd.teach(channels[at::HANDED_IN]) for at in range(HANDED_IN)))
-        say(f"{', '.join(roles)}: {CHANNELS} documents in {time.monotonic() - began:.0f} s, engine at once")
+        say(f"{', '.join(roles)}: {len(channels)} documents in {time.monotonic() - began:.0f} s, engine at once")
         async with AsyncExitStack() as stack:
             await start(crowd, stack, nursery, roles, PACE)
             others = cycle(channels)

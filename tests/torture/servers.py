@@ -34,7 +34,8 @@ PROCESSES = ["front end 1", "front end 2", "worker 1", "worker 2"]
 VICTIMS = [*PROCESSES, "worker 1", "worker 2", "database", *NETWORKS]
 CUT = 10.0  # seconds for which the network is cut at most
 IN_TIME = 180.0  # seconds from the last point until every end is told; a dead worker's job waits for 20
-PATIENCE = 600.0
+PATIENCE = 600.0  # seconds in which nothing is told
+WAITING = 20  # documents on their way; then none is handed in
 REFUSED = 20  # one request in so many
 DURABLE = "-c fsync=off"  # no power is cut here, but a commit is on the disk when the database says so
 
@@ -51,6 +52,8 @@ class Servers:
     answered: int = 0
     crossed: list[str] = field(default_factory=list)
     points: Counter[str] = field(default_factory=Counter)
+    given_up: int = 0  # starts
+    changing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def start(self, name: str) -> None:
         role = "worker" if name.startswith("worker") else name
@@ -74,11 +77,22 @@ class Servers:
             await asyncio.to_thread(self.database.stop, "immediate")
             await asyncio.to_thread(self.database.start)
             return
-        await self.stop(name)
-        await self.start(name)
+        async with self.changing:
+            await self.stop(name)
+            await self.start(name)
+
+    async def supervise(self) -> None:
+        """Start again what has ended by itself, as Docker does: a start that loses the database is given up."""
+        while True:
+            await asyncio.sleep(1.0)
+            async with self.changing:
+                for name in [name for name, world in self.worlds.items() if world.has_ended]:
+                    self.given_up += 1
+                    await self.stop(name)
+                    await self.start(name)
 
     def front_end(self) -> World:
-        return self.worlds[self.chance.choice(["front end 1", "front end 2"])]
+        return self.chance.choice([world for name, world in sorted(self.worlds.items()) if name.startswith("front")])
 
     def hand_in(self) -> None:
         number = len(self.uploads) + 1
@@ -130,9 +144,12 @@ async def run(plan: Plan, say: Say) -> list[Figure]:
         servers = Servers(plan, database, networks, random.Random(plan.seed))
         for name in PROCESSES:
             await servers.start(name)
+        supervising = asyncio.create_task(servers.supervise())
         try:
             return await torture(servers, times, say)
         finally:
+            supervising.cancel()
+            await asyncio.gather(supervising, return_exceptions=True)
             for name in [*servers.worlds]:
                 await servers.stop(name)
 
@@ -142,7 +159,8 @@ async def torture(servers: Servers, times: int, say: Say) -> list[Figure]:
         await world.ready()
     asking = []
     for number in range(1, times + 1):
-        servers.hand_in()
+        if len(servers.open()) < WAITING:
+            servers.hand_in()
         if known := [upload for upload in servers.uploads.values() if upload.learned]:
             channel = f"channel{servers.chance.randrange(CHANNELS)}"
             asking.append(asyncio.create_task(servers.ask(servers.chance.choice(known), channel)))
@@ -151,9 +169,12 @@ async def torture(servers: Servers, times: int, say: Say) -> list[Figure]:
         servers.note()
         if number % 10 == 0:
             say(f"{number}/{times}: {dict(servers.points)}; {len(servers.open())} documents are on their way")
-    began = time.monotonic()
-    while (waiting := servers.open()) and time.monotonic() - began < PATIENCE:
+    began = moved = time.monotonic()
+    waiting = servers.open()
+    while waiting and time.monotonic() - moved < PATIENCE:
         await asyncio.sleep(0.5)
+        before, waiting = waiting, servers.open()
+        moved = time.monotonic() if len(waiting) < len(before) else moved
     settled = time.monotonic() - began
     outcomes = await asyncio.gather(*asking, return_exceptions=True)
     learned = [upload for upload in servers.uploads.values() if upload.learned]
@@ -178,6 +199,7 @@ async def torture(servers: Servers, times: int, say: Say) -> list[Figure]:
         none("answers with another channel's secret", len(servers.crossed)),
         none("questions that were never answered", sum(isinstance(one, TimeoutError) for one in outcomes)),
         Figure("questions answered, of those asked", f"{servers.answered}/{servers.asked}"),
+        Figure("starts that were given up, and made again", servers.given_up),
         Figure("ends told more than once", sum(len(upload.ends) > 1 for upload in received)),
     ]
 

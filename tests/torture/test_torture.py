@@ -55,9 +55,8 @@ async def test_cuts_of_the_network_lose_nothing(tmp_path: Path, monkeypatch: pyt
 async def test_a_crowd_is_answered_by_one_process_and_by_several(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(crowd, "CHANNELS", 6)
     monkeypatch.setattr(crowd, "PAUSE", 1.0)
-    await good("crowd", tmp_path, seconds=10)
+    await good("crowd", tmp_path, times=6, seconds=10)
 
 
 def test_a_canary_is_found_in_every_form_in_which_it_is_stored(tmp_path: Path) -> None:

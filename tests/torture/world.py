@@ -125,6 +125,10 @@ class World:
         await self.gone()
         self._orders.close()
 
+    @property
+    def has_ended(self) -> bool:
+        return self._reading.done()
+
     def kill(self, how: signal.Signals = signal.SIGKILL) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, how)
@@ -167,7 +171,7 @@ class World:
         return self.answers[number]
 
     async def _next(self, changed: asyncio.Event) -> None:
-        if self._reading.done():
+        if self.has_ended:
             raise EOFError
         await changed.wait()
 
