@@ -14,7 +14,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from bot.quotas import QuotaConfig
-from core.document.ocr import PAGES_AT_ONCE, Ocr
+from core.document.ocr import MAX_PAGES, Ocr
 from core.errors import SetupError
 from core.types import Limits
 
@@ -87,7 +87,7 @@ class Settings(BaseSettings):
     ocr_languages: str = Field(
         "eng", pattern=r"^[A-Za-z_]+(\+[A-Za-z_]+)*$"
     )  # of scans, as Tesseract has them: eng+deu
-    ocr_pages: int = Field(PAGES_AT_ONCE, ge=0)  # of a scan that are recognised; 0: none
+    ocr_pages: int = Field(MAX_PAGES, ge=0)  # of a scan that are recognised; 0: none
 
     # Platforms
     discord_token: SecretStr | None = None  # of the application's bot

@@ -25,6 +25,7 @@ from rich.text import Text
 from bot.wording import count, not_found_in, with_its_cut
 from core.document.formats import place_of
 from core.document.text import visible
+from core.program import this_program
 from core.prompts import NOT_IN_TEXT
 from core.types import Answer, Certainty, Document, Page, Progress, Stage, Status
 
@@ -198,7 +199,7 @@ def answers_table(answer: Answer) -> Table:
     elif answer.unrelated:
         learned = "[dim]nothing learned here seems to be about that; add --document NAME to ask one all the same[/]"
     else:
-        learned = "[dim]no document is learned here yet[/]"
+        learned = f"[dim]no document is learned here yet; first: {this_program()} learn FILE[/]"
     table.add_row(f"[dim]{plain(with_its_cut(answer.base.text))}[/]", learned)
     return table
 

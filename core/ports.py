@@ -220,6 +220,10 @@ class Weights(Protocol):
         """Raises: WeightsDamaged (missing, changed, another channel's), WrongBaseModel."""
         ...
 
+    def prefetch(self, record: WeightsRecord, section: int) -> None:
+        """More questions about this section and those around it are likely: `load` is to find them here. No error."""
+        ...
+
     def delete(self, document_id: str) -> None:
         """Raises: OSError, when it can't be deleted."""
         ...

@@ -90,6 +90,9 @@ class Weights:
             raise WeightsDamaged
         return tensors
 
+    def prefetch(self, record: WeightsRecord, section: int) -> None:
+        """Nothing: they are on this machine."""
+
     def whole(self, record: WeightsRecord, channel: str) -> dict[str, Tensor]:
         """All tensors, named SECTION/MODULE, as stored, on the CPU. Raises: WeightsDamaged, StorageFailed."""
         return self._read(record, channel)

@@ -20,8 +20,6 @@ import procrastinate
 import psycopg
 from procrastinate.exceptions import ConnectorException
 from procrastinate.job_context import AbortReason
-from psycopg.rows import dict_row
-from psycopg_pool import AsyncConnectionPool
 from pydantic import TypeAdapter
 
 from core import errors
@@ -31,6 +29,7 @@ from core.feed import Feeds
 from core.ports import AboutEngine
 from core.runner import Runner
 from core.types import Answer, Job, Progress, Stage, Step
+from storage.connections import Connection, pool
 from storage.keys import key_id
 from storage.postgres import PostgresIndex
 
@@ -38,17 +37,19 @@ log = logging.getLogger(__name__)
 logging.getLogger("procrastinate").setLevel(logging.WARNING)  # a line for each question otherwise
 
 LEARNING, CALLS, MENDING = "learning", "calls", "mending"  # queues
-NEWS = "engram_news"  # channel of NOTIFY
-HEARTBEAT = 5.0  # seconds between a worker's signs of life
+NEWS_CHANNEL = "engram_news"  # channel of NOTIFY
+MAX_CONNECTIONS = 4  # of one process, beside those of the index
+HEARTBEAT_SECONDS = 5.0  # seconds between a worker's signs of life
 DEAD_AFTER = 20.0  # seconds without one
 EVERY_5_SECONDS = "* * * * * */5"
-POLLING = 1.0  # seconds; a ticket that is queued again is not notified
-ANSWER_WITHIN = 120.0  # seconds for a reply
-LOOK_AFTER = 10.0  # seconds without news until what is awaited is looked up
+POLL_SECONDS = 1.0  # seconds; a ticket that is queued again is not notified
+ANSWER_TIMEOUT = 120.0  # seconds for a reply
+LOOK_UP_AFTER = 10.0  # seconds without news until what is awaited is looked up
 ENDS_EARLY = (  # the server ends a session whose process hangs, or whose machine is gone
     "-c idle_session_timeout=20s -c tcp_keepalives_idle=5 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3"
 )
-CALLS_AT_ONCE = 16  # of one worker; the device answers those that wait in one batch
+TRY_LOCK = "SELECT pg_try_advisory_lock(hashtextextended(%s, 0)) AS won"
+MAX_CALLS = 16  # of one worker; the device answers those that wait in one batch
 
 
 @dataclass(frozen=True)
@@ -77,15 +78,7 @@ class Queues:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self._pool = AsyncConnectionPool(
-            url,
-            kwargs={"row_factory": dict_row},
-            configure=lambda connection: connection.set_autocommit(True),
-            min_size=1,
-            max_size=4,
-            check=AsyncConnectionPool.check_connection,
-            open=False,
-        )
+        self._pool = pool(url, MAX_CONNECTIONS)
         self.app = procrastinate.App(connector=procrastinate.PsycopgConnector())
 
     async def __aenter__(self) -> Queues:
@@ -97,7 +90,7 @@ class Queues:
         await self._pool.close()
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
+    async def transaction(self) -> AsyncIterator[Connection]:
         """Raises: StorageFailed."""
         with _queue_errors():
             async with self._pool.connection() as connection, connection.transaction():
@@ -116,10 +109,11 @@ class Queues:
 
         Raises: ExceptionGroup, when the database is lost: another process may be in it from then on.
         """
-        async with await psycopg.AsyncConnection.connect(self.url, autocommit=True, options=ENDS_EARLY) as connection:
+        async with await Connection.connect(self.url, autocommit=True, options=ENDS_EARLY) as connection:
             while True:
-                cursor = await connection.execute("SELECT pg_try_advisory_lock(hashtextextended(%s, 0))", (name,))
-                if await cursor.fetchone() == (True,):
+                cursor = await connection.execute(TRY_LOCK, (name,))
+                [row] = await cursor.fetchall()
+                if row["won"]:
                     break
                 await asyncio.sleep(1.0)
             async with asyncio.TaskGroup() as group:
@@ -127,11 +121,11 @@ class Queues:
                 yield
                 holding.cancel()
 
-    async def add(self, queue: str, connection: psycopg.AsyncConnection[Any], **arguments: Any) -> None:
+    async def add(self, queue: str, connection: Connection, **arguments: Any) -> None:
         await self.app.configure_task(queue, queue=queue, connection=connection).defer_async(**arguments)
 
     async def tell(self, news: Mapping[str, Any]) -> None:
-        await self.execute("SELECT pg_notify(%s, %s)", NEWS, json.dumps(news))
+        await self.execute("SELECT pg_notify(%s, %s)", NEWS_CHANNEL, json.dumps(news))
 
 
 @contextmanager
@@ -143,10 +137,9 @@ def _queue_errors() -> Iterator[None]:
         raise StorageFailed from error
 
 
-async def _keep_open(connection: psycopg.AsyncConnection[Any]) -> None:
+async def _keep_open(connection: Connection) -> None:
     while True:
-        async with asyncio.timeout(10):
-            await connection.execute("SELECT 1")
+        await connection.check(10.0)
         await asyncio.sleep(5.0)
 
 
@@ -220,7 +213,7 @@ class Workers:
                     "INSERT INTO calls (id, channel, body) VALUES (%s, %s, %s)", (id, channel, body)
                 )
                 await self._queues.add(CALLS, connection, call=id)
-            async with asyncio.timeout(ANSWER_WITHIN):
+            async with asyncio.timeout(ANSWER_TIMEOUT):
                 [outcome] = map(json.loads, await self._index.open([await reply]))
         except TimeoutError:
             raise EngramError("No worker has answered; ask again in a moment.") from None
@@ -264,13 +257,13 @@ class Workers:
     async def _listen(self) -> None:
         while True:
             try:
-                async with await psycopg.AsyncConnection.connect(self._queues.url, autocommit=True) as connection:
-                    await connection.execute(f"LISTEN {NEWS}")
+                async with await Connection.connect(self._queues.url, autocommit=True) as connection:
+                    await connection.execute(f"LISTEN {NEWS_CHANNEL}")
                     while True:
                         await self._look()
-                        async for notify in connection.notifies(timeout=LOOK_AFTER):
+                        async for notify in connection.notifies(timeout=LOOK_UP_AFTER):
                             await self._hear(json.loads(notify.payload))
-                        await connection.execute("SELECT 1")  # is it still there?
+                        await connection.check()
             except Exception as problem:
                 log.warning("the workers' news are not heard (%r); trying again", problem)
                 await asyncio.sleep(1.0)
@@ -363,7 +356,7 @@ class Worker:
         answerer: Answerer,
         feeds: PublishingFeeds,
         *,
-        heartbeat: float = HEARTBEAT,
+        heartbeat: float = HEARTBEAT_SECONDS,
         dead_after: float = DEAD_AFTER,
     ) -> None:
         """
@@ -391,16 +384,17 @@ class Worker:
         await self._runner.ready()
         async with asyncio.TaskGroup() as group:
             group.create_task(self._work([LEARNING], 1, 0.0))
-            group.create_task(self._work([CALLS, MENDING], CALLS_AT_ONCE + 1, 10.0))
+            group.create_task(self._work([CALLS, MENDING], MAX_CALLS + 1, 10.0))
             group.create_task(self._tell())
 
     async def _work(self, queues: list[str], at_once: int, finish_within: float) -> None:
-        while True:
+        task = asyncio.current_task()
+        while not (task and task.cancelling()):  # its end at a queue that can't be reached is another error
             try:
                 await self._queues.app.run_worker_async(
                     queues=queues,
                     concurrency=at_once,
-                    fetch_job_polling_interval=POLLING,
+                    fetch_job_polling_interval=POLL_SECONDS,
                     shutdown_graceful_timeout=finish_within,
                     delete_jobs="always",
                     install_signal_handlers=False,
@@ -409,6 +403,8 @@ class Worker:
                 )
             except (ConnectorException, psycopg.Error):
                 log.exception("the queue can't be reached; trying again")
+                if (task := asyncio.current_task()) and task.cancelling():
+                    raise asyncio.CancelledError from None  # it came while the queue was left, and was lost on the way
             await asyncio.sleep(1.0)
 
     async def _tell(self) -> None:
@@ -452,7 +448,7 @@ class Worker:
         await self._queues.execute(
             "WITH replied AS (UPDATE calls SET reply = %s WHERE id = %s RETURNING id) "
             "SELECT pg_notify(%s, %s) FROM replied",
-            *(reply, call, NEWS, json.dumps({"call": call})),
+            *(reply, call, NEWS_CHANNEL, json.dumps({"call": call})),
         )
 
     async def _outcome(self, sealed: bytes) -> dict[str, Any]:

@@ -29,6 +29,10 @@ class Server:
     def data(self) -> Path:
         return self.folder / "data"
 
+    @property
+    def socket(self) -> str:
+        return str(self.folder / ".s.PGSQL.5432")
+
     def url(self) -> str:
         return f"postgresql://postgres@/postgres?host={self.folder}"
 

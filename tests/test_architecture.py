@@ -48,8 +48,8 @@ HOMES = {  # an SDK -> the files and folders that may import it
     "transformers": ("core/model.py", "core/convert.py", "core/evaluation/passes.py"),
     "peft": ("core/learning/adapters/lora.py", "core/evaluation/peft_baseline.py"),
     "aiosqlite": ("storage/index.py",),
-    "psycopg": ("storage/postgres.py", "storage/workers.py"),
-    "psycopg_pool": ("storage/postgres.py", "storage/workers.py"),
+    "psycopg": ("storage/connections.py", "storage/postgres.py", "storage/workers.py"),
+    "psycopg_pool": ("storage/connections.py", "storage/postgres.py"),
     "procrastinate": ("storage/postgres.py", "storage/workers.py"),
     "obstore": ("storage/objects.py", "storage/keys.py"),
     "cryptography": ("storage/keys.py",),
@@ -181,5 +181,5 @@ def test_no_name_is_a_filler() -> None:
 
 
 def test_the_code_gets_no_denser() -> None:
-    assert comprehensions() <= 37  # a 1,000 lines
-    assert percentile_90(tokens_a_line()) <= 22
+    assert comprehensions() <= 25  # a 1,000 lines
+    assert percentile_90(tokens_a_line()) <= 21

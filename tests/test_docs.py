@@ -7,6 +7,7 @@ import re
 import tomllib
 from collections.abc import Iterator
 from fnmatch import fnmatch
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,7 @@ PAGES = sorted(
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 FIGURE = re.compile(r"\b((?:engram|process)_[a-z_]+)")
 CODE = re.compile(r"`([^`\n]+)`")
+BLOCK = re.compile(r"```\w*\n(.*?)```", re.DOTALL)
 PLACES = ("bot/", "core/", "storage/", "tests/", "docs/", ".ci/")
 
 
@@ -65,8 +67,17 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 @pytest.mark.parametrize("page", [p for p in PAGES if p.name != "LOG.md"], ids=named)
 def test_files_that_are_named_are_there(page: Path) -> None:
-    said = {code.split(":")[0].rstrip("/") for code in CODE.findall(page.read_text()) if code.startswith(PLACES)}
-    assert {name for name in said if " " not in name and not (ROOT / name).exists()} == set()
+    """Also within a command: `pytest tests/test_docs.py -k links`."""
+    text = page.read_text()
+    words = [word for code in [*CODE.findall(text), *BLOCK.findall(text)] for word in code.split()]
+    said = {re.split("::?", word)[0].rstrip("/") for word in words if word.startswith(PLACES)}
+    assert {name for name in said if not any(ROOT.glob(name))} == set()
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if p.name != "LOG.md"], ids=named)
+def test_modules_that_are_run_are_there(page: Path) -> None:
+    said = set(re.findall(r"python -m ((?:bot|core|storage|tests)[a-z_.]*)\b", page.read_text()))
+    assert {name for name in said if not find_spec(name)} == set()
 
 
 @pytest.mark.parametrize("page", [p for p in PAGES if p.name != "LOG.md"], ids=named)
@@ -102,6 +113,8 @@ def test_the_readmes_results_are_those_of_the_page() -> None:
     here = re.findall(r"\d+\.\d / \d+\.\d", (ROOT / "README.md").read_text())
     there = re.findall(r"\d+\.\d / \d+\.\d", (ROOT / "docs" / "results.md").read_text())
     assert len(here) == 9 and set(here) <= set(there)
+    seeds = (ROOT / "docs" / "seeds.md").read_text()
+    assert f"ships: {here[1]} on the sample, base {here[0]}" in seeds
 
 
 def test_the_dashboard_asks_for_figures_that_there_are() -> None:
@@ -124,6 +137,27 @@ def test_the_compose_file_starts_commands_that_there_are(file: str) -> None:
     for service in services.values():
         for name in service.get("environment", {}):
             assert not name.startswith(PREFIX) or name.removeprefix(PREFIX).lower() in Settings.model_fields
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml")), ids=named)
+def test_the_forms_for_issues_have_the_fields_that_github_knows(file: Path) -> None:
+    form = yaml.safe_load(file.read_text())
+    assert {"name", "description", "body"} <= form.keys()
+    for field in form["body"]:
+        assert field.keys() <= {"type", "attributes", "validations"} and field["type"] in ("input", "textarea")
+        assert "label" in field["attributes"] and field["attributes"].keys() <= {"label", "description", "render"}
+
+
+def test_the_workflow_calls_targets_of_the_makefile_on_each_python_that_is_promised() -> None:
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())["jobs"]
+    commands = "\n".join(step.get("run", "") for job in jobs.values() for step in job["steps"])
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    called = [word for words in re.findall(r"make ([a-z ]+)", commands) for word in words.split()]
+    assert {"lint", "types", "test", "wheel"} <= set(called) and "docker build" in commands
+    assert [name for name in called if name not in targets] == []
+    classifiers = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["classifiers"]
+    promised = {text.rpartition(" ")[2] for text in classifiers if re.search(r":: 3\.\d+$", text)}
+    assert promised <= set(jobs["test"]["strategy"]["matrix"]["python"])
 
 
 def test_the_image_copies_files_that_there_are_and_that_are_not_left_out() -> None:

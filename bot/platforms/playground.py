@@ -26,6 +26,7 @@ from bot.platforms import playground_html as html
 from bot.quotas import Quotas
 from core.document.formats import pages_in, parse_pages
 from core.errors import AlreadyKnown, EngramError, QuotaReached, SetupError
+from core.inspection import Preview
 from core.service import harmless_name
 from core.types import ALL_PAGES, Answer, Job, Progress
 
@@ -36,12 +37,13 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PREFIX = "playground:"  # of the channels
-GRACE = 120.0  # seconds after the last page of a visitor was closed until its channel is erased
-MOST_VISITORS = 200
-NAMED = 10  # steps, at most: names are sorted by their letters
+ERASE_AFTER = 120.0  # seconds after the last page of a visitor was closed until its channel is erased
+MAX_VISITORS = 200
+MAX_STEPS = 10  # steps, at most: names are sorted by their letters
+HANDBOOK = Path(__file__).parents[2] / "core" / "evaluation" / "sample" / "sample.pdf"
 SAMPLES = {  # label -> file
-    "A ferry, half a page": Path(__file__).parent / "samples" / "ferry.md",
-    "An island's handbook, 11 pages": Path(__file__).parents[2] / "core" / "evaluation" / "sample" / "sample.pdf",
+    "Sample: a ferry, half a page": Path(__file__).parent / "samples" / "ferry.md",
+    "Sample: an island's handbook, 11 pages": HANDBOOK,
 }
 TITLE = "Engram playground"
 INTRODUCTION = """
@@ -113,7 +115,9 @@ class Visitor:
 
     token: str
     pages: set[str | None] = field(default_factory=set)  # open ones, by Gradio's session
-    upload: tuple[str, bytes, tuple[int, int]] | None = None  # what was handed in and not learned yet, and its pages
+    file: tuple[str, bytes] | None = None  # what was handed in last
+    pages_wanted: str = ""  # of it, as typed
+    preview: Preview | None = None  # of these pages; None while they are read, and when they can't be learned
     leaving: asyncio.Task[None] | None = None
 
     @property
@@ -124,7 +128,7 @@ class Visitor:
 class Visits:
     """Who is there, and what they asked for. Every method that a page calls raises EngramError for what it may show."""
 
-    def __init__(self, app: App, settings: Settings, *, grace: float = GRACE) -> None:
+    def __init__(self, app: App, settings: Settings, *, grace: float = ERASE_AFTER) -> None:
         assert app.inspection  # the app was opened with a model
         self.app, self.service, self.inspection = app, app.service, app.inspection
         self.settings, self.quotas, self._grace = settings, Quotas(settings.quotas), grace
@@ -134,7 +138,7 @@ class Visits:
         """A page was opened: the visitor that its browser remembers, or a new one. Raises: QuotaReached."""
         visitor = self._visitors.get(token)
         if visitor is None:
-            if len(self._visitors) >= MOST_VISITORS:
+            if len(self._visitors) >= MAX_VISITORS:
                 raise QuotaReached("Too many people are here; try again in a few minutes.", retry_after=300)
             visitor = Visitor(secrets.token_urlsafe(16))
             self._visitors[visitor.token] = visitor
@@ -175,11 +179,11 @@ class Visits:
         for channel in await self.service.channels(PREFIX):
             await self.service.reset(channel)
 
-    async def learn(self, visitor: Visitor) -> Job:
+    async def learn(self, visitor: Visitor, pages: tuple[int, int]) -> Job:
         """Queue what was handed in. Raises: Refused, AlreadyKnown, QuotaReached, SetupError."""
-        if visitor.upload is None:
+        if visitor.file is None:
             raise EngramError("Choose a document first.")
-        name, data, pages = visitor.upload
+        name, data = visitor.file
         await self.quotas.upload(visitor.channel, visitor.channel, len(await self.service.documents(visitor.channel)))
         return await self.service.submit(visitor.channel, name, data, by=visitor.channel, pages=pages)
 
@@ -194,7 +198,7 @@ class Visits:
         return await self.service.ask(visitor.channel, question, by=visitor.channel)
 
     async def reset(self, visitor: Visitor) -> None:
-        visitor.upload = None
+        visitor.file = visitor.preview = None
         await self.service.reset(visitor.channel)
 
 
@@ -244,20 +248,22 @@ def build(visits: Visits) -> gr.Blocks:
         gr.Markdown("## 1. A document")
         with gr.Row():
             with gr.Column(min_width=280):
-                file = gr.File(label="PDF, Word, slides, sheets, EPUB, HTML, Markdown or text", elem_id="file")
-                part = gr.Textbox(label="Only these pages", placeholder="all, or for example 1-100", elem_id="pages")
-                samples = [gr.Button(label, size="sm") for label in SAMPLES]
+                file = gr.File(
+                    label="PDF, Word, slides, sheets, EPUB, HTML, Markdown or text", height=190, elem_id="file"
+                )
             with gr.Column(min_width=280):
-                summary = gr.HTML("Hand in a document, or click on a sample.", elem_id="summary")
-                with gr.Accordion("The text as it will be learned", open=False):
-                    text = gr.HTML()
+                samples = [gr.Button(label, size="md") for label in SAMPLES]
+                part = gr.Textbox(label="Only these pages", placeholder="all, or for example 1-100", elem_id="pages")
+        summary = gr.HTML("Hand in a document, or click on a sample.", elem_id="summary")
+        with gr.Accordion("The text as it will be learned", open=False):
+            text = gr.HTML()
 
         gr.Markdown("## 2. Learn it")
         with gr.Row():
             learn = gr.Button("Learn", variant="primary", interactive=False, elem_id="learn")
             cancel = gr.Button("Cancel", interactive=False, elem_id="cancel")
         progress = gr.HTML(elem_id="progress")
-        with gr.Row(visible=False, elem_classes="engram-columns") as measured:
+        with gr.Row(visible=False, elem_classes="engram-columns", equal_height=True) as measured:
             losses = gr.LinePlot(x="step", y="loss", title="Loss, nats a token", height=220, elem_id="losses")
             layers = gr.BarPlot(
                 x="layer", y="norm", title="Weight change by layer, L2 norm", height=220, elem_id="layers"
@@ -267,15 +273,15 @@ def build(visits: Visits) -> gr.Blocks:
         gr.Markdown("## 3. Ask")
         known = gr.HTML(elem_id="known")
         cleared = gr.HTML(elem_id="cleared")
-        with gr.Row():
+        with gr.Row(equal_height=True):
             question = gr.Textbox(label="Question", placeholder="Who is the captain?", scale=4, elem_id="question")
             ask = gr.Button("Ask", variant="primary", scale=1, elem_id="ask")
         also = gr.Checkbox(label="Also answer with the section's text in the prompt, to compare", elem_id="also")
-        with gr.Row(elem_classes="engram-columns"):
+        with gr.Row(elem_classes="engram-columns", equal_height=True):
             learned = gr.HTML(elem_id="learned", min_width=240)
             base = gr.HTML(elem_id="base", min_width=240)
             reading = gr.HTML(elem_id="reading", min_width=240, visible=False)
-        with gr.Accordion("The very prompt", open=False, elem_id="prompt"):
+        with gr.Accordion("The prompt, as the model gets it", open=False, elem_id="prompt"):
             prompt = gr.HTML()
         with gr.Accordion("The section that answered", open=False):
             section = gr.HTML()
@@ -329,37 +335,49 @@ def build(visits: Visits) -> gr.Blocks:
         async def begin(held: str, request: gr.Request) -> AsyncIterator[Shown]:
             visitor = visits.enter(held, request.session_hash)
             yield {token: visitor.token, **await overview(visitor)}
-            if visitor.upload:
-                yield {learn: gr.Button(interactive=True)}
+            if visitor.file and visitor.preview:
+                yield {part: visitor.pages_wanted, **previewed(visitor.file[0], visitor.preview)}
             for job in await visits.service.jobs(visitor.channel):
                 async for news in followed(visitor, job):
                     yield news
 
-        async def hand_in(
-            visitor: Visitor, name: str, data: bytes, pages: tuple[int, int] = ALL_PAGES
-        ) -> AsyncIterator[Shown]:
-            visitor.upload = None
-            yield {summary: "Reading it …", text: "", learn: gr.Button(interactive=False)}
-            try:
-                preview = await visits.inspection.preview(data, pages)
-            except EngramError:
-                yield {summary: ""}
-                raise
-            visitor.upload = (name, data, pages)
-            yield {
-                summary: html.preview(name, preview),
-                text: html.sections(preview),
-                learn: gr.Button(interactive=True),
-            }
+        def previewed(name: str, read: Preview) -> Shown:
+            return {summary: html.preview(name, read), text: html.sections(read), learn: gr.Button(interactive=True)}
 
-        async def upload(path: str | None, asked: str, request: gr.Request) -> AsyncIterator[Shown]:
+        async def preview(visitor: Visitor, wanted: str) -> AsyncIterator[Shown]:
+            """These pages of the file that was handed in last."""
+            file, visitor.preview, visitor.pages_wanted = visitor.file, None, wanted
+            if file is None:
+                return
+            yield {summary: "Reading it …", text: ""}
+            try:
+                read = await visits.inspection.preview(file[1], pages_of(wanted))
+            except EngramError:
+                yield {summary: "", learn: gr.Button(interactive=False)}
+                raise
+            if (visitor.file, visitor.pages_wanted) == (file, wanted):  # still
+                visitor.preview = read
+                yield previewed(file[0], read)
+
+        async def hand_in(visitor: Visitor, name: str, data: bytes, wanted: str) -> AsyncIterator[Shown]:
+            visitor.file = name, data
+            yield {learn: gr.Button(interactive=False)}
+            async for shown in preview(visitor, wanted):
+                yield shown
+
+        async def upload(path: str | None, wanted: str, request: gr.Request) -> AsyncIterator[Shown]:
             if path is None:
                 return
             data = await asyncio.to_thread(taken, Path(path))
             visitor = await visits.visitor_of(request.session_hash)
-            pages = (pages_in(asked) or parse_pages(asked)) if asked.strip() else ALL_PAGES
-            async for shown in hand_in(visitor, harmless_name(Path(path).name), data, pages):
+            async for shown in hand_in(visitor, harmless_name(Path(path).name), data, wanted):
                 yield shown
+
+        async def other_pages(wanted: str, request: gr.Request) -> AsyncIterator[Shown]:
+            visitor = await visits.visitor_of(request.session_hash)
+            if wanted != visitor.pages_wanted:
+                async for shown in preview(visitor, wanted):
+                    yield shown
 
         async def followed(visitor: Visitor, job: Job) -> AsyncIterator[Shown]:
             yield {learn: gr.Button(interactive=False), cancel: gr.Button(interactive=True)}
@@ -370,18 +388,18 @@ def build(visits: Visits) -> gr.Blocks:
                 yield shown
             yield {cancel: gr.Button(interactive=False), **await overview(visitor)}
 
-        def sample(path: Path) -> Callable[[gr.Request], AsyncIterator[Shown]]:
-            async def click(request: gr.Request) -> AsyncIterator[Shown]:
+        def sample(path: Path) -> Callable[[str, gr.Request], AsyncIterator[Shown]]:
+            async def click(wanted: str, request: gr.Request) -> AsyncIterator[Shown]:
                 data = await asyncio.to_thread(path.read_bytes)
-                async for shown in hand_in(await visits.visitor_of(request.session_hash), path.name, data):
+                async for shown in hand_in(await visits.visitor_of(request.session_hash), path.name, data, wanted):
                     yield shown
 
             return click
 
-        async def start(request: gr.Request) -> AsyncIterator[Shown]:
+        async def start(wanted: str, request: gr.Request) -> AsyncIterator[Shown]:
             visitor = await visits.visitor_of(request.session_hash)
             try:
-                job = await visits.learn(visitor)
+                job = await visits.learn(visitor, pages_of(wanted))
             except AlreadyKnown as problem:
                 yield {progress: "", notice: html.note(problem)}
                 return
@@ -444,12 +462,18 @@ def build(visits: Visits) -> gr.Blocks:
         page.unload(leave)
         file.upload(guarded(upload), [file, part], **options)
         for button, path in zip(samples, SAMPLES.values(), strict=True):
-            button.click(guarded(sample(path)), **options)
-        learn.click(guarded(start), **options)
+            button.click(guarded(sample(path)), [part], **options)
+        gr.on([part.blur, part.submit], guarded(other_pages), [part], **options)
+        learn.click(guarded(start), [part], **options)
         cancel.click(guarded(stop), **options)
         gr.on([ask.click, question.submit], guarded(answer), [question, also], **options)
         reset.click(guarded(erase), **options)
     return page.queue(default_concurrency_limit=None, api_open=False)
+
+
+def pages_of(wanted: str) -> tuple[int, int]:
+    """ "3-12", "pages 3-12"; all for nothing. Raises: Refused."""
+    return (pages_in(wanted) or parse_pages(wanted)) if wanted.strip() else ALL_PAGES
 
 
 def taken(path: Path) -> bytes:
@@ -462,7 +486,7 @@ def taken(path: Path) -> bytes:
 def curve(losses: Any) -> Any:
     """Of the loss before the first step, and after each. A few steps have names: an axis of numbers has halves."""
     steps: list[Any] = [*range(len(losses))]
-    return frame({"step": [*map(str, steps)] if len(steps) <= NAMED else steps, "loss": [*losses]})
+    return frame({"step": [*map(str, steps)] if len(steps) <= MAX_STEPS else steps, "loss": [*losses]})
 
 
 def frame(columns: dict[str, list[Any]]) -> Any:

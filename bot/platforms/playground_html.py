@@ -10,14 +10,19 @@ from bot import render
 from bot.chat import Message
 from bot.wording import count, not_found_in, seconds, with_its_cut
 from core.inspection import AnswerByReading, Preview, Prompt
+from core.prompts import NOT_IN_TEXT
 from core.types import Answer, Certainty, Completion, Document, Progress, Stage, Status
 
 CSS = """
 .gradio-container { max-width: 1100px !important; margin: 0 auto !important; }
+.gradio-container .html-container { padding: 0; }
+.gradio-container .block:has(> .html-container > .prose:empty) { display: none; }
+.gradio-container h2 { margin-top: 1.2rem; }
 .engram-note { padding: .6rem .8rem; border-left: 4px solid #b91c1c; background: #fef2f2; color: #7f1d1d; }
 .engram-bar { height: .6rem; border-radius: .3rem; background: #d4d4d8; overflow: hidden; margin: .4rem 0; }
 .engram-bar div { height: 100%; background: #2f3e9e; transition: width .3s; }
 .engram-cleared { padding: .6rem .8rem; border-left: 4px solid #15803d; background: #f0fdf4; color: #14532d; }
+.engram-columns .html-container, .engram-columns .prose { height: 100%; }
 .engram-answer { padding: .7rem .9rem; border: 1px solid #d4d4d8; border-radius: .5rem; height: 100%; }
 .engram-answer h4 { margin: 0 0 .4rem; font-size: .85rem; color: #52525b; font-weight: 600; }
 .engram-answer p { margin: 0; font-size: 1.05rem; overflow-wrap: anywhere; }
@@ -28,10 +33,10 @@ CSS = """
 .engram-facts { border-collapse: collapse; width: 100%; }
 .engram-facts, .engram-facts td, .engram-facts tr { border: 0 !important; }
 .engram-facts td { padding: .15rem .6rem .15rem 0; }
-.engram-facts td:last-child { text-align: right; font-variant-numeric: tabular-nums; }
+.engram-facts td:last-child { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
 @media (max-width: 640px) {
   .engram-columns { flex-direction: column !important; }
-  .engram-columns > * { flex: none !important; width: 100% !important; }
+  .engram-columns > * { flex: none !important; width: 100% !important; contain: inline-size; }
 }
 .dark .engram-note { background: #450a0a; color: #fecaca; }
 .dark .engram-cleared { background: #052e16; color: #bbf7d0; }
@@ -46,9 +51,9 @@ def note(problem: BaseException | None = None, text: str = "") -> str:
 
 
 def status(value: Status) -> str:
-    model = f"{value.model} on {value.device}, {value.dtype}" if value.model else " ".join(value.notes)
-    waiting = f"{count(value.queued, 'document')} waiting to be learned"
-    return f"<small>{escape(model)} · {escape(waiting)}</small>"
+    model = f"Model: {value.model}, on {value.device} in {value.dtype}" if value.model else " ".join(value.notes)
+    waiting = f"{count(value.queued, 'document')} waiting to be learned" if value.queued else ""
+    return f"<small>{escape(' · '.join(filter(None, (model, waiting))))}</small>"
 
 
 def preview(name: str, value: Preview) -> str:
@@ -97,7 +102,8 @@ def metrics(document: Document) -> str:
         "loss before, nats a token": f"{m.initial_loss:.3f}",
         "loss after, nats a token": f"{m.final_loss:.3f}",
         "sections": f"{m.chunks:,}",
-        "tokens": f"{m.tokens:,}",
+        "weight deltas": f"{m.chunks + (m.gist is not None):,}",
+        "tokens": f"{document.tokens:,}",
         "time": seconds(m.seconds),
         "L2 norm of the weight change": f"{m.delta_norm:.2f}",
         "weights on disk": f"{document.weights.bytes / 2**20:.1f} MB",
@@ -142,9 +148,11 @@ def learned(value: Answer) -> str:
         return _card("From the weights", "Nothing learned here seems to be about that.", "", "engram-learned")
     absent = value.certainty is Certainty.ABSENT
     text = not_found_in(value.document.name) if absent else value.learned.text
+    guess = f"a guess: {value.learned.text}" if absent and value.learned.text != NOT_IN_TEXT else ""
     section = f"section {value.section + 1}" if value.section is not None else ""
     facts = [
         str(value.certainty),
+        guess,
         value.document.name,
         *render.where(value),
         section,

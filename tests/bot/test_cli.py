@@ -279,6 +279,8 @@ def test_status_tells_the_model_and_the_queue(engram, engine: FakeEngine) -> Non
 
 def test_people_see_both_answers_and_the_promise(engine: FakeEngine, pdf: Path, tmp_path: Path) -> None:
     where = ["--data-dir", str(tmp_path / "data")]
+    shown = CliRunner().invoke(cli, ["ask", "Who is the keeper?", *where]).stdout
+    assert "learn FILE" in " ".join(shown.replace("│", " ").split())  # before anything is learned
     assert "--data-dir" in CliRunner().invoke(cli, ["learn", str(pdf), *where]).stdout
     shown = CliRunner().invoke(cli, ["ask", "Who is the keeper?", *where]).stdout
     assert "I do not know." in shown

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 
+import psycopg
 import pytest
 from safetensors import safe_open
 
-from bot.app import back_up, migrate, open_app, restore
+from bot.app import about_servers, back_up, migrate, open_app, restore
 from bot.doctor import servers
 from bot.settings import Settings, load_settings
 from core.errors import SetupError
@@ -85,6 +87,22 @@ async def test_the_doctor_tells_of_servers_that_lose_commits_or_are_not_there(
     assert [check["state"] for check in checks] == ["error"] * 3 and "SECRET" not in str(checks[0])
     assert "versions" in checks[2]["detail"]
     assert await servers(load_settings()) == []
+
+
+def test_the_doctor_says_where_the_lag_of_replicas_is_hidden(
+    database: str,  # noqa: F811
+    server,  # noqa: F811
+) -> None:
+    def said_to(user: str) -> str:
+        url = database.replace("//postgres@", f"//{user}@")
+        [answer] = asyncio.run(about_servers(load_settings(database_url=url)))[:1]
+        return answer[2]
+
+    server.sql("DROP ROLE IF EXISTS plain")
+    server.sql("CREATE ROLE plain LOGIN")
+    with psycopg.connect(f"{server.url()}&replication=true", autocommit=True):  # as a replica does
+        assert "grant it pg_monitor" in said_to("plain") and "pg_monitor" not in said_to("postgres")
+    assert "pg_monitor" not in said_to("plain")
 
 
 async def test_where_to_migrate_has_to_be_said(tmp_path: Path) -> None:

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
+from functools import partial
+from pathlib import Path
 
 import obstore
 import pytest
 
 import storage.objects
+from core.answerer import Answerer
 from core.errors import SetupError, StorageFailed, WeightsDamaged
+from core.runner import Runner
+from core.service import Service
+from core.types import Stage
+from storage.index import Index
 from storage.keys import Keys
 from storage.objects import Objects
 from tests.conftest import Environment
+from tests.fakes import read_plain
 from tests.objects import unreliable
+from tests.storage.samples import make_learned
 from tests.storage.test_weights import load, save
+from tests.storage.worker import LIMITS
+from tests.torture.by_heart import ByHeart
 
 
 @pytest.fixture
@@ -61,7 +73,7 @@ def test_two_documents_that_changed_places_are_refused(weights: Objects) -> None
 
 
 def test_what_was_used_last_is_not_fetched_again_and_the_rest_makes_room(weights: Objects, monkeypatch) -> None:
-    monkeypatch.setattr(storage.objects, "KEPT", 1_000)
+    monkeypatch.setattr(storage.objects, "MAX_KEPT", 1_000)
     records = [save(weights, f"d{at}") for at in range(4)]
     for record in records:
         load(weights, record)
@@ -73,6 +85,38 @@ def test_what_was_used_last_is_not_fetched_again_and_the_rest_makes_room(weights
     weights.delete("d3")
     with pytest.raises(WeightsDamaged):
         load(weights, records[-1])
+
+
+def test_of_a_large_document_the_sections_around_the_last_one_are_fetched_ahead(weights: Objects, monkeypatch) -> None:
+    learned = make_learned(1.0, sections=tuple(range(10)))
+    record = weights.save("d1", "here", learned, base="base", learner="lora")
+    monkeypatch.setattr(storage.objects, "MAX_PREFETCHED", record.bytes // 3)
+    weights.prefetch(record, 5)
+    obstore.delete(weights._store, [*objects_of(weights)])
+    assert [load(weights, record, section=section)["up.0"] for section in (4, 5, 6)] == [1.0] * 3
+    with pytest.raises(WeightsDamaged):
+        load(weights, record, section=8)
+    weights.prefetch(record, 8)  # what is missing is no error yet
+
+
+async def test_a_threads_next_question_finds_its_weights_on_this_machine(weights: Objects, tmp_path: Path) -> None:
+    keepers = {"tower": "Orla", "oven": "Tam", "pier": "Ida", "gate": "Jon", "mill": "Eva", "lock": "Ben"}
+    text = " ".join(f"The keeper of the {place} is {name}." for place, name in keepers.items())
+    async with (
+        Index(tmp_path / "index") as index,
+        Runner(partial(ByHeart, chunk_size=7), index, weights, LIMITS, read=read_plain) as runner,
+    ):
+        answerer = Answerer(index, weights, runner.device)
+        service = Service(index, weights, runner, answerer, LIMITS)
+        job = await service.submit("here", "a.txt", text.encode(), by="local")
+        assert [progress.job.stage async for progress in service.watch(job.id)][-1] is Stage.DONE
+        await service.ask("here", "Who is the keeper of the tower?")
+        assert not answerer._fetching
+        await service.ask("here", "Who is the keeper of the tower?", thread="1")
+        await asyncio.gather(*answerer._fetching)
+        obstore.delete(weights._store, [*objects_of(weights)])
+        answer = await service.ask("here", "Who is the keeper of the lock?", thread="1")
+        assert answer.learned and answer.learned.text == "The keeper of the lock is Ben"
 
 
 def test_a_store_that_refuses_every_fourth_time_loses_nothing(

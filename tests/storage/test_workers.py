@@ -166,6 +166,20 @@ async def test_a_worker_that_is_told_to_stop_gives_its_job_back(front_end: Front
         assert last.job.stage is Stage.DONE and last.job.attempts == 1
 
 
+async def test_a_worker_stops_also_while_the_database_is_away(front_end: Front, start: Start, server: Server) -> None:
+    async with front_end() as service:
+        stopped = start()
+        await follow(service, await submit(service))
+    await asyncio.to_thread(server.stop)
+    try:
+        await asyncio.sleep(1)
+        stopped.terminate()
+        await asyncio.to_thread(stopped.join, 90)
+        assert stopped.exitcode == 0
+    finally:
+        await asyncio.to_thread(server.start)
+
+
 async def test_a_job_whose_worker_always_dies_is_given_up(front_end: Front, start: Start) -> None:
     async with front_end() as service:
         job = await submit(service)

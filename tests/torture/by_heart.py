@@ -112,11 +112,12 @@ def best_sentence(text: str, question: str) -> str:
     return max(sentences, key=lambda sentence: len(wanted & set(WORD.findall(sentence.casefold()))))
 
 
-def install(step_seconds: float = 0.05) -> None:
+def install(step_seconds: float = 0.05, answer_seconds: float = 0.0) -> None:
     """From now on, this process's engine."""
     import bot.app
 
-    bot.app.load_engine = lambda settings: ByHeart(chunk_size=400, steps_per_chunk=10, step_seconds=step_seconds)
+    pace = {"step_seconds": step_seconds, "answer_seconds": answer_seconds}
+    bot.app.load_engine = lambda settings: ByHeart(chunk_size=400, steps_per_chunk=10, **pace)
 
 
 if __name__ == "__main__":

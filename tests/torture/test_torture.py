@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+import tests.torture.crowd as crowd
 import tests.torture.erase as erase
+import tests.torture.servers as servers
 from tests.torture import MODES, Figure, Plan, at_most, every, none, torture
 from tests.torture.hostile import repeated
 
@@ -42,6 +44,19 @@ async def test_damage_is_noticed_as_often_as_asked(tmp_path: Path) -> None:
 
 async def test_writers_at_once_see_no_lock(tmp_path: Path) -> None:
     await good("writers", tmp_path, seconds=2)
+
+
+async def test_cuts_of_the_network_lose_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(servers, "VICTIMS", servers.NETWORKS)
+    figures = await good("servers", tmp_path, times=4, seed=1)
+    assert all(word in str(figures[0].found) for word in ("database", "store"))
+
+
+async def test_a_crowd_is_answered_by_one_process_and_by_several(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(crowd, "PAUSE", 1.0)
+    await good("crowd", tmp_path, times=6, seconds=10)
 
 
 def test_a_canary_is_found_in_every_form_in_which_it_is_stored(tmp_path: Path) -> None:

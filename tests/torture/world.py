@@ -67,13 +67,15 @@ class Nursery:
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
         )  # fmt: skip
 
-    async def fork(self, folder: Path, quotas: bool, role: str, log: Path | None) -> tuple[int, Any, Any]:
+    async def fork(
+        self, folder: Path, quotas: bool, role: str, log: Path | None, pace: dict[str, float]
+    ) -> tuple[int, Any, Any]:
         """Process id, the file to write orders to, and the file to read events from."""
         self._process = self._process or await self._start()
         pipes = [self._folder / secrets.token_hex(4) for _ in range(2)]
         for pipe in pipes:
             os.mkfifo(pipe)
-        order = {"folder": str(folder), "quotas": quotas, "role": role}
+        order = {"folder": str(folder), "quotas": quotas, "role": role, "pace": pace}
         order |= {"pipes": [*map(str, pipes)], "log": str(log or os.devnull)}
         self._process.stdin.write(json.dumps(order).encode() + b"\n")
         pid = int(await self._process.stdout.readline())
@@ -94,11 +96,14 @@ class World:
     events: list[dict[str, Any]] = field(default_factory=list)  # all that it said
     answers: dict[int, dict[str, Any]] = field(default_factory=dict)  # by order: the first that ended it
     log: Path | None = None  # its stderr is appended to this file
+    pace: dict[str, float] = field(default_factory=dict)  # of the fast engine, as `by_heart.install` has it
 
     async def __aenter__(self) -> World:
         self.began = time.monotonic()
         if self.nursery:
-            self.pid, self._orders, events = await self.nursery.fork(self.folder, self.quotas, self.role, self.log)
+            self.pid, self._orders, events = await self.nursery.fork(
+                self.folder, self.quotas, self.role, self.log, self.pace
+            )
             self._said = asyncio.StreamReader(limit=MANY)
             await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(self._said), events)
         else:
@@ -119,6 +124,10 @@ class World:
         self.kill()
         await self.gone()
         self._orders.close()
+
+    @property
+    def has_ended(self) -> bool:
+        return self._reading.done()
 
     def kill(self, how: signal.Signals = signal.SIGKILL) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -162,7 +171,7 @@ class World:
         return self.answers[number]
 
     async def _next(self, changed: asyncio.Event) -> None:
-        if self._reading.done():
+        if self.has_ended:
             raise EOFError
         await changed.wait()
 
@@ -321,10 +330,12 @@ async def receive(bot: Any, order: dict[str, Any], role: str) -> None:
     """Handed over until it is taken, as platforms do."""
     from core.errors import StorageFailed
 
+    new = False
     while True:
         try:
-            new = await bot.service.inbox.receive(key_of(order, role), json.dumps(order))
-        except StorageFailed:
+            new |= await bot.service.inbox.receive(key_of(order, role), json.dumps(order))
+        except StorageFailed:  # it may be there all the same: the connection was lost before the reply
+            new = True
             await asyncio.sleep(1)
         else:
             break
@@ -378,7 +389,6 @@ def raise_children() -> None:
 
     for name in ("torch", "safetensors.torch", "PIL.ImageFont", "bot.app", "bot.commands", "bot.settings"):
         import_module(name)
-    install()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks how they ended
     for line in sys.stdin:
         order = json.loads(line)
@@ -389,6 +399,7 @@ def raise_children() -> None:
         flags = (os.O_RDONLY, os.O_WRONLY, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         for number, (path, flag) in enumerate(zip((*order["pipes"], order["log"]), flags, strict=True)):
             os.dup2(os.open(path, flag, 0o600), number)
+        install(**order["pace"])
         live_out(Path(order["folder"]), order["quotas"], order["role"])
 
 

@@ -17,8 +17,8 @@ from core.learning.packing import pack, unpack
 from core.learning.preparation import is_shipped_form, load_prepared, read_config, read_reader, save_prepared
 from core.model import SHIPPED, LoadedModel, preparation_digest
 
-FINGERPRINT = "fdfe6d25ff6cc58f3d1fa9cd1b337f87a5c768cd5efa90d916af6386e79953ea"
-SLOW_WEIGHTS = "7901732094cba770c40e8b4f7148aac7aceb3d15b057be0eeb1e1f6e70508723"
+FINGERPRINT = "bdde1098e70d875e2fa18530477c5e76d5e2d10837c2530528e03fd0b1aa0f1e"
+SLOW_WEIGHTS = "27d679a475144e3640d48804e0b2f05946ecf05fd0c2df7ac594ece759c77b36"
 PACKED = "00b50e643cd38bd618b9a4fed19d8133f414630c8a31b72727fdd78c3bf80bc8"
 UNPACKED = "2fc23bf72f1a57f3235b619f139e43021d80e4e00158366bd707e38095e71272"
 WIDTH = 576  # of the embedded model

@@ -98,6 +98,12 @@ def test_what_says_nothing_in_a_questions_own_language_need_not_stand_beside_the
     assert supporting_pages([page], [answer], question) == [[0]]
 
 
+@pytest.mark.parametrize(("asked", "written"), [("leave", "leaves"), ("open", "opens"), ("houses", "house")])
+def test_a_word_of_the_question_may_end_otherwise_in_the_text(asked: str, written: str) -> None:
+    page = f"The ferry {written} at seven. The ferry is old. The ferry burns oil. The ferry has a bell."
+    assert supporting_pages([page], ["seven"], f"When does the ferry {asked}?") == [[0]]
+
+
 def test_a_chance_find_is_not_cited() -> None:
     pages = [
         "The mill burned in 1874. Nobody was hurt.",

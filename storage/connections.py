@@ -1,0 +1,86 @@
+"""Connections to PostgreSQL over a network that may be cut without a word.
+
+Whoever waits for a server that says nothing is told after a while that the connection is lost; and the server ends the
+transaction of a client that says nothing, so that its locks are free.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from contextlib import suppress
+from typing import Any
+
+from psycopg import AsyncConnection, OperationalError
+from psycopg.rows import DictRow, dict_row
+from psycopg_pool import AsyncConnectionPool
+
+CONNECT = 10  # seconds for a new connection
+SILENCE = 45.0  # seconds that a statement may take, also behind the lock of a client that is lost
+CHECK = 3.0  # seconds for a sign of life, before a connection is used
+WAIT = 30.0  # seconds for a connection, also while the server restarts
+SESSION = b"""
+SET idle_in_transaction_session_timeout = '30s';
+SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3;
+SET tcp_user_timeout = '30s';
+"""
+
+
+class Connection(AsyncConnection[DictRow]):
+    """Rows know their columns by name. A server that does not answer in time is as one that has closed."""
+
+    patience = SILENCE
+
+    @classmethod
+    async def connect(cls, conninfo: str = "", **options: Any) -> Connection:
+        return await super().connect(conninfo, **{"connect_timeout": CONNECT, "row_factory": dict_row, **options})
+
+    async def wait(self, *arguments: Any, **options: Any) -> Any:
+        """Of psycopg, for each reply."""
+        clock = asyncio.get_running_loop().call_later(self.patience, self._hang_up)
+        try:
+            return await super().wait(*arguments, **options)
+        finally:
+            clock.cancel()
+
+    async def check(self, patience: float = CHECK) -> None:
+        """Whether it is still there. Raises: psycopg.OperationalError."""
+        self.patience = patience
+        try:
+            await self.execute("SELECT 1")
+        finally:
+            self.patience = SILENCE
+
+    def _hang_up(self) -> None:
+        """libpq, which waits for the socket, sees its end. To cancel the statement would be to ask the server."""
+        with suppress(OSError), socket.socket(fileno=os.dup(self.fileno())) as own:
+            own.shutdown(socket.SHUT_RDWR)
+
+
+def pool(url: str, size: int) -> AsyncConnectionPool[Connection]:
+    """Not open yet. A statement outside of a transaction commits by itself."""
+
+    async def check(connection: Connection) -> None:
+        try:
+            await connection.check()
+        except OperationalError:
+            await connections.drain()  # those that wait were lost with it
+            raise
+
+    connections = AsyncConnectionPool(
+        url,
+        connection_class=Connection,
+        configure=_configure,
+        min_size=1,
+        max_size=size,
+        timeout=WAIT,
+        check=check,
+        open=False,
+    )
+    return connections
+
+
+async def _configure(connection: Connection) -> None:
+    await connection.set_autocommit(True)
+    await connection.execute(SESSION)

@@ -1,0 +1,139 @@
+"""A network that is cut between bot, database and object store; no server closes anything."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+import storage.connections
+from core.errors import StorageFailed
+from core.runner import Runner
+from core.service import Service
+from core.types import Stage
+from storage.connections import Connection
+from storage.keys import Keys
+from storage.objects import Objects
+from storage.postgres import PostgresIndex
+from storage.weights import Weights
+from storage.workers import Queues, Workers
+from tests.conftest import Environment
+from tests.fakes import read_plain
+from tests.network import Cut, Network
+from tests.postgres import Server
+from tests.storage.samples import learn, make_job
+from tests.storage.test_weights import load, save
+from tests.storage.worker import LIMITS, worker
+from tests.torture.by_heart import ByHeart
+
+TEXT = "The lighthouse of Vessin was built in 1874. Its keeper is Orla Quint. A berth costs forty crowns a night."
+
+
+@pytest.fixture
+async def network(server: Server) -> AsyncIterator[Network]:
+    async with Network(server.socket) as network:
+        yield network
+
+
+def through(network: Network, database: str) -> str:
+    return f"postgresql://postgres@127.0.0.1:{network.port}/postgres?{database.partition('&')[2]}"
+
+
+@pytest.mark.parametrize("how", [*Cut])
+async def test_a_cut_is_waited_for(network: Network, database: str, keys: Keys, how: Cut) -> None:
+    async with PostgresIndex(through(network, database), keys) as index:
+        document = await learn(index, "d1", ["The harbour opened."])
+        cut = asyncio.create_task(network.cut(how, 2.0))
+        await asyncio.sleep(0)
+        assert await index.documents("here") == [document]
+        assert cut.done()
+        assert await index.documents("here") == [document]
+
+
+async def test_a_server_that_says_nothing_is_given_up_and_its_locks_are_free(
+    network: Network, database: str, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before, a statement waited for the operating system, and the next change in that channel for as long."""
+    monkeypatch.setattr(Connection, "patience", 4.0)
+    monkeypatch.setattr(storage.connections, "SILENCE", 4.0)
+    monkeypatch.setattr(storage.connections, "SESSION", storage.connections.SESSION.replace(b"30s", b"2s"))
+    async with PostgresIndex(through(network, database), keys) as lost, PostgresIndex(database, keys) as other:
+        document = await learn(other, "d1", ["The harbour opened."])
+        began = time.monotonic()
+        with pytest.raises(StorageFailed):
+            async with lost._channel("here"), lost._transaction() as execute:
+                await execute("DELETE FROM documents")
+                await network.cut(Cut.LOST, 0.1)
+                cancelling = asyncio.create_task(other.forget("here", "d1"))
+                await execute("SELECT 1")
+        assert time.monotonic() - began < 8.0
+        assert (await cancelling).document_id == document.id and await lost.documents("here") == []
+
+
+async def test_a_question_is_answered_after_its_front_ends_connections_are_lost(
+    network: Network, database: str, tmp_path: Path
+) -> None:
+    url = through(network, database)
+    async with (
+        PostgresIndex(url, Keys(tmp_path / "keys")) as index,
+        Queues(url) as queues,
+        Workers(queues, index) as workers,
+    ):
+        service = Service(index, Weights(tmp_path, index.id), workers, workers, LIMITS)
+        with worker(database, tmp_path, answer_seconds=1.0):
+            job = await service.submit("here", "a.txt", TEXT.encode(), by="local")
+            assert [progress.job.stage async for progress in service.watch(job.id)][-1] is Stage.DONE
+            asking = asyncio.create_task(service.ask("here", "Who is the keeper?"))
+            await asyncio.sleep(0.5)
+            await network.cut(Cut.LOST, 0.1)
+            async with asyncio.timeout(40):
+                answer = await asking
+    assert answer.learned and answer.learned.text == "Its keeper is Orla Quint"
+
+
+async def test_weights_whose_row_is_committed_late_stay(
+    database: str, keys: Keys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection is lost while the last statement of the transaction is on its way."""
+    begun, arrives, finish, replace = asyncio.Event(), asyncio.Event(), PostgresIndex.finish_job, PostgresIndex._replace
+    committing: list[asyncio.Task] = []
+
+    async def late(*arguments) -> object:
+        begun.set()
+        await arrives.wait()
+        return await replace(*arguments)
+
+    async def lost(*arguments, **options) -> None:
+        committing.append(asyncio.create_task(finish(*arguments, **options)))
+        await begun.wait()
+        asyncio.get_running_loop().call_later(1.0, arrives.set)
+        raise StorageFailed
+
+    monkeypatch.setattr(PostgresIndex, "_replace", late)
+    monkeypatch.setattr(PostgresIndex, "finish_job", lost)
+    async with PostgresIndex(database, keys) as index:
+        weights = Weights(tmp_path, index.id)
+        async with Runner(ByHeart, index, weights, LIMITS, read=read_plain) as runner:
+            job = await index.add_job(make_job("j1"), TEXT.encode())
+            await runner.wake()
+            async for _ in runner.watch(job.id):
+                pass
+            [document] = await asyncio.gather(*committing)
+        assert (await index.job("j1")).stage is Stage.DONE and await index.documents("here") == [document]
+        assert weights.load(document.weights, "here", base=ByHeart.fingerprint, section=0)
+
+
+@pytest.mark.parametrize("how", [*Cut])
+async def test_weights_come_after_a_cut(bucket: str, keys: Keys, environment: Environment, how: Cut) -> None:
+    port = int(environment["AWS_ENDPOINT_URL"].rpartition(":")[2])
+    async with Network(("127.0.0.1", port)) as network:
+        environment |= {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{network.port}", "AWS_TIMEOUT": "3 seconds"}
+        weights = Objects(bucket, "index", keys)
+        record = await asyncio.to_thread(save, weights)
+        cut = asyncio.create_task(network.cut(how, 2.0))
+        await asyncio.sleep(0)
+        assert await asyncio.to_thread(load, weights, record)
+        await cut
