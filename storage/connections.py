@@ -20,7 +20,9 @@ CONNECT = 10  # seconds for a new connection
 SILENCE = 45.0  # seconds that a statement may take, also behind the lock of a client that is lost
 CHECK = 3.0  # seconds for a sign of life, before a connection is used
 WAIT = 30.0  # seconds for a connection, also while the server restarts
+# What is given up here is given up there before: else it would wait on for a lock, and hold up others
 SESSION = b"""
+SET statement_timeout = '40s';
 SET idle_in_transaction_session_timeout = '30s';
 SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3;
 SET tcp_user_timeout = '30s';

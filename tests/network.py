@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 AT_ONCE = 1 << 16  # bytes
+KEEPALIVE = 30.0  # seconds until a server's TCP finds that a client is lost
 
 
 class Cut(StrEnum):
     RESET = "reset"  # connections are reset, new ones, too
     STALLED = "stalled"  # nothing gets through and nobody is told; when it is over, it arrives
-    LOST = "lost"  # as stalled, and what was open then stays silent for good, without an end
+    LOST = "lost"  # as stalled, and what was open then stays silent for good; the server is told late, its client never
 
 
 @dataclass(eq=False)
@@ -75,8 +76,13 @@ class Network:
     def _lose(self) -> None:
         for link in self._links:
             link.pumping.cancel()
+        asyncio.get_running_loop().call_later(KEEPALIVE, self._tell_server, [*self._links])
         self._silent += self._links
         self._links = set()
+
+    def _tell_server(self, lost: list[Link]) -> None:
+        for link in lost:
+            Link(link.writers[1:]).reset()
 
     async def _accept(self, reader: StreamReader, writer: StreamWriter) -> None:
         link = Link([writer])

@@ -73,6 +73,23 @@ async def test_a_server_that_says_nothing_is_given_up_and_its_locks_are_free(
         assert (await cancelling).document_id == document.id and await lost.documents("here") == []
 
 
+async def test_a_statement_that_is_given_up_does_not_wait_on_at_the_server(
+    database: str, keys: Keys, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'advisory'"
+    monkeypatch.setattr(storage.connections, "SESSION", storage.connections.SESSION.replace(b"40s", b"2s"))
+    async with PostgresIndex(database, keys) as index, PostgresIndex(database, keys) as other:
+        document = await learn(index, "d1", ["The harbour opened."])
+        async with index._channel("here"):
+            forgetting = asyncio.create_task(other.forget("here", "d1"))
+            await asyncio.sleep(1)
+            assert server.sql(waiting) == "1"
+            with pytest.raises(StorageFailed):
+                await forgetting
+            assert server.sql(waiting) == "0"
+        assert await other.documents("here") == [document]
+
+
 async def test_a_question_is_answered_after_its_front_ends_connections_are_lost(
     network: Network, database: str, tmp_path: Path
 ) -> None:
