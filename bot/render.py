@@ -537,7 +537,7 @@ def forget_question(documents: Sequence[Document], key: str = "") -> Message:
     more = "" if len(documents) <= MAX_OFFERED else " For another one, write its whole name after the command."
     is_certain = len(documents) == 1 and key
     buttons = []
-    for document, name in zip(documents[:MAX_OFFERED], _told_apart(documents[:MAX_OFFERED]), strict=True):
+    for document, name in zip(documents[:MAX_OFFERED], _distinct_names(documents[:MAX_OFFERED]), strict=True):
         buttons.append(Button(clip(f"Forget {name}", MAX_LABEL), "forget", document.id, Style.DANGER))
     return Message(
         title=f"Forget {documents[0].name}?" if is_certain else "Which document shall I forget?",
@@ -547,7 +547,7 @@ def forget_question(documents: Sequence[Document], key: str = "") -> Message:
     )
 
 
-def _told_apart(documents: Sequence[Document]) -> list[str]:
+def _distinct_names(documents: Sequence[Document]) -> list[str]:
     """Names; those that stand there twice with their pages and age."""
     names, now = [document.name for document in documents], time.time()
     apart = []

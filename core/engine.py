@@ -7,6 +7,7 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,7 +83,7 @@ def read_preset(name: str) -> dict[str, Any]:
     if name not in known:
         raise SetupError(f"There is no preset '{name}'; choose one of {', '.join(sorted(known))}.")
     values = yaml.safe_load(known[name].read_text())
-    if unknown := set(values) - {f.name for f in fields(EngineConfig)}:
+    if unknown := set(values) - set(map(attrgetter("name"), fields(EngineConfig))):
         raise SetupError(f"The preset '{name}' sets '{min(unknown)}', which there is not.")
     return values
 

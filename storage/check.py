@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
+from core.document.text import one_line
 from core.types import WeightsRecord
 from storage.channel_files import VERSIONS, path_in
 from storage.folder import CHANNELS, DataFolder
@@ -95,7 +96,7 @@ def open_database(path: Path) -> sqlite3.Connection:
 def schema(connection: sqlite3.Connection) -> set[tuple[str, str]]:
     """Every table, view, index and trigger, by name and definition."""
     rows = connection.execute("SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL")
-    return {(row[0], " ".join(row[1].split())) for row in rows}
+    return {(name, one_line(sql)) for name, sql in rows}
 
 
 @cache

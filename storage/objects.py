@@ -142,8 +142,9 @@ class Objects:
         """
         folder = f"{self._folder(document_id)}/"
         with self._keeping:
-            for name in [name for name in self._kept if name.startswith(folder)]:
-                del self._kept[name]
+            for name in list(self._kept):
+                if name.startswith(folder):
+                    del self._kept[name]
         try:
             self._keys.destroy([self._key_id(document_id)])
             names = [item["path"] for page in obstore.list(self._store, folder) for item in page]

@@ -32,7 +32,7 @@ def follow(bot: BotBase, job: Job, live: Live) -> None:
 
 
 async def tell(bot: BotBase, job: Job, live: Live) -> None:
-    """Show a job's progress until its end, and mark the end as told. Told twice is possible, never is not."""
+    """Show a job's progress until its end, and mark the end as told. It may be told twice, and is never left untold."""
     try:
         last = await _watch(bot, job, live)
         if bot.name and not await bot.service.inbox.claim(f"told:{job.id}", bot.name, LATE_SECONDS):

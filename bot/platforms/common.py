@@ -154,7 +154,7 @@ class PostedMessage(Live, ABC):
                 await self._delete()
 
     async def _finish_here(self, message: Message) -> bool:
-        """Twice is as good as once. False when the message takes no more edits."""
+        """Edit the message into its end; safe to repeat. False when it takes no more edits."""
         try:
             await self._update_in_turn(message)
         except self.trouble as problem:

@@ -73,7 +73,7 @@ async def _lessons_of(engine: Engine, articles: Sequence[Article], batch: int) -
     for column, action in enumerate(BUDGET_ACTIONS):
         fixed = Engine(engine.base, replace(config, budget=f"fixed:{int(action)}"))
         if action == BudgetAction.SKIP:
-            losses = [_initial_losses(fixed, *pair) for pair in zip(articles, chunks, strict=True)]
+            losses = list(map(partial(_initial_losses, fixed), articles, chunks))
         one_section = replace(engine.base.ranking, max_sections=1)
         async with open_service(
             partial(_same, fixed), ranking=one_section, batch_rows=max(BATCH_ROWS, batch)

@@ -76,7 +76,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--output", type=Path, help="a line of JSON for each file")
     options = parser.parse_args()
-    rows = [measure(file) for file in sorted(options.folder.glob("*.pdf"))]
+    rows = list(map(measure, sorted(options.folder.glob("*.pdf"))))
     if options.output:
         options.output.write_text("".join(json.dumps(row) + "\n" for row in rows))
     read = [row for row in rows if "runs" in row]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from itertools import chain
+from operator import attrgetter
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -86,10 +87,11 @@ def _figures(matches: ByDocument, f1s: ByDocument, base: ByDocument | None) -> d
 
 def _costs(replies: Sequence[Sequence[RecordedReply]]) -> dict[str, float]:
     flat = list(chain.from_iterable(replies))
+    by_weights = sum(reply.document is not None for reply in flat)
     return {
-        "seconds_a_question": fmean(reply.seconds for reply in flat),
-        "prompt_tokens": fmean(reply.prompt_tokens for reply in flat),
-        "by_weights": 100 * fmean(reply.document is not None for reply in flat),  # percent that weights answered
+        "seconds_a_question": fmean(map(attrgetter("seconds"), flat)),
+        "prompt_tokens": fmean(map(attrgetter("prompt_tokens"), flat)),
+        "by_weights": 100 * by_weights / len(flat),  # percent that weights answered
     }
 
 
