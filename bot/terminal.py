@@ -160,8 +160,11 @@ class JobView:
 
 def learned_text(document: Document) -> str:
     """What came of it, and what a person should know."""
-    size, seconds = megabytes(document.weights.bytes), document.metrics.seconds
-    text = f"Learned {plain(document.name)} ({document.id}): {size} of weights in {seconds:.1f} s."
+    size, metrics = megabytes(document.weights.bytes), document.metrics
+    text = (
+        f"Learned {plain(document.name)} ({document.id}): {size} of weights in {metrics.seconds:.1f} s, "
+        f"loss {metrics.initial_loss:.2f} → {metrics.final_loss:.2f}."
+    )
     return "\n".join([text, *(f"[yellow]{plain(note)}[/]" for note in document.metrics.notes)])
 
 
@@ -175,9 +178,8 @@ def job_text(progress: Progress, stage: Stage | None) -> str:
         again = f", attempt {job.attempts}" if job.attempts > 1 else ""
         return plain(job.name) + again + counts
     if stage is Stage.LEARNING and step:
-        losses = progress.losses  # none yet, when the first steps only measure
-        loss = f"loss {losses[0]:.2f} → {losses[-1]:.2f}, " if losses else ""
-        return f"{step.done}/{step.total}, {loss}{progress.seconds:.0f} s"
+        steps = f"{step.done}/{step.total}, " if step.stage is stage else ""  # else the next stage's
+        return f"{steps}{progress.seconds:.0f} s"
     return ""
 
 

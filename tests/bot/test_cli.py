@@ -297,12 +297,10 @@ def test_what_is_not_in_the_document_is_no_answer_at_a_terminal(text: str, guess
     assert "I can't find that in handbook.pdf." in shown and guess in shown and shown.count(text) == bool(guess)
 
 
-def test_a_step_without_a_loss_is_shown_without_one() -> None:
+def test_steps_are_counted_while_they_are_learned_and_not_in_the_stage_that_follows() -> None:
     job = Job("j", "here", "a.pdf", "", "ada", "", 0.0, Stage.LEARNING)
-    assert job_text(Progress(job, step=Step(1, 4, float("nan"))), Stage.LEARNING) == "1/4, 0 s"
-    assert (
-        job_text(Progress(job, step=Step(2, 4, 2.0), losses=(3.0, 2.0)), Stage.LEARNING) == "2/4, loss 3.00 → 2.00, 0 s"
-    )
+    assert job_text(Progress(job, step=Step(2, 4, 2.0)), Stage.LEARNING) == "2/4, 0 s"
+    assert job_text(Progress(job, step=Step(1, 1, 2.0, Stage.CHECKING), seconds=47), Stage.LEARNING) == "47 s"
 
 
 def test_a_measurement_shows_how_far_it_is_and_what_was_lost() -> None:
