@@ -43,6 +43,14 @@ def clip(text: str, limit: int) -> str:
     return text if len(text) <= limit else split(text, limit - 1)[0].rstrip() + "…"
 
 
+def fitting(markup: Callable[[str], str], text: str, limit: int) -> str:
+    """As much of a text as has at most `limit` characters with its markup."""
+    room = limit
+    while len(shown := markup(clip(text, room))) > limit:
+        room = room * 9 // 10
+    return shown
+
+
 def split(text: str, limit: int) -> list[str]:
     """Cut a text into parts of at most `limit` (40 or more) characters: between paragraphs, lines or words where
     possible. A code fence that has to be cut is closed and opened again, so that every part stands alone."""

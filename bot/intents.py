@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from core.document.formats import ENDINGS
+from core.document.text import one_line
 
 COMMAND_NAMES = (
     "learn",
@@ -34,8 +35,8 @@ SMALL_TALK = (  # never asked of the model, and free of quotas; `bot.render.SMAL
     "chatter",
     "forget me",
 )
-LONGEST = 80  # characters of a phrase of the table
-MOST_CLAUSES = 4
+MAX_PHRASE_LENGTH = 80  # characters of a phrase of the table
+MAX_CLAUSES = 4
 
 # Parts of phrases, as regular expressions. Phrases are matched in lower case, without punctuation.
 PARTS = {
@@ -243,8 +244,11 @@ PARTS["kind"] = (
 
 
 def _rows() -> list[tuple[str, re.Pattern[str]]]:
-    lines = [(name, line.strip()) for name, block in PHRASES.items() for line in block.strip().splitlines()]
-    return [(name, re.compile(line.format_map(PARTS))) for name, line in lines]
+    rows = []
+    for name, block in PHRASES.items():
+        for line in map(str.strip, block.strip().splitlines()):
+            rows.append((name, re.compile(line.format_map(PARTS))))
+    return rows
 
 
 ROWS = _rows()
@@ -280,7 +284,17 @@ KEYWORDS = {
     "rock rocks lifesaver legend hero clever smart noted fair enough worries np gotcha roger sounds fun funny happy impressive interesting haha "
     "lol correct true agreed wonderful fantastic beautiful glad quick helpful",
 }
-KIND_OF = {word: kind for kind, words in reversed(KEYWORDS.items()) for word in words.split()}
+
+
+def _kinds() -> dict[str, str]:
+    kinds: dict[str, str] = {}
+    for kind, words in KEYWORDS.items():
+        for word in words.split():
+            kinds.setdefault(word, kind)
+    return kinds
+
+
+KIND_OF = _kinds()
 INTERJECTION = re.compile(r"^(?:(?:oh|and|but|so|also|well|ah|hm+|um+)\b ?)+")
 THANKS = re.compile(r"^(?:thanks?|thx|ty)\b|\b(?:thanks|thank you|thx|ty)$")  # of a statement
 TO_THE_BOT = re.compile(r"\b(?:you|your|that|thats|i|im|me|us)\b(?! thanks?$)")
@@ -323,10 +337,12 @@ def understand(text: str, documents: Sequence[str] = (), *, with_files: bool = F
         documents: names of those that the channel knows.
         with_files: the message brings files that can be learned.
     """
-    text = " ".join(text.split())
+    text = one_line(text)
     words = normal(text)
+    if not words and with_files:
+        return Intent("learn")
     if not words:
-        return Intent("learn" if with_files else "approval" if text.strip("?! ") else "greeting")
+        return Intent("approval" if text.strip("?! ") else "greeting")
     intent = _command(text) or _phrase(words) or _erase(text, documents)
     intent = intent or _phrase(_unnamed(text, documents)) or _clauses(text) or _summary(text, documents)
     if with_files:
@@ -359,7 +375,7 @@ def _phrase(words: str) -> Intent | None:
     asks = bool(ASKS.match(words))
     plain = END_POLITELY.sub("", ASK_POLITELY.sub("", words))
     for candidate in dict.fromkeys((words, INTERJECTION.sub("", words), plain)):
-        if 0 < len(candidate) <= LONGEST:
+        if 0 < len(candidate) <= MAX_PHRASE_LENGTH:
             for name, pattern in ROWS:
                 if pattern.fullmatch(candidate) and not (asks and name == "approval"):
                     return Intent(name)
@@ -383,20 +399,24 @@ def _summary(text: str, documents: Sequence[str]) -> Intent | None:
 
 def _clauses(text: str) -> Intent | None:
     """ "Here you go, please learn it": where the table knows every part. A command is more than small talk."""
-    parts = [words for part in re.split(r"[,.;!?–]\s+|\s[-–]\s", text) if (words := normal(part))]
-    known = [_phrase(words) for words in parts] if 1 < len(parts) <= MOST_CLAUSES else []
-    if not known or None in known:
+    parts = list(filter(None, map(normal, re.split(r"[,.;!?–]\s+|\s[-–]\s", text))))
+    if not 1 < len(parts) <= MAX_CLAUSES:
         return None
-    names = [intent.name for intent in known if intent]
+    names = []
+    for part in parts:
+        intent = _phrase(part)
+        if intent is None:
+            return None
+        names.append(intent.name)
     return Intent(min(names, key=(*COMMAND_NAMES, *MORE_THAN).index))
 
 
 def _by_words(words: Sequence[str]) -> Intent | None:
     """Small talk that the table does not know, where every word is one of it."""
-    kinds = {KIND_OF[word] for word in words if word in KIND_OF}
-    if not kinds or not all(word in FILLERS or word in KIND_OF for word in words):
+    kinds = {KIND_OF.get(word, "") for word in words if word not in FILLERS or word in KIND_OF}
+    if not kinds or "" in kinds:
         return None
-    return Intent(next(kind for kind in KEYWORDS if kind in kinds))
+    return Intent(min(kinds, key=list(KEYWORDS).index))
 
 
 def _erase(text: str, documents: Sequence[str]) -> Intent | None:
@@ -447,4 +467,4 @@ def stem(name: str) -> str:
 def normal(text: str) -> str:
     """Lower case, without punctuation, emoji and their codes."""
     text = re.sub(r":[\w+-]+:", " ", text.lower()).replace("’", "").replace("'", "")
-    return " ".join(re.sub(r"[^\w ]+", " ", text).split())
+    return one_line(re.sub(r"[^\w ]+", " ", text))

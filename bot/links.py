@@ -27,9 +27,9 @@ log = logging.getLogger(__name__)
 
 LINK = re.compile(r"https?://[^\s<>\"'`|]+", re.IGNORECASE)
 MAX_LINKS = 3  # links of one message
-REDIRECTS = 5
+MAX_REDIRECTS = 5
 TIMEOUT = 60.0  # for a document, redirects included
-AGENT = "Engram (a chat bot that fetches what people link to)"
+USER_AGENT = "Engram (a chat bot that fetches what people link to)"
 UNICAST = ipaddress.ip_network("2000::/3")  # all of IPv6 that is handed out (IANA); sites use others among themselves
 NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052: the last 32 bits are an IPv4 address
 
@@ -113,8 +113,8 @@ async def fetch(link: str, most: int, *, public: Public | None = None, seconds: 
 
 
 async def _followed(session: aiohttp.ClientSession, link: str, most: int, public: Public) -> bytes:
-    url, headers = yarl.URL(link), {"User-Agent": AGENT, "Accept-Encoding": "identity"}
-    for _ in range(REDIRECTS + 1):
+    url, headers = yarl.URL(link), {"User-Agent": USER_AGENT, "Accept-Encoding": "identity"}
+    for _ in range(MAX_REDIRECTS + 1):
         _check(url, public)
         async with session.get(url, headers=headers, allow_redirects=False) as response:
             location = response.headers.get("Location")

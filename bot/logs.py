@@ -8,7 +8,7 @@ import time
 import structlog
 import structlog.tracebacks
 
-SAY_EVERY = 60.0  # seconds between two lines about a network that is not there
+LOG_EVERY = 60.0  # seconds between two lines about a network that is not there
 
 
 class NoNetwork(logging.Filter):
@@ -25,7 +25,7 @@ class NoNetwork(logging.Filter):
             problem = problem.__cause__
         if not problem:
             return True
-        if time.monotonic() - self._last_line.get(record.name, -SAY_EVERY) < SAY_EVERY:
+        if time.monotonic() - self._last_line.get(record.name, -LOG_EVERY) < LOG_EVERY:
             return False
         self._last_line[record.name] = time.monotonic()
         record.msg, record.args = f"{record.getMessage()}: no network ({type(problem).__name__})", ()

@@ -13,7 +13,7 @@ from core.errors import QuotaReached
 from core.ports import Usage, Used
 
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
-MANY_KEYS = 10_000  # in memory; then those of the quiet are dropped
+MAX_KEYS = 10_000  # in memory; then those of the quiet are dropped
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,10 @@ class InMemory:
         used = self._recent(key)
         yield used
         self._used[key] = used
-        if len(self._used) > MANY_KEYS:
-            recent = {other: self._recent(other) for other in self._used}
-            self._used = {other: left for other, left in recent.items() if left}
+        if len(self._used) > MAX_KEYS:
+            for other in list(self._used):
+                if not self._recent(other):
+                    del self._used[other]
 
     def _recent(self, key: str) -> Used:
         return [(until, amount) for until, amount in self._used.get(key, []) if until > self.clock()]

@@ -16,20 +16,21 @@ from bot.chat import Button, Field, Message, Style, Tone
 from bot.escape import clip
 from bot.wording import ago, count, in_words, not_found_in, seconds, with_its_cut
 from core.document.formats import place_of
+from core.document.text import one_line
 from core.errors import AlreadyKnown, EngramError, QuotaReached, SetupError
 from core.prompts import NOT_IN_TEXT
 from core.types import Answer, Certainty, Completion, Correction, Document, Job, JobKind, Progress, Stage, Status
 
 LISTED, COMING = 12, 3  # documents, of them on their way, so that a list fits one message
-ENOUGH = 5  # questions of a self-check that tell something
-EXAMPLES = 3  # questions shown as buttons when a document is learned
-OFFERED = 5  # documents shown as buttons: a row on Discord
-LABEL = 75  # characters of a button's label or value: Slack's limit, the narrowest
-ANSWER = 300  # characters of an answer, and
-ANSWER_LINES = 3  # its lines; the rest is behind "Details"
-HEADLINE = 100  # characters up to which a likely answer is shown in bold
-BESIDE = 140  # characters of the base model's answer on its line
-CITED = 3  # pages
+MIN_CHECK_QUESTIONS = 5  # questions of a self-check that tell something
+MAX_EXAMPLES = 3  # questions shown as buttons when a document is learned
+MAX_OFFERED = 5  # documents shown as buttons: a row on Discord
+MAX_LABEL = 75  # characters of a button's label or value: Slack's limit, the narrowest
+MAX_ANSWER = 300  # characters of an answer, and
+MAX_ANSWER_LINES = 3  # its lines; the rest is behind "Details"
+MAX_HEADLINE = 100  # characters up to which a likely answer is shown in bold
+MAX_BASE_ANSWER = 140  # characters of the base model's answer on its line
+MAX_CITED = 3  # pages
 
 NOTHING_YET = "I don't know any documents here yet"
 
@@ -104,9 +105,8 @@ def finished(news: Progress, older: Document | None = None, examples: Sequence[t
 
 def _learned(document: Document, older: Document | None, examples: Sequence[tuple[int, str]]) -> Message:
     metrics = document.metrics
-    plain = [note for note in metrics.notes if not MACHINE_TERMS.search(note)]
-    notes = [note if note.endswith(".") else f"{note}." for note in plain]
-    if metrics.check_total >= ENOUGH and metrics.check_after < metrics.check_total / 2:
+    notes = [f"{note.removesuffix('.')}." for note in metrics.notes if not MACHINE_TERMS.search(note)]
+    if metrics.check_total >= MIN_CHECK_QUESTIONS and metrics.check_after < metrics.check_total / 2:
         asked = count(metrics.check_total, "question")
         notes.append(f"I got {metrics.check_after} of my own {asked} about it right, so look at the pages I give.")
     hint = "Try one of these, or ask your own:" if examples else "Ask me anything about it."
@@ -136,7 +136,7 @@ def reads_well(question: str) -> bool:
     words = question.split()
     return (
         4 <= len(words) <= 14
-        and len(question) <= LABEL
+        and len(question) <= MAX_LABEL
         and bool(ASKS.match(question))
         and question.endswith("?")
         and question.count("?") == 1
@@ -157,9 +157,10 @@ def learning_details(document: Document, picture: bytes) -> Message:
         Field("Read", f"{parts(document)}, {document.tokens:,} tokens in {count(metrics.chunks, 'part')}"),
         Field("Learned", f"in {seconds(metrics.seconds)}"),
         Field("Surprise at its text (loss)", f"{metrics.initial_loss:.2f} before, {metrics.final_loss:.2f} after"),
-        *([Field("Questions to myself", checked)] if metrics.check_total else []),
-        *(Field("Note", note) for note in metrics.notes),
     ]
+    if metrics.check_total:
+        fields.append(Field("Questions to myself", checked))
+    fields += [Field("Note", note) for note in metrics.notes]
     return Message(
         title=document.name,
         fields=tuple(fields),
@@ -200,7 +201,8 @@ def loss_curve(losses: Sequence[float]) -> bytes:
     from PIL import Image, ImageDraw, ImageFont
 
     left, top, right, bottom = 90, 50, 940, 310  # of the plot, in dots; halved at the end, which smooths the line
-    low, high = min(loss for _, loss in points), max(loss for _, loss in points)
+    finite = [loss for _, loss in points]
+    low, high = min(finite), max(finite)
     wide = (right - left) / (points[-1][0] - 1)  # dots a step
     tall = (bottom - top) / ((high - low) or 1.0)  # dots a nat
     picture = Image.new("RGB", (960, 360), "white")
@@ -254,10 +256,10 @@ def answer(
     text, base = _short(value.learned.text), _base(value)
     read = " · read from its text, too" if value.document_tokens else ""
     lines = [f"{value.certainty} · {', '.join((name, *where(value)))}{read}"]
-    lines += [f"Without the document: {clip(base, BESIDE)}"] if compare == "line" else []
+    lines += [f"Without the document: {clip(base, MAX_BASE_ANSWER)}"] if compare == "line" else []
     judge = (Button("👍", "helpful", value.id), Button("👎", "wrong", value.id)) if value.id else ()
-    fields = (Field("Without the document", clip(base, ANSWER)),) if compare == "full" else ()
-    is_headline = value.certainty is Certainty.LIKELY and len(text) <= HEADLINE and "\n" not in text
+    fields = (Field("Without the document", clip(base, MAX_ANSWER)),) if compare == "full" else ()
+    is_headline = value.certainty is Certainty.LIKELY and len(text) <= MAX_HEADLINE and "\n" not in text
     return Message(
         title=text if is_headline else "",
         text="" if is_headline else text,
@@ -276,15 +278,15 @@ def _left_out(value: Answer) -> list[str]:
 
 def _short(text: str) -> str:
     """Two or three lines of an answer."""
-    lines = [line.strip() for line in text.strip().splitlines() if line.strip()] or ["(nothing)"]
-    more = " …" if len(lines) > ANSWER_LINES else ""
-    short = clip("\n".join(lines[:ANSWER_LINES]) + more, ANSWER)
+    lines = list(filter(None, map(str.strip, text.splitlines()))) or ["(nothing)"]
+    more = " …" if len(lines) > MAX_ANSWER_LINES else ""
+    short = clip("\n".join(lines[:MAX_ANSWER_LINES]) + more, MAX_ANSWER)
     return short[0].upper() + short[1:]
 
 
 def _base(value: Answer) -> str:
     """What the base model says, on one line."""
-    text = " ".join(value.base.text.split())
+    text = one_line(value.base.text)
     return "I don't know." if text in ("", NOT_IN_TEXT) else with_its_cut(text)
 
 
@@ -343,7 +345,7 @@ def correction_offered(given: Correction, document: Document, name: str) -> Mess
     """To whoever brought the document."""
     return Message(
         title=f"{clip(name, 40)} says this was wrong",
-        text=f"{clip(given.question, ANSWER)}\n{_compared(given)}",
+        text=f"{clip(given.question, MAX_ANSWER)}\n{_compared(given)}",
         footer=f"Shall I learn it as a part of {document.name}? Whoever brought that, or manages the channel, decides.",
         buttons=(_decide(given),),
         notify=document.learned_by,
@@ -351,8 +353,8 @@ def correction_offered(given: Correction, document: Document, name: str) -> Mess
 
 
 def _compared(given: Correction) -> str:
-    said = clip(" ".join(given.answer.split()), BESIDE)
-    return f"I said: {said}\nRight is: {clip(given.correction, ANSWER)}"
+    said = clip(one_line(given.answer), MAX_BASE_ANSWER)
+    return f"I said: {said}\nRight is: {clip(given.correction, MAX_ANSWER)}"
 
 
 def corrections(given: Sequence[Correction]) -> Message:
@@ -360,10 +362,10 @@ def corrections(given: Sequence[Correction]) -> Message:
     if not given:
         return Message(text="There is no correction here for you to decide on.")
     fields = []
-    for one in given[:OFFERED]:
+    for one in given[:MAX_OFFERED]:
         note = f"{one.document} · learned" if one.learned else one.document
-        fields.append(Field(clip(one.question, ANSWER), _compared(one), note, _decide(one)))
-    more = f"The newest {OFFERED} of {len(given)}." if len(given) > OFFERED else ""
+        fields.append(Field(clip(one.question, MAX_ANSWER), _compared(one), note, _decide(one)))
+    more = f"The newest {MAX_OFFERED} of {len(given)}." if len(given) > MAX_OFFERED else ""
     return Message(title="What people say is right", fields=tuple(fields), footer=more)
 
 
@@ -385,7 +387,7 @@ def corrected(news: Progress, given: Correction | None) -> Message:
     if not given.learned:
         return Message(text="Undone. I answer as before.", footer=given.question, buttons=(_decide(given),))
     return Message(
-        title=clip(given.correction, HEADLINE),
+        title=clip(given.correction, MAX_HEADLINE),
         footer=f"I know that now, as a part of {given.document}. Asked was: {given.question}",
         buttons=(_decide(given),),
         tone=Tone.GOOD,
@@ -413,10 +415,10 @@ def where(value: Answer) -> list[str]:
         return ["no page found"]
     pages = [f"p. {page}" for page in value.pages]
     places = [*filter(None, value.places or pages)]
-    more = " …" if len(places) > CITED else ""
+    more = " …" if len(places) > MAX_CITED else ""
     if places == pages:
-        return [f"p. {', '.join(map(str, value.pages[:CITED]))}{more}"]
-    return [f"{'; '.join(places[:CITED])}{more}"] if places else []
+        return [f"p. {', '.join(map(str, value.pages[:MAX_CITED]))}{more}"]
+    return [f"{'; '.join(places[:MAX_CITED])}{more}"] if places else []
 
 
 def _said(completion: Completion) -> str:
@@ -532,17 +534,15 @@ def forget_question(documents: Sequence[Document], key: str = "") -> Message:
     """Which one? As buttons, the newest first. `key`: what was asked for, and is no document's whole name."""
     if not documents:
         return Message(text="You have brought nothing here that I could forget; /docs lists what I know.")
-    more = "" if len(documents) <= OFFERED else " For another one, write its whole name after the command."
+    more = "" if len(documents) <= MAX_OFFERED else " For another one, write its whole name after the command."
+    is_certain = len(documents) == 1 and key
+    buttons = []
+    for document, name in zip(documents[:MAX_OFFERED], _told_apart(documents[:MAX_OFFERED]), strict=True):
+        buttons.append(Button(clip(f"Forget {name}", MAX_LABEL), "forget", document.id, Style.DANGER))
     return Message(
-        title=f"Forget {documents[0].name}?" if len(documents) == 1 and key else "Which document shall I forget?",
+        title=f"Forget {documents[0].name}?" if is_certain else "Which document shall I forget?",
         text=f"{FORGET_WARNING}{more}",
-        buttons=(
-            *(
-                Button(clip(f"Forget {name}", LABEL), "forget", document.id, Style.DANGER)
-                for document, name in zip(documents[:OFFERED], _told_apart(documents[:OFFERED]), strict=True)
-            ),
-            Button("Keep", "keep"),
-        ),
+        buttons=(*buttons, Button("Keep", "keep")),
         tone=Tone.BAD,
     )
 
@@ -550,8 +550,12 @@ def forget_question(documents: Sequence[Document], key: str = "") -> Message:
 def _told_apart(documents: Sequence[Document]) -> list[str]:
     """Names; those that stand there twice with their pages and age."""
     names, now = [document.name for document in documents], time.time()
-    about = [f"{d.name} ({parts(d)}, {ago(now - d.learned_at)})" for d in documents]
-    return [long if names.count(name) > 1 else name for name, long in zip(names, about, strict=True)]
+    apart = []
+    for document in documents:
+        is_alone = names.count(document.name) == 1
+        about = f"{document.name} ({parts(document)}, {ago(now - document.learned_at)})"
+        apart.append(document.name if is_alone else about)
+    return apart
 
 
 def reset_question(known: int) -> Message:
@@ -625,14 +629,15 @@ THREADS = {"follow-ups": "Threads: for follow-ups", "always": "Threads: always",
 def settings(current: Mapping[str, str]) -> Message:
     """How the bot answers in a channel. current: `compare` and `threads`."""
     rows = {"compare": COMPARE, "threads": THREADS}
+    buttons = []
+    for name, labels in rows.items():
+        for value, label in labels.items():
+            style = Style.PRIMARY if current[name] == value else Style.PLAIN
+            buttons.append(Button(label, "set", f"{name}={value}", style))
     return Message(
         title="How I answer in this channel",
         text="The comparison is what I would have said without the document. Threads are for answers to mentions.",
-        buttons=tuple(
-            Button(label, "set", f"{name}={value}", Style.PRIMARY if current[name] == value else Style.PLAIN)
-            for name, labels in rows.items()
-            for value, label in labels.items()
-        ),
+        buttons=tuple(buttons),
     )
 
 

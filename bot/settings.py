@@ -14,7 +14,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from bot.quotas import QuotaConfig
-from core.document.ocr import PAGES_AT_ONCE, Ocr
+from core.document.ocr import MAX_PAGES, Ocr
 from core.errors import SetupError
 from core.types import Limits
 
@@ -61,7 +61,7 @@ class Settings(BaseSettings):
     device: str = "auto"  # or "cpu", "cuda", "cuda:1", "mps"
     chunk_size: int | None = Field(None, gt=0)  # tokens of a section; empty: as the model was prepared
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    batch_tokens: int | None = Field(None, gt=0)  # learned at once
+    batch_tokens: int | None = Field(None, gt=0)  # tokens learned at once; empty: one section on a CPU, 16,384 on a GPU
     memory_mb: int | None = Field(None, gt=0)  # learning stays below it, where it can
     study: bool = False  # adapters: the model writes study material first
     objectives: dict[str, float] = {}  # adapters: weights, as JSON: {"keep": 1.0}
@@ -87,7 +87,7 @@ class Settings(BaseSettings):
     ocr_languages: str = Field(
         "eng", pattern=r"^[A-Za-z_]+(\+[A-Za-z_]+)*$"
     )  # of scans, as Tesseract has them: eng+deu
-    ocr_pages: int = Field(PAGES_AT_ONCE, ge=0)  # of a scan that are recognised; 0: none
+    ocr_pages: int = Field(MAX_PAGES, ge=0)  # of a scan that are recognised; 0: none
 
     # Platforms
     discord_token: SecretStr | None = None  # of the application's bot

@@ -86,8 +86,10 @@ def _default(name: str) -> str:
 def _described(name: str, text: str) -> str:
     """What the comments say, and the values that there are."""
     annotation = Settings.model_fields[name].annotation
-    choices = ", ".join(f"`{value}`" for value in get_args(annotation)) if get_origin(annotation) is Literal else ""
-    return "; ".join(part for part in (text, choices and f"one of {choices}") if part)
+    if get_origin(annotation) is not Literal:
+        return text
+    choices = ", ".join(f"`{value}`" for value in get_args(annotation))
+    return "; ".join(filter(None, (text, f"one of {choices}")))
 
 
 if __name__ == "__main__":

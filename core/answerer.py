@@ -106,7 +106,10 @@ class Answerer:
         None where the channel knows none."""
         documents = await self._index.documents(channel)  # the newest first
         wanted = named or (await self._index.thread_document(channel, thread) if thread else None)
-        return next((d for d in documents if d.id == wanted), documents[0] if documents else None)
+        for document in documents:
+            if document.id == wanted:
+                return document
+        return documents[0] if documents else None
 
     async def _sum_up(self, question: str, document: Document) -> Answer:
         """From the weights that learned what the whole document is about. Raises: NoGist, WeightsDamaged,
@@ -182,24 +185,31 @@ class Answerer:
             asks.append(Ask(question, weights=tensors, context=context, learner=hit.document.weights.learner))
         completions, tokens = await self._device.answer([*asks, Ask(question)] if compare else asks)
         base = completions.pop() if compare else Completion("", 0, 0.0)
-        by_chunk = dict(zip((hit.key for hit in hits), completions, strict=True))
+        by_chunk = {hit.key: completion for hit, completion in zip(hits, completions, strict=True)}
         decide = partial(judge, question, asked, by_chunk, pages, ranking, floor=self._floor, gate=gate)
         with span("evidence"):
             best, certainty = await asyncio.to_thread(decide)
         row = list(by_chunk).index(best.hit.key) if best else -1  # the last is the base model's
-        return Answer(
+        answer = Answer(
             question=question,
             base=base,
-            learned=best.completion if best else None,
-            document=DocumentRef(best.hit.document.id, best.hit.document.name) if best else None,
+            learned=None,
+            document=None,
             prompt_tokens=tokens[row].whole,
-            pages=best.pages if best else (),
-            places=_cited_places(question, best, pages) if best else (),
             unusable=unusable,
             unrelated=best is None and bool(hits),
             certainty=certainty,
             document_tokens=tokens[row].document,
-            section=best.hit.section if best else None,
+        )
+        if best is None:
+            return answer
+        return replace(
+            answer,
+            learned=best.completion,
+            document=DocumentRef(best.hit.document.id, best.hit.document.name),
+            pages=best.pages,
+            places=_cited_places(question, best, pages),
+            section=best.hit.section,
         )
 
     async def _load_all(self, asked: Collection[Hit]) -> tuple[list[Hit], list[Mapping[str, Tensor]], tuple[str, ...]]:

@@ -53,11 +53,15 @@ class Version:
         return Version((*self.pages, page), chunks, tensors, sections, self.gist)
 
     def without_page(self, number: int) -> Version:
-        kept = [n for n, chunk in enumerate(self.chunks) if chunk.start_page != number]
-        used = tuple(self.sections[n] for n in kept)
-        tensors = {name: t for name, t in self.tensors.items() if section_of(name) in (*used, self.gist)}
+        chunks, sections = [], []
+        for chunk, section in zip(self.chunks, self.sections, strict=True):
+            if chunk.start_page != number:
+                chunks.append(chunk)
+                sections.append(section)
+        used = {*sections, self.gist}
+        tensors = {name: tensor for name, tensor in self.tensors.items() if section_of(name) in used}
         pages = tuple(page for page in self.pages if page.number != number)
-        return Version(pages, numbered([self.chunks[n] for n in kept]), tensors, used, self.gist)
+        return Version(pages, numbered(chunks), tensors, tuple(sections), self.gist)
 
 
 def section_of(name: str) -> int:
@@ -105,12 +109,14 @@ class Rehearsal:
 
     async def _answer(self, version: Version, question: str, asked: Sequence[Hit], ranking: RankingParameters) -> str:
         self._pause()
-        new = [hit for hit in asked if (question, hit.section) not in self._said]
-        learner = self._document.weights.learner
-        asks = [Ask(question, section_tensors(version.tensors, hit.section), learner=learner) for hit in new]
-        completions, _ = await self._device.answer(asks) if asks else ([], [])
-        for hit, completion in zip(new, completions, strict=True):
-            self._said[question, hit.section] = completion
+        asks: dict[int, Ask] = {}  # by section
+        for hit in asked:
+            if (question, hit.section) not in self._said:
+                weights = section_tensors(version.tensors, hit.section)
+                asks[hit.section] = Ask(question, weights, learner=self._document.weights.learner)
+        completions, _ = await self._device.answer(list(asks.values())) if asks else ([], [])
+        for section, completion in zip(asks, completions, strict=True):
+            self._said[question, section] = completion
         given: dict[ChunkKey, Completion] = {hit.key: self._said[question, hit.section] for hit in asked}
         pages = {self._document.id: version.pages}
         best, _ = await asyncio.to_thread(judge, question, [asked], given, pages, ranking, gate=False)

@@ -32,8 +32,8 @@ T = TypeVar("T")
 # Rows of one engine.answer call. A question has up to four: three sections and the base model; and in a thread three
 # more, of its document.
 BATCH_ROWS = 24
-LONGEST_WAIT = 10.0  # seconds that a step of learning waits for questions
-GATHERING = 0.05  # seconds that a batch waits for the rows of a question whose search has just been computed
+MAX_WAIT = 10.0  # seconds that a step of learning waits for questions
+GATHER_SECONDS = 0.05  # seconds that a batch waits for the rows of a question whose search has just been computed
 
 
 class PromptTokens(NamedTuple):
@@ -113,7 +113,7 @@ class Device:
         Returns: seconds."""
         began = time.monotonic()
         if self._asked:
-            await asyncio.wait(set(self._asked), timeout=LONGEST_WAIT)
+            await asyncio.wait(set(self._asked), timeout=MAX_WAIT)
         return time.monotonic() - began
 
     @traced("answer")
@@ -177,7 +177,7 @@ class Device:
 
     def _gather(self) -> None:
         """Questions that came while the thread was busy are searched one after the other, and asked together."""
-        while len(self._waiting) < self._searched and time.monotonic() < self._searched_at + GATHERING:
+        while len(self._waiting) < self._searched and time.monotonic() < self._searched_at + GATHER_SECONDS:
             time.sleep(0.002)
         self._searched = 0
 

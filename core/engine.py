@@ -168,8 +168,9 @@ class Engine:
         counts = []  # of each question's rows
         for ask in asks:
             worded = ballots(ask.question, votes or self.config.votes)
-            rows += [replace(ask, question=ballot.question) for ballot in worded]
-            temperatures += [ballot.temperature for ballot in worded]
+            for ballot in worded:
+                rows.append(replace(ask, question=ballot.question))
+                temperatures.append(ballot.temperature)
             counts.append(len(worded))
         completions = self._answers(rows, temperatures, most_tokens or self.config.max_answer_tokens)
         start, answers = 0, []
@@ -284,7 +285,9 @@ class Engine:
         return self._searcher.query(question) if self._searcher else None
 
     def codes(self, chunks: Sequence[Chunk]) -> list[bytes]:
-        return self._searcher.codes([c.token_ids for c in chunks]) if self._searcher else [b""] * len(chunks)
+        if not self._searcher:
+            return [b""] * len(chunks)
+        return self._searcher.codes([chunk.token_ids for chunk in chunks])
 
     def prompt_tokens(self, question: str, context: str = "") -> int:
         """Of the prompt that goes with weights."""

@@ -104,13 +104,14 @@ class Feeds:
 
     async def publish_places(self) -> None:
         """Tell those whose jobs wait that they moved up."""
-        queued = {job_id: feed.latest for job_id, feed in self._feeds.items() if feed.latest and feed.queued}
+        queued = [feed.latest for feed in self._feeds.values() if feed.latest and feed.queued]
         if not queued:
             return
         places = await self._places()
-        for job_id, progress in queued.items():
-            if places.get(job_id, progress.place) != progress.place:
-                self.put(replace(progress, place=places[job_id]))
+        for progress in queued:
+            place = places.get(progress.job.id, progress.place)
+            if place != progress.place:
+                self.put(replace(progress, place=place))
 
     def fail(self, error: BaseException) -> None:
         for feed in self._feeds.values():
@@ -126,5 +127,6 @@ class Feeds:
     async def _places(self) -> dict[str, int]:
         """Job id -> number of jobs ahead, of all that wait; those that are worked on count as one."""
         jobs = await self._index.jobs()
-        waiting = [job for job in jobs if job.stage is Stage.QUEUED]
-        return {job.id: place for place, job in enumerate(waiting, start=1 if len(waiting) < len(jobs) else 0)}
+        waiting = [job.id for job in jobs if job.stage is Stage.QUEUED]
+        first = 1 if len(waiting) < len(jobs) else 0
+        return {job_id: place for place, job_id in enumerate(waiting, start=first)}

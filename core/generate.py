@@ -176,14 +176,17 @@ def generation(
     text_of: Sequence[int] = (),
     passes: Passes | None = None,
     random: torch.Generator | None = None,
+    in_parts: bool = False,
 ) -> Generator[None, None, tuple[list[list[int]], list[float]]]:
     """Continue each prompt until a stop token: greedily, or sampling at `temperature` (one for all, or one a prompt).
     `hold_back` = (token, floor): as the first token of an answer it is chosen only with at least that probability; what
     it had is taken off the confidence. `prefix` and `text_of`: prompt i begins as the text `text_of[i]`, which was read
     already.
     `passes`: of these prompts, other than the plain ones. `random`: for sampling, instead of the global one.
+    `in_parts`: on a CPU plain passes read the prompts a few at a time, with pauses. Only with nothing attached: what
+    is attached knows rows by their number.
 
-    Yields: between two passes, and while the prompts are read.
+    Yields: between two passes.
 
     Returns: for each prompt its new tokens (stop token left out) and the mean probability of what was chosen, 0..1.
     """
@@ -194,11 +197,8 @@ def generation(
     going = list(range(len(prompts)))
     chances: list[Tensor] = []
     unsure = torch.zeros(len(prompts), device=model.device)
-    if passes:
-        p, chance, token = passes.first()
-    else:
-        passes = Passes(model, prompts, pad_id, prefix, text_of)
-        p, chance, token = yield from passes.reading()
+    passes = passes or Passes(model, prompts, pad_id, prefix, text_of)
+    p, chance, token = (yield from passes.reading()) if in_parts else passes.first()
     if hold_back:
         unsure = p[:, hold_back[0]].clone()
         p[:, hold_back[0]] *= unsure >= hold_back[1]

@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from operator import attrgetter
 
 from core.device import Device
 from core.document.chunks import check_length
@@ -103,8 +104,9 @@ class Inspection:
             return ""
         question = answer.understood or answer.question
         hits = await self._index.candidates(channel, question, document_id=document.id, limit=MAX_HITS)
-        texts = {hit.chunk: hit.text for hit in hits if hit.section == answer.section}
-        return "".join(texts[chunk] for chunk in sorted(texts))
+        in_section = [hit for hit in hits if hit.section == answer.section]
+        in_section.sort(key=attrgetter("chunk"))
+        return "".join(hit.text for hit in in_section)
 
     async def layer_norms(self, channel: str, document_id: str) -> dict[int, float]:
         """L2 norm of the weight change by layer, over all sections. Raises: NotFound, WeightsDamaged ..."""

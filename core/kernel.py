@@ -10,6 +10,7 @@ import ctypes
 import os
 import platform
 import sys
+from itertools import starmap
 
 PR_SET_NO_NEW_PRIVS, PR_GET_SECCOMP, PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 38, 21, 22, 2  # <linux/prctl.h>
 CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 444, 445, 446  # the same on every architecture
@@ -99,12 +100,12 @@ def give_up_calls() -> bool:
     if not has_seccomp():
         return False
     architecture, numbers = MACHINES[platform.machine()]
-    allowed = [int(number) for number in numbers.split()]
+    allowed = list(map(int, numbers.split()))
     steps = [(LOAD, 0, 0, 4), (IS_EQUAL, 1, 0, architecture), (RETURN, 0, 0, KILL), (LOAD, 0, 0, 0)]
     for i, number in enumerate(allowed):
         steps.append((IS_EQUAL, len(allowed) - i, 0, number))
     steps += [(RETURN, 0, 0, EPERM), (RETURN, 0, 0, ALLOW)]
-    program = _Program(len(steps), (_Instruction * len(steps))(*(_Instruction(*step) for step in steps)))
+    program = _Program(len(steps), (_Instruction * len(steps))(*starmap(_Instruction, steps)))
     _libc().prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     return _libc().prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(program), 0, 0) == 0
 

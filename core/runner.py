@@ -42,8 +42,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-CHUNKS_AT_ONCE = 8  # chunks at once, for the search
-TURN = 0.5  # seconds for which learning goes on after it waited for questions, if it waited for so long
+CHUNKS_AT_ONCE = 4  # chunks that are encoded at once, for the search
+TURN_SECONDS = 0.5  # seconds for which learning goes on after it waited for questions, if it waited for so long
 PAUSE_SECONDS = 5.0  # after an index that can't be read or written, before trying again
 
 
@@ -293,8 +293,11 @@ class Runner:
         """From the file; of a job that learns again, from the text that is kept."""
         self._show(work, stage=Stage.READING)
         if work.job.kind is not JobKind.LEARN:
-            documents = [await self._index.find_document(work.job.channel, source) for source in work.job.sources]
-            return join_documents([(document.name, await self._index.pages(document.id)) for document in documents])
+            documents = []
+            for source in work.job.sources:
+                document = await self._index.find_document(work.job.channel, source)
+                documents.append((document.name, await self._index.pages(document.id)))
+            return join_documents(documents)
         data, pages = await self._index.job_file(work.job.id)
 
         def recognised(done: int, total: int) -> None:
@@ -312,10 +315,10 @@ class Runner:
         engine, job = await self.device.ready(), work.job
         document = await self._index.find_document(job.channel, job.sources[0])
         version, tokens = await self._version(document, engine), document.tokens
-        known = next((page for page in version.pages if page.correction == job.sources[1]), None)
-        if known:
-            version = version.without_page(known.number)
-            tokens -= count_tokens(await self.device.run(engine.chunk, [known]))
+        learned = [page for page in version.pages if page.correction == job.sources[1]]
+        if learned:
+            version = version.without_page(learned[0].number)
+            tokens -= count_tokens(await self.device.run(engine.chunk, learned[:1]))
         else:
             version = await self._corrected(work, document, version, engine)
             tokens += count_tokens(version.chunks)  # the stored ones count none
@@ -328,17 +331,21 @@ class Runner:
         """A document as it is stored. Raises: WeightsDamaged, WrongBaseModel."""
         record, tensors = document.weights, dict[str, "Tensor"]()
         whole = document.metrics.gist
-        for section in sorted({*record.sections, *([] if whole is None else [whole])}):
+        sections = record.sections if whole is None else (*record.sections, whole)
+        for section in sorted(set(sections)):
             load = partial(self._weights.load, record, document.channel, base=engine.fingerprint, section=section)
-            tensors |= {f"{section}/{name}": t for name, t in (await asyncio.to_thread(load)).items()}
+            for name, tensor in (await asyncio.to_thread(load)).items():
+                tensors[f"{section}/{name}"] = tensor
         pages, chunks = await self._index.pages(document.id), await self._index.chunks(document.id)
         return Version(tuple(pages), tuple(chunks), tensors, record.sections, whole)
 
     async def _corrected(self, work: _CurrentJob, document: Document, before: Version, engine: Engine) -> Version:
         """Raises: Refused; LearningFailed, when it can't be learned, or harms."""
         job = work.job
-        corrections = await self._index.corrections(job.channel)
-        wanted = next((one for one in corrections if one.id == job.sources[1]), None)
+        wanted = None
+        for correction in await self._index.corrections(job.channel):
+            if correction.id == job.sources[1]:
+                wanted = correction
         if wanted is None or not before.pages or document.weights.learner != engine.learner:
             raise Refused("I can't learn this any more; ask me again, and correct that answer.")
         page = page_of(before.pages[-1].number + 1, wanted.question, wanted.correction, wanted.id)
@@ -358,7 +365,7 @@ class Runner:
 
     async def _run_steps(self, work: _CurrentJob, steps: Generator[Step, None, T]) -> T:
         """Drive the engine. Questions that came in meanwhile are answered between two steps; then learning goes on for
-        as long as they took, or for a TURN."""
+        as long as they took, or for TURN_SECONDS."""
         losses: list[float] = []
         stages = Stages()
         stages.enter(Stage.LEARNING, pages=work.progress.pages, tokens=work.progress.tokens)
@@ -366,7 +373,7 @@ class Runner:
             while True:
                 waited = await self.device.let_questions_go()
                 work.check()
-                for step in await self.device.run(_advance, steps, min(waited, TURN)):
+                for step in await self.device.run(_advance, steps, min(waited, TURN_SECONDS)):
                     if not isinstance(step, Step):
                         return step
                     if step.stage is not work.job.stage:
@@ -384,6 +391,7 @@ class Runner:
         """The chunks with their codes, a few at a time, so that no question waits long."""
         codes: list[bytes] = []
         for first in range(0, len(chunks), CHUNKS_AT_ONCE):
+            await self.device.let_questions_go()
             work.check()
             try:
                 codes += await self.device.run(engine.codes, chunks[first : first + CHUNKS_AT_ONCE])

@@ -44,9 +44,9 @@ log = logging.getLogger(__name__)
 
 ROOT = str(Path(__file__).resolve().parents[1])
 OUT_OF_MEMORY = 3  # the child's exit status
-NOBODY = 65534
+NOBODY_ID = 65534
 LIFE_SIGN = b" "  # which JSON may begin with
-LOOK_AFTER = 0.25  # seconds between two looks at a child's processor time
+POLL_SECONDS = 0.25  # seconds between two looks at a child's processor time
 MAX_OPEN_FILES = 64  # that a program may have open at once
 CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000  # <sched.h>
 PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38  # <sys/prctl.h>
@@ -221,7 +221,7 @@ async def _watch_life(pid: int, reply: bytearray, patience: float) -> None:
 
     signs, since = 0, 0.0
     while not reply.strip(LIFE_SIGN):
-        await asyncio.sleep(LOOK_AFTER)
+        await asyncio.sleep(POLL_SECONDS)
         used = _processor_seconds(pid)
         if len(reply) > signs:
             signs, since = len(reply), used
@@ -322,8 +322,8 @@ def _confine(memory: int, seconds: int, parent: int) -> None:
     with suppress(OSError):
         if os.geteuid() == 0:
             os.setgroups([])
-            os.setgid(NOBODY)
-            os.setuid(NOBODY)
+            os.setgid(NOBODY_ID)
+            os.setuid(NOBODY_ID)
     if sys.platform == "linux":
         libc = ctypes.CDLL(None)
         libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)

@@ -15,6 +15,7 @@ from dataclasses import replace
 from core.consolidate import join_documents
 from core.document.chunks import pages_of_text
 from core.document.formats import check_size, recognise
+from core.document.text import one_line
 from core.errors import AlreadyKnown, NotFound, Refused
 from core.ports import Answerer, Inbox, Index, Runner, Weights
 from core.runner import new_id
@@ -203,9 +204,8 @@ class Service:
 
     async def feedback(self, channel: str, answer_id: str, *, by: str, helpful: bool, correction: str = "") -> None:
         """What somebody thinks of an answer. Raises: NotFound."""
-        await self._index.feedback(
-            channel, answer_id, by=by, helpful=helpful, correction=" ".join(correction.split())[:MAX_CORRECTION]
-        )
+        correction = one_line(correction)[:MAX_CORRECTION]
+        await self._index.feedback(channel, answer_id, by=by, helpful=helpful, correction=correction)
 
     async def corrections(self, channel: str) -> list[Correction]:
         """The channel's answers that were called wrong, the oldest first, with what is right where somebody said it."""
@@ -287,18 +287,22 @@ class Service:
         """Never waits for the engine: while it loads, or when it can't be loaded, a note says so."""
         engine, jobs = self._runner.engine, await self._index.jobs()
         documents = await self._index.documents(channel)
-        note = str(self._runner.load_error or "The model is being loaded.")
-        return Status(
-            model=engine.name if engine else "",
-            fingerprint=engine.fingerprint if engine else "",
-            device=engine.device if engine else "",
-            dtype=engine.dtype if engine else "",
-            learner=engine.learner if engine else "",
+        running = [job for job in jobs if job.stage is not Stage.QUEUED]
+        status = Status(
             documents=len(documents),
-            queued=sum(job.stage is Stage.QUEUED for job in jobs),
-            running=next((job for job in jobs if job.stage is not Stage.QUEUED), None),
+            queued=len(jobs) - len(running),
+            running=running[0] if running else None,
             data_bytes=sum(document.weights.bytes for document in documents),
-            notes=() if engine else (note,),
+        )
+        if engine is None:
+            return replace(status, notes=(str(self._runner.load_error or "The model is being loaded."),))
+        return replace(
+            status,
+            model=engine.name,
+            fingerprint=engine.fingerprint,
+            device=engine.device,
+            dtype=engine.dtype,
+            learner=engine.learner,
         )
 
     async def _delete(self, records: Sequence[WeightsRecord]) -> None:
@@ -339,8 +343,11 @@ def check_question(question: str) -> str:
 def harmless_name(name: str) -> str:
     """A file name that is safe to show on one line: no folders, no control or direction characters, not too long."""
     last = unicodedata.normalize("NFC", name).replace("\\", "/").rsplit("/", 1)[-1]
-    visible = [c for c in last if c.isspace() or unicodedata.category(c)[0] != "C"]
-    return " ".join("".join(visible).split())[-MAX_NAME:].strip(" .") or "document.pdf"
+    return one_line("".join(filter(_is_shown, last)))[-MAX_NAME:].strip(" .") or "document.pdf"
+
+
+def _is_shown(character: str) -> bool:
+    return character.isspace() or not unicodedata.category(character).startswith("C")
 
 
 def sha256(data: bytes, pages: tuple[int, int] = ALL_PAGES) -> str:

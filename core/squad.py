@@ -10,9 +10,11 @@ import string
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from core.document.text import one_line
 from core.errors import Refused
 
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -48,7 +50,7 @@ def asked_articles(path: Path, most: int | None = None, *, unanswered: bool = Fa
 
 def read_questions(path: Path) -> list[Question]:
     """All questions that have answers. Raises: Refused."""
-    return [question for article in read_squad(path) for question in article.questions]
+    return list(chain.from_iterable(article.questions for article in read_squad(path)))
 
 
 def _article(data: Mapping[str, Any], number: int, unanswered: bool) -> Article:
@@ -65,17 +67,18 @@ def _article(data: Mapping[str, Any], number: int, unanswered: bool) -> Article:
 def normalise_answer(text: str) -> str:
     """Lower case, no punctuation, no articles, single spaces."""
     text = re.sub(r"\b(a|an|the)\b", " ", text.lower().translate(_PUNCTUATION))
-    return " ".join(text.split())
+    return one_line(text)
 
 
 def exact_match(prediction: str, answers: Sequence[str]) -> float:
     """1.0 when the prediction equals one of the answers after normalisation."""
-    return float(any(normalise_answer(prediction) == normalise_answer(a) for a in answers))
+    return float(normalise_answer(prediction) in map(normalise_answer, answers))
 
 
 def f1(prediction: str, answers: Sequence[str]) -> float:
     """Token F1 against the best of the answers, 0..1. Two empty texts match, as in the official script."""
-    return max((_f1(normalise_answer(prediction).split(), normalise_answer(a).split()) for a in answers), default=0.0)
+    predicted = normalise_answer(prediction).split()
+    return max((_f1(predicted, normalise_answer(answer).split()) for answer in answers), default=0.0)
 
 
 def _f1(predicted: list[str], wanted: list[str]) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -234,15 +234,15 @@ class Correction:
 
 @dataclass(frozen=True)
 class Status:
-    """What /status shows."""
+    """What /status shows; of the model nothing while it is being loaded."""
 
-    model: str
-    fingerprint: str
-    device: str
-    dtype: str
-    learner: str
-    documents: int  # in the channel
-    queued: int  # over all channels
-    running: Job | None
+    model: str = ""
+    fingerprint: str = ""
+    device: str = ""
+    dtype: str = ""
+    learner: str = ""
+    documents: int = 0  # in the channel
+    queued: int = 0  # over all channels
+    running: Job | None = None
     data_bytes: int = 0
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()

@@ -9,7 +9,7 @@ from operator import attrgetter
 from core.squad import f1, normalise_answer
 from core.types import Completion
 
-ALIKE = 0.75  # F1 from which two answers are the same vote
+MIN_ALIKE_F1 = 0.75  # F1 from which two answers are the same vote
 TEMPERATURE = 0.7  # of votes for which there is no other wording
 
 
@@ -51,4 +51,4 @@ def vote(answers: Sequence[Completion]) -> Completion:
 
 
 def alike(a: Completion, b: Completion) -> bool:
-    return normalise_answer(a.text) == normalise_answer(b.text) or f1(a.text, [b.text]) >= ALIKE
+    return normalise_answer(a.text) == normalise_answer(b.text) or f1(a.text, [b.text]) >= MIN_ALIKE_F1

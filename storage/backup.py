@@ -35,14 +35,14 @@ from storage.folder import CHANNELS, RESTORED, TOKENS_FILE, DataFolder, fsync_pa
 from storage.index import MIGRATIONS, read_weights
 
 ARCHIVE_FORMAT = 1  # of the archive
-TRIES = 5  # a document may be forgotten between the snapshot and the copy of its weights
+MAX_TRIES = 5  # a document may be forgotten between the snapshot and the copy of its weights
 FILE_NAME = re.compile(
     r"engram\.db|slack\.db|channels/[0-9a-f]{32}\.db|weights/[A-Za-z0-9_-]{1,64}\.safetensors|prepared/[0-9a-f]{1,64}/[a-z_]{1,32}\.[a-z]{1,16}"
 )
 CRAFTED = (  # what reading an archive raises that nobody's backup is
     zipfile.BadZipFile, KeyError, ValueError, TypeError, AttributeError, EOFError, NotImplementedError, RecursionError,
 )  # fmt: skip
-BLOCK = 1 << 20  # bytes copied at once
+BLOCK_SIZE = 1 << 20  # bytes copied at once
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def restore(folder: Path, file: Path) -> Manifest:
 
 
 def _try_again(folder: Path, part: Path) -> Manifest:
-    for _ in range(TRIES):
+    for _ in range(MAX_TRIES):
         try:
             return _pack(folder, part)
         except _Gone:
@@ -198,7 +198,7 @@ def _without_log(snapshot: bytes) -> bytes:
 def _add(archive: zipfile.ZipFile, name: str, source: BinaryIO) -> tuple[int, str]:
     size, digest = 0, hashlib.sha256()
     with archive.open(name, "w", force_zip64=True) as out:
-        while block := source.read(BLOCK):
+        while block := source.read(BLOCK_SIZE):
             out.write(block)
             digest.update(block)
             size += len(block)
@@ -263,7 +263,7 @@ def _read_manifest(archive: zipfile.ZipFile) -> Manifest:
 def _copy(source: Any, target: BinaryIO, size: int) -> str:
     """Exactly so many bytes; returns their sha256. Raises: BackupDamaged."""
     digest = hashlib.sha256()
-    while block := source.read(BLOCK):
+    while block := source.read(BLOCK_SIZE):
         size -= len(block)
         if size < 0:
             break

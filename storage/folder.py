@@ -15,7 +15,7 @@ from core.errors import DataFolderBusy, SetupError, StorageFailed
 
 CHANNELS = "channels"  # the folder of the channels' files, beside the index
 TOKENS_FILE = "slack.db"  # of workspaces that installed the Slack app, where OAuth is on
-RESERVE = 2 << 20  # bytes
+RESERVE_BYTES = 2 << 20  # bytes
 RESTORED = "restored"  # a whole data folder within the data folder, that is to take its place
 
 
@@ -87,7 +87,7 @@ class Reserve:
         """Where there is no room for it now, it is filled after the next erase, or at the next start."""
         try:
             with self._path.open("ab") as file:
-                os.posix_fallocate(file.fileno(), 0, RESERVE)
+                os.posix_fallocate(file.fileno(), 0, RESERVE_BYTES)
         except OSError:
             self._path.unlink(missing_ok=True)
 

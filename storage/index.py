@@ -20,6 +20,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
 from dataclasses import asdict, fields, replace
+from itertools import filterfalse
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -340,8 +341,10 @@ class Index:
             """,
             key,
         )
-        formerly = tuple(id for row in rows for id in (*json.loads(row["formerly"]), row["id"]))
-        document = replace(document, formerly=formerly)
+        formerly = []
+        for row in rows:
+            formerly += [*json.loads(row["formerly"]), row["id"]]
+        document = replace(document, formerly=tuple(formerly))
         await self._add_document(document)
         for row in rows:
             old = key | {"old": row["id"]}
@@ -578,13 +581,15 @@ class Index:
                 searched[document.id] = document
         words = await asyncio.to_thread(search_words, question)
         async with self._channel(channel) as content:
-            matches = [WordMatch(**row) for row in await content(ChannelFile.search, words, searched)]
+            matches = _matches(await content(ChannelFile.search, words, searched))
             known = {match.word for match in matches}
-            unknown = [word for word in words if word not in known]
-            meant = {other: word for word in unknown[:MISSPELT_WORDS] for other in spellings(word)}
+            unknown = list(filterfalse(known.__contains__, words))
+            meant: dict[str, str] = {}  # by spelling: the word that was written
+            for word in unknown[:MISSPELT_WORDS]:
+                meant |= dict.fromkeys(spellings(word), word)
             if meant and searched:
                 rows = await content(ChannelFile.search, [*meant], searched)
-                matches += as_spelled([WordMatch(**row) for row in rows], meant)
+                matches += as_spelled(_matches(rows), meant)
             hits = by_words(matches, words, searched, limit)
             chunks = await content(ChannelFile.chunks, [hit.key for hit in hits])
         with_texts = []
@@ -602,7 +607,7 @@ class Index:
 
         def hits(content: ChannelFile, words: Sequence[str]) -> list[Hit]:
             rows = content.search(words, [document.id])
-            best = by_words([WordMatch(**row) for row in rows], words, {document.id: document}, limit)
+            best = by_words(_matches(rows), words, {document.id: document}, limit)
             return [replace(hit, text=chunks[hit.chunk].text, code=chunks[hit.chunk].code) for hit in best]
 
         return await asyncio.to_thread(search)
@@ -868,6 +873,10 @@ async def _version(connection: aiosqlite.Connection) -> int:
 
 def _valid(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: valid_text(value) if isinstance(value, str) else value for name, value in values.items()}
+
+
+def _matches(rows: Iterable[sqlite3.Row]) -> list[WordMatch]:
+    return [WordMatch(**row) for row in rows]
 
 
 def _column(rows: Iterable[sqlite3.Row], name: str) -> list[Any]:

@@ -28,11 +28,11 @@ from storage.folder import fsync_path
 if TYPE_CHECKING:
     from obstore.store import RetryConfig
 
-BYTES = 32  # of a key: AES-256
-NONCE = 12  # bytes, random
-ID = 16  # bytes of a key's id, which stand before what is sealed
+KEY_BYTES = 32  # of a key: AES-256
+NONCE_BYTES = 12  # bytes, random
+ID_BYTES = 16  # bytes of a key's id, which stand before what is sealed
 MARK = "sealed:"  # before it as text
-KEPT = 20_000  # keys in memory
+MAX_KEPT = 20_000  # keys in memory
 RETRIES: RetryConfig = {  # by time alone
     "max_retries": 1_000,
     "retry_timeout": timedelta(seconds=60),
@@ -48,12 +48,12 @@ class Key:
     secret: bytes
 
     def seal(self, data: bytes) -> bytes:
-        nonce = secrets.token_bytes(NONCE)
+        nonce = secrets.token_bytes(NONCE_BYTES)
         return nonce + AESGCM(self.secret).encrypt(nonce, data, None)
 
     def open(self, sealed: bytes) -> bytes:
         try:
-            return AESGCM(self.secret).decrypt(sealed[:NONCE], sealed[NONCE:], None)
+            return AESGCM(self.secret).decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], None)
         except (InvalidTag, ValueError) as error:
             raise StorageFailed("What is stored was changed, and can't be read.") from error
 
@@ -73,7 +73,7 @@ class Key:
 
 def key_id(sealed: bytes) -> str:
     """Whose key `Key.seal_value` sealed it with."""
-    return sealed[:ID].hex()
+    return sealed[:ID_BYTES].hex()
 
 
 class Place(Protocol):
@@ -101,7 +101,7 @@ class Keys:
 
     def make(self, name: str = "") -> Key:
         """A new one, durable on return. name: instead of a random id."""
-        key = Key(name or secrets.token_hex(ID), secrets.token_bytes(BYTES))
+        key = Key(name or secrets.token_hex(ID_BYTES), secrets.token_bytes(KEY_BYTES))
         with _translated():
             self._place.put(key.id, key.secret)
         self._keep(key)
@@ -128,7 +128,7 @@ class Keys:
 
     def open_value(self, sealed: bytes) -> str | bytes:
         """What `Key.seal_value` sealed. Raises: KeyLost."""
-        data = self.get(key_id(sealed)).open(sealed[ID:])
+        data = self.get(key_id(sealed)).open(sealed[ID_BYTES:])
         return data[1:].decode() if data[:1] == b"t" else data[1:]
 
     def destroy(self, ids: Iterable[str]) -> None:
@@ -155,7 +155,7 @@ class Keys:
     def _keep(self, key: Key) -> None:
         with self._keeping:
             self._kept[key.id] = key
-            while len(self._kept) > KEPT:
+            while len(self._kept) > MAX_KEPT:
                 self._kept.popitem(last=False)
 
 
@@ -181,7 +181,7 @@ class _Folder:
     def delete(self, names: Iterable[str]) -> None:
         for name in names:
             with suppress(FileNotFoundError), open(self._path / name, "r+b") as file:
-                file.write(bytes(BYTES))
+                file.write(bytes(KEY_BYTES))
                 file.flush()
                 os.fsync(file.fileno())
                 (self._path / name).unlink()

@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 CHECKSUMS = "checksums.json"  # SECTION -> sha256 of its object; written last: without it, nothing is there
-AT_ONCE = 8  # requests
-KEPT = 256 << 20  # bytes of sections that were used last
-PREFETCHED = 64 << 20  # bytes of one document
+MAX_REQUESTS = 8  # requests
+MAX_KEPT = 256 << 20  # bytes of sections that were used last
+MAX_PREFETCHED = 64 << 20  # bytes of one document
 
 
 class Objects:
@@ -71,7 +71,7 @@ class Objects:
             return hashlib.sha256(data).hexdigest(), len(data)
 
         with _translated():
-            with ThreadPoolExecutor(AT_ONCE) as pool:
+            with ThreadPoolExecutor(MAX_REQUESTS) as pool:
                 stored = list(pool.map(put, numbers))
             checksums = {number: digest for number, (digest, _) in zip(numbers, stored, strict=True)}
             data = json.dumps(checksums).encode()
@@ -102,10 +102,10 @@ class Objects:
         """Of a large document those sections that are closest to this one."""
         with suppress(WeightsDamaged, StorageFailed):  # `load` says so
             checksums = self._checksums(record)
-            count = len(checksums) * PREFETCHED // max(PREFETCHED, record.bytes)
+            count = len(checksums) * MAX_PREFETCHED // max(MAX_PREFETCHED, record.bytes)
             near = sorted(checksums, key=lambda number: abs(int(number) - section))[:count]
             names = [self._name(record.document_id, f"{number}.safetensors") for number in near]
-            with ThreadPoolExecutor(AT_ONCE) as pool:
+            with ThreadPoolExecutor(MAX_REQUESTS) as pool:
                 list(pool.map(self._get, names, (checksums[number] for number in near)))
 
     def whole(self, record: WeightsRecord, channel: str) -> dict[str, Tensor]:
@@ -188,7 +188,7 @@ class Objects:
             raise WeightsDamaged
         with self._keeping:
             self._kept[name] = sha256, data
-            while sum(len(data) for _, data in self._kept.values()) > KEPT:
+            while sum(len(data) for _, data in self._kept.values()) > MAX_KEPT:
                 self._kept.popitem(last=False)
         return data
 

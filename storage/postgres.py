@@ -47,11 +47,11 @@ T = TypeVar("T")
 
 SCRIPTS = ("postgres.sql", "workers.sql")
 MIGRATIONS = tuple(Path(__file__).with_name(name) for name in SCRIPTS)  # the n-th makes version n
-CONNECTIONS = 8  # of one process
-PART = 1 << 20  # bytes of a file that are sent at once: the event loop waits for each
-OLDEST = 140000  # version of the server
-CLOCK = 5.0  # seconds by which clocks may differ
-LAG = 60.0  # seconds by which a replica may be behind
+MAX_CONNECTIONS = 8  # of one process
+PART_SIZE = 1 << 20  # bytes of a file that are sent at once: the event loop waits for each
+MIN_SERVER_VERSION = 140000  # version of the server
+MAX_CLOCK_DIFFERENCE = 5.0  # seconds by which clocks may differ
+MAX_LAG = 60.0  # seconds by which a replica may be behind
 ABOUT = """
 SELECT current_setting('server_version_num')::integer AS version, extract(epoch FROM clock_timestamp())::float8 AS now,
     current_setting('fsync') AS fsync, current_setting('synchronous_commit') AS commits,
@@ -74,7 +74,7 @@ UPDATE keys SET erased = TRUE WHERE channel = :channel AND NOT erased AND (
     AND NOT EXISTS (SELECT 1 FROM jobs WHERE channel = :channel AND sha256 = subject)
 )
 """
-SAMPLE = 20  # keys that are looked for at the start
+SAMPLED_KEYS = 20  # keys that are looked for at the start
 OPENING, CLAIMING = "engram: opening", "engram: claiming a job"  # locks beside those of the channels
 
 
@@ -90,7 +90,7 @@ class PostgresIndex(Index):
     def __init__(self, url: str, keys: Keys) -> None:
         """url: postgresql://user:password@host/database"""
         self._keys = keys
-        self._pool = pool(url, CONNECTIONS)
+        self._pool = pool(url, MAX_CONNECTIONS)
         self._current: ContextVar[Connection | None] = ContextVar("connection", default=None)
         self._unerased: set[str] = set()  # channels whose rows are to follow their documents
         self._erased_at = 0.0
@@ -119,7 +119,7 @@ class PostgresIndex(Index):
 
     async def _require_keys(self) -> None:
         """Raises: SetupError, where there is none of this database's."""
-        rows = await self._read("SELECT id FROM keys WHERE NOT erased LIMIT :sample", {"sample": SAMPLE})
+        rows = await self._read("SELECT id FROM keys WHERE NOT erased LIMIT :sample", {"sample": SAMPLED_KEYS})
         for row in rows:
             with suppress(KeyLost):  # erased since, where the database is an older copy
                 await self.key_of(row["id"])
@@ -403,13 +403,13 @@ async def about_server(url: str) -> tuple[list[str], str]:
     except psycopg.Error:
         return ["it can't be reached, or refuses this user"], ""
     problems = []
-    if row["version"] < OLDEST:
-        problems.append(f"it is older than PostgreSQL {OLDEST // 10_000}")
-    if abs(row["now"] - time.time()) > CLOCK:
+    if row["version"] < MIN_SERVER_VERSION:
+        problems.append(f"it is older than PostgreSQL {MIN_SERVER_VERSION // 10_000}")
+    if abs(row["now"] - time.time()) > MAX_CLOCK_DIFFERENCE:
         problems.append(f"its clock differs by {row['now'] - time.time():+.0f} s")
     if row["fsync"] == "off" or row["commits"] == "off":
         problems.append("it may lose what it committed: fsync or synchronous_commit is off")
-    if row["lag"] > LAG:
+    if row["lag"] > MAX_LAG:
         problems.append(f"a replica is {row['lag']:.0f} s behind")
     said = f"PostgreSQL {row['version'] // 10_000}"
     if row["hidden"]:
@@ -448,13 +448,13 @@ class ChannelRows:
     async def add_job_file(self, job_id: str, data: bytes, pages: tuple[int, int]) -> None:
         first, last = pages
         key = await self._key_in("SELECT sha256 FROM jobs WHERE id = :id", job_id)
-        for part, start in enumerate(range(0, max(1, len(data)), PART)):
+        for part, start in enumerate(range(0, max(1, len(data)), PART_SIZE)):
             await self._execute(
                 "INSERT INTO job_files (job_id, part, channel, data, first_page, last_page) "
                 "VALUES (:id, :part, :channel, :data, :first, :last)",
                 id=job_id,
                 part=part,
-                data=key.seal_value(data[start : start + PART]),
+                data=key.seal_value(data[start : start + PART_SIZE]),
                 first=first,
                 last=last,
             )
@@ -479,16 +479,16 @@ class ChannelRows:
     ) -> None:
         key = await self._key(document_id)
         ids = {"document_id": document_id, "channel": self._channel}
-        page_rows = [
-            vars(page) | {"text": _sealed_text(key, page.text), "places": _sealed_text(key, json.dumps(page.places))}
-            for page in pages
-        ]
+        page_rows = []
+        for page in pages:
+            sealed = {"text": _sealed_text(key, page.text), "places": _sealed_text(key, json.dumps(page.places))}
+            page_rows.append(ids | vars(page) | sealed)
         await self._insert(
             """
             INSERT INTO pages (document_id, channel, number, text, places, confidence, correction)
             VALUES (:document_id, :channel, :number, :text, :places, :confidence, :correction)
             """,
-            [ids | row for row in page_rows],
+            page_rows,
         )
         await self._insert(
             """
@@ -504,8 +504,10 @@ class ChannelRows:
             counts=list(map(len, words)),
             key=key.id,
         )
-        hashed = {key.hash(word): key.seal(array("I", places).tobytes()) for word, places in places_of(words).items()}
-        rows = [(self._channel, word, document_id, hashed[word]) for word in sorted(hashed)]  # their order says nothing
+        rows = []
+        for word, places in places_of(words).items():
+            rows.append((self._channel, key.hash(word), document_id, key.seal(array("I", places).tobytes())))
+        rows.sort()  # their order says nothing of the text's
         await self._index.copy("COPY words (channel, word, document_id, sealed_places) FROM STDIN", rows)
 
     async def pages(self, document_id: str) -> list[Page]:
@@ -535,11 +537,14 @@ class ChannelRows:
 
     async def search(self, words: Sequence[str], document_ids: Collection[str]) -> list[dict[str, Any]]:
         phrases = await asyncio.to_thread(tokens, words)
-        counts = await self._execute("SELECT document_id, counts, key FROM word_counts WHERE channel = :channel")
-        keys = {row["document_id"]: await self._index.key_of(row["key"]) for row in counts}
-        token_of: dict[tuple[str, int], str] = {}
-        for key in keys.values():
-            token_of |= {(key.id, key.hash(token)): token for token in chain.from_iterable(phrases)}
+        counts: dict[str, list[int]] = {}
+        keys: dict[str, Key] = {}
+        token_of: dict[tuple[str, int], str] = {}  # by key and hash
+        for row in await self._execute("SELECT document_id, counts, key FROM word_counts WHERE channel = :channel"):
+            key = await self._index.key_of(row["key"])
+            counts[row["document_id"]], keys[row["document_id"]] = row["counts"], key
+            for token in chain.from_iterable(phrases):
+                token_of[key.id, key.hash(token)] = token
         rows = await self._execute(
             "SELECT word, document_id, sealed_places FROM words WHERE channel = :channel AND word = ANY(:words)",
             words=[word for _, word in token_of],
@@ -548,13 +553,8 @@ class ChannelRows:
         for row in rows:
             key = keys[row["document_id"]]
             places[row["document_id"], token_of[key.id, row["word"]]] = array("I", key.open(row[SEALED_PLACES]))
-        ranked = await asyncio.to_thread(
-            matches,
-            dict(zip(words, phrases, strict=True)),
-            {row["document_id"]: row["counts"] for row in counts},
-            places,
-            document_ids,
-        )
+        asked = dict(zip(words, phrases, strict=True))
+        ranked = await asyncio.to_thread(matches, asked, counts, places, document_ids)
         return [match._asdict() for match in ranked]
 
     # Answers
@@ -652,10 +652,11 @@ class ChannelRows:
         self, answers: Sequence[Mapping[str, Any]], feedback: Sequence[Mapping[str, Any]]
     ) -> None:
         await self._add_answers({**row, "shared": bool(row["shared"])} for row in answers)
-        keys = {row["id"]: await self._key(row["document_id"]) for row in answers}
+        document_of = {row["id"]: row["document_id"] for row in answers}
         rows = []
         for row in feedback:
-            correction = _sealed_text(keys[row["answer_id"]], row["correction"])
+            key = await self._key(document_of[row["answer_id"]])
+            correction = _sealed_text(key, row["correction"])
             rows.append({**row, "helpful": bool(row["helpful"]), "correction": correction})
         await self._insert(ADD_FEEDBACK, rows)
 
@@ -691,9 +692,10 @@ def _postgres(sql: str) -> str:
 
 def _valid(values: Mapping[str, Any]) -> dict[str, Any]:
     """PostgreSQL's text holds no NUL."""
-    valid = {}
+    valid = dict(values)
     for name, value in values.items():
-        valid[name] = valid_text(value).replace("\0", "\N{REPLACEMENT CHARACTER}") if isinstance(value, str) else value
+        if isinstance(value, str):
+            valid[name] = valid_text(value).replace("\0", "\N{REPLACEMENT CHARACTER}")
     return valid
 
 

@@ -21,7 +21,7 @@ from storage.index import Index, document_of
 if TYPE_CHECKING:
     from torch import Tensor
 
-TRIES = 5  # at a channel; one of its documents may be forgotten while its weights are read
+MAX_TRIES = 5  # at a channel; one of its documents may be forgotten while its weights are read
 Row = dict[str, Any]
 
 
@@ -131,7 +131,7 @@ async def adopt(source: Index, target: Index) -> None:
 
 async def _transfer_channel(source: Store, target: Store, channel: str) -> _Channel:
     """Raises: StorageFailed."""
-    for _ in range(TRIES):
+    for _ in range(MAX_TRIES):
         content = await _read(source.index, channel)
         try:
             await _transfer_content(source, target, channel, content)

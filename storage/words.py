@@ -61,7 +61,7 @@ def matches(
     rows = sum(map(len, counts.values()))
     mean_length = sum(map(sum, counts.values())) / max(1, rows)
     starts = {document: _starts(lengths) for document, lengths in counts.items()}
-    among = sum(len(counts[document]) for document in searched if document in counts)
+    among = sum(len(lengths) for document, lengths in counts.items() if document in searched)
     matched = []
     for word, phrase in asked.items():
         often: Counter[ChunkKey] = Counter()
@@ -87,5 +87,7 @@ def _together(places: Sequence[Sequence[int]]) -> list[int]:
     """Where words stand one after the other. places: of each."""
     if not places:
         return []
-    later = [(offset, set(others)) for offset, others in enumerate(places[1:], start=1)]
-    return [place for place in places[0] if all(place + offset in others for offset, others in later)]
+    together = set(places[0])
+    for offset, others in enumerate(places[1:], start=1):
+        together &= {place - offset for place in others}
+    return sorted(together)

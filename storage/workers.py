@@ -37,19 +37,19 @@ log = logging.getLogger(__name__)
 logging.getLogger("procrastinate").setLevel(logging.WARNING)  # a line for each question otherwise
 
 LEARNING, CALLS, MENDING = "learning", "calls", "mending"  # queues
-NEWS = "engram_news"  # channel of NOTIFY
-CONNECTIONS = 4  # of one process, beside those of the index
-HEARTBEAT = 5.0  # seconds between a worker's signs of life
+NEWS_CHANNEL = "engram_news"  # channel of NOTIFY
+MAX_CONNECTIONS = 4  # of one process, beside those of the index
+HEARTBEAT_SECONDS = 5.0  # seconds between a worker's signs of life
 DEAD_AFTER = 20.0  # seconds without one
 EVERY_5_SECONDS = "* * * * * */5"
-POLLING = 1.0  # seconds; a ticket that is queued again is not notified
-ANSWER_WITHIN = 120.0  # seconds for a reply
-LOOK_AFTER = 10.0  # seconds without news until what is awaited is looked up
+POLL_SECONDS = 1.0  # seconds; a ticket that is queued again is not notified
+ANSWER_TIMEOUT = 120.0  # seconds for a reply
+LOOK_UP_AFTER = 10.0  # seconds without news until what is awaited is looked up
 ENDS_EARLY = (  # the server ends a session whose process hangs, or whose machine is gone
     "-c idle_session_timeout=20s -c tcp_keepalives_idle=5 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3"
 )
 TRY_LOCK = "SELECT pg_try_advisory_lock(hashtextextended(%s, 0)) AS won"
-CALLS_AT_ONCE = 16  # of one worker; the device answers those that wait in one batch
+MAX_CALLS = 16  # of one worker; the device answers those that wait in one batch
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Queues:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self._pool = pool(url, CONNECTIONS)
+        self._pool = pool(url, MAX_CONNECTIONS)
         self.app = procrastinate.App(connector=procrastinate.PsycopgConnector())
 
     async def __aenter__(self) -> Queues:
@@ -125,7 +125,7 @@ class Queues:
         await self.app.configure_task(queue, queue=queue, connection=connection).defer_async(**arguments)
 
     async def tell(self, news: Mapping[str, Any]) -> None:
-        await self.execute("SELECT pg_notify(%s, %s)", NEWS, json.dumps(news))
+        await self.execute("SELECT pg_notify(%s, %s)", NEWS_CHANNEL, json.dumps(news))
 
 
 @contextmanager
@@ -213,7 +213,7 @@ class Workers:
                     "INSERT INTO calls (id, channel, body) VALUES (%s, %s, %s)", (id, channel, body)
                 )
                 await self._queues.add(CALLS, connection, call=id)
-            async with asyncio.timeout(ANSWER_WITHIN):
+            async with asyncio.timeout(ANSWER_TIMEOUT):
                 [outcome] = map(json.loads, await self._index.open([await reply]))
         except TimeoutError:
             raise EngramError("No worker has answered; ask again in a moment.") from None
@@ -258,10 +258,10 @@ class Workers:
         while True:
             try:
                 async with await Connection.connect(self._queues.url, autocommit=True) as connection:
-                    await connection.execute(f"LISTEN {NEWS}")
+                    await connection.execute(f"LISTEN {NEWS_CHANNEL}")
                     while True:
                         await self._look()
-                        async for notify in connection.notifies(timeout=LOOK_AFTER):
+                        async for notify in connection.notifies(timeout=LOOK_UP_AFTER):
                             await self._hear(json.loads(notify.payload))
                         await connection.check()
             except Exception as problem:
@@ -356,7 +356,7 @@ class Worker:
         answerer: Answerer,
         feeds: PublishingFeeds,
         *,
-        heartbeat: float = HEARTBEAT,
+        heartbeat: float = HEARTBEAT_SECONDS,
         dead_after: float = DEAD_AFTER,
     ) -> None:
         """
@@ -384,7 +384,7 @@ class Worker:
         await self._runner.ready()
         async with asyncio.TaskGroup() as group:
             group.create_task(self._work([LEARNING], 1, 0.0))
-            group.create_task(self._work([CALLS, MENDING], CALLS_AT_ONCE + 1, 10.0))
+            group.create_task(self._work([CALLS, MENDING], MAX_CALLS + 1, 10.0))
             group.create_task(self._tell())
 
     async def _work(self, queues: list[str], at_once: int, finish_within: float) -> None:
@@ -394,7 +394,7 @@ class Worker:
                 await self._queues.app.run_worker_async(
                     queues=queues,
                     concurrency=at_once,
-                    fetch_job_polling_interval=POLLING,
+                    fetch_job_polling_interval=POLL_SECONDS,
                     shutdown_graceful_timeout=finish_within,
                     delete_jobs="always",
                     install_signal_handlers=False,
@@ -448,7 +448,7 @@ class Worker:
         await self._queues.execute(
             "WITH replied AS (UPDATE calls SET reply = %s WHERE id = %s RETURNING id) "
             "SELECT pg_notify(%s, %s) FROM replied",
-            *(reply, call, NEWS, json.dumps({"call": call})),
+            *(reply, call, NEWS_CHANNEL, json.dumps({"call": call})),
         )
 
     async def _outcome(self, sealed: bytes) -> dict[str, Any]:

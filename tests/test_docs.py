@@ -139,6 +139,27 @@ def test_the_compose_file_starts_commands_that_there_are(file: str) -> None:
             assert not name.startswith(PREFIX) or name.removeprefix(PREFIX).lower() in Settings.model_fields
 
 
+@pytest.mark.parametrize("file", sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml")), ids=named)
+def test_the_forms_for_issues_have_the_fields_that_github_knows(file: Path) -> None:
+    form = yaml.safe_load(file.read_text())
+    assert {"name", "description", "body"} <= form.keys()
+    for field in form["body"]:
+        assert field.keys() <= {"type", "attributes", "validations"} and field["type"] in ("input", "textarea")
+        assert "label" in field["attributes"] and field["attributes"].keys() <= {"label", "description", "render"}
+
+
+def test_the_workflow_calls_targets_of_the_makefile_on_each_python_that_is_promised() -> None:
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())["jobs"]
+    commands = "\n".join(step.get("run", "") for job in jobs.values() for step in job["steps"])
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    called = [word for words in re.findall(r"make ([a-z ]+)", commands) for word in words.split()]
+    assert {"lint", "types", "test", "wheel"} <= set(called) and "docker build" in commands
+    assert [name for name in called if name not in targets] == []
+    classifiers = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["classifiers"]
+    promised = {text.rpartition(" ")[2] for text in classifiers if re.search(r":: 3\.\d+$", text)}
+    assert promised <= set(jobs["test"]["strategy"]["matrix"]["python"])
+
+
 def test_the_image_copies_files_that_there_are_and_that_are_not_left_out() -> None:
     lines = re.findall(r"^COPY (.+) \S+$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
     sources = [source for line in lines for source in line.split()]

@@ -38,9 +38,12 @@ async def read(call: Call, file: FileArgument, pages: PagesOption = "") -> None:
     )
     tokens = len(encode(join_pages(text.pages))[0])
     check_length(tokens, call.settings.limits, text.pages, text.place)
+    recognised = {}
     for page in text.pages:
         call.screen.say(page_rule(page, text.place))
         call.screen.say(plain(page.text), soft_wrap=True)
+        if page.confidence is not None:
+            recognised[page.number] = page.confidence
     call.screen.say(f"\n[bold]{count(len(text.pages), text.place)}, {tokens:,} tokens[/]")
     for note in text.notes:
         call.screen.say(plain(note))
@@ -53,7 +56,7 @@ async def read(call: Call, file: FileArgument, pages: PagesOption = "") -> None:
             "tokens": tokens,
             "text": "\f".join(page.text for page in text.pages),
             "notes": list(text.notes),
-            "recognised": {page.number: page.confidence for page in text.pages if page.confidence is not None},
+            "recognised": recognised,
         }
     )
 

@@ -4,7 +4,7 @@
 """
 
 from bot.commands.base import (
-    FETCHES,
+    MAX_FETCHES,
     Action,
     Command,
     Form,
@@ -22,7 +22,7 @@ from bot.commands.tables import ACTIONS, COMMANDS
 __all__ = [
     "ACTIONS",
     "COMMANDS",
-    "FETCHES",
+    "MAX_FETCHES",
     "Action",
     "Bot",
     "Command",

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from bot import metrics, render
 from bot.chat import Reply, Request
 from bot.commands.base import BotBase, owns, require_own
-from bot.commands.channel import document_by_id, one_document, settings_of
+from bot.commands.channel import document_by_id, documents_by_id, one_document, settings_of
 from bot.commands.following import follow
 from core.document.language import ENGLISH, language_of
 from core.errors import EngramError, NotFound, Refused, StorageFailed
@@ -28,7 +28,7 @@ async def ask(bot: BotBase, request: Request, reply: Reply) -> None:
 async def press_example(bot: BotBase, value: str, request: Request, reply: Reply) -> None:
     """One of a document's example questions: "DOCUMENT/NUMBER"."""
     key, _, number = value.partition("/")
-    document = document_by_id(await bot.service.documents(request.channel), key)
+    document = await document_by_id(bot, request.channel, key)
     if not number.isdecimal() or int(number) >= len(document.questions):
         raise NotFound("I no longer know this question.")
     await answer_question(bot, document.questions[int(number)], document.id, False, request, reply)
@@ -87,21 +87,26 @@ async def _nothing_known(bot: BotBase, question: str, private: bool, request: Re
 
 async def answer_when_learned(bot: BotBase, jobs: Sequence[Job], question: str, request: Request, reply: Reply) -> None:
     """Waits for the ends of jobs. What asked is handled only then, so that the next process asks again."""
-    ends = [await bot.end_of(job) for job in jobs]
-    known = [end.document for end in ends if end and end.document]
-    if known:
-        await answer_question(bot, question, known[0].id if len(jobs) == 1 else None, False, request, reply)
-    elif any(end and end.job.stage is Stage.FAILED for end in ends):
+    learned, has_failed = [], False
+    for job in jobs:
+        if end := await bot.end_of(job):
+            has_failed |= end.job.stage is Stage.FAILED
+            if end.document:
+                learned.append(end.document.id)
+    if learned:
+        await answer_question(bot, question, learned[0] if len(jobs) == 1 else None, False, request, reply)
+    elif has_failed:
         await bot.send(reply.say, render.not_learned_after_all(jobs[0].name))
 
 
 def _hints(bot: BotBase, request: Request, language: str) -> str:
     """What can't be heard, and what is read less well, is said once in a channel."""
-    hints = {
-        "To go on, mention me again or reply to this.": not (bot.hears_follow_ups or request.is_dm),
-        "I read English best.": language != ENGLISH,
-    }
-    due = [hint for hint, applies in hints.items() if applies and (request.channel, hint) not in bot.hinted]
+    hints = []
+    if not (bot.hears_follow_ups or request.is_dm):
+        hints.append("To go on, mention me again or reply to this.")
+    if language != ENGLISH:
+        hints.append("I read English best.")
+    due = [hint for hint in hints if (request.channel, hint) not in bot.hinted]
     bot.hinted.update((request.channel, hint) for hint in due)
     return " ".join(due)
 
@@ -141,9 +146,11 @@ async def press_wrong(bot: BotBase, answer_id: str, request: Request, reply: Rep
     """With what is right, where the person knows it. Whoever brought the document decides whether that is learned."""
     right = request.text.strip()
     await bot.service.feedback(request.channel, answer_id, by=request.user, helpful=False, correction=right)
-    given = next((c for c in await bot.service.corrections(request.channel) if c.is_of(answer_id, request.user)), None)
-    known = {document.id: document for document in await bot.service.documents(request.channel)}
-    document = known.get(given.document_id) if given else None
+    given = document = None
+    for correction in await bot.service.corrections(request.channel):
+        if correction.is_of(answer_id, request.user):
+            given = correction
+            document = (await documents_by_id(bot, request.channel)).get(given.document_id)
     if not right or given is None or document is None:
         await bot.send(reply.say, render.noted(), private=True)
         return
@@ -155,9 +162,12 @@ async def press_wrong(bot: BotBase, answer_id: str, request: Request, reply: Rep
 
 async def corrections(bot: BotBase, request: Request, reply: Reply) -> None:
     """What people said is right, about the documents that one may decide on; the newest first."""
-    known = {document.id: document for document in await bot.service.documents(request.channel)}
-    given = [one for one in await bot.service.corrections(request.channel) if one.correction]
-    own = [one for one in given if one.document_id in known and owns(known[one.document_id].learned_by, request)]
+    known = await documents_by_id(bot, request.channel)
+    own = []
+    for given in await bot.service.corrections(request.channel):
+        document = known.get(given.document_id)
+        if given.correction and document and owns(document.learned_by, request):
+            own.append(given)
     await bot.send(reply.say, render.corrections(own[::-1]), private=True)
 
 
@@ -166,7 +176,7 @@ async def press_correction(bot: BotBase, value: str, request: Request, reply: Re
     order, _, correction_id = value.partition("/")
     undo = order == "undo"
     given = await bot.service.correction(request.channel, correction_id)
-    document = document_by_id(await bot.service.documents(request.channel), given.document_id)
+    document = await document_by_id(bot, request.channel, given.document_id)
     require_own(document.learned_by, request)
     if given.learned != undo:
         raise Refused("I don't know that any more." if undo else "I have learned that already.")

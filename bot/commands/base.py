@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 Handler = Callable[["BotBase", Request, Reply], Awaitable[None]]
 Press = Callable[["BotBase", str, Request, Reply], Awaitable[None]]
 Suggest = Callable[["BotBase", Request, str], Awaitable[list[tuple[str, str]]]]  # (label, value), best first
-FETCHES = 4  # files in memory at once
+MAX_FETCHES = 4  # files in memory at once
 RETRY_AFTER = (1, 5, 15, 30, 60, 120)  # seconds between tries to hand a message to the platform
 
 
@@ -122,7 +122,7 @@ class BotBase:
         self.edit_every = edit_every or edit_interval  # age of a progress message -> seconds until its next edit
         self.hinted: set[tuple[str, str]] = set()  # channels, and what they were told once
         self.pace = dict(render.PACE)  # shares of the time that the stages of the last documents took
-        self._fetches = asyncio.Semaphore(FETCHES)
+        self._fetches = asyncio.Semaphore(MAX_FETCHES)
         self._fetch_of: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)  # by user
         self._tasks: set[asyncio.Task[None]] = set()
         self.followed: set[str] = set()  # job ids

@@ -20,18 +20,22 @@ def one_document(known: Sequence[Document], key: str) -> Document:
     similar = matching(known, key)
     if not similar:
         raise NotFound(f"I know no document called {harmless_name(key)} here; /docs lists what I know.")
-    if len({document.name for document in similar}) > 1:
-        names = ", ".join(document.name for document in similar[: render.OFFERED])
-        raise NotFound(f"Which one do you mean: {names}?")
+    names = [document.name for document in similar]
+    if len(set(names)) > 1:
+        raise NotFound(f"Which one do you mean: {', '.join(names[: render.MAX_OFFERED])}?")
     return similar[0]
 
 
-def document_by_id(known: Sequence[Document], document_id: str) -> Document:
+async def document_by_id(bot: BotBase, channel: str, document_id: str) -> Document:
     """Raises: NotFound."""
-    for document in known:
+    for document in await bot.service.documents(channel):
         if has_id(document, document_id):
             return document
     raise NotFound("I no longer know this document.")
+
+
+async def documents_by_id(bot: BotBase, channel: str) -> dict[str, Document]:
+    return {document.id: document for document in await bot.service.documents(channel)}
 
 
 async def suggest_documents(bot: BotBase, request: Request, typed: str) -> list[tuple[str, str]]:

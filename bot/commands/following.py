@@ -19,8 +19,8 @@ from core.types import Document, Job, JobKind, Progress, Stage
 log = logging.getLogger(__name__)
 
 
-LATE = 30.0  # seconds after which an end that another front end has not told is told by this one
-TRIED = 4  # example questions that are tried before some are offered
+LATE_SECONDS = 30.0  # seconds after which an end that another front end has not told is told by this one
+MAX_TRIED = 4  # example questions that are tried before some are offered
 
 
 def follow(bot: BotBase, job: Job, live: Live) -> None:
@@ -35,7 +35,7 @@ async def tell(bot: BotBase, job: Job, live: Live) -> None:
     """Show a job's progress until its end, and mark the end as told. Told twice is possible, never is not."""
     try:
         last = await _watch(bot, job, live)
-        if bot.name and not await bot.service.inbox.claim(f"told:{job.id}", bot.name, LATE):
+        if bot.name and not await bot.service.inbox.claim(f"told:{job.id}", bot.name, LATE_SECONDS):
             return  # another front end tells it
         message = await _ending(bot, last)
         with contextlib.suppress(Unreachable):  # nobody is left to be told
@@ -63,13 +63,13 @@ async def tell_late(bot: BotBase, reopen: Callable[[str], Awaitable[Live | None]
     """Ends that another front end did not live to tell."""
     late: set[str] = set()  # ids of jobs that had ended, and were not told, at the last look
     while True:
-        await asyncio.sleep(LATE)
+        await asyncio.sleep(LATE_SECONDS)
         with contextlib.suppress(StorageFailed):
-            ended = [job for job in await bot.service.pending_deliveries() if job.stage.final]
-            for job in ended:
-                if job.id in late:
+            ended = {job.id: job for job in await bot.service.pending_deliveries() if job.stage.final}
+            for id, job in ended.items():
+                if id in late:
                     await resume_job(bot, job, reopen)
-            late = {job.id for job in ended}
+            late = set(ended)
 
 
 async def _note_told(bot: BotBase, job: Job) -> None:
@@ -90,18 +90,20 @@ async def _ending(bot: BotBase, last: Progress) -> Message:
 
 async def _older(bot: BotBase, document: Document) -> Document | None:
     """The one that the channel knows by the same name."""
-    known = await bot.service.documents(document.channel)
-    return next((other for other in known if other.name == document.name and other.id != document.id), None)
+    for other in await bot.service.documents(document.channel):
+        if other.name == document.name and other.id != document.id:
+            return other
+    return None
 
 
 async def _examples(bot: BotBase, document: Document) -> list[tuple[int, str]]:
     """Questions to try, each with its number: they read well, and their answers are supported."""
-    good = [(number, text) for number, text in enumerate(document.questions) if render.reads_well(text)][:TRIED]
+    good = list(filter(render.reads_well, document.questions))
     try:
-        likely = await bot.service.likely(document, [text for _, text in good])
+        likely = await bot.service.likely(document, good[:MAX_TRIED])
     except EngramError:  # forgotten meanwhile, or this process stops
         return []
-    return [(number, text) for number, text in good if text in likely][: render.EXAMPLES]
+    return [(document.questions.index(text), text) for text in likely[: render.MAX_EXAMPLES]]
 
 
 async def _watch(bot: BotBase, job: Job, live: Live) -> Progress:

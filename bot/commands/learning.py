@@ -13,6 +13,7 @@ from bot import render
 from bot.chat import Attachment, Reply, Request, Speaker, Undelivered
 from bot.commands.asking import answer_when_learned
 from bot.commands.base import BotBase, owns, require_own
+from bot.commands.channel import documents_by_id
 from bot.commands.following import follow
 from bot.links import linked, without_links
 from core.document.formats import KINDS, check_size, may_be_document, pages_in, parse_pages
@@ -35,8 +36,11 @@ async def learn(bot: BotBase, request: Request, reply: Reply) -> None:
         raise Refused("I see no file there. Attach a document to your message, and I will learn it.")
     asked = str(request.arguments.get("pages") or "")
     pages = parse_pages(asked) if asked else pages_in(without_links(request.text)) or ALL_PAGES
-    begun = [await _learn_one(bot, attachment, request, reply, pages) for attachment in request.attachments]
-    question, jobs = str(request.arguments.get("question") or ""), [job for job in begun if job]
+    jobs = []
+    for attachment in request.attachments:
+        if job := await _learn_one(bot, attachment, request, reply, pages):
+            jobs.append(job)
+    question = str(request.arguments.get("question") or "")
     if question and jobs:
         await answer_when_learned(bot, jobs, question, request, reply)
 
@@ -105,7 +109,8 @@ async def cancel(bot: BotBase, request: Request, reply: Reply) -> None:
 
 
 async def press_cancel(bot: BotBase, job_id: str, request: Request, reply: Reply) -> None:
-    job = next((job for job in await bot.service.jobs(request.channel) if job.id == job_id), None)
+    jobs = {job.id: job for job in await bot.service.jobs(request.channel)}
+    job = jobs.get(job_id)
     if job is None:
         raise NotFound("This is already over.")
     require_own(job.requested_by, request)
@@ -120,7 +125,7 @@ async def upload_deleted(bot: BotBase, channel: str, posted: Callable[[str], boo
         posted: whether a `Job.reply_to` answers that message.
     """
     jobs = [job for job in await bot.service.jobs(channel, unfinished=False) if posted(job.reply_to)]
-    known = {document.id: document for document in await bot.service.documents(channel)}
+    known = await documents_by_id(bot, channel)
     for job in jobs:
         if not job.stage.final:
             await bot.service.cancel(channel, job.id)

@@ -17,7 +17,10 @@ from core.types import Document
 async def docs(bot: BotBase, request: Request, reply: Reply) -> None:
     known = await bot.service.documents(request.channel)
     coming = await bot.service.jobs(request.channel)
-    names = {user: await reply.name_of(user) for user in {document.learned_by for document in known}}
+    names: dict[str, str] = {}
+    for document in known:
+        if document.learned_by not in names:
+            names[document.learned_by] = await reply.name_of(document.learned_by)
     own = [document.id for document in known if owns(document.learned_by, request)]
     message = render.documents(known, coming, names=names, is_dm=request.is_dm, own=own)
     await bot.send(reply.say, message, private=True)
@@ -25,7 +28,7 @@ async def docs(bot: BotBase, request: Request, reply: Reply) -> None:
 
 async def press_learning(bot: BotBase, document_id: str, request: Request, reply: Reply) -> None:
     """How learning a document went."""
-    document = document_by_id(await bot.service.documents(request.channel), document_id)
+    document = await document_by_id(bot, request.channel, document_id)
     picture = await asyncio.to_thread(render.loss_curve, document.metrics.loss_history)
     await bot.send(reply.say, render.learning_details(document, picture), private=True)
 
@@ -49,13 +52,13 @@ async def forget(bot: BotBase, request: Request, reply: Reply) -> None:
 
 async def press_ask_forget(bot: BotBase, document_id: str, request: Request, reply: Reply) -> None:
     """A list's button asks first."""
-    document = document_by_id(await bot.service.documents(request.channel), document_id)
+    document = await document_by_id(bot, request.channel, document_id)
     require_own(document.learned_by, request)
     await bot.send(reply.say, render.forget_question([document], document.name), private=True)
 
 
 async def press_forget(bot: BotBase, document_id: str, request: Request, reply: Reply) -> None:
-    await _forget(bot, document_by_id(await bot.service.documents(request.channel), document_id), request, reply)
+    await _forget(bot, await document_by_id(bot, request.channel, document_id), request, reply)
 
 
 async def _forget(bot: BotBase, document: Document, request: Request, reply: Reply) -> None:

@@ -14,6 +14,7 @@ from aiolimiter import AsyncLimiter
 
 from bot.chat import Live, Message, Undelivered, Unreachable
 from bot.platforms.recent import Recent
+from core.document.text import one_line
 from core.errors import Refused, SetupError
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def sending(will_pass: Callable[[Exception], bool | None]) -> Iterator[None]:
             raise
         if passes:
             raise Undelivered from problem
-        log.warning("a message could not be sent: %s", " ".join(str(problem).split()))
+        log.warning("a message could not be sent: %s", one_line(str(problem)))
         raise Unreachable from problem
 
 

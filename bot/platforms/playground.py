@@ -37,9 +37,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PREFIX = "playground:"  # of the channels
-GRACE = 120.0  # seconds after the last page of a visitor was closed until its channel is erased
-MOST_VISITORS = 200
-NAMED = 10  # steps, at most: names are sorted by their letters
+ERASE_AFTER = 120.0  # seconds after the last page of a visitor was closed until its channel is erased
+MAX_VISITORS = 200
+MAX_STEPS = 10  # steps, at most: names are sorted by their letters
 HANDBOOK = Path(__file__).parents[2] / "core" / "evaluation" / "sample" / "sample.pdf"
 SAMPLES = {  # label -> file
     "Sample: a ferry, half a page": Path(__file__).parent / "samples" / "ferry.md",
@@ -128,7 +128,7 @@ class Visitor:
 class Visits:
     """Who is there, and what they asked for. Every method that a page calls raises EngramError for what it may show."""
 
-    def __init__(self, app: App, settings: Settings, *, grace: float = GRACE) -> None:
+    def __init__(self, app: App, settings: Settings, *, grace: float = ERASE_AFTER) -> None:
         assert app.inspection  # the app was opened with a model
         self.app, self.service, self.inspection = app, app.service, app.inspection
         self.settings, self.quotas, self._grace = settings, Quotas(settings.quotas), grace
@@ -138,7 +138,7 @@ class Visits:
         """A page was opened: the visitor that its browser remembers, or a new one. Raises: QuotaReached."""
         visitor = self._visitors.get(token)
         if visitor is None:
-            if len(self._visitors) >= MOST_VISITORS:
+            if len(self._visitors) >= MAX_VISITORS:
                 raise QuotaReached("Too many people are here; try again in a few minutes.", retry_after=300)
             visitor = Visitor(secrets.token_urlsafe(16))
             self._visitors[visitor.token] = visitor
@@ -486,7 +486,7 @@ def taken(path: Path) -> bytes:
 def curve(losses: Any) -> Any:
     """Of the loss before the first step, and after each. A few steps have names: an axis of numbers has halves."""
     steps: list[Any] = [*range(len(losses))]
-    return frame({"step": [*map(str, steps)] if len(steps) <= NAMED else steps, "loss": [*losses]})
+    return frame({"step": [*map(str, steps)] if len(steps) <= MAX_STEPS else steps, "loss": [*losses]})
 
 
 def frame(columns: dict[str, list[Any]]) -> Any:

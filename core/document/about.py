@@ -5,14 +5,15 @@ from __future__ import annotations
 import re
 from calendar import month_abbr, month_name
 from collections.abc import Sequence
+from itertools import filterfalse, islice
 from pathlib import PurePath
 
 from core.document.places import ABOUT
-from core.document.text import tidy
+from core.document.text import one_line, tidy
 from core.types import Page
 
-HEADINGS = 60  # of a document that are listed
-DATED = 800  # characters in which a document says when it was published, on a short line
+MAX_HEADINGS = 60  # of a document that are listed
+BEGINNING_LENGTH = 800  # characters in which a document says when it was published, on a short line
 NO_TITLE = re.compile(
     r"untitled|unbenannt|microsoft |\.(?:docx?|pptx?|xlsx?|tex|dvi|ps|pdf|indd|qxd|odt)\b"
     r"|^(?:document|slide|presentation|powerpoint presentation) ?\d*$|[\\/]\w+[\\/]",
@@ -72,7 +73,7 @@ def about(
 
 def printed_date(text: str) -> str:
     """The date that a document's beginning shows on a line of its own; "" for none."""
-    for line in text[:DATED].splitlines():
+    for line in text[:BEGINNING_LENGTH].splitlines():
         if (date := _DATE.search(line)) and len(line.split()) <= 8:
             return date[0]
     return ""
@@ -80,14 +81,15 @@ def printed_date(text: str) -> str:
 
 def byline(text: str, title: str) -> str:
     """Who wrote a document, where a line below its title names people; "" for none."""
-    lines = (line.strip() for line in text[:DATED].splitlines())
-    for line in [line for line in lines if line and line not in title][:2]:
+    lines = filterfalse(title.__contains__, map(str.strip, text[:BEGINNING_LENGTH].splitlines()))
+    for line in islice(lines, 2):
         names = _NO_NAME.sub(" ", line)
-        said, words = _BY.match(names), [word for word in names.split() if word not in LOWER]
-        capital = all(word[0].isupper() for word in words)
-        several = _INITIAL.search(names) or "@" in line or _PAIR.search(names)
-        if capital and 1 < len(words) <= 16 and (said or several):
-            return " ".join(names.removeprefix(said[0] if said else "").split()).strip(" ,")
+        words = list(filterfalse(LOWER.__contains__, names.split()))
+        is_capital = all(word[0].isupper() for word in words)
+        by = _BY.match(names)
+        is_named = by or _INITIAL.search(names) or "@" in line or _PAIR.search(names)
+        if is_capital and is_named and 1 < len(words) <= 16:
+            return one_line(names[by.end() :] if by else names).strip(" ,")
     return ""
 
 
@@ -118,10 +120,14 @@ def title_of(name: str, pages: Sequence[Page]) -> str:
 
 def _contents(rows: Sequence[tuple[int, str, int]]) -> str:
     """The headings with their pages; of too many, the deepest level goes first."""
-    while len(rows) > HEADINGS:
+    while len(rows) > MAX_HEADINGS:
         deepest = max(level for level, *_ in rows)
-        rows = [row for row in rows if row[0] < deepest] if deepest > 1 else rows[:HEADINGS]
-    return "; ".join(f"{text} (page {page})" if page else text for _, text, page in rows if text)
+        rows = [row for row in rows if row[0] < deepest] if deepest > 1 else rows[:MAX_HEADINGS]
+    entries = []
+    for _, text, page in rows:
+        if text:
+            entries.append(f"{text} (page {page})" if page else text)
+    return "; ".join(entries)
 
 
 def _date(written: str) -> str:
@@ -130,5 +136,6 @@ def _date(written: str) -> str:
     if not match:
         return ""
     year, month, day = (int(part or 0) for part in match.groups())
-    name = f"{month_name[month]} " if 0 < month <= 12 else ""
-    return f"{day} {name}{year}" if name and 0 < day <= 31 else f"{name}{year}"
+    if not 0 < month <= 12:
+        return f"{year}"
+    return f"{day} {month_name[month]} {year}" if 0 < day <= 31 else f"{month_name[month]} {year}"

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import zipfile
+from collections.abc import Iterable
 from xml.etree import ElementTree
 
-UNPACKED = 200 << 20  # bytes of all parts, and
-FILES = 5_000  # so many parts: more is a bomb
-PART = 50 << 20  # bytes of one part that is read
-DECLARES = (b"<!DOCTYPE", b"<!ENTITY")  # no office format has them: they make XML grow, or name files of this machine
+MAX_UNPACKED = 200 << 20  # bytes of all parts together; more is a bomb, and
+MAX_FILES = 5_000  # so are more parts
+MAX_PART = 50 << 20  # bytes of one part that is read
+# No office format has them: they make XML grow, or name files of this machine
+DECLARATIONS = (b"<!DOCTYPE", b"<!ENTITY")
 
 
 class Unreadable(Exception):
@@ -27,14 +29,14 @@ class Archive:
         parts = self._zip.infolist()
         if any(part.flag_bits & 1 for part in parts):
             raise Unreadable("locked")
-        if len(parts) > FILES or sum(part.file_size for part in parts) > UNPACKED:
+        if len(parts) > MAX_FILES or sum(part.file_size for part in parts) > MAX_UNPACKED:
             raise Unreadable("bomb")
         self.names = {part.filename: part.file_size for part in parts}
         if any(name.endswith("vbaProject.bin") for name in self.names):
             raise Unreadable("macros")
 
     def read(self, name: str) -> bytes:
-        if self.names.get(name, 0) > PART:
+        if self.names.get(name, 0) > MAX_PART:
             raise Unreadable("bomb")
         try:
             return self._zip.read(name)
@@ -44,7 +46,7 @@ class Archive:
     def check(self, name: str) -> bytes:
         """A part that declares nothing. Raises: Unreadable."""
         data = self.read(name)
-        if any(mark in data.replace(b"\0", b"") for mark in DECLARES):
+        if any(mark in data.replace(b"\0", b"") for mark in DECLARATIONS):
             raise Unreadable("declares")
         return data
 
@@ -54,3 +56,8 @@ class Archive:
             return ElementTree.fromstring(self.check(name))
         except (ElementTree.ParseError, ValueError, LookupError):
             raise Unreadable("damaged") from None
+
+
+def named_texts(elements: Iterable[ElementTree.Element]) -> dict[str, str]:
+    """The texts of elements by their names, without name spaces."""
+    return {element.tag.rpartition("}")[2]: (element.text or "").strip() for element in elements}

@@ -14,9 +14,9 @@ from core.types import Chunk, Limits, Page
 
 SLACK = 0.15  # of a chunk may stay empty, so that it ends where a paragraph, a sentence or a word does
 STOPS = (".", "!", "?", "…", "。", "！", "？")
-OWN = 48  # tokens of what a file says of itself; fewer alone are learned badly (LOG.md)
+MIN_OWN_TOKENS = 48  # tokens of what a file says of itself; fewer alone are learned badly (LOG.md)
 PAGE_TOKENS = 450  # of a page of print
-SURE = 0.95  # of the limit is offered: pages differ in tokens for each character
+OFFERED_SHARE = 0.95  # of the limit is offered: pages differ in tokens for each character
 CLOSING = "\"'”’»)]"  # may stand between a sentence's stop and the blank after it
 
 # Text -> the ids of its tokens, and for each token where it begins and ends in the text, in characters.
@@ -62,7 +62,7 @@ def make_chunks(pages: Sequence[Page], encode: Encode, chunk_size: int) -> list[
     chunks: list[Chunk] = []
     cuts = [0]
     own = bisect_right(ends, len(own_text(pages)))  # what the file says of itself is a section alone
-    for last in (own if own >= OWN else 0, len(ids)):
+    for last in (own if own >= MIN_OWN_TOKENS else 0, len(ids)):
         cuts += _cuts(text, offsets, ends, chunk_size, cuts[-1], last)
     for start, end in pairwise(cuts):
         first = ends[start - 1] if start else 0
@@ -81,7 +81,7 @@ def check_length(tokens: int, limits: Limits, pages: Sequence[Page], place: str 
         raise PdfTooShort(f"This document has {count}; that is too little to learn from, send a longer one.")
     if tokens > limits.max_tokens:
         size = f"This document has {pages_of_text(tokens)}, and I can learn {pages_of_text(limits.max_tokens)} at once"
-        fitting = _fitting(pages, SURE * limits.max_tokens / tokens)
+        fitting = _fitting(pages, OFFERED_SHARE * limits.max_tokens / tokens)
         part = (
             f"send it again with “{place}s {fitting[0]}-{fitting[1]}” to learn that part"
             if fitting

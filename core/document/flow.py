@@ -9,10 +9,11 @@ from typing import Any
 
 from core.document.about import about
 from core.document.places import ABOUT, Block, heading, joined
-from core.document.tables import has_heading, row_sentences, rows_as_text
+from core.document.tables import has_heading, line_of, row_sentences, rows_as_text, without_breaks
+from core.document.text import one_line
 
-PAGE = 3_000  # characters, about what a printed page holds
-MARKS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
+PAGE_LENGTH = 3_000  # characters, about what a printed page holds
+BYTE_ORDER_MARKS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
 DELIMITERS = ",;\t"
 _LINK = re.compile(r"!?\[([^\]\n]*)\]\((?:[^()\s]|\([^()\s]*\))*(?:\s+\"[^\"\n]*\")?\)")
 _REFERENCE = re.compile(r"(?<!\])!?\[([^\[\]]+)\](?:\[([^\[\]]*)\])?+(?!\()")  # a link by reference
@@ -42,23 +43,25 @@ def pages_of(blocks: Sequence[str], own: str = "") -> dict[str, Any]:
         own: what the file says of itself, to stand first.
     """
     pages: list[list[str]] = [[Block(own, ABOUT)] if own else []]
-    room = PAGE
+    room = PAGE_LENGTH
     for block in filter(str.strip, blocks):
         if pages[-1] and len(block) > room:
             pages.append([])
-            room = PAGE
+            room = PAGE_LENGTH
         pages[-1].append(block if isinstance(block, Block) else block.strip())
         room -= len(block)
     texts, places, last = [], [], ""
     for number, page in enumerate(pages, start=1):
         text, begin = joined(page)
         body = len(own) + 2 if own and number == 1 else 0
-        if body <= len(text) and all(start != body for start, _ in begin):
-            begin.append((body, last or (f"part {number}" if len(pages) > 1 else "")))
+        if body <= len(text) and body not in dict(begin):
+            part = f"part {number}" if len(pages) > 1 else ""
+            begin.append((body, last or part))
         texts.append(text)
         places.append(sorted(begin))
-        named = [block.place for block in page if isinstance(block, Block) and block.place != ABOUT]
-        last = named[-1] if named else last
+        for block in page:
+            if isinstance(block, Block) and block.place != ABOUT:
+                last = block.place
     return {"texts": texts, "places": places}
 
 
@@ -67,7 +70,7 @@ def decoded(data: bytes) -> str:
 
     Raises: UnicodeDecodeError.
     """
-    for mark, encoding in MARKS:
+    for mark, encoding in BYTE_ORDER_MARKS:
         if data.startswith(mark):
             return data.decode(encoding)
     try:
@@ -85,18 +88,19 @@ def read_text(data: bytes) -> dict[str, object]:
     if table := _delimited(text):
         return pages_of([Block(row, f"row {n}") for n, row in enumerate(table_blocks(table), start=1)])
     if "\f" in text.strip("\f\n"):
-        return {"texts": [_paragraphs(page) for page in text.split("\f")]}
+        return {"texts": list(map(_paragraphs, text.split("\f")))}
     said: dict[str, str] = {}
     if front := _FRONT.match(text):
         text = text[front.end() :]
-        said = {key.casefold(): value.strip("\"' ") for key, value in re.findall(r"(?m)^([\w-]+):(.*)$", front[1])}
+        for key, value in re.findall(r"(?m)^([\w-]+):(.*)$", front[1]):
+            said[key.casefold()] = value.strip("\"' ")
     return pages_of(_markdown(text), about(said.get("title", ""), said.get("author", ""), said.get("date", "")))
 
 
 def table_blocks(rows: Sequence[Sequence[str]]) -> list[str]:
     """A large table: each row as a sentence where the first one names the columns, else as it stands."""
-    rows = [[" ".join(cell.split()) for cell in row] for row in rows]
-    lines = [" ".join(filter(None, row)) for row in rows]
+    rows = without_breaks(rows)
+    lines = list(map(line_of, rows))
     return [lines[0], *row_sentences(rows)] if has_heading(rows) else lines
 
 
@@ -104,9 +108,9 @@ def _delimited(text: str) -> list[list[str]]:
     """Rows of CSV, where every one of the first lines has as many cells; else nothing."""
     import csv
 
-    first = [line for line in text.split("\n", 20)[:20] if line.strip()]
+    first = list(filter(str.strip, text.split("\n", 20)[:20]))
     for delimiter in DELIMITERS:
-        widths = {len(row) for row in csv.reader(first, delimiter=delimiter)}
+        widths = set(map(len, csv.reader(first, delimiter=delimiter)))
         if len(first) >= 3 and len(widths) == 1 and min(widths) > 1:
             rows = list(csv.reader(text.splitlines(), delimiter=delimiter))
             return rows if has_heading(rows) else []
@@ -114,12 +118,12 @@ def _delimited(text: str) -> list[list[str]]:
 
 
 def _paragraphs(text: str) -> str:
-    return "\n\n".join(_unwrapped(part) for part in re.split(r"\n\s*\n", text) if part.strip())
+    return "\n\n".join(map(_unwrapped, filter(str.strip, re.split(r"\n\s*\n", text))))
 
 
 def _unwrapped(paragraph: str) -> str:
     """Lines that were wrapped at a fixed width as one; a list's, a poem's, an address's lines stay."""
-    lines = [line.strip() for line in paragraph.splitlines() if line.strip()]
+    lines = list(filter(None, map(str.strip, paragraph.splitlines())))
     widest = max(map(len, lines), default=0)
     text = lines[:1]
     for above, below in pairwise(lines):
@@ -156,12 +160,14 @@ def _plain(paragraph: str) -> list[str]:
     if not kept:
         return []
     title = _HEADING.fullmatch(kept[0].strip()) if len(kept) == 1 else None
-    return [heading(_bare(title[1])) if title else _bare(_unwrapped("\n".join(kept)))]
+    if title:
+        return [heading(_bare(title[1]))]
+    return [_bare(_unwrapped("\n".join(kept)))]
 
 
 def _without_addresses(text: str) -> str:
     """Links by reference as their words, and without the list of their addresses."""
-    names = {_folded(name) for name in _ADDRESS.findall(text)}
+    names = set(map(_folded, _ADDRESS.findall(text)))
 
     def words(link: re.Match[str]) -> str:
         return link[1] if _folded(link[2] or link[1]) in names else link[0]
@@ -173,7 +179,7 @@ def _without_addresses(text: str) -> str:
 
 
 def _folded(name: str) -> str:
-    return " ".join(name.casefold().split())
+    return one_line(name.casefold())
 
 
 def _bare(text: str) -> str:

@@ -13,12 +13,13 @@ from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
+from itertools import chain, count, filterfalse, repeat
 from pkgutil import iter_modules
 from typing import Any
 
 from core.document.archive import Unreadable
 from core.document.language import ENGLISH, NAMES, language_of
-from core.document.ocr import MINUTES, Ocr, Recognised
+from core.document.ocr import MAX_MINUTES, Ocr, Recognised
 from core.document.places import shortened
 from core.document.text import tidy, unseen, visible
 from core.errors import NotAPdf, PdfDamaged, PdfHasNoText, PdfLocked, PdfTooBig, PdfTooLong, PdfTooSlow, Refused
@@ -26,16 +27,16 @@ from core.sandbox import Crashed, Overrun, Sandbox, Stuck
 from core.types import ALL_PAGES, Limits, Page
 
 SANDBOX = Sandbox()
-SEARCHED = 1024  # bytes in which a PDF's magic must stand (Adobe's own readers' rule)
+MAGIC_WITHIN = 1024  # bytes in which a PDF's magic must stand (Adobe's own readers' rule)
 PDF_MAGIC = b"%PDF-"  # somewhere in the first 1,024 bytes
 ZIP = b"PK\x03\x04"
-PLACE = 160  # characters of what a place is called
-FEWEST = 40  # words that tell a document's language
-POOR = 0.6  # confidence of text recognition below which a page is called hardly recognised
-WINDOWS = ("mbcs", "oem")  # codecs that are nowhere else
-CODECS = tuple(f"encodings.{m.name}" for m in iter_modules(encodings.__path__) if m.name not in WINDOWS)
-TEXT = ("csv", "zipfile", "xml.etree.ElementTree", "charset_normalizer", *CODECS)
-XML = ("xml.etree.ElementTree", "zipfile", "encodings.cp437", "encodings.utf_16", "encodings.utf_16_le")
+MAX_PLACE_NAME = 160  # characters of what a place is called
+MIN_LANGUAGE_WORDS = 40  # words that tell a document's language
+POOR_CONFIDENCE = 0.6  # confidence of text recognition below which a page is called hardly recognised
+WINDOWS_CODECS = ("mbcs", "oem")  # codecs that are nowhere else
+CODECS = tuple(f"encodings.{m.name}" for m in iter_modules(encodings.__path__) if m.name not in WINDOWS_CODECS)
+TEXT_MODULES = ("csv", "zipfile", "xml.etree.ElementTree", "charset_normalizer", *CODECS)
+XML_MODULES = ("xml.etree.ElementTree", "zipfile", "encodings.cp437", "encodings.utf_16", "encodings.utf_16_le")
 KINDS = "a PDF, a Word, PowerPoint or Excel file, an e-book (EPUB), a web page, Markdown or plain text"
 
 
@@ -61,7 +62,7 @@ class Format:
 
 
 def _begins(data: bytes) -> bytes:
-    return data[:SEARCHED].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    return data[:MAGIC_WITHIN].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
 
 
 def _is_zip_with(part: bytes) -> Callable[[bytes], bool]:
@@ -69,7 +70,7 @@ def _is_zip_with(part: bytes) -> Callable[[bytes], bool]:
 
 
 def _is_pdf(data: bytes) -> bool:
-    return PDF_MAGIC in data[:SEARCHED] and not _begins(data).startswith((b"<", b"pk"))
+    return PDF_MAGIC in data[:MAGIC_WITHIN] and not _begins(data).startswith((b"<", b"pk"))
 
 
 def _is_html(data: bytes) -> bool:
@@ -95,20 +96,20 @@ def _is_text(data: bytes) -> bool:
 
 PICTURES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"II*\0", b"MM\0*")  # as far as MuPDF opens them
 CONTROL = bytes({*range(32)} - {*b"\t\n\r\f\x1b"})
-PYMUPDF = ("pymupdf", "encodings.raw_unicode_escape", "encodings.unicode_escape")  # the last two: to find tables
+PDF_MODULES = ("pymupdf", "encodings.raw_unicode_escape", "encodings.unicode_escape")  # the last two: to find tables
 WORD, SLIDES, SHEETS = (
     _is_zip_with(part) for part in (b"word/document.xml", b"ppt/presentation.xml", b"xl/workbook.xml")
 )
 EPUB = _is_zip_with(b"mimetypeapplication/epub+zip")
 FORMATS = (
-    Format("a PDF", _is_pdf, "core.document.pdf:extract", PYMUPDF, signs=True),
-    Format("a Word document", WORD, "core.document.office:read_docx", XML),
-    Format("a presentation", SLIDES, "core.document.office:read_pptx", XML, "slide"),
-    Format("a workbook", SHEETS, "core.document.office:read_xlsx", ("openpyxl", *XML), "sheet"),
-    Format("an e-book", EPUB, "core.document.web:read_epub", TEXT, "chapter"),
-    Format("a web page", _is_html, "core.document.web:read_html", TEXT),
-    Format("a picture", _is_picture, "core.document.pdf:extract_picture", PYMUPDF),
-    Format("text", _is_text, "core.document.flow:read_text", TEXT),
+    Format("a PDF", _is_pdf, "core.document.pdf:extract", PDF_MODULES, signs=True),
+    Format("a Word document", WORD, "core.document.office:read_docx", XML_MODULES),
+    Format("a presentation", SLIDES, "core.document.office:read_pptx", XML_MODULES, "slide"),
+    Format("a workbook", SHEETS, "core.document.office:read_xlsx", ("openpyxl", *XML_MODULES), "sheet"),
+    Format("an e-book", EPUB, "core.document.web:read_epub", TEXT_MODULES, "chapter"),
+    Format("a web page", _is_html, "core.document.web:read_html", TEXT_MODULES),
+    Format("a picture", _is_picture, "core.document.pdf:extract_picture", PDF_MODULES),
+    Format("text", _is_text, "core.document.flow:read_text", TEXT_MODULES),
 )
 ENDINGS = ("pdf", "docx", "pptx", "xlsx", "epub", "html", "htm", "md", "markdown", "txt")  # of files worth hearing
 PLACES = r"pages?|pp?\.|slides?|sheets?|chapters?|seiten?|folien?|kapitel"
@@ -145,8 +146,9 @@ def recognise(data: bytes) -> Format:
     if not data:
         raise NotAPdf("This file is empty; send it again.")
     *marked, text = FORMATS
-    if known := next((format for format in marked if format.recognises(data)), None):
-        return known
+    for format in marked:
+        if format.recognises(data):
+            return format
     start = re.sub(rb"^(?:<\?xml[^>]*>|<!--.*?-->|\s)+(?=<svg)", b"", _begins(data), flags=re.S)
     for beginning, inside, sentence in OTHERS:
         if start.startswith(beginning.lower()) and inside in data:
@@ -248,8 +250,9 @@ def _stuck(first: int, page: int, sandbox: Sandbox) -> str:
 def _scans(reply: Any, limits: Limits) -> list[int]:
     """The pages that text recognition may read. Raises: PdfDamaged."""
     try:
-        first, read = int(reply.get("first", 1)), min(len(reply.get("texts", ())), limits.max_pages)
-        return sorted({int(page) for page in reply.get("scans", ()) if first <= page < first + read})
+        first = int(reply.get("first", 1))
+        end = first + min(len(reply.get("texts", ())), limits.max_pages)
+        return sorted({int(page) for page in reply.get("scans", ()) if first <= page < end})
     except (AttributeError, TypeError, ValueError, OverflowError):
         raise PdfDamaged from None
 
@@ -257,18 +260,15 @@ def _scans(reply: Any, limits: Limits) -> list[int]:
 def _with_recognised(reply: dict[str, Any], recognised: Recognised, ocr: Ocr) -> dict[str, Any]:
     """The reply with the pages that were recognised, where that is more than what stood there."""
     texts, first = list(reply["texts"]), reply["first"]
-    better = {page: text for page, text in recognised.texts.items() if len(text) > len(str(texts[page - first]))}
-    for page, text in better.items():
-        texts[page - first] = text
-    bare = {key: [page for page in reply.get(key, ()) if page not in better] for key in ("pictures", "nameless")}
-    own = {
-        "texts": texts,
-        "ocr": {page: recognised.confidence.get(page, 0.0) for page in better},
-        "failed": recognised.failed,
-        "left": recognised.left,
-        "most": ocr.pages,
-    }
-    return reply | bare | own
+    confidence: dict[int, float] = {}  # of the pages that were taken over
+    for page, text in recognised.texts.items():
+        if len(text) > len(str(texts[page - first])):
+            texts[page - first] = text
+            confidence[page] = recognised.confidence.get(page, 0.0)
+    new: dict[str, Any] = {"texts": texts, "ocr": confidence}
+    for key in ("pictures", "nameless"):
+        new[key] = list(filterfalse(confidence.__contains__, reply.get(key, ())))
+    return reply | new | {"failed": recognised.failed, "left": recognised.left, "most": ocr.pages}
 
 
 def _judged(reply: Any, limits: Limits, format: Format = FORMATS[0]) -> DocumentText:
@@ -293,9 +293,11 @@ def _check_reply(reply: dict[str, Any], limits: Limits, format: Format) -> None:
         )
     if not read and 0 < pages < int(reply["first"]):
         raise PdfTooLong(f"This document has only {_count(pages, format.place)}; name some of these.")
-    if read > pages or (read and len(reply.get("unreadable", ())) == read) or (not read and format.place == "page"):
+    if read > pages or (not read and format.place == "page"):
         raise PdfDamaged
-    if not any(character.isalnum() for text in reply["texts"] for character in text):
+    if read and len(reply.get("unreadable", ())) == read:
+        raise PdfDamaged
+    if not any(map(str.isalnum, chain.from_iterable(reply["texts"]))):
         where = f"on the {_count(read, format.place)} of" if read > 1 else "in"
         raise PdfHasNoText(f"No text was found {where} this document; {_without_text(reply, format)}.")
 
@@ -313,18 +315,21 @@ def _without_text(reply: dict[str, Any], format: Format) -> str:
 
 def _pages(reply: dict[str, Any]) -> tuple[Page, ...]:
     texts = [text.encode(errors="ignore").decode() for text in reply["texts"]]  # no half of a surrogate pair
-    sure, places = reply.get("ocr", {}), reply.get("places", ())
-    named = [*places, *[()] * (len(texts) - len(places))]
-    return tuple(
-        Page(number=number, text=visible(text), places=_places(begin, unseen(text)), confidence=sure.get(number))
-        for number, (text, begin) in enumerate(zip(texts, named, strict=False), start=int(reply["first"]))
-    )
+    sure, places = reply.get("ocr", {}), chain(reply.get("places", ()), repeat(()))
+    pages = []
+    for number, text, begin in zip(count(int(reply["first"])), texts, places, strict=False):
+        shown = _places(begin, unseen(text))
+        pages.append(Page(number=number, text=visible(text), places=shown, confidence=sure.get(number)))
+    return tuple(pages)
 
 
 def _places(begin: Sequence[Sequence[Any]], left_out: Sequence[int]) -> tuple[tuple[int, str], ...]:
     """Names that can be shown, in the order of the text, of which so many characters are left out."""
-    shown = ((max(0, int(start)), shortened(tidy(str(name)), PLACE)) for start, name in begin)
-    return tuple(sorted((start - bisect_left(left_out, start), name) for start, name in shown))
+    places = []
+    for start, name in begin:
+        offset = max(0, int(start))
+        places.append((offset - bisect_left(left_out, offset), shortened(tidy(str(name)), MAX_PLACE_NAME)))
+    return tuple(sorted(places))
 
 
 def _notes(reply: dict[str, Any], place: str) -> tuple[str, ...]:
@@ -344,30 +349,32 @@ def _notes(reply: dict[str, Any], place: str) -> tuple[str, ...]:
         on("pictures", ": a picture without text."),
         *_ocr_notes(reply, place),
     )
-    return tuple(note for note in notes if note)
+    return tuple(filter(None, notes))
 
 
-def _ocr_notes(reply: dict[str, Any], place: str) -> tuple[str, ...]:
+def _ocr_notes(reply: dict[str, Any], place: str) -> list[str]:
     """What text recognition read, how sure it is, and what it left out."""
     sure: dict[int, float] = reply.get("ocr", {})
-    poor = [page for page, confidence in sure.items() if confidence < POOR]
-    mean = sum(sure.values()) / len(sure) if sure else 0.0
-    said = (
-        f"{_numbers(list(sure), place)}: read by text recognition (OCR), {mean:.0%} sure of the letters."
-        if sure
-        else ""
-    )
-    doubt = f"{_numbers(poor, place)} could hardly be recognised, so do not rely on it." if poor else ""
-    failed = f"{_numbers(reply['failed'], place)} could not be recognised." if reply.get("failed") else ""
-    most = f"I recognise {_count(reply.get('most', 0), place)} of a document, for {MINUTES} minutes at most"
-    left = f"{_numbers(reply['left'], place)} {_were(reply['left'])} left out: {most}." if reply.get("left") else ""
-    return said, doubt, failed, left
+    poor = [page for page, confidence in sure.items() if confidence < POOR_CONFIDENCE]
+    notes = []
+    if sure:
+        mean = sum(sure.values()) / len(sure)
+        notes.append(f"{_numbers(list(sure), place)}: read by text recognition (OCR), {mean:.0%} sure of the letters.")
+    if poor:
+        notes.append(f"{_numbers(poor, place)} could hardly be recognised, so do not rely on it.")
+    if failed := reply.get("failed"):
+        notes.append(f"{_numbers(failed, place)} could not be recognised.")
+    if left := reply.get("left"):
+        most = f"I recognise {_count(reply.get('most', 0), place)} of a document, for {MAX_MINUTES} minutes at most"
+        were = "was" if len(left) == 1 else "were"
+        notes.append(f"{_numbers(left, place)} {were} left out: {most}.")
+    return notes
 
 
 def _language(pages: Sequence[Page]) -> tuple[str, ...]:
     """Said of a document that is not English."""
     text = "\n".join(page.text for page in pages)
-    language = language_of(text) if len(text.split()) >= FEWEST or not text.isascii() else ENGLISH
+    language = language_of(text) if len(text.split()) >= MIN_LANGUAGE_WORDS or not text.isascii() else ENGLISH
     return (f"This document is in {NAMES[language]}; I read English best.",) if language != ENGLISH else ()
 
 
@@ -379,11 +386,8 @@ def _numbers(pages: Sequence[int], place: str) -> str:
             runs[-1][1:] = [page]
         else:
             runs.append([page])
-    return f"{place.capitalize()}{'s' * (len(pages) != 1)} " + ", ".join("-".join(map(str, run)) for run in runs)
-
-
-def _were(pages: Sequence[int]) -> str:
-    return "was" if len(pages) == 1 else "were"
+    numbers = ", ".join("-".join(map(str, run)) for run in runs)
+    return f"{place.capitalize()}{'s' * (len(pages) != 1)} {numbers}"
 
 
 def _count(number: int, noun: str) -> str:
@@ -412,6 +416,7 @@ def read(data: bytes, reader: str, arguments: Sequence[int]) -> dict[str, Any]:
     except Unreadable as why:
         return {"refused": str(why)}
     texts = reply["texts"]
-    asked, places = texts[first - 1 : last or len(texts)], reply.get("places", [])[first - 1 : last or len(texts)]
-    hidden = [row for row in reply.get("hidden", ()) if first <= row[0] < first + len(asked)]
-    return reply | {"pages": len(texts), "first": first, "texts": asked, "places": places, "hidden": hidden}
+    asked = slice(first - 1, last or len(texts))
+    hidden = [row for row in reply.get("hidden", ()) if first <= row[0] < first + len(texts[asked])]
+    cut = {"texts": texts[asked], "places": reply.get("places", [])[asked], "hidden": hidden}
+    return reply | cut | {"pages": len(texts), "first": first}

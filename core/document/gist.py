@@ -7,17 +7,19 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import chain, filterfalse
 
 from core.document.about import file_title, own_text, own_title
 from core.document.places import shortened
+from core.document.text import one_line
 from core.search.words import SENTENCE_END, STOP_WORDS, normalise
 from core.types import Page
 
-WORDS = 110  # of the whole text: it has to fit into one section
-HEADING_WORDS = 10  # of a line that may be a heading
-SENTENCE_WORDS = 30  # of a first sentence that can stand for the whole
-HEADINGS = 6
-LEAD = 2  # sentences that the document begins with
+MAX_WORDS = 110  # of the whole text: it has to fit into one section
+MAX_HEADING_WORDS = 10  # of a line that may be a heading
+MAX_SENTENCE_WORDS = 30  # of a first sentence that can stand for the whole
+MAX_HEADINGS = 6
+LEAD_SENTENCES = 2  # sentences that the document begins with
 CLAUSE = r"(?: ?\([^)]*\))*(?:, ?(?!and\b)[^.]{2,160}?,[\"”]?)?"  # what may stand between a subject and its verb
 DEFINED = re.compile(
     r"^(?:(?:In|As|On|At) [^,]{3,80}, )?(?:(?:The|A|An|the|a|an) )?(?:(?:term|word|name|phrase) )?"
@@ -35,20 +37,20 @@ HEAD_ENDS = (".", "!", "?", ":", ";", ",", "…")
 
 def gist(pages: Sequence[Page], name: str) -> str:
     """The text to learn; "" of a document without a sentence, or a subject. name: the file's."""
-    pages = [page for page in pages if not page.correction]
-    blocks = list(_blocks(pages))
-    headings = [block for block in blocks if is_heading(block)]
-    sentences = [s for block in blocks if not is_heading(block) for s in _sentences(block)]
+    blocks = list(_blocks([page for page in pages if not page.correction]))
+    headings = list(filter(is_heading, blocks))
+    paragraphs = filterfalse(is_heading, blocks)
+    sentences = list(chain.from_iterable(map(_sentences, paragraphs)))
     if not sentences:
         return ""
     about = shortened(own_title(pages), 120) or subject(blocks, sentences, name)
     if not about:
         return ""
     about = about.rstrip(".")
-    parts = [f"The main subject is {about}. This document is about {about}.", *sentences[:LEAD]]
-    if more := [h for h in headings if h != about][:HEADINGS]:
-        parts.append(f"Its parts are: {'; '.join(shortened(h) for h in more)}.")
-    parts += [s for s in key_sentences(sentences) if s not in parts]
+    parts = [f"The main subject is {about}. This document is about {about}.", *sentences[:LEAD_SENTENCES]]
+    if others := [heading for heading in headings if heading != about]:
+        parts.append(f"Its parts are: {'; '.join(map(shortened, others[:MAX_HEADINGS]))}.")
+    parts += filterfalse(set(parts).__contains__, key_sentences(sentences))
     return " ".join(_fitting(parts))
 
 
@@ -77,36 +79,48 @@ def _is_defined(match: re.Match[str]) -> bool:
 def beginning(sentence: str) -> str:
     """A first sentence, or as much of a long one as can stand for it: up to its last comma, or its first words."""
     words = sentence.split()
-    if len(words) <= SENTENCE_WORDS:
+    if len(words) <= MAX_SENTENCE_WORDS:
         return sentence
-    ends = [n for n, word in enumerate(words[:SENTENCE_WORDS], start=1) if word.endswith((",", ";"))]
-    return " ".join(words[: ends[-1] if ends and ends[-1] >= SENTENCE_WORDS // 2 else SENTENCE_WORDS]).rstrip(",;")
+    end = MAX_SENTENCE_WORDS
+    for number, word in enumerate(words[:MAX_SENTENCE_WORDS], start=1):
+        if number >= MAX_SENTENCE_WORDS // 2 and word.endswith((",", ";")):
+            end = number
+    return " ".join(words[:end]).rstrip(",;")
 
 
 def _often(phrase: str, sentences: Sequence[str]) -> bool:
     """Whether the text comes back to it: a word of it that tells something stands in another sentence."""
     content = set(normalise(phrase)) - STOP_WORDS
-    count = Counter(word for s in sentences for word in set(normalise(s)) & content)
-    return bool(content) and (len(sentences) < 6 or max(count.values(), default=0) > 1)
+    count = _sentences_of_words(sentences)
+    is_repeated = any(count[word] > 1 for word in content)
+    return bool(content) and (len(sentences) < 6 or is_repeated)
 
 
 def key_sentences(sentences: Sequence[str]) -> list[str]:
     """Those that hold most of the document's frequent words, the best first (Luhn 1958)."""
-    count = Counter(word for s in sentences for word in set(normalise(s)) - STOP_WORDS)
-    frequent = {word: n for word, n in count.most_common(12) if n > 1}
+    frequent = {word: count for word, count in _sentences_of_words(sentences).most_common(12) if count > 1}
 
     def weight(sentence: str) -> float:
         words = normalise(sentence)
         return sum(frequent.get(word, 0) for word in set(words)) / (10 + len(words))
 
-    return sorted((s for s in sentences if 6 <= len(s.split()) <= 40), key=weight, reverse=True)[:4]
+    whole = [sentence for sentence in sentences if 6 <= len(sentence.split()) <= 40]
+    return sorted(whole, key=weight, reverse=True)[:4]
+
+
+def _sentences_of_words(sentences: Sequence[str]) -> Counter[str]:
+    """In how many sentences each word stands that tells something."""
+    count: Counter[str] = Counter()
+    for sentence in sentences:
+        count.update(set(normalise(sentence)) - STOP_WORDS)
+    return count
 
 
 def is_heading(block: str) -> bool:
     """Whether a paragraph looks like a heading: a short line that ends as no sentence does."""
     words = block.split()
     return (
-        0 < len(words) <= HEADING_WORDS
+        0 < len(words) <= MAX_HEADING_WORDS
         and "\n" not in block
         and not block.endswith(HEAD_ENDS)
         and any(map(str.isalpha, block))
@@ -124,15 +138,16 @@ def _blocks(pages: Sequence[Page]) -> Iterator[str]:
 
 def _sentences(block: str) -> list[str]:
     block = re.sub(r" ?\(\s*\)", "", block)  # what an encyclopedia's pronunciation leaves
-    return [sentence for part in SENTENCE_END.split(block) if len((sentence := " ".join(part.split())).split()) > 3]
+    sentences = map(one_line, SENTENCE_END.split(block))
+    return [sentence for sentence in sentences if len(sentence.split()) > 3]
 
 
 def _fitting(parts: Sequence[str]) -> Iterator[str]:
     """As many as have room, the first ones cut where they have to be."""
-    room = WORDS
+    room = MAX_WORDS
     for part in parts:
         words = part.split()
-        if len(words) > room and room < WORDS // 3:
+        if len(words) > room and room < MAX_WORDS // 3:
             continue
         yield " ".join(words[:room])
         room -= min(room, len(words))

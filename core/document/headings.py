@@ -6,16 +6,17 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import zip_longest
+from itertools import chain, count, zip_longest
 
-from core.document.places import FEWEST, shortened
+from core.document.places import MIN_HEADINGS, shortened
+from core.document.text import one_line
 
-WORDS = 14  # of a heading, at most
-LINES = 3
-LARGER = 1.12  # times the usual type
-TITLE = 1.3  # times the usual type: a title
-TEXT = 0.15  # share of a document's letters: type of this size is text
-CROWD = 0.4  # share of a document's paragraphs; more headings are a form's labels or a card's entries
+MAX_WORDS = 14  # of a heading, at most
+MAX_LINES = 3
+HEADING_SIZE = 1.12  # times the usual type
+TITLE_SIZE = 1.3  # times the usual type: a title
+TEXT_SHARE = 0.15  # share of a document's letters: type of this size is text
+MAX_HEADING_SHARE = 0.4  # share of a document's paragraphs; more headings are a form's labels or a card's entries
 BOLD = re.compile(r"bold|black|heavy|demi|medi(?!um)|cmb|bx\d", re.I)
 UNFINISHED = (",", ";", ":", "-", "…", "=", "(")
 _NUMBERED = re.compile(r"(?:\d{1,2}|[A-Z])(?:\.\d{1,2})*\.?\s+[^\W\d_]")
@@ -31,6 +32,10 @@ class Piece:
     row: bool = False  # of a table
     lines: int = 1
     fonts: tuple[str, ...] = ()
+
+    @property
+    def words(self) -> int:
+        return len(self.text.split())
 
 
 @dataclass(frozen=True)
@@ -52,16 +57,22 @@ def with_headings(pages: Sequence[Sequence[Piece]]) -> tuple[list[PageText], str
         for piece, below in zip_longest(page, page[1:]):
             text += piece.gap if text else ""
             heads = piece.text not in title and _is_heading(piece, below, usual, sizes)
-            prose = prose or len(piece.text.split()) > WORDS
+            prose = prose or piece.words > MAX_WORDS
             if heads and last and title and not (number or prose):  # below the title stand authors, and a date
                 headings.pop()
             if heads:
-                level = sizes.index(round(piece.size)) + 1 if round(piece.size) in sizes else len(sizes) + 1
-                headings.append((len(text), level, piece.text))
+                size = round(piece.size)
+                level = sizes.index(size) if size in sizes else len(sizes)
+                headings.append((len(text), level + 1, piece.text))
             text, last = text + piece.text, heads
         texts.append(PageText(text, tuple(headings)))
-    crowded = sum(len(page.headings) for page in texts) > CROWD * sum(map(len, pages))
-    return [PageText(page.text) for page in texts] if crowded else texts, title
+    if _count(texts) > MAX_HEADING_SHARE * sum(map(len, pages)):
+        texts = [PageText(page.text) for page in texts]
+    return texts, title
+
+
+def _count(pages: Sequence[PageText]) -> int:
+    return sum(len(page.headings) for page in pages)
 
 
 def with_outline(pages: Sequence[PageText], outline: Sequence[tuple[int, str, int]], first: int) -> list[PageText]:
@@ -70,7 +81,7 @@ def with_outline(pages: Sequence[PageText], outline: Sequence[tuple[int, str, in
     Args:
         first: the number of the first of the pages.
     """
-    if len(outline) < FEWEST:
+    if len(outline) < MIN_HEADINGS:
         return list(pages)
     named: list[list[tuple[int, int, str]]] = [[] for _ in pages]
     for level, text, number in outline:
@@ -78,21 +89,24 @@ def with_outline(pages: Sequence[PageText], outline: Sequence[tuple[int, str, in
         if not 0 <= index < len(pages) or not text.strip():
             continue
         words = r"\s+".join(map(re.escape, text.split()))
+        numbered = re.compile(rf"^(?:[\w.]{{1,9}}\s+)?{words}", re.IGNORECASE | re.MULTILINE)
         begin = named[index][-1][0] + 1 if named[index] else 0
-        if line := re.compile(rf"^(?:[\w.]{{1,9}}\s+)?{words}", re.I | re.M).search(pages[index].text, begin):
-            named[index].append((line.start(), level, " ".join(line[0].split())))
+        if line := numbered.search(pages[index].text, begin):
+            named[index].append((line.start(), level, one_line(line[0])))
     return [replace(page, headings=tuple(headings)) for page, headings in zip(pages, named, strict=True)]
 
 
 def named_places(pages: Sequence[PageText], first: int) -> list[list[tuple[int, str]]]:
     """For each page what a citation calls its parts: the page and the last heading. Nothing where hardly any is."""
-    if sum(len(page.headings) for page in pages) < FEWEST:
-        return [[] for _ in pages]
-    places, last = [], ""
-    for number, page in enumerate(pages, start=first):
-        below = {0: last} | {start: text for start, _, text in page.headings}
-        places.append([(start, _place(number, text)) for start, text in below.items()])
-        last = [*below.values()][-1]
+    places: list[list[tuple[int, str]]] = [[] for _ in pages]
+    if _count(pages) < MIN_HEADINGS:
+        return places
+    last = ""
+    for number, page, here in zip(count(first), pages, places, strict=False):
+        if not page.headings or page.headings[0][0] > 0:
+            here.append((0, _place(number, last)))
+        for start, _, last in page.headings:
+            here.append((start, _place(number, last)))
     return places
 
 
@@ -103,14 +117,16 @@ def _place(page: int, heading: str) -> str:
 def _sizes(pages: Sequence[Sequence[Piece]]) -> tuple[float, list[int]]:
     """The size of most letters; and those of headings, which hold few of them, the largest first."""
     letters: Counter[float] = Counter()
-    for piece in (piece for page in pages for piece in page):
+    for piece in chain.from_iterable(pages):
         letters[round(piece.size, 1)] += len(piece.text)
     usual = max(letters, key=lambda size: letters[size], default=0.0)
     rounded: Counter[int] = Counter()
-    for size, count in letters.items():
-        rounded[round(size)] += count if size >= LARGER * usual else 0
-    few = TEXT * letters.total()
-    return usual, sorted((size for size, count in rounded.items() if 0 < count < few), reverse=True)
+    for size, number in letters.items():
+        if size >= HEADING_SIZE * usual:
+            rounded[round(size)] += number
+    few = TEXT_SHARE * letters.total()
+    large = [size for size, number in rounded.items() if 0 < number < few]
+    return usual, sorted(large, reverse=True)
 
 
 def _is_heading(piece: Piece, below: Piece | None, usual: float, sizes: Sequence[int]) -> bool:
@@ -119,13 +135,13 @@ def _is_heading(piece: Piece, below: Piece | None, usual: float, sizes: Sequence
     numbered = bool(_NUMBERED.match(piece.text))
     if below is None or begins.islower() or piece.text.endswith(UNFINISHED) or (piece.row and not numbered):
         return False
-    if piece.lines > LINES or len(piece.text.split()) > WORDS or sum(map(str.isalpha, piece.text)) < 3:
+    if piece.lines > MAX_LINES or piece.words > MAX_WORDS or sum(map(str.isalpha, piece.text)) < 3:
         return False
-    if piece.size >= LARGER * usual:
+    if piece.size >= HEADING_SIZE * usual:
         return round(piece.size) in sizes
     if piece.size < 0.95 * usual or piece.text.endswith(".") or not _is_bold(piece):
         return False
-    prose = not below.row and len(below.text.split()) >= WORDS and not _is_bold(below)
+    prose = not below.row and below.words >= MAX_WORDS and not _is_bold(below)
     return prose and (numbered or piece.gap == "\n\n")
 
 
@@ -137,7 +153,10 @@ def _title(page: Sequence[Piece], usual: float) -> str:
     """The largest type of a page, if it stands in one place near its top."""
     largest = max((piece.size for piece in page), default=0.0)
     large = [n for n, piece in enumerate(page) if piece.size > 0.95 * largest]
-    if largest < TITLE * usual or not large or large[-1] - large[0] >= len(large) or large[0] > 3:
+    if largest < TITLE_SIZE * usual or not large:
         return ""
-    text = " ".join(page[n].text for n in large)
-    return text if len(text.split()) <= 2 * WORDS else ""
+    first, last = large[0], large[-1]
+    if first > 3 or last - first >= len(large):
+        return ""
+    text = " ".join(piece.text for piece in page[first : last + 1])
+    return text if len(text.split()) <= 2 * MAX_WORDS else ""

@@ -10,12 +10,15 @@ from itertools import filterfalse, pairwise, zip_longest
 from statistics import median
 
 MARGIN = 0.15  # of the page's height, above and below: where running heads and page numbers stand
-LARGER = 1.15  # times the page's usual type: a heading, not a running head
+HEADING_SIZE = 1.15  # times the page's usual type: a heading, not a running head
 _NUMBER = re.compile(r"(?<!\d)\d{1,4}(?!\d)")
 _LONE = re.compile(  # 7, - 7 -, [vii], Page 7 of 9
     r"[-–—\s[|]*(?:page\s+)?(?:\d{1,3}|(?=[xvi])x{0,3}(?:ix|iv|v?i{0,3}))(?:\s*(?:/|of)\s*\d{1,3})?[-–—\s\]|]*",
     re.IGNORECASE,
 )
+
+
+Box = tuple[float, float, float, float]  # x0, y0, x1, y1
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,18 @@ class Line:
     extents: tuple[tuple[float, float], ...] = ()  # from where to where each cell goes: x0, x1
     fonts: tuple[str, ...] = ()  # from left to right
 
+    @property
+    def box(self) -> Box:
+        return self.x0, self.y0, self.x1, self.y1
+
+    @property
+    def middle(self) -> tuple[float, float]:
+        return (self.x0 + self.x1) / 2, (self.y0 + self.y1) / 2
+
+    @property
+    def words(self) -> int:
+        return len(self.text.split())
+
 
 @dataclass(frozen=True)
 class Sheet:
@@ -40,7 +55,7 @@ class Sheet:
 
     height: float
     lines: tuple[Line, ...]
-    pictures: tuple[tuple[float, float, float, float], ...] = ()  # their boxes: x0, y0, x1, y1
+    pictures: tuple[Box, ...] = ()
 
 
 def without_running_heads(sheets: Sequence[Sheet]) -> list[Sheet]:
@@ -60,12 +75,12 @@ def without_running_heads(sheets: Sequence[Sheet]) -> list[Sheet]:
                     title |= _words(line.text)
     kept = []
     for sheet, heads_here in zip(sheets, running, strict=True):
-        new = set()
+        known = set()
         for line in heads_here:
-            if not is_page_number(line) and _letters(line.text) not in said and not _words(line.text) <= title:
-                new.add(line)
-        said.update(_letters(line.text) for line in new)
-        lines = [line for line in sheet.lines if line not in heads_here or line in new]
+            if is_page_number(line) or _letters(line.text) in said or _words(line.text) <= title:
+                known.add(line)
+        said.update(_letters(line.text) for line in heads_here - known)
+        lines = list(filterfalse(known.__contains__, sheet.lines))
         lines = lines or list(filterfalse(is_page_number, sheet.lines))
         kept.append(replace(sheet, lines=tuple(lines)))
     return kept
@@ -140,7 +155,7 @@ def _peeled(sheet: Sheet, page: int, heads: set[tuple[str, str]]) -> set[Line]:
     body = median(line.size for line in sheet.lines) if sheet.lines else 0.0
 
     def returns(line: Line) -> bool:
-        return line.size <= LARGER * body and bool(heads & _marks(line, sheet, page))
+        return line.size <= HEADING_SIZE * body and bool(heads & _marks(line, sheet, page))
 
     for edge, order in (("top", rows), ("bottom", rows[::-1])):
         run: list[Line] = []

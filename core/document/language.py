@@ -19,15 +19,16 @@ NAMES = {  # ISO 639-1: the languages that are told apart
     "sl": "Slovenian", "sr": "Serbian", "sv": "Swedish", "sw": "Swahili", "ta": "Tamil", "te": "Telugu", "th": "Thai",
     "tr": "Turkish", "uk": "Ukrainian", "ur": "Urdu", "vi": "Vietnamese", "zh": "Chinese",
 }  # fmt: skip
-SURE = 0.5  # probability below which a text counts as English: 0.2 % of 9,800 English questions are called another one
-READ = 20_000  # characters that are looked at
-SHORT = 300  # characters of a text that is English for a word
-WORDS = "who|whose|what|when|where|why|which|how|does|did"
+# Below it a text counts as English: 0.2 % of 9,800 English questions are called another language
+MIN_PROBABILITY = 0.5
+MAX_READ = 20_000  # characters that are looked at
+SHORT_LENGTH = 300  # characters of a text that is English for a word
+ENGLISH_QUESTION_WORDS = "who|whose|what|when|where|why|which|how|does|did"
 # A short text in ASCII that begins so or has such a word in small letters: 95 % of 9,825 English questions, and none of
 # 700 in other languages written in Latin letters.
-PLAINLY = re.compile(rf"\s*(?i:{WORDS})\b|.*\b(?:the|{WORDS})\b", re.DOTALL)
-LISTED = {"no": "nb"}  # how the lists of stop words name it
-QUESTION_WORDS = {  # that these lists lack
+PLAINLY = re.compile(rf"\s*(?i:{ENGLISH_QUESTION_WORDS})\b|.*\b(?:the|{ENGLISH_QUESTION_WORDS})\b", re.DOTALL)
+LIST_NAMES = {"no": "nb"}  # how the lists of stop words name it
+MORE_STOP_WORDS = {  # that these lists lack
     "ca": "quants quin quina", "da": "hvornår hvem hvordan hvilken hvilket hvilke hvorfor",
     "de": "wen wem wessen viele wieviel",
     "es": "quiénes cuál cuáles cuándo cuánto cuánta cuántos cuántas dónde adónde", "fr": "quoi combien lequel",
@@ -39,11 +40,11 @@ QUESTION_WORDS = {  # that these lists lack
 def language_of(text: str) -> str:
     """ISO 639-1, of NAMES; "en" also for a text that does not tell. Blocking: until the classifier was loaded, a text
     that is not plainly English takes a second or two."""
-    is_plain = len(text) <= SHORT and text.isascii() and PLAINLY.match(text)
+    is_plain = len(text) <= SHORT_LENGTH and text.isascii() and PLAINLY.match(text)
     if is_plain or not any(map(str.isalpha, text)):
         return ENGLISH
-    language, probability = load_classifier().classify(text[:READ])
-    return language if probability >= SURE else ENGLISH
+    language, probability = load_classifier().classify(text[:MAX_READ])
+    return language if probability >= MIN_PROBABILITY else ENGLISH
 
 
 @cache
@@ -51,10 +52,10 @@ def stop_words(language: str) -> frozenset[str]:
     """Its words that tell nothing about a text, in small letters; none for a language without a list."""
     from stop_words import LANGUAGE_MAPPING, get_stop_words
 
-    listed = LISTED.get(language, language)
+    listed = LIST_NAMES.get(language, language)
     if listed not in LANGUAGE_MAPPING:
         return frozenset()
-    return frozenset(get_stop_words(listed)).union(QUESTION_WORDS.get(language, "").split())
+    return frozenset(get_stop_words(listed)).union(MORE_STOP_WORDS.get(language, "").split())
 
 
 @cache

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import groupby, pairwise
+from itertools import chain, groupby, pairwise
 
 from core.document.headings import PageText, Piece, with_headings
 from core.document.heads import Line, Sheet, line_distance, without_running_heads
 from core.document.order import (
-    PROSE,
+    MIN_PROSE_WORDS,
     columns_apart,
     in_reading_order,
     labels_first,
@@ -21,12 +21,12 @@ from core.document.order import (
 from core.document.tables import has_figures, row_sentences
 from core.document.text import SENTENCE_END, SOFT_HYPHEN, is_broken, join_lines, runs_on, vocabulary
 
-ASIDES = 8  # pieces that a sentence may go on beyond
-LONG = 6  # words of a piece that may be a sentence's beginning
-FULL = 0.75  # of the room: a ragged line of prose fills as much
-TABLE = 3  # rows of a table, with its heading, that is not ruled
-JUSTIFIED = 25  # characters of a line that fills its column
-TYPED = 0.5  # share of a page's lines in type of one width: then it is the text, not code
+MAX_ASIDES = 8  # pieces that a sentence may go on beyond
+MIN_SENTENCE_WORDS = 6  # words of a piece that may be a sentence's beginning
+FULL_SHARE = 0.75  # of the room: a ragged line of prose fills as much
+MIN_TABLE_ROWS = 3  # rows of a table, with its heading, that is not ruled
+MIN_JUSTIFIED = 25  # characters of a line that fills its column
+MAX_CODE_SHARE = 0.5  # share of a page's lines in type of one width: then it is the text, not code
 
 _CAPTION = re.compile(r"(?:figure|fig\.|table|tab\.|abbildung|abb\.|tabelle|listing|algorithm|chart|box)\s*\d", re.I)
 _SENTENCE = re.compile(r".*?[.!?][\"”’)\]]*(?=\s+[^\W\d_a-z]|$)", re.S)  # to the end of the first one
@@ -52,14 +52,15 @@ def read_pages(sheets: Sequence[Sheet]) -> tuple[list[PageText], str]:
     for before, after in pairwise(pages):
         _join_across(before, after, words)
         _mend_page_break(before, after, words)
-    for page in pages:
-        for piece in page[-1:]:
-            piece.text = piece.text.rstrip(SOFT_HYPHEN)
+    for page in filter(None, pages):
+        page[-1].text = page[-1].text.rstrip(SOFT_HYPHEN)
     return with_headings(pages)
 
 
 def _ordered(lines: Sequence[Line]) -> list[Line]:
-    return in_reading_order(labels_first(rows_together(columns_apart(notes_apart(without_doubles(lines))))))
+    lines = notes_apart(without_doubles(lines))
+    lines = rows_together(columns_apart(lines))
+    return in_reading_order(labels_first(lines))
 
 
 # Lines and paragraphs
@@ -75,22 +76,27 @@ def _rows(lines: Sequence[Line]) -> Iterator[Line]:
     row: Line | None = None
     for line in lines:
         if row and line.block == row.block and _beside(row, line):
-            cells, extents = (row.cells, row.extents) if row.extents else ((row.text,), ((row.x0, row.x1),))
-            if line.x0 - row.x1 > row.size:
-                cells, extents = (*cells, line.text), (*extents, (line.x0, line.x1))
-            else:
-                cells = (*cells[:-1], f"{cells[-1]} {line.text}")
-                extents = (*extents[:-1], (extents[-1][0], line.x1))
-            if len(cells) == 1:
-                cells = extents = ()
-            row = replace(row, text=f"{row.text} {line.text}", x1=line.x1, cells=cells, extents=extents)
-            row = replace(row, fonts=row.fonts + line.fonts)
+            row = _joined(row, line)
         else:
             if row:
                 yield row
             row = line
     if row:
         yield row
+
+
+def _joined(row: Line, line: Line) -> Line:
+    """A row with one piece more: a cell of its own after a wide gap, else more of the last cell."""
+    cells, extents = row.cells or (row.text,), row.extents or ((row.x0, row.x1),)
+    if line.x0 - row.x1 > row.size:
+        cells, extents = (*cells, line.text), (*extents, (line.x0, line.x1))
+    else:
+        cells = (*cells[:-1], f"{cells[-1]} {line.text}")
+        extents = (*extents[:-1], (extents[-1][0], line.x1))
+    if len(cells) == 1:
+        cells = extents = ()
+    text, fonts = f"{row.text} {line.text}", row.fonts + line.fonts
+    return replace(row, text=text, x1=line.x1, cells=cells, extents=extents, fonts=fonts)
 
 
 def _beside(left: Line, right: Line) -> bool:
@@ -108,8 +114,10 @@ def _pieces(sheet: Sheet, words: set[str]) -> list[Piece]:
         else:
             pieces.append(first)
         pieces += rest
-        sentences = [sentence for table in _tables(stack) for sentence in row_sentences(table)]
-        pieces += [Piece(text, first.size, "\n" if n else "\n\n", row=True) for n, text in enumerate(sentences)]
+        gap = "\n\n"
+        for sentence in chain.from_iterable(map(row_sentences, _tables(stack))):
+            pieces.append(Piece(sentence, first.size, gap, row=True))
+            gap = "\n"
     return pieces
 
 
@@ -123,7 +131,7 @@ def _tables(stack: Sequence[Line]) -> list[list[list[str]]]:
                 tables.append(_in_columns(list(group)))
         elif several:
             tables.append(table)
-    return [table for table in tables if len(table) >= TABLE and has_figures(table)]
+    return [table for table in tables if len(table) >= MIN_TABLE_ROWS and has_figures(table)]
 
 
 def _in_columns(lines: Sequence[Line]) -> list[list[str]]:
@@ -131,7 +139,10 @@ def _in_columns(lines: Sequence[Line]) -> list[list[str]]:
     overlap, or a cell of another line stands in none or in several of them."""
     most = max(len(line.extents) for line in lines)
     full = [line.extents for line in lines if len(line.extents) == most]
-    columns = [(min(x0 for x0, _ in column), max(x1 for _, x1 in column)) for column in zip(*full, strict=True)]
+    columns = []
+    for extents in zip(*full, strict=True):
+        starts, ends = zip(*extents, strict=True)
+        columns.append((min(starts), max(ends)))
     if any(right[0] <= left[1] for left, right in pairwise(columns)):
         return []
     rows = []
@@ -148,30 +159,33 @@ def _in_columns(lines: Sequence[Line]) -> list[list[str]]:
 
 def _begun(pieces: Sequence[Piece], rest: Piece) -> int | None:
     """Where the sentence that `rest` goes on with was begun: in the last piece, or before what may stand in between."""
-    for number in range(len(pieces) - 1, max(-1, len(pieces) - 1 - ASIDES), -1):
-        alike = abs(pieces[number].size - rest.size) < 0.15 * rest.size
-        long = number == len(pieces) - 1 or len(pieces[number].text.split()) >= LONG
-        if alike and long and not pieces[number].row and runs_on(pieces[number].text, rest.text):
+    last = len(pieces) - 1
+    for number in range(last, max(-1, last - MAX_ASIDES), -1):
+        piece = pieces[number]
+        is_alike = abs(piece.size - rest.size) < 0.15 * rest.size and not piece.row
+        is_long = number == last or piece.words >= MIN_SENTENCE_WORDS
+        if is_alike and is_long and runs_on(piece.text, rest.text):
             return number
-        if not _is_aside(pieces[number], rest.size):
+        if not _is_aside(piece, rest.size):
             return None
     return None
 
 
 def _join_across(before: list[Piece], after: list[Piece], words: set[str]) -> None:
     """Bring the end of a sentence that footnotes or a float cut off back to the page where it began."""
-    body = max((piece.size for piece in after if len(piece.text.split()) >= LONG), default=0.0)
-    first = next((n for n, piece in enumerate(after[:ASIDES]) if not _is_aside(piece, body)), None)
+    body = max((piece.size for piece in after if piece.words >= MIN_SENTENCE_WORDS), default=0.0)
+    first = next((n for n, piece in enumerate(after[:MAX_ASIDES]) if not _is_aside(piece, body)), None)
     if first is None:
         return
-    begun = _begun(before, after[first])
+    rest = after[first]
+    begun = _begun(before, rest)
     if begun is None or (first == 0 and begun == len(before) - 1):  # else they follow each other as they are
         return
-    ending = _SENTENCE.match(after[first].text)
-    end = ending.end() if ending else len(after[first].text)
-    before[begun].text = join_lines((before[begun].text, after[first].text[:end]), words)
-    after[first].text = after[first].text[end:].lstrip()
-    if not after[first].text:
+    ending = _SENTENCE.match(rest.text)
+    end = ending.end() if ending else len(rest.text)
+    before[begun].text = join_lines((before[begun].text, rest.text[:end]), words)
+    rest.text = rest.text[end:].lstrip()
+    if not rest.text:
         del after[first]
 
 
@@ -198,40 +212,44 @@ def _same_size(above: Line, below: Line) -> bool:
 
 def _paragraphs(stack: Sequence[Line], sheet: Sheet, words: set[str]) -> list[Piece]:
     stack = [_as_row(stack, number) for number in range(len(stack))]
-    typed = sum(map(_is_code, sheet.lines)) > TYPED * len(sheet.lines)
+    typed = sum(map(_is_code, sheet.lines)) > MAX_CODE_SHARE * len(sheet.lines)
     groups = [[stack[0]]]
     for number, (above, below) in enumerate(pairwise(stack)):
         code = not typed and _is_code(above) and _is_code(below)
         if code or _starts_anew(above, below, _right_edge(stack, number, sheet)):
             groups.append([])
         groups[-1].append(below)
-    return [_piece(group, "\n" if n else "\n\n", words) for n, group in enumerate(groups)]
+    first, *rest = groups
+    return [_piece(first, "\n\n", words), *(_piece(group, "\n", words) for group in rest)]
 
 
 def _piece(lines: Sequence[Line], gap: str, words: set[str]) -> Piece:
     text = join_lines([line.text for line in lines], words)
-    fonts = tuple(font for line in lines for font in line.fonts)
+    fonts = tuple(chain.from_iterable(line.fonts for line in lines))
     return Piece(text, lines[0].size, gap, bool(lines[0].cells), len(lines), fonts)
 
 
 def _as_row(stack: Sequence[Line], number: int) -> Line:
     """A line whose gap makes no row of a table: of prose, between lines without gaps. "... with it. (page 9)"."""
+    line = stack[number]
     beside = [*stack[max(0, number - 1) : number], *stack[number + 1 : number + 2]]
-    alone = stack[number].cells and beside and not any(line.cells for line in beside)
-    return replace(stack[number], cells=()) if alone and len(stack[number].cells[0].split()) >= PROSE else stack[number]
+    is_alone = line.cells and beside and not any(other.cells for other in beside)
+    is_prose = is_alone and len(line.cells[0].split()) >= MIN_PROSE_WORDS
+    return replace(line, cells=()) if is_prose else line
 
 
 def _right_edge(stack: Sequence[Line], number: int, sheet: Sheet) -> float:
     """How far a line could have gone on: to where its neighbours end, when they end on one line (justified type,
     perhaps beside a picture); else to the stack's edge, or to what stands beside it."""
     line = stack[number]
-    if len(line.text) >= JUSTIFIED and any(
-        abs(line.x1 - beside.x1) < 1 for beside in stack[max(0, number - 1) : number + 2] if beside is not line
-    ):
-        return line.x1
+    for neighbour in stack[max(0, number - 1) : number + 2]:
+        if neighbour is not line and len(line.text) >= MIN_JUSTIFIED and abs(line.x1 - neighbour.x1) < 1:
+            return line.x1
     edge = max(other.x1 for other in stack)
-    beside = [box[0] for box in sheet.pictures if box[0] >= line.x1 and box[1] < line.y1 and box[3] > line.y0]
-    return min([edge, *(x - line.size for x in beside)])
+    for x0, y0, _, y1 in sheet.pictures:
+        if x0 >= line.x1 and y0 < line.y1 and y1 > line.y0:
+            edge = min(edge, x0 - line.size)
+    return edge
 
 
 def _starts_anew(above: Line, below: Line, edge: float) -> bool:
@@ -239,27 +257,28 @@ def _starts_anew(above: Line, below: Line, edge: float) -> bool:
     line that left room for the next line's first word."""
     if is_broken(above.text):
         return False
-    full = FULL * (edge - above.x0) < above.x1 - above.x0 and len(above.text) >= JUSTIFIED
-    meant = not (full and runs_on(above.text, below.text))  # ragged type never ends where the widest line does
+    if _ITEM.match(below.text) or _LEADS.search(above.text) or not _same_size(above, below):
+        return True
+    if below.cells or (above.cells and not _hangs(above, below)):
+        return True
+    if below.x0 - above.x0 > 0.8 * above.size and above.text.endswith(SENTENCE_END):
+        return True
+    goes_on = runs_on(above.text, below.text)
+    if not goes_on and _other_font(above, below):
+        return True
+    is_full = FULL_SHARE * (edge - above.x0) < above.x1 - above.x0 and len(above.text) >= MIN_JUSTIFIED
+    if is_full and goes_on:  # ragged type never ends where the widest line does
+        return False
     word = (below.x1 - below.x0) * (len(below.text.split(" ")[0]) + 1) / len(below.text)
-    return bool(
-        _ITEM.match(below.text)
-        or _LEADS.search(above.text)
-        or (bool(above.cells) and not _hangs(above, below))
-        or bool(below.cells)
-        or not _same_size(above, below)
-        or (_other_font(above, below) and not runs_on(above.text, below.text))
-        or (meant and edge - above.x1 > word)
-        or (below.x0 - above.x0 > 0.8 * above.size and above.text.endswith(SENTENCE_END))
-    )
+    return edge - above.x1 > word
 
 
 def _hangs(above: Line, below: Line) -> bool:
     """Whether it goes on with the text beside a label: "-k  only a", below it, further in, "suggestion"."""
     label, *text = above.cells
     further = below.x0 - above.x0 > above.size and below.x1 < above.x1 + above.size
-    words = sum(word.isalpha() for cell in text for word in cell.split())
-    return further and len(text) == 1 and words >= PROSE > len(label.split())
+    words = sum(map(str.isalpha, " ".join(text).split()))
+    return further and len(text) == 1 and words >= MIN_PROSE_WORDS > len(label.split())
 
 
 def _is_code(line: Line) -> bool:

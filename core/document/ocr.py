@@ -12,21 +12,23 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
+from operator import attrgetter
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
-from core.document.heads import Line, Sheet
+from core.document.heads import Box, Line, Sheet
 from core.document.layout import read_sheets
+from core.document.order import around
 from core.document.text import tidy
 from core.sandbox import Crashed, Overrun, Sandbox
 
 DPI = 300  # what Tesseract's models were trained on
-DOTS = 10_000_000  # of one drawn page at most; A4 at 300 dpi has 8.7 million
-TURNED = "osd"  # the model that finds out whether a page stands upright
-WORD = 5  # `level` of a word in Tesseract's TSV
-LEAST = 0.3  # confidence below which a line is taken for a picture's noise, not for text
-PAGES_AT_ONCE = 100
-MINUTES = 15
+MAX_DOTS = 10_000_000  # of one drawn page at most; A4 at 300 dpi has 8.7 million
+ORIENTATION_MODEL = "osd"  # the model that finds out whether a page stands upright
+WORD_LEVEL = 5  # `level` of a word in Tesseract's TSV
+MIN_CONFIDENCE = 0.3  # confidence below which a line is taken for a picture's noise, not for text
+MAX_PAGES = 100
+MAX_MINUTES = 15
 INSTALL = "Debian, Ubuntu: `apt install tesseract-ocr`; macOS: `brew install tesseract`; Docker: `--build-arg OCR=eng`"
 
 
@@ -49,8 +51,8 @@ class Ocr:
     """How scanned pages are read."""
 
     languages: str = "eng"  # as Tesseract names them: "eng+deu"
-    pages: int = PAGES_AT_ONCE  # of one document at most; 0: none are recognised
-    minutes: float = MINUTES  # for one document; pages that are left then are left out
+    pages: int = MAX_PAGES  # of one document at most; 0: none are recognised
+    minutes: float = MAX_MINUTES  # for one document; pages that are left then are left out
     program: str = "tesseract"
     sandbox: Sandbox = field(default_factory=Sandbox)  # for each page
 
@@ -77,17 +79,16 @@ class Ocr:
                 tried = tried[:done]
                 break
             try:
-                printed[number] = await self._page(data, number, kind, TURNED in languages)
+                printed[number] = await self._page(data, number, kind, ORIENTATION_MODEL in languages)
             except (Overrun, Crashed, NoDrawing):
                 failed.append(number)
             if progress:
                 progress(done + 1, len(tried))
         left = tuple(list(pages)[len(tried) :])
         words = [(number, tsv) for number, tsv in printed.items() if tsv]
+        imports = ("core.document.ocr",)
         try:
-            laid = await self.sandbox.call(
-                "core.document.ocr:lay_out", json.dumps(words).encode(), imports=("core.document.ocr",)
-            )
+            laid = await self.sandbox.call("core.document.ocr:lay_out", json.dumps(words).encode(), imports=imports)
             texts, confidence = dict.fromkeys(printed, ""), {}
             for (number, _), (text, share) in zip(words, laid, strict=True):
                 texts[number], mean = str(text), float(share)
@@ -99,16 +100,9 @@ class Ocr:
 
     async def _page(self, data: bytes, number: int, kind: str, turned: bool) -> str:
         """What Tesseract prints for a page, as TSV; "" for a blank one. Raises: Overrun, Crashed, NoDrawing."""
-        drawing = await self.sandbox.call(
-            "core.document.pdf:draw",
-            data,
-            number,
-            kind,
-            DPI,
-            DOTS,
-            imports=("core.document.pdf", "pymupdf"),
-            signs=True,
-        )
+        imports = ("core.document.pdf", "pymupdf")
+        page = (number, kind, DPI, MAX_DOTS)
+        drawing = await self.sandbox.call("core.document.pdf:draw", data, *page, imports=imports, signs=True)
         image, dpi = _image(drawing)
         if not image:
             return ""
@@ -124,7 +118,7 @@ def _image(drawing: Any) -> tuple[bytes, int]:
         dots = base64.b64decode(drawing["dots"], validate=True)
     except (KeyError, TypeError, ValueError, OverflowError):
         raise NoDrawing from None
-    if dots and (len(dots) != width * height or len(dots) > DOTS or not 0 < dpi <= DPI):
+    if dots and (len(dots) != width * height or len(dots) > MAX_DOTS or not 0 < dpi <= DPI):
         raise NoDrawing
     return b"P5\n%d %d\n255\n" % (width, height) + dots if dots else b"", dpi
 
@@ -137,7 +131,7 @@ def installed(path: str | None) -> list[str]:
         listing = subprocess.run([path or "", "--list-langs"], capture_output=True, text=True, timeout=20)
     except (OSError, ValueError, subprocess.SubprocessError):
         return []
-    return [line.strip() for line in listing.stdout.splitlines()[1:] if line.strip()]
+    return list(filter(None, map(str.strip, listing.stdout.splitlines()[1:])))
 
 
 # Below, the child.
@@ -160,38 +154,52 @@ def lay_out(data: bytes) -> list[tuple[str, float]]:
 def _lines(tsv: str) -> Iterable[tuple[Line, float]]:
     """The lines, cut at wide gaps as a table's cells are, with their confidence. A line's box is as high as its
     highest letter, so the type's size is taken from the whole paragraph."""
-    rows = [row for row in (_word(line) for line in tsv.splitlines()) if row]
-    for number, (_, paragraph) in enumerate(groupby(rows, key=lambda row: row[0][:2])):
-        lines = [list(line) for _, line in groupby(paragraph, key=lambda row: row[0])]
-        size = median(max(row[1][3] for row in line) - min(row[1][1] for row in line) for line in lines)
+    words = filter(None, map(_word, tsv.splitlines()))
+    for number, (_, paragraph) in enumerate(groupby(words, key=lambda word: word.place[:2])):
+        lines = [list(line) for _, line in groupby(paragraph, key=attrgetter("place"))]
+        size = median(map(_height, lines))
         for line in lines:
             for run in _runs(line, size):
-                x0, y0, x1, y1 = zip(*(box for _, box, _, _ in run), strict=True)
-                sure = sum(confidence * len(text) for *_, text, confidence in run) / sum(len(row[2]) for row in run)
-                if sure >= LEAST and (text := tidy(" ".join(row[2] for row in run))):
-                    yield Line(text, min(x0), min(y0), max(x1), max(y1), size, number), sure
+                letters = sum(len(word.text) for word in run)
+                sure = sum(word.confidence * len(word.text) for word in run) / letters
+                text = tidy(" ".join(word.text for word in run))
+                if sure >= MIN_CONFIDENCE and text:
+                    yield Line(text, *around(word.box for word in run), size, number), sure
 
 
-Word = tuple[tuple[int, int, int], tuple[float, float, float, float], str, float]
+class Word(NamedTuple):
+    """As Tesseract recognised it."""
+
+    place: tuple[int, int, int]  # numbers of its block, paragraph and line
+    box: Box
+    text: str
+    confidence: float  # 0..1
+
+
+def _height(line: Sequence[Word]) -> float:
+    _, top, _, bottom = around(word.box for word in line)
+    return bottom - top
 
 
 def _word(line: str) -> Word | None:
-    """((block, paragraph, line), box, text, confidence 0..1) of a word's row; None for other rows."""
+    """Of a row of Tesseract's TSV; None for rows of other things."""
     cells = line.split("\t")
     try:
         level, _, *place, _, left, top, width, height = map(int, cells[:10])
         confidence, text = float(cells[10]) / 100, cells[11].strip()
     except (ValueError, IndexError):
         return None
-    if level != WORD or not text:
+    if level != WORD_LEVEL or not text:
         return None
-    return (place[0], place[1], place[2]), (left, top, left + width, top + height), text, confidence
+    box = (left, top, left + width, top + height)
+    return Word((place[0], place[1], place[2]), box, text, confidence)
 
 
 def _runs(line: Sequence[Word], size: float) -> list[list[Word]]:
     runs = [[line[0]]]
     for word in line[1:]:
-        if word[1][0] - runs[-1][-1][1][2] > 1.5 * size:
+        left, right_before = word.box[0], runs[-1][-1].box[2]
+        if left - right_before > 1.5 * size:
             runs.append([])
         runs[-1].append(word)
     return runs

@@ -8,26 +8,27 @@ from __future__ import annotations
 
 import io
 import posixpath
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import date, datetime, time
-from itertools import pairwise
+from itertools import chain, pairwise, zip_longest
 from typing import Any
 from xml.etree.ElementTree import Element
 
 from core.document.about import about
-from core.document.archive import Archive, Unreadable
+from core.document.archive import Archive, Unreadable, named_texts
 from core.document.flow import pages_of, table_blocks
-from core.document.places import ABOUT, FEWEST, Block, heading, joined, shortened
-from core.document.tables import WIDEST, has_heading, rows_as_text
+from core.document.places import MIN_HEADINGS, Block, heading, joined, shortened, with_own
+from core.document.tables import MAX_SPAN, has_heading, line_of, rows_as_text
+from core.document.text import one_line
 
 W = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
 A = "{http://schemas.openxmlformats.org/drawingml/2006/main}"
 P = "{http://schemas.openxmlformats.org/presentationml/2006/main}"
 R = "{http://schemas.openxmlformats.org/officeDocument/2006/relationships}"
 FALLBACK = "{http://schemas.openxmlformats.org/markup-compatibility/2006}Fallback"  # says once more what is said
-CELLS = 200_000  # of all sheets; more is a data base, not a document
+MAX_CELLS = 200_000  # of all sheets; more is a data base, not a document
 STYLES = "word/styles.xml"
-CORE = "docProps/core.xml"
+CORE_PROPERTIES = "docProps/core.xml"
 NOTES = {"word/footnotes.xml": "footnote", "word/endnotes.xml": "endnote"}
 
 
@@ -36,22 +37,24 @@ def read_docx(data: bytes) -> dict[str, Any]:
     archive = Archive(data)
     document = _Word(archive)
     headings = [(1, block, 0) for block in document.blocks if isinstance(block, Block)]
-    own, pages = _own(archive, headings if len(headings) >= FEWEST else []), document.pages()
+    own, pages = _own(archive, headings if len(headings) >= MIN_HEADINGS else []), document.pages()
     reply = _paged(pages, own) if len(pages) > 1 else pages_of(document.blocks, own)
     return reply | {"hidden": [[1, document.hidden]] if document.hidden else []}
 
 
 def _paged(pages: Sequence[Sequence[str]], own: str) -> dict[str, Any]:
     """Pages that are known, and the headings on them."""
-    parts = [joined(blocks, f"p. {number}") for number, blocks in enumerate(pages, start=1)]
-    return _with_own([text for text, _ in parts], [places for _, places in parts], own)
+    texts, places = [], []
+    for number, blocks in enumerate(pages, start=1):
+        text, begin = joined(blocks, f"p. {number}")
+        texts.append(text)
+        places.append(begin)
+    return _with_own(texts, places, own)
 
 
 def _own(archive: Archive, headings: Sequence[tuple[int, str, int]] = ()) -> str:
     """What an Office file says of itself (ECMA-376, part 2, core properties)."""
-    said: dict[str, str] = {}
-    if CORE in archive.names:
-        said = {e.tag.rpartition("}")[2]: (e.text or "").strip() for e in archive.xml(CORE)}
+    said = named_texts(archive.xml(CORE_PROPERTIES)) if CORE_PROPERTIES in archive.names else {}
     return about(said.get("title", ""), said.get("creator", ""), said.get("created", ""), headings)
 
 
@@ -60,12 +63,10 @@ class _Word:
         self.hidden = 0  # letters
         self.blocks: list[str] = []
         self._breaks: list[int] = []  # before these blocks a page begins
-        self._notes = {
-            (kind, note.get(f"{W}id")): " ".join(self._text(p) for p in note.iter(f"{W}p")).strip()
-            for part, kind in NOTES.items()
-            if part in archive.names
-            for note in archive.xml(part)
-        }
+        self._notes: dict[tuple[str, str | None], str] = {}  # by kind and id
+        for part, kind in NOTES.items():
+            for note in archive.xml(part) if part in archive.names else ():
+                self._notes[kind, note.get(f"{W}id")] = self._paragraphs(note).strip()
         self._headings = _heading_styles(archive)
         body = archive.xml("word/document.xml").find(f"{W}body")
         if body is None:
@@ -75,14 +76,15 @@ class _Word:
     def pages(self) -> list[list[str]]:
         """Each page's blocks."""
         edges = [0, *self._breaks, len(self.blocks)]
-        return [[block for block in self.blocks[a:b] if block] for a, b in pairwise(edges)]
+        return [list(filter(None, self.blocks[first:end])) for first, end in pairwise(edges)]
 
     def _read(self, parent: Element) -> None:
         for child in parent:
             if child.tag == f"{W}p":
                 self._paragraph(child)
             elif child.tag == f"{W}tbl":
-                self.blocks.append(rows_as_text(_table([self._cells(row) for row in child.iter(f"{W}tr")])))
+                rows = map(self._cells, child.iter(f"{W}tr"))
+                self.blocks.append(rows_as_text(_table(rows)))
             elif child.tag in (f"{W}sdt", f"{W}sdtContent", f"{W}ins", f"{W}customXml", f"{W}smartTag"):
                 self._read(child)
 
@@ -92,18 +94,14 @@ class _Word:
         cells = [] if skipped is None else [("", int(skipped.get(f"{W}val", "1")), False)]
         for cell in row.iter(f"{W}tc"):
             wide, merged = cell.find(f"{W}tcPr/{W}gridSpan"), cell.find(f"{W}tcPr/{W}vMerge")
-            text = " ".join(self._text(p) for p in cell.iter(f"{W}p"))
+            columns = 1 if wide is None else int(wide.get(f"{W}val", "1"))
             goes_on = merged is not None and merged.get(f"{W}val") != "restart"
-            cells.append((text, 1 if wide is None else int(wide.get(f"{W}val", "1")), goes_on))
+            cells.append((self._paragraphs(cell), columns, goes_on))
         return cells
 
     def _paragraph(self, paragraph: Element) -> None:
-        breaks = sum(
-            e.tag == f"{W}lastRenderedPageBreak" or (e.tag == f"{W}br" and e.get(f"{W}type") == "page")
-            for e in paragraph.iter()
-        )
         text = self._text(paragraph).strip()
-        if breaks and self.blocks:
+        if self.blocks and any(map(_is_page_break, paragraph.iter())):
             self._breaks.append(len(self.blocks))
         if text:
             style = paragraph.find(f"{W}pPr/{W}pStyle")
@@ -116,15 +114,18 @@ class _Word:
     def _text(self, element: Element) -> str:
         return "".join(self._pieces(element))
 
+    def _paragraphs(self, element: Element) -> str:
+        return " ".join(map(self._text, element.iter(f"{W}p")))
+
     def _pieces(self, element: Element) -> Iterator[str]:
         for child in element:
             if child.tag == f"{W}r" and child.find(f"{W}rPr/{W}vanish") is not None:
-                self.hidden += sum(map(str.isalnum, "".join(t.text or "" for t in child.iter(f"{W}t"))))
+                self.hidden += _letters(child.iter(f"{W}t"))
             elif child.tag == f"{W}t":
                 yield child.text or ""
             elif child.tag in (f"{W}tab", f"{W}br", f"{W}cr"):
                 yield " "
-            elif child.tag in (f"{W}noBreakHyphen",):
+            elif child.tag == f"{W}noBreakHyphen":
                 yield "-"
             elif child.tag in (f"{W}footnoteReference", f"{W}endnoteReference"):
                 kind = "footnote" if "foot" in child.tag else "endnote"
@@ -136,14 +137,25 @@ class _Word:
                     yield " "
 
 
-def _table(rows: Sequence[Sequence[tuple[str, int, bool]]]) -> list[list[str]]:
+def _is_page_break(element: Element) -> bool:
+    if element.tag == f"{W}br":
+        return element.get(f"{W}type") == "page"
+    return element.tag == f"{W}lastRenderedPageBreak"
+
+
+def _letters(texts: Iterable[Element]) -> int:
+    """How many letters and digits stand in elements of text."""
+    return sum(sum(map(str.isalnum, element.text or "")) for element in texts)
+
+
+def _table(rows: Iterable[Sequence[tuple[str, int, bool]]]) -> list[list[str]]:
     """With a cell in each column; one that goes over rows stands in each of them."""
     table: list[list[str]] = []
     for cells in rows:
         row: list[str] = []
         for text, wide, goes_on in cells:
             above = table[-1][len(row)] if goes_on and table and len(row) < len(table[-1]) else text
-            row += [above, *[""] * min(wide - 1, WIDEST)]
+            row += [above, *[""] * min(wide - 1, MAX_SPAN)]
         table.append(row)
     return table
 
@@ -170,23 +182,23 @@ def read_pptx(data: bytes) -> dict[str, Any]:
         name = related.get(slide.get(f"{R}id", ""), "")
         xml = archive.xml(name)
         if xml.get("show") == "0":
-            hidden.append([number, sum(map(str.isalnum, "".join(t.text or "" for t in xml.iter(f"{A}t"))))])
+            hidden.append([number, _letters(xml.iter(f"{A}t"))])
             texts.append("")
             continue
-        notes = [target for target in _related(archive, name).values() if "/notesSlides/" in target]
-        said = [*_slide(xml), *(f"Notes: {text}" for note in notes for text in _slide(archive.xml(note)))]
+        said = _slide(xml)
+        for target in _related(archive, name).values():
+            if "/notesSlides/" in target:
+                said += [f"Notes: {text}" for text in _slide(archive.xml(target))]
         texts.append("\n\n".join(said))
-    return _with_own(texts, [[(0, f"slide {number}")] for number in range(1, len(texts) + 1)], _own(archive)) | {
-        "hidden": hidden
-    }
+    places = [[(0, f"slide {number}")] for number in range(1, len(texts) + 1)]
+    return _with_own(texts, places, _own(archive)) | {"hidden": hidden}
 
 
 def _with_own(texts: list[str], places: list[list[tuple[int, str]]], own: str) -> dict[str, Any]:
     """What the file says of itself, before the first part that has text."""
     number = next((number for number, text in enumerate(texts) if text), None)
     if own and number is not None:
-        texts[number] = f"{own}\n\n{texts[number]}"
-        places[number] = [(0, ABOUT), *((start + len(own) + 2, place) for start, place in places[number])]
+        texts[number], places[number] = with_own(own, texts[number], places[number])
     return {"texts": texts, "places": places}
 
 
@@ -194,13 +206,12 @@ def _related(archive: Archive, name: str) -> dict[str, str]:
     """Id -> name of each part of this file that a part names; what lies outside of the file is not looked at."""
     folder, base = posixpath.split(name)
     rels = f"{folder}/_rels/{base}.rels"
-    if rels not in archive.names:
-        return {}
-    return {
-        e.get("Id", ""): posixpath.normpath(posixpath.join("/" + folder, e.get("Target", ""))).lstrip("/")
-        for e in archive.xml(rels)
-        if e.get("TargetMode") != "External"
-    }
+    related: dict[str, str] = {}
+    for element in archive.xml(rels) if rels in archive.names else ():
+        if element.get("TargetMode") != "External":
+            target = posixpath.join("/" + folder, element.get("Target", ""))
+            related[element.get("Id", "")] = posixpath.normpath(target).lstrip("/")
+    return related
 
 
 def _slide(xml: Element) -> list[str]:
@@ -213,20 +224,26 @@ def _slide(xml: Element) -> list[str]:
             role = kind.get("type", "") if kind is not None else ""
             if role in ("sldNum", "dt", "ftr", "hdr", "sldImg"):
                 continue
-            text = "\n".join(filter(None, (_line(p) for p in shape.iter(f"{A}p"))))
+            text = "\n".join(filter(None, _lines(shape)))
             (titles if role in ("title", "ctrTitle") else others).append(text)
         elif shape.tag == f"{A}tbl":
-            rows = [
-                [" ".join(map(_line, cell.iter(f"{A}p"))) for cell in row.iter(f"{A}tc")]
-                for row in shape.iter(f"{A}tr")
-            ]
+            rows = []
+            for row in shape.iter(f"{A}tr"):
+                rows.append([" ".join(_lines(cell)) for cell in row.iter(f"{A}tc")])
             others.append(rows_as_text(rows))
-    return [text for text in (*titles, *others) if text.strip()]
+    return list(filter(str.strip, (*titles, *others)))
 
 
-def _line(paragraph: Element) -> str:
-    words = (e.text or "" if e.tag == f"{A}t" else " " for e in paragraph.iter() if e.tag in (f"{A}t", f"{A}br"))
-    return " ".join("".join(words).split())
+def _lines(shape: Element) -> Iterator[str]:
+    """The text of each paragraph in a shape."""
+    for paragraph in shape.iter(f"{A}p"):
+        text = ""
+        for element in paragraph.iter():
+            if element.tag == f"{A}t":
+                text += element.text or ""
+            elif element.tag == f"{A}br":
+                text += " "
+        yield one_line(text)
 
 
 def read_xlsx(data: bytes) -> dict[str, Any]:
@@ -247,23 +264,24 @@ def read_xlsx(data: bytes) -> dict[str, Any]:
 def _sheets(book: Any, own: str) -> dict[str, Any]:
     texts, places, hidden, cells = [], [], [], 0
     for number, sheet in enumerate(book.worksheets, start=1):
-        rows = []
+        rows: dict[int, list[str]] = {}  # by their numbers
         sheet.reset_dimensions()  # what the file says of them may be wrong
-        for line, row in enumerate(sheet.iter_rows(values_only=True), start=1):
-            row = [_value(value) for value in row]
+        for line, values in enumerate(sheet.iter_rows(values_only=True), start=1):
+            row = list(map(_value, values))
             cells += sum(map(bool, row))
-            if cells > CELLS:
+            if cells > MAX_CELLS:
                 raise Unreadable("cells")
             if any(row):
-                rows.append((line, row))
+                rows[line] = row
+        blocks: list[str] = []
         if sheet.sheet_state != "visible":
-            hidden.append([number, sum(map(str.isalnum, "".join(cell for _, row in rows for cell in row)))])
-            blocks = []
-        else:
-            lines = _sheet([row for _, row in rows])
-            blocks = [Block(text, f"row {line}") for text, (line, _) in zip(lines, rows, strict=True)]
-        first = [f"Sheet {sheet.title}\n"] if blocks else []
-        text, begin = joined([*first, *blocks], f"sheet {shortened(sheet.title)}", "\n")
+            text = "".join(chain.from_iterable(rows.values()))
+            hidden.append([number, sum(map(str.isalnum, text))])
+        elif rows:
+            blocks.append(f"Sheet {sheet.title}\n")
+            for line, text in zip(rows, _sheet(list(rows.values())), strict=True):
+                blocks.append(Block(text, f"row {line}"))
+        text, begin = joined(blocks, f"sheet {shortened(sheet.title)}", "\n")
         texts.append(text)
         places.append(begin)
     return _with_own(texts, places, own) | {"hidden": hidden}
@@ -271,15 +289,21 @@ def _sheets(book: Any, own: str) -> dict[str, Any]:
 
 def _sheet(rows: list[list[str]]) -> list[str]:
     """Each row: those above the table as they stand, then the table's, without its empty columns."""
-    width = max(map(len, rows), default=0)
-    rows = [row + [""] * (width - len(row)) for row in rows]
-    columns = [number for number in range(width) if any(row[number] for row in rows)]
-    rows = [[row[number] for number in columns] for row in rows]
+    columns = [column for column in zip_longest(*rows, fillvalue="") if any(column)]
+    rows = list(map(list, zip(*columns, strict=True)))
+    start = _table_start(rows)
+    return [*map(line_of, rows[:start]), *table_blocks(rows[start:])]
+
+
+def _table_start(rows: Sequence[Sequence[str]]) -> int:
+    """The number of the row that names the table's columns, else of the first one with several cells."""
     filled = [sum(map(bool, row)) for row in rows]
     several = [number for number, cells in enumerate(filled) if cells > 1]
-    whole = [number for number in several if filled[number] + (not rows[number][0]) >= max(filled)]  # a corner is empty
-    start = next((number for number in whole if has_heading(rows[number:])), several[0] if several else len(rows))
-    return [*(" ".join(filter(None, row)) for row in rows[:start]), *table_blocks(rows[start:])]
+    for number in several:
+        is_full = filled[number] + (not rows[number][0]) >= max(filled)  # a corner is empty
+        if is_full and has_heading(rows[number:]):
+            return number
+    return several[0] if several else len(rows)
 
 
 def _value(value: Any) -> str:

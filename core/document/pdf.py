@@ -19,35 +19,37 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from itertools import chain, pairwise
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from core.document.about import about, byline, printed_date
 from core.document.archive import Unreadable
 from core.document.headings import PageText, named_places, with_outline
-from core.document.heads import Line, Sheet
-from core.document.layout import TABLE, read_pages
-from core.document.order import Box
-from core.document.places import ABOUT, FEWEST
-from core.document.tables import cells_by_line, row_sentences
+from core.document.heads import Box, Line, Sheet
+from core.document.layout import MIN_TABLE_ROWS, read_pages
+from core.document.order import around
+from core.document.places import MIN_HEADINGS, with_own
+from core.document.tables import cells_by_line, line_of, row_sentences
 from core.document.text import tidy
 from core.sandbox import sign_of_life
 
 if TYPE_CHECKING:
     import pymupdf
 
-PIXELS = 100_000_000  # of a picture; more is a bomb
-FEW = 40  # letters of a page that is a picture otherwise: a stamp, a page number
-PALE = 0xE8  # of 0xFF, in red, green and blue: such text is looked at on its background
-DRAWN = "Type3 ("  # MuPDF's names of such fonts begin so
-CLIPS = 64  # bit of a span's char_flags: FZ_STEXT_CLIPPED, text as the shape through which something is painted
-READ_IN_PART = 0.1  # share of characters without a letter that people are told of
-DRAWING = 3000  # paths of a page that has no tables
+MAX_PIXELS = 100_000_000  # of a picture; more is a bomb
+MIN_LETTERS = 40  # letters of a page that is a picture otherwise: a stamp, a page number
+PALE_FROM = 0xE8  # of 0xFF, in red, green and blue: such text is looked at on its background
+TYPE3_PREFIX = "Type3 ("  # MuPDF's names of such fonts begin so
+CLIPPED_FLAG = 64  # bit of a span's char_flags: FZ_STEXT_CLIPPED, text as the shape through which something is painted
+MAX_UNREADABLE = 0.1  # share of characters without a letter that people are told of
+MAX_PATHS = 3000  # paths of a page that has no tables
 TABLE_SECONDS = 10.0  # in one document; the tables after it are read like other text
-HEAD = 2  # lines above a table that begins a page, below one that ends it: a running head, a page number
-ALIKE = 4.0  # points by which a column may differ from page to page
-KEPT = 0.97  # of words and letters
-CONTRAST = 16  # of 255 grey levels: less cannot be seen
-LISTS = ("contents", "table of contents", "index", "inhaltsverzeichnis", "table des matières")  # no part of the text
+MAX_HEAD_LINES = 2  # lines above a table that begins a page, below one that ends it: a running head, a page number
+COLUMN_TOLERANCE = 4.0  # points by which a column may differ from page to page
+MIN_KEPT_SHARE = 0.97  # of words and letters
+MIN_CONTRAST = 16  # of 255 grey levels: less cannot be seen
+# Of what is no part of the text
+LIST_HEADINGS = ("contents", "table of contents", "index", "inhaltsverzeichnis", "table des matières")
 ARABIC = re.compile("[\u0600-\u06ff\ufb50-\ufdff\ufe70-\ufeff]")
 SUPERSCRIPT = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -78,8 +80,7 @@ def extract(data: bytes, first: int, last: int, most: int) -> dict[str, Any]:
         pages = with_outline(pages, outline, first)
         texts, places = [page.text for page in pages], named_places(pages, first)
         if first == 1 and any(texts) and (own := _about(document, pages, outline, title)):
-            texts[0] = f"{own}\n\n{texts[0]}"
-            places[0] = [(0, ABOUT), *((start + len(own) + 2, name) for start, name in places[0] or [(0, "p. 1")])]
+            texts[0], places[0] = with_own(own, texts[0], places[0] or [(0, "p. 1")])
         kept = {name: value for name, value in vars(reader).items() if not name.startswith("_")}
         return reply | {"texts": texts, "places": places, "repaired": bool(document.is_repaired)} | kept
 
@@ -93,8 +94,9 @@ def extract_picture(data: bytes, first: int, last: int, most: int) -> dict[str, 
 
     with _out_of_memory():
         document = pymupdf.open(stream=data)
-        if any(image["width"] * image["height"] > PIXELS for image in document[0].get_image_info()):
-            raise Unreadable("pixels")
+        for image in document[0].get_image_info():
+            if image["width"] * image["height"] > MAX_PIXELS:
+                raise Unreadable("pixels")
         numbers = range(first - 1, min(last or document.page_count, document.page_count))
         reply = {"pages": document.page_count, "first": first, "texts": []}
         if not 0 < len(numbers) <= most:
@@ -122,7 +124,7 @@ def draw(data: bytes, number: int, kind: str, dpi: int, dots: int) -> dict[str, 
             return {"width": 0, "height": 0, "dpi": 1, "dots": ""}
         drawing = page.get_pixmap(dpi=dpi, colorspace=pymupdf.csGRAY, alpha=0)
         samples = drawing.samples
-        blank = max(samples, default=0) - min(samples, default=0) < CONTRAST
+        blank = max(samples, default=0) - min(samples, default=0) < MIN_CONTRAST
         text = "" if blank else base64.b64encode(samples).decode()
         return {"width": drawing.width, "height": drawing.height, "dpi": dpi, "dots": text}
 
@@ -131,13 +133,17 @@ def _about(
     document: pymupdf.Document, pages: Sequence[PageText], outline: Sequence[tuple[int, str, int]], title: str
 ) -> str:
     """What the file says of itself, else what its first page shows: its title, who wrote it and when, its headings."""
-    said = {key: value or "" for key, value in (document.metadata or {}).items()}
-    printed = [(level, text, number) for number, page in enumerate(pages, start=1) for _, level, text in page.headings]
-    printed = [row for row in printed if row[1].casefold() not in LISTS]
-    headings = outline or (printed if len(printed) >= FEWEST else [])
-    title = said.get("title", "") if about(said.get("title", "")) else title
-    author = said.get("author", "") if about(author=said.get("author", "")) else byline(pages[0].text, title)
-    return about(title, author, said.get("creationDate", ""), headings, printed_date(pages[0].text))
+    printed = []
+    for number, page in enumerate(pages, start=1):
+        for _, level, text in page.headings:
+            if text.casefold() not in LIST_HEADINGS:
+                printed.append((level, text, number))
+    headings = outline or (printed if len(printed) >= MIN_HEADINGS else [])
+    said = document.metadata or {}
+    own_title, author, date = (said.get(key) or "" for key in ("title", "author", "creationDate"))
+    title = own_title if about(own_title) else title
+    author = author if about(author=author) else byline(pages[0].text, title)
+    return about(title, author, date, headings, printed_date(pages[0].text))
 
 
 @contextmanager
@@ -163,11 +169,8 @@ class _Reader:
         self.partly: list[int] = []  # pages of which that is true in part
         self.scans: list[int] = []  # pages with little text that text recognition may read
         self.spent = 0.0  # seconds on the search for tables
-        self._table: tuple[int, list[float], list[str]] = (
-            -2,
-            [],
-            [],
-        )  # page, edges and heading of one that ends a page
+        # of the last table that ended a page: the page's number, the columns' widths, the heading
+        self._last_table: tuple[int, list[float], list[str]] = -2, [], []
 
     def sheet(self, document: pymupdf.Document, index: int) -> Sheet:
         try:
@@ -181,19 +184,18 @@ class _Reader:
 
     def _sheet(self, page: pymupdf.Page, number: int) -> Sheet:
         blocks = self._blocks(page, number)
-        lines = [line for block in blocks for line in block["lines"]]
+        lines = list(chain.from_iterable(block["lines"] for block in blocks))
         if 2 * _letters(_upright(lines, page)) < _letters(lines):  # a wide table, set along the page's long side
             page.set_rotation((page.rotation + 90) % 360)
         _measure(lines, page)
         pictures = _pictures(page)
-        spans = [span for line in lines for span in line["spans"] if span["text"].strip()]
-        hidden = self._hidden(spans, page, pictures, number)
-        if letters := sum(character.isalnum() for span in hidden for character in span["text"]):
+        hidden = self._hidden(_with_text(_spans(lines)), page, pictures, number)
+        if letters := sum(_count_alnum(span["text"]) for span in hidden):
             self.hidden.append((number, letters))
-        upright = {id(line) for line in _upright(lines, page)}
-        kept = [*_lines(blocks, {id(span) for span in hidden}, upright)]
-        shown = sum(character.isalnum() for line in kept for character in line.text)
-        if shown < FEW and (_is_picture(page, pictures) or (not shown and page.get_bboxlog())):
+        upright = set(map(id, _upright(lines, page)))
+        kept = list(_lines(blocks, set(map(id, hidden)), upright))
+        shown = sum(_count_alnum(line.text) for line in kept)
+        if shown < MIN_LETTERS and (_is_picture(page, pictures) or (not shown and page.get_bboxlog())):
             self.scans.append(number)
         kept = self._with_tables(_filled_in(kept, page), page, [span["bbox"] for span in hidden])
         return Sheet(page.rect.height, tuple(kept), tuple(pictures))
@@ -204,38 +206,45 @@ class _Reader:
             return lines
         began = time.monotonic()
         for table in getattr(page.find_tables(use_layout=False), "tables", ()):  # None, where it fails
-            texts = [[text or "" for text in row] for row in table.extract()]
-            rows = list(chain.from_iterable(map(cells_by_line, texts)))
-            inside = [line for line in lines if _within(_middle(line), table.bbox)]
-            full = sum(bool(cell) for row in rows for cell in row)
-            if 2 * full < sum(map(len, rows)) or _loses_text(texts, inside):
-                continue
-            if any(_within(((x0 + x1) / 2, (y0 + y1) / 2), table.bbox) for x0, y0, x1, y1 in hidden):
-                continue
-            x0, y0, x1, y1 = table.bbox
-            widths, heading = _widths(table), rows[0]
-            if page.number - 1 == self._table[0] and sum(line.y1 < y0 for line in lines) <= HEAD:
-                heading = self._heading_before(widths) or heading
-            if sum(line.y0 > y1 for line in lines) <= HEAD:
-                self._table = page.number, widths, heading
-            if len(rows) < 2:
-                continue
-            whole = rows if heading == rows[0] else [heading, *rows]
-            said = row_sentences(whole) if len(whole) >= TABLE and not _holds_rows(table, inside) else []
-            start, block = lines.index(inside[0]), max(line.block for line in lines)
-            size = min(line.size for line in inside)
-            shown = [(" ".join(filter(None, row)), block + 1) for row in rows]
-            shown += [(sentence, block + 2) for sentence in said]
-            new = [Line(text, x0, y0, x1, y1, size, number, ("", text)) for text, number in shown if text]
-            lines = [*lines[:start], *new, *(line for line in lines[start:] if line not in inside)]
+            if not any(_within(_middle(box), table.bbox) for box in hidden):
+                lines = self._with_table(lines, table, page.number)
         self.spent += time.monotonic() - began
         return lines
 
-    def _heading_before(self, widths: Sequence[float]) -> list[str]:
-        """That of the table that ended the page before, where this one goes on with it: has as wide columns."""
-        _, known, heading = self._table
-        close = len(widths) == len(known) and all(abs(a - b) < ALIKE for a, b in zip(widths, known, strict=True))
-        return heading if close else []
+    def _with_table(self, lines: list[Line], table: Any, page: int) -> list[Line]:
+        texts = [[text or "" for text in row] for row in table.extract()]
+        rows = list(chain.from_iterable(map(cells_by_line, texts)))
+        cells = list(chain.from_iterable(rows))
+        inside = [line for line in lines if _within(line.middle, table.bbox)]
+        if 2 * sum(map(bool, cells)) < len(cells) or _loses_text(texts, inside):
+            return lines
+        heading = self._heading(lines, table, page) or rows[0]
+        if sum(line.y0 > table.bbox[3] for line in lines) <= MAX_HEAD_LINES:
+            self._last_table = page, _widths(table), heading
+        if len(rows) < 2:
+            return lines
+        whole = rows if heading == rows[0] else [heading, *rows]
+        is_clear = len(whole) >= MIN_TABLE_ROWS and not _holds_rows(table, inside)
+        block, size = max(line.block for line in lines), min(line.size for line in inside)
+        box: Box = table.bbox
+        new = []
+        for number, parts in ((1, map(line_of, rows)), (2, row_sentences(whole) if is_clear else ())):
+            for text in filter(None, parts):
+                new.append(Line(text, *box, size, block + number, ("", text)))
+        start = lines.index(inside[0])
+        return [*lines[:start], *new, *(line for line in lines[start:] if line not in inside)]
+
+    def _heading(self, lines: Sequence[Line], table: Any, page: int) -> list[str]:
+        """That of the table which ended the page before, where this one goes on with it: with nothing but a running
+        head above it, and as wide columns. Else nothing."""
+        page_before, widths_before, heading = self._last_table
+        widths = _widths(table)
+        if page_before != page - 1 or len(widths) != len(widths_before):
+            return []
+        if sum(line.y1 < table.bbox[1] for line in lines) > MAX_HEAD_LINES:
+            return []
+        is_alike = all(abs(a - b) < COLUMN_TOLERANCE for a, b in zip(widths, widths_before, strict=True))
+        return heading if is_alike else []
 
     def _blocks(self, page: pymupdf.Page, number: int) -> list[dict[str, Any]]:
         """The page's blocks of text. Where its fonts do not say which letters they show, character codes may be letters
@@ -246,14 +255,14 @@ class _Reader:
 
         def read(flags: int) -> tuple[list[dict[str, Any]], str]:
             blocks = page.get_text("dict", flags=flags, clip=pymupdf.INFINITE_RECT())["blocks"]
-            spans = [span for block in blocks for line in block["lines"] for span in line["spans"]]
-            return blocks, "".join(span["text"] for span in spans)
+            lines = chain.from_iterable(block["lines"] for block in blocks)
+            return blocks, "".join(span["text"] for span in _spans(lines))
 
         blocks, text = read(flags)
         if ARABIC.search(text):  # whose ligatures MuPDF spells out from left to right; `tidy` does not
             flags |= pymupdf.TEXT_PRESERVE_LIGATURES
             blocks, text = read(flags)
-        if _nameless(text) > READ_IN_PART:
+        if _nameless(text) > MAX_UNREADABLE:
             by_code, text_by_code = read(flags | pymupdf.TEXT_CID_FOR_UNKNOWN_UNICODE)
             if is_language(text_by_code):
                 return by_code
@@ -267,8 +276,8 @@ class _Reader:
     ) -> list[dict[str, Any]]:
         """What cannot be seen. Of type that is painted through, or drawn by the file itself, MuPDF knows no ink: it can
         be seen if it stands out."""
-        painted = [span for span in spans if span["char_flags"] & CLIPS or span["font"].startswith(DRAWN)]
-        inkless = [span for span in spans if span["alpha"] < CONTRAST and span not in painted]
+        painted = [span for span in spans if span["char_flags"] & CLIPPED_FLAG or span["font"].startswith(TYPE3_PREFIX)]
+        inkless = [span for span in spans if span["alpha"] < MIN_CONTRAST and span not in painted]
         doubtful = [*painted, *filter(_is_pale, spans)]
         hidden = [span for span in spans if span["size"] < 1 or _is_outside(span, page.rect)]
         hidden += _melting(doubtful, page)
@@ -283,25 +292,36 @@ class _Reader:
 
 def is_language(text: str) -> bool:
     """Whether characters look like words: mostly letters, with blanks among them, and vowels where they are Latin."""
-    solid = "".join(text.split())
-    letters = [character for character in unicodedata.normalize("NFD", text.casefold()) if character.isalpha()]
-    latin = [character for character in letters if character.isascii()]
-    vowels = sum(character in "aeiouy" for character in latin)
-    return (
-        len(letters) > 0.6 * len(solid) > 0
-        and len(solid) / len(text.split()) < 15
-        and (len(latin) < len(letters) / 2 or 0.25 < vowels / len(latin) < 0.6)
-    )
+    words = text.split()
+    solid = sum(map(len, words))
+    letters = list(filter(str.isalpha, unicodedata.normalize("NFD", text.casefold())))
+    if not len(letters) > 0.6 * solid > 0 or solid / len(words) >= 15:
+        return False
+    latin = list(filter(str.isascii, letters))
+    vowels = sum(map("aeiouy".__contains__, latin))
+    return len(latin) < len(letters) / 2 or 0.25 < vowels / len(latin) < 0.6
 
 
 def _nameless(text: str) -> float:
     """The share of characters that nobody can read, 0..1."""
     bad = text.count("\ufffd")
-    return bad / (bad + sum(character.isalnum() for character in text)) if bad else 0.0
+    return bad / (bad + _count_alnum(text)) if bad else 0.0
+
+
+def _count_alnum(text: str) -> int:
+    return sum(map(str.isalnum, text))
+
+
+def _spans(lines: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    return list(chain.from_iterable(line["spans"] for line in lines))
+
+
+def _with_text(spans: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [span for span in spans if span["text"].strip()]
 
 
 def _letters(lines: Iterable[dict[str, Any]]) -> int:
-    return sum(len(span["text"]) for line in lines for span in line["spans"])
+    return sum(len(span["text"]) for span in _spans(lines))
 
 
 def _upright(lines: Sequence[dict[str, Any]], page: pymupdf.Page) -> list[dict[str, Any]]:
@@ -327,9 +347,8 @@ def _measure(lines: Sequence[dict[str, Any]], page: pymupdf.Page) -> None:
             x0, y0, x1, y1 = span["bbox"]
             if span["size"] < 1:
                 span["size"] = y1 - y0 if level else x1 - x0
-            if (
-                not span["size"] and span["text"].strip()
-            ):  # a box without height: letters are about half as wide as high
+            is_flat = not span["size"] and span["text"].strip()
+            if is_flat:  # letters are about half as wide as high
                 span["size"] = 2 * max(x1 - x0, y1 - y0) / len(span["text"])
                 y0 -= span["size"]
             span["bbox"] = tuple(pymupdf.Rect(x0, y0, x1, y1) * matrix)
@@ -341,7 +360,7 @@ def _is_outside(span: dict[str, Any], edges: pymupdf.Rect) -> bool:
 
 
 def _is_pale(span: dict[str, Any]) -> bool:
-    return min(span["color"].to_bytes(3, "big")) >= PALE
+    return min(span["color"].to_bytes(3, "big")) >= PALE_FROM
 
 
 def _melting(spans: Iterable[dict[str, Any]], page: pymupdf.Page) -> list[dict[str, Any]]:
@@ -350,11 +369,12 @@ def _melting(spans: Iterable[dict[str, Any]], page: pymupdf.Page) -> list[dict[s
 
     drawing = cache(page.get_displaylist)
 
-    def contrast(box: tuple[float, ...]) -> int:
-        grey = drawing().get_pixmap(colorspace=pymupdf.csGRAY, alpha=0, clip=pymupdf.Rect(box) & page.rect).samples
+    def contrast(box: Box) -> int:
+        clip = pymupdf.Rect(box) & page.rect
+        grey = drawing().get_pixmap(colorspace=pymupdf.csGRAY, alpha=0, clip=clip).samples
         return max(grey, default=0) - min(grey, default=0)
 
-    return [span for span in spans if contrast(span["bbox"]) < CONTRAST]
+    return [span for span in spans if contrast(span["bbox"]) < MIN_CONTRAST]
 
 
 def _pictures(page: pymupdf.Page) -> list[Box]:
@@ -363,8 +383,12 @@ def _pictures(page: pymupdf.Page) -> list[Box]:
 
     if not page.get_images():  # cheaper than to draw the page once more
         return []
-    boxes = (pymupdf.Rect(image["bbox"]) * page.rotation_matrix & page.rect for image in page.get_image_info())
-    return [tuple(box) for box in boxes if not box.is_empty]
+    boxes = []
+    for image in page.get_image_info():
+        box = pymupdf.Rect(image["bbox"]) * page.rotation_matrix & page.rect
+        if not box.is_empty:
+            boxes.append(tuple(box))
+    return boxes
 
 
 def _is_picture(page: pymupdf.Page, pictures: Sequence[Box]) -> bool:
@@ -375,28 +399,44 @@ def _is_picture(page: pymupdf.Page, pictures: Sequence[Box]) -> bool:
 
 def _lines(blocks: Sequence[dict[str, Any]], hidden: set[int], upright: set[int]) -> Iterator[Line]:
     """Lines that stand on their side, such as a margin's stamp, come last."""
-    lines = [(number, line) for number, block in enumerate(blocks) for line in block["lines"]]
-    for number, line in sorted(lines, key=lambda pair: id(pair[1]) not in upright):
-        spans = [span for span in line["spans"] if id(span) not in hidden]
-        size = max((span["size"] for span in spans), default=0.0)
-        if text := tidy("".join(_text(span, size, first=span is spans[0]) for span in spans)):
-            x0, y0, x1, y1 = zip(*(span["bbox"] for span in spans if span["text"].strip()), strict=True)
-            on_side = 0 if id(line) in upright else len(blocks)
-            fonts = tuple(span["font"] for span in spans if span["text"].strip())
-            yield Line(text, min(x0), min(y0), max(x1), max(y1), size, number + on_side, fonts=fonts)
+    on_side = []
+    for number, block in enumerate(blocks):
+        for line in block["lines"]:
+            spans = [span for span in line["spans"] if id(span) not in hidden]
+            if id(line) in upright:
+                yield from _line(spans, number)
+            else:
+                on_side.append((spans, number + len(blocks)))
+    for spans, number in on_side:
+        yield from _line(spans, number)
+
+
+def _line(spans: Sequence[dict[str, Any]], block: int) -> Iterator[Line]:
+    """The line that these are; none of spans without text."""
+    size = max((span["size"] for span in spans), default=0.0)
+    text = tidy("".join(_text(span, size, first=span is spans[0]) for span in spans))
+    if text:
+        shown = _with_text(spans)
+        box = around(span["bbox"] for span in shown)
+        yield Line(text, *box, size, block, fonts=tuple(span["font"] for span in shown))
 
 
 def _is_ruled(page: pymupdf.Page) -> bool:
     """Whether there may be a ruled table: lines both ways, or boxes, but not thousands: that is a drawing."""
-    sizes = [(x1 - x0, y1 - y0) for kind, (x0, y0, x1, y1) in page.get_bboxlog() if kind.endswith("path")]
-    level = sum(wide > 30 and high < 3 for wide, high in sizes)
-    upright = sum(wide < 3 and high > 6 for wide, high in sizes)
-    boxes = sum(wide > 15 and high > 6 for wide, high in sizes)
-    return len(sizes) <= DRAWING and ((level >= 2 and upright >= 2) or boxes >= 4)
+    paths = level = upright = boxes = 0
+    for kind, (x0, y0, x1, y1) in page.get_bboxlog():
+        if kind.endswith("path"):
+            wide, high = x1 - x0, y1 - y0
+            paths += 1
+            level += wide > 30 and high < 3
+            upright += wide < 3 and high > 6
+            boxes += wide > 15 and high > 6
+    return paths <= MAX_PATHS and ((level >= 2 and upright >= 2) or boxes >= 4)
 
 
-def _middle(line: Line) -> tuple[float, float]:
-    return (line.x0 + line.x1) / 2, (line.y0 + line.y1) / 2
+def _middle(box: Box) -> tuple[float, float]:
+    x0, y0, x1, y1 = box
+    return (x0 + x1) / 2, (y0 + y1) / 2
 
 
 def _within(point: tuple[float, float], box: Sequence[float]) -> bool:
@@ -414,7 +454,7 @@ def _holds_rows(table: Any, lines: Sequence[Line]) -> bool:
     into one, beside a cell of several lines. Nothing tells then which of these belongs to which."""
     for row in table.rows[1:]:
         boxes = list(filter(None, row.cells))
-        here, *beside = ([line for line in lines if _within(_middle(line), box)] for box in boxes)
+        here, *beside = ([line for line in lines if _within(line.middle, box)] for box in boxes)
         room = boxes[0][2] - boxes[0][0]
         together = any(a.x1 - a.x0 + a.size / 2 + b.x1 - b.x0 < room for a, b in pairwise(here))
         if together and any(len(cell) > 1 for cell in beside):
@@ -427,8 +467,10 @@ def _loses_text(rows: Sequence[Sequence[str]], lines: Sequence[Line]) -> bool:
     is a frame, or a drawing."""
     cells, whole = tidy(" ".join(chain.from_iterable(rows))), " ".join(line.text for line in lines)
     words, known = re.findall(r"\w+", cells), set(re.findall(r"\w+", whole))
-    letters = sum(map(str.isalnum, cells)), sum(map(str.isalnum, whole))
-    return not words or sum(map(known.__contains__, words)) < KEPT * len(words) or min(letters) < KEPT * max(letters)
+    letters = _count_alnum(cells), _count_alnum(whole)
+    if not words or min(letters) < MIN_KEPT_SHARE * max(letters):
+        return True
+    return sum(map(known.__contains__, words)) < MIN_KEPT_SHARE * len(words)
 
 
 def _filled_in(lines: list[Line], page: pymupdf.Page) -> list[Line]:
@@ -437,11 +479,8 @@ def _filled_in(lines: list[Line], page: pymupdf.Page) -> list[Line]:
         value, box = tidy(_value(field)), field.rect
         if not value:
             continue
-        lines = [line for line in lines if not _within(_middle(line), box)]  # the value as the file draws it, or not
-        level = [line for line in lines if line.y0 < (box.y0 + box.y1) / 2 < line.y1]
-        left = [line for line in level if line.x0 < box.x0]
-        above = [line for line in lines if line.y0 < box.y0 and line.x0 < box.x1 and line.x1 > box.x0]
-        label = max(left, key=lambda line: line.x1, default=None) or max(above, key=lambda line: line.y1, default=None)
+        lines = [line for line in lines if not _within(line.middle, box)]  # the value as the file draws it, or not
+        label = _label(lines, box)
         if label is None:
             block = max((line.block for line in lines), default=0) + 1
             lines.append(Line(value, box.x0, box.y0, box.x1, box.y1, size=10.0, block=block))
@@ -449,6 +488,19 @@ def _filled_in(lines: list[Line], page: pymupdf.Page) -> list[Line]:
             text = f"{label.text} {value}"
             lines[lines.index(label)] = replace(label, text=text, x1=max(label.x1, box.x1))
     return lines
+
+
+def _label(lines: Sequence[Line], box: Any) -> Line | None:
+    """The line that a field's value belongs to: the nearest one left of it, else above it."""
+    left, above = [], []
+    for line in lines:
+        if line.x0 < box.x0 and line.y0 < (box.y0 + box.y1) / 2 < line.y1:
+            left.append(line)
+        if line.y0 < box.y0 and line.x0 < box.x1 and line.x1 > box.x0:
+            above.append(line)
+    if left:
+        return max(left, key=attrgetter("x1"))
+    return max(above, key=attrgetter("y1"), default=None)
 
 
 def _value(field: pymupdf.Widget) -> str:

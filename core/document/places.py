@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-FEWEST = 3  # headings that are worth a list, or a citation
+from core.document.text import one_line
+
+MIN_HEADINGS = 3  # headings that are worth a list, or a citation
 ABOUT = "the file's own data"  # the place of what a file says of itself: title, author, date, contents
 
 
@@ -25,7 +27,7 @@ def heading(text: str) -> Block:
 
 
 def shortened(text: str, most: int = 60) -> str:
-    text = " ".join(text.split())
+    text = one_line(text)
     return text if len(text) <= most else f"{text[: most - 1].rstrip()}…"
 
 
@@ -41,3 +43,9 @@ def joined(blocks: Sequence[str], within: str = "", between: str = "\n\n") -> tu
             places.append((offset, f"{within}, {place}" if within else place))
         offset += len(block) + len(between)
     return between.join(blocks), places
+
+
+def with_own(own: str, text: str, places: Sequence[tuple[int, str]]) -> tuple[str, list[tuple[int, str]]]:
+    """The first part's text with what the file says of itself before it, and where its places begin then."""
+    moved = [(offset + len(own) + 2, name) for offset, name in places]
+    return f"{own}\n\n{text}", [(0, ABOUT), *moved]

@@ -6,25 +6,38 @@ A small model learns "FEVEROUS, Codex: F1 57.85" where it can't learn that 57.85
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import chain, repeat
 
-from core.document.text import join_lines, tidy
+from core.document.text import join_lines, one_line, tidy
 
 FIGURE = re.compile(r"[-+−–]?[€$£]?\s?\d[\d.,:/'’ ]*(?:%|[€$£]|[a-zA-Zµ°]{0,3})\.?|[-–—]|n/?a", re.I)
 NUMBER = re.compile(r"[-+−–]?\d+(?:[.,]\d+)*(?:e[-+−]?\d+)?%?", re.I)
-LONGEST = 30  # characters of a figure
+MAX_FIGURE_LENGTH = 30  # characters of a figure
 NO_HEADING = re.compile(r"[€$£]\s?\d|\d[€$£%]|\d[.,]\d|…|(?:\. ?){2}\d")  # amounts, dots before a page's number
 YEAR = re.compile(r"(?:19|20)\d\d")
-WIDEST = 100  # columns that a cell goes over, at most
-KEYS = 2  # columns, at most, that name a row
+THOUSANDS = re.compile(r"(?<!\d)\d{1,3}(?: \d{3})+(?![\d.,])")  # parted by blanks: 12 000
+MAX_SPAN = 100  # columns that a cell goes over, at most
+MAX_KEY_COLUMNS = 2  # columns, at most, that name a row
 
 
 def rows_as_text(rows: Sequence[Sequence[str]]) -> str:
     """A line for each row as it stands; then, of a table with a heading, a line for each row as a sentence."""
-    rows = [[" ".join(cell.split()) for cell in row] for row in rows]
-    rows = [row for row in rows if any(row)]
-    lines = [" ".join(cell for cell in row if cell) for row in rows]
-    return "\n".join([*lines, *([""] if (said := row_sentences(rows)) else []), *said])
+    rows = list(filter(any, without_breaks(rows)))
+    parts = ["\n".join(map(line_of, rows))]
+    if sentences := row_sentences(rows):
+        parts.append("\n".join(sentences))
+    return "\n\n".join(parts)
+
+
+def without_breaks(rows: Iterable[Iterable[str]]) -> list[list[str]]:
+    """The same cells, each in one line."""
+    return [list(map(one_line, row)) for row in rows]
+
+
+def line_of(row: Iterable[str]) -> str:
+    """A row as it stands, without its empty cells."""
+    return " ".join(filter(None, row))
 
 
 def spread(rows: Sequence[Sequence[tuple[str, int, int]]]) -> list[list[str]]:
@@ -38,21 +51,23 @@ def spread(rows: Sequence[Sequence[tuple[str, int, int]]]) -> list[list[str]]:
     above: dict[int, tuple[str, int]] = {}  # by column: what goes on there from above, for how many rows
     for row in rows:
         cells: dict[int, str] = {}
-        for column, (text, left) in list(above.items()):
+        going_on = list(above.items())
+        above.clear()
+        for column, (text, left) in going_on:
             cells[column] = text
-            above[column] = text, left - 1
-            if left == 1:
-                del above[column]
+            if left > 1:
+                above[column] = text, left - 1
         column = 0
         for text, wide, high in row:
             while column in cells:
                 column += 1
-            for n in range(min(wide, WIDEST)):
+            for n in range(min(wide, MAX_SPAN)):
                 cells[column + n] = "" if n else text
                 if high > 1:
                     above[column + n] = cells[column + n], high - 1
-            column += min(wide, WIDEST)
-        table.append([cells.get(n, "") for n in range(max(cells, default=-1) + 1)])
+            column += min(wide, MAX_SPAN)
+        width = max(cells, default=-1) + 1
+        table.append([cells.get(n, "") for n in range(width)])
     return table
 
 
@@ -63,36 +78,52 @@ def cells_by_line(cells: Sequence[str]) -> list[list[str]]:
     most = max(map(len, lines))
     is_even = most > 1 and all(len(cell) in (0, most) for cell in lines)
     if is_even and any(cell and all(map(_is_figure, cell)) for cell in lines):
-        return list(map(list, zip(*(cell or [""] * most for cell in lines), strict=True)))
+        columns = [cell or [""] * most for cell in lines]
+        return list(map(list, zip(*columns, strict=True)))
     return [[join_lines(cell, set()) for cell in lines]]
 
 
 def row_sentences(rows: Sequence[Sequence[str]]) -> list[str]:
     """For each row "its name: column value, column value."; nothing where the first row names no columns."""
-    if not has_heading(rows) or _is_run_together(rows := _parted(rows)):
+    if not has_heading(rows):
         return []
-    heading, *body = rows
+    heading, *body = _parted(rows)
+    if _is_run_together([heading, *body]):
+        return []
     keys = max(_keys(body), not heading[0])
     sentences = []
     for row in body:
-        named = zip(heading[keys:], row[keys:], strict=False)
-        cells = [f"{column} {value}".strip() for column, value in named if value]
-        name = ", ".join(cell for cell in row[:keys] if cell).rstrip(":")
-        said = ", ".join(cells).rstrip(".") + "." if cells else ""
-        sentences.append(f"{name}: {said}" if name and said else name or said)
+        name = ", ".join(filter(None, row[:keys])).rstrip(":")
+        values = _named_values(heading[keys:], row[keys:])
+        sentences.append(": ".join(filter(None, (name, values))))
     return sentences
+
+
+def _named_values(heading: Sequence[str], row: Sequence[str]) -> str:
+    """ "column value, column value."; "" for a row without values."""
+    named = zip(heading, row, strict=False)
+    cells = [f"{column} {value}".strip() for column, value in named if value]
+    return ", ".join(cells).rstrip(".") + "." if cells else ""
 
 
 def has_heading(rows: Sequence[Sequence[str]]) -> bool:
     """Whether the first row names the columns: by words, each another, or by years. Not less than two of each."""
     if len(rows) < 2 or len(rows[0]) < 2:
         return False
-    first = [cell for cell in rows[0] if cell]
-    years = [cell for cell in rows[0][1:] if YEAR.fullmatch(cell)]
-    named = not any(_is_figure(cell) for cell in first) or (len(years) >= 2 and len(years) == len(rows[0]) - 1)
-    named = named and all(any(map(str.isalnum, cell)) and not NO_HEADING.search(cell) for cell in first)
-    named = named and not any(map(_is_alike, rows[0], rows[1]))
-    return named and 2 * len(first) > len(rows[0]) and len(set(first)) == len(first)
+    first = list(filter(None, rows[0]))
+    if 2 * len(first) <= len(rows[0]) or len(set(first)) < len(first):
+        return False
+    if any(map(_is_figure, first)) and not _names_years(rows[0]):
+        return False
+    return all(map(_is_name, first)) and not any(map(_is_alike, rows[0], rows[1]))
+
+
+def _names_years(row: Sequence[str]) -> bool:
+    return len(row) > 2 and all(map(YEAR.fullmatch, row[1:]))
+
+
+def _is_name(cell: str) -> bool:
+    return any(map(str.isalnum, cell)) and not NO_HEADING.search(cell)
 
 
 def _is_alike(cell: str, below: str) -> bool:
@@ -104,48 +135,61 @@ def _is_alike(cell: str, below: str) -> bool:
 def _parted(rows: Sequence[Sequence[str]]) -> list[list[str]]:
     """With columns that stand too close to be told apart parted: below "z1 z2" stand "3.10 20" and "4.15 21"."""
     heading, *body = rows
-    width = [len(cell.split()) for cell in heading]
-    for column, words in enumerate(width):
-        cells = [row[column].split() for row in body if column < len(row) and row[column]]
-        if not all(len(cell) == words and all(map(NUMBER.fullmatch, cell)) for cell in cells):
-            width[column] = 1
-    return [[part for n, cell in enumerate(row) for part in _parts(cell, width[n : n + 1])] for row in rows]
+    widths = []
+    for column, name in enumerate(heading):
+        cells = _column(body, column)
+        width = len(name.split())
+        is_several = all(_is_numbers(cell, width) for cell in cells)
+        widths.append(width if is_several else 1)
+    parted = []
+    for row in rows:
+        parts: list[str] = []
+        for cell, width in zip(row, chain(widths, repeat(1)), strict=False):
+            parts += (cell.split() or [""] * width) if width > 1 else [cell]
+        parted.append(parts)
+    return parted
 
 
-def _parts(cell: str, width: Sequence[int]) -> list[str]:
-    several = width and width[0] > 1
-    return (cell.split() or [""] * width[0]) if several else [cell]
+def _column(rows: Iterable[Sequence[str]], number: int) -> list[str]:
+    """The cells of a column, without empty ones."""
+    return [row[number] for row in rows if number < len(row) and row[number]]
+
+
+def _is_numbers(cell: str, count: int) -> bool:
+    """Whether it holds so many numbers, and nothing else."""
+    words = cell.split()
+    return len(words) == count and all(map(NUMBER.fullmatch, words))
 
 
 def _is_run_together(rows: Sequence[Sequence[str]]) -> bool:
     """Whether numbers of several columns stand in one cell, so that nothing tells which column they belong to."""
-    several = (any(sum(map(bool, map(NUMBER.fullmatch, cell.split()))) > 1 for cell in row) for row in rows)
-    wide = [row for row, wrong in zip(rows, several, strict=True) if wrong and not _has_thousands(row)]
+    wide = [row for row in rows if any(map(_has_several, row)) and not any(map(THOUSANDS.search, row))]
     return rows[0] in wide or 4 * len(wide) > len(rows)
 
 
-def _has_thousands(row: Sequence[str]) -> bool:
-    """Whether blanks part the thousands of its numbers: 12 000."""
-    return any(re.search(r"(?<!\d)\d{1,3}(?: \d{3})+(?![\d.,])", cell) for cell in row)
+def _has_several(cell: str) -> bool:
+    return sum(map(bool, map(NUMBER.fullmatch, cell.split()))) > 1
 
 
 def has_figures(rows: Sequence[Sequence[str]]) -> bool:
     """Whether a column below the first row is one of figures."""
-    return any(_is_figures([row[column] for row in rows[1:]]) for column in range(min(map(len, rows))))
+    width = min(map(len, rows))
+    return any(_is_figures(_column(rows[1:], column)) for column in range(width))
 
 
 def _keys(body: Sequence[Sequence[str]]) -> int:
     """How many of the first columns name a row: those of words before the first one of figures; without figures one.
     None, where the first one is of figures: then each of these is named by its column, if that has a name."""
-    width = max(map(len, body))
-    figures = [_is_figures([row[column] for row in body if column < len(row)]) for column in range(width)]
-    return min(figures.index(True), KEYS) if True in figures else 1
+    for column in range(max(map(len, body))):
+        if _is_figures(_column(body, column)):
+            return min(column, MAX_KEY_COLUMNS)
+    return 1
 
 
-def _is_figures(column: Sequence[str]) -> bool:
-    cells = [cell for cell in column if cell]
+def _is_figures(cells: Sequence[str]) -> bool:
+    """Whether most cells of a column that are not empty are."""
     return 2 * sum(map(_is_figure, cells)) > len(cells) > 0
 
 
 def _is_figure(cell: str) -> bool:
-    return 0 < len(cell) <= LONGEST and bool(FIGURE.fullmatch(cell) or NUMBER.fullmatch(cell))
+    return 0 < len(cell) <= MAX_FIGURE_LENGTH and bool(FIGURE.fullmatch(cell) or NUMBER.fullmatch(cell))

@@ -51,6 +51,11 @@ def unseen(text: str) -> list[int]:
     return [match.start() for match in _UNSEEN.finditer(text) if not match[0].isspace()]
 
 
+def one_line(text: str) -> str:
+    """With single spaces for its blanks and line ends."""
+    return " ".join(text.split())
+
+
 def tidy(text: str) -> str:
     """Ligatures spelled out, blanks single spaces, nothing invisible (but a soft hyphen at the end stays)."""
     text = unicodedata.normalize("NFC", text.translate(_BULLETS))
@@ -58,14 +63,17 @@ def tidy(text: str) -> str:
     text = _AFTER.sub(_accented, _BEFORE.sub(_accented, text))
     text = _LEADERS.sub(" … ", text)
     broken = SOFT_HYPHEN if text.rstrip().endswith(SOFT_HYPHEN) else ""
-    kept = "".join(c if c.isprintable() or c in "\u200c\u200d" else " " * c.isspace() for c in text)
-    return " ".join(kept.split()) + broken
+    return one_line("".join(filter(_is_shown, text))) + broken
+
+
+def _is_shown(character: str) -> bool:
+    return character.isprintable() or character.isspace() or character in "\u200c\u200d"
 
 
 def _accented(match: re.Match[str]) -> str:
     """A letter and its accent as one character, where there is such a letter; else as they were."""
-    (letter,) = [group for group in match.groups() if group not in _ACCENTS]
-    accent = next(character for character in match[0] if character in _ACCENTS)
+    (letter,) = set(match.groups()) - set(_ACCENTS)
+    accent = next(filter(_ACCENTS.__contains__, match[0]))
     whole = unicodedata.normalize("NFC", letter.translate(_DOTLESS) + _ACCENTS[accent])
     return whole if len(whole) == 1 else match[0]
 
@@ -114,7 +122,9 @@ def _seam(tail: str, left: str, right: str, words: set[str]) -> tuple[str, str]:
     broken, rest = _broken(left), _REST.match(right)
     if not broken or not rest or rest[0] in ("and", "or", "to"):  # two- and three-masted
         return tail, "" if _is_cjk(left[-1:]) and _is_cjk(right[:1]) else " "
-    return (tail, "") if _keeps_hyphen(broken[1], rest[0], words) else (tail[:-1], "")
+    if not _keeps_hyphen(broken[1], rest[0], words):
+        tail = tail[:-1]
+    return tail, ""
 
 
 def _keeps_hyphen(left: str, right: str, words: set[str]) -> bool:

@@ -6,12 +6,14 @@ import posixpath
 import re
 from html.parser import HTMLParser
 from typing import Any
+from xml.etree.ElementTree import Element
 
 from core.document.about import about
-from core.document.archive import Archive, Unreadable
+from core.document.archive import Archive, Unreadable, named_texts
 from core.document.flow import decoded, pages_of
-from core.document.places import ABOUT, heading, joined
+from core.document.places import heading, joined, with_own
 from core.document.tables import rows_as_text, spread
+from core.document.text import one_line
 
 SKIPPED = {"script", "style", "template", "noscript", "svg", "math", "nav", "button", "select", "iframe", "object"}
 BLOCKS = {"p", "div", "section", "article", "header", "footer", "main", "aside", "ul", "ol", "dl", "dt", "dd", "figure"}
@@ -35,15 +37,16 @@ _UNSEEN = re.compile(
 )
 _CHARSET = re.compile(rb"<meta[^>]{0,200}?charset\s*=\s*[\"']?\s*([\w.:-]{2,40})", re.I)
 DUBLIN_CORE = "{http://purl.org/dc/elements/1.1/}"
-SAID = {  # names of <meta>
+META_NAMES = {  # names of <meta>
     "author": "author",
     "article:author": "author",
     "date": "date",
     "dc.date": "date",
     "article:published_time": "date",
 }
-TITLE_PAGE = 8  # blocks at the beginning, in which an element called "author" names the document's; below, a comment's
-NAME = 80  # characters of an author's
+# At the beginning: there an element called "author" names the document's; below, a comment's
+TITLE_PAGE_BLOCKS = 8
+MAX_NAME = 80  # characters of an author's
 CONTAINER = "META-INF/container.xml"
 
 
@@ -52,21 +55,19 @@ def read_html(data: bytes) -> dict[str, Any]:
     page.feed(_decoded(data))
     page.close()
     blocks = page.blocks()
-    own = about(blocks[0] if page.titled else "", page.said.get("author", ""), page.said.get("date", ""))
-    return pages_of(blocks, own if page.said else "") | {"hidden": [[1, page.hidden]] if page.hidden else []}
+    title = blocks[0] if page.titled else ""
+    own = about(title, page.said.get("author", ""), page.said.get("date", "")) if page.said else ""
+    return pages_of(blocks, own) | {"hidden": [[1, page.hidden]] if page.hidden else []}
 
 
 def read_epub(data: bytes) -> dict[str, Any]:
     """A part for each file of the reading order; one that is named again, by its sections, is read once."""
     archive = Archive(data)
-    root = next(e.get("full-path", "") for e in archive.xml(CONTAINER).iter() if e.tag.endswith("}rootfile"))
+    root = next(archive.xml(CONTAINER).iterfind(".//{*}rootfile")).get("full-path", "")
     package = archive.xml(root)
-    files = {e.get("id"): e.get("href", "") for e in package.iter() if e.tag.endswith("}item")}
-    said = {e.tag.rpartition("}")[2]: (e.text or "").strip() for e in package.iter() if e.tag.startswith(DUBLIN_CORE)}
+    said = named_texts(package.iterfind(f".//{DUBLIN_CORE}*"))
     own = about(said.get("title", ""), said.get("creator", ""), said.get("date", ""))
-    folder = posixpath.dirname(root)
-    named = [files.get(e.get("idref"), "").partition("#")[0] for e in package.iter() if e.tag.endswith("}itemref")]
-    names = list(dict.fromkeys(posixpath.normpath(posixpath.join(folder, _unescaped(name))) for name in named if name))
+    names = _reading_order(package, posixpath.dirname(root))
     chapters: list[str] = []
     places: list[Any] = []
     hidden: list[Any] = []
@@ -76,7 +77,7 @@ def read_epub(data: bytes) -> dict[str, Any]:
         page.close()
         text, begin = joined(page.blocks()[page.titled :], f"chapter {len(chapters) + 1}")
         if text and own:
-            text, begin = f"{own}\n\n{text}", [(0, ABOUT), *((start + len(own) + 2, name) for start, name in begin)]
+            text, begin = with_own(own, text, begin)
             own = ""
         chapters.append(text)
         places.append(begin)
@@ -87,11 +88,23 @@ def read_epub(data: bytes) -> dict[str, Any]:
     return {"texts": chapters, "places": places, "hidden": hidden, "repaired": len(chapters) < len(names)}
 
 
+def _reading_order(package: Element, folder: str) -> list[str]:
+    """The names of the files in a package's reading order, each once."""
+    files = {item.get("id"): item.get("href", "") for item in package.iterfind(".//{*}item")}
+    names: dict[str, None] = {}
+    for itemref in package.iterfind(".//{*}itemref"):
+        if name := files.get(itemref.get("idref"), "").partition("#")[0]:
+            names[posixpath.normpath(posixpath.join(folder, _unescaped(name)))] = None
+    return list(names)
+
+
 def _unescaped(name: str) -> str:
     """A%20name of a file -> A name."""
-    return re.sub(
-        r"(?:%[0-9A-Fa-f]{2})+", lambda run: bytes.fromhex(run[0].replace("%", "")).decode(errors="replace"), name
-    )
+
+    def decoded_run(run: re.Match[str]) -> str:
+        return bytes.fromhex(run[0].replace("%", "")).decode(errors="replace")
+
+    return re.sub(r"(?:%[0-9A-Fa-f]{2})+", decoded_run, name)
 
 
 def _number(text: str | None) -> int:
@@ -142,7 +155,7 @@ class _Page(HTMLParser):
                 self._unseen = unseen if not self._skipped else self._unseen
                 self._skipped.append(tag)
             return
-        if tag == "meta" and (key := SAID.get((named.get("name") or named.get("property") or "").casefold())):
+        if tag == "meta" and (key := META_NAMES.get((named.get("name") or named.get("property") or "").casefold())):
             self.said.setdefault(key, named.get("content") or "")
         elif tag == "table":
             self._tables += 1
@@ -168,7 +181,7 @@ class _Page(HTMLParser):
             self._heading = tag in HEADINGS
             self._exact += tag == "pre"
         called = {*(named.get("class") or "").casefold().split(), named.get("itemprop"), named.get("rel")}
-        if "author" in called and tag not in VOID and len(self._blocks) < TITLE_PAGE:
+        if "author" in called and tag not in VOID and len(self._blocks) < TITLE_PAGE_BLOCKS:
             self._author, self._author_tag = [], tag
 
     def handle_endtag(self, tag: str) -> None:
@@ -178,7 +191,7 @@ class _Page(HTMLParser):
                     pass
             return
         if self._author is not None and tag == self._author_tag:
-            self._add_author(" ".join("".join(self._author).split()))
+            self._add_author(one_line("".join(self._author)))
         if tag == "table" and self._tables:
             self._tables -= 1
             if not self._tables:
@@ -203,21 +216,23 @@ class _Page(HTMLParser):
 
     def _add_author(self, name: str) -> None:
         self._author = None
-        is_name = 3 < len(name) <= NAME and not any(map(str.isdigit, name))
+        is_name = 3 < len(name) <= MAX_NAME and not any(map(str.isdigit, name))
         if is_name and name not in self.said.get("author", ""):
             self.said["author"] = ", ".join(filter(None, (self.said.get("author"), name)))
 
     def _end_cell(self) -> None:
         """Its end tag may be left out."""
         if self._in_cell and self._rows:
-            self._rows[-1].append((" ".join("".join(self._text).split()), *self._spans))
+            self._rows[-1].append((one_line("".join(self._text)), *self._spans))
         self._in_cell, self._text = False, []
 
     def _flush(self, keep: bool = False) -> None:
         if keep:
             return
-        lines = "".join(self._text).split("\n")
-        text = "\n".join(lines) if self._exact else "\n".join(" ".join(line.split()) for line in lines)
-        if text.strip() and text.strip() != "•":
-            self._blocks.append(heading(text.strip()) if self._heading else text.strip())
+        text = "".join(self._text)
+        if not self._exact:
+            text = "\n".join(map(one_line, text.split("\n")))
+        text = text.strip()
+        if text and text != "•":
+            self._blocks.append(heading(text) if self._heading else text)
         self._text, self._heading = [], False

@@ -13,7 +13,6 @@ import argparse
 import asyncio
 import json
 import logging
-import statistics
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -29,7 +28,7 @@ import torch
 from core.device import BATCH_ROWS
 from core.engine import Engine, EngineConfig
 from core.evaluation import speed
-from core.evaluation.bench import BATCH, Bench, peak_memory_mb
+from core.evaluation.bench import BATCH, Bench, learning_totals, peak_memory_mb
 from core.evaluation.budgets import lessons_of, policy_scores
 from core.evaluation.journal import Journal, RecordedReply
 from core.evaluation.report import f1_scores, mean, report
@@ -85,7 +84,7 @@ class Lab:
 
         async def ask() -> dict[str, list[list[RecordedReply]]]:
             async with self.bench(self.engine()) as bench:
-                return {c: await bench.ask_all(c) for c in conditions}
+                return {condition: await bench.ask_all(condition) for condition in conditions}
 
         return asyncio.run(ask())
 
@@ -141,14 +140,10 @@ async def learning_costs(lab: Lab, bench: Bench) -> dict[str, Any]:
     tokens = 0
     for number in range(len(lab.articles)):
         tokens += (await bench.learn(number)).tokens
-    learned = bench.journal.learning_figures()
-    return {
-        "tokens": tokens,
-        "learning_seconds": sum(figures["seconds"] for figures in learned),
-        "loss": np.mean([figures["loss"] for figures in learned], axis=0).tolist(),
-        "megabytes": statistics.fmean(figures["megabytes"] for figures in learned),
-        "peak_memory_mb": peak_memory_mb(bench.served.engine) if on_gpu else None,
-    }
+    totals = learning_totals(bench.journal.learning_figures())
+    loss = np.mean(totals["loss"], axis=0).tolist()
+    peak = peak_memory_mb(bench.served.engine) if on_gpu else None
+    return totals | {"tokens": tokens, "loss": loss, "peak_memory_mb": peak}
 
 
 def by_set(lab: Lab, replies: Mapping[str, Sequence[Sequence[RecordedReply]]]) -> dict[str, dict[str, Any]]:
@@ -316,10 +311,12 @@ def measure_missing(
 
 def on_one_line(figures: Mapping[str, Any]) -> str:
     if "conditions" in figures:
-        return "  ".join(f"{c} {f['em']:.1f} / {f['f1']:.1f}" for c, f in figures["conditions"].items())
+        conditions = figures["conditions"]
+        return "  ".join(f"{condition} {em_and_f1(conditions, condition)}" for condition in conditions)
     if "policies" in figures:
-        return "; ".join("{policy} {budget:g}: {cost:.2f} -> {f1:.1f}".format(**p) for p in figures["policies"])
-    return json.dumps({k: v for k, v in figures.items() if k != "retention"})
+        template = "{policy} {budget:g}: {cost:.2f} -> {f1:.1f}"
+        return "; ".join(template.format(**policy) for policy in figures["policies"])
+    return json.dumps({name: figure for name, figure in figures.items() if name != "retention"})
 
 
 COLUMNS = (
@@ -394,10 +391,10 @@ def show(paths: Sequence[Path]) -> str:
 def chosen(rows: Iterable[str], only: str, part: str) -> list[str]:
     """Names of rows: those asked for, else all; of them every n-th from the i-th on for the part "i/n"."""
     rows = list(rows)
-    names = [n.strip() for n in only.split(",")] if only else rows
+    names = list(map(str.strip, only.split(","))) if only else rows
     if unknown := set(names) - set(rows):
         raise SystemExit(f"There is no row '{min(unknown)}'; choose from: {', '.join(rows)}")
-    i, n = (int(x) for x in part.split("/"))
+    i, n = map(int, part.split("/"))
     return names[i::n]
 
 

@@ -25,6 +25,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -37,6 +38,7 @@ from core.evaluation.report import RIGHT_F1, f1_scores, mean, report, share_lost
 from core.evaluation.served import Served, article_pages, open_service
 from core.evaluation.statistics import interval
 from core.ports import Ask, Engine, Learned
+from core.runner import count_tokens
 from core.squad import Article, Question, asked_articles, read_questions
 from core.types import Answer, Chunk, Document
 
@@ -117,7 +119,10 @@ class Bench:
             self._tell(condition, documents[0], done * len(documents), max(1, len(asks)))
 
         await self._answer(asks, tick)
-        return [[self.journal.replies[key] for key in row] for row in keys]
+        return list(map(self._replies, keys))
+
+    def _replies(self, keys: Iterable[str]) -> list[RecordedReply]:
+        return [self.journal.replies[key] for key in keys]
 
     async def _prepare(self, n: int, condition: str) -> None:
         """Learn what a condition needs, so that its answers' time does not hold it."""
@@ -330,10 +335,10 @@ class Bench:
 
     def _scores(self, replies: Mapping[QuestionKey, RecordedReply]) -> list[list[float]]:
         """F1 of each document's questions, in percent."""
-        by_document: list[list[RecordedReply]] = [[] for _ in range(1 + max(n for n, _ in replies))]
+        by_document: defaultdict[int, list[RecordedReply]] = defaultdict(list)
         for (n, _), reply in replies.items():
             by_document[n].append(reply)
-        return self._all_scores(by_document)
+        return self._all_scores([by_document[n] for n in range(1 + max(by_document))])
 
     def _all_scores(self, replies: Sequence[Sequence[RecordedReply]]) -> list[list[float]]:
         return list(map(f1_scores, replies, self.articles))
@@ -348,8 +353,7 @@ class Bench:
             """F1 of the questions of these numbers, percent."""
             asks = {f"general/{name}/{i}": partial(ask, i) for i in numbers}
             await self._answer(asks, lambda done: self.progress("general", done, len(questions)))
-            replies = [self.journal.replies[key] for key in asks]
-            return f1_scores(replies, Article("", (), tuple(questions[i] for i in numbers)))
+            return f1_scores(self._replies(asks), Article("", (), tuple(questions[i] for i in numbers)))
 
         base = await scores("base", lambda i: self._served(EMPTY_CHANNEL, questions[i]), range(len(questions)))
         right = [i for i, f1 in enumerate(base) if f1 >= RIGHT_F1]
@@ -424,11 +428,8 @@ async def run(
                 shared["together"] = await bench.together()
             if general:
                 shared["general"] = await bench.general(general_questions, together=together)
-        learning = journal.learning_figures()
         return {
-            "documents": len(articles),
-            "questions": sum(len(article.questions) for article in articles),
-            "tokens": sum(article_tokens(engine, article) for article in articles),
+            **_sizes(engine, articles),
             "model": engine.name,
             "learner": engine.learner,
             "chunk_size": engine.chunk_size,
@@ -436,16 +437,28 @@ async def run(
             **report(articles, replies),
             **shared,
             "seconds": time.time() - began,
-            "learning_seconds": sum(figures["seconds"] for figures in learning),
-            "loss": [figures["loss"] for figures in learning],
-            "megabytes": sum(figures["megabytes"] for figures in learning) / max(1, len(learning)),
+            **learning_totals(journal.learning_figures()),
             "peak_memory_mb": peak_memory_mb(engine),
             "answers": answers_side_by_side(articles, replies),
         }
 
 
-def article_tokens(engine: Engine, article: Article) -> int:
-    return sum(chunk.token_count for chunk in engine.chunk(article_pages(article)))
+def _sizes(engine: Engine, articles: Sequence[Article]) -> dict[str, int]:
+    questions = tokens = 0
+    for article in articles:
+        questions += len(article.questions)
+        tokens += count_tokens(engine.chunk(article_pages(article)))
+    return {"documents": len(articles), "questions": questions, "tokens": tokens}
+
+
+def learning_totals(learning: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What learning all documents took. learning: figures of each."""
+    seconds, losses, megabytes = 0.0, [], 0.0
+    for figures in learning:
+        seconds += figures["seconds"]
+        losses.append(figures["loss"])
+        megabytes += figures["megabytes"]
+    return {"learning_seconds": seconds, "loss": losses, "megabytes": megabytes / max(1, len(learning))}
 
 
 def answers_side_by_side(

@@ -474,14 +474,16 @@ def main() -> None:
     parser.add_argument("--entry", default="", metavar="HEADING", help="of the entry in core/evaluation/LOG.md")
     o = parser.parse_args()
     engine = Engine.load(EngineConfig(model=o.model, device=o.device, prepared=o.prepared, check=False))
-    articles = [article for path in o.squad for article in asked_articles(path, o.documents, unanswered=True)]
+    articles: list[Article] = []
+    for path in o.squad:
+        articles += asked_articles(path, o.documents, unanswered=True)
     general = read_questions(o.general) if o.general else []
     before = engine.base.ranking
     after, cases = asyncio.run(run(engine, articles, general, o.batch, o.answers, o.only))
     print(table(cases, before, after))
     print(json.dumps(changes(before, after)))
     if o.write:
-        sets = [path.name for path in [*o.squad, *filter(None, [o.general])]]
+        sets = [path.name for path in (*o.squad, o.general) if path]
         save_parameters(after, o.write, entry=o.entry, sets=sets, questions=sum(case.is_fitted for case in cases))
 
 

@@ -27,14 +27,14 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from core.document.tables import row_sentences, rows_as_text
+from core.document.tables import line_of, row_sentences, rows_as_text
+from core.document.text import one_line
 from core.prepare.invented import fact, invented_word
 from core.prepare.material import (
     Passage,
     grouped,
     is_development,
     is_development_article,
-    one_line,
     passages_of,
     read_articles,
     read_people,
@@ -51,8 +51,8 @@ CELL_QUESTIONS = 4  # by people, and as many by the names of row and column
 TitledPassages = tuple[str, list[Passage]]  # a document: title, paragraphs
 Rows = list[list[str]]  # of a table: cells
 LAYOUTS: dict[str, Callable[[Rows], str]] = {  # bars: as training has seen them
-    "rows": lambda rows: "\n".join(" ".join(filter(None, row)) for row in rows),
-    "bars": lambda rows: "\n".join(" | ".join(row) for row in rows),
+    "rows": lambda rows: "\n".join(map(line_of, rows)),
+    "bars": lambda rows: "\n".join(map(" | ".join, rows)),
     "sentences": lambda rows: "\n".join(row_sentences(rows)),
     "product": rows_as_text,
 }
@@ -102,8 +102,13 @@ def by_people(paragraphs: Sequence[Passage], count: int, seed: int = 0) -> list[
 
 def squad_passages(path: Path) -> list[Passage]:
     """SQuAD's held-out paragraphs with short answers."""
-    rows = (row for row in read_rows(path) if row["source"].startswith("squad") and is_development(row["context"]))
-    return [passage for passage in grouped(rows) if passage.kind == "people"]
+    return [passage for passage in grouped(_heldout_rows(read_rows(path), "squad")) if passage.kind == "people"]
+
+
+def _heldout_rows(rows: Iterable[Mapping[str, Any]], source: str) -> Iterator[Mapping[str, Any]]:
+    for row in rows:
+        if row["source"].startswith(source) and is_development(row["context"]):
+            yield row
 
 
 def by_table(rows: Iterable[Mapping[str, Any]], layout: str, count: int, seed: int = 0) -> list[TitledPassages]:
@@ -114,13 +119,14 @@ def by_table(rows: Iterable[Mapping[str, Any]], layout: str, count: int, seed: i
         layout: of LAYOUTS.
     """
     asked: dict[str, list[QA]] = defaultdict(list)
-    for row in rows:
-        if row["source"].startswith("wikitablequestions") and is_development(row["context"]):
-            asked[row["context"]].append(QA(one_line(row["question"]), row["answer"].strip()))
+    for row in _heldout_rows(rows, "wikitablequestions"):
+        asked[row["context"]].append(QA(one_line(row["question"]), row["answer"].strip()))
     rng = random.Random(seed)
     documents: list[TitledPassages] = []
     for text, questions in rng.sample(sorted(asked.items()), len(asked)):
-        table = [[cell.strip() for cell in line.split("|")] for line in text.splitlines()]
+        table = []
+        for line in text.splitlines():
+            table.append(list(map(str.strip, line.split("|"))))
         cells = list(chain.from_iterable(table[1:]))
         of_cells = [question for question in questions if cells.count(question.answer) == 1][:CELL_QUESTIONS]
         named = cells_by_name(table)
@@ -136,9 +142,10 @@ def cells_by_name(table: Rows) -> list[QA]:
     cells = list(chain.from_iterable(body))
     questions = []
     for row in body:
-        name = next((cell for cell in row if cells.count(cell) == 1 and sum(map(str.isalpha, cell)) > 2), None)
+        single = [cell for cell in row if cells.count(cell) == 1]
+        name = next((cell for cell in single if sum(map(str.isalpha, cell)) > 2), None)
         for column, cell in zip(heading, row, strict=False):
-            if name and column and cell != name and cells.count(cell) == 1:
+            if name and column and cell != name and cell in single:
                 questions.append(QA(f"What is the {column} of {name}?", cell))
     return questions
 
@@ -157,9 +164,12 @@ def by_invention(facts: int, count: int, seed: int = 11) -> list[TitledPassages]
         invented = [fact(rng) for _ in range(facts)]
         passages = []
         for start in range(0, facts, 10):
-            part = invented[start : start + 10]
-            questions = [rng.choice(questions) for _, questions in part if questions]
-            passages.append(Passage("invented", "", " ".join(sentence for sentence, _ in part), questions))
+            sentences, asked = [], []
+            for sentence, questions in invented[start : start + 10]:
+                sentences.append(sentence)
+                if questions:
+                    asked.append(rng.choice(questions))
+            passages.append(Passage("invented", "", " ".join(sentences), asked))
         documents.append((invented_word(rng), passages))
     return documents
 
@@ -184,10 +194,11 @@ def squad_format(documents: Sequence[TitledPassages]) -> dict[str, Any]:
     for title, passages in documents:
         paragraphs = []
         for passage in passages:
-            qas: list[dict[str, Any]] = [
-                {"question": q.question, "answers": [{"text": q.answer}]} for q in passage.questions
-            ]
-            qas += [{"question": q.question, "answers": [], "is_impossible": True} for q in passage.beyond]
+            qas: list[dict[str, Any]] = []
+            for asked in passage.questions:
+                qas.append({"question": asked.question, "answers": [{"text": asked.answer}]})
+            for asked in passage.beyond:
+                qas.append({"question": asked.question, "answers": [], "is_impossible": True})
             paragraphs.append({"context": passage.text, "qas": qas})
         data.append({"title": title, "paragraphs": paragraphs})
     return {"version": "1.1", "data": data}
@@ -224,7 +235,8 @@ def main() -> None:
     documents = documents[o.skip :]
     o.out.write_text(json.dumps(squad_format(documents)))
     words = [count_words(passages) for _, passages in documents]
-    questions = sum(len(passage.questions) for _, passages in documents for passage in passages)
+    passages = chain.from_iterable(passages for _, passages in documents)
+    questions = sum(len(passage.questions) for passage in passages)
     print(f"{len(documents)} documents of {min(words)} to {max(words)} words, {questions} questions", flush=True)
 
 

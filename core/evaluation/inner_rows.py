@@ -16,6 +16,7 @@ import argparse
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -112,10 +113,9 @@ def measure(lab: InnerLab, inner: FastWeightsConfig | NativeConfig) -> dict[str,
         "curve": curve,
     }
     prepared.eval()
-    row["sets"] = {
-        name: learned_figures(model, lab.tokenizer, prepared, episodes, kinds=ASKED)
-        for name, episodes in lab.sets.items()
-    }
+    row["sets"] = {}
+    for name, episodes in lab.sets.items():
+        row["sets"][name] = learned_figures(model, lab.tokenizer, prepared, episodes, kinds=ASKED)
     return row
 
 
@@ -127,7 +127,8 @@ def run(lab: InnerLab, names: Sequence[str], results: Results) -> None:
 
 def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
     """Exact match / F1 of the learned document, in brackets those of a wrong one."""
-    sets = [s for s in SETS if any(s in row.get("sets", {}) for row in rows.values())]
+    measured = set(chain.from_iterable(row.get("sets", ()) for row in rows.values()))
+    sets = list(filter(measured.__contains__, SETS))
     head = ["row", "outer steps", "s a step", "peak MB", "answer loss", *sets]
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for name in sorted(rows, key=list(ROWS).index):

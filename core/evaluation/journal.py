@@ -47,8 +47,11 @@ class Journal:
             raise Refused(f"'{path.name}' can't be resumed: it is damaged; delete it.") from error
         if first.get("run") != run:
             raise Refused(f"'{path.name}' can't be resumed: it is of other questions or settings; delete it.")
-        self.replies = {row["key"]: RecordedReply(**row["reply"]) for row in rows if "key" in row}
-        self.learned = {row["document"]: row["learned"] for row in rows if "document" in row}
+        for row in rows:
+            if "key" in row:
+                self.replies[row["key"]] = RecordedReply(**row["reply"])
+            elif "document" in row:
+                self.learned[row["document"]] = row["learned"]
         if not lines[-1].endswith("\n"):
             path.write_text("".join(lines[:-1]))
 

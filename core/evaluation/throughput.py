@@ -63,9 +63,12 @@ async def ask_all(served: Served, articles: Sequence[Article], first: int) -> di
 async def measure(channels: int, device: str, check: bool = True) -> dict[str, Any]:
     articles = invented_documents(channels)
     async with open_service(lambda: Engine.load(EngineConfig(device=device, check=check))) as served:
-        await asyncio.gather(*(ask(served, -1, Question("Is it on?", ("",), "")) for _ in range(8)))  # warms up
+        await ask(served, -1, Question("Is it on?", ("",), ""))  # warms up
+        learning = []
+        for number, article in enumerate(articles):
+            learning.append(served.learn(f"channel {number}", number, article))
         began = time.perf_counter()
-        await asyncio.gather(*(served.learn(f"channel {n}", n, article) for n, article in enumerate(articles)))
+        await asyncio.gather(*learning)
         minutes = (time.perf_counter() - began) / 60
         rounds = [await ask_all(served, articles, 0), await ask_all(served, articles, 0)]
     return {"channels": channels, "documents a minute": channels / minutes, "rounds": rounds}

@@ -1,20 +1,37 @@
-"""Llama's blocks as answers run them, recorded on a GPU (`core.learning.graphs`) or as they are on a CPU
-(`core.learning.shared_passes`). They compute what the model's own forward pass does with `core.learning.hooks.attached`
-around it, in fewer and larger steps. A section's weights are added in `_block`, each row having its own.
+"""Llama's block (Touvron et al. 2023, arXiv 2302.13971), once: for answers' passes, recorded on a GPU
+(`core.learning.graphs`) or as they are on a CPU (`core.learning.shared_passes`), and for the outer step, which
+differentiates it twice (`core.prepare.compiled`). It computes what the model's own forward pass does with
+`core.learning.hooks.attached` around it, in fewer and larger steps.
 
-Shapes: R rows, T tokens, C columns of the cache, H heads of width h, d width, f MLP width, V vocabulary.
+Shapes: R rows, T tokens, C columns of the cache, n heads of queries and H of keys, of width h, d width, f MLP width,
+V vocabulary, D documents (R a multiple of D).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 ROPE = ("default", "linear", "llama3")  # rotations that depend on nothing but the position
+
+# Queries, keys and values [R, T, n + 2 H, h], positions in them, and H -> [R, T, n h]
+Attend = Callable[[Tensor, int], Tensor]
+
+
+class Block(NamedTuple):
+    """Weights of one block, without biases. Products of the same input are one: their matrices lie below each other."""
+
+    norm1: Tensor  # [d]
+    qkv: Tensor  # [(n + 2 H) h, d]
+    o: Tensor  # [d, n h]
+    norm2: Tensor  # [d]
+    gate_up: Tensor  # [2 f, d]
+    down: Tensor  # [d, f]
 
 
 def can_run(model: Any) -> bool:
@@ -25,6 +42,83 @@ def can_run(model: Any) -> bool:
         and (c.hidden_act, c.attention_bias, c.mlp_bias) == ("silu", False, False)
         and c.rope_parameters["rope_type"] in ROPE
     )
+
+
+# The block
+
+
+def block(
+    x: Tensor,
+    w: Block,
+    cos: Tensor,
+    sin: Tensor,
+    attend: Attend,
+    delta: Tensor | None,
+    eps: float,
+    *,
+    in_place: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """x + attention, and + MLP with delta on its down-projection.
+
+    Args:
+        x: [R, T, d].
+        cos, sin: of `rotation`, such that they broadcast with [R, T, n, h].
+        delta: of each document, for its rows, [D, d, f]; None: none.
+        eps: of the norms.
+        in_place: x is written over, by kernels that can't be differentiated; else it can be differentiated twice.
+
+    Returns: [R, T, d], and what the down-projection reads, [R, T, f].
+    """
+    y = F.linear(norm(x, w.norm1, eps, in_place), w.qkv).unflatten(-1, (-1, cos.shape[-1]))
+    heads = (len(w.qkv) - w.o.shape[1]) // (2 * cos.shape[-1])  # H
+    y = attend(rotate(y, heads, cos, sin, in_place), heads)
+    x = add_product(x, y, w.o, None, in_place)
+    gate, up = F.linear(norm(x, w.norm2, eps, in_place), w.gate_up).chunk(2, -1)
+    y = F.silu(gate) * up
+    return add_product(x, y, w.down, delta, in_place), y
+
+
+def norm(x: Tensor, weight: Tensor, eps: float, in_place: bool = False) -> Tensor:
+    """x over its root mean square, times weight; x stays as it is. `in_place`: by one kernel, which has no second
+    derivative and rounds once less."""
+    if in_place:
+        return F.rms_norm(x, weight.shape, weight, eps)
+    wide = x.float()
+    return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)).to(x.dtype) * weight
+
+
+def rotation(model: Any, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+    """cos and sin for `rotate`, [R, T, 1, h] in x's type; sin has the sign of its half. positions: [R, T]."""
+    cos, sin = (each[:, :, None] for each in model.model.rotary_emb(x, positions))
+    half = sin.shape[-1] // 2
+    return cos, torch.cat([-sin[..., :half], sin[..., half:]], -1)
+
+
+def rotate(y: Tensor, heads: int, cos: Tensor, sin: Tensor, in_place: bool) -> Tensor:
+    """Positions into queries and keys (rotary; Su et al. 2021, arXiv 2104.09864), not into the values, the last heads.
+    y: [R, T, n + 2 H, h]."""
+    turned = y[:, :, :-heads]
+    halves = turned.roll(y.shape[-1] // 2, -1)
+    if in_place:
+        torch.addcmul(turned * cos, halves, sin, out=turned)
+        return y
+    return torch.cat([turned * cos + halves * sin, y[:, :, -heads:]], 2)
+
+
+def add_product(x: Tensor, y: Tensor, weight: Tensor, delta: Tensor | None, in_place: bool) -> Tensor:
+    """x + W y + delta y, for x [R, T, d], y [R, T, f], W [d, f], delta [D, d, f] or None. In place of x, where D is R,
+    each sum takes a kernel less."""
+    if in_place:
+        x.view(-1, x.shape[-1]).addmm_(y.view(-1, y.shape[-1]), weight.T)
+        return x if delta is None else x.baddbmm_(y, delta.transpose(1, 2))
+    product = F.linear(y, weight)
+    if delta is not None:
+        by_document = y.reshape(len(delta), -1, y.shape[-1])
+        product = product + torch.bmm(by_document, delta.transpose(1, 2)).view_as(product)
+    return x + product
+
+
+# Answers' passes
 
 
 def run_blocks(
@@ -47,43 +141,50 @@ def run_blocks(
         slots: by module the weights of each row, [R, d, f].
     """
     c = model.config
-    cos, sin = (a[:, :, None] for a in model.model.rotary_emb(x, positions))  # [R, T, 1, h]
-    half = c.head_dim // 2
-    sin = torch.cat([-sin[..., :half], sin[..., half:]], -1)
+    cos, sin = rotation(model, x, positions)
     mask = torch.zeros(visible.shape, dtype=x.dtype, device=x.device).masked_fill_(~visible, -torch.inf)
     mask = mask.repeat(1, c.num_attention_heads // c.num_key_value_heads, 1)[:, None]
     for i in numbers:
+        attend = partial(_attend_to_cache, cache=cache[i], columns=columns, mask=mask)
         slot = slots.get(f"model.layers.{i}.mlp.down_proj")
-        x = _block(x, model.model.layers[i], cos, sin, mask, cache[i], columns, slot)
+        x, _ = block(x, block_of(model.model.layers[i]), cos, sin, attend, slot, c.rms_norm_eps, in_place=True)
     return x
+
+
+def _attend_to_cache(y: Tensor, heads: int, *, cache: Tensor, columns: Tensor, mask: Tensor) -> Tensor:
+    """To what the cache [R, C, 2 H, h] holds, and to y's own keys and values, which go to its columns [T].
+    mask: [R, 1, G T, C] for G query heads to a key's."""
+    rows, length, _, width = y.shape
+    cache.index_copy_(1, columns, y[:, :, -2 * heads :])
+    q = y[:, :, : -2 * heads].unflatten(2, (heads, -1)).permute(0, 2, 3, 1, 4).flatten(2, 3)  # [R, H, G T, h]
+    k, v = cache.transpose(1, 2).chunk(2, 1)
+    read = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    return read.view(rows, heads, -1, length, width).permute(0, 3, 1, 2, 4).reshape(rows, length, -1)
 
 
 def probabilities(model: Any, x: Tensor) -> Tensor:
     """Of every token to follow, from what the last block made, [..., d] -> [..., V] float32."""
-    return F.linear(_norm(x, model.model.norm), model.lm_head.weight).float().softmax(-1)
+    final = norm(x, model.model.norm.weight, model.config.rms_norm_eps, in_place=True)
+    return F.linear(final, model.lm_head.weight).float().softmax(-1)
 
 
-def _block(
-    x: Tensor, layer: Any, cos: Tensor, sin: Tensor, mask: Tensor, cache: Tensor, columns: Tensor, slot: Tensor | None
-) -> Tensor:
-    """x [R, T, d], cos and sin [R, T, 1, h], mask [R, 1, G T, C] for G query heads to a key's, cache [R, C, 2 H, h],
-    slot [R, d, f] or None -> [R, T, d], in place of x: a kernel less for each sum."""
-    rows, length, _ = x.shape
-    heads, width = cache.shape[2] // 2, cache.shape[3]
-    flat = x.view(rows * length, -1)
-    y = F.linear(_norm(x, layer.input_layernorm), as_one(*qkv(layer))).view(rows, length, -1, width)
-    turned = y[:, :, :-heads]  # queries and keys
-    torch.addcmul(turned * cos, y.roll(width // 2, -1)[:, :, :-heads], sin, out=turned)
-    cache.index_copy_(1, columns, y[:, :, -2 * heads :])
-    q = y[:, :, : -2 * heads].unflatten(2, (heads, -1)).permute(0, 2, 3, 1, 4).flatten(2, 3)  # [R, H, G T, h]
-    k, v = cache.transpose(1, 2).chunk(2, 1)
-    y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-    y = y.view(rows, heads, -1, length, width).permute(0, 3, 1, 2, 4).reshape(rows * length, -1)
-    flat.addmm_(y, layer.self_attn.o_proj.weight.T)
-    gate, up = F.linear(_norm(x, layer.post_attention_layernorm), as_one(*gate_up(layer))).chunk(2, -1)
-    y = F.silu(gate).mul_(up)
-    flat.addmm_(y.view(rows * length, -1), layer.mlp.down_proj.weight.T)
-    return x if slot is None else x.baddbmm_(y, slot.transpose(1, 2))  # W y + delta y
+def arrange(model: Any) -> None:
+    """Before a model's blocks are run: from now on its weights stay where they lie."""
+    for layer in model.model.layers:
+        side_by_side(*qkv(layer))
+        side_by_side(*gate_up(layer))
+
+
+def block_of(layer: Any) -> Block:
+    """Of a model that was arranged; nothing is copied."""
+    return Block(
+        layer.input_layernorm.weight,
+        as_one(*qkv(layer)),
+        layer.self_attn.o_proj.weight,
+        layer.post_attention_layernorm.weight,
+        as_one(*gate_up(layer)),
+        layer.mlp.down_proj.weight,
+    )
 
 
 def qkv(layer: Any) -> tuple[nn.Linear, ...]:
@@ -92,13 +193,6 @@ def qkv(layer: Any) -> tuple[nn.Linear, ...]:
 
 def gate_up(layer: Any) -> tuple[nn.Linear, ...]:
     return layer.mlp.gate_proj, layer.mlp.up_proj
-
-
-def arrange(model: Any) -> None:
-    """Before a model's blocks are run: from now on its weights stay where they lie."""
-    for layer in model.model.layers:
-        side_by_side(*qkv(layer))
-        side_by_side(*gate_up(layer))
 
 
 def side_by_side(*linears: nn.Linear) -> None:
@@ -118,7 +212,3 @@ def as_one(*linears: nn.Linear) -> Tensor:
     """Weights that lie side by side."""
     first = linears[0].weight.data
     return first.as_strided((sum(m.out_features for m in linears), first.shape[1]), first.stride())
-
-
-def _norm(x: Tensor, norm: Any) -> Tensor:
-    return F.rms_norm(x, norm.weight.shape, norm.weight, norm.variance_epsilon)

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 MIN_F1 = 0.5  # F1 from which an answer counts
 QUESTIONS_AT_ONCE = 6  # of one step: questions that people ask wait for it
-SHOWN = 3  # examples kept with the document
-SHOWN_LENGTH = 75  # characters; longer ones fit no button
+MAX_EXAMPLES = 3  # examples kept with the document
+MAX_EXAMPLE_LENGTH = 75  # characters; longer ones fit no button
 
 Answerer = Callable[[Sequence[Ask]], list[Completion]]
 
@@ -57,21 +57,23 @@ class SelfCheck:
 
     def _marks(self, weights: Sequence[Mapping[str, Tensor] | None]) -> Generator[None, None, list[tuple[bool, float]]]:
         """Whether each answer is right, and how sure it is. A pause after every few."""
-        asks = [Ask(e.question, w, learner=self.learner) for e, w in zip(self.exercises, weights, strict=True)]
+        asks = []
+        for exercise, attached in zip(self.exercises, weights, strict=True):
+            asks.append(Ask(exercise.question, attached, learner=self.learner))
         answers: list[Completion] = []
         for start in range(0, len(asks), QUESTIONS_AT_ONCE):
             answers += self.answer(asks[start : start + QUESTIONS_AT_ONCE])
             yield
         marks = []
-        for answer, e in zip(answers, self.exercises, strict=True):
-            marks.append((f1(answer.text, [e.answer]) >= MIN_F1, answer.confidence))
+        for answer, exercise in zip(answers, self.exercises, strict=True):
+            marks.append((f1(answer.text, [exercise.answer]) >= MIN_F1, answer.confidence))
         return marks
 
     def _examples(self, marks: Sequence[tuple[bool, float]]) -> tuple[str, ...]:
         """The surest right ones, of different chunks first."""
         good = []
         for (right, confidence), exercise in zip(marks, self.exercises, strict=True):
-            if right and len(exercise.question) <= SHOWN_LENGTH:
+            if right and len(exercise.question) <= MAX_EXAMPLE_LENGTH:
                 good.append((confidence, exercise))
         good.sort(key=lambda pair: -pair[0])
         firsts: dict[int, str] = {}  # question of the surest of each chunk
@@ -81,4 +83,4 @@ class SelfCheck:
                 others.append(exercise.question)
             else:
                 firsts[exercise.chunk] = exercise.question
-        return tuple([*firsts.values(), *others][:SHOWN])
+        return tuple([*firsts.values(), *others][:MAX_EXAMPLES])

@@ -132,9 +132,9 @@ class FastWeightsLearner:
             if len(losses) <= max(steps, 1):
                 yield progress.step(len(losses), max(steps, 1), float(loss))
         changes = self.changes(fast)
-        by_module = [change.double().square().sum((1, 2)) for change in changes.values()]
+        squares = torch.stack([change.double().square().sum((1, 2)) for change in changes.values()])
         sections = []
-        for i, square in enumerate(torch.stack(by_module).sum(0).tolist()):
+        for i, square in enumerate(squares.sum(0).tolist()):
             tensors = pack({name: change[i] for name, change in changes.items()})
             sections.append(LearnedSection(tensors, losses, square))
         return sections
@@ -176,8 +176,11 @@ class FastWeightsLearner:
 
     def recorded(self, groups: Groups, prompts: Sequence[Sequence[int]], max_new: int) -> Passes | None:
         """By blocks that have a slot for each row's weights: how a model of Llama's kind answers."""
-        documents = [n for n, (_, rows) in enumerate(groups) for _ in range(rows)]
-        weights = [weights for weights, _ in groups]
+        weights: list[Mapping[str, Tensor]] = []
+        documents: list[int] = []  # of each row
+        for section, rows in groups:
+            documents += [len(weights)] * rows
+            weights.append(section)
         if Shared.can(self.base.model):
             self.shared = self.shared or Shared(self.base.model, self.modules, self.fmt.opening)
             return self.shared.passes(prompts, self.fmt.pad_id, max_new, self._unpacked(weights), documents)
@@ -197,7 +200,7 @@ class FastWeightsLearner:
         if self.base.device.type == "cuda":
             return dict(zip(self.modules, self._at_once(sections), strict=True))
         shape = len(self.modules), len(sections), *next(iter(self.modules.values())).weight.shape
-        whole = torch.empty(shape, dtype=self.base.dtype)
+        whole = torch.empty(shape, dtype=self.base.dtype, device=self.base.device)
         for i in range(len(sections)):
             whole[:, i : i + 1] = self._at_once(sections[i : i + 1])
         return dict(zip(self.modules, whole, strict=True))

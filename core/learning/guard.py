@@ -48,14 +48,17 @@ class Guard:
     @cached_property
     def norm(self) -> float:
         """Of all the base model's weights."""
-        squares = [float(p.detach().float().square().sum()) for p in self.base.model.parameters()]
-        return math.sqrt(sum(squares))
+        square = 0.0
+        for parameter in self.base.model.parameters():
+            square += float(parameter.detach().float().square().sum())
+        return math.sqrt(square)
 
     def check(self, learned: Learned, learner: Learner) -> Generator[None, None, None]:
         """A pause after each section. Raises: LearningFailed, with what is wrong."""
         metrics = learned.metrics
-        if not all(t.isfinite().all() for t in learned.tensors.values() if t.is_floating_point()):
-            raise LearningFailed("Learning gave weights that are no numbers; it was rolled back.")
+        for tensor in learned.tensors.values():
+            if tensor.is_floating_point() and not tensor.isfinite().all():
+                raise LearningFailed("Learning gave weights that are no numbers; it was rolled back.")
         if too_large(metrics, len(set(learned.sections)), self.norm, self.config.norm):
             raise LearningFailed("Learning changed the weights more than is safe; it was rolled back.")
         if worse(metrics, self.config.worse):

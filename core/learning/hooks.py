@@ -75,7 +75,7 @@ def with_branches(model: nn.Module, groups: Sequence[tuple[Mapping[str, Branch],
     groups: (module name -> branch, number of batch rows), in row order.
     """
     with ExitStack() as stack:
-        for name in sorted({name for branches, _ in groups for name in branches}):
+        for name in sorted(set().union(*(branches for branches, _ in groups))):
             by_rows = [(branches.get(name), rows) for branches, rows in groups]
             stack.callback(model.get_submodule(name).register_forward_hook(_add_branches(by_rows)).remove)
         yield

@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from core.generate import Next, Passes, round_up
 from core.learning.blocks import arrange, can_run, probabilities, run_blocks
 
-LONGEST = 256  # tokens of a prompt; a longer one shares little, and is read as ever
-DRAFT = 6  # tokens, at most: a pass of seven takes a third longer than one of one
+MAX_PROMPT = 256  # tokens of a prompt; a longer one shares little, and is read as ever
+MAX_DRAFT = 6  # tokens, at most: a pass of seven takes a third longer than one of one
 
 
 @dataclass
@@ -90,7 +90,7 @@ class Shared:
     ) -> SharedPasses | None:
         """Passes of these prompts; None where one is too long. Row i has the weights of `documents[i]`, name -> [D, d,
         f]; further rows have none."""
-        if not prompts or max(map(len, prompts)) > LONGEST:
+        if not prompts or max(map(len, prompts)) > MAX_PROMPT:
             return None
         slots = {}
         for name, delta in (deltas or {}).items():
@@ -118,12 +118,16 @@ class SharedPasses(Passes):
         begin = len(opening)
         if any(list(p[:begin]) != opening or len(p) == begin for p in prompts):
             begin = 0
-        different = list(dict.fromkeys(tuple(prompt[begin:]) for prompt in prompts))
-        self.row_of = torch.tensor([different.index(tuple(prompt[begin:])) for prompt in prompts])
+        rest = [tuple(prompt[begin:]) for prompt in prompts]
+        different = list(dict.fromkeys(rest))
+        self.row_of = torch.tensor(list(map(different.index, rest)))
         longest = round_up(max(map(len, different)))
-        padding = [longest - len(prompt) for prompt in different]
-        self.ids = torch.tensor([[pad_id] * n + list(p) for n, p in zip(padding, different, strict=True)])
-        counts = torch.tensor([[1] * begin + [0] * n + [1] * (longest - n) for n in padding])  # [U, P + T]
+        ids, count_rows = [], []
+        for prompt in different:
+            padding = longest - len(prompt)
+            ids.append([pad_id] * padding + list(prompt))
+            count_rows.append([1] * begin + [0] * padding + [1] * len(prompt))
+        self.ids, counts = torch.tensor(ids), torch.tensor(count_rows)  # [U, T], [U, P + T]
         self.begin, self.column = begin, begin + longest
         self.positions = (counts.cumsum(1) - 1).clamp_min(0)  # [U, P + T]
         self.seen = torch.cat([counts.bool(), torch.zeros(len(different), max_new, dtype=torch.bool)], 1)  # [U, C]
@@ -226,4 +230,4 @@ class DraftedPasses(Passes):
         if (key := self.key(token)) not in self.keys[self.place :]:
             return []
         self.place = self.keys.index(key, self.place) + 1
-        return self.known[self.place : self.place + DRAFT]
+        return self.known[self.place : self.place + MAX_DRAFT]

@@ -5,7 +5,8 @@ gradients), 2.7 times as fast on a GPU (LOG.md). Compiled code can't be differen
 (`block_pull`) is a function of its own, which the outer loop differentiates once. All blocks share what is compiled for
 one. The reader is merged into the blocks' weights once a step: the gradient passes through the sum W + b a.
 
-Shapes: R rows, T tokens, d width, f MLP width, V vocabulary, D documents (R a multiple of D), U upper blocks.
+Shapes: R rows, T tokens, n heads of width h, d width, f MLP width, V vocabulary, D documents (R a multiple of D),
+U upper blocks.
 """
 
 from __future__ import annotations
@@ -13,42 +14,36 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
+from itertools import chain
 from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from core.learning.blocks import Block, block, can_run, norm, rotation
 from core.learning.muon import Factors, muon
 from core.learning.packing import rounded
 from core.learning.preparation import Prepared
 from core.learning.segments import IGNORE
 from core.prepare.step import ENTROPY_AT_ONCE
 
+LONGEST = 2048  # tokens of a row
 
-class Block(NamedTuple):
-    """Weights of one Llama block, without biases, and the norms' epsilon; keys and values may have fewer heads."""
-
-    norm1: Tensor
-    q: Tensor
-    k: Tensor
-    v: Tensor
-    o: Tensor
-    norm2: Tensor
-    gate: Tensor
-    up: Tensor
-    down: Tensor
-
-
-NAMES = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj",
-         "mlp.down_proj")  # fmt: skip
+PARTS = {  # of a `Block` -> names in the model of what is one product there
+    "qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    "o": ("self_attn.o_proj",),
+    "gate_up": ("mlp.gate_proj", "mlp.up_proj"),
+    "down": ("mlp.down_proj",),
+}
 
 
 def stack_weights(model: Any) -> dict[str, Tensor]:
     """The weights of all blocks by name, each [blocks, out, in], in which the model's own, the same as before, lie from
     now on: what is done to one block's can be done to all at once."""
     stacked = {}
-    for name in NAMES:
+    for name in chain.from_iterable(PARTS.values()):
         linears = [layer.get_submodule(name) for layer in model.model.layers]
         stacked[name] = torch.stack([linear.weight.data for linear in linears])
         for linear, weight in zip(linears, stacked[name], strict=True):
@@ -59,18 +54,21 @@ def stack_weights(model: Any) -> dict[str, Tensor]:
 def blocks_of(model: Any, stacked: Mapping[str, Tensor], prepared: Prepared) -> list[Block]:
     """All blocks with the reader in their weights: one batched product for all weights of a name."""
     low_rank, layers = prepared.low_rank(), model.model.layers
-    by_name = []
-    for name in NAMES:
-        w = stacked[name]
-        if low_rank:
-            pairs = [low_rank[f"model.layers.{n}.{name}"] for n in range(len(layers))]
-            a, b = (torch.stack(factors).to(w.dtype) for factors in zip(*pairs, strict=True))
-            w = torch.baddbmm(w, b, a)
-        by_name.append(w.unbind())
+    parts: dict[str, Sequence[Tensor]] = {}
+    for part, names in PARTS.items():
+        merged = []
+        for name in names:
+            w = stacked[name]
+            if low_rank:
+                pairs = [low_rank[f"model.layers.{n}.{name}"] for n in range(len(layers))]
+                a, b = (torch.stack(factors).to(w.dtype) for factors in zip(*pairs, strict=True))
+                w = torch.baddbmm(w, b, a)
+            merged.append(w)
+        parts[part] = (torch.cat(merged, 1) if len(merged) > 1 else merged[0]).unbind()
     blocks = []
-    for layer, (q, k, v, o, gate, up, down) in zip(layers, zip(*by_name, strict=True), strict=True):
+    for n, layer in enumerate(layers):
         norm1, norm2 = layer.input_layernorm.weight, layer.post_attention_layernorm.weight
-        blocks.append(Block(norm1, q, k, v, o, norm2, gate, up, down))
+        blocks.append(Block(norm1=norm1, norm2=norm2, **{part: weights[n] for part, weights in parts.items()}))
     return blocks
 
 
@@ -83,50 +81,28 @@ class Weigh(NamedTuple):
     b2: Tensor
 
 
-def rms(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    wide = x.float()
-    return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)).to(x.dtype) * weight
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary positions (Su et al. 2021). x: [R, heads, T, h]; cos, sin: [T, h]."""
-    one, two = x.chunk(2, -1)
-    return x * cos + torch.cat((-two, one), -1) * sin
-
-
-def attend(q: Tensor, k: Tensor, v: Tensor, exact: bool) -> Tensor:
-    """Causal attention. q [R, heads, T, h], k and v with as many heads or fewer; `exact` is written out, since the
+def attend(y: Tensor, heads: int, exact: bool) -> Tensor:
+    """Causal attention; y: queries, keys and values [R, T, n + 2 heads, h] -> [R, T, n h]. `exact` is written out: the
     fused kernels have no second derivative."""
-    groups = q.shape[1] // k.shape[1]
+    y = y.transpose(1, 2)
+    q, k, v = y.split((y.shape[1] - 2 * heads, heads, heads), 1)
+    groups = q.shape[1] // heads
     if groups > 1:
         k, v = (t.repeat_interleave(groups, 1) for t in (k, v))
-    if not exact:
-        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
-    scores = (q @ k.transpose(-2, -1)).float() * q.shape[-1] ** -0.5
-    future = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(1)
-    return scores.masked_fill(future, -torch.inf).softmax(-1).to(v.dtype) @ v
+    if exact:
+        scores = (q @ k.transpose(-2, -1)).float() * q.shape[-1] ** -0.5
+        future = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(1)
+        read = scores.masked_fill(future, -torch.inf).softmax(-1).to(v.dtype) @ v
+    else:
+        read = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    return read.transpose(1, 2).flatten(2)
 
 
-def block(x: Tensor, w: Block, cos: Tensor, sin: Tensor, delta: Tensor | None, exact: bool, eps: float) -> Tensor:
-    """x [R, T, d], cos and sin [T, h], delta [D, d, f] on the down-projection, or None -> [R, T, d]."""
-    return block_with_inner(x, w, cos, sin, delta, exact, eps)[0]
-
-
-def block_with_inner(
+def causal_block(
     x: Tensor, w: Block, cos: Tensor, sin: Tensor, delta: Tensor | None, exact: bool, eps: float
-) -> tuple[Tensor, Tensor]:
-    """As `block`, and what the down-projection reads, [R, T, f]."""
-    rows, length, _ = x.shape
-    y = rms(x, w.norm1, eps)
-    q, k, v = (F.linear(y, m).view(rows, length, -1, cos.shape[-1]).transpose(1, 2) for m in (w.q, w.k, w.v))
-    y = attend(rotate(q, cos, sin), rotate(k, cos, sin), v, exact)
-    x = x + F.linear(y.transpose(1, 2).flatten(2), w.o)
-    y = rms(x, w.norm2, eps)
-    y = F.silu(F.linear(y, w.gate)) * F.linear(y, w.up)
-    out = F.linear(y, w.down)
-    if delta is not None:
-        out = out + torch.bmm(y.reshape(len(delta), -1, y.shape[-1]), delta.transpose(1, 2)).view_as(out)
-    return x + out, y
+) -> Tensor:
+    """x [R, T, d], cos and sin [T, 1, h], delta [D, d, f] on the down-projection, or None -> [R, T, d]."""
+    return block(x, w, cos, sin, partial(attend, exact=exact), delta, eps)[0]
 
 
 def block_pull(
@@ -134,30 +110,30 @@ def block_pull(
 ) -> tuple[Tensor, ...]:
     """Gradient of a block at x for the gradient `above` [R, T, d] at its output; where there is a delta also what its
     down-projection reads, [R, T, f]: with `above` these are the factors of the delta's own gradient."""
-    pulled: Any = torch.func.vjp(lambda x: block_with_inner(x, w, cos, sin, delta, True, eps), x, has_aux=True)
+    exactly = partial(attend, exact=True)
+    pulled: Any = torch.func.vjp(lambda x: block(x, w, cos, sin, exactly, delta, eps), x, has_aux=True)
     _, pull, inner = pulled
     return pull(above) if delta is None else (*pull(above), inner)
 
 
 def weighted_loss(
-    x: Tensor, norm: Tensor, head: Tensor, weigh: Weigh, targets: Tensor, share: Tensor, eps: float
+    x: Tensor, final: Tensor, head: Tensor, weigh: Weigh, targets: Tensor, share: Tensor, eps: float
 ) -> tuple[Tensor, Tensor]:
-    """x [R, T, d] above the last block, targets [R, T], share [R, 1] (one over the tokens of the row's document)
-    -> the inner loss, summed over documents; and the plain mean, nats a token."""
-    hidden = rms(x, norm, eps)
-    each = F.cross_entropy(
-        F.linear(hidden, head).float().flatten(0, 1), targets.flatten(), ignore_index=IGNORE, reduction="none"
-    ).view_as(targets)
+    """x [R, T, d] above the last block, weights `final` of the norm there, targets [R, T], share [R, 1] (one over the
+    tokens of the row's document) -> the inner loss, summed over documents; and the plain mean, nats a token."""
+    hidden = norm(x, final, eps)
+    logits = F.linear(hidden, head).float().flatten(0, 1)
+    each = F.cross_entropy(logits, targets.flatten(), ignore_index=IGNORE, reduction="none").view_as(targets)
     inside = F.gelu(F.linear(hidden.float(), weigh.w1, weigh.b1))
     weight = F.softplus(F.linear(inside, weigh.w2, weigh.b2).squeeze(-1)) / math.log(2)
     return (each * weight * share).sum(), each.sum() / (targets != IGNORE).sum()
 
 
 def loss_pull(
-    x: Tensor, norm: Tensor, head: Tensor, weigh: Weigh, targets: Tensor, share: Tensor, eps: float
+    x: Tensor, final: Tensor, head: Tensor, weigh: Weigh, targets: Tensor, share: Tensor, eps: float
 ) -> tuple[Tensor, Tensor]:
     """Gradient of the inner loss at x [R, T, d], and the plain mean loss."""
-    return torch.func.grad(weighted_loss, has_aux=True)(x, norm, head, weigh, targets, share, eps)
+    return torch.func.grad(weighted_loss, has_aux=True)(x, final, head, weigh, targets, share, eps)
 
 
 def stepped(delta: Tensor, outputs: Tensor, inputs: Tensor, rate: Tensor) -> Tensor:
@@ -177,14 +153,11 @@ class LlamaStep:
         def wrap(function: Any) -> Any:
             return function if mode == "none" else torch.compile(function, dynamic=False, mode=mode)
 
-        self.block, self.block_pull, self.loss_pull = wrap(block), wrap(block_pull), wrap(loss_pull)
+        self.block, self.block_pull, self.loss_pull = wrap(causal_block), wrap(block_pull), wrap(loss_pull)
         self.stepped, self.rounded, self.cross_entropy = wrap(stepped), wrap(rounded), wrap(answer_entropy)
-        config = model.config
-        self.eps = float(config.rms_norm_eps)
-        h = config.head_dim
-        inverse = config.rope_parameters["rope_theta"] ** -(torch.arange(0, h, 2, device=model.device).float() / h)
-        angles = torch.outer(torch.arange(2048, device=model.device).float(), inverse).repeat(1, 2)
-        self.cos, self.sin = angles.cos(), angles.sin()
+        self.eps = float(model.config.rms_norm_eps)
+        positions = torch.arange(LONGEST, device=model.device)[None]
+        self.rotation = [each[0] for each in rotation(model, positions.float(), positions)]  # cos, sin [LONGEST, 1, h]
         self.stacked = stack_weights(model)
         self.blocks: list[Block] = []  # of the step that is being computed
         self.fast_blocks = prepared.config.blocks_of(model)  # those with a delta
@@ -192,17 +165,19 @@ class LlamaStep:
     @staticmethod
     def can(model: Any, prepared: Any) -> bool:
         """Whether it computes this model's step; the plain step does all others."""
-        c = model.config
-        plain = c.model_type == "llama" and (c.hidden_act, c.attention_bias, c.mlp_bias) == ("silu", False, False)
-        return plain and c.rope_parameters["rope_type"] == "default" and type(prepared) is Prepared
+        return can_run(model) and type(prepared) is Prepared
 
     def run(self, x: Tensor, blocks: Sequence[Block], deltas: Sequence[Tensor | None], exact: bool) -> list[Tensor]:
         """What goes into each block, and what comes out of the last."""
-        cos, sin = (a[: x.shape[1]].to(x.dtype) for a in (self.cos, self.sin))
+        cos, sin = self._rotation(x)
         xs = [x]
         for w, delta in zip(blocks, deltas, strict=True):
             xs.append(self.block(xs[-1], w, cos, sin, delta, exact, self.eps))
         return xs
+
+    def _rotation(self, x: Tensor) -> list[Tensor]:
+        """cos and sin for the tokens of x [R, T, d], [T, 1, h]."""
+        return [each[: x.shape[1]].to(x.dtype) for each in self.rotation]
 
     @contextmanager
     def reader_on(self) -> Iterator[None]:
@@ -222,7 +197,7 @@ class LlamaStep:
         weigh = Weigh(first.weight, first.bias, second.weight, second.bias)
         above = model.norm.weight, self.model.lm_head.weight, weigh, targets.flatten(0, 1), share, self.eps
         x = self.run(model.embed_tokens(inputs.flatten(0, 1)), blocks[:cut], [None] * cut, False)[-1]
-        cos, sin = (a[: x.shape[1]].to(x.dtype) for a in (self.cos, self.sin))
+        cos, sin = self._rotation(x)
         shape = len(self.fast_blocks), len(inputs), *blocks[cut].down.shape
         deltas = torch.zeros(shape, device=x.device)
         losses = []
@@ -252,11 +227,11 @@ class LlamaStep:
 
     def entropy(self, states: Tensor, goals: Tensor, weights: Tensor) -> Tensor:
         parts = zip(*(t.split(ENTROPY_AT_ONCE) for t in (states, goals, weights)), strict=True)
-        norm, head = self.model.model.norm.weight, self.model.lm_head.weight
-        return torch.stack([self.cross_entropy(*part, norm, head, self.eps) for part in parts]).sum()
+        final, head = self.model.model.norm.weight, self.model.lm_head.weight
+        return torch.stack([self.cross_entropy(*part, final, head, self.eps) for part in parts]).sum()
 
 
-def answer_entropy(x: Tensor, goal: Tensor, weight: Tensor, norm: Tensor, head: Tensor, eps: float) -> Tensor:
+def answer_entropy(x: Tensor, goal: Tensor, weight: Tensor, final: Tensor, head: Tensor, eps: float) -> Tensor:
     """x [N, d] above the last block, goal [N], weight [N] -> sum of weight * cross-entropy, nats."""
-    losses = F.cross_entropy(F.linear(rms(x, norm, eps), head).float(), goal, reduction="none")
+    losses = F.cross_entropy(F.linear(norm(x, final, eps), head).float(), goal, reduction="none")
     return (losses * weight).sum()

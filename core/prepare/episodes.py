@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
+from itertools import chain, filterfalse
 from typing import Any, NamedTuple
 
 import torch
@@ -146,13 +147,13 @@ def draw(
 ) -> Episode:
     """A document of at most about so many words, with at least one question; of some kinds a share has its words
     swapped."""
-    there = [kind for kind in kinds if kind == "invented" or material.passages.get(kind)]
+    shares = {kind: share for kind, share in kinds.items() if kind == "invented" or material.passages.get(kind)}
     while True:
-        kind = rng.choices(there, [kinds[k] for k in there])[0]
+        kind = rng.choices(list(shares), list(shares.values()))[0]
         if kind == "invented":
             made = invented_document(rng, max(1, round(words * TOKENS_OF_A_WORD) // 22))
             glue = rng.choice((" ", " ", "\n", "\n\n"))
-            episode = Episode(made.title, glue.join(made.sentences), [q for qs in made.questions for q in qs])
+            episode = Episode(made.title, glue.join(made.sentences), list(chain.from_iterable(made.questions)))
         else:
             episode = joined(material.passages[kind], rng, words)
         if episode.questions:
@@ -183,9 +184,12 @@ def joined(passages: Sequence[Passage], rng: random.Random, words: int) -> Episo
     if rng.random() < 0.3:
         rng.shuffle(parts)
     title = first.title if first.title and rng.random() < 0.8 else rng.choice(TITLES)
-    questions = [q for part in parts for q in rng.sample(part.questions, min(8, len(part.questions)))]
-    beyond = [q for part in parts for q in part.beyond]
-    return Episode(title, "\n".join(part.text for part in parts if part.text), questions, beyond)
+    questions: list[QA] = []
+    beyond: list[QA] = []
+    for part in parts:
+        questions += rng.sample(part.questions, min(8, len(part.questions)))
+        beyond += part.beyond
+    return Episode(title, "\n".join(filter(None, (part.text for part in parts))), questions, beyond)
 
 
 def excerpt(passage: Passage, rng: random.Random, words: int) -> Passage:
@@ -204,8 +208,12 @@ def excerpt(passage: Passage, rng: random.Random, words: int) -> Passage:
         first -= 1
     text = between.join(split[first:stop])
     around = between.join([*split[:first], *split[stop:]])
-    inside = [q for q in passage.questions if q.answer in text]
-    outside = [QA(q.question, NOT_IN_TEXT) for q in passage.questions if q.answer not in text and q.answer in around]
+    inside, outside = [], []
+    for q in passage.questions:
+        if q.answer in text:
+            inside.append(q)
+        elif q.answer in around:
+            outside.append(QA(q.question, NOT_IN_TEXT))
     return passage._replace(text=text, questions=inside, beyond=outside)
 
 
@@ -221,8 +229,8 @@ def stranger(episode: Episode, others: Sequence[Episode], rng: random.Random) ->
         if other is episode:
             continue
         q = rng.choice(other.questions)
-        wanted = [word for word in normalise(q.question) if word not in STOP_WORDS]
-        share = sum(word in known for word in wanted) / max(len(wanted), TELLING)
+        wanted = list(filterfalse(STOP_WORDS.__contains__, normalise(q.question)))
+        share = sum(map(known.__contains__, wanted)) / max(len(wanted), TELLING)
         answered = f" {' '.join(normalise(q.answer))} " in text
         if share > best and not answered:
             best, closest = share, QA(q.question, NOT_IN_TEXT)

@@ -162,6 +162,10 @@ def fact(rng: random.Random) -> tuple[str, list[QA]]:
 
 
 def invented_document(rng: random.Random, facts: int) -> Invented:
-    made = [fact(rng) for _ in range(facts)]
-    made = [m for m in made if m[1]]
-    return Invented(invented_word(rng), [m[0] for m in made], [m[1] for m in made])
+    made, asked = [], []
+    for _ in range(facts):
+        sentence, questions = fact(rng)
+        if questions:
+            made.append(sentence)
+            asked.append(questions)
+    return Invented(invented_word(rng), made, asked)

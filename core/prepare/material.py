@@ -22,12 +22,13 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from itertools import groupby
+from itertools import chain, groupby
 from multiprocessing import Pool
 from pathlib import Path
 from typing import IO, Any, Generic, NamedTuple, TypeVar, overload
 
 from core.document.tables import rows_as_text
+from core.document.text import one_line
 from core.prepare.questions import QA, ask_paragraph, recurring
 from core.prepare.swapped import Words
 from core.prompts import NOT_IN_TEXT
@@ -93,8 +94,12 @@ def read_articles(path: Path) -> list[tuple[str, str]]:
     """(title, text) of every article of one `wikipedia-N.txt.xz`."""
     with lzma.open(path, "rt", encoding="utf-8") as file:
         text = file.read()
-    pairs = (article.strip().partition("\n") for article in text.split("\n\x1e\n"))
-    return [(head.lstrip("# ").strip(), body.strip()) for head, _, body in pairs if body.strip()]
+    articles = []
+    for article in text.split("\n\x1e\n"):
+        head, _, body = article.strip().partition("\n")
+        if body.strip():
+            articles.append((head.lstrip("# ").strip(), body.strip()))
+    return articles
 
 
 def kind_of_row(row: Mapping[str, Any]) -> str:
@@ -128,8 +133,10 @@ def laid_out(text: str) -> str:
     """Rows `a | b | c` as the product shows tables; other lines stay."""
     parts: list[str] = []
     for is_row, group in groupby(text.splitlines(), key=lambda line: "|" in line):
-        lines = list(group)
-        parts += [rows_as_text([line.split("|") for line in lines])] if is_row else lines
+        if is_row:
+            parts.append(rows_as_text([line.split("|") for line in group]))
+        else:
+            parts += group
     return "\n".join(parts)
 
 
@@ -143,10 +150,6 @@ def read_people(path: Path, *, development: bool, sources: Sequence[str] = ("nq"
     return [Passage(source, source, context, questions) for (source, context), questions in by_context.items()]
 
 
-def one_line(text: str) -> str:
-    return " ".join(text.split())
-
-
 def passages_of(article: tuple[str, str], recur: float = 0.0) -> list[Passage]:
     """Paragraph groups of 40 to 350 words of one article, each with questions by rule; in a share of `recur` of them a
     sentence is taken out and asked. The first also has what the article is about: its first sentence."""
@@ -155,14 +158,17 @@ def passages_of(article: tuple[str, str], recur: float = 0.0) -> list[Passage]:
     passages: list[Passage] = []
     group: list[str] = []
     size, target = 0, rng.choice((80, 150, 250, 350))
-    for paragraph in [p for p in body.split("\n") if p] + [""]:
+    for paragraph in (*filter(None, body.split("\n")), ""):
         words = len(paragraph.split())
         if group and (size + words > target or not paragraph):
             if 30 <= size <= 500:
                 taken = recurring(group, title, rng) if recur and rng.random() < recur else None
                 group, asked_again = taken or (group, None)
-                questions = [q for p in group for q in ask_paragraph(p, title, rng, 6)]
-                questions += [asked_again] if asked_again else []
+                questions: list[QA] = []
+                for asked in group:
+                    questions += ask_paragraph(asked, title, rng, 6)
+                if asked_again:
+                    questions.append(asked_again)
                 passages.append(Passage("rules", title, "\n".join(group), questions))
             group, size, target = [], 0, rng.choice((80, 150, 250, 350))
         if paragraph and words < 450:
@@ -192,8 +198,11 @@ def without_development(training: Sequence[Passage], development: Sequence[Passa
 
     Returns: what is left; how many passages and how many questions went.
     """
-    runs = {run for p in development for run in eight_words(p.text)}
-    asked = {q.question.lower() for p in development for q in p.questions}
+    runs: set[tuple[str, ...]] = set()
+    asked: set[str] = set()
+    for p in development:
+        runs.update(eight_words(p.text))
+        asked.update(q.question.lower() for q in p.questions)
     apart = [p for p in training if runs.isdisjoint(eight_words(p.text))]
     kept, went = [], 0
     for p in apart:
@@ -254,8 +263,10 @@ class Material:
     @cached_property
     def words(self) -> Words:
         """Words to swap with: names of the texts, words of people's answers."""
-        texts = (p.text for kind in ("rules", "people") for p in self.passages.get(kind, [])[::8])
-        return Words.gathered(texts, (q.answer for p in self.passages.get("people", []) for q in p.questions))
+        rules, people = self.passages.get("rules", []), self.passages.get("people", [])
+        texts = (passage.text for passage in chain(rules[::8], people[::8]))
+        questions = chain.from_iterable(passage.questions for passage in people)
+        return Words.gathered(texts, (question.answer for question in questions))
 
 
 def compressed(path: Path, mode: str) -> IO[Any]:
@@ -308,9 +319,10 @@ def build(question_files: Sequence[Path], article_files: Sequence[Path], every: 
     list[Passage], list[Passage], dict[str, int]
 ]:  # fmt: skip
     """Training passages, development passages, and counts of what was left out. `every`: one article in so many."""
-    rows = [row for path in question_files for row in read_rows(path)]
-    development = grouped(row for row in rows if is_development(row["context"]))
-    training = grouped(row for row in rows if not is_development(row["context"]))
+    rows: dict[bool, list[dict[str, Any]]] = {True: [], False: []}  # held out, or not
+    for row in chain.from_iterable(map(read_rows, question_files)):
+        rows[is_development(row["context"])].append(row)
+    development, training = grouped(rows[True]), grouped(rows[False])
     training, passages_gone, questions_gone = without_development(training, development)
     articles: list[tuple[str, str]] = []
     for path in article_files:
@@ -318,7 +330,7 @@ def build(question_files: Sequence[Path], article_files: Sequence[Path], every: 
     with Pool(workers) as pool:
         for made in pool.imap(partial(passages_of, recur=0.4), articles, chunksize=64):
             training += [p for p in made if p.questions]
-    training += [gist for gist in map(gist_of, articles) if gist]
+    training += filter(None, map(gist_of, articles))
     counts = Counter(p.kind for p in training) | {
         "passages left out": passages_gone, "questions left out": questions_gone, "development": len(development),
     }  # fmt: skip
@@ -338,8 +350,8 @@ def main() -> None:
     follow_ups = []
     if o.followups:
         with gzip.open(o.followups, "rt") as file:
-            rows = [json.loads(line) for line in file]
-        follow_ups = [FollowUp(r["history"][-4:], r["question"], r["rewrite"]) for r in rows]
+            for row in map(json.loads, file):
+                follow_ups.append(FollowUp(row["history"][-4:], row["question"], row["rewrite"]))
     save(o.out, Material(by_kind(training), follow_ups))
     save(o.out.with_name("dev-" + o.out.name), Material(by_kind(development)))
     questions = sum(len(p.questions) for p in training)

@@ -16,6 +16,7 @@ from core.learning.segments import stack_segments
 from core.prepare.episodes import Episode, draw, encode_document
 from core.prepare.invented import invented_document
 from core.prepare.material import Material
+from core.prepare.questions import QA
 from core.prompts import ChatFormat, format_for
 from core.squad import exact_match, f1
 
@@ -45,16 +46,23 @@ def learned_figures(
     for start in range(0, len(episodes), batch):
         group = list(episodes[start : start + batch])
         learned = learn_all(reader, tokenizer, fmt, prepared, group, device)
-        asked = [e.questions[:per_document] for e in group]
-        rows = [len(questions) for questions in asked]
-        flat = [(e, q) for e, questions in zip(group, asked, strict=True) for q in questions]
-        closed = [fmt.closed_book(q.question) for _, q in flat]
+        rows: list[int] = []  # questions of each document
+        asked: list[QA] = []
+        closed, in_context, without = [], [], []  # prompts
+        for episode in group:
+            questions = episode.questions[:per_document]
+            rows.append(len(questions))
+            asked += questions
+            for q in questions:
+                closed.append(fmt.closed_book(q.question))
+                in_context.append(fmt.in_context(episode.text, q.question))
+                without.append(plain.closed_book(q.question))
         wrong = {name: delta.roll(1, 0) for name, delta in learned.items()}
         conditions: Mapping[str, tuple[Any, list[list[int]], dict[str, Tensor]]] = {
             "learned": (reader, closed, learned),
             "wrong": (reader, closed, wrong),
-            "in_context": (reader, [fmt.in_context(e.text, q.question) for e, q in flat], {}),
-            "base": (model, [plain.closed_book(q.question) for _, q in flat], {}),
+            "in_context": (reader, in_context, {}),
+            "base": (model, without, {}),
         }
         for kind in kinds:
             network, prompts, deltas = conditions[kind]
@@ -62,11 +70,11 @@ def learned_figures(
             hold_back = held_back(fmt) if kind != "base" else None
             with prepared.reading(network, deltas, rows):
                 answers, _ = generate(network, prompts, hold_back=hold_back, **options)
-            for ids, (_, q) in zip(answers, flat, strict=True):
+            for ids, q in zip(answers, asked, strict=True):
                 text = tokenizer.decode(ids, skip_special_tokens=True).strip()
                 scores[kind][0] += exact_match(text, [q.answer])
                 scores[kind][1] += f1(text, [q.answer])
-        count += len(flat)
+        count += len(asked)
     figures = {"questions": float(count), "seconds": time.time() - began}
     for kind, (em, score) in scores.items():
         figures |= {f"{kind}_em": 100 * em / max(1, count), f"{kind}_f1": 100 * score / max(1, count)}

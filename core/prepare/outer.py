@@ -25,7 +25,7 @@ from typing import Any, cast
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from core.errors import Refused
 from core.learning.preparation import Prepared, SlowWeights
@@ -87,10 +87,10 @@ def add_up(tensors: Iterable[Tensor]) -> None:
     if world_size() == 1:
         return
     each = list(tensors)
-    flat = torch.cat([t.flatten() for t in each])
+    flat = torch.cat([tensor.flatten() for tensor in each])
     dist.all_reduce(flat)
-    sums = [part.view_as(t) for part, t in zip(flat.split([t.numel() for t in each]), each, strict=True)]
-    torch._foreach_copy_(each, sums)
+    parts = flat.split([tensor.numel() for tensor in each])
+    torch._foreach_copy_(each, list(map(Tensor.view_as, parts, each)))
 
 
 class Phases:
@@ -128,22 +128,27 @@ class Trainer:
     def __init__(self, model: Any, prepared: SlowWeights, config: OuterConfig) -> None:
         self.slow, self.config = prepared, config
         self.device = next(model.parameters()).device
-        named = list(prepared.named_parameters())
-        reader = [p for name, p in named if name.startswith("reader.")]
-        rates = [p for name, p in named if name == "log_rates"]
-        rest = [p for name, p in named if not name.startswith("reader.") and name != "log_rates"]
-        with_rates = ((reader, config.reader_lr), (rates, config.rate_lr), (rest, config.weigh_lr))
-        cuda = self.device.type == "cuda"
-        groups = [{"params": params, "lr": lr} for params, lr in with_rates if params]
-        self.optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
-        self.lr = [g["lr"] for g in self.optimiser.param_groups]
-        self.moved = [p for _, p in named]
+        self.moved: list[nn.Parameter] = []
+        rest: dict[str, Any] = {"params": [], "lr": config.weigh_lr}
+        groups = {
+            "reader": {"params": [], "lr": config.reader_lr},
+            "log_rates": {"params": [], "lr": config.rate_lr},
+            "": rest,
+        }
+        for name, parameter in prepared.named_parameters():
+            self.moved.append(parameter)
+            groups.get(name.partition(".")[0], rest)["params"].append(parameter)
+        trained = [group for group in groups.values() if group["params"]]
+        self.optimiser = torch.optim.AdamW(trained, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
+        self.lr = [group["lr"] for group in trained]
         self.parts = 1  # of a batch, as memory allows
         self.phases = Phases(self.device)
         self.outer_step: OuterStep = HookStep(model, prepared)
         if config.compiled and LlamaStep.can(model, prepared):
             mode = "default" if config.mode == "recorded" else config.mode
-            self.outer_step = LlamaStep(model, cast(Prepared, prepared), mode=mode if cuda else "none")
+            self.outer_step = LlamaStep(
+                model, cast(Prepared, prepared), mode=mode if self.device.type == "cuda" else "none"
+            )
         is_recorded = config.mode == "recorded" and isinstance(self.outer_step, LlamaStep)
         self.recorded = RecordedStep(self.outer_step, self.moved, config) if is_recorded else None
 
@@ -171,7 +176,7 @@ class Trainer:
         with self.phases("optimiser"):
             gradients = [p.grad for p in self.moved if p.grad is not None]
             add_up(gradients)
-            norm = torch.nn.utils.clip_grad_norm_([p for p in self.moved if p.grad is not None], 1.0)
+            norm = torch.nn.utils.clip_grad_norm_(self.moved, 1.0)
             for group, rate in zip(self.optimiser.param_groups, self.lr, strict=True):
                 group["lr"] = rate * scale
             self.optimiser.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]  # as GradScaler does

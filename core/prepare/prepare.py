@@ -61,9 +61,11 @@ def read_material(path: Path) -> tuple[Material, Material]:
     for article in read_squad(path):
         for q in article.questions:
             passages.setdefault(q.context, []).append(QA(q.text, q.answers[0]))
-    every = [Passage("people", "", context, questions) for context, questions in passages.items()]
-    held_out = [p for p in every if sources.is_development(p.text)]
-    training = [p for p in every if not sources.is_development(p.text)]
+    training: list[Passage] = []
+    held_out: list[Passage] = []
+    for context, questions in passages.items():
+        group = held_out if sources.is_development(context) else training
+        group.append(Passage("people", "", context, questions))
     return Material({"people": training}), Material({"people": held_out})
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Sequence
+from itertools import chain, filterfalse, repeat
 from typing import NamedTuple
 
 MONTHS = "January|February|March|April|May|June|July|August|September|October|November|December"
@@ -71,7 +72,7 @@ class QA(NamedTuple):
 
 def sentences(text: str) -> list[str]:
     """Split a paragraph into sentences (heuristic: end mark, space, capital)."""
-    return [s for s in SENTENCE.split(text) if s]
+    return list(filter(None, SENTENCE.split(text)))
 
 
 def base_form(verb: str) -> str | None:
@@ -283,8 +284,9 @@ def _good(q: QA) -> bool:
 def ask_paragraph(paragraph: str, title: str, rng: random.Random, limit: int = 8) -> list[QA]:
     """Up to `limit` questions about a paragraph, spread over its sentences."""
     per_sentence = [ask_sentence(s, title, rng) for s in sentences(paragraph)]
-    pool = [rng.choice(qs) for qs in per_sentence if qs]
-    pool += [q for qs in per_sentence for q in qs if q not in pool and rng.random() < 0.4]
+    pool = [rng.choice(questions) for questions in per_sentence if questions]
+    more = filterfalse(set(pool).__contains__, chain.from_iterable(per_sentence))
+    pool += [question for question in more if rng.random() < 0.4]
     rng.shuffle(pool)
     return pool[:limit]
 
@@ -298,15 +300,18 @@ def recurring(paragraphs: Sequence[str], title: str, rng: random.Random) -> tupl
 
     Returns: the paragraphs without that sentence, and the question; None where nothing recurs.
     """
-    split = [sentences(p) for p in paragraphs]
-    places = [(i, j) for i, paragraph in enumerate(split) for j in range(len(paragraph)) if i or j]
+    split = list(map(sentences, paragraphs))
+    places: list[tuple[int, int]] = []
+    for i, paragraph in enumerate(split):
+        places += zip(repeat(i), range(len(paragraph)), strict=False)
+    places = list(filter(any, places))  # not the text's first sentence
     for i, j in rng.sample(places, len(places)):
         sentence = split[i][j]
         if not 7 <= len(sentence.split()) <= 40 or PRONOUN.match(sentence):
             continue
-        without = [paragraph[:j] + paragraph[j + 1 :] if n == i else paragraph for n, paragraph in enumerate(split)]
-        rest = [" ".join(paragraph) for paragraph in without]
-        others = [s for paragraph in without for s in paragraph]
+        without = list(split)
+        without[i] = split[i][:j] + split[i][j + 1 :]
+        others = list(chain.from_iterable(without))
         if sentence in others:  # it stands there word for word, once more
             continue
         spans = _recurring_spans(sentence, title, rng)
@@ -316,7 +321,7 @@ def recurring(paragraphs: Sequence[str], title: str, rng: random.Random) -> tupl
             if any(stands.search(s) and len(about & set(WORD.findall(s.lower()))) >= 2 for s in others):
                 question = QA(_trim_around(stands.sub(word, _clean(sentence)), word), span)
                 if _good(question):
-                    return [p for p in rest if p], question
+                    return list(filter(None, map(" ".join, without))), question
     return None
 
 
@@ -330,8 +335,8 @@ def _recurring_spans(sentence: str, title: str, rng: random.Random) -> list[tupl
     return spans
 
 
-def _trim_around(text: str, word: str, reach: int = 11) -> str:
-    """Up to so many words on both sides of the question word."""
+def _trim_around(text: str, word: str) -> str:
+    """Up to 11 words before the question word, and about as many after it."""
     words = text.split()
     place = next((n for n in range(len(words)) if " ".join(words[n:]).startswith(word)), 0)
-    return " ".join(words[max(0, place - reach) : place + reach + 2]).rstrip(" ,.;:") + "?"
+    return " ".join(words[max(0, place - 11) : place + 13]).rstrip(" ,.;:") + "?"

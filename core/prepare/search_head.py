@@ -11,6 +11,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 import torch.nn.functional as F
@@ -38,12 +39,12 @@ class Texts:
     """States of many texts, computed once. [N, T, d] in half precision, and which of the T count."""
 
     def __init__(self, base: LoadedModel, texts: Sequence[Sequence[int]], layer: int, pad_id: int) -> None:
-        longest, order = max(map(len, texts)), sorted(range(len(texts)), key=lambda i: len(texts[i]))
-        shape = len(texts), longest, base.model.config.hidden_size
+        lengths = list(map(len, texts))
+        order = sorted(range(len(texts)), key=lengths.__getitem__)
+        shape = len(texts), max(lengths), base.model.config.hidden_size
         self.states = torch.zeros(shape, dtype=torch.float16, device=base.device)
-        self.counts = torch.arange(longest, device=base.device) < torch.tensor(
-            [len(t) for t in texts], device=base.device
-        ).unsqueeze(1)
+        places = torch.arange(max(lengths), device=base.device)
+        self.counts = places < torch.tensor(lengths, device=base.device)[:, None]
         for start in range(0, len(order), 64):
             batch = order[start : start + 64]
             for i, of_text in zip(batch, states(base.model, [texts[i] for i in batch], layer, pad_id), strict=True):
@@ -62,9 +63,10 @@ def train_search(
     encode = lambda text: base.tokenizer.encode(text, add_special_tokens=False)[: c.longest]  # noqa: E731
     torch.manual_seed(c.seed)
     passages = joined(passages, random.Random(c.seed))
-    asked = [
-        (n, q) for n, p in enumerate(passages) for q in dict.fromkeys(q.question for q in p.questions) if encode(q)
-    ]
+    asked: list[tuple[int, str]] = []  # number of a passage, question
+    for n, passage in enumerate(passages):
+        questions_about = dict.fromkeys(qa.question for qa in passage.questions)
+        asked += [(n, question) for question in questions_about if encode(question)]
     head = SearchHead(round(DEPTH_SHARE * base.model.config.num_hidden_layers), base.model.config.hidden_size)
     sections = Texts(base, [encode(p.text) for p in passages], head.layer, pad_id)
     questions = Texts(base, [encode(q) for _, q in asked], head.layer, pad_id)
@@ -119,9 +121,15 @@ def highest(questions: Tensor, sections: Tensor, counts: Tensor) -> Tensor:
 
 def joined(passages: Sequence[Passage], rng: random.Random, words: int = 60) -> list[Passage]:
     """Passages with questions; short ones four to one, as in a document."""
-    asked = [p for p in passages if p.questions]
-    short = [p for p in asked if len(p.text.split()) < words]
+    short: list[Passage] = []
+    long: list[Passage] = []
+    for passage in passages:
+        if passage.questions:
+            group = short if len(passage.text.split()) < words else long
+            group.append(passage)
     rng.shuffle(short)
-    groups = [short[start : start + 4] for start in range(0, len(short), 4)]
-    together = [Passage("people", "", " ".join(p.text for p in g), [q for p in g for q in p.questions]) for g in groups]
-    return [p for p in asked if len(p.text.split()) >= words] + together
+    for start in range(0, len(short), 4):
+        group = short[start : start + 4]
+        questions = list(chain.from_iterable(passage.questions for passage in group))
+        long.append(Passage("people", "", " ".join(passage.text for passage in group), questions))
+    return long

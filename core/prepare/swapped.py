@@ -46,7 +46,10 @@ class Words:
                     if word[0].isupper() and not word.isupper() and _changes(word):
                         votes[word][kind] += 1
         kinds = {word: counts.most_common(1)[0][0] for word, counts in votes.items() if len(word) > 3}
-        return cls(kinds, {w for answer in answers for w in WORD.findall(answer) if w.islower() and _changes(w)})
+        small: set[str] = set()
+        for answer in answers:
+            small.update(word for word in WORD.findall(answer) if word.islower() and _changes(word))
+        return cls(kinds, small)
 
     def other(self, word: str, rng: random.Random) -> str:
         """Another word of this kind; the word itself where there is none. Years become years."""
@@ -63,7 +66,7 @@ class Words:
     def _kind(self, word: str) -> str:
         if word[0].isupper():
             return self.kinds.get(word, "what")
-        return next((ending for ending in ENDINGS if word.endswith(ending)), "")
+        return next(filter(word.endswith, ENDINGS), "")
 
 
 def swapped(
@@ -77,11 +80,15 @@ def swapped(
     things: float = 0.4,
 ) -> tuple[str, str, list[QA]]:
     """Names and numbers (`names`: the share of them) and content words of answers (`things`) as others, everywhere."""
-    picked = {w for w in NAMED.findall(text) if rng.random() < names}
-    picked |= {w for w in WORD.findall(text) if w.isdigit() and rng.random() < names}
+    picked: set[str] = set()
+    for name in (*NAMED.findall(text), *filter(str.isdigit, WORD.findall(text))):
+        if rng.random() < names:
+            picked.add(name)
     for q in questions:
-        picked |= {w for w in WORD.findall(q.answer) if w.islower() and rng.random() < things}
-    becomes = {w.lower(): words.other(w, rng) for w in sorted(picked) if _changes(w)}
+        for word in filter(str.islower, WORD.findall(q.answer)):
+            if rng.random() < things:
+                picked.add(word)
+    becomes = {word.lower(): words.other(word, rng) for word in sorted(picked) if _changes(word)}
 
     def other(match: re.Match[str]) -> str:
         """In the case of the word that it replaces."""

@@ -10,7 +10,7 @@ from itertools import islice
 from core.search.words import stems, supports
 from core.types import Page
 
-AROUND = 200  # characters on both sides of an answer in which the question's words are looked for
+CONTEXT_LENGTH = 200  # characters on both sides of an answer in which the question's words are looked for
 MAX_MATCHES = 100  # of an answer on one page that are looked at
 
 
@@ -23,7 +23,7 @@ def cite(page: Page, question: str, answer: str) -> str:
     asked = stems(question) - stems(answer)
 
     def shared_words(start: int) -> int:
-        around = page.text[max(0, start - AROUND) : start + len(answer) + AROUND]
+        around = page.text[max(0, start - CONTEXT_LENGTH) : start + len(answer) + CONTEXT_LENGTH]
         return len(asked & stems(around))
 
     best = max(_answer_starts(page, starts, answer), key=shared_words, default=0)

@@ -12,7 +12,7 @@ from itertools import chain
 
 from core.search.words import SENTENCE_END, STOP_WORDS, normalise, stemmed, stems, stopped_in
 
-WINDOW = 2  # neighbouring sentences in which the answer and what is asked must stand
+WINDOW_SENTENCES = 2  # neighbouring sentences in which the answer and what is asked must stand
 TIME_WORDS = """
     january february march april may june july august september october november december monday tuesday wednesday
     thursday friday saturday sunday spring summer autumn winter fall day days night morning afternoon evening noon
@@ -84,9 +84,9 @@ def evidence(texts: Sequence[str], question: str, answer: str) -> float:
     whole = sum(weight.values())
     best = 0.0
     for start in range(len(sentences)):
-        window = list(chain.from_iterable(sentences[start : start + WINDOW]))
+        window = list(chain.from_iterable(sentences[start : start + WINDOW_SENTENCES]))
         if f" {' '.join(said)} " in f" {' '.join(window)} " or _holds_content(window, said):
-            near = set().union(*asked_here[start : start + WINDOW])
+            near = set().union(*asked_here[start : start + WINDOW_SENTENCES])
             share = sum(map(weight.__getitem__, near)) / whole if whole else 1.0
             best = max(best, share)
     return best

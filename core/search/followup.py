@@ -21,7 +21,8 @@ def needs_history(question: str) -> bool:
     words = normalise(question)
     if CONTINUING.match(question.strip()) and len(words) <= 2 * FEW_WORDS:
         return True
-    return bool(REFERRING & set(words)) and not (words[:1] == ["there"] or "is there" in " ".join(words[:3]))
+    asks_whether_there_is = words[:1] == ["there"] or "is there" in " ".join(words[:3])
+    return bool(REFERRING & set(words)) and not asks_whether_there_is
 
 
 def is_same_question(written: str, question: str, history: Sequence[str]) -> bool:

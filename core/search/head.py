@@ -29,7 +29,7 @@ from core.model import SEARCH, LoadedModel
 from core.search.closeness import NAME_BYTES, Query, encode
 
 WIDTH = 128
-RECORDED = (32, 64, 128, 256)  # tokens of a question
+RECORDED_LENGTHS = (32, 64, 128, 256)  # tokens of a question
 DEPTH_SHARE = 4 / 7  # of the model's depth, whose states tell most (LOG.md)
 
 
@@ -90,7 +90,7 @@ class Searcher:
     def _read(self, ids: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Of a question's tokens, and of padding after them: vectors and weights. On a GPU the pass is recorded once
         and replayed, since launching it takes longer than running it."""
-        length = next((n for n in RECORDED if n >= len(ids)), None)
+        length = next((n for n in RECORDED_LENGTHS if n >= len(ids)), None)
         if self.base.device.type != "cuda" or length is None or not can_run(self.base.model):
             return self._vectors(torch.tensor([ids], device=self.base.device))
         if length not in self.recordings:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import NamedTuple
 
 from core.document.language import ENGLISH, language_of
@@ -78,14 +79,15 @@ class SectionAnswer:
 def as_spelled(matches: Iterable[WordMatch], meant: Mapping[str, str]) -> list[WordMatch]:
     """Matches of other spellings, as those of the words that were written: of each word's spellings the one that stands
     in most chunks. meant: the word of each spelling."""
-    every = list(matches)
-    best: dict[str, WordMatch] = {}
-    for match in every:
-        word = meant[match.word]
-        if word not in best or match.containing > best[word].containing:
-            best[word] = match
-    chosen = {match.word for match in best.values()}
-    return [match._replace(word=meant[match.word]) for match in every if match.word in chosen]
+    by_spelling: dict[str, list[WordMatch]] = {}
+    for match in matches:
+        by_spelling.setdefault(match.word, []).append(match)
+    best: dict[str, list[WordMatch]] = {}  # by the word that was written
+    for spelling, group in by_spelling.items():
+        word = meant[spelling]
+        if word not in best or group[0].containing > best[word][0].containing:
+            best[word] = [match._replace(word=word) for match in group]
+    return list(chain.from_iterable(best.values()))
 
 
 def by_words(
@@ -134,10 +136,12 @@ def sections_to_ask(hits: Sequence[Hit], parameters: RankingParameters) -> list[
         if hit.score >= considered[0].score - parameters.score_margin:
             best.setdefault((hit.document.id, hit.section), hit)
     worth_asking = list(best.values())
-    asked, rest = worth_asking[: parameters.max_sections], worth_asking[parameters.max_sections :]
-    others = [hit for hit in rest if hit.document.id != worth_asking[0].document.id]
-    if others and len(asked) > 1 and len({hit.document.id for hit in asked}) == 1:
-        asked[-1] = others[0]
+    asked = worth_asking[: parameters.max_sections]
+    if len(asked) > 1 and len({hit.document.id for hit in asked}) == 1:
+        for hit in worth_asking[parameters.max_sections :]:
+            if hit.document.id != asked[0].document.id:
+                asked[-1] = hit
+                break
     return asked
 
 
@@ -150,8 +154,9 @@ def leaves_thread(hits: Sequence[Hit], document_id: str, parameters: RankingPara
     """
     if not hits:
         return False
-    own = next((hit.score for hit in hits if hit.document.id == document_id), hits[-1].score)
-    return hits[0].score - own > parameters.thread_margin
+    own_hits = [hit for hit in hits if hit.document.id == document_id]
+    own = own_hits[0] if own_hits else hits[-1]
+    return hits[0].score - own.score > parameters.thread_margin
 
 
 def groups_to_ask(channel: Sequence[Hit], thread: Sequence[Hit], parameters: RankingParameters) -> list[list[Hit]]:
@@ -197,14 +202,17 @@ def judge(
         pages: the documents' text, by their ids; empty where none is kept.
     """
     support = support_of(question, completions, pages)
-    answered = []
+    answered, corrected = [], []
     for group in asked:
         answers = []
         for hit in group:
             if hit.key in completions:
-                answers.append(SectionAnswer(hit=hit, completion=completions[hit.key], pages=support[hit.key]))
+                answer = SectionAnswer(hit=hit, completion=completions[hit.key], pages=support[hit.key])
+                answers.append(answer)
+                if answer.is_answer and corrects(hit, question, pages):
+                    corrected.append(answer)
         answered.append(answers)
-    if corrected := [a for answers in answered for a in answers if a.is_answer and corrects(a.hit, question, pages)]:
+    if corrected:
         answered = [corrected]
     best = choose_answer(answered, parameters, floor=floor, gate=gate)
     if best is None:
@@ -219,8 +227,12 @@ def judge(
 def corrects(hit: Hit, question: str, pages: Mapping[str, Sequence[Page]]) -> bool:
     """Whether a chunk is what somebody said is right about this very question (`core.correction.page_of`): its answer
     is given before those of the text that it corrects."""
-    said = [page.text for page in pages[hit.document.id] if page.correction and page.text.strip() == hit.text.strip()]
-    return any(set(normalise(question)) == set(normalise(text.partition("? ")[0])) for text in said)
+    for page in pages[hit.document.id]:
+        if page.correction and page.text.strip() == hit.text.strip():
+            corrected_question, _, _ = page.text.partition("? ")
+            if set(normalise(question)) == set(normalise(corrected_question)):
+                return True
+    return False
 
 
 def support_of(

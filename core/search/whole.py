@@ -13,7 +13,7 @@ from core.search.words import normalise, supports
 from core.types import Certainty, Completion, Page
 
 GIST_QUESTION = "What is the main subject?"  # of the phrasings that were tried the surest (LOG.md)
-LIKELY = 0.7  # confidence of a subject that the text supports
+MIN_LIKELY = 0.7  # confidence of a subject that the text supports
 
 SUMMARY = """
     summary summaries summarise summarize summarised summarized summarising summarizing summerize sumarise sumarize
@@ -45,12 +45,12 @@ TABLE = {
 REFERRING = frozenset({"what", "whats", "is", "s", "it", "its", "that", "these", "do", "does"})
 PHRASES = frozenset({"bottom line", "key facts", "key points", "main points", "main point", "main idea", "key ideas"})
 FRAME = re.compile(r"(?:The main subject|This document) is (?:about )?(.+?)\.?")  # what `core.document.gist` writes
-LONGEST = 100  # characters of a question
+MAX_QUESTION_LENGTH = 100  # characters of a question
 
 
 def asks_about_whole(question: str) -> bool:
     """Whether a question, as typed, asks for what a whole document is about, and for nothing in it."""
-    if len(question) > LONGEST:
+    if len(question) > MAX_QUESTION_LENGTH:
         return False
     words = normalise(question.replace("’", " ").replace("'", " "))
     said = set(words)
@@ -80,4 +80,4 @@ def summed_up(answer: Completion, pages: Sequence[Page], name: str) -> tuple[Cer
     places = [page.number for page in pages if supports(page.text, answer.text)]
     if not places and not supports(re.sub(r"[_.-]", " ", name), answer.text):
         return Certainty.ABSENT, ()
-    return Certainty.LIKELY if answer.confidence >= LIKELY else Certainty.UNSURE, tuple(places[:1])
+    return Certainty.LIKELY if answer.confidence >= MIN_LIKELY else Certainty.UNSURE, tuple(places[:1])

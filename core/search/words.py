@@ -7,7 +7,7 @@ import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Collection, Hashable, Mapping, Sequence
-from itertools import chain, pairwise
+from itertools import chain, filterfalse, pairwise
 from typing import TypeVar
 
 from core.document.language import ENGLISH, language_of, stop_words
@@ -58,10 +58,14 @@ def spellings(word: str) -> list[str]:
     word = word.casefold()
     if len(word) < MISSPELT_LETTERS or not word.isalpha() or UNPARTED.search(word):
         return []
-    parts = [(word[:n], word[n:]) for n in range(1, len(word) + 1)]
-    swapped = [left + right[1] + right[0] + right[2:] for left, right in parts if len(right) > 1]
-    single = [left + right[1:] for left, right in parts if right[:1] == left[-1]]
-    longer = [left + letter + right for left, right in parts for letter in LETTERS]
+    swapped, single, longer = [], [], []
+    for n in range(1, len(word) + 1):
+        left, right = word[:n], word[n:]
+        if len(right) > 1:
+            swapped.append(left + right[1] + right[0] + right[2:])
+        if right[:1] == left[-1]:
+            single.append(left + right[1:])
+        longer += [left + letter + right for letter in LETTERS]
     others = dict.fromkeys((*swapped, *single, *longer))
     return [other for other in others if other != word and other not in STOP_WORDS]
 
@@ -126,8 +130,9 @@ def word_shares(sections_of: Mapping[str, Collection[SectionKey]], total: int) -
 def terms(text: str) -> str:
     """The words that tell what a text is about, each once, sorted: enough to find it, not to read it. Where words are
     not parted by blanks, each two characters that stand together, as `search_words` looks for them."""
-    words = {word for word in normalise(text) if not UNPARTED.fullmatch(word)} - STOP_WORDS
-    pairs = {pair for run in UNPARTED.findall(unicodedata.normalize("NFKC", text)) for pair in _bigrams(run)}
+    words = set(filterfalse(UNPARTED.fullmatch, normalise(text))) - STOP_WORDS
+    runs = UNPARTED.findall(unicodedata.normalize("NFKC", text))
+    pairs = set(chain.from_iterable(map(_bigrams, runs)))
     between = " a "  # a stop word: the end of one pair and the beginning of the next are no pair
     return between.join(filter(None, (" ".join(sorted(words)), *sorted(pairs))))
 
@@ -135,7 +140,7 @@ def terms(text: str) -> str:
 def normalise(text: str) -> list[str]:
     """Its words, lower case, without articles and punctuation; 1,200 as 1200."""
     plain = THOUSANDS.sub("", unicodedata.normalize("NFKC", text).casefold())
-    return [word for word in NUMBER_OR_WORD.findall(plain) if word not in ARTICLES]
+    return list(filterfalse(ARTICLES.__contains__, NUMBER_OR_WORD.findall(plain)))
 
 
 def supports(text: str, answer: str) -> bool:

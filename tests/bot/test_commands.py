@@ -9,7 +9,7 @@ from structlog.contextvars import get_contextvars
 
 from bot import links, render
 from bot.chat import Attachment, Request, Style, Unfinished, Unreachable
-from bot.commands import ACTIONS, COMMANDS, FETCHES, Bot, Permission, edit_interval
+from bot.commands import ACTIONS, COMMANDS, MAX_FETCHES, Bot, Permission, edit_interval
 from bot.commands.following import follow
 from bot.quotas import QuotaConfig
 from core.errors import EngramError, StorageFailed
@@ -153,7 +153,7 @@ async def test_of_one_persons_files_one_at_a_time_is_in_memory(bot):
     await asyncio.gather(*(bot.hear(request("", file), FakeReply()) for file in files))
     assert most == 1
     await asyncio.gather(*(bot.hear(request("", file, user=f"fake:{n}"), FakeReply()) for n, file in enumerate(files)))
-    assert most <= FETCHES
+    assert most <= MAX_FETCHES
 
 
 async def test_a_flood_in_one_channel_delays_another_by_at_most_one_job(open_service):
@@ -247,7 +247,7 @@ async def test_one_of_two_front_ends_tells_the_end(open_service):
 
 
 async def test_an_end_that_another_front_end_did_not_live_to_tell_is_told(open_service, monkeypatch):
-    monkeypatch.setattr("bot.commands.following.LATE", 0.1)
+    monkeypatch.setattr("bot.commands.following.LATE_SECONDS", 0.1)
     live = FakeLive("fake:0")
 
     async def reopen(address: str) -> FakeLive:

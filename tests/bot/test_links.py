@@ -124,7 +124,7 @@ async def test_redirects_without_end_are_given_up(server: Server) -> None:
     server.answers["/"] = redirect("/")
     with pytest.raises(Refused, match=r"^That link leads on and on"):
         await fetch(server.url(), MOST, public=everywhere)
-    assert len(server.asked) == links.REDIRECTS + 1
+    assert len(server.asked) == links.MAX_REDIRECTS + 1
 
 
 async def test_what_is_too_large_is_given_up_also_when_it_is_packed(server: Server) -> None:

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from bot.quotas import MANY_KEYS, InMemory, QuotaConfig, Quotas
+from bot.quotas import MAX_KEYS, InMemory, QuotaConfig, Quotas
 from core.errors import QuotaReached
 from storage.keys import Keys
 from storage.postgres import PostgresIndex
@@ -96,7 +96,7 @@ async def test_a_full_channel_must_forget_first(clock):
 
 async def test_nothing_is_remembered_of_the_quiet(clock):
     usage = InMemory(clock)
-    for user in range(MANY_KEYS):
+    for user in range(MAX_KEYS):
         await Quotas(QuotaConfig(), usage).command(f"u{user}")
     clock.now = 61.0
     await Quotas(QuotaConfig(), usage).command("late")

@@ -192,7 +192,7 @@ def test_a_base_model_that_has_no_answer_says_so():
 
 def test_a_long_answer_is_cut_to_a_few_lines():
     message = render.answer(answer(learned=replace(LEARNED, text="A long line of an answer.\n\n" * 20)))
-    assert not message.title and len(message.text) <= render.ANSWER and message.text.count("\n") == 2
+    assert not message.title and len(message.text) <= render.MAX_ANSWER and message.text.count("\n") == 2
     assert message.text.endswith("…")
 
 

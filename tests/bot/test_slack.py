@@ -784,7 +784,7 @@ async def test_thousands_of_mentions_are_not_looked_up(world, slack):
     await slack.say(f"{MENTION} who are {names}", by="UBOB")
     await world.until(lambda: world.client._listeners[TEAM].workspace._unknown.get("U00001"))
     await world.quiet()
-    assert len(slack.sent("users.info")) <= workspace.NAMED + 1
+    assert len(slack.sent("users.info")) <= workspace.MAX_MENTIONS + 1
 
 
 async def test_admins_of_the_other_side_of_a_shared_channel_cancel_nothing(world, slack, engine):

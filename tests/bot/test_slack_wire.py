@@ -132,8 +132,8 @@ async def test_a_thousand_forged_requests_are_refused_and_none_is_handled(http, 
 
 
 async def test_half_requests_are_given_up_and_never_too_many(http, slack, monkeypatch):
-    monkeypatch.setattr(slack_http, "LIVES_FOR", 0.5)
-    monkeypatch.setattr(slack_http, "CONNECTIONS", 20)
+    monkeypatch.setattr(slack_http, "CONNECTION_TIMEOUT", 0.5)
+    monkeypatch.setattr(slack_http, "MAX_CONNECTIONS", 20)
     port = int(slack.http_url.split(":")[2].split("/")[0])
     half = b"POST /slack/events HTTP/1.1\r\nHost: x\r\nContent-Le"
     held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(40)]
@@ -149,7 +149,7 @@ async def test_half_requests_are_given_up_and_never_too_many(http, slack, monkey
 
 
 async def test_a_text_that_does_not_come_is_not_waited_for(http, slack, monkeypatch, caplog):
-    monkeypatch.setattr(slack_http, "BODY_WITHIN", 0.2)
+    monkeypatch.setattr(slack_http, "BODY_TIMEOUT", 0.2)
     port = int(slack.http_url.split(":")[2].split("/")[0])
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(b"POST /slack/events HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{")
@@ -359,7 +359,7 @@ async def test_nothing_is_acknowledged_before_it_is_kept(world, slack):
 
 
 async def test_a_slow_disk_costs_a_command_two_seconds_and_not_its_answer(world, slack, monkeypatch):
-    monkeypatch.setattr(app, "DISK", 0.1)
+    monkeypatch.setattr(app, "DISK_TIMEOUT", 0.1)
     async with slow_disk(world):
         await slack.slash("docs")
     await world.whispered("know any documents")

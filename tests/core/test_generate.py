@@ -116,7 +116,7 @@ def test_many_prompts_are_read_a_few_at_a_time_with_pauses_on_a_cpu(tiny, begun)
     prompts = [[*text, *range(7 + n, 9 + 2 * n)] for n in range(ROWS_ON_CPU + 1)]
     plain = [generate(tiny.model, [prompt], max_new=6, **PLAIN) for prompt in prompts]
     options = {"prefix": at_once(reading(tiny.model, [text], 1)), "text_of": [0] * len(prompts)} if begun else {}
-    steps, pauses = generation(tiny.model, prompts, max_new=6, **options, **PLAIN), 0
+    steps, pauses = generation(tiny.model, prompts, max_new=6, in_parts=True, **options, **PLAIN), 0
     while True:
         try:
             next(steps)

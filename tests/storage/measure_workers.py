@@ -18,13 +18,13 @@ from core.types import Stage
 from storage.keys import Keys
 from storage.postgres import PostgresIndex
 from storage.weights import Weights
-from storage.workers import DEAD_AFTER, HEARTBEAT, Queues, Workers
+from storage.workers import DEAD_AFTER, HEARTBEAT_SECONDS, Queues, Workers
 from tests.postgres import running
 from tests.storage.worker import LIMITS, worker
 
 TEXT = "The lighthouse of Vessin was built in 1874. Its keeper is Orla Quint. A berth costs forty crowns a night."
 ORDER = [*Stage]
-AS_SHIPPED = {"heartbeat": HEARTBEAT, "dead_after": DEAD_AFTER}
+AS_SHIPPED = {"heartbeat": HEARTBEAT_SECONDS, "dead_after": DEAD_AFTER}
 
 
 async def until(service: Service, channel: str, text: str, stage: Stage) -> float:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 PEAK = 0.15  # of a day's work in its busiest hour
 HOUR = 3600.0
-AT_ONCE = 16  # questions in one batch of a worker: storage.workers.CALLS_AT_ONCE
+AT_ONCE = 16  # questions in one batch of a worker: storage.workers.MAX_CALLS
 QUESTION_WITHIN, DOCUMENT_WITHIN = 3.0, 600.0  # seconds, for 95 of 100
 SLICES = 4  # of a page: two steps of two sections
 DAYS = 22  # of work in a month

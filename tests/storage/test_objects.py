@@ -73,7 +73,7 @@ def test_two_documents_that_changed_places_are_refused(weights: Objects) -> None
 
 
 def test_what_was_used_last_is_not_fetched_again_and_the_rest_makes_room(weights: Objects, monkeypatch) -> None:
-    monkeypatch.setattr(storage.objects, "KEPT", 1_000)
+    monkeypatch.setattr(storage.objects, "MAX_KEPT", 1_000)
     records = [save(weights, f"d{at}") for at in range(4)]
     for record in records:
         load(weights, record)
@@ -90,7 +90,7 @@ def test_what_was_used_last_is_not_fetched_again_and_the_rest_makes_room(weights
 def test_of_a_large_document_the_sections_around_the_last_one_are_fetched_ahead(weights: Objects, monkeypatch) -> None:
     learned = make_learned(1.0, sections=tuple(range(10)))
     record = weights.save("d1", "here", learned, base="base", learner="lora")
-    monkeypatch.setattr(storage.objects, "PREFETCHED", record.bytes // 3)
+    monkeypatch.setattr(storage.objects, "MAX_PREFETCHED", record.bytes // 3)
     weights.prefetch(record, 5)
     obstore.delete(weights._store, [*objects_of(weights)])
     assert [load(weights, record, section=section)["up.0"] for section in (4, 5, 6)] == [1.0] * 3

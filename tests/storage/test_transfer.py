@@ -134,7 +134,7 @@ async def test_another_bots_database_is_refused(folder: DataFolder, database: st
 async def test_damaged_weights_are_not_moved(
     folder: DataFolder, database: str, keys: Keys, bucket: str, monkeypatch
 ) -> None:
-    monkeypatch.setattr(storage.transfer, "TRIES", 1)
+    monkeypatch.setattr(storage.transfer, "MAX_TRIES", 1)
     async with on_files(folder) as files, on_servers(database, bucket, keys) as servers:
         await fill(files, 1)
         (folder.weights / "d0.safetensors").write_bytes(b"changed")

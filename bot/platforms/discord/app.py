@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from bot.app import App
     from bot.settings import Settings
 
-LOOK_UP = 15  # seconds for what `examine` asks
+LOOK_UP_TIMEOUT = 15  # seconds for what `examine` asks
 LOGIN_EVERY = 5.0  # seconds between two logins of an app's shards, as Discord wants them
 RIGHTS = discord.Permissions(
     view_channel=True,
@@ -106,7 +106,7 @@ async def sync(settings: Settings) -> int:
 async def examine(settings: Settings) -> AsyncIterator[tuple[str, str, str, str]]:
     """What Discord says about the token, as (name, state, detail, fix). Raises: SetupError, OSError, TimeoutError."""
     client = Client(None, proxy=settings.proxy)
-    async with client, asyncio.timeout(LOOK_UP):
+    async with client, asyncio.timeout(LOOK_UP_TIMEOUT):
         with login_errors(login_error):
             await client.login(_token(settings))
         app = await client.application_info()

@@ -35,7 +35,7 @@ from core.errors import StorageFailed
 
 log = logging.getLogger(__name__)
 
-PATIENCE = 1.0  # seconds without an answer to a command after which it is deferred; Discord waits for 3
+DEFER_AFTER = 1.0  # seconds without an answer to a command after which it is deferred; Discord waits for 3
 SHARE = "share"  # the button that makes an answer public
 LOOK_BACK = datetime.timedelta(hours=1)  # older mentions that nobody heard are not answered any more
 
@@ -43,7 +43,7 @@ LOOK_BACK = datetime.timedelta(hours=1)  # older mentions that nobody heard are 
 class Client(Connection):
     """Turns events into requests. Without the message content intent it sees mentions, direct messages and commands."""
 
-    def __init__(self, bot: Bot | None, *, patience: float = PATIENCE, **options: Any) -> None:
+    def __init__(self, bot: Bot | None, *, patience: float = DEFER_AFTER, **options: Any) -> None:
         super().__init__(**options)
         self.bot: Bot = bot  # type: ignore[assignment]  # None only to sync commands
         self._serves = bot is not None

@@ -60,14 +60,13 @@ def _slash(handlers: Handlers, command: Command) -> app_commands.Command[Any, An
 
 def _signature(command: Command) -> inspect.Signature:
     """discord.py reads the options off the callback's signature."""
-    keyword = inspect.Parameter.KEYWORD_ONLY
-    options = [
-        inspect.Parameter(option.name, keyword, annotation=KINDS[option.kind])
-        if option.required
-        else inspect.Parameter(option.name, keyword, annotation=KINDS[option.kind] | None, default=None)
-        for option in command.options
-    ]
-    return inspect.Signature([inspect.Parameter("interaction", inspect.Parameter.POSITIONAL_OR_KEYWORD), *options])
+    parameters = [inspect.Parameter("interaction", inspect.Parameter.POSITIONAL_OR_KEYWORD)]
+    for option in command.options:
+        parameter = inspect.Parameter(option.name, inspect.Parameter.KEYWORD_ONLY, annotation=KINDS[option.kind])
+        if not option.required:
+            parameter = parameter.replace(annotation=KINDS[option.kind] | None, default=None)
+        parameters.append(parameter)
+    return inspect.Signature(parameters)
 
 
 def _autocomplete(handlers: Handlers, option: Option) -> Any:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import discord
 from discord import ui
 
 from bot.chat import Button, Field, Message, Style, Tone
-from bot.escape import clip, escape_discord
+from bot.escape import escape_discord, fitting
 from bot.platforms.common import BUTTON, PICTURE
 from bot.platforms.discord.payloads import rights_in
+from core.document.text import one_line
 
 TEXT, COMPONENTS = 4000, 40  # Discord's limits: characters of all texts of a message together, components
 LABEL, CUSTOM_ID = 80, 100  # Discord's limits, in characters
@@ -70,12 +71,12 @@ def _view(message: Message, call: str, *, with_picture: bool) -> ui.LayoutView:
 def _texts(message: Message, call: str) -> Iterator[ui.Item[Any]]:
     """The small print has its room before all else; then come title, text and fields, until the message is full."""
     asked, footer = _small(message.asked, ASKED), _small(message.footer, FOOTER)
-    title = _escaped(" ".join(message.title.split()), TITLE)
+    title = _escaped(one_line(message.title), TITLE)
     head = f"{asked}\n" if asked else ""
     head += f"### {call}{title}" if title else call
     room = TEXT - len(head) - len(footer) - 10
     text = _escaped(message.text, room if not message.fields else room // 2)
-    yield from _display("\n".join(part for part in (head, text) if part.strip()))
+    yield from _display("\n".join(filter(str.strip, (head, text))))
     room -= len(text)
     fields = message.fields[: (COMPONENTS - 5 - len(message.buttons) * 5 // 4) // 3]  # three components for each
     for field in fields:
@@ -95,30 +96,22 @@ def _field(field: Field, room: int) -> Iterator[ui.Item[Any]]:
     third = room // 3
     name, note = f"**{_escaped(field.name, min(TITLE, third - 4))}**", _small(field.note, min(ASKED, third))
     text = _escaped(field.text, room - len(name) - len(note) - 2)
-    lines = "\n".join(part for part in (name, text, note) if part)
+    lines = "\n".join(filter(None, (name, text, note)))
     yield ui.Section(lines, accessory=_button(field.button)) if field.button else ui.TextDisplay(lines)
 
 
 def _escaped(text: str, limit: int) -> str:
-    return _fitting(escape_discord, text, limit)
+    return fitting(escape_discord, text, limit)
 
 
 def _small(text: str, limit: int) -> str:
     """As Discord's subtext."""
 
     def small(text: str) -> str:
-        lines = (" ".join(line.split()) for line in text.splitlines())
-        return "\n".join(f"-# {escape_discord(line)}" for line in lines if line)
+        lines = filter(None, map(one_line, text.splitlines()))
+        return "\n".join(f"-# {escape_discord(line)}" for line in lines)
 
-    return _fitting(small, text, limit)
-
-
-def _fitting(markup: Callable[[str], str], text: str, limit: int) -> str:
-    """As much of a text as has at most `limit` characters with its markup."""
-    room = limit
-    while len(shown := markup(clip(text, room))) > limit:
-        room = room * 9 // 10
-    return shown
+    return fitting(small, text, limit)
 
 
 def _gallery(message: Message) -> ui.Item[Any]:

@@ -14,6 +14,7 @@ from bot.chat import Attachment, Request
 from bot.intents import understand
 from bot.platforms.common import require_host
 from bot.platforms.discord.connection import Connection
+from core.document.text import one_line
 
 
 def channel_key(guild_id: int | None, channel: Any, user_id: int = 0) -> str:
@@ -85,14 +86,17 @@ def text_of(message: discord.Message, own_id: int) -> str:
     text = re.sub(rf"<@&{role.id}>", " ", text) if role else text
     for person in message.mentions:
         text = re.sub(rf"<@!?{person.id}>", f"@{person.display_name}", text)
-    return " ".join(text.split())
+    return one_line(text)
 
 
 def files_of(message: object) -> list[discord.Attachment]:
     """The attachments of a message, also of one that it forwards."""
     if not isinstance(message, discord.Message):
         return []
-    return [*message.attachments, *(file for copy in message.message_snapshots for file in copy.attachments)]
+    files = list(message.attachments)
+    for forwarded in message.message_snapshots:
+        files += forwarded.attachments
+    return files
 
 
 def attachments(files: Sequence[discord.Attachment], hosts: Collection[yarl.URL]) -> tuple[Attachment, ...]:

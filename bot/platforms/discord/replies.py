@@ -21,11 +21,12 @@ from bot.platforms.discord.components import to_arguments
 from bot.platforms.discord.connection import Connection
 from bot.platforms.discord.errors import DEAD_TOKEN, THREAD_EXISTS, TROUBLE, is_closed, is_final, sending
 from bot.platforms.discord.payloads import text_of, thread_of
+from core.document.text import one_line
 from core.errors import Refused
 
 log = logging.getLogger(__name__)
 
-THREAD_NAME = 100  # Discord's limit, in characters
+MAX_THREAD_NAME = 100  # Discord's limit, in characters
 
 
 class MessageReply(Reply):
@@ -294,7 +295,7 @@ async def _send(channel: Any, message: Message, *, to: int, number: int = 0, **o
 async def _open_thread(message: discord.Message, name: str) -> discord.Thread | None:
     """A thread at a message, or the one that is there already; None where Discord refuses it, for whatever reason."""
     try:
-        return await message.create_thread(name=clip(without_mentions(" ".join(name.split())), THREAD_NAME))
+        return await message.create_thread(name=clip(without_mentions(one_line(name)), MAX_THREAD_NAME))
     except discord.HTTPException as problem:
         if problem.code == THREAD_EXISTS:
             return await message.fetch_thread()

@@ -46,7 +46,7 @@ from bot.platforms.slack.manifest import COMMAND, SCOPES, SHORTCUT, commands, sh
 from bot.platforms.slack.oauth import installations, oauth
 from bot.platforms.slack.payloads import Me, channel_key, place_of, removes_the_app, team_of
 from bot.platforms.slack.replies import Posted, may_repeat
-from bot.platforms.slack.workspace import EVENTS_FOR, LOOK_UP, Workspace
+from bot.platforms.slack.workspace import EVENTS_FOR, LOOK_UP_TIMEOUT, Workspace
 from core.errors import SetupError, StorageFailed
 from core.program import this_program
 
@@ -59,7 +59,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PATH = "/slack/events"
-DISK = 2.0  # seconds that Slack can wait for the disk
+DISK_TIMEOUT = 2.0  # seconds that Slack can wait for the disk
 EDITS = (4, 6.0)  # chat.update allows about 50 a minute
 LOOK_BACK = 3600.0  # seconds before a start in which somebody may have asked in vain
 LOST_AFTER = 300  # seconds without a connection; slack_sdk reconnects in a few
@@ -80,7 +80,7 @@ async def connect(app: App, settings: Settings) -> None:
 async def examine(settings: Settings) -> AsyncIterator[tuple[str, str, str, str]]:
     """What Slack says about the tokens, as (name, state, detail, fix). Raises: SetupError, OSError, TimeoutError."""
     nobody = Bot(None)  # type: ignore[arg-type]  # it hears nothing: only the tokens are looked at
-    async with Client(nobody, settings) as client, asyncio.timeout(LOOK_UP * 3):
+    async with Client(nobody, settings) as client, asyncio.timeout(LOOK_UP_TIMEOUT * 3):
         if settings.slack_client_id:
             yield "Slack OAuth", "ok", f"workspaces install the app at {INSTALL[0]}", ""
             return
@@ -274,7 +274,7 @@ class Client:
     async def _on_interaction(self, kind: str, ack: AsyncAck, body: dict[str, Any]) -> None:
         """Slack does not tell these again, and shows a failure after 3 seconds: a slow disk is not waited for."""
         taking = self.bot.spawn(self._take(f"slack:{kind}:{body['trigger_id']}", body))
-        await asyncio.wait({taking}, timeout=DISK)
+        await asyncio.wait({taking}, timeout=DISK_TIMEOUT)
         await ack()
 
     async def _take(self, key: str, body: dict[str, Any], keep: bool = True) -> None:

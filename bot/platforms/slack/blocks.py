@@ -7,9 +7,10 @@ from typing import Any
 
 from bot.chat import Button, Field, Message, Style, Tone
 from bot.commands import Form
-from bot.escape import clip, escape_slack, split
+from bot.escape import clip, escape_slack, fitting, split
 from bot.platforms.common import BUTTON
 from bot.render import FORGET_WARNING, HOME_OWN
+from core.document.text import one_line
 from core.service import MAX_QUESTION
 
 # Slack's limits, in characters after escaping
@@ -58,18 +59,22 @@ def to_blocks(message: Message, *, native: bool = True) -> dict[str, Any]:
         blocks.append(_task_card(message.title))
     elif message.title:
         call = f"<@{message.notify.rpartition(':')[2]}> " if message.notify else ""
-        blocks.append(_section(f"{call}*{escaped(' '.join(message.title.split()), TITLE)}*"))
+        blocks.append(_section(f"{call}*{escaped(one_line(message.title), TITLE)}*"))
     if message.text:
-        blocks += [_section(part) for part in escaped_parts(message.text, TEXT)]
+        blocks += map(_section, escaped_parts(message.text, TEXT))
     blocks += _fields(message.fields)
     if message.footer:
         blocks.append(_context(message.footer))
-    plain = [*enumerate(message.buttons)]
-    if native and (judging := [pair for pair in plain if pair[1].action in JUDGE]):
-        blocks.append({"type": "context_actions", "elements": [_feedback([button for _, button in judging])]})
-        plain = [pair for pair in plain if pair not in judging]
+    plain, judging = [], []
+    for number, button in enumerate(message.buttons):
+        if native and button.action in JUDGE:
+            judging.append(button)
+        else:
+            plain.append(_button(number, button))
+    if judging:
+        blocks.append({"type": "context_actions", "elements": [_feedback(judging)]})
     if plain:
-        blocks.append({"type": "actions", "elements": [_button(*pair) for pair in plain]})
+        blocks.append({"type": "actions", "elements": plain})
     return {"text": escaped(_summary(message), FALLBACK), "blocks": blocks}
 
 
@@ -103,13 +108,14 @@ def _fields(fields: Sequence[Field]) -> list[dict[str, Any]]:
     if any(field.button for field in fields):
         return [_beside(number, field) for number, field in enumerate(fields)]
     columns = [f"{_head(field)}{escape_slack(field.text)}{_foot(field)}" for field in fields]
-    if 2 <= len(fields) <= 3 and all(len(column) <= COLUMN for column in columns):
-        return [{"type": "section", "fields": [_mrkdwn(column) for column in columns]}]
-    blocks = []
+    if 2 <= len(fields) <= 3 and max(map(len, columns)) <= COLUMN:
+        return [{"type": "section", "fields": list(map(_mrkdwn, columns))}]
+    blocks: list[dict[str, Any]] = []
     for field in fields:
-        *parts, last = escaped_parts(field.text, FIELDS_TOGETHER // len(fields), less=200)
-        texts = [*parts, last + _foot(field)]
-        blocks += [_section(text) for text in [_head(field) + texts[0], *texts[1:]]]
+        texts = escaped_parts(field.text, FIELDS_TOGETHER // len(fields), less=200)
+        texts[0] = _head(field) + texts[0]
+        texts[-1] += _foot(field)
+        blocks += map(_section, texts)
     return blocks
 
 
@@ -129,8 +135,8 @@ def _foot(field: Field) -> str:
 
 
 def _summary(message: Message) -> str:
-    fields = (f"{field.name}: {field.text}" for field in message.fields)
-    return "\n".join(part for part in (message.title, message.text, *fields) if part) or "…"
+    fields = [f"{field.name}: {field.text}" for field in message.fields]
+    return "\n".join(filter(None, (message.title, message.text, *fields))) or "…"
 
 
 def _section(text: str) -> dict[str, Any]:
@@ -190,10 +196,7 @@ def home_document(name: str, about: str, owner: str, value: str, may_forget: boo
 
 def escaped(text: str, limit: int) -> str:
     """Escaped, at most `limit` characters."""
-    room = limit
-    while len(shown := escape_slack(clip(text, room))) > limit:
-        room = room * 9 // 10
-    return shown
+    return fitting(escape_slack, text, limit)
 
 
 def escaped_parts(text: str, limit: int, less: int = 0) -> list[str]:
@@ -208,4 +211,4 @@ def escaped_parts(text: str, limit: int, less: int = 0) -> list[str]:
 
 
 def _parts(text: str, room: int) -> list[str]:
-    return [escape_slack(part) for part in split(text, room)]
+    return list(map(escape_slack, split(text, room)))

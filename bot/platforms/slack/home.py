@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable
-from itertools import zip_longest
+from itertools import chain, islice, zip_longest
 
 from bot import render
 from bot.chat import Message, Request
@@ -21,7 +21,7 @@ from core.errors import NotAllowed
 
 log = logging.getLogger(__name__)
 
-MOST_PROMPTS = 4  # that Slack shows
+MAX_PROMPTS = 4  # that Slack shows
 Ask = Callable[[Place], Awaitable[Request]]  # who somebody is in a place
 
 
@@ -65,9 +65,9 @@ class Home:
         """
         key = channel_key(self._workspace.me.team, place)
         known, coming = await self._bot.service.documents(key), await self._bot.service.jobs(key)
-        by_document = [[text for text in document.questions if render.reads_well(text)] for document in known]
-        asked = [text for turn in zip_longest(*by_document) for text in turn if text]
-        prompts = [{"title": text, "message": text} for text in asked[:MOST_PROMPTS]] or PROMPTS
+        by_document = [filter(render.reads_well, document.questions) for document in known]
+        asked = filter(None, chain.from_iterable(zip_longest(*by_document)))
+        prompts = [{"title": text, "message": text} for text in islice(asked, MAX_PROMPTS)] or PROMPTS
         title = render.small_talk("greeting", known, coming, is_dm=True).text
         with contextlib.suppress(*TROUBLE):
             await self._workspace.web.assistant_threads_setSuggestedPrompts(

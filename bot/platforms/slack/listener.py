@@ -61,7 +61,9 @@ class Listener:
             return 0
         if event["channel"].startswith("D") or self._mentioned(event.get("text") or ""):
             return 2
-        return (2 if files_in(event) else 1) if event.get("thread_ts") else 0
+        if not event.get("thread_ts"):
+            return 0
+        return 2 if files_in(event) else 1
 
     def _mentioned_by_edit(self, event: dict[str, Any]) -> bool:
         now, before = event.get("message") or {}, event.get("previous_message") or {}
@@ -168,23 +170,23 @@ class Listener:
             self._threads.put((place.channel, place.ts), "ours")
         text = await self.workspace.plain_text(event.get("text") or "")
         files = files_in(event)
-        new: Sequence[dict[str, Any]] = files
-        if files:
-            new = [f for f in files if await self._first(f"file:{place.channel}:{f['id']}", event_id, FILES_FOR)]
-            if not new:
-                return  # the same upload, told again
-        new = new or await self._files_of(event, place, text)
-        attachments = [await self._files.attachment(file) for file in new]
+        new: list[dict[str, Any]] = []
+        for file in files:
+            if await self._first(f"file:{place.channel}:{file['id']}", event_id, FILES_FOR):
+                new.append(file)
+        if files and not new:
+            return  # the same upload, told again
+        attachments = [await self._files.attachment(file) for file in new or await self._files_of(event, place, text)]
         addressed = self._is_addressed(event, place)
         request = await self.request(place, text=text, attachments=attachments, is_addressed=addressed)
         await self.bot.hear(request, SlackReply(self.workspace, place))
 
     async def _files_of(self, event: dict[str, Any], place: Place, text: str) -> Sequence[dict[str, Any]]:
         """Files that the event does not carry: a mention's own, or those of the message that began the thread."""
-        if event["type"] == "app_mention" and (
-            own := files_in(await self.workspace.message(place.channel, place.ts, place.thread))
-        ):
-            return own
+        if event["type"] == "app_mention":
+            message = await self.workspace.message(place.channel, place.ts, place.thread)
+            if own := files_in(message):
+                return own
         if place.thread and understand(text).name in ("learn", "greeting"):
             return files_in(await self.workspace.message(place.channel, place.thread))
         return ()

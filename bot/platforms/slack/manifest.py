@@ -112,9 +112,8 @@ def manifest(url: str = "", *, short_commands: bool = False) -> dict[str, Any]:
 
 
 def _slash(command: Command, name: str, url: str) -> dict[str, Any]:
-    hint = " ".join(
-        [f"[--{option.name}]" for option in command.options[1:]] + [f"[{o.name}]" for o in command.options[:1]]
-    )
+    first, *flags = [option.name for option in command.options] or [""]
+    hint = " ".join([*(f"[--{flag}]" for flag in flags), f"[{first}]"])
     usage = {"usage_hint": hint} if command.options and command.name != "learn" else {}
     request = {"url": url} if url else {}
     description = DESCRIPTIONS.get(command.name, command.description)
@@ -123,10 +122,11 @@ def _slash(command: Command, name: str, url: str) -> dict[str, Any]:
 
 def commands() -> list[Command]:
     """As /help shows them here."""
-    return [
-        replace(row, name=f"{COMMAND} {name}", description=DESCRIPTIONS.get(name, row.description))
-        for name, row in COMMANDS.items()
-    ]
+    shown = []
+    for name, row in COMMANDS.items():
+        description = DESCRIPTIONS.get(name, row.description)
+        shown.append(replace(row, name=f"{COMMAND} {name}", description=description))
+    return shown
 
 
 def short_names() -> dict[str, str]:
@@ -137,9 +137,12 @@ def short_names() -> dict[str, str]:
 def command_of(slash: str, text: str) -> tuple[str, str]:
     """A slash command and what was written after it -> the command in the table, and what follows that."""
     if slash != COMMAND:
-        return next((name for name, short in short_names().items() if short == slash), slash), text
+        by_short_name = {short: name for name, short in short_names().items()}
+        return by_short_name.get(slash, slash), text
     first, _, rest = text.strip().partition(" ")
     if first.lower() in COMMANDS:
         return first.lower(), rest.strip()
     wanted = understand(text).name
-    return (wanted, text) if wanted == "ask" else (wanted if wanted in COMMANDS else "help", "")
+    if wanted == "ask":
+        return wanted, text
+    return wanted if wanted in COMMANDS else "help", ""

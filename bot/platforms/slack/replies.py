@@ -21,7 +21,7 @@ from bot.platforms.common import BUTTON, PICTURE, PostedMessage, sending
 from bot.platforms.slack.blocks import EMOJI, to_blocks
 from bot.platforms.slack.errors import FIXED, FOREIGN, THREAD_CLOSED, TROUBLE, code, will_pass
 from bot.platforms.slack.payloads import Place
-from bot.platforms.slack.workspace import LOOK_UP, Workspace
+from bot.platforms.slack.workspace import LOOK_UP_TIMEOUT, Workspace
 from core.errors import Refused
 
 log = logging.getLogger(__name__)
@@ -156,7 +156,7 @@ class SlackReply(Reply):
         """Works where Slack knows the app as an agent; elsewhere it fails, and nothing is lost."""
         if thread := self._status_in or self._root or self._place.ts:
             with contextlib.suppress(*TROUBLE):
-                async with asyncio.timeout(LOOK_UP):
+                async with asyncio.timeout(LOOK_UP_TIMEOUT):
                     await self._workspace.web.assistant_threads_setStatus(
                         channel_id=self._place.channel, thread_ts=thread, status=status, **more
                     )

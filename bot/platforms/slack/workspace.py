@@ -25,11 +25,11 @@ log = logging.getLogger(__name__)
 
 HOOK_HOST = yarl.URL("https://hooks.slack.com")  # of response URLs
 PEOPLE_FOR, UNKNOWN_FOR, EVENTS_FOR = 300, 30, 600  # seconds that something is remembered
-NAMED = 10  # people that one message mentions and who are looked up
-LATEST = 50  # messages of a channel that are looked at after a restart
-JOINED = 1_000  # channels of a person that are looked at
-READ = 4_000  # characters of a message; a question may have 1,000
-LOOK_UP = 5  # seconds for a question to Slack that we can do without
+MAX_MENTIONS = 10  # people that one message mentions and who are looked up
+MAX_MESSAGES = 50  # messages of a channel that are looked at after a restart
+MAX_CHANNELS = 1_000  # channels of a person that are looked at
+MAX_TEXT = 4_000  # characters of a message; a question may have 1,000
+LOOK_UP_TIMEOUT = 5  # seconds for a question to Slack that we can do without
 
 
 class Workspace:
@@ -74,14 +74,14 @@ class Workspace:
         kinds = "public_channel,private_channel"
         async for page in await self.web.users_conversations(user=user, types=kinds, limit=200, exclude_archived=True):
             ids += [channel["id"] for channel in page["channels"]]
-            if len(ids) >= JOINED:
+            if len(ids) >= MAX_CHANNELS:
                 break
         return ids
 
     async def message(self, channel: str, ts: str, thread: str = "") -> dict[str, Any]:
         """One message as it stands in its channel or thread; {} when Slack does not show it soon."""
         try:
-            async with asyncio.timeout(LOOK_UP):
+            async with asyncio.timeout(LOOK_UP_TIMEOUT):
                 answer = await self.web.conversations_replies(
                     channel=channel, ts=thread or ts, oldest=ts, latest=ts, inclusive=True, limit=1
                 )
@@ -94,7 +94,7 @@ class Workspace:
         """What was said in a channel in the last seconds, threads left out, the oldest first. Never fails."""
         oldest = f"{time.time() - seconds:.6f}"
         try:
-            answer = await self.web.conversations_history(channel=channel, oldest=oldest, limit=LATEST)
+            answer = await self.web.conversations_history(channel=channel, oldest=oldest, limit=MAX_MESSAGES)
         except TROUBLE as problem:
             log.warning("what was said meanwhile could not be looked up: %s", code(problem))
             return []
@@ -102,9 +102,9 @@ class Workspace:
 
     async def plain_text(self, text: str) -> str:
         """Slack's markup as plain text: without the mention of the bot, other people by name."""
-        text = re.sub(rf"<@{self.me.user}(\|[^>]*)?>", " ", text[:READ])
+        text = re.sub(rf"<@{self.me.user}(\|[^>]*)?>", " ", text[:MAX_TEXT])
         mentioned = dict.fromkeys(re.findall(r"<@(\w+)", text))
-        names = {user: (await self.person(user)).name for user in [*mentioned][:NAMED]}
+        names = {user: (await self.person(user)).name for user in [*mentioned][:MAX_MENTIONS]}
 
         def shown(match: re.Match[str]) -> str:
             sign, what, label = match.groups(default="")

@@ -13,6 +13,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -28,7 +29,7 @@ from core.prompts import UNRELATED, PromptFormat
 from core.types import Chunk
 
 HIDDEN_SHARE = 0.15  # of the tokens, for `masked`
-TOP = 16  # logits kept of a teacher; what remains of its probability is one more outcome
+TOP_LOGITS = 16  # logits kept of a teacher; what remains of its probability is one more outcome
 HELD_OUT = 8  # of UNRELATED: the guard's, never trained on
 
 
@@ -51,6 +52,9 @@ class Sample:
     teacher: Teacher | None = None
 
 
+BY_TOKEN = ("ids", "targets", "positions", "weight", "teacher_rows")  # of `Packed`, and of a row of it
+
+
 @dataclass(frozen=True)
 class Packed:
     """Several sequences a row."""
@@ -71,9 +75,9 @@ class Packed:
 
     def split(self, rows: int, device: torch.device) -> Iterator[Packed]:
         """Parts of at most so many rows, on the device."""
-        names = ("ids", "targets", "positions", "weight", "teacher_rows")
-        for part in zip(*(getattr(self, n).to(device).split(rows) for n in names), strict=True):
-            yield replace(self, **dict(zip(names, part, strict=True)))
+        by_token = [tensor.to(device).split(rows) for tensor in attrgetter(*BY_TOKEN)(self)]
+        for part in zip(*by_token, strict=True):
+            yield replace(self, **dict(zip(BY_TOKEN, part, strict=True)))
 
 
 @dataclass
@@ -112,7 +116,8 @@ class PackedRow:
 def pack_samples(samples: Sequence[Sample], length: int, pad: int) -> Packed:
     """First fit, so that next to nothing is computed on padding. L <= max(length, longest sample)."""
     rows: list[PackedRow] = []
-    top, probabilities, kl = [torch.zeros(0, TOP, dtype=torch.long)], [torch.zeros(0, TOP)], [torch.zeros(0)]
+    top = [torch.zeros(0, TOP_LOGITS, dtype=torch.long)]
+    probabilities, kl = [torch.zeros(0, TOP_LOGITS)], [torch.zeros(0)]
     count = 0  # tokens that have a teacher
     longest_first = sorted(samples, key=lambda sample: -len(sample.ids))
     length = max(length, len(longest_first[0].ids))
@@ -126,16 +131,8 @@ def pack_samples(samples: Sequence[Sample], length: int, pad: int) -> Packed:
     widest = max(len(row.ids) for row in rows)
     for row in rows:
         row.pad(widest, pad)
-    return Packed(
-        ids=torch.tensor([row.ids for row in rows]),
-        targets=torch.tensor([row.targets for row in rows]),
-        positions=torch.tensor([row.positions for row in rows]),
-        weight=torch.tensor([row.weight for row in rows]),
-        teacher_rows=torch.tensor([row.teacher_rows for row in rows]),
-        top=torch.cat(top),
-        probabilities=torch.cat(probabilities),
-        kl=torch.cat(kl),
-    )
+    by_token = {name: torch.tensor(list(map(attrgetter(name), rows))) for name in BY_TOKEN}
+    return Packed(**by_token, top=torch.cat(top), probabilities=torch.cat(probabilities), kl=torch.cat(kl))
 
 
 def _row_with_room(rows: list[PackedRow], room: int) -> PackedRow:
@@ -248,11 +245,11 @@ class SampleMaker:
 @torch.no_grad()
 def teach(model: Any, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], pad_id: int) -> list[Teacher]:
     """What the model, as it is now, says at each token of these answers. Kept on the CPU."""
-    rows = [[*p, *a[:-1]] for p, a in zip(prompts, answers, strict=True)]
+    rows = [[*prompt, *answer[:-1]] for prompt, answer in zip(prompts, answers, strict=True)]
     _, ids, mask, position = start(rows, pad_id, model.device)
     out = model.model(input_ids=ids, attention_mask=mask, position_ids=position, use_cache=False)
     teachers = []
     for hidden, answer in zip(out.last_hidden_state, answers, strict=True):
-        best = model.lm_head(hidden[-len(answer) :]).float().softmax(-1).topk(TOP)
+        best = model.lm_head(hidden[-len(answer) :]).float().softmax(-1).topk(TOP_LOGITS)
         teachers.append(Teacher(best.indices.cpu(), best.values.cpu()))
     return teachers

@@ -13,7 +13,7 @@ from core.errors import LearningFailed
 from core.prompts import WRITE_QUESTIONS, WRITTEN
 
 TIMEOUT = 60.0  # seconds of one request
-MOST_BYTES = 1 << 20  # of a reply
+MAX_REPLY_BYTES = 1 << 20  # of a reply
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -51,4 +51,4 @@ class RemoteWriter:
         if not self.url.startswith(("http://", "https://")):
             raise ValueError("not a web address")
         with OPENER.open(request, timeout=TIMEOUT) as reply:
-            return json.loads(reply.read(MOST_BYTES))
+            return json.loads(reply.read(MAX_REPLY_BYTES))

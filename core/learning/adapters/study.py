@@ -301,7 +301,7 @@ class Tutor:
         steps = generation(
             self.base.model, prompts, stop_ids=stops or self.fmt.stop_ids, pad_id=self.fmt.pad_id, max_new=most,
             temperature=temperature, prefix=prefix, text_of=texts,
-            random=torch.Generator(self.base.device).manual_seed(0),
+            random=torch.Generator(self.base.device).manual_seed(0), in_parts=True,
         )  # fmt: skip
         return (yield from yielding([], steps))
 

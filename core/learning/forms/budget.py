@@ -18,7 +18,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from itertools import accumulate
-from operator import add, mul
+from operator import add, itemgetter, mul
 from pathlib import Path
 from statistics import NormalDist
 from typing import NamedTuple
@@ -143,13 +143,13 @@ def budget_for(spec: str, chunks: int, folder: Path | None = None) -> Budget:
 # Schedules
 
 
-def action_shares(each: float, actions: Sequence[BudgetAction] = BUDGET_ACTIONS) -> list[float]:
+def action_shares(each: float) -> list[float]:
     """How often to take each action so that the mean cost is `each`: the flattest way, p ~ exp(-t cost)."""
-    costs = [COST[a] for a in actions]
+    costs = list(COST.values())
 
     def tilted(t: float) -> list[float]:
-        weights = [math.exp(-t * (c - min(costs))) for c in costs]
-        return [w / sum(weights) for w in weights]
+        weights = [math.exp(-t * (cost - min(costs))) for cost in costs]
+        return [weight / sum(weights) for weight in weights]
 
     low, high = -20.0, 20.0  # the mean cost falls as t grows
     for _ in range(60):
@@ -161,35 +161,36 @@ def action_shares(each: float, actions: Sequence[BudgetAction] = BUDGET_ACTIONS)
     return tilted(t)
 
 
-def quantile_action(u: float, each: float, actions: Sequence[BudgetAction] = BUDGET_ACTIONS) -> BudgetAction:
+def quantile_action(u: float, each: float) -> BudgetAction:
     """The action for a chunk that stands at quantile u: the lowest are skipped, the highest get most."""
-    tops = list(accumulate(action_shares(each, actions)))
-    return actions[min(bisect_left(tops, u), len(actions) - 1)]
+    tops = list(accumulate(action_shares(each)))
+    return BUDGET_ACTIONS[min(bisect_left(tops, u), len(BUDGET_ACTIONS) - 1)]
 
 
-def by_chance(each: float, seed: int = 0, actions: Sequence[BudgetAction] = BUDGET_ACTIONS) -> Policy:
+def by_chance(each: float, seed: int = 0) -> Policy:
     rng = random.Random(seed)
-    return lambda look: quantile_action(rng.random(), each * look.spare, actions)
+    return lambda look: quantile_action(rng.random(), each * look.spare)
 
 
-def by_threshold(each: float, actions: Sequence[BudgetAction] = BUDGET_ACTIONS) -> Policy:
+def by_threshold(each: float) -> Policy:
     """More for a chunk whose loss stands higher than those before it, taken as normal."""
     normal = NormalDist()
-    return lambda look: quantile_action(normal.cdf(look.score), each * look.spare, actions)
+    return lambda look: quantile_action(normal.cdf(look.score), each * look.spare)
 
 
 def oracle(gains: Sequence[Sequence[float]], each: float) -> list[BudgetAction]:
     """The best actions in hindsight: gains [chunks][4 actions], total cost at most `each` a chunk (exact, by cost)."""
     best: dict[int, tuple[float, list[BudgetAction]]] = {0: (0.0, [])}
     for row in gains:
-        nxt: dict[int, tuple[float, list[BudgetAction]]] = {}
+        next_best: dict[int, tuple[float, list[BudgetAction]]] = {}
         for cost, (gain, chosen) in best.items():
             for action, more in zip(BUDGET_ACTIONS, row, strict=True):
                 total = cost + COST[action]
-                if total <= each * len(gains) and (total not in nxt or gain + more > nxt[total][0]):
-                    nxt[total] = (gain + more, [*chosen, action])
-        best = nxt
-    return max(best.values(), key=lambda pair: pair[0])[1]
+                is_best = total not in next_best or gain + more > next_best[total][0]
+                if is_best and total <= each * len(gains):
+                    next_best[total] = (gain + more, [*chosen, action])
+        best = next_best
+    return max(best.values(), key=itemgetter(0))[1]
 
 
 # A trained policy
@@ -268,8 +269,10 @@ def train(lessons: Sequence[Lesson], each: float, config: PPOConfig = DEFAULTS, 
         advantages: list[float] = []
         costs: list[float] = []
         for seen, actions, gains in rollouts(net, lessons, each, generator):
-            excess = [COST[a] / each - 1 for a in actions]
-            rewards = [gain / spread - multiplier * more for gain, more in zip(gains, excess, strict=True)]
+            excess, rewards = [], []
+            for action, gain in zip(actions, gains, strict=True):
+                excess.append(COST[action] / each - 1)
+                rewards.append(gain / spread - multiplier * excess[-1])
             with torch.no_grad():
                 values = net(torch.tensor(seen))[1].tolist()
             better = advantage(rewards, values, config.discount, config.smoothing)
@@ -290,11 +293,12 @@ def rollouts(
     """Looks, drawn actions and their gains of each document; too much spent is the multiplier's matter, not capped."""
     free = [Budget(net.decide, each, len(lesson.losses), capped=False) for lesson in lessons]
     seen: list[list[Look]] = [[] for _ in lessons]
-    for chunk in range(max(b.chunks for b in free)):
-        active = [n for n, b in enumerate(free) if chunk < b.chunks]
+    for chunk in range(max(budget.chunks for budget in free)):
+        active = [n for n, budget in enumerate(free) if chunk < budget.chunks]
         for n in active:
             seen[n].append(free[n].look(lessons[n].losses[chunk]))
-        drawn = net(torch.tensor([seen[n][-1] for n in active]))[0].softmax(-1).multinomial(1, generator=generator)
+        logits, _ = net(torch.tensor([seen[n][-1] for n in active]))
+        drawn = logits.softmax(-1).multinomial(1, generator=generator)
         for n, place in zip(active, drawn.flatten().tolist(), strict=True):
             free[n].take(BUDGET_ACTIONS[place])
     rollouts = []

@@ -141,13 +141,15 @@ class PreparedForm(Prepared):
         goes_on: [D, 1, 1]; a document that has ended stays as it is, its momentum too.
         """
         if self.config.rule == "muon" and not (self.basis or self.config.momentum or goes_on is not None):
-            steps = [muon(gradient, muon_dtype(model)) for gradient in by_module]
-            return [old - rate * step for rate, old, step in zip(eta[: len(moving)], moving, steps, strict=True)], []
+            moved = []
+            for rate, old, gradient in zip(eta[: len(moving)], moving, by_module, strict=True):
+                moved.append(old - rate * muon(gradient, muon_dtype(model)))
+            return moved, []
         gradients = [g.matrix() if isinstance(g, Factors) else g for g in by_module]
         if self.basis:  # d/dM of deltas P M
             gradients = [p.float().T @ g for p, g in zip(self.basis, gradients, strict=False)]
         if sums:
-            gradients = [self.config.momentum * s + g for s, g in zip(sums, gradients, strict=True)]
+            gradients = [self.config.momentum * before + g for before, g in zip(sums, gradients, strict=True)]
         moved, next_sums = [], []
         for rate, old, gradient, before in zip(eta[: len(moving)], moving, gradients, sums or gradients, strict=True):
             new = old - rate * direction(gradient, self.config.rule, muon_dtype(model))

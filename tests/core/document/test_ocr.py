@@ -16,7 +16,7 @@ import pytest
 
 from core import errors
 from core.document.formats import read_document
-from core.document.ocr import DOTS, NoDrawing, Ocr, _image, installed, lay_out
+from core.document.ocr import MAX_DOTS, NoDrawing, Ocr, _image, installed, lay_out
 from core.document.pdf import draw
 from core.sandbox import Sandbox
 from core.types import Limits
@@ -159,7 +159,7 @@ def test_a_page_is_never_drawn_with_more_dots_than_allowed() -> None:
         {},
         {"width": 3, "height": 3, "dpi": 300, "dots": base64.b64encode(b"12345678").decode()},
         {"width": 3, "height": 3, "dpi": 0, "dots": base64.b64encode(b"123456789").decode()},
-        {"width": DOTS, "height": 2, "dpi": 300, "dots": base64.b64encode(bytes(2 * DOTS)).decode()},
+        {"width": MAX_DOTS, "height": 2, "dpi": 300, "dots": base64.b64encode(bytes(2 * MAX_DOTS)).decode()},
         {"width": float("inf"), "height": 3, "dpi": 300, "dots": ""},
         {"width": 3, "height": 3, "dpi": 300, "dots": "no base64!"},
     ],

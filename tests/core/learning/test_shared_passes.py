@@ -7,7 +7,7 @@ import torch
 
 from core.generate import generate
 from core.learning.hooks import attached, down_projections
-from core.learning.shared_passes import LONGEST, DraftedPasses, Shared
+from core.learning.shared_passes import MAX_PROMPT, DraftedPasses, Shared
 
 OPENING = [3, 4, 5]
 PROMPTS = [[*OPENING, *rest] for rest in ([7, 8, 9], [7, 8, 9], [7, 8, 9], range(20, 40), [11])]
@@ -63,4 +63,4 @@ def test_a_draft_changes_no_answer(tiny, known) -> None:
 
 
 def test_a_long_prompt_is_read_as_ever(tiny) -> None:
-    assert Shared(tiny.model, {}, OPENING).passes([[5] * (LONGEST + 1)], 1, 8) is None
+    assert Shared(tiny.model, {}, OPENING).passes([[5] * (MAX_PROMPT + 1)], 1, 8) is None

@@ -10,7 +10,7 @@ import torch
 from core.errors import SetupError
 from core.learning.adapters.adapter import recomputed
 from core.learning.adapters.objectives import (
-    TOP,
+    TOP_LOGITS,
     Sample,
     SampleMaker,
     divergence,
@@ -78,7 +78,7 @@ def test_a_teacher_is_what_the_model_says_now(tiny, fmt) -> None:
     for prompt, answer, teacher in zip(prompts, answers, teach(tiny.model, prompts, answers, 1), strict=True):
         with torch.no_grad():
             logits = tiny.model(input_ids=torch.tensor([[*prompt, *answer[:-1]]])).logits[0, -len(answer) :]
-        best = logits.softmax(-1).topk(TOP)
+        best = logits.softmax(-1).topk(TOP_LOGITS)
         assert torch.equal(teacher.top, best.indices)
         torch.testing.assert_close(teacher.probabilities, best.values, rtol=1e-3, atol=1e-6)
 
