@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import socket
 from contextlib import suppress
 from typing import Any
@@ -40,11 +41,14 @@ class Connection(AsyncConnection[DictRow]):
 
     async def wait(self, *arguments: Any, **options: Any) -> Any:
         """Of psycopg, for each reply."""
-        clock = asyncio.get_running_loop().call_later(self.patience, self._hang_up)
+        self._set_clock()
         try:
             return await super().wait(*arguments, **options)
         finally:
-            clock.cancel()
+            self._clock.cancel()
+
+    def _set_clock(self) -> None:
+        self._clock = asyncio.get_running_loop().call_later(self.patience, self._hang_up)
 
     async def check(self, patience: float = CHECK) -> None:
         """Whether it is still there. Raises: psycopg.OperationalError."""
@@ -56,8 +60,16 @@ class Connection(AsyncConnection[DictRow]):
 
     def _hang_up(self) -> None:
         """libpq, which waits for the socket, sees its end. To cancel the statement would be to ask the server."""
+        if self._has_reply():  # the event loop was late, not the server
+            self._set_clock()
+            return
         with suppress(OSError), socket.socket(fileno=os.dup(self.fileno())) as own:
             own.shutdown(socket.SHUT_RDWR)
+
+    def _has_reply(self) -> bool:
+        waiting = select.poll()
+        waiting.register(self.fileno(), select.POLLIN)
+        return bool(waiting.poll(0))
 
 
 def pool(url: str, size: int) -> AsyncConnectionPool[Connection]:

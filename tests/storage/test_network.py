@@ -90,6 +90,15 @@ async def test_a_statement_that_is_given_up_does_not_wait_on_at_the_server(
         assert await other.documents("here") == [document]
 
 
+async def test_an_event_loop_that_is_late_loses_no_connection(database: str, keys: Keys) -> None:
+    async with PostgresIndex(database, keys) as index, index._pool.connection() as connection:
+        checking = asyncio.create_task(connection.check(0.3))
+        await asyncio.sleep(0)
+        time.sleep(1)  # the reply and the end of patience are seen at once
+        await checking
+        await connection.execute("SELECT 1")
+
+
 async def test_a_question_is_answered_after_its_front_ends_connections_are_lost(
     network: Network, database: str, tmp_path: Path
 ) -> None:
