@@ -37,7 +37,7 @@ TALKERS = {"bot/links.py", "bot/metrics.py", "core/learning/adapters/remote.py"}
     f"bot/platforms/slack/{name}.py" for name in ("app", "errors", "files", "http", "oauth", "replies", "workspace")
 }
 TALKERS |= {path.relative_to(ROOT).as_posix() for path in (ROOT / "bot/platforms/discord").glob("*.py")}
-TALKERS.add("bot/platforms/playground.py")
+TALKERS |= {"bot/platforms/playground.py", "storage/connections.py"}
 CODE_FROM_DATA = {"pickle", "dill", "cloudpickle", "marshal", "shelve"}
 
 

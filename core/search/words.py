@@ -24,7 +24,7 @@ RUN = re.compile(rf"[{UNSPACED}]+|[^\W{UNSPACED}]+")
 UNPARTED = re.compile(rf"[{UNSPACED}]+")
 SEAM = re.compile(rf"(?<=[{UNSPACED}])(?=[{UNSPACED}])")
 THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
-MISSPELT_LETTERS = 6  # at least, of a word that is taken for another one
+MISSPELT_LETTERS = range(6, 25)  # of a word that is taken for another one; a longer one has too many spellings
 MISSPELT_WORDS = 4  # of a question, at most
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 ARTICLES = frozenset({"a", "an", "the"})
@@ -54,9 +54,9 @@ def search_words(question: str) -> list[str]:
 def spellings(word: str) -> list[str]:
     """The words that may be meant by one that stands nowhere: two neighbouring letters the other way round, a letter
     doubled, one left out; the first letter stays. Other mistakes make real words too often ("mayor", "manor"). None for
-    short words and numbers."""
+    short and very long words and numbers."""
     word = word.casefold()
-    if len(word) < MISSPELT_LETTERS or not word.isalpha() or UNPARTED.search(word):
+    if len(word) not in MISSPELT_LETTERS or not word.isalpha() or UNPARTED.search(word):
         return []
     swapped, single, longer = [], [], []
     for n in range(1, len(word) + 1):
