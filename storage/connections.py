@@ -17,10 +17,10 @@ from psycopg import AsyncConnection, OperationalError
 from psycopg.rows import DictRow, dict_row
 from psycopg_pool import AsyncConnectionPool
 
-CONNECT = 10  # seconds for a new connection
-SILENCE = 45.0  # seconds that a statement may take, also behind the lock of a client that is lost
-CHECK = 3.0  # seconds for a sign of life, before a connection is used
-WAIT = 30.0  # seconds for a connection, also while the server restarts
+CONNECT_TIMEOUT = 10  # seconds for a new connection
+REPLY_TIMEOUT = 45.0  # seconds that a statement may take, also behind the lock of a client that is lost
+CHECK_TIMEOUT = 3.0  # seconds for a sign of life, before a connection is used
+POOL_TIMEOUT = 30.0  # seconds for a connection, also while the server restarts
 # What is given up here is given up there before: else it would wait on for a lock, and hold up others
 SESSION = b"""
 SET statement_timeout = '40s';
@@ -33,11 +33,12 @@ SET tcp_user_timeout = '30s';
 class Connection(AsyncConnection[DictRow]):
     """Rows know their columns by name. A server that does not answer in time is as one that has closed."""
 
-    patience = SILENCE
+    patience = REPLY_TIMEOUT
 
     @classmethod
     async def connect(cls, conninfo: str = "", **options: Any) -> Connection:
-        return await super().connect(conninfo, **{"connect_timeout": CONNECT, "row_factory": dict_row, **options})
+        defaults: dict[str, Any] = {"connect_timeout": CONNECT_TIMEOUT, "row_factory": dict_row}
+        return await super().connect(conninfo, **(defaults | options))
 
     async def wait(self, *arguments: Any, **options: Any) -> Any:
         """Of psycopg, for each reply."""
@@ -50,13 +51,13 @@ class Connection(AsyncConnection[DictRow]):
     def _set_clock(self) -> None:
         self._clock = asyncio.get_running_loop().call_later(self.patience, self._hang_up)
 
-    async def check(self, patience: float = CHECK) -> None:
+    async def check(self, patience: float = CHECK_TIMEOUT) -> None:
         """Whether it is still there. Raises: psycopg.OperationalError."""
         self.patience = patience
         try:
             await self.execute("SELECT 1")
         finally:
-            self.patience = SILENCE
+            self.patience = REPLY_TIMEOUT
 
     def _hang_up(self) -> None:
         """libpq, which waits for the socket, sees its end. To cancel the statement would be to ask the server."""
@@ -88,7 +89,7 @@ def pool(url: str, size: int) -> AsyncConnectionPool[Connection]:
         configure=_configure,
         min_size=1,
         max_size=size,
-        timeout=WAIT,
+        timeout=POOL_TIMEOUT,
         check=check,
         open=False,
     )

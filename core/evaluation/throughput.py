@@ -23,7 +23,7 @@ from core.evaluation.served import Served, open_service
 from core.squad import Article, Question, exact_match
 
 FACTS = 32  # a document: about 330 words, three sections
-ASKED = 4  # questions of a channel in a round
+QUESTIONS = 4  # of a channel in a round
 
 
 def invented_documents(count: int) -> list[Article]:
@@ -44,11 +44,11 @@ async def ask(served: Served, channel: int, question: Question) -> tuple[float, 
     return time.perf_counter() - began, exact_match((answer.learned or answer.base).text, question.answers)
 
 
-async def ask_all(served: Served, articles: Sequence[Article], first: int) -> dict[str, float]:
-    """Each channel asks its questions from number `first` on, all at once."""
+async def ask_all(served: Served, articles: Sequence[Article]) -> dict[str, float]:
+    """Each channel asks about its own document, all at once."""
     waiting = []
     for channel, article in enumerate(articles):
-        for question in article.questions[first : first + ASKED]:
+        for question in article.questions[:QUESTIONS]:
             waiting.append(ask(served, channel, question))
     began = time.perf_counter()
     seconds, right = zip(*await asyncio.gather(*waiting), strict=True)
@@ -70,7 +70,7 @@ async def measure(channels: int, device: str, check: bool = True) -> dict[str, A
         began = time.perf_counter()
         await asyncio.gather(*learning)
         minutes = (time.perf_counter() - began) / 60
-        rounds = [await ask_all(served, articles, 0), await ask_all(served, articles, 0)]
+        rounds = [await ask_all(served, articles), await ask_all(served, articles)]
     return {"channels": channels, "documents a minute": channels / minutes, "rounds": rounds}
 
 

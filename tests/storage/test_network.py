@@ -58,7 +58,7 @@ async def test_a_server_that_says_nothing_is_given_up_and_its_locks_are_free(
 ) -> None:
     """Before, a statement waited for the operating system, and the next change in that channel for as long."""
     monkeypatch.setattr(Connection, "patience", 4.0)
-    monkeypatch.setattr(storage.connections, "SILENCE", 4.0)
+    monkeypatch.setattr(storage.connections, "REPLY_TIMEOUT", 4.0)
     monkeypatch.setattr(storage.connections, "SESSION", storage.connections.SESSION.replace(b"30s", b"2s"))
     async with PostgresIndex(through(network, database), keys) as lost, PostgresIndex(database, keys) as other:
         document = await learn(other, "d1", ["The harbour opened."])

@@ -141,7 +141,7 @@ async def test_a_change_on_a_connection_that_is_cut_is_not_half_done(server: Ser
 
 
 async def test_a_server_that_is_not_there_is_an_error_and_no_hang(keys: Keys, monkeypatch, tmp_path) -> None:
-    monkeypatch.setattr(storage.connections, "WAIT", 0.5)
+    monkeypatch.setattr(storage.connections, "POOL_TIMEOUT", 0.5)
     with pytest.raises(StorageFailed, match="can't be reached"):
         async with PostgresIndex(f"postgresql://postgres:SECRET@/postgres?host={tmp_path}", keys):
             pass
