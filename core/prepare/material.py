@@ -55,7 +55,7 @@ SENTENCE_END = re.compile(r"(?<=[a-z0-9)\"”][.!?]) +(?=[A-Z\"“])")
 class Passage(NamedTuple):
     """A text with questions that it answers, and questions that it does not."""
 
-    kind: str  # people | long | tables | rules | gist | other-languages
+    kind: str  # people | long | tables | rules | gist | other-languages | written (by `core.prepare.written`)
     title: str
     text: str
     questions: list[QA]
@@ -287,6 +287,13 @@ def save(path: Path, material: Material) -> None:
             write(["follow-up", *follow_up])
 
 
+def append(path: Path, passages: Iterable[Passage]) -> None:
+    """More passages, of kinds that the file of `save` does not have yet."""
+    with compressed(path, "at") as file:
+        for passage in passages:
+            file.write(json.dumps(passage, ensure_ascii=False) + "\n")
+
+
 def load(path: Path) -> Material:
     """Material out of one file of `save`."""
     with compressed(path, "rb") as file:
@@ -315,10 +322,11 @@ def by_kind(passages: Iterable[Passage]) -> dict[str, list[Passage]]:
     return dict(kinds)
 
 
-def build(question_files: Sequence[Path], article_files: Sequence[Path], every: int, workers: int) -> tuple[
-    list[Passage], list[Passage], dict[str, int]
-]:  # fmt: skip
-    """Training passages, development passages, and counts of what was left out. `every`: one article in so many."""
+def build(
+    question_files: Sequence[Path], article_files: Sequence[Path], every: int, workers: int, first: int = 0
+) -> tuple[list[Passage], list[Passage], dict[str, int]]:
+    """Training passages, development passages, and counts of what was left out. `every`: one article in so many, from
+    number `first` on."""
     rows: dict[bool, list[dict[str, Any]]] = {True: [], False: []}  # held out, or not
     for row in chain.from_iterable(map(read_rows, question_files)):
         rows[is_development(row["context"])].append(row)
@@ -326,7 +334,7 @@ def build(question_files: Sequence[Path], article_files: Sequence[Path], every: 
     training, passages_gone, questions_gone = without_development(training, development)
     articles: list[tuple[str, str]] = []
     for path in article_files:
-        articles += [a for a in read_articles(path)[::every] if not is_development_article(a[0])]
+        articles += [a for a in read_articles(path)[first::every] if not is_development_article(a[0])]
     with Pool(workers) as pool:
         for made in pool.imap(partial(passages_of, recur=0.4), articles, chunksize=64):
             training += [p for p in made if p.questions]
@@ -343,10 +351,11 @@ def main() -> None:
     parser.add_argument("--articles", nargs="*", default=[], type=Path)
     parser.add_argument("--followups", type=Path)
     parser.add_argument("--every", type=int, default=12, help="take one article in so many")
+    parser.add_argument("--first", type=int, default=0, help="from this article on")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--out", required=True, type=Path, help="FILE.jsonl.xz or .gz; development goes to dev-FILE")
     o = parser.parse_args()
-    training, development, counts = build(o.questions, o.articles, o.every, o.workers)
+    training, development, counts = build(o.questions, o.articles, o.every, o.workers, o.first)
     follow_ups = []
     if o.followups:
         with gzip.open(o.followups, "rt") as file:

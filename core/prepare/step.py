@@ -159,12 +159,20 @@ def step_losses(step: OuterStep, batch: StepBatch, config: Any) -> dict[str, Ten
                 "after": inner[-1] * share,
             }
             if count := len(batch.beside.ids):
-                first = {place: learned_of[:count] for place, learned_of in learned.items()}
-                terms["beside"] = rows_loss(step, batch.beside, first, beside)
+                paired = {place: beside_texts(learned_of, count) for place, learned_of in learned.items()}
+                terms["beside"] = rows_loss(step, batch.beside, paired, beside)
         if batch.reading:
             parts = [rows_loss(step, rows, {}, reading) for rows in batch.reading]
             terms["reading"] = torch.stack(parts).sum()
     return weighed(terms, config)
+
+
+def beside_texts(learned: Tensor, count: int) -> Tensor:
+    """What was learned of the documents whose texts stand in the prompt, [D, ...] -> [count, ...]: of the first half
+    their own, of the others that of a document without a text, which the text has to outweigh. With too few of
+    these, as in a part of a batch, each has its own."""
+    own = -(-count // 2) if len(learned) >= 2 * count else count
+    return torch.cat([learned[:own], learned[count : 2 * count - own]])
 
 
 def weighed(terms: dict[str, Tensor], config: Any) -> dict[str, Tensor]:

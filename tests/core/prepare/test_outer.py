@@ -39,7 +39,7 @@ from core.prepare.outer import (
     share,
 )
 from core.prepare.questions import QA
-from core.prepare.step import HookStep, StepBatch, step_losses, totals_of
+from core.prepare.step import HookStep, StepBatch, beside_texts, step_losses, totals_of
 
 NAMES = ("Orla", "Tam", "Vess", "Quint", "Edda", "Brun")
 DOCUMENTS = [
@@ -121,6 +121,13 @@ def test_reading_with_and_without_the_delta_counts_towards_the_total(tiny, fmt, 
     parts = terms["answer"] + CONFIG.language * terms["before"]
     parts += CONFIG.reading * terms["reading"] + CONFIG.beside_weight * terms["beside"]
     assert terms["total"] == pytest.approx(parts, rel=1e-4)
+
+
+def test_half_of_the_texts_stand_beside_another_documents_weights() -> None:
+    documents = torch.arange(6)
+    assert beside_texts(documents, 3).tolist() == [0, 1, 3]
+    assert beside_texts(documents, 2).tolist() == [0, 2]
+    assert beside_texts(documents, 4).tolist() == [0, 1, 2, 3]
 
 
 def test_a_batch_in_parts_has_the_gradient_of_the_whole(tiny, fmt, prepared) -> None:
