@@ -96,6 +96,10 @@ class StorageFailed(EngramError):
     """The bot's data could not be read or written; the operator's log has the cause."""
 
 
+class StorageUnavailable(StorageFailed):
+    """The bot's data can't be reached; nothing was changed."""
+
+
 class KeyLost(StorageFailed):
     """This was erased, or its key is lost."""
 

@@ -93,6 +93,17 @@ class Feeds:
         if progress.job.stage.final:
             self._feeds.pop(progress.job.id, None)
 
+    async def look_up(self, job_id: str) -> None:
+        """Tell the job's watchers if its row says that it has ended. The row has the last word: who was too late with a
+        job says that it has ended, too."""
+        if latest := self.latest(job_id):
+            try:
+                job = await self._index.job(job_id)
+            except NotFound:  # erased
+                job = replace(latest.job, stage=Stage.CANCELLED)
+            if job.stage.final:
+                self.put(replace(latest, job=job, document=await self.document_of(job)))
+
     def latest(self, job_id: str) -> Progress | None:
         """The newest progress of a job that somebody watches."""
         feed = self._feeds.get(job_id)

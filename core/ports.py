@@ -305,11 +305,15 @@ class Index(Inbox, Protocol):
         """What was handed in, and which pages of it. Raises: NotFound, when the job has ended."""
         ...
 
-    async def job_stage(self, job_id: str, stage: Stage, *, error: str = "", attempt: int = 0) -> None:
+    async def job_stage(
+        self, job_id: str, stage: Stage, *, error: str = "", attempt: int = 0, retry: bool = False
+    ) -> None:
         """Move a job on. One that has ended stays as it ended. Back to QUEUED, the attempt does not count.
 
         Args:
             attempt: who works on the job names its own; a later one may have begun meanwhile. 0: anybody.
+            retry: back to QUEUED, since storage could not be reached. The attempt counts among the job's `retries`; the
+                next one has another number, so that what this one sent and is late is refused.
 
         Raises: Cancelled, when the job has ended, was erased, or is in another attempt, and `stage` is not final.
         """

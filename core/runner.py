@@ -17,7 +17,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -29,7 +29,7 @@ from core.document.chunks import check_length
 from core.document.formats import DocumentText, read_document
 from core.document.gist import gist
 from core.document.language import load_classifier
-from core.errors import Cancelled, EngramError, LearningFailed, Refused, StorageFailed
+from core.errors import Cancelled, EngramError, LearningFailed, Refused, StorageFailed, StorageUnavailable
 from core.feed import Feeds
 from core.ports import Engine, Index, Learned, Weights
 from core.search.words import terms
@@ -45,6 +45,7 @@ T = TypeVar("T")
 CHUNKS_AT_ONCE = 4  # chunks that are encoded at once, for the search
 TURN_SECONDS = 0.5  # seconds for which learning goes on after it waited for questions, if it waited for so long
 PAUSE_SECONDS = 5.0  # after an index that can't be read or written, before trying again
+RETRY_PAUSES = (5.0, 15.0, 30.0, 60.0, 120.0, 120.0)  # seconds between attempts whose storage could not be reached
 
 
 class Runner:
@@ -85,7 +86,7 @@ class Runner:
         self._batch_rows = batch_rows
         self._keep_text = keep_text
         self._feeds = feeds or Feeds(index)
-        self._unstored: deque[tuple[Job, Stage, str]] = deque()  # ends of jobs: the job, its stage, the error
+        self._unstored: deque[_End] = deque()
         self._work: _CurrentJob | None = None
         self._claiming = asyncio.Lock()  # a job is claimed or cancelled, never both at once
         self._wake = asyncio.Event()  # there may be a job
@@ -131,10 +132,10 @@ class Runner:
 
     async def store_ends(self) -> None:
         while self._unstored:
-            job, stage, error = end = self._unstored.popleft()
+            end = self._unstored.popleft()
             try:
                 with suppress(Cancelled):  # erased meanwhile
-                    await self._index.job_stage(job.id, stage, error=error, attempt=job.attempts)
+                    await self._store(end)
             except BaseException:
                 self._unstored.appendleft(end)
                 raise
@@ -206,32 +207,38 @@ class Runner:
             job = await self._index.next_job()
             self._work = work = _CurrentJob(job, self._closing) if job else None
         if work:
-            await self._run(work)
+            await _await_unless(self._closing, asyncio.sleep(await self._run(work)))
         else:
             await _await_unless(self._closing, self._wake.wait())
 
-    async def learn(self, job: Job) -> None:
-        """Work on a job that somebody else claimed, to its end. One at a time."""
-        self._work = _CurrentJob(job, self._closing)
-        await self._run(self._work)
+    async def learn(self, job: Job) -> float:
+        """Work on a job that somebody else claimed, one at a time, until it has ended or is back in the queue.
 
-    async def _run(self, work: _CurrentJob) -> None:
+        Returns: seconds after which to try again, where storage could not be reached; else 0.
+        """
+        self._work = _CurrentJob(job, self._closing)
+        return await self._run(self._work)
+
+    async def _run(self, work: _CurrentJob) -> float:
         try:
             self._feeds.open(work.job.id)
-            await self._feeds.publish_places()
             await self._work_on(work)
         finally:
             self._work = None
             work.ended.set()
+        return work.pause
 
     async def _work_on(self, work: _CurrentJob) -> None:
         learn = self._correct if work.job.kind is JobKind.CORRECT else self._learn
         try:
+            await self._feeds.publish_places()
             document = await learn(work)
         except _Interrupted:
             await self._end(work, Stage.QUEUED)
         except Cancelled:
             await self._end(work, Stage.CANCELLED)
+        except StorageUnavailable as error:
+            await self._retry(work, error)
         except EngramError as error:
             await self._fail(work, error)
         except Exception:
@@ -241,18 +248,42 @@ class Runner:
             work.job = replace(work.job, document_id=document.id)
             self._show(work, stage=Stage.DONE, document=document)
 
+    async def _retry(self, work: _CurrentJob, failure: StorageUnavailable) -> None:
+        """Queue the job for another attempt, after a pause. The last one's failure is told."""
+        job = work.job
+        if work.cancelled:
+            await self._end(work, Stage.CANCELLED)
+        elif job.retries == len(RETRY_PAUSES):
+            await self._fail(work, failure)
+        else:
+            work.pause = RETRY_PAUSES[job.retries]
+            log.warning("storage was lost in attempt %d at job %s", job.attempts, job.id, exc_info=failure)
+            await self._end(work, Stage.QUEUED, retry=True)
+
     async def _fail(self, work: _CurrentJob, failure: EngramError) -> None:
         await self._end(work, Stage.FAILED, failure)
 
-    async def _end(self, work: _CurrentJob, stage: Stage, failure: EngramError | None = None) -> None:
-        error = str(failure or "")
+    async def _end(
+        self, work: _CurrentJob, stage: Stage, failure: EngramError | None = None, *, retry: bool = False
+    ) -> None:
+        """Of this attempt."""
+        end = _End(work.job, stage, str(failure or ""), retry)
         try:
-            await self._index.job_stage(work.job.id, stage, error=error, attempt=work.job.attempts)
+            await self._store(end)
+        except Cancelled:  # a statement that was taken for lost has ended it, or somebody erased it
+            with _errors_logged("what became of a job can't be read"):
+                await self._feeds.look_up(work.job.id)
+            return
         except Exception:  # a full disk: the watchers are told all the same
             log.exception("the end of job %s could not be stored; it is tried again", work.job.id)
-            self._unstored.append((work.job, stage, error))
-        work.job = replace(work.job, error=error)
+            self._unstored.append(end)
+        work.job = replace(work.job, error=end.error)
         self._show(work, stage=stage, failure=failure)
+
+    async def _store(self, end: _End) -> None:
+        """Raises: Cancelled, StorageFailed."""
+        attempt = end.job.attempts
+        await self._index.job_stage(end.job.id, end.stage, error=end.error, attempt=attempt, retry=end.retry)
 
     def _show(self, work: _CurrentJob, *, stage: Stage | None = None, **changes: Any) -> None:
         work.job = replace(work.job, stage=stage or work.job.stage)
@@ -446,6 +477,16 @@ class Runner:
         return document
 
 
+@dataclass(frozen=True)
+class _End:
+    """How an attempt at a job ended, as `Index.job_stage` has it."""
+
+    job: Job
+    stage: Stage
+    error: str
+    retry: bool
+
+
 class _CurrentJob:
     """The job at hand."""
 
@@ -453,6 +494,7 @@ class _CurrentJob:
         self.job = job
         self.progress = Progress(job)
         self.cancelled = self.interrupted = False
+        self.pause = 0.0  # seconds until the next attempt, where storage could not be reached
         self.stop = asyncio.Event()  # give up reading; learning looks between two steps
         self.ended = asyncio.Event()
         self._closing = closing

@@ -154,6 +154,7 @@ class Job:
     kind: JobKind = JobKind.LEARN
     sources: tuple[str, ...] = ()  # ids of the documents whose text it learns again; or of one and of its correction
     share: int = 1  # how many chunks become one section
+    retries: int = 0  # attempts that ended because storage could not be reached
 
 
 @dataclass(frozen=True)

@@ -52,12 +52,13 @@ from storage.folder import CHANNELS, Reserve, storage_errors
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-MAX_ATTEMPTS = 3  # at one job; a job that always takes the process down is not tried for ever
+MAX_ATTEMPTS = 3  # at one job, without retries; a job that always takes the process down is not tried for ever
 ERASE_AGAIN = 5.0  # seconds until an erase that another reader held up is tried again
 AFTER_ERASE = 60.0  # seconds in which the log is emptied after each event: it may be the one that ordered the erase
 INBOX_SECONDS = 86_400.0  # seconds for which the inbox knows what was handled
 SCRIPTS = (
     "schema.sql", "inbox.sql", "threads.sql", "codes.sql", "chat.sql", "channels.sql", "jobs.sql", "versions.sql",
+    "retries.sql",
 )  # fmt: skip
 MIGRATIONS = tuple(Path(__file__).with_name(name) for name in SCRIPTS)  # the n-th makes version n
 KEPT_TEXT = b"engram: documents as one\n"  # before version 7, in the place of a file
@@ -185,9 +186,9 @@ class Index:
             [row] = await execute(
                 """
                 INSERT INTO jobs (id, channel, name, sha256, requested_by, reply_to, created_at, stage, attempts, error,
-                                  document_id, delivered, kind, sources, share)
+                                  document_id, delivered, kind, sources, share, retries)
                 VALUES (:id, :channel, :name, :sha256, :requested_by, :reply_to, :created_at, :stage, :attempts, :error,
-                        NULL, :delivered, :kind, :sources, :share)
+                        NULL, :delivered, :kind, :sources, :share, :retries)
                 RETURNING *
                 """,
                 asdict(job) | {"sources": json.dumps(job.sources)},
@@ -248,13 +249,16 @@ class Index:
             raise NotFound("The file of this job is not kept any more.")
         return file
 
-    async def job_stage(self, job_id: str, stage: Stage, *, error: str = "", attempt: int = 0) -> None:
-        values = {"id": job_id, "stage": stage, "error": error, "attempt": attempt}
+    async def job_stage(
+        self, job_id: str, stage: Stage, *, error: str = "", attempt: int = 0, retry: bool = False
+    ) -> None:
+        values = {"id": job_id, "stage": stage, "error": error, "attempt": attempt, "retry": int(retry)}
         async with self._transaction() as execute:
             changed = await execute(
                 """
-                UPDATE jobs SET stage = :stage, error = :error,
-                    attempts = CASE WHEN :stage = 'queued' AND attempts > 0 THEN attempts - 1 ELSE attempts END
+                UPDATE jobs SET stage = :stage, error = :error, retries = retries + :retry,
+                    attempts = CASE WHEN :stage = 'queued' AND :retry = 0 AND attempts > 0 THEN attempts - 1
+                        ELSE attempts END
                 WHERE id = :id AND NOT final AND (:attempt = 0 OR attempts = :attempt AND stage != 'queued')
                 RETURNING channel
                 """,
@@ -278,8 +282,8 @@ class Index:
             rows = await execute(
                 """
                 UPDATE jobs SET
-                    stage = CASE WHEN attempts < :limit THEN 'queued' ELSE 'failed' END,
-                    error = CASE WHEN attempts < :limit THEN '' ELSE :error END
+                    stage = CASE WHEN attempts - retries < :limit THEN 'queued' ELSE 'failed' END,
+                    error = CASE WHEN attempts - retries < :limit THEN '' ELSE :error END
                 WHERE NOT final AND stage != 'queued' AND """
                 + self._interrupted
                 + " RETURNING *",

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Protocol
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from core.errors import EngramError, KeyLost, SetupError, StorageFailed
+from core.errors import EngramError, KeyLost, SetupError, StorageFailed, StorageUnavailable
 from storage.folder import fsync_path
 
 if TYPE_CHECKING:
@@ -206,18 +206,28 @@ class _Bucket:
             raise SetupError("ENGRAM_KEYS is no folder and no address of an object store.") from error
 
     def put(self, name: str, secret: bytes) -> None:
-        version = self._obstore.put(self._store, name, secret)["version"]
+        with self._connected():
+            version = self._obstore.put(self._store, name, secret)["version"]
         if version not in (None, "null"):
             raise SetupError(
                 "The bucket of ENGRAM_KEYS keeps versions, and so would keep destroyed keys; name another."
             )
 
     def get(self, name: str) -> bytes:
-        return self._obstore.get(self._store, name).bytes().to_bytes()
+        with self._connected():
+            return self._obstore.get(self._store, name).bytes().to_bytes()
 
     def delete(self, names: Iterable[str]) -> None:
-        with suppress(FileNotFoundError):
+        with suppress(FileNotFoundError), self._connected():
             self._obstore.delete(self._store, list(names))
+
+    @contextmanager
+    def _connected(self) -> Iterator[None]:
+        """Raises: StorageUnavailable, after retries."""
+        try:
+            yield
+        except self._obstore.exceptions.GenericError as error:
+            raise StorageUnavailable("The keys can't be reached; nothing was changed.") from error
 
 
 @contextmanager

@@ -17,10 +17,10 @@ from threading import Lock
 from typing import TYPE_CHECKING
 
 import obstore
-from obstore.exceptions import BaseError
+from obstore.exceptions import BaseError, GenericError
 from obstore.store import from_url
 
-from core.errors import KeyLost, SetupError, StorageFailed, WeightsDamaged, WrongBaseModel
+from core.errors import KeyLost, SetupError, StorageFailed, StorageUnavailable, WeightsDamaged, WrongBaseModel
 from core.ports import Learned, section_tensors
 from core.types import WeightsRecord
 from storage.keys import RETRIES, Key, Keys
@@ -219,5 +219,7 @@ def _translated() -> Iterator[None]:
     """Raises: StorageFailed."""
     try:
         yield
+    except GenericError as error:  # after its retries
+        raise StorageUnavailable("The object store can't be reached; nothing was changed.") from error
     except BaseError as error:
-        raise StorageFailed("The object store can't be reached, or refuses; nothing was changed.") from error
+        raise StorageFailed("The object store refuses; nothing was changed.") from error

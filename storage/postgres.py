@@ -26,12 +26,11 @@ from typing import Any, TypeVar
 
 import psycopg
 from procrastinate.schema import SchemaManager
-from psycopg.errors import DiskFull
+from psycopg.errors import DiskFull, IdleInTransactionSessionTimeout, ReadOnlySqlTransaction
 from psycopg.pq import TransactionStatus
 from psycopg.rows import DictRow
-from psycopg_pool import PoolTimeout
 
-from core.errors import DataTooNew, KeyLost, NotFound, SetupError, StorageFailed
+from core.errors import DataTooNew, KeyLost, NotFound, SetupError, StorageFailed, StorageUnavailable
 from core.ports import Used
 from core.prompts import NOT_IN_TEXT
 from core.search.ranking import ChunkKey
@@ -45,7 +44,7 @@ from storage.words import matches, places_of, tokens
 
 T = TypeVar("T")
 
-SCRIPTS = ("postgres.sql", "workers.sql")
+SCRIPTS = ("postgres.sql", "workers.sql", "postgres_retries.sql")
 MIGRATIONS = tuple(Path(__file__).with_name(name) for name in SCRIPTS)  # the n-th makes version n
 MAX_CONNECTIONS = 8  # of one process
 PART_SIZE = 1 << 20  # bytes of a file that are sent at once: the event loop waits for each
@@ -211,12 +210,14 @@ class PostgresIndex(Index):
         finally:
             del self._subjects[document.id]
 
-    async def job_stage(self, job_id: str, stage: Stage, *, error: str = "", attempt: int = 0) -> None:
+    async def job_stage(
+        self, job_id: str, stage: Stage, *, error: str = "", attempt: int = 0, retry: bool = False
+    ) -> None:
         async with self._transaction() as execute:
             if error:
                 for row in await execute("SELECT channel, sha256 FROM jobs WHERE id = :id", {"id": job_id}):
                     error = (await self.key(row["channel"], row["sha256"])).seal_text(valid_text(error))
-            await super().job_stage(job_id, stage, error=error, attempt=attempt)
+            await super().job_stage(job_id, stage, error=error, attempt=attempt, retry=retry)
 
     def clock(self) -> float:
         """That of all machines."""
@@ -675,13 +676,12 @@ def _postgres_errors() -> Iterator[None]:
     """Raises: StorageFailed."""
     try:
         yield
+    except DiskFull as error:
+        raise StorageFailed("The database's disk is full; nothing was changed.") from error
+    except (psycopg.OperationalError, IdleInTransactionSessionTimeout, ReadOnlySqlTransaction) as error:
+        raise StorageUnavailable("The database can't be reached; nothing was changed.") from error
     except psycopg.Error as error:
-        sentence = None
-        if isinstance(error, DiskFull):
-            sentence = "The database's disk is full; nothing was changed."
-        elif isinstance(error, PoolTimeout):
-            sentence = "The database can't be reached; nothing was changed."
-        raise StorageFailed(sentence) from error
+        raise StorageFailed from error
 
 
 @cache

@@ -69,7 +69,7 @@ ROWS = {  # a table of the index -> its rows of a channel
         """,
     "jobs": """
         SELECT id, channel, name, sha256, requested_by, reply_to, created_at, stage, attempts, error, document_id,
-            delivered, kind, sources, share
+            delivered, kind, sources, share, retries
         FROM jobs WHERE channel = :channel ORDER BY number
         """,
     "inbox": "SELECT key, body, owner, received_at, channel FROM inbox WHERE channel = :channel ORDER BY key",
@@ -88,9 +88,9 @@ INSERTS = {
         """,
     "jobs": """
         INSERT INTO jobs (id, channel, name, sha256, requested_by, reply_to, created_at, stage, attempts, error,
-            document_id, delivered, kind, sources, share)
+            document_id, delivered, kind, sources, share, retries)
         VALUES (:id, :channel, :name, :sha256, :requested_by, :reply_to, :created_at, :stage, :attempts, :error,
-            :document_id, :delivered, :kind, :sources, :share)
+            :document_id, :delivered, :kind, :sources, :share, :retries)
         """,
     "inbox": """
         INSERT INTO inbox (key, body, owner, received_at, channel)

@@ -121,8 +121,10 @@ class Queues:
                 yield
                 holding.cancel()
 
-    async def add(self, queue: str, connection: Connection, **arguments: Any) -> None:
-        await self.app.configure_task(queue, queue=queue, connection=connection).defer_async(**arguments)
+    async def add(self, queue: str, connection: Connection, *, pause: float = 0.0, **arguments: Any) -> None:
+        """pause: seconds until a worker may take it."""
+        later: dict[str, Any] = {"schedule_in": {"seconds": pause}} if pause else {}
+        await self.app.configure_task(queue, queue=queue, connection=connection, **later).defer_async(**arguments)
 
     async def tell(self, news: Mapping[str, Any]) -> None:
         await self.execute("SELECT pg_notify(%s, %s)", NEWS_CHANNEL, json.dumps(news))
@@ -272,7 +274,7 @@ class Workers:
         """What was said while nobody listened."""
         await self._take_replies([*self._waiting])
         for job_id in self._feeds.watched():
-            await self._take_end(job_id)
+            await self._feeds.look_up(job_id)
 
     async def _hear(self, news: Mapping[str, Any]) -> None:
         if call := news.get("call"):
@@ -280,7 +282,7 @@ class Workers:
             return
         stage, latest = Stage(news["stage"]), self._feeds.latest(news["job"])
         if stage.final:
-            await self._take_end(news["job"])
+            await self._feeds.look_up(news["job"])
         elif latest:
             self._feeds.put(_later(latest, stage, news))
         if stage.final or stage is Stage.READING:
@@ -293,16 +295,6 @@ class Workers:
         for row in await self._queues.execute(taken, list(calls)):
             if (waiting := self._waiting.get(row["id"])) and not waiting.done():
                 waiting.set_result(row["reply"])
-
-    async def _take_end(self, job_id: str) -> None:
-        """The row has the last word: who was too late with a job says that it has ended, too."""
-        if latest := self._feeds.latest(job_id):
-            try:
-                job = await self._index.job(job_id)
-            except NotFound:  # erased
-                job = replace(latest.job, stage=Stage.CANCELLED)
-            if job.stage.final:
-                self._feeds.put(replace(latest, job=job, document=await self._feeds.document_of(job)))
 
 
 def _later(latest: Progress, stage: Stage, news: Mapping[str, Any]) -> Progress:
@@ -391,6 +383,7 @@ class Worker:
         task = asyncio.current_task()
         while not (task and task.cancelling()):  # its end at a queue that can't be reached is another error
             try:
+                await self._runner.store_ends()
                 await self._queues.app.run_worker_async(
                     queues=queues,
                     concurrency=at_once,
@@ -401,7 +394,7 @@ class Worker:
                     update_heartbeat_interval=self._heartbeat,
                     stalled_worker_timeout=self._dead_after,
                 )
-            except (ConnectorException, psycopg.Error):
+            except (ConnectorException, psycopg.Error, StorageFailed):
                 log.exception("the queue can't be reached; trying again")
                 if (task := asyncio.current_task()) and task.cancelling():
                     raise asyncio.CancelledError from None  # it came while the queue was left, and was lost on the way
@@ -430,12 +423,31 @@ class Worker:
                 if await self._has_ended(job):
                     with suppress(NotFound):
                         await self._runner.cancel(job.id)
+        await self._end_ticket(learning.result())
+
+    async def _end_ticket(self, pause: float) -> None:
+        """When the job's end is stored: a job that has begun and has no ticket counts as interrupted.
+
+        Args:
+            pause: seconds until the next attempt; 0: there is none.
+        """
+        while True:
+            try:
+                await self._runner.store_ends()
+                if pause:
+                    async with self._queues.transaction() as connection:
+                        await self._queues.add(LEARNING, connection, pause=pause)
+                return
+            except StorageFailed:
+                await asyncio.sleep(POLL_SECONDS)
 
     async def _has_ended(self, job: Job) -> bool:
         try:
             return (await self._index.job(job.id)).stage.final
         except NotFound:
             return True
+        except StorageFailed:  # its next statement will say so
+            return False
 
     async def _answer(self, call: str) -> None:
         for row in await self._queues.execute("SELECT body FROM calls WHERE id = %s AND reply = ''", call):

@@ -223,6 +223,23 @@ async def test_an_attempt_whose_job_was_begun_again_changes_nothing(index: Index
     assert (await index.job("job1")).stage is Stage.DONE
 
 
+async def test_a_retry_has_a_number_of_its_own_and_is_no_interruption(index: Index) -> None:
+    await index.add_job(make_job("job1"), b"%PDF-")
+    for attempt in (1, 2, 3):
+        job = await index.next_job()
+        await index.job_stage("job1", Stage.SAVING, attempt=attempt)
+        await index.job_stage("job1", Stage.QUEUED, attempt=attempt, retry=True)
+        assert (job.attempts, job.retries) == (attempt, attempt - 1)
+    late = await index.job("job1")
+    for attempt in (4, 5, 6):
+        await claim(index)
+        with pytest.raises(Cancelled):
+            await index.finish_job("job1", make_document("d1", late), [], make_chunks("x"), attempt=attempt - 1)
+        [job] = await index.requeue_interrupted()
+        assert (job.attempts, job.stage) == (attempt, Stage.QUEUED if attempt < 6 else Stage.FAILED)
+    assert await index.documents("here") == []
+
+
 async def test_the_index_and_the_stages_agree_on_what_is_final(index: Index) -> None:
     for stage in Stage:
         await index.add_job(make_job(stage), b"%PDF-")

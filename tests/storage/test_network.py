@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 import storage.connections
-from core.errors import StorageFailed
+from core.errors import StorageFailed, StorageUnavailable
 from core.runner import Runner
 from core.service import Service
-from core.types import Stage
+from core.types import Job, Progress, Stage
 from storage.connections import Connection
-from storage.keys import Keys
+from storage.index import Index
+from storage.keys import RETRIES, Keys
 from storage.objects import Objects
 from storage.postgres import PostgresIndex
 from storage.weights import Weights
@@ -23,6 +26,7 @@ from storage.workers import Queues, Workers
 from tests.conftest import Environment
 from tests.fakes import read_plain
 from tests.network import Cut, Network
+from tests.objects import BUCKET
 from tests.postgres import Server
 from tests.storage.samples import learn, make_job
 from tests.storage.test_weights import load, save
@@ -136,7 +140,7 @@ async def test_weights_whose_row_is_committed_late_stay(
         committing.append(asyncio.create_task(finish(*arguments, **options)))
         await begun.wait()
         asyncio.get_running_loop().call_later(1.0, arrives.set)
-        raise StorageFailed
+        raise StorageUnavailable
 
     monkeypatch.setattr(PostgresIndex, "_replace", late)
     monkeypatch.setattr(PostgresIndex, "finish_job", lost)
@@ -150,6 +154,93 @@ async def test_weights_whose_row_is_committed_late_stay(
             [document] = await asyncio.gather(*committing)
         assert (await index.job("j1")).stage is Stage.DONE and await index.documents("here") == [document]
         assert weights.load(document.weights, "here", base=ByHeart.fingerprint, section=0)
+
+
+async def test_a_document_whose_save_loses_the_database_is_learned_by_another_attempt(
+    network: Network, database: str, tmp_path: Path
+) -> None:
+    keys = Keys(tmp_path / "keys")
+    async with (
+        PostgresIndex(database, keys) as index,
+        Queues(database) as queues,
+        Workers(queues, index) as workers,
+    ):
+        service = Service(index, Weights(tmp_path, index.id), workers, workers, LIMITS)
+        with worker(through(network, database), tmp_path, step_seconds=0.2):
+            job = await service.submit("here", "a.txt", (f"{TEXT} " * 4).encode(), by="local")
+            following = asyncio.create_task(follow(service, job))
+            await until(index, job, Stage.LEARNING)
+            async with index._channel("here"):  # the save waits for it
+                await until(index, job, Stage.SAVING)
+                await asyncio.sleep(0.5)
+                await network.cut(Cut.RESET, 0.1)
+            seen = await following
+        assert Stage.FAILED not in {progress.job.stage for progress in seen}
+        last = seen[-1].job
+        assert (last.stage, last.attempts, last.retries) == (Stage.DONE, 2, 1)
+        assert [document.id for document in await service.documents("here")] == [last.document_id]
+        assert [path.stem for path in tmp_path.glob("*.safetensors")] == [last.document_id]
+
+
+async def follow(service: Service, job: Job) -> list[Progress]:
+    async with asyncio.timeout(90):
+        return [progress async for progress in service.watch(job.id)]
+
+
+async def until(index: PostgresIndex, job: Job, stage: Stage) -> None:
+    async with asyncio.timeout(60):
+        while (await index.job(job.id)).stage is not stage:
+            await asyncio.sleep(0.02)
+
+
+@pytest.fixture
+async def store_network(store: dict[str, str], environment: Environment) -> AsyncIterator[Network]:
+    """To an object store that is given up after a second."""
+    async with Network(("127.0.0.1", int(store["AWS_ENDPOINT_URL"].rpartition(":")[2]))) as network:
+        environment |= store | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{network.port}"}
+        yield network
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("storage.objects.RETRIES", {**RETRIES, "retry_timeout": timedelta(seconds=1)})
+    monkeypatch.setattr("core.runner.RETRY_PAUSES", (0.5, 1.0, 2.0))
+
+
+async def test_a_document_whose_save_loses_the_store_is_learned_by_another_attempt(
+    store_network: Network, impatient: None, index: Index, keys: Keys
+) -> None:
+    weights = Objects(f"s3://{BUCKET}/{secrets.token_hex(8)}", index.id, keys)
+    async with Runner(ByHeart, index, weights, LIMITS, read=read_plain) as runner:
+        job = await index.add_job(make_job("j1"), TEXT.encode())
+        await runner.wake()
+        stages, cutting = [], None
+        async for progress in runner.watch(job.id):
+            stages.append(progress.job.stage)
+            if progress.job.stage is Stage.SAVING and not cutting:
+                cutting = asyncio.create_task(store_network.cut(Cut.RESET, 2.5))
+        await cutting
+    [document] = await index.documents("here")
+    job = await index.job("j1")
+    assert stages[-1] is job.stage is Stage.DONE and Stage.FAILED not in stages
+    assert job.retries >= 1 and job.attempts == job.retries + 1
+    assert await asyncio.to_thread(weights.whole, document.weights, "here")
+
+
+async def test_a_store_that_stays_away_is_told_after_the_last_attempt(
+    store_network: Network, impatient: None, index: Index, keys: Keys
+) -> None:
+    weights = Objects(f"s3://{BUCKET}/{secrets.token_hex(8)}", index.id, keys)
+    cutting = asyncio.create_task(store_network.cut(Cut.RESET, 600.0))
+    async with Runner(ByHeart, index, weights, LIMITS, read=read_plain) as runner:
+        job = await index.add_job(make_job("j1"), TEXT.encode())
+        await runner.wake()
+        seen = [progress.job.stage async for progress in runner.watch(job.id)]
+    cutting.cancel()
+    job = await index.job("j1")
+    assert (job.stage, job.attempts, job.retries) == (Stage.FAILED, 4, 3) and seen.count(Stage.FAILED) == 1
+    assert job.error == "The object store can't be reached; nothing was changed."
+    assert await index.documents("here") == []
 
 
 @pytest.mark.parametrize("how", [*Cut])

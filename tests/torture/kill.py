@@ -32,6 +32,7 @@ class Upload:
     paper: Paper
     received: bool = False  # acknowledged
     ends: list[str] = field(default_factory=list)  # each time that its end was told: the tone
+    refusals: list[str] = field(default_factory=list)  # what was said of it when it was not learned
 
     @property
     def learned(self) -> bool:
@@ -168,12 +169,14 @@ def note(world: World, uploads: dict[int, Upload]) -> None:
         if upload and not event.get("noted"):
             event["noted"] = True
             upload.received |= event["event"] == "received"
-            if event["event"] == "finish":
+            if event["event"] in ("finish", "say"):
                 upload.ends.append(event["tone"])
+                if event["tone"] != "good":
+                    upload.refusals.append(event["text"].partition("\n")[2])
 
 
 def ended(world: World, upload: Upload) -> bool:
-    return any(e["event"] == "finish" and e["number"] == upload.number for e in world.events)
+    return any(e["event"] in ("finish", "say") and e["number"] == upload.number for e in world.events)
 
 
 def where(upload: Upload | None, stages: dict[str, tuple[str, bool]]) -> str:

@@ -192,6 +192,7 @@ async def torture(servers: Servers, times: int, say: Say) -> list[Figure]:
         at_most("from the last point to the last of these", settled, IN_TIME),
         # One that was interrupted three times is given up, and told so.
         Figure("documents learned", f"{len(learned)}/{len(received)}", "> half", 2 * len(learned) > len(received)),
+        Figure("what was said of the others", refusals(received)),
         none("documents told as learned that are gone", sum(not names[upload.paper.name] for upload in learned)),
         none("documents with two versions", sum(names.values()) - len(names)),
         every("documents whose weights are whole", whole, len(documents)),
@@ -202,6 +203,12 @@ async def torture(servers: Servers, times: int, say: Say) -> list[Figure]:
         Figure("starts that were given up, and made again", servers.given_up),
         Figure("ends told more than once", sum(len(upload.ends) > 1 for upload in received)),
     ]
+
+
+def refusals(uploads: list[Upload]) -> str:
+    """Of documents that were not learned: how often each sentence was said."""
+    said = Counter(text for upload in uploads if not upload.learned for text in upload.refusals)
+    return "; ".join(f"{count} {text!r}" for text, count in said.most_common())
 
 
 async def stored(servers: Servers) -> tuple[list[Document], int]:

@@ -1,0 +1,5 @@
+-- Version 9: attempts at a job that ended because storage could not be reached don't count as interrupted.
+
+ALTER TABLE jobs ADD COLUMN retries INTEGER NOT NULL DEFAULT 0;
+
+PRAGMA user_version = 9;
