@@ -29,6 +29,7 @@ from procrastinate.schema import SchemaManager
 from psycopg.errors import DiskFull, IdleInTransactionSessionTimeout, ReadOnlySqlTransaction
 from psycopg.pq import TransactionStatus
 from psycopg.rows import DictRow
+from psycopg_pool import PoolTimeout
 
 from core.errors import DataTooNew, KeyLost, NotFound, SetupError, StorageFailed, StorageUnavailable
 from core.ports import Used
@@ -47,6 +48,7 @@ T = TypeVar("T")
 SCRIPTS = ("postgres.sql", "workers.sql", "postgres_retries.sql")
 MIGRATIONS = tuple(Path(__file__).with_name(name) for name in SCRIPTS)  # the n-th makes version n
 MAX_CONNECTIONS = 8  # of one process
+ADD_PAUSES = (0.5, 2.0, 8.0)  # seconds between tries to store what was handed in
 PART_SIZE = 1 << 20  # bytes of a file that are sent at once: the event loop waits for each
 MIN_SERVER_VERSION = 140000  # version of the server
 MAX_CLOCK_DIFFERENCE = 5.0  # seconds by which clocks may differ
@@ -195,8 +197,15 @@ class PostgresIndex(Index):
     async def add_job(
         self, job: Job, data: bytes = b"", *, pages: tuple[int, int] = ALL_PAGES, again: bool = False
     ) -> Job:
+        """Where the connection is lost on the way, it is tried again."""
         self._subjects[job.id] = job.sha256
         try:
+            for pause in ADD_PAUSES:
+                with suppress(StorageUnavailable):
+                    return await super().add_job(job, data, pages=pages, again=again)
+                await asyncio.sleep(pause)
+                with suppress(StorageUnavailable, NotFound):  # it is there, and only the reply was lost
+                    return await self.job(job.id)
             return await super().add_job(job, data, pages=pages, again=again)
         finally:
             del self._subjects[job.id]
@@ -336,7 +345,14 @@ class PostgresIndex(Index):
             for row in rows:
                 await copy.write_row(row)
 
-    _read = _execute
+    async def _read(self, sql: str, values: Mapping[str, Any] | None = None) -> list[Any]:
+        """A statement that changes nothing: outside of a transaction it is sent again where its connection is lost."""
+        try:
+            return await self._execute(sql, values)
+        except StorageUnavailable as error:
+            if self._current.get() or isinstance(error.__cause__, PoolTimeout):
+                raise
+            return await self._execute(sql, values)
 
     # What is sealed
 

@@ -24,7 +24,7 @@ from pydantic import TypeAdapter
 
 from core import errors
 from core.answerer import Answerer
-from core.errors import EngramError, KeyLost, NotFound, StorageFailed
+from core.errors import EngramError, KeyLost, NotFound, StorageFailed, StorageUnavailable
 from core.feed import Feeds
 from core.ports import AboutEngine
 from core.runner import Runner
@@ -450,6 +450,7 @@ class Worker:
             return False
 
     async def _answer(self, call: str) -> None:
+        """Raises: StorageUnavailable; then it is tried again, as long as somebody waits for it."""
         for row in await self._queues.execute("SELECT body FROM calls WHERE id = %s AND reply = ''", call):
             outcome = json.dumps(await self._outcome(row["body"]))
             with suppress(KeyLost):  # erased meanwhile, and the call with it
@@ -464,12 +465,14 @@ class Worker:
         )
 
     async def _outcome(self, sealed: bytes) -> dict[str, Any]:
-        """What came of a call: its result, or its error."""
+        """What came of a call: its result, or its error. Raises: StorageUnavailable."""
         try:
             [(method, arguments)] = map(json.loads, await self._index.open([sealed]))
             kind = REPLIES[method]
             call = self._about if method == ABOUT else getattr(self._answerer, method)
             return {"result": kind.dump_python(await call(*arguments), mode="json")}
+        except StorageUnavailable:
+            raise
         except EngramError as error:
             return {"error": [type(error).__name__, str(error)]}
         except Exception:

@@ -182,6 +182,46 @@ async def test_a_document_whose_save_loses_the_database_is_learned_by_another_at
         assert [path.stem for path in tmp_path.glob("*.safetensors")] == [last.document_id]
 
 
+async def test_what_is_handed_in_while_a_connection_is_lost_is_stored_once(
+    network: Network, database: str, keys: Keys
+) -> None:
+    async with PostgresIndex(through(network, database), keys) as index, PostgresIndex(database, keys) as other:
+        async with other._channel("here"):
+            adding = asyncio.create_task(index.add_job(make_job("j1"), TEXT.encode()))
+            await asyncio.sleep(0.5)
+            await network.cut(Cut.RESET, 0.1)
+        job = await adding
+        assert await other.jobs() == [job] and (await other.job_file("j1"))[0] == TEXT.encode()
+
+
+async def test_a_read_is_sent_again_when_its_connection_is_lost(network: Network, database: str, keys: Keys) -> None:
+    async with PostgresIndex(through(network, database), keys) as index:
+        reading = asyncio.create_task(index._read("SELECT pg_sleep(1), 7 AS seven"))
+        await asyncio.sleep(0.5)
+        await network.cut(Cut.RESET, 0.1)
+        assert [row["seven"] for row in await reading] == [7]
+
+
+async def test_a_question_is_answered_when_its_worker_lost_the_database(
+    network: Network, database: str, tmp_path: Path
+) -> None:
+    async with (
+        PostgresIndex(database, Keys(tmp_path / "keys")) as index,
+        Queues(database) as queues,
+        Workers(queues, index) as workers,
+    ):
+        service = Service(index, Weights(tmp_path, index.id), workers, workers, LIMITS)
+        with worker(through(network, database), tmp_path):
+            await follow(service, await service.submit("here", "a.txt", TEXT.encode(), by="local"))
+            async with index._channel("here"):  # the search waits for it
+                asking = asyncio.create_task(workers.ask("here", "Who is the keeper?"))
+                await asyncio.sleep(1.0)
+                await network.cut(Cut.RESET, 0.1)
+            async with asyncio.timeout(60):
+                answer = await asking
+    assert answer.learned and answer.learned.text == "Its keeper is Orla Quint"
+
+
 async def follow(service: Service, job: Job) -> list[Progress]:
     async with asyncio.timeout(90):
         return [progress async for progress in service.watch(job.id)]
@@ -228,8 +268,9 @@ async def test_a_document_whose_save_loses_the_store_is_learned_by_another_attem
 
 
 async def test_a_store_that_stays_away_is_told_after_the_last_attempt(
-    store_network: Network, impatient: None, index: Index, keys: Keys
+    store_network: Network, impatient: None, index: Index, keys: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("core.runner.RETRY_PAUSES", (0.1,))
     weights = Objects(f"s3://{BUCKET}/{secrets.token_hex(8)}", index.id, keys)
     cutting = asyncio.create_task(store_network.cut(Cut.RESET, 600.0))
     async with Runner(ByHeart, index, weights, LIMITS, read=read_plain) as runner:
@@ -238,7 +279,7 @@ async def test_a_store_that_stays_away_is_told_after_the_last_attempt(
         seen = [progress.job.stage async for progress in runner.watch(job.id)]
     cutting.cancel()
     job = await index.job("j1")
-    assert (job.stage, job.attempts, job.retries) == (Stage.FAILED, 4, 3) and seen.count(Stage.FAILED) == 1
+    assert (job.stage, job.attempts, job.retries) == (Stage.FAILED, 2, 1) and seen.count(Stage.FAILED) == 1
     assert job.error == "The object store can't be reached; nothing was changed."
     assert await index.documents("here") == []
 

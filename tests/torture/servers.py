@@ -51,6 +51,7 @@ class Servers:
     asked: int = 0
     answered: int = 0
     crossed: list[str] = field(default_factory=list)
+    refused: Counter[str] = field(default_factory=Counter)  # questions, by the sentence
     points: Counter[str] = field(default_factory=Counter)
     given_up: int = 0  # starts
     changing: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -109,10 +110,13 @@ class Servers:
         number = 10**6 + self.asked
         world.send(number, "ask", channel=channel, arguments={"question": upload.paper.question})
         try:
-            text = (await world.answer(number, PATIENCE))["text"]
+            answer = await world.answer(number, PATIENCE)
         except EOFError:
             return ""
         self.answered += 1
+        text = answer["text"]
+        if answer["tone"] == "bad":
+            self.refused[text] += 1
         foreign = {one.paper.secret for one in self.uploads.values() if one.channel != channel}
         self.crossed += [f"{channel} was told {secret}" for secret in foreign if secret in text]
         return text
@@ -184,6 +188,7 @@ async def torture(servers: Servers, times: int, say: Say) -> list[Figure]:
     documents, whole = await stored(servers)
     names = Counter(document.name for document in documents)
     received = [upload for upload in servers.uploads.values() if upload.received]
+    kept = [upload for upload in received if upload.learned]
     for line in [f"never told: {upload.paper.name}" for upload in waiting] + servers.crossed:
         say(line)
     return [
@@ -191,7 +196,7 @@ async def torture(servers: Servers, times: int, say: Say) -> list[Figure]:
         every("acknowledged documents whose end was told", len(received) - len(waiting), len(received)),
         at_most("from the last point to the last of these", settled, IN_TIME),
         # One that was interrupted three times is given up, and told so.
-        Figure("documents learned", f"{len(learned)}/{len(received)}", "> half", 2 * len(learned) > len(received)),
+        Figure("documents learned", f"{len(kept)}/{len(received)}", "> half", 2 * len(kept) > len(received)),
         Figure("what was said of the others", refusals(received)),
         none("documents told as learned that are gone", sum(not names[upload.paper.name] for upload in learned)),
         none("documents with two versions", sum(names.values()) - len(names)),
@@ -200,6 +205,7 @@ async def torture(servers: Servers, times: int, say: Say) -> list[Figure]:
         none("answers with another channel's secret", len(servers.crossed)),
         none("questions that were never answered", sum(isinstance(one, TimeoutError) for one in outcomes)),
         Figure("questions answered, of those asked", f"{servers.answered}/{servers.asked}"),
+        Figure("of these refused in a sentence", f"{servers.refused.total()} {dict(servers.refused)}"),
         Figure("starts that were given up, and made again", servers.given_up),
         Figure("ends told more than once", sum(len(upload.ends) > 1 for upload in received)),
     ]
