@@ -12,29 +12,28 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import re
 import sqlite3
 import threading
 from collections import OrderedDict, defaultdict
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from core.errors import DataTooNew, NotFound
-from core.prompts import NOT_IN_TEXT
+from core.errors import DataTooNew
 from core.search.words import spaced, unspaced
 from core.types import Chunk, Page
 from storage.folder import fsync_path
 
 T = TypeVar("T")
 
-ADD_ANSWER = """
-INSERT INTO answers (id, document_id, question, learned, base, asked_at, asked_by, thread, details, shared)
-VALUES (:id, :document_id, :question, :learned, :base, :asked_at, :asked_by, :thread, :details, :shared)
-"""
-ADD_FEEDBACK = """
-INSERT INTO feedback (answer_id, given_by, helpful, correction) VALUES (:answer_id, :given_by, :helpful, :correction)
-"""
+COLUMNS = {  # of a channel's tables; on PostgreSQL all but `feedback` have its name, too
+    "pages": "document_id, number, text, places, confidence, correction",
+    "chunks": "document_id, position, text, start_page, end_page, code",
+    "answers": "id, document_id, question, learned, base, asked_at, asked_by, thread, details, shared",
+    "feedback": "answer_id, given_by, helpful, correction",
+}
 MAX_OPEN = 16  # files at once
 VERSIONS = tuple(
     Path(__file__).with_name(f"channel_file{name}.sql") for name in ("", "_pages", "_places", "_corrections")
@@ -136,32 +135,12 @@ class ChannelFile:
         self, document_id: str, pages: Sequence[Page], chunks: Sequence[Chunk], known: Collection[str]
     ) -> None:
         """known: ids of the channel's documents; what is here of others was left behind by a crash."""
+        rows = document_rows(document_id, pages, chunks)
+        for row in rows["chunks"]:
+            row["text"] = spaced(valid_text(row["text"]))
         with self._transaction() as execute:
             _keep_documents(execute, known)
-            for page in pages:
-                text, places = valid_text(page.text), json.dumps(page.places)
-                execute(
-                    "INSERT INTO pages (document_id, number, text, places, confidence, correction) "
-                    "VALUES (?, ?, ?, ?, ?, ?)",
-                    (document_id, page.number, text, places, page.confidence, page.correction),
-                )
-            for chunk in chunks:
-                execute(
-                    "INSERT INTO chunks (document_id, position, text, start_page, end_page, code) "
-                    "VALUES (?, ?, ?, ?, ?, ?)",
-                    (
-                        document_id,
-                        chunk.index,
-                        spaced(valid_text(chunk.text)),
-                        chunk.start_page,
-                        chunk.end_page,
-                        chunk.code,
-                    ),
-                )
-
-    def pages(self, document_id: str) -> list[Page]:
-        rows = self._db.execute("SELECT * FROM pages WHERE document_id = ? ORDER BY number", (document_id,))
-        return [page_of(dict(row)) for row in rows]
+            self._insert(rows)
 
     def chunks(self, places: Sequence[tuple[str, int]]) -> list[tuple[str, bytes]]:
         """Text and code of these chunks, in this order; empty where one is lost.
@@ -207,65 +186,20 @@ class ChannelFile:
             {"words": json.dumps(words), "documents": json.dumps([*document_ids])},
         ).fetchall()
 
-    # Answers
+    # Answers: the index has their SQL
 
-    def add_answer(self, values: Mapping[str, Any]) -> None:
-        self._db.execute(ADD_ANSWER, {**values, "shared": False})
+    def execute(self, sql: str, values: Mapping[str, Any] | None = None) -> list[sqlite3.Row]:
+        """{own}: where the rows are this channel's, which all are here."""
+        return self._db.execute(sql.format(own="TRUE"), valid_values(values or {})).fetchall()
 
-    def place_answer(self, answer_id: str, thread: str) -> None:
-        self._db.execute("UPDATE answers SET thread = ? WHERE id = ?", (thread, answer_id))
+    def insert(self, rows: Mapping[str, Iterable[Mapping[str, Any]]]) -> None:
+        """Rows of `COLUMNS`, by table, and of `feedback` the document's id."""
+        with self._transaction():
+            self._insert(rows)
 
-    def move_answers(self, old: str, new: str) -> None:
-        """The document was learned again, as another one."""
-        self._db.execute("UPDATE answers SET document_id = ? WHERE document_id = ?", (new, old))
-
-    def answer(self, answer_id: str) -> sqlite3.Row | None:
-        return self._db.execute("SELECT * FROM answers WHERE id = ?", (answer_id,)).fetchone()
-
-    def mark_shared(self, answer_id: str) -> None:
-        self._db.execute("UPDATE answers SET shared = 1 WHERE id = ?", (answer_id,))
-
-    def thread_questions(self, thread: str, limit: int) -> list[str]:
-        rows = self._db.execute(
-            """
-            SELECT coalesce(nullif(json_extract(nullif(details, ''), '$.understood'), ''), question) AS question
-            FROM answers WHERE thread = ? ORDER BY asked_at DESC LIMIT ?
-            """,
-            (thread, limit),
-        ).fetchall()
-        return [row["question"] for row in rows][::-1]
-
-    def thread_document(self, thread: str) -> str | None:
-        row = self._db.execute(
-            """
-            SELECT document_id FROM answers WHERE thread = ? AND document_id IS NOT NULL AND learned != ?
-            ORDER BY asked_at DESC LIMIT 1
-            """,
-            (thread, NOT_IN_TEXT),
-        ).fetchone()
-        return row["document_id"] if row else None
-
-    def feedback(self, answer_id: str, by: str, helpful: bool, correction: str) -> None:
-        """Raises: NotFound."""
-        if not self.answer(answer_id):
-            raise NotFound("This answer is not stored any more.")
-        self._db.execute(
-            """
-            INSERT INTO feedback (answer_id, given_by, helpful, correction) VALUES (?, ?, ?, ?)
-            ON CONFLICT DO UPDATE SET helpful = excluded.helpful, correction = excluded.correction
-            """,
-            (answer_id, by, helpful, correction),
-        )
-
-    def corrections(self) -> list[sqlite3.Row]:
-        """Of answers that somebody found wrong, the oldest first."""
-        return self._db.execute(
-            """
-            SELECT answer_id, document_id, coalesce(learned, '') AS answer, correction, given_by,
-                coalesce(nullif(json_extract(nullif(details, ''), '$.understood'), ''), question) AS question
-            FROM feedback JOIN answers ON answers.id = answer_id WHERE NOT helpful ORDER BY asked_at
-            """
-        ).fetchall()
+    def _insert(self, rows: Mapping[str, Iterable[Mapping[str, Any]]]) -> None:
+        for table, of_table in rows.items():
+            self._db.executemany(insert_into(table, COLUMNS[table]), map(valid_values, of_table))
 
     def learned_corrections(self) -> list[str]:
         """Ids of those that are a page of their document. A file of an earlier version, which is only looked into, has
@@ -275,19 +209,6 @@ class ChannelFile:
             return []
         rows = self._db.execute("SELECT correction FROM pages WHERE correction != ''")
         return [row["correction"] for row in rows]
-
-    def conversations(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-        """Rows of answers and of feedback."""
-        answers = self._db.execute("SELECT * FROM answers ORDER BY id").fetchall()
-        feedback = self._db.execute("SELECT * FROM feedback ORDER BY answer_id, given_by").fetchall()
-        return list(map(dict, answers)), list(map(dict, feedback))
-
-    def add_conversations(self, answers: Sequence[Mapping[str, Any]], feedback: Sequence[Mapping[str, Any]]) -> None:
-        with self._transaction() as execute:
-            for row in answers:
-                execute(ADD_ANSWER, row)
-            for row in feedback:
-                execute(ADD_FEEDBACK, row)
 
     def forget_person(self, person: str) -> int:
         """Erase what somebody asked and what somebody said about answers; the number of rows that went."""
@@ -333,7 +254,7 @@ class ChannelFiles:
 
     @asynccontextmanager
     async def use(self, channel: str) -> AsyncIterator[Callable[..., Any]]:
-        """`async with files.use(channel) as run: await run(ChannelFile.pages, id)`. Reading makes no file."""
+        """`async with files.use(channel) as run: await run(ChannelFile.chunks_of, id)`. Reading makes no file."""
         async with self._locks[channel]:
 
             async def run(do: Callable[..., T], *arguments: Any, create: bool = False) -> T:
@@ -401,6 +322,30 @@ def path_in(folder: Path, channel: str) -> Path:
 def valid_text(text: str) -> str:
     """Half a surrogate pair is no text; it becomes a question mark."""
     return text.encode(errors="replace").decode()
+
+
+def valid_values(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: valid_text(value) if isinstance(value, str) else value for name, value in values.items()}
+
+
+def insert_into(table: str, columns: str) -> str:
+    """SQL. What somebody said of an answer before is replaced."""
+    values = re.sub(r"\w+", r":\g<0>", columns)
+    sql = f"INSERT INTO {table} ({columns}) VALUES ({values})"
+    if table == "feedback":
+        sql += " ON CONFLICT (answer_id, given_by) DO UPDATE SET helpful = excluded.helpful"
+        sql += ", correction = excluded.correction"
+    return sql
+
+
+def document_rows(document_id: str, pages: Sequence[Page], chunks: Sequence[Chunk]) -> dict[str, list[dict[str, Any]]]:
+    """By table."""
+    page_rows, chunk_rows = [], []
+    for page in pages:
+        page_rows.append(vars(page) | {"document_id": document_id, "places": json.dumps(page.places)})
+    for chunk in chunks:
+        chunk_rows.append(vars(chunk) | {"document_id": document_id, "position": chunk.index})
+    return {"pages": page_rows, "chunks": chunk_rows}
 
 
 async def run_to_end(function: Callable[..., T], *arguments: Any) -> T:

@@ -27,6 +27,7 @@ from typing import Any, TypeVar
 import aiosqlite
 
 from core.errors import AlreadyKnown, Cancelled, DataTooNew, ForgottenMeanwhile, NotFound, StorageFailed
+from core.prompts import NOT_IN_TEXT
 from core.search.finder import the_one
 from core.search.ranking import Hit, WordMatch, as_spelled, by_words
 from core.search.words import MISSPELT_WORDS, search_words, spellings
@@ -46,7 +47,15 @@ from core.types import (
     Stage,
     WeightsRecord,
 )
-from storage.channel_files import ChannelFile, ChannelFiles, database_uri, valid_text
+from storage.channel_files import (
+    ChannelFile,
+    ChannelFiles,
+    database_uri,
+    insert_into,
+    page_of,
+    valid_text,
+    valid_values,
+)
 from storage.folder import CHANNELS, Reserve, storage_errors
 
 log = logging.getLogger(__name__)
@@ -55,6 +64,7 @@ T = TypeVar("T")
 MAX_ATTEMPTS = 3  # at one job, without retries; a job that always takes the process down is not tried for ever
 ERASE_AGAIN = 5.0  # seconds until an erase that another reader held up is tried again
 AFTER_ERASE = 60.0  # seconds in which the log is emptied after each event: it may be the one that ordered the erase
+NO_ANSWER = "This answer is not stored any more."
 INBOX_SECONDS = 86_400.0  # seconds for which the inbox knows what was handled
 SCRIPTS = (
     "schema.sql", "inbox.sql", "threads.sql", "codes.sql", "chat.sql", "channels.sql", "jobs.sql", "versions.sql",
@@ -62,6 +72,15 @@ SCRIPTS = (
 )  # fmt: skip
 MIGRATIONS = tuple(Path(__file__).with_name(name) for name in SCRIPTS)  # the n-th makes version n
 KEPT_TEXT = b"engram: documents as one\n"  # before version 7, in the place of a file
+COLUMNS = {  # of the tables that hold a channel's rows, without numbers that each engine gives
+    "channels": "id, turn, settings",
+    "documents": "id, channel, name, sha256, pages, tokens, learned_at, learned_by, metrics, questions, formerly",
+    "weights": "document_id, path, bytes, sha256, base, learner, sections",
+    "jobs": "id, channel, name, sha256, requested_by, reply_to, created_at, stage, attempts, error, document_id, "
+    "delivered, kind, sources, share, retries",
+    "inbox": "key, body, owner, received_at, channel",
+}
+OF_THREAD = "FROM answers WHERE thread = :thread AND {own} ORDER BY asked_at DESC"
 ADD_CHANNEL = "INSERT INTO channels (id) VALUES (:channel) ON CONFLICT DO NOTHING"
 ADD_UNUSED = "INSERT INTO unused_weights (document_id) VALUES (:id) ON CONFLICT DO NOTHING"
 PRAGMAS = """
@@ -183,16 +202,8 @@ class Index:
     async def _add_job(self, job: Job) -> sqlite3.Row:
         async with self._transaction() as execute:
             await execute(ADD_CHANNEL, {"channel": job.channel})
-            [row] = await execute(
-                """
-                INSERT INTO jobs (id, channel, name, sha256, requested_by, reply_to, created_at, stage, attempts, error,
-                                  document_id, delivered, kind, sources, share, retries)
-                VALUES (:id, :channel, :name, :sha256, :requested_by, :reply_to, :created_at, :stage, :attempts, :error,
-                        NULL, :delivered, :kind, :sources, :share, :retries)
-                RETURNING *
-                """,
-                asdict(job) | {"sources": json.dumps(job.sources)},
-            )
+            values = asdict(job) | {"document_id": None, "sources": json.dumps(job.sources)}
+            [row] = await execute(f"{insert_into('jobs', COLUMNS['jobs'])} RETURNING *", values)
         return row
 
     async def _waiting(self, channel: str) -> list[str]:
@@ -327,7 +338,8 @@ class Index:
                 )
                 await execute("DELETE FROM unused_weights WHERE document_id = :document_id", ids)
             for old in replaced:
-                await content(ChannelFile.move_answers, old, document.id)
+                move = "UPDATE answers SET document_id = :new WHERE document_id = :old AND {own}"
+                await content(ChannelFile.execute, move, {"old": old, "new": document.id})
                 self._unerased.add(valid_text(document.channel))
         await self._drop_files(document.channel)
         if replaced:
@@ -365,23 +377,8 @@ class Index:
             "formerly": json.dumps(document.formerly),
         }
         weights = asdict(document.weights) | {"sections": json.dumps(document.weights.sections)}
-        del row["weights"]
-        await self._insert(
-            """
-            INSERT INTO documents (id, channel, name, sha256, pages, tokens, learned_at, learned_by, metrics, questions,
-                                   formerly)
-            VALUES (:id, :channel, :name, :sha256, :pages, :tokens, :learned_at, :learned_by, :metrics, :questions,
-                    :formerly)
-            """,
-            [row],
-        )
-        await self._insert(
-            """
-            INSERT INTO weights (document_id, path, bytes, sha256, base, learner, sections)
-            VALUES (:document_id, :path, :bytes, :sha256, :base, :learner, :sections)
-            """,
-            [weights],
-        )
+        await self._insert(insert_into("documents", COLUMNS["documents"]), [row])
+        await self._insert(insert_into("weights", COLUMNS["weights"]), [weights])
 
     async def mark_delivered(self, job_id: str) -> None:
         async with self._transaction() as execute:
@@ -413,7 +410,7 @@ class Index:
 
     async def pages(self, document_id: str) -> list[Page]:
         async with self._channel(await self._channel_of(document_id)) as content:
-            return await content(ChannelFile.pages, document_id)
+            return await pages_in(content, document_id)
 
     async def chunks(self, document_id: str) -> list[Chunk]:
         async with self._channel(await self._channel_of(document_id)) as content:
@@ -629,6 +626,7 @@ class Index:
             "asked_by": asked_by,
             "thread": thread,
             "details": json.dumps(asdict(answer)),
+            "shared": False,
         }
         async with self._channel(channel) as content:
             async with self._transaction() as execute:
@@ -644,36 +642,45 @@ class Index:
                         raise ForgottenMeanwhile
                     values["document_id"] = document[0]["id"]
                 await execute(ADD_CHANNEL, values)
-            await content(ChannelFile.add_answer, _valid(values), create=True)
+            await content(ChannelFile.insert, {"answers": [values]}, create=True)
         return str(values["id"])
 
     async def place_answer(self, channel: str, answer_id: str, thread: str) -> None:
+        sql = "UPDATE answers SET thread = :thread WHERE id = :id AND {own}"
         async with self._channel(channel) as content:
-            await content(ChannelFile.place_answer, answer_id, thread)
+            await content(ChannelFile.execute, sql, {"id": answer_id, "thread": thread})
 
     async def thread_questions(self, channel: str, thread: str, limit: int) -> list[str]:
+        sql, values = f"SELECT question, details {OF_THREAD} LIMIT :limit", {"thread": thread, "limit": limit}
         async with self._channel(channel) as content:
-            return await content(ChannelFile.thread_questions, thread, limit)
+            rows = await content(ChannelFile.execute, sql, values)
+        return list(map(_understood, reversed(rows)))
 
     async def thread_document(self, channel: str, thread: str) -> str | None:
+        sql = f"SELECT document_id, learned {OF_THREAD}"
         async with self._channel(channel) as content:
-            return await content(ChannelFile.thread_document, thread)
+            for row in await content(ChannelFile.execute, sql, {"thread": thread}):
+                if row["document_id"] is not None and row["learned"] != NOT_IN_TEXT:
+                    return str(row["document_id"])
+        return None
 
     async def answer(self, channel: str, answer_id: str) -> Answer:
         """Raises: NotFound."""
         async with self._channel(channel) as content:
-            row = await content(ChannelFile.answer, answer_id)
-        if not row or not row["details"]:
-            raise NotFound("This answer is not stored any more.")
+            row = await _answer_in(content, answer_id)
+        if not row["details"]:
+            raise NotFound(NO_ANSWER)
         return _stored_answer(row)
 
     async def share_answer(self, channel: str, answer_id: str, *, by: str) -> Answer | None:
         """Raises: NotFound, when it was erased, or when somebody else asked for it."""
+        missing = "I no longer have that answer; ask again to share it."
         async with self._channel(channel) as content:
-            row = await content(ChannelFile.answer, answer_id)
-            if not row or not row["details"] or row["asked_by"] != valid_text(by):
-                raise NotFound("I no longer have that answer; ask again to share it.")
-            await content(ChannelFile.mark_shared, answer_id)
+            row = await _answer_in(content, answer_id, missing)
+            if not row["details"] or row["asked_by"] != valid_text(by):
+                raise NotFound(missing)
+            mark = "UPDATE answers SET shared = TRUE WHERE id = :id AND {own}"
+            await content(ChannelFile.execute, mark, {"id": answer_id})
         return None if row["shared"] else _stored_answer(row)
 
     # Channels
@@ -702,13 +709,19 @@ class Index:
 
     async def feedback(self, channel: str, answer_id: str, *, by: str, helpful: bool, correction: str = "") -> None:
         """The last word of each person counts. Raises: NotFound."""
+        row = {"answer_id": answer_id, "given_by": by, "helpful": helpful, "correction": correction}
         async with self._channel(channel) as content:
-            await content(ChannelFile.feedback, answer_id, by, helpful, correction)
+            row["document_id"] = (await _answer_in(content, answer_id))["document_id"]
+            await content(ChannelFile.insert, {"feedback": [row]})
 
     async def corrections(self, channel: str) -> list[Correction]:
         names = {document.id: document.name for document in await self.documents(channel)}
+        sql = """
+            SELECT answer_id, document_id, question, learned, details, correction, given_by
+            FROM feedback JOIN answers ON answers.id = answer_id WHERE NOT helpful AND {own} ORDER BY asked_at
+            """
         async with self._channel(channel) as content:
-            rows = await content(ChannelFile.corrections)
+            rows = await content(ChannelFile.execute, sql)
             learned = await content(ChannelFile.learned_corrections)
         return [_correction(row, names, learned) for row in rows]
 
@@ -812,14 +825,14 @@ class Index:
 
     async def _execute(self, sql: str, values: Mapping[str, Any] | None = None) -> list[sqlite3.Row]:
         """On the writer's connection, within a transaction."""
-        return list(await self._writer.execute_fetchall(sql, _valid(values or {})))
+        return list(await self._writer.execute_fetchall(sql, valid_values(values or {})))
 
     async def _insert(self, sql: str, rows: Iterable[Mapping[str, Any]]) -> None:
-        await self._writer.executemany(sql, map(_valid, rows))
+        await self._writer.executemany(sql, map(valid_values, rows))
 
     async def _read(self, sql: str, values: Mapping[str, Any] | None = None) -> list[sqlite3.Row]:
         with storage_errors():
-            return list(await self._reader.execute_fetchall(sql, _valid(values or {})))
+            return list(await self._reader.execute_fetchall(sql, valid_values(values or {})))
 
     async def _truncate_log(self) -> None:
         """Empty the write-ahead log, where a removed PDF could still be read. Never raises: the commit stands."""
@@ -875,8 +888,25 @@ async def _version(connection: aiosqlite.Connection) -> int:
     return version
 
 
-def _valid(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: valid_text(value) if isinstance(value, str) else value for name, value in values.items()}
+async def pages_in(content: Any, document_id: str) -> list[Page]:
+    """content: of `Index._channel`."""
+    rows = await content(
+        ChannelFile.execute, "SELECT * FROM pages WHERE document_id = :id ORDER BY number", {"id": document_id}
+    )
+    return [page_of(dict(row)) for row in rows]
+
+
+async def _answer_in(content: Any, answer_id: str, missing: str = NO_ANSWER) -> sqlite3.Row:
+    """The row of an answer. missing: what to say where it is not there. Raises: NotFound."""
+    for row in await content(ChannelFile.execute, "SELECT * FROM answers WHERE id = :id AND {own}", {"id": answer_id}):
+        return row
+    raise NotFound(missing)
+
+
+def _understood(row: Any) -> str:
+    """The question of an answer, made whole where it was a follow-up."""
+    details = json.loads(row["details"] or "{}")
+    return str(details.get("understood") or row["question"])
 
 
 def _matches(rows: Iterable[sqlite3.Row]) -> list[WordMatch]:
@@ -928,8 +958,16 @@ def _stored_answer(row: sqlite3.Row) -> Answer:
 def _correction(row: sqlite3.Row, names: Mapping[str, str], learned: Collection[str]) -> Correction:
     given_by = hashlib.sha256(row["given_by"].encode()).hexdigest()
     id = f"{row['answer_id']}-{given_by[:8]}"
-    more = {"id": id, "learned": id in learned, "document": names.get(row["document_id"], "")}
-    return Correction(**_values(Correction, row) | {"document_id": row["document_id"] or ""} | more)
+    return Correction(
+        id=id,
+        document=names.get(row["document_id"], ""),
+        document_id=row["document_id"] or "",
+        question=_understood(row),
+        answer=row["learned"] or "",
+        correction=row["correction"],
+        given_by=row["given_by"],
+        learned=id in learned,
+    )
 
 
 def document_of(row: Any) -> Document:

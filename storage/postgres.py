@@ -28,16 +28,14 @@ import psycopg
 from procrastinate.schema import SchemaManager
 from psycopg.errors import DiskFull, IdleInTransactionSessionTimeout, ReadOnlySqlTransaction
 from psycopg.pq import TransactionStatus
-from psycopg.rows import DictRow
 from psycopg_pool import PoolTimeout
 
 from core.errors import DataTooNew, KeyLost, NotFound, SetupError, StorageFailed, StorageUnavailable
 from core.ports import Used
-from core.prompts import NOT_IN_TEXT
 from core.search.ranking import ChunkKey
 from core.search.words import spaced
 from core.types import ALL_PAGES, Chunk, Document, Job, Page, Stage
-from storage.channel_files import ADD_FEEDBACK, page_of, valid_text
+from storage.channel_files import COLUMNS, document_rows, insert_into, valid_text, valid_values
 from storage.connections import Connection, pool
 from storage.index import ADD_CHANNEL, Index
 from storage.keys import MARK, Key, Keys, key_id
@@ -59,14 +57,16 @@ SELECT current_setting('server_version_num')::integer AS version, extract(epoch 
     coalesce((SELECT extract(epoch FROM max(replay_lag)) FROM pg_stat_replication), 0)::float8 AS lag,
     (SELECT count(*) FROM pg_stat_replication WHERE state IS NULL) AS hidden
 """
-ADD_ANSWER = """
-INSERT INTO answers (id, channel, document_id, question, learned, base, asked_at, asked_by, thread, details, shared)
-VALUES (:id, :channel, :document_id, :question, :learned, :base, :asked_at, :asked_by, :thread, :details, :shared)
-"""
 NO_DOCUMENT = ""  # subject of the key of answers that are none's
 EVENTS = "events"  # subject of the key of what is on its way: events, calls
 # Columns of jobs, documents and the inbox that hold sealed text -> what stands for it when its key is destroyed
 SEALED = {"name": "?", "questions": "[]", "error": "", "body": ""}
+SEALED_CONTENT = {  # columns that are sealed with the key of a document, by table
+    "pages": ("text", "places"),
+    "chunks": ("text", "code"),
+    "answers": ("question", "learned", "base", "details"),
+    "feedback": ("correction",),
+}
 SEALED_PLACES = "sealed_places"  # the only bytes without their key's id
 UNNEEDED_KEYS = """
 UPDATE keys SET erased = TRUE WHERE channel = :channel AND NOT erased AND (
@@ -441,10 +441,26 @@ class ChannelRows:
     def __init__(self, channel: str, index: PostgresIndex) -> None:
         self._channel = channel
         self._index = index
-        self._insert = index._insert
 
     async def _execute(self, sql: str, **values: Any) -> list[Any]:
         return await self._index._execute(sql, values | {"channel": self._channel})
+
+    async def execute(self, sql: str, values: Mapping[str, Any] | None = None) -> list[Any]:
+        """{own}: where the rows are this channel's."""
+        return await self._execute(sql.format(own="channel = :channel"), **(values or {}))
+
+    async def insert(self, rows: Mapping[str, Iterable[Mapping[str, Any]]]) -> None:
+        """Rows of `channel_files.COLUMNS`, by table, and of `feedback` the document's id."""
+        keys: dict[str | None, Key] = {}  # by document
+        for table, of_table in rows.items():
+            columns = COLUMNS[table] if table == "feedback" else f"{COLUMNS[table]}, channel"
+            sealed = []
+            for row in of_table:
+                document_id = row["document_id"]
+                keys[document_id] = keys.get(document_id) or await self._key(document_id)
+                values = {name: _sealed_value(keys[document_id], row[name]) for name in SEALED_CONTENT[table]}
+                sealed.append({**row, **values, "channel": self._channel})
+            await self._index._insert(insert_into(table, columns), sealed)
 
     async def _key(self, document_id: str | None) -> Key:
         """Of a document and what was said of it; of what belongs to none."""
@@ -494,26 +510,8 @@ class ChannelRows:
     async def add_document(
         self, document_id: str, pages: Sequence[Page], chunks: Sequence[Chunk], known: Collection[str]
     ) -> None:
+        await self.insert(document_rows(document_id, pages, chunks))
         key = await self._key(document_id)
-        ids = {"document_id": document_id, "channel": self._channel}
-        page_rows = []
-        for page in pages:
-            sealed = {"text": _sealed_text(key, page.text), "places": _sealed_text(key, json.dumps(page.places))}
-            page_rows.append(ids | vars(page) | sealed)
-        await self._insert(
-            """
-            INSERT INTO pages (document_id, channel, number, text, places, confidence, correction)
-            VALUES (:document_id, :channel, :number, :text, :places, :confidence, :correction)
-            """,
-            page_rows,
-        )
-        await self._insert(
-            """
-            INSERT INTO chunks (document_id, channel, position, text, start_page, end_page, code)
-            VALUES (:document_id, :channel, :index, :text, :start_page, :end_page, :code)
-            """,
-            [ids | _sealed_chunk(key, chunk) for chunk in chunks],
-        )
         words = await asyncio.to_thread(tokens, [spaced(valid_text(chunk.text)) for chunk in chunks])
         await self._execute(
             "INSERT INTO word_counts (document_id, channel, counts, key) VALUES (:id, :channel, :counts, :key)",
@@ -526,10 +524,6 @@ class ChannelRows:
             rows.append((self._channel, key.hash(word), document_id, key.seal(array("I", places).tobytes())))
         rows.sort()  # their order says nothing of the text's
         await self._index.copy("COPY words (channel, word, document_id, sealed_places) FROM STDIN", rows)
-
-    async def pages(self, document_id: str) -> list[Page]:
-        rows = await self._execute("SELECT * FROM pages WHERE document_id = :id ORDER BY number", id=document_id)
-        return list(map(page_of, rows))
 
     async def chunks(self, places: Sequence[ChunkKey]) -> list[tuple[str, bytes]]:
         documents, positions = zip(*places, strict=True) if places else ((), ())
@@ -574,108 +568,9 @@ class ChannelRows:
         ranked = await asyncio.to_thread(matches, asked, counts, places, document_ids)
         return [match._asdict() for match in ranked]
 
-    # Answers
-
-    async def add_answer(self, values: Mapping[str, Any]) -> None:
-        await self._add_answers([{**values, "shared": False}])
-
-    async def _add_answers(self, answers: Iterable[Mapping[str, Any]]) -> None:
-        rows = []
-        for answer in answers:
-            key = await self._key(answer["document_id"])
-            sealed = {name: _sealed_text(key, answer[name]) for name in ("question", "learned", "base", "details")}
-            rows.append({**answer, **sealed, "channel": self._channel})
-        await self._insert(ADD_ANSWER, rows)
-
-    async def place_answer(self, answer_id: str, thread: str) -> None:
-        sql = "UPDATE answers SET thread = :thread WHERE id = :id AND channel = :channel"
-        await self._execute(sql, id=answer_id, thread=thread)
-
-    async def move_answers(self, old: str, new: str) -> None:
-        sql = "UPDATE answers SET document_id = :new WHERE document_id = :old AND channel = :channel"
-        await self._execute(sql, old=old, new=new)
-
-    async def answer(self, answer_id: str) -> DictRow | None:
-        rows = await self._execute("SELECT * FROM answers WHERE id = :id AND channel = :channel", id=answer_id)
-        return rows[0] if rows else None
-
-    async def mark_shared(self, answer_id: str) -> None:
-        sql = "UPDATE answers SET shared = TRUE WHERE id = :id AND channel = :channel"
-        await self._execute(sql, id=answer_id)
-
-    async def thread_questions(self, thread: str, limit: int) -> list[str]:
-        rows = await self._thread(thread, limit)
-        return list(map(_understood, reversed(rows)))
-
-    async def thread_document(self, thread: str) -> str | None:
-        for row in await self._thread(thread, None):
-            if row["document_id"] is not None and row["learned"] != NOT_IN_TEXT:
-                return str(row["document_id"])
-        return None
-
-    async def _thread(self, thread: str, limit: int | None) -> list[DictRow]:
-        """Its answers, the newest first."""
-        return await self._execute(
-            "SELECT * FROM answers WHERE channel = :channel AND thread = :thread ORDER BY asked_at DESC LIMIT :limit",
-            thread=thread,
-            limit=limit,
-        )
-
-    async def feedback(self, answer_id: str, by: str, helpful: bool, correction: str) -> None:
-        """Raises: NotFound."""
-        answer = await self.answer(answer_id)
-        if not answer:
-            raise NotFound("This answer is not stored any more.")
-        key = await self._key(answer["document_id"])
-        await self._execute(
-            """
-            INSERT INTO feedback (answer_id, given_by, helpful, correction) VALUES (:id, :by, :helpful, :correction)
-            ON CONFLICT (answer_id, given_by) DO UPDATE
-            SET helpful = excluded.helpful, correction = excluded.correction
-            """,
-            id=answer_id,
-            by=by,
-            helpful=helpful,
-            correction=_sealed_text(key, correction),
-        )
-
-    async def corrections(self) -> list[DictRow]:
-        rows = await self._execute(
-            """
-            SELECT answers.*, feedback.* FROM feedback JOIN answers ON answers.id = answer_id
-            WHERE channel = :channel AND NOT helpful ORDER BY asked_at
-            """
-        )
-        return [row | {"answer": row["learned"] or "", "question": _understood(row)} for row in rows]
-
     async def learned_corrections(self) -> list[str]:
         rows = await self._execute("SELECT correction FROM pages WHERE channel = :channel AND correction != ''")
         return [row["correction"] for row in rows]
-
-    async def conversations(self) -> tuple[list[DictRow], list[DictRow]]:
-        """Rows of answers and of feedback."""
-        answers = await self._execute('SELECT * FROM answers WHERE channel = :channel ORDER BY id COLLATE "C"')
-        feedback = await self._execute(
-            """
-            SELECT feedback.* FROM feedback JOIN answers ON answers.id = answer_id WHERE channel = :channel
-            ORDER BY answer_id COLLATE "C", given_by COLLATE "C"
-            """
-        )
-        for row in answers:
-            del row["channel"]
-        return answers, feedback
-
-    async def add_conversations(
-        self, answers: Sequence[Mapping[str, Any]], feedback: Sequence[Mapping[str, Any]]
-    ) -> None:
-        await self._add_answers({**row, "shared": bool(row["shared"])} for row in answers)
-        document_of = {row["id"]: row["document_id"] for row in answers}
-        rows = []
-        for row in feedback:
-            key = await self._key(document_of[row["answer_id"]])
-            correction = _sealed_text(key, row["correction"])
-            rows.append({**row, "helpful": bool(row["helpful"]), "correction": correction})
-        await self._insert(ADD_FEEDBACK, rows)
 
     # Erase
 
@@ -708,19 +603,17 @@ def _postgres(sql: str) -> str:
 
 def _valid(values: Mapping[str, Any]) -> dict[str, Any]:
     """PostgreSQL's text holds no NUL."""
-    valid = dict(values)
-    for name, value in values.items():
+    valid = valid_values(values)
+    for name, value in valid.items():
         if isinstance(value, str):
-            valid[name] = valid_text(value).replace("\0", "\N{REPLACEMENT CHARACTER}")
+            valid[name] = value.replace("\0", "\N{REPLACEMENT CHARACTER}")
     return valid
 
 
-def _sealed_text(key: Key, text: str | None) -> bytes | None:
-    return None if text is None else key.seal_value(valid_text(text))
-
-
-def _sealed_chunk(key: Key, chunk: Chunk) -> dict[str, Any]:
-    return vars(chunk) | {"text": _sealed_text(key, chunk.text), "code": key.seal_value(chunk.code)}
+def _sealed_value(key: Key, value: str | bytes | None) -> bytes | None:
+    if value is None:
+        return None
+    return key.seal_value(valid_text(value) if isinstance(value, str) else value)
 
 
 def _sealed_bytes(column: str, value: Any) -> bytes:
@@ -730,9 +623,3 @@ def _sealed_bytes(column: str, value: Any) -> bytes:
     if isinstance(value, str) and column in SEALED and value.startswith(MARK):
         return base64.b64decode(value.removeprefix(MARK))
     return b""
-
-
-def _understood(row: Mapping[str, Any]) -> str:
-    """The question of an answer, made whole where it was a follow-up."""
-    details = json.loads(row["details"] or "{}")
-    return str(details.get("understood") or row["question"])

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Protocol
 
 from core.errors import SetupError, StorageFailed, WeightsDamaged
 from core.ports import Learned, Weights
 from core.types import Chunk, Document, Page, WeightsRecord
-from storage.channel_files import ChannelFile
-from storage.index import Index, document_of
+from storage.channel_files import COLUMNS as CONTENT_COLUMNS
+from storage.channel_files import ChannelFile, insert_into
+from storage.index import COLUMNS, Index, document_of, pages_in
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,46 +59,17 @@ class _Channel:
     feedback: list[Row]
 
 
-ROWS = {  # a table of the index -> its rows of a channel
-    "channels": "SELECT id, turn, settings FROM channels WHERE id = :channel",
-    "documents": """
-        SELECT id, channel, name, sha256, pages, tokens, learned_at, learned_by, metrics, questions, formerly
-        FROM documents WHERE channel = :channel ORDER BY id
-        """,
-    "weights": """
-        SELECT document_id, path, bytes, weights.sha256, base, learner, sections
-        FROM weights JOIN documents ON documents.id = document_id WHERE channel = :channel ORDER BY document_id
-        """,
-    "jobs": """
-        SELECT id, channel, name, sha256, requested_by, reply_to, created_at, stage, attempts, error, document_id,
-            delivered, kind, sources, share, retries
-        FROM jobs WHERE channel = :channel ORDER BY number
-        """,
-    "inbox": "SELECT key, body, owner, received_at, channel FROM inbox WHERE channel = :channel ORDER BY key",
+OF_CHANNEL = {  # rows of a table of the index
+    "channels": "WHERE id = :channel",
+    "documents": "WHERE channel = :channel ORDER BY id",
+    "weights": "WHERE document_id IN (SELECT id FROM documents WHERE channel = :channel) ORDER BY document_id",
+    "jobs": "WHERE channel = :channel ORDER BY number",
+    "inbox": "WHERE channel = :channel ORDER BY key",
 }
-INSERTS = {
-    "channels": "INSERT INTO channels (id, turn, settings) VALUES (:id, :turn, :settings)",
-    "documents": """
-        INSERT INTO documents (id, channel, name, sha256, pages, tokens, learned_at, learned_by, metrics, questions,
-            formerly)
-        VALUES (:id, :channel, :name, :sha256, :pages, :tokens, :learned_at, :learned_by, :metrics, :questions,
-            :formerly)
-        """,
-    "weights": """
-        INSERT INTO weights (document_id, path, bytes, sha256, base, learner, sections)
-        VALUES (:document_id, :path, :bytes, :sha256, :base, :learner, :sections)
-        """,
-    "jobs": """
-        INSERT INTO jobs (id, channel, name, sha256, requested_by, reply_to, created_at, stage, attempts, error,
-            document_id, delivered, kind, sources, share, retries)
-        VALUES (:id, :channel, :name, :sha256, :requested_by, :reply_to, :created_at, :stage, :attempts, :error,
-            :document_id, :delivered, :kind, :sources, :share, :retries)
-        """,
-    "inbox": """
-        INSERT INTO inbox (key, body, owner, received_at, channel)
-        VALUES (:key, :body, :owner, :received_at, :channel) ON CONFLICT DO NOTHING
-        """,
-}
+ANSWERS = f"SELECT {CONTENT_COLUMNS['answers']} FROM answers WHERE {{own}}"
+FEEDBACK = f"""
+SELECT {CONTENT_COLUMNS["feedback"]}, document_id FROM feedback JOIN answers ON answers.id = answer_id WHERE {{own}}
+"""
 
 
 async def transfer(source: Store, target: Store, note: Callable[[str], None] = lambda channel: None) -> Copied:
@@ -114,7 +87,7 @@ async def transfer(source: Store, target: Store, note: Callable[[str], None] = l
         copied = [copied[0] + 1, copied[1] + len(content.texts), copied[2] + len(content.answers)]
         note(channel)
     async with target.index._transaction():
-        await target.index._insert(INSERTS["inbox"], await _rows(source.index, "inbox", ""))
+        await _insert(target.index, "inbox", await _rows(source.index, "inbox", ""))
     return Copied(*copied)
 
 
@@ -157,24 +130,38 @@ async def _transfer_content(source: Store, target: Store, channel: str, content:
 
 
 async def _rows(index: Index, table: str, channel: str) -> list[Row]:
-    rows = [dict(row) for row in await index._read(ROWS[table], {"channel": channel})]
-    for row in rows:
-        if "delivered" in row:
-            row["delivered"] = bool(row["delivered"])  # SQLite has 0 and 1
-    return rows
+    sql = f"SELECT {COLUMNS[table]} FROM {table} {OF_CHANNEL[table]}"
+    return _plain(await index._read(sql, {"channel": channel}))
+
+
+def _plain(rows: Iterable[Any]) -> list[Row]:
+    """SQLite has 0 and 1 for what is false and true."""
+    plain = []
+    for row in map(dict, rows):
+        truths = {name: bool(row[name]) for name in ("delivered", "shared", "helpful") if name in row}
+        plain.append(row | truths)
+    return plain
+
+
+async def _insert(index: Index, table: str, rows: list[Row]) -> None:
+    """An event that is there is the same."""
+    more = " ON CONFLICT DO NOTHING" if table == "inbox" else ""
+    await index._insert(insert_into(table, COLUMNS[table]) + more, rows)
 
 
 async def _read(index: Index, channel: str) -> _Channel:
     async with index._channel(channel) as content:
-        rows = {table: await _rows(index, table, channel) for table in ROWS}
+        rows = {table: await _rows(index, table, channel) for table in OF_CHANNEL}
         texts, files = {}, {}
         for row in rows["documents"]:
-            pages = await content(ChannelFile.pages, row["id"])
+            pages = await pages_in(content, row["id"])
             texts[row["id"]] = pages, await content(ChannelFile.chunks_of, row["id"])
         for row in rows["jobs"]:
             if file := await content(ChannelFile.job_file, row["id"]):
                 files[row["id"]] = file
-        answers, feedback = await content(ChannelFile.conversations)
+        answers = sorted(_plain(await content(ChannelFile.execute, ANSWERS)), key=itemgetter("id"))
+        feedback = _plain(await content(ChannelFile.execute, FEEDBACK))
+        feedback.sort(key=itemgetter("answer_id", "given_by"))
     return _Channel(rows, texts, files, answers, feedback)
 
 
@@ -182,12 +169,12 @@ async def _write(index: Index, channel: str, content: _Channel) -> None:
     async with index._channel(channel) as run:
         async with index._transaction():
             for table, rows in content.rows.items():
-                await index._insert(INSERTS[table], rows)
+                await _insert(index, table, rows)
         for id, (pages, chunks) in content.texts.items():
             await run(ChannelFile.add_document, id, pages, chunks, [*content.texts], create=True)
         for id, (data, pages_asked) in content.files.items():
             await run(ChannelFile.add_job_file, id, data, pages_asked, create=True)
-        await run(ChannelFile.add_conversations, content.answers, content.feedback, create=True)
+        await run(ChannelFile.insert, {"answers": content.answers, "feedback": content.feedback}, create=True)
 
 
 def _copy_weights(source: WholeWeights, target: WholeWeights, content: _Channel, there: list[Row] | None) -> list[Row]:
