@@ -24,7 +24,7 @@ from core.errors import KeyLost, SetupError, StorageFailed, StorageUnavailable, 
 from core.ports import Learned, section_tensors
 from core.types import WeightsRecord
 from storage.keys import RETRIES, Key, Keys
-from storage.weights import FILE_FORMAT, SAFE_ID, to_float16
+from storage.weights import describe, safe, to_float16
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -60,9 +60,7 @@ class Objects:
 
         tensors = to_float16(learned)
         numbers = sorted({int(name.partition("/")[0]) for name in tensors})
-        metadata = {"format": FILE_FORMAT, "document": document_id, "channel": channel, "base": base}
-        metadata |= {"learner": learner, "index": self._index_id}
-
+        metadata = describe(document_id, channel, base) | {"learner": learner, "index": self._index_id}
         key = self._keys.make(self._key_id(document_id))
 
         def put(number: int) -> tuple[str, int]:
@@ -197,9 +195,7 @@ class Objects:
         return f"{self._folder(document_id)}/{name}"
 
     def _folder(self, document_id: str) -> str:
-        if not SAFE_ID.fullmatch(document_id):
-            raise ValueError("this is no document's id")
-        return f"weights/{document_id}"
+        return f"weights/{safe(document_id)}"
 
 
 def _read(data: bytes, record: WeightsRecord, channel: str, section: str) -> dict[str, Tensor]:
@@ -207,8 +203,7 @@ def _read(data: bytes, record: WeightsRecord, channel: str, section: str) -> dic
     from safetensors.torch import load
 
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    expected = {"format": FILE_FORMAT, "document": record.document_id, "channel": channel, "base": record.base}
-    expected["section"] = section
+    expected = describe(record.document_id, channel, record.base) | {"section": section}
     if not expected.items() <= header.get("__metadata__", {}).items():
         raise WeightsDamaged
     return load(data)

@@ -51,14 +51,7 @@ class Weights:
     def save(self, document_id: str, channel: str, learned: Learned, *, base: str, learner: str) -> WeightsRecord:
         """Durable on return. Raises: LearningFailed (no number, or out of float16's range), StorageFailed."""
         path, temporary = self._path(document_id), self._temporary(document_id)
-        metadata = {
-            "format": FILE_FORMAT,
-            "document": document_id,
-            "channel": channel,
-            "base": base,
-            "learner": learner,
-        }
-        metadata["index"] = self._index_id
+        metadata = describe(document_id, channel, base) | {"learner": learner, "index": self._index_id}
         tensors = to_float16(learned)
         try:
             with _translated():
@@ -150,9 +143,7 @@ class Weights:
         return self._path(document_id).with_suffix(".tmp")
 
     def _path(self, document_id: str) -> Path:
-        if not SAFE_ID.fullmatch(document_id):
-            raise ValueError("this is no document's id")
-        return self._folder / f"{document_id}.safetensors"
+        return self._folder / f"{safe(document_id)}.safetensors"
 
     def _name(self, document_id: str) -> str:
         """Relative to the data folder."""
@@ -172,6 +163,18 @@ def _metadata(path: Path) -> dict[str, str]:
             return tensors.metadata() or {}
     except (SafetensorError, OSError):
         return {}
+
+
+def describe(document_id: str, channel: str, base: str) -> dict[str, str]:
+    """What a file's metadata has to say."""
+    return {"format": FILE_FORMAT, "document": document_id, "channel": channel, "base": base}
+
+
+def safe(document_id: str) -> str:
+    """The same, as a part of a name."""
+    if not SAFE_ID.fullmatch(document_id):
+        raise ValueError("this is no document's id")
+    return document_id
 
 
 def to_float16(learned: Learned) -> dict[str, Tensor]:
@@ -218,7 +221,7 @@ def _read_tensors(file: BinaryIO, record: WeightsRecord, channel: str, beginning
     """
     from safetensors import safe_open
 
-    expected = {"format": FILE_FORMAT, "document": record.document_id, "channel": channel, "base": record.base}
+    expected = describe(record.document_id, channel, record.base)
     with safe_open(f"/dev/fd/{file.fileno()}", "pt") as tensors:
         if not expected.items() <= (tensors.metadata() or {}).items():
             raise WeightsDamaged
