@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from core.generate import Next, Passes
+from core.generate import Next, Passes, pad_left
 from core.learning.blocks import arrange, probabilities, run_blocks
 from core.learning.hooks import attached
 
@@ -152,10 +152,7 @@ class Replayed(Passes):
         g, rows = self.graph, len(self.prompts)
         if g.read is None:
             return self._read_long()
-        padding = [g.shape.prompt - len(p) for p in self.prompts]
-        ids = [[self.pad_id] * n + list(p) for n, p in zip(padding, self.prompts, strict=True)]  # left padding
-        counts = [[0] * n + [1] * len(p) for n, p in zip(padding, self.prompts, strict=True)]
-        g.prompt[:, :rows] = torch.tensor([ids, counts])
+        g.prompt[:, :rows] = pad_left(self.prompts, g.shape.prompt, self.pad_id)
         return Next(*(t[:rows] for t in g.read()))
 
     def next(self, tokens: Tensor) -> Next:

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from core.generate import Next, Passes, round_up
+from core.generate import Next, Passes, pad_left, round_up
 from core.learning.blocks import arrange, can_run, probabilities, run_blocks
 
 MAX_PROMPT = 256  # tokens of a prompt; a longer one shares little, and is read as ever
@@ -122,12 +122,8 @@ class SharedPasses(Passes):
         different = list(dict.fromkeys(rest))
         self.row_of = torch.tensor(list(map(different.index, rest)))
         longest = round_up(max(map(len, different)))
-        ids, count_rows = [], []
-        for prompt in different:
-            padding = longest - len(prompt)
-            ids.append([pad_id] * padding + list(prompt))
-            count_rows.append([1] * begin + [0] * padding + [1] * len(prompt))
-        self.ids, counts = torch.tensor(ids), torch.tensor(count_rows)  # [U, T], [U, P + T]
+        self.ids, of_rest = pad_left(different, longest, pad_id)  # [U, T] each
+        counts = torch.cat([torch.ones(len(different), begin, dtype=torch.long), of_rest], 1)  # [U, P + T]
         self.begin, self.column = begin, begin + longest
         self.positions = (counts.cumsum(1) - 1).clamp_min(0)  # [U, P + T]
         self.seen = torch.cat([counts.bool(), torch.zeros(len(different), max_new, dtype=torch.bool)], 1)  # [U, C]

@@ -10,7 +10,6 @@ Shapes: ... batch and heads, n tokens of a chunk, T tokens of a sequence, d head
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -26,15 +25,6 @@ class SwiGLU(NamedTuple):
     w0: Tensor  # [..., h, d]
     w1: Tensor  # [..., d, h]
     w2: Tensor  # [..., h, d]
-
-
-class Span(NamedTuple):
-    """A run of tokens and what is done with it: read with the memory as it is, then written into it."""
-
-    start: int
-    end: int
-    update: bool
-    apply: bool
 
 
 def init_memory(heads: int, width: int, inner: int, *, generator: torch.Generator | None = None) -> SwiGLU:
@@ -99,46 +89,27 @@ def update(memory: SwiGLU, added: SwiGLU, lengths: SwiGLU) -> SwiGLU:
     return SwiGLU(*matrices)
 
 
-def causal(total: int, chunk: int) -> list[Span]:
-    """For a language model: each chunk is read with what came before it, then written; the last one is only read."""
-    spans = []
-    for start in range(0, total, chunk):
-        end = start + chunk
-        spans.append(Span(start, min(end, total), update=end < total, apply=True))
-    return spans
-
-
-def whole(total: int) -> list[Span]:
-    """Not causal: everything is written, then read."""
-    return [Span(0, total, True, False), Span(0, total, False, True)]
-
-
-def read_and_write(
+def write(
     memory: SwiGLU,
-    q: Tensor,
     k: Tensor,
     v: Tensor,
     lr: Tensor,
-    spans: Iterable[Span],
+    chunk: int,
     *,
     momentum: Tensor | None = None,
     muon: bool = False,
-) -> tuple[Tensor, SwiGLU]:
-    """Read and write along `spans`, in their order; within a span reading comes first.
+) -> SwiGLU:
+    """The memory after a sequence, one chunk of so many tokens after the other.
 
-    q, k, v [..., T, d], lr [..., T, 3], momentum [..., T, 1] in 0..1 (its mean over a chunk counts).
-    Returns: outputs [..., T, d] (zero where no span applies) and the memory.
+    k, v [..., T, d], lr [..., T, 3], momentum [..., T, 1] in 0..1 (its mean over a chunk counts).
     """
-    out, lengths = torch.zeros_like(v), row_lengths(memory)
+    lengths = row_lengths(memory)
     before: tuple[Tensor | None, ...] = (None, None, None)
-    for start, end, write, read in spans:
-        part = (..., slice(start, end), slice(None))
-        if read:
-            out[part] = apply(memory, q[part])
-        if write:
-            m = 0.0 if momentum is None else momentum[part].mean(-2, keepdim=True)
-            delta = deltas(memory, k[part], v[part], lr[part])
-            stepped = [step(d, b, m, muon) for d, b in zip(delta, before, strict=True)]
-            before = tuple(b for _, b in stepped)
-            memory = update(memory, SwiGLU(*(d for d, _ in stepped)), lengths)
-    return out, memory
+    for start in range(0, k.shape[-2], chunk):
+        part = (..., slice(start, start + chunk), slice(None))
+        m = 0.0 if momentum is None else momentum[part].mean(-2, keepdim=True)
+        delta = deltas(memory, k[part], v[part], lr[part])
+        stepped = [step(d, b, m, muon) for d, b in zip(delta, before, strict=True)]
+        before = tuple(b for _, b in stepped)
+        memory = update(memory, SwiGLU(*(d for d, _ in stepped)), lengths)
+    return memory

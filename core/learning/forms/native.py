@@ -119,14 +119,8 @@ class Native(nn.Module):
             k = lact.unit_length(k)
             lr = self._heads(lact.rates(before, self.rate, BASES[c.rule]), documents) * counts[..., None]
             momentum = self._heads((before @ self.momentum).sigmoid(), documents) * counts[..., None]
-            total = k.shape[-2]
-            spans = []
-            for start in range(0, total, c.chunk):
-                spans.append(lact.Span(start, min(start + c.chunk, total), update=True, apply=False))
-            _, memory = lact.read_and_write(
-                lact.SwiGLU(*self.first), k, k, v, lr, spans, momentum=momentum, muon=c.muon
-            )
-            tensors = list(memory)
+            first = lact.SwiGLU(*self.first)
+            tensors = list(lact.write(first, k, v, lr, c.chunk, momentum=momentum, muon=c.muon))
         else:
             by_block = []
             for states, w, b in zip(before, self.rate, self.rate_shift, strict=True):

@@ -14,15 +14,12 @@ A state is one affine layer (TTT-Linear: f -> f) or two with a GELU between (TTT
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-MINI_BATCH = 16
 
 
 class Affine(NamedTuple):
@@ -79,16 +76,6 @@ def rates(x: Tensor, w: Tensor, c: Tensor, a: Tensor, base: float, width: int) -
     token = base * torch.sigmoid(x @ w.T + c) / width
     place = torch.arange(1, len(a) + 1, device=a.device, dtype=a.dtype)
     return Rates(token.transpose(-2, -1), (1 / place + a).clamp_min(0))
-
-
-def rope(x: Tensor, mini_batch: int = MINI_BATCH, theta: float = 10000.0) -> Tensor:
-    """Rotary positions for queries and keys, counted inside the mini-batch. x [..., T, f] -> same."""
-    half = x.shape[-1] // 2
-    place = torch.arange(x.shape[-2], device=x.device) % mini_batch
-    angle = place[:, None] * theta ** (-torch.arange(half, device=x.device) / half)
-    cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
-    a, b = x[..., :half], x[..., half:]
-    return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
 
 
 def layer_norm(z: Tensor, norm: Norm, eps: float = 1e-6) -> Tensor:
@@ -208,13 +195,3 @@ def scan(memory: Memory, q: Tensor, k: Tensor, v: Tensor, rate: Rates, norm: Nor
         outs.append(out)
         start = part.stop
     return torch.cat(outs, -2), memory
-
-
-def both_directions(run: Callable[..., Tensor], sequences: Sequence[Tensor], gates: tuple[Tensor, Tensor]) -> Tensor:
-    """For use that is not causal: one pass, and one over the reversed sequence, each through its own gate.
-
-    run(*sequences) -> [..., T, f]; sequences [..., T, *]; gates [f] before the tanh, so that a zero gate adds nothing.
-    """
-    there = run(*sequences)
-    back = run(*(s.flip(-2) for s in sequences)).flip(-2)
-    return gates[0].tanh() * there + gates[1].tanh() * back

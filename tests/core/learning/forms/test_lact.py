@@ -1,4 +1,4 @@
-"""LaCT: the chunk's deltas, the rows' lengths, the order of reading and writing, recall."""
+"""LaCT: the chunk's deltas, the rows' lengths, the order of tokens, recall."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from core.learning.forms import lact
-from core.learning.forms.lact import Span, SwiGLU
+from core.learning.forms.lact import SwiGLU
 
 HEADS, D, H, T = 2, 8, 12, 24
 
@@ -15,12 +15,12 @@ def problem(dtype: torch.dtype = torch.float32, scale: float = 1.0):
     g = torch.Generator().manual_seed(0)
     draw = lambda *shape: torch.randn(*shape, generator=g).to(dtype)  # noqa: E731
     memory = SwiGLU(*(w.to(dtype) for w in lact.init_memory(HEADS, D, H, generator=g)))
-    q, k, v = lact.unit_length(draw(HEADS, T, D)), lact.unit_length(draw(HEADS, T, D)), draw(HEADS, T, D)
-    return memory, q, k, v, scale * torch.rand(HEADS, T, 3, generator=g).to(dtype)
+    k, v = lact.unit_length(draw(HEADS, T, D)), draw(HEADS, T, D)
+    return memory, k, v, scale * torch.rand(HEADS, T, 3, generator=g).to(dtype)
 
 
 def test_deltas_are_those_of_finite_differences() -> None:
-    memory, _, k, v, lr = problem(torch.float64)
+    memory, k, v, lr = problem(torch.float64)
     found = lact.deltas(memory, k, v, lr)
     for m, delta in enumerate(found):
         for at in range(0, delta.numel(), 11):
@@ -32,28 +32,25 @@ def test_deltas_are_those_of_finite_differences() -> None:
 
 
 def test_without_a_rate_the_memory_stays() -> None:
-    memory, q, k, v, lr = problem(scale=0.0)
-    out, after = lact.read_and_write(memory, q, k, v, lr, lact.causal(T, 8))
+    memory, k, v, lr = problem(scale=0.0)
+    after = lact.write(memory, k, v, lr, 8)
     torch.testing.assert_close(after, memory, rtol=1e-4, atol=1e-5)  # the row scale divides by its length + 1e-5
-    torch.testing.assert_close(out, lact.apply(memory, q), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("muon", [False, True])
 def test_rows_keep_their_length(muon: bool) -> None:
-    memory, q, k, v, lr = problem()
-    _, after = lact.read_and_write(
-        memory, q, k, v, lr, lact.causal(T, 8), momentum=torch.full((HEADS, T, 1), 0.9), muon=muon
-    )
+    memory, k, v, lr = problem()
+    after = lact.write(memory, k, v, lr, 8, momentum=torch.full((HEADS, T, 1), 0.9), muon=muon)
     torch.testing.assert_close(lact.row_lengths(after), lact.row_lengths(memory), rtol=1e-4, atol=1e-5)
     assert all((a - b).norm() > 0.1 for a, b in zip(after, memory, strict=True))
 
 
 @pytest.mark.parametrize("muon", [False, True])
 def test_the_order_of_tokens_in_a_chunk_does_not_matter(muon: bool) -> None:
-    memory, q, k, v, lr = problem()
+    memory, k, v, lr = problem()
     p = torch.randperm(T, generator=torch.Generator().manual_seed(1))
-    _, one = lact.read_and_write(memory, q, k, v, lr, [Span(0, T, True, False)], muon=muon)
-    _, other = lact.read_and_write(memory, q, k[:, p], v[:, p], lr[:, p], [Span(0, T, True, False)], muon=muon)
+    one = lact.write(memory, k, v, lr, T, muon=muon)
+    other = lact.write(memory, k[:, p], v[:, p], lr[:, p], T, muon=muon)
     torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
@@ -62,37 +59,15 @@ def test_eight_pairs_are_written_and_found_again(muon: bool) -> None:
     g = torch.Generator().manual_seed(3)
     memory = lact.init_memory(1, 64, 64, generator=g)
     k, v = (lact.unit_length(torch.randn(1, 8, 64, generator=g)) for _ in range(2))
-    _, after = lact.read_and_write(memory, k, k, v, torch.full((1, 8, 3), 10.0), [Span(0, 8, True, False)], muon=muon)
+    after = lact.write(memory, k, v, torch.full((1, 8, 3), 10.0), 8, muon=muon)
     assert (lact.apply(after, k) @ v.mT)[0].argmax(-1).tolist() == list(range(8))
     assert (lact.apply(memory, k) @ v.mT)[0].argmax(-1).tolist() != list(range(8))
 
 
-def test_a_chunk_is_read_before_it_is_written() -> None:
-    memory, q, k, v, lr = problem()
-    assert lact.causal(T, 10) == [(0, 10, True, True), (10, 20, True, True), (20, 24, False, True)]
-    out, _ = lact.read_and_write(memory, q, k, v, lr, lact.causal(T, 8))
-    torch.testing.assert_close(out[:, :8], lact.apply(memory, q[:, :8]))
-    changed = k.clone()
-    changed[:, 8:] += 1
-    torch.testing.assert_close(
-        lact.read_and_write(memory, q, changed, v, lr, lact.causal(T, 8))[0][:, :16], out[:, :16]
-    )
-
-
-def test_both_directions_write_all_then_read_all() -> None:
-    memory, q, k, v, lr = problem()
-    out, after = lact.read_and_write(memory, q, k, v, lr, lact.whole(T))
-    torch.testing.assert_close(out, lact.apply(after, q))
-    changed = k.clone()
-    changed[:, -1] += 1
-    assert (lact.read_and_write(memory, q, changed, v, lr, lact.whole(T))[0] - out)[:, 0].abs().max() > 1e-4
-
-
 def test_momentum_carries_the_last_chunk_on() -> None:
-    memory, q, k, v, lr = problem()
-    spans = [Span(0, 12, True, False), Span(12, T, True, False)]
+    memory, k, v, lr = problem()
     plain, none, some = (
-        lact.read_and_write(memory, q, k, v, lr, spans, momentum=m)[1]
+        lact.write(memory, k, v, lr, 12, momentum=m)
         for m in (None, torch.zeros(HEADS, T, 1), torch.full((HEADS, T, 1), 0.5))
     )
     torch.testing.assert_close(plain, none)

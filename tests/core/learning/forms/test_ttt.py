@@ -97,29 +97,3 @@ def test_the_inner_loss_falls_where_it_is_read_again(depth: int) -> None:
         _, memory = ttt.scan(memory, k, k, v, rate, norm)
     before, after = (ttt.loss(ttt.apply(s, k), v - k, norm).mean() for s in (state, memory.start))
     assert after < 0.8 * before
-
-
-def test_positions_count_inside_the_mini_batch() -> None:
-    x = torch.randn(1, 1, 8).expand(2, 40, 8)
-    turned = ttt.rope(x)
-    torch.testing.assert_close(turned[:, :16], turned[:, 16:32])
-    torch.testing.assert_close(turned.norm(dim=-1), x.norm(dim=-1))
-    torch.testing.assert_close((turned[0, 3] * turned[0, 5]).sum(), (turned[0, 7] * turned[0, 9]).sum())
-
-
-@DEPTHS
-def test_both_directions_see_the_whole_sequence(depth: int) -> None:
-    state, norm, qkv, rate = problem(depth, tokens=20)
-    token = rate.token[..., None]
-
-    def run(q, k, v, token):
-        return ttt.scan(ttt.start_memory(state), q, k, v, Rates(token[..., 0], rate.factor), norm)[0]
-
-    gates = (torch.full((F,), 0.5), torch.full((F,), -1.0))
-    out = ttt.both_directions(run, (*qkv, token), gates)
-    mirrored = ttt.both_directions(run, [s.flip(-2) for s in (*qkv, token)], gates[::-1])
-    torch.testing.assert_close(mirrored.flip(-2), out)
-    later = [x.clone() for x in qkv]
-    later[1][..., -1, :] += 1
-    assert (ttt.both_directions(run, (*later, token), gates) - out)[..., 0, :].abs().max() > 1e-4
-    assert not ttt.both_directions(run, (*qkv, token), (torch.zeros(F), torch.zeros(F))).any()
