@@ -10,6 +10,7 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from core.device import Device
+from core.document.gist import without_frame
 from core.errors import ForgottenMeanwhile, NoGist, NotFound, WeightsDamaged, WrongBaseModel
 from core.ports import Ask, Index, Weights
 from core.search.citation import cite
@@ -25,7 +26,7 @@ from core.search.ranking import (
     judge,
     sections_to_ask,
 )
-from core.search.whole import GIST_QUESTION, asks_about_whole, summed_up, without_frame
+from core.search.whole import GIST_QUESTION, asks_about_whole, summed_up
 from core.tracing import span, traced
 from core.types import Answer, Certainty, Completion, Document, DocumentRef, Page
 

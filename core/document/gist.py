@@ -26,6 +26,8 @@ DEFINED = re.compile(
     rf"(?P<subject>[^,(;:]{{2,60}}?){CLAUSE} "
     r"(?:is|are|was|were|refers?|means|denotes?|describes?|applies|comprises?|consists?|can|may|has been|have been)\b"
 )
+FRAME = "The main subject is {0}. This document is about {0}."  # of the subject, in the text that is learned
+FRAMED = re.compile(r"(?:The main subject|This document) is (?:about )?(.+?)\.?")  # an answer in these words
 ARTICLE = re.compile(r" (?:a|an|the|one|any|part|among)\b")  # after "was": what something was, not what happened to it
 PROGRESSIVE = re.compile(r" \w+ing\b")  # after "is": what somebody is doing
 PRONOUNS = frozenset(
@@ -47,11 +49,17 @@ def gist(pages: Sequence[Page], name: str) -> str:
     if not about:
         return ""
     about = about.rstrip(".")
-    parts = [f"The main subject is {about}. This document is about {about}.", *sentences[:LEAD_SENTENCES]]
+    parts = [FRAME.format(about), *sentences[:LEAD_SENTENCES]]
     if others := [heading for heading in headings if heading != about]:
         parts.append(f"Its parts are: {'; '.join(map(shortened, others[:MAX_HEADINGS]))}.")
     parts += filterfalse(set(parts).__contains__, key_sentences(sentences))
     return " ".join(_fitting(parts))
+
+
+def without_frame(answer: str) -> str:
+    """The subject alone, where the answer is the whole of the sentence that was learned of it."""
+    framed = FRAMED.fullmatch(answer)
+    return framed[1] if framed else answer
 
 
 def subject(blocks: Sequence[str], sentences: Sequence[str], name: str) -> str:
@@ -112,7 +120,7 @@ def _sentences_of_words(sentences: Sequence[str]) -> Counter[str]:
     """In how many sentences each word stands that tells something."""
     count: Counter[str] = Counter()
     for sentence in sentences:
-        count.update(set(normalise(sentence)) - STOP_WORDS)
+        count.update(filterfalse(STOP_WORDS.__contains__, dict.fromkeys(normalise(sentence))))  # in the text's order
     return count
 
 

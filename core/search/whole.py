@@ -44,7 +44,6 @@ TABLE = {
 # "What is it?", of what was said before
 REFERRING = frozenset({"what", "whats", "is", "s", "it", "its", "that", "these", "do", "does"})
 PHRASES = frozenset({"bottom line", "key facts", "key points", "main points", "main point", "main idea", "key ideas"})
-FRAME = re.compile(r"(?:The main subject|This document) is (?:about )?(.+?)\.?")  # what `core.document.gist` writes
 MAX_QUESTION_LENGTH = 100  # characters of a question
 
 
@@ -62,12 +61,6 @@ def asks_about_whole(question: str) -> bool:
     if said <= REFERRING or is_purpose:
         return False
     return bool(said & TABLE["asking"]) and (bool(said & TABLE["whole"]) or words[-1] in ("about", "abt"))
-
-
-def without_frame(answer: str) -> str:
-    """The subject alone, where the answer is the whole of the sentence that was learned of it."""
-    framed = FRAME.fullmatch(answer)
-    return framed[1] if framed else answer
 
 
 def summed_up(answer: Completion, pages: Sequence[Page], name: str) -> tuple[Certainty, tuple[int, ...] | None]:

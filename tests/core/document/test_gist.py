@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -20,6 +23,11 @@ LONG = (
     "police, who had waited for her in a boat, after the council had asked for it twice. She is 61."
 )
 MEETING = "The vote was 53 to 47 on Tuesday. The members cheered. The vote took an hour. Then the vote was read aloud."
+TREES = "alder birch cedar elder fir gorse hazel juniper larch maple oak pine rowan spruce thorn"
+TIED = (  # fifteen words in two sentences each; the twelve most frequent ones count
+    "Here are alder, birch, cedar, elder, fir. Here are gorse, hazel, juniper, larch, maple. "
+    "Here are oak, pine, rowan, spruce, thorn. "
+) + " ".join(f"There it is, over by the {tree}." for tree in reversed(TREES.split()))
 
 
 @pytest.mark.parametrize(
@@ -58,3 +66,13 @@ def test_a_gist_names_the_parts_and_fits_into_a_section() -> None:
 @pytest.mark.parametrize("text", ["", "1 2 3", "Prices"])
 def test_a_document_without_a_sentence_has_none(text: str) -> None:
     assert gist([Page(1, text)], "notes.txt") == ""
+
+
+def test_the_same_document_has_the_same_gist_in_every_process() -> None:
+    """Words that are as frequent as others come in the text's order, whatever the seed of Python's hashes is."""
+    code = "from tests.core.document import test_gist as t; print(t.gist([t.Page(1, t.TIED)], 'notes.txt'))"
+    texts = set()
+    for seed in "1234":
+        environment = {**os.environ, "PYTHONHASHSEED": seed}
+        texts.add(subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=True).stdout)
+    assert len(texts) == 1

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from core.search.whole import asks_about_whole, summed_up, without_frame
+from core.document.gist import without_frame
+from core.search.whole import asks_about_whole, summed_up
 from core.types import Certainty, Completion, Page
 
 BEFORE = """
