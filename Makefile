@@ -50,7 +50,7 @@ types: install
 	$(BIN)/mypy
 
 docs: install  ## what is made from the code: the table of settings, the notebook's outputs
-	$(BIN)/python -m bot.settings_table
+	$(BIN)/python -m tests.settings_table
 	$(BIN)/python .ci/notebook.py docs/tutorial.ipynb
 
 pictures: install  ## those in docs/ that show what the model really said

@@ -18,7 +18,7 @@ from prometheus_client import REGISTRY
 import bot.metrics  # noqa: F401  # registers the figures
 from bot.cli import cli
 from bot.settings import PREFIX, Settings
-from bot.settings_table import SETTINGS_PAGE, with_table
+from tests.settings_table import SETTINGS_PAGE, with_table
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(

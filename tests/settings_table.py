@@ -1,4 +1,4 @@
-"""The table of settings in docs/operating.md, from the class and the comments in it: `python -m bot.settings_table`."""
+"""The table of settings in docs/operating.md, from the class and its comments: `python -m tests.settings_table`."""
 
 from __future__ import annotations
 
