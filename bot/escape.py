@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Callable
 
@@ -9,7 +10,6 @@ from core.document.text import visible
 
 FENCE = "```"
 _DISCORD_SPECIAL = re.compile(r"([\\*_~|`<>\[\]]|^#|(?<=^-)#|:(?=//))", re.MULTILINE)
-_SLACK_SPECIAL = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 
 
 def escape_discord(text: str) -> str:
@@ -25,7 +25,7 @@ def without_mentions(text: str) -> str:
 
 def escape_slack(text: str) -> str:
     """Plain text -> Slack mrkdwn: only & < > have power to mention, link or call; * _ ~ ` are left as written."""
-    return re.sub("[&<>]", lambda match: _SLACK_SPECIAL[match[0]], visible(text))
+    return html.escape(visible(text), quote=False)
 
 
 def _outside_fences(text: str, escape: Callable[[str], str]) -> str:

@@ -13,28 +13,10 @@ from core.document.formats import ENDINGS
 from core.document.text import one_line
 
 COMMAND_NAMES = (
-    "learn",
-    "ask",
-    "docs",
-    "forget",
-    "reset",
-    "status",
-    "cancel",
-    "settings",
-    "corrections",
-    "help",
-    "about",
-)
-SMALL_TALK = (  # never asked of the model, and free of quotas; `bot.render.SMALL_TALK` has the answers
-    "greeting",
-    "introduction",
-    "thanks",
-    "approval",
-    "goodbye",
-    "complaint",
-    "chatter",
-    "forget me",
-)
+    "learn", "ask", "docs", "forget", "reset", "status", "cancel", "settings", "corrections", "help", "about",
+)  # fmt: skip
+# Never asked of the model, and free of quotas; `bot.render.SMALL_TALK` has the answers
+SMALL_TALK = ("greeting", "introduction", "thanks", "approval", "goodbye", "complaint", "chatter", "forget me")
 MAX_PHRASE_LENGTH = 80  # characters of a phrase of the table
 MAX_CLAUSES = 4
 
@@ -252,17 +234,10 @@ def _rows() -> list[tuple[str, re.Pattern[str]]]:
 
 
 ROWS = _rows()
+# Of two in one message the first counts
 MORE_THAN = (
-    "complaint",
-    "summary",
-    "forget me",
-    "introduction",
-    "thanks",
-    "goodbye",
-    "chatter",
-    "greeting",
-    "approval",
-)
+    "complaint", "summary", "forget me", "introduction", "thanks", "goodbye", "chatter", "greeting", "approval",
+)  # fmt: skip
 
 # A message that asks nothing and has no other words than these is small talk, by the first of its kinds.
 FILLERS = frozenset(

@@ -46,6 +46,9 @@ EXPORTS = (
     (r"[\w-]+\.atlassian\.net/wiki/", "Confluence", "choose ⋯ > Export to PDF"),
 )
 NO_LINKS = "I do not open links here; download the document, or print the page to a PDF, and attach that."
+PRIVATE = "That link does not lead to a public address; attach the document itself."
+TOO_LARGE = "What that link leads to is larger than the limit; send a part of it."
+NOT_READ = "That link could not be read; download the document and attach it."
 
 Public = Callable[[str], bool]
 
@@ -123,7 +126,8 @@ async def _followed(session: aiohttp.ClientSession, link: str, most: int, public
                 continue
             if response.status != 200:
                 raise Refused(f"That link answers with an error ({response.status}); attach the document itself.")
-            return _unpacked(await _body(response, most), response.headers.get("Content-Encoding", ""), most)
+            body = await capped(response, most, TOO_LARGE)
+            return _unpacked(body, response.headers.get("Content-Encoding", ""), most)
     raise Refused("That link leads on and on; attach the document itself.")
 
 
@@ -137,9 +141,6 @@ def _check(url: yarl.URL, public: Public) -> None:
         return
     if not public(url.host):
         raise Refused(PRIVATE)
-
-
-PRIVATE = "That link does not lead to a public address; attach the document itself."
 
 
 class _Resolver(AbstractResolver):
@@ -188,13 +189,13 @@ def is_own(ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
         return False
 
 
-async def _body(response: aiohttp.ClientResponse, most: int) -> bytes:
-    """Raises: PdfTooBig."""
+async def capped(response: aiohttp.ClientResponse, most: int, sentence: str) -> bytes:
+    """What is said about the size may be wrong, so it is counted. Raises: PdfTooBig, with this sentence."""
     body = bytearray()
     async for part in response.content.iter_chunked(1 << 16):
         body += part
         if len(body) > most:
-            raise PdfTooBig("What that link leads to is larger than the limit; send a part of it.")
+            raise PdfTooBig(sentence)
     return bytes(body)
 
 
@@ -203,12 +204,12 @@ def _unpacked(body: bytes, encoding: str, most: int) -> bytes:
     if encoding.casefold() in ("", "identity"):
         return body
     if encoding.casefold() not in ("gzip", "x-gzip", "deflate"):
-        raise Refused("That link could not be read; download the document and attach it.")
+        raise Refused(NOT_READ)
     unpacker = zlib.decompressobj(47)  # gzip or zlib, by the header
     try:
         plain = unpacker.decompress(body, most + 1)
     except zlib.error:
-        raise Refused("That link could not be read; download the document and attach it.") from None
+        raise Refused(NOT_READ) from None
     if len(plain) > most:
-        raise PdfTooBig("What that link leads to is larger than the limit; send a part of it.")
+        raise PdfTooBig(TOO_LARGE)
     return plain

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from bot.settings import Settings
     from core.service import Service
 
-SAMPLED, BEAT = 5.0, 0.5  # seconds
+SAMPLE_EVERY, BEAT_EVERY = 5.0, 0.5  # seconds between two looks: at the queue, at the event loop
 
 JOBS = Counter("engram_jobs", "Learning jobs that ended, by their last stage", ["stage"])
 LEARNING_SECONDS = Histogram(
@@ -54,17 +54,8 @@ def answering() -> Iterator[None]:
 
 
 @contextlib.asynccontextmanager
-async def serving(
-    service: Service, settings: Settings, *, sample_every: float = SAMPLED, beat_every: float = BEAT
-) -> AsyncIterator[None]:
-    """Serve the figures while inside, if a port is set.
-
-    Args:
-        sample_every: seconds between two looks at the queue.
-        beat_every: seconds between two looks at the event loop.
-
-    Raises: SetupError.
-    """
+async def serving(service: Service, settings: Settings) -> AsyncIterator[None]:
+    """Serve the figures while inside, if a port is set. Raises: SetupError."""
     if settings.metrics_port is None:
         yield
         return
@@ -75,7 +66,7 @@ async def serving(
         raise SetupError(f"ENGRAM_METRICS_PORT: {where}, can't be listened on.") from None
     counting = _CountErrors(logging.ERROR)
     logging.getLogger().addHandler(counting)
-    tasks = [asyncio.create_task(_sample(service, sample_every)), asyncio.create_task(_beat(beat_every))]
+    tasks = [asyncio.create_task(_sample(service)), asyncio.create_task(_beat())]
     try:
         yield
     finally:
@@ -87,7 +78,7 @@ async def serving(
         server.server_close()
 
 
-async def _sample(service: Service, seconds: float) -> None:
+async def _sample(service: Service) -> None:
     while True:
         with contextlib.suppress(EngramError):
             now = await service.status("")
@@ -97,13 +88,13 @@ async def _sample(service: Service, seconds: float) -> None:
                     AT_WORK.labels(stage).set(now.queued if stage is Stage.QUEUED else 0)
             if now.running:
                 AT_WORK.labels(now.running.stage).set(1)
-        await asyncio.sleep(seconds)
+        await asyncio.sleep(SAMPLE_EVERY)
 
 
-async def _beat(seconds: float) -> None:
+async def _beat() -> None:
     while True:
-        due = time.perf_counter() + seconds
-        await asyncio.sleep(seconds)
+        due = time.perf_counter() + BEAT_EVERY
+        await asyncio.sleep(BEAT_EVERY)
         LAG.observe(max(0.0, time.perf_counter() - due))
 
 

@@ -245,20 +245,14 @@ def documents_table(documents: Sequence[Document]) -> Table:
 
 def status_table(status: Status, channel: str) -> Table:
     running = f"{status.running.name}, {status.running.stage}" if status.running else "nothing"
-    return facts_table(
-        {
-            "Model": f"{status.model} ({status.fingerprint[:12]})" if status.model else "not loaded",
-            "Device": f"{status.device}, {status.dtype}" if status.device else "",
-            "Learner": status.learner,
-            "Channel": f"{channel}: {count(status.documents, 'document')}, {megabytes(status.data_bytes)} of weights",
-            "Queue": f"{status.queued} waiting, learning {running}",
-            "Note": " ".join(status.notes),
-        }
-    )
-
-
-def facts_table(facts: Mapping[str, str]) -> Table:
-    """Name and value, without the empty ones."""
+    facts = {
+        "Model": f"{status.model} ({status.fingerprint[:12]})" if status.model else "not loaded",
+        "Device": f"{status.device}, {status.dtype}" if status.device else "",
+        "Learner": status.learner,
+        "Channel": f"{channel}: {count(status.documents, 'document')}, {megabytes(status.data_bytes)} of weights",
+        "Queue": f"{status.queued} waiting, learning {running}",
+        "Note": " ".join(status.notes),
+    }
     table = Table.grid(padding=(0, 2))
     for name, value in facts.items():
         if value:

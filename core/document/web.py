@@ -6,6 +6,7 @@ import posixpath
 import re
 from html.parser import HTMLParser
 from typing import Any
+from urllib.parse import unquote
 from xml.etree.ElementTree import Element
 
 from core.document.about import about
@@ -16,20 +17,10 @@ from core.document.tables import rows_as_text, spread
 from core.document.text import one_line
 
 SKIPPED = {"script", "style", "template", "noscript", "svg", "math", "nav", "button", "select", "iframe", "object"}
-BLOCKS = {"p", "div", "section", "article", "header", "footer", "main", "aside", "ul", "ol", "dl", "dt", "dd", "figure"}
-BLOCKS |= {
-    "figcaption",
-    "blockquote",
-    "pre",
-    "hr",
-    "form",
-    "fieldset",
-    "address",
-    "caption",
-    "title",
-    "body",
-    "details",
-}
+BLOCKS = {
+    "p", "div", "section", "article", "header", "footer", "main", "aside", "ul", "ol", "dl", "dt", "dd", "figure",
+    "figcaption", "blockquote", "pre", "hr", "form", "fieldset", "address", "caption", "title", "body", "details",
+}  # fmt: skip
 HEADINGS = {"h1", "h2", "h3", "h4", "h5", "h6"}
 VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "param", "source", "track", "wbr"}
 _UNSEEN = re.compile(
@@ -94,17 +85,8 @@ def _reading_order(package: Element, folder: str) -> list[str]:
     names: dict[str, None] = {}
     for itemref in package.iterfind(".//{*}itemref"):
         if name := files.get(itemref.get("idref"), "").partition("#")[0]:
-            names[posixpath.normpath(posixpath.join(folder, _unescaped(name)))] = None
+            names[posixpath.normpath(posixpath.join(folder, unquote(name)))] = None
     return list(names)
-
-
-def _unescaped(name: str) -> str:
-    """A%20name of a file -> A name."""
-
-    def decoded_run(run: re.Match[str]) -> str:
-        return bytes.fromhex(run[0].replace("%", "")).decode(errors="replace")
-
-    return re.sub(r"(?:%[0-9A-Fa-f]{2})+", decoded_run, name)
 
 
 def _number(text: str | None) -> int:

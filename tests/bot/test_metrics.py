@@ -32,15 +32,16 @@ async def read(port: int) -> dict[str, float]:
 
 
 async def test_jobs_questions_seconds_queue_errors_and_lag_are_counted(
-    open_service: Open, unused_tcp_port: int
+    open_service: Open, unused_tcp_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    often = {"sample_every": 0.01, "beat_every": 0.01}
+    monkeypatch.setattr(metrics, "SAMPLE_EVERY", 0.01)
+    monkeypatch.setattr(metrics, "BEAT_EVERY", 0.01)
     chosen = Settings(_env_file=None, metrics_port=unused_tcp_port)
     engine = FakeEngine(step_seconds=0.1)
     async with (
         open_service(engine) as service,
         Bot(service, limits=SMALL) as bot,
-        metrics.serving(service, chosen, **often),
+        metrics.serving(service, chosen),
     ):
         before = await read(unused_tcp_port)
         await bot.hear(request("", attachment(PDF), attachment(PDF + b" Bread is sold.", "b.pdf")), FakeReply())

@@ -82,6 +82,3 @@ def _menu(handlers: Handlers) -> Any:
         await handlers.learn_message(interaction, message)
 
     return learn_this
-
-
-# Requests ------------------------------------------------------------------------------------------------------------

@@ -62,6 +62,3 @@ def _guard_parsers(client: discord.Client) -> None:
 
     parsers = client._connection.parsers
     parsers.update({name: guarded(name, parse) for name, parse in parsers.items()})
-
-
-# The commands --------------------------------------------------------------------------------------------------------

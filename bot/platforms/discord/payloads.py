@@ -125,9 +125,6 @@ async def _read(file: discord.Attachment, hosts: Collection[yarl.URL]) -> bytes:
     return await file.read()
 
 
-# Replies -------------------------------------------------------------------------------------------------------------
-
-
 def goes_on(message: discord.Message, own_id: int) -> bool:
     """Is it a reply to one of the bot's messages? It may come without a ping."""
     answered = message.reference.resolved if message.reference else None

@@ -129,11 +129,11 @@ class Client:
             process_before_response=True,  # our handlers are quick: an event is not acknowledged before it is kept
         )
         self.bolt.event(re.compile(""))(self._on_event)
-        self.bolt.action(re.compile(f"^{BUTTON}:"))(self._on_action)
-        self.bolt.message_shortcut(SHORTCUT)(self._on_shortcut)
-        self.bolt.view(FORM)(self._on_form)
+        self.bolt.action(re.compile(f"^{BUTTON}:"))(self._on("action"))
+        self.bolt.message_shortcut(SHORTCUT)(self._on("shortcut"))
+        self.bolt.view(FORM)(self._on("form"))
         for name in (COMMAND, *short_names().values()):
-            self.bolt.command(f"/{name}")(self._on_command)
+            self.bolt.command(f"/{name}")(self._on("command"))
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -259,23 +259,15 @@ class Client:
             self._installations.forget(team)
             self._listeners.pop(team, None)
 
-    async def _on_command(self, ack: AsyncAck, body: dict[str, Any]) -> None:
-        await self._on_interaction("command", ack, body)
-
-    async def _on_action(self, ack: AsyncAck, body: dict[str, Any]) -> None:
-        await self._on_interaction("action", ack, body)
-
-    async def _on_form(self, ack: AsyncAck, body: dict[str, Any]) -> None:
-        await self._on_interaction("form", ack, body)
-
-    async def _on_shortcut(self, ack: AsyncAck, body: dict[str, Any]) -> None:
-        await self._on_interaction("shortcut", ack, body)
-
-    async def _on_interaction(self, kind: str, ack: AsyncAck, body: dict[str, Any]) -> None:
+    def _on(self, kind: str) -> Callable[[AsyncAck, dict[str, Any]], Awaitable[None]]:
         """Slack does not tell these again, and shows a failure after 3 seconds: a slow disk is not waited for."""
-        taking = self.bot.spawn(self._take(f"slack:{kind}:{body['trigger_id']}", body))
-        await asyncio.wait({taking}, timeout=DISK_TIMEOUT)
-        await ack()
+
+        async def handle(ack: AsyncAck, body: dict[str, Any]) -> None:
+            taking = self.bot.spawn(self._take(f"slack:{kind}:{body['trigger_id']}", body))
+            await asyncio.wait({taking}, timeout=DISK_TIMEOUT)
+            await ack()
+
+        return handle
 
     async def _take(self, key: str, body: dict[str, Any], keep: bool = True) -> None:
         try:

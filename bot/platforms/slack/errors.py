@@ -11,25 +11,15 @@ from slack_sdk.errors import SlackApiError, SlackClientError
 from core.program import this_program
 
 FOREIGN = {"channel_not_found", "not_in_channel"}  # channels that the bot is no member of
-CLOSED = FOREIGN | {
-    "is_archived",
-    "user_not_in_channel",
-    "restricted_action",
-    "thread_not_found",
-    "cannot_reply_to_message",
-}
-THREAD_CLOSED = {"thread_not_found", "cannot_reply_to_message", "restricted_action_thread_locked"}
+UNKNOWN_THREAD = {"thread_not_found", "cannot_reply_to_message"}
+CLOSED = FOREIGN | UNKNOWN_THREAD | {"is_archived", "user_not_in_channel", "restricted_action"}
+THREAD_CLOSED = UNKNOWN_THREAD | {"restricted_action_thread_locked"}
 FIXED = CLOSED | {"message_not_found", "cant_update_message", "edit_window_closed"}  # messages that can't be edited
 REFUSED_BLOCKS = {"invalid_blocks", "invalid_blocks_format"}
 PASSING = {"ratelimited", "internal_error", "fatal_error", "service_unavailable", "request_timeout"}
-DEAD_TOKEN = {
-    "invalid_auth",
-    "not_authed",
-    "account_inactive",
-    "token_revoked",
-    "token_expired",
-    "not_allowed_token_type",
-}
+DEAD_TOKEN = set(
+    ["invalid_auth", "not_authed", "account_inactive", "token_revoked", "token_expired", "not_allowed_token_type"]
+)
 TROUBLE = (SlackClientError, aiohttp.ClientError, OSError, asyncio.TimeoutError)
 
 

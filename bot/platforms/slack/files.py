@@ -13,17 +13,17 @@ import yarl
 from slack_sdk.web.async_client import AsyncWebClient
 
 from bot.chat import Attachment
+from bot.links import capped
 from bot.platforms.common import require_host
 from bot.platforms.slack.errors import TROUBLE, code
 from core.document.formats import PDF_MAGIC
-from core.errors import PdfTooBig, Refused
+from core.errors import Refused
 
 log = logging.getLogger(__name__)
 
 FILE_HOST = yarl.URL("https://files.slack.com")
 FILE_TIMEOUT = aiohttp.ClientTimeout(total=60, sock_read=15)  # seconds
 UNTITLED = "Untitled"  # what Slack calls a file without a title
-CHUNK = 64 * 1024  # bytes of a file taken at once
 
 NO_FILES_READ = (
     "Slack shows me a login page instead of the file. Whoever runs me has to give the app the scope files:read and "
@@ -87,16 +87,8 @@ class Files:
                 raise Refused(NO_FILES_READ)
             if response.status != 200:
                 raise Refused("Slack did not give me this file; please send it again.")
-            data = await self._capped(response)
+            too_large = f"This document has more than {self._limit / 2**20:.4g} MB, the limit."
+            data = await capped(response, self._limit, too_large)
         if response.content_type == "text/html" and PDF_MAGIC not in data[:1024]:
             raise Refused(NO_FILES_READ)
         return data
-
-    async def _capped(self, response: aiohttp.ClientResponse) -> bytes:
-        """What is said about the size may be wrong, so it is counted."""
-        data, limit = bytearray(), self._limit
-        async for chunk in response.content.iter_chunked(CHUNK):
-            data += chunk
-            if len(data) > limit:
-                raise PdfTooBig(f"This document has more than {limit / 2**20:.4g} MB, the limit.")
-        return bytes(data)

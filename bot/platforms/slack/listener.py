@@ -7,6 +7,7 @@ import logging
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from html import unescape
 from typing import Any
 
 from bot import render
@@ -20,7 +21,7 @@ from bot.platforms.slack.errors import TROUBLE, code
 from bot.platforms.slack.files import Files
 from bot.platforms.slack.home import Home
 from bot.platforms.slack.manifest import command_of
-from bot.platforms.slack.payloads import Person, Place, channel_key, files_in, is_gone, is_spoken, parse, unescape
+from bot.platforms.slack.payloads import Person, Place, channel_key, files_in, is_gone, is_spoken, parse
 from bot.platforms.slack.replies import SlackReply
 from bot.platforms.slack.workspace import EVENTS_FOR, Workspace
 from core.errors import StorageFailed

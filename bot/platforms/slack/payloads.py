@@ -125,7 +125,3 @@ def parse(command: Command, text: str) -> dict[str, object]:
     if "private" in others and (match := re.match(r"privat(?:e|ely)\s*[:,]\s*", text, re.IGNORECASE)):
         arguments["private"], text = True, text[match.end() :]
     return arguments | {option.name: text for option in first if text}
-
-
-def unescape(text: str) -> str:
-    return text.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")

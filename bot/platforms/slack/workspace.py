@@ -7,6 +7,7 @@ import logging
 import re
 import time
 from collections.abc import Awaitable, Callable
+from html import unescape
 from typing import Any
 
 import yarl
@@ -19,7 +20,7 @@ from bot.platforms.common import is_from
 from bot.platforms.recent import Recent
 from bot.platforms.slack.blocks import to_blocks
 from bot.platforms.slack.errors import REFUSED_BLOCKS, TROUBLE, code
-from bot.platforms.slack.payloads import Me, Person, person_of, unescape
+from bot.platforms.slack.payloads import Me, Person, person_of
 
 log = logging.getLogger(__name__)
 
