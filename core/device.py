@@ -202,7 +202,7 @@ class Device:
             start = 0
             for question in batch:
                 stop = start + len(question.asks)
-                replies.append((completions[start:stop], [_prompt_tokens(engine, ask) for ask in question.asks]))
+                replies.append((completions[start:stop], [prompt_tokens(engine, ask) for ask in question.asks]))
                 start = stop
         except Exception as error:
             if len(batch) > 1:  # one bad row must not cost the others their answers
@@ -224,7 +224,7 @@ class _Question:
     reply: asyncio.Future[RowAnswers]
 
 
-def _prompt_tokens(engine: Engine, ask: Ask) -> PromptTokens:
+def prompt_tokens(engine: Engine, ask: Ask) -> PromptTokens:
     whole = engine.prompt_tokens(ask.question, ask.context)
     return PromptTokens(whole, whole - engine.prompt_tokens(ask.question) if ask.context else 0)
 

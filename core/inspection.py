@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from operator import attrgetter
 
-from core.device import Device
+from core.device import Device, prompt_tokens
 from core.document.chunks import check_length
 from core.document.formats import DocumentText
 from core.ports import Ask, Index, Weights
@@ -78,8 +78,7 @@ class Inspection:
         engine = await self._device.ready()
 
         def read() -> Prompt:
-            whole, bare = engine.prompt_tokens(question, context), engine.prompt_tokens(question)
-            return Prompt(engine.prompt(question, context), whole, whole - bare if context else 0)
+            return Prompt(engine.prompt(question, context), *prompt_tokens(engine, Ask(question, context=context)))
 
         return await self._device.run(read)
 

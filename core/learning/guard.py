@@ -78,20 +78,15 @@ class Guard:
         sections."""
         return at_once(self._shift(learned, learner))
 
-    def _base_tokens(self, learner: Learner) -> Tensor:
-        """Without weights; computed once."""
-        if self._plain is None:
-            self._plain = self._first_tokens(learner, [])
-        return self._plain
-
     def _shift(self, learned: Learned, learner: Learner) -> Generator[None, None, float]:
         """The same, with a pause before each section."""
-        plain = self._base_tokens(learner)
+        if self._plain is None:
+            self._plain = self._first_tokens(learner, [])
         moved = []
         for section in evenly_chosen(sorted(set(learned.sections)), CHECKED_SECTIONS):
             yield
             now = self._first_tokens(learner, [(learned.section(section), len(self.prompts))])
-            moved.append(float(F.kl_div(now, plain, log_target=True, reduction="batchmean")))
+            moved.append(float(F.kl_div(now, self._plain, log_target=True, reduction="batchmean")))
         return sum(moved) / len(moved)
 
     @torch.no_grad()

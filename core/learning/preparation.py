@@ -106,15 +106,15 @@ class Prepared(nn.Module):
         return inner_loop(model, inputs, targets, blocks, self.rates(), self.token_weights, **options)
 
     def learn(
-        self, model: Any, inputs: Tensor, targets: Tensor, *, differentiable: bool = False, two_bits: bool = True
+        self, model: Any, inputs: Tensor, targets: Tensor, *, differentiable: bool = False
     ) -> tuple[list[float | Tensor], dict[str, Tensor]]:
-        """inputs, targets [D, S, T] -> the loss before each step; fast weights by name, [D, d, f], with `two_bits` as
-        they are stored."""
+        """inputs, targets [D, S, T] -> the loss before each step; fast weights by name, [D, d, f], as they are
+        stored."""
         losses: list[float | Tensor] = []
         fast: dict[str, Tensor] = {}
         for loss, fast in self.inner_loop(model, inputs, targets, differentiable=differentiable):  # noqa: B007
             losses.append(loss)
-        return losses, self.as_stored(fast) if two_bits else fast
+        return losses, self.as_stored(fast)
 
     def as_stored(self, fast: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What storage makes of them, with the gradient of the identity."""

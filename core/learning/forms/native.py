@@ -94,7 +94,7 @@ class Native(nn.Module):
         return model
 
     def learn(
-        self, model: Any, inputs: Tensor, targets: Tensor, *, differentiable: bool = False, two_bits: bool = True
+        self, model: Any, inputs: Tensor, targets: Tensor, *, differentiable: bool = False
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
         """As `Prepared.learn`: [the next-token loss, nats], memories by name [D, U, n, ...]. They are not rounded.
 
