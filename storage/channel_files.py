@@ -116,7 +116,8 @@ class ChannelFile:
 
     # PDFs that wait
 
-    def add_job_file(self, job_id: str, data: bytes, pages: tuple[int, int]) -> None:
+    def add_job_file(self, job_id: str, sha256: str, data: bytes, pages: tuple[int, int]) -> None:
+        """sha256: by which PostgreSQL knows the key to seal with."""
         self._db.execute("INSERT OR REPLACE INTO job_files VALUES (?, ?, ?, ?)", (job_id, data, *pages))
 
     def job_file(self, job_id: str) -> tuple[bytes, tuple[int, int]] | None:
@@ -132,9 +133,13 @@ class ChannelFile:
     # Text
 
     def add_document(
-        self, document_id: str, pages: Sequence[Page], chunks: Sequence[Chunk], known: Collection[str]
+        self, document_id: str, sha256: str, pages: Sequence[Page], chunks: Sequence[Chunk], known: Collection[str]
     ) -> None:
-        """known: ids of the channel's documents; what is here of others was left behind by a crash."""
+        """
+        Args:
+            sha256: as for `add_job_file`.
+            known: ids of the channel's documents; what is here of others was left behind by a crash.
+        """
         rows = document_rows(document_id, pages, chunks)
         for row in rows["chunks"]:
             row["text"] = spaced(valid_text(row["text"]))

@@ -192,7 +192,7 @@ class Index:
             if await self._read("SELECT 1 FROM jobs WHERE channel = :channel AND sha256 = :sha256 AND NOT final", key):
                 raise AlreadyKnown("This document is already being learned in this channel.")
             if job.kind is JobKind.LEARN:
-                await content(ChannelFile.add_job_file, job.id, data, pages, create=True)
+                await content(ChannelFile.add_job_file, job.id, job.sha256, data, pages, create=True)
             try:
                 return _job(await self._add_job(job))
             except BaseException:
@@ -321,7 +321,8 @@ class Index:
             if job_id not in await self._waiting(document.channel):
                 raise Cancelled
             known = await self._known(document.channel)
-            await content(ChannelFile.add_document, document.id, pages, chunks, known, create=True)
+            parts = document.id, document.sha256, pages, chunks, known
+            await content(ChannelFile.add_document, *parts, create=True)
             async with self._transaction() as execute:
                 unfinished = await execute(  # nobody else changes it from here on
                     """
@@ -603,7 +604,7 @@ class Index:
     ) -> list[list[Hit]]:
         def search() -> list[list[Hit]]:
             with closing(ChannelFile(None, document.channel)) as content:
-                content.add_document(document.id, (), chunks, [document.id])
+                content.add_document(document.id, document.sha256, (), chunks, [document.id])
                 return [hits(content, search_words(question)) for question in questions]
 
         def hits(content: ChannelFile, words: Sequence[str]) -> list[Hit]:

@@ -34,7 +34,7 @@ from core.errors import DataTooNew, KeyLost, NotFound, SetupError, StorageFailed
 from core.ports import Used
 from core.search.ranking import ChunkKey
 from core.search.words import spaced
-from core.types import ALL_PAGES, Chunk, Document, Job, Page, Stage
+from core.types import ALL_PAGES, Chunk, Job, Page, Stage
 from storage.channel_files import COLUMNS, document_rows, insert_into, valid_text, valid_values
 from storage.connections import Connection, pool
 from storage.index import ADD_CHANNEL, Index
@@ -96,7 +96,6 @@ class PostgresIndex(Index):
         self._unerased: set[str] = set()  # channels whose rows are to follow their documents
         self._erased_at = 0.0
         self._finishing: asyncio.Task[None] | None = None
-        self._subjects: dict[str, str] = {}  # sha256 of jobs and documents that are stored before their row
 
     async def __aenter__(self) -> PostgresIndex:
         """Raises: DataTooNew, SetupError, StorageFailed."""
@@ -198,26 +197,13 @@ class PostgresIndex(Index):
         self, job: Job, data: bytes = b"", *, pages: tuple[int, int] = ALL_PAGES, again: bool = False
     ) -> Job:
         """Where the connection is lost on the way, it is tried again."""
-        self._subjects[job.id] = job.sha256
-        try:
-            for pause in ADD_PAUSES:
-                with suppress(StorageUnavailable):
-                    return await super().add_job(job, data, pages=pages, again=again)
-                await asyncio.sleep(pause)
-                with suppress(StorageUnavailable, NotFound):  # it is there, and only the reply was lost
-                    return await self.job(job.id)
-            return await super().add_job(job, data, pages=pages, again=again)
-        finally:
-            del self._subjects[job.id]
-
-    async def finish_job(
-        self, job_id: str, document: Document, pages: Sequence[Page], chunks: Sequence[Chunk], *, attempt: int = 0
-    ) -> Document:
-        self._subjects[document.id] = document.sha256
-        try:
-            return await super().finish_job(job_id, document, pages, chunks, attempt=attempt)
-        finally:
-            del self._subjects[document.id]
+        for pause in ADD_PAUSES:
+            with suppress(StorageUnavailable):
+                return await super().add_job(job, data, pages=pages, again=again)
+            await asyncio.sleep(pause)
+            with suppress(StorageUnavailable, NotFound):  # it is there, and only the reply was lost
+                return await self.job(job.id)
+        return await super().add_job(job, data, pages=pages, again=again)
 
     async def job_stage(
         self, job_id: str, stage: Stage, *, error: str = "", attempt: int = 0, retry: bool = False
@@ -451,7 +437,10 @@ class ChannelRows:
 
     async def insert(self, rows: Mapping[str, Iterable[Mapping[str, Any]]]) -> None:
         """Rows of `channel_files.COLUMNS`, by table, and of `feedback` the document's id."""
-        keys: dict[str | None, Key] = {}  # by document
+        await self._insert(rows, {})
+
+    async def _insert(self, rows: Mapping[str, Iterable[Mapping[str, Any]]], keys: dict[str | None, Key]) -> None:
+        """keys: by document, of those that have no row yet."""
         for table, of_table in rows.items():
             columns = COLUMNS[table] if table == "feedback" else f"{COLUMNS[table]}, channel"
             sealed = []
@@ -466,21 +455,14 @@ class ChannelRows:
         """Of a document and what was said of it; of what belongs to none."""
         if document_id is None:
             return await self._index.key(self._channel, NO_DOCUMENT)
-        return await self._key_in("SELECT sha256 FROM documents WHERE id = :id", document_id)
-
-    async def _key_in(self, sql: str, id: str) -> Key:
-        """Of a job or a document."""
-        subject = self._index._subjects.get(id)
-        if subject is None:
-            [row] = await self._execute(sql, id=id)
-            subject = row["sha256"]
-        return await self._index.key(self._channel, subject)
+        [row] = await self._execute("SELECT sha256 FROM documents WHERE id = :id", id=document_id)
+        return await self._index.key(self._channel, row["sha256"])
 
     # What was handed in
 
-    async def add_job_file(self, job_id: str, data: bytes, pages: tuple[int, int]) -> None:
+    async def add_job_file(self, job_id: str, sha256: str, data: bytes, pages: tuple[int, int]) -> None:
         first, last = pages
-        key = await self._key_in("SELECT sha256 FROM jobs WHERE id = :id", job_id)
+        key = await self._index.key(self._channel, sha256)
         for part, start in enumerate(range(0, max(1, len(data)), PART_SIZE)):
             await self._execute(
                 "INSERT INTO job_files (job_id, part, channel, data, first_page, last_page) "
@@ -508,10 +490,10 @@ class ChannelRows:
     # Text
 
     async def add_document(
-        self, document_id: str, pages: Sequence[Page], chunks: Sequence[Chunk], known: Collection[str]
+        self, document_id: str, sha256: str, pages: Sequence[Page], chunks: Sequence[Chunk], known: Collection[str]
     ) -> None:
-        await self.insert(document_rows(document_id, pages, chunks))
-        key = await self._key(document_id)
+        key = await self._index.key(self._channel, sha256)
+        await self._insert(document_rows(document_id, pages, chunks), {document_id: key})
         words = await asyncio.to_thread(tokens, [spaced(valid_text(chunk.text)) for chunk in chunks])
         await self._execute(
             "INSERT INTO word_counts (document_id, channel, counts, key) VALUES (:id, :channel, :counts, :key)",

@@ -170,10 +170,11 @@ async def _write(index: Index, channel: str, content: _Channel) -> None:
         async with index._transaction():
             for table, rows in content.rows.items():
                 await _insert(index, table, rows)
+        sha256 = {row["id"]: row["sha256"] for row in (*content.rows["documents"], *content.rows["jobs"])}
         for id, (pages, chunks) in content.texts.items():
-            await run(ChannelFile.add_document, id, pages, chunks, [*content.texts], create=True)
+            await run(ChannelFile.add_document, id, sha256[id], pages, chunks, [*content.texts], create=True)
         for id, (data, pages_asked) in content.files.items():
-            await run(ChannelFile.add_job_file, id, data, pages_asked, create=True)
+            await run(ChannelFile.add_job_file, id, sha256[id], data, pages_asked, create=True)
         await run(ChannelFile.insert, {"answers": content.answers, "feedback": content.feedback}, create=True)
 
 

@@ -261,7 +261,8 @@ async def test_what_a_crash_left_in_a_channels_file_is_not_found_and_goes_with_t
 ) -> None:
     await index.add_job(make_job("job1"), b"%PDF-")
     async with index._channel("here") as content:  # killed before the commit in the index
-        await content(ChannelFile.add_document, "lost", [Page(1, "The harbour.")], make_chunks("The harbour."), [])
+        pages, chunks = [Page(1, "The harbour.")], make_chunks("The harbour.")
+        await content(ChannelFile.add_document, "lost", "its sha256", pages, chunks, [])
     assert await index.candidates("here", "harbour") == [] and await index.pages("lost") == []
     await learn(index, "d1", ["The harbour opened."])
     assert [hit.document.id for hit in await index.candidates("here", "harbour")] == ["d1"]

@@ -44,7 +44,7 @@ def by_fts5(documents: Documents, words: Sequence[str], searched: Sequence[str])
     content = ChannelFile(None, "here")
     try:
         for id, texts in documents.items():
-            content.add_document(id, (), make_chunks(*texts), [*documents])
+            content.add_document(id, id, (), make_chunks(*texts), [*documents])
         return [WordMatch(**row) for row in content.search(words, searched)]
     finally:
         content.close()
