@@ -22,6 +22,7 @@ from core.device import BATCH_ROWS
 from core.engine import Engine, EngineConfig
 from core.errors import SetupError
 from core.evaluation.bench import BATCH, Bench, channel_of, learn_chunks
+from core.evaluation.budget_training import Lesson, oracle, save_policy, train
 from core.evaluation.journal import Journal
 from core.evaluation.served import article_pages, open_service
 from core.evaluation.statistics import bootstrap
@@ -30,13 +31,9 @@ from core.learning.forms.budget import (
     COST,
     Budget,
     BudgetAction,
-    Lesson,
     Policy,
     by_chance,
     by_threshold,
-    oracle,
-    save_policy,
-    train,
 )
 from core.model import prepared_folder
 from core.squad import Article, asked_articles, f1

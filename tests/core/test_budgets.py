@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from core.evaluation import budgets
+from core.evaluation.budget_training import Lesson
 from core.evaluation.budgets import lessons_of, policy_scores
-from core.learning.forms.budget import Lesson
 from core.squad import Article, Question
 from tests.core.conftest import STORY
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from core.errors import ModelNotFound
-from core.learning.forms.budget import PolicyNet, save_policy
+from core.evaluation.budget_training import save_policy
+from core.learning.forms.budget import PolicyNet
 from core.model import (
     SEARCH,
     SHIPPED,

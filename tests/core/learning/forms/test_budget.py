@@ -9,24 +9,18 @@ import pytest
 import torch
 
 from core.errors import SetupError
+from core.evaluation.budget_training import PID, Lesson, PPOConfig, advantage, oracle, save_policy, train
 from core.learning.base import LearnConfig
 from core.learning.forms.budget import (
     BUDGET_ACTIONS,
     COST,
-    PID,
     Budget,
     BudgetAction,
     BudgetedLearner,
-    Lesson,
     Look,
-    PPOConfig,
     action_shares,
-    advantage,
     budget_for,
     load_policy,
-    oracle,
-    save_policy,
-    train,
 )
 from core.learning.forms.fast_weights import FormConfig, PreparedForm
 from tests.core.conftest import STORY, WIDTH, chunks_of
