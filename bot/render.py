@@ -572,7 +572,7 @@ def reset_done(forgot: int) -> Message:
     return Message(
         text=f"Forgot {count(forgot, 'document')}. I know nothing here any more."
         if forgot
-        else "There was nothing to forget.",
+        else "There was nothing to forget."
     )
 
 

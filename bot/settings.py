@@ -51,9 +51,8 @@ class Settings(BaseSettings):
 
     # The engine
     preset: str = ""  # "cpu", "t4", "h200": values for what is not set here (core/presets)
-    model: str = (
-        "embedded"  # the one that Engram comes with, or a Hugging Face id, a folder or a .gguf file of a causal LM
-    )
+    # the one that Engram comes with, or a Hugging Face id, a folder or a .gguf file of a causal LM
+    model: str = "embedded"
     learner: str = "fast-weights"  # or "lora", "ttt-linear", "ttt-mlp"
     # how long adapters study a document, and with how many questions it is checked
     effort: Literal["quick", "standard", "deep"] = "standard"
@@ -84,16 +83,14 @@ class Settings(BaseSettings):
     min_tokens: int = Field(Limits.min_tokens, ge=1)  # less is no document
 
     links: bool = False  # open links to public addresses that people send, and learn what is there
-    ocr_languages: str = Field(
-        "eng", pattern=r"^[A-Za-z_]+(\+[A-Za-z_]+)*$"
-    )  # of scans, as Tesseract has them: eng+deu
+    # of scans, as Tesseract has them: eng+deu
+    ocr_languages: str = Field("eng", pattern=r"^[A-Za-z_]+(\+[A-Za-z_]+)*$")
     ocr_pages: int = Field(MAX_PAGES, ge=0)  # of a scan that are recognised; 0: none
 
     # Platforms
     discord_token: SecretStr | None = None  # of the application's bot
-    discord_message_content: bool = (
-        False  # the privileged intent; with it, questions in the bot's threads need no mention
-    )
+    # the privileged intent; with it, questions in the bot's threads need no mention
+    discord_message_content: bool = False
     discord_shards: int = Field(0, ge=0)  # of the app, shared by front ends; 0: as many as Discord advises, by one
     slack_bot_token: SecretStr | None = None  # begins with xoxb-
     slack_app_token: SecretStr | None = None  # begins with xapp-; for Socket Mode

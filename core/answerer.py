@@ -17,15 +17,7 @@ from core.search.citation import cite
 from core.search.closeness import closeness
 from core.search.followup import MAX_HISTORY, needs_history
 from core.search.parameters import RankingParameters
-from core.search.ranking import (
-    Hit,
-    SectionAnswer,
-    by_closeness,
-    distinct,
-    groups_to_ask,
-    judge,
-    sections_to_ask,
-)
+from core.search.ranking import Hit, SectionAnswer, by_closeness, distinct, groups_to_ask, judge, sections_to_ask
 from core.search.whole import GIST_QUESTION, asks_about_whole, summed_up
 from core.tracing import span, traced
 from core.types import Answer, Certainty, Completion, Document, DocumentRef, Page

@@ -324,13 +324,7 @@ class Index(Inbox, Protocol):
         ...
 
     async def finish_job(
-        self,
-        job_id: str,
-        document: Document,
-        pages: Sequence[Page],
-        chunks: Sequence[Chunk],
-        *,
-        attempt: int = 0,
+        self, job_id: str, document: Document, pages: Sequence[Page], chunks: Sequence[Chunk], *, attempt: int = 0
     ) -> Document:
         """Store the document, its text and its weights record and mark the job DONE, in one transaction. It takes the
         place of one of the same sha256, whose id it then knows. Returns it as it is stored.

@@ -45,12 +45,7 @@ class Service:
     """The use cases, for any platform and the terminal. A channel never sees another channel's documents."""
 
     def __init__(
-        self,
-        index: Index,
-        weights: Weights,
-        runner: Runner,
-        answerer: Answerer,
-        limits: Limits | None = None,
+        self, index: Index, weights: Weights, runner: Runner, answerer: Answerer, limits: Limits | None = None
     ) -> None:
         self.inbox: Inbox = index
         self._index = index
@@ -64,14 +59,7 @@ class Service:
     # Learn
 
     async def submit(
-        self,
-        channel: str,
-        name: str,
-        data: bytes,
-        *,
-        by: str,
-        reply_to: str = "",
-        pages: tuple[int, int] = ALL_PAGES,
+        self, channel: str, name: str, data: bytes, *, by: str, reply_to: str = "", pages: tuple[int, int] = ALL_PAGES
     ) -> Job:
         """Queue a document to be learned. It is durable on return; what can be refused at once is refused here.
 

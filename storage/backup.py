@@ -226,10 +226,8 @@ def _unpack(file: Path, fresh: Path) -> Manifest:
         (fresh / "weights").mkdir(mode=0o700, parents=True)
         for name, (size, digest) in manifest.files.items():
             (fresh / name).parent.mkdir(mode=0o700, exist_ok=True, parents=True)
-            if (
-                archive.getinfo(name).compress_type != zipfile.ZIP_STORED
-            ):  # what is packed may be a thousand times larger
-                raise BackupDamaged
+            if archive.getinfo(name).compress_type != zipfile.ZIP_STORED:
+                raise BackupDamaged  # what is packed may be a thousand times larger
             with archive.open(name) as source, _private(fresh / name) as target:
                 if _copy(source, target, size) != digest:
                     raise BackupDamaged

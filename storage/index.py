@@ -308,13 +308,7 @@ class Index:
         return list(map(_job, rows))
 
     async def finish_job(
-        self,
-        job_id: str,
-        document: Document,
-        pages: Sequence[Page],
-        chunks: Sequence[Chunk],
-        *,
-        attempt: int = 0,
+        self, job_id: str, document: Document, pages: Sequence[Page], chunks: Sequence[Chunk], *, attempt: int = 0
     ) -> Document:
         ids = {"id": job_id, "channel": document.channel, "document_id": document.id, "attempt": attempt}
         async with self._channel(document.channel) as content:

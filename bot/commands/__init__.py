@@ -3,18 +3,7 @@
 `Bot` has the ways in. A command is a function in `asking`, `learning` or `managing`, and a row in `tables`.
 """
 
-from bot.commands.base import (
-    MAX_FETCHES,
-    Action,
-    Command,
-    Form,
-    Kind,
-    Option,
-    Permission,
-    edit_interval,
-    owns,
-    require,
-)
+from bot.commands.base import MAX_FETCHES, Action, Command, Form, Kind, Option, Permission, edit_interval, owns, require
 from bot.commands.bot import Bot
 from bot.commands.learning import upload_deleted
 from bot.commands.tables import ACTIONS, COMMANDS

@@ -84,9 +84,8 @@ async def serve(app: App, settings: Settings, *, host: str, port: int, ready: Ca
                 ready()
             await asyncio.shield(serving)
         finally:
-            logging.getLogger("uvicorn.error").setLevel(
-                logging.CRITICAL
-            )  # pages that are open are cut off, and it tells
+            # Pages that are open are cut off, and it tells
+            logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
             server.should_exit = True
             with suppress(asyncio.CancelledError):
                 await serving

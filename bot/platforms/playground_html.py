@@ -57,11 +57,7 @@ def status(value: Status) -> str:
 
 
 def preview(name: str, value: Preview) -> str:
-    counts = (
-        count(value.pages, value.place),
-        count(value.tokens, "token"),
-        count(len(value.chunks), "section"),
-    )
+    counts = (count(value.pages, value.place), count(value.tokens, "token"), count(len(value.chunks), "section"))
     notes = "".join(f"<br>{escape(said)}" for said in value.notes)
     return f"<b>{escape(name)}</b>: {', '.join(counts)}.{notes}"
 

@@ -23,11 +23,8 @@ from core.types import Chunk, Stage, Step
 log = logging.getLogger(__name__)
 
 CHECKS_A_SECTION = {"quick": 1, "standard": 1, "deep": 4}  # questions a section, by effort
-CHECKS_A_DOCUMENT = {
-    "quick": 8,
-    "standard": 12,
-    "deep": 64,
-}  # of one document, by effort: writing them takes longer than learning
+# Of one document, by effort: writing them takes longer than learning
+CHECKS_A_DOCUMENT = {"quick": 8, "standard": 12, "deep": 64}
 STUDY_QUESTIONS = {"quick": 4, "standard": 8, "deep": 12}  # questions a passage, by effort
 
 

@@ -106,12 +106,7 @@ class SharedPasses(Passes):
     """The model's calls for some prompts. The cache has room for all that may come."""
 
     def __init__(
-        self,
-        shared: Shared,
-        prompts: Sequence[Sequence[int]],
-        pad_id: int,
-        max_new: int,
-        slots: Mapping[str, Tensor],
+        self, shared: Shared, prompts: Sequence[Sequence[int]], pad_id: int, max_new: int, slots: Mapping[str, Tensor]
     ) -> None:
         self.shared, self.model, self.slots = shared, shared.model, slots
         opening = list(shared.opening.ids)

@@ -48,10 +48,7 @@ LONG_DESCRIPTION = (
     "Attach a document to a message that mentions Engram: it learns it by heart, for that channel alone. Anybody there "
     f"then asks about it, and each answer names the page to check it on. {DISCLAIMER}"
 )
-PROMPTS = [
-    {"title": "What can you do?", "message": "help"},
-    {"title": "What do you know here?", "message": "docs"},
-]
+PROMPTS = [{"title": "What can you do?", "message": "help"}, {"title": "What do you know here?", "message": "docs"}]
 
 
 def manifest(url: str = "", *, short_commands: bool = False) -> dict[str, Any]:

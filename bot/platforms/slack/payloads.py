@@ -70,8 +70,7 @@ def place_of(body: Mapping[str, Any]) -> Place:
         return Place(channel=channel or "", user=user or "")
     channel, user = body.get("channel") or {}, body.get("user") or {}
     return Place(
-        channel=body.get("channel_id") or channel.get("id") or "",
-        user=body.get("user_id") or user.get("id") or "",
+        channel=body.get("channel_id") or channel.get("id") or "", user=body.get("user_id") or user.get("id") or ""
     )
 
 

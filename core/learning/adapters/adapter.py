@@ -174,11 +174,7 @@ class AdapterLearner:
             return self._run(adapter, samples, lambda _: None, lambda: None)[0]
 
     def _run(
-        self,
-        adapter: Adapter,
-        samples: Sequence[Sample],
-        each: Callable[[Tensor], None],
-        again: Callable[[], None],
+        self, adapter: Adapter, samples: Sequence[Sample], each: Callable[[Tensor], None], again: Callable[[], None]
     ) -> tuple[float, int]:
         """Mean loss and number of learned tokens, `each` called with the sum of every part of the batch. Memory that
         runs out halves the parts and starts over (after `again`)."""

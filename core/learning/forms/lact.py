@@ -90,14 +90,7 @@ def update(memory: SwiGLU, added: SwiGLU, lengths: SwiGLU) -> SwiGLU:
 
 
 def write(
-    memory: SwiGLU,
-    k: Tensor,
-    v: Tensor,
-    lr: Tensor,
-    chunk: int,
-    *,
-    momentum: Tensor | None = None,
-    muon: bool = False,
+    memory: SwiGLU, k: Tensor, v: Tensor, lr: Tensor, chunk: int, *, momentum: Tensor | None = None, muon: bool = False
 ) -> SwiGLU:
     """The memory after a sequence, one chunk of so many tokens after the other.
 
