@@ -45,7 +45,7 @@ class PrepareConfig:
     search: SearchConfig = field(default_factory=lambda: SearchConfig(steps=1_500))
     searched: int = 3_000  # passages that the search head is trained on
     held_out: int = 64  # documents of each kind to judge the result by
-    start: Path | None = None  # a preparation of the same model to go on from; it brings `inner`, and a search head
+    start: Path | None = None  # a preparation of the same model to go on from; it brings `inner`
 
 
 def read_material(path: Path) -> tuple[Material, Material]:
@@ -79,8 +79,8 @@ def prepare(
     stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
     """Train `prepared.safetensors`, `prepared.json` and `search.safetensors` in `out`; an unfinished run there is gone
-    on with. Its state lies in `unfinished/`, with the preparation as it is by then. Without questions of people there
-    is no search head: facts by rule are found by their words.
+    on with. Its state lies in `unfinished/`, with the preparation as it is by then. Without questions of people no
+    search head is trained: facts by rule are found by their words.
 
     Returns: steps, seconds and, of held-out documents by kind, exact match and F1 in percent; {} in all processes but
     the first.
@@ -114,13 +114,14 @@ def prepare(
         return {}
     prepared.eval().requires_grad_(False)
     save_prepared(prepared, out)
-    if c.start and (c.start / SEARCH).exists():
-        shutil.copyfile(c.start / SEARCH, out / SEARCH)
-    elif people := [p for p in material.passages.get("people", []) if len(p.text.split()) <= SEARCHED_WORDS]:
+    people = [p for p in material.passages.get("people", []) if len(p.text.split()) <= SEARCHED_WORDS]
+    if people:  # also with `start`: the states that a head reads have moved with the reader
         chosen = random.Random(0).sample(people, min(c.searched, len(people)))
         chosen = [p._replace(questions=p.questions[:QUESTIONS]) for p in chosen]
         reader = LoadedModel(**{**vars(base), "model": prepared.merged(base.model)})
         save_head(train_search(reader, chosen, c.search), out)
+    elif c.start and (c.start / SEARCH).exists():
+        shutil.copyfile(c.start / SEARCH, out / SEARCH)
     sets = measuring_sets(development, documents=c.held_out)
     judged = {}
     for name, episodes in sets.items():

@@ -134,7 +134,9 @@ def test_questions_come_plain_or_gzipped_one_context_in_twenty_is_held_out(tmp_p
         read_material(tmp_path / "q.json")
 
 
-def test_training_goes_on_from_another_preparation_with_its_form_and_its_search_head(tiny, tmp_path) -> None:
+def test_training_goes_on_from_another_preparation_with_its_form_and_trains_the_search_head_anew(
+    tiny, tmp_path
+) -> None:
     prepare(tiny, MATERIAL, Material(), tmp_path / "first", CONFIG)
     start = load_prepared(tmp_path / "first", WIDTH)
     outer = replace(OUTER, reading_seconds=0, max_steps=1)
@@ -145,8 +147,12 @@ def test_training_goes_on_from_another_preparation_with_its_form_and_its_search_
     assert {r["stage"] for r in reports} == {"learning"} and end.config == start.config
     moved = (end.log_rates - start.log_rates).abs().max()
     assert 0 < moved < 0.05, "one step at the warm-up's rate away"
-    heads = [(tmp_path / name / "search.safetensors").read_bytes() for name in ("first", "second")]
-    assert heads[0] == heads[1]
+    facts = replace(again, outer=replace(outer, kinds={"invented": 1.0}))
+    prepare(tiny, Material(), Material(), tmp_path / "facts", facts)
+    first, second, copied = (
+        (tmp_path / name / "search.safetensors").read_bytes() for name in ("first", "second", "facts")
+    )
+    assert first != second and first == copied, "without questions of people there is nothing to train it on"
     assert "went on from the preparation `first`" in (tmp_path / "second" / "PREPARATION.md").read_text()
     with pytest.raises(Refused, match="no preparation"):
         prepare(tiny, MATERIAL, Material(), tmp_path / "third", replace(again, start=tmp_path / "none"))
