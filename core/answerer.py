@@ -175,7 +175,8 @@ class Answerer:
             if hit.document.id not in pages:
                 pages[hit.document.id] = await self._index.pages(hit.document.id)
             context = hit.text if self._ground and pages[hit.document.id] else ""
-            asks.append(Ask(question, weights=tensors, context=context, learner=hit.document.weights.learner))
+            learner = hit.document.weights.learner
+            asks.append(Ask(question, weights=tensors, context=context, learner=learner, section=hit.text))
         completions, tokens = await self._device.answer([*asks, Ask(question)] if compare else asks)
         base = completions.pop() if compare else Completion("", 0, 0.0)
         by_chunk = {hit.key: completion for hit, completion in zip(hits, completions, strict=True)}

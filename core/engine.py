@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Generator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
@@ -19,17 +20,19 @@ from core.learning.adapters.remote import RemoteWriter
 from core.learning.base import LearnConfig, Learner, Objectives
 from core.learning.blocks import can_run
 from core.learning.course import Course, CourseConfig
+from core.learning.drafts import Draft
 from core.learning.fast_learner import reading_model
 from core.learning.graphs import Graphs
 from core.learning.learners import make_learner
 from core.learning.preparation import FastWeightsConfig, read_config
-from core.learning.shared_passes import DraftedPasses, Shared
+from core.learning.shared_passes import MAX_DRAFT, DraftedPasses, Shared, SharedPasses
 from core.memory import fit_batch, limit_memory
 from core.model import LoadedModel, load_model, preparation_digest, prepared_folder
 from core.ports import Ask, Learned
-from core.prompts import COMPLETE, NOT_IN_TEXT, format_for
+from core.prompts import COMPLETE, NOT_IN_TEXT, ChatFormat, format_for
 from core.search.followup import is_same_question
 from core.search.head import Searcher
+from core.side_by_side import side_by_side
 from core.types import Chunk, Completion, Page, Step
 from core.voting import ballots, vote
 
@@ -106,6 +109,7 @@ class Engine:
         self._base_graphs: Graphs | None = None
         self._base_shared: Shared | None = None
         self._courses: dict[str, Course] = {}
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="base")
         self._check(self.course(config.learner).learner)  # what can't be is an error now, not at the first document
 
     @classmethod
@@ -162,8 +166,8 @@ class Engine:
     def answer(
         self, asks: Sequence[Ask], *, most_tokens: int | None = None, votes: int | None = None
     ) -> list[Completion]:
-        """One batch for each learner, and one for the base model; rows that share weights share their attachment. With
-        `votes` each question is asked so often, in other words, and the answers are voted on."""
+        """One batch for each learner, and beside it one for the base model; rows that share weights share their
+        attachment. With `votes` each question is asked so often, in other words, and the answers are voted on."""
         rows: list[Ask] = []
         temperatures: list[float] = []
         counts = []  # of each question's rows
@@ -186,14 +190,29 @@ class Engine:
         for i, ask in enumerate(asks):
             name = BASE_LEARNER if ask.is_base else ask.learner or self.learner
             by_learner.setdefault(name, []).append(i)
+        base_rows = by_learner.pop(BASE_LEARNER, [])
+        learned = partial(self._learned_answers, asks, by_learner, temperatures, most_tokens)
+        base = partial(self._base_answers, [asks[i] for i in base_rows], most_tokens)
+        if base_rows and by_learner and self.reader is not self.base and self.device == "cpu":
+            out, answers = side_by_side(self._executor, learned, base)
+        else:
+            out, answers = learned(), base()
+        out |= zip(base_rows, answers, strict=True)
+        return [out[i] for i in range(len(asks))]
+
+    def _learned_answers(
+        self,
+        asks: Sequence[Ask],
+        by_learner: Mapping[str, Sequence[int]],
+        temperatures: Sequence[float],
+        most_tokens: int,
+    ) -> dict[int, Completion]:
+        """Of the rows of each learner, by their numbers."""
         out: dict[int, Completion] = {}
         for name, rows in by_learner.items():
-            if name == BASE_LEARNER:
-                order, completions = rows, self._base_answers([asks[i] for i in rows], most_tokens)
-            else:
-                order, completions = self._batch(name, asks, rows, temperatures, most_tokens)
+            order, completions = self._batch(name, asks, rows, temperatures, most_tokens)
             out |= zip(order, completions, strict=True)
-        return [out[i] for i in range(len(asks))]
+        return out
 
     def _base_answers(self, asks: Sequence[Ask], most_tokens: int) -> list[Completion]:
         """The public model's own answers: greedy, nothing attached, each question once."""
@@ -215,17 +234,18 @@ class Engine:
         if Shared.can(self.base.model):
             self._base_shared = self._base_shared or Shared(self.base.model, {}, self.base_format.opening)
             passes = self._base_shared.passes(prompts, pad_id, max_new)
-            if passes is None or len(questions) > 1:
-                return passes
-            words = self.base.tokenizer.encode(f" {questions[0].strip(' ?.!')}", add_special_tokens=False)
-            return DraftedPasses(passes, words, self._key)
+            return self._drafted(passes, questions, self.base_format, max_new)
         if self.base.device.type == "cuda" and can_run(self.base.model):
             self._base_graphs = self._base_graphs or Graphs(self.base.model, {})
             return self._base_graphs.passes(prompts, pad_id, max_new)
         return None
 
-    def _key(self, token: int) -> str:
-        return self.base.tokenizer.decode([token]).strip().casefold()
+    def _drafted(self, passes: Passes | None, texts: Sequence[str], fmt: ChatFormat, max_new: int) -> Passes | None:
+        """The same passes; on a CPU they read ahead where an answer repeats its row's text."""
+        if not isinstance(passes, SharedPasses):
+            return passes
+        drafts = [Draft(self.base.tokenizer, text) for text in texts]
+        return DraftedPasses(passes, lambda row, said: drafts[row].follow(said, MAX_DRAFT), fmt.stop_ids, max_new)
 
     def _batch(
         self, name: str, asks: Sequence[Ask], rows: Sequence[int], temperatures: Sequence[float], most_tokens: int
@@ -253,6 +273,9 @@ class Engine:
             prompts.append(by_text[text])
         learner = self.course(name).learner
         passes = learner.recorded(groups, prompts, most_tokens)
+        if not any(temperatures[i] for i in order):
+            texts = [asks[i].section or asks[i].context for i in order]
+            passes = self._drafted(passes, texts, self.format, most_tokens)
         options: dict[str, Any] = {
             "stop_ids": self.format.stop_ids,
             "pad_id": self.format.pad_id,

@@ -410,7 +410,7 @@ class Runner:
                     if step.stage is not work.job.stage:
                         stages.enter(step.stage)
                         await self._enter(work, step.stage)
-                    if step.done and step.stage is Stage.LEARNING:
+                    if step.done and step.stage is Stage.LEARNING and step != work.progress.step:
                         losses.append(step.loss)
                     self._show(work, step=step, losses=tuple(losses))
         finally:

@@ -10,7 +10,7 @@ V vocabulary, D documents (R a multiple of D).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -18,6 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 ROPE = ("default", "linear", "llama3")  # rotations that depend on nothing but the position
+
+FEW_COLUMNS = 32  # of a product, in which a weight is the left factor
 
 # Queries, keys and values [R, T, n + 2 H, h], positions in them, and H -> [R, T, n h]
 Attend = Callable[[Tensor, int], Tensor]
@@ -69,11 +71,11 @@ def block(
 
     Returns: [R, T, d], and what the down-projection reads, [R, T, f].
     """
-    y = F.linear(norm(x, w.norm1, eps, in_place), w.qkv).unflatten(-1, (-1, cos.shape[-1]))
+    y = product(norm(x, w.norm1, eps, in_place), w.qkv, in_place).unflatten(-1, (-1, cos.shape[-1]))
     heads = (len(w.qkv) - w.o.shape[1]) // (2 * cos.shape[-1])  # H
     y = attend(rotate(y, heads, cos, sin, in_place), heads)
     x = add_product(x, y, w.o, None, in_place)
-    gate, up = F.linear(norm(x, w.norm2, eps, in_place), w.gate_up).chunk(2, -1)
+    gate, up = product(norm(x, w.norm2, eps, in_place), w.gate_up, in_place).chunk(2, -1)
     y = F.silu(gate) * up
     return add_product(x, y, w.down, delta, in_place), y
 
@@ -108,14 +110,46 @@ def rotate(y: Tensor, heads: int, cos: Tensor, sin: Tensor, in_place: bool) -> T
 def add_product(x: Tensor, y: Tensor, weight: Tensor, delta: Tensor | None, in_place: bool) -> Tensor:
     """x + W y + delta y, for x [R, T, d], y [R, T, f], W [d, f], delta [D, d, f] or None. In place of x, where D is R,
     each sum takes a kernel less."""
+    if in_place and is_quicker_first(y):
+        x = weight_first(weight, y, x)
+        return x if delta is None else torch.baddbmm(x.mT, delta, y.mT).mT.contiguous()
     if in_place:
         x.view(-1, x.shape[-1]).addmm_(y.view(-1, y.shape[-1]), weight.T)
         return x if delta is None else x.baddbmm_(y, delta.transpose(1, 2))
-    product = F.linear(y, weight)
+    added = F.linear(y, weight)
     if delta is not None:
         by_document = y.reshape(len(delta), -1, y.shape[-1])
-        product = product + torch.bmm(by_document, delta.transpose(1, 2)).view_as(product)
-    return x + product
+        added = added + torch.bmm(by_document, delta.transpose(1, 2)).view_as(added)
+    return x + added
+
+
+def product(y: Tensor, weight: Tensor, in_place: bool) -> Tensor:
+    """W y, for y [R, T, i], W [o, i] -> [R, T, o]."""
+    return weight_first(weight, y) if in_place and is_quicker_first(y) else F.linear(y, weight)
+
+
+def weight_first(weight: Tensor, y: Tensor, x: Tensor | None = None) -> Tensor:
+    """W y, or x + W y, with W as the left factor; the same numbers as with W as the right one, up to 32 columns to the
+    bit. oneDNN copies the right factor into the order of AMX's tiles, each time: of few columns that takes less time
+    than of a weight."""
+    shape = *y.shape[:2], len(weight)
+    columns = y.flatten(0, 1)
+    added = None if x is None else x.flatten(0, 1)
+    if len(columns) == 1:  # oneDNN has another kernel for one column, which is slower than this one for two
+        columns = columns.expand(2, -1)
+        added = None if added is None else added.expand(2, -1)
+    out = torch.mm(weight, columns.T) if added is None else torch.addmm(added.T, weight, columns.T)
+    return out[:, : shape[0] * shape[1]].T.contiguous().view(shape)
+
+
+def is_quicker_first(y: Tensor) -> bool:
+    """Whether a weight is to be the left factor of a product with y [R, T, i]."""
+    return y.device.type == "cpu" and y.dtype == torch.bfloat16 and len(y) * y.shape[1] <= FEW_COLUMNS and has_amx()
+
+
+@cache
+def has_amx() -> bool:
+    return bool(torch.cpu.get_capabilities().get("amx_bf16"))
 
 
 # Answers' passes
@@ -163,9 +197,9 @@ def _attend_to_cache(y: Tensor, heads: int, *, cache: Tensor, columns: Tensor, m
 
 
 def probabilities(model: Any, x: Tensor) -> Tensor:
-    """Of every token to follow, from what the last block made, [..., d] -> [..., V] float32."""
+    """Of every token to follow, from what the last block made, [R, T, d] -> [R, T, V] float32."""
     final = norm(x, model.model.norm.weight, model.config.rms_norm_eps, in_place=True)
-    return F.linear(final, model.lm_head.weight).float().softmax(-1)
+    return product(final, model.lm_head.weight, in_place=True).float().softmax(-1)
 
 
 def arrange(model: Any) -> None:

@@ -130,7 +130,8 @@ class FastWeightsLearner:
                 raise LearningFailed
             losses.append(float(loss))
             if len(losses) <= max(steps, 1):
-                yield progress.step(len(losses), max(steps, 1), float(loss))
+                step = progress.step(len(losses), max(steps, 1), float(loss))
+            yield step  # again after the loss that is measured at the end: questions need not wait for the next group
         changes = self.changes(fast)
         squares = torch.stack([change.double().square().sum((1, 2)) for change in changes.values()])
         sections = []

@@ -131,7 +131,7 @@ class Graph:
         x = self.model.model.embed_tokens(ids)
         every = range(self.model.config.num_hidden_layers)
         x = run_blocks(self.model, x, positions, columns, visible, self.cache, self.slots, every)
-        return Next.from_probabilities(probabilities(self.model, x[:, -1]))
+        return Next.from_probabilities(probabilities(self.model, x[:, -1:])[:, 0])
 
 
 class Replayed(Passes):

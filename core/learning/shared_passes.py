@@ -7,7 +7,7 @@ their rows are one. Blocks run as `core.learning.blocks` has them, which takes P
 
 Where a text continues in words that are known, several tokens are read in one pass, which takes hardly longer than one,
 and those are kept that the model would have chosen itself: speculative decoding (Leviathan et al. 2023, arXiv
-2211.17192), the draft being words of the question (prompt lookup: Yang et al. 2023, arXiv 2304.04487).
+2211.17192). The draft is what `core.learning.drafts` finds in the question, or in the text of the section.
 
 Shapes: R rows, U different prompts, P tokens that all begin with, T tokens, C columns of the cache, L blocks, of which
 the lowest K have no weights of a section, H heads of keys of width h, d width, f MLP width, V vocabulary.
@@ -15,7 +15,8 @@ the lowest K have no weights of a section, H heads of keys of width h, d width, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,7 +27,8 @@ from core.generate import Next, Passes, pad_left, round_up
 from core.learning.blocks import arrange, can_run, probabilities, run_blocks
 
 MAX_PROMPT = 256  # tokens of a prompt; a longer one shares little, and is read as ever
-MAX_DRAFT = 6  # tokens, at most: a pass of seven takes a third longer than one of one
+MAX_DRAFT = 7  # tokens
+SPARE = 64  # columns of the cache that are lost where rows keep different numbers of the tokens that were read ahead
 
 
 @dataclass
@@ -121,7 +123,9 @@ class SharedPasses(Passes):
         counts = torch.cat([torch.ones(len(different), begin, dtype=torch.long), of_rest], 1)  # [U, P + T]
         self.begin, self.column = begin, begin + longest
         self.positions = (counts.cumsum(1) - 1).clamp_min(0)  # [U, P + T]
-        self.seen = torch.cat([counts.bool(), torch.zeros(len(different), max_new, dtype=torch.bool)], 1)  # [U, C]
+        self.seen = torch.cat(
+            [counts.bool(), torch.zeros(len(different), max_new + SPARE, dtype=torch.bool)], 1
+        )  # [U, C]
 
     def first(self) -> Next:
         """Read the prompts."""
@@ -142,7 +146,7 @@ class SharedPasses(Passes):
             cache = self._used(self.cache)
             x = run_blocks(self.model, x, positions, columns, self._visible(columns), cache, self.slots, upper)
         self.position = positions[:, -1:]
-        return Next.from_probabilities(probabilities(self.model, x[:, -1]))
+        return Next.from_probabilities(probabilities(self.model, x[:, -1:])[:, 0])
 
     def _visible(self, columns: Tensor) -> Tensor:
         """What the tokens of these columns see, [R, T, C]. Padding sees itself: a softmax over nothing is no number."""
@@ -162,7 +166,7 @@ class SharedPasses(Passes):
 
     def read(self, tokens: Tensor) -> Tensor:
         """Read tokens more of each row, [R, T] -> what follows each of them, [R, T, V]."""
-        count = tokens.shape[1]
+        self.read_last = count = tokens.shape[1]
         columns = torch.arange(self.column, self.column + count)
         self.seen[:, columns] = True
         positions = self.position + torch.arange(1, count + 1)
@@ -174,51 +178,98 @@ class SharedPasses(Passes):
         self.position = positions[:, -1:]
         return probabilities(self.model, x)
 
-    def take_back(self, count: int) -> None:
-        """The last tokens were not read."""
-        self.column -= count
-        self.position = self.position - count
-        self.seen[:, self.column :] = False
+    @property
+    def free(self) -> int:
+        """Columns that are not filled yet."""
+        return self.seen.shape[1] - self.column
+
+    def keep(self, counts: Tensor) -> None:
+        """Of the T tokens that were read last, only the first ones of each row, [R]."""
+        read = torch.arange(self.read_last)
+        first = self.column - self.read_last
+        self.seen[:, first : self.column] = read < counts[:, None]
+        self.column = first + int(counts.max())  # a column that any row keeps is not filled again
+        self.position = self.position - self.read_last + counts[:, None]
+
+
+@dataclass
+class _Row:
+    """Of one prompt's answer."""
+
+    p: Tensor  # what follows the token that was asked for last, [V]
+    said: list[int] = field(default_factory=list)  # as far as it is known
+    ahead: deque[Tensor] = field(default_factory=deque)  # what follows tokens that were not asked for yet, [V] each
+    is_done: bool = False
 
 
 class DraftedPasses(Passes):
-    """Passes of one prompt that read ahead: what the model chose before its time is known when it is asked for.
+    """Passes that read ahead: of each row a few tokens that may follow, of which those are kept that the model chooses
+    itself. For greedy answers.
 
     Args:
-        known: tokens that the text may go on with, such as the question's.
-        key: of a token, the same for tokens that may stand for each other: " The" and "the".
+        draft: of a row's number and what it has said, tokens that may follow, at most MAX_DRAFT.
+        stop_ids: an answer ends with one of them.
+        max_new: tokens of an answer, at most.
     """
 
-    def __init__(self, passes: SharedPasses, known: Sequence[int], key: Callable[[int], Hashable]) -> None:
-        self.passes, self.known = passes, list(known)
-        self.keys = [key(token) for token in known]
-        self.key = key
-        self.place = 0  # of the known tokens, the first that was not said yet
-        self.ahead: list[int] = []  # the draft's tokens that were read and not yet chosen
-        self.follows = torch.empty(0)  # what follows the last token, and each of these, [1 + ahead, V]
-        self.room = passes.seen.shape[1] - passes.column
+    def __init__(
+        self,
+        passes: SharedPasses,
+        draft: Callable[[int, Sequence[int]], Sequence[int]],
+        stop_ids: frozenset[int],
+        max_new: int,
+    ) -> None:
+        self.passes, self.draft, self.stop_ids, self.max_new = passes, draft, stop_ids, max_new
+        self.rows: list[_Row] = []
         self.reads = 0
 
     def first(self) -> Next:
-        return self.passes.first()
+        following = self.passes.first()
+        self.rows = [_Row(p) for p in following.p]
+        return following
 
     def next(self, tokens: Tensor) -> Next:
-        token = int(tokens)
-        if self.ahead and self.ahead[0] == token:
-            self.ahead, self.follows = self.ahead[1:], self.follows[1:]
-            self.place += 1
-        else:
-            self.passes.take_back(len(self.ahead))
-            self.room += len(self.ahead)
-            self.ahead = self._draft(token)[: self.room - 1]
-            self.follows = self.passes.read(torch.tensor([[token, *self.ahead]]))[0]
-            self.room -= 1 + len(self.ahead)
-            self.reads += 1
-        return Next.from_probabilities(self.follows[:1])
+        for row, token in zip(self.rows, tokens.tolist(), strict=True):
+            if not row.said:  # the first token may be another one than the likeliest: that one may be held back
+                self._say(row, token)
+        while any(not row.ahead and not row.is_done for row in self.rows):
+            self._read()
+        for row in self.rows:
+            if row.ahead:
+                row.p = row.ahead.popleft()
+        return Next.from_probabilities(torch.stack([row.p for row in self.rows]))
 
-    def _draft(self, token: int) -> list[int]:
-        """What follows this token among those that are known and were not said yet."""
-        if (key := self.key(token)) not in self.keys[self.place :]:
-            return []
-        self.place = self.keys.index(key, self.place) + 1
-        return self.known[self.place : self.place + MAX_DRAFT]
+    def _say(self, row: _Row, token: int) -> None:
+        row.said.append(token)
+        row.is_done = token in self.stop_ids or len(row.said) == self.max_new
+
+    def _read(self) -> None:
+        """The last token of each row that is not done, and what may follow it."""
+        drafts = self._drafts()
+        length = 1 + MAX_DRAFT if any(drafts) else 1
+        ids = []
+        for row, draft in zip(self.rows, drafts, strict=True):
+            ids.append([row.said[-1], *draft, *[0] * (length - 1 - len(draft))])
+        p = self.passes.read(torch.tensor(ids))
+        likeliest = Next.from_probabilities(p).token.tolist()
+        counts = list(map(self._accept, self.rows, drafts, p, likeliest))
+        self.passes.keep(torch.tensor(counts))
+        self.reads += 1
+
+    def _drafts(self) -> list[list[int]]:
+        going = [row for row in self.rows if not row.is_done]
+        needed = self.max_new - min(len(row.said) for row in going)
+        if self.passes.free < needed + MAX_DRAFT:
+            return [[] for _ in self.rows]
+        return [[] if row.is_done else list(self.draft(n, row.said)) for n, row in enumerate(self.rows)]
+
+    def _accept(self, row: _Row, draft: Sequence[int], p: Tensor, likeliest: Sequence[int]) -> int:
+        """How many of the tokens that were read the row has said. p: what follows each, [T, V]."""
+        for count, follows in enumerate(p):
+            if row.is_done:
+                return count
+            row.ahead.append(follows)
+            self._say(row, likeliest[count])
+            if [likeliest[count]] != draft[count : count + 1]:
+                return count + 1
+        return len(p)

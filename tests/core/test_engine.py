@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+import torch
 
 from core.engine import Engine, EngineConfig, whole_abstention
 from core.errors import SetupError
@@ -69,6 +70,30 @@ def test_passes_that_share_answer_as_the_model_itself_does(engine) -> None:
     plain += complete(engine.base.model, engine.base.tokenizer, [base.closed_book(question)], **options)
     assert [a.text for a in answers] == [p.text for p in plain]
     assert [a.confidence for a in answers] == pytest.approx([p.confidence for p in plain], rel=1e-3)
+
+
+def test_a_reader_of_its_own_answers_beside_the_base_model_as_it_does_alone(engine, tmp_path) -> None:
+    base = replace(engine.base, prepared=tmp_path)
+    prepared = Prepared(FastWeightsConfig(layers=2, reader=2), base.model.config.hidden_size, base.model)
+    for name, part in prepared.reader.items():
+        part.data = torch.randn(part.shape, generator=torch.Generator().manual_seed(len(name))) * 0.3
+    save_prepared(prepared, tmp_path / base.fingerprint[:16])
+    engine = Engine(base, EngineConfig(device="cpu", chunk_size=64))
+    learned = learn(engine, STORY * 2)
+    asks = [
+        Ask("Who?", section(learned, 0), section=STORY),
+        Ask("Who?"),
+        Ask("Where?", section(learned, 1)),
+        Ask("Where?"),
+    ]
+    alone = engine.answer([asks[0], asks[2]]) + engine.answer([asks[1], asks[3]])
+    torch.set_num_threads(2)
+    try:
+        together = engine.answer(asks)
+    finally:
+        torch.set_num_threads(1)
+    assert [a.text for a in together] == [alone[n].text for n in (0, 2, 1, 3)]
+    assert len({a.text for a in together}) > 1
 
 
 def test_the_base_model_answers_the_same_before_and_after_learning(engine) -> None:

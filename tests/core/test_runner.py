@@ -58,13 +58,19 @@ async def test_a_document_is_learned_stage_by_stage(open_service: Open) -> None:
 
 
 class Preparing(FakeEngine):
-    """Writes questions before it learns, and asks them afterwards."""
+    """Writes questions before it learns, pauses after its steps, and asks the questions afterwards."""
 
     def learn(self, chunks: Sequence[Chunk], *, title: str) -> Generator[Step, None, Learned]:
         yield Step(0, 1, math.nan)
-        learned = yield from super().learn(chunks, title=title)
-        yield Step(1, 1, 0.5, Stage.CHECKING)
-        return learned
+        steps = super().learn(chunks, title=title)
+        while True:
+            try:
+                step = next(steps)
+            except StopIteration as end:
+                yield Step(1, 1, 0.5, Stage.CHECKING)
+                return end.value
+            yield step
+            yield step
 
 
 async def test_only_steps_of_learning_have_a_loss_and_checking_has_its_own_stage(open_service: Open) -> None:
