@@ -176,7 +176,7 @@ class Answerer:
                 pages[hit.document.id] = await self._index.pages(hit.document.id)
             context = hit.text if self._ground and pages[hit.document.id] else ""
             learner = hit.document.weights.learner
-            asks.append(Ask(question, weights=tensors, context=context, learner=learner, section=hit.text))
+            asks.append(Ask(question, weights=tensors, context=context, learner=learner))
         completions, tokens = await self._device.answer([*asks, Ask(question)] if compare else asks)
         base = completions.pop() if compare else Completion("", 0, 0.0)
         by_chunk = {hit.key: completion for hit, completion in zip(hits, completions, strict=True)}

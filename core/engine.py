@@ -273,8 +273,8 @@ class Engine:
             prompts.append(by_text[text])
         learner = self.course(name).learner
         passes = learner.recorded(groups, prompts, most_tokens)
-        if not any(temperatures[i] for i in order):
-            texts = [asks[i].section or asks[i].context for i in order]
+        texts = [asks[i].context for i in order]
+        if any(texts) and not any(temperatures[i] for i in order):
             passes = self._drafted(passes, texts, self.format, most_tokens)
         options: dict[str, Any] = {
             "stop_ids": self.format.stop_ids,

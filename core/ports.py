@@ -59,7 +59,6 @@ class Ask:
     weights: Mapping[str, Tensor] | None = None  # of one section, named by module
     context: str = ""  # a text beside the question; empty unless the operator wants it
     learner: str = ""  # which learner made the weights
-    section: str = ""  # the text that the weights learned, whose words the answer may repeat; it is in no prompt
 
     @property
     def is_base(self) -> bool:

@@ -59,8 +59,7 @@ class SelfCheck:
         """Whether each answer is right, and how sure it is. A pause after every few."""
         asks = []
         for exercise, attached in zip(self.exercises, weights, strict=True):
-            ask = Ask(exercise.question, attached, learner=self.learner, section=exercise.passage)
-            asks.append(ask)
+            asks.append(Ask(exercise.question, attached, learner=self.learner))
         answers: list[Completion] = []
         for start in range(0, len(asks), QUESTIONS_AT_ONCE):
             answers += self.answer(asks[start : start + QUESTIONS_AT_ONCE])

@@ -7,7 +7,7 @@ their rows are one. Blocks run as `core.learning.blocks` has them, which takes P
 
 Where a text continues in words that are known, several tokens are read in one pass, which takes hardly longer than one,
 and those are kept that the model would have chosen itself: speculative decoding (Leviathan et al. 2023, arXiv
-2211.17192). The draft is what `core.learning.drafts` finds in the question, or in the text of the section.
+2211.17192). The draft is what `core.learning.drafts` finds in the prompt: in the question, or in the text beside it.
 
 Shapes: R rows, U different prompts, P tokens that all begin with, T tokens, C columns of the cache, L blocks, of which
 the lowest K have no weights of a section, H heads of keys of width h, d width, f MLP width, V vocabulary.

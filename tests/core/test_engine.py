@@ -81,7 +81,7 @@ def test_a_reader_of_its_own_answers_beside_the_base_model_as_it_does_alone(engi
     engine = Engine(base, EngineConfig(device="cpu", chunk_size=64))
     learned = learn(engine, STORY * 2)
     asks = [
-        Ask("Who?", section(learned, 0), section=STORY),
+        Ask("Who?", section(learned, 0)),
         Ask("Who?"),
         Ask("Where?", section(learned, 1)),
         Ask("Where?"),
