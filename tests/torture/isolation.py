@@ -8,17 +8,26 @@ others' deltas, against one that has never seen another. With --fast only the ca
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import random
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from tests.torture import Figure, Plan, Say, every, none
 from tests.torture.kill import world_of
 from tests.torture.papers import make_pdf, paper
 from tests.torture.world import World
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from bot.app import App
+
+Hashes = dict[str, list[str]]  # by model
 
 CHANNELS = [  # the same numbers on both platforms, in a server, a second one, and as a person's own
     place.format(number)
@@ -162,8 +171,11 @@ async def logits(plan: Plan, say: Say) -> list[Figure]:
     erased = await compute(plan, folder, [], [channels[0]], files, reset=channels[0])
     same = sum(crowd[channel] == hashes for channel, hashes in zip(channels, alone, strict=True))
     return [
+        every(
+            "channels whose weights computed something", sum(bool(hashes["reader"]) for hashes in alone), len(channels)
+        ),
         every("channels whose logits are the same to the bit as alone", same, len(channels)),
-        every("different from each other", len({json.dumps(hashes) for hashes in alone}), len(channels)),
+        every("different from each other", len({json.dumps(hashes["reader"]) for hashes in alone}), len(channels)),
         Figure(
             "after /reset the same to the bit as where nothing was learned",
             erased[channels[0]] == empty[channels[0]],
@@ -175,8 +187,8 @@ async def logits(plan: Plan, say: Say) -> list[Figure]:
 
 async def compute(
     plan: Plan, folder: Path, learn: Sequence[object], ask: Sequence[str], files: Sequence[object], reset: str = ""
-) -> dict[str, list[str]]:
-    """In a process of its own: hashes of all logits of one answer, for each channel that is asked."""
+) -> dict[str, Hashes]:
+    """In a process of its own: hashes of all that one question computes, for each channel that is asked."""
     order = {"learn": learn, "ask": ask, "files": files, "papers": str(plan.folder), "reset": reset}
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "tests.torture.isolation", str(folder), json.dumps(order), stdout=asyncio.subprocess.PIPE
@@ -185,7 +197,7 @@ async def compute(
     return json.loads(out.splitlines()[-1])
 
 
-async def child(folder: Path, order: dict) -> dict[str, list[str]]:
+async def child(folder: Path, order: dict[str, Any]) -> dict[str, Hashes]:
     from bot.app import open_app
     from bot.settings import load_settings
 
@@ -205,19 +217,25 @@ async def child(folder: Path, order: dict) -> dict[str, list[str]]:
         return {channel: await hashes(app, engine, channel, questions[channel]) for channel in order["ask"]}
 
 
-async def hashes(app: object, engine: object, channel: str, question: str) -> list[str]:
-    import hashlib
+async def hashes(app: App, engine: Any, channel: str, question: str) -> Hashes:
+    """Of the probabilities of all tokens, after each token of the answers: the base model's, and the reader's with the
+    channel's weights. On a CPU; an answer on a GPU is recorded, and nothing can listen to it."""
+    from core.learning import shared_passes
 
-    seen: list[str] = []
+    seen: Hashes = {"base": [], "reader": []}
+    probabilities = shared_passes.probabilities
 
-    def note(module: object, inputs: object, output: object) -> None:
-        seen.append(hashlib.sha256(output.logits.detach().cpu().float().numpy().tobytes()).hexdigest())
+    def note(model: object, x: Tensor) -> Tensor:
+        p = probabilities(model, x)
+        name = "base" if model is engine.base.model else "reader"
+        seen[name].append(hashlib.sha256(p.numpy().tobytes()).hexdigest())
+        return p
 
-    hook = engine.base.model.register_forward_hook(note)
+    shared_passes.probabilities = note
     try:
         await app.service.ask(channel, question)
     finally:
-        hook.remove()
+        shared_passes.probabilities = probabilities
     return seen
 
 
