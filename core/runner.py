@@ -569,14 +569,17 @@ def _errors_logged(problem: str) -> Iterator[None]:
 
 
 def _advance(steps: Generator[Step, None, T], seconds: float) -> list[Step | T]:
-    """The steps of so many seconds, at least one; after the last one what comes of them all."""
-    until = time.monotonic() + seconds
+    """The steps of so many seconds, at least one, and none that would go beyond them if it took as long as the one
+    before it; after the last one what comes of them all."""
+    end, took = time.monotonic() + seconds, 0.0
     done: list[Step | T] = []
-    while not done or time.monotonic() < until:
+    while not done or time.monotonic() + took < end:
+        began = time.monotonic()
         try:
             done.append(next(steps))
-        except StopIteration as end:
-            return [*done, end.value]
+        except StopIteration as finished:
+            return [*done, finished.value]
+        took = time.monotonic() - began
     return done
 
 

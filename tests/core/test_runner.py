@@ -15,7 +15,7 @@ from core.document.formats import DocumentText
 from core.document.language import language_of
 from core.errors import EngramError, LearningFailed, ModelNotFound, PdfLocked, StorageFailed
 from core.ports import Ask, Index, Learned, Weights
-from core.runner import Runner
+from core.runner import Runner, _advance
 from core.service import Service, new_job
 from core.types import Chunk, Completion, Job, Limits, Metrics, Progress, Stage, Step
 from storage.channel_files import ChannelFile
@@ -602,3 +602,14 @@ async def test_learning_goes_on_for_a_turn_after_each_wait_for_questions(open_se
 async def ask_on(service: Service, times: int) -> None:
     for _ in range(times):
         await service.ask("here", "Who built it?")
+
+
+@pytest.mark.parametrize(("step_seconds", "most"), [(0.06, 1), (0.03, 3), (0.2, 1)])
+def test_no_step_is_begun_that_would_go_beyond_the_turn(step_seconds: float, most: int) -> None:
+    def steps() -> Generator[Step, None, None]:
+        while True:
+            time.sleep(step_seconds)
+            yield Step(1, 1, 0.0)
+
+    assert 1 <= len(_advance(steps(), 0.1)) <= most
+    assert len(_advance(steps(), 0.0)) == 1
