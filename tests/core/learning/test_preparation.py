@@ -17,8 +17,8 @@ from core.learning.packing import pack, unpack
 from core.learning.preparation import is_shipped_form, load_prepared, read_config, read_reader, save_prepared
 from core.model import SHIPPED, LoadedModel, preparation_digest
 
-FINGERPRINT = "bdde1098e70d875e2fa18530477c5e76d5e2d10837c2530528e03fd0b1aa0f1e"
-SLOW_WEIGHTS = "27d679a475144e3640d48804e0b2f05946ecf05fd0c2df7ac594ece759c77b36"
+FINGERPRINT = "9ce186fb242c2eb57d047a10593e175665682431bbe4be0f5edd2973602f416c"
+SLOW_WEIGHTS = "0a04a32c2c764041160df1be96d6a0e63557a53aa1f12483464b8efbcc81b281"
 PACKED = "00b50e643cd38bd618b9a4fed19d8133f414630c8a31b72727fdd78c3bf80bc8"
 UNPACKED = "2fc23bf72f1a57f3235b619f139e43021d80e4e00158366bd707e38095e71272"
 WIDTH = 576  # of the embedded model
