@@ -333,10 +333,15 @@ def valid_values(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: valid_text(value) if isinstance(value, str) else value for name, value in values.items()}
 
 
+_NAMES = re.compile(r"\w+(,\s+\w+)*", re.ASCII)
+
+
 def insert_into(table: str, columns: str) -> str:
-    """SQL. What somebody said of an answer before is replaced."""
+    """SQL. What somebody said of an answer before is replaced. Raises: ValueError, for anything but names."""
+    if not _NAMES.fullmatch(f"{table}, {columns}"):
+        raise ValueError(f"no names: {table}, {columns}")
     values = re.sub(r"\w+", r":\g<0>", columns)
-    sql = f"INSERT INTO {table} ({columns}) VALUES ({values})"
+    sql = "INSERT INTO {} ({}) VALUES ({})".format(table, columns, values)  # noqa: UP032
     if table == "feedback":
         sql += " ON CONFLICT (answer_id, given_by) DO UPDATE SET helpful = excluded.helpful"
         sql += ", correction = excluded.correction"

@@ -60,11 +60,13 @@ class _Channel:
 
 
 OF_CHANNEL = {  # rows of a table of the index
-    "channels": "WHERE id = :channel",
-    "documents": "WHERE channel = :channel ORDER BY id",
-    "weights": "WHERE document_id IN (SELECT id FROM documents WHERE channel = :channel) ORDER BY document_id",
-    "jobs": "WHERE channel = :channel ORDER BY number",
-    "inbox": "WHERE channel = :channel ORDER BY key",
+    "channels": "FROM channels WHERE id = :channel",
+    "documents": "FROM documents WHERE channel = :channel ORDER BY id",
+    "weights": """
+        FROM weights WHERE document_id IN (SELECT id FROM documents WHERE channel = :channel) ORDER BY document_id
+        """,
+    "jobs": "FROM jobs WHERE channel = :channel ORDER BY number",
+    "inbox": "FROM inbox WHERE channel = :channel ORDER BY key",
 }
 ANSWERS = f"SELECT {CONTENT_COLUMNS['answers']} FROM answers WHERE {{own}}"
 FEEDBACK = f"""
@@ -130,7 +132,7 @@ async def _transfer_content(source: Store, target: Store, channel: str, content:
 
 
 async def _rows(index: Index, table: str, channel: str) -> list[Row]:
-    sql = f"SELECT {COLUMNS[table]} FROM {table} {OF_CHANNEL[table]}"
+    sql = f"SELECT {COLUMNS[table]} {OF_CHANNEL[table]}"
     return _plain(await index._read(sql, {"channel": channel}))
 
 
