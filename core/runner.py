@@ -87,6 +87,7 @@ class Runner:
         self._keep_text = keep_text
         self._feeds = feeds or Feeds(index)
         self._unstored: deque[_End] = deque()
+        self._storing = asyncio.Lock()  # who finds nothing unstored may rely on it
         self._work: _CurrentJob | None = None
         self._claiming = asyncio.Lock()  # a job is claimed or cancelled, never both at once
         self._wake = asyncio.Event()  # there may be a job
@@ -131,14 +132,11 @@ class Runner:
             await work.ended.wait()
 
     async def store_ends(self) -> None:
-        while self._unstored:
-            end = self._unstored.popleft()
-            try:
+        async with self._storing:
+            while self._unstored:
                 with suppress(Cancelled):  # erased meanwhile
-                    await self._store(end)
-            except BaseException:
-                self._unstored.appendleft(end)
-                raise
+                    await self._store(self._unstored[0])
+                self._unstored.popleft()
 
     async def wake(self) -> None:
         self._wake.set()
