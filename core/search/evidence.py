@@ -4,6 +4,7 @@ is asked. Pure functions over texts; English question words.
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -81,13 +82,13 @@ def evidence(texts: Sequence[str], question: str, answer: str) -> float:
     asked_here = [asked.intersection(map(stemmed, words)) for words in sentences]
     count = Counter(chain.from_iterable(asked_here))
     weight = {word: 1 / (1 + count[word]) for word in asked}
-    whole = sum(weight.values())
+    whole = math.fsum(weight.values())  # exactly: the order of a set is another one in each process
     best = 0.0
     for start in range(len(sentences)):
         window = list(chain.from_iterable(sentences[start : start + WINDOW_SENTENCES]))
         if f" {' '.join(said)} " in f" {' '.join(window)} " or _holds_content(window, said):
             near = set().union(*asked_here[start : start + WINDOW_SENTENCES])
-            share = sum(map(weight.__getitem__, near)) / whole if whole else 1.0
+            share = math.fsum(map(weight.__getitem__, near)) / whole if whole else 1.0
             best = max(best, share)
     return best
 

@@ -166,12 +166,12 @@ def supporting_pages(pages: Sequence[str], answers: Sequence[str], question: str
     def pages_that_support(answer: str) -> list[int]:
         wanted = normalise(answer)
         asked_stems = set(map(stemmed, asked - set(wanted)))
-        enough = MIN_NEAR_SHARE * sum(map(rarity.__getitem__, asked_stems))
+        enough = MIN_NEAR_SHARE * math.fsum(map(rarity.__getitem__, asked_stems))
 
         def supports_here(passage: str) -> bool:
             words = normalise(passage)
             shared = asked_stems.intersection(map(stemmed, words))
-            return _stands_in(words, wanted) and sum(map(rarity.__getitem__, shared)) >= enough
+            return _stands_in(words, wanted) and math.fsum(map(rarity.__getitem__, shared)) >= enough
 
         numbers = []
         for number, words in enumerate(page_words):

@@ -30,6 +30,7 @@ MODES = {  # name -> what it does; its module has the same name
     "stall": "the event loop while other processes want all of the processors",
     "load": "five people ask without a pause while a document of --times pages is learned",
     "servers": "front ends and workers on PostgreSQL and S3: kill -9, a restart of the database, cuts of the network",
+    "model": "the model in two workers on PostgreSQL and S3 says what it says in one process",
     "crowd": "200 channels ask while all workers learn: one process, then two front ends and four workers",
     "soak": "uploads, questions, resets and restarts, for as long as --seconds says",
 }

@@ -13,11 +13,14 @@ import random
 import re
 import statistics
 import time
+from collections import Counter
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from itertools import count, cycle
 from pathlib import Path
+
+import psutil
 
 from tests import postgres
 from tests.torture import Figure, Plan, Say, every, none
@@ -46,6 +49,7 @@ class Crowd:
     right: int = 0
     crossed: int = 0
     learned: int = 0
+    used: Counter[str] = field(default_factory=Counter)  # who -> seconds of a processor
 
     async def learn(self, channel: str, lines: int) -> Paper:
         """Raises: RuntimeError, when it is not learned."""
@@ -83,12 +87,13 @@ class Crowd:
 
 
 async def run(plan: Plan, say: Say) -> list[Figure]:
-    alone = await measure(plan, ["bot"], say)
+    alone = await measure(plan, ["bot"], say, {})
     before = dict(os.environ)
     try:
         with postgres.running(DURABLE) as database:
             os.environ["ENGRAM_DATABASE_URL"] = database.url()
-            servers = await measure(plan, SERVERS, say)
+            server = int((database.data / "postmaster.pid").read_text().split()[0])
+            servers = await measure(plan, SERVERS, say, {"PostgreSQL": [server]})
     finally:
         os.environ.clear()
         os.environ.update(before)
@@ -101,12 +106,14 @@ async def run(plan: Plan, say: Say) -> list[Figure]:
             Figure(f"{name}: wait, p50 / p95", f"{waits[9]:.2f} / {waits[18]:.2f} s"),
             every(f"{name}: answers that are right", crowd.right, len(crowd.waits)),
             none(f"{name}: answers with another channel's secret", crowd.crossed),
+            Figure(f"{name}: processors in use, of {os.cpu_count()}", processors(crowd.used, plan.seconds)),
         ]
     ratio = f"{servers.learned / max(1, alone.learned):.1f}; {len(servers.waits) / len(alone.waits):.1f}"
     return [*figures, Figure("times as many documents; questions", ratio)]
 
 
-async def measure(plan: Plan, roles: Sequence[str], say: Say) -> Crowd:
+async def measure(plan: Plan, roles: Sequence[str], say: Say, others: dict[str, list[int]]) -> Crowd:
+    """others: who else does the work -> processes."""
     folder = plan.folder / roles[0]
     folder.mkdir()
     crowd, channels = (
@@ -120,21 +127,25 @@ async def measure(plan: Plan, roles: Sequence[str], say: Say) -> Crowd:
             await asyncio.gather(*(crowd.teach(channels[at::HANDED_IN]) for at in range(HANDED_IN)))
         say(f"{', '.join(roles)}: {len(channels)} documents in {time.monotonic() - began:.0f} s, engine at once")
         async with AsyncExitStack() as stack:
-            await start(crowd, stack, nursery, roles, PACE)
-            others = cycle(channels)
+            worlds = await start(crowd, stack, nursery, roles, PACE)
+            processes = {**others, "the harness": [os.getpid()]}
+            for world in worlds:
+                processes.setdefault(world.role.rstrip(" 12"), []).append(world.pid)
+            turns, before = cycle(channels), processor_seconds(processes)
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(crowd.hand_in(others)) for _ in range(HANDED_IN)]
+                tasks = [group.create_task(crowd.hand_in(turns)) for _ in range(HANDED_IN)]
                 tasks += [group.create_task(crowd.ask(channel)) for channel in channels]
                 await asyncio.sleep(plan.seconds)
                 for task in tasks:
                     task.cancel()
+            crowd.used = processor_seconds(processes) - before
         say(f"load of the last minute: {os.getloadavg()[0]:.1f}")
     return crowd
 
 
 async def start(
     crowd: Crowd, stack: AsyncExitStack, nursery: Nursery, roles: Sequence[str], pace: dict[str, float]
-) -> None:
+) -> list[World]:
     log, data = crowd.folder / "log", crowd.folder / "data"
     worlds = [World(data, nursery, role=role, log=log, pace={"step_seconds": 0.0, **pace}) for role in roles]
     for world in worlds:
@@ -142,3 +153,29 @@ async def start(
     for world in worlds:
         await world.ready()
     crowd.front_ends = [world for world in worlds if world.role != "worker"]
+    return worlds
+
+
+def processor_seconds(processes: dict[str, list[int]]) -> Counter[str]:
+    """That each kind of process has used, apart from its children where they read documents."""
+    used: Counter[str] = Counter()
+    for name, pids in processes.items():
+        for pid in pids:
+            process = psutil.Process(pid)
+            times = process.cpu_times()
+            used[name] += times.user + times.system
+            children = "reading documents" if name in ("bot", "worker") else name
+            used[children] += times.children_user + times.children_system
+            for child in process.children(recursive=True) if pid != os.getpid() else ():
+                with suppress(psutil.NoSuchProcess):
+                    times = child.cpu_times()
+                    used[children] += times.user + times.system + times.children_user + times.children_system
+    everything = psutil.cpu_times()
+    used["everything"] = everything.user + everything.system
+    return used
+
+
+def processors(used: Counter[str], seconds: float) -> str:
+    """How many each kind of process kept busy."""
+    shares = {name: f"{of / seconds:.2f}" for name, of in used.most_common()}
+    return ", ".join(f"{name} {share}" for name, share in shares.items())

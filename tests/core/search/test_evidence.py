@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from core.search.evidence import asked_words, evidence, fits_question
+
+SAMPLE = Path(__file__).parents[3] / "core" / "evaluation" / "sample" / "sample.squad.json"
 
 TEXT = (
     "The harbour of Vessin opens at six. Its master is Orla Quint, who keeps nineteen boats. "
@@ -50,6 +57,23 @@ def test_evidence_is_the_share_of_what_is_asked_beside_the_answer() -> None:
     assert evidence([TEXT], "What is the salary of the keeper?", "1874") == 0.0
     assert evidence([TEXT], "Who built the lighthouse?", "Silas Wenn") == 0.0
     assert evidence([], "Who?", "Orla") == 0.0
+
+
+def test_evidence_is_the_same_in_each_process() -> None:
+    """Sets have another order in each. Half of this question stands beside the answer: just enough to be likely."""
+    [article] = json.loads(SAMPLE.read_text())["data"]
+    [text] = [part["context"] for part in article["paragraphs"] if "ink was the charter" in str(part["qas"])]
+    code = (
+        "import sys; from core.search.evidence import evidence;"
+        "print(evidence(sys.argv[1:], 'In what colour of ink was the charter written?', 'Green'))"
+    )
+    said = {
+        subprocess.run(
+            [sys.executable, "-c", code, text], env={"PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True
+        ).stdout
+        for seed in "123456"
+    }
+    assert len(said) == 1
 
 
 def test_a_question_that_says_nothing_is_supported_by_nothing() -> None:
