@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import threading
 import time
 from collections.abc import AsyncIterator, Generator, Sequence
 from dataclasses import replace
@@ -113,14 +114,21 @@ async def test_a_question_waits_for_one_step_and_not_for_the_job(open_service: O
         assert (await end_of(service, job)).job.stage is Stage.DONE
 
 
-async def test_questions_that_wait_together_are_answered_in_one_batch(open_service: Open) -> None:
-    engine = FakeEngine(answer_seconds=1.0)
+async def test_questions_that_wait_together_are_answered_in_one_batch(
+    open_service: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, go = FakeEngine(answer_seconds=1.0), threading.Event()
+    monkeypatch.setattr(engine, "work", lambda seconds: go.wait(60))
     async with open_service(engine) as service:
         await learn(service)
-        first = asyncio.create_task(service.ask("here", "What burns?"))
+        tasks = [asyncio.create_task(service.ask("here", "What burns?"))]
         while not engine.batches:
             await asyncio.sleep(0.01)
-        await asyncio.gather(first, *(service.ask("here", f"When comes boat {n}?") for n in range(5)))
+        tasks += [asyncio.create_task(service.ask("here", f"When comes boat {n}?")) for n in range(5)]
+        while len(service._runner.device._waiting) < 5:
+            await asyncio.sleep(0.01)
+        go.set()
+        await asyncio.gather(*tasks)
     assert [len(batch) for batch in engine.batches] == [3, 15]  # two places and the base model each
 
 
