@@ -5,7 +5,8 @@
 
 A question set has rows of source, lang, context, question and answer ("" when the context does not answer it). Held out
 for development and never trained on: contexts whose crc32 is 0 modulo 20, articles whose title's crc32 is 0 modulo 50.
-A row goes, too, when its question, or any eight words in a row of its context, stand in the development split.
+A row or an article's passage goes, too, when its question, or any eight words in a row of its text, stand in the
+development split.
 """
 
 from __future__ import annotations
@@ -288,7 +289,7 @@ def save(path: Path, material: Material) -> None:
 
 
 def append(path: Path, passages: Iterable[Passage]) -> None:
-    """More passages, of kinds that the file of `save` does not have yet."""
+    """More passages, at the end of a file of `save`."""
     with compressed(path, "at") as file:
         for passage in passages:
             file.write(json.dumps(passage, ensure_ascii=False) + "\n")
@@ -331,7 +332,6 @@ def build(
     for row in chain.from_iterable(map(read_rows, question_files)):
         rows[is_development(row["context"])].append(row)
     development, training = grouped(rows[True]), grouped(rows[False])
-    training, passages_gone, questions_gone = without_development(training, development)
     articles: list[tuple[str, str]] = []
     for path in article_files:
         articles += [a for a in read_articles(path)[first::every] if not is_development_article(a[0])]
@@ -339,6 +339,7 @@ def build(
         for made in pool.imap(partial(passages_of, recur=0.4), articles, chunksize=64):
             training += [p for p in made if p.questions]
     training += filter(None, map(gist_of, articles))
+    training, passages_gone, questions_gone = without_development(training, development)
     counts = Counter(p.kind for p in training) | {
         "passages left out": passages_gone, "questions left out": questions_gone, "development": len(development),
     }  # fmt: skip

@@ -146,3 +146,14 @@ def test_the_command_keeps_what_is_held_out_apart(tmp_path: Path, monkeypatch, c
         "Kings",
     ]
     assert build([written(tmp_path, rows)], [], 1, 1)[2]["development"] == len(development.passages["people"])
+
+
+@forks
+def test_an_articles_passages_that_development_has_go(tmp_path: Path) -> None:
+    first = BODY.splitlines()[0]
+    held_out = next(text for n in range(999) if is_development(text := f"{first} He had {n} sons."))
+    for context, stays in (("something else", True), (held_out, False)):
+        training, _, counts = build([written(tmp_path, [row(context, "Who?", "He")])], [articles(tmp_path)], 1, 1)
+        rules = [p for p in training if p.kind == "rules"]
+        assert any(first in p.text for p in rules) is stays
+        assert (counts["passages left out"] > 0) is not stays
