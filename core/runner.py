@@ -238,10 +238,10 @@ class Runner:
         except StorageUnavailable as error:
             await self._retry(work, error)
         except EngramError as error:
-            await self._fail(work, error)
+            await self._end(work, Stage.FAILED, error)
         except Exception:
             log.exception("job %s failed", work.job.id)
-            await self._fail(work, LearningFailed())
+            await self._end(work, Stage.FAILED, LearningFailed())
         else:
             work.job = replace(work.job, document_id=document.id)
             self._show(work, stage=Stage.DONE, document=document)
@@ -251,15 +251,12 @@ class Runner:
         job = work.job
         if work.cancelled:
             await self._end(work, Stage.CANCELLED)
-        elif job.retries == len(RETRY_PAUSES):
-            await self._fail(work, failure)
+        elif job.retries >= len(RETRY_PAUSES):
+            await self._end(work, Stage.FAILED, failure)
         else:
             work.pause = RETRY_PAUSES[job.retries]
             log.warning("storage was lost in attempt %d at job %s", job.attempts, job.id, exc_info=failure)
             await self._end(work, Stage.QUEUED, retry=True)
-
-    async def _fail(self, work: _CurrentJob, failure: EngramError) -> None:
-        await self._end(work, Stage.FAILED, failure)
 
     async def _end(
         self, work: _CurrentJob, stage: Stage, failure: EngramError | None = None, *, retry: bool = False

@@ -1,17 +1,17 @@
-"""What an answer may go on with: what follows its last words in a text that it may repeat (prompt lookup: Yang et al.
-2023, arXiv 2304.04487)."""
+"""Draft tokens for speculative decoding, by prompt lookup: what follows an answer's last words where they stand in a
+text of the prompt (Yang et al. 2023, arXiv 2304.04487)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-LONGEST = 8  # tokens that are looked for
-CHARACTERS = 6  # of a text, for a token
+LONGEST = 8  # tokens of an answer's end, at most, that are looked up
+CHARACTERS = 6  # of the text that are encoded for each token of a draft
 
 
 class Draft:
-    """Of one text."""
+    """Looks up drafts in one text."""
 
     def __init__(self, tokenizer: Any, text: str) -> None:
         self.tokenizer = tokenizer
@@ -19,12 +19,12 @@ class Draft:
         folded = self.text.lower()
         self.folded = folded if len(folded) == len(self.text) else self.text
 
-    def follow(self, said: Sequence[int], most: int) -> list[int]:
-        """At most so many tokens that may follow what was said; none where its last words do not stand in the text."""
-        for count in range(min(len(said), LONGEST), 0, -1):
-            end = list(said[-count:])
+    def follow(self, answer: Sequence[int], most: int) -> list[int]:
+        """At most so many tokens that may follow this answer; none where its last words do not stand in the text."""
+        for count in range(min(len(answer), LONGEST), 0, -1):
+            end = list(answer[-count:])
             words = self.tokenizer.decode(end)
-            begins = count == len(said) or words[:1].isspace()
+            begins = count == len(answer) or words[:1].isspace()
             if begins and (place := self._after(words.strip().lower())):
                 following = self.text[place : place + most * CHARACTERS]
                 ids = self.tokenizer.encode(words + following, add_special_tokens=False)

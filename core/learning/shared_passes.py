@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.generate import Next, Passes, pad_left, round_up
@@ -123,9 +124,7 @@ class SharedPasses(Passes):
         counts = torch.cat([torch.ones(len(different), begin, dtype=torch.long), of_rest], 1)  # [U, P + T]
         self.begin, self.column = begin, begin + longest
         self.positions = (counts.cumsum(1) - 1).clamp_min(0)  # [U, P + T]
-        self.seen = torch.cat(
-            [counts.bool(), torch.zeros(len(different), max_new + SPARE, dtype=torch.bool)], 1
-        )  # [U, C]
+        self.seen = F.pad(counts.bool(), (0, max_new + SPARE))  # [U, C]
 
     def first(self) -> Next:
         """Read the prompts."""

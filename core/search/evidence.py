@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from functools import cache
 from itertools import chain
 
-from core.search.words import SENTENCE_END, STOP_WORDS, normalise, stemmed, stems, stopped_in
+from core.search.words import SENTENCE_END, STOP_WORDS, in_a_row, normalise, stemmed, stems, stopped_in
 
 WINDOW_SENTENCES = 2  # neighbouring sentences in which the answer and what is asked must stand
 TIME_WORDS = """
@@ -86,7 +86,7 @@ def evidence(texts: Sequence[str], question: str, answer: str) -> float:
     best = 0.0
     for start in range(len(sentences)):
         window = list(chain.from_iterable(sentences[start : start + WINDOW_SENTENCES]))
-        if f" {' '.join(said)} " in f" {' '.join(window)} " or _holds_content(window, said):
+        if in_a_row(said, window) or _holds_content(window, said):
             near = set().union(*asked_here[start : start + WINDOW_SENTENCES])
             share = math.fsum(map(weight.__getitem__, near)) / whole if whole else 1.0
             best = max(best, share)

@@ -148,12 +148,16 @@ def supports(text: str, answer: str) -> bool:
     return _stands_in(normalise(text), normalise(answer))
 
 
+def in_a_row(wanted: Sequence[str], words: Sequence[str]) -> bool:
+    """Whether the wanted words stand among these, one after the other; both as `normalise` gives them."""
+    return f" {' '.join(wanted)} " in f" {' '.join(words)} "
+
+
 def _stands_in(text: Sequence[str], wanted: Sequence[str]) -> bool:
     content = set(wanted) - STOP_WORDS
     if not content:
         return False
-    as_written = f" {' '.join(wanted)} " in f" {' '.join(text)} "
-    return as_written or (len(content) >= 2 and content <= set(text))
+    return in_a_row(wanted, text) or (len(content) >= 2 and content <= set(text))
 
 
 def supporting_pages(pages: Sequence[str], answers: Sequence[str], question: str = "") -> list[list[int]]:

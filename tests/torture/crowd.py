@@ -157,7 +157,8 @@ async def start(
 
 
 def processor_seconds(processes: dict[str, list[int]]) -> Counter[str]:
-    """That each kind of process has used, apart from its children where they read documents."""
+    """Seconds of a processor that each kind of process has used. Children of a bot or a worker read documents, and are
+    a kind of their own."""
     used: Counter[str] = Counter()
     for name, pids in processes.items():
         for pid in pids:
@@ -177,5 +178,4 @@ def processor_seconds(processes: dict[str, list[int]]) -> Counter[str]:
 
 def processors(used: Counter[str], seconds: float) -> str:
     """How many each kind of process kept busy."""
-    shares = {name: f"{of / seconds:.2f}" for name, of in used.most_common()}
-    return ", ".join(f"{name} {share}" for name, share in shares.items())
+    return ", ".join(f"{name} {busy / seconds:.2f}" for name, busy in used.most_common())

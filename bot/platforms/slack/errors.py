@@ -17,9 +17,9 @@ THREAD_CLOSED = UNKNOWN_THREAD | {"restricted_action_thread_locked"}
 FIXED = CLOSED | {"message_not_found", "cant_update_message", "edit_window_closed"}  # messages that can't be edited
 REFUSED_BLOCKS = {"invalid_blocks", "invalid_blocks_format"}
 PASSING = {"ratelimited", "internal_error", "fatal_error", "service_unavailable", "request_timeout"}
-DEAD_TOKEN = set(
-    ["invalid_auth", "not_authed", "account_inactive", "token_revoked", "token_expired", "not_allowed_token_type"]
-)
+DEAD_TOKEN = {
+    "invalid_auth", "not_authed", "account_inactive", "token_revoked", "token_expired", "not_allowed_token_type",
+}  # fmt: skip
 TROUBLE = (SlackClientError, aiohttp.ClientError, OSError, asyncio.TimeoutError)
 
 

@@ -23,7 +23,7 @@ from core.errors import LearningFailed
 from core.generate import Prefix, generation, reading, yielding
 from core.model import LoadedModel
 from core.prompts import BEGINNINGS, REWRITE, SUMMARISE, PromptFormat
-from core.search.words import normalise, supports
+from core.search.words import in_a_row, normalise, supports
 from core.squad import f1
 from core.types import Chunk
 
@@ -319,7 +319,7 @@ def answer_flaw(question: str, answer: str, passage: str, most_words: int = 8) -
     words = normalise(answer)
     if not 1 <= len(answer.split()) <= most_words or not words or len(set(words)) < len(words):
         return "malformed"
-    if f" {' '.join(words)} " in f" {' '.join(normalise(question))} ":
+    if in_a_row(words, normalise(question)):
         return "answer in the question"
     if any(asks.match(question) and not given.search(answer) for asks, given in ANSWER_KINDS):
         return "another kind of answer"
