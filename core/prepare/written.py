@@ -1,8 +1,11 @@
 """Questions that the reader writes itself about texts nobody has asked anything of, added to a file of
 `core.prepare.material` as passages of the kind "written".
 
-    python -m core.prepare.written FILE --prepared FOLDER --seconds 120
-    torchrun --nproc-per-node N -m core.prepare.written FILE ...         a GPU each
+    python -m core.prepare.written FILE --prepared FOLDER --seconds 120 --part 1/2 &
+    python -m core.prepare.written FILE --prepared FOLDER --seconds 120 --part 2/2
+
+Several processes, each with its part of the texts, keep a GPU busier than one; `CUDA_VISIBLE_DEVICES` gives a process
+its GPU.
 
 The reader is asked for a question and its answer (`ASK`), several times a text, at a temperature. Then it answers the
 question from the text, greedily. A question is kept when this answer stands in the text, is short, and is the one that
@@ -12,17 +15,15 @@ was written, or is certain (round-trip consistency, Alberti et al. 2019, arXiv 1
 from __future__ import annotations
 
 import argparse
+import fcntl
 import random
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from itertools import chain
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
-from accelerate.utils import gather_object
 
 from core.generate import at_once, complete, reading
 from core.learning.preparation import load_prepared
@@ -30,14 +31,13 @@ from core.model import load_model
 from core.prepare.material import ABOUT, SHORT, Passage, append, load
 from core.prepare.questions import QA
 from core.prompts import ASK, ReaderFormat
-from core.search.words import normalise
+from core.search.words import in_a_row, normalise
 from core.squad import f1
 
-ASKED = ("rules", "people")  # kinds of passages whose texts are asked about
-FEWEST_WORDS = 30  # of a text
+MIN_WORDS = 30  # of a text
 SAME_ANSWER = 0.8  # F1 of two answers from which they are the same
-CERTAIN = 0.9  # confidence from which an answer needs no second one
-LEAST = 0.6  # confidence of any answer that is kept
+MIN_CONFIDENCE = 0.6  # of the second answer, where it is the one that was written
+MIN_CONFIDENCE_ALONE = 0.9  # ... where it is another one
 QUESTION_WORDS = range(3, 25)
 ANSWER_WORDS = range(1, SHORT + 1)
 
@@ -47,10 +47,10 @@ def is_kept(text: str, draft: QA, answer: str, confidence: float) -> bool:
     asked, words = normalise(draft.question), normalise(answer)
     if draft.question in ABOUT or len(asked) not in QUESTION_WORDS or len(words) not in ANSWER_WORDS:
         return False
-    repeats_the_question = f" {' '.join(words)} " in f" {' '.join(asked)} "
-    if answer not in text or repeats_the_question:
+    if answer not in text or in_a_row(words, asked):
         return False
-    return confidence >= CERTAIN or (confidence >= LEAST and f1(answer, [draft.answer]) >= SAME_ANSWER)
+    is_same = f1(answer, [draft.answer]) >= SAME_ANSWER
+    return confidence >= (MIN_CONFIDENCE if is_same else MIN_CONFIDENCE_ALONE)
 
 
 def write_about(reader: Any, tokenizer: Any, texts: Sequence[str], each: int, temperature: float) -> list[list[QA]]:
@@ -77,11 +77,11 @@ def write_about(reader: Any, tokenizer: Any, texts: Sequence[str], each: int, te
     return [list(kept[number].values()) for number in range(len(texts))]
 
 
-def texts_to_ask(passages: Sequence[Passage], rank: int, world: int) -> list[Passage]:
-    """This process' share of the passages that are long enough, shuffled."""
-    chosen = [p for p in passages if len(p.text.split()) >= FEWEST_WORDS]
+def texts_to_ask(passages: Iterable[Passage], part: int, parts: int) -> list[Passage]:
+    """Part 1 to `parts` of the passages that are long enough, shuffled."""
+    chosen = [p for p in passages if len(p.text.split()) >= MIN_WORDS]
     random.Random(0).shuffle(chosen)
-    return chosen[rank::world]
+    return chosen[part - 1 :: parts]
 
 
 def write_questions(
@@ -97,9 +97,9 @@ def write_questions(
     """Passages of the kind "written", until the passages or the seconds are over. Those of about the same length are
     asked about together."""
     until = time.time() + seconds
-    several = 16 * at_a_time
-    for start in range(0, len(passages), several):
-        group = sorted(passages[start : start + several], key=lambda p: len(p.text))
+    group_size = 16 * at_a_time
+    for start in range(0, len(passages), group_size):
+        group = sorted(passages[start : start + group_size], key=lambda p: len(p.text))
         for first in range(0, len(group), at_a_time):
             if time.time() > until:
                 return
@@ -117,24 +117,23 @@ def main() -> None:
     parser.add_argument("--prepared", type=Path, required=True, help="folder of the preparation whose reader writes")
     parser.add_argument("--each", type=int, default=4, help="questions tried a text")
     parser.add_argument("--temperature", type=float, default=0.7)
-    parser.add_argument("--at-a-time", type=int, default=512, help="texts")
+    parser.add_argument("--at-a-time", type=int, default=256, help="texts")
     parser.add_argument("--seconds", type=float, default=120)
+    parser.add_argument("--part", default="1/1", help="K/N: part K of N of the articles' passages")
     o = parser.parse_args()
-    state = PartialState(cpu=not torch.cuda.is_available())
-    base = load_model(o.model, device=str(state.device))
+    part, parts = map(int, o.part.split("/"))
+    base = load_model(o.model)
     prepared = load_prepared(o.prepared, base.model.config.hidden_size).to(base.device)
     reader = prepared.merged(base.model)
-    material = load(o.material)
-    passages = list(chain.from_iterable(material.passages.get(kind, ()) for kind in ASKED))
-    chosen = texts_to_ask(passages, state.process_index, state.num_processes)
-    torch.manual_seed(state.process_index)
+    chosen = texts_to_ask(load(o.material).passages["rules"], part, parts)
+    torch.manual_seed(part)
     options = {"each": o.each, "temperature": o.temperature, "at_a_time": o.at_a_time, "seconds": o.seconds}
-    written = gather_object(list(write_questions(reader, base.tokenizer, chosen, **options)))
-    if state.is_main_process:
+    written = list(write_questions(reader, base.tokenizer, chosen, **options))
+    with o.material.open("rb") as others:
+        fcntl.flock(others, fcntl.LOCK_EX)  # until every other part has been added
         append(o.material, written)
-        questions = sum(len(p.questions) for p in written)
-        print(f"{len(written):,} of {len(passages):,} passages, {questions:,} questions", flush=True)
-    state.destroy_process_group()
+    questions = sum(len(p.questions) for p in written)
+    print(f"{len(written):,} of {len(chosen):,} passages, {questions:,} questions", flush=True)
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ def test_a_reader_writes_about_each_text(tiny, monkeypatch) -> None:
 
 def test_processes_share_the_texts_that_are_long_enough() -> None:
     passages = [Passage("rules", "", "word " * count, []) for count in range(10, 60)]
-    shares = [texts_to_ask(passages, rank, 3) for rank in range(3)]
+    shares = [texts_to_ask(passages, part, 3) for part in (1, 2, 3)]
     lengths = [len(p.text.split()) for share in shares for p in share]
     assert sorted(lengths) == list(range(30, 60))
 
