@@ -216,6 +216,8 @@ class Engine:
 
     def _base_answers(self, asks: Sequence[Ask], most_tokens: int) -> list[Completion]:
         """The public model's own answers: greedy, nothing attached, each question once."""
+        if not asks:
+            return []
         questions = list(dict.fromkeys(ask.question for ask in asks))
         prompts = [self.base_format.closed_book(question) for question in questions]
         options: dict[str, Any] = {

@@ -65,8 +65,8 @@ class Graphs:
         self.kept: OrderedDict[Shape, Graph] = OrderedDict()
 
     def passes(self, prompts: Sequence[Sequence[int]], pad_id: int, max_new: int) -> Replayed | None:
-        """Passes of these prompts, valid until the next ones; None when there is no room for them."""
-        shape = Shape.fitting(len(prompts), max(map(len, prompts)))
+        """Passes of these prompts, valid until the next ones; None when there are none, or no room for them."""
+        shape = Shape.fitting(len(prompts), max(map(len, prompts))) if prompts else None
         if shape is None or max_new > NEW or self._bytes(shape) > self.room:
             return None
         if shape not in self.kept:

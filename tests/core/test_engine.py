@@ -96,6 +96,11 @@ def test_a_reader_of_its_own_answers_beside_the_base_model_as_it_does_alone(engi
     assert len({a.text for a in together}) > 1
 
 
+def test_without_a_question_to_the_base_model_no_passes_of_it_are_made(engine, monkeypatch) -> None:
+    monkeypatch.setattr(engine, "_base_passes", lambda *_: pytest.fail("passes of no prompts"))
+    assert len(engine.answer([Ask("Who?", section(learn(engine, STORY), 0))])) == 1
+
+
 def test_the_base_model_answers_the_same_before_and_after_learning(engine) -> None:
     before = engine.answer([Ask("Who is the master?")])[0]
     learn(engine, STORY)

@@ -128,6 +128,7 @@ def test_without_room_there_is_no_recording_and_the_longest_unused_goes_first(ti
 
 def test_what_no_recording_can_do_is_left_to_the_plain_passes(tiny, modules) -> None:
     recordings = Graphs(tiny.model, modules)
+    assert recordings.passes([], 1, 8) is None
     assert recordings.passes(PROMPTS[:1] * 129, 1, 8) is None
     assert recordings.passes(PROMPTS, 1, graphs.NEW + 1) is None
 
