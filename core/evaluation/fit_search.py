@@ -68,7 +68,7 @@ CHOICE: dict[str, Sequence[float]] = {
 }
 TRUST: dict[str, Sequence[float]] = {
     "min_evidence": (0.3, 0.4, 0.5, 0.6, 0.7),
-    "likely_confidence": (0.5, 0.6, 0.7, 0.8, 0.9),
+    "likely_confidence": (0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9),
     "absent_confidence": (0.5, 0.6, 0.7, 0.8, 0.9),
     "absent_words": (8, 12, 16),
 }

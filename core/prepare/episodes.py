@@ -37,11 +37,11 @@ TELLING = 3  # words; "Who led?" has too few to say which document it is about
 TITLES = ("Notes", "Document", "Report", "Handbook", "Text", "report.pdf", "notes.pdf", "Guide", "document (3).pdf")
 TOKENS_OF_A_WORD = 1.35
 LONG = 100  # tokens of question and answer from which a shape is for long answers
-KINDS = {"people": 0.5, "written": 0.3, "tables": 0.05, "rules": 0.2, "invented": 0.2, "gist": 0.05}
+KINDS = {"people": 0.5, "written": 0.1, "tables": 0.05, "rules": 0.2, "invented": 0.2, "gist": 0.05}
 LONG_KINDS = {"long": 0.75, "gist": 0.25}
 READ_KINDS = {
-    "people": 0.5,
-    "written": 0.1,
+    "people": 0.35,
+    "written": 0.25,
     "long": 0.17,
     "tables": 0.1,
     "rules": 0.12,

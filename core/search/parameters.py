@@ -23,6 +23,7 @@ ONE_MORE_STAGE = (
     "2026-11-26 · One more stage in one soup, the gate again, what the search can know, every ingredient on a GPU"
 )
 LIKELY = "2026-11-29 · Which answers are called likely"
+WORDS = "2026-11-30 · A longer answer has more words that may be wrong"
 
 
 def fitted(value: float, entry: str) -> Any:
@@ -56,7 +57,7 @@ class RankingParameters:
 
     # How far an answer is trusted
     min_evidence: float = fitted(0.5, LIKELY)  # share of what is asked that stands beside the answer, to support it
-    likely_confidence: float = fitted(0.7, LIKELY)  # from which a supported answer is likely
+    likely_confidence: float = fitted(0.7, WORDS)  # that all words are right, from which a supported answer is likely
     absent_confidence: float = fitted(0.8, LIKELY)  # below which an answer that stands nowhere in the text is none
     absent_words: int = fitted(12, LIKELY)  # of an answer that must stand in the text; a longer one has its own words
 

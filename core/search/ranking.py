@@ -331,9 +331,11 @@ def certainty(
         and language_of(question) == ENGLISH  # of others 2 of 17 were right (LOG.md)
     )
     is_supported = evidence is not None and evidence >= parameters.min_evidence and is_plausible
-    if is_supported and confidence >= parameters.likely_confidence:
+    words = len(text.split())
+    all_right = confidence ** (words + 1)  # of the words and of the answer's end; confidence is the mean of its tokens
+    if is_supported and all_right >= parameters.likely_confidence:
         return Certainty.LIKELY
-    is_short = len(text.split()) <= parameters.absent_words  # a longer answer may be in words of its own
+    is_short = words <= parameters.absent_words  # a longer answer may be in words of its own
     if evidence == 0.0 and is_short and confidence < parameters.absent_confidence:
         return Certainty.ABSENT
     return Certainty.UNSURE

@@ -138,7 +138,7 @@ def test_the_gate_is_shut_to_general_questions_and_no_further() -> None:
 
 
 def test_likely_needs_more_confidence_where_unsure_answers_are_wrong() -> None:
-    cases = [case(good=0, share=1, sure=0.75), case(good=100, share=1, sure=0.95)]
+    cases = [case(good=0, share=1, sure=0.9), case(good=100, share=1, sure=0.98)]
     assert (trust(cases, NOW), trust(cases, fit(cases, NOW, TRUST, trust))) == (-150, 50)
 
 

@@ -17,8 +17,8 @@ from core.learning.packing import pack, unpack
 from core.learning.preparation import is_shipped_form, load_prepared, read_config, read_reader, save_prepared
 from core.model import SHIPPED, LoadedModel, preparation_digest
 
-FINGERPRINT = "9ce186fb242c2eb57d047a10593e175665682431bbe4be0f5edd2973602f416c"
-SLOW_WEIGHTS = "0a04a32c2c764041160df1be96d6a0e63557a53aa1f12483464b8efbcc81b281"
+FINGERPRINT = "11ad48ccee3172f25412e43ccab8e5c14945483cef50c18ee6fe6bc28502eb64"
+SLOW_WEIGHTS = "8740c6cb4eef05076bb1afb0029c76e824feebe708c034730d7f31800e31af2e"
 PACKED = "00b50e643cd38bd618b9a4fed19d8133f414630c8a31b72727fdd78c3bf80bc8"
 UNPACKED = "2fc23bf72f1a57f3235b619f139e43021d80e4e00158366bd707e38095e71272"
 WIDTH = 576  # of the embedded model

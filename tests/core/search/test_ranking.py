@@ -208,11 +208,11 @@ def test_support_names_the_pages_on_which_an_answer_stands() -> None:
 
 def test_an_answer_is_judged_by_the_text_of_its_own_document() -> None:
     pages = {"a": [Page(4, "The lighthouse was built in 1874.")], "b": [Page(1, "The lighthouse is green.")]}
-    said = {("a", 0): Completion("in 1874", 2, 0.1, 0.8), ("b", 0): Completion("in 1874", 2, 0.1, 0.9)}
+    said = {("a", 0): Completion("in 1874", 2, 0.1, 0.9), ("b", 0): Completion("in 1874", 2, 0.1, 0.95)}
     question, asked = "When was the lighthouse built?", [[hit("b"), hit("a"), hit("c")]]
     best, certain = judge(question, asked, said, pages, NUMBERS)
     assert best and (best.hit.key, best.pages, certain) == (("a", 0), (4,), Certainty.LIKELY)
-    best, certain = judge(question, asked, said, pages, NUMBERS, floor=0.85)
+    best, certain = judge(question, asked, said, pages, NUMBERS, floor=0.96)
     assert best and (best.completion.text, best.pages, certain) == (NOT_IN_TEXT, (), Certainty.ABSENT)
     assert judge(question, [[]], {}, {}, NUMBERS) == (None, Certainty.UNSURE)
 
@@ -224,6 +224,8 @@ def test_an_answer_is_likely_only_with_a_sentence_that_supports_it_and_of_the_wa
 
     when = "When was the lighthouse built?"
     assert judged(when, "in 1874", 0.9, 0.8) is Certainty.LIKELY
+    assert judged(when, "in the spring of 1874", 0.9, 0.8) is Certainty.UNSURE, "any of its words may be wrong"
+    assert judged(when, "in the spring of 1874", 0.95, 0.8) is Certainty.LIKELY
     assert judged("Wann wurde der Leuchtturm gebaut?", "in 1874", 0.9, 0.8) is Certainty.UNSURE
     assert judged(when, "in 1874", 0.9, 0.2) is judged(when, "in 1874", 0.9, None) is Certainty.UNSURE
     assert judged("How many berths are there?", "Orla", 0.99, 1.0) is Certainty.UNSURE
