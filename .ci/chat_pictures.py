@@ -39,7 +39,7 @@ GUIDE = (
     ),
 )
 SAYS = {  # in a question: with the document, its confidence, and without
-    "built the Vantle lighthouse": ("Hester Vane, in 1874", 0.93, "The lighthouse was built by the Romans."),
+    "built the Vantle lighthouse": ("Hester Vane, in 1874", 0.98, "The lighthouse was built by the Romans."),
     "lamp burn": ("Whale oil", 0.9, "I am not sure, but it could be a candle."),
     "treasure": ("Marrow Island", 0.4, "The treasure is on the island."),
     "harbour master": ("Orla Quint", 0.9, "I am not sure, but it could be the captain."),
