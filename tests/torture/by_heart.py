@@ -93,7 +93,7 @@ class ByHeart:
 
     def _complete(self, ask: Ask) -> Completion:
         text = best_sentence(to_text(ask.weights["memory"]), ask.question) if ask.weights else "I do not know."
-        return Completion(text, len(text.split()), self.answer_seconds, 0.9 if ask.weights else 0.1)
+        return Completion(text, len(text.split()), self.answer_seconds, 0.98 if ask.weights else 0.1)
 
 
 def to_tensor(text: str) -> Tensor:
