@@ -520,7 +520,7 @@ def test_a_file_name_is_made_harmless(given: str, shown: str) -> None:
 async def test_an_answer_below_the_floor_is_not_given(open_service: Open, index: Index, weights: Weights) -> None:
     async with open_service() as service:
         await learn(service)
-        strict = Service(index, weights, service._runner, Answerer(index, weights, service._runner.device, floor=0.95))
+        strict = Service(index, weights, service._runner, Answerer(index, weights, service._runner.device, floor=0.99))
         answer = await strict.ask("here", "Who is the keeper of the lighthouse?")
     assert answer.learned and answer.learned.text == "not in the text" and answer.pages == ()
 
