@@ -35,6 +35,7 @@ PRONOUNS = frozenset(
 )
 NO_NAME = re.compile(r"^(?:document|notes?|scan|untitled|file|text|paper|page|img|image|download)?[\W\d_]*$", re.I)
 HEAD_ENDS = (".", "!", "?", ":", ";", ",", "…")
+ABBREVIATED = re.compile(r"(?:^|[\s(])(?:[A-Za-z]|ca|Dr|Mr|Mrs|Ms|St|No|vs)\.$")  # what ends so goes on: "(c. 900", "Mr. Pott"
 
 
 def gist(pages: Sequence[Page], name: str) -> str:
@@ -146,7 +147,12 @@ def _blocks(pages: Sequence[Page]) -> Iterator[str]:
 
 def _sentences(block: str) -> list[str]:
     block = re.sub(r" ?\(\s*\)", "", block)  # what an encyclopedia's pronunciation leaves
-    sentences = map(one_line, SENTENCE_END.split(block))
+    sentences: list[str] = []
+    for part in map(one_line, SENTENCE_END.split(block)):
+        if sentences and ABBREVIATED.search(sentences[-1]):
+            sentences[-1] += f" {part}"
+        else:
+            sentences.append(part)
     return [sentence for sentence in sentences if len(sentence.split()) > 3]
 
 
