@@ -35,7 +35,7 @@ PRONOUNS = frozenset(
 )
 NO_NAME = re.compile(r"^(?:document|notes?|scan|untitled|file|text|paper|page|img|image|download)?[\W\d_]*$", re.I)
 HEAD_ENDS = (".", "!", "?", ":", ";", ",", "…")
-ABBREVIATED = re.compile(r"(?:^|[\s(])(?:[A-Za-z]|ca|Dr|Mr|Mrs|Ms|St|No|vs)\.$")  # what ends so goes on: "(c. 900", "Mr. Pott"
+ABBREVIATED = re.compile(r"(?:^|[\s(])(?:[A-Za-z]|ca|Dr|Mr|Mrs|Ms|St|No|vs)\.$")  # a sentence goes on: "(c. 900"
 
 
 def gist(pages: Sequence[Page], name: str) -> str:

@@ -41,7 +41,7 @@ TIED = (  # fifteen words in two sentences each; the twelve most frequent ones c
         (LONG, "notes.txt", LONG[: LONG.index(", after")]),  # what happened to somebody; as much as can stand for it
         (f"Keepers here are asking for oil. {MEETING}", "notes.txt", "Keepers here are asking for oil"),
         (f"In the far north, {LIGHTHOUSE[0].lower()}{LIGHTHOUSE[1:]}", "scan 12.pdf", "Vantle lighthouse"),
-        (f"Tam Odrey (c. 1690 to 1755) was a mason of Vantle. {MEETING}", "notes.txt", "Tam Odrey"),  # "c." ends nothing
+        (f"Tam Odrey (c. 1690 to 1755) was a mason. {MEETING}", "notes.txt", "Tam Odrey"),  # "c." ends nothing
     ],
 )
 def test_a_gist_begins_with_the_subject(text: str, name: str, about: str) -> None:
