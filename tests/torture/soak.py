@@ -141,6 +141,7 @@ async def live(load: Load, until: float, say: Say) -> None:
         await asyncio.sleep(min(60.0, rest))
         note(load)
         say(f"{max(0.0, until - time.monotonic()):,.0f} s left: {len(load.uploads)} documents, {load.answered} answers")
+    await sample(load)  # a short life may end before the first one
     for task in tasks:
         task.cancel()
     for result in await asyncio.gather(*tasks, return_exceptions=True):
