@@ -136,12 +136,12 @@ async def live(load: Load, until: float, say: Say) -> None:
         asyncio.create_task(again(ask, load, ask_every)),
         asyncio.create_task(again(erase, load, erase_every)),
         asyncio.create_task(again(sample, load, SAMPLE_EVERY)),
+        asyncio.create_task(sample(load)),  # a short life may end before the next one
     ]
     while (rest := until - time.monotonic()) > 0:
         await asyncio.sleep(min(60.0, rest))
         note(load)
         say(f"{max(0.0, until - time.monotonic()):,.0f} s left: {len(load.uploads)} documents, {load.answered} answers")
-    await sample(load)  # a short life may end before the first one
     for task in tasks:
         task.cancel()
     for result in await asyncio.gather(*tasks, return_exceptions=True):
