@@ -39,7 +39,7 @@ class Part:
 
 
 @dataclass
-class Said:
+class Outcome:
     own: list[str] = field(default_factory=list)  # answers, part by part
     elsewhere: list[str] = field(default_factory=list)  # asked in the next part's channel
     worked: list[float] = field(default_factory=list)  # seconds of a processor that each worker used
@@ -93,8 +93,8 @@ def sample_parts() -> list[Part]:
     return parts
 
 
-async def listen(plan: Plan, roles: Sequence[str], parts: Sequence[Part]) -> Said:
-    folder, said = plan.folder / roles[0], Said()
+async def listen(plan: Plan, roles: Sequence[str], parts: Sequence[Part]) -> Outcome:
+    folder, outcome = plan.folder / roles[0], Outcome()
     folder.mkdir()
     async with AsyncExitStack() as stack:
         worlds = [World(folder / "data", role=role, log=folder / "log") for role in roles]
@@ -105,14 +105,14 @@ async def listen(plan: Plan, roles: Sequence[str], parts: Sequence[Part]) -> Sai
         workers = [psutil.Process(world.pid) for world in worlds if world.role == "worker"]
         before = [worker.cpu_times().user for worker in workers]
         await asyncio.gather(*(teach(worlds[0], folder, number, part) for number, part in enumerate(parts)))
-        said.worked = [worker.cpu_times().user - used for worker, used in zip(workers, before, strict=True)]
+        outcome.worked = [worker.cpu_times().user - used for worker, used in zip(workers, before, strict=True)]
         numbers = iter(range(1_000, 10**9))
         for part, other in zip(parts, [*parts[1:], parts[0]], strict=True):
             for question in part.questions:
-                said.own.append(await ask(worlds[0], next(numbers), part.channel, question))
-                said.elsewhere.append(await ask(worlds[0], next(numbers), other.channel, question))
-    said.weights = await stored(folder / "data", parts)
-    return said
+                outcome.own.append(await ask(worlds[0], next(numbers), part.channel, question))
+                outcome.elsewhere.append(await ask(worlds[0], next(numbers), other.channel, question))
+    outcome.weights = await stored(folder / "data", parts)
+    return outcome
 
 
 async def stored(data: Path, parts: Sequence[Part]) -> dict[str, str]:
@@ -145,8 +145,8 @@ async def ask(world: World, number: int, channel: str, question: str) -> str:
     return (await world.answer(number, PATIENCE))["text"]
 
 
-def same(some: Sequence[str], others: Sequence[str]) -> int:
-    return sum(one == other for one, other in zip(some, others, strict=True))
+def same(answers: Sequence[str], others: Sequence[str]) -> int:
+    return sum(answer == other for answer, other in zip(answers, others, strict=True))
 
 
 def right(answers: Sequence[str], expected: Sequence[str]) -> int:
