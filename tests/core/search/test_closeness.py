@@ -155,7 +155,7 @@ def test_the_embedded_model_finds_what_is_asked_in_other_words() -> None:
     first = []
     for question, place in ASKED.items():
         close = closeness(engine.query(question), codes)
-        assert close
+        assert close and close[place] in sorted(close)[-2:], question
         first.append(max(close) == close[place])
     assert sum(first) >= 4, "a head that ships may put one of the five second (LOG.md); by chance one comes first"
 
