@@ -14,30 +14,21 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from core.errors import EngramError, KeyLost, SetupError, StorageFailed, StorageUnavailable
+from core.errors import KeyLost, SetupError, StorageFailed
 from storage.folder import fsync_path
-
-if TYPE_CHECKING:
-    from obstore.store import RetryConfig
 
 KEY_BYTES = 32  # of a key: AES-256
 NONCE_BYTES = 12  # bytes, random
 ID_BYTES = 16  # bytes of a key's id, which stand before what is sealed
 MARK = "sealed:"  # before it as text
 MAX_KEPT = 20_000  # keys in memory
-RETRIES: RetryConfig = {  # by time alone
-    "max_retries": 1_000,
-    "retry_timeout": timedelta(seconds=60),
-    "backoff": {"max_backoff": timedelta(seconds=5)},
-}
 
 
 @dataclass(frozen=True)
@@ -195,47 +186,34 @@ class _Bucket:
     def __init__(self, url: str) -> None:
         """Raises: SetupError."""
         try:
-            import obstore
-            from obstore.store import from_url
+            from storage.bucket import Bucket
         except ImportError as error:
             raise SetupError("ENGRAM_KEYS is a bucket, and its client is missing: install engram[objects].") from error
-        self._obstore = obstore
         try:
-            self._store = from_url(url, retry_config=RETRIES)
-        except (obstore.exceptions.BaseError, ValueError) as error:
+            self._bucket = Bucket(url, "The keys")
+        except ValueError as error:
             raise SetupError("ENGRAM_KEYS is no folder and no address of an object store.") from error
 
     def put(self, name: str, secret: bytes) -> None:
-        with self._connected():
-            version = self._obstore.put(self._store, name, secret)["version"]
-        if version not in (None, "null"):
+        if self._bucket.put(name, secret):
             raise SetupError(
                 "The bucket of ENGRAM_KEYS keeps versions, and so would keep destroyed keys; name another."
             )
 
     def get(self, name: str) -> bytes:
-        with self._connected():
-            return self._obstore.get(self._store, name).bytes().to_bytes()
+        return self._bucket.get(name)
 
     def delete(self, names: Iterable[str]) -> None:
-        with suppress(FileNotFoundError), self._connected():
-            self._obstore.delete(self._store, list(names))
-
-    @contextmanager
-    def _connected(self) -> Iterator[None]:
-        """Raises: StorageUnavailable, after retries."""
-        try:
-            yield
-        except self._obstore.exceptions.GenericError as error:
-            raise StorageUnavailable("The keys can't be reached; nothing was changed.") from error
+        with suppress(FileNotFoundError):
+            self._bucket.delete(names)
 
 
 @contextmanager
 def _translated() -> Iterator[None]:
-    """Raises: StorageFailed. All errors: to name obstore's, it would have to be there."""
+    """Raises: StorageFailed."""
     try:
         yield
-    except (FileNotFoundError, EngramError):
+    except FileNotFoundError:
         raise
-    except Exception as error:
+    except OSError as error:
         raise StorageFailed("The keys can't be read or written; nothing was changed.") from error

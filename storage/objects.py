@@ -10,20 +10,17 @@ import hashlib
 import json
 import secrets
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from threading import Lock
 from typing import TYPE_CHECKING
 
-import obstore
-from obstore.exceptions import BaseError, GenericError
-from obstore.store import from_url
-
-from core.errors import KeyLost, SetupError, StorageFailed, StorageUnavailable, WeightsDamaged, WrongBaseModel
+from core.errors import KeyLost, SetupError, StorageFailed, WeightsDamaged, WrongBaseModel
 from core.ports import Learned, section_tensors
 from core.types import WeightsRecord
-from storage.keys import RETRIES, Key, Keys
+from storage.bucket import Bucket
+from storage.keys import Key, Keys
 from storage.weights import describe, safe, to_float16
 
 if TYPE_CHECKING:
@@ -45,8 +42,8 @@ class Objects:
         Raises: SetupError.
         """
         try:
-            self._store = from_url(url, retry_config=RETRIES)
-        except (BaseError, ValueError) as error:
+            self.bucket = Bucket(url, "The learned weights")
+        except ValueError as error:
             raise SetupError("ENGRAM_OBJECTS is no address of an object store; s3://bucket/prefix is one.") from error
         self._index_id = index_id
         self._keys = keys
@@ -65,15 +62,14 @@ class Objects:
 
         def put(number: int) -> tuple[str, int]:
             data = key.seal(save(section_tensors(tensors, number), metadata | {"section": str(number)}))
-            obstore.put(self._store, self._name(document_id, f"{number}.safetensors"), data)
+            self.bucket.put(self._name(document_id, f"{number}.safetensors"), data)
             return hashlib.sha256(data).hexdigest(), len(data)
 
-        with _translated():
-            with ThreadPoolExecutor(MAX_REQUESTS) as pool:
-                stored = list(pool.map(put, numbers))
-            checksums = {number: digest for number, (digest, _) in zip(numbers, stored, strict=True)}
-            data = json.dumps(checksums).encode()
-            obstore.put(self._store, self._name(document_id, CHECKSUMS), data)
+        with ThreadPoolExecutor(MAX_REQUESTS) as pool:
+            stored = list(pool.map(put, numbers))
+        checksums = {number: digest for number, (digest, _) in zip(numbers, stored, strict=True)}
+        data = json.dumps(checksums).encode()
+        self.bucket.put(self._name(document_id, CHECKSUMS), data)
         return WeightsRecord(
             document_id=document_id,
             path=self._folder(document_id),
@@ -145,11 +141,10 @@ class Objects:
                     del self._kept[name]
         try:
             self._keys.destroy([self._key_id(document_id)])
-            names = [item["path"] for page in obstore.list(self._store, folder) for item in page]
-            obstore.delete(self._store, names)
+            self.bucket.delete(self.bucket.names(folder))
         except FileNotFoundError:
             pass
-        except (BaseError, StorageFailed) as error:
+        except StorageFailed as error:
             raise OSError("the object store can't be reached, or refuses") from error
 
     def sweep(self, known: Sequence[WeightsRecord]) -> tuple[list[str], list[str]]:
@@ -163,10 +158,10 @@ class Objects:
         """What is wrong with the store, one sentence each, and what it is: something is put there, read and deleted."""
         name, data = f"probe-{secrets.token_hex(8)}", secrets.token_bytes(1 << 10)
         try:
-            version = obstore.put(self._store, name, data)["version"]
-            same = obstore.get(self._store, name).bytes().to_bytes() == data
-            obstore.delete(self._store, name)
-        except (BaseError, FileNotFoundError):
+            version = self.bucket.put(name, data)
+            same = self.bucket.get(name) == data
+            self.bucket.delete([name])
+        except (StorageFailed, FileNotFoundError):
             return ["it can't be reached, or refuses to put, get or delete"], ""
         said = "put, read and deleted an object; " + ("it keeps versions" if version else "it keeps no versions")
         return ([] if same else ["it gives back other bytes than it got"]), said
@@ -178,11 +173,10 @@ class Objects:
             if kept == sha256:
                 self._kept.move_to_end(name)
                 return data
-        with _translated():
-            try:
-                data = obstore.get(self._store, name).bytes().to_bytes()
-            except FileNotFoundError as error:
-                raise WeightsDamaged from error
+        try:
+            data = self.bucket.get(name)
+        except FileNotFoundError as error:
+            raise WeightsDamaged from error
         if hashlib.sha256(data).hexdigest() != sha256:
             raise WeightsDamaged
         with self._keeping:
@@ -207,14 +201,3 @@ def _read(data: bytes, record: WeightsRecord, channel: str, section: str) -> dic
     if not expected.items() <= header.get("__metadata__", {}).items():
         raise WeightsDamaged
     return load(data)
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    """Raises: StorageFailed."""
-    try:
-        yield
-    except GenericError as error:  # after its retries
-        raise StorageUnavailable("The object store can't be reached; nothing was changed.") from error
-    except BaseError as error:
-        raise StorageFailed("The object store refuses; nothing was changed.") from error

@@ -51,7 +51,7 @@ HOMES = {  # an SDK -> the files and folders that may import it
     "psycopg": ("storage/connections.py", "storage/postgres.py", "storage/workers.py"),
     "psycopg_pool": ("storage/connections.py", "storage/postgres.py"),
     "procrastinate": ("storage/postgres.py", "storage/workers.py"),
-    "obstore": ("storage/objects.py", "storage/keys.py"),
+    "obstore": ("storage/bucket.py",),
     "cryptography": ("storage/keys.py",),
     "discord": ("bot/platforms/discord/",),
     "slack_bolt": ("bot/platforms/slack/",),

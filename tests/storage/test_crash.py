@@ -9,8 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import obstore
-
 from storage.check import check_folder
 from storage.folder import DataFolder
 from storage.index import Index
@@ -63,7 +61,7 @@ async def check_servers(index: PostgresIndex, weights: Objects, acknowledged: li
     records = {record.document_id: record for record in await index.all_weights()}
     for document_id in await index.unused_weights():
         weights.delete(document_id)
-    stored = {item["path"].split("/")[1] for page in obstore.list(weights._store) for item in page}
+    stored = {name.split("/")[1] for name in weights.bucket.names()}
     assert stored == set(records) >= set(acknowledged)
     for document_id, record in records.items():
         assert len(weights.load(record, "here", base="base", section=1)) == 4

@@ -18,7 +18,7 @@ from core.service import Service
 from core.types import Job, Progress, Stage
 from storage.connections import Connection
 from storage.index import Index
-from storage.keys import RETRIES, Keys
+from storage.keys import Keys
 from storage.objects import Objects
 from storage.postgres import PostgresIndex
 from storage.weights import Weights
@@ -243,7 +243,7 @@ async def store_network(store: dict[str, str], environment: Environment) -> Asyn
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("storage.objects.RETRIES", {**RETRIES, "retry_timeout": timedelta(seconds=1)})
+    monkeypatch.setattr("storage.bucket.RETRY_TIMEOUT", timedelta(seconds=1))
     monkeypatch.setattr("core.runner.RETRY_PAUSES", (0.5, 1.0, 2.0))
 
 
@@ -280,7 +280,7 @@ async def test_a_store_that_stays_away_is_told_after_the_last_attempt(
     cutting.cancel()
     job = await index.job("j1")
     assert (job.stage, job.attempts, job.retries) == (Stage.FAILED, 2, 1) and seen.count(Stage.FAILED) == 1
-    assert job.error == "The object store can't be reached; nothing was changed."
+    assert job.error == "The learned weights can't be reached; nothing was changed."
     assert await index.documents("here") == []
 
 
