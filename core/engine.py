@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from core.document.chunks import encoder, make_chunks
 from core.errors import SetupError
-from core.generate import Passes, complete, held_back
+from core.generate import Passes, at_once, complete, completion, held_back
 from core.learning.adapters.adapter import AdapterLearner
 from core.learning.adapters.remote import RemoteWriter
 from core.learning.base import LearnConfig, Learner, Objectives
@@ -191,12 +191,12 @@ class Engine:
             name = BASE_LEARNER if ask.is_base else ask.learner or self.learner
             by_learner.setdefault(name, []).append(i)
         base_rows = by_learner.pop(BASE_LEARNER, [])
-        learned = partial(self._learned_answers, asks, by_learner, temperatures, most_tokens)
-        base = partial(self._base_answers, [asks[i] for i in base_rows], most_tokens)
+        learned = self._learned_answers(asks, by_learner, temperatures, most_tokens)
+        base = self._base_answers([asks[i] for i in base_rows], most_tokens)
         if base_rows and by_learner and self.reader is not self.base and self.device == "cpu":
             out, answers = side_by_side(self._executor, learned, base)
         else:
-            out, answers = learned(), base()
+            out, answers = at_once(learned), at_once(base)
         out |= zip(base_rows, answers, strict=True)
         return [out[i] for i in range(len(asks))]
 
@@ -206,15 +206,15 @@ class Engine:
         by_learner: Mapping[str, Sequence[int]],
         temperatures: Sequence[float],
         most_tokens: int,
-    ) -> dict[int, Completion]:
+    ) -> Generator[None, None, dict[int, Completion]]:
         """Of the rows of each learner, by their numbers."""
         out: dict[int, Completion] = {}
         for name, rows in by_learner.items():
-            order, completions = self._batch(name, asks, rows, temperatures, most_tokens)
+            order, completions = yield from self._batch(name, asks, rows, temperatures, most_tokens)
             out |= zip(order, completions, strict=True)
         return out
 
-    def _base_answers(self, asks: Sequence[Ask], most_tokens: int) -> list[Completion]:
+    def _base_answers(self, asks: Sequence[Ask], most_tokens: int) -> Generator[None, None, list[Completion]]:
         """The public model's own answers: greedy, nothing attached, each question once."""
         if not asks:
             return []
@@ -226,7 +226,8 @@ class Engine:
             "max_new": min(most_tokens, BASE_TOKENS),
         }
         options["passes"] = self._base_passes(questions, prompts, options["pad_id"], options["max_new"])
-        answers = dict(zip(questions, complete(self.base.model, self.base.tokenizer, prompts, **options), strict=True))
+        completions = yield from completion(self.base.model, self.base.tokenizer, prompts, **options)
+        answers = dict(zip(questions, completions, strict=True))
         return [answers[ask.question] for ask in asks]
 
     def _base_passes(
@@ -251,7 +252,7 @@ class Engine:
 
     def _batch(
         self, name: str, asks: Sequence[Ask], rows: Sequence[int], temperatures: Sequence[float], most_tokens: int
-    ) -> tuple[list[int], list[Completion]]:
+    ) -> Generator[None, None, tuple[list[int], list[Completion]]]:
         """The reader's answers: rows with weights, grouped by them, then those with nothing but a text."""
         by_weights: dict[int, list[int]] = {}
         without_weights = []
@@ -287,7 +288,7 @@ class Engine:
             "passes": passes,
         }
         with nullcontext() if passes else learner.attach(groups):
-            completions = complete(self.reader.model, self.base.tokenizer, prompts, **options)
+            completions = yield from completion(self.reader.model, self.base.tokenizer, prompts, **options)
         return order, list(map(whole_abstention, completions))
 
     def _prompt(self, ask: Ask) -> list[int]:

@@ -282,11 +282,18 @@ def held_back(fmt: PromptFormat, floor: float = 1.1) -> tuple[int, float] | None
 
 
 def complete(model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], **options: Any) -> list[Completion]:
-    """`generate`, as text; seconds are the batch's."""
+    """What `completion` returns."""
+    return at_once(completion(model, tokenizer, prompts, **options))
+
+
+def completion(
+    model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], **options: Any
+) -> Generator[None, None, list[Completion]]:
+    """`generation`, as text; seconds are the batch's."""
     if not prompts:
         return []
     began = time.perf_counter()
-    rows, confidences = generate(model, prompts, **options)
+    rows, confidences = yield from generation(model, prompts, **options)
     seconds = time.perf_counter() - began
     completions = []
     for ids, confidence in zip(rows, confidences, strict=True):

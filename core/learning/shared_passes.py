@@ -25,10 +25,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.generate import Next, Passes, pad_left, round_up
-from core.learning.blocks import arrange, can_run, probabilities, run_blocks
+from core.learning.blocks import FEW_COLUMNS, arrange, can_run, probabilities, run_blocks
 
 MAX_PROMPT = 256  # tokens of a prompt; a longer one shares little, and is read as ever
-MAX_DRAFT = 7  # tokens
+MAX_DRAFT = 7  # tokens; none where rows are so many that reading them takes much longer (FEW_COLUMNS)
 SPARE = 64  # columns of the cache that are lost where rows keep different numbers of the tokens that were read ahead
 
 
@@ -258,7 +258,7 @@ class DraftedPasses(Passes):
     def _drafts(self) -> list[list[int]]:
         going = [row for row in self.rows if not row.is_done]
         needed = self.max_new - min(len(row.said) for row in going)
-        if self.passes.free < needed + MAX_DRAFT:
+        if self.passes.free < needed + MAX_DRAFT or len(self.rows) * (1 + MAX_DRAFT) > FEW_COLUMNS:
             return [[] for _ in self.rows]
         return [[] if row.is_done else list(self.draft(n, row.said)) for n, row in enumerate(self.rows)]
 

@@ -49,8 +49,13 @@ def test_room_that_is_not_filled_yet_is_not_looked_at(tiny) -> None:
     assert passes.next(torch.tensor([7] * len(PROMPTS))).p.isfinite().all()
 
 
+@pytest.fixture
+def long_drafts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("core.learning.shared_passes.FEW_COLUMNS", len(PROMPTS) * (1 + MAX_DRAFT))
+
+
 @pytest.mark.parametrize("known", ["answer", "half", "wrong", "nothing", "one of them"])
-def test_a_draft_changes_no_answer(tiny, known) -> None:
+def test_a_draft_changes_no_answer(tiny, known, long_drafts) -> None:
     modules = down_projections(tiny.model, range(3))
     weights = deltas(modules)
     shared = Shared(tiny.model, modules, OPENING)
@@ -71,6 +76,18 @@ def test_a_draft_changes_no_answer(tiny, known) -> None:
         assert passes.reads == (1 if known == "answer" else 7)
     if known == "one of them":
         assert passes.passes.column == 27 + 7 + 6  # row 2 has seven of them, the others the first and the last six
+
+
+@pytest.mark.parametrize(("columns", "reads"), [(40, 1), (39, 7)])
+def test_of_many_rows_nothing_is_read_ahead(tiny, monkeypatch, columns: int, reads: int) -> None:
+    monkeypatch.setattr("core.learning.shared_passes.FEW_COLUMNS", columns)
+    shared = Shared(tiny.model, {}, OPENING)
+    plain, _ = generate(tiny.model, PROMPTS, **PLAIN, passes=shared.passes(PROMPTS, 1, 8))
+    passes = DraftedPasses(
+        shared.passes(PROMPTS, 1, 8), lambda row, said: plain[row][len(said) :][:MAX_DRAFT], PLAIN["stop_ids"], 8
+    )
+    assert generate(tiny.model, PROMPTS, **PLAIN, passes=passes)[0] == plain
+    assert passes.reads == reads
 
 
 def test_a_row_that_is_done_is_read_no_further(tiny) -> None:
