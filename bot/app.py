@@ -31,7 +31,7 @@ from storage.backup import restore as restore_folder
 from storage.check import Contents, check_folder, rebuild_search
 from storage.folder import TOKENS_FILE, DataFolder
 from storage.index import Index, ReadOnlyIndex
-from storage.transfer import Copied, Store, WholeWeights, adopt, transfer
+from storage.transfer import Copied, Store, adopt, transfer
 from storage.weights import Weights
 
 if TYPE_CHECKING:
@@ -194,7 +194,7 @@ def _keys(settings: Settings) -> Keys:
     return Keys(settings.keys or settings.data_dir / "keys")
 
 
-def _weights(settings: Settings, folder: DataFolder, index: Index) -> WholeWeights:
+def _weights(settings: Settings, folder: DataFolder, index: Index) -> ports.Weights:
     """Raises: SetupError."""
     if not settings.objects:
         return Weights(folder.weights, index.id)

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from functools import partial
 from operator import attrgetter
 
 from core.device import Device, prompt_tokens
 from core.document.chunks import check_length
 from core.document.formats import DocumentText
-from core.ports import Ask, Index, Weights
+from core.errors import WrongBaseModel
+from core.ports import Ask, Index, Weights, section_tensors
 from core.types import ALL_PAGES, Answer, Chunk, Completion, Limits
 
 MAX_HITS = 50  # chunks of a document that a question points at, at most
@@ -113,13 +113,15 @@ class Inspection:
 
         document = await self._index.find_document(channel, document_id)
         engine = await self._device.ready()
-        load = partial(self._weights.load, document.weights, channel, base=engine.fingerprint)
+        if document.weights.base != engine.fingerprint:
+            raise WrongBaseModel
 
-        def add_up(sections: Sequence[int]) -> dict[int, float]:
+        def add_up() -> dict[int, float]:
+            tensors = self._weights.load_all(document.weights, channel)
             squares: defaultdict[int, float] = defaultdict(float)
-            for section in sections:
-                for layer, norm in layer_norms(load(section=section)).items():
+            for section in sorted({*document.weights.sections}):
+                for layer, norm in layer_norms(section_tensors(tensors, section)).items():
                     squares[layer] += norm**2
             return {layer: square**0.5 for layer, square in sorted(squares.items())}
 
-        return await asyncio.to_thread(add_up, sorted({*document.weights.sections}))
+        return await asyncio.to_thread(add_up)

@@ -220,6 +220,10 @@ class Weights(Protocol):
         """Raises: WeightsDamaged (missing, changed, another channel's), WrongBaseModel."""
         ...
 
+    def load_all(self, record: WeightsRecord, channel: str) -> Mapping[str, Tensor]:
+        """All tensors, named SECTION/MODULE, for whatever base model. Raises: WeightsDamaged, StorageFailed."""
+        ...
+
     def prefetch(self, record: WeightsRecord, section: int) -> None:
         """More questions about this section and those around it are likely: `load` is to find them here. No error."""
         ...

@@ -18,8 +18,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from core.consolidate import join_documents, merge_chunks, sections_of_chunks
 from core.correction import Rehearsal, Version, check, chunked, numbered, page_of
@@ -29,15 +28,20 @@ from core.document.chunks import check_length
 from core.document.formats import DocumentText, read_document
 from core.document.gist import gist
 from core.document.language import load_classifier
-from core.errors import Cancelled, EngramError, LearningFailed, Refused, StorageFailed, StorageUnavailable
+from core.errors import (
+    Cancelled,
+    EngramError,
+    LearningFailed,
+    Refused,
+    StorageFailed,
+    StorageUnavailable,
+    WrongBaseModel,
+)
 from core.feed import Feeds
 from core.ports import Engine, Index, Learned, Weights
 from core.search.words import terms
 from core.tracing import Stages, traced
 from core.types import Chunk, Document, Job, JobKind, Limits, Page, Progress, Stage, Step, WeightsRecord
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -355,15 +359,12 @@ class Runner:
 
     async def _version(self, document: Document, engine: Engine) -> Version:
         """A document as it is stored. Raises: WeightsDamaged, WrongBaseModel."""
-        record, tensors = document.weights, dict[str, "Tensor"]()
-        whole = document.metrics.gist
-        sections = record.sections if whole is None else (*record.sections, whole)
-        for section in sorted(set(sections)):
-            load = partial(self._weights.load, record, document.channel, base=engine.fingerprint, section=section)
-            for name, tensor in (await asyncio.to_thread(load)).items():
-                tensors[f"{section}/{name}"] = tensor
+        record = document.weights
+        if record.base != engine.fingerprint:
+            raise WrongBaseModel
+        tensors = await asyncio.to_thread(self._weights.load_all, record, document.channel)
         pages, chunks = await self._index.pages(document.id), await self._index.chunks(document.id)
-        return Version(tuple(pages), tuple(chunks), tensors, record.sections, whole)
+        return Version(tuple(pages), tuple(chunks), tensors, record.sections, document.metrics.gist)
 
     async def _corrected(self, work: _CurrentJob, document: Document, before: Version, engine: Engine) -> Version:
         """Raises: Refused; LearningFailed, when it can't be learned, or harms."""

@@ -102,7 +102,7 @@ class Objects:
             with ThreadPoolExecutor(MAX_REQUESTS) as pool:
                 list(pool.map(self._get, names, (checksums[number] for number in near)))
 
-    def whole(self, record: WeightsRecord, channel: str) -> dict[str, Tensor]:
+    def load_all(self, record: WeightsRecord, channel: str) -> dict[str, Tensor]:
         """All tensors, named SECTION/MODULE, as stored, on the CPU. Raises: WeightsDamaged, StorageFailed."""
         tensors = {}
         for section, sha256 in self._checksums(record).items():

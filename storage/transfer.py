@@ -11,26 +11,17 @@ import json
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 from core.errors import SetupError, StorageFailed, WeightsDamaged
 from core.ports import Learned, Weights
-from core.types import Chunk, Document, Page, WeightsRecord
+from core.types import Chunk, Document, Page
 from storage.channel_files import COLUMNS as CONTENT_COLUMNS
 from storage.channel_files import ChannelFile, insert_into
 from storage.index import COLUMNS, Index, document_of, pages_in
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
 MAX_TRIES = 5  # at a channel; one of its documents may be forgotten while its weights are read
 Row = dict[str, Any]
-
-
-class WholeWeights(Weights, Protocol):
-    def whole(self, record: WeightsRecord, channel: str) -> dict[str, Tensor]:
-        """All tensors, named SECTION/MODULE. Raises: WeightsDamaged, StorageFailed."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -38,7 +29,7 @@ class Store:
     """Where one bot's data are."""
 
     index: Index
-    weights: WholeWeights
+    weights: Weights
 
 
 @dataclass(frozen=True)
@@ -180,7 +171,7 @@ async def _write(index: Index, channel: str, content: _Channel) -> None:
         await run(ChannelFile.insert, {"answers": content.answers, "feedback": content.feedback}, create=True)
 
 
-def _copy_weights(source: WholeWeights, target: WholeWeights, content: _Channel, there: list[Row] | None) -> list[Row]:
+def _copy_weights(source: Weights, target: Weights, content: _Channel, there: list[Row] | None) -> list[Row]:
     """Blocking. Rows of weights as they are in the target, all of whose tensors were compared.
 
     Args:
@@ -193,14 +184,14 @@ def _copy_weights(source: WholeWeights, target: WholeWeights, content: _Channel,
     records = {document.id: document.weights for document in _documents(content.rows["documents"], there or [])}
     rows = []
     for document in _documents(content.rows["documents"], content.rows["weights"]):
-        tensors = source.whole(document.weights, document.channel)
+        tensors = source.load_all(document.weights, document.channel)
         if there is None:
             learned = Learned(tensors, document.weights.sections, document.metrics)
             base, learner = document.weights.base, document.weights.learner
             new = target.save(document.id, document.channel, learned, base=base, learner=learner)
         else:
             new = records.get(document.id, document.weights)
-        copy = target.whole(new, document.channel)
+        copy = target.load_all(new, document.channel)
         if copy.keys() != tensors.keys() or not all(torch.equal(copy[name], tensors[name]) for name in tensors):
             raise StorageFailed(f"The weights of {document.name} are not the same there.")
         rows.append(asdict(new) | {"sections": json.dumps(new.sections)})

@@ -86,7 +86,7 @@ class Weights:
     def prefetch(self, record: WeightsRecord, section: int) -> None:
         """Nothing: they are on this machine."""
 
-    def whole(self, record: WeightsRecord, channel: str) -> dict[str, Tensor]:
+    def load_all(self, record: WeightsRecord, channel: str) -> dict[str, Tensor]:
         """All tensors, named SECTION/MODULE, as stored, on the CPU. Raises: WeightsDamaged, StorageFailed."""
         return self._read(record, channel)
 

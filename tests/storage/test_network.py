@@ -264,7 +264,7 @@ async def test_a_document_whose_save_loses_the_store_is_learned_by_another_attem
     job = await index.job("j1")
     assert stages[-1] is job.stage is Stage.DONE and Stage.FAILED not in stages
     assert job.retries >= 1 and job.attempts == job.retries + 1
-    assert await asyncio.to_thread(weights.whole, document.weights, "here")
+    assert await asyncio.to_thread(weights.load_all, document.weights, "here")
 
 
 async def test_a_store_that_stays_away_is_told_after_the_last_attempt(

@@ -123,7 +123,7 @@ async def stored(data: Path, parts: Sequence[Part]) -> dict[str, str]:
     async with open_app(load_settings(data_dir=data), learning=False) as app:
         for part in parts:
             [document] = await app.service.documents(part.channel)
-            tensors = await asyncio.to_thread(app.service._weights.whole, document.weights, part.channel)
+            tensors = await asyncio.to_thread(app.service._weights.load_all, document.weights, part.channel)
             for name, tensor in tensors.items():
                 digests[f"{part.channel}/{name}"] = hashlib.sha256(tensor.numpy().tobytes()).hexdigest()
     return digests

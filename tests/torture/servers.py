@@ -223,5 +223,5 @@ async def stored(servers: Servers) -> tuple[list[Document], int]:
     async with PostgresIndex(servers.database.url(), keys) as index:
         weights = Objects(os.environ["ENGRAM_OBJECTS"], index.id, keys)
         documents = [one for channel in await index.channels("") for one in await index.documents(channel)]
-        whole = [await asyncio.to_thread(weights.whole, one.weights, one.channel) for one in documents]
+        whole = [await asyncio.to_thread(weights.load_all, one.weights, one.channel) for one in documents]
     return documents, sum(map(bool, whole))
