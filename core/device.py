@@ -160,7 +160,7 @@ class Device:
     def _load(self) -> Engine:
         try:
             engine = self._engine_factory()
-            self._ranking = engine.base.ranking
+            self._ranking = engine.ranking
             return engine
         except EngramError:
             raise

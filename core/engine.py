@@ -46,7 +46,6 @@ CHECK_TOKENS = 16  # of an answer in the self-check
 BASE_LEARNER = "base"  # stands for the base model among the learners
 SECTIONS_ON_CPU = 1  # learned at once: each of more takes as long, and questions wait for all of them
 BASE_TOKENS = 16  # of the base model's answer, which is shown for comparison
-CONTEXT_TOKENS = 2048  # tokens of a prompt; readers are trained with half of it
 
 
 @dataclass(frozen=True)
@@ -99,7 +98,7 @@ class Engine:
         self.reader = reading_model(base)  # what learns and answers from weights; the base model is asked beside it
         self.base_format = format_for(base.tokenizer)
         self.format = format_for(base.tokenizer, prepared=self.reader is not base)
-        self.name = base.name
+        self.name, self.ranking = base.name, base.ranking
         self.fingerprint = combined_fingerprint(base.fingerprint, preparation_digest(base))
         self.device, self.dtype = str(base.device), str(base.dtype).removeprefix("torch.")
         self.learner = config.learner
@@ -323,11 +322,6 @@ class Engine:
     def prompt(self, question: str, context: str = "") -> str:
         """The prompt that goes with weights, as text, with its marks."""
         return self.base.tokenizer.decode(self.format.in_context(context, question))
-
-    @property
-    def context_tokens(self) -> int:
-        """How much text fits beside a question."""
-        return min(self.base.model.config.max_position_embeddings, CONTEXT_TOKENS) - 128
 
 
 def combined_fingerprint(fingerprint: str, preparation: str) -> str:

@@ -65,15 +65,6 @@ class Ask:
         return self.weights is None and not self.context
 
 
-class BaseModel(Protocol):
-    """The model that an engine works with."""
-
-    @property
-    def ranking(self) -> RankingParameters:
-        """The numbers of the search that were fitted to its preparation."""
-        ...
-
-
 class Engine(Protocol):
     """The base model and everything that touches the device. Called from the runner's one thread only."""
 
@@ -82,10 +73,7 @@ class Engine(Protocol):
     device: str
     dtype: str
     learner: str  # name of the default learner
-    chunk_size: int
-
-    @property
-    def base(self) -> BaseModel: ...
+    ranking: RankingParameters  # of the search; fitted to the model's preparation
 
     def chunk(self, pages: Sequence[Page]) -> list[Chunk]:
         """Cut pages into chunks by the model's own tokenizer."""

@@ -10,7 +10,6 @@ import string
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -41,16 +40,6 @@ def read_squad(path: Path, *, unanswered: bool = False) -> list[Article]:
         return [_article(article, number, unanswered) for number, article in enumerate(data, start=1)]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise Refused(f"'{path.name}' is not a question set in SQuAD's format.") from error
-
-
-def asked_articles(path: Path, most: int | None = None, *, unanswered: bool = False) -> list[Article]:
-    """The first articles that are asked about, at most so many. unanswered: as for `read_squad`. Raises: Refused."""
-    return [article for article in read_squad(path, unanswered=unanswered) if article.questions][:most]
-
-
-def read_questions(path: Path) -> list[Question]:
-    """All questions that have answers. Raises: Refused."""
-    return list(chain.from_iterable(article.questions for article in read_squad(path)))
 
 
 def _article(data: Mapping[str, Any], number: int, unanswered: bool) -> Article:

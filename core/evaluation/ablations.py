@@ -31,6 +31,7 @@ from core.evaluation import speed
 from core.evaluation.bench import BATCH, Bench, learning_totals, peak_memory_mb
 from core.evaluation.budgets import lessons_of, policy_scores
 from core.evaluation.journal import Journal, RecordedReply
+from core.evaluation.question_sets import asked_articles
 from core.evaluation.report import f1_scores, mean, report
 from core.evaluation.served import open_service
 from core.evaluation.statistics import bootstrap, interval, paired_differences
@@ -39,7 +40,7 @@ from core.learning.guard import Guard
 from core.model import LoadedModel, load_model
 from core.prepare.outer import OuterConfig
 from core.prompts import NOT_IN_TEXT
-from core.squad import Article, asked_articles
+from core.squad import Article
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +76,7 @@ class Lab:
     @asynccontextmanager
     async def bench(self, engine: Engine, sections: int | None = None) -> AsyncIterator[Bench]:
         """sections: that are asked at most, where not as many as the model's own numbers say."""
-        ranking = replace(engine.base.ranking, max_sections=sections) if sections else None
+        ranking = replace(engine.ranking, max_sections=sections) if sections else None
         async with open_service(lambda: engine, ranking=ranking, batch_rows=max(BATCH_ROWS, self.batch)) as served:
             yield Bench(served, self.articles, Journal(None, {}), self.tick, batch=self.batch)
 

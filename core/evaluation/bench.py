@@ -34,12 +34,13 @@ from typing import Any
 
 from core.errors import Refused
 from core.evaluation.journal import Journal, RecordedReply
+from core.evaluation.question_sets import asked_articles, read_questions
 from core.evaluation.report import RIGHT_F1, f1_scores, mean, report, share_lost
 from core.evaluation.served import Served, article_pages, open_service
 from core.evaluation.statistics import interval
 from core.ports import Ask, Engine, Learned
 from core.runner import count_tokens
-from core.squad import Article, Question, asked_articles, read_questions
+from core.squad import Article, Question
 from core.types import Answer, Chunk, Document
 
 CONDITIONS = (
@@ -50,6 +51,8 @@ OTHER_DOCUMENT = ("wrong_document", "elsewhere", "unrelated")  # these learn the
 BATCH = 16  # questions at once
 SHARED_CHANNEL = "together"  # knows all documents
 EMPTY_CHANNEL = "nobody"  # knows none
+CONTEXT_TOKENS = 2048  # tokens of a prompt; readers are trained with half of it
+QUESTION_TOKENS = 128  # of these, kept for the question
 ReportProgress = Callable[[str, int, int], None]  # stage, done, total
 QuestionKey = tuple[int, int]  # number of a document, number of its question
 Asks = Mapping[str, Callable[[], Awaitable[RecordedReply]]]  # by key in the journal
@@ -193,9 +196,10 @@ class Bench:
 
     def shorten(self, text: str) -> str:
         """As much of a context as the model's window takes."""
-        tokenizer, room = self.served.engine.base.tokenizer, self.served.engine.context_tokens
-        ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-        return text if len(ids) <= room else tokenizer.decode(ids[:room])
+        base = self.served.engine.base
+        room = min(base.model.config.max_position_embeddings, CONTEXT_TOKENS) - QUESTION_TOKENS
+        ids = base.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        return text if len(ids) <= room else base.tokenizer.decode(ids[:room])
 
     async def _answer(self, asks: Asks, tick: Callable[[int], None] = lambda done: None) -> None:
         """Ask what was not answered yet, a batch at a time, and write it down."""

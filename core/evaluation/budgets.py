@@ -24,6 +24,7 @@ from core.errors import SetupError
 from core.evaluation.bench import BATCH, Bench, channel_of, learn_chunks
 from core.evaluation.budget_training import Lesson, oracle, save_policy, train
 from core.evaluation.journal import Journal
+from core.evaluation.question_sets import asked_articles
 from core.evaluation.served import article_pages, open_service
 from core.evaluation.statistics import bootstrap
 from core.learning.forms.budget import (
@@ -36,7 +37,7 @@ from core.learning.forms.budget import (
     by_threshold,
 )
 from core.model import prepared_folder
-from core.squad import Article, asked_articles, f1
+from core.squad import Article, f1
 from core.types import Chunk
 
 BUDGETS = (2.0, 3.0, 4.0, 5.0, 7.0)  # forward passes a chunk
@@ -71,7 +72,7 @@ async def _lessons_of(engine: Engine, articles: Sequence[Article], batch: int) -
         fixed = Engine(engine.base, replace(config, budget=f"fixed:{int(action)}"))
         if action == BudgetAction.SKIP:
             losses = list(map(partial(_initial_losses, fixed), articles, chunks))
-        one_section = replace(engine.base.ranking, max_sections=1)
+        one_section = replace(engine.ranking, max_sections=1)
         async with open_service(
             partial(_same, fixed), ranking=one_section, batch_rows=max(BATCH_ROWS, batch)
         ) as served:

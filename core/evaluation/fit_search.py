@@ -32,11 +32,12 @@ from core.device import BATCH_ROWS
 from core.engine import Engine, EngineConfig
 from core.evaluation.bench import BATCH, EMPTY_CHANNEL, SHARED_CHANNEL, channel_of
 from core.evaluation.journal import Journal, RecordedReply
+from core.evaluation.question_sets import asked_articles, read_questions
 from core.evaluation.report import RIGHT_F1
 from core.evaluation.served import Served, open_service
 from core.ports import Ask
 from core.search.closeness import Closeness, closeness
-from core.search.parameters import RankingParameters, save_parameters
+from core.search.parameters import RANKING, RankingParameters
 from core.search.ranking import (
     ChunkKey,
     Hit,
@@ -50,7 +51,7 @@ from core.search.ranking import (
     relevance,
     support_of,
 )
-from core.squad import Article, Question, asked_articles, f1, read_questions
+from core.squad import Article, Question, f1
 from core.types import Certainty, Completion
 
 # What is tried for each number. The widest of each decide which sections are recorded.
@@ -456,7 +457,7 @@ async def run(
     async with open_service(lambda: engine, batch_rows=max(BATCH_ROWS, batch)) as served:
         with Journal(answers_file, about, resume=True) as journal:
             cases = await record(served, articles, general, batch, journal)
-    return fit_all(cases, engine.base.ranking, only), cases
+    return fit_all(cases, engine.ranking, only), cases
 
 
 def main() -> None:
@@ -478,13 +479,19 @@ def main() -> None:
     for path in o.squad:
         articles += asked_articles(path, o.documents, unanswered=True)
     general = read_questions(o.general) if o.general else []
-    before = engine.base.ranking
+    before = engine.ranking
     after, cases = asyncio.run(run(engine, articles, general, o.batch, o.answers, o.only))
     print(table(cases, before, after))
     print(json.dumps(changes(before, after)))
     if o.write:
         sets = [path.name for path in (*o.squad, o.general) if path]
         save_parameters(after, o.write, entry=o.entry, sets=sets, questions=sum(case.is_fitted for case in cases))
+
+
+def save_parameters(parameters: RankingParameters, folder: Path, **fitted_on: Any) -> None:
+    """`ranking.json` in a preparation's folder. fitted_on: what a reader wants to know of the fit."""
+    text = json.dumps({"fitted_on": fitted_on, "parameters": asdict(parameters)}, indent=1)
+    (folder / RANKING).write_text(text + "\n")
 
 
 if __name__ == "__main__":

@@ -37,7 +37,6 @@ from core.prepare.material import (
     is_development_article,
     passages_of,
     read_articles,
-    read_people,
     read_rows,
 )
 from core.prepare.questions import QA
@@ -56,6 +55,16 @@ LAYOUTS: dict[str, Callable[[Rows], str]] = {  # bars: as training has seen them
     "sentences": lambda rows: "\n".join(row_sentences(rows)),
     "product": rows_as_text,
 }
+
+
+def read_people(path: Path, *, development: bool, sources: Sequence[str] = ("nq", "qamr", "fairy")) -> list[Passage]:
+    """Contexts of these sources with people's questions, one split; the kind is the source."""
+    by_context: dict[tuple[str, str], list[QA]] = defaultdict(list)
+    for row in read_rows(path):
+        if row["source"] in sources and "\n" not in row["answer"] and is_development(row["context"]) == development:
+            question = row["question"].split("?")[0].strip() + "?"
+            by_context[row["source"], row["context"]].append(QA(question, row["answer"].strip()))
+    return [Passage(source, source, context, questions) for (source, context), questions in by_context.items()]
 
 
 def by_rule(articles: Iterable[tuple[str, str]], count: int, seed: int = 0) -> list[TitledPassages]:

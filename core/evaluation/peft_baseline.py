@@ -25,9 +25,10 @@ from peft import LoraConfig, PeftModel, get_peft_model
 
 from core.engine import Engine, EngineConfig
 from core.evaluation.bench import channel_of
+from core.evaluation.question_sets import asked_articles
 from core.evaluation.served import open_service
 from core.model import LoadedModel, load_model
-from core.squad import Article, asked_articles, exact_match, f1
+from core.squad import Article, exact_match, f1
 
 TARGETS = "all-linear"
 RANK, RATE, EPOCHS, CHUNK, ROWS = 16, 2e-4, 10, 192, 4

@@ -141,16 +141,6 @@ def laid_out(text: str) -> str:
     return "\n".join(parts)
 
 
-def read_people(path: Path, *, development: bool, sources: Sequence[str] = ("nq", "qamr", "fairy")) -> list[Passage]:
-    """Contexts of these sources with people's questions, one split; the kind is the source."""
-    by_context: dict[tuple[str, str], list[QA]] = defaultdict(list)
-    for row in read_rows(path):
-        if row["source"] in sources and "\n" not in row["answer"] and is_development(row["context"]) == development:
-            question = row["question"].split("?")[0].strip() + "?"
-            by_context[row["source"], row["context"]].append(QA(question, row["answer"].strip()))
-    return [Passage(source, source, context, questions) for (source, context), questions in by_context.items()]
-
-
 def passages_of(article: tuple[str, str], recur: float = 0.0) -> list[Passage]:
     """Paragraph groups of 40 to 350 words of one article, each with questions by rule; in a share of `recur` of them a
     sentence is taken out and asked. The first also has what the article is about: its first sentence."""

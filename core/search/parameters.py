@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -71,9 +71,3 @@ def load_parameters(folder: Path | None) -> RankingParameters:
     if unknown := set(values) - {f.name for f in fields(RankingParameters)}:
         raise ValueError(f"{path} sets '{min(unknown)}', which is no parameter of the ranking.")
     return RankingParameters(**values)
-
-
-def save_parameters(parameters: RankingParameters, folder: Path, **fitted_on: Any) -> None:
-    """`ranking.json` in a preparation's folder. fitted_on: what a reader wants to know of the fit."""
-    text = json.dumps({"fitted_on": fitted_on, "parameters": asdict(parameters)}, indent=1)
-    (folder / RANKING).write_text(text + "\n")

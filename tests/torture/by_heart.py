@@ -21,19 +21,13 @@ if TYPE_CHECKING:
 WORD = re.compile(r"\w+")
 
 
-class NoModel:
-    """Implements core.ports.BaseModel."""
-
-    ranking = RankingParameters()
-
-
 @dataclass
 class ByHeart:
     """Implements core.ports.Engine. The weights of a section are its letters as numbers, and the answer is the sentence
     that shares the most words with the question. Without weights it does not know.
     """
 
-    base: NoModel = field(default_factory=NoModel)
+    ranking: RankingParameters = field(default_factory=RankingParameters)
     chunk_size: int = 32  # words
     steps_per_chunk: int = 2
     step_seconds: float = 0.0  # in each step of learning

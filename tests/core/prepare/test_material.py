@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from core.document.formats import read_document
+from core.evaluation.heldout import read_people
 from core.prepare.material import (
     ABOUT,
     FollowUp,
@@ -25,7 +26,6 @@ from core.prepare.material import (
     main,
     passages_of,
     read_articles,
-    read_people,
     save,
     without_development,
 )

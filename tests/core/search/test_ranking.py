@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from core import evaluation
+from core.evaluation.fit_search import save_parameters
 from core.model import SHIPPED
 from core.prompts import NOT_IN_TEXT
 from core.search.closeness import Query, closeness
-from core.search.parameters import RANKING, RankingParameters, load_parameters, save_parameters
+from core.search.parameters import RANKING, RankingParameters, load_parameters
 from core.search.ranking import (
     Hit,
     SectionAnswer,
