@@ -26,10 +26,8 @@ class Contents:
 
     version: int  # of the schema
     documents: dict[str, str]  # id -> name
-    stages: dict[str, tuple[str, bool]]  # name of a job, the newest of that name -> its stage, and whether it was told
     weights: tuple[WeightsRecord, ...]
     channels: tuple[str, ...]  # their files, relative to the data folder
-    strays: tuple[str, ...]  # files under weights/ that no row names; the next start moves its own to the trash
     problems: tuple[str, ...] = field(default=())  # one sentence each; none: the folder is whole
 
 
@@ -45,13 +43,12 @@ def check_folder(folder: Path) -> Contents:
         index.execute("BEGIN")  # all of it at one moment
         [version] = index.execute("PRAGMA user_version").fetchone()
         if schema(index) != expected(MIGRATIONS[:version]):  # nothing more is read: it may hold triggers and views
-            return Contents(version, {}, {}, (), (), (), ("index: its tables are not Engram's own",))
+            return Contents(version, {}, (), (), ("index: its tables are not Engram's own",))
         problems = _faults(index, "index")
         for [table, *_] in index.execute("PRAGMA foreign_key_check"):
             problems.append(f"index: a row of {table} refers to nothing")
         records = read_weights(index)
         documents = dict(map(tuple, index.execute("SELECT id, name FROM documents")))
-        jobs = index.execute("SELECT name, stage, delivered FROM jobs ORDER BY number").fetchall()
         known, erased = [], []
         if version >= SPLIT:
             known = index.execute("SELECT id FROM channels").fetchall()
@@ -64,9 +61,8 @@ def check_folder(folder: Path) -> Contents:
     searchable = set(documents) if version < SPLIT else set()
     for path in files:
         searchable |= _documents_in(path, problems)
-    names, with_weights = {"trash"}, set()
+    with_weights = set()
     for record in records:
-        names.add(Path(record.path).name)
         with_weights.add(record.document_id)
         problems.append(_fault(folder, record))
     for id in documents:
@@ -80,10 +76,8 @@ def check_folder(folder: Path) -> Contents:
     return Contents(
         version=version,
         documents=documents,
-        stages={row["name"]: (row["stage"], bool(row["delivered"])) for row in jobs},
         weights=tuple(records),
         channels=tuple(sorted(path.relative_to(folder).as_posix() for path in files)),
-        strays=tuple(sorted({path.name for path in (folder / "weights").glob("*")} - names)),
         problems=tuple(dict.fromkeys(filter(None, problems))),
     )
 

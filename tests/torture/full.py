@@ -14,6 +14,7 @@ from collections import Counter
 from bot.app import check_data
 from tests.torture import Figure, Plan, Say, every, none
 from tests.torture.kill import Upload, ended, hand_in, note, world_of
+from tests.torture.stored import strays
 from tests.torture.world import World
 
 TIMES = 50
@@ -57,7 +58,7 @@ async def run(plan: Plan, say: Say) -> list[Figure]:
         every("told in the end", told, times),
         every("index whole, weights of every document whole", whole, times),
         every("learned as soon as there was room", again, times),
-        none("files that no document names, after the next start", len(found.strays) + len(found.problems)),
+        none("files that no document names, after the next start", len(strays(folder)) + len(found.problems)),
     ]
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from bot.app import check_data
 from tests.torture import Figure, Plan, Say, at_most, every, none
 from tests.torture.papers import Paper, paper
+from tests.torture.stored import job_stages, strays
 from tests.torture.world import World
 
 TIMES = 200
@@ -107,7 +108,7 @@ async def point(
             await asyncio.sleep(chance.uniform(0, 1.2 * span))
     note(world, uploads)
     found = await asyncio.to_thread(check_data, folder)
-    tally.points[where(upload, found.stages)] += 1
+    tally.points[where(upload, job_stages(folder))] += 1
     tally.whole += not found.problems
     tally.problems += [f"point {number}: {problem}" for problem in found.problems]
     names = set(found.documents.values())
@@ -121,7 +122,7 @@ async def catch_up(world: World, uploads: dict[int, Upload], tally: Tally) -> No
     tally.starting = max(tally.starting, await world.ready())
     found = await asyncio.to_thread(check_data, world.folder)
     tally.starts += 1
-    tally.tidy += not found.strays and not found.problems
+    tally.tidy += not strays(world.folder) and not found.problems
     open_ones = [upload for upload in uploads.values() if upload.received and not upload.ends]
     try:
         ends = [await world.answer(upload.number, PATIENCE) for upload in open_ones]

@@ -19,6 +19,7 @@ from bot.app import check_data
 from bot.cli.demo import SAMPLE
 from tests.torture import Figure, Plan, Say, every, none
 from tests.torture.papers import make_pdf
+from tests.torture.stored import strays
 
 TIMES = 10  # kills in learning, and as many in saving
 QUESTION = "Who is the keeper of the lighthouse?"
@@ -99,14 +100,14 @@ async def recover(plan: Plan, folder: Path, file: Path, tally: Tally) -> list[st
         problems.append(f"not learned again: {said}")
     tally.known.add(file.name)
     found = await asyncio.to_thread(check_data, folder)
-    tally.tidy += not found.problems and not found.strays
+    tally.tidy += not found.problems and not strays(folder)
     tally.lost += len(tally.known - set(found.documents.values()))
     status, said = await end_of(await start(plan, "ask", QUESTION, folder, "--document", file.name))
     if status == 0 and said["learned"]["text"] and said["document"]["name"] == file.name:
         tally.answered += 1
     else:
         problems.append(f"no answer: {said}")
-    return problems + [f"a file that no document names: {name}" for name in found.strays]
+    return problems + [f"a file that no document names: {name}" for name in strays(folder)]
 
 
 async def start(plan: Plan, command: str, what: object, folder: Path, *more: str) -> asyncio.subprocess.Process:

@@ -12,6 +12,7 @@ from bot.app import check_data
 from tests.torture import Figure, Plan, Say, at_most, every, none
 from tests.torture.kill import Upload, hand_in, note, world_of
 from tests.torture.learn import stage_of
+from tests.torture.stored import job_stages, strays
 
 TIMES = 50
 GRACE = 30.0  # seconds
@@ -37,8 +38,8 @@ async def run(plan: Plan, say: Say) -> list[Figure]:
             slowest = max(slowest, time.monotonic() - began)
         note(world, uploads)
         found = await asyncio.to_thread(check_data, folder)
-        stages[found.stages[upload.paper.name][0]] += 1
-        problems += len(found.problems) + len(found.strays)
+        stages[job_stages(folder)[upload.paper.name][0]] += 1
+        problems += len(found.problems) + len(strays(folder))
         if number % 10 == 0:
             say(f"{number}/{times}: {dict(stages)}")
     async with world_of(plan, folder) as world:

@@ -21,6 +21,7 @@ from bot.app import check_data
 from tests.torture import Figure, Plan, Say, at_most, every, kill, none
 from tests.torture.kill import world_of
 from tests.torture.papers import paper
+from tests.torture.stored import strays
 from tests.torture.world import World
 
 CHANNELS = 6
@@ -79,7 +80,7 @@ async def run(plan: Plan, say: Say) -> list[Figure]:
     for line in (load.wrong + load.failed)[:10]:
         say(line)
     (plan.folder / "samples.json").write_text(json.dumps(load.samples))
-    return [*outcome(load, found.problems, len(found.strays)), *health(load.samples, stalls, plan.seconds)]
+    return [*outcome(load, found.problems, len(strays(folder))), *health(load.samples, stalls, plan.seconds)]
 
 
 def outcome(load: Load, problems: Sequence[str], strays: int) -> list[Figure]:

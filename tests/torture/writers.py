@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from tests.torture import Figure, Plan, Say, none
 from tests.torture.by_heart import install
 from tests.torture.papers import paper
+from tests.torture.stored import strays
 
 if TYPE_CHECKING:
     from core.service import Service
@@ -40,7 +41,7 @@ async def run(plan: Plan, say: Say) -> list[Figure]:
         Figure("rounds of upload, question, list and reset", sum(done)),
         Figure("backups meanwhile", backups),
         none("errors that a person would have seen", len(errors)),
-        none("problems in index or weights", len(found.problems) + len(found.strays)),
+        none("problems in index or weights", len(found.problems) + len(strays(folder))),
     ]
 
 
