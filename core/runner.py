@@ -16,7 +16,7 @@ import secrets
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -40,7 +40,7 @@ from core.errors import (
 from core.feed import Feeds
 from core.ports import Engine, Index, Learned, Weights
 from core.search.words import terms
-from core.tracing import Stages, traced
+from core.tracing import span, traced
 from core.types import Chunk, Document, Job, JobKind, Limits, Page, Progress, Stage, Step, WeightsRecord
 
 log = logging.getLogger(__name__)
@@ -394,8 +394,8 @@ class Runner:
         """Drive the engine. Questions that came in meanwhile are answered between two steps; then learning goes on for
         as long as they took, or for TURN_SECONDS."""
         losses: list[float] = []
-        stages = Stages()
-        stages.enter(Stage.LEARNING, pages=work.progress.pages, tokens=work.progress.tokens)
+        stage = ExitStack()  # of spans: that of the current stage
+        stage.enter_context(span(Stage.LEARNING, pages=work.progress.pages, tokens=work.progress.tokens))
         try:
             while True:
                 waited = await self.device.let_questions_go()
@@ -404,13 +404,14 @@ class Runner:
                     if not isinstance(step, Step):
                         return step
                     if step.stage is not work.job.stage:
-                        stages.enter(step.stage)
+                        stage.close()
+                        stage.enter_context(span(step.stage))
                         await self._enter(work, step.stage)
                     if step.done and step.stage is Stage.LEARNING and step != work.progress.step:
                         losses.append(step.loss)
                     self._show(work, step=step, losses=tuple(losses))
         finally:
-            stages.leave()
+            stage.close()
             await self.device.run(steps.close)
 
     @traced("encode")

@@ -45,20 +45,3 @@ def traced(name: str) -> Callable[[Callable[P, Awaitable[T]]], Callable[P, Await
         return inside
 
     return decorate
-
-
-class Stages:
-    """One span after the other: entering a stage ends the span before it."""
-
-    def __init__(self) -> None:
-        self._open: AbstractContextManager[object] | None = None
-
-    def enter(self, name: str, **attributes: str | int | float | bool) -> None:
-        self.leave()
-        self._open = span(name, **attributes)
-        self._open.__enter__()
-
-    def leave(self) -> None:
-        opened, self._open = self._open, None
-        if opened:
-            opened.__exit__(None, None, None)
