@@ -19,7 +19,7 @@ from core.learning.adapters.adapter import AdapterLearner
 from core.learning.adapters.remote import RemoteWriter
 from core.learning.base import LearnConfig, Learner, Objectives
 from core.learning.blocks import can_run
-from core.learning.course import Course, CourseConfig
+from core.learning.course import Course
 from core.learning.drafts import Draft
 from core.learning.fast_learner import reading_model
 from core.learning.graphs import Graphs
@@ -128,10 +128,10 @@ class Engine:
         if name not in self._courses:
             learning, config = self._learning(), self.config
             learner = make_learner(name, self.reader, self.format, learning)
-            course = CourseConfig(study=config.study, check=config.check, guard=config.guard)
             answer = partial(self.answer, most_tokens=CHECK_TOKENS, votes=1)
+            around = {"study": config.study, "check": config.check, "guard": config.guard}
             self._courses[name] = Course(
-                self.reader, self.format, learner, learning, course, answer, config.question_writer
+                self.reader, self.format, learner, learning, answer, config.question_writer, **around
             )
         return self._courses[name]
 

@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from core.generate import yielding
 from core.learning.adapters.adapter import AdapterLearner
@@ -26,30 +26,29 @@ CHECKS_A_SECTION = {"quick": 1, "standard": 1, "deep": 4}  # questions a section
 # Of one document, by effort: writing them takes longer than learning
 CHECKS_A_DOCUMENT = {"quick": 8, "standard": 12, "deep": 64}
 STUDY_QUESTIONS = {"quick": 4, "standard": 8, "deep": 12}  # questions a passage, by effort
-
-
-@dataclass(frozen=True)
-class CourseConfig:
-    """What happens around a learner."""
-
-    study: bool = False  # the model writes study material; only adapters learn from it
-    check: bool = True  # self-check, and adapters stop by it
-    short: int = 500  # tokens; a shorter document is learned without a self-check: a question or two say nothing
-    guard: bool = True  # weights that do harm are rolled back; a model that was never prepared gets a rate of its own
-    material: StudyConfig = field(default_factory=StudyConfig)
+MIN_CHECKED_TOKENS = 500  # of a document with a self-check; of a shorter one, a question or two say nothing
 
 
 class Course:
-    """One for each learner of an engine."""
+    """One for each learner of an engine.
+
+    Args:
+        study: the model writes study material; only adapters learn from it.
+        check: self-check, and adapters stop by it.
+        guard: weights that do harm are rolled back; a model that was never prepared gets a rate of its own.
+        short: tokens; a shorter document is learned without a self-check.
+    """
 
     def __init__(
-        self, base: LoadedModel, fmt: PromptFormat, learner: Learner, learning: LearnConfig, config: CourseConfig,
-        answer: Answerer, writer: Writer | None = None,
+        self, base: LoadedModel, fmt: PromptFormat, learner: Learner, learning: LearnConfig, answer: Answerer,
+        writer: Writer | None = None, *, study: bool = False, check: bool = True, guard: bool = True,
+        short: int = MIN_CHECKED_TOKENS,
     ) -> None:  # fmt: skip
-        self.base, self.fmt, self.learner, self.learning, self.config = base, fmt, learner, learning, config
+        self.base, self.fmt, self.learner, self.learning = base, fmt, learner, learning
         self.answer, self.writer = answer, writer
+        self.study, self.check, self.guarded, self.short = study, check, guard, short
         self.guard = Guard(base, fmt)
-        self.rate_is_safe = prepared_folder(base) is not None or not config.guard
+        self.rate_is_safe = prepared_folder(base) is not None or not guard
         self.written: dict[str, list[Exercise]] | None = None  # by text, to compare learners by the same study material
 
     def run(self, chunks: Sequence[Chunk], *, title: str) -> Generator[Step, None, Learned]:
@@ -68,18 +67,18 @@ class Course:
         yield (checking := Step(1, 1, learned.metrics.final_loss, Stage.CHECKING))
         if check:
             learned = yield from yielding(checking, check.after(learned))
-        if self.config.guard:
+        if self.guarded:
             yield from yielding(checking, self.guard.check(learned, self.learner))
         metrics = replace(learned.metrics, seconds=time.perf_counter() - began, notes=(*learned.metrics.notes, *notes))
         return replace(learned, metrics=metrics)
 
     def _tutor(self) -> Tutor:
         questions = STUDY_QUESTIONS[self.learning.effort]
-        config = for_chat(replace(self.config.material, questions=questions), self.fmt)
+        config = for_chat(StudyConfig(questions=questions), self.fmt)
         return Tutor(self.base, self.fmt, self.learning.batch_tokens, config, self.writer)
 
     def _check(self, tutor: Tutor, chunks: Sequence[Chunk]) -> Generator[Step, None, SelfCheck | None]:
-        if not self.config.check or sum(chunk.token_count for chunk in chunks) < self.config.short:
+        if not self.check or sum(chunk.token_count for chunk in chunks) < self.short:
             return None
         written = yield from gathered(
             tutor.checks(chunks, CHECKS_A_SECTION[self.learning.effort], CHECKS_A_DOCUMENT[self.learning.effort])
@@ -88,7 +87,7 @@ class Course:
 
     def questions(self, chunks: Sequence[Chunk]) -> Generator[Step, None, list[tuple[str, str]]]:
         """The self-check's, of a short document too, with their answers; none where it is switched off."""
-        if not self.config.check:
+        if not self.check:
             return []
         effort, pairs = self.learning.effort, []
         for written in self._tutor().checks(chunks, CHECKS_A_SECTION[effort], CHECKS_A_DOCUMENT[effort]):
@@ -102,7 +101,7 @@ class Course:
             return {}
         maker = SampleMaker(self.base, self.fmt, self.learning.objectives)
         extra: list[Sample] = maker.unrelated()
-        if self.config.study:
+        if self.study:
             exercises = yield from self._exercises(tutor, chunks)
             extra += maker.from_exercises(exercises, self.fmt.heading(title), self.learner.segment)
         return {"extra": extra}

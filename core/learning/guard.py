@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 
 import torch
@@ -28,20 +28,16 @@ from core.types import Chunk, Metrics, Step
 RATE_FACTORS = (1 / 16, 1 / 4, 1.0, 4.0)  # of a learner's own rate, the careful ones first
 PROBED_CHUNKS = 2  # chunks that the search learns
 CHECKED_SECTIONS = 4  # sections of a document
-
-
-@dataclass(frozen=True)
-class GuardConfig:
-    norm: float = 1.0  # of a section's weight change, at most so many times the base model's own norm
-    shift: float = 8.0  # nats: mean KL of the first token of unrelated answers, at most
-    worse: float = 0.1  # share of the self-check that may be lost by chance
+MAX_NORM = 1.0  # of a section's weight change, in norms of the base model
+MAX_SHIFT = 8.0  # nats: mean KL of the first token of unrelated answers
+CHANCE = 0.1  # share of the self-check that may be lost by chance
 
 
 class Guard:
     """What weights do to one base model."""
 
-    def __init__(self, base: LoadedModel, fmt: PromptFormat, config: GuardConfig | None = None) -> None:
-        self.base, self.fmt, self.config = base, fmt, config or GuardConfig()
+    def __init__(self, base: LoadedModel, fmt: PromptFormat, max_shift: float = MAX_SHIFT) -> None:
+        self.base, self.fmt, self.max_shift = base, fmt, max_shift
         self.prompts = [fmt.closed_book(q) for q in UNRELATED[:HELD_OUT]]
         self._plain: Tensor | None = None  # what the base model says to them
 
@@ -59,17 +55,17 @@ class Guard:
         for tensor in learned.tensors.values():
             if tensor.is_floating_point() and not tensor.isfinite().all():
                 raise LearningFailed("Learning gave weights that are no numbers; it was rolled back.")
-        if too_large(metrics, len(set(learned.sections)), self.norm, self.config.norm):
+        if too_large(metrics, len(set(learned.sections)), self.norm, MAX_NORM):
             raise LearningFailed("Learning changed the weights more than is safe; it was rolled back.")
-        if worse(metrics, self.config.worse):
+        if worse(metrics, CHANCE):
             before, after = metrics.check_before, metrics.check_after
             raise LearningFailed(
                 f"Learning made answers worse, {after} right instead of {before} of {metrics.check_total}; "
                 "it was rolled back."
             )
-        if not (shift := (yield from self._shift(learned, learner))) <= self.config.shift:
+        if not (shift := (yield from self._shift(learned, learner))) <= self.max_shift:
             raise LearningFailed(
-                f"Learning changed unrelated answers too much ({shift:.1f} nats, at most {self.config.shift:g}); "
+                f"Learning changed unrelated answers too much ({shift:.1f} nats, at most {self.max_shift:g}); "
                 "it was rolled back."
             )
 
@@ -119,7 +115,7 @@ class Guard:
                 moved = self.shift(learned, tried)
             except LearningFailed:
                 break
-            if not moved <= self.config.shift:
+            if not moved <= self.max_shift:
                 break
             if best is None or learned.metrics.final_loss < best[0]:
                 best = learned.metrics.final_loss, tried, factor

@@ -15,8 +15,8 @@ from core.learning.adapters.lora import A, B, LoraLearner
 from core.learning.adapters.study import Exercise, Tutor
 from core.learning.base import LearnConfig
 from core.learning.check import SelfCheck
-from core.learning.course import Course, CourseConfig
-from core.learning.guard import RATE_FACTORS, Guard, GuardConfig, worse
+from core.learning.course import Course
+from core.learning.guard import RATE_FACTORS, Guard, worse
 from core.ports import Ask, Learned
 from core.types import Completion, Metrics, Stage, Step
 from tests.core.conftest import STORY, chunks_of
@@ -125,7 +125,7 @@ def test_while_nothing_is_answered_learning_goes_on(tiny, lora) -> None:
 
 @pytest.fixture
 def guard(tiny, fmt) -> Guard:
-    return Guard(tiny, fmt, GuardConfig(shift=0.1))
+    return Guard(tiny, fmt, max_shift=0.1)
 
 
 def large(lora: LoraLearner, factor: float) -> Learned:
@@ -251,7 +251,7 @@ def test_a_course_writes_learns_asks_and_guards(tiny, fmt, lora, monkeypatch) ->
     learning = LearnConfig("quick")
     lora.config = learning
     answers = lambda asks: [Completion("Orla Quint", 2, 0.1, 0.5) for _ in asks]  # noqa: E731
-    course = Course(tiny, fmt, lora, learning, CourseConfig(study=True, short=0), answers)
+    course = Course(tiny, fmt, lora, learning, answers, study=True, short=0)
     chunks, steps, found = chunks_of(tiny.tokenizer, STORY * 2), [], None
     running = course.run(chunks, title="Vessin")
     try:
@@ -270,7 +270,7 @@ def test_a_short_document_is_learned_without_a_self_check(tiny, fmt, lora, monke
     monkeypatch.setattr(Tutor, "checks", lambda self, chunks, each, most: iter([ASKED]))
     learning = LearnConfig("quick")
     lora.config = learning
-    course = Course(tiny, fmt, lora, learning, CourseConfig(), lambda asks: [])
+    course = Course(tiny, fmt, lora, learning, lambda asks: [])
     running = course.run(chunks_of(tiny.tokenizer, STORY), title="Vessin")
     with pytest.raises(StopIteration) as end:
         while True:
