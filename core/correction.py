@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from core.errors import LearningFailed
-from core.ports import Ask, Index, Learned, section_tensors
+from core.ports import Ask, Index, Learned, section_of, section_tensors
 from core.search.parameters import RankingParameters
 from core.search.ranking import ChunkKey, Hit, judge, sections_to_ask
 from core.search.words import normalise
@@ -62,11 +62,6 @@ class Version:
         tensors = {name: tensor for name, tensor in self.tensors.items() if section_of(name) in used}
         pages = tuple(page for page in self.pages if page.number != number)
         return Version(pages, numbered(chunks), tensors, tuple(sections), self.gist)
-
-
-def section_of(name: str) -> int:
-    """Whose a tensor is that is named SECTION/MODULE."""
-    return int(name.partition("/")[0])
 
 
 def numbered(chunks: Sequence[Chunk]) -> tuple[Chunk, ...]:

@@ -51,6 +51,11 @@ def section_tensors(tensors: Mapping[str, Tensor], number: int) -> dict[str, Ten
     return {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}
 
 
+def section_of(name: str) -> int:
+    """Section number of a tensor named SECTION/MODULE."""
+    return int(name.partition("/")[0])
+
+
 @dataclass(frozen=True)
 class Ask:
     """One question for the engine. With neither weights nor a context it is put to the base model as it is."""

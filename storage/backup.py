@@ -25,7 +25,7 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 from core.errors import BackupDamaged, DataTooNew, NotFound, StorageFailed
 from core.types import WeightsRecord
@@ -39,7 +39,7 @@ MAX_TRIES = 5  # a document may be forgotten between the snapshot and the copy o
 FILE_NAME = re.compile(
     r"engram\.db|slack\.db|channels/[0-9a-f]{32}\.db|weights/[A-Za-z0-9_-]{1,64}\.safetensors|prepared/[0-9a-f]{1,64}/[a-z_]{1,32}\.[a-z]{1,16}"
 )
-CRAFTED = (  # what reading an archive raises that nobody's backup is
+ARCHIVE_ERRORS = (  # raised while reading a damaged or hostile archive
     zipfile.BadZipFile, KeyError, ValueError, TypeError, AttributeError, EOFError, NotImplementedError, RecursionError,
 )  # fmt: skip
 BLOCK_SIZE = 1 << 20  # bytes copied at once
@@ -165,7 +165,7 @@ def _snapshot(file: Path) -> bytes:
         raise _Gone
     with closing(open_database(file)) as source, closing(sqlite3.connect(":memory:")) as copy:
         source.backup(copy)  # in one step: writers go on afterwards, or in the write-ahead log
-        return _without_log(copy.serialize())
+        return _with_rollback_journal(copy.serialize())
 
 
 def _read_index(index: bytes) -> tuple[list[WeightsRecord], set[str], list[str], int]:
@@ -190,18 +190,26 @@ def _opened(snapshot: bytes) -> Iterator[sqlite3.Connection]:
         yield connection
 
 
-def _without_log(snapshot: bytes) -> bytes:
-    """The same database, said to have no write-ahead log beside it: bytes 18 and 19 of its header."""
+def _with_rollback_journal(snapshot: bytes) -> bytes:
+    """The snapshot with its header's read and write versions (bytes 18, 19) set to 1: no WAL file lies beside it.
+
+    Source: sqlite.org/fileformat2.html.
+    """
     return snapshot[:18] + b"\1\1" + snapshot[20:]
 
 
 def _add(archive: zipfile.ZipFile, name: str, source: BinaryIO) -> tuple[int, str]:
-    size, digest = 0, hashlib.sha256()
     with archive.open(name, "w", force_zip64=True) as out:
-        while block := source.read(BLOCK_SIZE):
-            out.write(block)
-            digest.update(block)
-            size += len(block)
+        return _copy(source, out)
+
+
+def _copy(source: IO[bytes], target: IO[bytes], most: int | None = None) -> tuple[int, str]:
+    """Bytes and sha256 of what was copied. It ends with the first block that goes beyond `most` bytes."""
+    size, digest = 0, hashlib.sha256()
+    while (most is None or size <= most) and (block := source.read(BLOCK_SIZE)):
+        target.write(block)
+        digest.update(block)
+        size += len(block)
     return size, digest.hexdigest()
 
 
@@ -217,7 +225,7 @@ def _private(path: Path) -> Iterator[BinaryIO]:
 
 def _unpack(file: Path, fresh: Path) -> Manifest:
     """Into a new folder, each file as long as the manifest says and of its sha256."""
-    with _understood(file) as archive:
+    with _open_archive(file) as archive:
         manifest = _read_manifest(archive)
         if manifest.version > len(MIGRATIONS):
             raise DataTooNew("This backup was written by a newer Engram; upgrade first. Nothing was changed.")
@@ -229,7 +237,7 @@ def _unpack(file: Path, fresh: Path) -> Manifest:
             if archive.getinfo(name).compress_type != zipfile.ZIP_STORED:
                 raise BackupDamaged  # what is packed may be a thousand times larger
             with archive.open(name) as source, _private(fresh / name) as target:
-                if _copy(source, target, size) != digest:
+                if _copy(source, target, most=size) != (size, digest):
                     raise BackupDamaged
                 target.flush()
                 os.fsync(target.fileno())
@@ -258,20 +266,6 @@ def _read_manifest(archive: zipfile.ZipFile) -> Manifest:
     )
 
 
-def _copy(source: Any, target: BinaryIO, size: int) -> str:
-    """Exactly so many bytes; returns their sha256. Raises: BackupDamaged."""
-    digest = hashlib.sha256()
-    while block := source.read(BLOCK_SIZE):
-        size -= len(block)
-        if size < 0:
-            break
-        digest.update(block)
-        target.write(block)
-    if size:
-        raise BackupDamaged
-    return digest.hexdigest()
-
-
 def _verify(fresh: Path, manifest: Manifest) -> None:
     """The index is sound, and names exactly the files that came. Raises: BackupDamaged."""
     try:
@@ -293,12 +287,12 @@ def _is_plain(file: Path) -> bool:
 
 
 @contextmanager
-def _understood(file: Path) -> Iterator[zipfile.ZipFile]:
+def _open_archive(file: Path) -> Iterator[zipfile.ZipFile]:
     """Raises: BackupDamaged, NotFound."""
     try:
         with zipfile.ZipFile(file) as archive:
             yield archive
     except FileNotFoundError:
         raise NotFound("There is no such backup.") from None
-    except CRAFTED:
+    except ARCHIVE_ERRORS:
         raise BackupDamaged from None

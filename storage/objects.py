@@ -17,7 +17,7 @@ from threading import Lock
 from typing import TYPE_CHECKING
 
 from core.errors import KeyLost, SetupError, StorageFailed, WeightsDamaged, WrongBaseModel
-from core.ports import Learned, section_tensors
+from core.ports import Learned, section_of, section_tensors
 from core.types import WeightsRecord
 from storage.bucket import Bucket
 from storage.keys import Key, Keys
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 CHECKSUMS = "checksums.json"  # SECTION -> sha256 of its object; written last: without it, nothing is there
-MAX_REQUESTS = 8  # requests
+MAX_REQUESTS = 8  # in parallel
 MAX_KEPT = 256 << 20  # bytes of sections that were used last
 MAX_PREFETCHED = 64 << 20  # bytes of one document
 
@@ -56,7 +56,7 @@ class Objects:
         from safetensors.torch import save
 
         tensors = to_float16(learned)
-        numbers = sorted({int(name.partition("/")[0]) for name in tensors})
+        numbers = sorted({section_of(name) for name in tensors})
         metadata = describe(document_id, channel, base) | {"learner": learner, "index": self._index_id}
         key = self._keys.make(self._key_id(document_id))
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from core.errors import LearningFailed, StorageFailed, WeightsDamaged, WrongBaseModel
-from core.ports import Learned, section_tensors
+from core.ports import Learned, section_of, section_tensors
 from core.types import WeightsRecord
 from storage.folder import fsync_path
 
@@ -184,7 +184,7 @@ def to_float16(learned: Learned) -> dict[str, Tensor]:
     """
     import torch
 
-    if not set(learned.sections) <= {int(name.partition("/")[0]) for name in learned.tensors}:
+    if not set(learned.sections) <= set(map(section_of, learned.tensors)):
         raise LearningFailed
     half = {}
     for name, tensor in learned.tensors.items():
