@@ -8,7 +8,7 @@ from itertools import accumulate, pairwise
 from typing import Any
 
 from core.document.about import own_text
-from core.document.text import runs_on
+from core.document.text import counted, runs_on
 from core.errors import PdfTooLong, PdfTooShort
 from core.types import Chunk, Limits, Page
 
@@ -76,8 +76,7 @@ def make_chunks(pages: Sequence[Page], encode: Encode, chunk_size: int) -> list[
 def check_length(tokens: int, limits: Limits, pages: Sequence[Page], place: str = "page") -> None:
     """place: what a page is called. Raises: PdfTooShort; PdfTooLong, with the pages that can be learned at once."""
     if tokens < limits.min_tokens:
-        words = sum(len(page.text.split()) for page in pages)
-        count = f"{words:,} word{'s' * (words != 1)}"
+        count = counted(sum(len(page.text.split()) for page in pages), "word")
         raise PdfTooShort(f"This document has {count}; that is too little to learn from, send a longer one.")
     if tokens > limits.max_tokens:
         size = f"This document has {pages_of_text(tokens)}, and I can learn {pages_of_text(limits.max_tokens)} at once"
@@ -93,7 +92,7 @@ def check_length(tokens: int, limits: Limits, pages: Sequence[Page], place: str 
 def pages_of_text(tokens: int) -> str:
     """So many tokens, in a measure that people have."""
     pages = round(tokens / PAGE_TOKENS, -1 if tokens > 20 * PAGE_TOKENS else None)
-    return "less than a page of text" if not pages else f"about {pages:,.0f} page{'s' * (pages != 1)} of text"
+    return "less than a page of text" if not pages else f"about {counted(int(pages), 'page')} of text"
 
 
 def _fitting(pages: Sequence[Page], share: float) -> tuple[int, int] | None:

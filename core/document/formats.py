@@ -21,7 +21,7 @@ from core.document.archive import Unreadable
 from core.document.language import ENGLISH, NAMES, language_of
 from core.document.ocr import MAX_MINUTES, Ocr, Recognised
 from core.document.places import shortened
-from core.document.text import tidy, unseen, visible
+from core.document.text import counted, tidy, unseen, visible
 from core.errors import NotAPdf, PdfDamaged, PdfHasNoText, PdfLocked, PdfTooBig, PdfTooLong, PdfTooSlow, Refused
 from core.sandbox import Crashed, Overrun, Sandbox, Stuck
 from core.types import ALL_PAGES, Limits, Page
@@ -271,7 +271,7 @@ def _with_recognised(reply: dict[str, Any], recognised: Recognised, ocr: Ocr) ->
     return reply | new | {"failed": recognised.failed, "left": recognised.left, "most": ocr.pages}
 
 
-def _judged(reply: Any, limits: Limits, format: Format = FORMATS[0]) -> DocumentText:
+def _judged(reply: Any, limits: Limits, format: Format) -> DocumentText:
     """A child that a hostile file has taken over may reply anything."""
     try:
         _check_reply(reply, limits, format)
@@ -288,17 +288,17 @@ def _check_reply(reply: dict[str, Any], limits: Limits, format: Format) -> None:
     pages, read = int(reply["pages"]), len(reply["texts"])
     if not read and pages > limits.max_pages:
         raise PdfTooLong(
-            f"This document has {_count(pages, format.place)}, and I read {limits.max_pages:,} at once; "
+            f"This document has {counted(pages, format.place)}, and I read {limits.max_pages:,} at once; "
             f"send it again with “{format.place}s 1-{limits.max_pages}” to learn that part."
         )
     if not read and 0 < pages < int(reply["first"]):
-        raise PdfTooLong(f"This document has only {_count(pages, format.place)}; name some of these.")
+        raise PdfTooLong(f"This document has only {counted(pages, format.place)}; name some of these.")
     if read > pages or (not read and format.place == "page"):
         raise PdfDamaged
     if read and len(reply.get("unreadable", ())) == read:
         raise PdfDamaged
     if not any(map(str.isalnum, chain.from_iterable(reply["texts"]))):
-        where = f"on the {_count(read, format.place)} of" if read > 1 else "in"
+        where = f"on the {counted(read, format.place)} of" if read > 1 else "in"
         raise PdfHasNoText(f"No text was found {where} this document; {_without_text(reply, format)}.")
 
 
@@ -342,7 +342,7 @@ def _notes(reply: dict[str, Any], place: str) -> tuple[str, ...]:
     notes = (
         "The file is damaged; what could be recovered was read." if reply.get("repaired") else "",
         on("unreadable", " could not be read."),
-        f"Hidden text on {where} was left out ({_count(sum(hidden.values()), 'letter')})." if hidden else "",
+        f"Hidden text on {where} was left out ({counted(sum(hidden.values()), 'letter')})." if hidden else "",
         on("nameless", " could not be read: the fonts do not say which letters they show."),
         on("partly", " could be read in part: some fonts do not say which letters they show."),
         on("recognised", ": a scan; its recognised text was read."),
@@ -365,7 +365,7 @@ def _ocr_notes(reply: dict[str, Any], place: str) -> list[str]:
     if failed := reply.get("failed"):
         notes.append(f"{_numbers(failed, place)} could not be recognised.")
     if left := reply.get("left"):
-        most = f"I recognise {_count(reply.get('most', 0), place)} of a document, for {MAX_MINUTES} minutes at most"
+        most = f"I recognise {counted(reply.get('most', 0), place)} of a document, for {MAX_MINUTES} minutes at most"
         were = "was" if len(left) == 1 else "were"
         notes.append(f"{_numbers(left, place)} {were} left out: {most}.")
     return notes
@@ -390,14 +390,10 @@ def _numbers(pages: Sequence[int], place: str) -> str:
     return f"{place.capitalize()}{'s' * (len(pages) != 1)} {numbers}"
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'s' * (number != 1)}"
-
-
 def _size(number: int) -> str:
     """Megabytes to one decimal, rounded up, so that what is over a limit also reads so; small numbers in bytes."""
     tenths = -(-number * 10 // 2**20)
-    return f"{tenths / 10:,g} MB" if number >= 2**20 else _count(number, "byte")
+    return f"{tenths / 10:,g} MB" if number >= 2**20 else counted(number, "byte")
 
 
 # Below, the child: nothing here runs in the parent.

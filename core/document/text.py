@@ -41,6 +41,11 @@ _UNSEEN = re.compile(
 )
 
 
+def counted(number: int, noun: str) -> str:
+    """1, "page" -> "1 page"; 2000, "page" -> "2,000 pages"."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
 def visible(text: str) -> str:
     """Without characters that nobody sees; a space for those that part words."""
     return _UNSEEN.sub(lambda match: " " if match[0].isspace() else "", text)

@@ -56,8 +56,3 @@ def unpack(packed: Mapping[str, Tensor], width: int) -> dict[str, Tensor]:
             levels = four.flatten(-2).unflatten(-1, (-1, GROUP)).float().sub_(1.5)
             deltas[name] = levels.mul_(packed[name + SCALE].float()[..., None]).flatten(-2)[..., :width]
     return deltas
-
-
-def as_stored(deltas: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The deltas after storage, each with the gradient of the identity."""
-    return {name: rounded(delta) for name, delta in deltas.items()}

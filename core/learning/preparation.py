@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from core.errors import SetupError
 from core.learning.hooks import LowRank, attached, down_projections
 from core.learning.inner_loop import inner_loop
-from core.learning.packing import SCALE, as_stored
+from core.learning.packing import SCALE, rounded
 
 FORM = {  # what `prepared.json` says of the shipped form; other values belong to `core.learning.forms.fast_weights`
     "rule": "muon", "token_weights": True, "start": False, "momentum": 0.0, "rank": 0, "order": "whole",
@@ -118,7 +118,7 @@ class Prepared(nn.Module):
 
     def as_stored(self, fast: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What storage makes of them, with the gradient of the identity."""
-        return as_stored(fast)
+        return {name: rounded(delta) for name, delta in fast.items()}
 
     def reading(self, model: Any, fast: Mapping[str, Tensor], rows: Sequence[int]) -> AbstractContextManager[None]:
         """Within the context, each document's rows of a batch (so many, in order) have its fast weights."""

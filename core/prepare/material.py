@@ -30,7 +30,7 @@ from typing import IO, Any, Generic, NamedTuple, TypeVar, overload
 
 from core.document.tables import rows_as_text
 from core.document.text import one_line
-from core.prepare.questions import QA, ask_paragraph, recurring
+from core.prepare.questions import QA, SENTENCE, ask_paragraph, recurring
 from core.prepare.swapped import Words
 from core.prompts import NOT_IN_TEXT
 
@@ -50,7 +50,6 @@ ABOUT = (
     "What is the topic of this document?",
     "tl;dr",
 )
-SENTENCE_END = re.compile(r"(?<=[a-z0-9)\"”][.!?]) +(?=[A-Z\"“])")
 
 
 class Passage(NamedTuple):
@@ -172,7 +171,7 @@ def gist_of(article: tuple[str, str]) -> Passage | None:
     """The first paragraph of an article, asked what the document is about; its first sentence says it."""
     title, body = article
     lead = body.partition("\n")[0].strip()
-    first = SENTENCE_END.split(lead)[0]
+    first = SENTENCE.split(lead)[0]
     if not (40 <= len(lead.split()) <= 300 and 8 <= len(first.split()) <= 40 and title.split()[0] in first):
         return None
     return Passage("gist", title, lead, [QA(question, first) for question in ABOUT])

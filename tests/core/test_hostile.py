@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from core import errors
-from core.document.formats import _judged, read_document, recognise
+from core.document.formats import FORMATS, _judged, read_document, recognise
 from core.sandbox import Sandbox
 from core.types import Limits
 from tests.torture.hostile import HOSTILE
@@ -86,7 +86,7 @@ KEYS = ("pages", "first", "refused", "texts", "unreadable", "hidden", "repaired"
 @example({"pages": float("inf"), "first": 1, "texts": []})
 def test_whatever_a_captured_child_replies_ends_in_text_or_in_a_sentence(reply: Any) -> None:
     try:
-        text = _judged(reply, Limits())
+        text = _judged(reply, Limits(), FORMATS[0])
     except errors.Refused:
         return
     assert all(isinstance(page.text, str) for page in text.pages) and all(isinstance(n, str) for n in text.notes)

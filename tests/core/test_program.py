@@ -18,8 +18,12 @@ from tests.architecture import ROOT, sources
         ("/srv/bot/__main__.py", str(Path.cwd() / ".venv/bin/python"), ".venv/bin/python -m bot"),
     ],
 )
-def test_the_program_is_named_as_it_was_called(called: str, python: str, shown: str) -> None:
-    assert this_program(called, python) == shown
+def test_the_program_is_named_as_it_was_called(
+    called: str, python: str, shown: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", [called])
+    monkeypatch.setattr("sys.executable", python)
+    assert this_program() == shown
 
 
 def test_no_other_module_names_it() -> None:

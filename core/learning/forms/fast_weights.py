@@ -24,7 +24,6 @@ from torch import Tensor, nn
 
 from core.learning.fast_learner import FastWeightsLearner
 from core.learning.muon import Factors, muon, muon_dtype
-from core.learning.packing import as_stored
 from core.learning.preparation import FastWeightsConfig, Prepared, config_of, load_state, read_form, read_state
 from core.learning.segments import IGNORE
 from core.learning.text_gradient import states_below, text_gradient, text_loss
@@ -81,7 +80,7 @@ class PreparedForm(Prepared):
     def as_stored(self, fast: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What was learned in two bits, on top of where it started."""
         starts = dict(zip(fast, self.start, strict=False))
-        changes = as_stored({name: w - starts.get(name, 0.0) for name, w in fast.items()})
+        changes = super().as_stored({name: w - starts.get(name, 0.0) for name, w in fast.items()})
         return {name: starts.get(name, 0.0) + change for name, change in changes.items()}
 
     def describe(self) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from bot.platforms.slack.files import how_to_export
 from core import errors
 from core.document.chunks import check_length
 from core.document.formats import (
+    FORMATS,
     OTHERS,
     PICTURE,
     REASONS,
@@ -61,11 +62,11 @@ SENTENCES = [
     of(check_length, 5, Limits(), PAGES),
     of(check_length, 900, Limits(max_tokens=300), PAGES),
     of(check_length, 900, Limits(max_tokens=300), PIECES),
-    of(_judged, reply(), Limits()),
-    of(_judged, reply(hidden=[[1, 9]]), Limits()),
-    of(_judged, reply(nameless=[1]), Limits()),
-    of(_judged, reply(pages=5000, texts=[]), Limits()),
-    of(_judged, reply(pages=5, first=9, texts=[]), Limits()),
+    of(_judged, reply(), Limits(), FORMATS[0]),
+    of(_judged, reply(hidden=[[1, 9]]), Limits(), FORMATS[0]),
+    of(_judged, reply(nameless=[1]), Limits(), FORMATS[0]),
+    of(_judged, reply(pages=5000, texts=[]), Limits(), FORMATS[0]),
+    of(_judged, reply(pages=5, first=9, texts=[]), Limits(), FORMATS[0]),
 ]
 
 
