@@ -23,8 +23,8 @@ from typing import Any
 import torch
 
 from core.evaluation.ablations import Results, chosen, measure_missing
+from core.evaluation.forms.native import Native, NativeConfig
 from core.learning.forms.fast_weights import FormConfig, PreparedForm
-from core.learning.forms.native import Native, NativeConfig
 from core.learning.preparation import FastWeightsConfig, Prepared, SlowWeights
 from core.model import load_model, pick_dtype
 from core.prepare.episodes import Episode

@@ -3,8 +3,7 @@
     fast_weights    the loop with other rules, momentum, a low rank, chunk after chunk, a learned start
     budget          how many steps for each chunk: SKIP, or 1, 2 or 4 (PonderTTT); ENGRAM_BUDGET=threshold:4
     branches        ENGRAM_LEARNER=ttt-linear or ttt-mlp: states of TTT beside the MLPs of any model
-    ttt, lact       the pure operations of TTT-Linear, TTT-MLP (arXiv 2407.04620) and LaCT (arXiv 2505.23884)
-    native          memories with slow projections of their own, trained by the outer loop
 
 What each gives: `core.evaluation.ablations` and `core.evaluation.inner_rows`, with their figures in evaluation/LOG.md.
+Forms that nobody can select: `core.evaluation.forms`.
 """

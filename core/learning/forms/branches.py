@@ -4,8 +4,8 @@
 
 A model that was never trained with TTT layers has no projections that say what a token's key and value are. Its own
 next-token loss does: with v = -d loss / d y, LaCT's loss -<f_W(x), v> has the gradient of the next-token loss. So the
-delta of a chunk is that gradient, and the step is LaCT's (`lact.step`): the loss of a large chunk is measured with what
-came before, then the chunk is written.
+delta of a chunk is that gradient, and the step is LaCT's (`core.evaluation.forms.lact.step`): the loss of a large chunk
+is measured with what came before, then the chunk is written.
 
 Shapes: R rows, T tokens, d width, n heads of f = d / n, h hidden width of a head (4 f).
 """
@@ -18,13 +18,13 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from core.learning.adapters.adapter import AdapterLearner
 from core.learning.base import LearnConfig
-from core.learning.forms import lact
-from core.learning.forms.ttt import gelu
 from core.learning.hooks import Branch, upper_mlps, with_branches
+from core.learning.muon import orthogonalise
 from core.model import LoadedModel
 from core.prompts import PromptFormat
 
@@ -60,7 +60,10 @@ class BranchAdapter:
     def step(self, gradients: Sequence[Tensor], done: float) -> None:
         s = self.settings
         for i, (leaf, gradient) in enumerate(zip(self.leaves, gradients, strict=True)):
-            move, self.before[i] = lact.step(-gradient, self.before[i], s.momentum, s.muon)
+            before = self.before[i]
+            delta = -gradient if before is None else s.momentum * before - gradient
+            self.before[i] = delta
+            move = orthogonalise(delta) if s.muon else delta
             leaf += s.rate * move * torch.rsqrt(move.square().mean() + 1e-20)
 
     def tensors(self) -> dict[str, Tensor]:
@@ -123,7 +126,7 @@ def _branch(w1: Tensor, w2: Tensor | None) -> Branch:
     def run(x: Tensor) -> Tensor:
         heads = x.unflatten(-1, (w1.shape[0], -1)).transpose(-3, -2)  # [R, n, T, f]
         z = heads @ w1.to(x.dtype)
-        z = z if w2 is None else gelu(z) @ w2.to(x.dtype)
+        z = z if w2 is None else F.gelu(z, approximate="tanh") @ w2.to(x.dtype)
         return z.transpose(-3, -2).flatten(-2)
 
     return run

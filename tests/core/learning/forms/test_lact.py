@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from core.learning.forms import lact
-from core.learning.forms.lact import SwiGLU
+from core.evaluation.forms import lact
+from core.evaluation.forms.lact import SwiGLU
 
 HEADS, D, H, T = 2, 8, 12, 24
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from core.learning.forms.native import Native, NativeConfig
+from core.evaluation.forms.native import Native, NativeConfig
 from core.learning.segments import IGNORE
 from core.prepare.episodes import Batch, Episode, Shape, make_batch
 from core.prepare.outer import run_outer

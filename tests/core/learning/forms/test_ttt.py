@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from core.learning.forms import ttt
-from core.learning.forms.ttt import Affine, Norm, Rates
+from core.evaluation.forms import ttt
+from core.evaluation.forms.ttt import Affine, Norm, Rates
 
 HEADS, F = 2, 8
 DEPTHS = pytest.mark.parametrize("depth", [1, 2], ids=["linear", "mlp"])

@@ -29,7 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from core.learning.forms import lact, ttt
+from core.evaluation.forms import lact, ttt
 from core.learning.hooks import LowRank, upper_mlps, with_branches
 from core.learning.segments import IGNORE
 from core.learning.text_gradient import token_losses
