@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import ModelNotFound
+from core.files import fsync_path
 from core.program import this_program
 
 DEFAULT = "embedded"  # the name of the model that Engram comes with
@@ -136,7 +137,7 @@ def convert(gguf: Path, sha256: str, cache: Path) -> Path:
                 if folder.exists():
                     folder.rename(Path(temporary) / "damaged")
                 new.rename(folder)
-                _fsync(cache)
+                fsync_path(cache)
     return folder
 
 
@@ -193,9 +194,9 @@ def _write_folder(gguf: Path, sha256: str, folder: Path) -> None:
     (folder / SOURCE).write_text(json.dumps(source, indent=2) + "\n")
     for path in folder.iterdir():
         path.chmod(0o644)  # safetensors writes 0600; an image converts as one user and serves as another
-        _fsync(path)
+        fsync_path(path)
     folder.chmod(0o755)
-    _fsync(folder)
+    fsync_path(folder)
 
 
 def write_tokenizer(tokenizer: Any, gguf: Path, config: dict[str, Any], folder: Path) -> None:
@@ -231,11 +232,3 @@ def write_tokenizer(tokenizer: Any, gguf: Path, config: dict[str, Any], folder: 
 def sha256_of(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _fsync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -28,10 +28,11 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO
 
 from core.errors import BackupDamaged, DataTooNew, NotFound, StorageFailed
+from core.files import fsync_path
 from core.types import WeightsRecord
 from storage.channel_files import path_in
 from storage.check import SPLIT, check_folder, open_database
-from storage.folder import CHANNELS, RESTORED, TOKENS_FILE, DataFolder, fsync_path, put_restored, storage_errors
+from storage.folder import CHANNELS, RESTORED, TOKENS_FILE, DataFolder, put_restored, storage_errors
 from storage.index import MIGRATIONS, read_weights
 
 ARCHIVE_FORMAT = 1  # of the archive

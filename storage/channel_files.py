@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from core.errors import DataTooNew
+from core.files import fsync_path
 from core.search.words import spaced, unspaced
 from core.types import Chunk, Page
-from storage.folder import fsync_path
 
 T = TypeVar("T")
 

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from core.errors import DataFolderBusy, SetupError, StorageFailed
+from core.files import fsync_path
 
 CHANNELS = "channels"  # the folder of the channels' files, beside the index
 TOKENS_FILE = "slack.db"  # of workspaces that installed the Slack app, where OAuth is on
@@ -112,15 +113,6 @@ def put_restored(folder: Path) -> None:
         os.replace(fresh / "engram.db", folder / "engram.db")
     fsync_path(folder)
     shutil.rmtree(fresh)
-
-
-def fsync_path(path: Path) -> None:
-    """Make a file's bytes, or a folder's names, durable."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from core.errors import KeyLost, SetupError, StorageFailed
-from storage.folder import fsync_path
+from core.files import fsync_path
 
 KEY_BYTES = 32  # of a key: AES-256
 NONCE_BYTES = 12  # bytes, random

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from core.errors import LearningFailed, StorageFailed, WeightsDamaged, WrongBaseModel
+from core.files import fsync_path
 from core.ports import Learned, section_of, section_tensors
 from core.types import WeightsRecord
-from storage.folder import fsync_path
 
 if TYPE_CHECKING:
     from torch import Tensor
