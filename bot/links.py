@@ -20,7 +20,7 @@ import yarl
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from bot.chat import Attachment
-from core.errors import PdfTooBig, Refused
+from core.errors import DocumentTooBig, Refused
 from core.types import Limits
 
 log = logging.getLogger(__name__)
@@ -100,7 +100,7 @@ async def fetch(link: str, most: int, *, public: Public | None = None, seconds: 
         public: whether an address may be talked to.
         seconds: for the whole, redirects included.
 
-    Raises: Refused, PdfTooBig.
+    Raises: Refused, DocumentTooBig.
     """
     public = public or is_public
     connector = aiohttp.TCPConnector(resolver=_Resolver(public), force_close=True)
@@ -190,17 +190,17 @@ def is_own(ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
 
 
 async def capped(response: aiohttp.ClientResponse, most: int, sentence: str) -> bytes:
-    """What is said about the size may be wrong, so it is counted. Raises: PdfTooBig, with this sentence."""
+    """What is said about the size may be wrong, so it is counted. Raises: DocumentTooBig, with this sentence."""
     body = bytearray()
     async for part in response.content.iter_chunked(1 << 16):
         body += part
         if len(body) > most:
-            raise PdfTooBig(sentence)
+            raise DocumentTooBig(sentence)
     return bytes(body)
 
 
 def _unpacked(body: bytes, encoding: str, most: int) -> bytes:
-    """Some servers compress what was asked for as it is. Raises: PdfTooBig, Refused."""
+    """Some servers compress what was asked for as it is. Raises: DocumentTooBig, Refused."""
     if encoding.casefold() in ("", "identity"):
         return body
     if encoding.casefold() not in ("gzip", "x-gzip", "deflate"):
@@ -211,5 +211,5 @@ def _unpacked(body: bytes, encoding: str, most: int) -> bytes:
     except zlib.error:
         raise Refused(NOT_READ) from None
     if len(plain) > most:
-        raise PdfTooBig(TOO_LARGE)
+        raise DocumentTooBig(TOO_LARGE)
     return plain

@@ -17,35 +17,35 @@ class Refused(EngramError):
     """That can't be used."""
 
 
-class NotAPdf(Refused):
+class UnsupportedFormat(Refused):
     """I can't read this file; send a PDF, an Office document, an e-book, a web page or text."""
 
 
-class PdfDamaged(Refused):
+class DocumentDamaged(Refused):
     """This document is damaged and can't be read; save it anew and send that."""
 
 
-class PdfLocked(Refused):
+class DocumentLocked(Refused):
     """This document needs a password; send a copy without one."""
 
 
-class PdfHasNoText(Refused):
+class DocumentHasNoText(Refused):
     """No text was found in this document; send a copy whose text can be selected."""
 
 
-class PdfTooBig(Refused):
+class DocumentTooBig(Refused):
     """This document is larger than the limit; send a part of it."""
 
 
-class PdfTooLong(Refused):
+class DocumentTooLong(Refused):
     """This document is longer than the limit; send it again with “pages 1-100” to learn that part."""
 
 
-class PdfTooShort(Refused):
+class DocumentTooShort(Refused):
     """This document has too little text to learn from; send a longer one."""
 
 
-class PdfTooSlow(Refused):
+class DocumentTooSlow(Refused):
     """This document takes too long or too much memory to read; send a part of it."""
 
 

@@ -66,7 +66,7 @@ class Service:
         Args:
             pages: the first and the last one to learn; another part of a file is another document.
 
-        Raises: NotAPdf, PdfTooBig, AlreadyKnown; SetupError when there is no engine to learn it.
+        Raises: UnsupportedFormat, DocumentTooBig, AlreadyKnown; SetupError when there is no engine to learn it.
         """
         if self._runner.load_error:
             raise self._runner.load_error

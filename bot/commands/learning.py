@@ -17,7 +17,7 @@ from bot.commands.channel import documents_by_id
 from bot.commands.following import follow
 from bot.links import linked, without_links
 from core.document.formats import KINDS, check_size, may_be_document, pages_in, parse_pages
-from core.errors import NotAPdf, NotFound, Refused
+from core.errors import NotFound, Refused, UnsupportedFormat
 from core.service import harmless_name
 from core.types import ALL_PAGES, Job
 
@@ -88,7 +88,7 @@ async def _fetch(attachment: Attachment) -> bytes:
 async def _admit(bot: BotBase, attachment: Attachment, request: Request) -> None:
     """What can be refused before the file is fetched. The content is judged later, by `core.document.formats`."""
     if not may_be_document(attachment.name, attachment.content_type):
-        raise NotAPdf(f"I can't read such a file; send me {KINDS}.")
+        raise UnsupportedFormat(f"I can't read such a file; send me {KINDS}.")
     check_size(attachment.size, bot.limits)
     known = await bot.service.documents(request.channel)
     coming = await bot.service.jobs(request.channel)

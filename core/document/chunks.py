@@ -9,7 +9,7 @@ from typing import Any
 
 from core.document.about import own_text
 from core.document.text import counted, runs_on
-from core.errors import PdfTooLong, PdfTooShort
+from core.errors import DocumentTooLong, DocumentTooShort
 from core.types import Chunk, Limits, Page
 
 SLACK = 0.15  # of a chunk may stay empty, so that it ends where a paragraph, a sentence or a word does
@@ -74,10 +74,13 @@ def make_chunks(pages: Sequence[Page], encode: Encode, chunk_size: int) -> list[
 
 
 def check_length(tokens: int, limits: Limits, pages: Sequence[Page], place: str = "page") -> None:
-    """place: what a page is called. Raises: PdfTooShort; PdfTooLong, with the pages that can be learned at once."""
+    """place: what a page is called.
+
+    Raises: DocumentTooShort; DocumentTooLong, with the pages that can be learned at once.
+    """
     if tokens < limits.min_tokens:
         count = counted(sum(len(page.text.split()) for page in pages), "word")
-        raise PdfTooShort(f"This document has {count}; that is too little to learn from, send a longer one.")
+        raise DocumentTooShort(f"This document has {count}; that is too little to learn from, send a longer one.")
     if tokens > limits.max_tokens:
         size = f"This document has {pages_of_text(tokens)}, and I can learn {pages_of_text(limits.max_tokens)} at once"
         fitting = _fitting(pages, OFFERED_SHARE * limits.max_tokens / tokens)
@@ -86,7 +89,7 @@ def check_length(tokens: int, limits: Limits, pages: Sequence[Page], place: str 
             if fitting
             else "send a part of it"
         )
-        raise PdfTooLong(f"{size}; {part}.")
+        raise DocumentTooLong(f"{size}; {part}.")
 
 
 def pages_of_text(tokens: int) -> str:

@@ -22,7 +22,16 @@ from core.document.language import ENGLISH, NAMES, language_of
 from core.document.ocr import MAX_MINUTES, Ocr, Recognised
 from core.document.places import shortened
 from core.document.text import counted, tidy, unseen, visible
-from core.errors import NotAPdf, PdfDamaged, PdfHasNoText, PdfLocked, PdfTooBig, PdfTooLong, PdfTooSlow, Refused
+from core.errors import (
+    DocumentDamaged,
+    DocumentHasNoText,
+    DocumentLocked,
+    DocumentTooBig,
+    DocumentTooLong,
+    DocumentTooSlow,
+    Refused,
+    UnsupportedFormat,
+)
 from core.sandbox import Crashed, Overrun, Sandbox, Stuck
 from core.types import ALL_PAGES, Limits, Page
 
@@ -132,19 +141,19 @@ OTHERS = (
     (b"<svg", b"", f"This is an SVG picture; I read text only: send me {KINDS}."),
 )  # fmt: skip
 REASONS: dict[str, tuple[type[Refused], str | None]] = {  # why a child refuses a document
-    "bomb": (PdfTooBig, "This document unpacks to more than a document may hold; save it as a PDF and send that."),
-    "cells": (PdfTooLong, "This workbook has more than 200,000 cells; send a sheet with what matters."),
-    "declares": (PdfDamaged, "This document holds something that no office program writes; save it anew."),
-    "locked": (PdfLocked, None),
-    "pixels": (PdfTooBig, "This picture has more than 100 million dots; send a smaller one."),
-    "macros": (NotAPdf, "This document has macros; save it without them and send that."),
+    "bomb": (DocumentTooBig, "This document unpacks to more than a document may hold; save it as a PDF and send that."),
+    "cells": (DocumentTooLong, "This workbook has more than 200,000 cells; send a sheet with what matters."),
+    "declares": (DocumentDamaged, "This document holds something that no office program writes; save it anew."),
+    "locked": (DocumentLocked, None),
+    "pixels": (DocumentTooBig, "This picture has more than 100 million dots; send a smaller one."),
+    "macros": (UnsupportedFormat, "This document has macros; save it without them and send that."),
 }  # fmt: skip
 
 
 def recognise(data: bytes) -> Format:
-    """What a file is. Raises: NotAPdf, with what to do."""
+    """What a file is. Raises: UnsupportedFormat, with what to do."""
     if not data:
-        raise NotAPdf("This file is empty; send it again.")
+        raise UnsupportedFormat("This file is empty; send it again.")
     *marked, text = FORMATS
     for format in marked:
         if format.recognises(data):
@@ -152,9 +161,9 @@ def recognise(data: bytes) -> Format:
     start = re.sub(rb"^(?:<\?xml[^>]*>|<!--.*?-->|\s)+(?=<svg)", b"", _begins(data), flags=re.S)
     for beginning, inside, sentence in OTHERS:
         if start.startswith(beginning.lower()) and inside in data:
-            raise NotAPdf(sentence)
+            raise UnsupportedFormat(sentence)
     if not text.recognises(data):
-        raise NotAPdf(f"I can't read this file; send me {KINDS}.")
+        raise UnsupportedFormat(f"I can't read this file; send me {KINDS}.")
     return text
 
 
@@ -189,9 +198,9 @@ def parse_pages(text: str) -> tuple[int, int]:
 
 
 def check_size(size: int, limits: Limits) -> None:
-    """size: bytes, as they come in or as a platform announces them. Raises: PdfTooBig."""
+    """size: bytes, as they come in or as a platform announces them. Raises: DocumentTooBig."""
     if size > limits.max_bytes:
-        raise PdfTooBig(
+        raise DocumentTooBig(
             f"This document has {_size(size)}; the limit is {_size(limits.max_bytes)}, so send a part of it."
         )
 
@@ -212,16 +221,17 @@ async def read_document(
         ocr: how scanned pages and pictures are read; None: not at all.
         progress: told after each page of text recognition, (done, of all).
 
-    Raises: NotAPdf, PdfDamaged, PdfLocked, PdfHasNoText, PdfTooBig, PdfTooLong, PdfTooSlow.
+    Raises: UnsupportedFormat, DocumentDamaged, DocumentLocked, DocumentHasNoText, DocumentTooBig, DocumentTooLong,
+        DocumentTooSlow.
     """
     import asyncio  # only the parent needs it
 
     check_size(len(data), limits)
     format = recognise(data)
     if any(find_spec(name.partition(".")[0]) is None for name in format.imports):  # of the extra "formats"
-        raise NotAPdf(f"I am not set up to read {format.name}; save it as a PDF and send that.")
+        raise UnsupportedFormat(f"I am not set up to read {format.name}; save it as a PDF and send that.")
     if format.recognises is _is_picture and not (ocr and ocr.path):
-        raise NotAPdf(PICTURE)
+        raise UnsupportedFormat(PICTURE)
     try:
         arguments = (*pages, limits.max_pages)
         imports = (*format.imports, format.reader.partition(":")[0])
@@ -229,13 +239,13 @@ async def read_document(
             "core.document.formats:read", data, format.reader, arguments, imports=imports, signs=format.signs
         )
     except Stuck as stuck:
-        raise PdfTooSlow(_stuck(pages[0], pages[0] + int(stuck.args[0]), sandbox)) from None
+        raise DocumentTooSlow(_stuck(pages[0], pages[0] + int(stuck.args[0]), sandbox)) from None
     except Overrun:
-        raise PdfTooSlow(
+        raise DocumentTooSlow(
             f"This document takes more than {sandbox.seconds:g} seconds or too much memory to read; send a part of it."
         ) from None
     except Crashed:
-        raise PdfDamaged from None
+        raise DocumentDamaged from None
     if ocr and ocr.path and (scans := _scans(reply, limits)):
         kind = "pdf" if format is FORMATS[0] else ""
         reply = _with_recognised(reply, await ocr.recognise(data, kind, scans, progress), ocr)
@@ -248,13 +258,13 @@ def _stuck(first: int, page: int, sandbox: Sandbox) -> str:
 
 
 def _scans(reply: Any, limits: Limits) -> list[int]:
-    """The pages that text recognition may read. Raises: PdfDamaged."""
+    """The pages that text recognition may read. Raises: DocumentDamaged."""
     try:
         first = int(reply.get("first", 1))
         end = first + min(len(reply.get("texts", ())), limits.max_pages)
         return sorted({int(page) for page in reply.get("scans", ()) if first <= page < end})
     except (AttributeError, TypeError, ValueError, OverflowError):
-        raise PdfDamaged from None
+        raise DocumentDamaged from None
 
 
 def _with_recognised(reply: dict[str, Any], recognised: Recognised, ocr: Ocr) -> dict[str, Any]:
@@ -278,28 +288,28 @@ def _judged(reply: Any, limits: Limits, format: Format) -> DocumentText:
         pages = _pages(reply)
         return DocumentText(pages, (*_notes(reply, format.place), *_language(pages)), format.place)
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
-        raise PdfDamaged from None
+        raise DocumentDamaged from None
 
 
 def _check_reply(reply: dict[str, Any], limits: Limits, format: Format) -> None:
     if refused := reply.get("refused"):
-        error, sentence = REASONS.get(refused, (PdfDamaged, None))
+        error, sentence = REASONS.get(refused, (DocumentDamaged, None))
         raise error(sentence)
     pages, read = int(reply["pages"]), len(reply["texts"])
     if not read and pages > limits.max_pages:
-        raise PdfTooLong(
+        raise DocumentTooLong(
             f"This document has {counted(pages, format.place)}, and I read {limits.max_pages:,} at once; "
             f"send it again with “{format.place}s 1-{limits.max_pages}” to learn that part."
         )
     if not read and 0 < pages < int(reply["first"]):
-        raise PdfTooLong(f"This document has only {counted(pages, format.place)}; name some of these.")
+        raise DocumentTooLong(f"This document has only {counted(pages, format.place)}; name some of these.")
     if read > pages or (not read and format.place == "page"):
-        raise PdfDamaged
+        raise DocumentDamaged
     if read and len(reply.get("unreadable", ())) == read:
-        raise PdfDamaged
+        raise DocumentDamaged
     if not any(map(str.isalnum, chain.from_iterable(reply["texts"]))):
         where = f"on the {counted(read, format.place)} of" if read > 1 else "in"
-        raise PdfHasNoText(f"No text was found {where} this document; {_without_text(reply, format)}.")
+        raise DocumentHasNoText(f"No text was found {where} this document; {_without_text(reply, format)}.")
 
 
 def _without_text(reply: dict[str, Any], format: Format) -> str:

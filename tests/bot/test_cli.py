@@ -137,7 +137,7 @@ def test_what_is_no_document_is_refused_by_read_and_by_learn(engram, engine: Fak
     page.write_bytes(b"{\\rtf1 hello}")
     for command in ("read", "learn"):
         status, answer, stderr = engram(command, page)
-        assert (status, answer["error"]["kind"]) == (1, "NotAPdf")
+        assert (status, answer["error"]["kind"]) == (1, "UnsupportedFormat")
         assert answer["error"]["message"] in stderr
 
 
@@ -154,7 +154,7 @@ def test_a_document_without_enough_text_keeps_its_kind_of_error(engram, engine: 
     short = tmp_path / "short.pdf"
     short.write_bytes(make_pdf("Two words"))
     for command in ("read", "learn"):
-        assert engram(command, short)[1]["error"]["kind"] == "PdfTooShort"
+        assert engram(command, short)[1]["error"]["kind"] == "DocumentTooShort"
 
 
 def test_a_missing_file_is_one_sentence(engram, engine: FakeEngine) -> None:

@@ -13,7 +13,7 @@ from aiohttp import web
 
 from bot import links
 from bot.links import NO_LINKS, PRIVATE, fetch, is_own, is_public, linked, links_in, name_of
-from core.errors import PdfTooBig, Refused
+from core.errors import DocumentTooBig, Refused
 from core.types import Limits
 
 MOST = 100_000
@@ -133,7 +133,7 @@ async def test_what_is_too_large_is_given_up_also_when_it_is_packed(server: Serv
     server.answers["/bomb"] = lambda: web.Response(body=bomb, headers={"Content-Encoding": "gzip"})
     server.answers["/packed"] = lambda: web.Response(body=gzip.compress(b"text"), headers={"Content-Encoding": "gzip"})
     for path in ("/large", "/bomb"):
-        with pytest.raises(PdfTooBig, match=r"^What that link leads to is larger than the limit"):
+        with pytest.raises(DocumentTooBig, match=r"^What that link leads to is larger than the limit"):
             await fetch(server.url(path), MOST, public=everywhere)
     assert await fetch(server.url("/packed"), MOST, public=everywhere) == b"text"
 

@@ -16,7 +16,7 @@ from bot.intents import SMALL_TALK
 from bot.terminal import plain
 from bot.wording import in_words
 from bot.wording import seconds as in_short
-from core.errors import AlreadyKnown, PdfHasNoText, QuotaReached, SetupError
+from core.errors import AlreadyKnown, DocumentHasNoText, QuotaReached, SetupError
 from core.types import (
     Answer,
     Certainty,
@@ -275,7 +275,7 @@ def test_help_names_every_command():
 
 
 def test_our_errors_are_shown_as_they_are():
-    assert render.error(PdfHasNoText()).text == str(PdfHasNoText())
+    assert render.error(DocumentHasNoText()).text == str(DocumentHasNoText())
 
 
 @pytest.mark.parametrize("problem", [OSError("/srv/secret/path"), SetupError("/srv/secret/path is missing")])

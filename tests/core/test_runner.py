@@ -14,7 +14,7 @@ import pytest
 from core.answerer import Answerer
 from core.document.formats import DocumentText
 from core.document.language import language_of
-from core.errors import EngramError, LearningFailed, ModelNotFound, PdfLocked, StorageFailed
+from core.errors import DocumentLocked, EngramError, LearningFailed, ModelNotFound, StorageFailed
 from core.ports import Ask, Index, Learned, Weights
 from core.runner import Runner, _advance
 from core.service import Service, new_job
@@ -327,14 +327,14 @@ async def test_an_engine_that_cannot_be_loaded_is_reported_to_everyone(open_serv
 async def test_a_refusal_ends_the_job_with_its_sentence_and_the_next_one_runs(open_service: Open) -> None:
     async def read_locked(data: bytes, limits: Limits, pages: tuple[int, int], **_: object) -> DocumentText:
         if b"locked" in data:
-            raise PdfLocked
+            raise DocumentLocked
         return await read_plain(data, limits)
 
     async with open_service(read=read_locked) as service:
         first, second = await submit(service, plain_pdf("locked")), await submit(service)
         last = await end_of(service, first)
-        assert (last.job.stage, last.job.error) == (Stage.FAILED, str(PdfLocked()))
-        assert isinstance(last.failure, PdfLocked)
+        assert (last.job.stage, last.job.error) == (Stage.FAILED, str(DocumentLocked()))
+        assert isinstance(last.failure, DocumentLocked)
         assert (await end_of(service, second)).job.stage is Stage.DONE
 
 

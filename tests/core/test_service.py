@@ -12,12 +12,12 @@ import pytest
 from core.answerer import Answerer
 from core.errors import (
     AlreadyKnown,
+    DocumentTooBig,
     LearningFailed,
     NoGist,
-    NotAPdf,
     NotFound,
-    PdfTooBig,
     Refused,
+    UnsupportedFormat,
     WeightsDamaged,
     WrongBaseModel,
 )
@@ -57,14 +57,14 @@ async def source(service: Service, question: str, **where: str) -> str:
 
 async def test_what_is_no_document_is_refused_before_anything_is_stored(open_service: Open) -> None:
     async with open_service(learning=False) as service:
-        with pytest.raises(NotAPdf):
+        with pytest.raises(UnsupportedFormat):
             await service.submit("here", "page.rtf", b"{\\rtf1 hello}", by="ada")
         assert await service.jobs("here") == []
 
 
 async def test_a_file_over_the_limit_is_refused(open_service: Open) -> None:
     async with open_service(learning=False) as service:
-        with pytest.raises(PdfTooBig, match="limit"):
+        with pytest.raises(DocumentTooBig, match="limit"):
             await service.submit("here", "big.pdf", b"%PDF-" + bytes(10_000), by="ada")
 
 

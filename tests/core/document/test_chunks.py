@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from core.document.chunks import SLACK, check_length, encoder, join_pages, make_chunks
 from core.document.places import ABOUT
-from core.errors import PdfTooLong, PdfTooShort
+from core.errors import DocumentTooLong, DocumentTooShort
 from core.types import Limits, Page
 
 SENTENCE = "The lighthouse was built by Tessa Orlund in 1874. "
@@ -130,18 +130,18 @@ def test_a_document_that_is_too_short_or_too_long_is_refused_with_what_to_do() -
     limits, text = Limits(min_tokens=10, max_tokens=100_000), pages(*["word " * 400] * 300)
     check_length(10, limits, text)
     check_length(100_000, limits, text)
-    with pytest.raises(PdfTooShort, match=r"^This document has 2 words; that is too little to learn from, send a"):
+    with pytest.raises(DocumentTooShort, match=r"^This document has 2 words; that is too little to learn from, send a"):
         check_length(9, limits, pages("two words"))
-    with pytest.raises(PdfTooLong) as refused:
+    with pytest.raises(DocumentTooLong) as refused:
         check_length(150_000, limits, text)
     assert str(refused.value) == (
         "This document has about 330 pages of text, and I can learn about 220 pages of text at once; "
         "send it again with “pages 1-190” to learn that part."
     )
-    with pytest.raises(PdfTooLong, match=r"with “slides 1-190” to learn that part\.$"):
+    with pytest.raises(DocumentTooLong, match=r"with “slides 1-190” to learn that part\.$"):
         check_length(150_000, limits, text, "slide")
 
 
 def test_one_page_that_is_too_long_is_no_range() -> None:
-    with pytest.raises(PdfTooLong, match=r"at once; send a part of it\.$"):
+    with pytest.raises(DocumentTooLong, match=r"at once; send a part of it\.$"):
         check_length(2_000, Limits(max_tokens=1_000), pages("word " * 2_000))

@@ -519,7 +519,7 @@ async def test_a_sheet_with_too_many_cells_is_refused() -> None:
 @pytest.mark.parametrize("data", [bytes(range(256)) * 9, b"\x7fELF" + bytes(999)])
 def test_what_is_no_document_is_refused_with_what_is(data: bytes) -> None:
     with pytest.raises(
-        errors.NotAPdf, match=r"^I can't read this file; send me a PDF, a Word, PowerPoint or Excel file"
+        errors.UnsupportedFormat, match=r"^I can't read this file; send me a PDF, a Word, PowerPoint or Excel file"
     ):
         recognise(data)
 

@@ -79,9 +79,11 @@ async def test_a_scanned_page_is_read_by_text_recognition_and_marked(folder: Pat
 
 async def test_without_text_recognition_a_scan_is_refused_with_what_to_do() -> None:
     for ocr in (None, Ocr(program="no-such-program"), Ocr(pages=0)):
-        with pytest.raises(errors.PdfHasNoText, match="send a copy whose text can be selected"):
+        with pytest.raises(errors.DocumentHasNoText, match="send a copy whose text can be selected"):
             await read_document(documents.pdf(scan()), Limits(), ocr=ocr)
-        with pytest.raises(errors.NotAPdf, match=r"^This is a picture, and I am not set up to read text in pictures"):
+        with pytest.raises(
+            errors.UnsupportedFormat, match=r"^This is a picture, and I am not set up to read text in pictures"
+        ):
             await read_document(picture().tobytes("png"), Limits(), ocr=ocr)
 
 
@@ -98,7 +100,9 @@ async def test_a_picture_of_a_billion_dots_is_refused_before_it_is_unpacked(fold
 
     head = struct.pack(">IIBBBBB", 40_000, 40_000, 1, 0, 0, 0, 0)
     data = b"\x89PNG\r\n\x1a\n" + part(b"IHDR", head) + part(b"IDAT", zlib.compress(bytes(9))) + part(b"IEND", b"")
-    with pytest.raises(errors.PdfTooBig, match=r"^This picture has more than 100 million dots; send a smaller one\.$"):
+    with pytest.raises(
+        errors.DocumentTooBig, match=r"^This picture has more than 100 million dots; send a smaller one\.$"
+    ):
         await read_document(data, Limits(), ocr=stand_in(folder, *SIX))
 
 

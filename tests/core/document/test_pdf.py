@@ -47,12 +47,12 @@ SCAN = f"it looks like a scan or a drawing, {SEARCHABLE}"
 HIDDEN = "all of it is hidden: make it visible, save it anew and send that"
 DAMAGED = "This document is damaged and can't be read; save it anew and send that."
 REFUSED = [
-    (b"%PDF-1.7\n" + bytes(range(256)) * 9, errors.PdfDamaged, DAMAGED),
-    (pdf("a")[:200], errors.PdfDamaged, DAMAGED),
-    (pdf("a", **LOCK), errors.PdfLocked, "This document needs a password; send a copy without one."),
-    (pdf("", " \n "), errors.PdfHasNoText, NO_TEXT.format("on the 2 pages of", SCAN)),
-    (pdf(picture), errors.PdfHasNoText, NO_TEXT.format("in", SCAN)),
-    (pdf(write((9, "Unseen."), color=(1, 1, 1))), errors.PdfHasNoText, NO_TEXT.format("in", HIDDEN)),
+    (b"%PDF-1.7\n" + bytes(range(256)) * 9, errors.DocumentDamaged, DAMAGED),
+    (pdf("a")[:200], errors.DocumentDamaged, DAMAGED),
+    (pdf("a", **LOCK), errors.DocumentLocked, "This document needs a password; send a copy without one."),
+    (pdf("", " \n "), errors.DocumentHasNoText, NO_TEXT.format("on the 2 pages of", SCAN)),
+    (pdf(picture), errors.DocumentHasNoText, NO_TEXT.format("in", SCAN)),
+    (pdf(write((9, "Unseen."), color=(1, 1, 1))), errors.DocumentHasNoText, NO_TEXT.format("in", HIDDEN)),
 ]
 
 
@@ -97,10 +97,10 @@ async def test_an_owners_password_alone_locks_nothing() -> None:
 @pytest.mark.parametrize(
     ("limits", "error", "sentence"),
     [
-        (Limits(max_pages=1), errors.PdfTooLong, "This document has 2 pages, and I read 1 at once; {part}."),
+        (Limits(max_pages=1), errors.DocumentTooLong, "This document has 2 pages, and I read 1 at once; {part}."),
         (
             Limits(max_bytes=200),
-            errors.PdfTooBig,
+            errors.DocumentTooBig,
             "This document has {size} bytes; the limit is 200 bytes, so send a part of it.",
         ),
     ],
@@ -128,14 +128,14 @@ async def test_a_hundred_thousand_tiny_pages_are_refused_before_they_are_read() 
 
 async def test_a_memory_bomb_is_refused() -> None:
     refused = await refusal(documents.memory_bomb(), sandbox=Sandbox(memory=96 * 2**20))
-    assert isinstance(refused, errors.PdfTooSlow)
+    assert isinstance(refused, errors.DocumentTooSlow)
     assert "too much memory" in str(refused)
 
 
 async def test_an_endless_page_is_refused_in_time() -> None:
     began = time.monotonic()
     refused = await refusal(documents.endless_loop(), sandbox=Sandbox(seconds=2))
-    assert isinstance(refused, errors.PdfTooSlow)
+    assert isinstance(refused, errors.DocumentTooSlow)
     assert "2 seconds" in str(refused)
     assert time.monotonic() - began < 6
 
@@ -146,7 +146,7 @@ async def test_a_page_that_takes_too_long_is_named_long_before_the_clock_of_the_
     stuck: Callable[[], bytes],
 ) -> None:
     refused = await refusal(stuck(), sandbox=Sandbox(seconds=100, patience=2))
-    assert isinstance(refused, errors.PdfTooSlow)
+    assert isinstance(refused, errors.DocumentTooSlow)
     assert str(refused) == "Page 1 takes more than 2 seconds to read; save the document anew."
 
 
@@ -157,7 +157,7 @@ def test_the_pages_before_one_that_takes_too_long_are_offered() -> None:
 
 
 async def test_more_text_than_the_sandbox_hands_out_is_refused() -> None:
-    assert isinstance(await refusal(pdf("Text. " * 50), sandbox=Sandbox(output=200)), errors.PdfTooSlow)
+    assert isinstance(await refusal(pdf("Text. " * 50), sandbox=Sandbox(output=200)), errors.DocumentTooSlow)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for the child in /proc")
@@ -169,7 +169,7 @@ async def test_the_childs_death_is_a_refusal_and_the_next_file_is_read() -> None
         while not (pids := set(listing.read_text().split()) - others):
             await asyncio.sleep(0.01)
     os.kill(int(pids.pop()), signal.SIGSEGV)
-    assert isinstance(await reading, errors.PdfDamaged)
+    assert isinstance(await reading, errors.DocumentDamaged)
     assert await texts(pdf("Text.")) == ["Text."]
 
 

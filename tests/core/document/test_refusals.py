@@ -42,8 +42,14 @@ def reply(**differs: object) -> dict[str, Any]:
 
 
 DOCUMENT_ERRORS = (
-    *(errors.NotAPdf, errors.PdfDamaged, errors.PdfLocked, errors.PdfHasNoText, errors.PdfTooBig),
-    *(errors.PdfTooLong, errors.PdfTooShort, errors.PdfTooSlow, errors.AlreadyKnown),
+    *(
+        errors.UnsupportedFormat,
+        errors.DocumentDamaged,
+        errors.DocumentLocked,
+        errors.DocumentHasNoText,
+        errors.DocumentTooBig,
+    ),
+    *(errors.DocumentTooLong, errors.DocumentTooShort, errors.DocumentTooSlow, errors.AlreadyKnown),
 )
 SENTENCES = [
     *(str(error()) for error in DOCUMENT_ERRORS),
