@@ -109,7 +109,7 @@ async def _open_shared(settings: Settings, learning: bool, elsewhere: bool) -> A
 
         workers = await stack.enter_async_context(Workers(queues, index, own))
         service = Service(index, weights, workers, workers, settings.limits)
-        yield App(settings, service, workers, inspection, queues.alone, index, new_id())
+        yield App(settings, service, workers, inspection, queues.exclusive, index, new_id())
 
 
 async def _run(worker: Worker) -> None:

@@ -55,8 +55,8 @@ class Answerer:
 
     async def ask(self, channel: str, question: str, named: str = "", thread: str = "") -> Answer:
         with self._device.asking():
-            if asks_about_whole(question) and (whole := await self._whole(channel, named, thread)):
-                return await self._sum_up(question, whole)
+            if asks_about_whole(question) and (document := await self._document_to_summarise(channel, named, thread)):
+                return await self._sum_up(question, document)
             return await self._ask_sections(channel, question, named, thread)
 
     async def likely(self, channel: str, document_id: str, questions: Sequence[str]) -> list[str]:
@@ -94,7 +94,7 @@ class Answerer:
                 fetching.add_done_callback(self._fetching.discard)
                 return
 
-    async def _whole(self, channel: str, named: str, thread: str) -> Document | None:
+    async def _document_to_summarise(self, channel: str, named: str, thread: str) -> Document | None:
         """The document that a question about a whole one means: the one that is named, the thread's, else the newest;
         None where the channel knows none."""
         documents = await self._index.documents(channel)  # the newest first
@@ -123,7 +123,7 @@ class Answerer:
             base=base,
             learned=learned,
             document=DocumentRef(document.id, document.name),
-            prompt_tokens=tokens[0].whole,
+            prompt_tokens=tokens[0].total,
             pages=cited,
             places=tuple(cite(page, question, learned.text) for page in pages if cited and page.number in cited),
             certainty=certainty,
@@ -135,7 +135,7 @@ class Answerer:
         if not thread or not needs_history(question):
             return question
         history = await self._index.thread_questions(channel, thread, MAX_HISTORY)
-        return await self._device.whole_question(history, question) if history else question
+        return await self._device.rewrite_question(history, question) if history else question
 
     async def _sections_to_ask(self, channel: str, question: str, named: str = "", thread: str = "") -> list[list[Hit]]:
         """Whose weights a question is put to: those of a document that is named; else of the channel's documents and,
@@ -189,7 +189,7 @@ class Answerer:
             base=base,
             learned=None,
             document=None,
-            prompt_tokens=tokens[row].whole,
+            prompt_tokens=tokens[row].total,
             unusable=unusable,
             unrelated=best is None and bool(hits),
             certainty=certainty,

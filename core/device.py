@@ -39,7 +39,7 @@ GATHER_SECONDS = 0.05  # seconds that a batch waits for the rows of a question w
 class PromptTokens(NamedTuple):
     """Of one prompt."""
 
-    whole: int
+    total: int
     document: int  # those of a document's text
 
 
@@ -140,11 +140,11 @@ class Device:
             return None
 
     @traced("follow-up")
-    async def whole_question(self, history: Sequence[str], question: str) -> str:
-        """A follow-up made whole; as it is where the engine fails to. Raises: SetupError."""
+    async def rewrite_question(self, history: Sequence[str], question: str) -> str:
+        """A follow-up as the engine rewrites it; as it is where that fails. Raises: SetupError."""
         engine = await self.ready()
         try:
-            return await self.run(engine.whole_question, history, question)
+            return await self.run(engine.rewrite_question, history, question)
         except Exception:
             log.exception("a follow-up is asked as it is")
             return question
@@ -225,8 +225,8 @@ class _Question:
 
 
 def prompt_tokens(engine: Engine, ask: Ask) -> PromptTokens:
-    whole = engine.prompt_tokens(ask.question, ask.context)
-    return PromptTokens(whole, whole - engine.prompt_tokens(ask.question) if ask.context else 0)
+    total = engine.prompt_tokens(ask.question, ask.context)
+    return PromptTokens(total, total - engine.prompt_tokens(ask.question) if ask.context else 0)
 
 
 def _settle(question: _Question, reply: RowAnswers | EngramError) -> None:

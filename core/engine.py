@@ -288,7 +288,7 @@ class Engine:
         }
         with nullcontext() if passes else learner.attach(groups):
             completions = yield from completion(self.reader.model, self.base.tokenizer, prompts, **options)
-        return order, list(map(whole_abstention, completions))
+        return order, list(map(normalise_abstention, completions))
 
     def _prompt(self, ask: Ask) -> list[int]:
         if ask.is_base:
@@ -297,7 +297,7 @@ class Engine:
             return self.format.in_context(ask.context, ask.question)
         return self.format.closed_book(ask.question)
 
-    def whole_question(self, history: Sequence[str], question: str) -> str:
+    def rewrite_question(self, history: Sequence[str], question: str) -> str:
         """A follow-up, written so that it can be understood without the questions before it; as it is where the model
         has no reader that learned to."""
         if self.reader is self.base:
@@ -329,7 +329,7 @@ def combined_fingerprint(fingerprint: str, preparation: str) -> str:
     return hashlib.sha256(f"{fingerprint} {preparation}".encode()).hexdigest() if preparation else fingerprint
 
 
-def whole_abstention(completion: Completion) -> Completion:
+def normalise_abstention(completion: Completion) -> Completion:
     """A model whose abstention is held back may say a word first, then abstain: "the not in the text"."""
     first, _, rest = completion.text.partition(" ")
     return replace(completion, text=NOT_IN_TEXT) if first and rest == NOT_IN_TEXT else completion

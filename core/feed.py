@@ -72,7 +72,7 @@ class Feeds:
         if feed.latest is None:
             try:
                 job = await self._index.job(job_id)
-                document, places = await self.document_of(job), await self._places()
+                document, places = await self.learned_document(job), await self._places()
             except EngramError:
                 self._feeds.pop(job_id, None)
                 raise
@@ -94,15 +94,14 @@ class Feeds:
             self._feeds.pop(progress.job.id, None)
 
     async def look_up(self, job_id: str) -> None:
-        """Tell the job's watchers if its row says that it has ended. The row has the last word: who was too late with a
-        job says that it has ended, too."""
+        """Publish a job's end if its row records one. A worker whose own update came too late calls this."""
         if latest := self.latest(job_id):
             try:
                 job = await self._index.job(job_id)
             except NotFound:  # erased
                 job = replace(latest.job, stage=Stage.CANCELLED)
             if job.stage.final:
-                self.put(replace(latest, job=job, document=await self.document_of(job)))
+                self.put(replace(latest, job=job, document=await self.learned_document(job)))
 
     def latest(self, job_id: str) -> Progress | None:
         """The newest progress of a job that somebody watches."""
@@ -128,8 +127,8 @@ class Feeds:
         for feed in self._feeds.values():
             feed.fail(error)
 
-    async def document_of(self, job: Job) -> Document | None:
-        """What came of it."""
+    async def learned_document(self, job: Job) -> Document | None:
+        """The document that the job made; None before its end, or once it is forgotten."""
         try:
             return await self._index.find_document(job.channel, job.document_id) if job.document_id else None
         except NotFound:  # forgotten since

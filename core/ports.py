@@ -108,7 +108,7 @@ class Engine(Protocol):
         """The prompt that goes with weights, as text, with its marks."""
         ...
 
-    def whole_question(self, history: Sequence[str], question: str) -> str:
+    def rewrite_question(self, history: Sequence[str], question: str) -> str:
         """A follow-up, written so that it can be understood without the questions before it."""
         ...
 

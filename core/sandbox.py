@@ -45,7 +45,7 @@ log = logging.getLogger(__name__)
 ROOT = str(Path(__file__).resolve().parents[1])
 OUT_OF_MEMORY = 3  # the child's exit status
 NOBODY_ID = 65534
-LIFE_SIGN = b" "  # which JSON may begin with
+HEARTBEAT = b" "  # which JSON may begin with
 POLL_SECONDS = 0.25  # seconds between two looks at a child's processor time
 MAX_OPEN_FILES = 64  # that a program may have open at once
 CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000  # <sched.h>
@@ -57,7 +57,7 @@ class Overrun(Exception):
 
 
 class Stuck(Overrun):
-    """The child gave no sign of life for more processor time than it may; its argument is how many it gave before."""
+    """The child gave no heartbeat for more processor time than it may; its argument is how many it gave before."""
 
 
 class Crashed(Exception):
@@ -71,7 +71,7 @@ class Sandbox:
     seconds: float = 60.0  # of the wall clock, and of the processor
     memory: int = 1 << 30  # bytes of address space over the interpreter's own
     output: int = 20 << 20  # bytes of the answer
-    patience: float = 8.0  # seconds of processor time (Linux) from one sign of life to the next
+    heartbeat_timeout: float = 8.0  # seconds of processor time (Linux) from one heartbeat to the next
     parallel: int = 2  # children at once; the others wait for their turn
 
     async def call(
@@ -80,12 +80,12 @@ class Sandbox:
         """`function` ("module:name") of `data` and `arguments`, as JSON carries them there and its result back.
 
         imports: modules that the function needs; once it runs, it can open no file to import from.
-        signs: whether it gives a `sign_of_life` as it goes on.
+        signs: whether it gives a `heartbeat` as it goes on.
         Raises: Overrun, Stuck, Crashed.
         """
-        patience = self.patience if signs else math.inf
+        heartbeat_timeout = self.heartbeat_timeout if signs else math.inf
         job = {"function": function, "arguments": arguments, "imports": imports}
-        reply, status = await self._talk("child", data, patience, job)
+        reply, status = await self._talk("child", data, heartbeat_timeout, job)
         try:
             if status == 0:
                 return json.loads(reply)
@@ -105,7 +105,7 @@ class Sandbox:
             raise Crashed
         return reply
 
-    async def _talk(self, entry: str, data: bytes, patience: float, job: dict[str, Any]) -> tuple[bytes, int]:
+    async def _talk(self, entry: str, data: bytes, heartbeat_timeout: float, job: dict[str, Any]) -> tuple[bytes, int]:
         """What a process replies, and its exit status. Raises: Overrun."""
         import asyncio  # only the parent needs it, and it is a third of the child's start-up
 
@@ -114,7 +114,7 @@ class Sandbox:
             process = await self._start(entry, job)
             try:
                 async with asyncio.timeout(self.seconds):
-                    reply = await _converse(process, data, self.output, patience)
+                    reply = await _converse(process, data, self.output, heartbeat_timeout)
                     status = await process.wait()
             except TimeoutError:
                 raise Overrun from None
@@ -183,12 +183,12 @@ def _turns(parallel: int) -> asyncio.Semaphore:
     """The event loop's own semaphore: one that is shared between loops raises."""
     import asyncio
 
-    of_this_loop = _semaphores.setdefault(asyncio.get_running_loop(), {})
-    return of_this_loop.setdefault(parallel, asyncio.Semaphore(parallel))
+    semaphores = _semaphores.setdefault(asyncio.get_running_loop(), {})
+    return semaphores.setdefault(parallel, asyncio.Semaphore(parallel))
 
 
-async def _converse(process: asyncio.subprocess.Process, data: bytes, most: int, patience: float) -> bytes:
-    """Write everything, read everything, but not more than `most` bytes, and with patience between signs of life."""
+async def _converse(process: asyncio.subprocess.Process, data: bytes, most: int, heartbeat_timeout: float) -> bytes:
+    """Write everything, read everything, but not more than `most` bytes. Raises: Overrun; Stuck, without heartbeats."""
     import asyncio
 
     stdin, stdout = process.stdin, process.stdout
@@ -201,7 +201,8 @@ async def _converse(process: asyncio.subprocess.Process, data: bytes, most: int,
         stdin.close()
 
     feeding, reply = asyncio.create_task(feed()), bytearray()
-    watching = asyncio.create_task(_watch_life(process.pid, reply, patience)) if patience < math.inf else None
+    watched = heartbeat_timeout < math.inf
+    watching = asyncio.create_task(_watch_life(process.pid, reply, heartbeat_timeout)) if watched else None
     try:
         while part := await _unless_stuck(stdout.read(1 << 16), watching):
             reply += part
@@ -214,18 +215,18 @@ async def _converse(process: asyncio.subprocess.Process, data: bytes, most: int,
     return bytes(reply)
 
 
-async def _watch_life(pid: int, reply: bytearray, patience: float) -> None:
+async def _watch_life(pid: int, reply: bytearray, heartbeat_timeout: float) -> None:
     """Ends when the process has used so much processor time since its reply last grew; never once it says that no more
     signs will come. Raises: Stuck."""
     import asyncio
 
     signs, since = 0, 0.0
-    while not reply.strip(LIFE_SIGN):
+    while not reply.strip(HEARTBEAT):
         await asyncio.sleep(POLL_SECONDS)
         used = _processor_seconds(pid)
         if len(reply) > signs:
             signs, since = len(reply), used
-        elif used - since > patience:
+        elif used - since > heartbeat_timeout:
             raise Stuck(signs)
     await asyncio.Event().wait()
 
@@ -257,10 +258,10 @@ def _processor_seconds(pid: int) -> float:
 _answer_pipe: int | None = None  # the descriptor of the pipe to the parent
 
 
-def sign_of_life(last: bool = False) -> None:
-    """To be given by a function that is called with `signs`. last: no other will come."""
+def heartbeat(last: bool = False) -> None:
+    """Tell the parent that the function makes progress. last: no heartbeat follows."""
     if _answer_pipe is not None:
-        os.write(_answer_pipe, b"\n" if last else LIFE_SIGN)
+        os.write(_answer_pipe, b"\n" if last else HEARTBEAT)
 
 
 def child(order: str) -> None:

@@ -33,7 +33,7 @@ SET tcp_user_timeout = '30s';
 class Connection(AsyncConnection[DictRow]):
     """Rows know their columns by name. A server that does not answer in time is as one that has closed."""
 
-    patience = REPLY_TIMEOUT
+    reply_timeout = REPLY_TIMEOUT  # seconds
 
     @classmethod
     async def connect(cls, conninfo: str = "", **options: Any) -> Connection:
@@ -49,15 +49,15 @@ class Connection(AsyncConnection[DictRow]):
             self._clock.cancel()
 
     def _set_clock(self) -> None:
-        self._clock = asyncio.get_running_loop().call_later(self.patience, self._hang_up)
+        self._clock = asyncio.get_running_loop().call_later(self.reply_timeout, self._hang_up)
 
-    async def check(self, patience: float = CHECK_TIMEOUT) -> None:
+    async def check(self, timeout: float = CHECK_TIMEOUT) -> None:
         """Whether it is still there. Raises: psycopg.OperationalError."""
-        self.patience = patience
+        self.reply_timeout = timeout
         try:
             await self.execute("SELECT 1")
         finally:
-            self.patience = REPLY_TIMEOUT
+            self.reply_timeout = REPLY_TIMEOUT
 
     def _hang_up(self) -> None:
         """libpq, which waits for the socket, sees its end. To cancel the statement would be to ask the server."""

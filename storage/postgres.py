@@ -48,7 +48,7 @@ MIGRATIONS = tuple(Path(__file__).with_name(name) for name in SCRIPTS)  # the n-
 MAX_CONNECTIONS = 8  # of one process
 ADD_PAUSES = (0.5, 2.0, 8.0)  # seconds between tries to store what was handed in
 PART_SIZE = 1 << 20  # bytes of a file that are sent at once: the event loop waits for each
-MIN_SERVER_VERSION = 140000  # version of the server
+MIN_SERVER_VERSION = 140000  # PostgreSQL 14, in the form of server_version_num
 MAX_CLOCK_DIFFERENCE = 5.0  # seconds by which clocks may differ
 MAX_LAG = 60.0  # seconds by which a replica may be behind
 ABOUT = """
@@ -57,8 +57,8 @@ SELECT current_setting('server_version_num')::integer AS version, extract(epoch 
     coalesce((SELECT extract(epoch FROM max(replay_lag)) FROM pg_stat_replication), 0)::float8 AS lag,
     (SELECT count(*) FROM pg_stat_replication WHERE state IS NULL) AS hidden
 """
-NO_DOCUMENT = ""  # subject of the key of answers that are none's
-EVENTS = "events"  # subject of the key of what is on its way: events, calls
+NO_DOCUMENT = ""  # keys.subject for answers without a document
+EVENTS = "events"  # keys.subject for inbox events and calls
 # Columns of jobs, documents and the inbox that hold sealed text -> what stands for it when its key is destroyed
 SEALED = {"name": "?", "questions": "[]", "error": "", "body": ""}
 SEALED_CONTENT = {  # columns that are sealed with the key of a document, by table
@@ -307,8 +307,8 @@ class PostgresIndex(Index):
             yield self._execute
 
     @asynccontextmanager
-    async def _whole(self) -> AsyncIterator[Any]:
-        """`async with self._whole() as execute`: as `_transaction`, and in another one a part of that."""
+    async def _transaction_without_savepoint(self) -> AsyncIterator[Any]:
+        """As `_transaction`; in another transaction a part of that, without a savepoint."""
         async with self._connection() as connection:
             is_in_one = connection.info.transaction_status is not TransactionStatus.IDLE
             async with nullcontext() if is_in_one else connection.transaction():
@@ -322,7 +322,11 @@ class PostgresIndex(Index):
             return await self._opened(await cursor.fetchall() if cursor.description else [])
 
     async def _insert(self, sql: str, rows: Iterable[Mapping[str, Any]]) -> None:
-        async with self._whole(), self._connection() as connection, connection.cursor() as cursor:
+        async with (
+            self._transaction_without_savepoint(),
+            self._connection() as connection,
+            connection.cursor() as cursor,
+        ):
             await cursor.executemany(_postgres(sql), [await self._sealed(row) for row in rows])
 
     async def copy(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
@@ -345,7 +349,7 @@ class PostgresIndex(Index):
     async def key(self, channel: str, subject: str = EVENTS) -> Key:
         """To seal with, made where there is none. Until the transaction ends, nobody marks it as erased."""
         values = {"channel": channel, "subject": subject}
-        async with self._whole() as execute:
+        async with self._transaction_without_savepoint() as execute:
             while True:
                 rows = await execute(
                     "SELECT id FROM keys WHERE channel = :channel AND subject = :subject AND NOT erased FOR SHARE",

@@ -104,8 +104,9 @@ class Queues:
                 return await cursor.fetchall() if cursor.description else []
 
     @asynccontextmanager
-    async def alone(self, name: str) -> AsyncIterator[None]:
-        """Waits until no other process is in it. Whoever does not answer for 20 seconds is taken for dead.
+    async def exclusive(self, name: str) -> AsyncIterator[None]:
+        """Hold the PostgreSQL advisory lock `name`; wait until it is free. The server ends a session that is silent
+        for 20 s.
 
         Raises: ExceptionGroup, when the database is lost: another process may be in it from then on.
         """
@@ -126,7 +127,7 @@ class Queues:
         later: dict[str, Any] = {"schedule_in": {"seconds": pause}} if pause else {}
         await self.app.configure_task(queue, queue=queue, connection=connection, **later).defer_async(**arguments)
 
-    async def tell(self, news: Mapping[str, Any]) -> None:
+    async def notify(self, news: Mapping[str, Any]) -> None:
         await self.execute("SELECT pg_notify(%s, %s)", NEWS_CHANNEL, json.dumps(news))
 
 
@@ -249,7 +250,7 @@ class Workers:
         await self._index.job_stage(job_id, Stage.CANCELLED)
         job, ticket = await self._index.job(job_id), await self._index.ticket(job_id)
         with suppress(StorageFailed):
-            await self._queues.tell({"job": job_id, "stage": job.stage})
+            await self._queues.notify({"job": job_id, "stage": job.stage})
             if ticket is not None:
                 await self._queues.execute("SELECT procrastinate_cancel_job_v1(%s, true, false)", ticket)
         return job
@@ -262,21 +263,21 @@ class Workers:
                 async with await Connection.connect(self._queues.url, autocommit=True) as connection:
                     await connection.execute(f"LISTEN {NEWS_CHANNEL}")
                     while True:
-                        await self._look()
-                        async for notify in connection.notifies(timeout=LOOK_UP_AFTER):
-                            await self._hear(json.loads(notify.payload))
+                        await self._catch_up()
+                        async for notification in connection.notifies(timeout=LOOK_UP_AFTER):
+                            await self._on_notification(json.loads(notification.payload))
                         await connection.check()
             except Exception as problem:
                 log.warning("the workers' news are not heard (%r); trying again", problem)
                 await asyncio.sleep(1.0)
 
-    async def _look(self) -> None:
-        """What was said while nobody listened."""
+    async def _catch_up(self) -> None:
+        """Fetch replies and ends of jobs that were published before LISTEN began."""
         await self._take_replies([*self._waiting])
         for job_id in self._feeds.watched():
             await self._feeds.look_up(job_id)
 
-    async def _hear(self, news: Mapping[str, Any]) -> None:
+    async def _on_notification(self, news: Mapping[str, Any]) -> None:
         if call := news.get("call"):
             await self._take_replies([call] if call in self._waiting else [])
             return
@@ -377,7 +378,7 @@ class Worker:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._work([LEARNING], 1, 0.0))
             group.create_task(self._work([CALLS, MENDING], MAX_CALLS + 1, 10.0))
-            group.create_task(self._tell())
+            group.create_task(self._publish_progress())
 
     async def _work(self, queues: list[str], at_once: int, finish_within: float) -> None:
         task = asyncio.current_task()
@@ -400,11 +401,11 @@ class Worker:
                     raise asyncio.CancelledError from None  # it came while the queue was left, and was lost on the way
             await asyncio.sleep(1.0)
 
-    async def _tell(self) -> None:
+    async def _publish_progress(self) -> None:
         while True:
             news = await self._feeds.news.get()
             with suppress(StorageFailed):  # the rows say it, too
-                await self._queues.tell(news)
+                await self._queues.notify(news)
 
     async def _learn(self, context: procrastinate.JobContext) -> None:
         assert context.job.id is not None

@@ -254,7 +254,7 @@ async def read_document(
 
 def _stuck(first: int, page: int, sandbox: Sandbox) -> str:
     part = f"learn the pages before it (pages {first}-{page - 1}), or " if page > first else ""
-    return f"Page {page} takes more than {sandbox.patience:g} seconds to read; {part}save the document anew."
+    return f"Page {page} takes more than {sandbox.heartbeat_timeout:g} seconds to read; {part}save the document anew."
 
 
 def _scans(reply: Any, limits: Limits) -> list[int]:

@@ -31,7 +31,7 @@ from core.document.order import around
 from core.document.places import MIN_HEADINGS, with_own
 from core.document.tables import cells_by_line, line_of, row_sentences
 from core.document.text import tidy
-from core.sandbox import sign_of_life
+from core.sandbox import heartbeat
 
 if TYPE_CHECKING:
     import pymupdf
@@ -73,8 +73,8 @@ def extract(data: bytes, first: int, last: int, most: int) -> dict[str, Any]:
         sheets = []
         for number in numbers:
             sheets.append(reader.sheet(document, number))
-            sign_of_life()
-        sign_of_life(last=True)
+            heartbeat()
+        heartbeat(last=True)
         pages, title = read_pages(sheets)
         outline = [(level, tidy(text), page) for level, text, page in document.get_toc(simple=True) if page > 0]
         pages = with_outline(pages, outline, first)

@@ -177,7 +177,7 @@ class Bench:
         """A text beside the question. attached: the weights of a section, if any, and their learner."""
         ask = Ask(question.text, context=self.shorten(text), **attached)
         (completion,), (tokens,) = await self.served.runner.device.answer([ask])
-        return RecordedReply(completion.text, 0.0, tokens.whole, completion.confidence)
+        return RecordedReply(completion.text, 0.0, tokens.total, completion.confidence)
 
     async def _retrieval(self, n: int, question: Question) -> RecordedReply:
         await self.learn(n)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from core.engine import Engine, EngineConfig, whole_abstention
+from core.engine import Engine, EngineConfig, normalise_abstention
 from core.errors import SetupError
 from core.generate import complete, held_back
 from core.learning.preparation import FastWeightsConfig, Prepared, save_prepared
@@ -144,4 +144,4 @@ def test_the_engine_says_what_it_runs_on(engine) -> None:
     + [(plain, plain) for plain in ("the text", "it was not in the text", "")],
 )
 def test_an_abstention_after_another_word_is_told_as_one(said: str, told: str) -> None:
-    assert whole_abstention(Completion(said, 5, 0.1, 0.4)) == Completion(told, 5, 0.1, 0.4)
+    assert normalise_abstention(Completion(said, 5, 0.1, 0.4)) == Completion(told, 5, 0.1, 0.4)

@@ -539,7 +539,7 @@ async def test_the_text_stands_in_the_prompt_only_where_the_operator_wants_it(op
 
 async def test_a_follow_up_is_understood_from_the_questions_of_its_thread(open_service) -> None:
     class Completing(FakeEngine):
-        def whole_question(self, history: Sequence[str], question: str) -> str:
+        def rewrite_question(self, history: Sequence[str], question: str) -> str:
             return f"{question.rstrip('?')} of {history[-1].split()[-1]}" if history else question
 
     async with open_service(Completing()) as service:

@@ -61,7 +61,7 @@ async def test_a_server_that_says_nothing_is_given_up_and_its_locks_are_free(
     network: Network, database: str, keys: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Before, a statement waited for the operating system, and the next change in that channel for as long."""
-    monkeypatch.setattr(Connection, "patience", 4.0)
+    monkeypatch.setattr(Connection, "reply_timeout", 4.0)
     monkeypatch.setattr(storage.connections, "REPLY_TIMEOUT", 4.0)
     monkeypatch.setattr(storage.connections, "SESSION", storage.connections.SESSION.replace(b"30s", b"2s"))
     async with PostgresIndex(through(network, database), keys) as lost, PostgresIndex(database, keys) as other:
@@ -98,7 +98,7 @@ async def test_an_event_loop_that_is_late_loses_no_connection(database: str, key
     async with PostgresIndex(database, keys) as index, index._pool.connection() as connection:
         checking = asyncio.create_task(connection.check(0.3))
         await asyncio.sleep(0)
-        time.sleep(1)  # the reply and the end of patience are seen at once
+        time.sleep(1)  # the reply and the end of the time for it are seen at once
         await checking
         await connection.execute("SELECT 1")
 

@@ -227,7 +227,7 @@ async def test_one_process_is_alone_and_the_next_takes_over(database: str) -> No
     begun: asyncio.Queue[str] = asyncio.Queue()
 
     async def be_alone(queues: Queues, name: str) -> None:
-        async with queues.alone("discord"):
+        async with queues.exclusive("discord"):
             begun.put_nowait(name)
             await asyncio.Event().wait()
 

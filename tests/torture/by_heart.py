@@ -73,7 +73,7 @@ class ByHeart:
     def prompt(self, question: str, context: str = "") -> str:
         return f"{context} {question}".strip()
 
-    def whole_question(self, history: Sequence[str], question: str) -> str:
+    def rewrite_question(self, history: Sequence[str], question: str) -> str:
         return question
 
     def query(self, question: str) -> None:

@@ -145,7 +145,7 @@ async def test_an_endless_page_is_refused_in_time() -> None:
 async def test_a_page_that_takes_too_long_is_named_long_before_the_clock_of_the_whole(
     stuck: Callable[[], bytes],
 ) -> None:
-    refused = await refusal(stuck(), sandbox=Sandbox(seconds=100, patience=2))
+    refused = await refusal(stuck(), sandbox=Sandbox(seconds=100, heartbeat_timeout=2))
     assert isinstance(refused, errors.DocumentTooSlow)
     assert str(refused) == "Page 1 takes more than 2 seconds to read; save the document anew."
 
