@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from core.document.chunks import encoder, make_chunks
 from core.errors import SetupError
-from core.generate import Passes, at_once, complete, completion, held_back
+from core.generate import Passes, complete, completion, held_back, run_to_return
 from core.learning.adapters.adapter import AdapterLearner
 from core.learning.adapters.remote import RemoteWriter
 from core.learning.base import LearnConfig, Learner, Objectives
@@ -195,7 +195,7 @@ class Engine:
         if base_rows and by_learner and self.reader is not self.base and self.device == "cpu":
             out, answers = side_by_side(self._executor, learned, base)
         else:
-            out, answers = at_once(learned), at_once(base)
+            out, answers = run_to_return(learned), run_to_return(base)
         out |= zip(base_rows, answers, strict=True)
         return [out[i] for i in range(len(asks))]
 
@@ -274,7 +274,7 @@ class Engine:
                 by_text[text] = self._prompt(asks[i])
             prompts.append(by_text[text])
         learner = self.course(name).learner
-        passes = learner.recorded(groups, prompts, most_tokens)
+        passes = learner.answer_passes(groups, prompts, most_tokens)
         texts = [asks[i].context for i in order]
         if any(texts) and not any(temperatures[i] for i in order):
             passes = self._drafted(passes, texts, self.format, most_tokens)

@@ -25,7 +25,7 @@ ROWS_ON_CPU = 4  # read at once: each of more takes as long
 
 @dataclass(frozen=True)
 class Prefix:
-    """Texts that the model has read once (`reading`); any number of prompts may begin with each."""
+    """Texts that the model has read once (`prefill`); any number of prompts may begin with each."""
 
     texts: Sequence[Sequence[int]]
     cache: Any  # keys and values of [texts, tokens of the longest]; filled up on the right
@@ -49,21 +49,21 @@ class Prefix:
         return cache, counts.long(), [p[n:] for p, n in zip(prompts, shared, strict=True)]
 
 
-def reading(model: Any, texts: Sequence[Sequence[int]], pad_id: int) -> Generator[None, None, Prefix]:
+def prefill(model: Any, texts: Sequence[Sequence[int]], pad_id: int) -> Generator[None, None, Prefix]:
     """Read texts, each at least one token. On a CPU, where many at once are no faster, it pauses after each few."""
     ids = pad_right(texts, pad_id).to(model.device)
     caches = []
-    for few in ids.split(rows_at_once(ids)):
+    for few in ids.split(prefill_rows(ids)):
         caches.append(model(input_ids=few, use_cache=True, logits_to_keep=1).past_key_values)
         yield
-    return Prefix(texts, joined(caches))
+    return Prefix(texts, concat_caches(caches))
 
 
-def rows_at_once(ids: Tensor) -> int:
+def prefill_rows(ids: Tensor) -> int:
     return ROWS_ON_CPU if ids.device.type == "cpu" else len(ids)
 
 
-def joined(caches: Sequence[Any]) -> Any:
+def concat_caches(caches: Sequence[Any]) -> Any:
     """One cache of the rows of all."""
     if len(caches) > 1:
         for first, *others in zip(*(cache.layers for cache in caches), strict=True):
@@ -98,12 +98,12 @@ class Passes:
         self.model = model
         self.cache, self.ids, self.mask, self.position = start(prompts, pad_id, model.device, prefix, text_of)
 
-    def reading(self) -> Generator[None, None, Next]:
+    def prefill(self) -> Generator[None, None, Next]:
         """`first`; on a CPU a few rows at a time, with a pause after each few."""
-        if len(self.ids) <= rows_at_once(self.ids):
+        if len(self.ids) <= prefill_rows(self.ids):
             return self.first()
         parts, p = [], []
-        for few in torch.arange(len(self.ids)).split(rows_at_once(self.ids)):
+        for few in torch.arange(len(self.ids)).split(prefill_rows(self.ids)):
             part = copy.copy(self)
             part.ids, part.mask, part.position = self.ids[few], self.mask[few], self.position[few]
             if self.cache:
@@ -113,7 +113,7 @@ class Passes:
             p.append(part.first().p)
             parts.append(part.cache)
             yield
-        self.cache = joined(parts)
+        self.cache = concat_caches(parts)
         return Next.from_probabilities(torch.cat(p))
 
     def first(self) -> Next:
@@ -138,11 +138,11 @@ class Passes:
 
 def generate(model: Any, prompts: Sequence[Sequence[int]], **options: Any) -> tuple[list[list[int]], list[float]]:
     """What `generation` returns."""
-    return at_once(generation(model, prompts, **options))
+    return run_to_return(generation(model, prompts, **options))
 
 
-def at_once(steps: Generator[Any, None, T]) -> T:
-    """What comes of them, without a pause."""
+def run_to_return(steps: Generator[Any, None, T]) -> T:
+    """Run a generator to its end; return its value."""
     while True:
         try:
             next(steps)
@@ -150,8 +150,8 @@ def at_once(steps: Generator[Any, None, T]) -> T:
             return end.value
 
 
-def yielding(value: V, steps: Generator[Any, None, T]) -> Generator[V, None, T]:
-    """The same steps, each of which yields this value."""
+def yield_at_each_step(value: V, steps: Generator[Any, None, T]) -> Generator[V, None, T]:
+    """Run a generator, yield `value` at each of its steps, and return its value."""
     try:
         while True:
             next(steps)
@@ -198,7 +198,7 @@ def generation(
     chances: list[Tensor] = []
     unsure = torch.zeros(len(prompts), device=model.device)
     passes = passes or Passes(model, prompts, pad_id, prefix, text_of)
-    p, chance, token = (yield from passes.reading()) if in_parts else passes.first()
+    p, chance, token = (yield from passes.prefill()) if in_parts else passes.first()
     if hold_back:
         unsure = p[:, hold_back[0]].clone()
         p[:, hold_back[0]] *= unsure >= hold_back[1]
@@ -283,7 +283,7 @@ def held_back(fmt: PromptFormat, floor: float = 1.1) -> tuple[int, float] | None
 
 def complete(model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], **options: Any) -> list[Completion]:
     """What `completion` returns."""
-    return at_once(completion(model, tokenizer, prompts, **options))
+    return run_to_return(completion(model, tokenizer, prompts, **options))
 
 
 def completion(

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from core.generate import at_once
+from core.generate import run_to_return
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -26,7 +26,7 @@ def side_by_side(executor: Executor, here: Generator[Any, None, A], there: Gener
     """
     threads = torch.get_num_threads()
     if threads == 1:
-        return at_once(here), at_once(there)
+        return run_to_return(here), run_to_return(there)
     one_has_ended = threading.Event()
     other = executor.submit(_with_threads, threads // 2, threads, there, one_has_ended)
     try:

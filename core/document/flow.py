@@ -8,7 +8,7 @@ from itertools import filterfalse, pairwise
 from typing import Any
 
 from core.document.about import about
-from core.document.places import ABOUT, Block, heading, joined
+from core.document.places import ABOUT, Block, heading, join_blocks
 from core.document.tables import has_heading, line_of, row_sentences, rows_as_text, without_breaks
 from core.document.text import one_line
 
@@ -52,7 +52,7 @@ def pages_of(blocks: Sequence[str], own: str = "") -> dict[str, Any]:
         room -= len(block)
     texts, places, last = [], [], ""
     for number, page in enumerate(pages, start=1):
-        text, begin = joined(page)
+        text, begin = join_blocks(page)
         body = len(own) + 2 if own and number == 1 else 0
         if body <= len(text) and body not in dict(begin):
             part = f"part {number}" if len(pages) > 1 else ""

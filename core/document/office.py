@@ -17,7 +17,7 @@ from xml.etree.ElementTree import Element
 from core.document.about import about
 from core.document.archive import Archive, Unreadable, named_texts
 from core.document.flow import pages_of, table_blocks
-from core.document.places import MIN_HEADINGS, Block, heading, joined, shortened, with_own
+from core.document.places import MIN_HEADINGS, Block, heading, join_blocks, shortened, with_own
 from core.document.tables import MAX_SPAN, has_heading, line_of, rows_as_text
 from core.document.text import one_line
 
@@ -46,7 +46,7 @@ def _paged(pages: Sequence[Sequence[str]], own: str) -> dict[str, Any]:
     """Pages that are known, and the headings on them."""
     texts, places = [], []
     for number, blocks in enumerate(pages, start=1):
-        text, begin = joined(blocks, f"p. {number}")
+        text, begin = join_blocks(blocks, f"p. {number}")
         texts.append(text)
         places.append(begin)
     return _with_own(texts, places, own)
@@ -281,7 +281,7 @@ def _sheets(book: Any, own: str) -> dict[str, Any]:
             blocks.append(f"Sheet {sheet.title}\n")
             for line, text in zip(rows, _sheet(list(rows.values())), strict=True):
                 blocks.append(Block(text, f"row {line}"))
-        text, begin = joined(blocks, f"sheet {shortened(sheet.title)}", "\n")
+        text, begin = join_blocks(blocks, f"sheet {shortened(sheet.title)}", "\n")
         texts.append(text)
         places.append(begin)
     return _with_own(texts, places, own) | {"hidden": hidden}

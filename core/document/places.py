@@ -31,7 +31,7 @@ def shortened(text: str, most: int = 60) -> str:
     return text if len(text) <= most else f"{text[: most - 1].rstrip()}…"
 
 
-def joined(blocks: Sequence[str], within: str = "", between: str = "\n\n") -> tuple[str, list[tuple[int, str]]]:
+def join_blocks(blocks: Sequence[str], within: str = "", between: str = "\n\n") -> tuple[str, list[tuple[int, str]]]:
     """The blocks as one text, and where its places begin: (offset, name), each after `within`.
 
     Args:

@@ -12,7 +12,7 @@ from xml.etree.ElementTree import Element
 from core.document.about import about
 from core.document.archive import Archive, Unreadable, named_texts
 from core.document.flow import decoded, pages_of
-from core.document.places import heading, joined, with_own
+from core.document.places import heading, join_blocks, with_own
 from core.document.tables import rows_as_text, spread
 from core.document.text import one_line
 
@@ -66,7 +66,7 @@ def read_epub(data: bytes) -> dict[str, Any]:
         page = _Page()
         page.feed(_decoded(archive.read(name)))
         page.close()
-        text, begin = joined(page.blocks()[page.titled :], f"chapter {len(chapters) + 1}")
+        text, begin = join_blocks(page.blocks()[page.titled :], f"chapter {len(chapters) + 1}")
         if text and own:
             text, begin = with_own(own, text, begin)
             own = ""

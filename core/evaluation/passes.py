@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from core.generate import Passes, pad_left
-from core.learning.graphs import NEW, Graphs
+from core.learning.graphs import MAX_NEW_TOKENS, Graphs
 from core.learning.hooks import attached, down_projections
 from core.learning.preparation import read_config
 from core.model import SHIPPED, load_model
@@ -39,7 +39,7 @@ class CompiledPasses:
         from transformers import StaticCache
 
         self.model, self.rows, c = model, rows, model.config
-        self.columns = LONGEST_PROMPT + NEW
+        self.columns = LONGEST_PROMPT + MAX_NEW_TOKENS
         place = {"dtype": model.dtype, "device": model.device}
         self.cache = StaticCache(config=c, max_cache_len=self.columns)
         self.cache.early_initialization(rows, c.num_key_value_heads, c.head_dim, **place)
@@ -135,7 +135,7 @@ def measure(model: Any, rows: int, pad_id: int, ways: Sequence[str], end: float)
         first: Callable[[], Tensor]
         step: Callable[[Tensor], Any]
         if way == "recorded":
-            passes = Graphs(model, modules).passes(prompts, pad_id, NEW)
+            passes = Graphs(model, modules).passes(prompts, pad_id, MAX_NEW_TOKENS)
             assert passes is not None
             passes.attach(deltas, range(rows))
             first, step = partial(_first_of, passes), passes.next

@@ -71,7 +71,7 @@ class Learner(Protocol):
         them stay with the base model. Leaving the context restores the base model exactly."""
         ...
 
-    def recorded(
+    def answer_passes(
         self, groups: Sequence[tuple[Mapping[str, Tensor], int]], prompts: Sequence[Sequence[int]], max_new: int
     ) -> Passes | None:
         """Recorded passes of these prompts with the same weights, instead of `attach`, where that is faster."""

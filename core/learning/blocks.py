@@ -165,7 +165,7 @@ def run_blocks(
     slots: Mapping[str, Tensor],
     numbers: range,
 ) -> Tensor:
-    """Blocks of these numbers, of a model that was arranged, over x [R, T, d], in its place.
+    """Blocks of these numbers, of a model after `fuse_projections`, over x [R, T, d], in its place.
 
     Args:
         positions: of the tokens, [R, T].
@@ -202,21 +202,21 @@ def probabilities(model: Any, x: Tensor) -> Tensor:
     return product(final, model.lm_head.weight, in_place=True).float().softmax(-1)
 
 
-def arrange(model: Any) -> None:
-    """Before a model's blocks are run: from now on its weights stay where they lie."""
+def fuse_projections(model: Any) -> None:
+    """Lay each block's q/k/v and gate/up weights adjacent in memory. CUDA graphs rely on their addresses."""
     for layer in model.model.layers:
-        side_by_side(*qkv(layer))
-        side_by_side(*gate_up(layer))
+        make_adjacent(*qkv(layer))
+        make_adjacent(*gate_up(layer))
 
 
 def block_of(layer: Any) -> Block:
-    """Of a model that was arranged; nothing is copied."""
+    """Of a model after `fuse_projections`; nothing is copied."""
     return Block(
         layer.input_layernorm.weight,
-        as_one(*qkv(layer)),
+        fused_weight(*qkv(layer)),
         layer.self_attn.o_proj.weight,
         layer.post_attention_layernorm.weight,
-        as_one(*gate_up(layer)),
+        fused_weight(*gate_up(layer)),
         layer.mlp.down_proj.weight,
     )
 
@@ -229,9 +229,9 @@ def gate_up(layer: Any) -> tuple[nn.Linear, ...]:
     return layer.mlp.gate_proj, layer.mlp.up_proj
 
 
-def side_by_side(*linears: nn.Linear) -> None:
-    """Let the weights, which stay as they are, lie one behind the other in memory, so that one product does for all.
-    Where they do already they stay: recordings know them by their place."""
+def make_adjacent(*linears: nn.Linear) -> None:
+    """Lay the weights one behind the other in memory, so that one product does for all. What is adjacent already is not
+    moved."""
     weights = [m.weight.data for m in linears]
     ends = [w.storage_offset() + w.numel() for w in weights]
     if len({w.untyped_storage().data_ptr() for w in weights}) == 1 and ends[:-1] == [
@@ -242,7 +242,7 @@ def side_by_side(*linears: nn.Linear) -> None:
         linear.weight.data = part
 
 
-def as_one(*linears: nn.Linear) -> Tensor:
-    """Weights that lie side by side."""
+def fused_weight(*linears: nn.Linear) -> Tensor:
+    """One matrix over weights that are adjacent in memory."""
     first = linears[0].weight.data
     return first.as_strided((sum(m.out_features for m in linears), first.shape[1]), first.stride())

@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from core.generate import at_once
+from core.generate import run_to_return
 from core.learning.adapters.study import Exercise
 from core.ports import Ask, Learned
 from core.squad import f1
@@ -53,7 +53,7 @@ class SelfCheck:
 
     def score(self, weights: Mapping[str, Tensor]) -> float:
         """Questions that one section's weights answer, while it is being learned."""
-        return sum(right for right, _ in at_once(self._marks([weights] * len(self.exercises))))
+        return sum(right for right, _ in run_to_return(self._marks([weights] * len(self.exercises))))
 
     def _marks(self, weights: Sequence[Mapping[str, Tensor] | None]) -> Generator[None, None, list[tuple[bool, float]]]:
         """Whether each answer is right, and how sure it is. A pause after every few."""

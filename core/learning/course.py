@@ -8,7 +8,7 @@ import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 
-from core.generate import yielding
+from core.generate import yield_at_each_step
 from core.learning.adapters.adapter import AdapterLearner
 from core.learning.adapters.objectives import Sample, SampleMaker
 from core.learning.adapters.study import Exercise, StudyConfig, Tutor, Writer, for_chat, summary
@@ -66,9 +66,9 @@ class Course:
         learned = yield from self.learner.learn(chunks, title=title, **options)
         yield (checking := Step(1, 1, learned.metrics.final_loss, Stage.CHECKING))
         if check:
-            learned = yield from yielding(checking, check.after(learned))
+            learned = yield from yield_at_each_step(checking, check.after(learned))
         if self.guarded:
-            yield from yielding(checking, self.guard.check(learned, self.learner))
+            yield from yield_at_each_step(checking, self.guard.check(learned, self.learner))
         metrics = replace(learned.metrics, seconds=time.perf_counter() - began, notes=(*learned.metrics.notes, *notes))
         return replace(learned, metrics=metrics)
 

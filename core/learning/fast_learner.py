@@ -175,7 +175,7 @@ class FastWeightsLearner:
         fast = self._unpacked([weights for weights, _ in groups])
         return attached(self.modules, fast, [rows for _, rows in groups])
 
-    def recorded(self, groups: Groups, prompts: Sequence[Sequence[int]], max_new: int) -> Passes | None:
+    def answer_passes(self, groups: Groups, prompts: Sequence[Sequence[int]], max_new: int) -> Passes | None:
         """By blocks that have a slot for each row's weights: how a model of Llama's kind answers."""
         weights: list[Mapping[str, Tensor]] = []
         documents: list[int] = []  # of each row

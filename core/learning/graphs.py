@@ -23,16 +23,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.generate import Next, Passes, pad_left
-from core.learning.blocks import arrange, probabilities, run_blocks
+from core.learning.blocks import fuse_projections, probabilities, run_blocks
 from core.learning.hooks import attached
 
 T = TypeVar("T")
 
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
 PROMPTS = (32, 64, 128, 256)  # tokens; longer prompts are read as ever, and only what follows is replayed
-LONG = 1024  # tokens; longer prompts take a multiple of it
-NEW = 96  # tokens of an answer, at most: what EngineConfig.max_answer_tokens is
-SHARE = 1 / 16  # of the device's memory, for all recordings together
+PROMPT_STEP = 1024  # tokens; longer prompts take a multiple of it
+MAX_NEW_TOKENS = 96  # tokens of an answer, at most: what EngineConfig.max_answer_tokens is
+MEMORY_SHARE = 1 / 16  # of the device's memory, for all recordings together
 
 
 class Shape(NamedTuple):
@@ -47,7 +47,7 @@ class Shape(NamedTuple):
         """The smallest that holds so many rows of so many tokens; None when they are too many rows."""
         fitting = next((r for r in ROWS if r >= rows), None)
         short = next((p for p in PROMPTS if p >= prompt), None)
-        return cls(fitting, short or -(-prompt // LONG) * LONG, short is not None) if fitting else None
+        return cls(fitting, short or -(-prompt // PROMPT_STEP) * PROMPT_STEP, short is not None) if fitting else None
 
 
 class Graphs:
@@ -59,15 +59,17 @@ class Graphs:
 
     def __init__(self, model: Any, modules: Mapping[str, nn.Linear]) -> None:
         self.model, self.modules = model, modules
-        arrange(model)
+        fuse_projections(model)
         on_gpu = model.device.type == "cuda"
-        self.room = SHARE * torch.cuda.get_device_properties(model.device).total_memory if on_gpu else float("inf")
+        self.room = (
+            MEMORY_SHARE * torch.cuda.get_device_properties(model.device).total_memory if on_gpu else float("inf")
+        )
         self.kept: OrderedDict[Shape, Graph] = OrderedDict()
 
     def passes(self, prompts: Sequence[Sequence[int]], pad_id: int, max_new: int) -> Replayed | None:
         """Passes of these prompts, valid until the next ones; None when there are none, or no room for them."""
         shape = Shape.fitting(len(prompts), max(map(len, prompts))) if prompts else None
-        if shape is None or max_new > NEW or self._bytes(shape) > self.room:
+        if shape is None or max_new > MAX_NEW_TOKENS or self._bytes(shape) > self.room:
             return None
         if shape not in self.kept:
             while self.kept and sum(map(self._bytes, (*self.kept, shape))) > self.room:
@@ -79,7 +81,7 @@ class Graphs:
     def _bytes(self, shape: Shape) -> int:
         """Of the weights' slots, keys and values."""
         c = self.model.config
-        cache = 2 * c.num_hidden_layers * c.num_key_value_heads * c.head_dim * (shape.prompt + NEW)
+        cache = 2 * c.num_hidden_layers * c.num_key_value_heads * c.head_dim * (shape.prompt + MAX_NEW_TOKENS)
         return shape.rows * (sum(m.weight.numel() for m in self.modules.values()) + cache) * self.model.dtype.itemsize
 
 
@@ -88,7 +90,7 @@ class Graph:
 
     def __init__(self, model: Any, modules: Mapping[str, nn.Linear], shape: Shape) -> None:
         self.model, self.modules, self.shape = model, modules, shape
-        c, rows, columns = model.config, shape.rows, shape.prompt + NEW
+        c, rows, columns = model.config, shape.rows, shape.prompt + MAX_NEW_TOKENS
         weights = partial(torch.zeros, dtype=model.dtype, device=model.device)
         counts = partial(torch.zeros, dtype=torch.long, device=model.device)
         self.slots = {name: weights(rows, *m.weight.shape) for name, m in modules.items()}
@@ -99,8 +101,8 @@ class Graph:
         self.token = counts(rows)
         self.position = counts(rows, 1)  # of the last token
         with torch.no_grad():
-            self.read = recorded(self._read, model.device) if shape.short else None
-            self.step = recorded(self._step, model.device)
+            self.read = capture(self._read, model.device) if shape.short else None
+            self.step = capture(self._step, model.device)
 
     def attached(self, rows: int) -> AbstractContextManager[None]:
         """Within the context the model's own passes, too, have the weights in the first slots."""
@@ -111,7 +113,7 @@ class Graph:
         (ids, counts), length = self.prompt, self.shape.prompt
         columns = torch.arange(self.seen.shape[1], device=self.seen.device)
         positions = (counts.cumsum(1) - 1).clamp_min(0)
-        self.seen.copy_(F.pad(counts, (0, NEW)))
+        self.seen.copy_(F.pad(counts, (0, MAX_NEW_TOKENS)))
         self.position.copy_(positions[:, -1:])
         self.column.fill_(length)
         written = columns[:length]
@@ -191,7 +193,7 @@ def warmed_up(function: Callable[[], T], device: torch.device) -> None:
     torch.cuda.synchronize(device)
 
 
-def recorded(
+def capture(
     function: Callable[[], T], device: torch.device, pool: Any = None, *, warm_up: bool = True
 ) -> Callable[[], T]:
     """The function over its buffers, as a graph that is replayed; the function itself where there are no graphs.

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from core.errors import LearningFailed
-from core.generate import at_once, start, yielding
+from core.generate import run_to_return, start, yield_at_each_step
 from core.learning.adapters.objectives import HELD_OUT
 from core.learning.adapters.study import evenly_chosen
 from core.learning.base import Learner
@@ -72,7 +72,7 @@ class Guard:
     def shift(self, learned: Learned, learner: Learner) -> float:
         """How far unrelated answers move: mean KL(base || with the weights) of their first token, nats, of a few
         sections."""
-        return at_once(self._shift(learned, learner))
+        return run_to_return(self._shift(learned, learner))
 
     def _shift(self, learned: Learned, learner: Learner) -> Generator[None, None, float]:
         """The same, with a pause before each section."""
@@ -88,7 +88,7 @@ class Guard:
     @torch.no_grad()
     def _first_tokens(self, learner: Learner, groups: Sequence[tuple[Mapping[str, Tensor], int]]) -> Tensor:
         """[prompts, V] log probabilities of each answer's first token."""
-        if self.base.device.type == "cpu" and (passes := learner.recorded(groups, self.prompts, 1)):
+        if self.base.device.type == "cpu" and (passes := learner.answer_passes(groups, self.prompts, 1)):
             return passes.first().p.clamp_min(1e-30).log()
         _, ids, mask, position = start(self.prompts, self.fmt.pad_id, self.base.device)
         with learner.attach(groups):
@@ -111,7 +111,9 @@ class Guard:
             probe = copy.copy(tried)
             probe.config = replace(tried.config, effort="quick")
             try:
-                learned = yield from yielding(Step(0, 1, math.nan), probe.learn(chunks[:PROBED_CHUNKS], title=title))
+                learned = yield from yield_at_each_step(
+                    Step(0, 1, math.nan), probe.learn(chunks[:PROBED_CHUNKS], title=title)
+                )
                 moved = self.shift(learned, tried)
             except LearningFailed:
                 break

@@ -120,7 +120,9 @@ class Prepared(nn.Module):
         """What storage makes of them, with the gradient of the identity."""
         return {name: rounded(delta) for name, delta in fast.items()}
 
-    def reading(self, model: Any, fast: Mapping[str, Tensor], rows: Sequence[int]) -> AbstractContextManager[None]:
+    def fast_weights_attached(
+        self, model: Any, fast: Mapping[str, Tensor], rows: Sequence[int]
+    ) -> AbstractContextManager[None]:
         """Within the context, each document's rows of a batch (so many, in order) have its fast weights."""
         return attached(self.modules_of(model), fast, rows)
 
@@ -140,7 +142,9 @@ class SlowWeights(Protocol):
     def learn(
         self, model: Any, inputs: Tensor, targets: Tensor, *, differentiable: bool = False
     ) -> tuple[Sequence[float | Tensor], dict[str, Tensor]]: ...
-    def reading(self, model: Any, fast: Mapping[str, Tensor], rows: Sequence[int]) -> AbstractContextManager[None]: ...
+    def fast_weights_attached(
+        self, model: Any, fast: Mapping[str, Tensor], rows: Sequence[int]
+    ) -> AbstractContextManager[None]: ...
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]: ...
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state: Mapping[str, Any]) -> Any: ...

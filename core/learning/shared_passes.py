@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.generate import Next, Passes, pad_left, round_up
-from core.learning.blocks import FEW_COLUMNS, arrange, can_run, probabilities, run_blocks
+from core.learning.blocks import FEW_COLUMNS, can_run, fuse_projections, probabilities, run_blocks
 
 MAX_PROMPT = 256  # tokens of a prompt; a longer one shares little, and is read as ever
 MAX_DRAFT = 7  # tokens; none where rows are so many that reading them takes much longer (FEW_COLUMNS)
@@ -43,7 +43,7 @@ class Opening:
 
 @dataclass
 class Shared:
-    """A model, arranged for passes that share.
+    """A model, ready for passes that share.
 
     Args:
         modules: those that weights are attached to, by name: down-projections.
@@ -60,7 +60,7 @@ class Shared:
         return model.device.type == "cpu" and can_run(model)
 
     def __post_init__(self) -> None:
-        arrange(self.model)
+        fuse_projections(self.model)
         blocks = [int(name.split(".")[2]) for name in self.modules]
         self.lowest = min(blocks, default=len(self.model.model.layers))  # K
         self.opening = self._read_opening()

@@ -156,7 +156,7 @@ def draw(
             glue = rng.choice((" ", " ", "\n", "\n\n"))
             episode = Episode(made.title, glue.join(made.sentences), list(chain.from_iterable(made.questions)))
         else:
-            episode = joined(material.passages[kind], rng, words)
+            episode = compose_document(material.passages[kind], rng, words)
         if episode.questions:
             break
     if rng.random() >= swaps.get(kind, 0.0):
@@ -167,7 +167,7 @@ def draw(
     return other._replace(beyond=about_others)
 
 
-def joined(passages: Sequence[Passage], rng: random.Random, words: int) -> Episode:
+def compose_document(passages: Sequence[Passage], rng: random.Random, words: int) -> Episode:
     """A passage, or a part of it, and as many others as there is room for: neighbours or any. Passages of an article
     stay with it."""
     place = rng.randrange(len(passages))

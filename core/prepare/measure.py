@@ -68,7 +68,7 @@ def learned_figures(
             network, prompts, deltas = conditions[kind]
             options: dict[str, Any] = {"stop_ids": fmt.stop_ids, "pad_id": fmt.pad_id, "max_new": most_tokens}
             hold_back = held_back(fmt) if kind != "base" else None
-            with prepared.reading(network, deltas, rows):
+            with prepared.fast_weights_attached(network, deltas, rows):
                 answers, _ = generate(network, prompts, hold_back=hold_back, **options)
             for ids, q in zip(answers, asked, strict=True):
                 text = tokenizer.decode(ids, skip_special_tokens=True).strip()

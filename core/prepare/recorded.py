@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from core.learning.graphs import recorded, warmed_up
+from core.learning.graphs import capture, warmed_up
 from core.prepare.step import OuterStep, StepBatch, step_losses
 
 Losses = dict[str, Tensor]
@@ -38,7 +38,7 @@ class RecordedStep:
                 new[shape] = copied(batch)
                 warmed_up(partial(self._run, new[shape]), self.device)
         for shape, buffers in sorted(new.items(), key=lambda item: tokens_of(item[1]), reverse=True):
-            run = recorded(partial(self._run, buffers), self.device, self.pool, warm_up=False)
+            run = capture(partial(self._run, buffers), self.device, self.pool, warm_up=False)
             self.kept[shape] = buffers, run
 
     def __call__(self, batch: StepBatch) -> Losses:

@@ -62,7 +62,7 @@ def train_search(
     pad_id = format_for(base.tokenizer).pad_id
     encode = lambda text: base.tokenizer.encode(text, add_special_tokens=False)[: c.longest]  # noqa: E731
     torch.manual_seed(c.seed)
-    passages = joined(passages, random.Random(c.seed))
+    passages = merge_short_passages(passages, random.Random(c.seed))
     asked: list[tuple[int, str]] = []  # number of a passage, question
     for n, passage in enumerate(passages):
         questions_about = dict.fromkeys(qa.question for qa in passage.questions)
@@ -119,7 +119,7 @@ def highest(questions: Tensor, sections: Tensor, counts: Tensor) -> Tensor:
     return cosines.amax(-1).float().view(*questions.shape[:2], -1)
 
 
-def joined(passages: Sequence[Passage], rng: random.Random, words: int = 60) -> list[Passage]:
+def merge_short_passages(passages: Sequence[Passage], rng: random.Random, words: int = 60) -> list[Passage]:
     """Passages with questions; short ones four to one, as in a document."""
     short: list[Passage] = []
     long: list[Passage] = []

@@ -126,7 +126,7 @@ class HookStep:
 
     def states(self, ids: Tensor, learned: Learned) -> Tensor:
         documents = len(next(iter(learned.values()))) if learned else 1
-        with self.slow.reading(self.model, learned, [len(ids) // documents] * documents):
+        with self.slow.fast_weights_attached(self.model, learned, [len(ids) // documents] * documents):
             return self.model.model(input_ids=ids, use_cache=False).last_hidden_state
 
     def entropy(self, states: Tensor, goals: Tensor, weights: Tensor) -> Tensor:

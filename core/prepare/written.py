@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 
-from core.generate import at_once, complete, reading
+from core.generate import complete, prefill, run_to_return
 from core.learning.preparation import load_prepared
 from core.model import load_model
 from core.prepare.material import ABOUT, SHORT, Passage, append, load
@@ -58,7 +58,7 @@ def write_about(reader: Any, tokenizer: Any, texts: Sequence[str], each: int, te
     fmt = ReaderFormat(tokenizer)
     options: dict[str, Any] = {"stop_ids": fmt.stop_ids, "pad_id": fmt.pad_id}
     prompts = [fmt.in_context(text, ASK) for text in texts]
-    prefix = at_once(reading(reader, prompts, fmt.pad_id))
+    prefix = run_to_return(prefill(reader, prompts, fmt.pad_id))
     sampling = options | {"max_new": 40, "temperature": temperature, "prefix": prefix}
     text_of = each * list(range(len(texts)))
     replies = complete(reader, tokenizer, each * prompts, text_of=text_of, **sampling)

@@ -22,8 +22,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from core.generate import pad_right
-from core.learning.blocks import arrange, can_run
-from core.learning.graphs import recorded
+from core.learning.blocks import can_run, fuse_projections
+from core.learning.graphs import capture
 from core.learning.hooks import decoder_slice
 from core.model import SEARCH, LoadedModel
 from core.search.closeness import NAME_BYTES, Query, encode
@@ -94,9 +94,9 @@ class Searcher:
         if self.base.device.type != "cuda" or length is None or not can_run(self.base.model):
             return self._vectors(torch.tensor([ids], device=self.base.device))
         if length not in self.recordings:
-            arrange(self.base.model)
+            fuse_projections(self.base.model)
             tokens = torch.full((1, length), self.pad_id, device=self.base.device)
-            self.recordings[length] = tokens, recorded(partial(self._vectors, tokens), self.base.device)
+            self.recordings[length] = tokens, capture(partial(self._vectors, tokens), self.base.device)
         tokens, replay = self.recordings[length]
         tokens[0, : len(ids)] = torch.tensor(ids)
         return replay()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from core.generate import ROWS_ON_CPU, at_once, complete, generate, generation, reading
+from core.generate import ROWS_ON_CPU, complete, generate, generation, prefill, run_to_return
 
 PROMPTS = [[7, 8, 9], list(range(20, 40)), [11], list(range(50, 62))]
 PLAIN = {"stop_ids": frozenset({0}), "pad_id": 1}
@@ -90,7 +90,7 @@ def test_text_comes_without_marks_and_nothing_for_nothing(tiny) -> None:
 def test_a_text_read_once_serves_many_prompts(tiny) -> None:
     texts = [list(range(100, 130)), list(range(200, 215))]
     prompts = [[*texts[1], 7, 8], [*texts[0], 9], [*texts[0][:20], 5, 6, 7], texts[1], [*texts[0], 3, 4, 5, 6]]
-    prefix = at_once(reading(tiny.model, texts, pad_id=1))
+    prefix = run_to_return(prefill(tiny.model, texts, pad_id=1))
     before = prefix.cache.layers[0].keys.clone()
     cached = generate(tiny.model, prompts, max_new=6, prefix=prefix, text_of=[1, 0, 0, 1, 0], **PLAIN)
     plain = generate(tiny.model, prompts, max_new=6, **PLAIN)
@@ -100,11 +100,11 @@ def test_a_text_read_once_serves_many_prompts(tiny) -> None:
 
 def test_texts_are_read_a_few_at_a_time_with_pauses_on_a_cpu(tiny) -> None:
     texts = [list(range(100 + 10 * n, 130 + 11 * n)) for n in range(ROWS_ON_CPU + 1)]
-    steps = reading(tiny.model, texts, pad_id=1)
+    steps = prefill(tiny.model, texts, pad_id=1)
     assert [next(steps) for _ in range(2)] == [None, None], "a pause after the first few, one after the others"
-    prefix = at_once(steps)
+    prefix = run_to_return(steps)
     for number, text in enumerate(texts):
-        alone = at_once(reading(tiny.model, [text], pad_id=1))
+        alone = run_to_return(prefill(tiny.model, [text], pad_id=1))
         for layer, other in zip(prefix.cache.layers, alone.cache.layers, strict=True):
             assert torch.allclose(layer.keys[number, :, : len(text)], other.keys[0, :, : len(text)], atol=1e-4)
             assert torch.allclose(layer.values[number, :, : len(text)], other.values[0, :, : len(text)], atol=1e-4)
@@ -115,7 +115,7 @@ def test_many_prompts_are_read_a_few_at_a_time_with_pauses_on_a_cpu(tiny, begun)
     text = list(range(100, 130))
     prompts = [[*text, *range(7 + n, 9 + 2 * n)] for n in range(ROWS_ON_CPU + 1)]
     plain = [generate(tiny.model, [prompt], max_new=6, **PLAIN) for prompt in prompts]
-    options = {"prefix": at_once(reading(tiny.model, [text], 1)), "text_of": [0] * len(prompts)} if begun else {}
+    options = {"prefix": run_to_return(prefill(tiny.model, [text], 1)), "text_of": [0] * len(prompts)} if begun else {}
     steps, pauses = generation(tiny.model, prompts, max_new=6, in_parts=True, **options, **PLAIN), 0
     while True:
         try:

@@ -131,7 +131,9 @@ class Native(nn.Module):
             tensors = list(chain.from_iterable(written.start))
         return {str(i): t.transpose(0, 1) for i, t in enumerate(tensors)}
 
-    def reading(self, model: Any, memories: Mapping[str, Tensor], rows: Sequence[int]) -> AbstractContextManager[None]:
+    def fast_weights_attached(
+        self, model: Any, memories: Mapping[str, Tensor], rows: Sequence[int]
+    ) -> AbstractContextManager[None]:
         """Within the context, the batch rows of each document read its memory; further rows, and all rows without
         memories, read none."""
         if not memories:

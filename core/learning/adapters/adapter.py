@@ -129,7 +129,7 @@ class AdapterLearner:
             branches.append((self.branches(on_device), rows))
         return with_branches(self.base.model, branches)
 
-    def recorded(self, groups: object, prompts: object, max_new: int) -> None:
+    def answer_passes(self, groups: object, prompts: object, max_new: int) -> None:
         """Adapters are attached."""
 
     def _weighed(self, text: Sequence[Sample]) -> list[Sample]:

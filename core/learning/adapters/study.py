@@ -20,7 +20,7 @@ from typing import Protocol, TypeVar
 import torch
 
 from core.errors import LearningFailed
-from core.generate import Prefix, generation, reading, yielding
+from core.generate import Prefix, generation, prefill, yield_at_each_step
 from core.model import LoadedModel
 from core.prompts import BEGINNINGS, REWRITE, SUMMARISE, PromptFormat
 from core.search.words import in_a_row, normalise, supports
@@ -192,7 +192,7 @@ class Tutor:
                 first.setdefault(n, prompt)
                 rows.append((n, begin, prompt, self.config.temperature * (i >= len(BEGINNINGS))))
         texts = [first[n] for n in range(len(passages))]
-        prefix = yield from yielding([], reading(self.base.model, texts, self.fmt.pad_id))
+        prefix = yield from yield_at_each_step([], prefill(self.base.model, texts, self.fmt.pad_id))
         numbers, begun, prompts, temperatures = zip(*rows, strict=True)
         longest = QUESTION_TOKENS * max(count for _, count, _ in wanted) * len(wanted) // len(rows)
         stops = self.fmt.write_stops
@@ -243,7 +243,7 @@ class Tutor:
         if prefix is None or 2 * sum(prefix.shared(prompts, numbers)) < sum(map(len, prompts)):
             order = sorted(set(numbers))
             texts = [prompts[numbers.index(n)] for n in order]
-            prefix = yield from yielding([], reading(self.base.model, texts, self.fmt.pad_id))
+            prefix = yield from yield_at_each_step([], prefill(self.base.model, texts, self.fmt.pad_id))
             numbers = [order.index(n) for n in numbers]
         rows, confidences = yield from self._generate(prompts, prefix, numbers, ANSWER_TOKENS, 0.0)
         return list(zip(map(self._text, rows), confidences, strict=True))
@@ -303,7 +303,7 @@ class Tutor:
             temperature=temperature, prefix=prefix, text_of=texts,
             random=torch.Generator(self.base.device).manual_seed(0), in_parts=True,
         )  # fmt: skip
-        return (yield from yielding([], steps))
+        return (yield from yield_at_each_step([], steps))
 
 
 def flaw(question: str, passage: str) -> str:

@@ -10,7 +10,7 @@ import torch
 
 from core.engine import Engine, EngineConfig
 from core.errors import LearningFailed
-from core.generate import at_once, yielding
+from core.generate import run_to_return, yield_at_each_step
 from core.learning.adapters.lora import A, B, LoraLearner
 from core.learning.adapters.study import Exercise, Tutor
 from core.learning.base import LearnConfig
@@ -64,14 +64,14 @@ def run(steps) -> Learned:
 
 
 def test_each_question_is_put_to_the_section_that_holds_its_chunk() -> None:
-    checked = at_once(SelfCheck(ASKED, Knowing(), "x").after(learned()))
+    checked = run_to_return(SelfCheck(ASKED, Knowing(), "x").after(learned()))
     metrics = checked.metrics
     assert (metrics.check_total, metrics.check_before, metrics.check_after) == (4, 1, 3)
     assert metrics.final_loss == METRICS.final_loss and checked.sections == (0, 1)
 
 
 def test_examples_are_questions_that_it_answers_and_that_fit_a_button() -> None:
-    checked = at_once(SelfCheck(ASKED, Knowing(), "x").after(learned()))
+    checked = run_to_return(SelfCheck(ASKED, Knowing(), "x").after(learned()))
     assert checked.questions == ("Who built the lighthouse?", "Who keeps the boats?")
 
 
@@ -140,7 +140,7 @@ def good(lora) -> Learned:
 
 
 def test_sound_weights_pass(guard, lora, good) -> None:
-    at_once(guard.check(good, lora))
+    run_to_return(guard.check(good, lora))
     assert 0 <= guard.shift(good, lora) < 0.1
 
 
@@ -152,7 +152,7 @@ def test_no_change_moves_nothing_and_large_weights_move_much(guard, lora, good) 
     with pytest.raises(
         LearningFailed, match=r"unrelated answers too much \(\d+\.\d nats, at most 0\.1\); it was rolled back"
     ):
-        at_once(guard.check(much, lora))
+        run_to_return(guard.check(much, lora))
 
 
 def test_the_shift_is_the_textbook_s_divergence(guard, tiny, fmt, lora, good) -> None:
@@ -177,14 +177,14 @@ def test_the_shift_is_the_textbook_s_divergence(guard, tiny, fmt, lora, good) ->
 )
 def test_what_is_too_large_or_worse_is_rolled_back(guard, lora, good, change, why) -> None:
     with pytest.raises(LearningFailed, match=why):
-        at_once(guard.check(replace(good, metrics=replace(good.metrics, **change)), lora))
+        run_to_return(guard.check(replace(good, metrics=replace(good.metrics, **change)), lora))
 
 
 def test_weights_that_are_no_numbers_are_rolled_back(guard, lora, good) -> None:
     name = min(good.tensors)
     broken = {**good.tensors, name: good.tensors[name] * torch.nan, "0/packed": torch.zeros(2, dtype=torch.int8)}
     with pytest.raises(LearningFailed, match="no numbers"):
-        at_once(guard.check(replace(good, tensors=broken), lora))
+        run_to_return(guard.check(replace(good, tensors=broken), lora))
 
 
 def test_one_question_less_may_be_chance() -> None:
@@ -236,7 +236,7 @@ def test_the_search_hands_the_device_over_and_reports_no_loss(guard, monkeypatch
 
 def test_a_cancelled_search_closes_the_learner(lora, tiny) -> None:
     inner = lora.learn(chunks_of(tiny.tokenizer, STORY), title="Vessin")
-    steps = yielding(Step(0, 1, math.nan), inner)
+    steps = yield_at_each_step(Step(0, 1, math.nan), inner)
     next(steps)
     steps.close()
     assert inner.gi_frame is None

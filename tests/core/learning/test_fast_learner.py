@@ -112,8 +112,8 @@ def test_what_the_guard_sees_is_the_same_by_shared_passes(learner, fmt) -> None:
     _, learned = learn(learner)
     groups = [(section(learned, 0), 8)]
     seen = []
-    for recorded in (learner.recorded, lambda *_: None):
-        learner.recorded = recorded
+    for passes in (learner.answer_passes, lambda *_: None):
+        learner.answer_passes = passes
         guard = Guard(learner.base, fmt)
         seen += [
             (guard._first_tokens(learner, []), guard._first_tokens(learner, groups), guard.shift(learned, learner))

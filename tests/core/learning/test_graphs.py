@@ -66,7 +66,7 @@ def test_prompts_of_another_length_or_number_have_recordings_of_their_own(tiny, 
 
 def test_a_long_prompt_is_read_as_ever_and_continued_from_the_recording(tiny, modules, monkeypatch) -> None:
     monkeypatch.setattr(graphs, "PROMPTS", (8,))
-    monkeypatch.setattr(graphs, "LONG", 16)
+    monkeypatch.setattr(graphs, "PROMPT_STEP", 16)
     recordings = Graphs(tiny.model, modules)
     both(tiny, modules, recordings, PROMPTS)
     both(tiny, modules, recordings, [p[:17] for p in PROMPTS], 1)  # shorter, in the same buffers
@@ -99,7 +99,9 @@ def test_weights_that_lie_side_by_side_are_what_they_were_and_stay_there(tiny) -
     Graphs(tiny.model, {})
     layer = tiny.model.model.layers[0]
     place = layer.self_attn.k_proj.weight.data_ptr()
-    assert torch.equal(blocks.as_one(*blocks.qkv(layer))[: layer.self_attn.q_proj.out_features], before[f"{Q}.weight"])
+    assert torch.equal(
+        blocks.fused_weight(*blocks.qkv(layer))[: layer.self_attn.q_proj.out_features], before[f"{Q}.weight"]
+    )
     Graphs(tiny.model, {})
     assert layer.self_attn.k_proj.weight.data_ptr() == place
     assert all(torch.equal(w, before[name]) for name, w in tiny.model.state_dict().items())
@@ -130,7 +132,7 @@ def test_what_no_recording_can_do_is_left_to_the_plain_passes(tiny, modules) -> 
     recordings = Graphs(tiny.model, modules)
     assert recordings.passes([], 1, 8) is None
     assert recordings.passes(PROMPTS[:1] * 129, 1, 8) is None
-    assert recordings.passes(PROMPTS, 1, graphs.NEW + 1) is None
+    assert recordings.passes(PROMPTS, 1, graphs.MAX_NEW_TOKENS + 1) is None
 
 
 def test_an_answer_of_the_usual_length_comes_from_a_recording(tiny, modules) -> None:

@@ -15,9 +15,9 @@ from core.prepare.episodes import (
     EpisodeBatches,
     Reading,
     Shape,
+    compose_document,
     draw,
     excerpt,
-    joined,
     make_batch,
     read_shares,
     reading_rows,
@@ -112,7 +112,7 @@ def test_an_excerpt_asks_what_it_answers_and_what_the_rest_answers_is_beyond_it(
 
 def test_passages_of_an_article_stay_with_it() -> None:
     for seed in range(20):
-        episode = joined(passages(), random.Random(seed), 160)
+        episode = compose_document(passages(), random.Random(seed), 160)
         places = {int(q.answer) // 4 for q in episode.questions}
         assert len(places) == 1 and len(episode.text.split()) <= 160
 

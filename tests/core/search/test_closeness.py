@@ -15,7 +15,7 @@ from core.learning.graphs import Graphs
 from core.model import SEARCH, SHIPPED, check_sums, fingerprint, load_model
 from core.prepare.material import Passage
 from core.prepare.questions import QA
-from core.prepare.search_head import SearchConfig, highest, joined, train_search
+from core.prepare.search_head import SearchConfig, highest, merge_short_passages, train_search
 from core.search.closeness import NAME_BYTES, Query, closeness, encode
 from core.search.head import DEPTH_SHARE, Searcher, SearchHead, load_head, save_head, states
 from tests.core.conftest import STORY, WIDTH, chunks_of
@@ -137,7 +137,7 @@ def test_short_passages_are_put_together_with_all_their_questions() -> None:
 
     short = [Passage("people", "", f"Fact {n}.", [QA(f"Which {n}?", "x")]) for n in range(6)]
     long, nothing = Passage("people", "", "word " * 60, [QA("Who?", "x")]), Passage("people", "", "word " * 60, [])
-    found = joined([*short, long, nothing], random.Random(0))
+    found = merge_short_passages([*short, long, nothing], random.Random(0))
     assert found[0] == long and [len(p.questions) for p in found[1:]] == [4, 2]
     assert sorted(q.question for p in found[1:] for q in p.questions) == [f"Which {n}?" for n in range(6)]
 

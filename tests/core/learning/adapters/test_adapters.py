@@ -16,7 +16,7 @@ from core.learning.adapters.adapter import AdapterLearner
 from core.learning.adapters.lora import LoraLearner, LoraSettings, default_settings, make_layers
 from core.learning.adapters.objectives import Sample, pack_samples, sum_loss, text_samples
 from core.learning.base import LearnConfig
-from core.learning.blocks import arrange
+from core.learning.blocks import fuse_projections
 from core.learning.forms.branches import TTTLinearLearner, TTTMLPLearner
 from core.learning.preparation import FastWeightsConfig, Prepared, save_prepared
 from core.learning.segments import IGNORE
@@ -42,7 +42,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(params=ALL, ids=lambda kind: kind.name)
 def learner(request: pytest.FixtureRequest, tiny: LoadedModel, fmt: ReaderFormat) -> Iterator[AdapterLearner]:
-    arrange(tiny.model)  # as an engine on a CPU does; in place, and only once
+    fuse_projections(tiny.model)  # as an engine on a CPU does; in place, and only once
     learner = request.param(tiny, fmt, QUICK)
     before, known = logits(learner.base), facts(learner.base.model)
     yield learner

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from core.errors import LearningFailed
-from core.generate import at_once
+from core.generate import run_to_return
 from core.learning.adapters.remote import RemoteWriter
 from core.learning.adapters.study import (
     Exercise,
@@ -180,8 +180,8 @@ def test_answers_in_context_are_those_without_a_cache(tiny, tokenizer, kind) -> 
     fmt = kind(tokenizer)
     tutor, passages = Tutor(tiny, fmt, 256), [(0, STORY[:80]), (1, STORY[80:170])]
     asked = [(1, "Who is it?"), (0, "What is it?"), (1, "Where is it?")]
-    together = at_once(tutor._answers(passages, asked, None, fmt.in_context))
-    alone = [at_once(tutor._answers(passages, [one], None, fmt.in_context))[0] for one in asked]
+    together = run_to_return(tutor._answers(passages, asked, None, fmt.in_context))
+    alone = [run_to_return(tutor._answers(passages, [one], None, fmt.in_context))[0] for one in asked]
     assert [t for t, _ in together] == [t for t, _ in alone]
     assert [s for _, s in together] == pytest.approx([s for _, s in alone], rel=1e-3)
 
@@ -242,7 +242,7 @@ def test_rewrites_with_strange_names_are_dropped(tiny, tokenizer, monkeypatch) -
         return [tokenizer.encode(next(said)) for _ in prompts], [1.0] * len(prompts)
 
     monkeypatch.setattr(tutor, "_generate", write)
-    kept = at_once(tutor._texts([(0, STORY), (1, STORY)], ["Rewrite"]))
+    kept = run_to_return(tutor._texts([(0, STORY), (1, STORY)], ["Rewrite"]))
     assert [(e.chunk, e.question) for e in kept] == [(0, "")] and tutor.dropped["not in the passage"] == 1
 
 

@@ -50,18 +50,18 @@ def test_the_model_is_changed_only_inside_and_only_by_an_open_gate(tiny, native,
         losses, memories = native.learn(tiny.model, batch.inputs, batch.targets)
         assert len(losses) == 1 and all(len(m) == 6 for m in memories.values())
         two = {k: m[:2] for k, m in memories.items()}
-        with native.reading(tiny.model, two, [2, 2]):
+        with native.fast_weights_attached(tiny.model, two, [2, 2]):
             changed = logits(tiny.model, rows)
         assert (changed[:4] - plain[:4]).abs().max() > 1e-3
         torch.testing.assert_close(changed[4:], plain[4:])
-        with native.reading(tiny.model, two, [1, 3]):  # rows two and three belong to the second now
+        with native.fast_weights_attached(tiny.model, two, [1, 3]):  # rows two and three belong to the second now
             other = logits(tiny.model, rows)
         torch.testing.assert_close(other[[0, 2, 3]], changed[[0, 2, 3]], rtol=1e-4, atol=1e-4)
         assert (other[1] - changed[1]).abs().max() > 1e-4
-        with native.reading(tiny.model, {}, [2, 2]):
+        with native.fast_weights_attached(tiny.model, {}, [2, 2]):
             assert torch.equal(logits(tiny.model, rows), plain)
         native.gate.zero_()
-        with native.reading(tiny.model, two, [2, 2]):
+        with native.fast_weights_attached(tiny.model, two, [2, 2]):
             torch.testing.assert_close(logits(tiny.model, rows), plain)
     assert torch.equal(logits(tiny.model, rows), plain)
 
@@ -130,7 +130,7 @@ def test_only_the_memory_can_answer_and_it_does(rule: str) -> None:
         _, own = native.learn(model, inputs, targets, differentiable=True)
         answers = []
         for memories in (own, {name: m.roll(1, 0) for name, m in own.items()}):
-            with native.reading(model, memories, [8] * 16):
+            with native.fast_weights_attached(model, memories, [8] * 16):
                 answers.append(logits(model, keys.view(-1, 1))[:, -1])
         optimiser.zero_grad()
         torch.nn.functional.cross_entropy(answers[0], values.flatten()).backward()
