@@ -109,7 +109,7 @@ class Engine:
         self._base_shared: Shared | None = None
         self._courses: dict[str, Course] = {}
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="base")
-        self._check(self.course(config.learner).learner)  # what can't be is an error now, not at the first document
+        self._check(self.course(config.learner).learner)  # fail at start-up, not at the first document
 
     @classmethod
     def load(cls, config: EngineConfig) -> Engine:
@@ -126,7 +126,7 @@ class Engine:
     def course(self, name: str) -> Course:
         """How documents are learned by this learner. Raises: SetupError when there is none."""
         if name not in self._courses:
-            learning, config = self._learning(), self.config
+            learning, config = self._learn_config(), self.config
             learner = make_learner(name, self.reader, self.format, learning)
             answer = partial(self.answer, most_tokens=CHECK_TOKENS, votes=1)
             around = {"study": config.study, "check": config.check, "guard": config.guard}
@@ -136,7 +136,7 @@ class Engine:
         return self._courses[name]
 
     def _check(self, learner: Learner) -> None:
-        """Nothing that is set is silently ignored. Raises: SetupError."""
+        """Raises: SetupError, for a setting that the learner does not use."""
         c = self.config
         if isinstance(learner, AdapterLearner):
             if c.budget:
@@ -144,8 +144,8 @@ class Engine:
         elif c.study or c.objectives:
             raise SetupError(f"The learner '{learner.name}' studies only the text; set ENGRAM_LEARNER=lora as well.")
 
-    def _learning(self) -> LearnConfig:
-        """The dial and the presets, in a learner's terms."""
+    def _learn_config(self) -> LearnConfig:
+        """LearnConfig of this configuration and device."""
         c, on_gpu = self.config, self.base.device.type == "cuda"
         wanted = c.batch_tokens or (16_384 if on_gpu else 2_048)
         batch_tokens, recompute = fit_batch(self.base.model, wanted, c.memory_mb, c.recompute)

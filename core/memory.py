@@ -42,7 +42,7 @@ def bytes_a_token(config: Any, size: int, recompute: bool) -> int:
     return kept + 2 * 4 * config.vocab_size
 
 
-def sections_at_once(model: Any, layers: int, tokens: int, memory_mb: int | None) -> int | None:
+def max_sections(model: Any, layers: int, tokens: int, memory_mb: int | None) -> int | None:
     """How many sections of so many tokens (padding included) fast weights on the upper `layers` blocks can be learned
     from at once; at least one, None without a limit.
 

@@ -454,8 +454,8 @@ class Runner:
         """Under the id of the document that is to be."""
         document_id = new_id()
         await self._index.will_save(document_id, job)
-        of_engine = {"base": engine.fingerprint, "learner": engine.learner}
-        return await asyncio.to_thread(self._weights.save, document_id, job.channel, learned, **of_engine)
+        model_options = {"base": engine.fingerprint, "learner": engine.learner}
+        return await asyncio.to_thread(self._weights.save, document_id, job.channel, learned, **model_options)
 
     async def _finish(
         self, work: _CurrentJob, document: Document, pages: Sequence[Page], chunks: Sequence[Chunk]

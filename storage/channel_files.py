@@ -203,8 +203,8 @@ class ChannelFile:
             self._insert(rows)
 
     def _insert(self, rows: Mapping[str, Iterable[Mapping[str, Any]]]) -> None:
-        for table, of_table in rows.items():
-            self._db.executemany(insert_into(table, COLUMNS[table]), map(valid_values, of_table))
+        for table, table_rows in rows.items():
+            self._db.executemany(insert_into(table, COLUMNS[table]), map(valid_values, table_rows))
 
     def learned_corrections(self) -> list[str]:
         """Ids of those that are a page of their document. A file of an earlier version, which is only looked into, has

@@ -80,7 +80,7 @@ COLUMNS = {  # of the tables that hold a channel's rows, without numbers that ea
     "delivered, kind, sources, share, retries",
     "inbox": "key, body, owner, received_at, channel",
 }
-OF_THREAD = "FROM answers WHERE thread = :thread AND {own} ORDER BY asked_at DESC"
+THREAD_ANSWERS = "FROM answers WHERE thread = :thread AND {own} ORDER BY asked_at DESC"
 ADD_CHANNEL = "INSERT INTO channels (id) VALUES (:channel) ON CONFLICT DO NOTHING"
 ADD_UNUSED = "INSERT INTO unused_weights (document_id) VALUES (:id) ON CONFLICT DO NOTHING"
 PRAGMAS = """
@@ -646,13 +646,13 @@ class Index:
             await content(ChannelFile.execute, sql, {"id": answer_id, "thread": thread})
 
     async def thread_questions(self, channel: str, thread: str, limit: int) -> list[str]:
-        sql, values = f"SELECT question, details {OF_THREAD} LIMIT :limit", {"thread": thread, "limit": limit}
+        sql, values = f"SELECT question, details {THREAD_ANSWERS} LIMIT :limit", {"thread": thread, "limit": limit}
         async with self._channel(channel) as content:
             rows = await content(ChannelFile.execute, sql, values)
         return list(map(_understood, reversed(rows)))
 
     async def thread_document(self, channel: str, thread: str) -> str | None:
-        sql = f"SELECT document_id, learned {OF_THREAD}"
+        sql = f"SELECT document_id, learned {THREAD_ANSWERS}"
         async with self._channel(channel) as content:
             for row in await content(ChannelFile.execute, sql, {"thread": thread}):
                 if row["document_id"] is not None and row["learned"] != NOT_IN_TEXT:

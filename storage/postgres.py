@@ -445,10 +445,10 @@ class ChannelRows:
 
     async def _insert(self, rows: Mapping[str, Iterable[Mapping[str, Any]]], keys: dict[str | None, Key]) -> None:
         """keys: by document, of those that have no row yet."""
-        for table, of_table in rows.items():
+        for table, table_rows in rows.items():
             columns = COLUMNS[table] if table == "feedback" else f"{COLUMNS[table]}, channel"
             sealed = []
-            for row in of_table:
+            for row in table_rows:
                 document_id = row["document_id"]
                 keys[document_id] = keys.get(document_id) or await self._key(document_id)
                 values = {name: _sealed_value(keys[document_id], row[name]) for name in SEALED_CONTENT[table]}

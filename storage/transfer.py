@@ -50,7 +50,7 @@ class _Channel:
     feedback: list[Row]
 
 
-OF_CHANNEL = {  # rows of a table of the index
+CHANNEL_ROWS = {  # rows of a table of the index
     "channels": "FROM channels WHERE id = :channel",
     "documents": "FROM documents WHERE channel = :channel ORDER BY id",
     "weights": """
@@ -123,7 +123,7 @@ async def _transfer_content(source: Store, target: Store, channel: str, content:
 
 
 async def _rows(index: Index, table: str, channel: str) -> list[Row]:
-    sql = f"SELECT {COLUMNS[table]} {OF_CHANNEL[table]}"
+    sql = f"SELECT {COLUMNS[table]} {CHANNEL_ROWS[table]}"
     return _plain(await index._read(sql, {"channel": channel}))
 
 
@@ -144,7 +144,7 @@ async def _insert(index: Index, table: str, rows: list[Row]) -> None:
 
 async def _read(index: Index, channel: str) -> _Channel:
     async with index._channel(channel) as content:
-        rows = {table: await _rows(index, table, channel) for table in OF_CHANNEL}
+        rows = {table: await _rows(index, table, channel) for table in CHANNEL_ROWS}
         texts, files = {}, {}
         for row in rows["documents"]:
             pages = await pages_in(content, row["id"])

@@ -61,20 +61,20 @@ def matches(
     rows = sum(map(len, counts.values()))
     mean_length = sum(map(sum, counts.values())) / max(1, rows)
     starts = {document: _starts(lengths) for document, lengths in counts.items()}
-    among = sum(len(lengths) for document, lengths in counts.items() if document in searched)
+    searched_chunks = sum(len(lengths) for document, lengths in counts.items() if document in searched)
     matched = []
     for word, phrase in asked.items():
-        often: Counter[ChunkKey] = Counter()
+        counts_by_chunk: Counter[ChunkKey] = Counter()
         for document in counts:
-            for place in _together([places.get((document, token), ()) for token in phrase]):
-                often[document, bisect_right(starts[document], place) - 1] += 1
-        containing = len(often)
+            for place in _phrase_positions([places.get((document, token), ()) for token in phrase]):
+                counts_by_chunk[document, bisect_right(starts[document], place) - 1] += 1
+        containing = len(counts_by_chunk)
         rarity = max(1e-6, math.log((rows - containing + 0.5) / (containing + 0.5)))
-        for (document, chunk), count in often.items():
+        for (document, chunk), count in counts_by_chunk.items():
             length = counts[document][chunk] / mean_length
             bm25 = -rarity * count * (K1 + 1) / (count + K1 * (1 - B + B * length))
             if document in searched:
-                matched.append(WordMatch(word, document, chunk, bm25, containing, rows, among))
+                matched.append(WordMatch(word, document, chunk, bm25, containing, rows, searched_chunks))
     return matched
 
 
@@ -83,8 +83,8 @@ def _starts(lengths: Iterable[int]) -> list[int]:
     return list(accumulate((length + 1 for length in lengths), initial=0))
 
 
-def _together(places: Sequence[Sequence[int]]) -> list[int]:
-    """Where words stand one after the other. places: of each."""
+def _phrase_positions(places: Sequence[Sequence[int]]) -> list[int]:
+    """Positions at which a phrase begins. places: positions of each of its tokens."""
     if not places:
         return []
     together = set(places[0])

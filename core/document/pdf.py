@@ -178,7 +178,7 @@ class _Reader:
                 return self._sheet(document[index], index + 1)
         except MemoryError:
             raise
-        except Exception:  # one broken page is not a broken document
+        except Exception:  # the other pages are still read
             self.unreadable.append(index + 1)
             return Sheet(height=1.0, lines=())
 

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from core.learning.forms.budget import BUDGET_ACTIONS, COST, Budget, BudgetAction, Look, PolicyNet
+from core.learning.forms.budget import BUDGET_ACTIONS, COST, Budget, BudgetAction, Observation, PolicyNet
 from core.model import POLICY
 
 
@@ -66,7 +66,7 @@ def train(lessons: Sequence[Lesson], each: float, config: PPOConfig = DEFAULTS, 
     spread = max(1e-6, float(gains_of_all.std()))
     multiplier = 0.0
     for _ in range(config.iterations):
-        looks: list[Look] = []
+        observations: list[Observation] = []
         chosen: list[int] = []  # positions in BUDGET_ACTIONS
         returns: list[float] = []
         advantages: list[float] = []
@@ -80,11 +80,11 @@ def train(lessons: Sequence[Lesson], each: float, config: PPOConfig = DEFAULTS, 
                 values = net(torch.tensor(seen))[1].tolist()
             better = advantage(rewards, values, config.discount, config.smoothing)
             returns += map(add, better, values)
-            looks += seen
+            observations += seen
             chosen += map(BUDGET_ACTIONS.index, actions)
             advantages += better
             costs += excess
-        _improve(net, optimiser, config, *map(torch.tensor, (looks, chosen, returns, advantages)))
+        _improve(net, optimiser, config, *map(torch.tensor, (observations, chosen, returns, advantages)))
         multiplier = pid.update(sum(costs) / len(costs))
     return net
 
@@ -92,24 +92,24 @@ def train(lessons: Sequence[Lesson], each: float, config: PPOConfig = DEFAULTS, 
 @torch.no_grad()
 def rollouts(
     net: PolicyNet, lessons: Sequence[Lesson], each: float, generator: torch.Generator
-) -> list[tuple[list[Look], list[BudgetAction], list[float]]]:
-    """Looks, drawn actions and their gains of each document; too much spent is the multiplier's matter, not capped."""
+) -> list[tuple[list[Observation], list[BudgetAction], list[float]]]:
+    """Observations, drawn actions and their gains of each document. Spending is not capped: the multiplier limits it."""
     free = [Budget(net.decide, each, len(lesson.losses), capped=False) for lesson in lessons]
-    seen: list[list[Look]] = [[] for _ in lessons]
+    seen: list[list[Observation]] = [[] for _ in lessons]
     for chunk in range(max(budget.chunks for budget in free)):
         active = [n for n, budget in enumerate(free) if chunk < budget.chunks]
         for n in active:
-            seen[n].append(free[n].look(lessons[n].losses[chunk]))
+            seen[n].append(free[n].observe(lessons[n].losses[chunk]))
         logits, _ = net(torch.tensor([seen[n][-1] for n in active]))
         drawn = logits.softmax(-1).multinomial(1, generator=generator)
         for n, place in zip(active, drawn.flatten().tolist(), strict=True):
             free[n].take(BUDGET_ACTIONS[place])
     rollouts = []
-    for looks, budget, lesson in zip(seen, free, lessons, strict=True):
+    for observations, budget, lesson in zip(seen, free, lessons, strict=True):
         gains = []
         for row, action in zip(lesson.gains, budget.actions, strict=True):
             gains.append(row[BUDGET_ACTIONS.index(action)])
-        rollouts.append((looks, budget.actions, gains))
+        rollouts.append((observations, budget.actions, gains))
     return rollouts
 
 
@@ -125,13 +125,13 @@ def advantage(rewards: Sequence[float], values: Sequence[float], discount: float
 
 def _improve(
     net: PolicyNet, optimiser: torch.optim.Optimizer, c: PPOConfig,
-    looks: Tensor, chosen: Tensor, returns: Tensor, advantages: Tensor,
+    observations: Tensor, chosen: Tensor, returns: Tensor, advantages: Tensor,
 ) -> None:  # fmt: skip
     advantages = (advantages - advantages.mean()) / (advantages.std(correction=0) + 1e-6)
     with torch.no_grad():
-        before = net(looks)[0].log_softmax(-1).gather(1, chosen[:, None]).squeeze(1)
+        before = net(observations)[0].log_softmax(-1).gather(1, chosen[:, None]).squeeze(1)
     for _ in range(c.epochs):
-        logits, values = net(looks)
+        logits, values = net(observations)
         logs = logits.log_softmax(-1)
         ratio = (logs.gather(1, chosen[:, None]).squeeze(1) - before).exp()
         surrogate = torch.minimum(ratio * advantages, ratio.clamp(1 - c.clip, 1 + c.clip) * advantages).mean()

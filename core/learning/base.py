@@ -36,7 +36,8 @@ class Objectives:
 
 @dataclass(frozen=True)
 class LearnConfig:
-    """What learners obey: adapters all but sections and budget, fast weights none of effort, recompute, objectives."""
+    """Options of a learner. Adapters ignore `sections` and `budget`. Fast weights ignore `effort`, `recompute` and
+    `objectives`."""
 
     effort: str = "standard"  # quick | standard | deep
     batch_tokens: int = 8192  # tokens of one forward and backward pass; halved when memory runs out

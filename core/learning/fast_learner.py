@@ -23,7 +23,7 @@ from core.learning.packing import SCALE, pack, unpack
 from core.learning.preparation import Prepared, load_prepared, merge, read_reader
 from core.learning.segments import segments, stack_segments
 from core.learning.shared_passes import Shared
-from core.memory import sections_at_once
+from core.memory import max_sections
 from core.model import LoadedModel, prepared_folder
 from core.ports import Learned
 from core.prompts import PromptFormat
@@ -154,7 +154,7 @@ class FastWeightsLearner:
     def _group(self, chunks: Sequence[Chunk], start: int, batch_tokens: int) -> range:
         """As many chunks from `start` on as fit into one batch and into memory, at least one."""
         padded = max(chunk.token_count for chunk in chunks) * 5 // 4
-        most = sections_at_once(self.base.model, len(self.modules), padded, self.config.memory_mb) or len(chunks)
+        most = max_sections(self.base.model, len(self.modules), padded, self.config.memory_mb) or len(chunks)
         most = min(most, self.config.sections or most)
         size = chunks[start].token_count
         stop = start + 1
@@ -199,15 +199,15 @@ class FastWeightsLearner:
         if not sections:
             return {}
         if self.base.device.type == "cuda":
-            return dict(zip(self.modules, self._at_once(sections), strict=True))
+            return dict(zip(self.modules, self._unpack_batch(sections), strict=True))
         shape = len(self.modules), len(sections), *next(iter(self.modules.values())).weight.shape
         whole = torch.empty(shape, dtype=self.base.dtype, device=self.base.device)
         for i in range(len(sections)):
-            whole[:, i : i + 1] = self._at_once(sections[i : i + 1])
+            whole[:, i : i + 1] = self._unpack_batch(sections[i : i + 1])
         return dict(zip(self.modules, whole, strict=True))
 
-    def _at_once(self, sections: Sequence[Mapping[str, Tensor]]) -> Tensor:
-        """The same, [U, D, d, f]."""
+    def _unpack_batch(self, sections: Sequence[Mapping[str, Tensor]]) -> Tensor:
+        """Fast weights of D sections, unpacked in one batch -> [U, D, d, f]."""
         packed = {}
         for part in ("", SCALE):
             tensors = []
@@ -243,7 +243,7 @@ def mean_losses(losses: Sequence[Sequence[float]], tokens: Sequence[int]) -> lis
     history = []
     for step in range(max(map(len, losses))):
         total = 0.0
-        for count, of_section in zip(tokens, losses, strict=True):
-            total += count * of_section[min(step, len(of_section) - 1)]
+        for count, section_losses in zip(tokens, losses, strict=True):
+            total += count * section_losses[min(step, len(section_losses) - 1)]
         history.append(total / sum(tokens))
     return history

@@ -120,8 +120,8 @@ class SharedPasses(Passes):
         different = list(dict.fromkeys(rest))
         self.row_of = torch.tensor(list(map(different.index, rest)))
         longest = round_up(max(map(len, different)))
-        self.ids, of_rest = pad_left(different, longest, pad_id)  # [U, T] each
-        counts = torch.cat([torch.ones(len(different), begin, dtype=torch.long), of_rest], 1)  # [U, P + T]
+        self.ids, rest_mask = pad_left(different, longest, pad_id)  # [U, T] each
+        counts = torch.cat([torch.ones(len(different), begin, dtype=torch.long), rest_mask], 1)  # [U, P + T]
         self.begin, self.column = begin, begin + longest
         self.positions = (counts.cumsum(1) - 1).clamp_min(0)  # [U, P + T]
         self.seen = F.pad(counts.bool(), (0, max_new + SPARE))  # [U, C]

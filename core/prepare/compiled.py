@@ -2,7 +2,7 @@
 
 It computes what `core.prepare.step.HookStep` does with hooks on the model (a test holds both to the same
 gradients), 2.7 times as fast on a GPU (LOG.md). Compiled code can't be differentiated twice, so a block's own gradient
-(`block_pull`) is a function of its own, which the outer loop differentiates once. All blocks share what is compiled for
+(`block_vjp`) is a function of its own, which the outer loop differentiates once. All blocks share what is compiled for
 one. The reader is merged into the blocks' weights once a step: the gradient passes through the sum W + b a.
 
 Shapes: R rows, T tokens, n heads of width h, d width, f MLP width, V vocabulary, D documents (R a multiple of D),
@@ -105,7 +105,7 @@ def causal_block(
     return block(x, w, cos, sin, partial(attend, exact=exact), delta, eps)[0]
 
 
-def block_pull(
+def block_vjp(
     x: Tensor, w: Block, cos: Tensor, sin: Tensor, delta: Tensor | None, above: Tensor, eps: float
 ) -> tuple[Tensor, ...]:
     """Gradient of a block at x for the gradient `above` [R, T, d] at its output; where there is a delta also what its
@@ -129,14 +129,14 @@ def weighted_loss(
     return (each * weight * share).sum(), each.sum() / (targets != IGNORE).sum()
 
 
-def loss_pull(
+def loss_gradient(
     x: Tensor, final: Tensor, head: Tensor, weigh: Weigh, targets: Tensor, share: Tensor, eps: float
 ) -> tuple[Tensor, Tensor]:
     """Gradient of the inner loss at x [R, T, d], and the plain mean loss."""
     return torch.func.grad(weighted_loss, has_aux=True)(x, final, head, weigh, targets, share, eps)
 
 
-def stepped(delta: Tensor, outputs: Tensor, inputs: Tensor, rate: Tensor) -> Tensor:
+def muon_step(delta: Tensor, outputs: Tensor, inputs: Tensor, rate: Tensor) -> Tensor:
     """delta [U, D, d, f], its gradient's factors [U, D, N, d] and [U, D, N, f], rate [U] -> delta; Newton and Schulz
     take all matrices together."""
     return delta - rate[: len(delta), None, None, None] * muon(Factors(outputs, inputs))
@@ -153,8 +153,8 @@ class LlamaStep:
         def wrap(function: Any) -> Any:
             return function if mode == "none" else torch.compile(function, dynamic=False, mode=mode)
 
-        self.block, self.block_pull, self.loss_pull = wrap(causal_block), wrap(block_pull), wrap(loss_pull)
-        self.stepped, self.rounded, self.cross_entropy = wrap(stepped), wrap(rounded), wrap(answer_entropy)
+        self.block, self.block_vjp, self.loss_gradient = wrap(causal_block), wrap(block_vjp), wrap(loss_gradient)
+        self.muon_step, self.rounded, self.cross_entropy = wrap(muon_step), wrap(rounded), wrap(answer_entropy)
         self.eps = float(model.config.rms_norm_eps)
         positions = torch.arange(LONGEST, device=model.device)[None]
         self.rotation = [each[0] for each in rotation(model, positions.float(), positions)]  # cos, sin [LONGEST, 1, h]
@@ -202,26 +202,26 @@ class LlamaStep:
         deltas = torch.zeros(shape, device=x.device)
         losses = []
         for rates in self.prepared.rates():
-            at_block = self._at_block(dict(zip(self.fast_blocks, deltas.to(x.dtype), strict=True)))
-            xs = self.run(x, blocks[cut:], at_block[cut:], True)
-            pull, loss = self.loss_pull(xs[-1], *above)
+            delta_per_block = self._delta_per_block(dict(zip(self.fast_blocks, deltas.to(x.dtype), strict=True)))
+            xs = self.run(x, blocks[cut:], delta_per_block[cut:], True)
+            pull, loss = self.loss_gradient(xs[-1], *above)
             losses.append(loss)
             factors: list[tuple[Tensor, Tensor]] = []  # of each delta's gradient, from above
             for i in reversed(range(cut, len(blocks))):
                 above_block = pull
-                pull, *inner = self.block_pull(xs[i - cut], blocks[i], cos, sin, at_block[i], pull, self.eps)
+                pull, *inner = self.block_vjp(xs[i - cut], blocks[i], cos, sin, delta_per_block[i], pull, self.eps)
                 factors += [(above_block, read) for read in inner]
             outputs, reads = (torch.stack(each) for each in zip(*reversed(factors), strict=True))  # [U, R, T, d or f]
             by_document = [each.reshape(*shape[:2], -1, each.shape[-1]) for each in (outputs, reads)]
-            deltas = self.stepped(deltas, *by_document, rates)
+            deltas = self.muon_step(deltas, *by_document, rates)
         return losses, dict(zip(self.fast_blocks, self.rounded(deltas).to(x.dtype), strict=True))
 
     def states(self, ids: Tensor, learned: Mapping[int, Tensor]) -> Tensor:
         """Below the final norm, which `entropy` applies."""
         x = self.model.model.embed_tokens(ids)
-        return self.run(x, self.blocks, self._at_block(learned), False)[-1]
+        return self.run(x, self.blocks, self._delta_per_block(learned), False)[-1]
 
-    def _at_block(self, deltas: Mapping[int, Tensor]) -> list[Tensor | None]:
+    def _delta_per_block(self, deltas: Mapping[int, Tensor]) -> list[Tensor | None]:
         """Of each block its delta, if it has one."""
         return [deltas.get(i) for i in range(len(self.blocks))]
 

@@ -177,8 +177,8 @@ def gist_of(article: tuple[str, str]) -> Passage | None:
     return Passage("gist", title, lead, [QA(question, first) for question in ABOUT])
 
 
-def eight_words(text: str) -> Iterator[tuple[str, ...]]:
-    """Every eight words in a row, lower case, without punctuation."""
+def eight_grams(text: str) -> Iterator[tuple[str, ...]]:
+    """All 8-grams of a text, lower case, without punctuation."""
     words = re.findall(r"[^\W_]+", text.lower())
     return zip(*(words[first:] for first in range(8)), strict=False)
 
@@ -191,9 +191,9 @@ def without_development(training: Sequence[Passage], development: Sequence[Passa
     runs: set[tuple[str, ...]] = set()
     asked: set[str] = set()
     for p in development:
-        runs.update(eight_words(p.text))
+        runs.update(eight_grams(p.text))
         asked.update(q.question.lower() for q in p.questions)
-    apart = [p for p in training if runs.isdisjoint(eight_words(p.text))]
+    apart = [p for p in training if runs.isdisjoint(eight_grams(p.text))]
     kept, went = [], 0
     for p in apart:
         fresh = [q for q in p.questions if q.question.lower() not in asked]

@@ -47,8 +47,8 @@ class Texts:
         self.counts = places < torch.tensor(lengths, device=base.device)[:, None]
         for start in range(0, len(order), 64):
             batch = order[start : start + 64]
-            for i, of_text in zip(batch, states(base.model, [texts[i] for i in batch], layer, pad_id), strict=True):
-                self.states[i, : len(of_text)] = of_text.half()
+            for i, text_states in zip(batch, states(base.model, [texts[i] for i in batch], layer, pad_id), strict=True):
+                self.states[i, : len(text_states)] = text_states.half()
 
 
 def train_search(

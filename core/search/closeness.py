@@ -44,8 +44,8 @@ def encode(head: bytes, signs: np.ndarray) -> bytes:
 
 
 def closeness(query: Query, codes: Sequence[bytes]) -> list[Closeness] | None:
-    """Of sections to a question; None when there are none, or some of them have no code by the same head, for like is
-    compared with like. Takes milliseconds for 30 sections: call through a thread."""
+    """Of sections to a question; None when there are none, or some of them have no code by the same head: codes of
+    different heads can't be compared. Takes milliseconds for 30 sections: call through a thread."""
     import numpy as np
 
     width = query.vectors.shape[1]

@@ -10,7 +10,7 @@ import torch
 from core.engine import PRESETS, EngineConfig, read_preset
 from core.errors import SetupError
 from core.learning.base import LearnConfig
-from core.memory import MIN_BATCH_TOKENS, bytes_a_token, fit_batch, limit_memory, sections_at_once
+from core.memory import MIN_BATCH_TOKENS, bytes_a_token, fit_batch, limit_memory, max_sections
 
 
 def test_without_a_limit_nothing_changes(tiny) -> None:
@@ -91,8 +91,8 @@ def test_learning_with_less_memory_gives_the_same_weights(tiny, fmt) -> None:
 
 
 def test_fast_weights_count_the_deltas_of_each_section(tiny) -> None:
-    counts = [sections_at_once(tiny.model, 3, 640, megabytes) for megabytes in (1, 900, 4000)]
-    assert counts[0] == 1 < counts[1] < counts[2] and sections_at_once(tiny.model, 3, 640, None) is None
+    counts = [max_sections(tiny.model, 3, 640, megabytes) for megabytes in (1, 900, 4000)]
+    assert counts[0] == 1 < counts[1] < counts[2] and max_sections(tiny.model, 3, 640, None) is None
 
 
 def test_within_a_memory_limit_fewer_sections_are_learned_at_once(tiny, fmt) -> None:

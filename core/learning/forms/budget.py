@@ -56,7 +56,7 @@ BUDGET_ACTIONS = tuple(BudgetAction)
 COST = dict(zip(BUDGET_ACTIONS, (1, 3, 5, 12), strict=True))  # in forward passes over the chunk
 
 
-class Look(NamedTuple):
+class Observation(NamedTuple):
     """What a policy sees before a chunk."""
 
     loss: float  # nats a token, before any update
@@ -65,7 +65,7 @@ class Look(NamedTuple):
     spare: float  # what is left for each chunk that is left, as a multiple of the budget
 
 
-Policy = Callable[[Look], BudgetAction]
+Policy = Callable[[Observation], BudgetAction]
 
 
 class Budget:
@@ -90,12 +90,12 @@ class Budget:
         return self.actions.count(BudgetAction.SKIP)
 
     def decide(self, loss: float) -> BudgetAction:
-        return self.take(self.policy(self.look(loss)))
+        return self.take(self.policy(self.observe(loss)))
 
-    def look(self, loss: float) -> Look:
+    def observe(self, loss: float) -> Observation:
         left = self.chunks - len(self.actions)
         spare = (self.each * self.chunks - self.spent) / left / self.each
-        return Look(loss, self._score(loss), 1 - left / self.chunks, spare)
+        return Observation(loss, self._score(loss), 1 - left / self.chunks, spare)
 
     def take(self, wanted: BudgetAction) -> BudgetAction:
         """The most steps that are wanted and paid for, when every later chunk is still looked at."""
@@ -129,7 +129,7 @@ def budget_for(spec: str, chunks: int, folder: Path | None = None) -> Budget:
         each = float(number)
         if name == "fixed":
             action = BudgetAction(int(number))
-            return Budget(lambda look: action, COST[action], chunks)
+            return Budget(lambda _: action, COST[action], chunks)
         policies: dict[str, Callable[[], Policy]] = {
             "random": lambda: by_chance(each),
             "threshold": lambda: by_threshold(each),
@@ -170,33 +170,33 @@ def quantile_action(u: float, each: float) -> BudgetAction:
 
 def by_chance(each: float, seed: int = 0) -> Policy:
     rng = random.Random(seed)
-    return lambda look: quantile_action(rng.random(), each * look.spare)
+    return lambda seen: quantile_action(rng.random(), each * seen.spare)
 
 
 def by_threshold(each: float) -> Policy:
     """More for a chunk whose loss stands higher than those before it, taken as normal."""
     normal = NormalDist()
-    return lambda look: quantile_action(normal.cdf(look.score), each * look.spare)
+    return lambda seen: quantile_action(normal.cdf(seen.score), each * seen.spare)
 
 
 # A trained policy
 
 
 class PolicyNet(nn.Module):
-    """Looks [N, 4] -> action logits [N, 4] and values [N]."""
+    """Observations [N, 4] -> action logits [N, 4] and values [N]."""
 
     def __init__(self, hidden: int = 32) -> None:
         super().__init__()
-        width = len(Look._fields)
+        width = len(Observation._fields)
         self.actor = nn.Sequential(nn.Linear(width, hidden), nn.Tanh(), nn.Linear(hidden, len(BUDGET_ACTIONS)))
         self.critic = nn.Sequential(nn.Linear(width, hidden), nn.Tanh(), nn.Linear(hidden, 1))
 
-    def forward(self, looks: Tensor) -> tuple[Tensor, Tensor]:
-        return self.actor(looks), self.critic(looks).squeeze(-1)
+    def forward(self, observations: Tensor) -> tuple[Tensor, Tensor]:
+        return self.actor(observations), self.critic(observations).squeeze(-1)
 
     @torch.no_grad()
-    def decide(self, look: Look) -> BudgetAction:
-        return BUDGET_ACTIONS[int(self(torch.tensor([look]))[0].argmax())]
+    def decide(self, observation: Observation) -> BudgetAction:
+        return BUDGET_ACTIONS[int(self(torch.tensor([observation]))[0].argmax())]
 
 
 def load_policy(folder: Path | None) -> Policy:
@@ -216,7 +216,7 @@ class BudgetedLearner(FormLearner):
 
     def __init__(self, base: LoadedModel, fmt: PromptFormat, config: LearnConfig) -> None:
         super().__init__(base, fmt, config)
-        self._budget_for(1)  # what can't be is an error now, not at the first document
+        self._budget_for(1)  # fail at start-up, not at the first document
 
     def _budget_for(self, chunks: int) -> Budget:
         return budget_for(self.config.budget, chunks, prepared_folder(self.base))

@@ -17,7 +17,7 @@ from core.learning.forms.budget import (
     Budget,
     BudgetAction,
     BudgetedLearner,
-    Look,
+    Observation,
     action_shares,
     budget_for,
     load_policy,
@@ -91,7 +91,7 @@ def test_ppo_learns_to_spend_where_it_gains_within_the_budget(tmp_path) -> None:
     chance = Budget(budget_for("random:3.5", 16).policy, 3.5, 16)
     luck = sum(lessons[0].gains[n][BUDGET_ACTIONS.index(chance.decide(x))] for n, x in enumerate(lessons[0].losses))
     assert budget.spent <= 56 and gain > luck
-    assert policy(Look(4.0, 1.0, 0.5, 1.0)) == net.decide(Look(4.0, 1.0, 0.5, 1.0))
+    assert policy(Observation(4.0, 1.0, 0.5, 1.0)) == net.decide(Observation(4.0, 1.0, 0.5, 1.0))
 
 
 def test_a_single_chunk_can_be_trained_on() -> None:
