@@ -250,14 +250,14 @@ def answer(
         footer = "\n".join([*_left_out(value), hint]).strip()
         return Message(text=text, asked=asked, footer=footer, buttons=buttons, tone=Tone.ABSENT)
     name = value.document.name
+    judge = (Button("👍", "helpful", value.id), Button("👎", "wrong", value.id)) if value.id else ()
     if value.certainty is Certainty.ABSENT:
-        footer = "\n".join(filter(None, [f"{value.certainty}", *_left_out(value), hint]))
+        footer, buttons = "\n".join([*_left_out(value), hint]).strip(), (*judge, *buttons)
         return Message(text=not_found_in(name), asked=asked, footer=footer, buttons=buttons, tone=Tone.ABSENT)
     text, base = _short(value.learned.text), _base(value)
     read = " · read from its text, too" if value.document_tokens else ""
     lines = [f"{value.certainty} · {', '.join((name, *where(value)))}{read}"]
     lines += [f"Without the document: {clip(base, MAX_BASE_ANSWER)}"] if compare == "line" else []
-    judge = (Button("👍", "helpful", value.id), Button("👎", "wrong", value.id)) if value.id else ()
     fields = (Field("Without the document", clip(base, MAX_ANSWER)),) if compare == "full" else ()
     is_headline = value.certainty is Certainty.LIKELY and len(text) <= MAX_HEADLINE and "\n" not in text
     return Message(

@@ -22,7 +22,7 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from bot.wording import count, not_found_in, with_its_cut
+from bot.wording import count, not_found_in, sureness, with_its_cut
 from core.document.formats import place_of
 from core.document.text import visible
 from core.program import this_program
@@ -212,7 +212,8 @@ def source_line(answer: Answer) -> str:
     prompt = f"{answer.document_tokens} document tokens in the prompt ({answer.prompt_tokens} in all)"
     parts = [f"{seconds:.1f} s", prompt]
     if answer.learned and answer.document:
-        parts = [plain(answer.document.name), *supported_places(answer), str(answer.certainty), *parts]
+        places = [] if answer.certainty is Certainty.ABSENT else supported_places(answer)
+        parts = [plain(answer.document.name), *places, sureness(answer.certainty), *parts]
     parts += [f"left out, to be learned again: {plain(name)}" for name in answer.unusable]
     return f"[dim]{' · '.join(parts)}[/]"
 

@@ -202,10 +202,10 @@ def test_an_answer_without_support_says_so():
     assert (message.title, message.text) == ("", LEARNED.text)  # not in bold
 
 
-def test_what_the_document_does_not_say_is_one_sentence():
+def test_what_is_not_found_is_one_sentence_that_can_be_called_wrong():
     message = render.answer(answer(pages=(), certainty=Certainty.ABSENT))
-    assert (message.text, message.footer) == ("I can't find that in handbook.pdf.", "not in the document")
-    assert LEARNED.text not in str(message) and [b.label for b in message.buttons] == ["Details"]
+    assert (message.text, message.footer) == ("I can't find that in handbook.pdf.", "")
+    assert LEARNED.text not in str(message) and [b.label for b in message.buttons] == ["👍", "👎", "Details"]
 
 
 def test_a_question_that_is_about_nothing_learned_says_so():

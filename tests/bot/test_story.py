@@ -87,7 +87,8 @@ async def process(open_service: Open, engine: Engine) -> AsyncIterator[Process]:
 def check_answer(text: str) -> None:
     """The answer comes first, and the base model's differs; what they say is the model's affair."""
     first, *small = [line for line in text.splitlines() if " asked: " not in line]
-    assert any(line.removeprefix("-# ").startswith(("likely", "unsure", "not in the document")) for line in small), text
+    is_given = any(line.removeprefix("-# ").startswith(("likely", "unsure")) for line in small)
+    assert is_given or first.startswith("I can't find that in"), text
     base = [line.partition("Without the document: ")[2] for line in small if "Without the document" in line]
     assert first.strip("*# ") not in base, "learning changed nothing"
 
