@@ -398,7 +398,7 @@ def nothing_known(coming: Sequence[Job], *, is_dm: bool, upload: bool = False) -
     """There is no document to answer from."""
     if coming:
         return Message(text=f"I am still learning {coming[0].name}. I will answer as soon as I know it.")
-    buttons = (Button("Hand me a document", "upload", style=Style.PRIMARY),) if upload else ()
+    buttons = (Button("Upload a document", "upload", style=Style.PRIMARY),) if upload else ()
     return Message(text=f"{NOTHING_YET}. {_how_to_teach(is_dm)}", buttons=buttons)
 
 
@@ -442,11 +442,11 @@ LOADING = (  # what takes turns with it
 REACTIONS = {"thanks": "❤️", "approval": "👍", "goodbye": "👋"}
 SMALL_TALK = {
     "greeting": "Hi!",
-    "introduction": "I learn documents by heart. Hand me one, and everybody here can ask me about it.",
+    "introduction": "I learn documents by heart. Give me one, and everybody here can ask me about it.",
     "complaint": "Sorry! Press 👎 under the answer, so that whoever runs me sees it.",
     "chatter": "I am only good at documents.",
-    "forget me": "I keep nothing about you but your questions, each with the document that it was about. They go when "
-    "that document is forgotten: /forget, or /reset for all.",
+    "forget me": "I keep your user id with the documents you gave me, your questions and your remarks on answers. "
+    "Whoever runs me can erase questions and remarks. Forgetting a document erases those about it.",
 }
 
 
@@ -505,7 +505,9 @@ def documents(
         fields.append(Field(document.name, "", _about(document, by.get(document.learned_by, ""), moment), button))
     for job in learning:
         fields.append(Field(job.name, "", "waiting" if job.stage is Stage.QUEUED else "being learned now"))
-    more = [f"… and {len(known) - len(shown)} more; /forget finds them by name."] if len(known) > len(shown) else []
+    more = []
+    if len(known) > len(shown):
+        more.append(f"… and {len(known) - len(shown)} more. Write “forget” and a name to find one.")
     more += [f"… and {len(coming) - COMING} more are waiting."] if len(coming) > COMING else []
     title = f"I know {count(len(known), 'document')} here" if known else NOTHING_YET
     return Message(title=title, fields=tuple(fields), footer="\n".join(more))
@@ -533,7 +535,7 @@ def forgotten(document: Document) -> Message:
 def forget_question(documents: Sequence[Document], key: str = "") -> Message:
     """Which one? As buttons, the newest first. `key`: what was asked for, and is no document's whole name."""
     if not documents:
-        return Message(text="You have brought nothing here that I could forget; /docs lists what I know.")
+        return Message(text="You have given me no documents here. Write “docs” to me to see what I know.")
     more = "" if len(documents) <= MAX_OFFERED else " For another one, write its whole name after the command."
     is_certain = len(documents) == 1 and key
     buttons = []
@@ -645,7 +647,7 @@ def about(model: str, source: str) -> Message:
     return Message(
         title="About me",
         text="I learn only documents that somebody hands me on purpose. What I learn is a small set of weights that "
-        "belongs to one channel; it is never merged into a shared model and never leaves this machine.",
+        "belongs to one channel; it is never merged into a shared model, and no other channel can use it.",
         fields=(
             Field("Model", model or "being loaded"),
             Field("Source and licence", source or "Ask whoever runs me.", "MIT; it reads PDFs with PyMuPDF (AGPL-3.0)"),
@@ -654,7 +656,11 @@ def about(model: str, source: str) -> Message:
                 "Per channel: the learned weights, the document's text, questions with their answers, feedback, "
                 "and the user ids of those who taught and asked. The file itself goes once it is learned.",
             ),
-            Field("How to erase it", "/forget erases one document, /reset everything of a channel, from the disk too."),
+            Field(
+                "How to erase it",
+                "“forget” erases one document, “reset” everything in this channel, from the disk too. Older backups "
+                "keep theirs.",
+            ),
         ),
     )
 

@@ -265,7 +265,7 @@ async def test_the_message_menu_refuses_privately(world):
 async def test_the_form_for_files_learns(world):
     asked = await world.bob.send(world.channel, f"{world.me} {WARDEN}")
     offer = next(message for message in world.channel.history() if message.id > asked.id)
-    form = await world.bob.click(offer, label="Hand me a document")
+    form = await world.bob.click(offer, label="Upload a document")
     await world.bob.submit_modal(form, {"given": [HANDBOOK]})
     await world.told()
     assert "I know handbook.pdf now" in world.said()

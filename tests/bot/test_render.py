@@ -249,7 +249,8 @@ def test_a_long_list_fits_one_message_and_says_what_is_missing():
     waiting = [job(name=f"{number}.pdf") for number in range(5)]
     message = render.documents([document(name="x" * 116 + ".pdf")] * 200, waiting, names={"discord:7": "A" * 32})
     assert len(message.fields) == render.LISTED
-    assert "… and 191 more;" in message.footer and "… and 2 more are waiting." in message.footer
+    assert "… and 191 more. Write “forget” and a name" in message.footer
+    assert "… and 2 more are waiting." in message.footer
 
 
 def test_documents_on_their_way_are_listed_too():

@@ -12,7 +12,7 @@ from bot.render import DISCLAIMER
 SHORTCUT = "learn_document"  # callback_id of the message menu
 COMMAND = "engram"  # /engram ask ...: the one command that clashes with no other app's
 NAMES = {"status": "engram-status", "settings": "engram-settings"}  # of the short ones; Slack keeps /status for itself
-DESCRIPTIONS = {"learn": "Show how to hand me a document"}  # Slack gives commands no files
+DESCRIPTIONS = {"learn": "Show how to upload a document"}  # Slack gives commands no files
 
 SCOPES = [
     "app_mentions:read",
