@@ -273,7 +273,8 @@ def answer(
 
 def _left_out(value: Answer) -> list[str]:
     """Documents that could not be asked."""
-    return [f"Not asked, since I have to learn it again: {', '.join(value.unusable)}"] if value.unusable else []
+    them = "it" if len(value.unusable) == 1 else "them"
+    return [f"I skipped {', '.join(value.unusable)}: send {them} to me again."] if value.unusable else []
 
 
 def _short(text: str) -> str:
@@ -304,17 +305,18 @@ def answer_details(value: Answer) -> Message:
     return Message(
         title=value.question,
         text=f"Understood as: {value.understood}" if value.understood else "",
-        fields=(*learned, Field("Without the document", _said(value.base), _note(value.base))),
+        fields=(*learned, Field("Without the document", with_its_cut(_said(value.base)), _note(value.base))),
         footer=_prompt_note(value),
     )
 
 
 def _prompt_note(value: Answer) -> str:
     """What stood in the prompt."""
+    said = f"The prompt had {count(value.prompt_tokens, 'token')}: the question and one line of instruction"
     if not value.document_tokens:
-        return f"0 document tokens in the prompt ({value.prompt_tokens} of the question): it is all in the weights"
+        return f"{said}. None came from a document."
     pages = ", ".join(where(value))
-    return f"{value.document_tokens} document tokens in the prompt{f' ({pages})' if pages else ''}, beside the weights"
+    return f"{said}, and {value.document_tokens} from the document{f' ({pages})' if pages else ''}."
 
 
 def thanks() -> Message:
@@ -426,7 +428,7 @@ def _said(completion: Completion) -> str:
 
 
 def _note(completion: Completion, *first: str) -> str:
-    return " · ".join((*first, f"confidence {completion.confidence:.0%}", f"{completion.seconds:.1f} s"))
+    return " · ".join((*first, f"{completion.seconds:.1f} s"))
 
 
 THINKING = "is thinking …"  # beside the bot's name

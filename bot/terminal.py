@@ -207,9 +207,9 @@ def answers_table(answer: Answer) -> Table:
 
 
 def source_line(answer: Answer) -> str:
-    """document · page · confidence · seconds · the promise about the prompt"""
+    """document · page · how sure it is · seconds · the promise about the prompt"""
     seconds = max(c.seconds for c in (answer.base, answer.learned) if c)
-    prompt = f"{answer.document_tokens} document tokens in the prompt ({answer.prompt_tokens} in all)"
+    prompt = f"{count(answer.prompt_tokens, 'token')} in the prompt, {answer.document_tokens or 'none'} from a document"
     parts = [f"{seconds:.1f} s", prompt]
     if answer.learned and answer.document:
         places = [] if answer.certainty is Certainty.ABSENT else supported_places(answer)

@@ -152,7 +152,7 @@ def learned(value: Answer) -> str:
         value.document.name,
         *render.where(value),
         section,
-        f"confidence {value.learned.confidence:.0%}",
+        _probability(value.learned),
         seconds(value.learned.seconds),
     ]
     left_out = [f"{name} has to be learned again" for name in value.unusable]
@@ -172,8 +172,12 @@ def reading(value: AnswerByReading | None) -> str:
 
 
 def _completion(title: str, value: Completion, *more: str) -> str:
-    facts = [f"confidence {value.confidence:.0%}", seconds(value.seconds), *more]
+    facts = [_probability(value), seconds(value.seconds), *more]
     return _card(title, value.text or "(nothing)", " · ".join(facts))
+
+
+def _probability(value: Completion) -> str:
+    return f"mean token probability {value.confidence:.0%}"
 
 
 def _card(title: str, text: str, small: str, kind: str = "") -> str:

@@ -285,7 +285,7 @@ def test_people_see_both_answers_and_the_promise(engine: FakeEngine, pdf: Path, 
     shown = CliRunner().invoke(cli, ["ask", "Who is the keeper?", *where]).stdout
     assert "I do not know." in shown
     assert "Quill" in shown
-    assert "0 document tokens in the prompt" in shown
+    assert "tokens in the prompt, none from a document" in " ".join(shown.split())
 
 
 @pytest.mark.parametrize(("text", "guess"), [("At nine.", "A guess: At nine."), (NOT_IN_TEXT, "")])

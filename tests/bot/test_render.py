@@ -222,9 +222,14 @@ def test_only_private_answers_can_be_shared():
 def test_details_hold_what_the_answer_leaves_out():
     details = render.answer_details(answer())
     learned, base = details.fields
-    assert learned.text == LEARNED.text and learned.note == "p. 12 · confidence 92% · 1.3 s"
-    assert base.text == BASE.text and base.note == "confidence 40% · 1.1 s"
-    assert details.title == "When does the ferry leave?" and "0 document tokens in the prompt" in details.footer
+    assert learned.text == LEARNED.text and learned.note == "p. 12 · 1.3 s"
+    assert base.text == BASE.text and base.note == "1.1 s"
+    assert details.title == "When does the ferry leave?"
+    prompt = "The prompt had 17 tokens: the question and one line of instruction"
+    assert details.footer == f"{prompt}. None came from a document."
+    assert render.answer_details(answer(document_tokens=9)).footer == f"{prompt}, and 9 from the document (p. 12)."
+    stopped = render.answer_details(answer(base=replace(BASE, text="The port master is the captain of a ship, who is")))
+    assert stopped.fields[1].text.endswith("of a ship, who is …")
 
 
 def test_small_talk_is_short():

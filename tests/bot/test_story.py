@@ -172,7 +172,7 @@ async def tell_on_slack(world: test_slack.World, slack: FakeSlack, process: Proc
     second = (await world.until(lambda: slack.said("harbour.pdf")[2:], 30))[0]
     check_answer(test_slack.shown(second))
     await slack.click(second, "Details")
-    await world.whispered("0 document tokens in the prompt")
+    await world.whispered("None came from a document")
     await slack.slash("docs", by="UBOB")
     await world.whispered("harbour.pdf")
 
