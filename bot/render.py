@@ -323,14 +323,21 @@ def thanks() -> Message:
     return Message(text="Thank you!")
 
 
-def noted(given: Correction | None = None, *, may_learn: bool = False) -> Message:
-    """That an answer was wrong; and what is right, where somebody said it about a document."""
+def noted(given: Correction | None = None, *, may_learn: bool = False, passed_on: bool = False) -> Message:
+    """That an answer was wrong; and what is right, where somebody said it about a document.
+
+    Args:
+        passed_on: the channel is told; else who may decide finds it by `corrections`.
+    """
     if given is None:
         return Message(text="Thank you, I noted that it was wrong. Whoever runs me can see it.")
     if may_learn:
-        return Message(text="Thank you, I noted what is right. Shall I learn it?", buttons=(_decide(given),))
+        return Message(text="Thank you! Shall I learn it?", buttons=(_decide(given),))
+    if passed_on:
+        return Message(text=f"Thank you! I passed it on. Whoever added {given.document} decides whether I learn it.")
     return Message(
-        text=f"Thank you, I noted what is right. Whoever brought {given.document} decides whether I learn it."
+        text=f"Thank you! I kept it. Whoever added {given.document} sees it under “corrections” and decides whether I "
+        "learn it."
     )
 
 
@@ -348,7 +355,8 @@ def correction_offered(given: Correction, document: Document, name: str) -> Mess
     return Message(
         title=f"{clip(name, 40)} says this was wrong",
         text=f"{clip(given.question, MAX_ANSWER)}\n{_compared(given)}",
-        footer=f"Shall I learn it as a part of {document.name}? Whoever brought that, or manages the channel, decides.",
+        footer=f"Shall I add this to what I know from {document.name}? Whoever added it, or a channel manager, can "
+        "decide.",
         buttons=(_decide(given),),
         notify=document.learned_by,
     )
@@ -356,7 +364,7 @@ def correction_offered(given: Correction, document: Document, name: str) -> Mess
 
 def _compared(given: Correction) -> str:
     said = clip(one_line(given.answer), MAX_BASE_ANSWER)
-    return f"I said: {said}\nRight is: {clip(given.correction, MAX_ANSWER)}"
+    return f"I said: {said}\nCorrect answer: {clip(given.correction, MAX_ANSWER)}"
 
 
 def corrections(given: Sequence[Correction]) -> Message:
@@ -381,16 +389,15 @@ def corrected(news: Progress, given: Correction | None) -> Message:
     if job.stage is Stage.CANCELLED:
         return Message(text=f"Stopped. {job.name} is as it was.")
     if news.document is None:
-        return Message(
-            title="I left that out", text=job.error or "Learning failed; nothing was changed.", tone=Tone.BAD
-        )
+        title = "I could not undo that" if given and given.learned else "I did not learn that correction"
+        return Message(title=title, text=job.error or "Learning failed; nothing was changed.", tone=Tone.BAD)
     if given is None:
         return Message(text=f"{job.name} is changed.")
     if not given.learned:
         return Message(text="Undone. I answer as before.", footer=given.question, buttons=(_decide(given),))
     return Message(
         title=clip(given.correction, MAX_HEADLINE),
-        footer=f"I know that now, as a part of {given.document}. Asked was: {given.question}",
+        footer=f"Learned, as part of {given.document}. Question: {given.question}",
         buttons=(_decide(given),),
         tone=Tone.GOOD,
     )
@@ -445,7 +452,7 @@ REACTIONS = {"thanks": "❤️", "approval": "👍", "goodbye": "👋"}
 SMALL_TALK = {
     "greeting": "Hi!",
     "introduction": "I learn documents by heart. Give me one, and everybody here can ask me about it.",
-    "complaint": "Sorry! Press 👎 under the answer, so that whoever runs me sees it.",
+    "complaint": "Sorry! I can be wrong. If there is a 👎 under the answer, press it and tell me what is right.",
     "chatter": "I am only good at documents.",
     "forget me": "I keep your user id with the documents you gave me, your questions and your remarks on answers. "
     "Whoever runs me can erase questions and remarks. Forgetting a document erases those about it.",

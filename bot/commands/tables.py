@@ -90,7 +90,7 @@ ACTIONS: dict[str, Action] = {
     "share": Action(press_share),
     "helpful": Action(press_helpful),
     "correction": Action(press_correction, permission=Permission.MEMBER, public=True),
-    "wrong": Action(press_wrong, Form("That was wrong", "What is right, if you know it?")),
+    "wrong": Action(press_wrong, Form("That was wrong", "Right answer? Others here may see it.")),
     "upload": Action(
         press_upload,
         Form("Upload a document", "I learn it for this channel alone.", files=True),

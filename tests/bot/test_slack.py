@@ -676,7 +676,7 @@ async def test_a_wrong_answer_can_be_corrected(world, slack):
     await slack.click(await world.ask(), "👎", by="UBOB")
     (view,) = await world.until(lambda: slack.views)
     await slack.submit(view, "It is Tom.", by="UBOB")
-    await world.whispered("I noted what is right")
+    await world.whispered("I passed it on")
     assert [one.correction for one in await world.service.corrections(KEY)] == ["It is Tom."]
 
 
