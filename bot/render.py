@@ -15,6 +15,7 @@ from dataclasses import replace
 from bot.chat import Button, Field, Message, Style, Tone
 from bot.escape import clip
 from bot.wording import ago, count, in_words, not_found_in, seconds, with_its_cut
+from core.convert import DEFAULT, MODEL
 from core.document.formats import place_of
 from core.document.text import one_line
 from core.errors import AlreadyKnown, EngramError, QuotaReached, SetupError
@@ -109,7 +110,7 @@ def _learned(document: Document, older: Document | None, examples: Sequence[tupl
     if metrics.check_total >= MIN_CHECK_QUESTIONS and metrics.check_after < metrics.check_total / 2:
         asked = count(metrics.check_total, "question")
         notes.append(f"I got {metrics.check_after} of my own {asked} about it right, so look at the pages I give.")
-    hint = "Try one of these, or ask your own:" if examples else "Ask me anything about it."
+    hint = "Try one of these, or ask your own:" if examples else "Ask me who, what, when, where or how many."
     buttons = [Button(question, "example", f"{document.id}/{number}") for number, question in examples]
     if older:
         notes.append(f"I still know the older {older.name}, too.")
@@ -176,7 +177,8 @@ def cancelling(names: Sequence[str]) -> Message:
 
 def waits(name: str, problem: BaseException) -> Message:
     """The job is safe, but this process will not go on with it."""
-    return Message(title=f"{name} has to wait", text=error(problem).text, tone=Tone.WORKING)
+    text = f"{error(problem).text} I will go on with it by myself as soon as I can."
+    return Message(title=f"{name} has to wait", text=text, tone=Tone.WORKING)
 
 
 def vanished(name: str) -> Message:
@@ -589,16 +591,13 @@ def reset_done(forgot: int) -> Message:
 
 def status(value: Status, channel: str) -> Message:
     """The state of the bot, as this channel may see it: what other channels learn is theirs alone."""
+    waiting = f"{count(value.queued, 'document')} waiting in all channels" if value.queued else ""
     return Message(
         title="Status",
         fields=(
-            Field(
-                "Model",
-                value.model or "not loaded",
-                " · ".join(filter(None, (value.device, value.dtype, value.learner))),
-            ),
+            Field("Now", _now(value, channel), waiting),
             Field("This channel", f"{count(value.documents, 'document')} learned"),
-            Field("Now", _now(value, channel), f"{value.queued} waiting, all channels together"),
+            Field("Model", _model(value.model) or "not loaded", value.device),
             *(Field("Note", note) for note in value.notes),
         ),
     )
@@ -606,8 +605,13 @@ def status(value: Status, channel: str) -> Message:
 
 def _now(value: Status, channel: str) -> str:
     if value.running is None:
-        return "Idle"
+        return "Nothing to learn right now."
     return f"Learning {value.running.name}" if value.running.channel == channel else "Learning for another channel"
+
+
+def _model(name: str) -> str:
+    """What people call it."""
+    return MODEL if name == DEFAULT else name
 
 
 def help(commands: Mapping[str, str], *, hears_follow_ups: bool = True) -> Message:
@@ -626,8 +630,8 @@ def help(commands: Mapping[str, str], *, hears_follow_ups: bool = True) -> Messa
         title="I learn your documents",
         text="1. Attach a document and mention me. I tell you when I know it.\n"
         f"2. Mention me with a question. {follow_up}\n\n"
-        "Under each answer you see the page, how sure I am, and what I would have said without the document. "
-        f"{DISCLAIMER}",
+        "Under an answer you see the page, and how sure I am. “likely”: the page supports it. “unsure”: check it "
+        f"yourself. Below is what I would have said without the document. {DISCLAIMER}",
         fields=(Field("Commands", "\n".join(f"/{name}: {about}" for name, about in commands.items())),),
         footer="No slash commands where you are? Mention me and write the command's name instead.",
     )
@@ -647,7 +651,7 @@ def settings(current: Mapping[str, str]) -> Message:
             buttons.append(Button(label, "set", f"{name}={value}", style))
     return Message(
         title="How I answer in this channel",
-        text="The comparison is what I would have said without the document. Threads are for answers to mentions.",
+        text="Comparison: what I would have said without the document. Threads: when I answer a mention in a thread.",
         buttons=tuple(buttons),
     )
 
@@ -658,7 +662,7 @@ def about(model: str, source: str) -> Message:
         text="I learn only documents that somebody hands me on purpose. What I learn is a small set of weights that "
         "belongs to one channel; it is never merged into a shared model, and no other channel can use it.",
         fields=(
-            Field("Model", model or "being loaded"),
+            Field("Model", _model(model) or "being loaded"),
             Field("Source and licence", source or "Ask whoever runs me.", "MIT; it reads PDFs with PyMuPDF (AGPL-3.0)"),
             Field(
                 "What I keep",
@@ -680,7 +684,8 @@ def refused(problem: BaseException, name: str) -> Message:
         title = f"{name}: I know this one" if problem.document_id else f"{name} is on its way"
         return Message(title=title, text=str(problem))
     if isinstance(problem, QuotaReached):
-        return Message(title=f"{name} has to wait", text=str(problem), tone=Tone.BAD)
+        again = "" if problem.retry_after else " Then send it again."
+        return Message(title=f"I did not take {name}", text=f"{problem}{again}", tone=Tone.BAD)
     return replace(error(problem), title=f"I can't learn {name}")
 
 

@@ -129,7 +129,7 @@ def test_the_end_calls_whoever_asked_and_offers_questions():
 
 def test_without_a_good_question_none_is_offered():
     message = render.finished(Progress(job(stage=Stage.DONE), document=document(questions=ODD)))
-    assert [b.label for b in message.buttons] == ["Details"] and "Ask me anything" in message.text
+    assert [b.label for b in message.buttons] == ["Details"] and "Ask me who, what" in message.text
 
 
 def test_only_good_sentences_are_questions_to_try():
@@ -268,7 +268,11 @@ def test_documents_on_their_way_are_listed_too():
 
 def test_the_status_keeps_other_channels_documents_to_itself():
     status = Status("embedded", "00", "cpu", "float32", "fast-weights", 1, 3, running=JOB)
-    assert "handbook.pdf" in str(render.status(status, JOB.channel))
+    now, here, model = render.status(status, JOB.channel).fields
+    assert (now.text, now.note) == ("Learning handbook.pdf", "3 documents waiting in all channels")
+    assert (here.text, model.text, model.note) == ("1 document learned", "SmolLM2-135M-Instruct", "cpu")
+    idle = render.status(Status("embedded", device="cpu"), JOB.channel).fields[0]
+    assert (idle.text, idle.note) == ("Nothing to learn right now.", "")
     assert "handbook.pdf" not in str(render.status(status, "discord:1:3"))
 
 
@@ -291,7 +295,10 @@ def test_no_foreign_text_and_no_path_is_shown(problem):
 
 def test_refusals_name_the_document():
     assert "a.pdf" in render.refused(AlreadyKnown(), "a.pdf").title
-    assert "wait" in render.refused(QuotaReached("Try again in 5 minutes."), "a.pdf").title
+    too_many = render.refused(QuotaReached("20 an hour; try again in 5 minutes.", retry_after=300.0), "a.pdf")
+    assert (too_many.title, too_many.text) == ("I did not take a.pdf", "20 an hour; try again in 5 minutes.")
+    full = render.refused(QuotaReached("This channel has 200 documents, the limit. Forget one first."), "a.pdf")
+    assert full.text.endswith("Forget one first. Then send it again.")
 
 
 # Words
