@@ -450,7 +450,7 @@ LOADING = (  # what takes turns with it
 
 # Small talk ----------------------------------------------------------------------------------------------------------
 
-REACTIONS = {"thanks": "❤️", "approval": "👍", "goodbye": "👋"}
+REACTIONS = {"thanks": "❤️", "approval": "👍", "remark": "👀", "goodbye": "👋"}
 SMALL_TALK = {
     "greeting": "Hi!",
     "introduction": "I learn documents by heart. Give me one, and everybody here can ask me about it.",
