@@ -560,7 +560,7 @@ async def test_feedback_is_stored(taught):
     helpful, wrong, _ = (await ask(taught)).said[0].buttons
     assert "Thank you!" in (await press(taught, helpful.action, helpful.value, **BOB)).text
     assert "that it was wrong" in (await press(taught, wrong.action, wrong.value)).text
-    assert "what is right" in (await press(taught, wrong.action, wrong.value, text=" It is Tom. ")).text
+    assert "Shall I learn it?" in (await press(taught, wrong.action, wrong.value, text=" It is Tom. ")).text
     (correction,) = await taught.service.corrections("fake:1")
     assert (correction.document, correction.question) == ("handbook.pdf", "Who is the warden?")
     assert (correction.answer, correction.correction) == ("The warden is Ada Quill", "It is Tom.")

@@ -21,6 +21,7 @@ from core.types import (
     Answer,
     Certainty,
     Completion,
+    Correction,
     Document,
     DocumentRef,
     Job,
@@ -235,6 +236,14 @@ def test_details_hold_what_the_answer_leaves_out():
 def test_small_talk_is_short():
     for name in SMALL_TALK:
         assert name in render.REACTIONS or len(render.small_talk(name, [document()], [], is_dm=False).text) < 200
+
+
+def test_a_correction_that_could_not_be_learned_or_undone_says_which():
+    failed = Progress(job(stage=Stage.FAILED, error="It made other answers worse."))
+    for learned, title in ((False, "I did not learn that correction"), (True, "I could not undo that")):
+        given = Correction("a1-7", "handbook.pdf", "d1", "Who?", "Ada", "Tom", "discord:7", learned=learned)
+        said = render.corrected(failed, given)
+        assert (said.title, said.text) == (title, "It made other answers worse.")
 
 
 # Managing

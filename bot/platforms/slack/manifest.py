@@ -46,7 +46,7 @@ EVENTS = [
 ]
 LONG_DESCRIPTION = (
     "Attach a document to a message that mentions Engram: it learns it by heart, for that channel alone. Anybody there "
-    f"then asks about it, and each answer names the page to check it on. {DISCLAIMER}"
+    f"then asks about it, and an answer names the page that supports it, where one was found. {DISCLAIMER}"
 )
 PROMPTS = [{"title": "What can you do?", "message": "help"}, {"title": "What do you know here?", "message": "docs"}]
 
