@@ -97,7 +97,7 @@ async def talk(world: World, slack: FakeSlack) -> None:
     (view,) = await world.until(lambda: slack.views)
     await slack.submit(view, "At eight", by="UBOB")
     await slack.click(await world.said("Bob says this was wrong"), "Learn it", by="UADA")
-    await world.said("I know that now")
+    await world.said("Learned, as part of")
     await world.told()
     for text in (
         "ask --private Who is the harbour master?",

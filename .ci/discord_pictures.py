@@ -21,7 +21,7 @@ from bot.app import open_app
 from bot.platforms.discord.client import Client
 from bot.settings import load_settings
 from tests.bot.story import PDF
-from tests.bot.test_discord import FILE_HOST, DeclaredBot, World, labels
+from tests.bot.test_discord import FILE_HOST, DeclaredBot, World, labels, shown
 
 FOLDER = Path(__file__).parents[1] / "docs" / "chat"
 NAME = "Harbour Guide.pdf"
@@ -94,7 +94,8 @@ async def talk(world: World, shoot: Shoot) -> None:
         await say(world, question)
     await shoot("answers", height=1150)
     await say(world, "thanks!")
-    answer = next(message for message in reversed(world.channel.history()) if "👎" in labels(message))
+    given = [message for message in world.channel.history() if "👎" in labels(message)]
+    answer = next(message for message in reversed(given) if "I can't find that" not in shown(message))
     details = await world.bob.click(answer, label="Details")
     await shoot("details", height=480, target=details.followups[0])
     await world.bob.send(world.channel, f"{world.me} who opened the harbour?", reply_to=answer)

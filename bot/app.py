@@ -182,7 +182,8 @@ def _postgres(settings: Settings) -> PostgresIndex:
         from storage.postgres import PostgresIndex
     except ImportError as error:
         raise SetupError(
-            "ENGRAM_DATABASE_URL is set, and PostgreSQL's client is missing: install engram[postgres]."
+            "ENGRAM_DATABASE_URL is set, and PostgreSQL's client is missing: `pip install '.[postgres]'` in the "
+            "checkout."
         ) from error
     return PostgresIndex(settings.database_url.get_secret_value(), _keys(settings))
 
@@ -201,7 +202,9 @@ def _weights(settings: Settings, folder: DataFolder, index: Index) -> ports.Weig
     try:
         from storage.objects import Objects
     except ImportError as error:
-        raise SetupError("ENGRAM_OBJECTS is set, and its client is missing: install engram[objects].") from error
+        raise SetupError(
+            "ENGRAM_OBJECTS is set, and its client is missing: `pip install '.[objects]'` in the checkout."
+        ) from error
     return Objects(settings.objects, index.id, _keys(settings))
 
 

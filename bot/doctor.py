@@ -48,6 +48,8 @@ async def examine(settings: Settings) -> list[Check]:
     checks += await servers(settings)
     for name in PLATFORMS:
         checks += await platform(name, settings)
+    if not wanted(settings):
+        checks.append(warning("Platforms", "neither Discord nor Slack is set up", "Set what one of them needs."))
     return checks
 
 
@@ -236,7 +238,7 @@ async def platform(name: str, settings: Settings) -> list[Check]:
     """Not wanted, half configured, or what the platform itself says."""
     title, needs = name.capitalize(), missing(name, settings)
     if name not in wanted(settings):
-        return [warning(title, "not configured", f"Set {' and '.join(needs)}.")]
+        return [check(title, True, f"not set up; to use it, set {' and '.join(needs)}")]
     if needs:
         return [check(title, False, f"missing: {', '.join(needs)}", "Set it in the environment or in a file .env.")]
     return await _ask_platform(title, import_module(PLATFORMS[name][0]).examine(settings))

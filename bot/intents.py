@@ -16,7 +16,9 @@ COMMAND_NAMES = (
     "learn", "ask", "docs", "forget", "reset", "status", "cancel", "settings", "corrections", "help", "about",
 )  # fmt: skip
 # Never asked of the model, and free of quotas; `bot.render.SMALL_TALK` has the answers
-SMALL_TALK = ("greeting", "introduction", "thanks", "approval", "goodbye", "complaint", "chatter", "forget me")
+SMALL_TALK = (
+    "greeting", "introduction", "thanks", "remark", "approval", "goodbye", "complaint", "chatter", "forget me",
+)  # fmt: skip
 MAX_PHRASE_LENGTH = 80  # characters of a phrase of the table
 MAX_CLAUSES = 4
 
@@ -32,10 +34,12 @@ PARTS = {
     "into": "(?: (?:to|in|into) your (?:memory|head|brain|knowledge|library|mind))?",
     "all": "(?: (?:there|all|again|everyone|everybody|guys|folks|team|friends?|you|bot|engram|mate|buddy|today))*",
     "nice": "(?:ok|okay|k|kk|nice|cool|great|perfect|awesome|wow|amazing|excellent|brilliant|neat|sweet|good|super"
-    "|sure|fine|alright|right|correct|exactly|yes|yep|yeah|yup|no|nope|nah|true|agreed|same|done|interesting|impressive"
-    "|got it|i see|makes sense|well done|good (?:job|bot|answer|one|work)|nice (?:one|work|job)|love it|that works"
-    "|works for me|not bad|no worries|no problem|me neither|me too|no idea|lo+l|lmao|rofl|(?:ha)+h?|(?:he)+h|h?m+|oh|ah|aha|huh|nvm|never ?mind"
-    "|whatever|so|very|really|its?|that|thats|is|a lot|indeed|forget (?:it|that|about it|about that))",
+    "|sure|fine|alright|right|correct|exactly|yes|yep|yeah|yup|true|agreed|same|done|interesting|impressive"
+    "|got it|makes sense|well done|good (?:job|bot|answer|one|work)|nice (?:one|work|job)|love it|that works"
+    "|works for me|not bad|no worries|no problem|me too)",
+    # beside approval, or alone
+    "light": "(?:i see|lo+l|lmao|rofl|(?:ha)+h?|(?:he)+h|h?m+|oh|ah|aha|so|very|really|its?|that|thats|is|a lot|indeed)",
+    "no": "(?:no|nope|nah|not|huh|nvm|never ?mind|whatever|me neither|no idea|forget (?:it|that|about it|about that))",
     "erase": "(?:forget|delete|erase|remove|unlearn|wipe)",
     "be": "(?:that|thats|that is|this|this is|it is|its|you are|youre|your answer is|no|nope|totally|completely|just)",
     "is not": "(?:not|cant be|cannot be|isnt|is not|wasnt|was not|(?:doesnt|does not) (?:look|sound|seem)(?: to be)?)",
@@ -215,7 +219,10 @@ PHRASES = {
         (?:explain|describe){thing}
     """,
     "approval": """
-        {nice}(?: {nice})*(?: (?:bot|engram|man|then|mate|not))*
+        (?:{light} )*{nice}(?: (?:{nice}|{light}))*(?: (?:bot|engram|man|then|mate))*
+    """,
+    "remark": """
+        (?:{nice}|{light}|{no})(?: (?:{nice}|{light}|{no}))*(?: (?:bot|engram|man|then|mate|not))*
     """,
 }
 PARTS["knows"] = "(?:know|have|learn|learned|learnt|read|got|remember|see|uploaded|taught|given)"
@@ -236,7 +243,8 @@ def _rows() -> list[tuple[str, re.Pattern[str]]]:
 ROWS = _rows()
 # Of two in one message the first counts
 MORE_THAN = (
-    "complaint", "summary", "forget me", "introduction", "thanks", "goodbye", "chatter", "greeting", "approval",
+    "complaint", "summary", "forget me", "introduction", "thanks", "goodbye", "chatter", "greeting", "remark",
+    "approval",
 )  # fmt: skip
 
 # A message that asks nothing and has no other words than these is small talk, by the first of its kinds.
@@ -256,8 +264,9 @@ KEYWORDS = {
     "complaint": "wrong incorrect nonsense rubbish garbage useless stupid dumb sucks lies false terrible worst awful",
     "greeting": "hi hey hello hallo hiya howdy yo sup dude morning evening aloha",
     "approval": "ok okay nice cool great perfect awesome amazing excellent brilliant neat sweet good super fine love best omg yay whoa stuff "
-    "rock rocks lifesaver legend hero clever smart noted fair enough worries np gotcha roger sounds fun funny happy impressive interesting haha "
-    "lol correct true agreed wonderful fantastic beautiful glad quick helpful",
+    "rock rocks lifesaver legend hero clever smart noted fair enough worries np gotcha roger sounds fun funny happy impressive interesting "
+    "correct true agreed wonderful fantastic beautiful glad quick helpful",
+    "remark": "lol haha",
 }
 
 
@@ -270,6 +279,12 @@ def _kinds() -> dict[str, str]:
 
 
 KIND_OF = _kinds()
+APPROVING = re.compile(  # a message of emoji alone, or of their codes
+    r"(?=.*[^\s!.,])(?:[👍👌👏🙌💪🙏🎉🥳🔥🚀✨💯✅❤💙💚💛🧡💜😀😃😄😁😊🙂😍🥰🤩😎🤝]|[\U0001f3fb-\U0001f3ff\ufe0f\u200d]"
+    r"|:(?:\+1|thumbsup|ok_hand|clap|raised_hands|muscle|pray|tada|partying_face|fire|rocket|sparkles|100|white_check_mark|heart"
+    r"|smile|smiley|grin|grinning|blush|slightly_smiling_face|heart_eyes|star-struck|sunglasses|handshake)(?:::skin-tone-\d)?:"
+    r"|[\s!.,])+"
+)
 INTERJECTION = re.compile(r"^(?:(?:oh|and|but|so|also|well|ah|hm+|um+)\b ?)+")
 THANKS = re.compile(r"^(?:thanks?|thx|ty)\b|\b(?:thanks|thank you|thx|ty)$")  # of a statement
 TO_THE_BOT = re.compile(r"\b(?:you|your|that|thats|i|im|me|us)\b(?! thanks?$)")
@@ -317,7 +332,7 @@ def understand(text: str, documents: Sequence[str] = (), *, with_files: bool = F
     if not words and with_files:
         return Intent("learn")
     if not words:
-        return Intent("approval" if text.strip("?! ") else "greeting")
+        return _without_words(text.strip("?! "))
     intent = _command(text) or _phrase(words) or _erase(text, documents)
     intent = intent or _phrase(_unnamed(text, documents)) or _clauses(text) or _summary(text, documents)
     if with_files:
@@ -336,6 +351,13 @@ def named(text: str, documents: Sequence[str]) -> str:
     return ""
 
 
+def _without_words(text: str) -> Intent:
+    """Of a message of emoji and punctuation, or of nothing at all."""
+    if not text:
+        return Intent("greeting")
+    return Intent("approval" if APPROVING.fullmatch(text) else "remark")
+
+
 def _command(text: str) -> Intent | None:
     """A command's name, as `/docs` or `docs`, and what follows where it takes words."""
     first, _, rest = text.partition(" ")
@@ -346,13 +368,14 @@ def _command(text: str) -> Intent | None:
 
 
 def _phrase(words: str) -> Intent | None:
-    """By the table: as it stands, and without what is only polite. Approval does not begin as a question does."""
+    """By the table: as it stands, and without what is only polite. What an emoji answers does not begin as a question
+    does."""
     asks = bool(ASKS.match(words))
     plain = END_POLITELY.sub("", ASK_POLITELY.sub("", words))
     for candidate in dict.fromkeys((words, INTERJECTION.sub("", words), plain)):
         if 0 < len(candidate) <= MAX_PHRASE_LENGTH:
             for name, pattern in ROWS:
-                if pattern.fullmatch(candidate) and not (asks and name == "approval"):
+                if pattern.fullmatch(candidate) and not (asks and name in ("approval", "remark")):
                     return Intent(name)
     if asks:
         return None

@@ -84,19 +84,19 @@ class Quotas:
         """usage: where it is counted; None: in this process."""
         self.config = config
         self._usage = usage or InMemory()
-        hands_in, asks = "hand in {limit} documents an hour", "ask {limit} questions a minute"
-        pages = "hand in {limit} pages a day"
+        uploads, pages = "upload {limit} documents an hour", "upload {limit} pages a day"
+        asks = "ask {limit} questions a minute"
         self._uploads = (
-            Window("user uploads", config.user_uploads_per_hour, HOUR, f"You may {hands_in}"),
-            Window("channel uploads", config.channel_uploads_per_hour, HOUR, f"A channel may {hands_in}"),
+            Window("user uploads", config.user_uploads_per_hour, HOUR, f"You can {uploads}"),
+            Window("channel uploads", config.channel_uploads_per_hour, HOUR, f"A channel can {uploads}"),
         )
         self._pages = (
-            Window("user pages", config.user_pages_per_day, DAY, f"You may {pages}"),
-            Window("channel pages", config.channel_pages_per_day, DAY, f"A channel may {pages}"),
+            Window("user pages", config.user_pages_per_day, DAY, f"You can {pages}"),
+            Window("channel pages", config.channel_pages_per_day, DAY, f"A channel can {pages}"),
         )
         self._questions = (
-            Window("user questions", config.user_questions_per_minute, MINUTE, f"You may {asks}"),
-            Window("channel questions", config.channel_questions_per_minute, MINUTE, f"A channel may {asks}"),
+            Window("user questions", config.user_questions_per_minute, MINUTE, f"You can {asks}"),
+            Window("channel questions", config.channel_questions_per_minute, MINUTE, f"A channel can {asks}"),
         )
         commands = "I take {limit} commands a minute from you"
         self._commands = Window("commands", config.user_commands_per_minute, MINUTE, commands)
@@ -109,7 +109,7 @@ class Quotas:
         """One more document, where the channel has `documents` stored or queued. Raises: QuotaReached."""
         if self.config.channel_documents and documents >= self.config.channel_documents:
             limit = self.config.channel_documents
-            raise QuotaReached(f"This channel already holds {limit} documents, the limit; /forget one first.")
+            raise QuotaReached(f"This channel has {limit} documents, the limit. Forget one first.")
         await self._use(_keys(self._pages, user, channel), 0)
         await self._use(_keys(self._uploads, user, channel))
 

@@ -15,6 +15,7 @@ from dataclasses import replace
 from bot.chat import Button, Field, Message, Style, Tone
 from bot.escape import clip
 from bot.wording import ago, count, in_words, not_found_in, seconds, with_its_cut
+from core.convert import DEFAULT, MODEL
 from core.document.formats import place_of
 from core.document.text import one_line
 from core.errors import AlreadyKnown, EngramError, QuotaReached, SetupError
@@ -109,7 +110,7 @@ def _learned(document: Document, older: Document | None, examples: Sequence[tupl
     if metrics.check_total >= MIN_CHECK_QUESTIONS and metrics.check_after < metrics.check_total / 2:
         asked = count(metrics.check_total, "question")
         notes.append(f"I got {metrics.check_after} of my own {asked} about it right, so look at the pages I give.")
-    hint = "Try one of these, or ask your own:" if examples else "Ask me anything about it."
+    hint = "Try one of these, or ask your own:" if examples else "Ask me who, what, when, where or how many."
     buttons = [Button(question, "example", f"{document.id}/{number}") for number, question in examples]
     if older:
         notes.append(f"I still know the older {older.name}, too.")
@@ -176,7 +177,8 @@ def cancelling(names: Sequence[str]) -> Message:
 
 def waits(name: str, problem: BaseException) -> Message:
     """The job is safe, but this process will not go on with it."""
-    return Message(title=f"{name} has to wait", text=error(problem).text, tone=Tone.WORKING)
+    text = f"{error(problem).text} I will go on with it by myself as soon as I can."
+    return Message(title=f"{name} has to wait", text=text, tone=Tone.WORKING)
 
 
 def vanished(name: str) -> Message:
@@ -250,14 +252,14 @@ def answer(
         footer = "\n".join([*_left_out(value), hint]).strip()
         return Message(text=text, asked=asked, footer=footer, buttons=buttons, tone=Tone.ABSENT)
     name = value.document.name
+    judge = (Button("👍", "helpful", value.id), Button("👎", "wrong", value.id)) if value.id else ()
     if value.certainty is Certainty.ABSENT:
-        footer = "\n".join(filter(None, [f"{value.certainty}", *_left_out(value), hint]))
+        footer, buttons = "\n".join([*_left_out(value), hint]).strip(), (*judge, *buttons)
         return Message(text=not_found_in(name), asked=asked, footer=footer, buttons=buttons, tone=Tone.ABSENT)
     text, base = _short(value.learned.text), _base(value)
     read = " · read from its text, too" if value.document_tokens else ""
     lines = [f"{value.certainty} · {', '.join((name, *where(value)))}{read}"]
     lines += [f"Without the document: {clip(base, MAX_BASE_ANSWER)}"] if compare == "line" else []
-    judge = (Button("👍", "helpful", value.id), Button("👎", "wrong", value.id)) if value.id else ()
     fields = (Field("Without the document", clip(base, MAX_ANSWER)),) if compare == "full" else ()
     is_headline = value.certainty is Certainty.LIKELY and len(text) <= MAX_HEADLINE and "\n" not in text
     return Message(
@@ -273,7 +275,8 @@ def answer(
 
 def _left_out(value: Answer) -> list[str]:
     """Documents that could not be asked."""
-    return [f"Not asked, since I have to learn it again: {', '.join(value.unusable)}"] if value.unusable else []
+    them = "it" if len(value.unusable) == 1 else "them"
+    return [f"I skipped {', '.join(value.unusable)}: send {them} to me again."] if value.unusable else []
 
 
 def _short(text: str) -> str:
@@ -304,31 +307,39 @@ def answer_details(value: Answer) -> Message:
     return Message(
         title=value.question,
         text=f"Understood as: {value.understood}" if value.understood else "",
-        fields=(*learned, Field("Without the document", _said(value.base), _note(value.base))),
+        fields=(*learned, Field("Without the document", with_its_cut(_said(value.base)), _note(value.base))),
         footer=_prompt_note(value),
     )
 
 
 def _prompt_note(value: Answer) -> str:
     """What stood in the prompt."""
+    said = f"The prompt had {count(value.prompt_tokens, 'token')}: the question and one line of instruction"
     if not value.document_tokens:
-        return f"0 document tokens in the prompt ({value.prompt_tokens} of the question): it is all in the weights"
+        return f"{said}. None came from a document."
     pages = ", ".join(where(value))
-    return f"{value.document_tokens} document tokens in the prompt{f' ({pages})' if pages else ''}, beside the weights"
+    return f"{said}, and {value.document_tokens} from the document{f' ({pages})' if pages else ''}."
 
 
 def thanks() -> Message:
     return Message(text="Thank you!")
 
 
-def noted(given: Correction | None = None, *, may_learn: bool = False) -> Message:
-    """That an answer was wrong; and what is right, where somebody said it about a document."""
+def noted(given: Correction | None = None, *, may_learn: bool = False, passed_on: bool = False) -> Message:
+    """That an answer was wrong; and what is right, where somebody said it about a document.
+
+    Args:
+        passed_on: the channel is told; else who may decide finds it by `corrections`.
+    """
     if given is None:
         return Message(text="Thank you, I noted that it was wrong. Whoever runs me can see it.")
     if may_learn:
-        return Message(text="Thank you, I noted what is right. Shall I learn it?", buttons=(_decide(given),))
+        return Message(text="Thank you! Shall I learn it?", buttons=(_decide(given),))
+    if passed_on:
+        return Message(text=f"Thank you! I passed it on. Whoever added {given.document} decides whether I learn it.")
     return Message(
-        text=f"Thank you, I noted what is right. Whoever brought {given.document} decides whether I learn it."
+        text=f"Thank you! I kept it. Whoever added {given.document} sees it under “corrections” and decides whether I "
+        "learn it."
     )
 
 
@@ -346,7 +357,8 @@ def correction_offered(given: Correction, document: Document, name: str) -> Mess
     return Message(
         title=f"{clip(name, 40)} says this was wrong",
         text=f"{clip(given.question, MAX_ANSWER)}\n{_compared(given)}",
-        footer=f"Shall I learn it as a part of {document.name}? Whoever brought that, or manages the channel, decides.",
+        footer=f"Shall I add this to what I know from {document.name}? Whoever added it, or a channel manager, can "
+        "decide.",
         buttons=(_decide(given),),
         notify=document.learned_by,
     )
@@ -354,7 +366,7 @@ def correction_offered(given: Correction, document: Document, name: str) -> Mess
 
 def _compared(given: Correction) -> str:
     said = clip(one_line(given.answer), MAX_BASE_ANSWER)
-    return f"I said: {said}\nRight is: {clip(given.correction, MAX_ANSWER)}"
+    return f"I said: {said}\nCorrect answer: {clip(given.correction, MAX_ANSWER)}"
 
 
 def corrections(given: Sequence[Correction]) -> Message:
@@ -379,16 +391,15 @@ def corrected(news: Progress, given: Correction | None) -> Message:
     if job.stage is Stage.CANCELLED:
         return Message(text=f"Stopped. {job.name} is as it was.")
     if news.document is None:
-        return Message(
-            title="I left that out", text=job.error or "Learning failed; nothing was changed.", tone=Tone.BAD
-        )
+        title = "I could not undo that" if given and given.learned else "I did not learn that correction"
+        return Message(title=title, text=job.error or "Learning failed; nothing was changed.", tone=Tone.BAD)
     if given is None:
         return Message(text=f"{job.name} is changed.")
     if not given.learned:
         return Message(text="Undone. I answer as before.", footer=given.question, buttons=(_decide(given),))
     return Message(
         title=clip(given.correction, MAX_HEADLINE),
-        footer=f"I know that now, as a part of {given.document}. Asked was: {given.question}",
+        footer=f"Learned, as part of {given.document}. Question: {given.question}",
         buttons=(_decide(given),),
         tone=Tone.GOOD,
     )
@@ -398,7 +409,7 @@ def nothing_known(coming: Sequence[Job], *, is_dm: bool, upload: bool = False) -
     """There is no document to answer from."""
     if coming:
         return Message(text=f"I am still learning {coming[0].name}. I will answer as soon as I know it.")
-    buttons = (Button("Hand me a document", "upload", style=Style.PRIMARY),) if upload else ()
+    buttons = (Button("Upload a document", "upload", style=Style.PRIMARY),) if upload else ()
     return Message(text=f"{NOTHING_YET}. {_how_to_teach(is_dm)}", buttons=buttons)
 
 
@@ -426,7 +437,7 @@ def _said(completion: Completion) -> str:
 
 
 def _note(completion: Completion, *first: str) -> str:
-    return " · ".join((*first, f"confidence {completion.confidence:.0%}", f"{completion.seconds:.1f} s"))
+    return " · ".join((*first, f"{completion.seconds:.1f} s"))
 
 
 THINKING = "is thinking …"  # beside the bot's name
@@ -439,14 +450,14 @@ LOADING = (  # what takes turns with it
 
 # Small talk ----------------------------------------------------------------------------------------------------------
 
-REACTIONS = {"thanks": "❤️", "approval": "👍", "goodbye": "👋"}
+REACTIONS = {"thanks": "❤️", "approval": "👍", "remark": "👀", "goodbye": "👋"}
 SMALL_TALK = {
     "greeting": "Hi!",
-    "introduction": "I learn documents by heart. Hand me one, and everybody here can ask me about it.",
-    "complaint": "Sorry! Press 👎 under the answer, so that whoever runs me sees it.",
+    "introduction": "I learn documents by heart. Give me one, and everybody here can ask me about it.",
+    "complaint": "Sorry! I can be wrong. If there is a 👎 under the answer, press it and tell me what is right.",
     "chatter": "I am only good at documents.",
-    "forget me": "I keep nothing about you but your questions, each with the document that it was about. They go when "
-    "that document is forgotten: /forget, or /reset for all.",
+    "forget me": "I keep your user id with the documents you gave me, your questions and your remarks on answers. "
+    "Whoever runs me can erase questions and remarks. Forgetting a document erases those about it.",
 }
 
 
@@ -505,7 +516,9 @@ def documents(
         fields.append(Field(document.name, "", _about(document, by.get(document.learned_by, ""), moment), button))
     for job in learning:
         fields.append(Field(job.name, "", "waiting" if job.stage is Stage.QUEUED else "being learned now"))
-    more = [f"… and {len(known) - len(shown)} more; /forget finds them by name."] if len(known) > len(shown) else []
+    more = []
+    if len(known) > len(shown):
+        more.append(f"… and {len(known) - len(shown)} more. Write “forget” and a name to find one.")
     more += [f"… and {len(coming) - COMING} more are waiting."] if len(coming) > COMING else []
     title = f"I know {count(len(known), 'document')} here" if known else NOTHING_YET
     return Message(title=title, fields=tuple(fields), footer="\n".join(more))
@@ -533,7 +546,7 @@ def forgotten(document: Document) -> Message:
 def forget_question(documents: Sequence[Document], key: str = "") -> Message:
     """Which one? As buttons, the newest first. `key`: what was asked for, and is no document's whole name."""
     if not documents:
-        return Message(text="You have brought nothing here that I could forget; /docs lists what I know.")
+        return Message(text="You have given me no documents here. Write “docs” to me to see what I know.")
     more = "" if len(documents) <= MAX_OFFERED else " For another one, write its whole name after the command."
     is_certain = len(documents) == 1 and key
     buttons = []
@@ -578,16 +591,13 @@ def reset_done(forgot: int) -> Message:
 
 def status(value: Status, channel: str) -> Message:
     """The state of the bot, as this channel may see it: what other channels learn is theirs alone."""
+    waiting = f"{count(value.queued, 'document')} waiting in all channels" if value.queued else ""
     return Message(
         title="Status",
         fields=(
-            Field(
-                "Model",
-                value.model or "not loaded",
-                " · ".join(filter(None, (value.device, value.dtype, value.learner))),
-            ),
+            Field("Now", _now(value, channel), waiting),
             Field("This channel", f"{count(value.documents, 'document')} learned"),
-            Field("Now", _now(value, channel), f"{value.queued} waiting, all channels together"),
+            Field("Model", _model(value.model) or "not loaded", value.device),
             *(Field("Note", note) for note in value.notes),
         ),
     )
@@ -595,8 +605,13 @@ def status(value: Status, channel: str) -> Message:
 
 def _now(value: Status, channel: str) -> str:
     if value.running is None:
-        return "Idle"
+        return "Nothing to learn right now."
     return f"Learning {value.running.name}" if value.running.channel == channel else "Learning for another channel"
+
+
+def _model(name: str) -> str:
+    """What people call it."""
+    return MODEL if name == DEFAULT else name
 
 
 def help(commands: Mapping[str, str], *, hears_follow_ups: bool = True) -> Message:
@@ -615,8 +630,8 @@ def help(commands: Mapping[str, str], *, hears_follow_ups: bool = True) -> Messa
         title="I learn your documents",
         text="1. Attach a document and mention me. I tell you when I know it.\n"
         f"2. Mention me with a question. {follow_up}\n\n"
-        "Under each answer you see the page, how sure I am, and what I would have said without the document. "
-        f"{DISCLAIMER}",
+        "Under an answer you see the page, and how sure I am. “likely”: the page supports it. “unsure”: check it "
+        f"yourself. Below is what I would have said without the document. {DISCLAIMER}",
         fields=(Field("Commands", "\n".join(f"/{name}: {about}" for name, about in commands.items())),),
         footer="No slash commands where you are? Mention me and write the command's name instead.",
     )
@@ -636,7 +651,7 @@ def settings(current: Mapping[str, str]) -> Message:
             buttons.append(Button(label, "set", f"{name}={value}", style))
     return Message(
         title="How I answer in this channel",
-        text="The comparison is what I would have said without the document. Threads are for answers to mentions.",
+        text="Comparison: what I would have said without the document. Threads: when I answer a mention in a thread.",
         buttons=tuple(buttons),
     )
 
@@ -645,16 +660,20 @@ def about(model: str, source: str) -> Message:
     return Message(
         title="About me",
         text="I learn only documents that somebody hands me on purpose. What I learn is a small set of weights that "
-        "belongs to one channel; it is never merged into a shared model and never leaves this machine.",
+        "belongs to one channel; it is never merged into a shared model, and no other channel can use it.",
         fields=(
-            Field("Model", model or "being loaded"),
+            Field("Model", _model(model) or "being loaded"),
             Field("Source and licence", source or "Ask whoever runs me.", "MIT; it reads PDFs with PyMuPDF (AGPL-3.0)"),
             Field(
                 "What I keep",
                 "Per channel: the learned weights, the document's text, questions with their answers, feedback, "
                 "and the user ids of those who taught and asked. The file itself goes once it is learned.",
             ),
-            Field("How to erase it", "/forget erases one document, /reset everything of a channel, from the disk too."),
+            Field(
+                "How to erase it",
+                "“forget” erases one document, “reset” everything in this channel, from the disk too. Older backups "
+                "keep theirs.",
+            ),
         ),
     )
 
@@ -665,7 +684,8 @@ def refused(problem: BaseException, name: str) -> Message:
         title = f"{name}: I know this one" if problem.document_id else f"{name} is on its way"
         return Message(title=title, text=str(problem))
     if isinstance(problem, QuotaReached):
-        return Message(title=f"{name} has to wait", text=str(problem), tone=Tone.BAD)
+        again = "" if problem.retry_after else " Then send it again."
+        return Message(title=f"I did not take {name}", text=f"{problem}{again}", tone=Tone.BAD)
     return replace(error(problem), title=f"I can't learn {name}")
 
 

@@ -42,11 +42,12 @@ class Settings(BaseSettings):
         frozen=True,
     )
 
-    data_dir: Path = Path("data")  # the index and the weights; one process at a time
+    data_dir: Path = Path("data")  # index and weights, relative to the working directory; one process at a time
     # postgresql://...: the index is there, and any number of front ends and workers share it
     database_url: SecretStr | None = None
     objects: str = ""  # s3://bucket/prefix: the weights there instead of in the data folder
-    keys: str = ""  # to what is on servers: a folder that all share, or s3://bucket/prefix; empty: data_dir/keys
+    # encryption keys for PostgreSQL and the object store: a shared folder or s3://bucket/prefix; empty: DATA_DIR/keys
+    keys: str = ""
     cache_dir: Path = Field(default_factory=lambda: user_cache() / "engram")  # converted models; processes share it
 
     # The engine
@@ -65,22 +66,24 @@ class Settings(BaseSettings):
     study: bool = False  # adapters: the model writes study material first
     objectives: dict[str, float] = {}  # adapters: weights, as JSON: {"keep": 1.0}
     check: bool = True  # after learning the model asks itself about the document
-    guard: bool = True  # weights that do harm are rolled back
-    votes: int = Field(1, ge=1, le=9)  # answers to a question, of which the most agreed on counts; each costs as much
+    guard: bool = True  # undo learning that damages other answers
+    # ways in which a question is asked; the answer that most of them agree on is given; time grows with it
+    votes: int = Field(1, ge=1, le=9)
     question_writer_url: str = ""  # an OpenAI-compatible endpoint writes the questions: DOCUMENTS LEAVE THE MACHINE
-    question_writer_model: str = ""  # its name there
+    question_writer_model: str = ""  # model name at that endpoint
     question_writer_key: SecretStr | None = None  # its API key
 
     # Answers
-    min_confidence: float = Field(0.0, ge=0, le=1)  # a less sure answer is not given
+    min_confidence: float = Field(0.0, ge=0, le=1)  # answers with a lower mean token probability are not shown
     ground: bool = False  # put a section's text into the prompt beside its weights: better answers, no longer by heart
     keep_text: bool = True  # for citations; without it only the words to find a section by are kept
 
     # What a document may be
     max_pages: int = Field(Limits.max_pages, gt=0)  # read at once; a longer document is refused
     max_bytes: int = Field(Limits.max_bytes, gt=0)  # of the file
-    max_tokens: int = Field(Limits.max_tokens, gt=0)  # of its text: what learning costs
-    min_tokens: int = Field(Limits.min_tokens, ge=1)  # less is no document
+    # tokens of a document's text (about 200 pages); a longer one is refused
+    max_tokens: int = Field(Limits.max_tokens, gt=0)
+    min_tokens: int = Field(Limits.min_tokens, ge=1)  # a document with fewer tokens is refused
 
     links: bool = False  # open links to public addresses that people send, and learn what is there
     # of scans, as Tesseract has them: eng+deu
@@ -91,7 +94,8 @@ class Settings(BaseSettings):
     discord_token: SecretStr | None = None  # of the application's bot
     # the privileged intent; with it, questions in the bot's threads need no mention
     discord_message_content: bool = False
-    discord_shards: int = Field(0, ge=0)  # of the app, shared by front ends; 0: as many as Discord advises, by one
+    # number of gateway shards, shared by all `serve` processes; 0: Discord's advice, in one process
+    discord_shards: int = Field(0, ge=0)
     slack_bot_token: SecretStr | None = None  # begins with xoxb-
     slack_app_token: SecretStr | None = None  # begins with xapp-; for Socket Mode
     slack_http_port: int | None = Field(None, gt=0, le=65535)  # listen for Slack's requests instead of Socket Mode
@@ -105,7 +109,7 @@ class Settings(BaseSettings):
     quotas: QuotaConfig = QuotaConfig()  # ENGRAM_QUOTAS__USER_UPLOADS_PER_HOUR and so on
 
     # Running
-    log_level: Literal["debug", "info", "warning", "error"] = "info"  # what is logged, and worse
+    log_level: Literal["debug", "info", "warning", "error"] = "info"  # lowest level that is logged
     log_format: Literal["console", "json"] = "console"  # lines for people or for machines
     metrics_port: int | None = Field(None, gt=0, le=65535)  # figures for Prometheus; unset: none
     metrics_host: str = "127.0.0.1"  # address to serve them on

@@ -22,7 +22,7 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from bot.wording import count, not_found_in, with_its_cut
+from bot.wording import count, not_found_in, sureness, with_its_cut
 from core.document.formats import place_of
 from core.document.text import visible
 from core.program import this_program
@@ -207,12 +207,13 @@ def answers_table(answer: Answer) -> Table:
 
 
 def source_line(answer: Answer) -> str:
-    """document · page · confidence · seconds · the promise about the prompt"""
+    """document · page · how sure it is · seconds · the promise about the prompt"""
     seconds = max(c.seconds for c in (answer.base, answer.learned) if c)
-    prompt = f"{answer.document_tokens} document tokens in the prompt ({answer.prompt_tokens} in all)"
+    prompt = f"{count(answer.prompt_tokens, 'token')} in the prompt, {answer.document_tokens or 'none'} from a document"
     parts = [f"{seconds:.1f} s", prompt]
     if answer.learned and answer.document:
-        parts = [plain(answer.document.name), *supported_places(answer), str(answer.certainty), *parts]
+        places = [] if answer.certainty is Certainty.ABSENT else supported_places(answer)
+        parts = [plain(answer.document.name), *places, sureness(answer.certainty), *parts]
     parts += [f"left out, to be learned again: {plain(name)}" for name in answer.unusable]
     return f"[dim]{' · '.join(parts)}[/]"
 

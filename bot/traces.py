@@ -32,7 +32,7 @@ def exporting(settings: Settings) -> Iterator[None]:
         from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter, SpanExporter
         from opentelemetry.trace import StatusCode
     except ModuleNotFoundError as error:
-        raise SetupError("ENGRAM_TRACE_URL needs OpenTelemetry: pip install 'engram[trace]'.") from error
+        raise SetupError("ENGRAM_TRACE_URL needs OpenTelemetry: `pip install '.[trace]'` in the checkout.") from error
 
     exporter: SpanExporter
     if settings.trace_url == CONSOLE:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from core.types import Certainty
+
 
 def count(number: int, noun: str) -> str:
     return f"{number:,} {noun}" + "s" * (number != 1)
@@ -35,6 +37,11 @@ def with_its_cut(text: str) -> str:
 def not_found_in(name: str) -> str:
     """Of a document that was asked."""
     return f"I can't find that in {name}."
+
+
+def sureness(value: Certainty) -> str:
+    """In a word or two. The weights gave no good answer; whether the document has one, nobody knows."""
+    return "not found" if value is Certainty.ABSENT else str(value)
 
 
 def ago(value: float) -> str:

@@ -1,6 +1,6 @@
 """Everything that can go wrong, as one tree.
 
-A class's docstring is what a person reads when no better message is given: one sentence, the cause and what to do.
+A class's docstring is what a person reads when no better message is given: the cause and what to do, on one line.
 Exceptions never carry a server path or another library's text; they become words once, at the edge (`bot.render`).
 """
 
@@ -86,14 +86,15 @@ class Cancelled(EngramError):
     """Cancelled; nothing was kept."""
 
 
-# Learning went wrong. The base model is untouched and nothing was stored.
+# Learning went wrong. The base model is untouched and nothing was stored. What only an operator understands is the
+# cause (`raise LearningFailed from ...`): it is logged, and a terminal shows it.
 class LearningFailed(EngramError):
-    """Learning failed and was rolled back; the model is as it was."""
+    """I could not learn this, and kept nothing of it. Try once more, or tell whoever runs me."""
 
 
 # The disk is full, or fails. Nothing was changed.
 class StorageFailed(EngramError):
-    """The bot's data could not be read or written; the operator's log has the cause."""
+    """I could not read or write my data. Whoever runs me finds the cause in the log."""
 
 
 class StorageUnavailable(StorageFailed):
@@ -106,11 +107,11 @@ class KeyLost(StorageFailed):
 
 # What is stored cannot be trusted. The document has to be learned again.
 class WeightsDamaged(EngramError):
-    """The stored weights of this document are damaged and were not used; learn it again."""
+    """What I learned from this document is damaged, so I did not use it. Send it to me again."""
 
 
 class WrongBaseModel(EngramError):
-    """This document was learned for another base model; learn it again."""
+    """My model was changed since I learned this document. Send it to me again."""
 
 
 class BackupDamaged(EngramError):

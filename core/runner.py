@@ -242,6 +242,8 @@ class Runner:
         except StorageUnavailable as error:
             await self._retry(work, error)
         except EngramError as error:
+            if not isinstance(error, Refused):
+                log.warning("job %s failed", work.job.id, exc_info=error)
             await self._end(work, Stage.FAILED, error)
         except Exception:
             log.exception("job %s failed", work.job.id)

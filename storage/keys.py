@@ -188,7 +188,9 @@ class _Bucket:
         try:
             from storage.bucket import Bucket
         except ImportError as error:
-            raise SetupError("ENGRAM_KEYS is a bucket, and its client is missing: install engram[objects].") from error
+            raise SetupError(
+                "ENGRAM_KEYS is a bucket, and its client is missing: `pip install '.[objects]'` in the checkout."
+            ) from error
         try:
             self._bucket = Bucket(url, "The keys")
         except ValueError as error:

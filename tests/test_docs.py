@@ -17,6 +17,7 @@ from prometheus_client import REGISTRY
 
 import bot.metrics  # noqa: F401  # registers the figures
 from bot.cli import cli
+from bot.commands import COMMANDS
 from bot.settings import PREFIX, Settings
 from tests.settings_table import SETTINGS_PAGE, with_table
 
@@ -89,8 +90,9 @@ def test_settings_that_are_named_are_there(page: Path) -> None:
 
 @pytest.mark.parametrize("page", [p for p in PAGES if p.name != "LOG.md"], ids=named)
 def test_commands_that_are_named_are_there(page: Path) -> None:
-    said = set(re.findall(r"(?:\bengram|python -m bot) ([a-z][a-z-]+)", page.read_text()))
-    assert said <= {*commands(cli)}
+    text = page.read_text()
+    assert set(re.findall(r"(?:(?<!/)\bengram|python -m bot) ([a-z][a-z-]+)", text)) <= {*commands(cli)}
+    assert set(re.findall(r"/engram ([a-z][a-z-]+)", text)) <= {*COMMANDS}
 
 
 def test_the_table_of_settings_is_todays() -> None:

@@ -110,7 +110,7 @@ def run_command(
 
     from bot.settings import unknown_variables
     from bot.terminal import Screen
-    from core.errors import EngramError, SetupError, StorageFailed
+    from core.errors import EngramError, LearningFailed, SetupError, StorageFailed
 
     screen = Screen(json=json)
     for sentence in unknown_variables():
@@ -122,8 +122,8 @@ def run_command(
         raise
     except EngramError as error:
         sentence = str(error)
-        if isinstance(error, StorageFailed | SetupError) and error.__cause__:
-            sentence = sentence.replace("; the operator's log has the cause", "") + f" ({cause(error)})"
+        if isinstance(error, LearningFailed | StorageFailed | SetupError) and error.__cause__:
+            sentence = sentence.replace(" Whoever runs me finds the cause in the log.", "") + f" ({cause(error)})"
         screen.error(type(error).__name__, sentence)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:

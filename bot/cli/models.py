@@ -45,7 +45,7 @@ async def bench(
     from core.evaluation import bench, report
 
     if missing := [name for name in ("scipy", "matplotlib") if find_spec(name) is None]:
-        raise SetupError(f"This needs {' and '.join(missing)}: pip install 'engram[bench]'.")
+        raise SetupError(f"This needs {' and '.join(missing)}: `pip install '.[bench]'` in the checkout.")
     for file in (squad, general):
         if file and not file.is_file():
             raise Refused(f"There is no file {file}.")

@@ -24,7 +24,7 @@ async def playground(
     try:
         import bot.platforms.playground  # noqa: F401
     except ModuleNotFoundError as error:
-        raise SetupError("The playground needs Gradio: pip install 'engram[playground]'.") from error
+        raise SetupError("The playground needs Gradio: `pip install '.[playground]'` in the checkout.") from error
     if call.data_dir:
         await serve(call, host, port)
         return

@@ -155,8 +155,9 @@ async def press_wrong(bot: BotBase, answer_id: str, request: Request, reply: Rep
         await bot.send(reply.say, render.noted(), private=True)
         return
     may_learn = owns(document.learned_by, request) and not request.is_guest
-    await bot.send(reply.say, render.noted(given, may_learn=may_learn), private=True)
-    if not may_learn and not request.is_whispered:
+    passed_on = not may_learn and not request.is_whispered
+    await bot.send(reply.say, render.noted(given, may_learn=may_learn, passed_on=passed_on), private=True)
+    if passed_on:
         await bot.send(reply.say, render.correction_offered(given, document, request.user_name or "Somebody"))
 
 

@@ -19,7 +19,7 @@ def one_document(known: Sequence[Document], key: str) -> Document:
     """The document that is meant, the newest of several versions. Raises: NotFound."""
     similar = matching(known, key)
     if not similar:
-        raise NotFound(f"I know no document called {harmless_name(key)} here; /docs lists what I know.")
+        raise NotFound(f"I don't know a document called {harmless_name(key)} here. Write “docs” to me to see the list.")
     names = [document.name for document in similar]
     if len(set(names)) > 1:
         raise NotFound(f"Which one do you mean: {', '.join(names[: render.MAX_OFFERED])}?")

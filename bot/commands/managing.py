@@ -43,7 +43,7 @@ async def forget(bot: BotBase, request: Request, reply: Reply) -> None:
         await _forget(bot, exact[0], request, reply)
         return
     if key and not similar:
-        raise NotFound(f"I know no document called {harmless_name(key)} here; /docs lists what I know.")
+        raise NotFound(f"I don't know a document called {harmless_name(key)} here. Write “docs” to me to see the list.")
     own = [document for document in similar if owns(document.learned_by, request)]
     if key and not own:
         require_own(similar[0].learned_by, request)

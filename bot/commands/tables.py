@@ -65,7 +65,7 @@ COMMANDS: dict[str, Command] = {
             permission=Permission.MEMBER,
         ),
         Command("reset", "Erase everything I know here (managers)", reset, permission=Permission.MANAGER, private=True),
-        Command("status", "Show what I am doing", status, private=True),
+        Command("status", "Show progress and what is waiting", status, private=True),
         Command("cancel", "Stop learning: your own, or all if you manage the channel", cancel, private=True),
         Command(
             "settings",
@@ -74,9 +74,9 @@ COMMANDS: dict[str, Command] = {
             permission=Permission.MANAGER,
             private=True,
         ),
-        Command("corrections", "Look at what people say is right, to learn or undo it", corrections, private=True),
+        Command("corrections", "Review corrections to documents you added", corrections, private=True),
         Command("help", "Show what I can do", help, private=True),
-        Command("about", "Show what I keep, and where I come from", about, private=True),
+        Command("about", "Privacy, model, source code and licence", about, private=True),
     )
 }
 ACTIONS: dict[str, Action] = {
@@ -90,10 +90,10 @@ ACTIONS: dict[str, Action] = {
     "share": Action(press_share),
     "helpful": Action(press_helpful),
     "correction": Action(press_correction, permission=Permission.MEMBER, public=True),
-    "wrong": Action(press_wrong, Form("That was wrong", "What is right, if you know it?")),
+    "wrong": Action(press_wrong, Form("That was wrong", "Right answer? Others here may see it.")),
     "upload": Action(
         press_upload,
-        Form("Hand me a document", "I learn it for this channel alone.", files=True),
+        Form("Upload a document", "I learn it for this channel alone.", files=True),
         permission=Permission.MEMBER,
         public=True,
     ),

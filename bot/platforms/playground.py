@@ -253,7 +253,7 @@ def build(visits: Visits) -> gr.Blocks:
             with gr.Column(min_width=280):
                 samples = [gr.Button(label, size="md") for label in SAMPLES]
                 part = gr.Textbox(label="Only these pages", placeholder="all, or for example 1-100", elem_id="pages")
-        summary = gr.HTML("Hand in a document, or click on a sample.", elem_id="summary")
+        summary = gr.HTML("Upload a document, or click on a sample.", elem_id="summary")
         with gr.Accordion("The text as it will be learned", open=False):
             text = gr.HTML()
 

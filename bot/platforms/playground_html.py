@@ -8,7 +8,7 @@ from html import escape
 
 from bot import render
 from bot.chat import Message
-from bot.wording import count, not_found_in, seconds, with_its_cut
+from bot.wording import count, not_found_in, seconds, sureness, with_its_cut
 from core.inspection import AnswerByReading, Preview, Prompt
 from core.prompts import NOT_IN_TEXT
 from core.types import Answer, Certainty, Completion, Document, Progress, Stage, Status
@@ -147,12 +147,12 @@ def learned(value: Answer) -> str:
     guess = f"a guess: {value.learned.text}" if absent and value.learned.text != NOT_IN_TEXT else ""
     section = f"section {value.section + 1}" if value.section is not None else ""
     facts = [
-        str(value.certainty),
+        sureness(value.certainty),
         guess,
         value.document.name,
         *render.where(value),
         section,
-        f"confidence {value.learned.confidence:.0%}",
+        _probability(value.learned),
         seconds(value.learned.seconds),
     ]
     left_out = [f"{name} has to be learned again" for name in value.unusable]
@@ -172,8 +172,12 @@ def reading(value: AnswerByReading | None) -> str:
 
 
 def _completion(title: str, value: Completion, *more: str) -> str:
-    facts = [f"confidence {value.confidence:.0%}", seconds(value.seconds), *more]
+    facts = [_probability(value), seconds(value.seconds), *more]
     return _card(title, value.text or "(nothing)", " · ".join(facts))
+
+
+def _probability(value: Completion) -> str:
+    return f"mean token probability {value.confidence:.0%}"
 
 
 def _card(title: str, text: str, small: str, kind: str = "") -> str:

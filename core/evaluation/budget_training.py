@@ -93,7 +93,7 @@ def train(lessons: Sequence[Lesson], each: float, config: PPOConfig = DEFAULTS, 
 def rollouts(
     net: PolicyNet, lessons: Sequence[Lesson], each: float, generator: torch.Generator
 ) -> list[tuple[list[Observation], list[BudgetAction], list[float]]]:
-    """Observations, drawn actions and their gains of each document. Spending is not capped: the multiplier limits it."""
+    """Observations, drawn actions and their gains of each document. The multiplier limits what is spent."""
     free = [Budget(net.decide, each, len(lesson.losses), capped=False) for lesson in lessons]
     seen: list[list[Observation]] = [[] for _ in lessons]
     for chunk in range(max(budget.chunks for budget in free)):

@@ -87,7 +87,7 @@ class FastWeightsLearner:
                 batch_tokens //= 2
         square = sum(section.square for section in sections)
         if not math.isfinite(square):
-            raise LearningFailed
+            raise LearningFailed from ValueError("weights that are no numbers")
         tensors = {}
         for number, section in enumerate(sections):
             for name, tensor in section.tensors.items():
@@ -127,7 +127,7 @@ class FastWeightsLearner:
         fast: dict[str, Tensor] = {}
         for loss, fast in inner_loop:  # noqa: B007
             if not math.isfinite(float(loss)):
-                raise LearningFailed
+                raise LearningFailed from ValueError("a loss that is no number")
             losses.append(float(loss))
             if len(losses) <= max(steps, 1):
                 step = progress.step(len(losses), max(steps, 1), float(loss))

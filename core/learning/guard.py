@@ -50,23 +50,21 @@ class Guard:
         return math.sqrt(square)
 
     def check(self, learned: Learned, learner: Learner) -> Generator[None, None, None]:
-        """A pause after each section. Raises: LearningFailed, with what is wrong."""
+        """A pause after each section. Raises: LearningFailed, from what is wrong."""
         metrics = learned.metrics
         for tensor in learned.tensors.values():
             if tensor.is_floating_point() and not tensor.isfinite().all():
-                raise LearningFailed("Learning gave weights that are no numbers; it was rolled back.")
+                raise LearningFailed from ValueError("weights that are no numbers")
         if too_large(metrics, len(set(learned.sections)), self.norm, MAX_NORM):
-            raise LearningFailed("Learning changed the weights more than is safe; it was rolled back.")
+            raise LearningFailed from ValueError("the weights changed more than is safe")
         if worse(metrics, CHANCE):
             before, after = metrics.check_before, metrics.check_after
-            raise LearningFailed(
-                f"Learning made answers worse, {after} right instead of {before} of {metrics.check_total}; "
-                "it was rolled back."
+            raise LearningFailed from ValueError(
+                f"answers became worse: {after} right instead of {before} of {metrics.check_total}"
             )
         if not (shift := (yield from self._shift(learned, learner))) <= self.max_shift:
-            raise LearningFailed(
-                f"Learning changed unrelated answers too much ({shift:.1f} nats, at most {self.max_shift:g}); "
-                "it was rolled back."
+            raise LearningFailed from ValueError(
+                f"unrelated answers changed too much: {shift:.1f} nats, at most {self.max_shift:g}"
             )
 
     def shift(self, learned: Learned, learner: Learner) -> float:
@@ -122,7 +120,7 @@ class Guard:
             if best is None or learned.metrics.final_loss < best[0]:
                 best = learned.metrics.final_loss, tried, factor
         if best is None:
-            raise LearningFailed("This model can't be taught safely at any rate; nothing was changed.")
+            raise LearningFailed from ValueError("this model can't be taught safely at any rate")
         return best[1:]
 
 

@@ -22,7 +22,7 @@ from bot.app import open_app
 from bot.cli import cli
 from bot.cli.models import models
 from bot.settings import load_settings
-from bot.terminal import Screen, answers_table, bench_notes, job_text
+from bot.terminal import Screen, answers_table, bench_notes, job_text, source_line
 from core.prompts import NOT_IN_TEXT
 from core.types import Certainty, Completion, Job, Progress, Stage, Step
 from tests.bot.test_render import answer
@@ -285,16 +285,17 @@ def test_people_see_both_answers_and_the_promise(engine: FakeEngine, pdf: Path, 
     shown = CliRunner().invoke(cli, ["ask", "Who is the keeper?", *where]).stdout
     assert "I do not know." in shown
     assert "Quill" in shown
-    assert "0 document tokens in the prompt" in shown
+    assert "tokens in the prompt, none from a document" in " ".join(shown.split())
 
 
 @pytest.mark.parametrize(("text", "guess"), [("At nine.", "A guess: At nine."), (NOT_IN_TEXT, "")])
-def test_what_is_not_in_the_document_is_no_answer_at_a_terminal(text: str, guess: str) -> None:
+def test_what_is_not_found_is_no_answer_at_a_terminal(text: str, guess: str) -> None:
     absent = answer(certainty=Certainty.ABSENT, learned=Completion(text, 3, 0.1, confidence=0.3))
     console = Console(file=io.StringIO(), width=120)
     console.print(answers_table(absent))
     shown = console.file.getvalue()
     assert "I can't find that in handbook.pdf." in shown and guess in shown and shown.count(text) == bool(guess)
+    assert source_line(absent).startswith("[dim]handbook.pdf · not found · ")
 
 
 def test_steps_are_counted_while_they_are_learned_and_not_in_the_stage_that_follows() -> None:
@@ -488,7 +489,7 @@ def test_a_terminal_says_the_cause_itself(engine: FakeEngine, tmp_path: Path) ->
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "engram.db").write_bytes(b"not a database, but longer than a header of one " * 10)
     refused = CliRunner().invoke(cli, ["docs", "--data-dir", str(tmp_path / "data")])
-    assert "(file is not a database)" in refused.stderr and "operator's log" not in refused.stderr
+    assert "(file is not a database)" in refused.stderr and "the log" not in refused.stderr
 
 
 def test_a_killed_job_is_learned_by_the_next_learn(engram, engine: FakeEngine, pdf: Path, tmp_path: Path) -> None:

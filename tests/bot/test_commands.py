@@ -135,7 +135,7 @@ async def test_a_flood_is_answered_one_by_one(open_service):
         files = [attachment(plain_pdf(f"Document {n}. {TEXT}"), f"{n}.pdf") for n in range(200)]
         reply = await teach(bot, *files)
         assert len(reply.lives) == 3
-        assert sum("has to wait" in message.title and "try again in" in message.text for message in reply.said) == 197
+        assert sum("not take" in message.title and "try again in" in message.text for message in reply.said) == 197
         assert len((await teach(bot, *files[5:6], **BOB)).lives) == 1
 
 
@@ -300,7 +300,7 @@ async def test_the_answer_comes_first_and_the_base_answer_on_a_small_line(taught
 async def test_all_that_is_known_of_an_answer_stands_behind_details(taught):
     (message,) = (await ask(taught)).said
     (details,) = (await press(taught, "details", message.buttons[-1].value, **BOB)).private
-    assert "confidence 98%" in str(details) and "0 document tokens in the prompt" in details.footer
+    assert "%" not in str(details) and "None came from a document" in details.footer
     await run(taught, "forget", arguments={"document": "handbook.pdf"})
     assert "not stored any more" in (await press(taught, "details", message.buttons[-1].value)).text
 
@@ -434,7 +434,7 @@ async def test_a_document_that_is_named_in_the_question_is_asked(taught):
     await teach(taught, attachment(OTHER_PDF, "bakery.pdf"))
     for text in ("Who is the warden in bakery.pdf?", "bakery: who is the warden?"):
         assert "bakery.pdf" in (await ask(taught, text)).text
-    assert "no document called cellar.pdf" in (await ask(taught, "Who is it in cellar.pdf?")).text
+    assert "know a document called cellar.pdf" in (await ask(taught, "Who is it in cellar.pdf?")).text
 
 
 @pytest.mark.parametrize(
@@ -560,7 +560,7 @@ async def test_feedback_is_stored(taught):
     helpful, wrong, _ = (await ask(taught)).said[0].buttons
     assert "Thank you!" in (await press(taught, helpful.action, helpful.value, **BOB)).text
     assert "that it was wrong" in (await press(taught, wrong.action, wrong.value)).text
-    assert "what is right" in (await press(taught, wrong.action, wrong.value, text=" It is Tom. ")).text
+    assert "Shall I learn it?" in (await press(taught, wrong.action, wrong.value, text=" It is Tom. ")).text
     (correction,) = await taught.service.corrections("fake:1")
     assert (correction.document, correction.question) == ("handbook.pdf", "Who is the warden?")
     assert (correction.answer, correction.correction) == ("The warden is Ada Quill", "It is Tom.")
@@ -620,7 +620,8 @@ async def test_a_correction_that_harms_is_left_out_and_said(taught):
     (live,) = (await press(taught, said.said[0].buttons[0].action, said.said[0].buttons[0].value)).lives
     await settled(taught)
     (message,) = live.ended
-    assert message.title == "I left that out" and "still don't answer" in message.text and not message.buttons
+    assert message.title == "I did not learn that correction"
+    assert "still don't answer" in message.text and not message.buttons
 
 
 async def test_a_correction_of_what_is_forgotten_since_is_only_told_so(taught):
@@ -668,7 +669,7 @@ async def test_a_part_of_a_name_is_asked_about(taught):
 
 
 async def test_without_a_name_buttons_show_what_can_be_forgotten(taught):
-    assert "nothing here that I could forget" in (await run(taught, "forget", **BOB)).text
+    assert "given me no documents here" in (await run(taught, "forget", **BOB)).text
     (message,) = (await run(taught, "forget")).private
     button, keep = message.buttons
     assert "manages this channel" in (await press(taught, button.action, button.value, **BOB)).text

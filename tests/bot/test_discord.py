@@ -265,7 +265,7 @@ async def test_the_message_menu_refuses_privately(world):
 async def test_the_form_for_files_learns(world):
     asked = await world.bob.send(world.channel, f"{world.me} {WARDEN}")
     offer = next(message for message in world.channel.history() if message.id > asked.id)
-    form = await world.bob.click(offer, label="Hand me a document")
+    form = await world.bob.click(offer, label="Upload a document")
     await world.bob.submit_modal(form, {"given": [HANDBOOK]})
     await world.told()
     assert "I know handbook.pdf now" in world.said()
@@ -650,17 +650,17 @@ async def test_a_correction_is_learned_when_the_owner_agrees_and_undone_by_its_b
     await world.ask()
     form = await world.bob.click(world.channel.last_message, label="👎")
     done = await world.bob.submit_modal(form, {"given": "The warden is Tom Reed"})
-    assert "decides whether I learn it" in shown(done.followups[0].message) and done.followups[0].ephemeral
+    assert "I passed it on. Whoever added handbook.pdf decides" in shown(done.followups[0].message)
+    assert done.followups[0].ephemeral
     offer = world.channel.last_message
-    assert f"{world.ada.mention} bob says this was wrong" in shown(offer) and "Right is: The warden is Tom" in shown(
-        offer
-    )
+    assert f"{world.ada.mention} bob says this was wrong" in shown(offer)
+    assert "Correct answer: The warden is Tom" in shown(offer)
     refused = await world.bob.click(offer, label="Learn it")
     assert refused.response.ephemeral and "Only the person who brought it" in shown(refused.response.message)
 
     await world.ada.click(offer, label="Learn it")
     await world.told()
-    assert "I know that now, as a part of handbook.pdf" in world.said()
+    assert "Learned, as part of handbook.pdf" in world.said()
     learned = world.channel.last_message
     assert "Tom Reed" in await world.ask()
     await world.restart()
@@ -677,7 +677,7 @@ async def test_what_was_asked_in_private_is_corrected_in_private(world):
     await world.bob.submit_modal(form, {"given": "The warden is Tom Reed"})
     assert world.channel.last_message.id == before
     listed = (await world.ada.slash(world.channel, "corrections")).response.message
-    assert "Right is: The warden is Tom Reed" in shown(listed) and labels(listed) == ["Learn it"]
+    assert "Correct answer: The warden is Tom Reed" in shown(listed) and labels(listed) == ["Learn it"]
 
 
 # Managing

@@ -101,10 +101,20 @@ async def test_an_intent_that_is_wanted_and_not_granted_is_an_error(discord: Fak
     assert (await states(chosen, "Discord"))["Discord intent"][0] == "ok"
 
 
-async def test_a_bot_without_a_server_gets_its_invitation(discord: FakeDiscord) -> None:
-    discord.servers = 0
-    _, words = (await states(Settings(_env_file=None, discord_token=TOKEN), "Discord"))["Discord servers"]
-    assert "https://discord.com/oauth2/authorize?client_id=100" in words
+@pytest.mark.parametrize(("servers", "expected"), [(0, "warning"), (3, "ok")])
+async def test_the_invitation_is_always_shown(discord: FakeDiscord, servers: int, expected: str) -> None:
+    discord.servers = servers
+    state, words = (await states(Settings(_env_file=None, discord_token=TOKEN), "Discord"))["Discord invitation"]
+    assert state == expected and "https://discord.com/oauth2/authorize?client_id=100" in words
+
+
+async def test_a_platform_that_is_not_wanted_is_no_warning_and_none_at_all_is_one(slack: FakeSlack) -> None:
+    state, words = (await states(settings(slack), "Discord"))["Discord"]
+    assert state == "ok" and "to use it, set ENGRAM_DISCORD_TOKEN" in words
+    assert await states(settings(slack), "Platforms") == {}
+    nothing = Settings(_env_file=None)
+    assert (await states(nothing, "Platforms"))["Platforms"][0] == "warning"
+    assert {state for name in ("Discord", "Slack") for state, _ in (await states(nothing, name)).values()} == {"ok"}
 
 
 async def test_a_wrong_discord_token_is_named(discord: FakeDiscord) -> None:

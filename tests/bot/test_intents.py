@@ -21,8 +21,10 @@ SAID = {
                      "what's your name?", "who made you", "Are you ChatGPT?"],
     "thanks": ["thanks!", "Thank you so much", "thx", "ty!!", "great, thanks", "cheers mate", "thanks for your help",
                "Perfect, thank you!", "danke"],
-    "approval": [":+1:", "👍", "lol", "ok", "haha nice", "cool cool", "Good bot", "got it", "yes", "makes sense",
-                 "wow, impressive!", "never mind", "forget it", "🎉🎉"],
+    "approval": [":+1:", "👍", "ok", "haha nice", "cool cool", "Good bot", "got it", "yes", "makes sense",
+                 "wow, impressive!", "🎉🎉", "👍🏽!", ":tada: :+1::skin-tone-2:", "no problem", "not bad, not bad"],
+    "remark": ["lol", "never mind", "forget it", "no", "Nope.", "whatever", "no, nice", "ok, whatever", "hm", "...",
+               "😡", "👎", ":rage:", "👍👎", "🙄 🙄", "I see", "huh", "not nice"],
     "goodbye": ["bye!", "good night all", "see you tomorrow", "cya"],
     "complaint": ["that's wrong", "No, that is not correct.", "bad bot", "you are wrong", "nonsense"],
     "chatter": ["tell me a joke", "I love you", "what's the weather like?", "sing us a song", "happy birthday!"],
@@ -66,11 +68,14 @@ ALSO_SAID = {
         thanks again | thank you kindly
     """,
     "approval": """
-        ok great | sounds good | perfect | cool! | nice work | well done bot | awesome 🎉 | haha | lmao | 😂😂 |
-        :joy: | good job | yep | right | oh I see | interesting | great answer | wow | noted | fair enough |
+        ok great | sounds good | perfect | cool! | nice work | well done bot | awesome 🎉 |
+        good job | yep | right | interesting | great answer | wow | noted | fair enough |
         alright then | no worries | np | that's great | that is awesome | love this | true that | you're the best |
         you are awesome | clever bot | good one | ok got it | gotcha | k | roger | excellent!! | very nice |
         oh wow ok | yes that's right | correct! | that was quick | you rock | brilliant, well done | not bad
+    """,
+    "remark": """
+        haha | lmao | 😂😂 | :joy: | oh I see
     """,
     "introduction": """
         what is this bot? | what are you? | who is this bot | what's this bot for? | what do you do? |
@@ -174,8 +179,11 @@ SAID_LATER = {  # written without sight of the table
         thanks a lot, engram | ta | thanks man | cool, thank you very much | thanks for that | ok thx 👍
     """,
     "approval": """
-        neat | okay cool | yay | oh nice one | super | that works | 🔥 | aha | good to know | yup | sweet | makes
+        neat | okay cool | yay | oh nice one | super | that works | 🔥 | good to know | yup | sweet | makes
         sense now | good stuff | 👏👏 | you're a lifesaver
+    """,
+    "remark": """
+        aha
     """,
     "goodbye": """
         night! | I'm off, bye | catch you later | until tomorrow | cheerio | ok bye for now | see you guys |

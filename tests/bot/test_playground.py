@@ -128,7 +128,7 @@ async def learn_sample(page: Page) -> None:
 async def ask(page: Page, question: str) -> None:
     await page.get_by_label("Question").fill(question)
     await page.locator("#ask").click()
-    await expect(page.locator("#base")).to_contain_text("confidence")
+    await expect(page.locator("#base")).to_contain_text("mean token probability")
 
 
 async def keep_picture(page: Page, name: str) -> None:

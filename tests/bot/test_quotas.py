@@ -89,7 +89,7 @@ async def test_pages_are_felt_by_the_next_upload(clock):
 
 
 async def test_a_full_channel_must_forget_first(clock):
-    with pytest.raises(QuotaReached, match="/forget") as refusal:
+    with pytest.raises(QuotaReached, match="Forget one first") as refusal:
         await quotas(clock, channel_documents=3).upload("u", "c", 3)
     assert refusal.value.retry_after is None
 

@@ -21,6 +21,7 @@ from core.types import (
     Answer,
     Certainty,
     Completion,
+    Correction,
     Document,
     DocumentRef,
     Job,
@@ -129,7 +130,7 @@ def test_the_end_calls_whoever_asked_and_offers_questions():
 
 def test_without_a_good_question_none_is_offered():
     message = render.finished(Progress(job(stage=Stage.DONE), document=document(questions=ODD)))
-    assert [b.label for b in message.buttons] == ["Details"] and "Ask me anything" in message.text
+    assert [b.label for b in message.buttons] == ["Details"] and "Ask me who, what" in message.text
 
 
 def test_only_good_sentences_are_questions_to_try():
@@ -202,10 +203,10 @@ def test_an_answer_without_support_says_so():
     assert (message.title, message.text) == ("", LEARNED.text)  # not in bold
 
 
-def test_what_the_document_does_not_say_is_one_sentence():
+def test_what_is_not_found_is_one_sentence_that_can_be_called_wrong():
     message = render.answer(answer(pages=(), certainty=Certainty.ABSENT))
-    assert (message.text, message.footer) == ("I can't find that in handbook.pdf.", "not in the document")
-    assert LEARNED.text not in str(message) and [b.label for b in message.buttons] == ["Details"]
+    assert (message.text, message.footer) == ("I can't find that in handbook.pdf.", "")
+    assert LEARNED.text not in str(message) and [b.label for b in message.buttons] == ["👍", "👎", "Details"]
 
 
 def test_a_question_that_is_about_nothing_learned_says_so():
@@ -222,14 +223,27 @@ def test_only_private_answers_can_be_shared():
 def test_details_hold_what_the_answer_leaves_out():
     details = render.answer_details(answer())
     learned, base = details.fields
-    assert learned.text == LEARNED.text and learned.note == "p. 12 · confidence 92% · 1.3 s"
-    assert base.text == BASE.text and base.note == "confidence 40% · 1.1 s"
-    assert details.title == "When does the ferry leave?" and "0 document tokens in the prompt" in details.footer
+    assert learned.text == LEARNED.text and learned.note == "p. 12 · 1.3 s"
+    assert base.text == BASE.text and base.note == "1.1 s"
+    assert details.title == "When does the ferry leave?"
+    prompt = "The prompt had 17 tokens: the question and one line of instruction"
+    assert details.footer == f"{prompt}. None came from a document."
+    assert render.answer_details(answer(document_tokens=9)).footer == f"{prompt}, and 9 from the document (p. 12)."
+    stopped = render.answer_details(answer(base=replace(BASE, text="The port master is the captain of a ship, who is")))
+    assert stopped.fields[1].text.endswith("of a ship, who is …")
 
 
 def test_small_talk_is_short():
     for name in SMALL_TALK:
         assert name in render.REACTIONS or len(render.small_talk(name, [document()], [], is_dm=False).text) < 200
+
+
+def test_a_correction_that_could_not_be_learned_or_undone_says_which():
+    failed = Progress(job(stage=Stage.FAILED, error="It made other answers worse."))
+    for learned, title in ((False, "I did not learn that correction"), (True, "I could not undo that")):
+        given = Correction("a1-7", "handbook.pdf", "d1", "Who?", "Ada", "Tom", "discord:7", learned=learned)
+        said = render.corrected(failed, given)
+        assert (said.title, said.text) == (title, "It made other answers worse.")
 
 
 # Managing
@@ -249,7 +263,8 @@ def test_a_long_list_fits_one_message_and_says_what_is_missing():
     waiting = [job(name=f"{number}.pdf") for number in range(5)]
     message = render.documents([document(name="x" * 116 + ".pdf")] * 200, waiting, names={"discord:7": "A" * 32})
     assert len(message.fields) == render.LISTED
-    assert "… and 191 more;" in message.footer and "… and 2 more are waiting." in message.footer
+    assert "… and 191 more. Write “forget” and a name" in message.footer
+    assert "… and 2 more are waiting." in message.footer
 
 
 def test_documents_on_their_way_are_listed_too():
@@ -262,7 +277,11 @@ def test_documents_on_their_way_are_listed_too():
 
 def test_the_status_keeps_other_channels_documents_to_itself():
     status = Status("embedded", "00", "cpu", "float32", "fast-weights", 1, 3, running=JOB)
-    assert "handbook.pdf" in str(render.status(status, JOB.channel))
+    now, here, model = render.status(status, JOB.channel).fields
+    assert (now.text, now.note) == ("Learning handbook.pdf", "3 documents waiting in all channels")
+    assert (here.text, model.text, model.note) == ("1 document learned", "SmolLM2-135M-Instruct", "cpu")
+    idle = render.status(Status("embedded", device="cpu"), JOB.channel).fields[0]
+    assert (idle.text, idle.note) == ("Nothing to learn right now.", "")
     assert "handbook.pdf" not in str(render.status(status, "discord:1:3"))
 
 
@@ -285,7 +304,10 @@ def test_no_foreign_text_and_no_path_is_shown(problem):
 
 def test_refusals_name_the_document():
     assert "a.pdf" in render.refused(AlreadyKnown(), "a.pdf").title
-    assert "wait" in render.refused(QuotaReached("Try again in 5 minutes."), "a.pdf").title
+    too_many = render.refused(QuotaReached("20 an hour; try again in 5 minutes.", retry_after=300.0), "a.pdf")
+    assert (too_many.title, too_many.text) == ("I did not take a.pdf", "20 an hour; try again in 5 minutes.")
+    full = render.refused(QuotaReached("This channel has 200 documents, the limit. Forget one first."), "a.pdf")
+    assert full.text.endswith("Forget one first. Then send it again.")
 
 
 # Words

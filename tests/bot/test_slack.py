@@ -408,7 +408,7 @@ async def test_small_talk_gets_a_reaction_or_a_sentence(world, slack):
 async def test_a_refused_question_leaves_nothing_in_the_channel(world, slack):
     await world.teach()
     await slack.slash("ask", f"--document nothing.pdf {WARDEN}")
-    await world.whispered("no document called nothing.pdf")
+    await world.whispered("know a document called nothing.pdf")
     assert not slack.said("asked")
 
 
@@ -676,7 +676,7 @@ async def test_a_wrong_answer_can_be_corrected(world, slack):
     await slack.click(await world.ask(), "👎", by="UBOB")
     (view,) = await world.until(lambda: slack.views)
     await slack.submit(view, "It is Tom.", by="UBOB")
-    await world.whispered("I noted what is right")
+    await world.whispered("I passed it on")
     assert [one.correction for one in await world.service.corrections(KEY)] == ["It is Tom."]
 
 
@@ -689,7 +689,7 @@ async def test_a_form_that_slack_does_not_open_costs_only_the_correction(world, 
 
 async def test_the_form_for_files_learns(world, slack):
     offer = await world.ask()
-    await slack.click(offer, "Hand me a document")
+    await slack.click(offer, "Upload a document")
     (view,) = await world.until(lambda: slack.views)
     await slack.submit(view, "", HANDBOOK)
     assert (await world.said("I know handbook.pdf now"))["thread_ts"] == offer["thread_ts"]

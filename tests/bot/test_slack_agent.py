@@ -162,14 +162,14 @@ async def test_a_correction_is_learned_when_the_owner_agrees_and_undone_by_the_s
     await slack.click(offer, "Learn it", by="UBOB")
     await world.whispered("Only the person who brought it")
     await slack.click(offer, "Learn it", by="UADA")
-    learned = await world.said("I know that now")
+    learned = await world.said("Learned, as part of")
     assert learned["thread_ts"] == answer["thread_ts"] and shown(learned).startswith(RIGHT)
     assert RIGHT in shown(await world.ask("Who is the warden now?"))
     await slack.click(learned, "Undo", by="UADA")
     undone = await world.said("Undone. I answer as before.")
     assert "Ada Quill" in shown(await world.ask())
     await slack.click(undone, "Learn it", by="UADA")
-    await world.until(lambda: len(slack.said("I know that now")) == 2)
+    await world.until(lambda: len(slack.said("Learned, as part of")) == 2)
 
 
 async def test_the_correction_of_a_private_answer_stays_private(world, slack):
@@ -180,7 +180,7 @@ async def test_the_correction_of_a_private_answer_stays_private(world, slack):
     await slack.click(answer, "👎", by="UBOB")
     (view,) = await world.until(lambda: slack.views)
     await slack.submit(view, RIGHT, by="UBOB")
-    await world.whispered("I noted what is right")
+    await world.whispered("I kept it")
     await world.quiet()
     assert not slack.said("Tom Reed") and not slack.said("says this was wrong")
     await slack.slash("engram", "corrections", by="UADA")

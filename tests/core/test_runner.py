@@ -347,6 +347,20 @@ async def test_an_unexpected_error_is_logged_and_its_text_shown_to_nobody(
     assert "/secret/path" in caplog.text
 
 
+async def test_why_weights_were_not_kept_is_logged_and_told_in_plain_words(
+    open_service: Open, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Harmful(FakeEngine):
+        def learn(self, chunks, *, title):
+            yield from super().learn(chunks, title=title)
+            raise LearningFailed from ValueError("answers became worse")
+
+    async with open_service(Harmful()) as service:
+        last = await learn(service)
+    assert last.job.error.startswith("I could not learn this") and "worse" not in last.job.error
+    assert "answers became worse" in caplog.text
+
+
 async def test_weights_that_are_not_finite_are_never_kept(open_service: Open) -> None:
     class Diverging(FakeEngine):
         def learn(self, chunks, *, title):

@@ -21,6 +21,7 @@ from bot.platforms import supervise
 from bot.platforms.common import bot_options, login_errors
 from bot.platforms.discord.client import Client
 from bot.platforms.discord.errors import login_error
+from bot.wording import count
 from core.errors import SetupError
 from core.program import this_program
 
@@ -111,9 +112,12 @@ async def examine(settings: Settings) -> AsyncIterator[tuple[str, str, str, str]
             await client.login(_token(settings))
         app = await client.application_info()
         link = discord.utils.oauth_url(app.id, permissions=RIGHTS, scopes=("bot", "applications.commands"))
-        yield "Discord token", "ok", f"{client.user}, in {app.approximate_guild_count or 0} servers", ""
-        if not app.approximate_guild_count:
-            yield "Discord servers", "warning", "the bot is in no server", f"Invite it: {link}"
+        servers = app.approximate_guild_count or 0
+        yield "Discord token", "ok", f"{client.user}, in {count(servers, 'server')}", ""
+        if servers:
+            yield "Discord invitation", "ok", f"for another server: {link}", ""
+        else:
+            yield "Discord invitation", "warning", "the bot is in no server", f"Invite it: {link}"
         yield _intent(settings, app.flags)
         known = {command.name for command in await client.tree.fetch_commands()}
         absent = sorted({command.name for command in client.tree.get_commands()} - known)

@@ -22,7 +22,7 @@ FORM, GIVEN = f"{BUTTON}:form", "given"  # callback_id of a modal, block_id and 
 STYLES = {Style.PRIMARY: "primary", Style.DANGER: "danger"}
 
 JUDGE, FEEDBACK = ("helpful", "wrong"), "feedback"  # actions of a pair of feedback buttons, and the pair's own name
-EMOJI = {"❤️": "heart", "👍": "+1", "👋": "wave"}
+EMOJI = {"❤️": "heart", "👍": "+1", "👀": "eyes", "👋": "wave"}
 
 
 def view_of(form: Form, context: str) -> dict[str, Any]:

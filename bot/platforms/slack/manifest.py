@@ -12,7 +12,7 @@ from bot.render import DISCLAIMER
 SHORTCUT = "learn_document"  # callback_id of the message menu
 COMMAND = "engram"  # /engram ask ...: the one command that clashes with no other app's
 NAMES = {"status": "engram-status", "settings": "engram-settings"}  # of the short ones; Slack keeps /status for itself
-DESCRIPTIONS = {"learn": "Show how to hand me a document"}  # Slack gives commands no files
+DESCRIPTIONS = {"learn": "Show how to upload a document"}  # Slack gives commands no files
 
 SCOPES = [
     "app_mentions:read",
@@ -46,7 +46,7 @@ EVENTS = [
 ]
 LONG_DESCRIPTION = (
     "Attach a document to a message that mentions Engram: it learns it by heart, for that channel alone. Anybody there "
-    f"then asks about it, and each answer names the page to check it on. {DISCLAIMER}"
+    f"then asks about it, and an answer names the page that supports it, where one was found. {DISCLAIMER}"
 )
 PROMPTS = [{"title": "What can you do?", "message": "help"}, {"title": "What do you know here?", "message": "docs"}]
 

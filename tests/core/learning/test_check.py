@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Generator
 from dataclasses import replace
 
 import pytest
@@ -139,6 +141,14 @@ def good(lora) -> Learned:
     return large(lora, 0.1)
 
 
+def harm(steps: Generator[object, None, object]) -> str:
+    """What an operator is told of weights that are not kept."""
+    with pytest.raises(LearningFailed) as failure:
+        run(steps)
+    assert str(failure.value) == LearningFailed.__doc__
+    return str(failure.value.__cause__)
+
+
 def test_sound_weights_pass(guard, lora, good) -> None:
     run_to_return(guard.check(good, lora))
     assert 0 <= guard.shift(good, lora) < 0.1
@@ -149,10 +159,8 @@ def test_no_change_moves_nothing_and_large_weights_move_much(guard, lora, good) 
     much = replace(good, tensors={n: 100 * t for n, t in good.tensors.items()})
     assert guard.shift(none, lora) == pytest.approx(0.0, abs=1e-5)
     assert guard.shift(much, lora) > 0.1
-    with pytest.raises(
-        LearningFailed, match=r"unrelated answers too much \(\d+\.\d nats, at most 0\.1\); it was rolled back"
-    ):
-        run_to_return(guard.check(much, lora))
+    why = harm(guard.check(much, lora))
+    assert re.fullmatch(r"unrelated answers changed too much: \d+\.\d nats, at most 0\.1", why)
 
 
 def test_the_shift_is_the_textbook_s_divergence(guard, tiny, fmt, lora, good) -> None:
@@ -176,15 +184,13 @@ def test_the_shift_is_the_textbook_s_divergence(guard, tiny, fmt, lora, good) ->
     ],
 )
 def test_what_is_too_large_or_worse_is_rolled_back(guard, lora, good, change, why) -> None:
-    with pytest.raises(LearningFailed, match=why):
-        run_to_return(guard.check(replace(good, metrics=replace(good.metrics, **change)), lora))
+    assert why in harm(guard.check(replace(good, metrics=replace(good.metrics, **change)), lora))
 
 
 def test_weights_that_are_no_numbers_are_rolled_back(guard, lora, good) -> None:
     name = min(good.tensors)
     broken = {**good.tensors, name: good.tensors[name] * torch.nan, "0/packed": torch.zeros(2, dtype=torch.int8)}
-    with pytest.raises(LearningFailed, match="no numbers"):
-        run_to_return(guard.check(replace(good, tensors=broken), lora))
+    assert "no numbers" in harm(guard.check(replace(good, tensors=broken), lora))
 
 
 def test_one_question_less_may_be_chance() -> None:
@@ -224,8 +230,7 @@ def test_the_search_takes_the_rate_that_learns_most_and_harms_nothing(guard, mon
     monkeypatch.setattr(guard, "shift", lambda learned, learner: 0.2 * learner.factor)
     assert run(guard.with_safe_rate(Rated(), [None] * 5, "x"))[1] == 0.25  # 1: moved too far
     monkeypatch.setattr(guard, "shift", lambda learned, learner: math.nan)
-    with pytest.raises(LearningFailed, match="can't be taught safely at any rate"):
-        run(guard.with_safe_rate(Rated(), [None] * 5, "x"))
+    assert "can't be taught safely at any rate" in harm(guard.with_safe_rate(Rated(), [None] * 5, "x"))
 
 
 def test_the_search_hands_the_device_over_and_reports_no_loss(guard, monkeypatch) -> None:
