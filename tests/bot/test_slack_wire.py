@@ -370,7 +370,7 @@ async def test_on_a_full_disk_people_are_still_answered(world, slack):
     await world.service._index._writer.execute("PRAGMA query_only = ON")  # nothing can be written
     for _ in range(2):
         await slack.event(mention()["event"], event_id="Ev1")
-    await world.whispered("could not be read or written")
+    await world.whispered("I could not read or write my data")
     await world.quiet()
     assert len(slack.whispers) == 1
 
