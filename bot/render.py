@@ -597,7 +597,7 @@ def status(value: Status, channel: str) -> Message:
         fields=(
             Field("Now", _now(value, channel), waiting),
             Field("This channel", f"{count(value.documents, 'document')} learned"),
-            Field("Model", _model(value.model) or "not loaded", value.device),
+            Field("Model", model_name(value.model) or "not loaded", value.device),
             *(Field("Note", note) for note in value.notes),
         ),
     )
@@ -609,7 +609,7 @@ def _now(value: Status, channel: str) -> str:
     return f"Learning {value.running.name}" if value.running.channel == channel else "Learning for another channel"
 
 
-def _model(name: str) -> str:
+def model_name(name: str) -> str:
     """What people call it."""
     return MODEL if name == DEFAULT else name
 
@@ -662,7 +662,7 @@ def about(model: str, source: str) -> Message:
         text="I learn only documents that somebody hands me on purpose. What I learn is a small set of weights that "
         "belongs to one channel; it is never merged into a shared model, and no other channel can use it.",
         fields=(
-            Field("Model", _model(model) or "being loaded"),
+            Field("Model", model_name(model) or "being loaded"),
             Field("Source and licence", source or "Ask whoever runs me.", "MIT; it reads PDFs with PyMuPDF (AGPL-3.0)"),
             Field(
                 "What I keep",

@@ -51,7 +51,11 @@ def note(problem: BaseException | None = None, text: str = "") -> str:
 
 
 def status(value: Status) -> str:
-    model = f"Model: {value.model}, on {value.device} in {value.dtype}" if value.model else " ".join(value.notes)
+    model = (
+        f"Model: {render.model_name(value.model)}, on {value.device} in {value.dtype}"
+        if value.model
+        else " ".join(value.notes)
+    )
     waiting = f"{count(value.queued, 'document')} waiting to be learned" if value.queued else ""
     return f"<small>{escape(' · '.join(filter(None, (model, waiting))))}</small>"
 
