@@ -48,6 +48,7 @@ from core.search.ranking import (
     distinct,
     evidence_on,
     groups_to_ask,
+    is_closest,
     relevance,
     support_of,
 )
@@ -119,18 +120,22 @@ def asked_sections(case: Case, parameters: RankingParameters) -> list[list[Hit]]
     return groups_to_ask(by_closeness(case.channel, case.close, parameters), case.thread, parameters)
 
 
-def answer_given(case: Case, parameters: RankingParameters) -> SectionAnswer | None:
-    """The learned answer that the service gives with these numbers; None: the base model's alone."""
+def search_numbers(parameters: RankingParameters) -> RankingParameters:
+    """Those that decide which sections are asked; the others have their defaults."""
     p = parameters
-    search = RankingParameters(
+    return RankingParameters(
         closeness_weight=p.closeness_weight,
         considered_chunks=p.considered_chunks,
         score_margin=p.score_margin,
         max_sections=p.max_sections,
         thread_margin=p.thread_margin,
     )
+
+
+def answer_given(case: Case, parameters: RankingParameters) -> SectionAnswer | None:
+    """The learned answer that the service gives with these numbers; None: the base model's alone."""
     answered = []
-    for group in asked_sections(case, search):
+    for group in asked_sections(case, search_numbers(parameters)):
         answers = []
         for hit in group:
             recorded = case.recorded[hit.key]
@@ -145,7 +150,8 @@ def replay(case: Case, parameters: RankingParameters) -> Outcome:
     if best is None:
         return Outcome(f1=case.base_f1, document=None, certainty=Certainty.UNSURE)
     recorded = case.recorded[best.hit.key]
-    judged = certainty(case.question, recorded.completion, recorded.evidence, parameters)
+    closest = is_closest(best.hit, distinct(asked_sections(case, search_numbers(parameters))).values())
+    judged = certainty(case.question, recorded.completion, recorded.evidence, parameters, closest=closest)
     return Outcome(f1=recorded.f1, document=best.hit.document.id, certainty=judged)
 
 

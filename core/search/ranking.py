@@ -221,7 +221,8 @@ def judge(
         silent = replace(best.completion, text=NOT_IN_TEXT)
         best = replace(best, completion=silent, pages=best.pages and ())
     share = evidence_on(pages[best.hit.document.id], best.pages, question, best.completion.text)
-    return best, certainty(question, best.completion, share, parameters)
+    closest = is_closest(best.hit, distinct(asked).values())
+    return best, certainty(question, best.completion, share, parameters, closest=closest)
 
 
 def corrects(hit: Hit, question: str, pages: Mapping[str, Sequence[Page]]) -> bool:
@@ -313,14 +314,29 @@ def relevance(answer: SectionAnswer, parameters: RankingParameters) -> float:
     return hit.share + closer + p.gate_support * bool(answer.pages) - doubt
 
 
+def is_closest(hit: Hit, asked: Iterable[Hit]) -> bool:
+    """Whether no section of another document that is asked, too, is closer to the question; also where closeness is not
+    known."""
+    if hit.odds is None:
+        return True
+    others = [other.odds for other in asked if other.document.id != hit.document.id and other.odds is not None]
+    return hit.odds >= max(others, default=hit.odds)
+
+
 def certainty(
-    question: str, completion: Completion, evidence: float | None, parameters: RankingParameters
+    question: str,
+    completion: Completion,
+    evidence: float | None,
+    parameters: RankingParameters,
+    *,
+    closest: bool = True,
 ) -> Certainty:
     """How far a learned answer can be trusted. One that no sentence supports, or of another kind than its question
-    wants, is never likely.
+    wants, or whose question is closer to another document, is never likely.
 
     Args:
         evidence: share of what is asked that stands beside the answer in the text; None where no text is kept.
+        closest: `is_closest`.
     """
     text, confidence = completion.text, completion.confidence
     if not is_answer(text) or not text.strip():
@@ -333,7 +349,7 @@ def certainty(
     is_supported = evidence is not None and evidence >= parameters.min_evidence and is_plausible
     words = len(text.split())
     all_right = confidence ** (words + 1)  # of the words and of the answer's end; confidence is the mean of its tokens
-    if is_supported and all_right >= parameters.likely_confidence:
+    if closest and is_supported and all_right >= parameters.likely_confidence:
         return Certainty.LIKELY
     is_short = words <= parameters.absent_words  # a longer answer may be in words of its own
     if evidence == 0.0 and is_short and confidence < parameters.absent_confidence:

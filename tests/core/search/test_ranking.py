@@ -218,6 +218,21 @@ def test_an_answer_is_judged_by_the_text_of_its_own_document() -> None:
     assert judge(question, [[]], {}, {}, NUMBERS) == (None, Certainty.UNSURE)
 
 
+def test_an_answer_is_not_likely_where_another_documents_section_is_closer_to_the_question() -> None:
+    pages = {id: [Page(1, "The lighthouse was built in 1874.")] for id in "ab"}
+    said = {(id, 0): Completion("in 1874", 2, 0.1, sure) for id, sure in (("a", 0.95), ("b", 0.5))}
+
+    def judged(*asked: Hit) -> tuple[str, Certainty]:
+        best, certain = judge("When was the lighthouse built?", [asked], said, pages, NUMBERS)
+        assert best
+        return best.hit.document.id, certain
+
+    assert judged(hit("a", odds=1.0), hit("b", odds=0.9)) == ("a", Certainty.LIKELY)
+    assert judged(hit("a", odds=1.0), hit("b", odds=1.1)) == ("a", Certainty.UNSURE)
+    assert judged(hit("a", odds=1.0), hit("a", chunk=1, odds=1.1)) == ("a", Certainty.LIKELY), "the same document"
+    assert judged(hit("a"), hit("b", odds=1.1)) == ("a", Certainty.LIKELY), "its closeness is not known"
+
+
 def test_an_answer_is_likely_only_with_a_sentence_that_supports_it_and_of_the_wanted_kind() -> None:
     def judged(question: str, text: str, sure: float, evidence: float | None) -> Certainty:
         completion = Completion(text=text, tokens=2, seconds=0.1, confidence=sure)
