@@ -23,6 +23,7 @@ from storage.channel_files import ChannelFile
 from storage.folder import DataFolder
 from tests.conftest import SMALL, Open
 from tests.fakes import FakeEngine, HeldEngine, plain_pdf, read_plain, to_tensor
+from tests.stall import Stall
 
 TEXT = "The keeper of the lighthouse is Ada Quill. The lamp burns whale oil. The boat comes on Tuesdays. " * 3
 PDF = plain_pdf(TEXT)
@@ -83,23 +84,14 @@ async def test_only_steps_of_learning_have_a_loss_and_checking_has_its_own_stage
 
 
 async def test_the_event_loop_never_stands_still_while_a_job_runs(open_service: Open) -> None:
-    longest, stop = 0.0, False
-
-    async def tick() -> None:
-        nonlocal longest
-        while not stop:
-            before = time.perf_counter()
-            await asyncio.sleep(0.01)
-            longest = max(longest, time.perf_counter() - before - 0.01)
-
+    stall = Stall()
     async with open_service(FakeEngine(step_seconds=0.4, answer_seconds=0.3)) as service:
-        ticker = asyncio.create_task(tick())
+        watching = asyncio.create_task(stall.watch())
         job = await submit(service)
         await service.ask("elsewhere", "Who keeps the lighthouse?")
         await end_of(service, job)
-        stop = True
-        await ticker
-    assert longest < 0.25
+        watching.cancel()
+    assert 0 < stall.own < 0.25
 
 
 async def test_a_question_waits_for_one_step_and_not_for_the_job(open_service: Open) -> None:

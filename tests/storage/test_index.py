@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-import time
 from dataclasses import replace
 
 import pytest
@@ -17,6 +16,7 @@ from core.search.ranking import Hit
 from core.types import ALL_PAGES, Document, Stage
 from storage.channel_files import ChannelFile
 from storage.index import Index
+from tests.stall import Stall
 from tests.storage.samples import claim, learn, make_answer, make_chunks, make_document, make_job
 
 HOSTILE = [
@@ -109,22 +109,13 @@ async def test_eight_writers_at_once_never_see_a_locked_file(index: Index) -> No
 
 
 async def test_a_file_of_50_mb_does_not_hold_up_the_event_loop(index: Index) -> None:
-    longest, stop = 0.0, asyncio.Event()
-
-    async def tick() -> None:
-        nonlocal longest
-        while not stop.is_set():
-            before = time.perf_counter()
-            await asyncio.sleep(0.01)
-            longest = max(longest, time.perf_counter() - before)
-
-    ticking = asyncio.create_task(tick())
+    stall = Stall()
+    watching = asyncio.create_task(stall.watch())
     await index.add_job(make_job("big"), bytes(50 * 2**20))
     assert len((await index.job_file("big"))[0]) == 50 * 2**20
     await index.job_stage("big", Stage.CANCELLED)
-    stop.set()
-    await ticking
-    assert longest < 0.25
+    watching.cancel()
+    assert 0 < stall.own < 0.25
 
 
 # Jobs

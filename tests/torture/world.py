@@ -20,7 +20,6 @@ import shutil
 import signal
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
@@ -30,6 +29,7 @@ from types import TracebackType
 from typing import Any
 
 from bot.chat import Attachment, Live, Message, Reply, Request
+from tests.stall import Stall
 
 MANY = 4 << 20  # bytes of one line
 NO_QUOTAS = dict.fromkeys(
@@ -263,27 +263,6 @@ def attachment(file: dict[str, Any]) -> Attachment:
         return await asyncio.to_thread(Path(file["path"]).read_bytes)
 
     return Attachment(file["name"], file.get("size", 1), "application/pdf", read)
-
-
-class Stall:
-    """How long the event loop stood still at most, by a ticker of 10 ms; and how long at most without the time in which
-    the kernel gave the processors to others."""
-
-    def __init__(self) -> None:
-        self.longest = self.own = 0.0
-        self._file = Path(f"/proc/self/task/{threading.get_native_id()}/schedstat")
-
-    def waited(self) -> float:
-        """Seconds that this thread was ready to run and did not."""
-        return int(self._file.read_text().split()[1]) / 1e9
-
-    async def watch(self) -> None:
-        while True:
-            before, waited = time.perf_counter(), self.waited()
-            await asyncio.sleep(0.01)
-            late = time.perf_counter() - before - 0.01
-            self.longest = max(self.longest, late)
-            self.own = max(self.own, late - (self.waited() - waited))
 
 
 def measures(stall: Stall) -> dict[str, Any]:
