@@ -23,6 +23,7 @@ from core.document.formats import DocumentText, read_document
 from core.errors import DataFolderBusy, SetupError, StorageFailed
 from core.inspection import Inspection
 from core.ports import Engine, Usage
+from core.program import pip_install
 from core.runner import Runner, new_id
 from core.service import Service
 from storage.backup import Manifest
@@ -182,8 +183,7 @@ def _postgres(settings: Settings) -> PostgresIndex:
         from storage.postgres import PostgresIndex
     except ImportError as error:
         raise SetupError(
-            "ENGRAM_DATABASE_URL is set, and PostgreSQL's client is missing: `pip install '.[postgres]'` in the "
-            "checkout."
+            f"ENGRAM_DATABASE_URL is set, and PostgreSQL's client is missing: {pip_install('postgres')}."
         ) from error
     return PostgresIndex(settings.database_url.get_secret_value(), _keys(settings))
 
@@ -202,9 +202,7 @@ def _weights(settings: Settings, folder: DataFolder, index: Index) -> ports.Weig
     try:
         from storage.objects import Objects
     except ImportError as error:
-        raise SetupError(
-            "ENGRAM_OBJECTS is set, and its client is missing: `pip install '.[objects]'` in the checkout."
-        ) from error
+        raise SetupError(f"ENGRAM_OBJECTS is set, and its client is missing: {pip_install('objects')}.") from error
     return Objects(settings.objects, index.id, _keys(settings))
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from core import tracing
 from core.errors import SetupError
+from core.program import pip_install
 
 if TYPE_CHECKING:
     from bot.settings import Settings
@@ -32,7 +33,7 @@ def exporting(settings: Settings) -> Iterator[None]:
         from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter, SpanExporter
         from opentelemetry.trace import StatusCode
     except ModuleNotFoundError as error:
-        raise SetupError("ENGRAM_TRACE_URL needs OpenTelemetry: `pip install '.[trace]'` in the checkout.") from error
+        raise SetupError(f"ENGRAM_TRACE_URL needs OpenTelemetry: {pip_install('trace')}.") from error
 
     exporter: SpanExporter
     if settings.trace_url == CONSOLE:

@@ -129,9 +129,16 @@ class Engine:
             learning, config = self._learn_config(), self.config
             learner = make_learner(name, self.reader, self.format, learning)
             answer = partial(self.answer, most_tokens=CHECK_TOKENS, votes=1)
-            around = {"study": config.study, "check": config.check, "guard": config.guard}
             self._courses[name] = Course(
-                self.reader, self.format, learner, learning, answer, config.question_writer, **around
+                self.reader,
+                self.format,
+                learner,
+                learning,
+                answer,
+                config.question_writer,
+                study=config.study,
+                check=config.check,
+                guard=config.guard,
             )
         return self._courses[name]
 

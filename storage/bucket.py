@@ -59,7 +59,7 @@ class Bucket:
         return self._send(lambda: [item["path"] for page in obstore.list(self.store, prefix) for item in page])
 
     def _send(self, request: Callable[[], Result]) -> Result:
-        """request: may be sent twice.
+        """Send it until it is answered. request: may be sent twice.
 
         obstore sends most of them again itself, but not one whose connection came from its pool and was lost in that
         moment ("connection was not ready").
@@ -72,7 +72,5 @@ class Bucket:
                 if "HTTP error" not in str(error) or time.monotonic() >= until:
                     raise StorageUnavailable(f"{self._contents} can't be reached; nothing was changed.") from error
                 time.sleep(RETRY_PAUSE)
-            except FileNotFoundError:
-                raise
             except BaseError as error:
                 raise StorageFailed(f"{self._contents} can't be read or written; nothing was changed.") from error

@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from core.errors import KeyLost, SetupError, StorageFailed
 from core.files import fsync_path
+from core.program import pip_install
 
 KEY_BYTES = 32  # of a key: AES-256
 NONCE_BYTES = 12  # bytes, random
@@ -189,7 +190,7 @@ class _Bucket:
             from storage.bucket import Bucket
         except ImportError as error:
             raise SetupError(
-                "ENGRAM_KEYS is a bucket, and its client is missing: `pip install '.[objects]'` in the checkout."
+                f"ENGRAM_KEYS is a bucket, and its client is missing: {pip_install('objects')}."
             ) from error
         try:
             self._bucket = Bucket(url, "The keys")

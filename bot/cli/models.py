@@ -43,9 +43,10 @@ async def bench(
     from bot.terminal import bench_table
     from core.errors import Refused, SetupError
     from core.evaluation import bench, report
+    from core.program import pip_install
 
     if missing := [name for name in ("scipy", "matplotlib") if find_spec(name) is None]:
-        raise SetupError(f"This needs {' and '.join(missing)}: `pip install '.[bench]'` in the checkout.")
+        raise SetupError(f"This needs {' and '.join(missing)}: {pip_install('bench')}.")
     for file in (squad, general):
         if file and not file.is_file():
             raise Refused(f"There is no file {file}.")

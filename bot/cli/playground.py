@@ -20,11 +20,12 @@ async def playground(
 ) -> None:
     """Learn and ask in a browser. All of it is erased at the end."""
     from core.errors import SetupError
+    from core.program import pip_install
 
     try:
         import bot.platforms.playground  # noqa: F401
     except ModuleNotFoundError as error:
-        raise SetupError("The playground needs Gradio: `pip install '.[playground]'` in the checkout.") from error
+        raise SetupError(f"The playground needs Gradio: {pip_install('playground')}.") from error
     if call.data_dir:
         await serve(call, host, port)
         return

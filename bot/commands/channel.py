@@ -15,11 +15,15 @@ from core.types import Document
 THREADS = {"slack": "always"}  # by platform: its habit; elsewhere an answer is a reply, and a follow-up opens a thread
 
 
+def unknown_document(key: str) -> NotFound:
+    return NotFound(f"I don't know a document called {harmless_name(key)} here. Write “docs” to me to see the list.")
+
+
 def one_document(known: Sequence[Document], key: str) -> Document:
     """The document that is meant, the newest of several versions. Raises: NotFound."""
     similar = matching(known, key)
     if not similar:
-        raise NotFound(f"I don't know a document called {harmless_name(key)} here. Write “docs” to me to see the list.")
+        raise unknown_document(key)
     names = [document.name for document in similar]
     if len(set(names)) > 1:
         raise NotFound(f"Which one do you mean: {', '.join(names[: render.MAX_OFFERED])}?")

@@ -7,10 +7,9 @@ import asyncio
 from bot import render
 from bot.chat import Reply, Request
 from bot.commands.base import BotBase, owns, require_own
-from bot.commands.channel import document_by_id, settings_of
-from core.errors import NotFound, Refused
+from bot.commands.channel import document_by_id, settings_of, unknown_document
+from core.errors import Refused
 from core.search.finder import is_named, matching
-from core.service import harmless_name
 from core.types import Document
 
 
@@ -43,7 +42,7 @@ async def forget(bot: BotBase, request: Request, reply: Reply) -> None:
         await _forget(bot, exact[0], request, reply)
         return
     if key and not similar:
-        raise NotFound(f"I don't know a document called {harmless_name(key)} here. Write “docs” to me to see the list.")
+        raise unknown_document(key)
     own = [document for document in similar if owns(document.learned_by, request)]
     if key and not own:
         require_own(similar[0].learned_by, request)
