@@ -38,7 +38,7 @@ PARTS = {
     "|got it|makes sense|well done|good (?:job|bot|answer|one|work)|nice (?:one|work|job)|love it|that works"
     "|works for me|not bad|no worries|no problem|me too)",
     # beside approval, or alone
-    "light": "(?:i see|lo+l|lmao|rofl|(?:ha)+h?|(?:he)+h|h?m+|oh|ah|aha|so|very|really|its?|that|thats|is|a lot|indeed)",
+    "filler": "(?:i see|lo+l|lmao|rofl|(?:ha)+h?|(?:he)+h|h?m+|oh|ah|aha|so|very|really|its?|that|thats|is|a lot|indeed)",
     "no": "(?:no|nope|nah|not|huh|nvm|never ?mind|whatever|me neither|no idea|forget (?:it|that|about it|about that))",
     "erase": "(?:forget|delete|erase|remove|unlearn|wipe)",
     "be": "(?:that|thats|that is|this|this is|it is|its|you are|youre|your answer is|no|nope|totally|completely|just)",
@@ -219,10 +219,10 @@ PHRASES = {
         (?:explain|describe){thing}
     """,
     "approval": """
-        (?:{light} )*{nice}(?: (?:{nice}|{light}))*(?: (?:bot|engram|man|then|mate))*
+        (?:{filler} )*{nice}(?: (?:{nice}|{filler}))*(?: (?:bot|engram|man|then|mate))*
     """,
     "remark": """
-        (?:{nice}|{light}|{no})(?: (?:{nice}|{light}|{no}))*(?: (?:bot|engram|man|then|mate|not))*
+        (?:{nice}|{filler}|{no})(?: (?:{nice}|{filler}|{no}))*(?: (?:bot|engram|man|then|mate|not))*
     """,
 }
 PARTS["knows"] = "(?:know|have|learn|learned|learnt|read|got|remember|see|uploaded|taught|given)"

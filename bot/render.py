@@ -610,7 +610,7 @@ def _now(value: Status, channel: str) -> str:
 
 
 def model_name(name: str) -> str:
-    """What people call it."""
+    """The model's public name, where `name` is the setting's default."""
     return MODEL if name == DEFAULT else name
 
 

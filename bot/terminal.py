@@ -22,7 +22,7 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from bot.wording import count, not_found_in, sureness, with_its_cut
+from bot.wording import certainty_label, count, not_found_in, with_its_cut
 from core.document.formats import place_of
 from core.document.text import visible
 from core.program import this_program
@@ -213,7 +213,7 @@ def source_line(answer: Answer) -> str:
     parts = [f"{seconds:.1f} s", prompt]
     if answer.learned and answer.document:
         places = [] if answer.certainty is Certainty.ABSENT else supported_places(answer)
-        parts = [plain(answer.document.name), *places, sureness(answer.certainty), *parts]
+        parts = [plain(answer.document.name), *places, certainty_label(answer.certainty), *parts]
     parts += [f"left out, to be learned again: {plain(name)}" for name in answer.unusable]
     return f"[dim]{' · '.join(parts)}[/]"
 

@@ -39,8 +39,8 @@ def not_found_in(name: str) -> str:
     return f"I can't find that in {name}."
 
 
-def sureness(value: Certainty) -> str:
-    """In a word or two. The weights gave no good answer; whether the document has one, nobody knows."""
+def certainty_label(value: Certainty) -> str:
+    """How an answer's certainty is shown. ABSENT is "not found": only the weights were asked, not the text."""
     return "not found" if value is Certainty.ABSENT else str(value)
 
 

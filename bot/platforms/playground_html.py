@@ -8,7 +8,7 @@ from html import escape
 
 from bot import render
 from bot.chat import Message
-from bot.wording import count, not_found_in, seconds, sureness, with_its_cut
+from bot.wording import certainty_label, count, not_found_in, seconds, with_its_cut
 from core.inspection import AnswerByReading, Preview, Prompt
 from core.prompts import NOT_IN_TEXT
 from core.types import Answer, Certainty, Completion, Document, Progress, Stage, Status
@@ -151,7 +151,7 @@ def learned(value: Answer) -> str:
     guess = f"a guess: {value.learned.text}" if absent and value.learned.text != NOT_IN_TEXT else ""
     section = f"section {value.section + 1}" if value.section is not None else ""
     facts = [
-        sureness(value.certainty),
+        certainty_label(value.certainty),
         guess,
         value.document.name,
         *render.where(value),
