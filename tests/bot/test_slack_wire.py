@@ -185,7 +185,7 @@ async def test_slack_can_verify_the_address(http, slack):
 
 async def test_an_event_that_is_told_four_times_is_handled_once(http, slack):
     for retry in range(4):
-        body, headers = signed("events_api", mention(), at=-retry)
+        body, headers = signed("events_api", mention(), at=-10 * retry)
         assert await slack.post(body, headers, retry=retry) == 200
     await slack.post(*signed("events_api", mention(ts="2.000001")))  # the id alone tells
     await http.said("know any documents")
@@ -202,7 +202,7 @@ async def test_a_command_whose_request_is_copied_is_handled_once(http, slack):
     payload = {"command": "/docs", "text": "", "channel_id": CHANNEL, "user_id": "UADA", "team_id": TEAM}
     payload |= {"trigger_id": "Tr", "response_url": slack.response_url()}
     for age in range(3):
-        await slack.post(*signed("slash_commands", payload, at=-age))
+        await slack.post(*signed("slash_commands", payload, at=-10 * age))
     await http.whispered("know any documents")
     await http.quiet()
     assert len(slack.responses) == 1
