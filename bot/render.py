@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from bot.chat import Button, Field, Message, Style, Tone
 from bot.escape import clip
-from bot.wording import ago, count, in_words, not_found_in, seconds, with_its_cut
+from bot.wording import ago, count, in_words, not_found_in, seconds, with_ellipsis
 from core.convert import DEFAULT, MODEL
 from core.document.formats import place_of
 from core.document.text import one_line
@@ -290,7 +290,7 @@ def _short(text: str) -> str:
 def _base(value: Answer) -> str:
     """What the base model says, on one line."""
     text = one_line(value.base.text)
-    return "I don't know." if text in ("", NOT_IN_TEXT) else with_its_cut(text)
+    return "I don't know." if text in ("", NOT_IN_TEXT) else with_ellipsis(text)
 
 
 def asked_by(name: str, question: str) -> str:
@@ -307,7 +307,7 @@ def answer_details(value: Answer) -> Message:
     return Message(
         title=value.question,
         text=f"Understood as: {value.understood}" if value.understood else "",
-        fields=(*learned, Field("Without the document", with_its_cut(_said(value.base)), _note(value.base))),
+        fields=(*learned, Field("Without the document", with_ellipsis(_said(value.base)), _note(value.base))),
         footer=_prompt_note(value),
     )
 

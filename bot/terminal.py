@@ -22,7 +22,7 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from bot.wording import certainty_label, count, not_found_in, with_its_cut
+from bot.wording import certainty_label, count, not_found_in, with_ellipsis
 from core.document.formats import place_of
 from core.document.text import visible
 from core.program import this_program
@@ -202,7 +202,7 @@ def answers_table(answer: Answer) -> Table:
         learned = "[dim]nothing learned here seems to be about that; add --document NAME to ask one all the same[/]"
     else:
         learned = f"[dim]no document is learned here yet; first: {this_program()} learn FILE[/]"
-    table.add_row(f"[dim]{plain(with_its_cut(answer.base.text))}[/]", learned)
+    table.add_row(f"[dim]{plain(with_ellipsis(answer.base.text))}[/]", learned)
     return table
 
 

@@ -29,7 +29,7 @@ def in_words(value: float) -> str:
     return count(max(1, int(-(-value // 1))), "second")
 
 
-def with_its_cut(text: str) -> str:
+def with_ellipsis(text: str) -> str:
     """What a model says, with an ellipsis where it seems to have been stopped in the middle of a sentence."""
     return f"{text} …" if len(text.split()) > 6 and text[-1].isalnum() else text
 

@@ -13,7 +13,7 @@ from structlog.contextvars import bound_contextvars
 from bot import intents, render
 from bot.chat import Live, Reply, Request, Undelivered, Unfinished
 from bot.commands.base import BotBase, Option, Permission, log_context, require
-from bot.commands.following import resume_job, tell_late
+from bot.commands.following import deliver_overdue, resume_job
 from bot.commands.tables import ACTIONS, COMMANDS
 from bot.links import links_in, without_links
 from core.document.formats import is_named_as_document
@@ -85,7 +85,7 @@ class Bot(BotBase):
         for job in await self.service.pending_deliveries():
             await resume_job(self, job, reopen)
         if self.name:
-            self.spawn(tell_late(self, reopen))
+            self.spawn(deliver_overdue(self, reopen))
 
     async def _guarded(
         self, permission: Permission, request: Request, reply: Reply, handler: Callable[[], Awaitable[None]]

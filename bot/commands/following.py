@@ -28,10 +28,10 @@ def follow(bot: BotBase, job: Job, live: Live) -> None:
     if job.id not in bot.followed:
         bot.followed.add(job.id)
         with bound_contextvars(**log_context(job.channel), job=job.id):  # the task takes them along
-            bot.spawn(tell(bot, job, live))
+            bot.spawn(deliver(bot, job, live))
 
 
-async def tell(bot: BotBase, job: Job, live: Live) -> None:
+async def deliver(bot: BotBase, job: Job, live: Live) -> None:
     """Show a job's progress until its end, and mark the end as told. It may be told twice, and is never left untold."""
     try:
         last = await _watch(bot, job, live)
@@ -41,7 +41,7 @@ async def tell(bot: BotBase, job: Job, live: Live) -> None:
         with contextlib.suppress(Unreachable):  # nobody is left to be told
             await bot.send(live.finish, message)
         metrics.job_ended(last)
-        await _note_told(bot, job)
+        await _mark_delivered(bot, job)
     except NotFound:  # erased together with its channel
         with contextlib.suppress(Undelivered):
             await bot.send(live.finish, render.vanished(job.name))
@@ -59,7 +59,7 @@ async def resume_job(bot: BotBase, job: Job, reopen: Callable[[str], Awaitable[L
         follow(bot, job, live)
 
 
-async def tell_late(bot: BotBase, reopen: Callable[[str], Awaitable[Live | None]]) -> None:
+async def deliver_overdue(bot: BotBase, reopen: Callable[[str], Awaitable[Live | None]]) -> None:
     """Ends that another front end did not live to tell."""
     late: set[str] = set()  # ids of jobs that had ended, and were not told, at the last look
     while True:
@@ -72,7 +72,7 @@ async def tell_late(bot: BotBase, reopen: Callable[[str], Awaitable[Live | None]
             late = set(ended)
 
 
-async def _note_told(bot: BotBase, job: Job) -> None:
+async def _mark_delivered(bot: BotBase, job: Job) -> None:
     try:
         await bot.service.delivered(job.id)
     except StorageFailed:

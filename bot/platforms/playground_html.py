@@ -8,7 +8,7 @@ from html import escape
 
 from bot import render
 from bot.chat import Message
-from bot.wording import certainty_label, count, not_found_in, seconds, with_its_cut
+from bot.wording import certainty_label, count, not_found_in, seconds, with_ellipsis
 from core.inspection import AnswerByReading, Preview, Prompt
 from core.prompts import NOT_IN_TEXT
 from core.types import Answer, Certainty, Completion, Document, Progress, Stage, Status
@@ -164,7 +164,7 @@ def learned(value: Answer) -> str:
 
 
 def base(value: Answer) -> str:
-    said = replace(value.base, text=with_its_cut(value.base.text))
+    said = replace(value.base, text=with_ellipsis(value.base.text))
     return _completion("Without the document", said)
 
 

@@ -130,7 +130,7 @@ class Client(Connection):
                 log.warning("a message of an earlier process could not be looked at: %s", type(problem).__name__)
                 await self.bot.service.inbox.handled(key)
             else:
-                if self.is_told_of(message.guild.id if message.guild else 0):
+                if self.receives_guild(message.guild.id if message.guild else 0):
                     self.bot.spawn(self._hear(message, again=True))
 
     async def _look_back(self) -> None:
@@ -139,7 +139,7 @@ class Client(Connection):
         since = discord.utils.utcnow() - LOOK_BACK
         for key in await self.bot.service.channels("discord:"):
             guild = key.split(":")[1]
-            if not self.is_told_of(int(guild) if guild.isdecimal() else 0):
+            if not self.receives_guild(int(guild) if guild.isdecimal() else 0):
                 continue
             with contextlib.suppress(*TROUBLE):
                 for place in await self._places(key):

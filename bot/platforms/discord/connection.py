@@ -38,7 +38,7 @@ class Connection(discord.AutoShardedClient):
         self.edits = AsyncLimiter(EDITS_PER_SECOND, 1)
         _guard_parsers(self)
 
-    def is_told_of(self, guild: int) -> bool:
+    def receives_guild(self, guild: int) -> bool:
         """Whether Discord tells this connection of a server, 0: of direct messages; an app may have several."""
         return not (self.shard_ids and self.shard_count) or (guild >> 22) % self.shard_count in self.shard_ids
 

@@ -164,7 +164,7 @@ class Client:
             if channel == "dm" or not (listener := await self.listener(team)):
                 continue
             for event in await listener.workspace.latest(channel, LOOK_BACK):
-                if listener.weight(event) > 1:
+                if listener.durability(event) > 1:
                     name = f"missed:{channel}:{event['ts']}"
                     await self._take(f"slack:event:{name}", {"team_id": team, "event_id": name, "event": event})
 
@@ -248,9 +248,9 @@ class Client:
             await self._erase(team_of(body))
             return
         listener = await self.listener(team_of(body))
-        if listener and (weight := listener.weight(event)):
+        if listener and (durability := listener.durability(event)):
             kept = {"team_id": listener.workspace.me.team, "event_id": body["event_id"], "event": event}
-            await self._take(f"slack:event:{body['event_id']}", kept, weight > 1)
+            await self._take(f"slack:event:{body['event_id']}", kept, durability > 1)
 
     async def _erase(self, team: str) -> None:
         """Thrown out of a workspace: what it taught goes, and its token. Slack tells it again when this fails."""

@@ -45,8 +45,8 @@ class Listener:
         self._conversations = Conversations()
         self._home = Home(bot, workspace, self.request)
 
-    def weight(self, event: dict[str, Any]) -> int:
-        """0: none of our business. 1: may be; its text is not kept. 2: must not be lost."""
+    def durability(self, event: dict[str, Any]) -> int:
+        """0: not for the bot. 1: perhaps; its text is not stored. 2: for the bot; stored until it is handled."""
         kind, change = event["type"], event.get("subtype")
         if kind in ("app_mention", "channel_deleted", "group_deleted"):
             return 2
@@ -72,12 +72,12 @@ class Listener:
 
     async def handle(self, kind: str, body: dict[str, Any]) -> None:
         handlers = {
-            "event": self._happened,
-            "command": self._commanded,
-            "action": self._pressed,
-            "form": self._filled_in,
+            "event": self._on_event,
+            "command": self._on_command,
+            "action": self._on_action,
+            "form": self._on_form,
         }
-        await handlers.get(kind, self._chosen)(body)
+        await handlers.get(kind, self._on_shortcut)(body)
 
     async def _first(self, key: str, owner: str, seconds: float = 86_400.0) -> bool:
         """Is it the first time in that while, or the same event once more, after a restart?"""
@@ -86,7 +86,7 @@ class Listener:
         except StorageFailed:
             return self._seen.first(key)
 
-    async def _happened(self, body: dict[str, Any]) -> None:
+    async def _on_event(self, body: dict[str, Any]) -> None:
         event = body["event"]
         kind, change = event["type"], event.get("subtype")
         if kind == "message" and is_gone(event):
@@ -94,7 +94,7 @@ class Listener:
         elif kind in ("message", "app_mention"):
             edited = {**event, **event["message"], "type": "message"} if change == "message_changed" else event
             edited = edited if edited.get("subtype") != "message_changed" else {**edited, "subtype": None}
-            await self._said(edited, body["event_id"])
+            await self._on_message(edited, body["event_id"])
         elif kind in ("channel_deleted", "group_deleted", "member_left_channel"):  # nobody can ask or erase there
             await self.bot.service.reset(self.key(Place(event["channel"], "")))
         elif kind == "app_home_opened" and event.get("tab") == "home":
@@ -115,7 +115,7 @@ class Listener:
         end = f":{place.ts}"
         await upload_deleted(self.bot, self.key(place), lambda address: address.endswith(end), reply)
 
-    async def _said(self, event: dict[str, Any], event_id: str) -> None:
+    async def _on_message(self, event: dict[str, Any], event_id: str) -> None:
         """A message. One that mentions the bot comes twice, as `message` and as `app_mention`, in any order."""
         if not is_spoken(event):
             return
@@ -192,7 +192,7 @@ class Listener:
             return files_in(await self.workspace.message(place.channel, place.thread))
         return ()
 
-    async def _commanded(self, body: dict[str, Any]) -> None:
+    async def _on_command(self, body: dict[str, Any]) -> None:
         place = Place(body["channel_id"], body["user_id"])
         name, text = command_of(
             body["command"].removeprefix("/"), await self.workspace.plain_text(body.get("text") or "")
@@ -205,7 +205,7 @@ class Listener:
             return
         await self.bot.run(name, request, reply)
 
-    async def _pressed(self, body: dict[str, Any]) -> None:
+    async def _on_action(self, body: dict[str, Any]) -> None:
         action, container = body["actions"][0], body.get("container") or {}
         if (body.get("view") or {}).get("type") == "home":
             await self._home.forget(unescape(action["value"]), body["user"]["id"])
@@ -235,7 +235,7 @@ class Listener:
             return False
         return True
 
-    async def _filled_in(self, body: dict[str, Any]) -> None:
+    async def _on_form(self, body: dict[str, Any]) -> None:
         """A form was sent."""
         view = body["view"]
         name, value, channel, ts, thread = json.loads(view["private_metadata"])
@@ -246,7 +246,7 @@ class Listener:
         request = await self.request(place, attachments=files, text=text, is_whispered=not ts)
         await self.bot.press(name, value, request, SlackReply(self.workspace, place, "", body["trigger_id"]))
 
-    async def _chosen(self, body: dict[str, Any]) -> None:
+    async def _on_shortcut(self, body: dict[str, Any]) -> None:
         """The message menu."""
         message = body["message"]
         place = Place(
