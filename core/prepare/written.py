@@ -33,6 +33,7 @@ from core.prepare.questions import QA
 from core.prompts import ASK, ReaderFormat
 from core.search.words import in_a_row, normalise
 from core.squad import f1
+from core.types import Completion
 
 MIN_WORDS = 30  # of a text
 SAME_ANSWER = 0.8  # F1 of two answers from which they are the same
@@ -40,17 +41,21 @@ MIN_CONFIDENCE = 0.6  # of the second answer, where it is the one that was writt
 MIN_CONFIDENCE_ALONE = 0.9  # ... where it is another one
 QUESTION_WORDS = range(3, 25)
 ANSWER_WORDS = range(1, SHORT + 1)
+LONGEST_DRAFT = 32  # tokens of a question and its answer; one that is cut has another answer the second time
+LONGEST_ANSWER = 16  # tokens
 
 
-def is_kept(text: str, draft: QA, answer: str, confidence: float) -> bool:
-    """Whether a question that was written with an answer, and got this `answer` the second time, is trained on."""
-    asked, words = normalise(draft.question), normalise(answer)
+def is_kept(text: str, draft: QA, second: Completion) -> bool:
+    """Whether a question that was written with an answer, and got another the second time, is trained on."""
+    asked, words, answer = normalise(draft.question), normalise(second.text), second.text
+    if second.tokens >= LONGEST_ANSWER:  # it is cut
+        return False
     if draft.question in ABOUT or len(asked) not in QUESTION_WORDS or len(words) not in ANSWER_WORDS:
         return False
     if answer not in text or in_a_row(words, asked):
         return False
     is_same = f1(answer, [draft.answer]) >= SAME_ANSWER
-    return confidence >= (MIN_CONFIDENCE if is_same else MIN_CONFIDENCE_ALONE)
+    return second.confidence >= (MIN_CONFIDENCE if is_same else MIN_CONFIDENCE_ALONE)
 
 
 def write_about(reader: Any, tokenizer: Any, texts: Sequence[str], each: int, temperature: float) -> list[list[QA]]:
@@ -59,7 +64,7 @@ def write_about(reader: Any, tokenizer: Any, texts: Sequence[str], each: int, te
     options: dict[str, Any] = {"stop_ids": fmt.stop_ids, "pad_id": fmt.pad_id}
     prompts = [fmt.in_context(text, ASK) for text in texts]
     prefix = run_to_return(prefill(reader, prompts, fmt.pad_id))
-    sampling = options | {"max_new": 40, "temperature": temperature, "prefix": prefix}
+    sampling = options | {"max_new": LONGEST_DRAFT, "temperature": temperature, "prefix": prefix}
     text_of = each * list(range(len(texts)))
     replies = complete(reader, tokenizer, each * prompts, text_of=text_of, **sampling)
     drafts: list[tuple[int, QA]] = []
@@ -69,10 +74,12 @@ def write_about(reader: Any, tokenizer: Any, texts: Sequence[str], each: int, te
             drafts.append((number, QA(question, answer)))
             asked_again.append(fmt.in_context(texts[number], question))
     text_of = [number for number, _ in drafts]
-    answers = complete(reader, tokenizer, asked_again, max_new=20, prefix=prefix, text_of=text_of, **options)
+    answers = complete(
+        reader, tokenizer, asked_again, max_new=LONGEST_ANSWER, prefix=prefix, text_of=text_of, **options
+    )
     kept: dict[int, dict[str, QA]] = defaultdict(dict)  # by text and answer
     for (number, draft), reply in zip(drafts, answers, strict=True):
-        if is_kept(texts[number], draft, reply.text, reply.confidence):
+        if is_kept(texts[number], draft, reply):
             kept[number].setdefault(reply.text.lower(), QA(draft.question, reply.text))
     return [list(kept[number].values()) for number in range(len(texts))]
 

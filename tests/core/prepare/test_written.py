@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import lzma
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from core.prepare import written
 from core.prepare.material import Material, Passage, append, load, save
 from core.prepare.questions import QA
 from core.prepare.written import is_kept, texts_to_ask, write_about, write_questions
+from core.types import Completion
 
 TEXT = "The lighthouse was built by Orla Venn in 1874. It stands on the northern pier."
 
@@ -31,7 +33,9 @@ TEXT = "The lighthouse was built by Orla Venn in 1874. It stands on the northern
     ],
 )
 def test_which_questions_are_kept(question, drafted, answer, confidence, kept) -> None:
-    assert is_kept(TEXT, QA(question, drafted), answer, confidence) is kept
+    second = Completion(answer, 3, 0.1, confidence)
+    assert is_kept(TEXT, QA(question, drafted), second) is kept
+    assert not is_kept(TEXT, QA(question, drafted), replace(second, tokens=written.LONGEST_ANSWER))  # cut
 
 
 def test_a_reader_writes_about_each_text(tiny, monkeypatch) -> None:
@@ -41,7 +45,7 @@ def test_a_reader_writes_about_each_text(tiny, monkeypatch) -> None:
     reader = Prepared(inner, tiny.model.config.hidden_size, tiny.model).merged(tiny.model)
     read = "core.prompts.ReaderFormat.read_questions"
     monkeypatch.setattr(read, lambda self, text: [(f"What about {text[:5]}?", text)])
-    monkeypatch.setattr(written, "is_kept", lambda text, draft, answer, confidence: 0 < confidence <= 1)
+    monkeypatch.setattr(written, "is_kept", lambda text, draft, second: 0 < second.confidence <= 1)
     texts = [TEXT, TEXT * 2, TEXT[:40]]
     questions = write_about(reader, tiny.tokenizer, texts, each=3, temperature=1.0)
     assert len(questions) == 3 and all(1 <= len(asked) <= 3 for asked in questions)
