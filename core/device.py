@@ -13,7 +13,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -60,6 +59,7 @@ class Device:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="device")
         self._loading: asyncio.Future[Engine] | None = None
         self._waiting: deque[_Question] = deque()
+        self._unsearched: deque[_Search] = deque()
         self._asked: set[asyncio.Future[None]] = set()  # questions from when they came until they are answered
         self._searched = 0  # questions whose search was computed since the last batch
         self._searched_at = 0.0  # when the last one was
@@ -132,12 +132,11 @@ class Device:
     async def query(self, question: str) -> Query | None:
         """What the engine makes of a question, for the search; None where it makes nothing of it, or fails to: words
         find sections, too. Raises: SetupError."""
-        engine = await self.ready()
-        try:
-            return await self.run(self._query, engine, question)
-        except Exception:
-            log.exception("the search goes on by words alone")
-            return None
+        await self.ready()
+        search = _Search(question, self._loop.create_future())
+        self._unsearched.append(search)
+        self._thread.submit(self._search_waiting)
+        return await search.reply
 
     @traced("follow-up")
     async def rewrite_question(self, history: Sequence[str], question: str) -> str:
@@ -152,7 +151,9 @@ class Device:
     def close(self) -> None:
         """Turn away who still waits; what runs in the thread runs to its end."""
         while self._waiting:
-            _settle(self._waiting.popleft(), EngramError("Engram is stopping; ask again in a moment."))
+            _settle(self._waiting.popleft().reply, EngramError("Engram is stopping; ask again in a moment."))
+        while self._unsearched:
+            _settle(self._unsearched.popleft().reply, None)
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     # In the device's thread
@@ -168,15 +169,35 @@ class Device:
             log.exception("the engine could not be loaded")
             raise ModelNotFound from error
 
-    def _query(self, engine: Engine, question: str) -> Query | None:
-        try:
-            return engine.query(question)
-        finally:
-            self._searched += 1
+    def _search_waiting(self) -> None:
+        """Those that came while the thread was busy, in one batch."""
+        batch: list[_Search] = []
+        while self._unsearched and len(batch) < self._batch_rows:
+            search = self._unsearched.popleft()
+            if not search.reply.done():  # done already: the asker has gone
+                batch.append(search)
+        if batch:
+            self._search_batch(batch)
+            self._searched += len(batch)
             self._searched_at = time.monotonic()
 
+    def _search_batch(self, batch: list[_Search]) -> None:
+        engine = self.engine
+        assert engine is not None  # `query` waited for it
+        queries: Sequence[Query | None] = [None]
+        try:
+            queries = engine.queries([search.question for search in batch])
+        except Exception:
+            if len(batch) > 1:  # one bad question must not cost the others their search
+                for search in batch:
+                    self._search_batch([search])
+                return
+            log.exception("the search goes on by words alone")
+        for search, query in zip(batch, queries, strict=True):
+            self._loop.call_soon_threadsafe(_settle, search.reply, query)
+
     def _gather(self) -> None:
-        """Questions that came while the thread was busy are searched one after the other, and asked together."""
+        """Questions that were searched together are asked together."""
         while len(self._waiting) < self._searched and time.monotonic() < self._searched_at + GATHER_SECONDS:
             time.sleep(0.002)
         self._searched = 0
@@ -213,11 +234,17 @@ class Device:
                 log.exception("answering failed")
             replies = [error if isinstance(error, EngramError) else EngramError()]
         for question, reply in zip(batch, replies, strict=True):
-            self._loop.call_soon_threadsafe(_settle, question, reply)
+            self._loop.call_soon_threadsafe(_settle, question.reply, reply)
 
 
-@dataclass
-class _Question:
+class _Search(NamedTuple):
+    """A question that waits for what the engine makes of it."""
+
+    question: str
+    reply: asyncio.Future[Query | None]
+
+
+class _Question(NamedTuple):
     """Rows that wait for one reply."""
 
     asks: tuple[Ask, ...]
@@ -229,10 +256,10 @@ def prompt_tokens(engine: Engine, ask: Ask) -> PromptTokens:
     return PromptTokens(total, total - engine.prompt_tokens(ask.question) if ask.context else 0)
 
 
-def _settle(question: _Question, reply: RowAnswers | EngramError) -> None:
-    if question.reply.done():
+def _settle(reply: asyncio.Future[T], value: T | EngramError) -> None:
+    if reply.done():
         return
-    if isinstance(reply, EngramError):
-        question.reply.set_exception(reply)
+    if isinstance(value, EngramError):
+        reply.set_exception(value)
     else:
-        question.reply.set_result(reply)
+        reply.set_result(value)

@@ -314,8 +314,8 @@ class Engine:
         [written] = complete(self.reader.model, self.base.tokenizer, [prompt], **options)
         return written.text if is_same_question(written.text, question, history) else question
 
-    def query(self, question: str) -> Query | None:
-        return self._searcher.query(question) if self._searcher else None
+    def queries(self, questions: Sequence[str]) -> list[Query | None]:
+        return self._searcher.queries(questions) if self._searcher else [None] * len(questions)
 
     def codes(self, chunks: Sequence[Chunk]) -> list[bytes]:
         if not self._searcher:

@@ -112,8 +112,8 @@ class Engine(Protocol):
         """A follow-up, written so that it can be understood without the questions before it."""
         ...
 
-    def query(self, question: str) -> Query | None:
-        """The question, to compare chunks' codes with; None for a model that has no search head."""
+    def queries(self, questions: Sequence[str]) -> Sequence[Query | None]:
+        """Each question, to compare chunks' codes with; None for a model that has no search head."""
         ...
 
     def codes(self, chunks: Sequence[Chunk]) -> list[bytes]:

@@ -110,10 +110,11 @@ async def test_questions_that_wait_together_are_answered_in_one_batch(
     open_service: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("core.device.GATHER_SECONDS", 30)  # on a busy machine their searches take longer than usual
-    engine, go = FakeEngine(), threading.Event()
+    engine, go, searched = FakeEngine(), threading.Event(), []
     async with open_service(engine) as service:
         await learn(service)
         monkeypatch.setattr(engine, "work", lambda seconds: go.wait(60))
+        monkeypatch.setattr(engine, "queries", lambda asked: searched.append(len(asked)) or [None] * len(asked))
         tasks = [asyncio.create_task(service.ask("here", "What burns?"))]
         while not engine.batches:
             await asyncio.sleep(0.01)
@@ -123,6 +124,24 @@ async def test_questions_that_wait_together_are_answered_in_one_batch(
         go.set()
         await asyncio.gather(*tasks)
     assert [len(batch) for batch in engine.batches] == [3, 15]  # two places and the base model each
+    assert searched == [1, 5]
+
+
+async def test_a_question_that_cannot_be_searched_costs_no_other_its_search(open_service: Open) -> None:
+    class Picky(FakeEngine):
+        def queries(self, questions: Sequence[str]) -> list[None]:
+            if any("zeppelin" in question for question in questions):
+                raise RuntimeError("out of memory")
+            searched.extend(questions)
+            return [None] * len(questions)
+
+    searched: list[str] = []
+    async with open_service(Picky()) as service:
+        await learn(service)
+        asked = ["Who built the lamp?", "Which boat is a zeppelin?", "When comes the boat?"]
+        answers = await asyncio.gather(*(service.ask("here", question) for question in asked))
+    assert [answer.question for answer in answers] == asked
+    assert sorted(searched) == [asked[2], asked[0]]
 
 
 async def test_a_batch_is_capped_and_nobody_is_left_out(open_service: Open) -> None:
@@ -572,8 +591,9 @@ class Taking(HeldEngine):
             self.turns.append("step")
             yield step
 
-    def query(self, question: str) -> None:
+    def queries(self, questions: Sequence[str]) -> list[None]:
         self.turns.append("search")
+        return [None] * len(questions)
 
     def answer(self, asks: Sequence[Ask]) -> list[Completion]:
         self.turns.append("answer")

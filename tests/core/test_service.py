@@ -134,9 +134,10 @@ class Asking(FakeEngine):
         super().__init__(chunk_size=8)
         self.asked: list[str] = []
 
-    def query(self, question: str) -> Query:
-        self.asked.append(question)
-        return Query(b"a head's", np.full((1, 8), 8**-0.5), np.array([3.0]), slope=9.0, offset=-4.0)
+    def queries(self, questions: Sequence[str]) -> list[Query]:
+        self.asked += questions
+        query = Query(b"a head's", np.full((1, 8), 8**-0.5), np.array([3.0]), slope=9.0, offset=-4.0)
+        return [query] * len(questions)
 
     def codes(self, chunks: Sequence[Chunk]) -> list[bytes]:
         return [b"a head's" + (b"\xff" if "oven" in chunk.text else b"\x00") for chunk in chunks]
@@ -169,7 +170,7 @@ async def test_a_question_in_a_thread_that_clearly_points_at_another_document_go
 
 
 class Failing(FakeEngine):
-    def query(self, question: str) -> None:
+    def queries(self, questions: Sequence[str]) -> list[None]:
         raise RuntimeError("out of memory")
 
 

@@ -76,8 +76,8 @@ class ByHeart:
     def rewrite_question(self, history: Sequence[str], question: str) -> str:
         return question
 
-    def query(self, question: str) -> None:
-        return None
+    def queries(self, questions: Sequence[str]) -> list[None]:
+        return [None] * len(questions)
 
     def codes(self, chunks: Sequence[Chunk]) -> list[bytes]:
         return [b""] * len(chunks)

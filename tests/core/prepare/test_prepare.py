@@ -98,7 +98,7 @@ def test_other_architectures_are_prepared_too(tiny, tmp_path, shape) -> None:
 
 def test_a_head_to_search_with_comes_with_questions_of_people(tiny, fmt, tmp_path) -> None:
     prepare(tiny, MATERIAL, Material(), tmp_path, CONFIG)
-    assert Searcher.for_model(tiny, tmp_path, fmt.pad_id).query("Who is master 1?")
+    assert Searcher.for_model(tiny, tmp_path, fmt.pad_id).queries(["Who is master 1?"])[0]
     prepare(tiny, Material(), Material(), tmp_path / "none", CONFIG)
     assert Searcher.for_model(tiny, tmp_path / "none", fmt.pad_id) is None
 

@@ -86,12 +86,31 @@ def test_a_head_is_the_same_after_it_was_stored(tiny, tmp_path: Path) -> None:
     assert again.layer == 2 and torch.equal(again.mean, head.mean) and torch.equal(again.odds, head.odds)
     torch.testing.assert_close(again.project, head.project, atol=1e-3, rtol=1e-2)
     one, other = Searcher.for_model(tiny, tmp_path, 0), Searcher.for_model(tiny, tmp_path, 0)
-    assert one and other and one.codes([[7, 8, 9]]) == other.codes([[7, 8, 9]]) and one.query("") is None
+    assert one and other and one.codes([[7, 8, 9]]) == other.codes([[7, 8, 9]]) and one.queries([""]) == [None]
     assert len(one.codes([[7, 8, 9], [4]])[1]) == NAME_BYTES + 16
     head.bias.data += 1
     save_head(head, tmp_path)
     changed = Searcher.for_model(tiny, tmp_path, 0)
     assert changed and changed.name != one.name, "what another head wrote is never compared"
+
+
+def test_questions_read_together_are_the_same_as_alone(tiny) -> None:
+    torch.manual_seed(0)
+    head = SearchHead(2, WIDTH)
+    torch.nn.init.orthogonal_(head.project)
+    searcher = Searcher(tiny, head, HEAD, 0)
+    questions = [
+        "Who keeps the boats?",
+        "",
+        "Why?",
+        "Where does the harbour master of the odrey keep all boats at night?",
+    ]
+    for question, query in zip(questions, searcher.queries(questions), strict=True):
+        (alone,) = searcher.queries([question])
+        assert (query is None) == (alone is None) == (question == "")
+        if query and alone:
+            np.testing.assert_allclose(query.vectors, alone.vectors, atol=1e-3)
+            np.testing.assert_allclose(query.weights, alone.weights, atol=1e-3)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="records on a GPU only")
@@ -104,7 +123,7 @@ def test_on_a_gpu_a_question_is_read_by_a_recording(tiny) -> None:
     for question in ("Who keeps the boats?", "Why?", "Who keeps the boats? " * 20, "Who keeps the boats? " * 90):
         ids = tiny.tokenizer.encode(question, add_special_tokens=False)
         plain, _ = searcher._vectors(torch.tensor([ids], device="cuda"))
-        np.testing.assert_allclose(searcher.query(question).vectors, plain.cpu().numpy(), atol=1e-3)
+        np.testing.assert_allclose(searcher.queries([question])[0].vectors, plain.cpu().numpy(), atol=1e-3)
         Graphs(searcher.base.model, {})
     assert list(searcher.recordings) == [32, 128]
 
@@ -144,7 +163,7 @@ def test_short_passages_are_put_together_with_all_their_questions() -> None:
 
 def test_an_engine_without_a_head_has_no_codes(engine) -> None:
     chunks = chunks_of(engine.base.tokenizer, STORY, 30)
-    assert engine.query("Who?") is None and engine.codes(chunks) == [b""] * len(chunks)
+    assert engine.queries(["Who?"]) == [None] and engine.codes(chunks) == [b""] * len(chunks)
 
 
 def test_the_embedded_model_finds_what_is_asked_in_other_words() -> None:
@@ -154,7 +173,7 @@ def test_the_embedded_model_finds_what_is_asked_in_other_words() -> None:
     assert [len(code) for code in codes] == [NAME_BYTES + 16 * chunk.token_count for chunk in chunks]
     first = []
     for question, place in ASKED.items():
-        close = closeness(engine.query(question), codes)
+        close = closeness(engine.queries([question])[0], codes)
         assert close and close[place] in sorted(close)[-2:], question
         first.append(max(close) == close[place])
     assert sum(first) >= 4, "a head that ships may put one of the five second (LOG.md); by chance one comes first"
