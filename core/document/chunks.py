@@ -12,7 +12,8 @@ from core.document.text import counted, runs_on
 from core.errors import DocumentTooLong, DocumentTooShort
 from core.types import Chunk, Limits, Page
 
-SLACK = 0.15  # of a chunk may stay empty, so that it ends where a paragraph, a sentence or a word does
+PARAGRAPH_SLACK = 0.5  # of a chunk may stay empty, so that it ends where a paragraph does (LOG.md, A paragraph is not cut)
+SLACK = 0.15  # ... where a sentence, a line or a word does
 STOPS = (".", "!", "?", "…", "。", "！", "？")
 MIN_OWN_TOKENS = 48  # tokens of what a file says of itself; fewer alone are learned badly (LOG.md)
 PAGE_TOKENS = 450  # of a page of print
@@ -45,8 +46,9 @@ def make_chunks(pages: Sequence[Page], encode: Encode, chunk_size: int) -> list[
     """Cut a document into chunks of at most `chunk_size` tokens.
 
     The chunks' token ids one after the other are those of `encode(join_pages(pages))`, their texts one after the other
-    are `join_pages(pages)`. A chunk ends where a paragraph does, else a sentence, a line, a word, if one of them ends
-    within the last 15 % of the room, and if possible not within a character. A document without text has no chunks.
+    are `join_pages(pages)`. A chunk ends where a paragraph does, if one ends in the second half of the room; else where
+    a sentence, a line or a word does, if one ends within the last 15 %; and if possible not within a character. A
+    document without text has no chunks.
     """
     if chunk_size < 1:
         raise ValueError("A chunk holds at least one token.")
@@ -137,10 +139,10 @@ def _cuts(
 def _best_cut(text: str, offsets: Sequence[tuple[int, int]], ends: Sequence[int], start: int, most: int) -> int:
     """The end of a chunk that holds at most the tokens from `start` to `most`."""
     whole = [cut for cut in range(most, start, -1) if offsets[cut][0] >= ends[cut - 1]]  # not within a character
-    near = [cut for cut in whole if most - cut <= SLACK * (most - start)]
-    for ends_here in (_ends_paragraph, _ends_sentence, _ends_line, _ends_word):
-        for cut in near:
-            if ends_here(text, ends[cut - 1]):
+    kinds = ((_ends_paragraph, PARAGRAPH_SLACK), (_ends_sentence, SLACK), (_ends_line, SLACK), (_ends_word, SLACK))
+    for ends_here, slack in kinds:
+        for cut in whole:
+            if most - cut <= slack * (most - start) and ends_here(text, ends[cut - 1]):
                 return cut
     return whole[0] if whole else most
 

@@ -94,6 +94,14 @@ def test_chunks_rather_end_with_paragraphs() -> None:
     assert all("white." in chunk.text.rstrip()[-7:] for chunk in chunks)
 
 
+def test_a_paragraph_is_not_cut_to_fill_the_second_half_of_a_chunk() -> None:
+    paragraph = SENTENCE * 6 + "It is white.\n"
+    tokens = len(tokenizer().encode(paragraph).ids)
+    for room in (1.05, 1.3, 1.6, 1.9):
+        chunks = make_chunks(pages(paragraph * 8), encoder(tokenizer()), int(room * tokens))
+        assert [chunk.text.strip() for chunk in chunks] == [paragraph.strip()] * 8, room
+
+
 def test_a_heading_stays_with_what_follows() -> None:
     section = "The harbour\n\n" + SENTENCE * 2 + "\n\n"
     size = len(tokenizer().encode(section * 3 + "The harbour\n\n").ids)  # room for a heading at the end
