@@ -35,11 +35,12 @@ playground: install  ## the same in a browser, with documents of your own
 space: install  ## a folder for a Hugging Face Space: build/space
 	$(BIN)/python .ci/space.py build/space
 
-test: install  ## the test suite, in three processes: each of them waits often
-	@$(BIN)/python -m pytest -q tests/bot tests/torture & bot=$$!; \
-	$(BIN)/python -m pytest -q tests/storage & storage=$$!; \
-	$(BIN)/python -m pytest -q --ignore=tests/bot --ignore=tests/torture --ignore=tests/storage; core=$$?; \
-	wait $$bot; bot=$$?; wait $$storage; storage=$$?; exit $$((bot || storage || core))
+APART := tests/bot tests/storage tests/torture
+
+test: install  ## the test suite, in four processes: each of them waits often
+	@for part in $(APART); do $(BIN)/python -m pytest -q $$part & parts="$$parts $$!"; done; \
+	$(BIN)/python -m pytest -q $(APART:%=--ignore=%); failed=$$?; \
+	for part in $$parts; do wait $$part || failed=1; done; exit $$failed
 
 peers:  ## another project's model of Slack, which tests/bot/test_slack_emulate.py runs on
 	npm ci --silent --no-audit --no-fund --prefix tests/bot/emulate
