@@ -53,10 +53,15 @@ class Load:
     failed: list[str] = field(default_factory=list)  # refused, or not what must come
     resets: int = 0
     late: int = 0  # no answer within a minute
-    samples: list[dict[str, float]] = field(default_factory=list)  # of this life
+    samples: list[dict[str, float]] = field(default_factory=list)  # of this life, once it has ended a document
+    ends_before: int = 0  # of this life
 
     def next(self) -> int:
         return next(self.numbers)
+
+    @property
+    def ends(self) -> int:
+        return sum(len(upload.ends) for upload in self.uploads.values())
 
 
 async def run(plan: Plan, say: Say) -> list[Figure]:
@@ -66,7 +71,7 @@ async def run(plan: Plan, say: Say) -> list[Figure]:
     lives = [(plan.seconds / 6, signal.SIGTERM), (plan.seconds / 3, signal.SIGKILL), (plan.seconds, None)]
     for until, how in lives:
         async with world_of(plan, folder) as world:
-            load.world, load.samples = world, []
+            load.world, load.samples, load.ends_before = world, [], load.ends
             await world.ready(PATIENCE)
             await live(load, began + until, say)
             if how is None:
@@ -101,7 +106,10 @@ def outcome(load: Load, problems: Sequence[str], strays: int) -> list[Figure]:
 
 
 def health(samples: Sequence[dict[str, float]], stalls: Sequence[dict[str, float]], seconds: float) -> list[Figure]:
-    """Of the last life without its first third, which warms up: its first fifth against its last."""
+    """Of the last life without its first third, which warms up: its first fifth against its last. A life of a few
+    seconds on a slow machine has no samples, and nothing is said of its memory."""
+    if not samples:
+        return [Figure("growth of memory", "too short to say"), *_stalls(stalls, seconds)]
     warm = samples[len(samples) // 3 :]
     fifth = max(1, len(warm) // 5)
     first, last = warm[:fifth], warm[-fifth:]
@@ -112,7 +120,6 @@ def health(samples: Sequence[dict[str, float]], stalls: Sequence[dict[str, float
     before, after = middle(first, "rss"), middle(last, "rss")
     growth = 100 * (after - before) / before
     fds = middle(first, "fds"), middle(last, "fds")
-    longest, own = (max(life[key] for life in stalls) for key in ("stall", "own_stall"))
     return [
         Figure("memory, then and at the end", f"{before / 2**20:,.0f} MB, {after / 2**20:,.0f} MB"),
         Figure("growth of memory", f"{growth:+.1f} %", f"<= {GROWTH:g} %", growth <= GROWTH),
@@ -123,6 +130,13 @@ def health(samples: Sequence[dict[str, float]], stalls: Sequence[dict[str, float
             f"at most {2 + CHANNELS} more",  # each channel's file stays open once it was used
             fds[1] - fds[0] <= 2 + CHANNELS,
         ),
+        *_stalls(stalls, seconds),
+    ]
+
+
+def _stalls(stalls: Sequence[dict[str, float]], seconds: float) -> list[Figure]:
+    longest, own = (max(life[key] for life in stalls) for key in ("stall", "own_stall"))
+    return [
         at_most("longest stall of the event loop, waiting for a processor left out", own, STALL),
         Figure("the same with it", f"{longest:.2f} s"),
         Figure("seconds in all", f"{seconds:,.0f}"),
@@ -212,8 +226,9 @@ async def erase(load: Load) -> None:
 
 async def sample(load: Load) -> None:
     now = await load.world.stats(load.next())
-    load.samples.append({key: now[key] for key in ("rss", "fds", "tasks", "stall", "own_stall", "at")})
     note(load)
+    if load.ends > load.ends_before:  # before that the model is loaded
+        load.samples.append({key: now[key] for key in ("rss", "fds", "tasks", "stall", "own_stall", "at")})
 
 
 def note(load: Load) -> None:
