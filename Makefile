@@ -35,11 +35,11 @@ playground: install  ## the same in a browser, with documents of your own
 space: install  ## a folder for a Hugging Face Space: build/space
 	$(BIN)/python .ci/space.py build/space
 
-APART := tests/bot tests/storage tests/torture
+OWN_PROCESS := tests/bot tests/storage tests/torture
 
 test: install  ## the test suite, in four processes: each of them waits often
-	@for part in $(APART); do $(BIN)/python -m pytest -q $$part & parts="$$parts $$!"; done; \
-	$(BIN)/python -m pytest -q $(APART:%=--ignore=%); failed=$$?; \
+	@for part in $(OWN_PROCESS); do $(BIN)/python -m pytest -q $$part & parts="$$parts $$!"; done; \
+	$(BIN)/python -m pytest -q $(OWN_PROCESS:%=--ignore=%); failed=$$?; \
 	for part in $$parts; do wait $$part || failed=1; done; exit $$failed
 
 peers:  ## another project's model of Slack, which tests/bot/test_slack_emulate.py runs on
