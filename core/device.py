@@ -171,12 +171,7 @@ class Device:
 
     def _search_waiting(self) -> None:
         """Those that came while the thread was busy, in one batch."""
-        batch: list[_Search] = []
-        while self._unsearched and len(batch) < self._batch_rows:
-            search = self._unsearched.popleft()
-            if not search.reply.done():  # done already: the asker has gone
-                batch.append(search)
-        if batch:
+        if batch := self._take(self._unsearched):
             self._search_batch(batch)
             self._searched += len(batch)
             self._searched_at = time.monotonic()
@@ -204,15 +199,19 @@ class Device:
 
     def _answer_waiting(self) -> None:
         self._gather()
-        batch: list[_Question] = []
-        rows = 0
-        while self._waiting and (not batch or rows + len(self._waiting[0].asks) <= self._batch_rows):
-            question = self._waiting.popleft()
-            if not question.reply.done():  # done already: the asker has gone
-                batch.append(question)
-                rows += len(question.asks)
-        if batch:
+        if batch := self._take(self._waiting):
             self._answer_batch(batch)
+
+    def _take(self, waiting: deque[W]) -> list[W]:
+        """The first ones that wait: of at most `batch_rows` rows together, but one at least."""
+        batch: list[W] = []
+        rows = 0
+        while waiting and (not batch or rows + waiting[0].rows <= self._batch_rows):
+            first = waiting.popleft()
+            if not first.reply.done():  # done already: the asker has gone
+                batch.append(first)
+                rows += first.rows
+        return batch
 
     def _answer_batch(self, batch: list[_Question]) -> None:
         engine = self.engine
@@ -242,6 +241,7 @@ class _Search(NamedTuple):
 
     question: str
     reply: asyncio.Future[Query | None]
+    rows: int = 1
 
 
 class _Question(NamedTuple):
@@ -249,6 +249,13 @@ class _Question(NamedTuple):
 
     asks: tuple[Ask, ...]
     reply: asyncio.Future[RowAnswers]
+
+    @property
+    def rows(self) -> int:
+        return len(self.asks)
+
+
+W = TypeVar("W", _Search, _Question)
 
 
 def prompt_tokens(engine: Engine, ask: Ask) -> PromptTokens:

@@ -88,14 +88,12 @@ class Searcher:
             read = map(self.head.question, states(self.base.model, asked, self.head.layer, self.pad_id))
         else:
             read = map(self._read, asked)
-        queries: list[Query | None] = []
-        for ids in rows:
-            query = None
-            if ids:
-                vectors, weights = (t[: len(ids)].cpu().numpy() for t in next(read))
-                query = Query(self.name, vectors, weights, *self.odds)
-            queries.append(query)
-        return queries
+        queries = map(self._query, asked, read)
+        return [next(queries) if ids else None for ids in rows]
+
+    def _query(self, ids: Sequence[int], read: tuple[Tensor, Tensor]) -> Query:
+        vectors, weights = (t[: len(ids)].cpu().numpy() for t in read)
+        return Query(self.name, vectors, weights, *self.odds)
 
     def _read(self, ids: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Of a question's tokens, and of padding after them: vectors and weights. On a GPU the pass is recorded once
