@@ -28,6 +28,7 @@ CHANNELS = 6
 FAST, SLOW = (5.0, 0.5, 30.0), (90.0, 6.0, 420.0)  # seconds between uploads, questions, erases; SLOW: with the model
 KEPT = 4  # documents of a channel; then one is forgotten
 SAMPLE_EVERY = 5.0
+LEAST_SAMPLES = 3  # of the life that is judged; a slow machine takes longer to learn its first document
 STALL = 0.25  # seconds
 GROWTH = 5.0  # percent
 PATIENCE = 600.0  # seconds for the last ends to be told
@@ -73,7 +74,7 @@ async def run(plan: Plan, say: Say) -> list[Figure]:
         async with world_of(plan, folder) as world:
             load.world, load.samples, load.ends_before = world, [], load.ends
             await world.ready(PATIENCE)
-            await live(load, began + until, say)
+            await live(load, began + until, say, least_samples=0 if how else LEAST_SAMPLES)
             if how is None:
                 await settle(load)
             stalls += [await world.stats(load.next())]
@@ -106,10 +107,7 @@ def outcome(load: Load, problems: Sequence[str], strays: int) -> list[Figure]:
 
 
 def health(samples: Sequence[dict[str, float]], stalls: Sequence[dict[str, float]], seconds: float) -> list[Figure]:
-    """Of the last life without its first third, which warms up: its first fifth against its last. A life of a few
-    seconds on a slow machine has no samples, and nothing is said of its memory."""
-    if not samples:
-        return [Figure("growth of memory", "too short to say"), *_stalls(stalls, seconds)]
+    """Of the last life without its first third, which warms up: its first fifth against its last."""
     warm = samples[len(samples) // 3 :]
     fifth = max(1, len(warm) // 5)
     first, last = warm[:fifth], warm[-fifth:]
@@ -120,6 +118,7 @@ def health(samples: Sequence[dict[str, float]], stalls: Sequence[dict[str, float
     before, after = middle(first, "rss"), middle(last, "rss")
     growth = 100 * (after - before) / before
     fds = middle(first, "fds"), middle(last, "fds")
+    longest, own = (max(life[key] for life in stalls) for key in ("stall", "own_stall"))
     return [
         Figure("memory, then and at the end", f"{before / 2**20:,.0f} MB, {after / 2**20:,.0f} MB"),
         Figure("growth of memory", f"{growth:+.1f} %", f"<= {GROWTH:g} %", growth <= GROWTH),
@@ -130,21 +129,14 @@ def health(samples: Sequence[dict[str, float]], stalls: Sequence[dict[str, float
             f"at most {2 + CHANNELS} more",  # each channel's file stays open once it was used
             fds[1] - fds[0] <= 2 + CHANNELS,
         ),
-        *_stalls(stalls, seconds),
-    ]
-
-
-def _stalls(stalls: Sequence[dict[str, float]], seconds: float) -> list[Figure]:
-    longest, own = (max(life[key] for life in stalls) for key in ("stall", "own_stall"))
-    return [
         at_most("longest stall of the event loop, waiting for a processor left out", own, STALL),
         Figure("the same with it", f"{longest:.2f} s"),
         Figure("seconds in all", f"{seconds:,.0f}"),
     ]
 
 
-async def live(load: Load, until: float, say: Say) -> None:
-    """One life of the process."""
+async def live(load: Load, until: float, say: Say, least_samples: int) -> None:
+    """One life of the process: until then, and until there are so many samples."""
     upload_every, ask_every, erase_every = FAST if load.plan.fast else SLOW
     tasks = [
         asyncio.create_task(again(upload, load, upload_every)),
@@ -153,8 +145,8 @@ async def live(load: Load, until: float, say: Say) -> None:
         asyncio.create_task(again(sample, load, SAMPLE_EVERY)),
         asyncio.create_task(sample(load)),  # a short life may end before the next one
     ]
-    while (rest := until - time.monotonic()) > 0:
-        await asyncio.sleep(min(60.0, rest))
+    while (rest := until - time.monotonic()) > 0 or (len(load.samples) < least_samples and rest > -PATIENCE):
+        await asyncio.sleep(min(60.0, rest) if rest > 0 else 1.0)
         note(load)
         say(f"{max(0.0, until - time.monotonic()):,.0f} s left: {len(load.uploads)} documents, {load.answered} answers")
     for task in tasks:
