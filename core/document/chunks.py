@@ -12,9 +12,7 @@ from core.document.text import counted, runs_on
 from core.errors import DocumentTooLong, DocumentTooShort
 from core.types import Chunk, Limits, Page
 
-PARAGRAPH_SLACK = (
-    0.5  # of a chunk may stay empty, so that it ends where a paragraph does (LOG.md, A paragraph is not cut)
-)
+PARAGRAPH_SLACK = 0.5  # of a chunk may stay empty, so that it ends where a paragraph does (LOG.md)
 SLACK = 0.15  # ... where a sentence, a line or a word does
 STOPS = (".", "!", "?", "…", "。", "！", "？")
 MIN_OWN_TOKENS = 48  # tokens of what a file says of itself; fewer alone are learned badly (LOG.md)

@@ -41,15 +41,16 @@ MIN_CONFIDENCE = 0.6  # of the second answer, where it is the one that was writt
 MIN_CONFIDENCE_ALONE = 0.9  # ... where it is another one
 QUESTION_WORDS = range(3, 25)
 ANSWER_WORDS = range(1, SHORT + 1)
-LONGEST_DRAFT = 32  # tokens of a question and its answer; one that is cut has another answer the second time
-LONGEST_ANSWER = 16  # tokens
+LONGEST_DRAFT = 32  # tokens of a question and its answer
+LONGEST_ANSWER = 16  # tokens of the second answer; one of so many is cut
 
 
 def is_kept(text: str, draft: QA, second: Completion) -> bool:
     """Whether a question that was written with an answer, and got another the second time, is trained on."""
-    asked, words, answer = normalise(draft.question), normalise(second.text), second.text
     if second.tokens >= LONGEST_ANSWER:  # it is cut
         return False
+    answer = second.text
+    asked, words = normalise(draft.question), normalise(answer)
     if draft.question in ABOUT or len(asked) not in QUESTION_WORDS or len(words) not in ANSWER_WORDS:
         return False
     if answer not in text or in_a_row(words, asked):
