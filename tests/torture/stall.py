@@ -22,7 +22,7 @@ async def run(plan: Plan, say: Say) -> list[Figure]:
     async with world_of(plan, plan.folder / "data") as world, busy(plan.times or BUSY):
         load.world = world
         await world.ready(PATIENCE)
-        await live(load, time.monotonic() + plan.seconds, say)
+        await live(load, time.monotonic() + plan.seconds, say, least_samples=0)
         found = await world.stats(load.next())
     learned = sum(one.learned for one in load.uploads.values())
     return [
