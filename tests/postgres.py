@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from tests.watchdog import watched
 
@@ -52,7 +53,7 @@ class Server:
         self._run("initdb", "-D", self.data, "-U", "postgres", "--auth=trust", "--encoding=utf8", "--locale=C", "-N")
 
     def _run(self, program: str, *arguments: str | Path) -> str:
-        user = {"user": NOBODY, "group": NOBODY} if os.geteuid() == 0 else {}
+        user: dict[str, Any] = {"user": NOBODY, "group": NOBODY} if os.geteuid() == 0 else {}
         command = [self.installed / "bin" / program, *arguments]
         with (self.folder / "output").open("w+") as output:  # a pipe would stay open as long as the server runs
             done = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, cwd=self.folder, **user)

@@ -110,8 +110,9 @@ def install(step_seconds: float = 0.05, answer_seconds: float = 0.0) -> None:
     """From now on, this process's engine."""
     import bot.app
 
-    pace = {"step_seconds": step_seconds, "answer_seconds": answer_seconds}
-    bot.app.load_engine = lambda settings: ByHeart(chunk_size=400, steps_per_chunk=10, **pace)
+    bot.app.load_engine = lambda settings: ByHeart(
+        chunk_size=400, steps_per_chunk=10, step_seconds=step_seconds, answer_seconds=answer_seconds
+    )
 
 
 if __name__ == "__main__":

@@ -25,7 +25,8 @@ PATIENCE = 60.0
 async def run(plan: Plan, say: Say) -> list[Figure]:
     folder, chance, times = plan.folder / "data", random.Random(plan.seed), plan.times or TIMES
     uploads: dict[int, Upload] = {}
-    how, whole, told, again, problems = Counter[str](), 0, 0, 0, []
+    how, whole, told, again = Counter[str](), 0, 0, 0
+    problems: list[str] = []
     for number in range(1, times + 1):
         async with world_of(plan, folder) as world:
             await world.ready()

@@ -54,7 +54,8 @@ class Tally:
 
 async def run(plan: Plan, say: Say) -> list[Figure]:
     chance, times, tally = random.Random(plan.seed), plan.times or TIMES, Tally()
-    folder, uploads = plan.folder / "data", {}
+    folder = plan.folder / "data"
+    uploads: dict[int, Upload] = {}
     span = await undisturbed(plan, folder, uploads, chance)
     say(f"an undisturbed document takes {span:.1f} s")
     for number in range(1, times + 1):

@@ -39,7 +39,8 @@ class Tally:
 async def run(plan: Plan, say: Say) -> list[Figure]:
     chance, tally, times = random.Random(plan.seed), Tally(), plan.times or FILES
     before = set(os.listdir(tempfile.gettempdir()))
-    sources, slow = [(SAMPLE / "sample.pdf").read_bytes(), paper("x.pdf", chance).data], []
+    sources = [(SAMPLE / "sample.pdf").read_bytes(), paper("x.pdf", chance).data]
+    slow: list[bytes] = []
     for name, make in HOSTILE.items():
         seconds = await read(name, data := make(), tally)
         say(f"{name}: {seconds:.1f} s")

@@ -133,7 +133,8 @@ class Servers:
 async def run(plan: Plan, say: Say) -> list[Figure]:
     times, before = plan.times or TIMES, dict(os.environ)
     async with AsyncExitStack() as stack:
-        stack.callback(lambda: (os.environ.clear(), os.environ.update(before)))
+        stack.callback(os.environ.update, before)
+        stack.callback(os.environ.clear)
         database = stack.enter_context(postgres.running(DURABLE))
         variables = stack.enter_context(objects.running())
         store = stack.enter_context(objects.unreliable(variables["AWS_ENDPOINT_URL"], every=REFUSED))

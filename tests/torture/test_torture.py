@@ -7,6 +7,7 @@ import subprocess
 import sys
 import zlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,7 @@ from tests.torture import MODES, Figure, Plan, at_most, every, none, torture
 from tests.torture.hostile import repeated
 
 
-async def good(mode: str, tmp_path: Path, **how: object) -> list[Figure]:
+async def good(mode: str, tmp_path: Path, **how: Any) -> list[Figure]:
     figures = await torture(mode, Plan(tmp_path, fast=True, **how), print)
     assert [figure for figure in figures if not figure.good] == []
     return figures

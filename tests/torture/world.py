@@ -77,12 +77,13 @@ class Nursery:
             os.mkfifo(pipe)
         order = {"folder": str(folder), "quotas": quotas, "role": role, "pace": pace}
         order |= {"pipes": [*map(str, pipes)], "log": str(log or os.devnull)}
+        assert self._process.stdin and self._process.stdout  # both are pipes
         self._process.stdin.write(json.dumps(order).encode() + b"\n")
         pid = int(await self._process.stdout.readline())
         files = [await asyncio.to_thread(pipe.open, mode, 0) for pipe, mode in zip(pipes, ("wb", "rb"), strict=True)]
         for pipe in pipes:
             pipe.unlink()
-        return pid, *files
+        return pid, files[0], files[1]
 
 
 @dataclass
@@ -112,6 +113,7 @@ class World:
                 stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=MANY,
                 stderr=self.log.open("ab") if self.log else asyncio.subprocess.DEVNULL,
             )  # fmt: skip
+            assert process.stdin and process.stdout  # both are pipes
             self.pid, self._orders, self._said = process.pid, process.stdin, process.stdout
         self._changed = asyncio.Event()
         self._reading = asyncio.create_task(self._read())
@@ -291,7 +293,7 @@ async def serve(folder: Path, quotas: bool, role: str) -> None:
     async with open_app(settings, elsewhere=role != "bot") as app:
         await app.runner.ready()
         gc.freeze()  # the fast engine's loading does not
-        options = {"name": app.name, "limits": settings.limits, "quotas": settings.quotas, "usage": app.usage}
+        options: dict[str, Any] = {"name": app.name, "limits": settings.limits, "quotas": settings.quotas, "usage": app.usage}
         async with Bot(app.service, **options) as bot:
             emit("ready")
             bot.spawn(stall.watch())
@@ -357,6 +359,7 @@ async def orders() -> AsyncIterator[dict[str, Any]]:
 
 async def main(folder: Path, quotas: bool, role: str) -> None:
     task = asyncio.current_task()
+    assert task
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     with contextlib.suppress(asyncio.CancelledError):
         await serve(folder, quotas, role)

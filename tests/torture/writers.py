@@ -25,7 +25,8 @@ async def run(plan: Plan, say: Say) -> list[Figure]:
     from storage.backup import back_up
 
     install(step_seconds=0.0)
-    folder, done, errors, backups = plan.folder / "data", [0] * WRITERS, [], 0
+    folder, done, backups = plan.folder / "data", [0] * WRITERS, 0
+    errors: list[str] = []
     async with open_app(load_settings(data_dir=folder)) as app:
         until = time.monotonic() + plan.seconds
         tasks = [asyncio.create_task(write(app.service, n, plan.seed, until, done, errors)) for n in range(WRITERS)]
