@@ -21,6 +21,7 @@ WRITE_ABOUT = (
     "like this:\nQuestion: ... Answer: ..."
 )
 BEGINNINGS = ("Who", "What", "Where", "When", "How many", "Which", "How", "")  # for a model that takes no instruction
+EMPTY_LINES = re.compile(r"\n\s*\n")
 YEAR = re.compile(r"\b1\d{3}\b|\b20\d\d\b")
 NUMBER = re.compile(r"\d|\b(?:two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|twenty|thirty|forty|fifty)\b")
 REWRITE = "Rewrite this text in other words, sentence by sentence. Keep every name and every number."
@@ -73,6 +74,10 @@ class PromptFormat(Protocol):
 
     def heading(self, title: str) -> list[int]:
         """Tokens before each segment of a document that is being learned."""
+        ...
+
+    def section(self, text: str) -> list[int]:
+        """Tokens of a section that is being learned, without the heading."""
         ...
 
     def write_questions(self, context: str, count: int, about: str = "") -> list[tuple[list[int], str]]:
@@ -135,6 +140,9 @@ class ChatFormat:
         begin = [self._tokenizer.bos_token_id] if self._tokenizer.bos_token_id is not None else []
         return [*begin, *self._encode(f"{title.strip()[:80]}:")]
 
+    def section(self, text: str) -> list[int]:
+        return self._encode(section_text(text))
+
     def write_questions(self, context: str, count: int, about: str = "") -> list[tuple[list[int], str]]:
         task = WRITE_ABOUT.format(about=about) if about else WRITE_QUESTIONS.format(count=count)
         begin = "" if self._tokenizer.chat_template else "Question:"
@@ -163,6 +171,9 @@ class ReaderFormat(ChatFormat):
         super().__init__(tokenizer)
         self.abstain_id = self.answer(NOT_IN_TEXT)[0]
 
+    def in_context(self, context: str, question: str) -> list[int]:
+        return super().in_context(section_text(context), question)
+
     def write_questions(self, context: str, count: int, about: str = "") -> list[tuple[list[int], str]]:
         """One a prompt, each begun with another question word."""
         second = "What"
@@ -180,6 +191,12 @@ class ReaderFormat(ChatFormat):
 
     def write_text(self, context: str, task: str) -> None:
         return None
+
+
+def section_text(text: str) -> str:
+    """A text as `prepare` lays out what is learned: after a blank, without empty lines between paragraphs. Laid out
+    otherwise it is learned worse (LOG.md)."""
+    return " " + EMPTY_LINES.sub("\n", text.strip())
 
 
 def beside(context: str, question: str) -> str:

@@ -147,7 +147,7 @@ class FastWeightsLearner:
     def tensors(self, chunks: Sequence[Chunk], heading: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Inputs and targets, [D, S, T]."""
         length, pad = self.prepared.config.segment, self.fmt.pad_id
-        documents = [segments(chunk.token_ids, heading, length, pad) for chunk in chunks]
+        documents = [segments(self.fmt.section(chunk.text), heading, length, pad) for chunk in chunks]
         inputs, targets = stack_segments(documents, length, pad)
         return inputs.to(self.base.device), targets.to(self.base.device)
 
@@ -208,6 +208,9 @@ class FastWeightsLearner:
 
     def _unpack_batch(self, sections: Sequence[Mapping[str, Tensor]]) -> Tensor:
         """Fast weights of D sections, unpacked in one batch -> [U, D, d, f]."""
+        if len({section[name].shape for section in sections for name in section if name.endswith(SCALE)}) > 1:
+            # one of them is of a former release, with more scales
+            return torch.cat([self._unpack_batch([section]) for section in sections], dim=1)
         packed = {}
         for part in ("", SCALE):
             tensors = []

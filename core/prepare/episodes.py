@@ -29,7 +29,7 @@ from core.prepare.material import FollowUp, Material, Passage
 from core.prepare.questions import QA, sentences
 from core.prepare.swapped import swapped
 from core.prepare.typed import as_typed
-from core.prompts import ASK, COMPLETE, NOT_IN_TEXT, ChatFormat, format_for
+from core.prompts import ASK, COMPLETE, NOT_IN_TEXT, ChatFormat, format_for, section_text
 from core.search.words import STOP_WORDS, normalise
 
 OTHERS = 24  # other documents' questions, of which the closest is asked
@@ -245,7 +245,7 @@ def encode_document(
     episode: Episode, encode: Encode, fmt: ChatFormat, segment: int, limit: int
 ) -> tuple[list[list[int]], list[list[int]]]:
     """Inputs and targets of at most `limit` tokens, in segments."""
-    return segments(encode(" " + episode.text)[:limit], fmt.heading(episode.title), segment, fmt.pad_id)
+    return segments(encode(section_text(episode.text))[:limit], fmt.heading(episode.title), segment, fmt.pad_id)
 
 
 def conversation(
@@ -423,5 +423,5 @@ class EpisodeBatches(torch.utils.data.Dataset[Drawn]):
             tokens = shape.segments * (self.segment - 16) * rng.uniform(0.7, 1.0)
             episode = draw(self.material, rng, max(8, int(tokens / TOKENS_OF_A_WORD)), kinds, self.swaps)
             room = self.segment - len(self.fmt.heading(episode.title))
-            if len(encode(" " + episode.text)) <= shape.segments * room:
+            if len(encode(section_text(episode.text))) <= shape.segments * room:
                 return episode

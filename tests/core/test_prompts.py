@@ -48,6 +48,14 @@ def test_a_reader_writes_questions_that_begin_differently_and_answers_them(fmt, 
     assert fmt.read_questions("no question") == []
 
 
+@pytest.mark.parametrize(
+    "laid_out", ["A harbour.\n\nIt is old.\n", "\n\nA harbour.\n \n\nIt is old.", "A harbour.\nIt is old."]
+)
+def test_a_section_is_read_as_prepare_lays_texts_out(fmt, tokenizer, laid_out: str) -> None:
+    assert tokenizer.decode(fmt.section(laid_out)) == " A harbour.\nIt is old."
+    assert fmt.in_context(laid_out, "Is it?") == fmt.in_context("A harbour.\nIt is old.", "Is it?")
+
+
 def test_a_document_never_stands_in_a_closed_book_prompt(fmt) -> None:
     asked, beside = fmt.closed_book("Where is it?"), fmt.in_context("The port is in Vessin.", "Where is it?")
     assert len(asked) < len(beside) and asked[-8:] == beside[-8:]

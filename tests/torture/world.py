@@ -293,7 +293,12 @@ async def serve(folder: Path, quotas: bool, role: str) -> None:
     async with open_app(settings, elsewhere=role != "bot") as app:
         await app.runner.ready()
         gc.freeze()  # the fast engine's loading does not
-        options: dict[str, Any] = {"name": app.name, "limits": settings.limits, "quotas": settings.quotas, "usage": app.usage}
+        options: dict[str, Any] = {
+            "name": app.name,
+            "limits": settings.limits,
+            "quotas": settings.quotas,
+            "usage": app.usage,
+        }
         async with Bot(app.service, **options) as bot:
             emit("ready")
             bot.spawn(stall.watch())

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import random
+from functools import partial
 
 import pytest
 import torch
 
+from core.document.chunks import encoder, make_chunks
 from core.engine import Engine, EngineConfig
 from core.errors import LearningFailed
 from core.learning.base import LearnConfig
@@ -15,6 +17,7 @@ from core.learning.fast_learner import FastWeightsLearner
 from core.learning.guard import Guard
 from core.learning.packing import unpack
 from core.ports import Ask, Learned
+from core.prepare.episodes import Episode, encode_document
 from core.prepare.invented import invented_document
 from core.squad import exact_match
 from core.types import Page, Step
@@ -36,6 +39,16 @@ def learn(learner: FastWeightsLearner, text: str = STORY * 3) -> tuple[list[Step
 
 def section(learned: Learned, n: int) -> dict[str, torch.Tensor]:
     return {k.partition("/")[2]: v for k, v in learned.tensors.items() if k.startswith(f"{n}/")}
+
+
+def test_a_section_is_learned_as_prepare_practised_it(learner) -> None:
+    text = "The harbour of Vessin is old.\n\nIt was built by the council."
+    [chunk] = make_chunks([Page(1, text)], encoder(learner.base.tokenizer), 64)
+    inputs, targets = learner.tensors([chunk], learner.fmt.heading("Vessin"))
+    encode = partial(learner.base.tokenizer.encode, add_special_tokens=False)
+    practised = Episode("Vessin", text.replace("\n\n", "\n"), [])
+    expected = encode_document(practised, encode, learner.fmt, learner.prepared.config.segment, 64)
+    assert (inputs[0].tolist(), targets[0].tolist()) == expected
 
 
 def logits(learner: FastWeightsLearner, rows: int = 4) -> torch.Tensor:
