@@ -34,7 +34,7 @@ def command_tree(client: discord.Client, handlers: Handlers) -> app_commands.Com
     )
     for command in COMMANDS.values():
         tree.add_command(_slash(handlers, command))
-    tree.add_command(app_commands.ContextMenu(name="Learn this document", callback=_menu(handlers)))
+    tree.add_command(app_commands.ContextMenu(name="Learn this document", callback=handlers.learn_message))
     return tree
 
 
@@ -75,10 +75,3 @@ def _autocomplete(handlers: Handlers, option: Option) -> Any:
         return [app_commands.Choice(name=name[:CHOICE], value=value) for name, value in suggested[:CHOICES]]
 
     return choices
-
-
-def _menu(handlers: Handlers) -> Any:
-    async def learn_this(interaction: discord.Interaction, message: discord.Message) -> None:
-        await handlers.learn_message(interaction, message)
-
-    return learn_this
