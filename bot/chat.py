@@ -135,16 +135,6 @@ class Live(Protocol):
         ...
 
 
-class Speaker(Protocol):
-    """Who can say something in a channel."""
-
-    async def say(
-        self, message: Message, *, private: bool = False, thread: str | None = None, replace: bool = False
-    ) -> None:
-        """As `Reply.say`. Raises: Undelivered."""
-        ...
-
-
 class Reply(Protocol):
     """The way back to the person who asked."""
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import cast
 
 from bot import render
-from bot.chat import Attachment, Reply, Request, Speaker, Undelivered
+from bot.chat import Attachment, Message, Reply, Request, Undelivered
 from bot.commands.asking import answer_when_learned
 from bot.commands.base import BotBase, owns, require_own
 from bot.commands.channel import documents_by_id
@@ -118,11 +118,14 @@ async def press_cancel(bot: BotBase, job_id: str, request: Request, reply: Reply
     await bot.send(reply.say, render.cancelling([job.name]), private=True)
 
 
-async def upload_deleted(bot: BotBase, channel: str, posted: Callable[[str], bool], reply: Speaker) -> None:
+async def upload_deleted(
+    bot: BotBase, channel: str, posted: Callable[[str], bool], say: Callable[[Message], Awaitable[None]]
+) -> None:
     """Somebody removed a message with files: what is not learned yet is stopped, the rest may be forgotten.
 
     Args:
         posted: whether a `Job.reply_to` answers that message.
+        say: something in the channel. Raises: Undelivered.
     """
     jobs = [job for job in await bot.service.jobs(channel, unfinished=False) if posted(job.reply_to)]
     known = await documents_by_id(bot, channel)
@@ -131,4 +134,4 @@ async def upload_deleted(bot: BotBase, channel: str, posted: Callable[[str], boo
             await bot.service.cancel(channel, job.id)
         elif job.document_id in known:
             with contextlib.suppress(Undelivered):
-                await bot.send(reply.say, render.upload_deleted(known[job.document_id]))
+                await bot.send(say, render.upload_deleted(known[job.document_id]))

@@ -7,6 +7,7 @@ import datetime
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import discord
@@ -29,7 +30,7 @@ from bot.platforms.discord.payloads import (
     is_mentioned,
     people_meant,
 )
-from bot.platforms.discord.replies import ChannelReply, InteractionReply, MessageReply, Posted
+from bot.platforms.discord.replies import InteractionReply, MessageReply, Posted, say_in
 from bot.platforms.recent import Recent
 from core.errors import StorageFailed
 
@@ -103,7 +104,7 @@ class Client(Connection):
             self.bot,
             channel_key(guild, channel),
             lambda address: address.rpartition(":")[2] in gone,
-            ChannelReply(self, channel),
+            partial(say_in, channel),
         )
 
     async def _hear(self, message: discord.Message, *, again: bool = False) -> None:

@@ -94,22 +94,10 @@ class MessageReply(Reply):
         return await _name_of(self._client, self._message.guild, user)
 
 
-class ChannelReply:
-    """Says something in a channel that nobody has just asked for."""
-
-    shows_question = True
-    takes_forms = False
-    thread = ""
-
-    def __init__(self, client: Connection, channel: Any) -> None:
-        self._client = client
-        self._channel = channel
-
-    async def say(
-        self, message: Message, *, private: bool = False, thread: str | None = None, replace: bool = False
-    ) -> None:
-        with sending():
-            await _send(self._channel, message, to=self._channel.id)
+async def say_in(channel: Any, message: Message) -> None:
+    """Something that nobody has just asked for. Raises: Undelivered."""
+    with sending():
+        await _send(channel, message, to=channel.id)
 
 
 class InteractionReply(Reply):

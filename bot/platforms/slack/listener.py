@@ -113,7 +113,7 @@ class Listener:
         )
         reply = SlackReply(self.workspace, replace(place, ts=""))
         end = f":{place.ts}"
-        await upload_deleted(self.bot, self.key(place), lambda address: address.endswith(end), reply)
+        await upload_deleted(self.bot, self.key(place), lambda address: address.endswith(end), reply.say)
 
     async def _on_message(self, event: dict[str, Any], event_id: str) -> None:
         """A message. One that mentions the bot comes twice, as `message` and as `app_mention`, in any order."""
