@@ -140,7 +140,7 @@ class Reply(Protocol):
 
     thread: str  # once something was said: the thread that it stands in, or that can begin with it; "": none
     shows_question: bool  # everybody who sees the answer sees what was asked
-    takes_forms: bool  # buttons may open a form
+    takes_forms: bool = True  # buttons may open a form
 
     async def say(
         self, message: Message, *, private: bool = False, thread: str | None = None, replace: bool = False

@@ -127,37 +127,41 @@ class Conversations:
 class PostedMessage(Live, ABC):
     """A message of the bot that shows a job's progress, then its end."""
 
-    trouble: tuple[type[BaseException], ...]  # what a platform's client raises
-
-    def __init__(self, address: str, edits: AsyncLimiter) -> None:
-        self.address = address
-        self._edits = edits  # of all channels together; progress beyond them is dropped, not queued
-        self._editable = True
+    def __init__(
+        self,
+        address: str,
+        edits: AsyncLimiter,  # of all channels together; progress beyond them is dropped, not queued
+        trouble: tuple[type[BaseException], ...],  # what the platform's client raises
+        will_pass: Callable[[Exception], bool | None],  # as for `sending`
+        is_final: Callable[[BaseException], bool],  # whether editing this message will never work again
+    ) -> None:
+        self.address, self._edits, self._editable = address, edits, True
+        self._trouble, self._will_pass, self._is_final = trouble, will_pass, is_final
 
     async def edit(self, message: Message) -> None:
         if not self._editable or not self._edits.has_capacity():
             return
         try:
             await self._update_in_turn(message)
-        except self.trouble as problem:
+        except self._trouble as problem:
             self._editable = not self._is_final(problem)
             log.debug("a progress message could not be edited: %s", problem)
 
     async def finish(self, message: Message) -> None:
         """An edit calls nobody: where somebody is to be called, the end is a message of its own, and this one goes."""
-        with self._sending():
+        with sending(self._will_pass):
             stays = not message.notify and self._editable and self._age() < STALE_AFTER
             if stays and await self._finish_here(message):
                 return
             await self._post_end(message)
-            with suppress(*self.trouble):
+            with suppress(*self._trouble):
                 await self._delete()
 
     async def _finish_here(self, message: Message) -> bool:
         """Edit the message into its end; safe to repeat. False when it takes no more edits."""
         try:
             await self._update_in_turn(message)
-        except self.trouble as problem:
+        except self._trouble as problem:
             if not self._is_final(problem):
                 raise
             return False
@@ -168,14 +172,6 @@ class PostedMessage(Live, ABC):
         await self._update(message)
 
     # What a platform has to say
-
-    @abstractmethod
-    def _sending(self) -> Any:
-        """Context manager: `sending` of this platform."""
-
-    @abstractmethod
-    def _is_final(self, problem: BaseException) -> bool:
-        """Whether editing this message will never work again."""
 
     @abstractmethod
     def _age(self) -> float:

@@ -7,7 +7,6 @@ import contextlib
 import hashlib
 import logging
 from collections.abc import AsyncIterator
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
@@ -19,7 +18,7 @@ from bot.escape import clip, without_mentions
 from bot.platforms.common import PostedMessage
 from bot.platforms.discord.components import to_arguments
 from bot.platforms.discord.connection import Connection
-from bot.platforms.discord.errors import DEAD_TOKEN, THREAD_EXISTS, TROUBLE, is_closed, is_final, sending
+from bot.platforms.discord.errors import DEAD_TOKEN, THREAD_EXISTS, TROUBLE, is_closed, is_final, sending, will_pass
 from bot.platforms.discord.payloads import text_of, thread_of
 from core.document.text import one_line
 from core.errors import Refused
@@ -33,7 +32,6 @@ class MessageReply(Reply):
     """Answers a message: by a reply, or in a thread of its own where that is wanted and possible."""
 
     shows_question = True
-    takes_forms = True
 
     def __init__(self, client: Connection, message: discord.Message) -> None:
         self.thread = ""
@@ -111,7 +109,6 @@ class InteractionReply(Reply):
     """
 
     shows_question = False
-    takes_forms = True
 
     def __init__(self, client: Connection, interaction: discord.Interaction, *, whispers: bool = False) -> None:
         self.thread = ""
@@ -242,20 +239,12 @@ class InteractionReply(Reply):
 class Posted(PostedMessage):
     """Known by channel and id, edited with the bot's own token. `origin`: what it answers."""
 
-    trouble = TROUBLE
-
     def __init__(self, client: Connection, channel: int, message: int, origin: int = 0) -> None:
-        super().__init__(f"discord:{channel}:{message}:{origin}", client.edits)
+        super().__init__(f"discord:{channel}:{message}:{origin}", client.edits, TROUBLE, will_pass, is_final)
         self._origin = origin
         self._channel: Any = client.get_channel(channel)
         self._channel = self._channel or client.get_partial_messageable(channel)
         self._message = self._channel.get_partial_message(message)
-
-    def _sending(self) -> AbstractContextManager[None]:
-        return sending()
-
-    def _is_final(self, problem: BaseException) -> bool:
-        return is_final(problem)
 
     def _age(self) -> float:
         return (discord.utils.utcnow() - self._message.created_at).total_seconds()

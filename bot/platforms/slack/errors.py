@@ -29,6 +29,11 @@ def code(problem: BaseException) -> str:
     return str(data.get("error")) if isinstance(data, Mapping) else type(problem).__name__
 
 
+def is_final(problem: BaseException) -> bool:
+    """Whether editing a message will never work again."""
+    return code(problem) in FIXED
+
+
 def login_error(name: str, problem: Exception) -> str:
     """What trying again can't heal, in a sentence; "" for what it may. `name`: of the setting that holds the token."""
     if code(problem) in DEAD_TOKEN:

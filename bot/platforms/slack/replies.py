@@ -8,7 +8,6 @@ import hashlib
 import logging
 import time
 from collections.abc import AsyncIterator
-from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from typing import Any
 
@@ -19,7 +18,7 @@ from bot import render
 from bot.chat import Live, Message, Reply, Undelivered
 from bot.platforms.common import BUTTON, PICTURE, PostedMessage, sending
 from bot.platforms.slack.blocks import EMOJI, to_blocks
-from bot.platforms.slack.errors import FIXED, FOREIGN, THREAD_CLOSED, TROUBLE, code, will_pass
+from bot.platforms.slack.errors import FOREIGN, THREAD_CLOSED, TROUBLE, code, is_final, will_pass
 from bot.platforms.slack.payloads import Place
 from bot.platforms.slack.workspace import LOOK_UP_TIMEOUT, Workspace
 from core.errors import Refused
@@ -35,8 +34,6 @@ may_repeat: ContextVar[bool] = ContextVar("may_repeat", default=False)  # an ear
 class SlackReply(Reply):
     """Answers in the thread of what was said. What only the asker may see goes through the response URL, which lives
     for 30 minutes, or as an ephemeral message."""
-
-    takes_forms = True
 
     def __init__(self, workspace: Workspace, place: Place, url: str = "", trigger: str = "") -> None:
         self._workspace = workspace
@@ -186,21 +183,14 @@ class Posted(PostedMessage):
         again: an earlier process may have told the end.
     """
 
-    trouble = TROUBLE
-
     def __init__(
         self, workspace: Workspace, channel: str, thread: str, ts: str, origin: str = "", *, again: bool = False
     ) -> None:
-        super().__init__(f"slack:{workspace.me.team}:{channel}:{thread}:{ts}:{origin}", workspace.edits)
+        address = f"slack:{workspace.me.team}:{channel}:{thread}:{ts}:{origin}"
+        super().__init__(address, workspace.edits, TROUBLE, will_pass, is_final)
         self._workspace = workspace
         self._channel, self._thread, self._ts = channel, thread, ts
         self._again = again
-
-    def _sending(self) -> AbstractContextManager[None]:
-        return sending(will_pass)
-
-    def _is_final(self, problem: BaseException) -> bool:
-        return code(problem) in FIXED
 
     def _age(self) -> float:
         return time.time() - float(self._ts)
