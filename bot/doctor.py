@@ -62,10 +62,12 @@ def dependencies(ranges: Sequence[Requirement]) -> Check:
     """What is installed against the ranges that the project was tested with."""
     absent, other = [], []
     for requirement in ranges:
-        release = installed_version(requirement.name)
-        if release is None:
+        try:
+            release = version(requirement.name)
+        except PackageNotFoundError:
             absent.append(requirement.name)
-        elif not requirement.specifier.contains(release, prereleases=True):
+            continue
+        if not requirement.specifier.contains(release, prereleases=True):
             other.append(f"{requirement.name} {release}")
     fix = "Install Engram again: `make install`, or pip."
     if absent:
@@ -83,13 +85,6 @@ def required(file: Path = PROJECT) -> list[Requirement]:
         if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
             needed.append(requirement)
     return needed
-
-
-def installed_version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
 
 
 def model(name: str, cache: Path) -> Check:

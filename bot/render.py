@@ -507,13 +507,12 @@ def documents(
     """
     if not known and not coming:
         return Message(text=f"{NOTHING_YET}. {_how_to_teach(is_dm)}")
-    moment = time.time() if now is None else now
     by = names or {}
     fields = []
     shown, learning = known[: LISTED - len(coming[:COMING])], coming[:COMING]
     for document in shown:
         button = Button("Forget …", "forget?", document.id) if document.id in own else None
-        fields.append(Field(document.name, "", _about(document, by.get(document.learned_by, ""), moment), button))
+        fields.append(Field(document.name, "", about_document(document, by.get(document.learned_by, ""), now), button))
     for job in learning:
         fields.append(Field(job.name, "", "waiting" if job.stage is Stage.QUEUED else "being learned now"))
     more = []
@@ -524,13 +523,10 @@ def documents(
     return Message(title=title, fields=tuple(fields), footer="\n".join(more))
 
 
-def about_document(document: Document) -> str:
-    return _about(document, "", time.time())
-
-
-def _about(document: Document, name: str, now: float) -> str:
+def about_document(document: Document, name: str = "", now: float | None = None) -> str:
+    """`name`: of whoever brought it."""
     by = f" by {name}" if name else ""
-    return f"{parts(document)} · {ago(now - document.learned_at)}{by}"
+    return f"{parts(document)} · {ago((time.time() if now is None else now) - document.learned_at)}{by}"
 
 
 DISCLAIMER = "I am a small language model: what I say can be wrong. Look at the page that I name."

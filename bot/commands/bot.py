@@ -44,7 +44,7 @@ class Bot(BotBase):
         """A message: documents are learned, `bot.intents` knows commands and small talk, and the rest is a question."""
         name, arguments = await self._understand(request)
         if name in COMMANDS:
-            await self.run(name, _with(request, arguments), reply)
+            await self.run(name, replace(request, arguments={**request.arguments, **arguments}), reply)
         elif name:
             await self._guarded(Permission.EVERYONE, request, reply, lambda: small_talk(self, name, request, reply))
 
@@ -122,10 +122,6 @@ def about_whole(text: str) -> str:
     """What is asked of a whole document: as typed, where that is understood; it may name the document."""
     asked = intents.question(text)
     return asked if asks_about_whole(asked) else "What is this document about?"
-
-
-def _with(request: Request, arguments: Mapping[str, object]) -> Request:
-    return replace(request, arguments={**request.arguments, **arguments})
 
 
 async def small_talk(bot: Bot, name: str, request: Request, reply: Reply) -> None:

@@ -137,7 +137,8 @@ class ProgressMessage:
         self._pages = 0
 
     async def take(self, news: Progress) -> None:
-        self._note_time()
+        if self._news and (stage := self._news.job.stage) in render.STAGES:
+            self.spent[stage] = self.spent.get(stage, 0.0) + self._clock() - self._came
         self._news, self._came = news, self._clock()
         self._pages = await _charge(self._bot, news, self._pages)
 
@@ -152,11 +153,6 @@ class ProgressMessage:
         while True:
             await asyncio.sleep(every)
             await self.edit()
-
-    def _note_time(self) -> None:
-        """Up to now, in the stage that the last news told."""
-        if self._news and (stage := self._news.job.stage) in render.STAGES:
-            self.spent[stage] = self.spent.get(stage, 0.0) + self._clock() - self._came
 
 
 def _pace(known: Mapping[Stage, float], spent: Mapping[Stage, float]) -> dict[Stage, float]:

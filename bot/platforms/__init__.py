@@ -21,10 +21,6 @@ RESTART_AFTER = (1, 5, 15, 60, 300)  # seconds before a client that broke is rep
 SOUND_AFTER = 600  # seconds after which a client has proved itself
 
 
-def _discord_needs(settings: Settings) -> tuple[str, ...]:
-    return ("discord_token",)
-
-
 def _slack_needs(settings: Settings) -> tuple[str, ...]:
     """By OAuth, by HTTP, or by Socket Mode."""
     if settings.slack_client_id:
@@ -35,7 +31,7 @@ def _slack_needs(settings: Settings) -> tuple[str, ...]:
 
 
 PLATFORMS: dict[str, tuple[str, Callable[[Settings], tuple[str, ...]]]] = {  # name -> module, settings that it needs
-    "discord": ("bot.platforms.discord.app", _discord_needs),
+    "discord": ("bot.platforms.discord.app", lambda settings: ("discord_token",)),
     "slack": ("bot.platforms.slack.app", _slack_needs),
 }
 

@@ -321,10 +321,9 @@ def build(visits: Visits) -> gr.Blocks:
                     yield {notice: ""}
                     async for news in handle(*given):
                         yield news
-                except EngramError as problem:
-                    yield {notice: html.note(problem)}
                 except Exception as problem:
-                    log.exception("the playground failed")
+                    if not isinstance(problem, EngramError):
+                        log.exception("the playground failed")
                     yield {notice: html.note(problem)}
 
             return shown
@@ -427,7 +426,7 @@ def build(visits: Visits) -> gr.Blocks:
                 learned: html.learned(given),
                 base: html.base(given),
                 cleared: html.cleared(used),
-                prompt: html.prompt_text(used),
+                prompt: html.passage(used.text),
                 section: html.passage(context),
             }
             if compare:

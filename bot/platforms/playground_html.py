@@ -7,7 +7,6 @@ from dataclasses import replace
 from html import escape
 
 from bot import render
-from bot.chat import Message
 from bot.wording import certainty_label, count, not_found_in, seconds, with_ellipsis
 from core.inspection import AnswerByReading, Preview, Prompt
 from core.prompts import NOT_IN_TEXT
@@ -79,7 +78,10 @@ def sections(value: Preview) -> str:
 def progress(news: Progress) -> str:
     """A job on its way, with its place while it waits, or as it ended."""
     if news.job.stage.final:
-        return _ended(render.finished(news), news)
+        message = render.finished(news)
+        if news.document is None:
+            return note(text=f"{message.title or 'Stopped'}: {message.text}")
+        return f'<div aria-live="polite"><b>{escape(message.title)}</b></div>'
     message = render.progress(news)
     share = render.share_done(news) if news.job.stage is not Stage.QUEUED else 0.0
     words = message.text.rpartition("\n")[2]
@@ -88,12 +90,6 @@ def progress(news: Progress) -> str:
         f'<div aria-live="polite"><b>{escape(message.title)}</b><div class="engram-bar" role="progressbar" '
         f'aria-valuenow="{share:.0%}"><div style="width: {share:.0%}"></div></div>{escape(words)}{step}</div>'
     )
-
-
-def _ended(message: Message, news: Progress) -> str:
-    if news.document is None:
-        return note(text=f"{message.title or 'Stopped'}: {message.text}")
-    return f'<div aria-live="polite"><b>{escape(message.title)}</b></div>'
 
 
 def metrics(document: Document) -> str:
@@ -123,20 +119,14 @@ def known(documents: Sequence[Document]) -> str:
     return f"Learned in this session: <b>{escape(names)}</b>."
 
 
-def cleared(prompt: Prompt | None) -> str:
+def cleared(prompt: Prompt) -> str:
     """The proof that no text of the document is in the prompt."""
-    if prompt is None:
-        return ""
     place = f"of {count(prompt.tokens, 'token')}"
     state = "Context cleared" if prompt.document_tokens == 0 else "The prompt holds text of the document"
     return (
         f'<div class="engram-cleared"><b>{state}.</b> Tokens of the document in the prompt: '
         f"<b>{prompt.document_tokens}</b> {place}.</div>"
     )
-
-
-def prompt_text(prompt: Prompt | None) -> str:
-    return passage(prompt.text) if prompt else ""
 
 
 def passage(text: str) -> str:

@@ -53,7 +53,8 @@ def to_arguments(message: Message, channel: Any, *, edit: bool = False) -> dict[
 def _view(message: Message, call: str, *, with_picture: bool) -> ui.LayoutView:
     view, parts = ui.LayoutView(timeout=None), [*_texts(message, call)]
     if with_picture:
-        parts.append(_gallery(message))
+        picture = discord.MediaGalleryItem(f"attachment://{PICTURE}", description=message.picture_text)
+        parts.append(ui.MediaGallery(picture))
     if message.fields or (message.title and message.text) or message.tone in (Tone.GOOD, Tone.UNSURE, Tone.ABSENT):
         if len(message.buttons) == 1 and len(parts) <= IN_SECTION and not message.fields:
             parts = [ui.Section(*parts, accessory=_button(message.buttons[0]))]
@@ -112,11 +113,6 @@ def _small(text: str, limit: int) -> str:
         return "\n".join(f"-# {escape_discord(line)}" for line in lines)
 
     return fitting(small, text, limit)
-
-
-def _gallery(message: Message) -> ui.Item[Any]:
-    picture = discord.MediaGalleryItem(f"attachment://{PICTURE}", description=message.picture_text)
-    return ui.MediaGallery(picture)
 
 
 def _rows(buttons: Sequence[Button]) -> Iterator[ui.Item[Any]]:

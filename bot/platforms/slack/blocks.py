@@ -205,10 +205,6 @@ def escaped_parts(text: str, limit: int, less: int = 0) -> list[str]:
     while len(escape_slack(kept := clip(text, room))) > limit:
         room = room * 9 // 10
     room = SECTION - less
-    while max(map(len, parts := _parts(kept, room))) > SECTION - less:
+    while max(map(len, parts := list(map(escape_slack, split(kept, room))))) > SECTION - less:
         room = room * 9 // 10
     return parts
-
-
-def _parts(text: str, room: int) -> list[str]:
-    return list(map(escape_slack, split(text, room)))
