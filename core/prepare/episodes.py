@@ -25,7 +25,7 @@ from torch import Tensor
 from core.errors import Refused
 from core.learning.segments import IGNORE, segments, stack_segments
 from core.prepare.invented import invented_document
-from core.prepare.material import FollowUp, Material, Passage
+from core.prepare.material import Material, Passage
 from core.prepare.questions import QA, sentences
 from core.prepare.swapped import swapped
 from core.prepare.typed import as_typed
@@ -344,7 +344,8 @@ def reading_example(
     """One text with questions to answer, a text to ask about, or a follow-up to be made whole."""
     if material.follow_ups and rng.random() < config.complete:
         follow_up = rng.choice(material.follow_ups)
-        return conversation(as_history(follow_up), [QA(COMPLETE, follow_up.rewrite)], encode, fmt, config)
+        history = "\n".join([*follow_up.history, follow_up.question])
+        return conversation(history, [QA(COMPLETE, follow_up.rewrite)], encode, fmt, config)
     words = int(config.shortest * (config.longest / config.shortest) ** rng.random())
     episode = draw(material, rng, words, config.kinds, config.swaps)
     text = f"{episode.title}\n\n{episode.text}" if rng.random() < 0.3 else episode.text
@@ -359,11 +360,6 @@ def reading_example(
         if rng.random() < config.typed:
             asked[n] = QA(as_typed(q.question, rng), q.answer)
     return conversation(text, asked, encode, fmt, config)
-
-
-def as_history(follow_up: FollowUp) -> str:
-    """Earlier questions and the last one, a line each."""
-    return "\n".join([*follow_up.history, follow_up.question])
 
 
 class Drawn(NamedTuple):

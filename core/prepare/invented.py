@@ -10,12 +10,11 @@ import random
 import re
 from typing import NamedTuple
 
-from core.prepare.questions import QA
+from core.prepare.questions import MONTHS, QA
 
 ONSETS = "b c d f g h j k l m n p r s t v w z br cr dr fr gr pr tr st sk sl pl bl cl kl th sh ch qu".split()
 VOWELS = ["a", "e", "i", "o", "u", "a", "e", "i", "o", "ai", "ea", "ou", "io", "y", "ee"]
 CODAS = ["", "", "", "n", "r", "s", "l", "m", "th", "nd", "rk", "x", "ck", "t"]
-MONTHS = "January February March April May June July August September October November December".split()
 FIRST = """
     Anna Peter Maria John Laura Thomas Emma David Sofia Daniel Clara Martin Helen Simon Julia Robert Nora Victor
     Alice George Irene Paul Rosa Henry Ella Frank Lucy Oscar Ruth Edgar Mara Felix Vera Hugo Ida Leo Greta Max Tilda
@@ -134,7 +133,7 @@ def _slots(rng: random.Random) -> dict[str, str]:
         "X": invented_word(rng, rng.choice((2, 3))),
     }
     day = rng.randint(1, 28)
-    month = rng.choice(MONTHS)
+    month = rng.choice(MONTHS.split("|"))
     values["D"] = rng.choice((f"{day} {month} {year}", f"{month} {day}, {year}", f"{day} {month}", f"{month} {year}"))
     values |= {
         "Y": year,

@@ -263,12 +263,8 @@ def _cloze(s: str, span: str, kind: str) -> QA:
     left, right = s[max(0, start - 90) : start], s[end : end + 60]
     left = left[left.find(" ") + 1 :] if start > 90 else left
     right = right[: right.rfind(" ")] if end + 60 < len(s) else right
-    return QA(_trim_cloze(left + word + right), span)
-
-
-def _trim_cloze(text: str) -> str:
-    words = text.split()
-    return " ".join(words[:24]).rstrip(" ,.;:") + "?"
+    shown = (left + word + right).split()[:24]
+    return QA(" ".join(shown).rstrip(" ,.;:") + "?", span)
 
 
 def _good(q: QA) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 
 GREETINGS = ("hi, ", "Hello! ", "hey ", "Hi there, ", "ok, ", "please tell me: ", "quick question: ", "so ", "hm, ")
 THANKS = (" thanks", " Thanks!", " please", " thank you", " pls", " 🙏", " 🤔", " :)", "??", " ?", "...")
@@ -10,29 +11,9 @@ THANKS = (" thanks", " Thanks!", " please", " thank you", " pls", " 🙏", " �
 
 def as_typed(question: str, rng: random.Random) -> str:
     """The same question with one or two of the changes; never empty."""
-    for change in rng.sample((_bare, _lower, _greeted, _thanked, _mistyped, _capitals), rng.choice((1, 1, 2))):
+    for change in rng.sample(CHANGES, rng.choice((1, 1, 2))):
         question = change(question, rng)
     return question.strip() or "?"
-
-
-def _bare(question: str, rng: random.Random) -> str:
-    return question.rstrip(" ?.!")
-
-
-def _lower(question: str, rng: random.Random) -> str:
-    return question.lower()
-
-
-def _capitals(question: str, rng: random.Random) -> str:
-    return question.upper() if rng.random() < 0.3 else question[:1].lower() + question[1:]
-
-
-def _greeted(question: str, rng: random.Random) -> str:
-    return rng.choice(GREETINGS) + question
-
-
-def _thanked(question: str, rng: random.Random) -> str:
-    return question.rstrip(" ?") + rng.choice(("?", "")) + rng.choice(THANKS)
 
 
 def _mistyped(question: str, rng: random.Random) -> str:
@@ -47,3 +28,13 @@ def _mistyped(question: str, rng: random.Random) -> str:
     swapped = word[:cut] + word[cut + 1] + word[cut] + word[cut + 2 :]
     words[place] = swapped if rng.random() < 0.5 else word[:cut] + word[cut + 1 :]
     return " ".join(words)
+
+
+CHANGES: tuple[Callable[[str, random.Random], str], ...] = (
+    lambda question, rng: question.rstrip(" ?.!"),
+    lambda question, rng: question.lower(),
+    lambda question, rng: rng.choice(GREETINGS) + question,
+    lambda question, rng: question.rstrip(" ?") + rng.choice(("?", "")) + rng.choice(THANKS),
+    _mistyped,
+    lambda question, rng: question.upper() if rng.random() < 0.3 else question[:1].lower() + question[1:],
+)
