@@ -191,14 +191,11 @@ class Device:
         for search, query in zip(batch, queries, strict=True):
             self._loop.call_soon_threadsafe(_settle, search.reply, query)
 
-    def _gather(self) -> None:
+    def _answer_waiting(self) -> None:
         """Questions that were searched together are asked together."""
         while len(self._waiting) < self._searched and time.monotonic() < self._searched_at + GATHER_SECONDS:
             time.sleep(0.002)
         self._searched = 0
-
-    def _answer_waiting(self) -> None:
-        self._gather()
         if batch := self._take(self._waiting):
             self._answer_batch(batch)
 

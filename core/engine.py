@@ -102,9 +102,10 @@ class Engine:
         self.fingerprint = combined_fingerprint(base.fingerprint, preparation_digest(base))
         self.device, self.dtype = str(base.device), str(base.dtype).removeprefix("torch.")
         self.learner = config.learner
-        self.chunk_size = config.chunk_size or self._prepared_chunk_size()
+        folder = prepared_folder(base)
+        self.chunk_size = config.chunk_size or (read_config(folder) if folder else FastWeightsConfig()).section
         limit_memory(base.device, config.memory_mb)
-        self._searcher = Searcher.for_model(self.reader, prepared_folder(base), self.format.pad_id)
+        self._searcher = Searcher.for_model(self.reader, folder, self.format.pad_id)
         self._base_graphs: Graphs | None = None
         self._base_shared: Shared | None = None
         self._courses: dict[str, Course] = {}
@@ -117,11 +118,6 @@ class Engine:
         c = config
         base = load_model(c.model, device=c.device, dtype=c.dtype, prepared=c.prepared, cache=c.cache)
         return cls(base, c)
-
-    def _prepared_chunk_size(self) -> int:
-        """Tokens of a section that the model was prepared for."""
-        folder = prepared_folder(self.base)
-        return (read_config(folder) if folder else FastWeightsConfig()).section
 
     def course(self, name: str) -> Course:
         """How documents are learned by this learner. Raises: SetupError when there is none."""
@@ -179,9 +175,9 @@ class Engine:
         counts = []  # of each question's rows
         for ask in asks:
             worded = ballots(ask.question, votes or self.config.votes)
-            for ballot in worded:
-                rows.append(replace(ask, question=ballot.question))
-                temperatures.append(ballot.temperature)
+            for question, temperature in worded:
+                rows.append(replace(ask, question=question))
+                temperatures.append(temperature)
             counts.append(len(worded))
         completions = self._answers(rows, temperatures, most_tokens or self.config.max_answer_tokens)
         start, answers = 0, []

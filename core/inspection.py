@@ -44,14 +44,6 @@ class Prompt:
     document_tokens: int  # of them, those of a document's text
 
 
-@dataclass(frozen=True)
-class AnswerByReading:
-    """An answer with a section's text in the prompt and no weights attached."""
-
-    completion: Completion
-    prompt: Prompt
-
-
 class Inspection:
     def __init__(
         self,
@@ -82,15 +74,15 @@ class Inspection:
 
         return await self._device.run(read)
 
-    async def reading(self, channel: str, answer: Answer) -> AnswerByReading | None:
-        """The same question, answered by reading the section whose weights answered; None where none did, or where no
-        text is kept. Raises: NotFound, SetupError."""
+    async def reading(self, channel: str, answer: Answer) -> tuple[Completion, Prompt] | None:
+        """The same question, answered with the text of the section whose weights answered in the prompt, and no weights
+        attached; None where none did, or where no text is kept. Raises: NotFound, SetupError."""
         text = await self.section_text(channel, answer)
         if not text:
             return None
         question = answer.understood or answer.question
         [completion], _ = await self._device.answer([Ask(question, context=text)])
-        return AnswerByReading(completion, await self.prompt(question, text))
+        return completion, await self.prompt(question, text)
 
     async def section_text(self, channel: str, answer: Answer) -> str:
         """The text of the section whose weights answered; "" where none did, or where no text is kept.

@@ -70,14 +70,19 @@ class Ask:
         return self.weights is None and not self.context
 
 
-class Engine(Protocol):
-    """The base model and everything that touches the device. Called from the runner's one thread only."""
+class AboutEngine(Protocol):
+    """What `/status` tells of an engine."""
 
     name: str
     fingerprint: str  # sha256 over the base model's weights and tokenizer
     device: str
     dtype: str
     learner: str  # name of the default learner
+
+
+class Engine(AboutEngine, Protocol):
+    """The base model and everything that touches the device. Called from the runner's one thread only."""
+
     ranking: RankingParameters  # of the search; fitted to the model's preparation
 
     def chunk(self, pages: Sequence[Page]) -> list[Chunk]:
@@ -119,21 +124,6 @@ class Engine(Protocol):
     def codes(self, chunks: Sequence[Chunk]) -> list[bytes]:
         """Of these chunks, in one batch; b"" for a model that has no search head."""
         ...
-
-
-class AboutEngine(Protocol):
-    """What `/status` tells of an engine."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def fingerprint(self) -> str: ...
-    @property
-    def device(self) -> str: ...
-    @property
-    def dtype(self) -> str: ...
-    @property
-    def learner(self) -> str: ...
 
 
 class Runner(Protocol):

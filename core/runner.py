@@ -449,8 +449,10 @@ class Runner:
             weights=record,
             questions=learned.questions if self._keep_text else (),
         )
-        pages, chunks = (text.pages, chunks) if self._keep_text else without_text(chunks)
-        return await self._finish(work, document, pages, chunks)
+        if self._keep_text:
+            return await self._finish(work, document, text.pages, chunks)
+        words = [replace(chunk, text=terms(chunk.text)) for chunk in chunks]  # to find it by, sorted
+        return await self._finish(work, document, (), words)
 
     async def _save(self, job: Job, learned: Learned, engine: Engine) -> WeightsRecord:
         """Under the id of the document that is to be."""
@@ -542,11 +544,6 @@ def check_learned(learned: Learned, chunks: Sequence[Chunk]) -> None:
         raise LearningFailed("Learning this document went wrong and was undone; nothing was kept.")
     if not learned.tensors or len(learned.sections) != len(chunks):
         raise LearningFailed
-
-
-def without_text(chunks: Sequence[Chunk]) -> tuple[tuple[Page, ...], list[Chunk]]:
-    """What is stored when no text is to be kept: no pages, and of each chunk the words to find it by, sorted."""
-    return (), [replace(chunk, text=terms(chunk.text)) for chunk in chunks]
 
 
 def count_tokens(chunks: Sequence[Chunk]) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from operator import attrgetter
 
 from core.squad import f1, normalise_answer
@@ -13,19 +12,11 @@ MIN_ALIKE_F1 = 0.75  # F1 from which two answers are the same vote
 TEMPERATURE = 0.7  # of votes for which there is no other wording
 
 
-@dataclass(frozen=True)
-class Ballot:
-    """One way of asking."""
-
-    question: str
-    temperature: float = 0.0
-
-
-def ballots(question: str, votes: int) -> list[Ballot]:
-    """The question as it is, then in other words by rule, then sampled."""
+def ballots(question: str, votes: int) -> list[tuple[str, float]]:
+    """Ways of asking, each with its temperature: the question as it is, then in other words by rule, then sampled."""
     worded = list(dict.fromkeys([question, *paraphrases(question)]))
-    sampled = [Ballot(question, TEMPERATURE)] * (votes - len(worded))
-    return [*map(Ballot, worded[:votes]), *sampled]
+    sampled = [(question, TEMPERATURE)] * (votes - len(worded))
+    return [*((words, 0.0) for words in worded[:votes]), *sampled]
 
 
 def paraphrases(question: str) -> list[str]:

@@ -52,7 +52,7 @@ TRY_LOCK = "SELECT pg_try_advisory_lock(hashtextextended(%s, 0)) AS won"
 MAX_CALLS = 16  # of one worker; the device answers those that wait in one batch
 
 
-@dataclass(frozen=True)
+@dataclass
 class EngineName:
     """Implements core.ports.AboutEngine, for an engine that is elsewhere."""
 

@@ -8,7 +8,7 @@ from html import escape
 
 from bot import render
 from bot.wording import certainty_label, count, not_found_in, seconds, with_ellipsis
-from core.inspection import AnswerByReading, Preview, Prompt
+from core.inspection import Preview, Prompt
 from core.prompts import NOT_IN_TEXT
 from core.types import Answer, Certainty, Completion, Document, Progress, Stage, Status
 
@@ -158,11 +158,12 @@ def base(value: Answer) -> str:
     return _completion("Without the document", said)
 
 
-def reading(value: AnswerByReading | None) -> str:
+def reading(value: tuple[Completion, Prompt] | None) -> str:
     if value is None:
         return _card("With the section in the prompt", "There is no text to read.", "")
-    tokens = f"{value.prompt.document_tokens} of {value.prompt.tokens} tokens in the prompt are the document's"
-    return _completion("With the section in the prompt", value.completion, tokens)
+    completion, prompt = value
+    tokens = f"{prompt.document_tokens} of {prompt.tokens} tokens in the prompt are the document's"
+    return _completion("With the section in the prompt", completion, tokens)
 
 
 def _completion(title: str, value: Completion, *more: str) -> str:

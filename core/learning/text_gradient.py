@@ -81,12 +81,8 @@ def text_gradient(
         parts.append([Factors(*pair) for pair in zip(at_outputs, inputs, strict=True)])
     if len(parts) == 1:
         return loss, dict(zip(leaves, parts[0], strict=True))
-    return loss, dict(zip(leaves, map(sum_of_parts, zip(*parts, strict=True)), strict=True))
-
-
-def sum_of_parts(parts: Sequence[Factors]) -> Tensor:
-    """The whole gradient, [D, d, f]."""
-    return torch.stack([part.matrix() for part in parts]).sum(0)
+    sums = [torch.stack([part.matrix() for part in same]).sum(0) for same in zip(*parts, strict=True)]
+    return loss, dict(zip(leaves, sums, strict=True))
 
 
 @torch.no_grad()

@@ -30,11 +30,12 @@ def test_agreement_is_the_confidence() -> None:
 
 def test_the_first_ballot_is_the_question_itself_and_none_is_cast_twice() -> None:
     question = "Where does Orla live?"
-    assert [b.question for b in ballots(question, 1)] == [question]
+    assert ballots(question, 1) == [(question, 0.0)]
     cast = ballots(question, 7)
-    assert len(cast) == 7 and cast[0].question == question and cast[0].temperature == 0
-    greedy = [b.question for b in cast if not b.temperature]
-    assert len(set(greedy)) == len(greedy) == 5 and all(b.question == question for b in cast if b.temperature)
+    assert len(cast) == 7 and cast[0] == (question, 0.0)
+    greedy = [words for words, temperature in cast if not temperature]
+    assert len(set(greedy)) == len(greedy) == 5
+    assert all(words == question for words, temperature in cast if temperature)
     assert all("rla" in p for p in paraphrases(question))
 
 
@@ -42,7 +43,7 @@ def test_the_engine_casts_votes_for_every_row(tiny) -> None:
     engine = Engine(tiny, EngineConfig(max_answer_tokens=4, votes=3))
     asks = [Ask("Where does Orla live?"), Ask("Who keeps the boats?")]
     voted = engine.answer(asks)
-    single = [engine.answer([Ask(b.question)], votes=1)[0] for a in asks for b in ballots(a.question, 3)]
+    single = [engine.answer([Ask(words)], votes=1)[0] for a in asks for words, _ in ballots(a.question, 3)]
     expected = [vote(single[:3]), vote(single[3:])]
     assert [v.text for v in voted] == [v.text for v in expected]
     assert [v.confidence for v in voted] == pytest.approx([v.confidence for v in expected], rel=1e-3)
