@@ -131,7 +131,9 @@ def _pack(folder: Path, part: Path) -> Manifest:
         for channel in channels:
             path = path_in(folder / CHANNELS, channel)
             content = _snapshot(path)
-            copied |= _documents_of(content)
+            with _opened(content) as connection:
+                rows = connection.execute("SELECT DISTINCT document_id FROM chunks")
+                copied |= {row["document_id"] for row in rows}
             name = f"{CHANNELS}/{path.name}"
             files[name] = _add(archive, name, BytesIO(content))
         if version >= SPLIT and not documents <= copied:
@@ -166,7 +168,9 @@ def _snapshot(file: Path) -> bytes:
         raise _Gone
     with closing(open_database(file)) as source, closing(sqlite3.connect(":memory:")) as copy:
         source.backup(copy)  # in one step: writers go on afterwards, or in the write-ahead log
-        return _with_rollback_journal(copy.serialize())
+        snapshot = copy.serialize()
+        # The header's read and write versions set to 1: no WAL file lies beside it (sqlite.org/fileformat2.html)
+        return snapshot[:18] + b"\1\1" + snapshot[20:]
 
 
 def _read_index(index: bytes) -> tuple[list[WeightsRecord], set[str], list[str], int]:
@@ -178,25 +182,12 @@ def _read_index(index: bytes) -> tuple[list[WeightsRecord], set[str], list[str],
         return read_weights(connection), documents, [row["id"] for row in channels], version
 
 
-def _documents_of(content: bytes) -> set[str]:
-    with _opened(content) as connection:
-        return {row["document_id"] for row in connection.execute("SELECT DISTINCT document_id FROM chunks")}
-
-
 @contextmanager
 def _opened(snapshot: bytes) -> Iterator[sqlite3.Connection]:
     with closing(sqlite3.connect(":memory:")) as connection:
         connection.deserialize(snapshot)
         connection.row_factory = sqlite3.Row
         yield connection
-
-
-def _with_rollback_journal(snapshot: bytes) -> bytes:
-    """The snapshot with its header's read and write versions (bytes 18, 19) set to 1: no WAL file lies beside it.
-
-    Source: sqlite.org/fileformat2.html.
-    """
-    return snapshot[:18] + b"\1\1" + snapshot[20:]
 
 
 def _add(archive: zipfile.ZipFile, name: str, source: BinaryIO) -> tuple[int, str]:

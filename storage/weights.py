@@ -111,7 +111,9 @@ class Weights:
         self._sync_folder()
 
     def sweep(self, known: Sequence[WeightsRecord]) -> tuple[list[str], list[str]]:
-        self._empty_trash()
+        for path in self._trashed():
+            if path.stat().st_mtime < time.time() - TRASH_DAYS * 86_400:
+                path.unlink()
         names = {self._path(record.document_id).name for record in known} | {self._trash.name}
         moved, left = [], []
         for path in sorted(path for path in self._folder.iterdir() if path.name not in names):
@@ -128,11 +130,6 @@ class Weights:
     def erase_trash(self, channel: str) -> None:
         for path in self._trashed():
             if _metadata(path).get("channel") == channel:
-                path.unlink()
-
-    def _empty_trash(self) -> None:
-        for path in self._trashed():
-            if path.stat().st_mtime < time.time() - TRASH_DAYS * 86_400:
                 path.unlink()
 
     def _trashed(self) -> list[Path]:

@@ -263,19 +263,15 @@ class Workers:
                 async with await Connection.connect(self._queues.url, autocommit=True) as connection:
                     await connection.execute(f"LISTEN {NEWS_CHANNEL}")
                     while True:
-                        await self._catch_up()
+                        await self._take_replies([*self._waiting])  # also those from before LISTEN
+                        for job_id in self._feeds.watched():
+                            await self._feeds.look_up(job_id)
                         async for notification in connection.notifies(timeout=LOOK_UP_AFTER):
                             await self._on_notification(json.loads(notification.payload))
                         await connection.check()
             except Exception as problem:
                 log.warning("the workers' news are not heard (%r); trying again", problem)
                 await asyncio.sleep(1.0)
-
-    async def _catch_up(self) -> None:
-        """Fetch replies and ends of jobs that were published before LISTEN began."""
-        await self._take_replies([*self._waiting])
-        for job_id in self._feeds.watched():
-            await self._feeds.look_up(job_id)
 
     async def _on_notification(self, news: Mapping[str, Any]) -> None:
         if call := news.get("call"):

@@ -12,7 +12,7 @@ def matching(documents: Sequence[Document], key: str) -> list[Document]:
     """The documents that a key may mean, in their order: those of this id or name; else those that begin so; else those
     whose name holds it. Case makes no difference."""
     key = key.strip().casefold()
-    for fits in (is_named, _starts_with, _holds):
+    for fits in (is_named, _starts_with, lambda document, key: key in document.name.casefold()):
         if meant := [document for document in documents if fits(document, key)]:
             return meant
     return []
@@ -45,7 +45,3 @@ def the_one(documents: Sequence[Document], key: str) -> Document:
 
 def _starts_with(document: Document, key: str) -> bool:
     return document.id.casefold().startswith(key) or document.name.casefold().startswith(key)
-
-
-def _holds(document: Document, key: str) -> bool:
-    return key in document.name.casefold()
