@@ -95,11 +95,9 @@ class LoraLearner(AdapterLearner):
     step_tokens = 512
     passes = {"quick": 3, "standard": 6, "deep": 20}  # noqa: RUF012
 
-    def __init__(
-        self, base: LoadedModel, fmt: PromptFormat, config: LearnConfig, settings: LoraSettings | None = None
-    ) -> None:
+    def __init__(self, base: LoadedModel, fmt: PromptFormat, config: LearnConfig) -> None:
         super().__init__(base, fmt, config)
-        self.settings = settings or default_settings(base)
+        self.settings = default_settings(base)
 
     def start(self) -> LoraAdapter:
         return LoraAdapter(self.base.model, self.settings)

@@ -22,11 +22,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from core.learning.adapters.adapter import AdapterLearner
-from core.learning.base import LearnConfig
 from core.learning.hooks import Branch, upper_mlps, with_branches
 from core.learning.muon import orthogonalise
 from core.model import LoadedModel
-from core.prompts import PromptFormat
 
 
 @dataclass(frozen=True)
@@ -35,8 +33,6 @@ class BranchSettings:
     heads: int = 1
     layers: int = 7  # how many upper blocks carry a branch
     rate: float = 4e-3  # root mean square of a step's change of a matrix
-    momentum: float = 0.0
-    muon: bool = True
 
 
 class BranchAdapter:
@@ -51,20 +47,15 @@ class BranchAdapter:
                 self.first[f"{mlp}.{name}"] = tensor.to(base.device)
                 self.weights[f"{mlp}.{name}"] = tensor.to(base.device, copy=True).requires_grad_(True)
         self.leaves: Sequence[Tensor] = list(self.weights.values())
-        self.before: list[Tensor | None] = [None] * len(self.leaves)
 
     def on(self) -> AbstractContextManager[None]:
         return with_branches(self.model, [(branches(self.weights), 1 << 30)])
 
     @torch.no_grad()
     def step(self, gradients: Sequence[Tensor], done: float) -> None:
-        s = self.settings
-        for i, (leaf, gradient) in enumerate(zip(self.leaves, gradients, strict=True)):
-            before = self.before[i]
-            delta = -gradient if before is None else s.momentum * before - gradient
-            self.before[i] = delta
-            move = orthogonalise(delta) if s.muon else delta
-            leaf += s.rate * move * torch.rsqrt(move.square().mean() + 1e-20)
+        for leaf, gradient in zip(self.leaves, gradients, strict=True):
+            move = orthogonalise(gradient)
+            leaf -= self.settings.rate * move * torch.rsqrt(move.square().mean() + 1e-20)
 
     def tensors(self) -> dict[str, Tensor]:
         return self.weights
@@ -82,12 +73,6 @@ class TTTLinearLearner(AdapterLearner):
     name = "ttt-linear"
     passes = {"quick": 2, "standard": 4, "deep": 8}  # noqa: RUF012
     settings = BranchSettings()
-
-    def __init__(
-        self, base: LoadedModel, fmt: PromptFormat, config: LearnConfig, settings: BranchSettings | None = None
-    ) -> None:
-        super().__init__(base, fmt, config)
-        self.settings = settings or self.settings
 
     def start(self) -> BranchAdapter:
         return BranchAdapter(self.base, self.settings)
