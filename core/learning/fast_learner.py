@@ -5,10 +5,10 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -111,26 +111,26 @@ class FastWeightsLearner:
         """Learn the chunks of these numbers, at most `rows` segments of one chunk at once."""
         steps = self.prepared.config.steps
         progress = BatchProgress(numbers.start * steps, len(numbers) * steps, len(chunks) * steps)
-        text = self.tensors([chunks[n] for n in numbers], heading)
-        micro_rows = rows if len(numbers) == 1 else None
-        fast = self.prepared.inner_loop(self.base.model, *text, micro_rows=micro_rows, measure=True)
-        return (yield from self.learn_batch(fast, steps, progress))
+        return (yield from self.learn_batch([chunks[n] for n in numbers], heading, rows, progress))
 
     def learn_batch(
-        self, inner_loop: Iterator[tuple[float | Tensor, dict[str, Tensor]]], steps: int, progress: BatchProgress
+        self, chunks: Sequence[Chunk], heading: Sequence[int], rows: int, progress: BatchProgress, **options: Any
     ) -> Generator[Step, None, list[LearnedSection]]:
-        """Run the loop; what it learned of each of its documents.
+        """What the inner loop, with these options of it, learns of each chunk.
 
         Raises: LearningFailed when a loss is not finite.
         """
+        inputs, targets = self.tensors(chunks, heading)
+        steps = max(1, options.get("steps", self.prepared.config.steps))
+        options |= {"micro_rows": rows} if len(chunks) == 1 else {}
         losses: list[float] = []
         fast: dict[str, Tensor] = {}
-        for loss, fast in inner_loop:  # noqa: B007
+        for loss, fast in self.prepared.inner_loop(self.base.model, inputs, targets, measure=True, **options):  # noqa: B007
             if not math.isfinite(float(loss)):
                 raise LearningFailed from ValueError("a loss that is no number")
             losses.append(float(loss))
-            if len(losses) <= max(steps, 1):
-                step = progress.step(len(losses), max(steps, 1), float(loss))
+            if len(losses) <= steps:
+                step = progress.step(len(losses), steps, float(loss))
             yield step  # again after the loss that is measured at the end: questions need not wait for the next group
         changes = self.changes(fast)
         squares = torch.stack([change.double().square().sum((1, 2)) for change in changes.values()])

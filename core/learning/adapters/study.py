@@ -69,7 +69,6 @@ class StudyConfig:
     temperature: float = 0.9  # of what is written a second time; the first is greedy
     agree: float = 0.6  # F1 of the round trip, at least
     similar: float = 0.75  # two questions about one chunk share this much of their words: one is dropped
-    most_words: int = 8  # of an answer
 
 
 @dataclass(frozen=True)
@@ -221,7 +220,7 @@ class Tutor:
         answered: list[Asked] = []
         for n, question, answer in sound:
             answer = answer or next(written)[0]
-            if self._sound(answer_flaw(question, answer, passages[n][1], self.config.most_words)):
+            if self._sound(answer_flaw(question, answer, passages[n][1])):
                 answered.append((n, question, answer))
         asked_again = [(n, question) for n, question, _ in answered]
         again = yield from self._answers(passages, asked_again, prefix, self.fmt.in_context)

@@ -241,12 +241,8 @@ class BudgetedLearner(FormLearner):
             members = [n for n in numbers if self.plan[n] == action]
             done = (numbers.start + len(sections)) * trained
             progress = BatchProgress(done, len(members) * trained, len(chunks) * trained)
-            text = self.tensors([chunks[n] for n in members], heading)
-            micro_rows = rows if len(members) == 1 else None
-            fast = self.prepared.inner_loop(
-                self.base.model, *text, micro_rows=micro_rows, measure=True, steps=int(action)
-            )
-            learned = yield from self.learn_batch(fast, int(action), progress)
+            own = [chunks[n] for n in members]
+            learned = yield from self.learn_batch(own, heading, rows, progress, steps=int(action))
             if action == BudgetAction.SKIP:
                 learned = [section._replace(tensors={SKIPPED_CHUNK: torch.zeros(1)}) for section in learned]
             sections |= zip(members, learned, strict=True)
