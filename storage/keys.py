@@ -16,7 +16,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import Protocol
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -68,26 +67,12 @@ def key_id(sealed: bytes) -> str:
     return sealed[:ID_BYTES].hex()
 
 
-class Place(Protocol):
-    """Where keys lie, by name."""
-
-    def put(self, name: str, secret: bytes) -> None:
-        """Durable on return."""
-        ...
-
-    def get(self, name: str) -> bytes: ...
-
-    def delete(self, names: Iterable[str]) -> None:
-        """Gone on return; no error for what was gone before."""
-        ...
-
-
 class Keys:
     """Every method raises StorageFailed when the place can't be reached, or refuses."""
 
     def __init__(self, place: str | Path) -> None:
         """place: a folder, or s3://bucket/prefix. Raises: SetupError."""
-        self._place: Place = _Bucket(str(place)) if "://" in str(place) else _Folder(Path(place))
+        self._place = _Bucket(str(place)) if "://" in str(place) else _Folder(Path(place))
         self._kept: OrderedDict[str, Key] = OrderedDict()  # the last used at the end
         self._keeping = Lock()
 
@@ -152,7 +137,7 @@ class Keys:
 
 
 class _Folder:
-    """A file for each key. It is overwritten before it is deleted."""
+    """A file for each key, durable once it is put. It is overwritten before it is deleted."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
