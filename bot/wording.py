@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
+from core.document.text import counted as count
 from core.types import Certainty
-
-
-def count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" + "s" * (number != 1)
 
 
 def seconds(value: float) -> str:
