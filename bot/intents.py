@@ -270,15 +270,8 @@ KEYWORDS = {
 }
 
 
-def _kinds() -> dict[str, str]:
-    kinds: dict[str, str] = {}
-    for kind, words in KEYWORDS.items():
-        for word in words.split():
-            kinds.setdefault(word, kind)
-    return kinds
-
-
-KIND_OF = _kinds()
+# By word; of two kinds the first counts
+KIND_OF = {word: kind for kind, words in reversed(KEYWORDS.items()) for word in words.split()}
 APPROVING = re.compile(  # a message of emoji alone, or of their codes
     r"(?=.*[^\s!.,])(?:[👍👌👏🙌💪🙏🎉🥳🔥🚀✨💯✅❤💙💚💛🧡💜😀😃😄😁😊🙂😍🥰🤩😎🤝]|[\U0001f3fb-\U0001f3ff\ufe0f\u200d]"
     r"|:(?:\+1|thumbsup|ok_hand|clap|raised_hands|muscle|pray|tada|partying_face|fire|rocket|sparkles|100|white_check_mark|heart"
@@ -331,8 +324,9 @@ def understand(text: str, documents: Sequence[str] = (), *, with_files: bool = F
     words = normal(text)
     if not words and with_files:
         return Intent("learn")
-    if not words:
-        return _without_words(text.strip("?! "))
+    if not words:  # but emoji and punctuation, or nothing at all
+        signs = text.strip("?! ")
+        return Intent(("approval" if APPROVING.fullmatch(signs) else "remark") if signs else "greeting")
     intent = _command(text) or _phrase(words) or _erase(text, documents)
     intent = intent or _phrase(_unnamed(text, documents)) or _clauses(text) or _summary(text, documents)
     if with_files:
@@ -349,13 +343,6 @@ def named(text: str, documents: Sequence[str]) -> str:
             if len(written(name)) > 2 and f" {normal(written(name))} " in said:
                 return name
     return ""
-
-
-def _without_words(text: str) -> Intent:
-    """Of a message of emoji and punctuation, or of nothing at all."""
-    if not text:
-        return Intent("greeting")
-    return Intent("approval" if APPROVING.fullmatch(text) else "remark")
 
 
 def _command(text: str) -> Intent | None:

@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -14,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from core.prompts import PromptFormat
+from core.prompts import ChatFormat
 from core.types import Completion
 
 T = TypeVar("T")
@@ -268,15 +269,10 @@ def pad_left(prompts: Sequence[Sequence[int]], length: int, pad_id: int) -> Tens
 
 def _shared(a: Sequence[int], b: Sequence[int]) -> int:
     """With how many equal tokens both begin."""
-    count = 0
-    for left, right in zip(a, b, strict=False):
-        if left != right:
-            break
-        count += 1
-    return count
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False)))
 
 
-def held_back(fmt: PromptFormat, floor: float = 1.1) -> tuple[int, float] | None:
+def held_back(fmt: ChatFormat, floor: float = 1.1) -> tuple[int, float] | None:
     """`hold_back` that forbids the trained abstention, as the product does by default, or allows it from `floor` on."""
     return None if fmt.abstain_id is None else (fmt.abstain_id, floor)
 
