@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 NOT_IN_TEXT = "not in the text"
 INSTRUCTION = "Answer the question with a few words. If you do not know the answer, say so."
@@ -57,62 +57,22 @@ UNRELATED = (
 )
 
 
-class PromptFormat(Protocol):
-    """How a model is asked and taught."""
-
-    stop_ids: frozenset[int]
-    write_stops: frozenset[int]  # where questions that it writes end
-    pad_id: int
-    opening: Sequence[int]  # what every prompt begins with
-    abstain_id: int | None  # first token of the trained answer NOT_IN_TEXT, where the model has learned one
-
-    def closed_book(self, question: str) -> list[int]: ...
-    def in_context(self, context: str, question: str) -> list[int]: ...
-    def answer(self, text: str) -> list[int]:
-        """The tokens that follow a prompt when the model answers `text`, the stop token included."""
-        ...
-
-    def heading(self, title: str) -> list[int]:
-        """Tokens before each segment of a document that is being learned."""
-        ...
-
-    def section(self, text: str) -> list[int]:
-        """Tokens of a section that is being learned, without the heading."""
-        ...
-
-    def write_questions(self, context: str, count: int, about: str = "") -> list[tuple[list[int], str]]:
-        """Prompts, one or several, after which the model writes `count` questions about the context with their answers,
-        or one that has `about` in it; each with what it has begun."""
-        ...
-
-    def read_questions(self, text: str) -> list[tuple[str, str]]:
-        """Questions and answers out of what was begun and written up to `write_stops`; [] when malformed. An answer may
-        be missing, "": then `write_answer` asks for it."""
-        ...
-
-    def write_answer(self, context: str, question: str) -> list[int]: ...
-
-    def write_text(self, context: str, task: str) -> list[int] | None:
-        """A prompt for REWRITE or SUMMARISE; None when this model never learned to follow one."""
-        ...
-
-
 class ChatFormat:
-    """Any causal LM: its chat template when it has one, else plain "Question: ... Answer:"."""
+    """How any causal LM is asked and taught: by its chat template when it has one, else by "Question: ... Answer:"."""
 
     instruction = INSTRUCTION
+    abstain_id: int | None = None  # first token of the trained answer NOT_IN_TEXT, where the model has learned one
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
         self._encode = lambda text: tokenizer.encode(text, add_special_tokens=False)
-        self.abstain_id: int | None = None
         parts = [self._encode(part) for part in template_parts(tokenizer, self.instruction)]
-        self.opening: Sequence[int] = parts[0]
+        self.opening: Sequence[int] = parts[0]  # what every prompt begins with
         self._to_answer, self._to_question = parts[1:]
         end = self._to_question[0] if tokenizer.chat_template else tokenizer.eos_token_id
         self.end = tokenizer.eos_token_id if end is None else end
         stops = {self.end, tokenizer.eos_token_id} - {None}
-        self.stop_ids = self.write_stops = frozenset(stops)
+        self.stop_ids = self.write_stops = frozenset(stops)  # the second: where questions that it writes end
         self.pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (self.end or 0)
 
     def _ask(self, text: str) -> list[int]:
@@ -132,29 +92,37 @@ class ChatFormat:
         return [*self._to_question[1:], *self._encode(question.strip()), *self._to_answer]
 
     def answer(self, text: str) -> list[int]:
+        """The tokens that follow a prompt when the model answers `text`, the stop token included."""
         space = "" if self._tokenizer.chat_template else " "  # after a chat's marks an answer begins as it is
         end = [] if self.end is None else [self.end]
         return self._encode(space + text.strip()) + end
 
     def heading(self, title: str) -> list[int]:
+        """Tokens before each segment of a document that is being learned."""
         begin = [self._tokenizer.bos_token_id] if self._tokenizer.bos_token_id is not None else []
         return [*begin, *self._encode(f"{title.strip()[:80]}:")]
 
     def section(self, text: str) -> list[int]:
+        """Tokens of a section that is being learned, without the heading."""
         return self._encode(section_text(text))
 
     def write_questions(self, context: str, count: int, about: str = "") -> list[tuple[list[int], str]]:
+        """Prompts, one or several, after which the model writes `count` questions about the context with their answers,
+        or one that has `about` in it; each with what it has begun."""
         task = WRITE_ABOUT.format(about=about) if about else WRITE_QUESTIONS.format(count=count)
         begin = "" if self._tokenizer.chat_template else "Question:"
         return [([*self._write(context, task), *self._encode(begin)], begin)]
 
     def read_questions(self, text: str) -> list[tuple[str, str]]:
+        """Questions and answers out of what was begun and written up to `write_stops`; [] when malformed. An answer may
+        be missing, "": then `write_answer` asks for it."""
         return WRITTEN.findall(text)
 
     def write_answer(self, context: str, question: str) -> list[int]:
         return self.in_context(context, question)
 
     def write_text(self, context: str, task: str) -> list[int] | None:
+        """A prompt for REWRITE or SUMMARISE; None when this model never learned to follow one."""
         return self._write(context, task)
 
     def _write(self, context: str, task: str) -> list[int]:

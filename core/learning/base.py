@@ -13,7 +13,7 @@ from core.errors import SetupError
 from core.generate import Passes
 from core.model import LoadedModel
 from core.ports import Learned
-from core.prompts import PromptFormat
+from core.prompts import ChatFormat
 from core.types import Chunk, Step
 
 
@@ -54,7 +54,7 @@ class Learner(Protocol):
     name: str
     config: LearnConfig
 
-    def __init__(self, base: LoadedModel, fmt: PromptFormat, config: LearnConfig) -> None: ...
+    def __init__(self, base: LoadedModel, fmt: ChatFormat, config: LearnConfig) -> None: ...
 
     def learn(self, chunks: Sequence[Chunk], *, title: str) -> Generator[Step, None, Learned]:
         """Learn the chunks of one document.

@@ -11,13 +11,14 @@ from dataclasses import replace
 from core.generate import yield_at_each_step
 from core.learning.adapters.adapter import AdapterLearner
 from core.learning.adapters.objectives import Sample, SampleMaker
-from core.learning.adapters.study import Exercise, StudyConfig, Tutor, Writer, for_chat, summary
+from core.learning.adapters.remote import RemoteWriter
+from core.learning.adapters.study import Exercise, StudyConfig, Tutor, for_chat, summary
 from core.learning.base import LearnConfig, Learner
 from core.learning.check import Answerer, SelfCheck
 from core.learning.guard import Guard
 from core.model import LoadedModel, prepared_folder
 from core.ports import Learned
-from core.prompts import PromptFormat
+from core.prompts import ChatFormat
 from core.types import Chunk, Stage, Step
 
 log = logging.getLogger(__name__)
@@ -40,8 +41,8 @@ class Course:
     """
 
     def __init__(
-        self, base: LoadedModel, fmt: PromptFormat, learner: Learner, learning: LearnConfig, answer: Answerer,
-        writer: Writer | None = None, *, study: bool = False, check: bool = True, guard: bool = True,
+        self, base: LoadedModel, fmt: ChatFormat, learner: Learner, learning: LearnConfig, answer: Answerer,
+        writer: RemoteWriter | None = None, *, study: bool = False, check: bool = True, guard: bool = True,
         short: int = MIN_CHECKED_TOKENS,
     ) -> None:  # fmt: skip
         self.base, self.fmt, self.learner, self.learning = base, fmt, learner, learning

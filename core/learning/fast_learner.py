@@ -26,7 +26,7 @@ from core.learning.shared_passes import Shared
 from core.memory import max_sections
 from core.model import LoadedModel, prepared_folder
 from core.ports import Learned
-from core.prompts import PromptFormat
+from core.prompts import ChatFormat
 from core.types import Chunk, Metrics, Step
 
 Groups = Sequence[tuple[Mapping[str, Tensor], int]]  # weights of one section, number of batch rows
@@ -53,7 +53,7 @@ class FastWeightsLearner:
 
     name = "fast-weights"
 
-    def __init__(self, base: LoadedModel, fmt: PromptFormat, config: LearnConfig) -> None:
+    def __init__(self, base: LoadedModel, fmt: ChatFormat, config: LearnConfig) -> None:
         self.base, self.fmt, self.config = base, fmt, config
         self.prepared = self.load().to(base.device).requires_grad_(False)
         self.modules = self.prepared.modules_of(base.model)

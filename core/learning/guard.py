@@ -22,7 +22,7 @@ from core.learning.adapters.study import evenly_chosen
 from core.learning.base import Learner
 from core.model import LoadedModel
 from core.ports import Learned
-from core.prompts import UNRELATED, PromptFormat
+from core.prompts import UNRELATED, ChatFormat
 from core.types import Chunk, Metrics, Step
 
 RATE_FACTORS = (1 / 16, 1 / 4, 1.0, 4.0)  # of a learner's own rate, the careful ones first
@@ -36,7 +36,7 @@ CHANCE = 0.1  # share of the self-check that may be lost by chance
 class Guard:
     """What weights do to one base model."""
 
-    def __init__(self, base: LoadedModel, fmt: PromptFormat, max_shift: float = MAX_SHIFT) -> None:
+    def __init__(self, base: LoadedModel, fmt: ChatFormat, max_shift: float = MAX_SHIFT) -> None:
         self.base, self.fmt, self.max_shift = base, fmt, max_shift
         self.prompts = [fmt.closed_book(q) for q in UNRELATED[:HELD_OUT]]
         self._plain: Tensor | None = None  # what the base model says to them

@@ -8,7 +8,7 @@ from core.errors import SetupError
 from core.learning.base import LearnConfig, Learner
 from core.learning.preparation import is_shipped_form
 from core.model import LoadedModel, prepared_folder
-from core.prompts import PromptFormat
+from core.prompts import ChatFormat
 
 LEARNERS = {
     "fast-weights": "core.learning.fast_learner:FastWeightsLearner",
@@ -20,7 +20,7 @@ OTHER_FORM = "core.learning.forms.fast_weights:FormLearner"
 BUDGETED = "core.learning.forms.budget:BudgetedLearner"
 
 
-def make_learner(name: str, base: LoadedModel, fmt: PromptFormat, config: LearnConfig) -> Learner:
+def make_learner(name: str, base: LoadedModel, fmt: ChatFormat, config: LearnConfig) -> Learner:
     """Raises: SetupError when there is none of this name, or it can't do what the configuration asks for."""
     if name not in LEARNERS:
         raise SetupError(f"There is no learner '{name}'; choose one of {', '.join(LEARNERS)}.")

@@ -24,7 +24,7 @@ from core.learning.base import LearnConfig
 from core.learning.hooks import Branch, with_branches
 from core.model import LoadedModel
 from core.ports import Learned
-from core.prompts import PromptFormat
+from core.prompts import ChatFormat
 from core.types import Chunk, Metrics, Step
 
 Score = Callable[[Mapping[str, Tensor]], float]  # weights of one section -> how many questions they answer
@@ -74,7 +74,7 @@ class AdapterLearner:
     passes: Mapping[str, int]  # over the document, by effort
     settings: Any  # a dataclass with a `rate`
 
-    def __init__(self, base: LoadedModel, fmt: PromptFormat, config: LearnConfig) -> None:
+    def __init__(self, base: LoadedModel, fmt: ChatFormat, config: LearnConfig) -> None:
         self.base, self.fmt, self.config = base, fmt, config
         self._rows_tokens = config.batch_tokens  # halved when memory runs out
 

@@ -25,7 +25,7 @@ from core.learning.base import LearnConfig
 from core.learning.hooks import Branch, down_projections
 from core.learning.preparation import read_config
 from core.model import LoadedModel, prepared_folder
-from core.prompts import PromptFormat
+from core.prompts import ChatFormat
 
 A, B = ".lora_A", ".lora_B"
 
@@ -95,7 +95,7 @@ class LoraLearner(AdapterLearner):
     step_tokens = 512
     passes = {"quick": 3, "standard": 6, "deep": 20}  # noqa: RUF012
 
-    def __init__(self, base: LoadedModel, fmt: PromptFormat, config: LearnConfig) -> None:
+    def __init__(self, base: LoadedModel, fmt: ChatFormat, config: LearnConfig) -> None:
         super().__init__(base, fmt, config)
         self.settings = default_settings(base)
 

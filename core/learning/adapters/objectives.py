@@ -25,7 +25,7 @@ from core.learning.adapters.study import Exercise
 from core.learning.base import Objectives
 from core.learning.segments import IGNORE, split_text
 from core.model import LoadedModel
-from core.prompts import UNRELATED, PromptFormat
+from core.prompts import UNRELATED, ChatFormat
 from core.types import Chunk
 
 HIDDEN_SHARE = 0.15  # of the tokens, for `masked`
@@ -211,7 +211,7 @@ def answer_sample(
 class SampleMaker:
     """Makes samples of study material for one base model."""
 
-    def __init__(self, base: LoadedModel, fmt: PromptFormat, objectives: Objectives) -> None:
+    def __init__(self, base: LoadedModel, fmt: ChatFormat, objectives: Objectives) -> None:
         self.base, self.fmt, self.objectives = base, fmt, objectives
 
     def from_exercises(self, exercises: Sequence[Exercise], heading: Sequence[int], length: int) -> list[Sample]:

@@ -28,7 +28,7 @@ OPENER = urllib.request.build_opener(_NoRedirect)
 
 @dataclass(frozen=True)
 class RemoteWriter:
-    """Implements core.learning.adapters.study.Writer."""
+    """Writes the questions of `core.learning.adapters.study`."""
 
     url: str  # up to and with /v1
     model: str

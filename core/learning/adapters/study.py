@@ -15,14 +15,15 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import torch
 
 from core.errors import LearningFailed
 from core.generate import Prefix, generation, prefill, yield_at_each_step
+from core.learning.adapters.remote import RemoteWriter
 from core.model import LoadedModel
-from core.prompts import BEGINNINGS, REWRITE, SUMMARISE, PromptFormat
+from core.prompts import BEGINNINGS, REWRITE, SUMMARISE, ChatFormat
 from core.search.words import in_a_row, normalise, supports
 from core.squad import f1
 from core.types import Chunk
@@ -82,23 +83,15 @@ class Exercise:
     confidence: float = 0.0  # confidence of the round trip's answer, 0..1
 
 
-class Writer(Protocol):
-    """A larger model that writes the questions, outside of this process (`core.learning.adapters.remote`)."""
-
-    def write(self, passage: str, count: int) -> list[tuple[str, str]]:
-        """Questions and answers. Raises: LearningFailed when it can't be reached."""
-        ...
-
-
 @dataclass
 class Tutor:
     """Writes about one document. `dropped` counts what was not kept, and why."""
 
     base: LoadedModel
-    fmt: PromptFormat
+    fmt: ChatFormat
     batch_tokens: int  # in context at once
     config: StudyConfig = field(default_factory=StudyConfig)
-    writer: Writer | None = None
+    writer: RemoteWriter | None = None
     dropped: Counter[str] = field(default_factory=Counter)
     kept: defaultdict[int, list[set[str]]] = field(default_factory=lambda: defaultdict(list))  # words of questions
 
@@ -151,7 +144,7 @@ class Tutor:
         asked = yield from self._sent(self.writer, passages, count)
         return (yield from self._answered(passages, asked, None))
 
-    def _sent(self, writer: Writer, passages: Sequence[Excerpt], count: int) -> Pauses[list[Asked]]:
+    def _sent(self, writer: RemoteWriter, passages: Sequence[Excerpt], count: int) -> Pauses[list[Asked]]:
         """What a larger model writes. Raises: LearningFailed when it writes nothing."""
         pool = ThreadPoolExecutor(SENT_AT_ONCE, thread_name_prefix="writer")
         try:
@@ -352,7 +345,7 @@ def evenly_chosen(items: Sequence, most: int) -> list:
     return [items[(2 * i + 1) * len(items) // (2 * count)] for i in range(count)]
 
 
-def for_chat(config: StudyConfig, fmt: PromptFormat) -> StudyConfig:
+def for_chat(config: StudyConfig, fmt: ChatFormat) -> StudyConfig:
     """Models that follow instructions read longer passages, and write several questions about one at once."""
     follows = fmt.write_text("", REWRITE) is not None
     return replace(config, passage=384, questions=3 * config.questions) if follows else config

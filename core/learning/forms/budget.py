@@ -36,7 +36,7 @@ from core.learning.segments import IGNORE
 from core.learning.text_gradient import token_losses
 from core.model import POLICY, LoadedModel, prepared_folder
 from core.ports import Learned
-from core.prompts import PromptFormat
+from core.prompts import ChatFormat
 from core.types import Chunk, Step
 
 SKIPPED_CHUNK = "skipped"  # stands for the weights of a chunk that the budget left out
@@ -214,7 +214,7 @@ def load_policy(folder: Path | None) -> Policy:
 class BudgetedLearner(FormLearner):
     """Decides chunk by chunk how many steps to take; what is skipped answers as the base model."""
 
-    def __init__(self, base: LoadedModel, fmt: PromptFormat, config: LearnConfig) -> None:
+    def __init__(self, base: LoadedModel, fmt: ChatFormat, config: LearnConfig) -> None:
         super().__init__(base, fmt, config)
         self._budget_for(1)  # fail at start-up, not at the first document
 
