@@ -270,8 +270,9 @@ KEYWORDS = {
 }
 
 
-# By word; of two kinds the first counts
-KIND_OF = {word: kind for kind, words in reversed(KEYWORDS.items()) for word in words.split()}
+KIND_OF: dict[str, str] = {}  # by word; of two kinds the first counts
+for kind, words in reversed(KEYWORDS.items()):
+    KIND_OF |= dict.fromkeys(words.split(), kind)
 APPROVING = re.compile(  # a message of emoji alone, or of their codes
     r"(?=.*[^\s!.,])(?:[👍👌👏🙌💪🙏🎉🥳🔥🚀✨💯✅❤💙💚💛🧡💜😀😃😄😁😊🙂😍🥰🤩😎🤝]|[\U0001f3fb-\U0001f3ff\ufe0f\u200d]"
     r"|:(?:\+1|thumbsup|ok_hand|clap|raised_hands|muscle|pray|tada|partying_face|fire|rocket|sparkles|100|white_check_mark|heart"

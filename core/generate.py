@@ -8,6 +8,7 @@ import time
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
+from operator import eq
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -269,7 +270,7 @@ def pad_left(prompts: Sequence[Sequence[int]], length: int, pad_id: int) -> Tens
 
 def _shared(a: Sequence[int], b: Sequence[int]) -> int:
     """With how many equal tokens both begin."""
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False)))
+    return len(list(takewhile(bool, map(eq, a, b))))
 
 
 def held_back(fmt: ChatFormat, floor: float = 1.1) -> tuple[int, float] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import repeat
 from operator import attrgetter
 
 from core.squad import f1, normalise_answer
@@ -16,7 +17,7 @@ def ballots(question: str, votes: int) -> list[tuple[str, float]]:
     """Ways of asking, each with its temperature: the question as it is, then in other words by rule, then sampled."""
     worded = list(dict.fromkeys([question, *paraphrases(question)]))
     sampled = [(question, TEMPERATURE)] * (votes - len(worded))
-    return [*((words, 0.0) for words in worded[:votes]), *sampled]
+    return [*zip(worded[:votes], repeat(0.0), strict=False), *sampled]
 
 
 def paraphrases(question: str) -> list[str]:

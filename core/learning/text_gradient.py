@@ -81,7 +81,7 @@ def text_gradient(
         parts.append([Factors(*pair) for pair in zip(at_outputs, inputs, strict=True)])
     if len(parts) == 1:
         return loss, dict(zip(leaves, parts[0], strict=True))
-    sums = [torch.stack([part.matrix() for part in same]).sum(0) for same in zip(*parts, strict=True)]
+    sums = [torch.stack(list(map(Factors.matrix, same))).sum(0) for same in zip(*parts, strict=True)]
     return loss, dict(zip(leaves, sums, strict=True))
 
 
