@@ -32,50 +32,37 @@ MAX_DRAFT = 7  # tokens; none where rows are so many that reading them takes muc
 SPARE = 64  # columns of the cache that are lost where rows keep different numbers of the tokens that were read ahead
 
 
-@dataclass
-class Opening:
-    """What every prompt begins with, read once."""
-
-    ids: Sequence[int]  # P
-    cache: Tensor  # keys and values of the lowest K blocks, [K, 1, P, 2 H, h]
-    states: Tensor  # what these blocks made, [1, P, d]
-
-
-@dataclass
 class Shared:
-    """A model, ready for passes that share.
+    """A model, ready for passes that share."""
 
-    Args:
-        modules: those that weights are attached to, by name: down-projections.
-        opening: what its prompts begin with.
-    """
-
-    model: Any
-    modules: Mapping[str, nn.Linear]
-    opening_ids: Sequence[int]
-    opening: Opening = field(init=False)
+    def __init__(self, model: Any, modules: Mapping[str, nn.Linear], opening: Sequence[int]) -> None:
+        """
+        Args:
+            modules: those that weights are attached to, by name: down-projections.
+            opening: what every prompt begins with, P tokens; it is read once.
+        """
+        self.model, self.opening = model, list(opening)
+        fuse_projections(model)
+        blocks = [int(name.split(".")[2]) for name in modules]
+        self.lowest = min(blocks, default=len(model.model.layers))  # K
+        self.opening_cache, self.opening_states = self._read_opening()
 
     @staticmethod
     def can(model: Any) -> bool:
         return model.device.type == "cpu" and can_run(model)
 
-    def __post_init__(self) -> None:
-        fuse_projections(self.model)
-        blocks = [int(name.split(".")[2]) for name in self.modules]
-        self.lowest = min(blocks, default=len(self.model.model.layers))  # K
-        self.opening = self._read_opening()
-
     @torch.no_grad()
-    def _read_opening(self) -> Opening:
-        count = len(self.opening_ids)
-        ids = torch.tensor([list(self.opening_ids)], dtype=torch.long)
+    def _read_opening(self) -> tuple[Tensor, Tensor]:
+        """Keys and values of the lowest K blocks, [K, 1, P, 2 H, h], and what these blocks made, [1, P, d]."""
+        count = len(self.opening)
+        ids = torch.tensor([self.opening], dtype=torch.long)
         cache = self.room(1, count)
         x = self.model.model.embed_tokens(ids)
         columns = torch.arange(count)
         visible = (columns <= columns[:, None])[None]
         if count:
             x = run_blocks(self.model, x, columns[None], columns, visible, cache, {}, range(self.lowest))
-        return Opening(self.opening_ids, cache[: self.lowest], x)
+        return cache[: self.lowest], x
 
     def room(self, rows: int, columns: int) -> Tensor:
         """For keys and values, [L, R, C, 2 H, h]."""
@@ -112,9 +99,8 @@ class SharedPasses(Passes):
         self, shared: Shared, prompts: Sequence[Sequence[int]], pad_id: int, max_new: int, slots: Mapping[str, Tensor]
     ) -> None:
         self.shared, self.model, self.slots = shared, shared.model, slots
-        opening = list(shared.opening.ids)
-        begin = len(opening)
-        if any(list(p[:begin]) != opening or len(p) == begin for p in prompts):
+        begin = len(shared.opening)
+        if any(list(p[:begin]) != shared.opening or len(p) == begin for p in prompts):
             begin = 0
         rest = [tuple(prompt[begin:]) for prompt in prompts]
         different = list(dict.fromkeys(rest))
@@ -131,12 +117,12 @@ class SharedPasses(Passes):
         shared, begin, stop = self.shared, self.begin, self.column
         lowest = shared.lowest
         cache = shared.room(len(self.ids), self.seen.shape[1])
-        cache[:lowest, :, :begin] = shared.opening.cache[:, :, :begin]
+        cache[:lowest, :, :begin] = shared.opening_cache[:, :, :begin]
         x = self.model.model.embed_tokens(self.ids)
         columns = torch.arange(begin, stop)
         places, lower = self.positions[:, begin:], range(lowest)
         x = run_blocks(self.model, x, places, columns, self._visible(columns), self._used(cache), {}, lower)
-        x = torch.cat([shared.opening.states[:, :begin].expand(len(x), -1, -1), x], 1)
+        x = torch.cat([shared.opening_states[:, :begin].expand(len(x), -1, -1), x], 1)
         x, self.cache = x[self.row_of], cache[:, self.row_of]
         self.seen, positions = self.seen[self.row_of], self.positions[self.row_of]
         upper = range(lowest, len(self.model.model.layers))

@@ -30,19 +30,15 @@ ENTROPY_AT_ONCE = 4096  # goals, whose logits are there together
 Learned = Mapping[Any, Tensor]  # what a step learned of the documents, by place: [D, ...]
 
 
-class Goals(NamedTuple):
-    """The tokens to predict, N of them: a multiple of ENTROPY_AT_ONCE and of about half of the rows' tokens, so that
-    shapes are few; those that fill it up weigh nothing. Their number is known before anything is on the device, which
-    never has to be waited for."""
+class Rows(NamedTuple):
+    """With the tokens to predict, N of them: a multiple of ENTROPY_AT_ONCE and of about half of the rows' tokens, so
+    that shapes are few; those that fill it up weigh nothing. Their number is known before anything is on the device,
+    which never has to be waited for."""
 
-    places: Tensor  # [N] of the states before them, all rows' one after the other
+    ids: Tensor  # [R, T]
+    places: Tensor  # [N] of the states before the tokens to predict, all rows' one after the other
     tokens: Tensor  # [N]
     weights: Tensor  # [N], float32
-
-
-class Rows(NamedTuple):
-    ids: Tensor  # [R, T]
-    goals: Goals
 
     @classmethod
     def of_tokens(cls, ids: Tensor, weights: Tensor) -> Rows:
@@ -51,7 +47,7 @@ class Rows(NamedTuple):
         parts = places, ids[:, 1:].flatten()[places], weights.flatten()[places].float()
         half = ids.numel() // (2 * ENTROPY_AT_ONCE)
         more = -len(places) % (ENTROPY_AT_ONCE * max(1, half))
-        return cls(ids[:, :-1].contiguous(), Goals(*(F.pad(t, (0, more)) for t in parts)))
+        return cls(ids[:, :-1].contiguous(), *(F.pad(t, (0, more)) for t in parts))
 
 
 class StepBatch(NamedTuple):
@@ -138,10 +134,9 @@ class HookStep:
 
 
 def rows_loss(step: OuterStep, rows: Rows, learned: Learned, total: Tensor) -> Tensor:
-    """Weighted cross-entropy of the rows' goals over the sum of all weights, nats."""
+    """Weighted cross-entropy of the rows' tokens to predict over the sum of all weights, nats."""
     states = step.states(rows.ids, learned).flatten(0, 1)
-    places, tokens, weights = rows.goals
-    return step.entropy(states.index_select(0, places), tokens, weights) / total.clamp_min(1e-6)
+    return step.entropy(states.index_select(0, rows.places), rows.tokens, rows.weights) / total.clamp_min(1e-6)
 
 
 def step_losses(step: OuterStep, batch: StepBatch, config: Any) -> dict[str, Tensor]:
