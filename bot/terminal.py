@@ -144,18 +144,15 @@ class JobView:
         if stage is Stage.QUEUED and not progress.place:
             return  # its turn comes at once
         if stage is not self._stage:
-            self._tick_off(progress)
+            if self._line is not None and progress.job.stage not in (Stage.FAILED, Stage.CANCELLED):
+                text = job_text(progress, self._stage)  # of the stage before
+                self._bars.update(self._line, total=1, completed=1, text=text)
             self._stage = stage
             self._line = self._bars.add_task(STAGE_WORDS[stage], total=None, text="") if stage in STAGE_WORDS else None
         if self._line is not None:
             steps = progress.step if stage is Stage.LEARNING else None
             bar: dict[str, Any] = {"total": steps.total, "completed": steps.done, "steps": True} if steps else {}
             self._bars.update(self._line, text=job_text(progress, stage), **bar)
-
-    def _tick_off(self, progress: Progress) -> None:
-        """The line of the stage before; not when the job has failed in it."""
-        if self._line is not None and progress.job.stage not in (Stage.FAILED, Stage.CANCELLED):
-            self._bars.update(self._line, total=1, completed=1, text=job_text(progress, self._stage))
 
 
 def learned_text(document: Document) -> str:
@@ -339,13 +336,6 @@ def listed_json(document: Document) -> dict[str, Any]:
 
 
 def answer_json(answer: Answer) -> dict[str, Any]:
-    return {
-        "id": answer.id,
-        "question": answer.question,
-        "learned": asdict(answer.learned) if answer.learned else None,
-        "base": asdict(answer.base),
-        "document": asdict(answer.document) if answer.document else None,
-        "pages": None if answer.pages is None else list(answer.pages),
-        "places": list(answer.places),
-        "prompt_tokens": answer.prompt_tokens,
-    }
+    values = asdict(answer)
+    shown = ("id", "question", "learned", "base", "document", "pages", "places", "prompt_tokens")
+    return {key: values[key] for key in shown}

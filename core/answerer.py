@@ -17,7 +17,7 @@ from core.search.citation import cite
 from core.search.closeness import closeness
 from core.search.followup import MAX_HISTORY, needs_history
 from core.search.parameters import RankingParameters
-from core.search.ranking import Hit, SectionAnswer, by_closeness, distinct, groups_to_ask, judge, sections_to_ask
+from core.search.ranking import Hit, by_closeness, distinct, groups_to_ask, judge, sections_to_ask
 from core.search.whole import GIST_QUESTION, asks_about_whole, summed_up
 from core.tracing import span, traced
 from core.types import Answer, Certainty, Completion, Document, DocumentRef, Page
@@ -125,7 +125,7 @@ class Answerer:
             document=DocumentRef(document.id, document.name),
             prompt_tokens=tokens[0].total,
             pages=cited,
-            places=tuple(cite(page, question, learned.text) for page in pages if cited and page.number in cited),
+            places=_cited_places(pages, cited, question, learned.text),
             certainty=certainty,
             section=section,
         )
@@ -202,7 +202,7 @@ class Answerer:
             learned=best.completion,
             document=DocumentRef(best.hit.document.id, best.hit.document.name),
             pages=best.pages,
-            places=_cited_places(question, best, pages),
+            places=_cited_places(pages[best.hit.document.id], best.pages, question, best.completion.text),
             section=best.hit.section,
         )
 
@@ -247,7 +247,7 @@ class Answerer:
             return await self._load(now, section)  # corrected a moment ago: the other sections are the same
 
 
-def _cited_places(question: str, best: SectionAnswer, pages: Mapping[str, Sequence[Page]]) -> tuple[str, ...]:
-    """What the format calls the places where the answer stands."""
-    cited = [page for page in pages[best.hit.document.id] if page.number in (best.pages or ())]
-    return tuple(dict.fromkeys(cite(page, question, best.completion.text) for page in cited))
+def _cited_places(pages: Sequence[Page], numbers: Sequence[int] | None, question: str, answer: str) -> tuple[str, ...]:
+    """What the format calls the places where the answer stands, on the pages of these numbers."""
+    cited = [page for page in pages if page.number in (numbers or ())]
+    return tuple(dict.fromkeys(cite(page, question, answer) for page in cited))

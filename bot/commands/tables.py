@@ -31,7 +31,6 @@ from bot.commands.managing import (
     status,
 )
 
-_DOCUMENT = Option("document", "Which document; I choose when you leave it out", suggest=suggest_documents)
 COMMANDS: dict[str, Command] = {
     command.name: command
     for command in (
@@ -52,7 +51,7 @@ COMMANDS: dict[str, Command] = {
             ask,
             options=(
                 Option("question", "What you want to know", required=True),
-                _DOCUMENT,
+                Option("document", "Which document; I choose when you leave it out", suggest=suggest_documents),
                 Option("private", "Only you see the answer", Kind.YES_NO),
             ),
         ),

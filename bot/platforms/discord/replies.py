@@ -174,7 +174,8 @@ class InteractionReply(Reply):
             raise Refused("I may not write here; somebody who manages this channel can give me that right.")
         with sending():
             sent = await self._send(message, private=False)
-        return Posted(self._client, sent.channel.id, sent.id, self._about())
+        target = getattr(self._interaction.data, "get", lambda _: None)("target_id")  # whose menu was used
+        return Posted(self._client, sent.channel.id, sent.id, int(target or 0))
 
     async def _post_to_person(self, message: Message) -> Live:
         """Raises: Refused."""
@@ -189,11 +190,6 @@ class InteractionReply(Reply):
                 render.note("Look into our direct messages: there I tell you when I know it."), private=True
             )
         return Posted(self._client, direct.id, sent.id)
-
-    def _about(self) -> int:
-        """The message whose menu was used, or 0."""
-        target = getattr(self._interaction.data, "get", lambda _: None)("target_id")
-        return int(target or 0)
 
     @property
     def _channel(self) -> Any:

@@ -56,7 +56,8 @@ def to_blocks(message: Message, *, native: bool = True) -> dict[str, Any]:
     if message.asked:
         blocks.append(_context(message.asked))
     if native and message.title and message.tone is Tone.WORKING:
-        blocks.append(_task_card(message.title))
+        title = plain_text(message.title)[:TITLE]  # a turning sign stands before it; the id is the message's own
+        blocks.append({"type": "task_card", "task_id": "task", "title": title, "status": "in_progress"})
     elif message.title:
         call = f"<@{message.notify.rpartition(':')[2]}> " if message.notify else ""
         blocks.append(_section(f"{call}*{escaped(one_line(message.title), TITLE)}*"))
@@ -76,11 +77,6 @@ def to_blocks(message: Message, *, native: bool = True) -> dict[str, Any]:
     if plain:
         blocks.append({"type": "actions", "elements": plain})
     return {"text": escaped(_summary(message), FALLBACK), "blocks": blocks}
-
-
-def _task_card(title: str) -> dict[str, Any]:
-    """What is being worked on. A turning sign stands before it; its id need only be its own within the message."""
-    return {"type": "task_card", "task_id": "task", "title": plain_text(title)[:TITLE], "status": "in_progress"}
 
 
 def _feedback(buttons: Sequence[Button]) -> dict[str, Any]:
