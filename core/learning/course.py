@@ -23,9 +23,8 @@ from core.types import Chunk, Stage, Step
 
 log = logging.getLogger(__name__)
 
-CHECKS_A_SECTION = {"quick": 1, "standard": 1, "deep": 4}  # questions a section, by effort
-# Of one document, by effort: writing them takes longer than learning
-CHECKS_A_DOCUMENT = {"quick": 8, "standard": 12, "deep": 64}
+# Questions a section, and of one document, by effort: writing them takes longer than learning
+CHECKS = {"quick": (1, 8), "standard": (1, 12), "deep": (4, 64)}
 STUDY_QUESTIONS = {"quick": 4, "standard": 8, "deep": 12}  # questions a passage, by effort
 MIN_CHECKED_TOKENS = 500  # of a document with a self-check; of a shorter one, a question or two say nothing
 
@@ -81,20 +80,16 @@ class Course:
     def _check(self, tutor: Tutor, chunks: Sequence[Chunk]) -> Generator[Step, None, SelfCheck | None]:
         if not self.check or sum(chunk.token_count for chunk in chunks) < self.short:
             return None
-        written = yield from gathered(
-            tutor.checks(chunks, CHECKS_A_SECTION[self.learning.effort], CHECKS_A_DOCUMENT[self.learning.effort])
-        )
+        written = yield from gathered(tutor.checks(chunks, *CHECKS[self.learning.effort]))
         return SelfCheck(written, self.answer, self.learner.name) if written else None
 
     def questions(self, chunks: Sequence[Chunk]) -> Generator[Step, None, list[tuple[str, str]]]:
         """The self-check's, of a short document too, with their answers; none where it is switched off."""
         if not self.check:
             return []
-        effort, pairs = self.learning.effort, []
-        for written in self._tutor().checks(chunks, CHECKS_A_SECTION[effort], CHECKS_A_DOCUMENT[effort]):
-            pairs += [(exercise.question, exercise.answer) for exercise in written]
-            yield Step(0, 1, math.nan, Stage.CHECKING)
-        return pairs
+        checks = self._tutor().checks(chunks, *CHECKS[self.learning.effort])
+        written = yield from gathered(checks, Stage.CHECKING)
+        return [(exercise.question, exercise.answer) for exercise in written]
 
     def _study(self, tutor: Tutor, chunks: Sequence[Chunk], title: str) -> Generator[Step, None, dict[str, object]]:
         """Study material as samples; nothing for learners that can't use it."""
@@ -119,10 +114,10 @@ class Course:
         return exercises
 
 
-def gathered(batches: Iterator[list[Exercise]]) -> Generator[Step, None, list[Exercise]]:
+def gathered(batches: Iterator[list[Exercise]], stage: Stage = Stage.LEARNING) -> Generator[Step, None, list[Exercise]]:
     """All that is written; between two batches the device is free."""
     exercises: list[Exercise] = []
     for batch in batches:
         exercises += batch
-        yield Step(0, 1, math.nan)
+        yield Step(0, 1, math.nan, stage)
     return exercises

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
@@ -104,10 +103,6 @@ class Graph:
             self.read = capture(self._read, model.device) if shape.short else None
             self.step = capture(self._step, model.device)
 
-    def attached(self, rows: int) -> AbstractContextManager[None]:
-        """Within the context the model's own passes, too, have the weights in the first slots."""
-        return attached(self.modules, {name: slot[:rows] for name, slot in self.slots.items()}, [1] * rows)
-
     def _read(self) -> Next:
         """What follows `prompt`."""
         (ids, counts), length = self.prompt, self.shape.prompt
@@ -169,7 +164,7 @@ class Replayed(Passes):
         """As ever; then keys and values are copied."""
         g, rows = self.graph, len(self.prompts)
         passes = Passes(g.model, self.prompts, self.pad_id)
-        with g.attached(rows):
+        with attached(g.modules, {name: slot[:rows] for name, slot in g.slots.items()}, [1] * rows):
             first = passes.first()
         length = passes.mask.shape[1]
         for own, read in zip(g.cache, passes.cache.layers, strict=True):
