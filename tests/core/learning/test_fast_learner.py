@@ -15,7 +15,7 @@ from core.errors import LearningFailed
 from core.learning.base import LearnConfig
 from core.learning.fast_learner import FastWeightsLearner
 from core.learning.guard import Guard
-from core.learning.packing import unpack
+from core.learning.packing import SCALE, unpack
 from core.ports import Ask, Learned
 from core.prepare.episodes import Episode, encode_document
 from core.prepare.invented import invented_document
@@ -69,6 +69,16 @@ def test_each_chunk_becomes_a_section_of_two_bit_deltas(learner) -> None:
     assert learned.metrics.final_loss < learned.metrics.initial_loss - 0.05
     assert learned.metrics.tokens == sum(c.token_count for c in chunks)
     assert math.isfinite(learned.metrics.delta_norm) and learned.metrics.delta_norm > 0
+
+
+def test_sections_of_a_former_release_answer_beside_new_ones(learner) -> None:
+    new = section(learn(learner)[1], 0)
+    former = {name: t.repeat(1, 2) if name.endswith(SCALE) else t for name, t in new.items()}  # a scale for 64 weights
+    weights = learner._unpack_batch([new, former, {}])  # as on a GPU, where all are unpacked at once
+    assert torch.equal(weights[:, 0], weights[:, 1]) and not weights[:, 2].any()
+    with torch.no_grad(), learner.attach([(new, 1), (former, 1)]):
+        first, second = logits(learner, rows=2)
+    assert torch.equal(first, second)
 
 
 def test_between_steps_and_after_closing_half_way_the_model_is_exactly_the_base(learner) -> None:
