@@ -151,6 +151,7 @@ async def test_two_visitors_see_nothing_of_each_other_and_a_reset_erases(browser
     await expect(bob.locator("#known")).to_contain_text("Nothing is learned")
     await ada.locator("#reset").click()
     await expect(ada.locator("#known")).to_contain_text("Nothing is learned")
+    await expect(ada.get_by_label("Question")).to_have_value("")  # else what is typed now may be cleared, too
     await ask(ada, CAPTAIN)
     await expect(ada.locator("#learned")).not_to_contain_text("Bram Osterly")
     assert ada.problems + bob.problems == []
