@@ -7,8 +7,6 @@ import statistics
 import time
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
-from operator import eq
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -270,7 +268,12 @@ def pad_left(prompts: Sequence[Sequence[int]], length: int, pad_id: int) -> Tens
 
 def _shared(a: Sequence[int], b: Sequence[int]) -> int:
     """With how many equal tokens both begin."""
-    return len(list(takewhile(bool, map(eq, a, b))))
+    count = 0
+    for left, right in zip(a, b, strict=False):
+        if left != right:
+            break
+        count += 1
+    return count
 
 
 def held_back(fmt: ChatFormat, floor: float = 1.1) -> tuple[int, float] | None:

@@ -208,8 +208,9 @@ class FastWeightsLearner:
 
     def _unpack_batch(self, sections: Sequence[Mapping[str, Tensor]]) -> Tensor:
         """Fast weights of D sections, unpacked in one batch -> [U, D, d, f]."""
-        if len({section[name].shape for section in sections for name in section if name.endswith(SCALE)}) > 1:
-            # one of them is of a former release, with more scales
+        scales = next(iter(self.modules)) + SCALE
+        if len({section[scales].shape for section in sections if scales in section}) > 1:
+            # some were learned by a former release, with more scales a row
             return torch.cat([self._unpack_batch([section]) for section in sections], dim=1)
         packed = {}
         for part in ("", SCALE):
