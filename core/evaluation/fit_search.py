@@ -57,7 +57,7 @@ from core.types import Certainty, Completion
 
 # What is tried for each number. The widest of each decide which sections are recorded.
 CHOICE: dict[str, Sequence[float]] = {
-    "closeness_weight": (0.0, 1.5, 2.0, 3.0, 4.0, 5.0),
+    "closeness_weight": (0.0, 1.5, 2.0, 3.0, 5.0, 7.0, 10.0),
     "score_margin": (1.5, 2.0, 3.0, 4.0, 5.0),
     "thread_margin": (2.0, 3.0, 4.0, 5.0, 6.0, 8.0),
     "score_weight": (0.1, 0.2, 0.3, 0.4, 0.6, 0.8),

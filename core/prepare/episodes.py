@@ -34,6 +34,9 @@ from core.search.words import STOP_WORDS, normalise
 
 OTHERS = 24  # other documents' questions, of which the closest is asked
 TELLING = 3  # words; "Who led?" has too few to say which document it is about
+MIXED = 0.6  # share of the documents made of shorter parts, as a section of many paragraphs is
+PART = 0.3, 0.8  # of such a document's words that a part has, at most
+SIZE = 0.5, 1.0  # of a section's tokens that a document has: it ends with a paragraph
 TITLES = ("Notes", "Document", "Report", "Handbook", "Text", "report.pdf", "notes.pdf", "Guide", "document (3).pdf")
 TOKENS_OF_A_WORD = 1.35
 LONG = 100  # tokens of question and answer from which a shape is for long answers
@@ -170,8 +173,9 @@ def draw(
 def compose_document(passages: Sequence[Passage], rng: random.Random, words: int) -> Episode:
     """A passage, or a part of it, and as many others as there is room for: neighbours or any. Passages of an article
     stay with it."""
+    longest = max(1, int(words * rng.uniform(*PART))) if rng.random() < MIXED else words  # a part
     place = rng.randrange(len(passages))
-    first = excerpt(passages[place], rng, words)
+    first = excerpt(passages[place], rng, longest)
     parts = [first]
     size = len(first.text.split())
     while words - size > 20 and rng.random() < 0.9:
@@ -179,7 +183,7 @@ def compose_document(passages: Sequence[Passage], rng: random.Random, words: int
         place = (place + 1) % len(passages) if neighbour else rng.randrange(len(passages))
         if passages[place].title != first.title:
             break
-        more = excerpt(passages[place], rng, words - size)
+        more = excerpt(passages[place], rng, min(words - size, longest))
         parts.append(more)
         size += max(1, len(more.text.split()))
     if rng.random() < 0.3:
@@ -416,7 +420,7 @@ class EpisodeBatches(torch.utils.data.Dataset[Drawn]):
         has_long = any(self.material.passages.get(kind) for kind in LONG_KINDS)
         kinds = LONG_KINDS if shape.width >= LONG and has_long else self.kinds
         while True:
-            tokens = shape.segments * (self.segment - 16) * rng.uniform(0.7, 1.0)
+            tokens = shape.segments * (self.segment - 16) * rng.uniform(*SIZE)
             episode = draw(self.material, rng, max(8, int(tokens / TOKENS_OF_A_WORD)), kinds, self.swaps)
             room = self.segment - len(self.fmt.heading(episode.title))
             if len(encode(section_text(episode.text))) <= shape.segments * room:

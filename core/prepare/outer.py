@@ -57,6 +57,7 @@ class OuterConfig:
     reading: float = 0.6  # weight of reading without a delta
     reader_lr: float = 1e-3
     learning_lr: float = 6e-4  # of the reader, in learning to learn
+    reader_decay: float = 0.1  # AdamW's weight decay of the reader
     rate_lr: float = 2e-2
     weigh_lr: float = 1e-3
     warmup_steps: int = 30
@@ -131,7 +132,7 @@ class Trainer:
         self.moved: list[nn.Parameter] = []
         rest: dict[str, Any] = {"params": [], "lr": config.weigh_lr}
         groups = {
-            "reader": {"params": [], "lr": config.reader_lr},
+            "reader": {"params": [], "lr": config.reader_lr, "weight_decay": config.reader_decay},
             "log_rates": {"params": [], "lr": config.rate_lr},
             "": rest,
         }

@@ -25,9 +25,9 @@ from core.search.head import DEPTH_SHARE, SearchHead, states
 
 @dataclass(frozen=True)
 class SearchConfig:
-    steps: int = 2_500
+    steps: int = 4_000
     batch: int = 64  # questions
-    others: int = 64  # passages beside those that are asked about
+    others: int = 192  # passages beside those that are asked about
     rate: float = 1e-3
     drop: float = 0.1  # of the states' numbers
     odds: float = 0.3  # weight of the log-odds' loss

@@ -3,7 +3,7 @@
 counts.
 
 The vectors are made by `core.search.head`. Of a section only their signs are kept, with the name of the head
-that made them: 16 bytes a token. Shapes: T tokens, D dimensions, a multiple of 8.
+that made them: 32 bytes a token. Shapes: T tokens, D dimensions, a multiple of 8.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ from core.learning.hooks import decoder_slice
 from core.model import SEARCH, LoadedModel
 from core.search.closeness import NAME_BYTES, Query, encode
 
-WIDTH = 128
+WIDTH = 256
 RECORDED_LENGTHS = (32, 64, 128, 256)  # tokens of a question
 DEPTH_SHARE = 4 / 7  # of the model's depth, whose states tell most (LOG.md)
 

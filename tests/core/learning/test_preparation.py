@@ -17,8 +17,8 @@ from core.learning.packing import pack, unpack
 from core.learning.preparation import is_shipped_form, load_prepared, read_config, read_reader, save_prepared
 from core.model import SHIPPED, LoadedModel, preparation_digest
 
-FINGERPRINT = "11ad48ccee3172f25412e43ccab8e5c14945483cef50c18ee6fe6bc28502eb64"
-SLOW_WEIGHTS = "8740c6cb4eef05076bb1afb0029c76e824feebe708c034730d7f31800e31af2e"
+FINGERPRINT = "a0881b1833bfec372c718a666c0a919f241393786d96453c640a54f3e28f716a"
+SLOW_WEIGHTS = "56ece59d8f0124c5d13139b92d0792593db6e7136cd2875ccf99c3d9349ab73f"
 PACKED = "1d1faba4db168e437402a6251b7c54dd8ad0c7e70721509c09d23d2159e3c017"
 UNPACKED = "fe8e9466a457c445f71c843030851bd51814c35af57da9ab891b67c3fd478a80"
 WIDTH = 576  # of the embedded model

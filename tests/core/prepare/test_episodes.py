@@ -10,6 +10,7 @@ import torch
 from core.errors import Refused
 from core.learning.segments import IGNORE
 from core.prepare.episodes import (
+    MIXED,
     Batch,
     Episode,
     EpisodeBatches,
@@ -115,6 +116,20 @@ def test_passages_of_an_article_stay_with_it() -> None:
         episode = compose_document(passages(), random.Random(seed), 160)
         places = {int(q.answer) // 4 for q in episode.questions}
         assert len(places) == 1 and len(episode.text.split()) <= 160
+
+
+def test_most_documents_are_made_of_parts_of_several_passages() -> None:
+    long = [
+        Passage(
+            "people", "", " ".join(f"Fact {m} of text {n} is known here." for m in range(40)), [QA("Who?", "known")]
+        )
+        for n in range(30)
+    ]
+    drawn = [compose_document(long, random.Random(seed), 120) for seed in range(300)]
+    parts = [len({line.split(" is ")[0].split()[-1] for line in e.text.splitlines()}) for e in drawn]
+    several = sum(count > 1 for count in parts) / len(parts)
+    assert abs(several - MIXED) < 0.1, several
+    assert all(len(e.text.split()) <= 120 for e in drawn)
 
 
 def test_material_draws_only_from_what_there_is() -> None:

@@ -341,6 +341,13 @@ def test_documents_that_cannot_be_shared_out_are_refused() -> None:
         share(64, 3)
 
 
+def test_only_the_readers_weights_decay(tiny, prepared) -> None:
+    groups = Trainer(tiny.model, prepared, replace(CONFIG, reader_decay=0.1)).optimiser.param_groups
+    reader = {id(p) for name, p in prepared.named_parameters() if name.startswith("reader.")}
+    decays = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
+    assert reader and all(decay == (0.1 if p in reader else 0.0) for p, decay in decays.items())
+
+
 def test_a_step_that_is_not_finite_moves_nothing(tiny, fmt, prepared) -> None:
     trainer = Trainer(tiny.model, prepared, CONFIG)
     batch = batch_of(tiny.tokenizer, fmt)

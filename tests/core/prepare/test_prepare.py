@@ -10,6 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, Gemma3TextConfig, MistralConfig, Phi3Config, Qwen2Config, Qwen3Config
 
+import core.prepare.prepare as prepare_module
 from core.engine import Engine, EngineConfig
 from core.errors import Refused
 from core.learning.preparation import FastWeightsConfig, load_prepared
@@ -72,6 +73,29 @@ def test_a_prepared_model_answers_with_its_reader_beside_the_base_model_as_it_wa
     learned, base = engine.answer([Ask("Where?", weights), Ask("Where?")])
     assert (base.text, base.confidence) == (plain.text, plain.confidence)
     assert learned.confidence != base.confidence
+
+
+def test_a_preparation_that_went_on_is_the_best_average_with_its_start(tiny, tmp_path, monkeypatch) -> None:
+    prepare(tiny, MATERIAL, Material(), tmp_path / "first", CONFIG)
+    config = replace(CONFIG, start=tmp_path / "first")
+    trained = prepare(tiny, MATERIAL, Material(), tmp_path / "trained", config)
+    assert trained["shares"] == {}
+    f1_of_call = iter((30.0, 45.0, 40.0, 35.0))
+    measured = prepare_module.learned_figures
+
+    def learned_figures(*args, **options) -> dict[str, float]:
+        figures = measured(*args, **options)
+        return figures | {"learned_f1": next(f1_of_call)} if options.get("kinds") == ("learned",) else figures
+
+    monkeypatch.setattr(prepare_module, "learned_figures", learned_figures)
+    averaged = prepare(tiny, MATERIAL, MATERIAL, tmp_path / "averaged", config)
+    assert averaged["shares"] == {0.35: 30.0, 0.5: 45.0, 0.7: 40.0, 1.0: 35.0}
+    start, end, result = (
+        load_prepared(tmp_path / name, WIDTH).state_dict() for name in ("first", "trained", "averaged")
+    )
+    for name, weights in result.items():
+        torch.testing.assert_close(weights, (start[name] + end[name]) / 2, atol=1e-3, rtol=1e-2)
+    assert "50%: 45.0" in (tmp_path / "averaged" / "PREPARATION.md").read_text()
 
 
 def test_weights_belong_to_the_preparation_that_they_were_learned_with(tiny, tmp_path) -> None:

@@ -87,7 +87,7 @@ def test_a_head_is_the_same_after_it_was_stored(tiny, tmp_path: Path) -> None:
     torch.testing.assert_close(again.project, head.project, atol=1e-3, rtol=1e-2)
     one, other = Searcher.for_model(tiny, tmp_path, 0), Searcher.for_model(tiny, tmp_path, 0)
     assert one and other and one.codes([[7, 8, 9]]) == other.codes([[7, 8, 9]]) and one.queries([""]) == [None]
-    assert len(one.codes([[7, 8, 9], [4]])[1]) == NAME_BYTES + 16
+    assert len(one.codes([[7, 8, 9], [4]])[1]) == NAME_BYTES + 32
     head.bias.data += 1
     save_head(head, tmp_path)
     changed = Searcher.for_model(tiny, tmp_path, 0)
@@ -170,7 +170,7 @@ def test_the_embedded_model_finds_what_is_asked_in_other_words() -> None:
     engine = Engine(load_model("embedded", device="cpu", dtype="float32"), EngineConfig(check=False, guard=False))
     chunks = [chunk for text in TEXTS for chunk in chunks_of(engine.base.tokenizer, text, 192)]
     codes = engine.codes(chunks)
-    assert [len(code) for code in codes] == [NAME_BYTES + 16 * chunk.token_count for chunk in chunks]
+    assert [len(code) for code in codes] == [NAME_BYTES + 32 * chunk.token_count for chunk in chunks]
     first = []
     for question, place in ASKED.items():
         close = closeness(engine.queries([question])[0], codes)
