@@ -29,6 +29,10 @@ NUMBER_WORDS = """
 DANGLING_WORDS = frozenset(
     {"a", "an", "the", "of", "in", "on", "at", "by", "for", "to", "and", "or", "but", "with", "from", "as", "that"}
 )
+POINTING_WORDS = frozenset(
+    ["this", "these", "those", "that", "it", "he", "she", "they", "him", "her", "them", "its", "his", "their"]
+)
+POINTING_ANSWER = 2  # words of an answer that only points at something, at most: "this package"
 WHEN = r"(?:when|what (?:year|date|day|month|time)|(?:in|on|at) (?:what|which) (?:year|date|day|month|time|century))\b"
 HOW_MANY = r"how (?:many|much|old|tall|high|long|far|deep|large|big|heavy|wide|often)\b"
 WHAT_NUMBER = r"what (?:percentage|percent|number|amount|price|cost|age|population)\b"
@@ -43,9 +47,11 @@ GREETING = re.compile(r"^(?:(?:hi|hello|hey|ok|okay|so|hm|please|and|but|well)\b
 
 def fits_question(question: str, answer: str) -> bool:
     """Whether an answer is of the kind that its question wants: a time for "when", a number for "how many", more than
-    an echo of the question, no fragment."""
+    an echo of the question, no fragment, nothing that only points at what the text named before."""
     said = normalise(answer)
     if not said or said[-1] in DANGLING_WORDS or not any(c.isalnum() for c in answer):
+        return False
+    if said[0] in POINTING_WORDS and len(said) <= POINTING_ANSWER:
         return False
     asked = normalise(question)
     if set(said) - STOP_WORDS and set(said) <= set(asked):

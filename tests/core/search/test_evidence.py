@@ -29,6 +29,7 @@ TEXT = (
         ("Hi! when does it open", "at six"),
         ("Is it red or blue?", "blue"),
         ("What is it called?", "the Kettle"),
+        ("What does it do?", "this utility opens the gates"),
     ],
 )
 def test_an_answer_of_the_wanted_kind_fits(question: str, answer: str) -> None:
@@ -45,6 +46,8 @@ def test_an_answer_of_the_wanted_kind_fits(question: str, answer: str) -> None:
         ("Where is it?", "in the"),
         ("Who?", ""),
         ("What is it?", "..."),
+        ("What is quilt for?", "this package"),
+        ("Who keeps the boats?", "She"),
     ],
 )
 def test_another_kind_an_echo_or_a_fragment_does_not(question: str, answer: str) -> None:
