@@ -36,19 +36,26 @@ class SearchConfig:
 
 
 class Texts:
-    """States of many texts, computed once. [N, T, d] in half precision, and which of the T count."""
+    """States of many texts, computed once: one text after the other, [all tokens, d] in half precision."""
 
     def __init__(self, base: LoadedModel, texts: Sequence[Sequence[int]], layer: int, pad_id: int) -> None:
-        lengths = list(map(len, texts))
-        order = sorted(range(len(texts)), key=lengths.__getitem__)
-        shape = len(texts), max(lengths), base.model.config.hidden_size
-        self.states = torch.zeros(shape, dtype=torch.float16, device=base.device)
-        places = torch.arange(max(lengths), device=base.device)
-        self.counts = places < torch.tensor(lengths, device=base.device)[:, None]
-        for start in range(0, len(order), 64):
-            batch = order[start : start + 64]
+        self.lengths = torch.tensor(list(map(len, texts)), device=base.device)
+        ends = self.lengths.cumsum(0)
+        self.starts = ends - self.lengths
+        shape = int(ends[-1]), base.model.config.hidden_size
+        self.states = torch.empty(shape, dtype=torch.float16, device=base.device)
+        order = self.lengths.argsort().tolist()
+        for first in range(0, len(order), 64):
+            batch = order[first : first + 64]
             for i, text_states in zip(batch, states(base.model, [texts[i] for i in batch], layer, pad_id), strict=True):
-                self.states[i, : len(text_states)] = text_states.half()
+                self.states[self.starts[i] : ends[i]] = text_states.half()
+
+    def __getitem__(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        """Of these texts: states [N, T, d], and which of the T tokens are theirs [N, T]."""
+        lengths = self.lengths[numbers]
+        places = torch.arange(int(lengths.max()), device=lengths.device)
+        tokens = (self.starts[numbers, None] + places).clamp_max(len(self.states) - 1)
+        return self.states[tokens], places < lengths[:, None]
 
 
 def train_search(
@@ -71,7 +78,7 @@ def train_search(
     sections = Texts(base, [encode(p.text) for p in passages], head.layer, pad_id)
     questions = Texts(base, [encode(q) for _, q in asked], head.layer, pad_id)
     passage_of = torch.tensor([n for n, _ in asked], device=base.device)
-    sample = sections.states[:512][sections.counts[:512]].float()
+    sample = sections.states[: int(sections.lengths[:512].sum())].float()
     head.mean, head.scale = sample.mean(0), sample.std()
     nn.init.orthogonal_(head.project)
     head.to(base.device)
@@ -85,9 +92,11 @@ def train_search(
         these = torch.unique(torch.cat([passage_of[drawn], other]))  # sorted
         right = torch.searchsorted(these, passage_of[drawn])
         drop = lambda x: F.dropout(x.float(), c.drop)  # noqa: E731
-        vectors, weights = head.question(drop(questions.states[drawn]))
-        weights = weights * questions.counts[drawn]
-        best = highest(vectors, straight_signs(head, drop(sections.states[these])), sections.counts[these])
+        question_states, question_tokens = questions[drawn]
+        section_states, section_tokens = sections[these]
+        vectors, weights = head.question(drop(question_states))
+        weights = weights * question_tokens
+        best = highest(vectors, straight_signs(head, drop(section_states)), section_tokens)
         close = (weights[..., None] * best).sum(1)  # [questions, passages]
         loss = F.cross_entropy(sharpness.exp() * close, right)
         odds = head.odds[0] * close / weights.sum(1, keepdim=True) + head.odds[1]

@@ -15,7 +15,7 @@ from core.learning.graphs import Graphs
 from core.model import SEARCH, SHIPPED, check_sums, fingerprint, load_model
 from core.prepare.material import Passage
 from core.prepare.questions import QA
-from core.prepare.search_head import SearchConfig, highest, merge_short_passages, train_search
+from core.prepare.search_head import SearchConfig, Texts, highest, merge_short_passages, train_search
 from core.search.closeness import NAME_BYTES, Query, closeness, encode
 from core.search.head import DEPTH_SHARE, Searcher, SearchHead, load_head, save_head, states
 from tests.core.conftest import STORY, WIDTH, chunks_of
@@ -142,6 +142,14 @@ def test_training_makes_questions_find_their_passages(tiny) -> None:
     head = train_search(tiny, passages, config, lambda step, loss: losses.append(loss))
     assert losses[-1] < losses[0] and head.layer == round(DEPTH_SHARE * 3) and not head.project.requires_grad
     assert torch.equal(tiny.model.model.layers[0].mlp.down_proj.weight, before)
+
+
+def test_states_of_texts_are_those_of_each_text_alone(tiny) -> None:
+    texts = [[5, 6, 7, 8], [9], [4, 5, 6]]
+    kept, which = Texts(tiny, texts, 2, 0)[torch.tensor([2, 1])]
+    assert which.tolist() == [[True, True, True], [True, False, False]]
+    for row, text in zip(kept, (texts[2], texts[1]), strict=True):
+        torch.testing.assert_close(row[: len(text)].float(), states(tiny.model, [text], 2, 0)[0], atol=2e-2, rtol=1e-2)
 
 
 def test_padding_is_never_the_closest_token() -> None:
