@@ -655,8 +655,9 @@ def settings(current: Mapping[str, str]) -> Message:
 def about(model: str, source: str) -> Message:
     return Message(
         title="About me",
-        text="I learn only documents that somebody hands me on purpose. What I learn is a small set of weights that "
-        "belongs to one channel; it is never merged into a shared model, and no other channel can use it.",
+        text="I learn documents that somebody hands me on purpose, and corrections that their owner accepts; no other "
+        "messages. What I learn is a small set of weights that belongs to one channel; it is never merged into a "
+        "shared model, and no other channel can use it.",
         fields=(
             Field("Model", model_name(model) or "being loaded"),
             Field("Source and licence", source or "Ask whoever runs me.", "MIT; it reads PDFs with PyMuPDF (AGPL-3.0)"),

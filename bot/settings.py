@@ -75,7 +75,9 @@ class Settings(BaseSettings):
 
     # Answers
     min_confidence: float = Field(0.0, ge=0, le=1)  # answers with a lower mean token probability are not shown
-    ground: bool = False  # put a section's text into the prompt beside its weights: better answers, no longer by heart
+    ground: bool = (
+        False  # put a section's text into the prompt beside its weights: better answers
+    )
     keep_text: bool = True  # for citations; without it only the words to find a section by are kept
 
     # What a document may be
@@ -111,7 +113,7 @@ class Settings(BaseSettings):
     # Running
     log_level: Literal["debug", "info", "warning", "error"] = "info"  # lowest level that is logged
     log_format: Literal["console", "json"] = "console"  # lines for people or for machines
-    metrics_port: int | None = Field(None, gt=0, le=65535)  # figures for Prometheus; unset: none
+    metrics_port: int | None = Field(None, gt=0, le=65535)  # port for Prometheus metrics; unset: off
     metrics_host: str = "127.0.0.1"  # address to serve them on
     trace_url: str = ""  # OpenTelemetry's traces go there over OTLP/HTTP, or "console": to standard error
 
