@@ -140,7 +140,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--weights-mb", type=float, default=2.3, help="of a page")
     parser.add_argument("--index-kb", type=float, default=40.0, help="of a page: text, words and codes, sealed")
     parser.add_argument("--gb", type=float, default=0.023, help="price of a GB for a month")
-    parser.add_argument("--cpu", type=float, nargs=4, default=[4.0, 0.55, 0.9, 0.1], help=MACHINE)
+    parser.add_argument("--cpu", type=float, nargs=4, default=[5.2, 1.0, 0.9, 0.1], help=MACHINE)
     parser.add_argument("--gpu", type=float, nargs=4, default=[0.9, 0.09, 0.19, 3.0], help=MACHINE)
     return parser
 
