@@ -242,7 +242,10 @@ class FakeSlack:
         )
 
     async def submit(self, view: dict[str, Any], text: str = "", *files: tuple[str, bytes], by: str = "UADA") -> None:
-        """Somebody fills in a modal and sends it."""
+        """Somebody fills in a modal and sends it. A form that names endings takes no file with another one."""
+        endings = view["blocks"][0]["element"].get("filetypes")
+        for name, _ in files:
+            assert endings is None or name.rpartition(".")[2] in endings, f"the form takes no {name}"
         given = {"value": text or None, "files": [self._attach(name, data) for name, data in files]}
         sent = {**view, "state": {"values": {"given": {"given": given}}}}
         person = {"id": by, "name": by.lower(), "team_id": TEAM}

@@ -687,12 +687,13 @@ async def test_a_form_that_slack_does_not_open_costs_only_the_correction(world, 
     await world.whispered("I noted that it was wrong")
 
 
-async def test_the_form_for_files_learns(world, slack):
+@pytest.mark.parametrize("name", ["handbook.pdf", "handbook.docx", "handbook.md", "handbook.csv", "scan.png"])
+async def test_the_form_for_files_learns(world, slack, name):
     offer = await world.ask()
     await slack.click(offer, "Upload a document")
     (view,) = await world.until(lambda: slack.views)
-    await slack.submit(view, "", HANDBOOK)
-    assert (await world.said("I know handbook.pdf now"))["thread_ts"] == offer["thread_ts"]
+    await slack.submit(view, "", (name, HANDBOOK[1]))
+    assert (await world.said(f"I know {name} now"))["thread_ts"] == offer["thread_ts"]
 
 
 # Managing

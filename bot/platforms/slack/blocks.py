@@ -28,7 +28,7 @@ EMOJI = {"❤️": "heart", "👍": "+1", "👀": "eyes", "👋": "wave"}
 def view_of(form: Form, context: str) -> dict[str, Any]:
     """What a button asks before it is handled, as a modal. `context`: what is needed to work it off, as text."""
     element = (
-        {"type": "file_input", "action_id": GIVEN, "filetypes": ["pdf"], "max_files": 10}
+        {"type": "file_input", "action_id": GIVEN, "max_files": 10}  # text has any ending
         if form.files
         else {"type": "plain_text_input", "action_id": GIVEN, "max_length": MAX_QUESTION}
     )
