@@ -1,7 +1,7 @@
 """The contract between a chat platform and the bot: what comes in, what goes out, and nothing of any SDK.
 
 A platform turns an event into a `Request` and offers a `Reply`; `bot.commands` does the rest. All text in a `Message`
-is plain: the platform escapes it for its own markup (`bot.render.escape_discord`, `escape_slack`) and cuts it to its
+is plain: the platform escapes it for its own markup (`bot.escape.escape_discord`, `escape_slack`) and cuts it to its
 limits.
 """
 
@@ -56,7 +56,6 @@ class Request:
     is_unknown: bool = False  # the platform does not say at the moment who that is
     is_whispered: bool = False  # a button of a message that nobody else sees
     is_addressed: bool = True  # by mention, command or direct message; False: said in a conversation with the bot
-    locale: str = "en"
 
 
 # Out -----------------------------------------------------------------------------------------------------------------

@@ -19,8 +19,8 @@ from core.errors import Refused, SetupError
 
 if TYPE_CHECKING:
     from bot.app import App
-    from bot.commands import Bot
     from bot.settings import Settings
+    from core.service import Service
 
 log = logging.getLogger(__name__)
 
@@ -41,10 +41,11 @@ def bot_options(app: App, settings: Settings) -> dict[str, Any]:
     }
 
 
-async def erase_all(bot: Bot, prefix: str) -> None:
-    """The bot was removed from a server or workspace: what was taught there is erased."""
-    for channel in await bot.service.channels(prefix):
-        await bot.service.reset(channel)
+async def erase_all(service: Service, prefix: str) -> None:
+    """Erase what was taught in all channels whose key begins with `prefix`, as when the bot is removed from a server or
+    workspace."""
+    for channel in await service.channels(prefix):
+        await service.reset(channel)
 
 
 def is_from(url: object, hosts: Collection[yarl.URL]) -> bool:

@@ -23,6 +23,7 @@ from fastapi import FastAPI
 from gradio.utils import get_upload_folder
 
 from bot.platforms import playground_html as html
+from bot.platforms.common import erase_all
 from bot.quotas import Quotas
 from core.document.formats import pages_in, parse_pages
 from core.errors import AlreadyKnown, EngramError, QuotaReached, SetupError
@@ -175,8 +176,7 @@ class Visits:
             if visitor.leaving:
                 visitor.leaving.cancel()
         self._visitors.clear()
-        for channel in await self.service.channels(PREFIX):
-            await self.service.reset(channel)
+        await erase_all(self.service, PREFIX)
 
     async def learn(self, visitor: Visitor, pages: tuple[int, int]) -> Job:
         """Queue what was handed in. Raises: Refused, AlreadyKnown, QuotaReached, SetupError."""
@@ -307,7 +307,7 @@ def build(visits: Visits) -> gr.Blocks:
                 measured: gr.Row(visible=True),
                 losses: curve(newest.metrics.loss_history),
                 layers: gr.BarPlot(
-                    frame({"layer": [str(layer) for layer in norms], "norm": [*norms.values()]}), visible=bool(norms)
+                    pandas.DataFrame({"layer": [*map(str, norms)], "norm": [*norms.values()]}), visible=bool(norms)
                 ),
                 metrics: html.metrics(newest),
             }
@@ -484,8 +484,4 @@ def taken(path: Path) -> bytes:
 def curve(losses: Any) -> Any:
     """Of the loss before the first step, and after each. A few steps have names: an axis of numbers has halves."""
     steps: list[Any] = [*range(len(losses))]
-    return frame({"step": [*map(str, steps)] if len(steps) <= MAX_STEPS else steps, "loss": [*losses]})
-
-
-def frame(columns: dict[str, list[Any]]) -> Any:
-    return pandas.DataFrame(columns)
+    return pandas.DataFrame({"step": [*map(str, steps)] if len(steps) <= MAX_STEPS else steps, "loss": [*losses]})

@@ -265,7 +265,7 @@ class Client(Connection):
 
     async def on_guild_remove(self, guild: discord.Guild) -> None:
         """Thrown out of a server: what it taught is erased."""
-        await erase_all(self.bot, f"discord:{guild.id}:")
+        await erase_all(self.bot.service, f"discord:{guild.id}:")
 
     async def on_error(self, event_method: str, /, *_args: Any, **_kwargs: Any) -> None:
         log.exception("an event could not be handled: %s", event_method)

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import AbstractContextManager
 
 import aiohttp
 import discord
-
-from bot.platforms.common import sending as sending_by
 
 TROUBLE = (discord.DiscordException, aiohttp.ClientError, OSError, asyncio.TimeoutError)
 THREAD_EXISTS = 160004
@@ -17,10 +14,6 @@ DEAD_TOKEN = (10015, 10062, 50027)  # unknown webhook, unknown interaction, inva
 TOO_MANY_EDITS = 30046  # a message older than an hour takes no more
 FINAL = (10003, 10008, 50001, 50013, TOO_MANY_EDITS)  # channel or message gone, no access, no permission
 FINAL_CLOSE_CODES = (4004, 4010, 4011, 4012, 4013, 4014)  # of the gateway: connecting again fails, too
-
-
-def sending() -> AbstractContextManager[None]:
-    return sending_by(will_pass)
 
 
 def will_pass(problem: Exception) -> bool | None:

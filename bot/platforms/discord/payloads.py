@@ -52,7 +52,6 @@ def asked(interaction: discord.Interaction, arguments: dict[str, Any], files: tu
         is_manager=guild is None or rights.administrator or rights.manage_channels,
         is_dm=guild is None,
         is_whispered=bool(interaction.message and interaction.message.flags.ephemeral),
-        locale=str(interaction.locale),
     )
 
 

@@ -15,10 +15,10 @@ import discord
 from bot import render
 from bot.chat import Live, Message, Reply
 from bot.escape import clip, without_mentions
-from bot.platforms.common import PostedMessage
+from bot.platforms.common import PostedMessage, sending
 from bot.platforms.discord.components import to_arguments
 from bot.platforms.discord.connection import Connection
-from bot.platforms.discord.errors import DEAD_TOKEN, THREAD_EXISTS, TROUBLE, is_closed, is_final, sending, will_pass
+from bot.platforms.discord.errors import DEAD_TOKEN, THREAD_EXISTS, TROUBLE, is_closed, is_final, will_pass
 from bot.platforms.discord.payloads import text_of, thread_of
 from core.document.text import one_line
 from core.errors import Refused
@@ -43,7 +43,7 @@ class MessageReply(Reply):
     async def say(
         self, message: Message, *, private: bool = False, thread: str | None = None, replace: bool = False
     ) -> None:
-        with sending():
+        with sending(will_pass):
             if thread and isinstance(self._message.channel, discord.TextChannel):
                 self._thread = self._thread or await _open_thread(self._message, thread)
             if self._thread:
@@ -54,7 +54,7 @@ class MessageReply(Reply):
             self.thread = thread_of(sent.channel) or str(sent.id)  # a thread at a message has its number
 
     async def post(self, message: Message) -> Live:
-        with sending():
+        with sending(will_pass):
             sent = await self._reply(message)
         return Posted(self._client, sent.channel.id, sent.id, self._message.id)
 
@@ -94,7 +94,7 @@ class MessageReply(Reply):
 
 async def say_in(channel: Any, message: Message) -> None:
     """Something that nobody has just asked for. Raises: Undelivered."""
-    with sending():
+    with sending(will_pass):
         await _send(channel, message, to=channel.id)
 
 
@@ -157,7 +157,7 @@ class InteractionReply(Reply):
     async def say(
         self, message: Message, *, private: bool = False, thread: str | None = None, replace: bool = False
     ) -> None:
-        with sending():
+        with sending(will_pass):
             if replace and self._alive:
                 await self._interaction.edit_original_response(**to_arguments(message, self._channel, edit=True))
                 return
@@ -172,14 +172,14 @@ class InteractionReply(Reply):
         rights = self._interaction.app_permissions
         if self._interaction.guild_id and not (rights.view_channel and rights.send_messages):
             raise Refused("I may not write here; somebody who manages this channel can give me that right.")
-        with sending():
+        with sending(will_pass):
             sent = await self._send(message, private=False)
         target = getattr(self._interaction.data, "get", lambda _: None)("target_id")  # whose menu was used
         return Posted(self._client, sent.channel.id, sent.id, int(target or 0))
 
     async def _post_to_person(self, message: Message) -> Live:
         """Raises: Refused."""
-        with sending():
+        with sending(will_pass):
             try:
                 direct = await self._interaction.user.create_dm()
                 sent = await _send(direct, message, to=self._interaction.id, number=self._sent)

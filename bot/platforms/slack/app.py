@@ -254,7 +254,7 @@ class Client:
 
     async def _erase(self, team: str) -> None:
         """Thrown out of a workspace: what it taught goes, and its token. Slack tells it again when this fails."""
-        await erase_all(self.bot, f"slack:{team}:")
+        await erase_all(self.bot.service, f"slack:{team}:")
         if self._installations:
             self._installations.forget(team)
             self._listeners.pop(team, None)

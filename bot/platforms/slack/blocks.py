@@ -162,10 +162,6 @@ def plain_text(text: str) -> str:
 # The Home tab
 
 
-def home_view(blocks: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    return {"type": "home", "blocks": [*blocks]}
-
-
 def home_text(text: str, *, small: str = "", channel: str = "") -> dict[str, Any]:
     """A paragraph with small print; or a heading: the channel's name, or one's own messages."""
     if text:

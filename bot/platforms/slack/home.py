@@ -11,7 +11,7 @@ from itertools import chain, islice, zip_longest
 from bot import render
 from bot.chat import Message, Request
 from bot.commands import Bot, Permission, owns, require
-from bot.platforms.slack.blocks import HOME_BLOCKS, home_document, home_text, home_view
+from bot.platforms.slack.blocks import HOME_BLOCKS, home_document, home_text
 from bot.platforms.slack.errors import TROUBLE, code
 from bot.platforms.slack.manifest import PROMPTS
 from bot.platforms.slack.payloads import OWN_MESSAGES, Place, channel_key
@@ -46,8 +46,9 @@ class Home:
         blocks.append(home_text(render.HOME, small=render.DISCLAIMER))
         for place in [Place(OWN_MESSAGES, user), *await self._shared(user)]:
             blocks += await self._documents(place)
+        view = {"type": "home", "blocks": blocks[:HOME_BLOCKS]}
         with contextlib.suppress(*TROUBLE):
-            await self._workspace.web.views_publish(user_id=user, view=home_view(blocks[:HOME_BLOCKS]))
+            await self._workspace.web.views_publish(user_id=user, view=view)
 
     async def forget(self, value: str, user: str) -> None:
         """The button of a document: "CHANNEL/DOCUMENT"."""
