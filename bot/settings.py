@@ -75,9 +75,7 @@ class Settings(BaseSettings):
 
     # Answers
     min_confidence: float = Field(0.0, ge=0, le=1)  # answers with a lower mean token probability are not shown
-    ground: bool = (
-        False  # put a section's text into the prompt beside its weights: better answers
-    )
+    ground: bool = False  # put a section's text into the prompt beside its weights: better answers
     keep_text: bool = True  # for citations; without it only the words to find a section by are kept
 
     # What a document may be
