@@ -40,9 +40,10 @@ async def examine(settings: Settings) -> list[Check]:
         sandbox(),
         recognition(settings),
         model(settings.model, settings.cache_dir),
+        device(settings.device),
+        data_folder(settings.data_dir),
+        disk(settings.data_dir),
     ]
-    checks.append(device(settings.device))
-    checks += [data_folder(settings.data_dir), disk(settings.data_dir)]
     if (settings.data_dir / "engram.db").exists():
         checks.append(await asyncio.to_thread(stored, settings.data_dir))
     checks += await servers(settings)
@@ -212,10 +213,10 @@ async def servers(settings: Settings) -> list[Check]:
     except (SetupError, ImportError) as problem:
         fix = "Install the extras postgres and objects, or correct the address."
         return [check("Servers", False, str(problem), fix)]
-    return [
-        check(name, not problems, "; ".join(problems) or said, "Look at docs/scaling.md.")
-        for name, problems, said in answers
-    ]
+    checks = []
+    for name, problems, said in answers:
+        checks.append(check(name, not problems, "; ".join(problems) or said, "Look at docs/scaling.md."))
+    return checks
 
 
 def disk(folder: Path) -> Check:

@@ -14,8 +14,12 @@ _DISCORD_SPECIAL = re.compile(r"([\\*_~|`<>\[\]]|^#|(?<=^-)#|:(?=//))", re.MULTI
 
 def escape_discord(text: str) -> str:
     """Plain text -> Discord Markdown that shows exactly it: no formatting, links, time stamps, emoji codes or mentions.
-    Fenced code stays code."""
-    return _outside_fences(text, lambda part: without_mentions(_DISCORD_SPECIAL.sub(r"\\\1", part)))
+    Fenced code stays code, in which only mentions are broken."""
+    escaped = []
+    for part in re.split(r"(```.*?```)", text, flags=re.DOTALL):
+        is_code = part.startswith(FENCE) and len(part) >= 6
+        escaped.append(without_mentions(part if is_code else _DISCORD_SPECIAL.sub(r"\\\1", part)))
+    return "".join(escaped)
 
 
 def without_mentions(text: str) -> str:
@@ -26,16 +30,6 @@ def without_mentions(text: str) -> str:
 def escape_slack(text: str) -> str:
     """Plain text -> Slack mrkdwn: only & < > have power to mention, link or call; * _ ~ ` are left as written."""
     return html.escape(visible(text), quote=False)
-
-
-def _outside_fences(text: str, escape: Callable[[str], str]) -> str:
-    """Escape all but complete ``` blocks, in which only mentions are broken."""
-    parts = re.split(r"(```.*?```)", text, flags=re.DOTALL)
-    escaped = []
-    for part in parts:
-        is_code = part.startswith(FENCE) and len(part) >= 6
-        escaped.append(without_mentions(part) if is_code else escape(part))
-    return "".join(escaped)
 
 
 def clip(text: str, limit: int) -> str:

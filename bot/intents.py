@@ -15,10 +15,6 @@ from core.document.text import one_line
 COMMAND_NAMES = (
     "learn", "ask", "docs", "forget", "reset", "status", "cancel", "settings", "corrections", "help", "about",
 )  # fmt: skip
-# Never asked of the model, and free of quotas; `bot.render.SMALL_TALK` has the answers
-SMALL_TALK = (
-    "greeting", "introduction", "thanks", "remark", "approval", "goodbye", "complaint", "chatter", "forget me",
-)  # fmt: skip
 MAX_PHRASE_LENGTH = 80  # characters of a phrase of the table
 MAX_CLAUSES = 4
 
@@ -48,6 +44,10 @@ PARTS = {
     "time": "(?: (?:now|yet|already|today|still|so far|here|please|again|right now|at the moment|in (?:there|here)))*",
     "mood": "(?:(?:so |very |really |a bit )*(?:bored|sad|tired|happy|hungry|back|sorry|sentient|conscious|asleep|stupid|drunk"
     "|single|married|in love)(?: today| now)?)",
+    "knows": "(?:know|have|learn|learned|learnt|read|got|remember|see|uploaded|taught|given)",
+    "kind": "(?:so|very|much|a|lot|again|for|your|the|this|that|it|all|help|helping|answer|info|explaining|quick|reply"
+    "|engram|bot|man|mate|everyone|guys|friend|soon|later|tomorrow|then|now|really|kindly|you|is|was|thats|great"
+    "|helpful|perfect|buddy)",
 }
 
 # In this order; the first line that matches the whole message decides.
@@ -225,11 +225,6 @@ PHRASES = {
         (?:{nice}|{filler}|{no})(?: (?:{nice}|{filler}|{no}))*(?: (?:bot|engram|man|then|mate|not))*
     """,
 }
-PARTS["knows"] = "(?:know|have|learn|learned|learnt|read|got|remember|see|uploaded|taught|given)"
-PARTS["kind"] = (
-    "(?:so|very|much|a|lot|again|for|your|the|this|that|it|all|help|helping|answer|info|explaining|quick|reply|engram|bot"
-    "|man|mate|everyone|guys|friend|soon|later|tomorrow|then|now|really|kindly|you|is|was|thats|great|helpful|perfect|buddy)"
-)
 
 
 def _rows() -> list[tuple[str, re.Pattern[str]]]:

@@ -32,6 +32,7 @@ MAX_ANSWER_LINES = 3  # its lines; the rest is behind "Details"
 MAX_HEADLINE = 100  # characters up to which a likely answer is shown in bold
 MAX_BASE_ANSWER = 140  # characters of the base model's answer on its line
 MAX_CITED = 3  # pages
+BAR = 16  # characters of a bar of progress
 
 NOTHING_YET = "I don't know any documents here yet"
 
@@ -83,9 +84,9 @@ def time_left(seconds: float, share: float) -> float:
     return seconds * (1 - share) / share if share >= 0.15 and seconds >= 3 else 0.0
 
 
-def _bar(share: float, width: int = 16) -> str:
-    full = round(share * width)
-    return f"{'█' * full}{'░' * (width - full)} {share:.0%}"
+def _bar(share: float) -> str:
+    full = round(share * BAR)
+    return f"{'█' * full}{'░' * (BAR - full)} {share:.0%}"
 
 
 def finished(news: Progress, older: Document | None = None, examples: Sequence[tuple[int, str]] = ()) -> Message:
@@ -106,7 +107,10 @@ def finished(news: Progress, older: Document | None = None, examples: Sequence[t
 
 def _learned(document: Document, older: Document | None, examples: Sequence[tuple[int, str]]) -> Message:
     metrics = document.metrics
-    notes = [f"{note.removesuffix('.')}." for note in metrics.notes if not MACHINE_TERMS.search(note)]
+    notes = []
+    for note in metrics.notes:
+        if not MACHINE_TERMS.search(note):
+            notes.append(f"{note.removesuffix('.')}.")
     if metrics.check_total >= MIN_CHECK_QUESTIONS and metrics.check_after < metrics.check_total / 2:
         asked = count(metrics.check_total, "question")
         notes.append(f"I got {metrics.check_after} of my own {asked} about it right, so look at the pages I give.")
@@ -246,15 +250,15 @@ def answer(
     buttons: tuple[Button, ...] = (Button("Details", "details", value.id),) if value.id else ()
     if private and value.id:
         buttons += (Button("Share in channel", "share", value.id, Style.PRIMARY),)
+    footer = "\n".join([*_left_out(value), hint]).strip()
     if value.learned is None or value.document is None:
         later = f" I am still learning {coming[0].name}; ask again when I know it." if coming else ""
         text = f"Nothing I have learned here seems to be about that.{later}"
-        footer = "\n".join([*_left_out(value), hint]).strip()
         return Message(text=text, asked=asked, footer=footer, buttons=buttons, tone=Tone.ABSENT)
     name = value.document.name
     judge = (Button("👍", "helpful", value.id), Button("👎", "wrong", value.id)) if value.id else ()
     if value.certainty is Certainty.ABSENT:
-        footer, buttons = "\n".join([*_left_out(value), hint]).strip(), (*judge, *buttons)
+        buttons = (*judge, *buttons)
         return Message(text=not_found_in(name), asked=asked, footer=footer, buttons=buttons, tone=Tone.ABSENT)
     text, base = _short(value.learned.text), _base(value)
     read = " · read from its text, too" if value.document_tokens else ""
@@ -266,7 +270,7 @@ def answer(
         title=text if is_headline else "",
         text="" if is_headline else text,
         fields=fields,
-        footer="\n".join(filter(None, [*lines, *_left_out(value), hint])),
+        footer="\n".join(filter(None, [*lines, footer])),
         asked=asked,
         buttons=(*judge, *buttons),
         tone=Tone.GOOD if value.certainty is Certainty.LIKELY and value.pages else Tone.UNSURE,
@@ -450,6 +454,7 @@ LOADING = (  # what takes turns with it
 
 # Small talk ----------------------------------------------------------------------------------------------------------
 
+# Never asked of the model, and free of quotas
 REACTIONS = {"thanks": "❤️", "approval": "👍", "remark": "👀", "goodbye": "👋"}
 SMALL_TALK = {
     "greeting": "Hi!",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from core.document.text import counted as count
 from core.types import Certainty
 
@@ -22,8 +24,8 @@ def in_words(value: float) -> str:
     """24 seconds, 3 minutes, 2 hours: rounded up, so that trying again then works."""
     for size, noun in ((3600, "hour"), (60, "minute")):
         if value >= size:
-            return count(int(-(-value // size)), noun)
-    return count(max(1, int(-(-value // 1))), "second")
+            return count(math.ceil(value / size), noun)
+    return count(max(1, math.ceil(value)), "second")
 
 
 def with_ellipsis(text: str) -> str:
@@ -42,9 +44,7 @@ def certainty_label(value: Certainty) -> str:
 
 
 def ago(value: float) -> str:
-    if value < 60:
-        return "just now"
     for size, noun in ((86400, "day"), (3600, "hour"), (60, "minute")):
         if value >= size:
             return f"{count(int(value // size), noun)} ago"
-    raise AssertionError("unreachable")
+    return "just now"

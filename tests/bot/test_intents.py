@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bot.commands import COMMANDS
-from bot.intents import COMMAND_NAMES, SMALL_TALK, is_question, understand
+from bot.intents import COMMAND_NAMES, ROWS, is_question, understand
+from bot.render import REACTIONS, SMALL_TALK
 
 KNOWN = ("handbook.pdf", "Island Guide 2024.pdf", "bakery.pdf")
 
@@ -336,6 +337,10 @@ def test_what_is_no_question_is_told_by_its_form(text):
     assert not is_question(text)
 
 
+def test_all_small_talk_has_an_answer():
+    assert {name for name, _ in ROWS} - {*COMMANDS, "summary"} == {*REACTIONS, *SMALL_TALK}
+
+
 def test_every_command_is_known_by_its_name():
     assert set(COMMAND_NAMES) == set(COMMANDS)
 
@@ -343,7 +348,7 @@ def test_every_command_is_known_by_its_name():
 @given(st.text(), st.booleans())
 def test_any_text_is_understood_as_something(text, with_files):
     intent = understand(text, KNOWN, with_files=with_files)
-    assert intent.name in {*COMMANDS, *SMALL_TALK, "summary"}
+    assert intent.name in {*COMMANDS, *REACTIONS, *SMALL_TALK, "summary"}
     assert intent.name not in COMMANDS or set(intent.arguments) <= {
         "question",
         *(option.name for option in COMMANDS[intent.name].options),
