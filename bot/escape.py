@@ -17,7 +17,7 @@ def escape_discord(text: str) -> str:
     Fenced code stays code, in which only mentions are broken."""
     escaped = []
     for part in re.split(r"(```.*?```)", text, flags=re.DOTALL):
-        is_code = part.startswith(FENCE) and len(part) >= 6
+        is_code = part.startswith(FENCE) and part.endswith(FENCE) and len(part) >= 2 * len(FENCE)
         escaped.append(without_mentions(part if is_code else _DISCORD_SPECIAL.sub(r"\\\1", part)))
     return "".join(escaped)
 

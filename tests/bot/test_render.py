@@ -342,6 +342,7 @@ def test_discord_shows_markdown_as_it_was_written():
 
 def test_fenced_code_stays_code_but_cannot_mention():
     assert escape_discord("```py\nx = '*'  # @here\n```") == "```py\nx = '*'  # @\u200bhere\n```"
+    assert escape_discord("```**bold** [a](b)") == r"\`\`\`\*\*bold\*\* \[a\](b)", "an open fence is no code"
 
 
 def test_slack_control_characters_are_escaped():
