@@ -274,7 +274,7 @@ class Engine:
         for i in order:
             text = asks[i].question, asks[i].context
             if text not in by_text:
-                by_text[text] = self._prompt(asks[i])
+                by_text[text] = self._prompt(*text)
             prompts.append(by_text[text])
         learner = self.course(name).learner
         passes = learner.answer_passes(groups, prompts, most_tokens)
@@ -293,12 +293,8 @@ class Engine:
             completions = yield from completion(self.reader.model, self.base.tokenizer, prompts, **options)
         return order, list(map(normalise_abstention, completions))
 
-    def _prompt(self, ask: Ask) -> list[int]:
-        if ask.is_base:
-            return self.base_format.closed_book(ask.question)
-        if ask.context:
-            return self.format.in_context(ask.context, ask.question)
-        return self.format.closed_book(ask.question)
+    def _prompt(self, question: str, context: str = "") -> list[int]:
+        return self.format.in_context(context, question) if context else self.format.closed_book(question)
 
     def rewrite_question(self, history: Sequence[str], question: str) -> str:
         """A follow-up, written so that it can be understood without the questions before it; as it is where the model
@@ -320,11 +316,11 @@ class Engine:
 
     def prompt_tokens(self, question: str, context: str = "") -> int:
         """Of the prompt that goes with weights."""
-        return len(self.format.in_context(context, question))
+        return len(self._prompt(question, context))
 
     def prompt(self, question: str, context: str = "") -> str:
         """The prompt that goes with weights, as text, with its marks."""
-        return self.base.tokenizer.decode(self.format.in_context(context, question))
+        return self.base.tokenizer.decode(self._prompt(question, context))
 
 
 def combined_fingerprint(fingerprint: str, preparation: str) -> str:

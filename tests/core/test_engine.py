@@ -12,7 +12,7 @@ from core.errors import SetupError
 from core.generate import complete, held_back
 from core.learning.preparation import FastWeightsConfig, Prepared, save_prepared
 from core.ports import Ask, Learned
-from core.prompts import NOT_IN_TEXT
+from core.prompts import NOT_IN_TEXT, ChatFormat, ReaderFormat
 from core.types import Completion, Page
 from tests.core.conftest import STORY
 
@@ -108,9 +108,12 @@ def test_the_base_model_answers_the_same_before_and_after_learning(engine) -> No
     assert (before.text, before.confidence) == (after.text, after.confidence)
 
 
-def test_prompt_tokens_count_the_context_only_where_there_is_one(engine) -> None:
+@pytest.mark.parametrize("kind", [ChatFormat, ReaderFormat])
+def test_prompt_tokens_count_the_context_only_where_there_is_one(engine, monkeypatch, kind) -> None:
+    monkeypatch.setattr(engine, "format", kind(engine.base.tokenizer))
     short, text = engine.prompt_tokens("Who?"), STORY.strip()
     assert short == len(engine.format.closed_book("Who?"))
+    assert engine.prompt("Who?") == engine.base.tokenizer.decode(engine.format.closed_book("Who?"))
     count = lambda text: len(engine.base.tokenizer.encode(text))  # noqa: E731
     assert engine.prompt_tokens("Who?", STORY) == short + count(f"{text}\n\nWho?") - count("Who?")
 
