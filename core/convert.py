@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import ModelNotFound
-from core.files import fsync_path
+from core.files import fsync_path, sha256_of
 from core.program import this_program
 
 DEFAULT = "embedded"  # the name of the model that Engram comes with
@@ -227,8 +227,3 @@ def write_tokenizer(tokenizer: Any, gguf: Path, config: dict[str, Any], folder: 
     plain = PreTrainedTokenizerFast(tokenizer_object=backend, clean_up_tokenization_spaces=False, **special)
     plain.chat_template = template
     plain.save_pretrained(folder, save_jinja_files=False)
-
-
-def sha256_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -17,9 +17,9 @@ from core.convert import (
     fingerprint_of,
     is_gguf,
     read_source,
-    sha256_of,
 )
 from core.errors import ModelNotFound
+from core.files import sha256_of
 from core.search.parameters import RankingParameters, load_parameters
 
 if TYPE_CHECKING:

@@ -30,7 +30,7 @@ from typing import IO, Any, BinaryIO
 from core.errors import BackupDamaged, DataTooNew, NotFound, StorageFailed
 from core.files import fsync_path
 from core.types import WeightsRecord
-from storage.channel_files import path_in
+from storage.channel_files import column, path_in
 from storage.check import SPLIT, check_folder, open_database
 from storage.folder import CHANNELS, RESTORED, TOKENS_FILE, DataFolder, put_restored, storage_errors
 from storage.index import MIGRATIONS, read_weights
@@ -133,7 +133,7 @@ def _pack(folder: Path, part: Path) -> Manifest:
             content = _snapshot(path)
             with _opened(content) as connection:
                 rows = connection.execute("SELECT DISTINCT document_id FROM chunks")
-                copied |= {row["document_id"] for row in rows}
+                copied.update(column(rows, "document_id"))
             name = f"{CHANNELS}/{path.name}"
             files[name] = _add(archive, name, BytesIO(content))
         if version >= SPLIT and not documents <= copied:
@@ -177,9 +177,9 @@ def _read_index(index: bytes) -> tuple[list[WeightsRecord], set[str], list[str],
     """The weights' records, documents' ids, channels that have files, and the version of a snapshot of the index."""
     with _opened(index) as connection:
         [version] = connection.execute("PRAGMA user_version").fetchone()
-        documents = {row["id"] for row in connection.execute("SELECT id FROM documents")}
+        documents = set(column(connection.execute("SELECT id FROM documents"), "id"))
         channels = connection.execute("SELECT id FROM channels ORDER BY id").fetchall() if version >= SPLIT else []
-        return read_weights(connection), documents, [row["id"] for row in channels], version
+        return read_weights(connection), documents, column(channels, "id"), version
 
 
 @contextmanager

@@ -213,7 +213,7 @@ class ChannelFile:
         if version < len(VERSIONS):
             return []
         rows = self._db.execute("SELECT correction FROM pages WHERE correction != ''")
-        return [row["correction"] for row in rows]
+        return column(rows, "correction")
 
     def forget_person(self, person: str) -> int:
         """Erase what somebody asked and what somebody said about answers; the number of rows that went."""
@@ -331,6 +331,11 @@ def valid_text(text: str) -> str:
 
 def valid_values(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: valid_text(value) if isinstance(value, str) else value for name, value in values.items()}
+
+
+def column(rows: Iterable[Any], name: str) -> list[Any]:
+    """The value that each row has by this name."""
+    return [row[name] for row in rows]
 
 
 _NAMES = re.compile(r"\w+(,\s+\w+)*", re.ASCII)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import sqlite3
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ from functools import cache
 from pathlib import Path
 
 from core.document.text import one_line
+from core.files import sha256_of
 from core.types import WeightsRecord
 from storage.channel_files import VERSIONS, path_in
 from storage.folder import CHANNELS, DataFolder
@@ -152,8 +152,7 @@ def _fault(folder: Path, record: WeightsRecord) -> str:
     if record.path != f"weights/{record.document_id}.safetensors":
         return f"document {record.document_id}: its weights are said to be another file"
     try:
-        with (folder / record.path).open("rb") as file:
-            whole = hashlib.file_digest(file, "sha256").hexdigest() == record.sha256
+        whole = sha256_of(folder / record.path) == record.sha256
     except OSError:
         return f"document {record.document_id}: its weights can't be read"
     return "" if whole else f"document {record.document_id}: its weights were changed"

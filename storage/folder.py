@@ -73,10 +73,6 @@ class DataFolder:
                 "or restore a backup; to begin anew, move the folders weights and channels away. Nothing was changed."
             )
 
-    def size(self) -> int:
-        """Bytes of all files in it."""
-        return sum(path.stat().st_size for path in self.path.rglob("*") if path.is_file())
-
 
 class Reserve:
     """Room on the disk that is given up so that an erase works where there is no other room."""

@@ -50,6 +50,7 @@ from core.types import (
 from storage.channel_files import (
     ChannelFile,
     ChannelFiles,
+    column,
     database_uri,
     insert_into,
     page_of,
@@ -209,7 +210,7 @@ class Index:
     async def _waiting(self, channel: str) -> list[str]:
         """Ids of its unfinished jobs."""
         rows = await self._read("SELECT id FROM jobs WHERE channel = :id AND NOT final", {"id": channel})
-        return _column(rows, "id")
+        return column(rows, "id")
 
     async def job(self, job_id: str) -> Job:
         """Raises: NotFound."""
@@ -303,7 +304,7 @@ class Index:
                     "error": f"Learning this document was interrupted {MAX_ATTEMPTS} times and has been given up.",
                 },
             )
-        for channel in set(_column(rows, "channel")):
+        for channel in set(column(rows, "channel")):
             await self._drop_files(channel)
         return list(map(_job, rows))
 
@@ -363,7 +364,7 @@ class Index:
             await execute("DELETE FROM documents WHERE id = :old", old)
             await execute(ADD_UNUSED, {"id": row["id"]})
             await self._note_erase(execute, document.channel)
-        return document, _column(rows, "id")
+        return document, column(rows, "id")
 
     async def _add_document(self, document: Document) -> None:
         row = asdict(document) | {
@@ -395,7 +396,7 @@ class Index:
 
     async def _known(self, channel: str) -> list[str]:
         """Ids of its documents."""
-        return _column(await self._read("SELECT id FROM documents WHERE channel = :id", {"id": channel}), "id")
+        return column(await self._read("SELECT id FROM documents WHERE channel = :id", {"id": channel}), "id")
 
     async def find_document(self, channel: str, key: str) -> Document:
         return the_one(await self.documents(channel), key)
@@ -427,7 +428,7 @@ class Index:
         rows = await self._read(
             "SELECT document_id FROM unused_weights WHERE document_id NOT IN (SELECT document_id FROM weights)"
         )
-        return _column(rows, "document_id")
+        return column(rows, "document_id")
 
     async def weights_deleted(self, document_ids: Sequence[str]) -> None:
         async with self._transaction() as execute:
@@ -512,9 +513,9 @@ class Index:
         """Remove the traces of what was erased, after each erase, and at start what a crash cut short: rewrite or
         delete the channels' files, write the index anew, once, and empty the write-ahead log."""
         rows = await self._read("SELECT number, channel FROM erasing WHERE NOT rewritten ORDER BY number")
-        self._unerased |= set(_column(rows, "channel"))
+        self._unerased |= set(column(rows, "channel"))
         failed: dict[str, StorageFailed] = {}
-        for channel in set(_column(rows, "channel")):
+        for channel in set(column(rows, "channel")):
             try:
                 async with self._files.use(channel) as content:
                     with storage_errors():
@@ -684,7 +685,7 @@ class Index:
         rows = await self._read(
             "SELECT id FROM channels WHERE substr(id, 1, length(:prefix)) = :prefix ORDER BY id", {"prefix": prefix}
         )
-        return _column(rows, "id")
+        return column(rows, "id")
 
     async def channel_settings(self, channel: str) -> dict[str, str]:
         rows = await self._read("SELECT settings FROM channels WHERE id = :channel", {"channel": channel})
@@ -906,10 +907,6 @@ def _understood(row: Any) -> str:
 
 def _matches(rows: Iterable[sqlite3.Row]) -> list[WordMatch]:
     return [WordMatch(**row) for row in rows]
-
-
-def _column(rows: Iterable[sqlite3.Row], name: str) -> list[Any]:
-    return [row[name] for row in rows]
 
 
 def _values(kind: type[Any], row: sqlite3.Row) -> dict[str, Any]:

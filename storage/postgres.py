@@ -35,7 +35,7 @@ from core.ports import Used
 from core.search.ranking import ChunkKey
 from core.search.words import spaced
 from core.types import ALL_PAGES, Chunk, Job, Page, Stage
-from storage.channel_files import COLUMNS, document_rows, insert_into, valid_text, valid_values
+from storage.channel_files import COLUMNS, column, document_rows, insert_into, valid_text, valid_values
 from storage.connections import Connection, pool
 from storage.index import ADD_CHANNEL, Index
 from storage.keys import MARK, Key, Keys, key_id
@@ -191,7 +191,7 @@ class PostgresIndex(Index):
             )
             """
         )
-        return [row["document_id"] for row in rows]
+        return column(rows, "document_id")
 
     async def add_job(
         self, job: Job, data: bytes = b"", *, pages: tuple[int, int] = ALL_PAGES, again: bool = False
@@ -257,7 +257,7 @@ class PostgresIndex(Index):
 
     async def finish_erase(self) -> None:
         """Destroy the keys of what was erased. What the server's own files and logs still hold can't be read then."""
-        ids = [row["id"] for row in await self._read("SELECT id FROM keys WHERE erased")]
+        ids = column(await self._read("SELECT id FROM keys WHERE erased"), "id")
         if ids:
             await asyncio.to_thread(self._keys.destroy, ids)
             await self._execute("DELETE FROM keys WHERE id = ANY(:ids)", {"ids": ids})
@@ -556,7 +556,7 @@ class ChannelRows:
 
     async def learned_corrections(self) -> list[str]:
         rows = await self._execute("SELECT correction FROM pages WHERE channel = :channel AND correction != ''")
-        return [row["correction"] for row in rows]
+        return column(rows, "correction")
 
     # Erase
 

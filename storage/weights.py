@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from core.errors import LearningFailed, StorageFailed, WeightsDamaged, WrongBaseModel
-from core.files import fsync_path
+from core.files import fsync_path, sha256_of
 from core.ports import Learned, section_of, section_tensors
 from core.types import WeightsRecord
 
@@ -58,7 +58,7 @@ class Weights:
                 temporary.mkdir(mode=0o700, exist_ok=True)
                 digest, size = _write(temporary / path.name, tensors, metadata)
                 os.replace(temporary / path.name, path)
-                self._sync_folder()
+                fsync_path(self._folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         return WeightsRecord(
@@ -108,7 +108,7 @@ class Weights:
         self._path(document_id).unlink(missing_ok=True)
         with suppress(FileNotFoundError):
             shutil.rmtree(self._temporary(document_id))
-        self._sync_folder()
+        fsync_path(self._folder)
 
     def sweep(self, known: Sequence[WeightsRecord]) -> tuple[list[str], list[str]]:
         for path in self._trashed():
@@ -124,7 +124,7 @@ class Weights:
                 moved.append(path.name)
             else:
                 left.append(path.name)
-        self._sync_folder()
+        fsync_path(self._folder)
         return moved, left
 
     def erase_trash(self, channel: str) -> None:
@@ -145,10 +145,6 @@ class Weights:
     def _name(self, document_id: str) -> str:
         """Relative to the data folder."""
         return f"{self._folder.name}/{self._path(document_id).name}"
-
-    def _sync_folder(self) -> None:
-        """Makes a rename or a removal durable."""
-        fsync_path(self._folder)
 
 
 def _metadata(path: Path) -> dict[str, str]:
@@ -199,8 +195,7 @@ def _write(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) 
 
     save_file(dict(tensors), path, metadata)
     fsync_path(path)
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest(), os.fstat(file.fileno()).st_size
+    return sha256_of(path), path.stat().st_size
 
 
 def _check_bytes(file: BufferedReader, record: WeightsRecord) -> None:

@@ -159,7 +159,8 @@ class _Page(HTMLParser):
             self._flush()
             self._text.append("• ")
         elif tag in BLOCKS or tag in HEADINGS:
-            self._flush(keep=self._text == ["• "])
+            if self._text != ["• "]:
+                self._flush()
             self._heading = tag in HEADINGS
             self._exact += tag == "pre"
         called = {*(named.get("class") or "").casefold().split(), named.get("itemprop"), named.get("rel")}
@@ -208,9 +209,7 @@ class _Page(HTMLParser):
             self._rows[-1].append((one_line("".join(self._text)), *self._spans))
         self._in_cell, self._text = False, []
 
-    def _flush(self, keep: bool = False) -> None:
-        if keep:
-            return
+    def _flush(self) -> None:
         text = "".join(self._text)
         if not self._exact:
             text = "\n".join(map(one_line, text.split("\n")))

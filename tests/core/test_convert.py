@@ -14,8 +14,9 @@ import torch
 from safetensors import safe_open
 
 from core import convert
-from core.convert import fetch_command, find_or_convert, fingerprint_of, sha256_of
+from core.convert import fetch_command, find_or_convert, fingerprint_of
 from core.errors import ModelNotFound
+from core.files import sha256_of
 from core.model import LoadedModel, load_model, load_tokenizer, prepared_folder
 from tests.core.gguf_files import TEMPLATE, random_model, write_gguf
 

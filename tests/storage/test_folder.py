@@ -59,13 +59,6 @@ def test_a_folder_that_is_a_file_is_refused_without_its_path(tmp_path: Path) -> 
     assert str(tmp_path) not in str(refusal.value)
 
 
-def test_the_size_counts_every_file(tmp_path: Path) -> None:
-    with DataFolder(tmp_path) as folder:
-        (tmp_path / "weights").mkdir()
-        (tmp_path / "weights" / "x").write_bytes(b"123")
-        assert folder.size() == 3
-
-
 def test_a_folder_that_was_open_to_all_is_closed(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir(mode=0o755)
     with DataFolder(tmp_path / "data"):
