@@ -16,7 +16,7 @@ from core.document.chunks import check_length
 from core.document.formats import DocumentText
 from core.errors import WrongBaseModel
 from core.ports import Ask, Index, Weights, section_tensors
-from core.types import ALL_PAGES, Answer, Chunk, Completion, Limits
+from core.types import ALL_PAGES, Answer, Chunk, Completion, Limits, count_tokens
 
 MAX_HITS = 50  # chunks of a document that a question points at, at most
 
@@ -32,7 +32,7 @@ class Preview:
 
     @property
     def tokens(self) -> int:
-        return sum(chunk.token_count for chunk in self.chunks)
+        return count_tokens(self.chunks)
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ from core.feed import Feeds
 from core.ports import Engine, Index, Learned, Weights
 from core.search.words import terms
 from core.tracing import span, traced
-from core.types import Chunk, Document, Job, JobKind, Limits, Page, Progress, Stage, Step, WeightsRecord
+from core.types import Chunk, Document, Job, JobKind, Limits, Page, Progress, Stage, Step, WeightsRecord, count_tokens
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -544,10 +544,6 @@ def check_learned(learned: Learned, chunks: Sequence[Chunk]) -> None:
         raise LearningFailed("Learning this document went wrong and was undone; nothing was kept.")
     if not learned.tensors or len(learned.sections) != len(chunks):
         raise LearningFailed
-
-
-def count_tokens(chunks: Sequence[Chunk]) -> int:
-    return sum(chunk.token_count for chunk in chunks)
 
 
 def new_id() -> str:

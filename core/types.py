@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -74,6 +75,10 @@ class Chunk:
     @property
     def token_count(self) -> int:
         return len(self.token_ids)
+
+
+def count_tokens(chunks: Sequence[Chunk]) -> int:
+    return sum(chunk.token_count for chunk in chunks)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ reaches from one into the next.
 
 from __future__ import annotations
 
-import math
 import sqlite3
 from bisect import bisect_right
 from collections import Counter
@@ -15,6 +14,7 @@ from contextlib import closing
 from itertools import accumulate
 
 from core.search.ranking import ChunkKey, WordMatch
+from core.search.words import fts5_rarity
 
 K1, B = 1.2, 0.75  # as FTS5 has them
 TOKENS = """
@@ -69,7 +69,7 @@ def matches(
             for place in _phrase_positions([places.get((document, token), ()) for token in phrase]):
                 counts_by_chunk[document, bisect_right(starts[document], place) - 1] += 1
         containing = len(counts_by_chunk)
-        rarity = max(1e-6, math.log((rows - containing + 0.5) / (containing + 0.5)))
+        rarity = fts5_rarity(containing, rows)
         for (document, chunk), count in counts_by_chunk.items():
             length = counts[document][chunk] / mean_length
             bm25 = -rarity * count * (K1 + 1) / (count + K1 * (1 - B + B * length))

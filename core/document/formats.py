@@ -106,9 +106,9 @@ def _is_text(data: bytes) -> bool:
 PICTURES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"II*\0", b"MM\0*")  # as far as MuPDF opens them
 CONTROL = bytes({*range(32)} - {*b"\t\n\r\f\x1b"})
 PDF_MODULES = ("pymupdf", "encodings.raw_unicode_escape", "encodings.unicode_escape")  # the last two: to find tables
-WORD, SLIDES, SHEETS = (
-    _is_zip_with(part) for part in (b"word/document.xml", b"ppt/presentation.xml", b"xl/workbook.xml")
-)
+WORD = _is_zip_with(b"word/document.xml")
+SLIDES = _is_zip_with(b"ppt/presentation.xml")
+SHEETS = _is_zip_with(b"xl/workbook.xml")
 EPUB = _is_zip_with(b"mimetypeapplication/epub+zip")
 FORMATS = (
     Format("a PDF", _is_pdf, "core.document.pdf:extract", PDF_MODULES, signs=True),

@@ -39,9 +39,8 @@ from core.evaluation.report import RIGHT_F1, f1_scores, mean, report, share_lost
 from core.evaluation.served import Served, article_pages, open_service
 from core.evaluation.statistics import interval
 from core.ports import Ask, Engine, Learned
-from core.runner import count_tokens
 from core.squad import Article, Question
-from core.types import Answer, Chunk, Document
+from core.types import Answer, Chunk, Document, count_tokens
 
 CONDITIONS = (
     "base", "learned", "wrong_document", "elsewhere", "in_context", "document", "retrieval", "both", "unrelated",

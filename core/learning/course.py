@@ -19,7 +19,7 @@ from core.learning.guard import Guard
 from core.model import LoadedModel, prepared_folder
 from core.ports import Learned
 from core.prompts import ChatFormat
-from core.types import Chunk, Stage, Step
+from core.types import Chunk, Stage, Step, count_tokens
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ class Course:
         return Tutor(self.base, self.fmt, self.learning.batch_tokens, config, self.writer)
 
     def _check(self, tutor: Tutor, chunks: Sequence[Chunk]) -> Generator[Step, None, SelfCheck | None]:
-        if not self.check or sum(chunk.token_count for chunk in chunks) < self.short:
+        if not self.check or count_tokens(chunks) < self.short:
             return None
         written = yield from gathered(tutor.checks(chunks, *CHECKS[self.learning.effort]))
         return SelfCheck(written, self.answer, self.learner.name) if written else None

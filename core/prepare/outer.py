@@ -33,7 +33,7 @@ from core.prepare.compiled import LlamaStep
 from core.prepare.episodes import KINDS, SWAPPED, Batch, Drawn, EpisodeBatches, Reading, Shape
 from core.prepare.material import Material
 from core.prepare.recorded import RecordedStep
-from core.prepare.step import HookStep, OuterStep, StepBatch, step_losses, totals_of, weighed
+from core.prepare.step import HookStep, OuterStep, StepBatch, mapped, step_losses, totals_of, weighed
 
 WATCHED = 10  # first steps, in which each phase is waited for, so that its seconds are its own
 
@@ -234,11 +234,12 @@ def gradients(
 
 def on_device(values: Any, device: torch.device) -> Any:
     """Tensors of the host, or tuples of them, on the device; nothing is waited for."""
-    if isinstance(values, Tensor):
-        pinned = values.pin_memory() if device.type == "cuda" and values.device.type == "cpu" else values
+
+    def moved(tensor: Tensor) -> Tensor:
+        pinned = tensor.pin_memory() if device.type == "cuda" and tensor.device.type == "cpu" else tensor
         return pinned.to(device, non_blocking=True)
-    each = [on_device(value, device) for value in values]
-    return type(values)(*each) if hasattr(values, "_fields") else tuple(each)
+
+    return mapped(moved, values)
 
 
 class Clock:

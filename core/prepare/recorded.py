@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from core.learning.graphs import capture, warmed_up
-from core.prepare.step import OuterStep, StepBatch, step_losses
+from core.prepare.step import OuterStep, StepBatch, mapped, step_losses
 
 Losses = dict[str, Tensor]
 
@@ -35,7 +35,7 @@ class RecordedStep:
         new = {}
         for batch in batches:
             if (shape := shape_of(batch)) not in self.kept and shape not in new:
-                new[shape] = copied(batch)
+                new[shape] = mapped(Tensor.clone, batch)
                 warmed_up(partial(self._run, new[shape]), self.device)
         for shape, buffers in sorted(new.items(), key=lambda item: tokens_of(item[1]), reverse=True):
             run = capture(partial(self._run, buffers), self.device, self.pool, warm_up=False)
@@ -72,10 +72,3 @@ def leaves(values: Any) -> Iterator[Tensor]:
     else:
         for value in values:
             yield from leaves(value)
-
-
-def copied(values: Any) -> Any:
-    if isinstance(values, Tensor):
-        return values.clone()
-    each = [copied(value) for value in values]
-    return type(values)(*each) if hasattr(values, "_fields") else tuple(each)

@@ -11,7 +11,7 @@ Shapes: D documents of S segments of T tokens, n questions each of Q tokens; R r
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, Protocol
 
@@ -74,6 +74,14 @@ class StepBatch(NamedTuple):
             tuple(Rows.of_tokens(*part) for part in parts) if len(batch.reading) else (),
             totals,
         )
+
+
+def mapped(function: Callable[[Tensor], Tensor], values: Any) -> Any:
+    """Nested tuples of tensors, with what the function makes of each tensor."""
+    if isinstance(values, Tensor):
+        return function(values)
+    each = [mapped(function, value) for value in values]
+    return type(values)(*each) if hasattr(values, "_fields") else tuple(each)
 
 
 def totals_of(batch: Batch) -> Tensor:

@@ -1,6 +1,6 @@
 """Questions about a document as a whole: a message with no other words than these is one, if it asks. English.
 
-A question about something in the document names it, and a word that is not in the table makes it an ordinary question.
+A question about something in the document names it, and a word that is not in KNOWN makes it an ordinary question.
 """
 
 from __future__ import annotations
@@ -15,17 +15,22 @@ from core.types import Certainty, Completion, Page
 GIST_QUESTION = "What is the main subject?"  # of the phrasings that were tried the surest (LOG.md)
 MIN_LIKELY = 0.7  # confidence of a subject that the text supports
 
-SUMMARY = """
+SUMMARY = frozenset(
+    """
     summary summaries summarise summarize summarised summarized summarising summarizing summerize sumarise sumarize
     overview gist abstract outline synopsis recap tldr tl dr nutshell takeaway takeaways essence brief eli5 sum content
     contents topic topics subject subjects theme themes
+    """.split()
+)
+ASKING = frozenset({"what", "whats", "wat", "wats", "explain", "describe", "tell", "present", "introduce"})
+WHOLE = frozenset(
     """
-ASKING = "what whats wat wats explain describe tell present introduce"
-WHOLE = """
     this that these it its document documents doc docs pdf pdfs file files paper papers text report article book story
     upload uploaded attachment thing page pages slides presentation memo letter
+    """.split()
+)
+OTHER = frozenset(
     """
-OTHER = """
     about abt on of in for to from with up into at is are s was were be does do did done say says said tell tells
     cover covers covered contain contains contained deal deals discuss discusses discussed talk talks describe
     describes treat treats explain explains written inside find learn learned learnt read know information info main
@@ -36,11 +41,9 @@ OTHER = """
     sentence sentences words few simple simply concise high level rough bottom key point points idea ideas fact
     facts important purpose kind sort type which bot engram am looking look lines two three some any re d should
     must story
-    """
-TABLE = {
-    name: frozenset(words.split()) for name, words in
-    (("summary", SUMMARY), ("asking", ASKING), ("whole", WHOLE), ("other", OTHER))
-}  # fmt: skip
+    """.split()
+)
+KNOWN = SUMMARY | ASKING | WHOLE | OTHER
 # "What is it?", of what was said before
 REFERRING = frozenset({"what", "whats", "is", "s", "it", "its", "that", "these", "do", "does"})
 PHRASES = frozenset({"bottom line", "key facts", "key points", "main points", "main point", "main idea", "key ideas"})
@@ -53,14 +56,14 @@ def asks_about_whole(question: str) -> bool:
         return False
     words = normalise(question.replace("’", " ").replace("'", " "))
     said = set(words)
-    if not said or not said <= frozenset().union(*TABLE.values()):
+    if not said or not said <= KNOWN:
         return False
-    if said & TABLE["summary"] or any(phrase in " ".join(words) for phrase in PHRASES):
+    if said & SUMMARY or any(phrase in " ".join(words) for phrase in PHRASES):
         return True
     is_purpose = "for" in said and not said & {"me", "us"}  # "What is it for?"
     if said <= REFERRING or is_purpose:
         return False
-    return bool(said & TABLE["asking"]) and (bool(said & TABLE["whole"]) or words[-1] in ("about", "abt"))
+    return bool(said & ASKING) and (bool(said & WHOLE) or words[-1] in ("about", "abt"))
 
 
 def summed_up(answer: Completion, pages: Sequence[Page], name: str) -> tuple[Certainty, tuple[int, ...] | None]:

@@ -108,8 +108,12 @@ def bm25_scores(frequencies: Mapping[str, Mapping[SectionKey, float]], total: in
 
 def frequency(bm25: float, containing: int, total: int) -> float:
     """BM25's term frequency out of FTS5's bm25() for one word that stands in `containing` of all `total` rows."""
-    rarity = max(1e-6, math.log((total - containing + 0.5) / (containing + 0.5)))  # as FTS5 has it
-    return -bm25 / rarity
+    return -bm25 / fts5_rarity(containing, total)
+
+
+def fts5_rarity(containing: int, total: int) -> float:
+    """What a word that stands in `containing` of all `total` rows counts in FTS5's bm25()."""
+    return max(1e-6, math.log((total - containing + 0.5) / (containing + 0.5)))
 
 
 def word_shares(sections_of: Mapping[str, Collection[SectionKey]], total: int) -> dict[SectionKey, float]:

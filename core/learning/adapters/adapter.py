@@ -25,7 +25,7 @@ from core.learning.hooks import Branch, with_branches
 from core.model import LoadedModel
 from core.ports import Learned
 from core.prompts import ChatFormat
-from core.types import Chunk, Metrics, Step
+from core.types import Chunk, Metrics, Step, count_tokens
 
 Score = Callable[[Mapping[str, Tensor]], float]  # weights of one section -> how many questions they answer
 
@@ -110,7 +110,7 @@ class AdapterLearner:
         final, tensors = self._loss(adapter, text), _copied_tensors(adapter)
         if not _all_finite(tensors.values()):
             raise LearningFailed
-        tokens, seconds = sum(c.token_count for c in chunks), time.perf_counter() - began
+        tokens, seconds = count_tokens(chunks), time.perf_counter() - began
         metrics = Metrics(initial, final, tuple(history), len(chunks), tokens, seconds, adapter.norm())
         named = {f"0/{name}": t for name, t in tensors.items()}
         return Learned(named, (0,) * len(chunks), metrics)
