@@ -66,7 +66,7 @@ def landlock_version() -> int:
 
 
 def has_seccomp() -> bool:
-    return sys.platform == "linux" and platform.machine() in MACHINES and _libc().prctl(PR_GET_SECCOMP, 0, 0, 0, 0) >= 0
+    return sys.platform == "linux" and platform.machine() in MACHINES and libc().prctl(PR_GET_SECCOMP, 0, 0, 0, 0) >= 0
 
 
 def give_up_files(*, reading: bool) -> bool:
@@ -89,7 +89,7 @@ def give_up_files(*, reading: bool) -> bool:
             root = os.open("/", os.O_PATH)
             _call(ADD_RULE, number, 1, ctypes.byref(_Below(READING, root)), 0)
             os.close(root)
-        _libc().prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+        libc().prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
         return _call(RESTRICT_SELF, number, 0) == 0
     finally:
         os.close(number)
@@ -106,17 +106,17 @@ def give_up_calls() -> bool:
         steps.append((IS_EQUAL, len(allowed) - i, 0, number))
     steps += [(RETURN, 0, 0, EPERM), (RETURN, 0, 0, ALLOW)]
     program = _Program(len(steps), (_Instruction * len(steps))(*starmap(_Instruction, steps)))
-    _libc().prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    return _libc().prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(program), 0, 0) == 0
+    libc().prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    return libc().prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(program), 0, 0) == 0
 
 
-def _libc() -> ctypes.CDLL:
+def libc() -> ctypes.CDLL:
     return ctypes.CDLL(None, use_errno=True)
 
 
 def _call(number: int, *arguments: object) -> int:
     """-1 on failure."""
-    return _libc().syscall(ctypes.c_long(number), *map(_as_long, arguments))
+    return libc().syscall(ctypes.c_long(number), *map(_as_long, arguments))
 
 
 def _as_long(value: object) -> object:

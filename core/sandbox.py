@@ -18,7 +18,6 @@ that the system knows (macOS ignores `RLIMIT_AS`).
 
 from __future__ import annotations
 
-import ctypes
 import json
 import logging
 import math
@@ -35,7 +34,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from core.kernel import give_up_calls, give_up_files, has_seccomp, landlock_version
+from core.kernel import PR_SET_NO_NEW_PRIVS, give_up_calls, give_up_files, has_seccomp, landlock_version, libc
 
 if TYPE_CHECKING:
     import asyncio
@@ -49,7 +48,7 @@ HEARTBEAT = b" "  # which JSON may begin with
 POLL_SECONDS = 0.25  # seconds between two looks at a child's processor time
 MAX_OPEN_FILES = 64  # that a program may have open at once
 CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000  # <sched.h>
-PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38  # <sys/prctl.h>
+PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
 
 
 class Overrun(Exception):
@@ -314,9 +313,8 @@ def _private_stdout() -> int:
 
 
 def _leave_network() -> None:
-    if sys.platform == "linux":
-        libc = ctypes.CDLL(None)
-        _ = libc.unshare(CLONE_NEWNET) == 0 or libc.unshare(CLONE_NEWUSER | CLONE_NEWNET)  # refused in many containers
+    if sys.platform == "linux" and libc().unshare(CLONE_NEWNET) != 0:
+        libc().unshare(CLONE_NEWUSER | CLONE_NEWNET)  # refused in many containers
 
 
 def _confine(memory: int, seconds: int, parent: int) -> None:
@@ -326,9 +324,8 @@ def _confine(memory: int, seconds: int, parent: int) -> None:
             os.setgid(NOBODY_ID)
             os.setuid(NOBODY_ID)
     if sys.platform == "linux":
-        libc = ctypes.CDLL(None)
-        libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-        libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # after setuid and unshare, which clear it
+        libc().prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+        libc().prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # after setuid and unshare, which clear it
         own = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         _limit(resource.RLIMIT_AS, own + memory)
     if os.getppid() != parent:
