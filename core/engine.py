@@ -222,11 +222,7 @@ class Engine:
             return []
         questions = list(dict.fromkeys(ask.question for ask in asks))
         prompts = [self.base_format.closed_book(question) for question in questions]
-        options: dict[str, Any] = {
-            "stop_ids": self.base_format.stop_ids,
-            "pad_id": self.base_format.pad_id,
-            "max_new": min(most_tokens, BASE_TOKENS),
-        }
+        options = self.base_format.options(min(most_tokens, BASE_TOKENS))
         options["passes"] = self._base_passes(questions, prompts, options["pad_id"], options["max_new"])
         completions = yield from completion(self.base.model, self.base.tokenizer, prompts, **options)
         answers = dict(zip(questions, completions, strict=True))
@@ -281,10 +277,7 @@ class Engine:
         texts = [asks[i].context for i in order]
         if any(texts) and not any(temperatures[i] for i in order):
             passes = self._drafted(passes, texts, self.format, most_tokens)
-        options: dict[str, Any] = {
-            "stop_ids": self.format.stop_ids,
-            "pad_id": self.format.pad_id,
-            "max_new": most_tokens,
+        options = self.format.options(most_tokens) | {
             "temperature": [temperatures[i] for i in order],
             "hold_back": held_back(self.format, self.config.abstain),
             "passes": passes,
@@ -302,8 +295,7 @@ class Engine:
         if self.reader is self.base:
             return question
         prompt = self.format.in_context("\n".join([*history, question]), COMPLETE)
-        options: dict[str, Any] = {"stop_ids": self.format.stop_ids, "pad_id": self.format.pad_id, "max_new": 40}
-        [written] = complete(self.reader.model, self.base.tokenizer, [prompt], **options)
+        [written] = complete(self.reader.model, self.base.tokenizer, [prompt], **self.format.options(40))
         return written.text if is_same_question(written.text, question, history) else question
 
     def queries(self, questions: Sequence[str]) -> list[Query | None]:

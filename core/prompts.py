@@ -75,6 +75,10 @@ class ChatFormat:
         self.stop_ids = self.write_stops = frozenset(stops)  # the second: where questions that it writes end
         self.pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (self.end or 0)
 
+    def options(self, most: int) -> dict[str, Any]:
+        """How to generate at most so many tokens, for `core.generate`."""
+        return {"stop_ids": self.stop_ids, "pad_id": self.pad_id, "max_new": most}
+
     def _ask(self, text: str) -> list[int]:
         """The prompt of one turn."""
         return [*self.opening, *self._encode(text), *self._to_answer]

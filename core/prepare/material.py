@@ -268,20 +268,23 @@ def compressed(path: Path, mode: str) -> IO[Any]:
 def save(path: Path, material: Material) -> None:
     """A line of JSON for each passage and follow-up; the first one holds the words to swap with."""
     with compressed(path, "wt") as file:
-        write = lambda row: file.write(json.dumps(row, ensure_ascii=False) + "\n")  # noqa: E731
-        write(["words", material.words.kinds, material.words.small])
+        _write_row(file, ["words", material.words.kinds, material.words.small])
         for passages in material.passages.values():
             for passage in passages:
-                write(passage)
+                _write_row(file, passage)
         for follow_up in material.follow_ups:
-            write(["follow-up", *follow_up])
+            _write_row(file, ["follow-up", *follow_up])
 
 
 def append(path: Path, passages: Iterable[Passage]) -> None:
     """More passages, at the end of a file of `save`."""
     with compressed(path, "at") as file:
         for passage in passages:
-            file.write(json.dumps(passage, ensure_ascii=False) + "\n")
+            _write_row(file, passage)
+
+
+def _write_row(file: IO[str], row: Sequence[Any]) -> None:
+    file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
 def load(path: Path) -> Material:

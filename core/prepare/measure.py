@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -66,10 +67,9 @@ def learned_figures(
         }
         for kind in kinds:
             network, prompts, deltas = conditions[kind]
-            options: dict[str, Any] = {"stop_ids": fmt.stop_ids, "pad_id": fmt.pad_id, "max_new": most_tokens}
             hold_back = held_back(fmt) if kind != "base" else None
             with prepared.fast_weights_attached(network, deltas, rows):
-                answers, _ = generate(network, prompts, hold_back=hold_back, **options)
+                answers, _ = generate(network, prompts, hold_back=hold_back, **fmt.options(most_tokens))
             for ids, q in zip(answers, asked, strict=True):
                 text = tokenizer.decode(ids, skip_special_tokens=True).strip()
                 scores[kind][0] += exact_match(text, [q.answer])
@@ -85,7 +85,7 @@ def learn_all(
     reader: Any, tokenizer: Any, fmt: ChatFormat, prepared: SlowWeights, episodes: Sequence[Episode], device: Any
 ) -> dict[str, Tensor]:
     """What was learned of each document, [D, ...] by name; documents of several segments share a delta."""
-    encode = lambda text: tokenizer.encode(text, add_special_tokens=False)  # noqa: E731
+    encode = partial(tokenizer.encode, add_special_tokens=False)
     length = prepared.config.segment
     documents = [encode_document(e, encode, fmt, length, 100_000) for e in episodes]
     inputs, targets = stack_segments(documents, length, fmt.pad_id)

@@ -130,7 +130,7 @@ def prepare(
     if people:  # also with `start`: the states that a head reads have moved with the reader
         chosen = random.Random(0).sample(people, min(c.searched, len(people)))
         chosen = [p._replace(questions=p.questions[:QUESTIONS]) for p in chosen]
-        reader = LoadedModel(**{**vars(base), "model": prepared.merged(base.model)})
+        reader = replace(base, model=prepared.merged(base.model))
         save_head(train_search(reader, chosen, c.search), out)
     elif c.start and (c.start / SEARCH).exists():
         shutil.copyfile(c.start / SEARCH, out / SEARCH)

@@ -231,8 +231,7 @@ class SampleMaker:
         if not self.objectives.keep:
             return []
         prompts = [self.fmt.closed_book(q) for q in UNRELATED[HELD_OUT:]]
-        options: dict[str, Any] = {"stop_ids": self.fmt.stop_ids, "pad_id": self.fmt.pad_id, "max_new": 8}
-        written, _ = generate(self.base.model, prompts, hold_back=held_back(self.fmt), **options)
+        written, _ = generate(self.base.model, prompts, hold_back=held_back(self.fmt), **self.fmt.options(8))
         answers = [[*ids, *sorted(self.fmt.stop_ids)[:1]] for ids in written]
         samples = []
         teachers = teach(self.base.model, prompts, answers, self.fmt.pad_id)
