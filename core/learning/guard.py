@@ -55,9 +55,9 @@ class Guard:
         for tensor in learned.tensors.values():
             if tensor.is_floating_point() and not tensor.isfinite().all():
                 raise LearningFailed from ValueError("weights that are no numbers")
-        if too_large(metrics, len(set(learned.sections)), self.norm, MAX_NORM):
+        if too_large(metrics, len(set(learned.sections)), self.norm):
             raise LearningFailed from ValueError("the weights changed more than is safe")
-        if worse(metrics, CHANCE):
+        if worse(metrics):
             before, after = metrics.check_before, metrics.check_after
             raise LearningFailed from ValueError(
                 f"answers became worse: {after} right instead of {before} of {metrics.check_total}"
@@ -124,11 +124,11 @@ class Guard:
         return best[1:]
 
 
-def too_large(metrics: Metrics, sections: int, norm: float, most: float) -> bool:
+def too_large(metrics: Metrics, sections: int, norm: float) -> bool:
     """Each section's part of the change, by root mean square, against the base model's norm."""
-    return not metrics.delta_norm / math.sqrt(max(1, sections)) <= most * norm
+    return not metrics.delta_norm / math.sqrt(max(1, sections)) <= MAX_NORM * norm
 
 
-def worse(metrics: Metrics, chance: float) -> bool:
+def worse(metrics: Metrics) -> bool:
     """Fewer right than before, and by more than one question or a share that chance explains."""
-    return metrics.check_after < metrics.check_before - max(1.0, chance * metrics.check_total)
+    return metrics.check_after < metrics.check_before - max(1.0, CHANCE * metrics.check_total)

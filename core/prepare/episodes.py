@@ -252,9 +252,7 @@ def encode_document(
     return segments(encode(section_text(episode.text))[:limit], fmt.heading(episode.title), segment, fmt.pad_id)
 
 
-def conversation(
-    text: str, asked: Sequence[QA], encode: Encode, fmt: ChatFormat, weigh: Reading
-) -> tuple[list[int], list[int]]:
+def conversation(text: str, asked: Sequence[QA], fmt: ChatFormat, weigh: Reading) -> tuple[list[int], list[int]]:
     """A text and questions about it with their answers, as one conversation: tokens and their weights, in tenths. What
     stands before the first answer counts as the text; the marks between do not count."""
     ids: list[int] = []
@@ -299,7 +297,7 @@ def make_batch(
             goal = ([IGNORE] * len(prompt) + answer)[: shape.width] if room > 0 else [IGNORE] * shape.width
             labels.append(goal + [IGNORE] * (shape.width - len(goal)))
     width = most * segment + 2 * shape.width
-    both = [text_beside(e, encode, fmt, rng, width) for e in episodes[: round(beside * len(episodes))]]
+    both = [text_beside(e, fmt, rng, width) for e in episodes[: round(beside * len(episodes))]]
     return Batch(
         *stack_segments(documents, segment, fmt.pad_id, most),
         torch.tensor(rows),
@@ -309,7 +307,7 @@ def make_batch(
     )
 
 
-def text_beside(episode: Episode, encode: Encode, fmt: ChatFormat, rng: random.Random, width: int) -> list[list[int]]:
+def text_beside(episode: Episode, fmt: ChatFormat, rng: random.Random, width: int) -> list[list[int]]:
     """[2, width]: the document, or most of it, and some questions whose answers may stand in the missing part; and
     what each token weighs, in tenths."""
     split = sentences(episode.text)
@@ -320,7 +318,7 @@ def text_beside(episode: Episode, encode: Encode, fmt: ChatFormat, rng: random.R
     asked = rng.sample(episode.questions, min(4, len(episode.questions)))
     weigh = Reading(context=0, answer=10)
     while True:
-        ids, weights = conversation(" ".join(split), asked, encode, fmt, weigh)
+        ids, weights = conversation(" ".join(split), asked, fmt, weigh)
         if len(ids) <= width or len(asked) == 1:
             break
         asked = asked[:-1]
@@ -329,41 +327,41 @@ def text_beside(episode: Episode, encode: Encode, fmt: ChatFormat, rng: random.R
     return [ids + [fmt.pad_id] * pad, weights + [0] * pad]
 
 
-def reading_rows(material: Material, encode: Encode, fmt: ChatFormat, rng: random.Random, config: Reading) -> Tensor:
+def reading_rows(material: Material, fmt: ChatFormat, rng: random.Random, config: Reading) -> Tensor:
     """[R, 2, L + 1] tokens and weights in tenths, drawn anew each time and filled to the end."""
     rows = []
     for _ in range(config.rows):
         ids: list[int] = []
         weights: list[int] = []
         while len(ids) <= config.length:
-            more_ids, more_weights = reading_example(material, encode, fmt, rng, config)
+            more_ids, more_weights = reading_example(material, fmt, rng, config)
             ids, weights = ids + more_ids, weights + more_weights
         rows.append([ids[: config.length + 1], weights[: config.length + 1]])
     return torch.tensor(rows, dtype=torch.long).view(config.rows, 2, config.length + 1)
 
 
 def reading_example(
-    material: Material, encode: Encode, fmt: ChatFormat, rng: random.Random, config: Reading
+    material: Material, fmt: ChatFormat, rng: random.Random, config: Reading
 ) -> tuple[list[int], list[int]]:
     """One text with questions to answer, a text to ask about, or a follow-up to be made whole."""
     if material.follow_ups and rng.random() < config.complete:
         follow_up = rng.choice(material.follow_ups)
         history = "\n".join([*follow_up.history, follow_up.question])
-        return conversation(history, [QA(COMPLETE, follow_up.rewrite)], encode, fmt, config)
+        return conversation(history, [QA(COMPLETE, follow_up.rewrite)], fmt, config)
     words = int(config.shortest * (config.longest / config.shortest) ** rng.random())
     episode = draw(material, rng, words, config.kinds, config.swaps)
     text = f"{episode.title}\n\n{episode.text}" if rng.random() < 0.3 else episode.text
     if rng.random() < config.ask:
         q = rng.choice(episode.questions)
         if "?" in q.question:
-            return conversation(text, [QA(ASK, f"{q.question} {q.answer}")], encode, fmt, config)
+            return conversation(text, [QA(ASK, f"{q.question} {q.answer}")], fmt, config)
     asked = rng.sample(episode.questions, min(len(episode.questions), rng.choice((1, 2, 4, 6))))
     if episode.beyond and rng.random() < config.unanswerable:
         asked.insert(rng.randint(0, len(asked)), rng.choice(list(episode.beyond)))
     for n, q in enumerate(asked):
         if rng.random() < config.typed:
             asked[n] = QA(as_typed(q.question, rng), q.answer)
-    return conversation(text, asked, encode, fmt, config)
+    return conversation(text, asked, fmt, config)
 
 
 class Drawn(NamedTuple):
@@ -395,7 +393,7 @@ class EpisodeBatches(torch.utils.data.Dataset[Drawn]):
         began = time.perf_counter()
         rng = random.Random(f"{self.seed} {number}")
         encode = lru_cache(1024)(lambda text: self.tokenizer.encode(text, add_special_tokens=False))
-        reading = reading_rows(self.material, encode, self.fmt, rng, self.reading)
+        reading = reading_rows(self.material, self.fmt, rng, self.reading)
         if self.shapes:
             shape = self.shapes[number % len(self.shapes)]
             batch = make_batch(

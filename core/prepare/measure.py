@@ -22,6 +22,7 @@ from core.prompts import ChatFormat, format_for
 from core.squad import exact_match, f1
 
 KINDS = ("learned", "wrong", "in_context", "base")
+EXCERPT_WORDS = 130  # of a document that is drawn to measure by, at most
 
 
 @torch.no_grad()
@@ -92,7 +93,7 @@ def learn_all(
     return prepared.learn(reader, inputs.to(device), targets.to(device))[1]
 
 
-def measuring_sets(development: Material, words: int = 130, documents: int = 64) -> dict[str, list[Episode]]:
+def measuring_sets(development: Material, documents: int = 64) -> dict[str, list[Episode]]:
     """Documents kept out of training: invented facts, and one excerpt each of people's, long-answer and table texts."""
     rng = random.Random(11)
     made = [invented_document(rng, 8) for _ in range(documents // 2)]
@@ -103,5 +104,5 @@ def measuring_sets(development: Material, words: int = 130, documents: int = 64)
     sets = {"facts": facts}
     for kind in ("people", "long", "tables", "other-languages"):
         if len(development.passages.get(kind, [])) >= documents:
-            sets[kind] = [draw(development, rng, words, {kind: 1.0}) for _ in range(documents)]
+            sets[kind] = [draw(development, rng, EXCERPT_WORDS, {kind: 1.0}) for _ in range(documents)]
     return sets

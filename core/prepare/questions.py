@@ -175,7 +175,7 @@ def ask_sentence(sentence: str, title: str, rng: random.Random) -> list[QA]:
             word = _who_or_what(clause.subject)
             questions.append(QA(f"{word} {clause.verb} {_trim(clause.rest, rng)}?", clause.subject))
         questions += _ask_object(clause, rng) if clause.lemma else _ask_definition(clause, rng)
-    for span, kind, preposition in _spans(s, rng):
+    for span, kind, preposition in _spans(s):
         questions += _ask_span(s, span, kind, preposition, clause, rng)
     first: dict[str, QA] = {}
     for q in questions:
@@ -217,7 +217,7 @@ def _ask_object(clause: Clause, rng: random.Random) -> list[QA]:
     return [QA(question.replace(" ,", ","), thing.group(1))]
 
 
-def _spans(s: str, rng: random.Random) -> list[tuple[str, str, str]]:
+def _spans(s: str) -> list[tuple[str, str, str]]:
     """Dates, counts, shares and names: the span, its kind, the word before it."""
     spans = [(d.group(), "when", _before(s, d.start())) for d in DATE.finditer(s)]
     for c in COUNT.finditer(s):
@@ -277,7 +277,7 @@ def _good(q: QA) -> bool:
     )
 
 
-def ask_paragraph(paragraph: str, title: str, rng: random.Random, limit: int = 8) -> list[QA]:
+def ask_paragraph(paragraph: str, title: str, rng: random.Random, limit: int) -> list[QA]:
     """Up to `limit` questions about a paragraph, spread over its sentences."""
     per_sentence = [ask_sentence(s, title, rng) for s in sentences(paragraph)]
     pool = [rng.choice(questions) for questions in per_sentence if questions]
@@ -310,7 +310,7 @@ def recurring(paragraphs: Sequence[str], title: str, rng: random.Random) -> tupl
         others = list(chain.from_iterable(without))
         if sentence in others:  # it stands there word for word, once more
             continue
-        spans = _recurring_spans(sentence, title, rng)
+        spans = _recurring_spans(sentence, title)
         for span, word in rng.sample(spans, len(spans)):
             stands = re.compile(rf"(?<!\w){re.escape(span)}(?!\w)")
             about = set(WORD.findall(sentence.lower())) - set(WORD.findall(f"{span} {title}".lower()))
@@ -321,11 +321,11 @@ def recurring(paragraphs: Sequence[str], title: str, rng: random.Random) -> tupl
     return None
 
 
-def _recurring_spans(sentence: str, title: str, rng: random.Random) -> list[tuple[str, str]]:
+def _recurring_spans(sentence: str, title: str) -> list[tuple[str, str]]:
     """Names and dates of a sentence that are not its subject's, each with the question word for its place."""
     known, words = title.lower(), {"when": "what date", "where": "what place", "who": "who", "what": "what"}
     spans = []
-    for span, kind, _ in _spans(_clean(sentence), rng):
+    for span, kind, _ in _spans(_clean(sentence)):
         if kind in words and span.lower() not in known and known not in span.lower():
             spans.append((span, "what year" if kind == "when" and len(span) == 4 else words[kind]))
     return spans

@@ -22,6 +22,8 @@ from core.prepare.material import Passage
 from core.prompts import format_for
 from core.search.head import DEPTH_SHARE, SearchHead, states
 
+SHORT = 60  # words; passages with fewer are merged
+
 
 @dataclass(frozen=True)
 class SearchConfig:
@@ -128,13 +130,13 @@ def highest(questions: Tensor, sections: Tensor, counts: Tensor) -> Tensor:
     return cosines.amax(-1).float().view(*questions.shape[:2], -1)
 
 
-def merge_short_passages(passages: Sequence[Passage], rng: random.Random, words: int = 60) -> list[Passage]:
+def merge_short_passages(passages: Sequence[Passage], rng: random.Random) -> list[Passage]:
     """Passages with questions; short ones four to one, as in a document."""
     short: list[Passage] = []
     long: list[Passage] = []
     for passage in passages:
         if passage.questions:
-            group = short if len(passage.text.split()) < words else long
+            group = short if len(passage.text.split()) < SHORT else long
             group.append(passage)
     rng.shuffle(short)
     for start in range(0, len(short), 4):

@@ -52,6 +52,7 @@ COPIED = re.compile(r"\S (?:The|A|An|This|These|It|In|At|On) \w")  # a sentence 
 DRAFTS = 2  # questions written for a check, a passage
 CHECK_CONFIDENCE = 0.9  # confidence that a check needs
 ANSWER_TOKENS = 12
+ANSWER_WORDS = 8  # at most
 QUESTION_TOKENS = 24  # with its answer, where the model writes both
 SENT_AT_ONCE = 4  # passages, to a larger model
 T = TypeVar("T")
@@ -306,10 +307,10 @@ def flaw(question: str, passage: str) -> str:
     return "" if grounded(question, passage) else "not in the passage"
 
 
-def answer_flaw(question: str, answer: str, passage: str, most_words: int = 8) -> str:
+def answer_flaw(question: str, answer: str, passage: str) -> str:
     """Why an answer is not kept; "" when nothing speaks against it."""
     words = normalise(answer)
-    if not 1 <= len(answer.split()) <= most_words or not words or len(set(words)) < len(words):
+    if not 1 <= len(answer.split()) <= ANSWER_WORDS or not words or len(set(words)) < len(words):
         return "malformed"
     if in_a_row(words, normalise(question)):
         return "answer in the question"

@@ -195,7 +195,7 @@ def test_weights_that_are_no_numbers_are_rolled_back(guard, lora, good) -> None:
 
 def test_one_question_less_may_be_chance() -> None:
     def fell(before: int, after: int, total: int) -> bool:
-        return worse(replace(METRICS, check_total=total, check_before=before, check_after=after), 0.1)
+        return worse(replace(METRICS, check_total=total, check_before=before, check_after=after))
 
     assert not fell(3, 2, 10) and fell(3, 1, 10) and not fell(20, 15, 52) and fell(20, 14, 52) and not fell(0, 0, 0)
 

@@ -163,34 +163,34 @@ def test_batches_are_endless_follow_their_seed_and_lose_nothing_of_a_document(to
     assert all((b.labels != IGNORE).any(1).all() for b in made), "every question has an answer to learn"
 
 
-def test_rows_to_read_are_full_and_follow_their_generator(encode, fmt) -> None:
+def test_rows_to_read_are_full_and_follow_their_generator(fmt) -> None:
     material = Material({"rules": passages()}, [FollowUp(["Who is Orla?"], "Where is she?", "Where is Orla?")])
     config = Reading(rows=3, length=600, longest=60)
-    made, same, other = (reading_rows(material, encode, fmt, random.Random(seed), config) for seed in (0, 0, 1))
+    made, same, other = (reading_rows(material, fmt, random.Random(seed), config) for seed in (0, 0, 1))
     assert made.shape == (3, 2, 601) and made.equal(same) and not made.equal(other)
     assert {4, 40} <= set(made[:, 1].unique().tolist()) <= {0, 4, 40}
-    assert reading_rows(material, encode, fmt, random.Random(0), Reading()).shape == (0, 2, 1025)
+    assert reading_rows(material, fmt, random.Random(0), Reading()).shape == (0, 2, 1025)
 
 
-def test_a_follow_up_is_made_whole(encode, fmt, tokenizer) -> None:
+def test_a_follow_up_is_made_whole(fmt, tokenizer) -> None:
     material = Material({"rules": passages()}, [FollowUp(["Who is Orla?"], "Where is she?", "Where is Orla?")])
-    ids, weights = reading_rows(material, encode, fmt, random.Random(0), Reading(rows=1, length=80, complete=1.0))[0]
+    ids, weights = reading_rows(material, fmt, random.Random(0), Reading(rows=1, length=80, complete=1.0))[0]
     assert f"Who is Orla?\nWhere is she?\n\n{COMPLETE}{END}" in tokenizer.decode(ids)
     assert tokenizer.decode(ids[weights == 40]).startswith(f"Where is Orla?{END}")
 
 
-def test_beside_a_text_only_the_answers_are_labelled(encode, tokenizer, fmt) -> None:
+def test_beside_a_text_only_the_answers_are_labelled(tokenizer, fmt) -> None:
     text = "The port is old. It has nine berths. Orla keeps them all. " * 3
     episode = Episode("Port", text, [QA(f"Which {n}?", f"berth {n}") for n in range(6)])
     lengths = set()
     for seed in range(8):
-        ids, weights = torch.tensor(text_beside(episode, encode, fmt, random.Random(seed), 300))
+        ids, weights = torch.tensor(text_beside(episode, fmt, random.Random(seed), 300))
         answers = tokenizer.decode(ids[weights > 0]).split(END)[:-1]
         assert len(ids) == len(weights) == 300 and len(answers) == 4 and set(weights.tolist()) == {0, 10}
         assert {q.answer for q in episode.questions} > set(answers)
         lengths.add(int((weights > 0).nonzero()[-1]))
     assert len(lengths) > 1, "not always the whole text"
-    assert {len(row) for row in text_beside(episode, encode, fmt, random.Random(0), 70)} == {70}
+    assert {len(row) for row in text_beside(episode, fmt, random.Random(0), 70)} == {70}
 
 
 @pytest.mark.parametrize("parts", [1, 2, 3, 9])

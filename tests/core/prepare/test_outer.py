@@ -74,7 +74,7 @@ def prepared(tiny) -> Prepared:
 def batch_of(tokenizer, fmt) -> Batch:
     """The documents; the text of half of them beside their delta, and two rows to read."""
     encode = lambda text: tokenizer.encode(text, add_special_tokens=False)  # noqa: E731
-    reading = reading_rows(MATERIAL, encode, fmt, random.Random(0), Reading(rows=2, length=64))
+    reading = reading_rows(MATERIAL, fmt, random.Random(0), Reading(rows=2, length=64))
     episodes = [Episode(p.title, p.text, p.questions) for p in DOCUMENTS]
     options = dict(segment=48, rng=random.Random(0), strangers=0.0, beside=0.5, reading=reading)
     return make_batch(episodes, encode, fmt, Shape(1, 6, 2, 48), **options)
@@ -310,7 +310,7 @@ def train_beside(rank: int, folder: Path, tiny: LoadedModel, halves: list[Batch]
 def test_two_processes_train_as_one_does_on_what_both_drew(tiny, fmt, prepared, tmp_path) -> None:
     episodes = [Episode(p.title, p.text * (1 + n % 3), p.questions) for n, p in enumerate(DOCUMENTS)]
     encode = lambda text: tiny.tokenizer.encode(text, add_special_tokens=False)  # noqa: E731
-    rows = reading_rows(MATERIAL, encode, fmt, random.Random(0), Reading(rows=2, length=64))
+    rows = reading_rows(MATERIAL, fmt, random.Random(0), Reading(rows=2, length=64))
     options = dict(segment=48, rng=random.Random(0), strangers=0.0, beside=0.7, reading=rows)
     batch = make_batch(episodes, encode, fmt, Shape(1, 6, 2, 48), **options)
     args = (tmp_path, tiny, parts_of_two(batch), prepared)
