@@ -195,7 +195,7 @@ class Answerer(Protocol):
 
 
 class Weights(Protocol):
-    """Weights on disk. A file is complete or absent. Blocking: call through a thread."""
+    """Weights, on disk or in an object store: a document's are complete or absent. Blocking: call through a thread."""
 
     def save(self, document_id: str, channel: str, learned: Learned, *, base: str, learner: str) -> WeightsRecord: ...
 
@@ -266,7 +266,7 @@ class Usage(Protocol):
 
 
 class Index(Inbox, Protocol):
-    """The SQLite index."""
+    """What was handed in, learned and asked: in SQLite, or in PostgreSQL."""
 
     async def add_job(
         self, job: Job, data: bytes = b"", *, pages: tuple[int, int] = ALL_PAGES, again: bool = False

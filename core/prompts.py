@@ -1,4 +1,5 @@
-"""Every prompt, as token ids. A document is only ever in a prompt for evaluation (in context, retrieval)."""
+"""Every prompt, as token ids. A document is in one only with ENGRAM_GROUND, where the model writes questions about it,
+in `prepare`, and for evaluation (in context, retrieval)."""
 
 from __future__ import annotations
 

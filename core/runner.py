@@ -1,4 +1,4 @@
-"""Processes the queue: one document at a time, PDF -> pages -> chunks -> weights -> document.
+"""Processes the queue: one document at a time, file -> pages -> chunks -> weights -> document.
 
 Learning hands the device one step at a time, so a question waits for at most one step (for one more where the search
 asks the model, too), and a step for at most one batch of questions. After such a wait learning goes on for as long as

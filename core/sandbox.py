@@ -172,7 +172,7 @@ def missing_protections() -> list[str]:
 @cache
 def _warn_once() -> None:
     for sentence in missing_protections():
-        log.warning("the process that reads PDFs is confined less than it could be. %s", sentence)
+        log.warning("the process that reads documents is confined less than it could be. %s", sentence)
 
 
 _semaphores: WeakKeyDictionary[Any, dict[int, Any]] = WeakKeyDictionary()

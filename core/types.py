@@ -15,7 +15,7 @@ class Stage(StrEnum):
     """Where a learning job is."""
 
     QUEUED = "queued"  # durable: survives a restart
-    READING = "reading"  # PDF -> pages, in the child process
+    READING = "reading"  # file -> pages, in the child process
     LEARNING = "learning"  # inner-loop steps on the device
     CHECKING = "checking"  # guard and self-check
     SAVING = "saving"  # weights on disk, then the row

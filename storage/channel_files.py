@@ -1,4 +1,4 @@
-"""One SQLite file for each channel: its text, the words to find a section by, PDFs that wait, answers.
+"""One SQLite file for each channel: its text, the words to find a section by, files that wait, answers.
 
 To erase a channel is to delete its file, and to forget a document is to rewrite this one file: no other channel waits,
 however much is stored. What is known (documents, jobs) stands in the index; what a crash leaves here without a row
@@ -89,7 +89,7 @@ class ChannelFile:
             if read_only:
                 self._db.execute("PRAGMA busy_timeout = 5000")
                 return
-            self._db.execute("PRAGMA auto_vacuum = FULL")  # the room of a PDF goes back to the disk
+            self._db.execute("PRAGMA auto_vacuum = FULL")  # the room of a removed file goes back to the disk
             self._db.executescript(PRAGMAS)
             for script in VERSIONS[version:]:
                 self._db.executescript("BEGIN IMMEDIATE;" + script.read_text() + "COMMIT;")
@@ -114,7 +114,7 @@ class ChannelFile:
                 self._db.execute("ROLLBACK")
             raise
 
-    # PDFs that wait
+    # Files that wait
 
     def add_job_file(self, job_id: str, sha256: str, data: bytes, pages: tuple[int, int]) -> None:
         """sha256: by which PostgreSQL knows the key to seal with."""
@@ -223,7 +223,7 @@ class ChannelFile:
     # Erase
 
     def keep(self, document_ids: Collection[str], job_ids: Collection[str]) -> None:
-        """Erase all documents with their answers, and all PDFs, but these; nothing of them remains in the file.
+        """Erase all documents with their answers, and all files that wait, but these; nothing of them remains here.
 
         A removed row leaves words in the search index until that is merged, and copies in the free space of pages that
         were once split, in spite of secure_delete (measured: 8 of 4,000 words), until the file is written anew.

@@ -1,4 +1,4 @@
-"""The SQLite index: what was handed in, learned and asked. The one home of SQL.
+"""The SQLite index: what was handed in, learned and asked. The one home of aiosqlite.
 
 What a channel's documents say, and what was answered, stands in a file for each channel (`storage.channel_files`); here
 stands what there is. So this file stays small, and can be written anew at each erase.
@@ -282,12 +282,12 @@ class Index:
             await self._drop_files(changed[0]["channel"])
 
     async def _drop_files(self, channel: str) -> None:
-        """The PDFs of jobs that have ended. Never raises: the end stands, and the next one takes them along."""
+        """The files of jobs that have ended. Never raises: the end stands, and the next one takes them along."""
         try:
             async with self._channel(channel) as content:
                 await content(ChannelFile.keep_job_files, await self._waiting(channel))
         except StorageFailed:
-            log.exception("a PDF that is not needed any more could not be removed; the next job's end will do it")
+            log.exception("a file that is not needed any more could not be removed; the next job's end will do it")
 
     async def requeue_interrupted(self) -> list[Job]:
         async with self._transaction() as execute:
@@ -831,7 +831,7 @@ class Index:
             return list(await self._reader.execute_fetchall(sql, valid_values(values or {})))
 
     async def _truncate_log(self) -> None:
-        """Empty the write-ahead log, where a removed PDF could still be read. Never raises: the commit stands."""
+        """Empty the write-ahead log, where a removed file could still be read. Never raises: the commit stands."""
         async with self._writing:
             try:
                 await self._execute("PRAGMA wal_checkpoint(TRUNCATE)")

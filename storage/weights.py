@@ -30,7 +30,7 @@ SAFE_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 class Weights:
     """Implements core.ports.Weights. A file has the document's id for a name; it is complete or absent.
 
-    It holds tensors named `SECTION/MODULE`: float16, or as the learner packed them (int8). Every use checks all of its
+    It holds tensors named `SECTION/MODULE`: float16, or as the learner packed them (uint8). Every use checks all of its
     bytes (about 1.4 GB/s): safetensors has no checksum, and a file's time and size can be put back after a change.
     """
 
