@@ -29,7 +29,7 @@ from core.model import SEARCH, LoadedModel, load_model, pick_device, pick_dtype
 from core.prepare import material as sources
 from core.prepare.episodes import draw
 from core.prepare.material import Material, Passage
-from core.prepare.measure import learned_figures, measuring_sets
+from core.prepare.measure import EXCERPT_WORDS, learned_figures, measuring_sets
 from core.prepare.outer import OuterConfig, process_rank, run_outer, save_state
 from core.prepare.questions import QA
 from core.prepare.search_head import SearchConfig, train_search
@@ -40,7 +40,6 @@ INNER = FastWeightsConfig(layers=4, skip=3, stride=5, steps=2, segment=208, sect
 SEARCHED_WORDS = 200  # of a passage that the search head is trained on, at most
 QUESTIONS = 6  # of such a passage
 SHARES = (0.35, 0.5, 0.7, 1.0)  # of the trained weights, in their average with those that training began with
-CHOICE_WORDS = 130  # of a held-out document that chooses the share
 CHOICE_DOCUMENTS = 6  # times `held_out`: held-out documents that choose the share
 
 
@@ -160,7 +159,7 @@ def choose_average(
     """Give `prepared` the average of its weights with those of `start` that answers most of what is asked about so many
     held-out documents of people (Wortsman et al. 2022, arXiv 2109.01903). Returns: F1 in percent by share."""
     rng = random.Random(77)
-    episodes = [draw(development, rng, CHOICE_WORDS, {"people": 1.0}, swaps={}) for _ in range(documents)]
+    episodes = [draw(development, rng, EXCERPT_WORDS, {"people": 1.0}, swaps={}) for _ in range(documents)]
     trained = copy.deepcopy(prepared.state_dict())
 
     def load(share: float) -> None:
