@@ -86,7 +86,7 @@ async def process(open_service: Open, engine: Engine) -> AsyncIterator[Process]:
 
 def check_answer(text: str) -> None:
     """The answer comes first, and the base model's differs; what they say is the model's affair."""
-    first, *small = [line for line in text.splitlines() if " asked: " not in line]
+    first, *small = [line for line in text.splitlines() if line and " asked: " not in line]
     is_given = any(line.removeprefix("-# ").startswith(("likely", "unsure")) for line in small)
     assert is_given or first.startswith("I can't find that in"), text
     base = [line.partition("Without the document: ")[2] for line in small if "Without the document" in line]
