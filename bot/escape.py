@@ -16,8 +16,8 @@ def escape_discord(text: str) -> str:
     """Plain text -> Discord Markdown that shows exactly it: no formatting, links, time stamps, emoji codes or mentions.
     Fenced code stays code, in which only mentions are broken."""
     escaped = []
-    for part in re.split(r"(```.*?```)", text, flags=re.DOTALL):
-        is_code = part.startswith(FENCE) and part.endswith(FENCE) and len(part) >= 2 * len(FENCE)
+    for number, part in enumerate(re.split(r"(```.*?```)", text, flags=re.DOTALL)):
+        is_code = number % 2 == 1  # what the group of the pattern matched
         escaped.append(without_mentions(part if is_code else _DISCORD_SPECIAL.sub(r"\\\1", part)))
     return "".join(escaped)
 

@@ -106,7 +106,6 @@ def prepare(
         for file in (state.parent / "new").iterdir():
             file.replace(state.parent / file.name)
 
-    start = copy.deepcopy(prepared.state_dict())
     figures = run_outer(
         base.model,
         base.tokenizer,
@@ -123,6 +122,7 @@ def prepare(
     prepared.eval().requires_grad_(False)
     by_share: dict[float, float] = {}
     if c.start and development.passages.get("people"):
+        start = first_weights(base, c).state_dict()
         by_share = choose_average(base, prepared, start, development, CHOICE_DOCUMENTS * c.held_out)
     save_prepared(prepared, out)
     people = [p for p in material.passages.get("people", []) if len(p.text.split()) <= SEARCHED_WORDS]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import accumulate, chain
 
 import torch
 import torch.nn.functional as F
@@ -41,16 +41,17 @@ class Texts:
     """States of many texts, computed once: one text after the other, [all tokens, d] in half precision."""
 
     def __init__(self, base: LoadedModel, texts: Sequence[Sequence[int]], layer: int, pad_id: int) -> None:
-        self.lengths = torch.tensor(list(map(len, texts)), device=base.device)
-        ends = self.lengths.cumsum(0)
-        self.starts = ends - self.lengths
-        shape = int(ends[-1]), base.model.config.hidden_size
+        lengths = list(map(len, texts))
+        ends = list(accumulate(lengths))
+        self.lengths = torch.tensor(lengths, device=base.device)
+        self.starts = torch.tensor(ends, device=base.device) - self.lengths
+        shape = ends[-1], base.model.config.hidden_size
         self.states = torch.empty(shape, dtype=torch.float16, device=base.device)
-        order = self.lengths.argsort().tolist()
+        order = sorted(range(len(texts)), key=lengths.__getitem__)
         for first in range(0, len(order), 64):
             batch = order[first : first + 64]
             for i, text_states in zip(batch, states(base.model, [texts[i] for i in batch], layer, pad_id), strict=True):
-                self.states[self.starts[i] : ends[i]] = text_states.half()
+                self.states[ends[i] - lengths[i] : ends[i]] = text_states.half()
 
     def __getitem__(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
         """Of these texts: states [N, T, d], and which of the T tokens are theirs [N, T]."""

@@ -62,10 +62,9 @@ def is_kept(text: str, draft: QA, second: Completion) -> bool:
 def write_about(reader: Any, tokenizer: Any, texts: Sequence[str], each: int, temperature: float) -> list[list[QA]]:
     """Questions about each text with their answers, at most `each` a text, no two with the same answer."""
     fmt = ReaderFormat(tokenizer)
-    options: dict[str, Any] = {"stop_ids": fmt.stop_ids, "pad_id": fmt.pad_id}
     prompts = [fmt.in_context(text, ASK) for text in texts]
     prefix = run_to_return(prefill(reader, prompts, fmt.pad_id))
-    sampling = options | {"max_new": LONGEST_DRAFT, "temperature": temperature, "prefix": prefix}
+    sampling = fmt.options(LONGEST_DRAFT) | {"temperature": temperature, "prefix": prefix}
     text_of = each * list(range(len(texts)))
     replies = complete(reader, tokenizer, each * prompts, text_of=text_of, **sampling)
     drafts: list[tuple[int, QA]] = []
@@ -75,9 +74,8 @@ def write_about(reader: Any, tokenizer: Any, texts: Sequence[str], each: int, te
             drafts.append((number, QA(question, answer)))
             asked_again.append(fmt.in_context(texts[number], question))
     text_of = [number for number, _ in drafts]
-    answers = complete(
-        reader, tokenizer, asked_again, max_new=LONGEST_ANSWER, prefix=prefix, text_of=text_of, **options
-    )
+    answering = fmt.options(LONGEST_ANSWER) | {"prefix": prefix}
+    answers = complete(reader, tokenizer, asked_again, text_of=text_of, **answering)
     kept: dict[int, dict[str, QA]] = defaultdict(dict)  # by text and answer
     for (number, draft), reply in zip(drafts, answers, strict=True):
         if is_kept(texts[number], draft, reply):
