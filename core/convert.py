@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from io import StringIO
 from pathlib import Path
@@ -33,6 +33,7 @@ LLAMA_3 = (  # how Llama 3 splits text before it looks for tokens: digits by thr
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+NORMAL, CONTROL, USER_DEFINED = 1, 3, 4  # kinds of tokens in SentencePiece's vocabularies
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 NOT_WRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.ENOENT)
 
@@ -201,9 +202,12 @@ def _write_folder(gguf: Path, sha256: str, folder: Path) -> None:
 
 def write_tokenizer(tokenizer: Any, gguf: Path, config: dict[str, Any], folder: Path) -> None:
     """The file's tokenizer as its makers meant it. transformers swaps the first and the last token (its converter for
-    Llama reads one for the other), splits text as GPT-2 does, and drops spaces before full stops when it decodes."""
+    Llama reads one for the other), splits text as GPT-2 does, drops spaces before full stops when it decodes, forgets
+    that texts begin with a token of their own, and takes Gemma's ranks of tokens for probabilities."""
     from tokenizers import Regex
+    from tokenizers.models import Unigram
     from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence, Split
+    from tokenizers.processors import TemplateProcessing
     from transformers import PreTrainedTokenizerFast
     from transformers.integrations.gguf.reader import read_gguf_metadata
 
@@ -211,7 +215,9 @@ def write_tokenizer(tokenizer: Any, gguf: Path, config: dict[str, Any], folder: 
         return ByteLevel(add_prefix_space=False, use_regex=regex)
 
     backend = tokenizer.backend_tokenizer
-    metadata, _ = read_gguf_metadata(str(gguf))
+    metadata, _ = read_gguf_metadata(str(gguf), {"tokenizer.ggml.tokens"})
+    if metadata["tokenizer.ggml.model"] == "llama" and isinstance(backend.model, Unigram):  # SentencePiece's BPE
+        join_by_score(backend, *(metadata[f"tokenizer.ggml.{name}"] for name in ("tokens", "scores", "token_type")))
     splits = {
         "smollm": [Digits(individual_digits=True), byte_level(True)],
         "llama-bpe": [Split(Regex(LLAMA_3), "isolated"), byte_level(False)],
@@ -223,7 +229,26 @@ def write_tokenizer(tokenizer: Any, gguf: Path, config: dict[str, Any], folder: 
         number = config.get(f"{name}_token_id")
         number = number[0] if isinstance(number, list) else number
         special[f"{name}_token"] = None if number is None else backend.id_to_token(number)
+    if metadata.get("tokenizer.ggml.add_bos_token"):
+        begin = special["bos_token"]
+        backend.post_processor = TemplateProcessing(f"{begin} $A", special_tokens=[(begin, backend.token_to_id(begin))])
     template = tokenizer.chat_template
     plain = PreTrainedTokenizerFast(tokenizer_object=backend, clean_up_tokenization_spaces=False, **special)
     plain.chat_template = template
     plain.save_pretrained(folder, save_jinja_files=False)
+
+
+def join_by_score(backend: Any, tokens: Sequence[str], scores: Sequence[float], kinds: Sequence[int]) -> None:
+    """Let a tokenizer join, again and again, the two neighbours that make the token of the highest score, as llama.cpp
+    does."""
+    from tokenizers import AddedToken
+    from tokenizers.models import BPE
+    from transformers.convert_slow_tokenizer import generate_merges
+
+    numbers = {token: number for number, token in enumerate(tokens)}
+    joined = {token: number for token, number in numbers.items() if kinds[number] == NORMAL}
+    merges = generate_merges(joined, {token: scores[number] for token, number in joined.items()})
+    backend.model = BPE(numbers, merges, byte_fallback=True)
+    for kind in (CONTROL, USER_DEFINED):
+        whole = [token for token, number in numbers.items() if kinds[number] == kind]
+        backend.add_tokens([AddedToken(token, normalized=False, special=kind == CONTROL) for token in whole])

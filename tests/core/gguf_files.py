@@ -39,7 +39,9 @@ def random_model(kind: str = "llama", *, tied: bool = True) -> PreTrainedModel:
     return model.eval()
 
 
-def write_gguf(path: Path, model: PreTrainedModel, *, architecture: str = "", split: str = "smollm") -> Path:
+def write_gguf(
+    path: Path, model: PreTrainedModel, *, architecture: str = "", split: str = "smollm", begins: bool = False
+) -> Path:
     config = model.config
     writer = gguf.GGUFWriter(path, architecture or config.model_type)
     writer.add_block_count(config.num_hidden_layers)
@@ -53,6 +55,7 @@ def write_gguf(path: Path, model: PreTrainedModel, *, architecture: str = "", sp
     writer.add_rope_dimension_count(config.hidden_size // config.num_attention_heads)
     writer.add_vocab_size(config.vocab_size)
     add_tokenizer(writer, split)
+    writer.add_add_bos_token(begins)
     for name, tensor in model.state_dict().items():
         if name != "lm_head.weight" or not config.tie_word_embeddings:
             writer.add_tensor(gguf_name(name), permuted(name, tensor, config).numpy())

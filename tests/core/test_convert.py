@@ -12,9 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
+from tokenizers import Tokenizer
+from tokenizers.models import Unigram
+from tokenizers.normalizers import Replace
 
 from core import convert
-from core.convert import fetch_command, find_or_convert, fingerprint_of
+from core.convert import CONTROL, USER_DEFINED, fetch_command, find_or_convert, fingerprint_of, join_by_score
 from core.errors import ModelNotFound
 from core.files import sha256_of
 from core.model import LoadedModel, load_model, load_tokenizer, prepared_folder
@@ -93,6 +96,25 @@ def test_the_tokenizer_is_the_one_that_the_file_describes(file: Path, cache: Pat
 def test_digits_are_split_as_the_file_says(tmp_path: Path, split: str, tokens: list[str]) -> None:
     file = write_gguf(tmp_path / "other.gguf", random_model(), split=split)
     assert load(file, tmp_path / "cache").tokenizer.tokenize("1874") == tokens
+
+
+def test_pieces_are_joined_by_their_scores_as_llama_cpp_does() -> None:
+    letters = list("▁capitl")
+    pieces = [*letters, "▁c", "ap", "it", "al", "▁cap", "▁capit", "▁capital", "<eos>", "  "]
+    kinds = [1] * (len(pieces) - 2) + [CONTROL, USER_DEFINED]
+    scores = [-1000.0] * len(letters) + [-1.0, -2.0, -3.0, -4.0, -5.0, -6.0, -90.0, -1000.0, -1000.0]
+    backend = Tokenizer(
+        Unigram(list(zip(pieces, scores, strict=True)), 0)
+    )  # "▁cap", "it", "al" add up to more than -90
+    backend.normalizer = Replace(" ", "▁")
+    join_by_score(backend, pieces, scores, kinds)
+    assert backend.encode(" capital capit  <eos>").tokens == ["▁capital", "▁capit", "  ", "<eos>"]
+    assert backend.decode(backend.encode("it<eos>").ids, skip_special_tokens=True) == "it"
+
+
+def test_a_text_begins_with_a_token_where_the_file_says_so(tmp_path: Path) -> None:
+    begins = load(write_gguf(tmp_path / "begins.gguf", random_model(), begins=True), tmp_path / "cache").tokenizer
+    assert begins.encode("the") == [begins.bos_token_id, *begins.encode("the", add_special_tokens=False)]
 
 
 def test_a_converted_model_is_used_again_as_it_lies(file: Path, cache: Path) -> None:
