@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 from core.prompts import INSTRUCTION, NOT_IN_TEXT, READER_INSTRUCTION, ChatFormat, ReaderFormat, format_for
@@ -86,3 +87,13 @@ def test_without_a_template_the_prompt_is_plain(words) -> None:
     assert words.decode(fmt.answer("port")) == "port </s>" and fmt.abstain_id is None
     assert fmt.stop_ids == {1} and fmt.pad_id == 1  # padding is masked, so the stop token will do
     assert fmt.heading("port")[0] == words.bos_token_id
+
+
+def test_a_plain_prompt_begins_as_the_model_wants_every_text_to(words) -> None:
+    words.backend_tokenizer.post_processor = TemplateProcessing("<s> $A", special_tokens=[("<s>", 0)])
+    fmt = format_for(words)
+    assert words.decode(fmt.closed_book("where is it ?")) == "<s> Question: where is it ? Answer:"
+    assert words.decode(fmt.in_context("it is port", "where ?")) == "<s> it is port Question: where ? Answer:"
+    assert "<s>" not in words.decode(fmt.next_question("where ?")) + words.decode(fmt.answer("port"))
+    words.chat_template = TEMPLATE  # writes its own
+    assert words.decode(format_for(words).closed_book("where ?")).count("<s>") == 3
