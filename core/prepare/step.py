@@ -18,10 +18,12 @@ from typing import Any, NamedTuple, Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from core.learning.hooks import with_low_rank
 from core.learning.preparation import SlowWeights
 from core.learning.segments import IGNORE
+from core.learning.text_gradient import LOGITS_AT_ONCE
 from core.prepare.episodes import Batch
 
 READ_AT_ONCE = 8  # rows without fast weights
@@ -135,10 +137,14 @@ class HookStep:
 
     def entropy(self, states: Tensor, goals: Tensor, weights: Tensor) -> Tensor:
         parts = []
-        for part in zip(*(t.split(ENTROPY_AT_ONCE) for t in (states, goals, weights)), strict=True):
-            logits = self.model.lm_head(part[0]).float()
-            parts.append((F.cross_entropy(logits, part[1], reduction="none") * part[2]).sum())
+        for part in zip(*(t.split(LOGITS_AT_ONCE) for t in (states, goals, weights)), strict=True):
+            parts.append(checkpoint(self._entropy, *part, use_reentrant=False))
         return torch.stack(parts).sum()
+
+    def _entropy(self, states: Tensor, goals: Tensor, weights: Tensor) -> Tensor:
+        """Its logits are computed once more for the gradient: of a large vocabulary all of them have no room."""
+        losses = F.cross_entropy(self.model.lm_head(states).float(), goals, reduction="none")
+        return (losses * weights).sum()
 
 
 def rows_loss(step: OuterStep, rows: Rows, learned: Learned, total: Tensor) -> Tensor:
