@@ -19,8 +19,9 @@ from core.learning.base import LearnConfig
 from core.learning.blocks import can_run
 from core.learning.graphs import Graphs
 from core.learning.hooks import attached
+from core.learning.low_rank import merge
 from core.learning.packing import SCALE, pack, unpack
-from core.learning.preparation import Prepared, load_prepared, merge, read_reader
+from core.learning.preparation import Prepared, load_prepared, read_reader
 from core.learning.segments import segments, stack_segments
 from core.learning.shared_passes import Shared
 from core.memory import max_sections

@@ -5,7 +5,6 @@ Shapes: U blocks with fast weights, d width, f width of the MLP, D documents of 
 
 from __future__ import annotations
 
-import copy
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,8 +21,10 @@ from torch import Tensor, nn
 from core.errors import SetupError
 from core.learning.hooks import LowRank, attached, down_projections
 from core.learning.inner_loop import inner_loop
-from core.learning.packing import SCALE, rounded
+from core.learning.low_rank import as_int8, by_module, first_factors, from_int8, merge
+from core.learning.packing import rounded
 
+READER = "reader."  # begins the names of its tensors
 FORM = {  # what `prepared.json` says of the shipped form; other values belong to `core.learning.forms.fast_weights`
     "rule": "muon", "token_weights": True, "start": False, "momentum": 0.0, "rank": 0, "order": "whole",
     "shared_rate": False,
@@ -61,22 +62,12 @@ class Prepared(nn.Module):
         self.config = config
         self.reader = nn.ParameterDict()  # "MODULE/a" [rank, in] and "MODULE/b" [out, rank]; dots are slashes
         if model is not None and config.reader:
-            self._start_reader(model)
+            self.reader.update(first_factors(model.model.layers, config.reader))
         self.log_rates = nn.Parameter(torch.full((config.steps, config.layers), math.log(config.rate)))
         first, last = nn.Linear(width, 64), nn.Linear(64, 1)
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
         self.weigh = nn.Sequential(first, nn.GELU(), last)
-
-    def _start_reader(self, model: Any) -> None:
-        """As LoRA begins: `a` random, `b` zero."""
-        for name, linear in model.model.layers.named_modules(prefix="model.layers"):
-            if isinstance(linear, nn.Linear):
-                a = torch.empty(self.config.reader, linear.in_features)
-                nn.init.kaiming_uniform_(a, a=math.sqrt(5))
-                key = name.replace(".", "/")
-                self.reader[f"{key}/a"] = a
-                self.reader[f"{key}/b"] = torch.zeros(linear.out_features, self.config.reader)
 
     def modules_of(self, model: Any) -> dict[str, nn.Linear]:
         """The modules that carry fast weights, by their names in the model."""
@@ -92,7 +83,7 @@ class Prepared(nn.Module):
 
     def low_rank(self) -> LowRank:
         """The reader by module."""
-        return reader_pairs(dict(self.reader.items()))
+        return by_module(dict(self.reader.items()))
 
     def merged(self, model: nn.Module) -> nn.Module:
         """A second model with the reader in its weights; the model itself where there is no reader."""
@@ -151,33 +142,12 @@ class SlowWeights(Protocol):
     def to(self, device: torch.device) -> Any: ...
 
 
-def merge(model: nn.Module, low_rank: LowRank) -> nn.Module:
-    """A second model with W + b a in place of W, in the model's dtype; all else is shared with the first."""
-    if not low_rank:
-        return model
-    shared = {id(t): t for t in (*model.parameters(), *model.buffers())}
-    second = copy.deepcopy(model, shared)
-    for name, (a, b) in low_rank.items():
-        linear: Any = second.get_submodule(name)
-        weight = linear.weight
-        merged = weight.float() + b.float().to(weight.device) @ a.float().to(weight.device)
-        linear.weight = nn.Parameter(merged.to(weight.dtype), requires_grad=False)
-    return second
-
-
 def save_prepared(prepared: Prepared, out: Path) -> None:
     """`prepared.safetensors` and `prepared.json` (the inner loop's configuration). The reader is kept as int8 with a
     float16 scale a row."""
     out.mkdir(parents=True, exist_ok=True)
-    tensors: dict[str, Tensor] = {}
-    for name, value in prepared.state_dict().items():
-        value = value.detach().cpu().contiguous()
-        if name.startswith("reader."):
-            scale = (value.float().abs().amax(1) / 127).clamp_min(1e-8).half()
-            tensors[name] = (value.float() / scale.float()[:, None]).round().clamp(-127, 127).to(torch.int8)
-            tensors[name + SCALE] = scale
-        else:
-            tensors[name] = value
+    state = {name: value.detach().cpu().contiguous() for name, value in prepared.state_dict().items()}
+    tensors = state | as_int8({name: value for name, value in state.items() if name.startswith(READER)})
     save_file(tensors, out / "prepared.safetensors")
     (out / "prepared.json").write_text(json.dumps(prepared.describe(), indent=1) + "\n")
 
@@ -206,14 +176,7 @@ def config_of(kind: type[Config], form: Mapping[str, Any]) -> Config:
 def read_state(folder: Path, *, with_reader: bool = True) -> dict[str, Tensor]:
     """The tensors of `prepared.safetensors`, the reader's as float32."""
     stored = load_file(folder / "prepared.safetensors")
-    state = {}
-    for name, tensor in stored.items():
-        is_scale, is_reader = name.endswith(SCALE), name.startswith("reader.")
-        if is_scale or (is_reader and not with_reader):
-            continue
-        scale = stored.get(name + SCALE)
-        state[name] = tensor if scale is None else tensor.float() * scale.float()[:, None]
-    return state
+    return from_int8({name: t for name, t in stored.items() if with_reader or not name.startswith(READER)})
 
 
 def load_prepared(folder: Path, width: int, *, with_reader: bool = True) -> Prepared:
@@ -235,18 +198,8 @@ def load_state(prepared: Prepared, state: Mapping[str, Tensor]) -> Prepared:
 
 def read_reader(folder: Path) -> LowRank:
     """The reader alone, of a preparation for any form."""
-    return reader_pairs(reader_tensors(read_state(folder)))
+    return by_module(reader_tensors(read_state(folder)))
 
 
 def reader_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix("reader."): t for name, t in state.items() if name.startswith("reader.")}
-
-
-def reader_pairs(reader: Mapping[str, Tensor]) -> LowRank:
-    """By module, from tensors named "MODULE/a" and "MODULE/b" with slashes for dots."""
-    pairs = {}
-    for key in reader:
-        if key.endswith("/a"):
-            name = key.removesuffix("/a")
-            pairs[name.replace("/", ".")] = reader[key], reader[f"{name}/b"]
-    return pairs
+    return {name.removeprefix(READER): t for name, t in state.items() if name.startswith(READER)}
