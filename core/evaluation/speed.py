@@ -30,7 +30,7 @@ TIMED_ANSWER_TOKENS = 5  # tokens of every answer, its end among them: the mean 
 REPEATS = 7
 LARGE = {
     "hidden_size": 2048, "num_hidden_layers": 22, "num_attention_heads": 32, "num_key_value_heads": 4,
-    "intermediate_size": 5632, "vocab_size": 32_000, "max_position_embeddings": 8192,
+    "intermediate_size": 5632, "max_position_embeddings": 8192,
 }  # fmt: skip
 MEMORY_MB = 14_000
 
@@ -40,7 +40,8 @@ def large(base: LoadedModel, shape: dict[str, int] | None = None) -> LoadedModel
     torch.manual_seed(0)
     with torch.device(base.device):
         kind = type(base.model)  # Llama's
-        model = kind(type(base.model.config)(**shape or LARGE)).to(base.dtype)
+        config = type(base.model.config)(**(shape or LARGE) | {"vocab_size": len(base.tokenizer)})
+        model = kind(config).to(base.dtype)
     model.eval().requires_grad_(False)
     return LoadedModel("1.1B", model, base.tokenizer, base.device, base.dtype, "1" * 64, None)
 

@@ -92,7 +92,7 @@ async def learn_first(lab: Lab, engine: Engine) -> None:
 
 def test_a_larger_shape_is_learned_asked_and_prepared(tiny, monkeypatch) -> None:
     small = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
-    model = speed.large(tiny, speed.LARGE | small | {"intermediate_size": 96, "vocab_size": 16_384})
+    model = speed.large(tiny, speed.LARGE | small | {"intermediate_size": 96})
     for learner in ("fast-weights", "lora"):
         row = speed.learning(model, learner, 300, memory_mb=2000)
         assert row["learning_seconds"] > 0 and row["megabytes"] > 0
