@@ -217,7 +217,8 @@ def write_tokenizer(tokenizer: Any, gguf: Path, config: dict[str, Any], folder: 
     backend = tokenizer.backend_tokenizer
     metadata, _ = read_gguf_metadata(str(gguf), {"tokenizer.ggml.tokens"})
     if metadata["tokenizer.ggml.model"] == "llama" and isinstance(backend.model, Unigram):  # SentencePiece's BPE
-        join_by_score(backend, *(metadata[f"tokenizer.ggml.{name}"] for name in ("tokens", "scores", "token_type")))
+        tokens, scores, kinds = (metadata[f"tokenizer.ggml.{name}"] for name in ("tokens", "scores", "token_type"))
+        join_by_score(backend, tokens, scores, kinds)
     splits = {
         "smollm": [Digits(individual_digits=True), byte_level(True)],
         "llama-bpe": [Split(Regex(LLAMA_3), "isolated"), byte_level(False)],
@@ -229,8 +230,9 @@ def write_tokenizer(tokenizer: Any, gguf: Path, config: dict[str, Any], folder: 
         number = config.get(f"{name}_token_id")
         number = number[0] if isinstance(number, list) else number
         special[f"{name}_token"] = None if number is None else backend.id_to_token(number)
-    if metadata.get("tokenizer.ggml.add_bos_token"):
-        begin = special["bos_token"]
+    begin = special["bos_token"]
+    is_sentencepiece = metadata["tokenizer.ggml.model"] == "llama"  # of which llama.cpp takes it for granted
+    if begin and metadata.get("tokenizer.ggml.add_bos_token", is_sentencepiece):
         backend.post_processor = TemplateProcessing(f"{begin} $A", special_tokens=[(begin, backend.token_to_id(begin))])
     template = tokenizer.chat_template
     plain = PreTrainedTokenizerFast(tokenizer_object=backend, clean_up_tokenization_spaces=False, **special)

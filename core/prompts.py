@@ -68,8 +68,9 @@ class ChatFormat:
         self._tokenizer = tokenizer
         self._encode = lambda text: tokenizer.encode(text, add_special_tokens=False)
         parts = [self._encode(part) for part in template_parts(tokenizer, self.instruction)]
-        self._begin = [] if tokenizer.chat_template else tokenizer.encode("")  # what a text begins with, if anything
-        self.opening: Sequence[int] = [*self._begin, *parts[0]]  # what every prompt begins with
+        first = [] if tokenizer.chat_template else tokenizer.encode("")[:1]
+        self._bos = first if first == [tokenizer.bos_token_id] else []  # that a text without a template begins with
+        self.opening: Sequence[int] = [*self._bos, *parts[0]]  # what every prompt begins with
         self._to_answer, self._to_question = parts[1:]
         end = self._to_question[0] if tokenizer.chat_template else tokenizer.eos_token_id
         self.end = tokenizer.eos_token_id if end is None else end
@@ -90,8 +91,8 @@ class ChatFormat:
 
     def in_context(self, context: str, question: str) -> list[int]:
         if context and not self._tokenizer.chat_template:
-            asked = self.closed_book(question)[len(self._begin) :]
-            return [*self._begin, *self._encode(f"{context.strip()}\n\n"), *asked]
+            asked = self.closed_book(question)[len(self._bos) :]
+            return [*self._bos, *self._encode(f"{context.strip()}\n\n"), *asked]
         return self._ask(beside(context, question))
 
     def next_question(self, question: str) -> list[int]:

@@ -19,7 +19,9 @@ from core.learning.segments import IGNORE
 
 TokenWeights = Callable[[Tensor], Tensor]  # last hidden states [..., d] -> the weight of each token's loss [...]
 Text = Sequence[tuple[Tensor, Tensor]]  # parts of R rows: states below the fast weights [R, T, d], targets [R, T]
-LOGITS_AT_ONCE = 512  # tokens, where no graph is needed; the logits of a whole batch would be the largest tensor by far
+LOGITS_AT_ONCE = (
+    512  # tokens whose logits are there together; the logits of a whole batch would be the largest tensor by far
+)
 
 
 def states_below(

@@ -27,7 +27,7 @@ from core.learning.text_gradient import LOGITS_AT_ONCE
 from core.prepare.episodes import Batch
 
 READ_AT_ONCE = 8  # rows without fast weights
-ENTROPY_AT_ONCE = 4096  # goals, whose logits are there together
+ENTROPY_AT_ONCE = 4096  # goals; of the compiled step, their logits are there together
 
 Learned = Mapping[Any, Tensor]  # what a step learned of the documents, by place: [D, ...]
 
@@ -138,11 +138,11 @@ class HookStep:
     def entropy(self, states: Tensor, goals: Tensor, weights: Tensor) -> Tensor:
         parts = []
         for part in zip(*(t.split(LOGITS_AT_ONCE) for t in (states, goals, weights)), strict=True):
-            parts.append(checkpoint(self._entropy, *part, use_reentrant=False))
+            parts.append(checkpoint(self._part_entropy, *part, use_reentrant=False, preserve_rng_state=False))
         return torch.stack(parts).sum()
 
-    def _entropy(self, states: Tensor, goals: Tensor, weights: Tensor) -> Tensor:
-        """Its logits are computed once more for the gradient: of a large vocabulary all of them have no room."""
+    def _part_entropy(self, states: Tensor, goals: Tensor, weights: Tensor) -> Tensor:
+        """Checkpointed, so that the logits of one part alone are in memory: of a large vocabulary all would not fit."""
         losses = F.cross_entropy(self.model.lm_head(states).float(), goals, reduction="none")
         return (losses * weights).sum()
 
