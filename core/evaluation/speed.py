@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import random
 import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -33,6 +35,7 @@ LARGE = {
     "intermediate_size": 5632, "max_position_embeddings": 8192,
 }  # fmt: skip
 MEMORY_MB = 14_000
+WORDS_TRIED = 4_000  # tokens, of which those are kept that are whole words
 
 
 def large(base: LoadedModel, shape: dict[str, int] | None = None) -> LoadedModel:
@@ -40,25 +43,32 @@ def large(base: LoadedModel, shape: dict[str, int] | None = None) -> LoadedModel
     torch.manual_seed(0)
     with torch.device(base.device):
         kind = type(base.model)  # Llama's
-        config = type(base.model.config)(**(shape or LARGE) | {"vocab_size": len(base.tokenizer)})
-        model = kind(config).to(base.dtype)
+        numbers = (shape or LARGE) | {"vocab_size": len(base.tokenizer)}
+        model = kind(type(base.model.config)(**numbers)).to(base.dtype)
     model.eval().requires_grad_(False)
     return LoadedModel("1.1B", model, base.tokenizer, base.device, base.dtype, "1" * 64, None)
 
 
-def document(tokens: int, vocabulary: int, section: int) -> list[Chunk]:
-    """Random tokens, in sections."""
-    ids = torch.randint(10, vocabulary, (tokens,), generator=torch.Generator().manual_seed(0)).tolist()
+def document(base: LoadedModel, tokens: int, section: int) -> list[Chunk]:
+    """Random words of one token each, in sections: their text has as many tokens again."""
+    encode = partial(base.tokenizer.encode, add_special_tokens=False)
+    rng = random.Random(0)
+    words = []
+    for token in rng.sample(range(len(base.tokenizer)), min(WORDS_TRIED, len(base.tokenizer))):
+        text = base.tokenizer.decode([token])
+        if text.startswith(" ") and text[1:].isalpha() and encode(text) == [token]:
+            words.append(token)
     chunks: list[Chunk] = []
     for start in range(0, tokens, section):
-        chunks.append(Chunk(len(chunks), "", tuple(ids[start : start + section]), 1, 1))
+        ids = rng.choices(words, k=min(section, tokens - start))
+        chunks.append(Chunk(len(chunks), base.tokenizer.decode(ids), tuple(ids), 1, 1))
     return chunks
 
 
 def learning(base: LoadedModel, learner: str, tokens: int = DOCUMENT_TOKENS, **settings: Any) -> dict[str, Any]:
     """Seconds and peak memory of learning a document, by the learner alone."""
     engine = Engine(base, EngineConfig(learner=learner, check=False, guard=False, **settings))
-    chunks = document(tokens, len(base.tokenizer), engine.chunk_size)
+    chunks = document(base, tokens, engine.chunk_size)
     learn_chunks(engine, chunks[:1], "Warm-up")
     if base.device.type == "cuda":
         torch.cuda.empty_cache()
@@ -102,7 +112,7 @@ def asking(base: LoadedModel, learner: str, tokens: int = PROMPT_TOKENS) -> dict
     document in the prompt. Every answer is as long."""
     engine = Engine(base, EngineConfig(learner=learner, check=False, guard=False))
     engine.format.stop_ids = frozenset({-1})  # no answer ends early
-    chunks = document(tokens, len(base.tokenizer), engine.chunk_size)
+    chunks = document(base, tokens, engine.chunk_size)
     learned, _ = learn_chunks(engine, chunks, "A document")
     sections = sorted(set(learned.sections))[:3]
     weights = [learned.section(s) for s in sections]

@@ -13,6 +13,7 @@ from core.evaluation import ablations, speed
 from core.evaluation.ablations import LEARNED_CONDITIONS, ROWS, Lab, Results, Row, chosen, quality, run, table
 from core.learning.preparation import FastWeightsConfig
 from core.prepare.outer import OuterConfig
+from core.prompts import format_for
 from core.squad import Article, Question
 from tests.core.conftest import STORY
 
@@ -88,6 +89,13 @@ def test_study_material_is_written_once_for_all_rows(lab: Lab, monkeypatch) -> N
 async def learn_first(lab: Lab, engine: Engine) -> None:
     async with lab.bench(engine) as bench:
         await bench.learn(0)
+
+
+def test_a_documents_text_has_as_many_tokens_as_it_says(tiny) -> None:
+    chunks = speed.document(tiny, 100, 48)
+    assert [len(chunk.token_ids) for chunk in chunks] == [48, 48, 4]
+    for chunk in chunks:
+        assert abs(len(format_for(tiny.tokenizer).section(chunk.text)) - len(chunk.token_ids)) <= 2
 
 
 def test_a_larger_shape_is_learned_asked_and_prepared(tiny, monkeypatch) -> None:
