@@ -105,7 +105,7 @@ class Engine:
         folder = prepared_folder(base)
         self.chunk_size = config.chunk_size or (read_config(folder) if folder else FastWeightsConfig()).section
         limit_memory(base.device, config.memory_mb)
-        self._searcher = Searcher.for_model(self.reader, folder, self.format.pad_id)
+        self._searcher = Searcher.for_model(base, folder, self.format.pad_id)
         self._base_graphs: Graphs | None = None
         self._base_shared: Shared | None = None
         self._courses: dict[str, Course] = {}

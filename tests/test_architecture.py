@@ -31,7 +31,7 @@ LAYERS = {  # the first modules may not import the second ones; who imports them
     ("core.learning", "core.prepare"): (),
     ("core.learning", "core.evaluation"): (),
     ("core.document", "core.learning"): (),
-    ("core.search", "core.learning"): ("core.search.head",),  # reads the model's states by recorded passes
+    ("core.search", "core.learning"): ("core.search.head",),  # reads the model's states by recorded passes, with a LoRA
     ("core.prepare", "core.evaluation"): (),
 }
 USE_CASES = (

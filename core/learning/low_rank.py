@@ -18,7 +18,7 @@ from core.learning.hooks import LowRank
 from core.learning.packing import SCALE
 
 
-def first_factors(blocks: nn.Module, rank: int) -> dict[str, Tensor]:
+def new_factors(blocks: nn.Module, rank: int) -> dict[str, Tensor]:
     """For every projection of these blocks, `model.model.layers` or a part of them: `a` random, `b` zero."""
     factors = {}
     for name, linear in blocks.named_modules(prefix="model.layers"):
@@ -31,12 +31,13 @@ def first_factors(blocks: nn.Module, rank: int) -> dict[str, Tensor]:
     return factors
 
 
-def lower_blocks(factors: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
+def factors_of_lower_blocks(factors: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
     """A copy of the factors of the first `count` blocks."""
     return {name: f.detach().clone() for name, f in factors.items() if int(name.split("/")[2]) < count}
 
 
 def by_module(factors: Mapping[str, Tensor]) -> LowRank:
+    """The pairs (a, b) by the name of their module in the model, with dots."""
     pairs = {}
     for key, a in factors.items():
         if key.endswith("/a"):

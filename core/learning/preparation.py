@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from core.errors import SetupError
 from core.learning.hooks import LowRank, attached, down_projections
 from core.learning.inner_loop import inner_loop
-from core.learning.low_rank import as_int8, by_module, first_factors, from_int8, merge
+from core.learning.low_rank import as_int8, by_module, from_int8, merge, new_factors
 from core.learning.packing import rounded
 
 READER = "reader."  # begins the names of its tensors
@@ -62,7 +62,7 @@ class Prepared(nn.Module):
         self.config = config
         self.reader = nn.ParameterDict()  # "MODULE/a" [rank, in] and "MODULE/b" [out, rank]; dots are slashes
         if model is not None and config.reader:
-            self.reader.update(first_factors(model.model.layers, config.reader))
+            self.reader.update(new_factors(model.model.layers, config.reader))
         self.log_rates = nn.Parameter(torch.full((config.steps, config.layers), math.log(config.rate)))
         first, last = nn.Linear(width, 64), nn.Linear(64, 1)
         nn.init.zeros_(last.weight)

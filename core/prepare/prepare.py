@@ -33,7 +33,7 @@ from core.prepare.measure import EXCERPT_WORDS, learned_figures, measuring_sets
 from core.prepare.outer import OuterConfig, process_rank, run_outer, save_state
 from core.prepare.questions import QA
 from core.prepare.search_head import SearchConfig, train_search
-from core.search.head import save_head
+from core.search.head import load_head, save_head
 from core.squad import read_squad
 
 INNER = FastWeightsConfig(layers=4, skip=3, stride=5, steps=2, segment=208, section=192, reader=64)
@@ -48,7 +48,6 @@ class PrepareConfig:
     outer: OuterConfig = field(default_factory=OuterConfig)
     inner: FastWeightsConfig = INNER
     search: SearchConfig = field(default_factory=SearchConfig)
-    searched: int = 16_000  # passages that the search head is trained on
     held_out: int = 64  # documents of each kind to judge the result by
     start: Path | None = None  # a preparation of the same model to go on from; it brings `inner`
 
@@ -87,7 +86,8 @@ def prepare(
     on with. Its state lies in `unfinished/`, with the preparation as it is by then. Without questions of people no
     search head is trained: facts by rule are found by their words.
 
-    With `start` the result is the best average of the trained weights with those of `start` (`choose_average`).
+    With `start` the result is the best average of the trained weights with those of `start` (`choose_average`), and its
+    search head stays: it reads the base model alone.
 
     Returns: steps; seconds; F1 by share of the trained weights; and of held-out documents by kind exact match and F1 in
     percent. {} in all processes but the first.
@@ -125,14 +125,19 @@ def prepare(
         start = first_weights(base, c).state_dict()
         by_share = choose_average(base, prepared, start, development, CHOICE_DOCUMENTS * c.held_out)
     save_prepared(prepared, out)
-    people = [p for p in material.passages.get("people", []) if len(p.text.split()) <= SEARCHED_WORDS]
-    if people:  # also with `start`: the states that a head reads have moved with the reader
-        chosen = random.Random(0).sample(people, min(c.searched, len(people)))
-        chosen = [p._replace(questions=p.questions[:QUESTIONS]) for p in chosen]
-        reader = replace(base, model=prepared.merged(base.model))
-        save_head(train_search(reader, chosen, c.search), out)
-    elif c.start and (c.start / SEARCH).exists():
-        shutil.copyfile(c.start / SEARCH, out / SEARCH)
+    if c.start and (c.start / SEARCH).exists() and load_head(c.start / SEARCH):
+        if c.start.resolve() != out.resolve():
+            shutil.copyfile(c.start / SEARCH, out / SEARCH)
+    elif people := searched_passages(material):
+        head = train_search(
+            base,
+            people,
+            c.search,
+            report=lambda step, loss: report({"stage": "search head", "step": step, "loss": loss}),
+            stop=stop,
+            reader=dict(prepared.reader.items()),
+        )
+        save_head(head, out)
     sets = measuring_sets(development, documents=c.held_out)
     judged = {}
     for name, episodes in sets.items():
@@ -141,6 +146,15 @@ def prepare(
     write_card(base, replace(c, inner=prepared.config), material, result, out)
     shutil.rmtree(state.parent, ignore_errors=True)
     return result
+
+
+def searched_passages(material: Material) -> list[Passage]:
+    """What a search head is trained on: people's passages that are short enough, each with its first questions."""
+    chosen = []
+    for passage in material.passages.get("people", []):
+        if len(passage.text.split()) <= SEARCHED_WORDS:
+            chosen.append(passage._replace(questions=passage.questions[:QUESTIONS]))
+    return chosen
 
 
 def first_weights(base: LoadedModel, config: PrepareConfig) -> Prepared:

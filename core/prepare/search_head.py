@@ -1,4 +1,5 @@
-"""Train a search head: each question has to find its passage among others'. The base model stays as it is.
+"""Train a search head, and a LoRA for it: each question has to find its passage among others'. The base model stays as
+it is.
 
 The loss is that of a softmax over the passages of a batch (InfoNCE), on the scores that `core.search.closeness`
 computes, with the signs' gradient passed straight through (Bengio et al. 2013, arXiv 1308.3432); beside it the log-odds
@@ -9,16 +10,23 @@ text at all.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, chain
+from functools import partial
+from itertools import chain
+from types import MappingProxyType
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
+from core.learning.hooks import with_low_rank
+from core.learning.low_rank import factors_of_lower_blocks, new_factors
 from core.model import LoadedModel
 from core.prepare.material import Passage
+from core.prepare.outer import Stopped
 from core.prompts import format_for
 from core.search.head import DEPTH_SHARE, SearchHead, states
 
@@ -27,38 +35,16 @@ SHORT = 60  # words; passages with fewer are merged
 
 @dataclass(frozen=True)
 class SearchConfig:
-    steps: int = 4_000
+    steps: int = 1_700
     batch: int = 64  # questions
-    others: int = 192  # passages beside those that are asked about
-    rate: float = 1e-3
+    others: int = 96  # passages beside those that are asked about
+    rate: float = 1e-3  # of what is not the LoRA
+    rank: int = 32  # of the LoRA on the blocks below, where it does not begin as the reader
+    lora_rate: float = 4e-4
     drop: float = 0.1  # of the states' numbers
     odds: float = 0.3  # weight of the log-odds' loss
     longest: int = 256  # tokens of a passage
     seed: int = 0
-
-
-class Texts:
-    """States of many texts, computed once: one text after the other, [all tokens, d] in half precision."""
-
-    def __init__(self, base: LoadedModel, texts: Sequence[Sequence[int]], layer: int, pad_id: int) -> None:
-        lengths = list(map(len, texts))
-        ends = list(accumulate(lengths))
-        self.lengths = torch.tensor(lengths, device=base.device)
-        self.starts = torch.tensor(ends, device=base.device) - self.lengths
-        shape = ends[-1], base.model.config.hidden_size
-        self.states = torch.empty(shape, dtype=torch.float16, device=base.device)
-        order = sorted(range(len(texts)), key=lengths.__getitem__)
-        for first in range(0, len(order), 64):
-            batch = order[first : first + 64]
-            for i, text_states in zip(batch, states(base.model, [texts[i] for i in batch], layer, pad_id), strict=True):
-                self.states[ends[i] - lengths[i] : ends[i]] = text_states.half()
-
-    def __getitem__(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
-        """Of these texts: states [N, T, d], and which of the T tokens are theirs [N, T]."""
-        lengths = self.lengths[numbers]
-        places = torch.arange(int(lengths.max()), device=lengths.device)
-        tokens = (self.starts[numbers, None] + places).clamp_max(len(self.states) - 1)
-        return self.states[tokens], places < lengths[:, None]
 
 
 def train_search(
@@ -66,40 +52,58 @@ def train_search(
     passages: Sequence[Passage],
     config: SearchConfig | None = None,
     report: Callable[[int, float], None] = lambda step, loss: None,
+    stop: Callable[[], bool] = lambda: False,
+    reader: Mapping[str, Tensor] = MappingProxyType({}),
 ) -> SearchHead:
-    """A head for this model, from passages with questions about them. report: gets steps done and the loss."""
+    """A head for this model, from passages with questions about them.
+
+    Args:
+        report: gets steps done and the loss.
+        stop: asked before each step.
+        reader: factors of a LoRA (core.learning.low_rank), with which that of the head begins.
+
+    Raises: Stopped, when `stop` says so.
+    """
     c = config or SearchConfig()
-    pad_id = format_for(base.tokenizer).pad_id
-    encode = lambda text: base.tokenizer.encode(text, add_special_tokens=False)[: c.longest]  # noqa: E731
+    rng = random.Random(c.seed)
     torch.manual_seed(c.seed)
-    passages = merge_short_passages(passages, random.Random(c.seed))
-    asked: list[tuple[int, str]] = []  # number of a passage, question
+    layer = round(DEPTH_SHARE * base.model.config.num_hidden_layers)
+    passages = merge_short_passages(passages, rng)
+    texts = encode_all(base, [passage.text for passage in passages], c.longest)
+    asked: list[tuple[int, list[int]]] = []  # number of a passage, a question's tokens
     for n, passage in enumerate(passages):
-        questions_about = dict.fromkeys(qa.question for qa in passage.questions)
-        asked += [(n, question) for question in questions_about if encode(question)]
-    head = SearchHead(round(DEPTH_SHARE * base.model.config.num_hidden_layers), base.model.config.hidden_size)
-    sections = Texts(base, [encode(p.text) for p in passages], head.layer, pad_id)
-    questions = Texts(base, [encode(q) for _, q in asked], head.layer, pad_id)
-    passage_of = torch.tensor([n for n, _ in asked], device=base.device)
-    sample = sections.states[: int(sections.lengths[:512].sum())].float()
+        questions = dict.fromkeys(qa.question for qa in passage.questions)
+        asked += [(n, ids) for ids in encode_all(base, list(questions), c.longest) if ids]
+    read = partial(states_in_parts, base.model, layer=layer, pad_id=format_for(base.tokenizer).pad_id)
+    factors = factors_of_lower_blocks(reader, layer) or new_factors(base.model.model.layers[:layer], c.rank)
+    head = SearchHead(layer, base.model.config.hidden_size, factors=factors)
+    some_texts = rng.sample(texts, min(512, len(texts)))
+    with torch.no_grad():  # without the LoRA, as the head that ships was trained (LOG.md)
+        sample = torch.cat(read(some_texts)).float()
     head.mean, head.scale = sample.mean(0), sample.std()
     nn.init.orthogonal_(head.project)
     head.to(base.device)
     sharpness = nn.Parameter(torch.tensor(2.0, device=base.device))  # logarithm of the softmax's scale
-    slow, quick = [head.project, head.weigh], [head.bias, head.odds, sharpness]
-    optimiser = torch.optim.Adam([{"params": slow, "lr": c.rate}, {"params": quick, "lr": 10 * c.rate}])
+    groups = [
+        {"params": [head.project, head.weigh], "lr": c.rate},
+        {"params": [head.bias, head.odds, sharpness], "lr": 10 * c.rate},
+        {"params": list(head.factors.values()), "lr": c.lora_rate},
+    ]
+    optimiser = torch.optim.Adam(groups)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda n: min(1, (n + 1) / 50, 2 * (1 - n / c.steps)))
     for step in range(c.steps):
-        drawn = torch.randint(len(passage_of), (c.batch,), device=base.device)
-        other = torch.randint(len(passages), (c.others,), device=base.device)
-        these = torch.unique(torch.cat([passage_of[drawn], other]))  # sorted
-        right = torch.searchsorted(these, passage_of[drawn])
-        drop = lambda x: F.dropout(x.float(), c.drop)  # noqa: E731
-        question_states, question_tokens = questions[drawn]
-        section_states, section_tokens = sections[these]
-        vectors, weights = head.question(drop(question_states))
+        if stop():
+            raise Stopped
+        drawn = rng.sample(asked, min(c.batch, len(asked)))
+        others = rng.sample(range(len(passages)), min(c.others, len(passages)))
+        these = sorted({n for n, _ in drawn}.union(others))
+        right = torch.tensor([these.index(n) for n, _ in drawn], device=base.device)
+        with with_low_rank(base.model, head.low_rank()):
+            question_states, question_tokens = padded(read([ids for _, ids in drawn]), c.drop)
+            section_states, section_tokens = padded(read([texts[n] for n in these]), c.drop)
+        vectors, weights = head.question(question_states)
         weights = weights * question_tokens
-        best = highest(vectors, straight_signs(head, drop(section_states)), section_tokens)
+        best = highest(vectors, straight_signs(head, section_states), section_tokens)
         close = (weights[..., None] * best).sum(1)  # [questions, passages]
         loss = F.cross_entropy(sharpness.exp() * close, right)
         odds = head.odds[0] * close / weights.sum(1, keepdim=True) + head.odds[1]
@@ -113,6 +117,35 @@ def train_search(
         if step % 100 == 99:
             report(step + 1, float(loss.detach()))
     return head.cpu().eval().requires_grad_(False)
+
+
+def encode_all(base: LoadedModel, texts: Sequence[str], longest: int) -> list[list[int]]:
+    """Token ids of texts, each cut to `longest`."""
+    if not texts:
+        return []
+    rows: list[list[int]] = base.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+    return [ids[:longest] for ids in rows]
+
+
+def states_in_parts(
+    model: Any, texts: Sequence[Sequence[int]], *, layer: int, pad_id: int, size: int = 96
+) -> list[Tensor]:
+    """`states` of many texts, [T, d] of each, in batches of texts that are about as long."""
+    order = sorted(range(len(texts)), key=lambda n: len(texts[n]))
+    read: dict[int, Tensor] = {}
+    for start in range(0, len(order), size):
+        batch = order[start : start + size]
+        read.update(zip(batch, states(model, [texts[n] for n in batch], layer, pad_id), strict=True))
+    return [read[n] for n in range(len(texts))]
+
+
+def padded(rows: Sequence[Tensor], drop: float) -> tuple[Tensor, Tensor]:
+    """[T, d] of N texts, a share of the numbers dropped -> [N, longest T, d], and which tokens are theirs,
+    [N, longest T]."""
+    lengths = torch.tensor([len(row) for row in rows], device=rows[0].device)
+    together = pad_sequence([row.float() for row in rows], batch_first=True)
+    tokens = torch.arange(together.shape[1], device=lengths.device) < lengths[:, None]
+    return F.dropout(together, drop), tokens
 
 
 def straight_signs(head: SearchHead, states: Tensor) -> Tensor:

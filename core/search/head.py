@@ -1,8 +1,8 @@
-"""The search head: what a section is about, read off the base model's own states, for `core.search.closeness`.
+"""The search head: what a section is about, read off the base model's states, for `core.search.closeness`.
 
-A state of one of the middle layers is centred and projected, and of each dimension only the sign is kept; a question's
-tokens keep their numbers, and each has a weight. A model without a head is searched by words alone; `train_search`
-makes one.
+A LoRA on the blocks below one of the middle layers is for searching alone. That layer's states are centred and
+projected, and of each dimension only the sign is kept; a question's tokens keep their numbers, and each has a weight.
+A model without a head is searched by words alone; `train_search` makes one.
 
 Shapes: T tokens, d the model's width, D dimensions of the head.
 """
@@ -10,9 +10,11 @@ Shapes: T tokens, d the model's width, D dimensions of the head.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -24,13 +26,16 @@ from torch import Tensor, nn
 from core.generate import pad_right
 from core.learning.blocks import can_run, fuse_projections
 from core.learning.graphs import capture
-from core.learning.hooks import decoder_slice
+from core.learning.hooks import LowRank, decoder_slice
+from core.learning.low_rank import as_int8, by_module, from_int8, merge
 from core.model import SEARCH, LoadedModel
 from core.search.closeness import NAME_BYTES, Query, encode
 
 WIDTH = 256
 RECORDED_LENGTHS = (32, 64, 128, 256)  # tokens of a question
 DEPTH_SHARE = 4 / 7  # of the model's depth, whose states tell most (LOG.md)
+READS = "public model"  # what a file says of the states that its head was trained on
+FACTORS = "factors."  # begins the names of the LoRA's tensors
 
 
 class SearchHead(nn.Module):
@@ -39,15 +44,22 @@ class SearchHead(nn.Module):
     mean: Tensor  # [d]
     scale: Tensor  # a number
 
-    def __init__(self, layer: int, d: int, width: int = WIDTH) -> None:
+    def __init__(
+        self, layer: int, d: int, width: int = WIDTH, factors: Mapping[str, Tensor] = MappingProxyType({})
+    ) -> None:
         super().__init__()
         self.layer = layer  # so many blocks are run
+        self.factors = nn.ParameterDict(factors)  # of the LoRA on them (core.learning.low_rank)
         self.register_buffer("mean", torch.zeros(d))
         self.register_buffer("scale", torch.ones(()))
         self.project = nn.Parameter(torch.empty(d, width))
         self.weigh = nn.Parameter(torch.zeros(d))
         self.bias = nn.Parameter(torch.tensor(0.5))
         self.odds = nn.Parameter(torch.tensor([10.0, -4.5]))  # slope and offset of the log-odds
+
+    def low_rank(self) -> LowRank:
+        """The LoRA by module."""
+        return by_module(dict(self.factors.items()))
 
     def centred(self, states: Tensor) -> Tensor:
         return (states.float() - self.mean) / self.scale
@@ -66,7 +78,8 @@ class Searcher:
     """A base model with its search head."""
 
     def __init__(self, base: LoadedModel, head: SearchHead, name: bytes, pad_id: int) -> None:
-        self.base, self.name, self.pad_id = base, name, pad_id
+        self.base = replace(base, model=merge(base.model, head.low_rank()))
+        self.name, self.pad_id = name, pad_id
         self.odds = head.odds.tolist()  # read once: from a GPU it would be waited for
         self.head = head.to(base.device)
         self.recordings: dict[int, tuple[Tensor, Callable[[], Any]]] = {}  # by length: tokens, and what reads them
@@ -77,7 +90,12 @@ class Searcher:
         path = folder / SEARCH if folder else None
         if path is None or not path.exists():
             return None
-        return cls(base, load_head(path), hashlib.sha256(path.read_bytes()).digest()[:NAME_BYTES], pad_id)
+        head = load_head(path)
+        if head is None:
+            return None
+        searcher = cls(base, head, hashlib.sha256(path.read_bytes()).digest()[:NAME_BYTES], pad_id)
+        head.factors.clear()  # merged into the searcher's own weights
+        return searcher
 
     @torch.no_grad()
     def queries(self, questions: Sequence[str]) -> list[Query | None]:
@@ -121,7 +139,6 @@ class Searcher:
         return [encode(self.name, self.head.section(s).cpu().numpy()) for s in read]
 
 
-@torch.no_grad()
 def states(model: Any, texts: Sequence[Sequence[int]], layer: int, pad_id: int) -> list[Tensor]:
     """What the first `layer` blocks make of texts (at least one token each), in one batch -> [T, d] of each. Padding is
     on the right, where no token looks."""
@@ -136,16 +153,22 @@ def blocks(model: Any, ids: Tensor, layer: int) -> Tensor:
 
 
 def save_head(head: SearchHead, out: Path) -> None:
-    """`search.safetensors`: the matrix in half precision."""
+    """`search.safetensors`: the matrix in half precision, the LoRA in int8."""
     out.mkdir(parents=True, exist_ok=True)
-    tensors = {k: v.detach().cpu().contiguous() for k, v in head.state_dict().items()}
+    tensors = {name: value.detach().cpu().contiguous() for name, value in head.state_dict().items()}
     tensors["project"] = tensors["project"].half()
-    save_file(tensors, out / SEARCH, metadata={"layer": str(head.layer)})
+    tensors |= as_int8({name: value for name, value in tensors.items() if name.startswith(FACTORS)})
+    save_file(tensors, out / SEARCH, metadata={"layer": str(head.layer), "reads": READS})
 
 
-def load_head(path: Path) -> SearchHead:
+def load_head(path: Path) -> SearchHead | None:
+    """None where it reads the states of another model, as older heads did."""
     with safe_open(path, "pt") as file:
-        tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
-        head = SearchHead(int(file.metadata()["layer"]), *tensors["project"].shape)
+        if file.metadata().get("reads") != READS:
+            return None
+        tensors = from_int8({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+        factors = {name.removeprefix(FACTORS): t for name, t in tensors.items() if name.startswith(FACTORS)}
+        d, width = tensors["project"].shape
+        head = SearchHead(int(file.metadata()["layer"]), d, width, factors)
     head.load_state_dict(tensors)
     return head.eval().requires_grad_(False)

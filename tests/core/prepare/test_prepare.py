@@ -14,6 +14,7 @@ import core.prepare.prepare as prepare_module
 from core.engine import Engine, EngineConfig
 from core.errors import Refused
 from core.learning.preparation import FastWeightsConfig, load_prepared
+from core.model import SEARCH
 from core.ports import Ask
 from core.prepare.material import Material, Passage, is_development
 from core.prepare.outer import OuterConfig, Stopped
@@ -158,9 +159,7 @@ def test_questions_come_plain_or_gzipped_one_context_in_twenty_is_held_out(tmp_p
         read_material(tmp_path / "q.json")
 
 
-def test_training_goes_on_from_another_preparation_with_its_form_and_trains_the_search_head_anew(
-    tiny, tmp_path
-) -> None:
+def test_training_goes_on_from_another_preparation_with_its_form_and_its_search_head(tiny, tmp_path) -> None:
     prepare(tiny, MATERIAL, Material(), tmp_path / "first", CONFIG)
     start = load_prepared(tmp_path / "first", WIDTH)
     outer = replace(OUTER, reading_seconds=0, max_steps=1)
@@ -171,13 +170,15 @@ def test_training_goes_on_from_another_preparation_with_its_form_and_trains_the_
     assert {r["stage"] for r in reports} == {"learning"} and end.config == start.config
     moved = (end.log_rates - start.log_rates).abs().max()
     assert 0 < moved < 0.05, "one step at the warm-up's rate away"
-    facts = replace(again, outer=replace(outer, kinds={"invented": 1.0}))
-    prepare(tiny, Material(), Material(), tmp_path / "facts", facts)
-    first, second, copied = (
-        (tmp_path / name / "search.safetensors").read_bytes() for name in ("first", "second", "facts")
-    )
-    assert first != second and first == copied, "without questions of people there is nothing to train it on"
-    assert "went on from the preparation `first`" in (tmp_path / "second" / "PREPARATION.md").read_text()
+    first, second = ((tmp_path / name / SEARCH).read_bytes() for name in ("first", "second"))
+    assert first == second, "it reads the public model, which stays as it is"
+    (tmp_path / "second" / SEARCH).unlink()
+    prepare(tiny, MATERIAL, Material(), tmp_path / "second", replace(again, start=tmp_path / "second"))
+    assert Searcher.for_model(tiny, tmp_path / "second", 0), "one is trained where there was none"
+    kept = (tmp_path / "second" / SEARCH).read_bytes()
+    prepare(tiny, MATERIAL, Material(), tmp_path / "second", replace(again, start=tmp_path / "second"))
+    assert (tmp_path / "second" / SEARCH).read_bytes() == kept
+    assert "went on from the preparation `second`" in (tmp_path / "second" / "PREPARATION.md").read_text()
     with pytest.raises(Refused, match="no preparation"):
         prepare(tiny, MATERIAL, Material(), tmp_path / "third", replace(again, start=tmp_path / "none"))
 

@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import copy
+import random
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from core.engine import Engine, EngineConfig
 from core.learning.graphs import Graphs
+from core.learning.low_rank import factors_of_lower_blocks, new_factors
 from core.model import SEARCH, SHIPPED, check_sums, fingerprint, load_model
 from core.prepare.material import Passage
 from core.prepare.questions import QA
-from core.prepare.search_head import SearchConfig, Texts, highest, merge_short_passages, train_search
+from core.prepare.search_head import (
+    SearchConfig,
+    highest,
+    merge_short_passages,
+    padded,
+    states_in_parts,
+    train_search,
+)
 from core.search.closeness import NAME_BYTES, Query, closeness, encode
 from core.search.head import DEPTH_SHARE, Searcher, SearchHead, load_head, save_head, states
 from tests.core.conftest import STORY, WIDTH, chunks_of
@@ -77,7 +87,9 @@ def test_states_are_the_models_whatever_else_is_in_the_batch(tiny) -> None:
 
 def test_a_head_is_the_same_after_it_was_stored(tiny, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    head = SearchHead(2, WIDTH)
+    factors = new_factors(tiny.model.model.layers[:2], 3)
+    factors = {name: torch.randn_like(factor) for name, factor in factors.items()}
+    head = SearchHead(2, WIDTH, factors=factors)
     torch.nn.init.orthogonal_(head.project)
     head.mean += torch.randn(WIDTH)
     assert Searcher.for_model(tiny, tmp_path, 0) is None and Searcher.for_model(tiny, None, 0) is None
@@ -85,6 +97,8 @@ def test_a_head_is_the_same_after_it_was_stored(tiny, tmp_path: Path) -> None:
     again = load_head(tmp_path / SEARCH)
     assert again.layer == 2 and torch.equal(again.mean, head.mean) and torch.equal(again.odds, head.odds)
     torch.testing.assert_close(again.project, head.project, atol=1e-3, rtol=1e-2)
+    for name, factor in factors.items():
+        torch.testing.assert_close(again.factors[name], factor, atol=0.02, rtol=0)
     one, other = Searcher.for_model(tiny, tmp_path, 0), Searcher.for_model(tiny, tmp_path, 0)
     assert one and other and one.codes([[7, 8, 9]]) == other.codes([[7, 8, 9]]) and one.queries([""]) == [None]
     assert len(one.codes([[7, 8, 9], [4]])[1]) == NAME_BYTES + 32
@@ -92,6 +106,13 @@ def test_a_head_is_the_same_after_it_was_stored(tiny, tmp_path: Path) -> None:
     save_head(head, tmp_path)
     changed = Searcher.for_model(tiny, tmp_path, 0)
     assert changed and changed.name != one.name, "what another head wrote is never compared"
+
+
+def test_a_head_that_read_another_models_states_is_none(tiny, tmp_path: Path) -> None:
+    head = SearchHead(2, WIDTH)
+    torch.nn.init.orthogonal_(head.project)
+    save_file(head.state_dict(), tmp_path / SEARCH, metadata={"layer": "2"})  # as older ones were stored
+    assert load_head(tmp_path / SEARCH) is None and Searcher.for_model(tiny, tmp_path, 0) is None
 
 
 def test_questions_read_together_are_the_same_as_alone(tiny) -> None:
@@ -141,15 +162,27 @@ def test_training_makes_questions_find_their_passages(tiny) -> None:
     before = tiny.model.model.layers[0].mlp.down_proj.weight.clone()
     head = train_search(tiny, passages, config, lambda step, loss: losses.append(loss))
     assert losses[-1] < losses[0] and head.layer == round(DEPTH_SHARE * 3) and not head.project.requires_grad
-    assert torch.equal(tiny.model.model.layers[0].mlp.down_proj.weight, before)
+    assert all(factor.abs().max() > 0 for factor in head.factors.values()), "the LoRA learns, too"
+    down = tiny.model.model.layers[0].mlp.down_proj.weight
+    searching = Searcher(tiny, head, HEAD, 0).base.model.model.layers[0].mlp.down_proj.weight
+    assert torch.equal(down, before) and not torch.equal(searching, before)
 
 
-def test_states_of_texts_are_those_of_each_text_alone(tiny) -> None:
+def test_the_heads_lora_begins_as_the_reader_on_the_blocks_below_it(tiny) -> None:
+    reader = new_factors(tiny.model.model.layers, 3)
+    passages = [Passage("people", "", "The boats lie in the harbour. " * 20, [QA("Where do the boats lie?", "x")])]
+    head = train_search(tiny, passages, SearchConfig(steps=1, lora_rate=0.0), reader=reader)
+    assert head.factors.keys() == factors_of_lower_blocks(reader, 2).keys() < reader.keys()
+    assert all(torch.equal(factor, reader[name]) for name, factor in head.factors.items())
+
+
+def test_states_in_parts_are_those_of_each_text_alone(tiny) -> None:
     texts = [[5, 6, 7, 8], [9], [4, 5, 6]]
-    kept, which = Texts(tiny, texts, 2, 0)[torch.tensor([2, 1])]
-    assert which.tolist() == [[True, True, True], [True, False, False]]
-    for row, text in zip(kept, (texts[2], texts[1]), strict=True):
-        torch.testing.assert_close(row[: len(text)].float(), states(tiny.model, [text], 2, 0)[0], atol=2e-2, rtol=1e-2)
+    rows = states_in_parts(tiny.model, texts, layer=2, pad_id=0, size=2)
+    together, tokens = padded(rows, 0.0)
+    assert tokens.tolist() == [[True] * 4, [True, False, False, False], [True, True, True, False]]
+    for row, text in zip(together, texts, strict=True):
+        torch.testing.assert_close(row[: len(text)], states(tiny.model, [text], 2, 0)[0], atol=1e-4, rtol=1e-4)
 
 
 def test_padding_is_never_the_closest_token() -> None:
@@ -160,7 +193,6 @@ def test_padding_is_never_the_closest_token() -> None:
 
 
 def test_short_passages_are_put_together_with_all_their_questions() -> None:
-    import random
 
     short = [Passage("people", "", f"Fact {n}.", [QA(f"Which {n}?", "x")]) for n in range(6)]
     long, nothing = Passage("people", "", "word " * 60, [QA("Who?", "x")]), Passage("people", "", "word " * 60, [])
