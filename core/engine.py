@@ -26,7 +26,7 @@ from core.learning.graphs import Graphs
 from core.learning.learners import make_learner
 from core.learning.preparation import FastWeightsConfig, read_config
 from core.learning.shared_passes import MAX_DRAFT, DraftedPasses, Shared, SharedPasses
-from core.memory import fit_batch, limit_memory
+from core.memory import fit_batch, limit_memory, model_bytes
 from core.model import LoadedModel, load_model, preparation_digest, prepared_folder
 from core.ports import Ask, Learned
 from core.prompts import COMPLETE, NOT_IN_TEXT, ChatFormat, format_for
@@ -151,10 +151,20 @@ class Engine:
         """LearnConfig of this configuration and device."""
         c, on_gpu = self.config, self.base.device.type == "cuda"
         wanted = c.batch_tokens or (16_384 if on_gpu else 2_048)
-        batch_tokens, recompute = fit_batch(self.base.model, wanted, c.memory_mb, c.recompute)
+        memory_mb = self._memory_mb()
+        batch_tokens, recompute = fit_batch(self.base.model, wanted, memory_mb, c.recompute)
         sections = None if on_gpu or c.batch_tokens else SECTIONS_ON_CPU
         objectives = Objectives.from_weights(c.objectives)
-        return LearnConfig(c.effort, batch_tokens, sections, c.budget, recompute, c.memory_mb, objectives)
+        return LearnConfig(c.effort, batch_tokens, sections, c.budget, recompute, memory_mb, objectives)
+
+    def _memory_mb(self) -> int | None:
+        """Of the memory limit what is left for one model and its learning, beside the weights of reader and search."""
+        if self.config.memory_mb is None:
+            return None
+        models = [self.base.model, self.reader.model]
+        if self._searcher:
+            models.append(self._searcher.base.model)
+        return self.config.memory_mb - (model_bytes(*models) - model_bytes(self.base.model)) // 2**20
 
     def chunk(self, pages: Sequence[Page]) -> list[Chunk]:
         return make_chunks(pages, encoder(self.base.tokenizer), self.chunk_size)

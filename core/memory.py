@@ -3,6 +3,7 @@ GPU, where memory that runs out halves the batch (`core.learning.adapters.adapte
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -29,8 +30,10 @@ def fit_batch(model: Any, batch_tokens: int, memory_mb: int | None, recompute: b
     return min(batch_tokens, MIN_BATCH_TOKENS), True
 
 
-def model_bytes(model: Any) -> int:
-    return sum(p.numel() * p.element_size() for p in model.parameters())
+def model_bytes(*models: Any) -> int:
+    """Of models that may share weights, which count once."""
+    weights = {id(p): p for p in chain.from_iterable(model.parameters() for model in models)}
+    return sum(p.numel() * p.element_size() for p in weights.values())
 
 
 def bytes_a_token(config: Any, size: int, recompute: bool) -> int:

@@ -7,10 +7,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from core.engine import PRESETS, EngineConfig, read_preset
+from core.engine import PRESETS, Engine, EngineConfig, read_preset
 from core.errors import SetupError
 from core.learning.base import LearnConfig
-from core.memory import MIN_BATCH_TOKENS, bytes_a_token, fit_batch, limit_memory, max_sections
+from core.learning.low_rank import merge
+from core.memory import MIN_BATCH_TOKENS, bytes_a_token, fit_batch, limit_memory, max_sections, model_bytes
+from tests.core.conftest import WIDTH
 
 
 def test_without_a_limit_nothing_changes(tiny) -> None:
@@ -103,3 +105,17 @@ def test_within_a_memory_limit_fewer_sections_are_learned_at_once(tiny, fmt) -> 
     learners = [FormLearner(tiny, fmt, LearnConfig(memory_mb=m)) for m in (None, 10)]
     many, few = (learner._group(chunks, 0, 8192) for learner in learners)
     assert len(many) == len(chunks) > len(few) >= 1
+
+
+def test_weights_that_models_share_count_once(tiny) -> None:
+    second = merge(tiny.model, {"model.layers.0.mlp.down_proj": (torch.ones(1, 128), torch.ones(WIDTH, 1))})
+    own = second.model.layers[0].mlp.down_proj.weight
+    assert model_bytes(tiny.model, second) == model_bytes(tiny.model) + own.numel() * own.element_size()
+
+
+def test_the_weights_of_reader_and_search_are_not_left_for_learning() -> None:
+    engine = Engine.load(EngineConfig(memory_mb=4000, check=False))
+    assert engine._searcher
+    copies = model_bytes(engine.base.model, engine.reader.model, engine._searcher.base.model)
+    left = engine.course("fast-weights").learning.memory_mb
+    assert left == 4000 - (copies - model_bytes(engine.base.model)) // 2**20 < 4000 - 200
