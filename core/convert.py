@@ -204,9 +204,9 @@ def write_tokenizer(tokenizer: Any, gguf: Path, config: dict[str, Any], folder: 
     """The file's tokenizer as its makers meant it. transformers swaps the first and the last token (its converter for
     Llama reads one for the other), splits text as GPT-2 does, drops spaces before full stops when it decodes, forgets
     that texts begin with a token of their own, and takes Gemma's ranks of tokens for probabilities."""
-    from tokenizers import Regex
+    from tokenizers import Regex, pre_tokenizers
     from tokenizers.models import Unigram
-    from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence, Split
+    from tokenizers.pre_tokenizers import ByteLevel, Digits, Split
     from tokenizers.processors import TemplateProcessing
     from transformers import PreTrainedTokenizerFast
     from transformers.integrations.gguf.reader import read_gguf_metadata
@@ -224,16 +224,16 @@ def write_tokenizer(tokenizer: Any, gguf: Path, config: dict[str, Any], folder: 
         "llama-bpe": [Split(Regex(LLAMA_3), "isolated"), byte_level(False)],
     }
     if split := splits.get(metadata.get("tokenizer.ggml.pre")):
-        backend.pre_tokenizer = Sequence(split)
+        backend.pre_tokenizer = pre_tokenizers.Sequence(split)
     special = {"unk_token": tokenizer.unk_token}
     for name in ("bos", "eos", "pad"):
         number = config.get(f"{name}_token_id")
         number = number[0] if isinstance(number, list) else number
         special[f"{name}_token"] = None if number is None else backend.id_to_token(number)
-    begin = special["bos_token"]
+    bos = special["bos_token"]
     is_sentencepiece = metadata["tokenizer.ggml.model"] == "llama"  # of which llama.cpp takes it for granted
-    if begin and metadata.get("tokenizer.ggml.add_bos_token", is_sentencepiece):
-        backend.post_processor = TemplateProcessing(f"{begin} $A", special_tokens=[(begin, backend.token_to_id(begin))])
+    if bos and metadata.get("tokenizer.ggml.add_bos_token", is_sentencepiece):
+        backend.post_processor = TemplateProcessing(f"{bos} $A", special_tokens=[(bos, backend.token_to_id(bos))])
     template = tokenizer.chat_template
     plain = PreTrainedTokenizerFast(tokenizer_object=backend, clean_up_tokenization_spaces=False, **special)
     plain.chat_template = template

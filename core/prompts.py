@@ -91,8 +91,8 @@ class ChatFormat:
 
     def in_context(self, context: str, question: str) -> list[int]:
         if context and not self._tokenizer.chat_template:
-            asked = self.closed_book(question)[len(self._bos) :]
-            return [*self._bos, *self._encode(f"{context.strip()}\n\n"), *asked]
+            asked, begin = self.closed_book(question), len(self._bos)
+            return [*asked[:begin], *self._encode(f"{context.strip()}\n\n"), *asked[begin:]]
         return self._ask(beside(context, question))
 
     def next_question(self, question: str) -> list[int]:

@@ -36,6 +36,10 @@ def factors_of_lower_blocks(factors: Mapping[str, Tensor], count: int) -> dict[s
     return {name: f.detach().clone() for name, f in factors.items() if int(name.split("/")[2]) < count}
 
 
+def starting_with(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
 def by_module(factors: Mapping[str, Tensor]) -> LowRank:
     """The pairs (a, b) by the name of their module in the model, with dots."""
     pairs = {}

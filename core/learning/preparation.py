@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from core.errors import SetupError
 from core.learning.hooks import LowRank, attached, down_projections
 from core.learning.inner_loop import inner_loop
-from core.learning.low_rank import as_int8, by_module, from_int8, merge, new_factors
+from core.learning.low_rank import as_int8, by_module, from_int8, merge, new_factors, starting_with
 from core.learning.packing import rounded
 
 READER = "reader."  # begins the names of its tensors
@@ -147,7 +147,7 @@ def save_prepared(prepared: Prepared, out: Path) -> None:
     float16 scale a row."""
     out.mkdir(parents=True, exist_ok=True)
     state = {name: value.detach().cpu().contiguous() for name, value in prepared.state_dict().items()}
-    tensors = state | as_int8({name: value for name, value in state.items() if name.startswith(READER)})
+    tensors = state | as_int8(starting_with(READER, state))
     save_file(tensors, out / "prepared.safetensors")
     (out / "prepared.json").write_text(json.dumps(prepared.describe(), indent=1) + "\n")
 
@@ -202,4 +202,4 @@ def read_reader(folder: Path) -> LowRank:
 
 
 def reader_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(READER): t for name, t in state.items() if name.startswith(READER)}
+    return {name.removeprefix(READER): t for name, t in starting_with(READER, state).items()}

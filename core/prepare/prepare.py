@@ -125,7 +125,7 @@ def prepare(
         start = first_weights(base, c).state_dict()
         by_share = choose_average(base, prepared, start, development, CHOICE_DOCUMENTS * c.held_out)
     save_prepared(prepared, out)
-    if c.start and (c.start / SEARCH).exists() and load_head(c.start / SEARCH):
+    if c.start and load_head(c.start / SEARCH):
         if c.start.resolve() != out.resolve():
             shutil.copyfile(c.start / SEARCH, out / SEARCH)
     elif people := searched_passages(material):

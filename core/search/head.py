@@ -27,7 +27,7 @@ from core.generate import pad_right
 from core.learning.blocks import can_run, fuse_projections
 from core.learning.graphs import capture
 from core.learning.hooks import LowRank, decoder_slice
-from core.learning.low_rank import as_int8, by_module, from_int8, merge
+from core.learning.low_rank import as_int8, by_module, from_int8, merge, starting_with
 from core.model import SEARCH, LoadedModel
 from core.search.closeness import NAME_BYTES, Query, encode
 
@@ -87,13 +87,11 @@ class Searcher:
     @classmethod
     def for_model(cls, base: LoadedModel, folder: Path | None, pad_id: int) -> Searcher | None:
         """None when this model has no head."""
-        path = folder / SEARCH if folder else None
-        if path is None or not path.exists():
+        head = load_head(folder / SEARCH) if folder else None
+        if folder is None or head is None:
             return None
-        head = load_head(path)
-        if head is None:
-            return None
-        searcher = cls(base, head, hashlib.sha256(path.read_bytes()).digest()[:NAME_BYTES], pad_id)
+        name = hashlib.sha256((folder / SEARCH).read_bytes()).digest()[:NAME_BYTES]
+        searcher = cls(base, head, name, pad_id)
         head.factors.clear()  # merged into the searcher's own weights
         return searcher
 
@@ -157,17 +155,19 @@ def save_head(head: SearchHead, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     tensors = {name: value.detach().cpu().contiguous() for name, value in head.state_dict().items()}
     tensors["project"] = tensors["project"].half()
-    tensors |= as_int8({name: value for name, value in tensors.items() if name.startswith(FACTORS)})
+    tensors |= as_int8(starting_with(FACTORS, tensors))
     save_file(tensors, out / SEARCH, metadata={"layer": str(head.layer), "reads": READS})
 
 
 def load_head(path: Path) -> SearchHead | None:
-    """None where it reads the states of another model, as older heads did."""
+    """None where there is none, or one that reads the states of another model, as older heads did."""
+    if not path.exists():
+        return None
     with safe_open(path, "pt") as file:
         if file.metadata().get("reads") != READS:
             return None
         tensors = from_int8({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
-        factors = {name.removeprefix(FACTORS): t for name, t in tensors.items() if name.startswith(FACTORS)}
+        factors = {name.removeprefix(FACTORS): t for name, t in starting_with(FACTORS, tensors).items()}
         d, width = tensors["project"].shape
         head = SearchHead(int(file.metadata()["layer"]), d, width, factors)
     head.load_state_dict(tensors)
