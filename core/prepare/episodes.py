@@ -24,7 +24,8 @@ from torch import Tensor
 
 from core.errors import Refused
 from core.learning.segments import IGNORE, segments, stack_segments
-from core.prepare.invented import invented_document
+from core.prepare.invented import MANUAL, RELATIONS, invented_document
+from core.prepare.lists import stands_in
 from core.prepare.material import Material, Passage
 from core.prepare.questions import QA, sentences
 from core.prepare.swapped import swapped
@@ -40,19 +41,31 @@ SIZE = 0.5, 1.0  # of a section's tokens that a document has: it ends with a par
 TITLES = ("Notes", "Document", "Report", "Handbook", "Text", "report.pdf", "notes.pdf", "Guide", "document (3).pdf")
 TOKENS_OF_A_WORD = 1.35
 LONG = 100  # tokens of question and answer from which a shape is for long answers
-KINDS = {"people": 0.5, "written": 0.1, "tables": 0.05, "rules": 0.2, "invented": 0.2, "gist": 0.05}
+KINDS = {
+    "people": 0.5,
+    "written": 0.1,
+    "tables": 0.05,
+    "rules": 0.15,
+    "lists": 0.07,
+    "invented": 0.15,
+    "manuals": 0.08,
+    "gist": 0.05,
+}
+MADE = {"invented": RELATIONS, "manuals": MANUAL}  # kinds of documents that are made up when they are drawn
 LONG_KINDS = {"long": 0.75, "gist": 0.25}
 READ_KINDS = {
     "people": 0.35,
     "written": 0.25,
     "long": 0.17,
     "tables": 0.1,
-    "rules": 0.12,
+    "rules": 0.1,
+    "lists": 0.05,
     "invented": 0.02,
+    "manuals": 0.03,
     "gist": 0.04,
     "other-languages": 0.05,
 }
-SWAPPED = {"people": 0.4, "written": 0.3, "rules": 0.3, "tables": 0.4}
+SWAPPED = {"people": 0.4, "written": 0.3, "rules": 0.3, "lists": 0.3, "tables": 0.4}
 
 Encode = Callable[[str], list[int]]
 
@@ -151,11 +164,11 @@ def draw(
 ) -> Episode:
     """A document of at most about so many words, with at least one question; of some kinds a share has its words
     swapped."""
-    shares = {kind: share for kind, share in kinds.items() if kind == "invented" or material.passages.get(kind)}
+    shares = {kind: share for kind, share in kinds.items() if kind in MADE or material.passages.get(kind)}
     while True:
         kind = rng.choices(list(shares), list(shares.values()))[0]
-        if kind == "invented":
-            made = invented_document(rng, max(1, round(words * TOKENS_OF_A_WORD) // 22))
+        if kind in MADE:
+            made = invented_document(rng, max(1, round(words * TOKENS_OF_A_WORD) // 22), MADE[kind])
             glue = rng.choice((" ", " ", "\n", "\n\n"))
             episode = Episode(made.title, glue.join(made.sentences), list(chain.from_iterable(made.questions)))
         else:
@@ -215,9 +228,9 @@ def excerpt(passage: Passage, rng: random.Random, words: int) -> Passage:
     around = between.join([*split[:first], *split[stop:]])
     inside, outside = [], []
     for q in passage.questions:
-        if q.answer in text:
+        if stands_in(q.answer, text):
             inside.append(q)
-        elif q.answer in around:
+        elif stands_in(q.answer, around):
             outside.append(QA(q.question, NOT_IN_TEXT))
     return passage._replace(text=text, questions=inside, beyond=outside)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from core.prepare.questions import MONTHS, QA
@@ -98,6 +99,51 @@ RELATIONS = [
      "When is the meeting about {X}?>{D}|What is the meeting on {D} about?>{X}"),
 ]  # fmt: skip
 
+# As in a manual: keys, options, commands, settings. More slots: key, opt -x, long --name, prog, set (a setting),
+# file, do "save the log", does "saves the log", do2 and does2, code.
+MANUAL = [
+    ("{key}: {do}.|{key} {does}.|Press {key} to {do}.|To {do}, press {key}.|{key} - {do}",
+     "Which key {does}?>{key}|What does {key} do?>{does}|What key do I press to {do}?>{key}|How do I {do}?>press {key}|How can I {do}?>{key}"),
+    ("{key}: {do}; {key2}: {do2}.|{key} {does}, {key2} {does2}.|Press {key} to {do} and {key2} to {do2}.",
+     "Which key {does}?>{key}|Which key {does2}?>{key2}|What does {key2} do?>{does2}|What does {key} do?>{does}|How do I {do2}?>press {key2}"),
+    ("{opt}, {long}: {do}.|{opt} {long}  {do}|With {long} ({opt}) {prog} {does}.|The option {opt} ({long}) {does}.",
+     "Which option {does}?>{opt}|What does the option {opt} do?>{does}|What is the long form of {opt}?>{long}|What does {long} do?>{does}|What is the short form of {long}?>{opt}"),
+    ("{opt} {does}, {opt2} {does2}.|{opt}: {do}\n{opt2}: {do2}|Use {opt} to {do}, {opt2} to {do2}.",
+     "Which option {does}?>{opt}|Which option {does2}?>{opt2}|What does {opt2} do?>{does2}|What does {opt} do?>{does}"),
+    ("The command {prog} {does}.|{prog} {does}.|To {do}, type {prog}.|Run {prog} in order to {do}.",
+     "Which command {does}?>{prog}|What does {prog} do?>{does}|What do I type to {do}?>{prog}|How do I {do}?>type {prog}"),
+    ("{set} is {M} by default; the maximum is {N}.|The default of {set} is {M}, its maximum {N}.|{set}: {M} (at most {N}).",
+     "What is the default of {set}?>{M}|What is the maximum of {set}?>{N}|How large may {set} be?>{N}|What is {set} by default?>{M}"),
+    ("{prog} listens on port {K}.|The server {prog} uses port {K}.|Port {K} belongs to {prog}.",
+     "Which port does {prog} use?>{K}|On which port does {prog} listen?>{K}|Which program uses port {K}?>{prog}"),
+    ("{prog}: settings are read from {file}.|{prog} reads its settings from {file}.|The settings of {prog} are kept in {file}.",
+     "Where are the settings of {prog} kept?>{file}|Which file does {prog} read?>{file}|From where are settings read?>{file}"),
+    ("Error {code} means that the {thing2} is {state}.|{code}: the {thing2} is {state}.|When the {thing2} is {state}, error {code} is shown.",
+     "What does error {code} mean?>the {thing2} is {state}|Which error says that the {thing2} is {state}?>{code}|When is error {code} shown?>when the {thing2} is {state}"),
+    ("Set {set} to {M} to {do}.|If {set} is {M}, {prog} {does}.|With {set} at {M} the program {does}.",
+     "What happens if {set} is {M}?>{does}|Which setting {does}?>{set}|What should {set} be to {do}?>{M}"),
+    ("First {do}, then {do2}.|Before you {do2}, {do}.|After you {do}, {do2}.",
+     "What comes before you {do2}?>{do}|What should be done first?>{do}|What do I do after I {do}?>{do2}"),
+    ("{prog} accepts {file}, {file2} and {file3}.|The files {file}, {file2} and {file3} belong to {prog}.|{prog} needs:\n- {file}\n- {file2}\n- {file3}",
+     "Which files belong to {prog}?>{file}, {file2} and {file3}|List the files of {prog}.>{file}, {file2} and {file3}"),
+    ("The members of the {X} team are {P}, {Q} and {T}.|{X} team:\n- {P}\n- {Q}\n- {T}|{P}, {Q} and {T} form the {X} team.",
+     "Who is in the {X} team?>{P}, {Q} and {T}|List the members of the {X} team.>{P}, {Q} and {T}|Name everyone in the {X} team.>{P}, {Q} and {T}"),
+    ("The {X} needs {food}, {food2} and {material}.|For the {X} one takes {food}, {food2} and {material}.|{X}:\n- {food}\n- {food2}\n- {material}",
+     "What does the {X} need?>{food}, {food2} and {material}|What belongs in the {X}?>{food}, {food2} and {material}|List what is needed for the {X}.>{food}, {food2} and {material}"),
+    ("The {thing2} is kept for {M} days.|After {M} days the {thing2} is deleted.|{M} days after its creation the {thing2} goes.",
+     "For how long is the {thing2} kept?>{M} days|When is the {thing2} deleted?>after {M} days"),
+]  # fmt: skip
+VERBS = """
+    save open close delete print copy rename reload search toggle select export import encrypt list show hide lock start
+    stop undo check sort update install remove skip merge split scan mark load clear rotate freeze resize validate
+""".split()
+OBJECTS = """
+    file window log game map table index cache message folder report menu inventory backup password connection screen
+    queue package history session document page image list database syntax archive track cursor account spreadsheet
+""".split()
+STATES = "full empty locked missing damaged unreadable busy closed outdated encrypted".split()
+ENDINGS = "conf ini txt log json yaml db cfg dat xml".split()
+
 
 class Invented(NamedTuple):
     title: str
@@ -145,12 +191,37 @@ def _slots(rng: random.Random) -> dict[str, str]:
     return values
 
 
-def fact(rng: random.Random) -> tuple[str, list[QA]]:
+def _manual_slots(rng: random.Random) -> dict[str, str]:
+    values = {}
+    for number in ("", "2"):
+        verb = rng.choice(VERBS)
+        thing = f"the {rng.choice(OBJECTS)}"
+        third = verb + ("es" if verb.endswith(("ch", "sh")) else "s")
+        values |= {f"do{number}": f"{verb} {thing}", f"does{number}": f"{third} {thing}"}
+        letter = rng.choice("abcdefghijklmnopqrstuvwxyz")
+        keys = f"F{rng.randint(1, 12)}", f"Ctrl+{letter.upper()}", f"Alt+{letter.upper()}", letter, letter.upper()
+        values |= {f"key{number}": rng.choice(keys), f"opt{number}": f"-{rng.choice((letter, letter.upper()))}"}
+    for number in ("", "2", "3"):
+        values[f"file{number}"] = f"{invented_word(rng, 2).lower()}.{rng.choice(ENDINGS)}"
+    return values | {
+        "long": f"--{rng.choice((invented_word(rng, 2).lower(), rng.choice(VERBS)))}",
+        "prog": invented_word(rng, 2).lower(),
+        "set": f"{rng.choice(OBJECTS)}_{rng.choice(('size', 'limit', 'timeout', 'level', 'count', 'width'))}",
+        "thing2": rng.choice(OBJECTS),
+        "state": rng.choice(STATES),
+        "code": f"{rng.choice('EAXR')}{rng.randint(10, 999)}",
+    }
+
+
+def fact(rng: random.Random, relations: Sequence[tuple[str, str]] = RELATIONS) -> tuple[str, list[QA]]:
     """One sentence and every question about it that its wording answers."""
-    statements, questions = rng.choice(RELATIONS)
+    statements, questions = rng.choice(relations)
     values = _slots(rng)
+    if relations is MANUAL:
+        values |= _manual_slots(rng)
     statement = rng.choice(statements.split("|")).format(**values)
-    statement = statement[0].upper() + statement[1:]
+    if relations is RELATIONS:  # in a manual, q and Q are two keys
+        statement = statement[0].upper() + statement[1:]
     answered = []
     for pair in questions.split("|"):
         question, answer = pair.format(**values).split(">")
@@ -160,10 +231,10 @@ def fact(rng: random.Random) -> tuple[str, list[QA]]:
     return statement, answered
 
 
-def invented_document(rng: random.Random, facts: int) -> Invented:
+def invented_document(rng: random.Random, facts: int, relations: Sequence[tuple[str, str]] = RELATIONS) -> Invented:
     made, asked = [], []
     for _ in range(facts):
-        sentence, questions = fact(rng)
+        sentence, questions = fact(rng, relations)
         if questions:
             made.append(sentence)
             asked.append(questions)

@@ -30,6 +30,7 @@ from typing import IO, Any, Generic, NamedTuple, TypeVar, overload
 
 from core.document.tables import rows_as_text
 from core.document.text import one_line
+from core.prepare.lists import as_bullets, lists_of, without_first_items
 from core.prepare.questions import QA, SENTENCE, ask_paragraph, recurring
 from core.prepare.swapped import Words
 from core.prompts import NOT_IN_TEXT
@@ -38,6 +39,7 @@ SHORT = 12  # words of a short answer, at most
 LONGEST_ANSWER = 70  # words; longer answers are left out
 LONGEST_CONTEXT = 450  # words
 SKIPPED = ("mctest",)  # its licence is for research only
+BULLETED = 0.3  # share of the lists that become lines of their own
 MACHINE = "unanswerable"  # in the name of sources whose questions have no answer in the text
 ABOUT = (
     "What is this document about?",
@@ -55,7 +57,7 @@ ABOUT = (
 class Passage(NamedTuple):
     """A text with questions that it answers, and questions that it does not."""
 
-    kind: str  # people | long | tables | rules | gist | other-languages | written (by `core.prepare.written`)
+    kind: str  # people | long | tables | rules | lists | gist | other-languages | written (by `core.prepare.written`)
     title: str
     text: str
     questions: list[QA]
@@ -140,9 +142,9 @@ def laid_out(text: str) -> str:
     return "\n".join(parts)
 
 
-def passages_of(article: tuple[str, str], recur: float = 0.0) -> list[Passage]:
+def passages_of(article: tuple[str, str], recur: float = 0.0, *, with_lists: bool = False) -> list[Passage]:
     """Paragraph groups of 40 to 350 words of one article, each with questions by rule; in a share of `recur` of them a
-    sentence is taken out and asked. The first also has what the article is about: its first sentence."""
+    sentence is taken out and asked. With questions for lists, too, those that have a list are of the kind "lists"."""
     title, body = article
     rng = random.Random(zlib.crc32(title.encode()))
     passages: list[Passage] = []
@@ -155,11 +157,17 @@ def passages_of(article: tuple[str, str], recur: float = 0.0) -> list[Passage]:
                 taken = recurring(group, title, rng) if recur and rng.random() < recur else None
                 group, asked_again = taken or (group, None)
                 questions: list[QA] = []
-                for asked in group:
-                    questions += ask_paragraph(asked, title, rng, 6)
+                lists: list[QA] = []
+                for number, asked in enumerate(group):
+                    of_paragraph = lists_of(asked, title, rng) if with_lists else []
+                    questions += without_first_items(ask_paragraph(asked, title, rng, 6), of_paragraph)
+                    if of_paragraph and rng.random() < BULLETED:
+                        group[number] = as_bullets(asked, of_paragraph[-1].answer, rng)
+                    lists += of_paragraph
                 if asked_again:
                     questions.append(asked_again)
-                passages.append(Passage("rules", title, "\n".join(group), questions))
+                kind = "lists" if lists else "rules"
+                passages.append(Passage(kind, title, "\n".join(group), lists + questions))
             group, size, target = [], 0, rng.choice((80, 150, 250, 350))
         if paragraph and words < 450:
             group.append(paragraph)
@@ -328,7 +336,7 @@ def build(
     for path in article_files:
         articles += [a for a in read_articles(path)[first::every] if not is_development_article(a[0])]
     with Pool(workers) as pool:
-        for made in pool.imap(partial(passages_of, recur=0.4), articles, chunksize=64):
+        for made in pool.imap(partial(passages_of, recur=0.4, with_lists=True), articles, chunksize=64):
             training += [p for p in made if p.questions]
     training += filter(None, map(gist_of, articles))
     training, passages_gone, questions_gone = without_development(training, development)

@@ -152,22 +152,36 @@ class Clause(NamedTuple):
         return self.ask(head, rest).replace(" ?", "?")
 
 
-def ask_sentence(sentence: str, title: str, rng: random.Random) -> list[QA]:
-    """All questions that the rules make of one sentence."""
+def spelled_out(sentence: str, title: str) -> str | None:
+    """The sentence without parentheses and its end mark, a leading pronoun replaced by the title; None where it is no
+    sentence that can be asked about alone."""
     s = _clean(sentence).rstrip(".!?")
     if not 5 <= len(s.split()) <= 45 or s.count('"') % 2:
-        return []
-    subject_is_title = bool(PRONOUN.match(s)) and len(title) < 40
-    if subject_is_title:
+        return None
+    if _begins_with_pronoun(s, title):
         owner = s.split()[0] in ("His", "Its", "Their", "Her")
-        s = re.sub(PRONOUN, title + ("'s" if owner else ""), s, count=1)
-    elif PRONOUN.match(s) or s.split()[0] in NO_SUBJECT:
+        return re.sub(PRONOUN, title + ("'s" if owner else ""), s, count=1)
+    if PRONOUN.match(s) or s.split()[0] in NO_SUBJECT:
         opening = OPENING.match(s)
         if not opening:
-            return []
+            return None
         when, s = opening.groups()
         if DATE.fullmatch(when):
             s = f"{s[0].upper()}{s[1:]} in {when}"
+    return s
+
+
+def _begins_with_pronoun(s: str, title: str) -> bool:
+    """A pronoun that the title can stand for."""
+    return bool(PRONOUN.match(s)) and len(title) < 40
+
+
+def ask_sentence(sentence: str, title: str, rng: random.Random) -> list[QA]:
+    """All questions that the rules make of one sentence."""
+    s = spelled_out(sentence, title)
+    if s is None:
+        return []
+    subject_is_title = _begins_with_pronoun(_clean(sentence), title)
     clause = _clause(s)
     questions: list[QA] = []
     if clause:

@@ -20,6 +20,7 @@ import random
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +132,8 @@ def main() -> None:
     base = load_model(o.model)
     prepared = load_prepared(o.prepared, base.model.config.hidden_size).to(base.device)
     reader = prepared.merged(base.model)
-    chosen = texts_to_ask(load(o.material).passages["rules"], part, parts)
+    passages = load(o.material).passages
+    chosen = texts_to_ask(chain(passages["rules"], passages.get("lists", [])), part, parts)
     torch.manual_seed(part)
     options = {"each": o.each, "temperature": o.temperature, "at_a_time": o.at_a_time, "seconds": o.seconds}
     written = list(write_questions(reader, base.tokenizer, chosen, **options))

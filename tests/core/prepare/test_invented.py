@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from core.prepare.invented import RELATIONS, fact, invented_document
+from core.prepare.invented import MANUAL, RELATIONS, fact, invented_document
 from core.squad import normalise_answer
 
 
@@ -33,3 +33,14 @@ def test_every_wording_has_a_question_that_it_answers() -> None:
 def test_a_document_has_about_as_many_facts_as_asked_for() -> None:
     made = invented_document(random.Random(3), 100)
     assert 90 <= len(made.sentences) == len(made.questions) <= 100 and all(made.questions)
+
+
+def test_a_manual_has_keys_and_options_as_they_stand() -> None:
+    made = invented_document(random.Random(4), 200, MANUAL)
+    for sentence, questions in zip(made.sentences, made.questions, strict=True):
+        assert "{" not in sentence
+        for q in questions:
+            assert "{" not in q.question + q.answer and q.question.endswith(("?", "."))
+            for word in q.answer.split():
+                assert word.strip(",").lower() in sentence.lower() or word == "and", (sentence, q)
+    assert any(sentence[0].islower() for sentence in made.sentences), "q and Q are two keys"
