@@ -60,8 +60,8 @@ def merge(model: nn.Module, low_rank: LowRank) -> nn.Module:
     for name, (a, b) in low_rank.items():
         linear: Any = second.get_submodule(name)
         weight = linear.weight
-        merged = weight.float() + b.float().to(weight.device) @ a.float().to(weight.device)
-        linear.weight = nn.Parameter(merged.to(weight.dtype), requires_grad=False)
+        change = b.float().to(weight.device) @ a.float().to(weight.device)
+        linear.weight = nn.Parameter(change.add_(weight).to(weight.dtype), requires_grad=False)
     return second
 
 
