@@ -21,7 +21,7 @@ from core.learning.base import LearnConfig, Learner, Objectives
 from core.learning.blocks import can_run
 from core.learning.course import Course
 from core.learning.drafts import Draft
-from core.learning.fast_learner import reading_model
+from core.learning.fast_learner import FastWeightsLearner, reading_model
 from core.learning.graphs import Graphs
 from core.learning.learners import make_learner
 from core.learning.preparation import FastWeightsConfig, read_config
@@ -116,7 +116,8 @@ class Engine:
     def load(cls, config: EngineConfig) -> Engine:
         """Raises: ModelNotFound, SetupError."""
         c = config
-        base = load_model(c.model, device=c.device, dtype=c.dtype, prepared=c.prepared, cache=c.cache)
+        light = c.learner == FastWeightsLearner.name
+        base = load_model(c.model, device=c.device, dtype=c.dtype, prepared=c.prepared, cache=c.cache, light=light)
         return cls(base, c)
 
     def course(self, name: str) -> Course:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.convert import (
+    DEFAULT,
     EMBEDDED_FINGERPRINT,
     find_converted,
     find_or_convert,
@@ -104,24 +105,30 @@ def load_model(
     dtype: str = "auto",
     prepared: Path | None = None,
     cache: Path | None = None,
+    light: bool = False,
 ) -> LoadedModel:
     """Load a causal LM: "embedded", a folder, a GGUF file, or a hub id. No remote code.
 
     Args:
         prepared: where `prepare` leaves what it learned about models.
         cache: where GGUF files, the embedded model's among them, are kept converted.
+        light: the embedded model on a CPU by `core.llama`, which computes the same: to import transformers takes longer
+            than all else.
 
     Raises: ModelNotFound.
     """
     from safetensors import SafetensorError
 
-    folder = _find_beside_imports(name, cache)
     place = pick_device(device)
     kind = pick_dtype(dtype, place)
+    light = light and name == DEFAULT and place.type == "cpu"
+    folder = find_folder(name, cache) if light else _find_beside_imports(name, cache)
     if folder:
         check_sums(folder)
     try:
-        if folder and read_source(folder):
+        if folder and light:
+            model, tokenizer = _load_light(folder, kind)
+        elif folder and read_source(folder):
             model, tokenizer = _load_converted(folder, kind)
         else:
             model, tokenizer = _load_any(str(folder or name), kind, place)
@@ -140,6 +147,12 @@ def _find_beside_imports(name: str, cache: Path | None) -> Path | None:
         converted = pool.submit(find_converted, name, cache or CACHE.expanduser()) if is_gguf(name) else None
         import_module("transformers.modeling_utils")
     return (converted and converted.result()) or find_folder(name, cache)
+
+
+def _load_light(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
+    from core.llama import ChatTokenizer, load_llama
+
+    return load_llama(folder, dtype), ChatTokenizer(folder)
 
 
 def _load_converted(folder: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:

@@ -25,13 +25,12 @@ Encode = Callable[[str], tuple[Sequence[int], Sequence[tuple[int, int]]]]
 
 
 def encoder(tokenizer: Any) -> Encode:
-    """Of a fast tokenizer of `transformers`, or of a `tokenizers.Tokenizer`; without special tokens."""
+    """Of a `tokenizers.Tokenizer`, or of what has one; without special tokens."""
+
+    backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
 
     def encode(text: str) -> tuple[Sequence[int], Sequence[tuple[int, int]]]:
-        if callable(tokenizer):
-            encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-            return encoding["input_ids"], encoding["offset_mapping"]
-        encoding = tokenizer.encode(text, add_special_tokens=False)
+        encoding = backend.encode(text, add_special_tokens=False)
         return encoding.ids, encoding.offsets
 
     return encode
