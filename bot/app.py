@@ -22,6 +22,7 @@ from core.answerer import Answerer
 from core.document.formats import DocumentText, read_document
 from core.errors import DataFolderBusy, SetupError, StorageFailed
 from core.inspection import Inspection
+from core.model import find_beside_import
 from core.ports import Engine, Usage
 from core.program import pip_install
 from core.runner import Runner, new_id
@@ -307,9 +308,10 @@ def load_engine(settings: Settings) -> Engine:
     limit_kernel_cache()
     gc.disable()
     try:
+        folder = find_beside_import("core.engine", settings.model, settings.cache_dir)
         from core.engine import Engine
 
-        return Engine.load(settings.engine)
+        return Engine.load(settings.engine, folder)
     finally:
         gc.freeze()
         gc.enable()

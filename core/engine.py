@@ -113,12 +113,12 @@ class Engine:
         self._check(self.course(config.learner).learner)  # fail at start-up, not at the first document
 
     @classmethod
-    def load(cls, config: EngineConfig) -> Engine:
-        """Raises: ModelNotFound, SetupError."""
+    def load(cls, config: EngineConfig, folder: Path | None = None) -> Engine:
+        """`folder`: as `load_model` has it. Raises: ModelNotFound, SetupError."""
         c = config
         light = c.learner == FastWeightsLearner.name
-        base = load_model(c.model, device=c.device, dtype=c.dtype, prepared=c.prepared, cache=c.cache, light=light)
-        return cls(base, c)
+        where = {"prepared": c.prepared, "cache": c.cache, "folder": folder}
+        return cls(load_model(c.model, device=c.device, dtype=c.dtype, light=light, **where), c)
 
     def course(self, name: str) -> Course:
         """How documents are learned by this learner. Raises: SetupError when there is none."""

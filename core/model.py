@@ -81,6 +81,14 @@ def find_folder(name: str, cache: Path | None = None) -> Path | None:
     return Path(name) if Path(name).is_dir() else None
 
 
+def find_beside_import(module: str, name: str, cache: Path | None = None) -> Path | None:
+    """`find_folder`, while a module is imported: that takes seconds of one processor, so another checks the files."""
+    with ThreadPoolExecutor(1) as pool:
+        converted = pool.submit(find_converted, name, cache or CACHE.expanduser()) if is_gguf(name) else None
+        import_module(module)
+    return (converted and converted.result()) or find_folder(name, cache)
+
+
 def load_tokenizer(name: str, cache: Path | None = None) -> Any:
     """The model's tokenizer alone, with `.encode(text).ids`; neither torch nor transformers is imported, but where a
     GGUF file has to be converted first.
@@ -105,6 +113,7 @@ def load_model(
     dtype: str = "auto",
     prepared: Path | None = None,
     cache: Path | None = None,
+    folder: Path | None = None,
     light: bool = False,
 ) -> LoadedModel:
     """Load a causal LM: "embedded", a folder, a GGUF file, or a hub id. No remote code.
@@ -112,6 +121,7 @@ def load_model(
     Args:
         prepared: where `prepare` leaves what it learned about models.
         cache: where GGUF files, the embedded model's among them, are kept converted.
+        folder: what `find_folder` found, where it was called before.
         light: the embedded model on a CPU by `core.llama`, which computes the same: to import transformers takes longer
             than all else.
 
@@ -122,7 +132,7 @@ def load_model(
     place = pick_device(device)
     kind = pick_dtype(dtype, place)
     light = light and name == DEFAULT and place.type == "cpu"
-    folder = find_folder(name, cache) if light else _find_beside_imports(name, cache)
+    folder = folder or find_folder(name, cache)
     if folder:
         check_sums(folder)
     try:
@@ -139,14 +149,6 @@ def load_model(
     if (preparation := prepared_folder(base)) not in (None, folder):
         check_sums(preparation)
     return base
-
-
-def _find_beside_imports(name: str, cache: Path | None) -> Path | None:
-    """`find_folder`; importing torch and transformers takes seconds of one processor, so another checks the files."""
-    with ThreadPoolExecutor(1) as pool:
-        converted = pool.submit(find_converted, name, cache or CACHE.expanduser()) if is_gguf(name) else None
-        import_module("transformers.modeling_utils")
-    return (converted and converted.result()) or find_folder(name, cache)
 
 
 def _load_light(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
