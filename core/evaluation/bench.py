@@ -197,7 +197,7 @@ class Bench:
         """As much of a context as the model's window takes."""
         base = self.served.engine.base
         room = min(base.model.config.max_position_embeddings, CONTEXT_TOKENS) - QUESTION_TOKENS
-        ids = base.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        ids = base.tokenizer.encode(text, add_special_tokens=False)
         return text if len(ids) <= room else base.tokenizer.decode(ids[:room])
 
     async def _answer(self, asks: Asks, tick: Callable[[int], None] = lambda done: None) -> None:
