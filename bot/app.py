@@ -311,7 +311,7 @@ def load_engine(settings: Settings) -> Engine:
         folder = find_beside_import("core.engine", settings.model, settings.cache_dir)
         from core.engine import Engine
 
-        return Engine.load(settings.engine, folder)
+        return Engine.load(settings.engine, folder, light=True)
     finally:
         gc.freeze()
         gc.enable()

@@ -113,10 +113,10 @@ class Engine:
         self._check(self.course(config.learner).learner)  # fail at start-up, not at the first document
 
     @classmethod
-    def load(cls, config: EngineConfig, folder: Path | None = None) -> Engine:
-        """`folder`: as `load_model` has it. Raises: ModelNotFound, SetupError."""
+    def load(cls, config: EngineConfig, folder: Path | None = None, *, light: bool = False) -> Engine:
+        """`folder` and `light`: as `load_model` has them. Raises: ModelNotFound, SetupError."""
         c = config
-        light = c.learner == FastWeightsLearner.name
+        light = light and c.learner == FastWeightsLearner.name  # the others need more of transformers' model
         where = {"prepared": c.prepared, "cache": c.cache, "folder": folder}
         return cls(load_model(c.model, device=c.device, dtype=c.dtype, light=light, **where), c)
 

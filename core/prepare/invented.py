@@ -192,7 +192,7 @@ def _slots(rng: random.Random) -> dict[str, str]:
 
 
 def _manual_slots(rng: random.Random) -> dict[str, str]:
-    values = {}
+    values: dict[str, str] = {}
     for number in ("", "2"):
         verb = rng.choice(VERBS)
         thing = f"the {rng.choice(OBJECTS)}"

@@ -47,7 +47,7 @@ def _questions(s: str, rng: random.Random) -> Iterator[tuple[str, str]]:
     if named := NAMED.search(s):
         noun = named["noun"]
         if noun.split()[-1] not in NO_NOUN:
-            forms = (
+            forms: tuple[str, ...] = (
                 f"Which {noun} are named?", f"List the {noun}.", f"What {noun} are mentioned?", f"Name the {noun}.",
                 f"Which {noun} does it name?", f"What are the {noun}?",
             )  # fmt: skip

@@ -82,6 +82,7 @@ def test_its_template_and_special_tokens_are_the_same(both) -> None:
 def test_nothing_of_transformers_is_imported_to_ask() -> None:
     code = (
         "import sys; from core.engine import Engine, EngineConfig; from core.ports import Ask;"
-        "Engine.load(EngineConfig(device='cpu')).answer([Ask('Who?')]); sys.exit('transformers' in sys.modules)"
+        "engine = Engine.load(EngineConfig(device='cpu', max_answer_tokens=2), light=True);"
+        "engine.answer([Ask('Who?')]); sys.exit('transformers' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
