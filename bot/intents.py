@@ -293,6 +293,7 @@ ERASE = re.compile(
     r"(?:\s+(?:please|pls|thanks|again|now|from (?:your|the) \w+))*$",
     re.IGNORECASE,
 )
+MAX_NAMES = 32  # of documents that are looked for in a message
 FILE = re.compile(rf"[^\s“”\"']+\.(?:{'|'.join(ENDINGS)})\b", re.IGNORECASE)
 ASKS = re.compile(
     r"(?:who|whom|whose|what|whats|when|where|why|which|how|is|are|was|were|do|does|did|can|could|will|would|should|has"
@@ -367,9 +368,16 @@ def _phrase(words: str) -> Intent | None:
 
 def _unnamed(text: str, documents: Sequence[str]) -> str:
     """Normal words, with "document" for each file that is named."""
-    for name in sorted([*documents, *FILE.findall(text)], key=len, reverse=True):
+    for name in _names_in(text, documents):
         text = re.sub(rf"[“\"']?{re.escape(name)}[”\"']?", "document", text, flags=re.IGNORECASE)
     return normal(text)
+
+
+def _names_in(text: str, documents: Sequence[str]) -> list[str]:
+    """Names of documents and files that the text may have, each once, the longest first."""
+    low = text.lower()
+    names = [*filter(lambda name: stem(name).lower() in low, documents), *FILE.findall(text)]
+    return sorted(dict.fromkeys(names), key=len, reverse=True)[:MAX_NAMES]
 
 
 def _summary(text: str, documents: Sequence[str]) -> Intent | None:
@@ -416,7 +424,7 @@ def _erase(text: str, documents: Sequence[str]) -> Intent | None:
 def _asked(text: str, documents: Sequence[str]) -> dict[str, object]:
     """A question, and the document that it names: `in handbook.pdf, who ...`, `handbook: who ...`, `who ... in
     handbook.pdf?`. Elsewhere a name without its ending may be a word of the question."""
-    for name in sorted([*documents, *FILE.findall(text)], key=len, reverse=True):
+    for name in _names_in(text, documents):
         full = rf"[“\"']?{re.escape(name)}[”\"']?"
         short = rf"[“\"']?{re.escape(stem(name))}[”\"']?" if len(stem(name)) > 2 else full
         for pattern in (

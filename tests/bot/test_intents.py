@@ -356,7 +356,15 @@ def test_any_text_is_understood_as_something(text, with_files):
 
 
 @pytest.mark.parametrize(
-    "text", ["that is " * 600, "ok " * 1300, "no " * 20 + "x", "thanks " + "so " * 1200, "a.pdf " * 600]
+    "text",
+    [
+        "that is " * 600,
+        "ok " * 1300,
+        "no " * 20 + "x",
+        "thanks " + "so " * 1200,
+        "a.pdf " * 600,
+        " ".join(f"{n}.pdf" for n in range(500)),
+    ],
 )
 def test_no_text_is_thought_about_for_long(text):
     began = time.process_time()
