@@ -14,22 +14,23 @@ import base64
 import re
 import time
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from itertools import chain, pairwise
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from core.document.about import about, byline, printed_date
 from core.document.archive import Unreadable
+from core.document.heading_rows import Face, SetRow, is_set_apart
 from core.document.headings import PageText, named_places, with_outline
 from core.document.heads import Box, Line, Sheet
 from core.document.layout import MIN_TABLE_ROWS, read_pages
 from core.document.order import around
 from core.document.places import MIN_HEADINGS, with_own
-from core.document.tables import cells_by_line, line_of, row_sentences
+from core.document.tables import cells_by_line, has_heading, line_of, lines_without_heading, row_sentences
 from core.document.text import tidy
 from core.sandbox import heartbeat
 
@@ -46,6 +47,9 @@ MAX_PATHS = 3000  # paths of a page that has no tables
 TABLE_SECONDS = 10.0  # in one document; the tables after it are read like other text
 MAX_HEAD_LINES = 2  # lines above a table that begins a page, below one that ends it: a running head, a page number
 COLUMN_TOLERANCE = 4.0  # points by which a column may differ from page to page
+MAX_DRAWING = 1000.0  # dots along the longer side of a page that is drawn for the ground of its tables
+MAX_RULE = 3.0  # points that a rule is thick
+RULE_DISTANCE = 4.0  # points between a row's edge and the rule below it
 MIN_KEPT_SHARE = 0.97  # of words and letters
 MIN_CONTRAST = 16  # of 255 grey levels: less cannot be seen
 # Of what is no part of the text
@@ -169,8 +173,9 @@ class _Reader:
         self.partly: list[int] = []  # pages of which that is true in part
         self.scans: list[int] = []  # pages with little text that text recognition may read
         self.spent = 0.0  # seconds on the search for tables
-        # of the last table that ended a page: the page's number, the columns' widths, the heading
-        self._last_table: tuple[int, list[float], list[str]] = -2, [], []
+        # of the last table that ended a page: the page's number, the columns' widths, the heading, [] for none; and of
+        # a table of one row, which may be its heading, how that is set
+        self._last_table: tuple[int, list[float], list[str], SetRow | None] = -2, [], [], None
 
     def sheet(self, document: pymupdf.Document, index: int) -> Sheet:
         try:
@@ -205,46 +210,64 @@ class _Reader:
         if page.rotation or self.spent > TABLE_SECONDS or not _is_ruled(page):
             return lines
         began = time.monotonic()
+        drawing = cache(partial(_Drawing, page))
         for table in getattr(page.find_tables(use_layout=False), "tables", ()):  # None, where it fails
             if not any(_within(_middle(box), table.bbox) for box in hidden):
-                lines = self._with_table(lines, table, page.number)
+                lines = self._with_table(lines, table, page.number, drawing)
         self.spent += time.monotonic() - began
         return lines
 
-    def _with_table(self, lines: list[Line], table: Any, page: int) -> list[Line]:
+    def _with_table(self, lines: list[Line], table: Any, page: int, drawing: Callable[[], _Drawing]) -> list[Line]:
         texts = [[text or "" for text in row] for row in table.extract()]
         rows = list(chain.from_iterable(map(cells_by_line, texts)))
         cells = list(chain.from_iterable(rows))
         inside = [line for line in lines if _within(line.middle, table.bbox)]
         if 2 * sum(map(bool, cells)) < len(cells) or _loses_text(texts, inside):
             return lines
-        heading = self._heading(lines, table, page) or rows[0]
+        goes_on = self._goes_on(lines, table, page)
+        as_set = _as_set(drawing(), table, inside)
+        heading = self._heading(rows, as_set, goes_on)
         if sum(line.y0 > table.bbox[3] for line in lines) <= MAX_HEAD_LINES:
-            self._last_table = page, _widths(table), heading
-        if len(rows) < 2:
+            lone = as_set[0] if heading is None else None
+            self._last_table = page, _widths(table), rows[0] if heading is None else heading, lone
+        if heading is None or len(rows) < 2:
             return lines
-        whole = rows if heading == rows[0] else [heading, *rows]
+        whole = rows if heading in ([], rows[0]) else [heading, *rows]
         is_clear = len(whole) >= MIN_TABLE_ROWS and not _holds_rows(table, inside)
+        as_they_stand = lines_without_heading(rows) if is_clear and not heading else map(line_of, rows)
+        sentences = row_sentences(whole, apart=True) if is_clear and heading else ()
         block, size = max(line.block for line in lines), min(line.size for line in inside)
         box: Box = table.bbox
         new = []
-        for number, parts in ((1, map(line_of, rows)), (2, row_sentences(whole) if is_clear else ())):
+        for number, parts in ((1, as_they_stand), (2, sentences)):
             for text in filter(None, parts):
                 new.append(Line(text, *box, size, block + number, ("", text)))
         start = lines.index(inside[0])
         return [*lines[:start], *new, *(line for line in lines[start:] if line not in inside)]
 
-    def _heading(self, lines: Sequence[Line], table: Any, page: int) -> list[str]:
-        """That of the table which ended the page before, where this one goes on with it: with nothing but a running
-        head above it, and as wide columns. Else nothing."""
-        page_before, widths_before, heading = self._last_table
+    def _heading(self, rows: list[list[str]], as_set: Sequence[SetRow], goes_on: bool) -> list[str] | None:
+        """The names of a table's columns: its first row, where that is set apart; else those of the table with which it
+        goes on; else its first row, where the words say so. [] where it has none, None where one row says nothing."""
+        apart = is_set_apart(as_set)
+        if goes_on and not apart:
+            *_, heading, lone = self._last_table
+            if lone and not has_heading([heading, *rows], is_set_apart([lone, *as_set])):
+                return []
+            return heading
+        if len(rows) < 2:
+            return None
+        return rows[0] if has_heading(rows, apart) else []
+
+    def _goes_on(self, lines: Sequence[Line], table: Any, page: int) -> bool:
+        """Whether it goes on with the table that ended the page before: nothing but a running head stands above it, and
+        its columns are as wide."""
+        page_before, widths_before, *_ = self._last_table
         widths = _widths(table)
         if page_before != page - 1 or len(widths) != len(widths_before):
-            return []
+            return False
         if sum(line.y1 < table.bbox[1] for line in lines) > MAX_HEAD_LINES:
-            return []
-        is_alike = all(abs(a - b) < COLUMN_TOLERANCE for a, b in zip(widths, widths_before, strict=True))
-        return heading if is_alike else []
+            return False
+        return all(abs(a - b) < COLUMN_TOLERANCE for a, b in zip(widths, widths_before, strict=True))
 
     def _blocks(self, page: pymupdf.Page, number: int) -> list[dict[str, Any]]:
         """The page's blocks of text. Where its fonts do not say which letters they show, character codes may be letters
@@ -447,6 +470,54 @@ def _widths(table: Any) -> list[float]:
     """Of its columns, in points."""
     boxes = max((row.cells for row in table.rows), key=lambda cells: sum(map(bool, cells)))
     return [box[2] - box[0] for box in filter(None, boxes)]
+
+
+def _as_set(drawing: _Drawing, table: Any, lines: Sequence[Line]) -> list[SetRow]:
+    """How each row of a table is set."""
+    rows = []
+    for row in table.rows:
+        faces = []
+        for box in row.cells:
+            here = [line for line in lines if box and _within(line.middle, box)]
+            fonts = frozenset(chain.from_iterable(line.fonts for line in here))
+            faces.append(Face(fonts, max(line.size for line in here)) if fonts else None)
+        x0, _, x1, bottom = row.bbox
+        rows.append(SetRow(tuple(faces), drawing.ground(row.bbox), drawing.rule(x0, x1, bottom)))
+    return rows
+
+
+class _Drawing:
+    """What a page shows beside its text: the ground on which it stands, and level rules."""
+
+    def __init__(self, page: pymupdf.Page) -> None:
+        import pymupdf
+
+        self._scale = min(1.0, MAX_DRAWING / max(page.rect.width, page.rect.height))
+        matrix = pymupdf.Matrix(self._scale, self._scale)
+        drawing = page.get_displaylist().get_pixmap(matrix=matrix, colorspace=pymupdf.csGRAY, alpha=0)
+        self._width, self._greys = drawing.width, drawing.samples
+        self._rules: list[Box] = []
+        for kind, box in page.get_bboxlog():
+            if kind.endswith("path") and box[3] - box[1] < MAX_RULE:
+                self._rules.append(box)
+
+    def ground(self, box: Box) -> int:
+        """The grey of most of what lies within, 0..255."""
+        x0, y0, x1, y1 = (max(0, round(self._scale * edge)) for edge in box)
+        greys = bytearray()
+        for y in range(y0, y1):
+            greys += self._greys[y * self._width + x0 : y * self._width + min(x1, self._width)]
+        return max(set(greys), key=greys.count, default=255)
+
+    def rule(self, x0: float, x1: float, y: float) -> float:
+        """How thick the rule at this height is, with what lies between the lines of a double one; 0 for less than half
+        of a rule from x0 to x1."""
+        near, covered = [], 0.0
+        for left, top, right, bottom in self._rules:
+            if abs((top + bottom) / 2 - y) < RULE_DISTANCE and left < x1 and right > x0:
+                near += [top, bottom]
+                covered += min(right, x1) - max(left, x0)
+        return max(near) - min(near) if 2 * covered > x1 - x0 else 0.0
 
 
 def _holds_rows(table: Any, lines: Sequence[Line]) -> bool:

@@ -7,24 +7,29 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from itertools import chain, repeat
+from itertools import chain, repeat, zip_longest
+from statistics import median
 
 from core.document.text import join_lines, one_line, tidy
 
 FIGURE = re.compile(r"[-+−–]?[€$£]?\s?\d[\d.,:/'’ ]*(?:%|[€$£]|[a-zA-Zµ°]{0,3})\.?|[-–—]|n/?a", re.I)
 NUMBER = re.compile(r"[-+−–]?\d+(?:[.,]\d+)*(?:e[-+−]?\d+)?%?", re.I)
 MAX_FIGURE_LENGTH = 30  # characters of a figure
-NO_HEADING = re.compile(r"[€$£]\s?\d|\d[€$£%]|\d[.,]\d|…|(?:\. ?){2}\d")  # amounts, dots before a page's number
+# Amounts, commands, dots before a page's number
+NO_HEADING = re.compile(r"[€$£]\s?\d|\d[€$£%]|\d[.,]\d|\de[-+−]\d|\\[a-z]|…|(?:\. ?){2}\d", re.I)
 YEAR = re.compile(r"(?:19|20)\d\d")
 THOUSANDS = re.compile(r"(?<!\d)\d{1,3}(?: \d{3})+(?![\d.,])")  # parted by blanks: 12 000
 MAX_SPAN = 100  # columns that a cell goes over, at most
 MAX_KEY_COLUMNS = 2  # columns, at most, that name a row
+MAX_LABEL_WORDS = 10  # words of a column's name, or of a row's
+MIN_SENTENCE_WORDS = 4  # words that end with a full stop and are no abbreviations
+DESCRIBES = ("description", "beschreibung", "descripción", "descrição", "descrizione")  # says nothing beside a key
 
 
 def rows_as_text(rows: Sequence[Sequence[str]]) -> str:
     """A line for each row as it stands; then, of a table with a heading, a line for each row as a sentence."""
     rows = list(filter(any, without_breaks(rows)))
-    parts = ["\n".join(map(line_of, rows))]
+    parts = ["\n".join(map(line_of, rows) if has_heading(rows) else lines_without_heading(rows))]
     if sentences := row_sentences(rows):
         parts.append("\n".join(sentences))
     return "\n\n".join(parts)
@@ -38,6 +43,35 @@ def without_breaks(rows: Iterable[Iterable[str]]) -> list[list[str]]:
 def line_of(row: Iterable[str]) -> str:
     """A row as it stands, without its empty cells."""
     return " ".join(filter(None, row))
+
+
+def lines_without_heading(rows: Sequence[Sequence[str]]) -> list[str]:
+    """A line for each row: "key: what it says" of a table with a column of keys and one more, else as it stands."""
+    columns = [column for column in zip_longest(*rows, fillvalue="") if any(column)]
+    if len(columns) != 2 or not _are_keys(*columns):
+        return list(map(line_of, rows))
+    lines = []
+    for key, value in zip(*columns, strict=True):
+        lines.append(f"{key.rstrip(':')}: {value}" if value else key)
+    return lines
+
+
+def _are_keys(names: Sequence[str], values: Sequence[str]) -> bool:
+    """Whether they name what stands beside them: short, each another, before figures or more words than they are."""
+    if not all(names) or len(set(names)) < len(names) or any(map(_is_long, names)):
+        return False
+    if _is_figures(list(filter(None, values))):
+        return not _is_figures(names)
+    return len("".join(values)) > len("".join(names))
+
+
+def _is_long(cell: str) -> bool:
+    """Whether it is too long for a name, or a sentence."""
+    return len(cell.split()) > MAX_LABEL_WORDS or _is_sentence(cell)
+
+
+def _is_sentence(cell: str) -> bool:
+    return cell.endswith(".") and len(cell.split()) >= MIN_SENTENCE_WORDS
 
 
 def spread(rows: Sequence[Sequence[tuple[str, int, int]]]) -> list[list[str]]:
@@ -83,14 +117,20 @@ def cells_by_line(cells: Sequence[str]) -> list[list[str]]:
     return [[join_lines(cell, set()) for cell in lines]]
 
 
-def row_sentences(rows: Sequence[Sequence[str]]) -> list[str]:
-    """For each row "its name: column value, column value."; nothing where the first row names no columns."""
-    if not has_heading(rows):
+def row_sentences(rows: Sequence[Sequence[str]], apart: bool | None = None) -> list[str]:
+    """For each row "its name: column value, column value."; nothing where the first row names no columns.
+
+    Args:
+        apart: as in `has_heading`.
+    """
+    if not has_heading(rows, apart):
         return []
     heading, *body = _parted(rows)
     if _is_run_together([heading, *body]):
         return []
     keys = max(_keys(body), not heading[0])
+    if len(heading) == 2 and heading[1].casefold() in DESCRIBES:
+        heading[1] = ""
     sentences = []
     for row in body:
         name = ", ".join(filter(None, row[:keys])).rstrip(":")
@@ -106,8 +146,13 @@ def _named_values(heading: Sequence[str], row: Sequence[str]) -> str:
     return ", ".join(cells).rstrip(".") + "." if cells else ""
 
 
-def has_heading(rows: Sequence[Sequence[str]]) -> bool:
-    """Whether the first row names the columns: by words, each another, or by years. Not less than two of each."""
+def has_heading(rows: Sequence[Sequence[str]], apart: bool | None = None) -> bool:
+    """Whether the first row names the columns: by words, each another, or by years. Not less than two of each.
+
+    Args:
+        apart: whether the first row is set apart from those below it; None, where nobody knows. One that is set as
+            they are has to differ from them in form.
+    """
     if len(rows) < 2 or len(rows[0]) < 2:
         return False
     first = list(filter(None, rows[0]))
@@ -115,7 +160,47 @@ def has_heading(rows: Sequence[Sequence[str]]) -> bool:
         return False
     if any(map(_is_figure, first)) and not _names_years(rows[0]):
         return False
-    return all(map(_is_name, first)) and not any(map(_is_alike, rows[0], rows[1]))
+    if not all(map(_is_name, first)) or any(map(_is_alike, rows[0], rows[1])):
+        return False
+    if apart is None:
+        return not any(map(_is_sentence, first))
+    return apart or _differs(rows)
+
+
+def _differs(rows: Sequence[Sequence[str]]) -> bool:
+    """Whether the first row differs in form from those below it: no name of it is long, and one stands above figures,
+    or all of them begin as nothing below them does, or half of them in a row that is shorter than most."""
+    heading, *body = rows
+    if any(map(_is_long, heading)):
+        return False
+    compared = different = 0
+    for column, name in enumerate(heading):
+        cells = _column(body, column)
+        if name and _is_figures(list(filter(_holds_words, cells))):  # a dash alone is no figure
+            return True
+        forms = set(filter(None, map(_form, cells)))
+        if forms and _form(name):
+            compared += 1
+            different += _form(name) not in forms
+    is_short = len(line_of(heading)) < median(map(len, map(line_of, body)))
+    return 0 < compared <= (2 * different if is_short else different)
+
+
+def _form(cell: str) -> str:
+    """How a cell begins: with a sign, a digit, a small letter or a capital. "" for a single character, and for scripts
+    without capitals."""
+    first = cell[:1]
+    if len(cell) < 2:
+        return ""
+    if not first.isalpha():
+        return "digit" if first.isdigit() else "sign"
+    if first.isupper():
+        return "capital"
+    return "small" if first.islower() else ""
+
+
+def _holds_words(cell: str) -> bool:
+    return any(map(str.isalnum, cell))
 
 
 def _names_years(row: Sequence[str]) -> bool:
@@ -123,7 +208,7 @@ def _names_years(row: Sequence[str]) -> bool:
 
 
 def _is_name(cell: str) -> bool:
-    return any(map(str.isalnum, cell)) and not NO_HEADING.search(cell)
+    return _holds_words(cell) and not NO_HEADING.search(cell)
 
 
 def _is_alike(cell: str, below: str) -> bool:
