@@ -20,6 +20,7 @@ from core.document.formats import place_of
 from core.document.text import one_line
 from core.errors import AlreadyKnown, EngramError, QuotaReached, SetupError
 from core.prompts import NOT_IN_TEXT
+from core.search.words import STOP_WORDS
 from core.types import Answer, Certainty, Completion, Correction, Document, Job, JobKind, Progress, Stage, Status
 
 LISTED, COMING = 12, 3  # documents, of them on their way, so that a list fits one message
@@ -287,8 +288,18 @@ def _short(text: str) -> str:
     """Two or three lines of an answer."""
     lines = list(filter(None, map(str.strip, text.splitlines()))) or ["(nothing)"]
     more = " …" if len(lines) > MAX_ANSWER_LINES else ""
-    short = clip("\n".join(lines[:MAX_ANSWER_LINES]) + more, MAX_ANSWER)
-    return short[0].upper() + short[1:]
+    return _begun(clip("\n".join(lines[:MAX_ANSWER_LINES]) + more, MAX_ANSWER))
+
+
+def _begun(text: str) -> str:
+    """With a capital letter where it reads like a sentence. What may be a key, a command or a file is left as it is in
+    the document: u is another key than U."""
+    words = text.lower().split()
+    first = words[0].rstrip(",.")
+    is_prose = len(words) > 1 and not STOP_WORDS.isdisjoint(words)
+    if first in ("yes", "no") or (is_prose and len(first) > 1 and first.isalpha()):
+        return text[0].upper() + text[1:]
+    return text
 
 
 def _base(value: Answer) -> str:

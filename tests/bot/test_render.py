@@ -170,6 +170,24 @@ def test_without_two_losses_there_is_no_curve(losses):
 # Answers
 
 
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("u", "u"),
+        ("p and n", "p and n"),
+        ("apt-get source foo", "apt-get source foo"),
+        ("cvs watchers", "cvs watchers"),
+        ("--keep", "--keep"),
+        ("seven in the morning", "Seven in the morning"),
+        ("because it is old", "Because it is old"),
+        ("yes", "Yes"),
+        ("no, it is not", "No, it is not"),
+    ],
+)
+def test_only_what_reads_like_a_sentence_gets_a_capital(said: str, shown: str) -> None:
+    assert render.answer(answer(learned=replace(LEARNED, text=said))).title == shown
+
+
 def test_the_answer_is_first_and_all_else_is_small():
     message = render.answer(answer())
     assert message.title == LEARNED.text and not message.fields
