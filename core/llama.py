@@ -58,6 +58,16 @@ class Cache:
             layer.keys, layer.values = layer.keys[rows], layer.values[rows]
 
 
+class Linear(nn.Linear):
+    def reset_parameters(self) -> None:
+        """Weights are loaded. To draw them, or to skip that on the "meta" device, would import torch's compiler."""
+
+
+class Embedding(nn.Embedding):
+    def reset_parameters(self) -> None:
+        """Likewise."""
+
+
 class Norm(nn.Module):
     def __init__(self, width: int, eps: float) -> None:
         super().__init__()
@@ -97,10 +107,10 @@ class Attention(nn.Module):
         self.number, self.width = number, config.head_dim
         self.groups = config.num_attention_heads // config.num_key_value_heads
         queries, keys = config.num_attention_heads * self.width, config.num_key_value_heads * self.width
-        self.q_proj = nn.Linear(config.hidden_size, queries, bias=False)
-        self.k_proj = nn.Linear(config.hidden_size, keys, bias=False)
-        self.v_proj = nn.Linear(config.hidden_size, keys, bias=False)
-        self.o_proj = nn.Linear(queries, config.hidden_size, bias=False)
+        self.q_proj = Linear(config.hidden_size, queries, bias=False)
+        self.k_proj = Linear(config.hidden_size, keys, bias=False)
+        self.v_proj = Linear(config.hidden_size, keys, bias=False)
+        self.o_proj = Linear(queries, config.hidden_size, bias=False)
 
     def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor], mask: Tensor | None, cache: Cache | None) -> Tensor:
         """mask [R, 1, T, C]: what each token sees; None: all up to itself."""
@@ -122,9 +132,9 @@ class Attention(nn.Module):
 class Mlp(nn.Module):
     def __init__(self, config: Any) -> None:
         super().__init__()
-        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+        self.gate_proj = Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.up_proj = Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.down_proj = Linear(config.intermediate_size, config.hidden_size, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
@@ -147,7 +157,7 @@ class Decoder(nn.Module):
     def __init__(self, config: Any) -> None:
         super().__init__()
         self.config = config
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.embed_tokens = Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(Block(config, number) for number in range(config.num_hidden_layers))
         self.norm = Norm(config.hidden_size, config.rms_norm_eps)
         self.rotary_emb = Rotary(config)
@@ -215,7 +225,7 @@ class Llama(nn.Module):
         super().__init__()
         self.config = config
         self.model = Decoder(config)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
 
     @property
     def device(self) -> torch.device:
@@ -234,8 +244,7 @@ class Llama(nn.Module):
 def load_llama(folder: Path, dtype: torch.dtype) -> Llama:
     """The model that `core.convert` wrote; its file stays mapped into memory."""
     config = SimpleNamespace(**json.loads((folder / "config.json").read_text()))
-    with torch.device("meta"):  # no memory, nothing drawn
-        model = Llama(config)
+    model = Llama(config)
     state = {name: tensor.to(dtype) for name, tensor in load_file(folder / "model.safetensors").items()}
     model.load_state_dict(state | {"lm_head.weight": state["model.embed_tokens.weight"]}, assign=True)
     model.lm_head.weight = model.model.embed_tokens.weight
