@@ -117,8 +117,10 @@ class Engine:
         """`folder` and `light`: as `load_model` has them. Raises: ModelNotFound, SetupError."""
         c = config
         light = light and c.learner == FastWeightsLearner.name  # the others need more of transformers' model
-        where = {"prepared": c.prepared, "cache": c.cache, "folder": folder}
-        return cls(load_model(c.model, device=c.device, dtype=c.dtype, light=light, **where), c)
+        base = load_model(
+            c.model, device=c.device, dtype=c.dtype, prepared=c.prepared, cache=c.cache, folder=folder, light=light
+        )
+        return cls(base, c)
 
     def course(self, name: str) -> Course:
         """How documents are learned by this learner. Raises: SetupError when there is none."""

@@ -19,6 +19,8 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
+from core.learning.blocks import norm
+
 
 class States(NamedTuple):
     last_hidden_state: Tensor  # [R, T, d]
@@ -75,9 +77,7 @@ class Norm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        wide = x.float()
-        wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
-        return self.weight * wide.to(x.dtype)
+        return norm(x, self.weight, self.eps)
 
 
 class Rotary(nn.Module):
@@ -183,7 +183,7 @@ class Decoder(nn.Module):
         cache = past_key_values or (Cache(len(self.layers)) if use_cache else None)
         seen = cache.get_seq_length() if cache else 0
         if position_ids is None:
-            position_ids = torch.arange(seen, seen + x.shape[1], device=x.device)[None]
+            position_ids = torch.arange(seen, seen + x.shape[1])[None]
         alone = attention_mask is None and cache is None
         mask = visible(seen, x.shape[1], attention_mask, position_ids if alone else None)
         rotation = self.rotary_emb(x, position_ids)
@@ -208,8 +208,7 @@ def visible(seen: int, count: int, counts: Tensor | None, positions: Tensor | No
         texts = texts if texts[:, -1].any() else None
     if counts is None and texts is None and (count == 1 or not seen):
         return None
-    device = next(t.device for t in (counts, texts, torch.empty(0)) if t is not None)
-    columns = torch.arange(seen + count, device=device)
+    columns = torch.arange(seen + count)
     mask = (columns <= columns[seen:, None])[None, None]
     if counts is not None:
         mask = mask & counts[:, None, None]

@@ -217,10 +217,11 @@ def fact(rng: random.Random, relations: Sequence[tuple[str, str]] = RELATIONS) -
     """One sentence and every question about it that its wording answers."""
     statements, questions = rng.choice(relations)
     values = _slots(rng)
-    if relations is MANUAL:
+    is_manual = relations is MANUAL
+    if is_manual:
         values |= _manual_slots(rng)
     statement = rng.choice(statements.split("|")).format(**values)
-    if relations is RELATIONS:  # in a manual, q and Q are two keys
+    if not is_manual:  # there q and Q are two keys
         statement = statement[0].upper() + statement[1:]
     answered = []
     for pair in questions.split("|"):

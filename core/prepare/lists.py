@@ -18,7 +18,6 @@ ITEM = rf"{WORD}(?: {WORD}){{0,4}}"
 LIST = rf"(?P<list>{ITEM}(?:, {ITEM}){{1,5}},? (?:and|or) {ITEM})(?=[,;:.]|$| (?:{NO_ITEM})\b)"
 NOUNS = r"(?P<noun>(?:[a-z-]{3,} )?[a-z]{3,}s)"
 HOLDS = "includes?|included|comprises?|comprised|contains?|contained|consists? of|consisted of|covers?|covered"
-PAST = ("included", "comprised", "contained", "consisted", "covered")
 SUBJECT = r"(?P<subject>[A-Z][^,;:]{2,60}?)"
 NAMED = re.compile(rf"\b{NOUNS},? (?:such as|including|like|namely|:) {LIST}")
 HELD = re.compile(rf"^{SUBJECT} (?P<verb>{HOLDS}) {LIST}")
@@ -54,7 +53,8 @@ def _questions(s: str, rng: random.Random) -> Iterator[tuple[str, str]]:
             yield rng.choice(forms), named["list"]
     if held := HELD.match(s):
         subject, verb = _lower_article(held["subject"]), held["verb"]
-        aux = "did" if verb.startswith(PAST) else "does" if verb.partition(" ")[0].endswith("s") else "do"
+        first = verb.partition(" ")[0]
+        aux = "did" if first.endswith("ed") else "does" if first.endswith("s") else "do"
         forms = (f"What {aux} {subject} {_infinitive(verb)}?", f"List what {subject} {verb}.")
         yield rng.choice(forms), held["list"]
     elif are := ARE.match(s):
@@ -93,7 +93,7 @@ def stands_in(answer: str, text: str) -> bool:
     return answer in text or (len(parts) >= 3 and all(item in text for item in parts))
 
 
-def without_first_items(questions: Sequence[QA], lists: Sequence[QA]) -> list[QA]:
+def without_single_items(questions: Sequence[QA], lists: Sequence[QA]) -> list[QA]:
     """The questions without those that ask "what" and are answered by one item of a list alone."""
     parts: set[str] = set()
     for q in lists:

@@ -30,7 +30,7 @@ from typing import IO, Any, Generic, NamedTuple, TypeVar, overload
 
 from core.document.tables import rows_as_text
 from core.document.text import one_line
-from core.prepare.lists import as_bullets, lists_of, without_first_items
+from core.prepare.lists import as_bullets, lists_of, without_single_items
 from core.prepare.questions import QA, SENTENCE, ask_paragraph, recurring
 from core.prepare.swapped import Words
 from core.prompts import NOT_IN_TEXT
@@ -160,7 +160,7 @@ def passages_of(article: tuple[str, str], recur: float = 0.0, *, with_lists: boo
                 lists: list[QA] = []
                 for number, asked in enumerate(group):
                     of_paragraph = lists_of(asked, title, rng) if with_lists else []
-                    questions += without_first_items(ask_paragraph(asked, title, rng, 6), of_paragraph)
+                    questions += without_single_items(ask_paragraph(asked, title, rng, 6), of_paragraph)
                     if of_paragraph and rng.random() < BULLETED:
                         group[number] = as_bullets(asked, of_paragraph[-1].answer, rng)
                     lists += of_paragraph

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from core.prepare.lists import as_bullets, items, lists_of, stands_in, without_first_items
+from core.prepare.lists import as_bullets, items, lists_of, stands_in, without_single_items
 from core.prepare.questions import QA
 
 
@@ -45,7 +45,7 @@ def test_a_pair_or_a_list_that_begins_a_subordinate_clause_is_none() -> None:
 def test_one_item_alone_is_no_answer_to_what() -> None:
     whole = QA("What did Orla keep?", "goats, geese and bees")
     first, year = QA("What did Orla keep?", "goats"), QA("When did Orla keep geese?", "geese")
-    assert without_first_items([first, year], [whole]) == [year]
+    assert without_single_items([first, year], [whole]) == [year]
 
 
 def test_a_list_at_a_sentences_end_becomes_lines_and_still_stands_there() -> None:
