@@ -288,10 +288,10 @@ def _short(text: str) -> str:
     """Two or three lines of an answer."""
     lines = list(filter(None, map(str.strip, text.splitlines()))) or ["(nothing)"]
     more = " …" if len(lines) > MAX_ANSWER_LINES else ""
-    return _begun(clip("\n".join(lines[:MAX_ANSWER_LINES]) + more, MAX_ANSWER))
+    return _with_capital(clip("\n".join(lines[:MAX_ANSWER_LINES]) + more, MAX_ANSWER))
 
 
-def _begun(text: str) -> str:
+def _with_capital(text: str) -> str:
     """With a capital letter where it reads like a sentence. What may be a key, a command or a file is left as it is in
     the document: u is another key than U."""
     words = text.lower().split()

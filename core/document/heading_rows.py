@@ -1,4 +1,4 @@
-"""Whether a table's first row names its columns, by how it is set: its type, its ground, the rule below it."""
+"""Whether a table's first row names its columns, by how it is set: its type, its background, the rule below it."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ class Face:
 
 
 @dataclass(frozen=True)
-class SetRow:
-    """How a row is set: the type of each cell that has text, the grey of its ground, the rule below it in points."""
+class RowStyle:
+    """A row's look: the type of each cell that has text, the grey of its background, the rule below it in points."""
 
     faces: tuple[Face | None, ...]
-    ground: int
+    background: int
     rule: float
 
 
-def is_set_apart(rows: Sequence[SetRow]) -> bool | None:
+def is_set_apart(rows: Sequence[RowStyle]) -> bool | None:
     """Whether the first row is set as none of the others is. None where nothing can be compared."""
     first, *below = rows
     if not below:
         return None
-    if first.ground not in map(attrgetter("ground"), below):
+    if first.background not in map(attrgetter("background"), below):
         return True
     inner = list(map(attrgetter("rule"), below[:-1]))  # what stands below the last one is the table's frame
     if inner and first.rule > max(inner) + THICKER:
@@ -55,7 +55,7 @@ def is_set_apart(rows: Sequence[SetRow]) -> bool | None:
     return _has_own_type(first, below)
 
 
-def _has_own_type(first: SetRow, below: Sequence[SetRow]) -> bool | None:
+def _has_own_type(first: RowStyle, below: Sequence[RowStyle]) -> bool | None:
     """By its cells, each compared with those of its column: all differ, or all are bold and some differ, since the
     names of the rows may be bold as well."""
     compared = different = bold = 0

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from core.document.about import about, byline, printed_date
 from core.document.archive import Unreadable
-from core.document.heading_rows import Face, SetRow, is_set_apart
+from core.document.heading_rows import Face, RowStyle, is_set_apart
 from core.document.headings import PageText, named_places, with_outline
 from core.document.heads import Box, Line, Sheet
 from core.document.layout import MIN_TABLE_ROWS, read_pages
@@ -47,7 +47,7 @@ MAX_PATHS = 3000  # paths of a page that has no tables
 TABLE_SECONDS = 10.0  # in one document; the tables after it are read like other text
 MAX_HEAD_LINES = 2  # lines above a table that begins a page, below one that ends it: a running head, a page number
 COLUMN_TOLERANCE = 4.0  # points by which a column may differ from page to page
-MAX_DRAWING = 1000.0  # dots along the longer side of a page that is drawn for the ground of its tables
+MAX_DRAWING = 1000.0  # dots along the longer side of a page that is drawn for the background of its tables
 MAX_RULE = 3.0  # points that a rule is thick
 RULE_DISTANCE = 4.0  # points between a row's edge and the rule below it
 MIN_KEPT_SHARE = 0.97  # of words and letters
@@ -175,7 +175,7 @@ class _Reader:
         self.spent = 0.0  # seconds on the search for tables
         # of the last table that ended a page: the page's number, the columns' widths, the heading, [] for none; and of
         # a table of one row, which may be its heading, how that is set
-        self._last_table: tuple[int, list[float], list[str], SetRow | None] = -2, [], [], None
+        self._last_table: tuple[int, list[float], list[str], RowStyle | None] = -2, [], [], None
 
     def sheet(self, document: pymupdf.Document, index: int) -> Sheet:
         try:
@@ -225,10 +225,10 @@ class _Reader:
         if 2 * sum(map(bool, cells)) < len(cells) or _loses_text(texts, inside):
             return lines
         goes_on = self._goes_on(lines, table, page)
-        as_set = _as_set(drawing(), table, inside)
-        heading = self._heading(rows, as_set, goes_on)
+        styles = _row_styles(drawing(), table, inside)
+        heading = self._heading(rows, styles, goes_on)
         if sum(line.y0 > table.bbox[3] for line in lines) <= MAX_HEAD_LINES:
-            lone = as_set[0] if heading is None else None
+            lone = styles[0] if heading is None else None
             self._last_table = page, _widths(table), rows[0] if heading is None else heading, lone
         if heading is None or len(rows) < 2:
             return lines
@@ -245,13 +245,13 @@ class _Reader:
         start = lines.index(inside[0])
         return [*lines[:start], *new, *(line for line in lines[start:] if line not in inside)]
 
-    def _heading(self, rows: list[list[str]], as_set: Sequence[SetRow], goes_on: bool) -> list[str] | None:
+    def _heading(self, rows: list[list[str]], styles: Sequence[RowStyle], goes_on: bool) -> list[str] | None:
         """The names of a table's columns: its first row, where that is set apart; else those of the table with which it
         goes on; else its first row, where the words say so. [] where it has none, None where one row says nothing."""
-        apart = is_set_apart(as_set)
+        apart = is_set_apart(styles)
         if goes_on and not apart:
             *_, heading, lone = self._last_table
-            if lone and not has_heading([heading, *rows], is_set_apart([lone, *as_set])):
+            if lone and not has_heading([heading, *rows], is_set_apart([lone, *styles])):
                 return []
             return heading
         if len(rows) < 2:
@@ -472,7 +472,7 @@ def _widths(table: Any) -> list[float]:
     return [box[2] - box[0] for box in filter(None, boxes)]
 
 
-def _as_set(drawing: _Drawing, table: Any, lines: Sequence[Line]) -> list[SetRow]:
+def _row_styles(drawing: _Drawing, table: Any, lines: Sequence[Line]) -> list[RowStyle]:
     """How each row of a table is set."""
     rows = []
     for row in table.rows:
@@ -482,12 +482,12 @@ def _as_set(drawing: _Drawing, table: Any, lines: Sequence[Line]) -> list[SetRow
             fonts = frozenset(chain.from_iterable(line.fonts for line in here))
             faces.append(Face(fonts, max(line.size for line in here)) if fonts else None)
         x0, _, x1, bottom = row.bbox
-        rows.append(SetRow(tuple(faces), drawing.ground(row.bbox), drawing.rule(x0, x1, bottom)))
+        rows.append(RowStyle(tuple(faces), drawing.background(row.bbox), drawing.rule(x0, x1, bottom)))
     return rows
 
 
 class _Drawing:
-    """What a page shows beside its text: the ground on which it stands, and level rules."""
+    """What a page shows beside its text: its background, and level rules."""
 
     def __init__(self, page: pymupdf.Page) -> None:
         import pymupdf
@@ -501,7 +501,7 @@ class _Drawing:
             if kind.endswith("path") and box[3] - box[1] < MAX_RULE:
                 self._rules.append(box)
 
-    def ground(self, box: Box) -> int:
+    def background(self, box: Box) -> int:
         """The grey of most of what lies within, 0..255."""
         x0, y0, x1, y1 = (max(0, round(self._scale * edge)) for edge in box)
         greys = bytearray()

@@ -2,17 +2,17 @@ from __future__ import annotations
 
 import pytest
 
-from core.document.heading_rows import Face, SetRow, is_set_apart
+from core.document.heading_rows import Face, RowStyle, is_set_apart
 
 ROMAN, BOLD, CODE = "Times-Roman", "Times-Bold", "Courier"
 
 
-def row(*fonts: str, size: float = 10.0) -> SetRow:
+def row(*fonts: str, size: float = 10.0) -> RowStyle:
     """A row with a cell in each font, "" for an empty one."""
     faces = []
     for font in fonts:
         faces.append(Face(frozenset({font}), size) if font else None)
-    return SetRow(tuple(faces), ground=255, rule=0.5)
+    return RowStyle(tuple(faces), background=255, rule=0.5)
 
 
 @pytest.mark.parametrize(
@@ -28,5 +28,5 @@ def row(*fonts: str, size: float = 10.0) -> SetRow:
         ([row(BOLD, BOLD)], None),
     ],
 )
-def test_a_row_is_set_apart_by_type_that_its_columns_have_not(rows: list[SetRow], *, apart: bool | None) -> None:
+def test_a_row_is_set_apart_by_type_that_its_columns_have_not(rows: list[RowStyle], *, apart: bool | None) -> None:
     assert is_set_apart(rows) is apart
