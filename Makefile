@@ -9,7 +9,7 @@ install: .venv/installed  ## .venv with the exact releases of the lock, and the 
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv .venv
 	@echo "Installing about 180 Python packages into .venv; this takes minutes the first time."
-	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile -r requirements.lock
 	ENGRAM_MODEL=embedded $(BIN)/python -m bot model fetch
 	touch $@
 
