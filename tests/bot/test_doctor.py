@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 from packaging.requirements import Requirement
 
-from bot.doctor import dependencies, examine, model
+from bot.doctor import dependencies, examine, model, platform, recognition
+from bot.platforms import PLATFORMS
 from bot.platforms.discord import app as discord_platform
 from bot.settings import Settings, load_settings
 from core.convert import fetch_command
@@ -30,10 +31,12 @@ from tests.conftest import Environment
 from tests.storage.samples import learn, make_document, make_job, make_learned
 
 
-async def states(chosen: Settings, platform: str) -> dict[str, tuple[str, str]]:
-    """Name -> (state, detail and what to do), of the checks of one platform."""
-    found = [check for check in await examine(chosen) if check["name"].startswith(platform)]
-    return {check["name"]: (check["state"], f"{check['detail']} {check['fix']}") for check in found}
+async def states(chosen: Settings, name: str) -> dict[str, tuple[str, str]]:
+    """Name -> (state, detail and what to do), of the checks of one platform, or of one name."""
+    is_platform = name.lower() in PLATFORMS
+    checks = await (platform(name.lower(), chosen) if is_platform else examine(chosen))
+    about = [check for check in checks if check["name"].startswith(name)]
+    return {check["name"]: (check["state"], f"{check['detail']} {check['fix']}") for check in about}
 
 
 async def test_slack_that_is_right_is_all_ok(slack: FakeSlack) -> None:
@@ -194,21 +197,21 @@ async def test_a_file_that_cannot_be_written_and_a_full_quota_are_named(
     assert found["state"] == "error" and "too large" in found["detail"]
 
 
-async def test_text_recognition_is_looked_for_with_its_languages(environment: Environment, tmp_path: Path) -> None:
-    async def said(**chosen: Any) -> tuple[str, str]:
-        found = await states(Settings(data_dir=tmp_path, **chosen), "Text recognition")
-        return found["Text recognition"]
+def test_text_recognition_is_looked_for_with_its_languages(environment: Environment, tmp_path: Path) -> None:
+    def said(**chosen: Any) -> tuple[str, str]:
+        found = recognition(Settings(data_dir=tmp_path, **chosen))
+        return found["state"], f"{found['detail']} {found['fix']}"
 
     environment["PATH"] = str(tmp_path)
-    state, words = await said()
+    state, words = said()
     assert state == "warning" and "`apt install tesseract-ocr`" in words and "`--build-arg OCR=eng`" in words
     program = tmp_path / "tesseract"
     program.write_text("#!/bin/sh\nprintf 'List of available languages (2):\\neng\\nosd\\n'\n")
     program.chmod(0o755)
-    assert (await said())[0] == "ok"
-    state, words = await said(ocr_languages="eng+chi_sim")
+    assert said()[0] == "ok"
+    state, words = said(ocr_languages="eng+chi_sim")
     assert state == "error" and "`apt install tesseract-ocr-chi-sim`" in words
-    assert (await said(ocr_pages=0)) == ("ok", "switched off: scans and pictures are refused ")
+    assert said(ocr_pages=0) == ("ok", "switched off: scans and pictures are refused ")
 
 
 async def test_discord_is_asked_through_the_proxy(environment: Environment) -> None:

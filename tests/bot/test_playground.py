@@ -42,10 +42,11 @@ REMOVED_CHART = "reading 'offsetWidth'"  # Gradio's chart measures itself once m
 
 
 @contextmanager
-def started(command: list[str], folder: Path, log: Path) -> Iterator[str]:
-    """The address of a playground in a process of its own."""
+def started(command: list[str], folder: Path, log: Path, **variables: str) -> Iterator[str]:
+    """The address of a playground in a process of its own, with these variables."""
+    environment = os.environ | variables
     with log.open("w") as output:
-        process = subprocess.Popen(command, cwd=folder, stdout=output, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(command, cwd=folder, stdout=output, stderr=subprocess.STDOUT, env=environment)
     try:
         yield address(process, log)
     finally:
@@ -273,7 +274,8 @@ async def test_the_whole_story_in_a_space_with_the_model(browser: Browser, tmp_p
     app.write_text(app.read_text().replace("7860", str(port())).replace("0.0.0.0", "127.0.0.1"))
     assert (space / "README.md").read_text().startswith("---\ntitle: Engram\n")
     log = tmp_path / "log"
-    with started([sys.executable, "app.py"], space, log) as at:
+    shorter = {} if "PLAYGROUND_PICTURES" in os.environ else {"ENGRAM_CHECK": "false", "OMP_NUM_THREADS": "1"}
+    with started([sys.executable, "app.py"], space, log, **shorter) as at:
         page = await visit(browser, at)
         await learn_sample(page)
         await expect(page.locator("#progress")).to_contain_text("I know ferry.md now", timeout=180_000)

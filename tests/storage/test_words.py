@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.search.ranking import WordMatch
@@ -66,6 +66,7 @@ def equal(one: list[WordMatch], other: list[WordMatch]) -> None:
 texts = st.lists(st.sampled_from(WORDS), max_size=12).map(" ".join)
 
 
+@settings(max_examples=40)
 @given(st.lists(st.lists(texts, min_size=1, max_size=4), min_size=1, max_size=3), st.lists(texts, min_size=1))
 def test_places_score_as_fts5_does(documents: list[list[str]], questions: list[str]) -> None:
     named = {f"d{at}": chunks for at, chunks in enumerate(documents)}

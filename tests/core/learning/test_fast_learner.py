@@ -192,7 +192,7 @@ def test_the_embedded_model_learns_ten_invented_facts(embedded) -> None:
     for page in pages:
         _, learned = finish(embedded.learn(embedded.chunk([page]), title="Notes"))
         weights.append(section(learned, 0))
-    asked = [qs[0] for qs in mine.questions]
+    asked = [qs[0] for qs in mine.questions[:6]]
     answers = embedded.answer([Ask(q.question, w) for w in (*weights, None) for q in asked])
     right = [exact_match(a.text, [q.answer]) for a, q in zip(answers, asked * 3, strict=True)]
     n = len(asked)

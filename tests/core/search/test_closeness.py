@@ -158,7 +158,7 @@ def test_training_makes_questions_find_their_passages(tiny) -> None:
         text = f"{n} " + " ".join(some) + " and so on" * 20
         passages.append(Passage("people", "", text, [QA(f"Where {some[0]} {some[1]}?", "x")]))
     losses: list[float] = []
-    config = SearchConfig(steps=200, batch=8, others=8)
+    config = SearchConfig(steps=200, batch=4, others=4)
     before = tiny.model.model.layers[0].mlp.down_proj.weight.clone()
     head = train_search(tiny, passages, config, lambda step, loss: losses.append(loss))
     assert losses[-1] < losses[0] and head.layer == round(DEPTH_SHARE * 3) and not head.project.requires_grad
