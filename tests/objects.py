@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from tests.timeouts import WAIT
 from tests.watchdog import watched
 
 BUCKET = "engram"
@@ -46,7 +47,7 @@ def running() -> Iterator[dict[str, str]]:
 def _wait(address: str) -> None:
     for _ in range(600):
         try:
-            urllib.request.urlopen(address, timeout=5).close()
+            urllib.request.urlopen(address, timeout=WAIT).close()
             return
         except OSError:
             time.sleep(0.1)
@@ -55,7 +56,7 @@ def _wait(address: str) -> None:
 
 def _put(address: str, data: bytes = b"") -> None:
     urllib.request.urlopen(
-        urllib.request.Request(address, data, {"Content-Type": "text/xml"}, method="PUT"), timeout=10
+        urllib.request.Request(address, data, {"Content-Type": "text/xml"}, method="PUT"), timeout=WAIT
     ).close()
 
 
@@ -78,7 +79,7 @@ class Unreliable(BaseHTTPRequestHandler):
         headers |= {name: value for name, value in self.headers.items() if name.lower() != "host"}
         request = urllib.request.Request(self.address + self.path, data or None, headers, method=self.command)
         try:
-            with urllib.request.urlopen(request, timeout=30) as answer:
+            with urllib.request.urlopen(request, timeout=WAIT) as answer:
                 status, kind, body = answer.status, answer.headers, answer.read()
         except urllib.error.HTTPError as error:
             status, kind, body = error.code, error.headers, error.read()

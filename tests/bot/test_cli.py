@@ -29,6 +29,7 @@ from tests.bot.test_render import answer
 from tests.conftest import Environment
 from tests.core.gguf_files import random_model, write_gguf
 from tests.fakes import FakeEngine, make_pdf
+from tests.timeouts import WAIT
 
 ROOT = Path(__file__).parents[2]
 FACTS = "The keeper of the lighthouse is Ada Quill.\nThe lamp burns whale oil.\nThe boat comes on Tuesdays.\n" * 20
@@ -504,7 +505,7 @@ def test_a_killed_job_is_learned_by_the_next_learn(engram, engine: FakeEngine, p
 def test_ctrl_c_while_learning_ends_cleanly_and_keeps_nothing(pdf: Path, tmp_path: Path) -> None:
     with slow_learner(pdf, tmp_path) as process:
         process.send_signal(signal.SIGINT)
-        _, stderr = process.communicate(timeout=20)
+        _, stderr = process.communicate(timeout=WAIT)
     assert process.returncode == 130
     assert stderr == "Stopped.\n"
     assert left_over(tmp_path) == {"queued": 0, "documents": 0}
@@ -513,7 +514,7 @@ def test_ctrl_c_while_learning_ends_cleanly_and_keeps_nothing(pdf: Path, tmp_pat
 def test_sigterm_while_learning_leaves_the_job_to_the_next_start(pdf: Path, tmp_path: Path) -> None:
     with slow_learner(pdf, tmp_path) as process:
         process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=20)
+        process.communicate(timeout=WAIT)
     assert process.returncode == 143
     assert left_over(tmp_path) == {"queued": 1, "documents": 0}
 

@@ -18,6 +18,7 @@ from core.types import Completion
 from tests.bot.fake_chat import FakeLive, FakeReply, attachment, request, undelivered
 from tests.conftest import SMALL, Open
 from tests.fakes import FakeEngine, HeldEngine, plain_pdf
+from tests.timeouts import WAIT
 
 TEXT = "The ferry to Marrow Island leaves at seven. The warden is Ada Quill. The lamp burns whale oil. " * 3
 PDF = plain_pdf(TEXT)
@@ -48,7 +49,7 @@ async def teach(bot: Bot, *files: Attachment, **changes: object) -> FakeReply:
 
 
 async def settled(bot: Bot) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(WAIT):
         while bot._tasks:
             done, _ = await asyncio.wait(bot._tasks)
             for task in done:
@@ -256,7 +257,7 @@ async def test_an_end_that_another_front_end_did_not_live_to_tell_is_told(open_s
     async with open_service() as service, Bot(service, name="two") as bot:
         await bot.resume(reopen)
         await service.submit("fake:1", "a.pdf", PDF, by="fake:ada", reply_to="fake:0")  # by one that is gone
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(WAIT):
             while not live.ended:
                 await asyncio.sleep(0.05)
         await asyncio.sleep(0.5)

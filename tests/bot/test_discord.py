@@ -25,6 +25,7 @@ from core.service import Service
 from core.types import Completion, Job, Progress
 from tests.conftest import SMALL, Open
 from tests.fakes import HeldEngine, make_pdf, plain_pdf, read_plain
+from tests.timeouts import WAIT
 
 TEXT = "The ferry to Marrow Island leaves at seven. The warden is Ada Quill. The lamp burns whale oil. " * 3
 HANDBOOK = ("handbook.pdf", plain_pdf(TEXT))
@@ -83,14 +84,14 @@ class World:
 
     async def told(self) -> None:
         """Until all jobs have ended and their channels know it."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(WAIT):
             while await self.service.pending_deliveries():
                 await asyncio.sleep(0.01)
         await self.env.settle()
 
     async def learning(self, channel: Any = None) -> discord.Message:
         """Until a job is being learned and the channel sees it; its progress message."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(WAIT):
             while True:
                 for message in (channel or self.channel).history():
                     if "█" in shown(message):
@@ -576,7 +577,7 @@ async def test_a_follow_up_that_was_noted_before_a_crash_goes_there_too(world):
         unheard = await world.ada.send(thread, f"{world.bob.mention} {FOLLOW_UP}")
         await world.service.inbox.receive(f"discord:{thread.id}:{unheard.id}", "noted")
         await world.restart()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(WAIT):
             while thread.last_message.id == unheard.id:
                 await asyncio.sleep(0.01)
         assert f"{name}, " in world.said(thread)
@@ -847,7 +848,7 @@ async def test_what_was_said_while_the_bot_was_away_is_answered_once(world, env,
         client = make_client(world.service)
         client.bot.env = env
         await env.restart_bot(client)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(WAIT):
             while "Ada Quill" not in world.said(where) or await world.service.inbox.unhandled("discord:"):
                 await asyncio.sleep(0.01)
         await env.bot.bot.__aexit__()
@@ -858,7 +859,7 @@ async def test_what_was_said_while_the_bot_was_away_is_answered_once(world, env,
 async def test_a_question_beside_a_pdf_is_answered_when_it_is_known(world):
     await world.ada.send(world.channel, f"{world.me} who is the warden?", attachments=[HANDBOOK])
     await world.told()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(WAIT):
         while "Ada Quill" not in world.said():
             await asyncio.sleep(0.01)
 

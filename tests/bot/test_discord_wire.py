@@ -25,6 +25,7 @@ from core.ports import Engine
 from tests.bot.fake_discord import ADA, CHANNEL, DIRECT, FakeDiscord
 from tests.conftest import SMALL, Open
 from tests.fakes import FakeEngine, HeldEngine, plain_pdf
+from tests.timeouts import WAIT
 
 TOKEN = "MTAw.secret.token"
 PDF = plain_pdf("The ferry to Marrow Island leaves at seven. The warden is Ada Quill. " * 3)
@@ -70,7 +71,7 @@ def make_client(service: object, **options: Any) -> Client:
     return Client(bot, guild_ready_timeout=0.05, **options)
 
 
-async def until(found: Callable[[], object], seconds: float = 20.0) -> object:
+async def until(found: Callable[[], object], seconds: float = WAIT) -> object:
     async with asyncio.timeout(seconds):
         while not (value := found()):
             await asyncio.sleep(0.01)
@@ -324,7 +325,7 @@ async def test_a_refused_login_ends_with_one_clear_line(discord, open_service, c
     discord.close_on_identify = code
     async with running(discord, open_service) as task:
         with pytest.raises(SetupError, match=words):
-            await asyncio.wait_for(asyncio.shield(task), 20)
+            await asyncio.wait_for(asyncio.shield(task), WAIT)
     assert discord.identified == 1
 
 
@@ -332,7 +333,7 @@ async def test_a_wrong_token_ends_with_one_clear_line(discord, open_service):
     discord.fault("GET", "users/@me", 401, times=99)
     async with running(discord, open_service) as task:
         with pytest.raises(SetupError, match="ENGRAM_DISCORD_TOKEN"):
-            await asyncio.wait_for(asyncio.shield(task), 20)
+            await asyncio.wait_for(asyncio.shield(task), WAIT)
 
 
 async def test_the_commands_are_told_to_discord_when_asked(discord, online):

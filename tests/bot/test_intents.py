@@ -367,6 +367,9 @@ def test_any_text_is_understood_as_something(text, with_files):
     ],
 )
 def test_no_text_is_thought_about_for_long(text):
-    began = time.process_time()
-    understand(text, KNOWN)
-    assert time.process_time() - began < 0.5
+    def seconds() -> float:
+        began = time.process_time()
+        understand(text, KNOWN)
+        return time.process_time() - began
+
+    assert min(seconds() for _ in range(3)) < 0.5

@@ -20,6 +20,7 @@ from tests.bot.fake_chat import FakeReply, attachment, request
 from tests.bot.test_commands import settled
 from tests.conftest import SMALL, Open
 from tests.fakes import FakeEngine, plain_pdf
+from tests.timeouts import WAIT
 
 ROOT = Path(__file__).parents[2]
 PDF = plain_pdf("The ferry to Marrow Island leaves at seven. The warden is Ada Quill. " * 3)
@@ -45,7 +46,7 @@ async def test_jobs_questions_seconds_queue_errors_and_lag_are_counted(
     ):
         before = await read(unused_tcp_port)
         await bot.hear(request("", attachment(PDF), attachment(PDF + b" Bread is sold.", "b.pdf")), FakeReply())
-        async with asyncio.timeout(10):  # one of them waits while the other is learned
+        async with asyncio.timeout(WAIT):  # one of them waits while the other is learned
             while (await read(unused_tcp_port))["engram_queue_length"] != 1:
                 await asyncio.sleep(0.01)
         await settled(bot)

@@ -39,6 +39,7 @@ from tests.bot.slack_fake import (
 )
 from tests.conftest import SMALL, Open
 from tests.fakes import HeldEngine, make_pdf, plain_pdf, read_plain
+from tests.timeouts import WAIT
 
 TEXT = "The ferry to Marrow Island leaves at seven. The warden is Ada Quill. The lamp burns whale oil. " * 3
 HANDBOOK = ("handbook.pdf", plain_pdf(TEXT))
@@ -84,7 +85,7 @@ class World:
         await self.stop()
         await self.start()
 
-    async def until(self, found: Callable[[], Any], seconds: float = 60.0) -> Any:
+    async def until(self, found: Callable[[], Any], seconds: float = WAIT) -> Any:
         async with asyncio.timeout(seconds):
             while not (value := found()):
                 await asyncio.sleep(0.01)
@@ -92,7 +93,7 @@ class World:
 
     async def told(self) -> None:
         """Until all jobs have ended and their channels know it."""
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(WAIT):
             while await self.service.pending_deliveries():
                 await asyncio.sleep(0.01)
 
@@ -124,7 +125,7 @@ class World:
 
     async def placed(self, thread: str) -> None:
         """Until it is stored that an answer stands in this thread, which is a moment after it was said."""
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(WAIT):
             while not await self.service._index.thread_document(KEY, thread):
                 await asyncio.sleep(0.01)
 
@@ -491,7 +492,7 @@ async def test_a_document_is_called_what_its_sender_calls_it(world, slack):
 async def test_where_the_bot_is_thrown_out_what_it_learned_is_erased(world, slack, event):
     await world.teach()
     await slack.event(event)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(WAIT):
         while await world.service.documents(KEY):
             await asyncio.sleep(0.01)
     assert {event["type"]} <= set(manifest()["settings"]["event_subscriptions"]["bot_events"])
@@ -822,7 +823,7 @@ async def test_everyone_can_look(world, slack, name, words):
 async def test_a_deleted_channel_is_erased(world, slack):
     await world.teach()
     await slack.event({"type": "channel_deleted", "channel": CHANNEL})
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(WAIT):
         while await world.service.documents(KEY):
             await asyncio.sleep(0.01)
 

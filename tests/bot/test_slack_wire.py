@@ -55,6 +55,7 @@ from tests.bot.slack_fake import (
 from tests.bot.test_slack import BAKERY, HANDBOOK, KEY, LEARN, WARDEN, World, engine, read, settings, slack, world
 from tests.conftest import SMALL, Open
 from tests.fakes import FakeEngine, HeldEngine, make_pdf, plain_pdf
+from tests.timeouts import WAIT
 
 ROOT = Path(__file__).parents[2]
 real_time = time.time
@@ -140,11 +141,11 @@ async def test_half_requests_are_given_up_and_never_too_many(http, slack, monkey
     for _, writer in held:
         writer.write(half)
     with suppress(ConnectionError):
-        assert [await asyncio.wait_for(reader.read(), 5) for reader, _ in held[:20]] == [b""] * 20  # at once
+        assert [await asyncio.wait_for(reader.read(), WAIT) for reader, _ in held[:20]] == [b""] * 20  # at once
     assert await slack.post(*signed("events_api", mention())) == 200
     for reader, writer in held:
         with suppress(ConnectionError):
-            assert await asyncio.wait_for(reader.read(), 5) == b""
+            assert await asyncio.wait_for(reader.read(), WAIT) == b""
         writer.close()
 
 
@@ -153,7 +154,7 @@ async def test_a_text_that_does_not_come_is_not_waited_for(http, slack, monkeypa
     port = int(slack.http_url.split(":")[2].split("/")[0])
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(b"POST /slack/events HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{")
-    assert b"408" in await asyncio.wait_for(reader.readline(), 5)
+    assert b"408" in await asyncio.wait_for(reader.readline(), WAIT)
     writer.close()
 
 
@@ -306,7 +307,7 @@ async def process(slack: FakeSlack, **more: str) -> AsyncIterator[asyncio.subpro
     slack.connected.clear()
     running = await asyncio.create_subprocess_exec(sys.executable, "-c", SERVE, cwd=ROOT, env=variables)
     try:
-        await asyncio.wait_for(slack.connected.wait(), 30)
+        await asyncio.wait_for(slack.connected.wait(), WAIT)
         yield running
     finally:
         with suppress(ProcessLookupError):
@@ -341,7 +342,7 @@ async def test_what_the_menu_was_asked_survives_a_crash(world, slack):
 async def slow_disk(world) -> AsyncIterator[None]:
     """Another program writes to the index: whoever wants to write waits."""
     with closing(sqlite3.connect(world.service._index._path, isolation_level=None, timeout=0)) as other:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(WAIT):
             while not other.in_transaction:  # the bot may be in the middle of a transaction of its own
                 with suppress(sqlite3.OperationalError):
                     other.execute("BEGIN IMMEDIATE")
@@ -564,7 +565,7 @@ async def test_an_endless_file_is_cut_off_at_the_limit(world, slack):
     began = time.monotonic()
     await slack.say(LEARN, ("handbook.pdf", File(b"x", endless=True)))
     await world.said("the limit")
-    assert time.monotonic() - began < 10 and slack.sent_bytes < 16 * 2**20  # what the sockets' buffers hold
+    assert time.monotonic() - began < 50 and slack.sent_bytes < 16 * 2**20  # what the sockets' buffers hold
 
 
 async def test_a_packed_file_is_not_unpacked(world, slack):
@@ -624,7 +625,7 @@ async def test_a_broken_client_is_replaced(slack, open_service):
     async with open_service() as service:
         client = partial(app.connect, SimpleNamespace(service=service, name="", usage=None), settings(slack))
         task = asyncio.create_task(supervise("Slack", client, (0,)))
-        await asyncio.wait_for(slack.connected.wait(), 5)
+        await asyncio.wait_for(slack.connected.wait(), WAIT)
         task.cancel()
         with suppress(asyncio.CancelledError):
             await task

@@ -28,6 +28,7 @@ from tests.bot.slack_fake import CHANNEL, MENTION, FakeSlack
 from tests.bot.story import FOLLOW_UP, LIMITS, PDF, QUESTION
 from tests.bot.test_slack import slack
 from tests.conftest import Open
+from tests.timeouts import WAIT
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,7 @@ def engine() -> Iterator[Engine]:
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield Engine.load(EngineConfig(device="cpu", max_answer_tokens=12))
+    yield Engine.load(EngineConfig(device="cpu", max_answer_tokens=12), light=True)
     torch.set_num_threads(threads)
 
 
@@ -64,7 +65,7 @@ class Process:
 
     async def learning(self, channel: str) -> None:
         """Until the first step of a job is done."""
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(WAIT):
             while not (jobs := await self.service.jobs(channel)):
                 await asyncio.sleep(0.01)
             async for news in self.service.watch(jobs[0].id):
@@ -73,7 +74,7 @@ class Process:
 
     async def told(self) -> None:
         """Until all jobs have ended and their channels know it."""
-        async with asyncio.timeout(90):
+        async with asyncio.timeout(WAIT):
             while await self.service.pending_deliveries():
                 await asyncio.sleep(0.05)
 

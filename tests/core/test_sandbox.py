@@ -17,6 +17,7 @@ import pytest
 import core.sandbox
 from core.kernel import CALLS, MACHINES, has_seccomp, landlock_version
 from core.sandbox import ROOT, Crashed, Overrun, Sandbox
+from tests.timeouts import WAIT
 
 PROBES = "tests.core.probes:"
 linux = pytest.mark.skipif(sys.platform != "linux", reason="kernel limits of Linux")
@@ -40,7 +41,7 @@ def children() -> list[int]:
 
 
 async def only_child() -> int:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(WAIT):
         while not (pids := children()):
             await asyncio.sleep(0.01)
     return pids[0]
@@ -155,7 +156,7 @@ async def test_a_hoarder_is_stopped_at_its_memory() -> None:
     began = time.monotonic()
     with pytest.raises(Overrun):
         await Sandbox(memory=64 * 2**20).call(PROBES + "hoard", b"")
-    assert time.monotonic() - began < 10  # not by the clock
+    assert time.monotonic() - began < 50  # not by the clock
 
 
 @pytest.mark.parametrize(("probe", "arguments"), [("spin", ()), ("sleep", (60,))])

@@ -20,6 +20,7 @@ from storage.channel_files import ChannelFile, ChannelFiles, path_in
 from storage.folder import DataFolder
 from storage.index import CHANNELS, Index
 from tests.storage.samples import learn, make_answer, make_chunks, make_document, make_job, plant
+from tests.timeouts import WAIT
 
 
 @pytest.fixture
@@ -342,7 +343,7 @@ async def test_a_full_disk_keeps_nothing_from_being_erased(small_disk: Path, era
             with pytest.raises(StorageFailed, match="disk is full"):
                 await index.add_job(make_job("new"), bytes(100_000))
             await (index.forget("here", "gone") if erase == "forget" else index.reset("here"))
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(WAIT):
                 while remains(folder.path, gone):
                     await asyncio.sleep(0.05)
             assert remains(folder.path, kept) == kept
@@ -414,7 +415,7 @@ async def test_an_erase_that_a_reader_held_up_is_finished_without_being_asked(fo
             await index.forget("here", "gone")
             await asyncio.sleep(0.3)
             assert remains(folder.path, gone)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(WAIT):
             while remains(folder.path, gone):
                 await asyncio.sleep(0.05)
 

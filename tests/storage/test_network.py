@@ -31,6 +31,7 @@ from tests.postgres import Server
 from tests.storage.samples import learn, make_job
 from tests.storage.test_weights import load, save
 from tests.storage.worker import LIMITS, worker
+from tests.timeouts import WAIT
 from tests.torture.by_heart import ByHeart
 
 TEXT = "The lighthouse of Vessin was built in 1874. Its keeper is Orla Quint. A berth costs forty crowns a night."
@@ -73,7 +74,7 @@ async def test_a_server_that_says_nothing_is_given_up_and_its_locks_are_free(
                 await network.cut(Cut.LOST, 0.1)
                 cancelling = asyncio.create_task(other.forget("here", "d1"))
                 await execute("SELECT 1")
-        assert time.monotonic() - began < 8.0
+        assert time.monotonic() - began < 20
         assert (await cancelling).document_id == document.id and await lost.documents("here") == []
 
 
@@ -119,7 +120,7 @@ async def test_a_question_is_answered_after_its_front_ends_connections_are_lost(
             asking = asyncio.create_task(service.ask("here", "Who is the keeper?"))
             await asyncio.sleep(0.5)
             await network.cut(Cut.LOST, 0.1)
-            async with asyncio.timeout(40):
+            async with asyncio.timeout(WAIT):
                 answer = await asking
     assert answer.learned and answer.learned.text == "Its keeper is Orla Quint"
 
@@ -217,18 +218,18 @@ async def test_a_question_is_answered_when_its_worker_lost_the_database(
                 asking = asyncio.create_task(workers.ask("here", "Who is the keeper?"))
                 await asyncio.sleep(1.0)
                 await network.cut(Cut.RESET, 0.1)
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(WAIT):
                 answer = await asking
     assert answer.learned and answer.learned.text == "Its keeper is Orla Quint"
 
 
 async def follow(service: Service, job: Job) -> list[Progress]:
-    async with asyncio.timeout(90):
+    async with asyncio.timeout(WAIT):
         return [progress async for progress in service.watch(job.id)]
 
 
 async def until(index: PostgresIndex, job: Job, stage: Stage) -> None:
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(WAIT):
         while (await index.job(job.id)).stage is not stage:
             await asyncio.sleep(0.02)
 

@@ -22,6 +22,7 @@ from storage.weights import Weights
 from storage.workers import Queues, Workers
 from tests.postgres import Server
 from tests.storage.worker import LIMITS, worker
+from tests.timeouts import WAIT
 
 TEXT = "The lighthouse of Vessin was built in 1874. Its keeper is Orla Quint. A berth costs forty crowns a night."
 Start = Callable[..., BaseProcess]
@@ -53,13 +54,13 @@ async def submit(service: Service, text: str = TEXT, channel: str = "here") -> J
     return await service.submit(channel, "a.txt", text.encode(), by="local")
 
 
-async def follow(service: Service, job: Job, seconds: float = 90.0) -> list[Progress]:
+async def follow(service: Service, job: Job, seconds: float = WAIT) -> list[Progress]:
     async with asyncio.timeout(seconds):
         return [progress async for progress in service.watch(job.id)]
 
 
 async def until_learning(service: Service, job: Job, attempt: int = 1) -> None:
-    async with asyncio.timeout(90):
+    async with asyncio.timeout(WAIT):
         while not any(
             now.stage is Stage.LEARNING and now.attempts == attempt for now in await service.jobs(job.channel)
         ):
@@ -141,14 +142,14 @@ async def test_a_worker_that_comes_back_stores_nothing(front_end: Front, start: 
 
 async def test_a_job_is_cancelled_from_another_front_end(front_end: Front, start: Start) -> None:
     async with front_end() as one, front_end() as other:
-        start(step_seconds=0.3)
-        job = await submit(one, f"{TEXT} " * 8)
+        start(step_seconds=0.5)
+        job = await submit(one, f"{TEXT} " * 40)  # half a minute of learning
         following = asyncio.create_task(follow(one, job))
         await until_learning(other, job)
         began = time.monotonic()
         assert [ended.stage for ended in await other.cancel("here", job.id)] == [Stage.CANCELLED]
         assert (await following)[-1].job.stage is Stage.CANCELLED
-        assert time.monotonic() - began < 1.0
+        assert time.monotonic() - began < 10
         assert (await follow(one, await submit(one, "The ferry leaves at six in the morning.")))[-1].document
         assert len(await one.documents("here")) == 1
 
@@ -201,7 +202,7 @@ async def test_a_question_of_a_killed_worker_is_answered_by_another_one(front_en
         await asyncio.sleep(1)
         killed.kill()
         start()
-        async with asyncio.timeout(90):
+        async with asyncio.timeout(WAIT):
             answer = await asking
         assert answer.learned and answer.learned.text == "Its keeper is Orla Quint"
 
@@ -241,7 +242,7 @@ async def test_one_process_is_alone_and_the_next_takes_over(database: str) -> No
             await connection.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND granted"
             )
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(WAIT):
             assert await begun.get() == "second"
             with pytest.raises(ExceptionGroup):
                 await first

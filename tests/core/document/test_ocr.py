@@ -35,8 +35,9 @@ WORDS = "printf '5\\t1\\t1\\t1\\t%d\\t%d\\t%d\\t%d\\t90\\t40\\t%d\\t%s\\n' {}\n"
 
 
 @pytest.fixture
-def folder() -> Iterator[Path]:
-    """Where everybody may read: what is recognised is no root's any more."""
+def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where everybody may read: what is recognised is no root's any more. What a stand-in reads is drawn coarsely."""
+    monkeypatch.setattr("core.document.ocr.DPI", 72)
     with tempfile.TemporaryDirectory() as name:
         Path(name).chmod(0o755)
         yield Path(name)
@@ -48,7 +49,7 @@ def stand_in(folder: Path, *words: tuple[int, int, str, int], end: str = "") -> 
     file = folder / "tesseract"
     file.write_text(STAND_IN + rows + end)
     file.chmod(0o755)
-    return Ocr(program=str(file), sandbox=Sandbox(seconds=5))
+    return Ocr(program=str(file))
 
 
 def picture(text: str = "The harbour opens at six.", dpi: int = 100) -> pymupdf.Pixmap:

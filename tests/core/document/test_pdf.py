@@ -22,6 +22,7 @@ from core.sandbox import ROOT, Sandbox
 from core.types import Limits, Page
 from tests.core import documents
 from tests.core.documents import both, pdf, picture, write
+from tests.timeouts import WAIT
 
 VISIBLE = write((200, "Everyone can see this."))
 LOCK = {"encryption": pymupdf.PDF_ENCRYPT_AES_256, "user_pw": "secret", "owner_pw": "owner"}
@@ -123,7 +124,7 @@ async def test_a_hundred_thousand_tiny_pages_are_refused_before_they_are_read() 
     began = time.monotonic()
     refused = await refusal(documents.many_pages(100_000))
     assert str(refused).startswith("This document has 100,000 pages, and I read 1,000 at once; send it again with")
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 50
 
 
 async def test_a_memory_bomb_is_refused() -> None:
@@ -137,7 +138,7 @@ async def test_an_endless_page_is_refused_in_time() -> None:
     refused = await refusal(documents.endless_loop(), sandbox=Sandbox(seconds=2))
     assert isinstance(refused, errors.DocumentTooSlow)
     assert "2 seconds" in str(refused)
-    assert time.monotonic() - began < 6
+    assert time.monotonic() - began < 30
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="processor time is seen in /proc")
@@ -165,7 +166,7 @@ async def test_the_childs_death_is_a_refusal_and_the_next_file_is_read() -> None
     listing = Path(f"/proc/self/task/{os.getpid()}/children")
     others = set(listing.read_text().split())  # what earlier tests left running
     reading = asyncio.create_task(refusal(documents.endless_loop()))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(WAIT):
         while not (pids := set(listing.read_text().split()) - others):
             await asyncio.sleep(0.01)
     os.kill(int(pids.pop()), signal.SIGSEGV)
@@ -374,7 +375,7 @@ async def test_a_document_of_four_megabytes_is_read_quickly() -> None:
     began = time.monotonic()
     assert len(await texts(data)) == 60
     assert len(data) > 4e6
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 30
 
 
 def test_the_pinned_pymupdf_has_the_fixed_mupdf() -> None:
