@@ -10,6 +10,7 @@ install: .venv/installed  ## .venv with the exact releases of the lock, and the 
 	$(PYTHON) -m venv .venv
 	@echo "Installing about 180 Python packages into .venv; this takes minutes the first time."
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile -r requirements.lock
+	$(BIN)/python -m compileall -qq -j 0 .venv/lib || true  # on all cores, where pip takes one; a few files are no Python 3
 	ENGRAM_MODEL=embedded $(BIN)/python -m bot model fetch
 	touch $@
 
