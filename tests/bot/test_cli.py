@@ -502,7 +502,7 @@ def test_a_killed_job_is_learned_by_the_next_learn(engram, engine: FakeEngine, p
     assert "interrupted" in stderr
 
 
-def test_ctrl_c_while_learning_ends_cleanly_and_keeps_nothing(pdf: Path, tmp_path: Path) -> None:
+def test_ctrl_c_while_learning_ends_cleanly_and_keeps_nothing(pdf: Path, tmp_path: Path, engine: FakeEngine) -> None:
     with slow_learner(pdf, tmp_path) as process:
         process.send_signal(signal.SIGINT)
         _, stderr = process.communicate(timeout=WAIT)
@@ -511,7 +511,7 @@ def test_ctrl_c_while_learning_ends_cleanly_and_keeps_nothing(pdf: Path, tmp_pat
     assert left_over(tmp_path) == {"queued": 0, "documents": 0}
 
 
-def test_sigterm_while_learning_leaves_the_job_to_the_next_start(pdf: Path, tmp_path: Path) -> None:
+def test_sigterm_while_learning_leaves_the_job_to_the_next_start(pdf: Path, tmp_path: Path, engine: FakeEngine) -> None:
     with slow_learner(pdf, tmp_path) as process:
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=WAIT)
@@ -540,7 +540,7 @@ bot.cli.main()
     process = subprocess.Popen(
         [sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
     )
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + WAIT
     while not started.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
     assert started.exists()
@@ -574,5 +574,5 @@ def test_fetch_says_why_the_default_model_cannot_be_installed(
 def test_a_reader_that_has_enough_ends_read_without_a_traceback() -> None:
     sample = "core/evaluation/sample/sample.pdf"
     command = f"{sys.executable} -m bot read {sample} --json | head -c 10"
-    run = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    run = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True, timeout=WAIT)
     assert (len(run.stdout), run.stderr) == (10, "")

@@ -29,7 +29,6 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 MISSING = not CHROMIUM or not all(map(importlib.util.find_spec, ("gradio", "playwright")))
 pytestmark = [
     pytest.mark.skipif(MISSING and not os.environ.get("CI"), reason="needs Gradio, Playwright and a Chromium"),
-    pytest.mark.timeout(300),
     pytest.mark.asyncio(loop_scope="module"),  # the browser's loop
 ]
 if not MISSING:

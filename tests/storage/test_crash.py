@@ -17,7 +17,7 @@ from storage.objects import Objects
 from storage.postgres import PostgresIndex
 from storage.weights import Weights
 
-KILLS = 10
+KILLS = 6
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import tests.torture.crowd as crowd
@@ -70,11 +72,9 @@ async def test_a_crowd_is_answered_by_one_process_and_by_several(
 
 
 def test_a_canary_is_found_in_every_form_in_which_it_is_stored(tmp_path: Path) -> None:
-    import torch
-
     word = "0123456789abcd"
-    tensor = torch.tensor(list(word.encode()), dtype=torch.float16)
-    for form in (word.encode(), word.encode("utf-16-le"), tensor.numpy().tobytes()):
+    numbers = np.array(list(word.encode()), dtype=np.float16)
+    for form in (word.encode(), word.encode("utf-16-le"), numbers.tobytes()):
         (tmp_path / "file").write_bytes(b"..." + form + b"...")
         assert erase.remains(tmp_path, [word, "dcba9876543210"]) == 1
 
@@ -88,15 +88,27 @@ def test_a_figure_that_falls_short_is_not_good() -> None:
     assert none("x", 0).good and every("x", 2, 2).good and at_most("x", 1.0, 1.0).good
 
 
-def test_loading_the_engine_collects_nothing_and_nothing_of_it_is_looked_at_again() -> None:
-    """Else a collection looks at 390,000 objects, and the event loop stands still for a third of a second."""
+@pytest.fixture(scope="module")
+def loaded() -> dict[str, Any]:
+    """What is so in a process that has loaded the engine, and has asked it after that."""
     code = (
-        "import gc; from bot.app import load_engine; from bot.settings import Settings; seen = [];"
-        "gc.callbacks.append(lambda phase, info: seen.append(info['generation']));"
-        "engine = load_engine(Settings(_env_file=None)); print(seen.count(2), len(gc.get_objects()), gc.isenabled())"
+        "import gc, json, sys; from bot.app import load_engine; from bot.settings import Settings; seen = [];"
+        "from core.ports import Ask; gc.callbacks.append(lambda phase, info: seen.append(info['generation']));"
+        "engine = load_engine(Settings(_env_file=None));"
+        "state = dict(collections=seen.count(2), objects=len(gc.get_objects()), enabled=gc.isenabled());"
+        "engine.answer([Ask('Who?')]); print(json.dumps(state | dict(modules=[*sys.modules])))"
     )
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert out[0] == "0" and int(out[1]) < 10_000 and out[2] == "True"
+    return json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
+
+
+def test_loading_the_engine_collects_nothing_and_nothing_of_it_is_looked_at_again(loaded: dict[str, Any]) -> None:
+    """Else a collection looks at 390,000 objects, and the event loop stands still for a third of a second."""
+    assert loaded["collections"] == 0 and loaded["objects"] < 10_000 and loaded["enabled"]
+
+
+def test_neither_transformers_nor_torchs_compiler_is_imported_to_ask(loaded: dict[str, Any]) -> None:
+    assert {"torch", "core.llama"} <= set(loaded["modules"])
+    assert {"transformers", "torch._dynamo"}.isdisjoint(loaded["modules"])
 
 
 @pytest.mark.parametrize(
