@@ -259,8 +259,8 @@ def answer(
     name = value.document.name
     judge = (Button("👍", "helpful", value.id), Button("👎", "wrong", value.id)) if value.id else ()
     if value.certainty is Certainty.ABSENT:
-        buttons = (*judge, *buttons)
-        return Message(text=not_found_in(name), asked=asked, footer=footer, buttons=buttons, tone=Tone.ABSENT)
+        text = not_found_in(name, value.closest)
+        return Message(text=text, asked=asked, footer=footer, buttons=(*judge, *buttons), tone=Tone.ABSENT)
     text, base = _short(value.learned.text), _base(value)
     read = " · read from its text, too" if value.document_tokens else ""
     lines = [f"{value.certainty} · {', '.join((name, *where(value)))}{read}"]
@@ -438,7 +438,7 @@ def where(value: Answer) -> list[str]:
     if value.pages is None:
         return []
     if not value.pages:
-        return ["no page found"]
+        return ["no page found", *([f"closest {value.closest}"] if value.closest else [])]
     pages = [f"p. {page}" for page in value.pages]
     places = [*filter(None, value.places or pages)]
     more = " …" if len(places) > MAX_CITED else ""

@@ -192,7 +192,7 @@ def answers_table(answer: Answer) -> Table:
     table.add_column("Learned", ratio=1, header_style="bold green")
     if answer.learned and answer.document and answer.certainty is Certainty.ABSENT:
         guess = "" if answer.learned.text == NOT_IN_TEXT else f"\n[dim]A guess: {plain(answer.learned.text)}[/]"
-        learned = not_found_in(plain(answer.document.name)) + guess
+        learned = not_found_in(plain(answer.document.name), plain(answer.closest)) + guess
     elif answer.learned:
         learned = plain(answer.learned.text)
     elif answer.unrelated:
@@ -220,7 +220,8 @@ def supported_places(answer: Answer) -> list[str]:
     if answer.pages is None:
         return []
     if not answer.pages:
-        return ["not found in the document's text"]
+        closest = [f"closest: {plain(answer.closest)}"] if answer.closest else []
+        return ["not found in the document's text", *closest]
     if not answer.places or answer.places == tuple(f"p. {page}" for page in answer.pages):
         return [f"page{'s' * (len(answer.pages) > 1)} {', '.join(map(str, answer.pages))}"]
     return [plain("; ".join(answer.places))] if any(answer.places) else []

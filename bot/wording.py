@@ -33,9 +33,10 @@ def with_ellipsis(text: str) -> str:
     return f"{text} …" if len(text.split()) > 6 and text[-1].isalnum() else text
 
 
-def not_found_in(name: str) -> str:
-    """Of a document that was asked."""
-    return f"I can't find that in {name}."
+def not_found_in(name: str, closest: str = "") -> str:
+    """Of a document that was asked. closest: the place to look at, where there is one."""
+    there = f" The closest part is {closest}." if closest else ""
+    return f"I can't find that in {name}.{there}"
 
 
 def certainty_label(value: Certainty) -> str:

@@ -13,7 +13,7 @@ from core.device import Device
 from core.document.gist import without_frame
 from core.errors import ForgottenMeanwhile, NoGist, NotFound, WeightsDamaged, WrongBaseModel
 from core.ports import Ask, Index, Weights
-from core.search.citation import cite
+from core.search.citation import cite, closest_place
 from core.search.closeness import closeness
 from core.search.followup import MAX_HISTORY, needs_history
 from core.search.parameters import RankingParameters
@@ -197,6 +197,7 @@ class Answerer:
         )
         if best is None:
             return answer
+        is_supported = bool(best.pages) and certainty is not Certainty.ABSENT
         return replace(
             answer,
             learned=best.completion,
@@ -204,7 +205,16 @@ class Answerer:
             pages=best.pages,
             places=_cited_places(pages[best.hit.document.id], best.pages, question, best.completion.text),
             section=best.hit.section,
+            closest="" if is_supported else await self._closest_place(question, best.hit.document, hits, pages),
         )
+
+    async def _closest_place(
+        self, question: str, document: Document, hits: Sequence[Hit], pages: Mapping[str, Sequence[Page]]
+    ) -> str:
+        """Where to look in the document whose weights answered. hits: those that were asked."""
+        of_document = [hit for hit in hits if hit.document.id == document.id]
+        closest = max(of_document, key=lambda hit: hit.score)
+        return await asyncio.to_thread(closest_place, pages[document.id], closest.text, question)
 
     async def _load_all(self, asked: Collection[Hit]) -> tuple[list[Hit], list[Mapping[str, Tensor]], tuple[str, ...]]:
         """The hits whose weights could be loaded, these weights, and the names of the other documents: one bad document

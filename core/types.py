@@ -212,6 +212,7 @@ class Answer:
     prompt_tokens: int  # of the prompt that the learned model was asked with
     pages: tuple[int, ...] | None = ()  # where the text supports the learned answer; () = not found, None = none kept
     places: tuple[str, ...] = ()  # what these are called: "p. 3", "slide 4", "sheet Ships, row 7", "“The storm”"
+    closest: str = ""  # the place to look at where no page supports the answer; "" where none stands out
     id: str = ""  # for feedback
     unusable: tuple[str, ...] = ()  # names of documents that could not be asked and have to be learned again
     unrelated: bool = False  # the channel knows documents, and none of them is about the question

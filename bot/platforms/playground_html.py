@@ -137,14 +137,14 @@ def learned(value: Answer) -> str:
     if value.learned is None or value.document is None:
         return _card("From the weights", "Nothing learned here seems to be about that.", "", "engram-learned")
     absent = value.certainty is Certainty.ABSENT
-    text = not_found_in(value.document.name) if absent else value.learned.text
+    text = not_found_in(value.document.name, value.closest) if absent else value.learned.text
     guess = f"a guess: {value.learned.text}" if absent and value.learned.text != NOT_IN_TEXT else ""
     section = f"section {value.section + 1}" if value.section is not None else ""
     facts = [
         certainty_label(value.certainty),
         guess,
         value.document.name,
-        *render.where(value),
+        *([] if absent else render.where(value)),
         section,
         _probability(value.learned),
         seconds(value.learned.seconds),

@@ -7,10 +7,11 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import islice
 
-from core.search.words import stems, supports
+from core.search.words import SENTENCE_END, in_a_row, normalise, stemmed, stems, stopped_in, supports
 from core.types import Page
 
 CONTEXT_LENGTH = 200  # characters on both sides of an answer in which the question's words are looked for
+MAX_SENTENCES = 5  # that are looked for; one that goes over a page's end stands on neither
 MAX_MATCHES = 100  # of an answer on one page that are looked at
 
 
@@ -28,6 +29,27 @@ def cite(page: Page, question: str, answer: str) -> str:
 
     best = max(_answer_starts(page, starts, answer), key=shared_words, default=0)
     return page.places[max(0, bisect_right(starts, best) - 1)][1]
+
+
+def closest_place(pages: Sequence[Page], section: str, question: str) -> str:
+    """Where somebody may look who got no answer: the place of the sentence of a section that shares most words with
+    the question. "" where the document has one place only, or none is named.
+
+    Args:
+        pages: of the whole document.
+        section: the text that the question points at.
+    """
+    written = [page for page in pages if not page.correction]
+    if len(written) == 1 and len(written[0].places) < 2:
+        return ""
+    asked = set(map(stemmed, set(normalise(question)) - stopped_in(question)))
+    sentences = sorted(SENTENCE_END.split(section), key=lambda text: -len(asked & stems(text)))
+    words_of = [(page, normalise(page.text)) for page in written]
+    for sentence in sentences[:MAX_SENTENCES]:
+        for page, words in words_of:
+            if in_a_row(normalise(sentence), words):
+                return cite(page, question, sentence)
+    return ""
 
 
 def _answer_starts(page: Page, starts: Sequence[int], answer: str) -> list[int]:

@@ -291,12 +291,16 @@ def test_people_see_both_answers_and_the_promise(engine: FakeEngine, pdf: Path, 
 
 @pytest.mark.parametrize(("text", "guess"), [("At nine.", "A guess: At nine."), (NOT_IN_TEXT, "")])
 def test_what_is_not_found_is_no_answer_at_a_terminal(text: str, guess: str) -> None:
-    absent = answer(certainty=Certainty.ABSENT, learned=Completion(text, 3, 0.1, confidence=0.3))
-    console = Console(file=io.StringIO(), width=120)
+    learned = Completion(text, 3, 0.1, confidence=0.3)
+    absent = answer(certainty=Certainty.ABSENT, learned=learned, closest="“[Tides]”")
+    console = Console(file=io.StringIO(), width=160)
     console.print(answers_table(absent))
     shown = console.file.getvalue()
-    assert "I can't find that in handbook.pdf." in shown and guess in shown and shown.count(text) == bool(guess)
+    assert "I can't find that in handbook.pdf. The closest part is “[Tides]”." in shown
+    assert guess in shown and shown.count(text) == bool(guess)
     assert source_line(absent).startswith("[dim]handbook.pdf · not found · ")
+    unsure = source_line(answer(pages=(), certainty=Certainty.UNSURE, closest="p. 4"))
+    assert unsure.startswith("[dim]handbook.pdf · not found in the document's text · closest: p. 4 · unsure · ")
 
 
 def test_steps_are_counted_while_they_are_learned_and_not_in_the_stage_that_follows() -> None:

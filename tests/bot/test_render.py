@@ -218,12 +218,16 @@ def test_an_answer_without_support_says_so():
     message = render.answer(answer(pages=(), certainty=Certainty.UNSURE))
     assert message.footer.startswith("unsure · handbook.pdf, no page found")
     assert (message.title, message.text) == ("", LEARNED.text)  # not in bold
+    message = render.answer(answer(pages=(), certainty=Certainty.UNSURE, closest="“Tides”"))
+    assert message.footer.startswith("unsure · handbook.pdf, no page found, closest “Tides”\n")
 
 
 def test_what_is_not_found_is_one_sentence_that_can_be_called_wrong():
     message = render.answer(answer(pages=(), certainty=Certainty.ABSENT))
     assert (message.text, message.footer) == ("I can't find that in handbook.pdf.", "")
     assert LEARNED.text not in str(message) and [b.label for b in message.buttons] == ["👍", "👎", "Details"]
+    message = render.answer(answer(pages=(), certainty=Certainty.ABSENT, closest="p. 4"))
+    assert message.text == "I can't find that in handbook.pdf. The closest part is p. 4."
 
 
 def test_a_question_that_is_about_nothing_learned_says_so():

@@ -22,6 +22,7 @@ from core.errors import (
     WrongBaseModel,
 )
 from core.ports import Ask, Weights
+from core.prompts import NOT_IN_TEXT
 from core.runner import Runner
 from core.search.closeness import Query
 from core.service import MAX_QUESTION, Service, harmless_name
@@ -53,6 +54,19 @@ async def source(service: Service, question: str, **where: str) -> str:
     """Name of the document that answers; "" when none does."""
     answer = await service.ask(where.pop("channel", "here"), question, **where)
     return answer.document.name if answer.document else ""
+
+
+async def test_without_an_answer_the_closest_page_is_named_and_kept(open_service: Open) -> None:
+    silent = FakeEngine(says=Completion(NOT_IN_TEXT, 4, 0.1, confidence=0.9))
+    async with open_service(silent) as service:
+        await learn(service)
+        for question, place in (
+            ("How tall is the tower of the lighthouse?", "p. 1"),
+            ("Which supply boat comes in winter?", "p. 2"),
+        ):
+            answer = await service.ask("here", question)
+            assert (answer.certainty, answer.closest) == (Certainty.ABSENT, place)
+            assert await service.answer("here", answer.id) == answer
 
 
 async def test_what_is_no_document_is_refused_before_anything_is_stored(open_service: Open) -> None:
