@@ -28,7 +28,7 @@ NAME = "Harbour Guide.pdf"
 QUESTIONS = (
     "Who is the harbour master?",
     "why was the lighthouse built?",
-    "Is there a hospital?",
+    "How deep is the harbour?",
     "Who is the president of France?",
 )
 Shoot = Callable[..., Awaitable[None]]
