@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import islice
 
+from core.document.places import ABOUT
 from core.search.words import SENTENCE_END, in_a_row, normalise, stemmed, stems, stopped_in, supports
 from core.types import Page
 
@@ -39,17 +41,29 @@ def closest_place(pages: Sequence[Page], section: str, question: str) -> str:
         pages: of the whole document.
         section: the text that the question points at.
     """
-    written = [page for page in pages if not page.correction]
+    written = [page for page in map(_without_own_data, pages) if page.text and not page.correction]
     if len(written) == 1 and len(written[0].places) < 2:
         return ""
+    words_of = {page.number: normalise(page.text) for page in written}
+    in_section = set(normalise(section))
+    likeliest = sorted(written, key=lambda page: -len(in_section.intersection(words_of[page.number])))
     asked = set(map(stemmed, set(normalise(question)) - stopped_in(question)))
     sentences = sorted(SENTENCE_END.split(section), key=lambda text: -len(asked & stems(text)))
-    words_of = [(page, normalise(page.text)) for page in written]
     for sentence in sentences[:MAX_SENTENCES]:
-        for page, words in words_of:
-            if in_a_row(normalise(sentence), words):
+        for page in likeliest:  # a heading stands in the list of contents, too
+            if in_a_row(normalise(sentence), words_of[page.number]):
                 return cite(page, question, sentence)
     return ""
+
+
+def _without_own_data(page: Page) -> Page:
+    """A page without what the file says of itself, which `core.document.places.with_own` puts first."""
+    if page.places[:1] != ((0, ABOUT),):
+        return page
+    starts = [start for start, _ in page.places[1:]]
+    begin = starts[0] if starts else len(page.text)
+    places = tuple((start - begin, name) for start, name in page.places[1:])
+    return replace(page, text=page.text[begin:], places=places)
 
 
 def _answer_starts(page: Page, starts: Sequence[int], answer: str) -> list[int]:

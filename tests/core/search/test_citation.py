@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from core.document.places import ABOUT
 from core.search.citation import closest_place
 from core.types import Page
 
@@ -47,3 +48,15 @@ def test_the_closest_place_has_the_formats_name() -> None:
 def test_a_correction_is_no_place_of_the_document() -> None:
     correction = Page(4, "Who is the master? Ada Quill", correction="c1")
     assert closest_place([*PAGES, correction], correction.text, "Who is the master?") == ""
+
+
+def test_what_the_file_says_of_itself_and_a_list_of_contents_are_no_places_to_look_at() -> None:
+    own = "Title: Vessin\nContents: The tides (page 2)\n\n"
+    first = Page(1, f"{own}Contents. The tides. The fog.", places=((0, ABOUT), (len(own), "p. 1")))
+    second = Page(2, "The tides. They are high at noon and low at six.")
+    assert (
+        closest_place([first, second], "The tides.\n\nThey are high at noon and low at six.", "Which tides?") == "p. 2"
+    )
+    assert closest_place([first, second], "Contents. The fog.", "Which contents?") == "p. 1"
+    alone = Page(1, own, places=((0, ABOUT),))
+    assert closest_place([alone, second], own, "Which tides?") == ""
