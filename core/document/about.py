@@ -96,9 +96,14 @@ def byline(text: str, title: str) -> str:
 def own_text(pages: Sequence[Page]) -> str:
     """What the file says of itself, as it stands before its text; "" for nothing."""
     first = next((page for page in pages if page.text.strip()), None)
-    if first is None or first.places[:1] != ((0, ABOUT),):
-        return ""
-    return first.text[: first.places[1][0]] if len(first.places) > 1 else first.text
+    return first.text[: own_length(first)] if first else ""
+
+
+def own_length(page: Page) -> int:
+    """How many characters at the beginning of a page are what the file says of itself; 0 on all pages but one."""
+    if page.places[:1] != ((0, ABOUT),):
+        return 0
+    return page.places[1][0] if len(page.places) > 1 else len(page.text)
 
 
 def own_title(pages: Sequence[Page]) -> str:

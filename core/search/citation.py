@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
 
-from core.document.places import ABOUT
+from core.document.about import own_length
 from core.search.words import SENTENCE_END, in_a_row, normalise, stemmed, stems, stopped_in, supports
 from core.types import Page
 
 CONTEXT_LENGTH = 200  # characters on both sides of an answer in which the question's words are looked for
-MAX_SENTENCES = 5  # that are looked for; one that goes over a page's end stands on neither
+MAX_SENTENCES = 5  # of a section that are searched for; a sentence that runs over a page break is on neither page
 MAX_MATCHES = 100  # of an answer on one page that are looked at
 
 
@@ -34,8 +34,8 @@ def cite(page: Page, question: str, answer: str) -> str:
 
 
 def closest_place(pages: Sequence[Page], section: str, question: str) -> str:
-    """Where somebody may look who got no answer: the place of the sentence of a section that shares most words with
-    the question. "" where the document has one place only, or none is named.
+    """The place to look at where no page supports an answer: that of the section's sentence which shares most words
+    with the question. "" where the document has one place only, or none of these sentences is on one page.
 
     Args:
         pages: of the whole document.
@@ -50,19 +50,17 @@ def closest_place(pages: Sequence[Page], section: str, question: str) -> str:
     asked = set(map(stemmed, set(normalise(question)) - stopped_in(question)))
     sentences = sorted(SENTENCE_END.split(section), key=lambda text: -len(asked & stems(text)))
     for sentence in sentences[:MAX_SENTENCES]:
+        words = normalise(sentence)
         for page in likeliest:  # a heading stands in the list of contents, too
-            if in_a_row(normalise(sentence), words_of[page.number]):
+            if in_a_row(words, words_of[page.number]):
                 return cite(page, question, sentence)
     return ""
 
 
 def _without_own_data(page: Page) -> Page:
-    """A page without what the file says of itself, which `core.document.places.with_own` puts first."""
-    if page.places[:1] != ((0, ABOUT),):
-        return page
-    starts = [start for start, _ in page.places[1:]]
-    begin = starts[0] if starts else len(page.text)
-    places = tuple((start - begin, name) for start, name in page.places[1:])
+    """A page without what the file says of itself, and without the place of that."""
+    begin = own_length(page)
+    places = tuple((start - begin, name) for start, name in page.places if start >= begin)
     return replace(page, text=page.text[begin:], places=places)
 
 
