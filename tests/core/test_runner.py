@@ -86,13 +86,13 @@ async def test_only_steps_of_learning_have_a_loss_and_checking_has_its_own_stage
 
 async def test_the_event_loop_never_stands_still_while_a_job_runs(open_service: Open) -> None:
     stall = Stall()
-    async with open_service(FakeEngine(step_seconds=1.0, answer_seconds=1.0)) as service:
+    async with open_service(FakeEngine(step_seconds=0.4, answer_seconds=0.3)) as service:
         watching = asyncio.create_task(stall.watch())
         job = await submit(service)
         await service.ask("elsewhere", "Who keeps the lighthouse?")
         await end_of(service, job)
         watching.cancel()
-    assert 0 < stall.own < 0.5
+    assert 0 < stall.own < 0.25
 
 
 async def test_a_question_waits_for_one_step_and_not_for_the_job(open_service: Open) -> None:

@@ -29,8 +29,8 @@ async def run(plan: Plan, say: Say) -> list[Figure]:
         Figure("busy processes; load of the last minute", f"{plan.times or BUSY}; {os.getloadavg()[0]:.1f}"),
         Figure("documents learned, questions answered", f"{learned}, {load.answered}"),
         none("refused, or another channel's", len(load.wrong) + len(load.failed)),
-        at_most("longest stall of the event loop, waiting for a processor left out", found["own_stall"], STALL),
-        Figure("the same with it", f"{found['stall']:.2f} s"),
+        at_most("longest stall of the event loop", found["stall"], STALL),
+        Figure("the same without the time that it waited for a processor", f"{found['own_stall']:.2f} s"),
     ]
 
 
