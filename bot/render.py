@@ -433,8 +433,8 @@ def not_learned_after_all(name: str) -> Message:
 
 
 def where(value: Answer) -> list[str]:
-    """The citation: the places that support an answer, or that none does; none when there is no text to look in, or
-    when the document has no places."""
+    """The citation: the places that support an answer, or that none does and which is closest; none when there is no
+    text to look in, or when the document has no places."""
     if value.pages is None:
         return []
     if not value.pages:

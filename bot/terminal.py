@@ -216,7 +216,8 @@ def source_line(answer: Answer) -> str:
 
 
 def supported_places(answer: Answer) -> list[str]:
-    """The places where the text supports an answer; none when no text is kept, or the document has no places."""
+    """The places where the text supports an answer, or that none does and which is closest; none when no text is kept,
+    or the document has no places."""
     if answer.pages is None:
         return []
     if not answer.pages:

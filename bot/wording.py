@@ -35,8 +35,8 @@ def with_ellipsis(text: str) -> str:
 
 def not_found_in(name: str, closest: str = "") -> str:
     """Of a document that was asked. closest: the place to look at, where there is one."""
-    there = f" The closest part is {closest}." if closest else ""
-    return f"I can't find that in {name}.{there}"
+    look_at = f" The closest part is {closest}." if closest else ""
+    return f"I can't find that in {name}.{look_at}"
 
 
 def certainty_label(value: Certainty) -> str:

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-WAIT = 90.0  # seconds; far more than it takes, for a busy machine is slow, not wrong
+WAIT = 90.0  # seconds; far more than any wait takes on an idle machine, since a busy one may be many times slower

@@ -273,8 +273,8 @@ async def test_the_whole_story_in_a_space_with_the_model(browser: Browser, tmp_p
     app.write_text(app.read_text().replace("7860", str(port())).replace("0.0.0.0", "127.0.0.1"))
     assert (space / "README.md").read_text().startswith("---\ntitle: Engram\n")
     log = tmp_path / "log"
-    shorter = {} if "PLAYGROUND_PICTURES" in os.environ else {"ENGRAM_CHECK": "false", "OMP_NUM_THREADS": "1"}
-    with started([sys.executable, "app.py"], space, log, **shorter) as at:
+    variables = {} if "PLAYGROUND_PICTURES" in os.environ else {"ENGRAM_CHECK": "false", "OMP_NUM_THREADS": "1"}
+    with started([sys.executable, "app.py"], space, log, **variables) as at:
         page = await visit(browser, at)
         await learn_sample(page)
         await expect(page.locator("#progress")).to_contain_text("I know ferry.md now", timeout=180_000)

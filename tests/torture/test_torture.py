@@ -90,7 +90,7 @@ def test_a_figure_that_falls_short_is_not_good() -> None:
 
 @pytest.fixture(scope="module")
 def loaded() -> dict[str, Any]:
-    """What is so in a process that has loaded the engine, and has asked it after that."""
+    """The garbage collector's state in a process that has loaded the engine, and the modules after one question."""
     code = (
         "import gc, json, sys; from bot.app import load_engine; from bot.settings import Settings; seen = [];"
         "from core.ports import Ask; gc.callbacks.append(lambda phase, info: seen.append(info['generation']));"
