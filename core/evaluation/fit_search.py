@@ -69,7 +69,7 @@ CHOICE: dict[str, Sequence[float]] = {
     "gate_odds": (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4),
 }
 TRUST: dict[str, Sequence[float]] = {
-    "min_evidence": (0.3, 0.4, 0.5, 0.6, 0.7),
+    "min_evidence": (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7),
     "likely_confidence": (0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9),
     "absent_confidence": (0.5, 0.6, 0.7, 0.8, 0.9),
     "absent_words": (8, 12, 16),
