@@ -88,6 +88,14 @@ print(asyncio.run(Sandbox().call('{PROBES}destroy', b"", sys.argv[1], os.getpid(
 """
 
 
+def copy_sources(folder: Path) -> None:
+    """What a child in the sandbox imports."""
+    for path in (*Path(ROOT, "core").glob("*.py"), Path(ROOT, *PROBES.rstrip(":").split(".")).with_suffix(".py")):
+        target = folder / path.relative_to(ROOT)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+
+
 def an_interpreter_for_everybody() -> str:
     """This one, or, when root's own can't be run by others, the system's."""
     return sys.executable if os.geteuid() else shutil.which("python3", path="/usr/local/bin:/usr/bin") or ""
@@ -98,14 +106,15 @@ def an_interpreter_for_everybody() -> str:
 def test_a_child_of_the_same_user_changes_no_file_and_reaches_no_process() -> None:
     """As in the container, where the bot is no root: the child keeps the bot's user."""
     user = os.geteuid() or NOBODY
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as sources:
         (Path(folder) / "empty").mkdir()
         (Path(folder) / "file").write_bytes(b"weights")
-        for path in (Path(folder), *Path(folder).iterdir()):
+        copy_sources(Path(sources))  # the user may not come into the checkout, as where it lies in root's home
+        for path in (Path(folder), *Path(folder).iterdir(), Path(sources)):
             os.chown(path, user, -1)
         before = (Path(folder) / "file").stat()
         command = [an_interpreter_for_everybody(), "-c", PARENT, folder]
-        ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, user=user)
+        ended = subprocess.run(command, cwd=sources, capture_output=True, text=True, user=user)
         assert ended.returncode == 0, ended.stderr
         assert "done" not in ended.stdout and ended.stdout.count("PermissionError") >= 18
         after = (Path(folder) / "file").stat()
